@@ -1,0 +1,18 @@
+//! Compiles the CRI contract in `proto/` into client and server stubs, with a protobuf compiler
+//! written in Rust so that no `protoc` is needed on the machine.
+
+use std::path::PathBuf;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(["proto/cri_v1.proto"], ["proto"])?;
+
+    // The contract's own descriptor, for the test that holds it against the wire table.
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("cri_v1.descriptor"), prost::Message::encode_to_vec(&descriptors))?;
+
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! podkeeper keeps static Pods running on a container runtime that speaks CRI v1.
+//!
+//! Desired Pods flow in from [`source`]s, which read them with [`manifest`]; observed state flows
+//! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
+//! and one task per Pod, under the supervisor in [`node`], does it.
+
+pub mod cri;
+pub mod manifest;
+pub mod source;

@@ -1,0 +1,70 @@
+//! Bytes to static Pods: decode, default, validate, identify.
+//!
+//! Pure: nothing here reads a file or the clock. The invariant is that a [`StaticPod`] can be
+//! carried out as it stands, and that its UID depends on the document as written and on the node's
+//! name alone.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// Which Pod: its namespace and its full name, which ends in the node's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodKey {
+    /// The namespace, `default` unless the manifest says otherwise.
+    pub namespace: String,
+    /// `NAME-NODENAME`.
+    pub name: String,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Pod that was accepted: named, defaulted and identified.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StaticPod {
+    /// Namespace and full name, as in `pod.metadata`.
+    pub key: PodKey,
+    /// 32 hex digits, as in `pod.metadata.uid`.
+    pub uid: String,
+    /// The Pod with the API's defaults filled in, and with the name, namespace, UID, node name,
+    /// `kubernetes.io/config.*` annotations (all but `config.seen`) and toleration of a static Pod.
+    pub pod: Pod,
+    /// The document as it was written, from which the same Pod can be made again.
+    pub document: serde_json::Value,
+}
+
+/// Something wrong, or dubious, at one place of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, from 1; 0 where there is no place to point at.
+    pub line: u32,
+    /// Column in characters, from 1; 0 where there is no place to point at.
+    pub column: u32,
+    /// Path of the field as Kubernetes writes it, `spec.containers[0].image`; empty for the whole.
+    pub field: String,
+    /// What was found, what was expected, and what to do.
+    pub message: String,
+}
+
+/// What a good manifest gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The Pod.
+    pub pod: Arc<StaticPod>,
+    /// What is dubious about it but does not keep it from running.
+    pub warnings: Vec<Problem>,
+}
+
+/// Where a manifest came from, as `kubernetes.io/config.source` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A file.
+    File,
+    /// A web document.
+    Http,
+}
