@@ -11,7 +11,10 @@ fn main() -> Result<(), Error> {
 
     // The contract's own descriptor, for the test that holds it against the wire table.
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("cri_v1.descriptor"), prost::Message::encode_to_vec(&descriptors))?;
+    std::fs::write(
+        out.join("cri_v1.descriptor"),
+        prost::Message::encode_to_vec(&descriptors),
+    )?;
 
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())

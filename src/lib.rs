@@ -6,4 +6,5 @@
 
 pub mod cri;
 pub mod manifest;
+pub mod pod;
 pub mod source;

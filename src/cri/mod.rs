@@ -1,7 +1,21 @@
 //! The container runtime interface: generated stubs and our client of them.
 
+mod client;
+mod endpoint;
+mod error;
+
+pub use client::Client;
+pub use endpoint::{Endpoint, WELL_KNOWN};
+pub use error::Error;
+
 /// Messages and stubs generated from `proto/cri_v1.proto`.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }

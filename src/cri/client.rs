@@ -1,0 +1,199 @@
+//! The client: one HTTP/2 connection to the runtime's Unix socket, shared by all callers.
+//!
+//! Every call has a deadline that fits its kind. The connection is made on first use and made anew
+//! after it broke; who waits how long between tries is the caller's business.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint as TransportEndpoint, Uri};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::endpoint::Endpoint;
+use super::error::Error;
+use super::v1::image_service_client::ImageServiceClient;
+use super::v1::runtime_service_client::RuntimeServiceClient;
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the contract's messages, by their own names"
+)]
+use super::v1::*;
+
+/// For calls that only read the runtime's memory.
+const QUERY: Duration = Duration::from_secs(30);
+/// For calls that start or end processes, mounts and networks.
+const CHANGE: Duration = Duration::from_secs(120);
+/// For making a sandbox, which may wait for the node's network.
+const SANDBOX: Duration = Duration::from_secs(240);
+/// For fetching an image.
+const PULL: Duration = Duration::from_secs(30 * 60);
+/// As large an answer as the kubelet takes.
+const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+
+/// A client of one runtime. Cloning it is cheap and shares the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Client {
+    /// A client of the runtime behind `endpoint`. Does not connect yet.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        let endpoint = Arc::new(endpoint);
+        let socket: Arc<Path> = Arc::from(endpoint.socket());
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = Arc::clone(&socket);
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The name only fills the `:authority` header; the connector decides where to connect.
+        let channel = TransportEndpoint::from_static("http://localhost")
+            .connect_with_connector_lazy(connector);
+        Self { channel, endpoint }
+    }
+
+    /// Where the runtime is.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Events of containers and sandboxes from now on. The stream has no deadline; opening it has.
+    ///
+    /// # Errors
+    /// [`Error::Unimplemented`] where the runtime has no events (containerd 1.6).
+    pub async fn container_events(&self) -> Result<Streaming<ContainerEventResponse>, Error> {
+        let mut client = self.runtime();
+        let opening = client.get_container_events(GetEventsRequest {});
+        with_deadline("GetContainerEvents", QUERY, opening).await
+    }
+
+    /// Stops a container: its stop signal, then, `grace_seconds` later, a kill.
+    ///
+    /// # Errors
+    /// Any [`Error`]; the deadline lies two minutes after the grace period's end.
+    pub async fn stop_container(
+        &self,
+        container_id: &str,
+        grace_seconds: i64,
+    ) -> Result<(), Error> {
+        let deadline = Duration::from_secs(grace_seconds.max(0).unsigned_abs()) + CHANGE;
+        let message = StopContainerRequest {
+            container_id: container_id.to_owned(),
+            timeout: grace_seconds,
+        };
+        let mut client = self.runtime();
+        let call = client.stop_container(request(message, deadline));
+        with_deadline("StopContainer", deadline, call)
+            .await
+            .map(drop)
+    }
+
+    /// Runs a command in a container and waits for its end, at most `timeout`.
+    ///
+    /// # Errors
+    /// Any [`Error`]; a command that fails is not an error but an exit code in the answer.
+    pub async fn exec_sync(
+        &self,
+        container_id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecSyncResponse, Error> {
+        let deadline = timeout + QUERY;
+        let message = ExecSyncRequest {
+            container_id: container_id.to_owned(),
+            cmd: command.to_vec(),
+            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        };
+        let mut client = self.runtime();
+        let call = client.exec_sync(request(message, deadline));
+        with_deadline("ExecSync", deadline, call).await
+    }
+}
+
+/// Defines one method of [`Client`] for one unary call of the contract.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $service:ident.$name:ident($message:ty) -> $answer:ty, $method:literal, $deadline:expr;)*) => {
+        impl Client {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// Any [`Error`].
+                pub async fn $name(&self, message: $message) -> Result<$answer, Error> {
+                    let mut client = self.$service();
+                    let call = client.$name(request(message, $deadline));
+                    with_deadline($method, $deadline, call).await
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    /// Names the runtime and the API version it speaks.
+    runtime.version(VersionRequest) -> VersionResponse, "Version", QUERY;
+    /// Whether the runtime and its network are ready.
+    runtime.status(StatusRequest) -> StatusResponse, "Status", QUERY;
+    /// The runtime's own settings, the cgroup driver among them.
+    runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse, "RuntimeConfig", QUERY;
+    /// Makes and starts a sandbox.
+    runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse, "RunPodSandbox", SANDBOX;
+    /// Stops a sandbox and gives back its network.
+    runtime.stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse, "StopPodSandbox", CHANGE;
+    /// Removes a sandbox and all in it.
+    runtime.remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse, "RemovePodSandbox", CHANGE;
+    /// One sandbox's state and addresses.
+    runtime.pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse, "PodSandboxStatus", QUERY;
+    /// The sandboxes that pass the filter.
+    runtime.list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse, "ListPodSandbox", QUERY;
+    /// Makes a container.
+    runtime.create_container(CreateContainerRequest) -> CreateContainerResponse, "CreateContainer", CHANGE;
+    /// Runs a created container.
+    runtime.start_container(StartContainerRequest) -> StartContainerResponse, "StartContainer", CHANGE;
+    /// Removes a container.
+    runtime.remove_container(RemoveContainerRequest) -> RemoveContainerResponse, "RemoveContainer", CHANGE;
+    /// The containers that pass the filter.
+    runtime.list_containers(ListContainersRequest) -> ListContainersResponse, "ListContainers", QUERY;
+    /// One container's state.
+    runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse, "ContainerStatus", QUERY;
+    /// One image, or an answer without one.
+    images.image_status(ImageStatusRequest) -> ImageStatusResponse, "ImageStatus", QUERY;
+    /// Fetches an image.
+    images.pull_image(PullImageRequest) -> PullImageResponse, "PullImage", PULL;
+}
+
+/// A request that tells the runtime our deadline, so that it stops working for nobody.
+fn request<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+async fn with_deadline<T>(
+    method: &'static str,
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Error::from_status(method, deadline, &status)),
+        Err(_) => Err(Error::Deadline {
+            method,
+            after: deadline,
+        }),
+    }
+}

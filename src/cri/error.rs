@@ -1,0 +1,148 @@
+//! What can go wrong with a call to the runtime, told apart by what the caller does next.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+/// A failed call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The runtime did not take or did not finish the call, because it is not there or went away.
+    /// Whether the call took effect is not known: look again once the runtime is back.
+    #[error("{method}: the container runtime cannot be reached: {message}")]
+    Unavailable {
+        /// The CRI method.
+        method: &'static str,
+        /// What the transport said.
+        message: String,
+    },
+    /// No answer within the call's deadline. Whether it took effect is not known.
+    #[error("{method}: no answer within {} s", .after.as_secs())]
+    Deadline {
+        /// The CRI method.
+        method: &'static str,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The sandbox, container or image named in the call is not there.
+    #[error("{method}: not found: {message}")]
+    NotFound {
+        /// The CRI method.
+        method: &'static str,
+        /// The runtime's words.
+        message: String,
+    },
+    /// The runtime does not have this method.
+    #[error("{method}: the container runtime does not have this method")]
+    Unimplemented {
+        /// The CRI method.
+        method: &'static str,
+    },
+    /// The runtime tried, and failed or refused.
+    #[error("{method}: {message}")]
+    Failed {
+        /// The CRI method.
+        method: &'static str,
+        /// The runtime's words.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Tells the kinds of failure apart. A status that our own transport made (it carries a source)
+    /// says nothing about what the runtime thinks of the call.
+    #[must_use]
+    pub fn from_status(method: &'static str, deadline: Duration, status: &Status) -> Self {
+        let message = match status.source() {
+            Some(source) => root_cause(source).to_string(),
+            None => status.message().to_owned(),
+        };
+        match status.code() {
+            Code::DeadlineExceeded if status.source().is_none() => Self::Deadline {
+                method,
+                after: deadline,
+            },
+            Code::Unavailable => Self::Unavailable { method, message },
+            _ if status.source().is_some() => Self::Unavailable { method, message },
+            Code::NotFound => Self::NotFound { method, message },
+            Code::Unimplemented => Self::Unimplemented { method },
+            _ => Self::Failed { method, message },
+        }
+    }
+
+    /// Whether the same call may succeed later with nothing changed by the caller: the runtime was
+    /// away or slow.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Deadline { .. })
+    }
+
+    /// Whether the named thing is not there, which ends a removal successfully.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// The runtime's or the transport's own words, without the method.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Unavailable { message, .. }
+            | Self::NotFound { message, .. }
+            | Self::Failed { message, .. } => message.clone(),
+            Self::Deadline { .. } | Self::Unimplemented { .. } => self.to_string(),
+        }
+    }
+}
+
+fn root_cause<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a dyn std::error::Error {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(code: Code) -> Error {
+        Error::from_status("M", Duration::from_secs(3), &Status::new(code, "words"))
+    }
+
+    #[test]
+    fn a_runtime_that_is_away_or_slow_is_worth_another_try() {
+        assert!(from(Code::Unavailable).is_retryable());
+        assert!(from(Code::DeadlineExceeded).is_retryable());
+    }
+
+    #[test]
+    fn a_refusal_is_not_worth_the_same_call_again() {
+        for code in [
+            Code::Unknown,
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::Unimplemented,
+        ] {
+            assert!(!from(code).is_retryable(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_made_by_our_own_transport_means_that_the_runtime_is_away() {
+        let broken = std::io::Error::new(std::io::ErrorKind::BrokenPipe, "broken pipe");
+        let status = Status::from_error(Box::new(broken));
+        let error = Error::from_status("M", Duration::ZERO, &status);
+        assert!(
+            matches!(&error, Error::Unavailable { message, .. } if message == "broken pipe"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn not_found_is_told_apart() {
+        assert!(from(Code::NotFound).is_not_found());
+        assert!(!from(Code::Unknown).is_not_found());
+    }
+}

@@ -1,0 +1,129 @@
+//! What the Pod's task knows that the runtime does not say: images at hand, failures, and which
+//! versions are on their way out. Losing it with the agent costs time, never correctness; the one
+//! thing that must not be lost, that a version is on its way out, also stands on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::backoff;
+use super::moment::Moment;
+use crate::manifest::StaticPod;
+
+/// The task's memory.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// Versions of this Pod that can be carried on, by UID.
+    pub versions: BTreeMap<String, Arc<StaticPod>>,
+    /// UIDs that have something on this node outside the runtime: folders, logs, cgroups.
+    pub traces: BTreeSet<String>,
+    /// UIDs on their way out; they end before anything else comes in their place.
+    pub terminating: BTreeSet<String>,
+    /// UIDs whose host paths were found in order before they take over.
+    pub checked: BTreeSet<String>,
+    /// Sandboxes whose network and processes the runtime was told to give back.
+    pub stopped_sandboxes: BTreeSet<String>,
+    /// Images, by UID and container name.
+    pub images: BTreeMap<(String, String), Image>,
+    /// What failed and has not succeeded since.
+    pub failures: BTreeMap<Subject, Failure>,
+}
+
+/// Whether a container's image is at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Image {
+    /// Being pulled.
+    Pulling,
+    /// At hand for the next start.
+    Ready {
+        /// What to make the container from: the image's id.
+        reference: String,
+    },
+    /// It could not be had.
+    Failed {
+        /// Kubernetes' word for it: `ErrImagePull`, `InvalidImageName`, …
+        reason: &'static str,
+        /// Why.
+        message: String,
+        /// When it is tried again.
+        retry: Moment,
+    },
+}
+
+/// What a failure is about. A success in the same matter ends it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Making a sandbox for this UID.
+    Sandbox(String),
+    /// The host paths of this UID.
+    Volumes(String),
+    /// Making or starting a container: UID and name.
+    Container(String, String),
+    /// Stopping or removing a container or sandbox, by id.
+    Removal(String),
+    /// Stopping the containers of this UID.
+    Stop(String),
+    /// Clearing away what this UID left on the node.
+    Traces(String),
+}
+
+/// A failure, and when to try again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Kubernetes' word for it, `CreateContainerError` and the like.
+    pub reason: &'static str,
+    /// What went wrong.
+    pub message: String,
+    /// Failures in a row.
+    pub tries: u32,
+    /// When to try again.
+    pub retry: Moment,
+}
+
+impl Memory {
+    /// One more failure in this matter. Tells whether it is news: the first, or one with another
+    /// message.
+    pub fn failed(
+        &mut self,
+        subject: Subject,
+        reason: &'static str,
+        message: String,
+        now: Moment,
+    ) -> bool {
+        let before = self.failures.get(&subject);
+        let news = before.is_none_or(|f| f.message != message);
+        let tries = before.map_or(0, |f| f.tries).saturating_add(1);
+        let retry = now.after(backoff::step_delay(tries));
+        let failure = Failure {
+            reason,
+            message,
+            tries,
+            retry,
+        };
+        self.failures.insert(subject, failure);
+        news
+    }
+
+    /// Nothing of this UID is left anywhere.
+    pub fn forget_version(&mut self, uid: &str) {
+        self.versions.remove(uid);
+        self.traces.remove(uid);
+        self.terminating.remove(uid);
+        self.checked.remove(uid);
+        self.images.retain(|(owner, _), _| owner != uid);
+        self.failures
+            .retain(|subject, _| subject.uid() != Some(uid));
+    }
+}
+
+impl Subject {
+    fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Sandbox(uid)
+            | Self::Volumes(uid)
+            | Self::Container(uid, _)
+            | Self::Stop(uid)
+            | Self::Traces(uid) => Some(uid),
+            Self::Removal(_) => None,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the runtime has of one Pod: every sandbox and container, of all its versions.
+
+use std::time::Duration;
+
+use super::moment::Moment;
+
+/// All sandboxes and containers of one Pod name, whatever their UID.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// In no particular order.
+    pub sandboxes: Vec<Sandbox>,
+    /// In no particular order.
+    pub containers: Vec<Container>,
+}
+
+/// One sandbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sandbox {
+    /// The runtime's id.
+    pub id: String,
+    /// The Pod's UID.
+    pub uid: String,
+    /// Counts the sandboxes of one UID, from 0.
+    pub attempt: u32,
+    /// Whether its processes and network are up.
+    pub ready: bool,
+    /// When it was made.
+    pub created: Moment,
+    /// The Pod's addresses, the first one first; empty on the host's network and while not known.
+    pub ips: Vec<String>,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// The runtime's id.
+    pub id: String,
+    /// The sandbox it lives in.
+    pub sandbox: String,
+    /// The Pod's UID.
+    pub uid: String,
+    /// The name that the Pod gives it.
+    pub name: String,
+    /// Counts the containers of one name and UID, from 0.
+    pub attempt: u32,
+    /// What it is doing.
+    pub state: State,
+    /// The wait that came before its start, where it is not the first; from its annotation.
+    pub backoff: Option<Duration>,
+    /// The grace period it was made with, in seconds; from its annotation.
+    pub grace_period: Option<i64>,
+    /// The image it was made from, by id.
+    pub image: String,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running {
+        /// Since when, in nanoseconds since the epoch; 0 while not known.
+        started_at: i64,
+    },
+    /// Over.
+    Exited(Exit),
+    /// The runtime lost track of it.
+    Unknown,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Exit {
+    /// The exit code.
+    pub code: i32,
+    /// The runtime's word for it: `Completed`, `Error`, `OOMKilled`, …
+    pub reason: String,
+    /// The runtime's explanation, mostly empty.
+    pub message: String,
+    /// Nanoseconds since the epoch; 0 if it never ran.
+    pub started_at: i64,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
+    /// When it ended, by the agent's clock.
+    pub ended: Moment,
+}
+
+impl Exit {
+    /// How long it ran.
+    #[must_use]
+    pub fn ran(&self) -> Duration {
+        if self.started_at <= 0 {
+            return Duration::ZERO;
+        }
+        let nanos = self.finished_at.saturating_sub(self.started_at);
+        Duration::from_nanos(nanos.try_into().unwrap_or(0))
+    }
+}
+
+impl Container {
+    /// Whether processes of it may be there.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Running { .. } | State::Unknown)
+    }
+
+    /// How it ended, if it did.
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            State::Exited(exit) => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+impl Observed {
+    /// Whether the runtime has nothing of this UID.
+    #[must_use]
+    pub fn has_none_of(&self, uid: &str) -> bool {
+        !self.uids().any(|other| other == uid)
+    }
+
+    /// The UID of every sandbox and container, with repeats.
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        let sandboxes = self.sandboxes.iter().map(|s| s.uid.as_str());
+        sandboxes.chain(self.containers.iter().map(|c| c.uid.as_str()))
+    }
+
+    /// The sandboxes of one UID.
+    pub fn sandboxes_of(&self, uid: &str) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.iter().filter(move |s| s.uid == uid)
+    }
+
+    /// The ready sandbox of one UID, the newest if there are several.
+    #[must_use]
+    pub fn ready_sandbox(&self, uid: &str) -> Option<&Sandbox> {
+        let ready = self.sandboxes_of(uid).filter(|s| s.ready);
+        ready.max_by_key(|s| s.attempt)
+    }
+
+    /// The newest sandbox of one UID, ready or not.
+    #[must_use]
+    pub fn newest_sandbox(&self, uid: &str) -> Option<&Sandbox> {
+        self.sandboxes_of(uid).max_by_key(|s| s.attempt)
+    }
+
+    /// The containers of one UID.
+    pub fn containers_of(&self, uid: &str) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(move |c| c.uid == uid)
+    }
+
+    /// The containers of one UID and name, newest first.
+    #[must_use]
+    pub fn history_of(&self, uid: &str, name: &str) -> Vec<&Container> {
+        let mut history: Vec<_> = self.containers_of(uid).filter(|c| c.name == name).collect();
+        history.sort_by_key(|c| std::cmp::Reverse(c.attempt));
+        history
+    }
+
+    /// The container or sandbox with this id is gone.
+    pub fn forget(&mut self, id: &str) {
+        self.containers.retain(|c| c.id != id);
+        self.sandboxes.retain(|s| s.id != id);
+    }
+}

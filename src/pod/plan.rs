@@ -1,0 +1,536 @@
+//! The planner: from what is wanted and what is there to the next step for one Pod.
+//!
+//! Pure, and it holds all the rules: which version runs, restart policy, backoff, what is kept and
+//! what goes. Invariants, tested as properties: from any state it reaches the wanted one in a bounded
+//! number of steps; it never stops a healthy container of an unchanged Pod; it never has two live
+//! containers of one name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+use super::backoff;
+use super::memory::{Image, Memory, Subject};
+use super::moment::Moment;
+use super::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::manifest::StaticPod;
+
+/// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
+/// making sandboxes is the dearest thing a runtime does.
+const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
+
+/// All that the planner looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The version that the manifests want, if any.
+    pub wanted: Option<&'a Arc<StaticPod>>,
+    /// What the runtime has.
+    pub observed: &'a Observed,
+    /// What the task knows besides.
+    pub memory: &'a Memory,
+    /// The time.
+    pub now: Moment,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Find out whether the image of a container is there, and have it pulled if it is not.
+    WantImage {
+        /// The version.
+        uid: String,
+        /// The container.
+        container: String,
+    },
+    /// See whether the host paths that this version needs are there, before the old version stops.
+    CheckVolumes {
+        /// The version.
+        uid: String,
+    },
+    /// Make the Pod's folders and a sandbox.
+    RunSandbox {
+        /// The version.
+        uid: String,
+        /// The new sandbox's attempt.
+        attempt: u32,
+    },
+    /// Make a container and start it.
+    RunContainer {
+        /// The version.
+        uid: String,
+        /// The sandbox it goes into.
+        sandbox: String,
+        /// The container's name.
+        container: String,
+        /// The new container's attempt.
+        attempt: u32,
+        /// The wait that came before, where it is a restart.
+        backoff: Option<Duration>,
+    },
+    /// Start a container that was made but not started.
+    StartContainer {
+        /// The version.
+        uid: String,
+        /// The container's name.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// Mark a version as on its way out and stop all its containers: preStop, signal, grace period.
+    Terminate {
+        /// The version.
+        uid: String,
+    },
+    /// Stop single containers that stand in the way, with their grace period.
+    StopContainers {
+        /// The version.
+        uid: String,
+        /// Their ids.
+        ids: Vec<String>,
+    },
+    /// Have the runtime end a sandbox's processes and give back its network.
+    StopSandbox {
+        /// Its id.
+        id: String,
+    },
+    /// Remove a stopped sandbox.
+    RemoveSandbox {
+        /// Its id.
+        id: String,
+    },
+    /// Remove a dead container and its log.
+    RemoveContainer {
+        /// Its id.
+        id: String,
+    },
+    /// Clear away what a version left on the node outside the runtime.
+    ClearTraces {
+        /// The version.
+        uid: String,
+    },
+}
+
+/// The planner's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// What to do now; nothing if all is as it should be or has to wait.
+    pub step: Option<Step>,
+    /// When to plan again even if nothing happens until then.
+    pub wake: Option<Moment>,
+}
+
+/// Works out the next step.
+#[must_use]
+pub fn plan(view: View<'_>) -> Plan {
+    let mut planner = Planner { view, wake: None };
+    let step = planner.next();
+    Plan {
+        wake: if step.is_some() { None } else { planner.wake },
+        step,
+    }
+}
+
+/// The version that runs on while the wanted one cannot take over yet.
+#[must_use]
+pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
+    let wanted = view.wanted?;
+    let started = !view.observed.has_none_of(&wanted.uid);
+    if started || view.memory.terminating.contains(&wanted.uid) || takeover_ready(view, wanted) {
+        return None;
+    }
+    let versions = view.memory.versions.values();
+    versions
+        .filter(|v| v.uid != wanted.uid && !view.memory.terminating.contains(&v.uid))
+        .filter(|v| view.memory.traces.contains(&v.uid) || !view.observed.has_none_of(&v.uid))
+        .max_by_key(|v| {
+            let newest = view.observed.sandboxes_of(&v.uid).map(|s| s.created).max();
+            (newest, v.uid.as_str())
+        })
+}
+
+/// Whether a version can start the moment the old one has ended: every image is at hand and every
+/// host path in order.
+fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
+    let at_hand = |c: &ContainerSpec| {
+        let key = (version.uid.clone(), c.name.clone());
+        matches!(view.memory.images.get(&key), Some(Image::Ready { .. }))
+    };
+    view.memory.checked.contains(&version.uid) && containers(version).iter().all(at_hand)
+}
+
+/// Whether and when a container that is over runs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// It stays as it is.
+    Never,
+    /// Once this moment has come, after this wait.
+    At(Moment, Duration),
+}
+
+/// The restart policy's answer for a container that ended so.
+#[must_use]
+pub fn restart(version: &StaticPod, container: &Container, exit: &Exit) -> Restart {
+    let again = match restart_policy(version) {
+        "Never" => false,
+        "OnFailure" => exit.code != 0,
+        _ => true,
+    };
+    if !again {
+        return Restart::Never;
+    }
+    let delay = backoff::restart_delay(container.backoff, exit.ran());
+    Restart::At(exit.ended.after(delay), delay)
+}
+
+/// Whether every container of this version is over for good.
+#[must_use]
+pub fn is_finished(version: &StaticPod, observed: &Observed) -> bool {
+    containers(version).iter().all(|spec| {
+        let history = observed.history_of(&version.uid, &spec.name);
+        let last = history.first().and_then(|c| Some((*c, c.exit()?)));
+        last.is_some_and(|(c, exit)| restart(version, c, exit) == Restart::Never)
+    })
+}
+
+/// The containers of a version.
+#[must_use]
+pub fn containers(version: &StaticPod) -> &[ContainerSpec] {
+    version.pod.spec.as_ref().map_or(&[], |s| &s.containers)
+}
+
+fn restart_policy(version: &StaticPod) -> &str {
+    let spec = version.pod.spec.as_ref();
+    spec.and_then(|s| s.restart_policy.as_deref())
+        .unwrap_or("Always")
+}
+
+struct Planner<'a> {
+    view: View<'a>,
+    wake: Option<Moment>,
+}
+
+impl<'a> Planner<'a> {
+    fn next(&mut self) -> Option<Step> {
+        let kept = kept_version(self.view);
+        let leaving = self.leaving(kept);
+        for uid in &leaving {
+            if let Some(step) = self.stop(uid) {
+                return Some(step);
+            }
+        }
+        if leaving.iter().any(|uid| self.holds_processes(uid)) {
+            return None;
+        }
+        // The wanted version first, the remains of the old one after: that makes the gap short.
+        let step = match (self.view.wanted, kept) {
+            (Some(wanted), Some(kept)) => self.run(kept).or_else(|| self.prepare(wanted)),
+            (Some(wanted), None) if !leaving.contains(&wanted.uid.as_str()) => self.run(wanted),
+            _ => None,
+        };
+        step.or_else(|| leaving.iter().find_map(|uid| self.clear(uid)))
+    }
+
+    /// Versions that are to go: all but the wanted and the kept one, and those on their way out.
+    fn leaving(&self, kept: Option<&Arc<StaticPod>>) -> Vec<&'a str> {
+        let view = self.view;
+        let stays = |uid: &str| {
+            let named = [view.wanted, kept].into_iter().flatten();
+            named.into_iter().any(|v| v.uid == uid) && !view.memory.terminating.contains(uid)
+        };
+        let traces = view.memory.traces.iter().map(String::as_str);
+        let mut uids: Vec<&str> = view.observed.uids().chain(traces).collect();
+        uids.sort_unstable();
+        uids.dedup();
+        uids.retain(|uid| !stays(uid));
+        uids
+    }
+
+    fn holds_processes(&self, uid: &str) -> bool {
+        let observed = self.view.observed;
+        observed.containers_of(uid).any(Container::is_live)
+            || observed.sandboxes_of(uid).any(|s| self.needs_stop(s))
+    }
+
+    fn needs_stop(&self, sandbox: &Sandbox) -> bool {
+        sandbox.ready || !self.view.memory.stopped_sandboxes.contains(&sandbox.id)
+    }
+
+    /// Ends a version's processes: containers with grace, then sandboxes.
+    fn stop(&mut self, uid: &str) -> Option<Step> {
+        let observed = self.view.observed;
+        if observed.containers_of(uid).any(Container::is_live) {
+            let step = Step::Terminate { uid: uid.into() };
+            return self.unless_failing(&Subject::Stop(uid.into()), step);
+        }
+        let standing = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
+        self.first_of(standing.map(|s| s.id.clone()).collect(), |id| {
+            Step::StopSandbox { id }
+        })
+    }
+
+    /// Removes what a stopped version left: in the runtime first, then on the node.
+    fn clear(&mut self, uid: &str) -> Option<Step> {
+        let observed = self.view.observed;
+        let sandboxes = observed.sandboxes_of(uid).map(|s| s.id.clone()).collect();
+        let step = self.first_of(sandboxes, |id| Step::RemoveSandbox { id });
+        if step.is_some() {
+            return step;
+        }
+        let containers = observed.containers_of(uid).map(|c| c.id.clone()).collect();
+        let step = self.first_of(containers, |id| Step::RemoveContainer { id });
+        if step.is_some() {
+            return step;
+        }
+        let traces = self.view.memory.traces.contains(uid);
+        if observed.has_none_of(uid) && traces {
+            let step = Step::ClearTraces { uid: uid.into() };
+            return self.unless_failing(&Subject::Traces(uid.into()), step);
+        }
+        None
+    }
+
+    /// Makes ready for a version to take over, while the old one runs.
+    fn prepare(&mut self, version: &StaticPod) -> Option<Step> {
+        let uid = &version.uid;
+        let image = containers(version)
+            .iter()
+            .find_map(|c| self.want_image(version, &c.name));
+        if image.is_some() || self.view.memory.checked.contains(uid) {
+            return image;
+        }
+        let step = Step::CheckVolumes { uid: uid.clone() };
+        self.unless_failing(&Subject::Volumes(uid.clone()), step)
+    }
+
+    /// Brings a version up and keeps it up.
+    fn run(&mut self, version: &StaticPod) -> Option<Step> {
+        let observed = self.view.observed;
+        let uid = version.uid.as_str();
+        if is_finished(version, observed) {
+            let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
+            let ids = ready.map(|s| s.id.clone()).collect();
+            return self
+                .first_of(ids, |id| Step::StopSandbox { id })
+                .or_else(|| self.collect_garbage(version));
+        }
+        let current = observed.ready_sandbox(uid);
+        let step = self.clear_the_way(uid, current);
+        if step.is_some() || self.stray(uid, current).next().is_some() {
+            return step;
+        }
+        let wants: Vec<(&ContainerSpec, Start)> = containers(version)
+            .iter()
+            .filter_map(|spec| Some((spec, self.wanted_start(version, spec, current)?)))
+            .collect();
+        let image = wants
+            .iter()
+            .filter(|(_, start)| matches!(start, Start::Anew { .. }))
+            .find_map(|(spec, _)| self.want_image(version, &spec.name));
+        if image.is_some() {
+            return image;
+        }
+        let step = match current {
+            Some(sandbox) => wants
+                .into_iter()
+                .find_map(|(spec, start)| self.start(version, spec, sandbox, start)),
+            None => self.run_sandbox(uid),
+        };
+        step.or_else(|| self.collect_garbage(version))
+    }
+
+    /// Live containers that are not in the current sandbox, or that a newer one of their name
+    /// replaced.
+    fn stray(
+        &self,
+        uid: &str,
+        current: Option<&'a Sandbox>,
+    ) -> impl Iterator<Item = &'a Container> + use<'a> {
+        let observed = self.view.observed;
+        let mut containers: Vec<_> = observed.containers_of(uid).collect();
+        containers.retain(|c| {
+            let outside = current.is_none_or(|s| s.id != c.sandbox);
+            let replaced = || {
+                let newer = |o: &&Container| o.name == c.name && o.attempt > c.attempt;
+                observed.containers_of(uid).any(|o| newer(&o))
+            };
+            c.is_live() && (outside || c.state == State::Unknown || replaced())
+        });
+        containers.into_iter()
+    }
+
+    /// Ends what would otherwise run beside the current sandbox's containers.
+    fn clear_the_way(&mut self, uid: &str, current: Option<&'a Sandbox>) -> Option<Step> {
+        let ids: Vec<String> = self.stray(uid, current).map(|c| c.id.clone()).collect();
+        if !ids.is_empty() {
+            let uid = uid.to_owned();
+            let subject = Subject::Stop(uid.clone());
+            return self.unless_failing(&subject, Step::StopContainers { uid, ids });
+        }
+        let others = self.view.observed.sandboxes_of(uid);
+        let others = others.filter(|s| current.is_none_or(|c| c.id != s.id) && self.needs_stop(s));
+        let ids = others.map(|s| s.id.clone()).collect();
+        self.first_of(ids, |id| Step::StopSandbox { id })
+    }
+
+    fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
+        let newest = self.view.observed.newest_sandbox(uid);
+        if let Some(dead) = newest.filter(|s| s.attempt > 0) {
+            let due = dead.created.after(SANDBOX_INTERVAL);
+            if self.must_wait_until(due) {
+                return None;
+            }
+        }
+        let step = Step::RunSandbox {
+            uid: uid.into(),
+            attempt: newest.map_or(0, |s| s.attempt + 1),
+        };
+        self.unless_failing(&Subject::Sandbox(uid.into()), step)
+    }
+
+    /// How a container has to be started now, if it has to; what must wait sets the alarm.
+    fn wanted_start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        current: Option<&Sandbox>,
+    ) -> Option<Start> {
+        let history = self.view.observed.history_of(&version.uid, &spec.name);
+        let Some(last) = history.first() else {
+            return Some(Start::Anew {
+                attempt: 0,
+                backoff: None,
+            });
+        };
+        let attempt = last.attempt + 1;
+        match &last.state {
+            State::Running { .. } | State::Unknown => None,
+            State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
+                Some(Start::Made(last.id.clone()))
+            }
+            // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
+            State::Created => Some(Start::Anew {
+                attempt,
+                backoff: last.backoff,
+            }),
+            State::Exited(exit) => match restart(version, last, exit) {
+                Restart::Never => None,
+                Restart::At(due, _) if self.must_wait_until(due) => None,
+                Restart::At(_, delay) => Some(Start::Anew {
+                    attempt,
+                    backoff: Some(delay),
+                }),
+            },
+        }
+    }
+
+    fn start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        sandbox: &Sandbox,
+        start: Start,
+    ) -> Option<Step> {
+        let uid = version.uid.clone();
+        let container = spec.name.clone();
+        let subject = Subject::Container(uid.clone(), container.clone());
+        let step = match start {
+            Start::Made(id) => Step::StartContainer { uid, container, id },
+            Start::Anew { attempt, backoff } => {
+                let key = (uid.clone(), container.clone());
+                if !matches!(self.view.memory.images.get(&key), Some(Image::Ready { .. })) {
+                    return None;
+                }
+                Step::RunContainer {
+                    uid,
+                    sandbox: sandbox.id.clone(),
+                    container,
+                    attempt,
+                    backoff,
+                }
+            }
+        };
+        self.unless_failing(&subject, step)
+    }
+
+    /// A step towards a container's image, if one is due.
+    fn want_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
+        let key = (version.uid.clone(), container.to_owned());
+        match self.view.memory.images.get(&key) {
+            Some(Image::Ready { .. } | Image::Pulling) => return None,
+            Some(Image::Failed { retry, .. }) if self.must_wait_until(*retry) => return None,
+            Some(Image::Failed { .. }) | None => {}
+        }
+        let (uid, container) = key;
+        Some(Step::WantImage { uid, container })
+    }
+
+    /// Removes containers and sandboxes that nobody needs any more. Of each name the newest container
+    /// stays, and beside one that is not over the last one that is, for its log.
+    fn collect_garbage(&mut self, version: &StaticPod) -> Option<Step> {
+        let observed = self.view.observed;
+        let uid = version.uid.as_str();
+        let mut old: Vec<String> = vec![];
+        for spec in containers(version) {
+            let history = observed.history_of(uid, &spec.name);
+            let Some((newest, older)) = history.split_first() else {
+                continue;
+            };
+            let mut kept = newest.exit().is_some();
+            for container in older.iter().filter(|c| !c.is_live()) {
+                if !kept && container.exit().is_some() {
+                    kept = true;
+                } else {
+                    old.push(container.id.clone());
+                }
+            }
+        }
+        let step = self.first_of(old, |id| Step::RemoveContainer { id });
+        if step.is_some() {
+            return step;
+        }
+        let newest = observed.newest_sandbox(uid).map(|s| s.id.clone());
+        let empty = |s: &&Sandbox| !observed.containers_of(uid).any(|c| c.sandbox == s.id);
+        let old = observed
+            .sandboxes_of(uid)
+            .filter(|s| !s.ready)
+            .filter(empty);
+        let old = old.filter(|s| newest.as_ref() != Some(&s.id));
+        self.first_of(old.map(|s| s.id.clone()).collect(), |id| {
+            Step::RemoveSandbox { id }
+        })
+    }
+
+    /// The step for the first of these ids that did not just fail.
+    fn first_of(&mut self, ids: Vec<String>, step: impl Fn(String) -> Step) -> Option<Step> {
+        ids.into_iter()
+            .find_map(|id| self.unless_failing(&Subject::Removal(id.clone()), step(id)))
+    }
+
+    /// The step, unless it failed a short while ago.
+    fn unless_failing(&mut self, subject: &Subject, step: Step) -> Option<Step> {
+        match self.view.memory.failures.get(subject) {
+            Some(failure) if self.must_wait_until(failure.retry) => None,
+            _ => Some(step),
+        }
+    }
+
+    fn must_wait_until(&mut self, due: Moment) -> bool {
+        let early = due > self.view.now;
+        if early {
+            self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
+        }
+        early
+    }
+}
+
+/// How a container comes to run.
+enum Start {
+    /// It is made and only has to be started.
+    Made(String),
+    /// It is made first.
+    Anew {
+        attempt: u32,
+        backoff: Option<Duration>,
+    },
+}
