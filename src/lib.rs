@@ -8,3 +8,4 @@ pub mod cri;
 pub mod manifest;
 pub mod pod;
 pub mod source;
+pub mod translate;

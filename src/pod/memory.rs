@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backoff;
 use super::moment::Moment;
 use crate::manifest::StaticPod;
+use crate::translate::ImageUser;
 
 /// The task's memory.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +34,16 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// Being pulled.
-    Pulling,
+    Pulling {
+        /// The wait that came before; zero the first time.
+        after: Duration,
+    },
     /// At hand for the next start.
     Ready {
         /// What to make the container from: the image's id.
         reference: String,
+        /// The user the image wants to run as.
+        user: ImageUser,
     },
     /// It could not be had.
     Failed {
@@ -46,6 +53,8 @@ pub enum Image {
         message: String,
         /// When it is tried again.
         retry: Moment,
+        /// The wait until then, in full.
+        delay: Duration,
     },
 }
 

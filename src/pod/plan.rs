@@ -457,7 +457,7 @@ impl<'a> Planner<'a> {
     fn want_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
         let key = (version.uid.clone(), container.to_owned());
         match self.view.memory.images.get(&key) {
-            Some(Image::Ready { .. } | Image::Pulling) => return None,
+            Some(Image::Ready { .. } | Image::Pulling { .. }) => return None,
             Some(Image::Failed { retry, .. }) if self.must_wait_until(*retry) => return None,
             Some(Image::Failed { .. }) | None => {}
         }

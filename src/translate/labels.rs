@@ -1,0 +1,33 @@
+//! Labels and annotations on sandboxes and containers. Those of Kubernetes are the kubelet's, since
+//! tools on nodes look for them; ours begin with `podkeeper.io/`.
+
+/// The Pod's full name.
+pub const POD_NAME: &str = "io.kubernetes.pod.name";
+/// The Pod's namespace.
+pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// The Pod's UID.
+pub const POD_UID: &str = "io.kubernetes.pod.uid";
+/// The container's name in the Pod.
+pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+
+/// How often the container was restarted before.
+pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
+/// Where in the container its last words are looked for.
+pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+/// What counts as its last words.
+pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// The Pod's grace period in seconds.
+pub const TERMINATION_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
+/// The container's ports, as JSON.
+pub const PORTS: &str = "io.kubernetes.container.ports";
+/// The container's preStop hook, as JSON.
+pub const PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
+
+/// When the Pod was first seen, RFC 3339.
+pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
+
+/// Our mark: a label on every sandbox and container that we made, `true`. What does not carry it is
+/// never touched.
+pub const MANAGED: &str = "podkeeper.io/managed";
+/// On a restarted container, the wait in seconds that came before its start.
+pub const RESTART_BACKOFF: &str = "podkeeper.io/restart-backoff";

@@ -1,0 +1,110 @@
+//! Where a Pod's files lie on the node: below the root directory and the Pods' log directory, under
+//! the kubelet's names.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Volume;
+
+use crate::manifest::{PodKey, StaticPod};
+
+/// The agent's folders, absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// `--root-dir`.
+    pub root: PathBuf,
+    /// The Pods' log directory.
+    pub logs: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/var/lib/podkeeper"),
+            logs: PathBuf::from("/var/log/pods"),
+        }
+    }
+}
+
+impl Paths {
+    /// The folder of all Pods' own folders.
+    #[must_use]
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// The Pod's own folder.
+    #[must_use]
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+
+    /// The `/etc/hosts` of the Pod's containers.
+    #[must_use]
+    pub fn hosts_file(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("etc-hosts")
+    }
+
+    /// The folder of an emptyDir volume.
+    #[must_use]
+    pub fn empty_dir(&self, uid: &str, volume: &str) -> PathBuf {
+        let volumes = self.pod(uid).join("volumes/kubernetes.io~empty-dir");
+        volumes.join(volume)
+    }
+
+    /// The folder of a container's own files.
+    #[must_use]
+    pub fn container(&self, uid: &str, container: &str) -> PathBuf {
+        self.pod(uid).join("containers").join(container)
+    }
+
+    /// The file that a container leaves its last words in; each attempt has its own.
+    #[must_use]
+    pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        let folder = self.container(uid, container);
+        folder.join(format!("{attempt:08x}"))
+    }
+
+    /// The folder of a Pod's logs.
+    #[must_use]
+    pub fn pod_logs(&self, key: &PodKey, uid: &str) -> PathBuf {
+        let name = format!("{}_{}_{uid}", key.namespace, key.name);
+        self.logs.join(name)
+    }
+}
+
+/// What stands behind a volume of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A file or folder of the host, and the type it has to have (empty: whatever is there).
+    HostPath {
+        /// The path on the host.
+        path: PathBuf,
+        /// `DirectoryOrCreate`, `File`, …
+        kind: String,
+    },
+    /// A folder of the Pod's own.
+    EmptyDir(PathBuf),
+}
+
+impl VolumeSource {
+    /// The path on the host.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::HostPath { path, .. } | Self::EmptyDir(path) => path,
+        }
+    }
+}
+
+/// What stands behind a volume; `None` for a kind that is not carried out, which acceptance refuses.
+#[must_use]
+pub fn volume_source(paths: &Paths, pod: &StaticPod, volume: &Volume) -> Option<VolumeSource> {
+    if let Some(host) = &volume.host_path {
+        return Some(VolumeSource::HostPath {
+            path: PathBuf::from(&host.path),
+            kind: host.type_.clone().unwrap_or_default(),
+        });
+    }
+    let folder = || VolumeSource::EmptyDir(paths.empty_dir(&pod.uid, &volume.name));
+    volume.empty_dir.as_ref().map(|_| folder())
+}
