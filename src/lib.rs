@@ -4,8 +4,12 @@
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
 //! and one task per Pod, under the supervisor in [`node`], does it.
 
+pub mod cli;
+pub mod config;
 pub mod cri;
 pub mod manifest;
+pub mod node;
 pub mod pod;
+pub mod server;
 pub mod source;
 pub mod translate;

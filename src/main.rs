@@ -1,2 +1,14 @@
-//! The command line of podkeeper.
-fn main() {}
+//! The command line of podkeeper: read it, do what it says, and turn the outcome into an exit code.
+//! 0 is success, 1 a failure with its reason on standard error, 2 a command line that makes no sense.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match podkeeper::cli::main() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("podkeeper: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -77,7 +77,7 @@ impl Client {
     /// [`Error::Unimplemented`] where the runtime has no events (containerd 1.6).
     pub async fn container_events(&self) -> Result<Streaming<ContainerEventResponse>, Error> {
         let mut client = self.runtime();
-        let opening = client.get_container_events(GetEventsRequest {});
+        let opening = Box::pin(client.get_container_events(GetEventsRequest {}));
         with_deadline("GetContainerEvents", QUERY, opening).await
     }
 
@@ -96,7 +96,7 @@ impl Client {
             timeout: grace_seconds,
         };
         let mut client = self.runtime();
-        let call = client.stop_container(request(message, deadline));
+        let call = Box::pin(client.stop_container(request(message, deadline)));
         with_deadline("StopContainer", deadline, call)
             .await
             .map(drop)
@@ -119,7 +119,7 @@ impl Client {
             timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         };
         let mut client = self.runtime();
-        let call = client.exec_sync(request(message, deadline));
+        let call = Box::pin(client.exec_sync(request(message, deadline)));
         with_deadline("ExecSync", deadline, call).await
     }
 }
@@ -135,7 +135,9 @@ macro_rules! calls {
                 /// Any [`Error`].
                 pub async fn $name(&self, message: $message) -> Result<$answer, Error> {
                     let mut client = self.$service();
-                    let call = client.$name(request(message, $deadline));
+                    // Boxed because a call's own state is large, and every Pod's task would hold room
+                    // for the largest.
+                    let call = Box::pin(client.$name(request(message, $deadline)));
                     with_deadline($method, $deadline, call).await
                 }
             )*

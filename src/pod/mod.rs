@@ -4,8 +4,18 @@
 //! time go in, a step or a report comes out. The [`task`] owns everything about its Pod: nobody else
 //! changes the runtime for it, and it takes one step at a time.
 
+mod act;
 pub mod backoff;
+pub mod folder;
+mod hook;
+pub mod image;
 pub mod memory;
 pub mod moment;
+pub mod observe;
 pub mod observed;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
+pub mod report;
+pub mod reports;
+pub mod task;

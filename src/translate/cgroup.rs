@@ -1,7 +1,5 @@
 //! Names of Pods' cgroups, as the kubelet gives them.
 
-use crate::manifest::StaticPod;
-
 /// Who writes to the cgroup file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupDriver {
@@ -16,11 +14,7 @@ pub enum CgroupDriver {
 /// that systemd makes of it. Pods without resources, the only ones so far, are of the `BestEffort`
 /// class (Kubernetes, Pod Quality of Service Classes).
 #[must_use]
-pub fn pod_cgroup_path(driver: CgroupDriver, pod: &StaticPod) -> String {
-    uid_cgroup_path(driver, &pod.uid)
-}
-
-fn uid_cgroup_path(driver: CgroupDriver, uid: &str) -> String {
+pub fn pod_cgroup_path(driver: CgroupDriver, uid: &str) -> String {
     match driver {
         CgroupDriver::Cgroupfs => format!("/kubepods/besteffort/pod{uid}"),
         CgroupDriver::Systemd => format!(

@@ -57,7 +57,7 @@ pub fn sandbox_config(
         labels: own_labels.into_iter().collect(),
         annotations: annotations.into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: pod_cgroup_path(facts.cgroup_driver, pod),
+            cgroup_parent: pod_cgroup_path(facts.cgroup_driver, &pod.uid),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(namespace_options(spec)),
                 // The zero value is the runtime's own default profile.

@@ -1,0 +1,82 @@
+//! `podkeeper check`: what is wrong with manifests, as a compiler would say it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::print;
+use crate::config::node_name;
+use crate::manifest::{self, Problem, SourceKind};
+use crate::source::directory::read_manifest;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Manifests
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Take warnings for errors
+    #[arg(long)]
+    strict: bool,
+
+    /// Name of the node that the manifests are for [default: the machine's host name]
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+}
+
+pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let node = node_name(arguments.hostname_override.clone())?;
+    let mut all_good = true;
+    let mut text = String::new();
+    for file in &arguments.files {
+        all_good &= check_one(&mut text, file, &node, arguments.strict)?;
+    }
+    print(&text)?;
+    Ok(if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn check_one(text: &mut String, file: &Path, node: &str, strict: bool) -> anyhow::Result<bool> {
+    let parsed = read_manifest(file).map_err(|message| vec![Problem::of_file(message)]);
+    let parsed = parsed.and_then(|bytes| manifest::parse(&bytes, node, SourceKind::File));
+    match parsed {
+        Ok(accepted) => {
+            list(text, file, "warning: ", &accepted.warnings)?;
+            let good = accepted.warnings.is_empty() || !strict;
+            if good {
+                writeln!(text, "{}: good: Pod {}", file.display(), accepted.pod.key)?;
+            }
+            Ok(good)
+        }
+        Err(problems) => {
+            list(text, file, "error: ", &problems)?;
+            Ok(false)
+        }
+    }
+}
+
+fn list(text: &mut String, file: &Path, kind: &str, problems: &[Problem]) -> anyhow::Result<()> {
+    for problem in problems {
+        let file = file.display();
+        let Problem {
+            line,
+            column,
+            field,
+            message,
+        } = problem;
+        match line {
+            0 => write!(text, "{file}: {kind}")?,
+            _ => write!(text, "{file}:{line}:{column}: {kind}")?,
+        }
+        match field.as_str() {
+            "" => writeln!(text, "{message}")?,
+            field => writeln!(text, "{field}: {message}")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Durations as the kubelet writes them.
+
+use std::time::Duration;
+
+const UNITS: [(&str, f64); 7] = [
+    ("ns", 1e-9),
+    ("us", 1e-6),
+    ("µs", 1e-6),
+    ("ms", 1e-3),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("h", 3600.0),
+];
+
+/// Reads `5s`, `1m30s`, `1.5h`, `300ms` or `0`.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("found {text:?}, expected a duration such as 20s or 1m30s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, after) = rest.split_at(number.ok_or_else(wrong)?);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, after) = after.split_at(unit.unwrap_or(after.len()));
+        let known = UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, factor) = known.ok_or_else(wrong)?;
+        seconds += number.parse::<f64>().map_err(|_| wrong())? * factor;
+        rest = after;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_the_kubelet_writes_them() {
+        for (text, millis) in [
+            ("0", 0),
+            ("0s", 0),
+            ("5s", 5_000),
+            ("1m30s", 90_000),
+            ("1h0m0s", 3_600_000),
+            ("300ms", 300),
+            ("1.5s", 1_500),
+            ("2us", 0),
+        ] {
+            let found = parse_duration(text).unwrap();
+            assert_eq!(found.as_millis(), millis, "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-5s",
+            "5 s",
+            "5x",
+            "1..5s",
+            "1m-5s",
+            "99999999999999999999h",
+        ] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.contains("expected"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where hints come from that something happened in the runtime: one function for each source, all of
+//! them feeding the same channel. A hint only says "look"; a lost one costs time, never correctness.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tracing::{debug, info};
+
+use crate::cri::v1::ContainerEventType;
+use crate::cri::{Client, Error};
+use crate::pod::observe::owner;
+
+use super::supervisor::Hint;
+
+/// How long a stream that broke is left alone.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whether some source of hints is connected, so that looking around may be rare.
+#[derive(Debug, Clone, Default)]
+pub struct Connected(Arc<AtomicBool>);
+
+impl Connected {
+    /// Whether hints come in.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, connected: bool) {
+        self.0.store(connected, Ordering::Relaxed);
+    }
+}
+
+/// Hints from the runtime's container events (CRI `GetContainerEvents`), for as long as somebody takes
+/// them. Ends at once where the runtime has no such events.
+pub async fn container_events(client: Client, hints: Sender<Hint>, connected: Connected) {
+    while !hints.is_closed() {
+        match follow(&client, &hints, &connected).await {
+            Ok(()) => debug!("the stream of container events ended"),
+            Err(Error::Unimplemented { .. }) => {
+                info!("the container runtime has no container events, looking around instead");
+                return;
+            }
+            Err(error) => debug!(%error, "the stream of container events broke"),
+        }
+        connected.set(false);
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn follow(client: &Client, hints: &Sender<Hint>, connected: &Connected) -> Result<(), Error> {
+    let mut events = client.container_events().await?;
+    let broke = |status| Error::from_status("GetContainerEvents", Duration::ZERO, &status);
+    // What happened before the stream stood is seen by looking around once.
+    connected.set(true);
+    let _ = hints.send(Hint::LookAround).await;
+    while let Some(event) = events.message().await.map_err(broke)? {
+        let ends = [
+            ContainerEventType::ContainerStoppedEvent,
+            ContainerEventType::ContainerDeletedEvent,
+        ];
+        // What is made or started is made or started by us.
+        if !ends.contains(&event.container_event_type()) {
+            continue;
+        }
+        let hint = match event.pod_sandbox_status.and_then(|s| owner(&s.labels)) {
+            Some(key) => Hint::Changed(key, event.container_id),
+            None => continue,
+        };
+        if hints.send(hint).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

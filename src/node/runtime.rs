@@ -1,0 +1,100 @@
+//! Getting to know the runtime: waiting until it answers, and what it says of itself.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::cri::{Client, Error, v1};
+use crate::translate::CgroupDriver;
+
+/// The version of the contract that we speak.
+const API_VERSION: &str = "v1";
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What the runtime is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    /// `containerd`, …
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it tells of containers' ends by itself.
+    pub cgroup_driver: CgroupDriver,
+}
+
+/// Waits until the runtime answers, however long that takes, and tells what it is.
+///
+/// # Errors
+/// The runtime answers, but does not speak CRI v1.
+pub async fn wait_for_runtime(client: &Client) -> Result<RuntimeInfo, Error> {
+    let mut delay = RETRY;
+    let version = loop {
+        let request = v1::VersionRequest {
+            version: API_VERSION.to_owned(),
+        };
+        match client.version(request).await {
+            Ok(version) => break version,
+            Err(error) if error.is_retryable() => {
+                if delay == RETRY {
+                    let endpoint = client.endpoint().to_string();
+                    warn!(endpoint, %error, "waiting for the container runtime");
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_MAX);
+    };
+    let cgroup_driver = cgroup_driver(client).await;
+    let info = RuntimeInfo {
+        name: version.runtime_name,
+        version: version.runtime_version,
+        cgroup_driver,
+    };
+    info!(
+        runtime = info.name,
+        version = info.version,
+        api_version = version.runtime_api_version,
+        endpoint = %client.endpoint(),
+        ?cgroup_driver,
+        "the container runtime answers"
+    );
+    Ok(info)
+}
+
+/// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
+/// tell it in their verbose status.
+async fn cgroup_driver(client: &Client) -> CgroupDriver {
+    let from_config = match client.runtime_config(v1::RuntimeConfigRequest {}).await {
+        Ok(config) => config.linux.map(|linux| linux.cgroup_driver()),
+        Err(_) => None,
+    };
+    match from_config {
+        Some(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
+        Some(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
+        None => cgroup_driver_from_status(client).await,
+    }
+}
+
+async fn cgroup_driver_from_status(client: &Client) -> CgroupDriver {
+    let status = client.status(v1::StatusRequest { verbose: true }).await;
+    let config = status.ok().and_then(|s| s.info.get("config").cloned());
+    let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(&c).ok());
+    let runtimes = config
+        .as_ref()
+        .and_then(|c| c.pointer("/containerd/runtimes"));
+    let runtimes = runtimes.and_then(|r| r.as_object());
+    let uses_systemd = |runtime: &serde_json::Value| {
+        let setting = runtime.pointer("/options/SystemdCgroup");
+        setting.and_then(serde_json::Value::as_bool) == Some(true)
+    };
+    let default = config
+        .as_ref()
+        .and_then(|c| c.pointer("/containerd/defaultRuntimeName"));
+    let default = default.and_then(|name| name.as_str()).unwrap_or("runc");
+    match runtimes.and_then(|r| r.get(default)) {
+        Some(runtime) if uses_systemd(runtime) => CgroupDriver::Systemd,
+        _ => CgroupDriver::Cgroupfs,
+    }
+}

@@ -1,0 +1,278 @@
+//! The supervisor: one task for every Pod that is wanted or there.
+//!
+//! It never changes the runtime itself. It hands each task what the manifests want, and sends it to
+//! look when the runtime has something else of its Pod than the task believes. The first look at the
+//! runtime comes before any task, so that what an earlier agent left is found before anything starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::events::{self, Connected};
+use crate::manifest::PodKey;
+use crate::pod::folder;
+use crate::pod::observe::{Listed, owner};
+use crate::pod::task::{Context, Message, PodTask, Start};
+use crate::source::Desired;
+
+/// How often to look around while no events come in, and while they do.
+const RELIST: Duration = Duration::from_secs(1);
+const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
+/// How long a runtime that does not answer is left alone at most.
+const RELIST_MAX: Duration = Duration::from_secs(5);
+
+/// A hint that something happened in the runtime.
+#[derive(Debug)]
+pub enum Hint {
+    /// This container or sandbox of this Pod changed.
+    Changed(PodKey, String),
+    /// Something may have changed anywhere.
+    LookAround,
+}
+
+/// Runs the node until the desired set has no more sender.
+pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Option<Desired>>) {
+    let (hint_sender, mut hints) = mpsc::channel(256);
+    let connected = Connected::default();
+    let client = context.client.clone();
+    let source = events::container_events(client, hint_sender, connected.clone());
+    let source = tokio::spawn(source);
+
+    let listed = first_look(&context).await;
+    if desired.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let mut supervisor = Supervisor {
+        context,
+        desired: Desired::default(),
+        pods: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        runtime_away: false,
+        relist_at: Instant::now() + RELIST,
+        connected,
+    };
+    supervisor.adopt(
+        listed,
+        desired.borrow_and_update().clone().unwrap_or_default(),
+    );
+    loop {
+        tokio::select! {
+            changed = desired.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let new = desired.borrow_and_update().clone();
+                supervisor.want(new.unwrap_or_default());
+            }
+            Some(hint) = hints.recv() => match hint {
+                Hint::Changed(key, id) => supervisor.tell(&key, Message::Changed(id)),
+                Hint::LookAround => supervisor.relist_at = Instant::now(),
+            },
+            Some(ended) = supervisor.tasks.join_next() => supervisor.task_ended(ended),
+            () = tokio::time::sleep_until(supervisor.relist_at) => supervisor.look_around().await,
+        }
+    }
+    source.abort();
+}
+
+/// What the runtime has, however long it takes to answer.
+async fn first_look(context: &Context) -> Listed {
+    let mut delay = Duration::from_millis(200);
+    loop {
+        match Listed::fetch(&context.client, None).await {
+            Ok(listed) => return listed,
+            Err(error) => warn!(%error, "cannot list what the container runtime has"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RELIST_MAX);
+    }
+}
+
+struct Supervisor {
+    context: Arc<Context>,
+    desired: Desired,
+    pods: BTreeMap<PodKey, mpsc::UnboundedSender<Message>>,
+    tasks: JoinSet<PodKey>,
+    runtime_away: bool,
+    relist_at: Instant,
+    connected: Connected,
+}
+
+impl Supervisor {
+    /// Starts a task for every Pod that is wanted or that an earlier agent left.
+    fn adopt(&mut self, listed: Listed, desired: Desired) {
+        let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
+        for (key, listed) in by_owner(listed) {
+            starts.entry(key).or_default().listed = listed;
+        }
+        for (key, uid) in self.folders(&starts) {
+            starts.entry(key).or_default().folders.insert(uid);
+        }
+        for (key, pod) in &desired.pods {
+            starts.entry(key.clone()).or_default().wanted = Some(pod.clone());
+        }
+        info!(
+            wanted = desired.pods.len(),
+            known = starts.len(),
+            "looked around"
+        );
+        self.desired = desired;
+        for (key, start) in starts {
+            self.spawn(key, start);
+        }
+    }
+
+    /// The Pods' folders with their owners. Folders that do not tell whose they are and belong to
+    /// nothing that runs are cleared away.
+    fn folders(&self, starts: &BTreeMap<PodKey, Start>) -> Vec<(PodKey, String)> {
+        let paths = &self.context.facts.paths;
+        let uids = folder::list(paths).unwrap_or_else(|error| {
+            error!(%error, "cannot read the Pods' folders");
+            vec![]
+        });
+        let mut running = BTreeMap::new();
+        for (key, start) in starts {
+            let sandboxes = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
+            running.extend(sandboxes.map(|m| (m.uid.clone(), key.clone())));
+        }
+        let mut owned = vec![];
+        for uid in uids {
+            let record = folder::read_record(paths, &uid).map(|r| r.key());
+            if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
+                owned.push((key, uid));
+            } else if let Err(error) = folder::remove_folder(paths, &uid) {
+                warn!(uid, %error, "cannot clear away a folder without a Pod");
+            }
+        }
+        owned
+    }
+
+    fn want(&mut self, desired: Desired) {
+        let before = std::mem::replace(&mut self.desired, desired);
+        let keys: BTreeSet<PodKey> = before
+            .pods
+            .keys()
+            .chain(self.desired.pods.keys())
+            .cloned()
+            .collect();
+        for key in keys {
+            let wanted = self.desired.pods.get(&key);
+            if wanted == before.pods.get(&key) {
+                continue;
+            }
+            let wanted = wanted.cloned();
+            if !self.try_tell(&key, Message::Desired(wanted.clone())) && wanted.is_some() {
+                let start = Start {
+                    wanted,
+                    ..Start::default()
+                };
+                self.spawn(key, start);
+            }
+        }
+    }
+
+    fn spawn(&mut self, key: PodKey, start: Start) {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        self.pods.insert(key.clone(), sender);
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            PodTask::run(key.clone(), context, inbox, start).await;
+            key
+        });
+    }
+
+    fn try_tell(&self, key: &PodKey, message: Message) -> bool {
+        let task = self.pods.get(key);
+        task.is_some_and(|task| task.send(message).is_ok())
+    }
+
+    fn tell(&self, key: &PodKey, message: Message) {
+        // A Pod without a task is gone, and there is nothing left to tell about it.
+        let _ = self.try_tell(key, message);
+    }
+
+    /// A task that ended because nothing of its Pod was left is started again if the Pod came to be
+    /// wanted in that very moment.
+    fn task_ended(&mut self, ended: Result<PodKey, tokio::task::JoinError>) {
+        let key = match ended {
+            Ok(key) => key,
+            Err(error) => {
+                error!(%error, "a Pod's task died");
+                return;
+            }
+        };
+        if self.pods.get(&key).is_some_and(|task| !task.is_closed()) {
+            return;
+        }
+        self.pods.remove(&key);
+        if let Some(wanted) = self.desired.pods.get(&key).cloned() {
+            let start = Start {
+                wanted: Some(wanted),
+                ..Start::default()
+            };
+            self.spawn(key, start);
+        }
+    }
+
+    /// Compares what the runtime has with what each task believes.
+    async fn look_around(&mut self) {
+        match Listed::fetch(&self.context.client, None).await {
+            Ok(listed) => {
+                if std::mem::take(&mut self.runtime_away) {
+                    info!("the container runtime is back");
+                }
+                self.compare(listed);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.runtime_away, true) {
+                    warn!(%error, "the container runtime does not answer, Pods are left as they are");
+                }
+            }
+        }
+        let pause = if self.connected.get() {
+            RELIST_WITH_EVENTS
+        } else {
+            RELIST
+        };
+        self.relist_at = Instant::now() + pause;
+    }
+
+    fn compare(&mut self, listed: Listed) {
+        let mut listed = by_owner(listed);
+        for key in self.context.reports.keys() {
+            listed.entry(key).or_default();
+        }
+        for (key, listed) in listed {
+            if self.context.reports.agrees(&key, &listed.belief()) {
+                continue;
+            }
+            if !self.try_tell(&key, Message::Look) {
+                let start = Start {
+                    listed,
+                    ..Start::default()
+                };
+                self.spawn(key, start);
+            }
+        }
+    }
+}
+
+fn by_owner(listed: Listed) -> BTreeMap<PodKey, Listed> {
+    let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
+    for sandbox in listed.sandboxes {
+        if let Some(key) = owner(&sandbox.labels) {
+            owners.entry(key).or_default().sandboxes.push(sandbox);
+        }
+    }
+    for container in listed.containers {
+        if let Some(key) = owner(&container.labels) {
+            owners.entry(key).or_default().containers.push(container);
+        }
+    }
+    owners
+}

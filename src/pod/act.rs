@@ -1,0 +1,649 @@
+//! Carrying out the planner's steps. Each ends with the task's view of the runtime brought up to
+//! date: by what the step itself brought about, or, when it failed, by asking anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tracing::{info, warn};
+
+use super::folder::{self, Record, Terminating};
+use super::image::{self, ImageError, LocalImage};
+use super::memory::{Image, Subject};
+use super::moment::wall_now;
+use super::observed::{Container, Exit, Sandbox, State};
+use super::plan::{Step, containers};
+use super::task::{Context, PodTask};
+use super::{backoff, hook, observe};
+use crate::cri::{Error, v1};
+use crate::manifest::StaticPod;
+use crate::node::cgroup;
+use crate::translate::{
+    ContainerInstance, ResolvConf, container_config, pod_cgroup_path, sandbox_config,
+};
+
+/// The least time a container gets between its stop signal and the kill, once its preStop hook used
+/// up the grace period; the kubelet's.
+const MINIMUM_GRACE: i64 = 2;
+/// How long a container that ran before waits for a pull before it starts from the image at hand: a
+/// registry that is away must not keep down what already ran here.
+const RESTART_PULL: Duration = Duration::from_secs(3);
+
+/// Why a step failed: the runtime's error, or something of the node's.
+enum Failure {
+    Runtime(Error),
+    Node {
+        reason: &'static str,
+        message: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> Failure {
+    move |e| Failure::Node {
+        reason,
+        message: e.to_string(),
+    }
+}
+
+/// Runs file work, which may block, off the tasks' thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+impl PodTask {
+    /// Carries out one step, and notes its outcome.
+    pub(super) async fn act(&mut self, step: Step) {
+        let (subject, reason, result) = match step {
+            Step::WantImage { uid, container } => return self.want_image(uid, container).await,
+            Step::CheckVolumes { uid } => {
+                let result = self.check_volumes(&uid).await;
+                (Subject::Volumes(uid), "FailedMount", result)
+            }
+            Step::RunSandbox { uid, attempt } => {
+                let result = self.run_sandbox(&uid, attempt).await;
+                (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
+            }
+            Step::RunContainer {
+                uid,
+                sandbox,
+                container,
+                attempt,
+                backoff,
+            } => {
+                let result = self
+                    .run_container(&uid, &sandbox, &container, attempt, backoff)
+                    .await;
+                let subject = Subject::Container(uid, container);
+                (subject, "CreateContainerError", result)
+            }
+            Step::StartContainer { uid, container, id } => {
+                let result = self.start_container(&container, &id).await;
+                let subject = Subject::Container(uid, container);
+                (subject, "RunContainerError", result)
+            }
+            Step::Terminate { uid } => {
+                let result = self.terminate(&uid).await;
+                (Subject::Stop(uid), "FailedKillPod", result)
+            }
+            Step::StopContainers { uid, ids } => {
+                let result = self.stop_containers(&uid, &ids).await;
+                (Subject::Stop(uid), "FailedKillPod", result)
+            }
+            Step::StopSandbox { id } => {
+                let result = self.stop_sandbox(&id).await;
+                (Subject::Removal(id), "FailedKillPod", result)
+            }
+            Step::RemoveSandbox { id } => {
+                let result = self.remove_sandbox(&id).await;
+                (Subject::Removal(id), "FailedRemoval", result)
+            }
+            Step::RemoveContainer { id } => {
+                let result = self.remove_container(&id).await;
+                (Subject::Removal(id), "FailedRemoval", result)
+            }
+            Step::ClearTraces { uid } => {
+                let result = self.clear_traces(&uid).await;
+                (Subject::Traces(uid), "FailedRemoval", result)
+            }
+        };
+        self.note(subject, reason, result);
+    }
+
+    fn note(&mut self, subject: Subject, reason: &'static str, result: Result<(), Failure>) {
+        let (reason, message) = match result {
+            Ok(()) => {
+                self.memory.failures.remove(&subject);
+                return;
+            }
+            // The runtime is away: nobody's fault, and looking waits until it is back.
+            Err(Failure::Runtime(Error::Unavailable { .. })) => {
+                self.stale = true;
+                return;
+            }
+            Err(Failure::Runtime(error)) => (reason, error.to_string()),
+            Err(Failure::Node { reason, message }) => (reason, message),
+        };
+        self.stale = true;
+        let now = self.context.clock.now();
+        let news = self.memory.failed(subject, reason, message.clone(), now);
+        if news {
+            warn!(pod = %self.key, reason, error = message, "a step failed, it will be tried again");
+        }
+    }
+
+    fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
+        self.memory.versions.get(uid).cloned()
+    }
+
+    /// The version; the planner only names versions that are known.
+    fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, Failure> {
+        self.version(uid).ok_or_else(|| Failure::Node {
+            reason: "Unknown",
+            message: format!("there is no manifest of {uid}"),
+        })
+    }
+
+    async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
+        let version = self.known_version(uid)?;
+        let paths = self.context.facts.paths.clone();
+        let checked = blocking(move || folder::check_volumes(&paths, &version)).await;
+        checked.map_err(|message| Failure::Node {
+            reason: "FailedMount",
+            message,
+        })?;
+        self.memory.checked.insert(uid.to_owned());
+        Ok(())
+    }
+
+    async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), Failure> {
+        let version = self.known_version(uid)?;
+        let record = self.record(&version);
+        self.memory.traces.insert(uid.to_owned());
+        let context = Arc::clone(&self.context);
+        let host = prepare_node(&context, &version, record.clone()).await?;
+        let config = sandbox_config(&context.facts, &host, &version, attempt, &record.seen);
+        self.records.insert(uid.to_owned(), record);
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler: String::new(),
+        };
+        let answer = {
+            let _permit = context.limiter.acquire().await;
+            context.client.run_pod_sandbox(request).await?
+        };
+        let id = answer.pod_sandbox_id;
+        let sandbox = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
+        let sandbox = sandbox.unwrap_or(Sandbox {
+            id,
+            uid: uid.to_owned(),
+            attempt,
+            ready: false,
+            created: context.clock.now(),
+            ips: vec![],
+        });
+        let ip = sandbox.ips.first().cloned().unwrap_or_default();
+        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
+        write_hosts_file(&context, &version, &sandbox.ips).await?;
+        self.observed.sandboxes.push(sandbox);
+        Ok(())
+    }
+
+    fn record(&self, version: &StaticPod) -> Record {
+        let known = self.records.get(&version.uid);
+        let path = self.wanted.as_ref().filter(|w| w.pod.uid == version.uid);
+        let path = path.map(|w| w.path.display().to_string());
+        Record {
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            node: self.context.node_name.clone(),
+            path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
+            seen: known.map_or_else(now_rfc3339, |r| r.seen.clone()),
+            document: version.document.clone(),
+        }
+    }
+
+    async fn run_container(
+        &mut self,
+        uid: &str,
+        sandbox: &str,
+        container: &str,
+        attempt: u32,
+        backoff: Option<Duration>,
+    ) -> Result<(), Failure> {
+        let version = self.known_version(uid)?;
+        let image_key = (uid.to_owned(), container.to_owned());
+        // Used up whatever comes of it: the next start looks for the image again.
+        let image = self.memory.images.remove(&image_key);
+        let spec = containers(&version).iter().find(|c| c.name == container);
+        let (Some(Image::Ready { reference, user }), Some(spec)) = (image, spec) else {
+            return Ok(());
+        };
+        let instance = ContainerInstance {
+            attempt,
+            backoff,
+            image: reference.clone(),
+            user,
+        };
+        let context = Arc::clone(&self.context);
+        {
+            let (context, version, spec) =
+                (Arc::clone(&context), Arc::clone(&version), spec.clone());
+            let paths =
+                move || folder::prepare_container(&context.facts.paths, &version, &spec, attempt);
+            let prepared = blocking(paths).await;
+            prepared.map_err(node_failure("CreateContainerConfigError"))?;
+        }
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(container_config(&context.facts, &version, spec, &instance)),
+            sandbox_config: Some(self.sandbox_config(&version, sandbox)),
+        };
+        let _permit = context.limiter.acquire().await;
+        let answer = context.client.create_container(request).await?;
+        let spec = version.pod.spec.as_ref();
+        self.observed.containers.push(Container {
+            id: answer.container_id.clone(),
+            sandbox: sandbox.to_owned(),
+            uid: uid.to_owned(),
+            name: container.to_owned(),
+            attempt,
+            state: State::Created,
+            backoff,
+            grace_period: spec.and_then(|s| s.termination_grace_period_seconds),
+            image: reference,
+        });
+        self.start_created(container, &answer.container_id).await
+    }
+
+    /// The configuration that a sandbox was made with, which the runtime wants to see again.
+    fn sandbox_config(&self, version: &StaticPod, sandbox: &str) -> v1::PodSandboxConfig {
+        let context = &self.context;
+        let known = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let attempt = known.map_or(0, |s| s.attempt);
+        let seen = self.records.get(&version.uid).map_or("", |r| &r.seen);
+        let host = std::fs::read_to_string(&context.resolv_conf).unwrap_or_default();
+        let host = ResolvConf::parse(&host);
+        sandbox_config(&context.facts, &host, version, attempt, seen)
+    }
+
+    async fn start_container(&mut self, container: &str, id: &str) -> Result<(), Failure> {
+        let context = Arc::clone(&self.context);
+        let _permit = context.limiter.acquire().await;
+        self.start_created(container, id).await
+    }
+
+    async fn start_created(&mut self, container: &str, id: &str) -> Result<(), Failure> {
+        let request = v1::StartContainerRequest {
+            container_id: id.to_owned(),
+        };
+        let started = self.context.client.start_container(request).await;
+        started.map_err(|e| match e {
+            Error::Unavailable { .. } => Failure::Runtime(e),
+            e => Failure::Node {
+                reason: "RunContainerError",
+                message: e.to_string(),
+            },
+        })?;
+        let started_at = wall_now();
+        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+            known.state = State::Running { started_at };
+            info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+        }
+        Ok(())
+    }
+
+    /// Ends all containers of a version, which then is on its way out for good.
+    async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
+        let live = self.observed.containers_of(uid).filter(|c| c.is_live());
+        let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+        let mark = Terminating {
+            since: wall_now(),
+            grace_period: self.grace_period(uid),
+        };
+        let paths = self.context.facts.paths.clone();
+        let owned_uid = uid.to_owned();
+        let marked = blocking(move || folder::mark_terminating(&paths, &owned_uid, mark)).await;
+        let mark = marked.map_err(node_failure("FailedKillPod"))?;
+        self.memory.traces.insert(uid.to_owned());
+        if self.memory.terminating.insert(uid.to_owned()) {
+            info!(pod = %self.key, uid, grace_period = mark.grace_period, "stopping the Pod");
+        }
+        self.publish();
+        let spent = Duration::from_nanos(
+            wall_now()
+                .saturating_sub(mark.since)
+                .try_into()
+                .unwrap_or(0),
+        );
+        self.stop_all(uid, &ids, mark.grace_period, spent).await
+    }
+
+    async fn stop_containers(&mut self, uid: &str, ids: &[String]) -> Result<(), Failure> {
+        let grace_period = self.grace_period(uid);
+        let stopped = self.stop_all(uid, ids, grace_period, Duration::ZERO).await;
+        self.stale = true;
+        stopped
+    }
+
+    /// The grace period of a version, from its manifest or else from what its containers were made
+    /// with, in seconds.
+    fn grace_period(&self, uid: &str) -> i64 {
+        let version = self.version(uid);
+        let spec = version.as_ref().and_then(|v| v.pod.spec.as_ref());
+        let own = spec.and_then(|s| s.termination_grace_period_seconds);
+        let given = || {
+            self.observed
+                .containers_of(uid)
+                .find_map(|c| c.grace_period)
+        };
+        own.or_else(given).unwrap_or(30).max(0)
+    }
+
+    /// Stops containers side by side: preStop hook, signal, and a kill once the grace period is over.
+    async fn stop_all(
+        &mut self,
+        uid: &str,
+        ids: &[String],
+        grace_period: i64,
+        spent: Duration,
+    ) -> Result<(), Failure> {
+        let version = self.version(uid);
+        let sandbox = self.observed.ready_sandbox(uid);
+        let ip = sandbox.and_then(|s| s.ips.first()).cloned();
+        let ip = ip.unwrap_or_else(|| "127.0.0.1".to_owned());
+        let named = self.observed.containers.iter();
+        let named = named
+            .filter(|c| ids.contains(&c.id))
+            .map(|c| (c.id.clone(), c.name.clone()));
+        let stops = named.map(|(id, name)| {
+            let spec = version.as_ref().and_then(|v| {
+                let spec = containers(v).iter().find(|c| c.name == name);
+                spec.cloned()
+            });
+            let context = Arc::clone(&self.context);
+            let (pod, ip) = (self.key.clone(), ip.clone());
+            async move {
+                let grace = Duration::from_secs(grace_period.unsigned_abs());
+                let left = grace.saturating_sub(spent);
+                let began = std::time::Instant::now();
+                if let Some(spec) = spec.filter(|_| !left.is_zero()) {
+                    let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
+                    if let Err(error) = hook {
+                        warn!(%pod, container = name, error, "the preStop hook failed");
+                    }
+                }
+                let left = left.saturating_sub(began.elapsed());
+                let seconds = left
+                    .as_millis()
+                    .div_ceil(1000)
+                    .try_into()
+                    .unwrap_or(i64::MAX);
+                let seconds = if grace_period == 0 {
+                    0
+                } else {
+                    seconds.max(MINIMUM_GRACE)
+                };
+                match context.client.stop_container(&id, seconds).await {
+                    Err(e) if !e.is_not_found() => Err(e),
+                    _ => Ok(id),
+                }
+            }
+        });
+        let outcomes = join_all(stops.collect::<Vec<_>>()).await;
+        let mut failure = None;
+        for outcome in outcomes {
+            match outcome {
+                Ok(id) => self.has_ended(&id),
+                Err(e) => failure = Some(e),
+            }
+        }
+        failure.map_or(Ok(()), |e| Err(e.into()))
+    }
+
+    fn has_ended(&mut self, id: &str) {
+        let now = self.context.clock.now();
+        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+            info!(pod = %self.key, container = known.name, "container stopped");
+            known.state = State::Exited(Exit {
+                finished_at: wall_now(),
+                ended: now,
+                ..Exit::default()
+            });
+        }
+    }
+
+    async fn stop_sandbox(&mut self, id: &str) -> Result<(), Failure> {
+        let context = Arc::clone(&self.context);
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        let _permit = context.limiter.acquire().await;
+        unless_missing(context.client.stop_pod_sandbox(request).await)?;
+        self.memory.stopped_sandboxes.insert(id.to_owned());
+        if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
+            known.ready = false;
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&mut self, id: &str) -> Result<(), Failure> {
+        let request = v1::RemovePodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        unless_missing(self.context.client.remove_pod_sandbox(request).await)?;
+        self.memory.stopped_sandboxes.remove(id);
+        self.observed.forget(id);
+        self.observed.containers.retain(|c| c.sandbox != id);
+        Ok(())
+    }
+
+    async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
+        let request = v1::RemoveContainerRequest {
+            container_id: id.to_owned(),
+        };
+        unless_missing(self.context.client.remove_container(request).await)?;
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == id)
+            .cloned();
+        self.observed.forget(id);
+        if let Some(known) = known {
+            let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+            let remove = move || {
+                folder::remove_container(&paths, &key, &known.uid, &known.name, known.attempt)
+            };
+            blocking(remove)
+                .await
+                .map_err(node_failure("FailedRemoval"))?;
+        }
+        Ok(())
+    }
+
+    async fn clear_traces(&mut self, uid: &str) -> Result<(), Failure> {
+        let (facts, key) = (self.context.facts.clone(), self.key.clone());
+        let owned_uid = uid.to_owned();
+        let clear = move || {
+            cgroup::remove(&pod_cgroup_path(facts.cgroup_driver, &owned_uid))?;
+            folder::remove(&facts.paths, &key, &owned_uid)
+        };
+        blocking(clear)
+            .await
+            .map_err(node_failure("FailedRemoval"))?;
+        info!(pod = %self.key, uid, "the Pod is gone");
+        self.memory.forget_version(uid);
+        self.records.remove(uid);
+        if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
+            let version = Arc::clone(&wanted.pod);
+            self.memory.versions.insert(uid.to_owned(), version);
+        }
+        Ok(())
+    }
+
+    /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
+    /// is not (Kubernetes, Images, "Image pull policy").
+    async fn want_image(&mut self, uid: String, container: String) {
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let spec = containers(&version).iter().find(|c| c.name == container);
+        let image = spec.and_then(|c| c.image.clone()).unwrap_or_default();
+        let policy = spec.and_then(|c| c.image_pull_policy.as_deref());
+        let after = self.waited_before(&uid, &container);
+        let always = policy == Some("Always");
+        if !always {
+            match image::local(&self.context.client, &image).await {
+                Ok(Some(local)) => return self.image_arrived(uid, container, Ok(local)),
+                Ok(None) if policy == Some("Never") => {
+                    let error = ImageError {
+                        reason: "ErrImageNeverPull",
+                        message: format!("{image} is not there, and imagePullPolicy is Never"),
+                    };
+                    return self.image_arrived(uid, container, Err(error));
+                }
+                Ok(None) => {}
+                Err(error) => return self.image_arrived(uid, container, Err(error)),
+            }
+        }
+        let pull = self.context.images.pull(&self.context.client, &image);
+        let ran_before = self
+            .observed
+            .containers_of(&uid)
+            .any(|c| c.name == container);
+        let client = self.context.client.clone();
+        let key = (uid.clone(), container.clone());
+        let result = async move {
+            let result = if ran_before {
+                pull_or_local(pull, &client, &image).await
+            } else {
+                pull.await
+            };
+            (uid, container, result)
+        };
+        self.memory.images.insert(key, Image::Pulling { after });
+        self.pulls.push(result.boxed());
+    }
+
+    fn waited_before(&self, uid: &str, container: &str) -> Duration {
+        let key = (uid.to_owned(), container.to_owned());
+        match self.memory.images.get(&key) {
+            Some(Image::Pulling { after }) => *after,
+            Some(Image::Failed { delay, .. }) => *delay,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Notes what came of looking for an image.
+    pub(super) fn image_arrived(
+        &mut self,
+        uid: String,
+        container: String,
+        result: Result<LocalImage, ImageError>,
+    ) {
+        if !self.memory.versions.contains_key(&uid) {
+            return;
+        }
+        let delay = backoff::next(self.waited_before(&uid, &container));
+        let image = match result {
+            Ok(LocalImage { reference, user }) => Image::Ready { reference, user },
+            Err(ImageError { reason, message }) => {
+                let retry_in = delay.as_secs();
+                warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                Image::Failed {
+                    reason,
+                    message,
+                    retry: self.context.clock.now().after(delay),
+                    delay,
+                }
+            }
+        };
+        self.memory.images.insert((uid, container), image);
+    }
+}
+
+/// Makes the Pod's folders and volumes; gives the host's resolver configuration.
+async fn prepare_node(
+    context: &Arc<Context>,
+    version: &Arc<StaticPod>,
+    record: Record,
+) -> Result<ResolvConf, Failure> {
+    let context = Arc::clone(context);
+    let version = Arc::clone(version);
+    let prepare = move || {
+        let paths = &context.facts.paths;
+        folder::create(paths, &version.key, &version.uid, &record)
+            .map_err(node_failure("FailedMount"))?;
+        folder::prepare_volumes(paths, &version).map_err(|message| Failure::Node {
+            reason: "FailedMount",
+            message,
+        })?;
+        let resolv_conf = std::fs::read_to_string(&context.resolv_conf);
+        Ok(ResolvConf::parse(&resolv_conf.unwrap_or_default()))
+    };
+    blocking(prepare).await
+}
+
+async fn write_hosts_file(
+    context: &Arc<Context>,
+    version: &Arc<StaticPod>,
+    ips: &[String],
+) -> Result<(), Failure> {
+    let context = Arc::clone(context);
+    let version = Arc::clone(version);
+    let ips = ips.to_vec();
+    let write = move || folder::write_hosts_file(&context.facts, &version, &ips);
+    blocking(write).await.map_err(node_failure("FailedMount"))
+}
+
+async fn pull_or_local(
+    pull: impl Future<Output = Result<LocalImage, ImageError>>,
+    client: &crate::cri::Client,
+    image: &str,
+) -> Result<LocalImage, ImageError> {
+    let late = || ImageError {
+        reason: "ErrImagePull",
+        message: format!(
+            "the registry did not answer within {} s",
+            RESTART_PULL.as_secs()
+        ),
+    };
+    let pulled = tokio::time::timeout(RESTART_PULL, pull).await;
+    let error = match pulled.unwrap_or_else(|_| Err(late())) {
+        Ok(local) => return Ok(local),
+        Err(error) => error,
+    };
+    match image::local(client, image).await {
+        Ok(Some(local)) => {
+            warn!(
+                image,
+                error = error.message,
+                "cannot pull, restarting from the image at hand"
+            );
+            Ok(local)
+        }
+        _ => Err(error),
+    }
+}
+
+/// That something to be stopped or removed is not there is success.
+fn unless_missing<T>(result: Result<T, Error>) -> Result<(), Error> {
+    match result {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn now_rfc3339() -> String {
+    jiff::Timestamp::now().to_string()
+}

@@ -1,0 +1,338 @@
+//! What a Pod has on the node outside the runtime: its own folder below the root directory, and its
+//! logs.
+//!
+//! The folder holds the record of the Pod (`pod.json`: the manifest as written), by which a version
+//! can be carried on or ended properly after the agent died, and `terminating.json` once it is on its
+//! way out. Both are written to a temporary file, synced and renamed. A removal moves the folder
+//! aside at once and deletes it then; it never follows a symlink and never crosses into a mount.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Container;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{self, PodKey, SourceKind, StaticPod};
+use crate::translate::{NodeFacts, Paths, VolumeSource, hosts_file, volume_source};
+
+const RECORD: &str = "pod.json";
+const TERMINATING: &str = "terminating.json";
+
+/// What is kept of a Pod that was started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The Pod's namespace.
+    pub namespace: String,
+    /// The Pod's full name.
+    pub name: String,
+    /// The node's name when it was accepted.
+    pub node: String,
+    /// The manifest it came from.
+    pub path: String,
+    /// When it was first seen, RFC 3339.
+    pub seen: String,
+    /// The document as written.
+    pub document: serde_json::Value,
+}
+
+/// When and with what grace period a Pod's end began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminating {
+    /// Nanoseconds since the epoch.
+    pub since: i64,
+    /// Seconds.
+    pub grace_period: i64,
+}
+
+impl Record {
+    /// The Pod's key.
+    #[must_use]
+    pub fn key(&self) -> PodKey {
+        PodKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// The Pod, if this version of the agent still accepts it.
+    #[must_use]
+    pub fn version(&self) -> Option<Arc<StaticPod>> {
+        let document = serde_json::to_vec(&self.document).ok()?;
+        let accepted = manifest::parse(&document, &self.node, SourceKind::File).ok()?;
+        Some(accepted.pod)
+    }
+}
+
+/// UIDs that have a folder, readable or not.
+///
+/// # Errors
+/// The folder of Pods cannot be read; that it is not there is no error.
+pub fn list(paths: &Paths) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(paths.pods()) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    let mut uids = vec![];
+    for entry in entries {
+        uids.extend(entry?.file_name().into_string());
+    }
+    Ok(uids)
+}
+
+/// The record of a UID, if there is a readable one.
+#[must_use]
+pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
+    let text = fs::read(paths.pod(uid).join(RECORD)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Makes the Pod's folder and record, and its log folder.
+///
+/// # Errors
+/// Any I/O error.
+pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Result<()> {
+    private_folder(&paths.pod(uid))?;
+    // Log shippers run as other users.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(paths.pod_logs(key, uid))?;
+    if read_record(paths, uid).is_some_and(|r| r == *record) {
+        return Ok(());
+    }
+    write_json(&paths.pod(uid).join(RECORD), record)
+}
+
+/// Notes that the Pod's end has begun, and gives when that first was.
+///
+/// # Errors
+/// Any I/O error.
+pub fn mark_terminating(paths: &Paths, uid: &str, mark: Terminating) -> io::Result<Terminating> {
+    if let Some(earlier) = read_terminating(paths, uid) {
+        return Ok(earlier);
+    }
+    private_folder(&paths.pod(uid))?;
+    write_json(&paths.pod(uid).join(TERMINATING), &mark)?;
+    Ok(mark)
+}
+
+/// When the Pod's end began, if it has.
+#[must_use]
+pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
+    let text = fs::read(paths.pod(uid).join(TERMINATING)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Makes the Pod's volumes: folders of its own, and host paths of the `…OrCreate` types. Fails where a
+/// host path is not of its type.
+///
+/// # Errors
+/// What is wrong, with the field's path.
+pub fn prepare_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
+    each_volume(paths, pod, |source| match source {
+        VolumeSource::HostPath { path, kind } => prepare_host_path(path, kind),
+        VolumeSource::EmptyDir(path) => open_folder(path).map_err(|e| e.to_string()),
+    })
+}
+
+/// Whether every host path is, or can become, of its type; makes nothing.
+///
+/// # Errors
+/// What is wrong, with the field's path.
+pub fn check_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
+    each_volume(paths, pod, |source| match source {
+        VolumeSource::HostPath { path, kind } => check_host_path(path, kind),
+        VolumeSource::EmptyDir(_) => Ok(()),
+    })
+}
+
+fn each_volume(
+    paths: &Paths,
+    pod: &StaticPod,
+    act: impl Fn(&VolumeSource) -> Result<(), String>,
+) -> Result<(), String> {
+    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    for (index, volume) in volumes.into_iter().flatten().enumerate() {
+        if let Some(source) = volume_source(paths, pod, volume) {
+            let path = source.path().display();
+            act(&source).map_err(|e| format!("spec.volumes[{index}]: {path}: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare_host_path(path: &Path, kind: &str) -> Result<(), String> {
+    let made = match kind {
+        "DirectoryOrCreate" if !path.exists() => {
+            DirBuilder::new().recursive(true).mode(0o755).create(path)
+        }
+        "FileOrCreate" if !path.exists() => {
+            let file = OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .mode(0o644)
+                .open(path);
+            file.map(drop)
+        }
+        _ => Ok(()),
+    };
+    made.map_err(|e| format!("cannot be made: {e}"))?;
+    check_host_path(path, kind)
+}
+
+/// The types of a host path, from Kubernetes' documentation of hostPath volumes.
+fn check_host_path(path: &Path, kind: &str) -> Result<(), String> {
+    use std::os::unix::fs::FileTypeExt;
+
+    if kind.is_empty() {
+        return Ok(());
+    }
+    let found = match fs::metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && kind.ends_with("OrCreate") => {
+            return Ok(());
+        }
+        Err(e) => return Err(format!("expected type {kind}: {e}")),
+    };
+    let fits = match kind {
+        "Directory" | "DirectoryOrCreate" => found.is_dir(),
+        "File" | "FileOrCreate" => found.is_file(),
+        "Socket" => found.is_socket(),
+        "CharDevice" => found.is_char_device(),
+        "BlockDevice" => found.is_block_device(),
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(format!("found {}, expected type {kind}", name_of(found)))
+}
+
+fn name_of(kind: fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_file() {
+        "a file"
+    } else {
+        "something else"
+    }
+}
+
+/// Writes the Pod's `/etc/hosts`. In place, since running containers have the file mounted.
+///
+/// # Errors
+/// Any I/O error.
+pub fn write_hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String]) -> io::Result<()> {
+    let host = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let path = facts.paths.hosts_file(&pod.uid);
+    fs::write(&path, hosts_file(facts, pod, ips, &host))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o644))
+}
+
+/// Makes what one instance of a container needs: its log folder and the file for its last words.
+///
+/// # Errors
+/// Any I/O error.
+pub fn prepare_container(
+    paths: &Paths,
+    pod: &StaticPod,
+    spec: &Container,
+    attempt: u32,
+) -> io::Result<()> {
+    let logs = paths.pod_logs(&pod.key, &pod.uid).join(&spec.name);
+    DirBuilder::new().recursive(true).mode(0o755).create(logs)?;
+    private_folder(&paths.container(&pod.uid, &spec.name))?;
+    let file = paths.termination_log(&pod.uid, &spec.name, attempt);
+    fs::write(&file, "")?;
+    // The container may run as anybody.
+    fs::set_permissions(&file, Permissions::from_mode(0o666))
+}
+
+/// Removes what one instance of a container left: its log, rotated parts included, and its last words.
+///
+/// # Errors
+/// Any I/O error; that a file is not there is none.
+pub fn remove_container(
+    paths: &Paths,
+    key: &PodKey,
+    uid: &str,
+    container: &str,
+    attempt: u32,
+) -> io::Result<()> {
+    ignore_missing(fs::remove_file(
+        paths.termination_log(uid, container, attempt),
+    ))?;
+    let logs = paths.pod_logs(key, uid).join(container);
+    let prefix = format!("{attempt}.log");
+    let Ok(entries) = fs::read_dir(&logs) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            ignore_missing(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the Pod's logs and folder.
+///
+/// # Errors
+/// Any I/O error; that something is not there is none.
+pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
+    ignore_missing(fs::remove_dir_all(paths.pod_logs(key, uid)))?;
+    remove_folder(paths, uid)
+}
+
+/// Removes the Pod's folder alone, for one whose name is not known any more. The record goes last, so
+/// that a removal that was cut off is taken up again.
+///
+/// # Errors
+/// Any I/O error; that something is not there is none.
+pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
+    let folder = paths.pod(uid);
+    for inner in ["volumes", "containers", "etc-hosts"] {
+        let inner = folder.join(inner);
+        if inner.is_dir() && !inner.is_symlink() {
+            ignore_missing(fs::remove_dir_all(inner))?;
+        } else {
+            ignore_missing(fs::remove_file(inner))?;
+        }
+    }
+    ignore_missing(fs::remove_dir_all(folder))
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
+/// A folder that every container may write to, whatever user it runs as.
+fn open_folder(path: &Path) -> io::Result<()> {
+    private_folder(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o777))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,121 @@
+//! Images: whether one is there, and pulls, which all who want the same image share.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tracing::info;
+
+use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
+use crate::cri::{Client, Error};
+use crate::translate::ImageUser;
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// Its id, from which containers are made.
+    pub reference: String,
+    /// The user it wants to run as.
+    pub user: ImageUser,
+}
+
+/// Why an image cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageError {
+    /// Kubernetes' word for it.
+    pub reason: &'static str,
+    /// Why.
+    pub message: String,
+}
+
+type Pull = BoxFuture<'static, Result<LocalImage, ImageError>>;
+
+/// Pulls images for all Pods of the node. A pull that nobody waits for any more is given up.
+#[derive(Debug, Default)]
+pub struct Images {
+    under_way: Mutex<HashMap<String, WeakShared<Pull>>>,
+}
+
+impl Images {
+    /// The pull of this image: the one that is under way, or a new one.
+    pub fn pull(&self, client: &Client, image: &str) -> Shared<Pull> {
+        // A panic while holding the lock cannot leave the map half changed.
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|_, pull| pull.upgrade().is_some_and(|p| p.peek().is_none()));
+        if let Some(pull) = under_way.get(image).and_then(WeakShared::upgrade) {
+            return pull;
+        }
+        let pull = pull(client.clone(), image.to_owned()).boxed().shared();
+        if let Some(weak) = pull.downgrade() {
+            under_way.insert(image.to_owned(), weak);
+        }
+        pull
+    }
+}
+
+async fn pull(client: Client, image: String) -> Result<LocalImage, ImageError> {
+    info!(image, "pulling image");
+    let started = std::time::Instant::now();
+    let request = PullImageRequest {
+        image: Some(spec(&image)),
+        ..PullImageRequest::default()
+    };
+    let pulled = client.pull_image(request).await;
+    pulled.map_err(|e| image_error(&e, "ErrImagePull"))?;
+    let local = local(&client, &image).await?;
+    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    info!(image, took_ms, "pulled image");
+    local.ok_or_else(|| ImageError {
+        reason: "ErrImagePull",
+        message: "the runtime pulled the image but does not have it".to_owned(),
+    })
+}
+
+/// The image, if it is there.
+///
+/// # Errors
+/// The runtime does not understand the name, or did not answer.
+pub async fn local(client: &Client, image: &str) -> Result<Option<LocalImage>, ImageError> {
+    let request = ImageStatusRequest {
+        image: Some(spec(image)),
+        verbose: false,
+    };
+    match client.image_status(request).await {
+        Ok(answer) => Ok(answer.image.map(local_image)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(image_error(&e, "ImageInspectError")),
+    }
+}
+
+fn local_image(image: Image) -> LocalImage {
+    let user = match image.uid {
+        Some(uid) => ImageUser::Uid(uid.value),
+        None if !image.username.is_empty() => ImageUser::Name(image.username),
+        None => ImageUser::default(),
+    };
+    LocalImage {
+        reference: image.id,
+        user,
+    }
+}
+
+fn spec(image: &str) -> ImageSpec {
+    ImageSpec {
+        image: image.to_owned(),
+        ..ImageSpec::default()
+    }
+}
+
+fn image_error(error: &Error, reason: &'static str) -> ImageError {
+    let message = error.message();
+    let unreadable_name = ["invalid reference format", "parse image reference"];
+    let invalid = unreadable_name.iter().any(|words| message.contains(words));
+    ImageError {
+        reason: if invalid { "InvalidImageName" } else { reason },
+        message,
+    }
+}

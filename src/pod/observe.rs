@@ -1,0 +1,231 @@
+//! Asking the runtime what it has of one Pod.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::moment::Clock;
+use super::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::cri::{Client, Error, v1};
+use crate::manifest::PodKey;
+use crate::translate::labels;
+
+/// The sandboxes and containers of one Pod, as lists give them.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// Sandboxes with our mark.
+    pub sandboxes: Vec<v1::PodSandbox>,
+    /// Containers with our mark.
+    pub containers: Vec<v1::Container>,
+}
+
+/// Whose a sandbox or container is, if it carries our mark.
+#[must_use]
+#[allow(
+    clippy::implicit_hasher,
+    reason = "the generated messages have this very type"
+)]
+pub fn owner(labels: &HashMap<String, String>) -> Option<PodKey> {
+    labels.get(labels::MANAGED)?;
+    Some(PodKey {
+        namespace: labels.get(labels::POD_NAMESPACE)?.clone(),
+        name: labels.get(labels::POD_NAME)?.clone(),
+    })
+}
+
+/// The state of a sandbox or container, as a number that changes when anything worth a look does.
+/// The supervisor compares what it lists with what each task believes by it.
+pub type Belief = Vec<(String, i32)>;
+
+impl Listed {
+    /// Everything that carries our mark, of one Pod or of all.
+    ///
+    /// # Errors
+    /// Any failure of the two calls.
+    pub async fn fetch(client: &Client, key: Option<&PodKey>) -> Result<Self, Error> {
+        let mut selector = HashMap::from([(labels::MANAGED.to_owned(), "true".to_owned())]);
+        if let Some(key) = key {
+            selector.insert(labels::POD_NAMESPACE.into(), key.namespace.clone());
+            selector.insert(labels::POD_NAME.into(), key.name.clone());
+        }
+        let sandboxes = v1::ListPodSandboxRequest {
+            filter: Some(v1::PodSandboxFilter {
+                label_selector: selector.clone(),
+                ..v1::PodSandboxFilter::default()
+            }),
+        };
+        let containers = v1::ListContainersRequest {
+            filter: Some(v1::ContainerFilter {
+                label_selector: selector,
+                ..v1::ContainerFilter::default()
+            }),
+        };
+        Ok(Self {
+            sandboxes: client.list_pod_sandbox(sandboxes).await?.items,
+            containers: client.list_containers(containers).await?.containers,
+        })
+    }
+
+    /// What a task that saw this would believe.
+    #[must_use]
+    pub fn belief(&self) -> Belief {
+        let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
+        let containers = self.containers.iter().map(|c| (c.id.clone(), c.state));
+        sorted(sandboxes.chain(containers))
+    }
+
+    /// The Pod's state in full, with details asked for where `before` does not have them already.
+    ///
+    /// # Errors
+    /// Any failure of a call; what vanishes meanwhile is none.
+    pub async fn inspect(
+        self,
+        client: &Client,
+        clock: &Clock,
+        before: &Observed,
+    ) -> Result<Observed, Error> {
+        let mut observed = Observed::default();
+        for item in self.sandboxes {
+            let ready = item.state == v1::PodSandboxState::SandboxReady as i32;
+            let known = before.sandboxes.iter().find(|s| s.id == item.id);
+            if let Some(known) = known.filter(|s| s.ready == ready) {
+                observed.sandboxes.push(known.clone());
+            } else if let Some(sandbox) = inspect_sandbox(client, clock, &item.id).await? {
+                observed.sandboxes.push(sandbox);
+            }
+        }
+        for item in self.containers {
+            let known = before.containers.iter().find(|c| c.id == item.id);
+            if let Some(known) = known.filter(|c| state_number(&c.state) == item.state) {
+                observed.containers.push(known.clone());
+            } else {
+                let container = inspect_container(client, clock, &item.id).await?;
+                observed.containers.extend(container.map(|mut c| {
+                    c.sandbox = item.pod_sandbox_id;
+                    c
+                }));
+            }
+        }
+        Ok(observed)
+    }
+}
+
+/// What a task with this observation believes.
+#[must_use]
+pub fn belief(observed: &Observed) -> Belief {
+    let sandbox = |s: &Sandbox| {
+        let state = if s.ready {
+            v1::PodSandboxState::SandboxReady
+        } else {
+            v1::PodSandboxState::SandboxNotready
+        };
+        (s.id.clone(), state as i32)
+    };
+    let container = |c: &Container| (c.id.clone(), state_number(&c.state));
+    let sandboxes = observed.sandboxes.iter().map(sandbox);
+    sorted(sandboxes.chain(observed.containers.iter().map(container)))
+}
+
+fn sorted(belief: impl Iterator<Item = (String, i32)>) -> Belief {
+    let mut belief: Belief = belief.collect();
+    belief.sort_unstable();
+    belief
+}
+
+fn state_number(state: &State) -> i32 {
+    let state = match state {
+        State::Created => v1::ContainerState::ContainerCreated,
+        State::Running { .. } => v1::ContainerState::ContainerRunning,
+        State::Exited(_) => v1::ContainerState::ContainerExited,
+        State::Unknown => v1::ContainerState::ContainerUnknown,
+    };
+    state as i32
+}
+
+/// One sandbox; `None` if it is gone.
+///
+/// # Errors
+/// Any failure of the call.
+pub async fn inspect_sandbox(
+    client: &Client,
+    clock: &Clock,
+    id: &str,
+) -> Result<Option<Sandbox>, Error> {
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: id.to_owned(),
+        verbose: false,
+    };
+    let status = match client.pod_sandbox_status(request).await {
+        Ok(answer) => answer.status,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(status.map(|status| {
+        let network = status.network.unwrap_or_default();
+        let metadata = status.metadata.unwrap_or_default();
+        let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+        let ips = std::iter::once(network.ip).chain(more);
+        Sandbox {
+            id: status.id,
+            uid: metadata.uid,
+            attempt: metadata.attempt,
+            ready: status.state == v1::PodSandboxState::SandboxReady as i32,
+            created: clock.moment_of(status.created_at),
+            ips: ips.filter(|ip| !ip.is_empty()).collect(),
+        }
+    }))
+}
+
+/// One container, without the sandbox it lives in, which its status does not tell; `None` if it is
+/// gone.
+///
+/// # Errors
+/// Any failure of the call.
+pub async fn inspect_container(
+    client: &Client,
+    clock: &Clock,
+    id: &str,
+) -> Result<Option<Container>, Error> {
+    let request = v1::ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    let status = match client.container_status(request).await {
+        Ok(answer) => answer.status,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(status.map(|status| {
+        let metadata = status.metadata.clone().unwrap_or_default();
+        let note = |key: &str| status.annotations.get(key)?.parse::<u64>().ok();
+        let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
+        Container {
+            id: status.id.clone(),
+            sandbox: String::new(),
+            uid: label(labels::POD_UID),
+            name: metadata.name,
+            attempt: metadata.attempt,
+            state: state(clock, &status),
+            backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
+            grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
+            image: status.image_ref.clone(),
+        }
+    }))
+}
+
+fn state(clock: &Clock, status: &v1::ContainerStatus) -> State {
+    match status.state() {
+        v1::ContainerState::ContainerCreated => State::Created,
+        v1::ContainerState::ContainerRunning => State::Running {
+            started_at: status.started_at,
+        },
+        v1::ContainerState::ContainerExited => State::Exited(Exit {
+            code: status.exit_code,
+            reason: status.reason.clone(),
+            message: status.message.clone(),
+            started_at: status.started_at,
+            finished_at: status.finished_at,
+            ended: clock.moment_of(status.finished_at),
+        }),
+        v1::ContainerState::ContainerUnknown => State::Unknown,
+    }
+}

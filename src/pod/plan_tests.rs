@@ -1,0 +1,665 @@
+//! The planner against a runtime that exists only here: properties from any state, and its rules as
+//! tables.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
+use proptest::prelude::*;
+
+use super::memory::{Image, Memory, Subject};
+use super::moment::Moment;
+use super::observed::{Container, Exit, Observed, Sandbox, State};
+use super::plan::{Plan, Restart, Step, View, is_finished, kept_version, plan, restart};
+use crate::manifest::{PodKey, StaticPod};
+use crate::translate::ImageUser;
+
+const NAMES: [&str; 2] = ["a", "b"];
+
+fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
+    let container = |name: &&str| ContainerSpec {
+        name: (*name).to_owned(),
+        image: Some("image".to_owned()),
+        ..ContainerSpec::default()
+    };
+    let spec = PodSpec {
+        containers: NAMES.iter().map(container).collect(),
+        restart_policy: Some(policy.to_owned()),
+        ..PodSpec::default()
+    };
+    Arc::new(StaticPod {
+        key: PodKey {
+            namespace: "default".into(),
+            name: "web-n1".into(),
+        },
+        uid: uid.to_owned(),
+        pod: Pod {
+            spec: Some(spec),
+            ..Pod::default()
+        },
+        document: serde_json::Value::Null,
+    })
+}
+
+/// A runtime and a node that do what they are told.
+#[derive(Debug, Clone)]
+struct World {
+    wanted: Option<Arc<StaticPod>>,
+    observed: Observed,
+    memory: Memory,
+    now: Moment,
+    next_id: u32,
+    /// Versions whose images cannot be had.
+    no_image: BTreeSet<String>,
+    steps: Vec<Step>,
+}
+
+impl World {
+    fn new(wanted: Option<Arc<StaticPod>>) -> Self {
+        let mut world = Self {
+            wanted: None,
+            observed: Observed::default(),
+            memory: Memory::default(),
+            now: Moment(1_000_000),
+            next_id: 0,
+            no_image: BTreeSet::new(),
+            steps: vec![],
+        };
+        world.want(wanted);
+        world
+    }
+
+    fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
+        if let Some(version) = &wanted {
+            let versions = &mut self.memory.versions;
+            versions.insert(version.uid.clone(), Arc::clone(version));
+        }
+        self.wanted = wanted;
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            wanted: self.wanted.as_ref(),
+            observed: &self.observed,
+            memory: &self.memory,
+            now: self.now,
+        }
+    }
+
+    fn id(&mut self) -> String {
+        self.next_id += 1;
+        format!("id{}", self.next_id)
+    }
+
+    fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> String {
+        let id = self.id();
+        self.memory.traces.insert(uid.into());
+        self.observed.sandboxes.push(Sandbox {
+            id: id.clone(),
+            uid: uid.into(),
+            attempt,
+            ready,
+            created: self.now,
+            ips: vec![],
+        });
+        id
+    }
+
+    fn container(
+        &mut self,
+        uid: &str,
+        sandbox: &str,
+        name: &str,
+        attempt: u32,
+        state: State,
+    ) -> String {
+        let id = self.id();
+        self.observed.containers.push(Container {
+            id: id.clone(),
+            sandbox: sandbox.into(),
+            uid: uid.into(),
+            name: name.into(),
+            attempt,
+            state,
+            backoff: None,
+            grace_period: None,
+            image: String::new(),
+        });
+        id
+    }
+
+    fn exit(&self, code: i32) -> State {
+        State::Exited(Exit {
+            code,
+            ended: self.now,
+            ..Exit::default()
+        })
+    }
+
+    fn set_state(&mut self, id: &str, state: State) {
+        let container = self.observed.containers.iter_mut().find(|c| c.id == id);
+        container.unwrap().state = state;
+    }
+
+    fn live(&self) -> Vec<&Container> {
+        self.observed
+            .containers
+            .iter()
+            .filter(|c| c.is_live())
+            .collect()
+    }
+
+    fn apply(&mut self, step: Step) {
+        self.steps.push(step.clone());
+        match step {
+            Step::WantImage { uid, container } => {
+                let image = if self.no_image.contains(&uid) {
+                    Image::Failed {
+                        reason: "ErrImagePull",
+                        message: "no".into(),
+                        retry: self.now.after(Duration::from_secs(10)),
+                        delay: Duration::from_secs(10),
+                    }
+                } else {
+                    Image::Ready {
+                        reference: "id".into(),
+                        user: ImageUser::default(),
+                    }
+                };
+                self.memory.images.insert((uid, container), image);
+            }
+            Step::CheckVolumes { uid } => {
+                self.memory.checked.insert(uid);
+            }
+            Step::RunSandbox { uid, attempt } => {
+                let taken = self
+                    .observed
+                    .sandboxes_of(&uid)
+                    .any(|s| s.attempt == attempt);
+                assert!(!taken, "the runtime has sandbox {attempt} already");
+                self.sandbox(&uid, attempt, true);
+            }
+            Step::RunContainer {
+                uid,
+                sandbox,
+                container,
+                attempt,
+                backoff,
+            } => {
+                let same = |c: &&Container| c.uid == uid && c.name == container;
+                let taken = self
+                    .observed
+                    .containers
+                    .iter()
+                    .filter(same)
+                    .any(|c| c.attempt == attempt);
+                assert!(
+                    !taken,
+                    "the runtime has container {container} {attempt} already"
+                );
+                let image = self.memory.images.remove(&(uid.clone(), container.clone()));
+                assert!(
+                    matches!(image, Some(Image::Ready { .. })),
+                    "there is no image"
+                );
+                let id = self.container(
+                    &uid,
+                    &sandbox,
+                    &container,
+                    attempt,
+                    State::Running { started_at: 1 },
+                );
+                let new = self.observed.containers.iter_mut().find(|c| c.id == id);
+                new.unwrap().backoff = backoff;
+            }
+            Step::StartContainer { id, .. } => {
+                self.set_state(&id, State::Running { started_at: 1 })
+            }
+            Step::Terminate { uid } => {
+                self.memory.terminating.insert(uid.clone());
+                self.memory.traces.insert(uid.clone());
+                let exit = self.exit(0);
+                let of_it = self.observed.containers.iter_mut();
+                of_it
+                    .filter(|c| c.uid == uid && c.is_live())
+                    .for_each(|c| c.state = exit.clone());
+            }
+            Step::StopContainers { ids, .. } => {
+                let exit = self.exit(0);
+                ids.iter().for_each(|id| self.set_state(id, exit.clone()));
+            }
+            Step::StopSandbox { id } => {
+                self.memory.stopped_sandboxes.insert(id.clone());
+                let sandbox = self.observed.sandboxes.iter_mut().find(|s| s.id == id);
+                sandbox.unwrap().ready = false;
+            }
+            Step::RemoveSandbox { id } => {
+                let live = self.live().into_iter().any(|c| c.sandbox == id);
+                assert!(!live, "removed with live containers");
+                self.observed.forget(&id);
+                self.observed.containers.retain(|c| c.sandbox != id);
+            }
+            Step::RemoveContainer { id } => self.observed.forget(&id),
+            Step::ClearTraces { uid } => {
+                self.memory.forget_version(&uid);
+                let wanted = self.wanted.clone();
+                self.want(wanted);
+            }
+        }
+    }
+
+    /// Plans and acts until there is nothing to do at this moment.
+    fn settle(&mut self) -> Plan {
+        for _ in 0..200 {
+            let next = plan(self.view());
+            match next.step.clone() {
+                Some(step) => self.apply(step),
+                None => return next,
+            }
+        }
+        panic!("200 steps were not enough: {:#?}", self.steps);
+    }
+
+    /// Settles, and lets time pass, until nothing is left to wait for.
+    fn settle_for_good(&mut self) {
+        for _ in 0..100 {
+            match self.settle().wake {
+                Some(wake) => {
+                    assert!(wake > self.now, "an alarm in the past");
+                    self.now = wake;
+                }
+                None => return,
+            }
+        }
+        panic!("it never ends: {:#?}", self.steps);
+    }
+
+    fn runs(&self, version: &StaticPod) -> bool {
+        let Some(sandbox) = self.observed.ready_sandbox(&version.uid) else {
+            return false;
+        };
+        NAMES.iter().all(|name| {
+            let named = |c: &&Container| c.name == *name;
+            let live = self.live();
+            let mut live = live.into_iter().filter(named);
+            let one = live.next();
+            one.is_some_and(|c| c.sandbox == sandbox.id && c.uid == version.uid)
+                && live.next().is_none()
+        })
+    }
+}
+
+/// A world in any state that a runtime, earlier agents and strangers may have left.
+fn any_world() -> impl Strategy<Value = World> {
+    let state = prop_oneof![Just(0), Just(1), Just(2), Just(3)];
+    let container = (0..2usize, 0..3usize, 0..4u32, state);
+    let sandbox = (0..3usize, any::<bool>());
+    (
+        proptest::option::of(0..3usize),
+        proptest::collection::vec(sandbox, 0..4),
+        proptest::collection::vec(container, 0..6),
+        proptest::collection::vec(any::<bool>(), 3),
+        proptest::collection::vec(any::<bool>(), 3),
+        prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+    )
+        .prop_map(
+            |(wanted, sandboxes, containers, known, terminating, policy)| {
+                let versions = ["u0", "u1", "u2"].map(|uid| version(uid, policy));
+                let mut world = World::new(wanted.map(|i| Arc::clone(&versions[i])));
+                for (index, (uid, ready)) in sandboxes.iter().enumerate() {
+                    let attempt = u32::try_from(index).unwrap();
+                    world.sandbox(&versions[*uid].uid, attempt, *ready);
+                }
+                for (name, place, attempt, state) in containers {
+                    let Some(sandbox) = world.observed.sandboxes.get(place).cloned() else {
+                        continue;
+                    };
+                    let name = NAMES[name];
+                    let taken = world.observed.history_of(&sandbox.uid, name);
+                    if taken.iter().any(|c| c.attempt == attempt) {
+                        continue;
+                    }
+                    let state = match state {
+                        0 => State::Created,
+                        1 => State::Running { started_at: 1 },
+                        2 => world.exit(1),
+                        _ => State::Unknown,
+                    };
+                    world.container(&sandbox.uid, &sandbox.id, name, attempt, state);
+                }
+                for (index, version) in versions.iter().enumerate() {
+                    let there = !world.observed.has_none_of(&version.uid);
+                    if known[index] {
+                        let versions = &mut world.memory.versions;
+                        versions.insert(version.uid.clone(), Arc::clone(version));
+                    }
+                    if terminating[index] && there {
+                        world.memory.terminating.insert(version.uid.clone());
+                    }
+                }
+                world
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn from_any_state_the_wanted_one_is_reached(mut world in any_world()) {
+        world.settle_for_good();
+        match world.wanted.clone() {
+            None => {
+                prop_assert_eq!(&world.observed, &Observed::default());
+                prop_assert!(world.memory.traces.is_empty());
+            }
+            Some(wanted) => {
+                let finished = is_finished(&wanted, &world.observed);
+                // With these policies a container that is over may rightly stay so.
+                let partly = wanted.pod.spec.as_ref().unwrap().restart_policy.as_deref() != Some("Always");
+                prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
+                prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
+                prop_assert!(world.memory.traces.iter().all(|uid| *uid == wanted.uid));
+            }
+        }
+    }
+
+    #[test]
+    fn no_container_starts_beside_a_live_one_of_its_name(mut world in any_world()) {
+        for _ in 0..300 {
+            let next = plan(world.view());
+            let name = match &next.step {
+                Some(Step::RunContainer { container, .. } | Step::StartContainer { container, .. }) => {
+                    Some(container.clone())
+                }
+                _ => None,
+            };
+            if let Some(name) = name {
+                prop_assert!(!world.live().iter().any(|c| c.name == name), "{:?}", next.step);
+            }
+            match (next.step, next.wake) {
+                (Some(step), _) => world.apply(step),
+                (None, Some(wake)) => world.now = wake,
+                (None, None) => break,
+            }
+        }
+    }
+
+    #[test]
+    fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
+        prop_assume!(world.wanted.is_some());
+        let uid = world.wanted.clone().unwrap().uid.clone();
+        prop_assume!(!world.memory.terminating.contains(&uid));
+        let Some(sandbox) = world.observed.ready_sandbox(&uid).map(|s| s.id.clone()) else {
+            return Ok(());
+        };
+        let newest = |c: &&&Container| {
+            let history = world.observed.history_of(&uid, &c.name);
+            history.first().is_some_and(|n| n.id == c.id)
+        };
+        let live = world.live();
+        let running = |c: &&&Container| c.state == State::Running { started_at: 1 };
+        let healthy = live.iter().filter(|c| c.sandbox == sandbox && c.uid == uid);
+        let healthy: Vec<String> = healthy.filter(newest).filter(running).map(|c| c.id.clone()).collect();
+        world.settle_for_good();
+        for id in &healthy {
+            let container = world.observed.containers.iter().find(|c| c.id == *id);
+            prop_assert!(container.is_some_and(Container::is_live), "{id} {:#?}", world.steps);
+        }
+    }
+
+    #[test]
+    fn an_update_without_its_image_leaves_the_old_pod_running(kill in any::<bool>()) {
+        let (old, new) = (version("old", "Always"), version("new", "Always"));
+        let mut world = World::new(Some(Arc::clone(&old)));
+        world.settle_for_good();
+        world.no_image.insert("new".into());
+        world.want(Some(new));
+        if kill {
+            let id = world.live()[0].id.clone();
+            let exit = world.exit(137);
+            world.set_state(&id, exit);
+        }
+        for _ in 0..50 {
+            let wake = world.settle().wake;
+            world.now = wake.expect("the pull is tried again");
+        }
+        prop_assert!(world.runs(&old));
+        prop_assert!(world.observed.uids().all(|uid| uid == "old"));
+    }
+}
+
+#[test]
+fn an_update_pulls_then_stops_the_old_pod_then_starts_the_new_one() {
+    let (old, new) = (version("old", "Always"), version("new", "Always"));
+    let mut world = World::new(Some(old));
+    world.settle_for_good();
+    world.steps.clear();
+    world.want(Some(Arc::clone(&new)));
+    world.settle_for_good();
+    assert!(world.runs(&new));
+    let at = |wanted: fn(&Step) -> bool| world.steps.iter().position(wanted).unwrap();
+    let images = world
+        .steps
+        .iter()
+        .rposition(|s| matches!(s, Step::WantImage { .. }))
+        .unwrap();
+    let checked = at(|s| matches!(s, Step::CheckVolumes { .. }));
+    let stopped = at(|s| matches!(s, Step::Terminate { .. }));
+    let network = at(|s| matches!(s, Step::StopSandbox { .. }));
+    let started = at(|s| matches!(s, Step::RunSandbox { .. }));
+    let removed = at(|s| matches!(s, Step::RemoveSandbox { .. }));
+    assert!(images < stopped && checked < stopped, "{:#?}", world.steps);
+    assert!(
+        stopped < network && network < started && started < removed,
+        "{:#?}",
+        world.steps
+    );
+}
+
+#[test]
+fn several_edits_in_a_row_end_in_the_last_one() {
+    let mut world = World::new(Some(version("v1", "Always")));
+    world.settle_for_good();
+    world.no_image.insert("v2".into());
+    world.want(Some(version("v2", "Always")));
+    world.settle();
+    let last = version("v3", "Always");
+    world.want(Some(Arc::clone(&last)));
+    world.settle_for_good();
+    assert!(world.runs(&last));
+    assert!(world.observed.uids().all(|uid| uid == "v3"));
+}
+
+#[test]
+fn a_manifest_that_comes_back_while_its_pod_stops_runs_once_the_old_one_ended() {
+    let pod = version("u", "Never");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    world.want(None);
+    let step = plan(world.view()).step.unwrap();
+    assert!(matches!(step, Step::Terminate { .. }));
+    world.apply(step);
+    world.want(Some(Arc::clone(&pod)));
+    world.steps.clear();
+    world.settle_for_good();
+    // Its policy is Never, so only a new Pod can run again.
+    assert!(world.runs(&pod), "{:#?}", world.steps);
+    assert!(
+        world
+            .steps
+            .iter()
+            .any(|s| matches!(s, Step::ClearTraces { .. }))
+    );
+}
+
+#[test]
+fn a_dead_sandbox_is_made_anew_with_the_attempt_raised() {
+    let pod = version("u", "Always");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    world.observed.sandboxes[0].ready = false;
+    world.settle_for_good();
+    assert!(world.runs(&pod));
+    assert_eq!(world.observed.ready_sandbox("u").unwrap().attempt, 1);
+    let first = &world.observed.sandboxes[0];
+    assert!(
+        world.memory.stopped_sandboxes.contains(&first.id),
+        "its network was given back"
+    );
+}
+
+#[test]
+fn a_sandbox_that_keeps_dying_is_not_made_in_a_tight_loop() {
+    let pod = version("u", "Always");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    for _ in 0..2 {
+        let sandboxes = world.observed.sandboxes.iter_mut();
+        sandboxes.for_each(|s| s.ready = false);
+        let exit = world.exit(137);
+        world
+            .observed
+            .containers
+            .iter_mut()
+            .for_each(|c| c.state = exit.clone());
+        world.settle();
+    }
+    assert!(!world.runs(&pod), "the third sandbox waits");
+    world.settle_for_good();
+    assert!(world.runs(&pod));
+}
+
+#[test]
+fn the_last_dead_container_of_each_name_is_kept_and_older_ones_go() {
+    let pod = version("u", "Always");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    for _ in 0..3 {
+        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let exit = world.exit(1);
+        world.set_state(&id, exit);
+        world.settle_for_good();
+    }
+    let attempts = world.observed.history_of("u", "a");
+    let attempts: Vec<u32> = attempts.iter().map(|c| c.attempt).collect();
+    assert_eq!(attempts, [3, 2]);
+    assert_eq!(world.observed.history_of("u", "b").len(), 1);
+}
+
+#[test]
+fn restart_policies_decide_as_kubernetes_documents_them() {
+    for (policy, code, again) in [
+        ("Always", 0, true),
+        ("Always", 1, true),
+        ("OnFailure", 0, false),
+        ("OnFailure", 1, true),
+        ("Never", 0, false),
+        ("Never", 1, false),
+    ] {
+        let pod = version("u", policy);
+        let mut world = World::new(Some(Arc::clone(&pod)));
+        world.settle_for_good();
+        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let exit = world.exit(code);
+        world.set_state(&id, exit);
+        world.settle_for_good();
+        let newest = world.observed.history_of("u", "a")[0].clone();
+        assert_eq!(newest.attempt == 1, again, "{policy} {code}");
+        assert!(
+            world.observed.history_of("u", "b")[0].is_live(),
+            "{policy} {code}"
+        );
+    }
+}
+
+#[test]
+fn the_first_restart_comes_at_once_and_the_second_after_ten_seconds() {
+    let pod = version("u", "Always");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    let mut waits = vec![];
+    for _ in 0..3 {
+        let last = world.observed.history_of("u", "a")[0].clone();
+        let exit = world.exit(1);
+        world.set_state(&last.id, exit.clone());
+        let State::Exited(exit) = exit else {
+            panic!("it has ended")
+        };
+        let Restart::At(due, _) = restart(&pod, &last, &exit) else {
+            panic!("it starts again");
+        };
+        waits.push(due.since(world.now).as_secs());
+        world.settle_for_good();
+    }
+    assert_eq!(waits, [0, 10, 20]);
+}
+
+#[test]
+fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
+    let pod = version("u", "OnFailure");
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle_for_good();
+    let exit = world.exit(0);
+    world
+        .observed
+        .containers
+        .iter_mut()
+        .for_each(|c| c.state = exit.clone());
+    world.settle_for_good();
+    assert!(is_finished(&pod, &world.observed));
+    assert!(world.observed.ready_sandbox("u").is_none());
+    assert_eq!(world.observed.containers.len(), 2, "kept for their logs");
+    world.memory.stopped_sandboxes.clear();
+    assert_eq!(
+        plan(world.view()).step,
+        None,
+        "an agent that starts leaves it so"
+    );
+}
+
+#[test]
+fn a_failed_step_waits_before_it_is_tried_again() {
+    let mut world = World::new(Some(version("u", "Always")));
+    while !matches!(plan(world.view()).step, Some(Step::RunSandbox { .. })) {
+        let step = plan(world.view()).step.unwrap();
+        world.apply(step);
+    }
+    let subject = Subject::Sandbox("u".into());
+    assert!(
+        world
+            .memory
+            .failed(subject.clone(), "R", "no network".into(), world.now)
+    );
+    assert!(
+        !world
+            .memory
+            .failed(subject, "R", "no network".into(), world.now),
+        "no news"
+    );
+    let waiting = plan(world.view());
+    assert_eq!(waiting.step, None);
+    world.now = waiting.wake.unwrap();
+    assert!(matches!(
+        plan(world.view()).step,
+        Some(Step::RunSandbox { .. })
+    ));
+}
+
+#[test]
+fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
+    let (old, new) = (version("old", "Always"), version("new", "Always"));
+    let mut world = World::new(Some(new));
+    world.memory.versions.insert("old".into(), Arc::clone(&old));
+    world.no_image.insert("new".into());
+    let sandbox = world.sandbox("old", 0, false);
+    let exit = world.exit(137);
+    for name in NAMES {
+        world.container("old", &sandbox, name, 0, exit.clone());
+    }
+    assert_eq!(
+        kept_version(world.view()).map(|v| v.uid.as_str()),
+        Some("old")
+    );
+    world.settle();
+    assert!(world.runs(&old), "{:#?}", world.steps);
+}

@@ -1,0 +1,348 @@
+//! One Pod's task: plan, act, observe, and again.
+//!
+//! The task is the only one that changes the runtime for its Pod, and takes one step at a time. What
+//! it believes of the runtime it changes itself after each step of its own, and learns anew when it is
+//! told to look, or when a step failed. It ends when the Pod is neither wanted nor there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, info, warn};
+
+use super::image::{ImageError, Images, LocalImage};
+use super::memory::Memory;
+use super::moment::Clock;
+use super::observe::{self, Listed};
+use super::observed::Observed;
+use super::plan::{View, plan};
+use super::report::report;
+use super::reports::Reports;
+use crate::cri::{Client, Error};
+use crate::manifest::PodKey;
+use crate::source::DesiredPod;
+use crate::translate::NodeFacts;
+
+/// How long a runtime that does not answer is left alone, at first and at most.
+const RUNTIME_RETRY: Duration = Duration::from_millis(100);
+const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What all Pods' tasks share.
+#[derive(Debug)]
+pub struct Context {
+    /// The runtime.
+    pub client: Client,
+    /// What the node is like.
+    pub facts: NodeFacts,
+    /// The node's name.
+    pub node_name: String,
+    /// The host's resolv.conf.
+    pub resolv_conf: std::path::PathBuf,
+    /// Pulls.
+    pub images: Images,
+    /// Dear calls at a time.
+    pub limiter: Semaphore,
+    /// The time.
+    pub clock: Clock,
+    /// Where each task tells what it knows.
+    pub reports: Reports,
+}
+
+/// What a Pod's task is told.
+#[derive(Debug)]
+pub enum Message {
+    /// The Pod is wanted like this, or not any more.
+    Desired(Option<DesiredPod>),
+    /// The runtime may have something else of the Pod than the task believes.
+    Look,
+    /// This container or sandbox changed.
+    Changed(String),
+}
+
+/// What a Pod's task starts from.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// What the manifests want.
+    pub wanted: Option<DesiredPod>,
+    /// What the runtime was seen to have.
+    pub listed: Listed,
+    /// UIDs that have a folder on the node.
+    pub folders: BTreeSet<String>,
+}
+
+type Pull = BoxFuture<'static, (String, String, Result<LocalImage, ImageError>)>;
+
+/// The task of one Pod.
+pub struct PodTask {
+    pub(super) key: PodKey,
+    pub(super) context: Arc<Context>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    pub(super) wanted: Option<DesiredPod>,
+    pub(super) observed: Observed,
+    pub(super) memory: Memory,
+    /// Where and when each version was first seen.
+    pub(super) records: std::collections::BTreeMap<String, super::folder::Record>,
+    pub(super) pulls: FuturesUnordered<Pull>,
+    /// Ids to look at before the next plan.
+    changed: BTreeSet<String>,
+    /// Whether the runtime has to be asked about everything before the next plan.
+    pub(super) stale: bool,
+}
+
+impl PodTask {
+    /// Runs the Pod's task to its end.
+    pub async fn run(
+        key: PodKey,
+        context: Arc<Context>,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        start: Start,
+    ) {
+        let mut task = Self {
+            key,
+            context,
+            inbox,
+            wanted: None,
+            observed: Observed::default(),
+            memory: Memory::default(),
+            records: std::collections::BTreeMap::default(),
+            pulls: FuturesUnordered::new(),
+            changed: BTreeSet::new(),
+            stale: false,
+        };
+        task.adopt(start).await;
+        task.keep().await;
+        task.context.reports.remove(&task.key);
+    }
+
+    /// Takes over what an earlier agent left.
+    async fn adopt(&mut self, start: Start) {
+        self.set_wanted(start.wanted);
+        let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
+        let mut uids: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
+        uids.extend(start.folders.iter().cloned());
+        for uid in &uids {
+            self.recall(uid);
+        }
+        let Context { client, clock, .. } = &*self.context;
+        match start.listed.inspect(client, clock, &self.observed).await {
+            Ok(observed) => self.observed = observed,
+            Err(e) => {
+                debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
+                self.stale = true;
+            }
+        }
+        let running = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.is_live())
+            .count();
+        if running > 0 {
+            info!(pod = %self.key, containers = running, "found the Pod running");
+        }
+    }
+
+    /// Remembers what the folder of a version tells of it.
+    fn recall(&mut self, uid: &str) {
+        let paths = &self.context.facts.paths;
+        self.memory.traces.insert(uid.to_owned());
+        if super::folder::read_terminating(paths, uid).is_some() {
+            self.memory.terminating.insert(uid.to_owned());
+        }
+        if let Some(record) = super::folder::read_record(paths, uid) {
+            if let Some(version) = record.version().filter(|v| v.uid == uid) {
+                self.memory.versions.insert(uid.to_owned(), version);
+            }
+            self.records.insert(uid.to_owned(), record);
+        }
+    }
+
+    async fn keep(&mut self) {
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                self.take(message);
+            }
+            if !self.look().await {
+                return;
+            }
+            let plan = plan(self.view());
+            self.publish();
+            match plan.step {
+                Some(step) => self.act(step).await,
+                None if self.is_over() => return,
+                None => {
+                    let alarm = plan.wake.map(|at| self.context.clock.instant_of(at));
+                    if !self.wait(alarm).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the planner looks at.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            wanted: self.wanted.as_ref().map(|w| &w.pod),
+            observed: &self.observed,
+            memory: &self.memory,
+            now: self.context.clock.now(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let nothing_there = self.observed == Observed::default();
+        self.wanted.is_none() && nothing_there && self.memory.traces.is_empty()
+    }
+
+    pub(super) fn publish(&self) {
+        let wanted = self.wanted.as_ref();
+        let report = report(self.view(), &self.key, wanted, &self.records);
+        let belief = observe::belief(&self.observed);
+        self.context.reports.set(&self.key, report, belief);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Desired(wanted) => self.set_wanted(wanted),
+            Message::Look => self.stale = true,
+            Message::Changed(id) => {
+                self.changed.insert(id);
+            }
+        }
+    }
+
+    fn set_wanted(&mut self, wanted: Option<DesiredPod>) {
+        let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
+        if let Some(new) = &wanted {
+            let version = Arc::clone(&new.pod);
+            self.memory.versions.insert(new.pod.uid.clone(), version);
+        }
+        if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
+            let started = self.memory.traces.contains(&old) || !self.observed.has_none_of(&old);
+            if !started {
+                self.memory.forget_version(&old);
+            }
+        }
+        self.wanted = wanted;
+    }
+
+    /// Waits until something happens. Tells whether the task goes on.
+    async fn wait(&mut self, alarm: Option<Instant>) -> bool {
+        let sleep = async {
+            match alarm {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            message = self.inbox.recv() => match message {
+                Some(message) => self.take(message),
+                None => return false,
+            },
+            Some((uid, container, result)) = self.pulls.next() => {
+                self.image_arrived(uid, container, result);
+            }
+            () = sleep => {}
+        }
+        true
+    }
+
+    /// Asks the runtime about what may have changed, and waits for the runtime if it is away. Tells
+    /// whether the task goes on.
+    async fn look(&mut self) -> bool {
+        let mut delay = RUNTIME_RETRY;
+        loop {
+            match self.try_look().await {
+                Ok(()) => return true,
+                Err(e) => debug!(pod = %self.key, error = %e, "cannot look at the Pod"),
+            }
+            if !self.wait(Some(Instant::now() + delay)).await {
+                return false;
+            }
+            delay = (delay * 2).min(RUNTIME_RETRY_MAX);
+        }
+    }
+
+    async fn try_look(&mut self) -> Result<(), Error> {
+        let context = Arc::clone(&self.context);
+        if self.stale {
+            let listed = Listed::fetch(&context.client, Some(&self.key)).await?;
+            let before = self.observed.clone();
+            self.observed = listed
+                .inspect(&context.client, &context.clock, &before)
+                .await?;
+            self.stale = false;
+            self.changed.clear();
+            self.tell_ends(&before);
+            self.prune();
+        }
+        while let Some(id) = self.changed.first().cloned() {
+            self.look_at(&context, &id).await?;
+            self.changed.remove(&id);
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, context: &Context, id: &str) -> Result<(), Error> {
+        let before = self.observed.clone();
+        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+            if known.exit().is_some() {
+                return Ok(());
+            }
+            match observe::inspect_container(&context.client, &context.clock, id).await? {
+                Some(now) => known.state = now.state,
+                None => self.observed.forget(id),
+            }
+            self.tell_ends(&before);
+        } else if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
+            match observe::inspect_sandbox(&context.client, &context.clock, id).await? {
+                Some(now) => *known = now,
+                None => self.observed.forget(id),
+            }
+            self.tell_ends(&before);
+        }
+        Ok(())
+    }
+
+    /// Logs what ended without our doing.
+    fn tell_ends(&self, before: &Observed) {
+        for old in before.containers.iter().filter(|c| c.exit().is_none()) {
+            let now = self.observed.containers.iter().find(|c| c.id == old.id);
+            let pod = &self.key;
+            match now.map(|c| c.exit()) {
+                Some(Some(exit)) => {
+                    let reason = &exit.reason;
+                    info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
+                }
+                None => info!(%pod, container = old.name, "container was removed by somebody else"),
+                Some(None) => {}
+            }
+        }
+        for old in before.sandboxes.iter().filter(|s| s.ready) {
+            let ready = |s: &super::observed::Sandbox| s.id == old.id && s.ready;
+            if !self.observed.sandboxes.iter().any(ready) {
+                warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
+            }
+        }
+    }
+
+    /// Forgets what concerns sandboxes and containers that are gone.
+    fn prune(&mut self) {
+        use super::memory::Subject;
+        let observed = &self.observed;
+        let there = |id: &String| {
+            observed.sandboxes.iter().any(|s| &s.id == id)
+                || observed.containers.iter().any(|c| &c.id == id)
+        };
+        self.memory.stopped_sandboxes.retain(there);
+        self.memory.failures.retain(|subject, _| match subject {
+            Subject::Removal(id) => there(id),
+            _ => true,
+        });
+    }
+}
