@@ -4,6 +4,14 @@
 //! carried out as it stands, and that its UID depends on the document as written and on the node's
 //! name alone.
 
+mod decode;
+mod defaults;
+mod document;
+mod identity;
+mod path;
+mod support;
+mod validate;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,4 +75,60 @@ pub enum SourceKind {
     File,
     /// A web document.
     Http,
+}
+
+/// Reads one static Pod for the node of this name.
+///
+/// # Errors
+/// Everything that is wrong with it; what it says then has no effect at all.
+pub fn parse(bytes: &[u8], node_name: &str, source: SourceKind) -> Result<Accepted, Vec<Problem>> {
+    let document = document::read(bytes)?;
+    let (mut pod, mut warnings) = decode::decode(&document)?;
+    let mut problems = support::unsupported(&document, &warnings);
+    defaults::set_defaults(&mut pod);
+    problems.extend(validate::validate(&pod, node_name, &document.places));
+    if !problems.is_empty() {
+        problems.sort_by_key(|p| (p.line, p.column));
+        problems.dedup();
+        return Err(problems);
+    }
+    warnings.extend(support::without_effect(&document));
+    let uid = identity::uid(&document.value, node_name);
+    let key = identity::identify(&mut pod, &uid, node_name, source);
+    let pod = StaticPod {
+        key,
+        uid,
+        pod,
+        document: document.value,
+    };
+    Ok(Accepted {
+        pod: Arc::new(pod),
+        warnings,
+    })
+}
+
+impl Problem {
+    /// A problem with the file as a whole.
+    #[must_use]
+    pub fn of_file(message: impl Into<String>) -> Self {
+        Self {
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    /// `line:column: field: message`, without the parts that are not there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
 }

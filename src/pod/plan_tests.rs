@@ -214,7 +214,7 @@ impl World {
                 new.unwrap().backoff = backoff;
             }
             Step::StartContainer { id, .. } => {
-                self.set_state(&id, State::Running { started_at: 1 })
+                self.set_state(&id, State::Running { started_at: 1 });
             }
             Step::Terminate { uid } => {
                 self.memory.terminating.insert(uid.clone());
@@ -227,7 +227,9 @@ impl World {
             }
             Step::StopContainers { ids, .. } => {
                 let exit = self.exit(0);
-                ids.iter().for_each(|id| self.set_state(id, exit.clone()));
+                for id in &ids {
+                    self.set_state(id, exit.clone());
+                }
             }
             Step::StopSandbox { id } => {
                 self.memory.stopped_sandboxes.insert(id.clone());

@@ -1,0 +1,56 @@
+//! Who a static Pod is: its name on this node, and its UID.
+
+use std::fmt::Write;
+
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{PodKey, SourceKind};
+
+/// Half of SHA-256 is plenty to tell versions of Pods apart.
+const UID_BYTES: usize = 16;
+
+/// The UID of a document on a node: 32 hex digits. It depends on what the document says, not on how it
+/// is laid out: objects are taken with their fields sorted, which is how [`Value`] keeps them.
+pub(super) fn uid(document: &Value, node_name: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(document.to_string());
+    hash.update([0]);
+    hash.update(node_name);
+    let digits = hash.finalize();
+    digits[..UID_BYTES]
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// Gives the Pod what every static Pod on this node has, and tells its key.
+pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: SourceKind) -> PodKey {
+    let metadata = &mut pod.metadata;
+    let name = metadata.name.take().unwrap_or_default();
+    let name = format!("{name}-{node_name}").to_lowercase();
+    let namespace = metadata.namespace.take().filter(|n| !n.is_empty());
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    metadata.name = Some(name.clone());
+    metadata.namespace = Some(namespace.clone());
+    metadata.uid = Some(uid.to_owned());
+    let source = match source {
+        SourceKind::File => "file",
+        SourceKind::Http => "http",
+    };
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());
+    annotations.insert("kubernetes.io/config.source".to_owned(), source.to_owned());
+    let spec = pod.spec.get_or_insert_default();
+    spec.node_name = Some(node_name.to_owned());
+    spec.tolerations.get_or_insert_default().push(Toleration {
+        effect: Some("NoExecute".to_owned()),
+        operator: Some("Exists".to_owned()),
+        ..Toleration::default()
+    });
+    PodKey { namespace, name }
+}

@@ -1,0 +1,61 @@
+//! Paths of fields, as Kubernetes writes them: `spec.containers[0].image`,
+//! `metadata.labels[example.com/app]`.
+
+/// The path of a field of an object. Names that are no plain words stand in brackets.
+pub(super) fn key(of: &str, name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match of {
+        _ if name.is_empty() || !name.chars().all(plain) => format!("{of}[{name}]"),
+        "" => name.to_owned(),
+        of => format!("{of}.{name}"),
+    }
+}
+
+/// The path of an item of a list.
+pub(super) fn index(of: &str, index: usize) -> String {
+    format!("{of}[{index}]")
+}
+
+/// The path itself, then the path of what is around it, and so on to the document.
+pub(super) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(field), |field| {
+        if field.is_empty() {
+            return None;
+        }
+        let cut = if field.ends_with(']') {
+            field.rfind('[')
+        } else {
+            field.rfind('.')
+        };
+        Some(&field[..cut.unwrap_or(0)])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_written_as_kubernetes_writes_them() {
+        let containers = key(&key("", "spec"), "containers");
+        assert_eq!(
+            key(&index(&containers, 0), "image"),
+            "spec.containers[0].image"
+        );
+        assert_eq!(key("metadata.labels", "a.b/c"), "metadata.labels[a.b/c]");
+    }
+
+    #[test]
+    fn ancestors_lead_out_to_the_document() {
+        let found: Vec<_> = ancestors("spec.list[0].labels[a.b/c]").collect();
+        let expected = [
+            "spec.list[0].labels[a.b/c]",
+            "spec.list[0].labels",
+            "spec.list[0]",
+            "spec.list",
+            "spec",
+            "",
+        ];
+        assert_eq!(found, expected);
+    }
+}

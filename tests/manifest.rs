@@ -1,0 +1,407 @@
+//! Manifests are read, defaulted, identified and refused as the reference agent does it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use podkeeper::manifest::{Accepted, Problem, SourceKind, parse};
+use proptest::prelude::*;
+use serde_json::Value;
+
+const NODE: &str = "my-node1";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn read(text: &str) -> Result<Accepted, Vec<Problem>> {
+    parse(text.as_bytes(), NODE, SourceKind::File)
+}
+
+fn good(text: &str) -> Accepted {
+    read(text).unwrap_or_else(|problems| panic!("{text}\nwas refused: {problems:#?}"))
+}
+
+fn refused(text: &str) -> Vec<String> {
+    let problems = read(text).expect_err(text);
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(golden(folder)).unwrap();
+    let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+const MINIMAL: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+spec:
+  containers:
+  - name: c
+    image: busybox:1
+";
+
+fn with(line: &str, text: &str) -> String {
+    assert!(MINIMAL.contains(line), "{line}");
+    MINIMAL.replace(line, text)
+}
+
+#[test]
+fn pods_are_defaulted_and_identified_as_by_the_reference_agent() {
+    let mut compared = 0;
+    for file in files("manifests") {
+        let Ok(accepted) = parse(&std::fs::read(&file).unwrap(), NODE, SourceKind::File) else {
+            continue;
+        };
+        let pod = accepted.pod;
+        let golden = golden(&format!("pods/{}_{}.json", pod.key.namespace, pod.key.name));
+        if !golden.exists() {
+            continue;
+        }
+        let uid = &pod.uid;
+        let ours = serde_json::to_string(&pod.pod)
+            .unwrap()
+            .replace(uid, "$UID");
+        let mut ours: Value = serde_json::from_str(&ours).unwrap();
+        let mut reference = json(&golden);
+        // When it was first seen is no matter of the manifest.
+        let annotations = reference["metadata"]["annotations"]
+            .as_object_mut()
+            .unwrap();
+        annotations.remove("kubernetes.io/config.seen");
+        // The object's own fields apart, which the reference leaves out of its list.
+        let ours = ours.as_object_mut().unwrap();
+        assert_eq!(
+            ours["metadata"],
+            reference["metadata"],
+            "{}",
+            file.display()
+        );
+        assert_eq!(ours["spec"], reference["spec"], "{}", file.display());
+        compared += 1;
+    }
+    assert!(compared >= 14, "only {compared} manifests were compared");
+}
+
+/// Where we refuse another field than the reference, on purpose.
+const OTHER_FIELD: [(&str, &str, &str); 3] = [
+    (
+        "v094.yaml",
+        "spec.hostUsers",
+        "not supported by this version, whatever hostNetwork says",
+    ),
+    (
+        "v096.yaml",
+        "spec.shareProcessNamespace",
+        "the reference names a place where the field is not",
+    ),
+    (
+        "v155.yaml",
+        "spec.containers[0].volumeDevices",
+        "not supported by this version",
+    ),
+];
+
+#[test]
+fn verdicts_are_those_of_the_reference_agent_and_name_the_same_field() {
+    let verdicts = json(&golden("refused/verdicts.json"));
+    let verdicts: BTreeMap<String, Value> = serde_json::from_value(verdicts).unwrap();
+    assert!(verdicts.len() >= 99);
+    let mut wrong = vec![];
+    for (name, verdict) in &verdicts {
+        let text = std::fs::read_to_string(golden("refused/manifests").join(name)).unwrap();
+        let change = text.lines().next().unwrap_or_default().to_owned();
+        let mut problems = read(&text).err().unwrap_or_default();
+        let other = OTHER_FIELD.iter().find(|(n, ..)| n == name);
+        if verdict["verdict"] == "accepted" {
+            // The Pod that is changed has fields that this version refuses whatever the change.
+            problems.retain(|p| !p.message.contains("does not support"));
+            if !problems.is_empty() {
+                wrong.push(format!("{name} {change}: accepted: {problems:?}"));
+            }
+            continue;
+        }
+        let field = other
+            .map(|(_, field, _)| *field)
+            .or(verdict["fields"][0].as_str());
+        let same = |p: &Problem| field.is_none_or(|f| same_field(&p.field, f));
+        if !problems.iter().any(same) {
+            wrong.push(format!("{name} {change}: {field:?}: {problems:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether one path is the other or lies around it; the reference's paths sometimes lack an index.
+fn same_field(ours: &str, reference: &str) -> bool {
+    let plain = |path: &str| {
+        let mut depth = 0;
+        let keep = |c: &char| {
+            depth += i32::from(*c == '[');
+            let keep = depth == 0;
+            depth -= i32::from(*c == ']');
+            keep
+        };
+        path.chars().filter(keep).collect::<String>()
+    };
+    let (ours, reference) = (plain(ours), plain(reference));
+    ours.starts_with(&reference) || reference.starts_with(&ours)
+}
+
+#[test]
+fn a_problem_points_at_its_line_and_column() {
+    for (text, expected) in [
+        (
+            with("image: busybox:1", "image: 1"),
+            "8:12: spec.containers[0].image: found the number 1, expected a string: put it in quotes, \"1\"",
+        ),
+        (
+            with("  name: web", "  name: Web"),
+            "4:9: metadata.name: found \"Web\", expected",
+        ),
+        (
+            with("kind: Pod", "kind: Job"),
+            "2:7: kind: found \"Job\", expected \"Pod\"",
+        ),
+        (
+            with("kind: Pod\n", ""),
+            "1:1: kind: missing, expected \"Pod\"",
+        ),
+        (
+            MINIMAL.to_owned() + "    env: []\n    args: x\n",
+            "10:11: spec.containers[0].args: found the string \"x\", expected a list",
+        ),
+        (MINIMAL.to_owned() + "   bad", "not YAML: "),
+        (
+            MINIMAL.to_owned() + "    image: b\n",
+            "9:5: spec.containers[0].image: the field is given twice",
+        ),
+        (
+            MINIMAL.to_owned() + "    resources: {limits: {cpu: 1}}\n",
+            "9:5: spec.containers[0].resources: this version of podkeeper does not support the field",
+        ),
+        (
+            MINIMAL.to_owned() + "  serviceAccountName: x\n",
+            "9:3: spec.serviceAccountName: a static Pod cannot use objects of an API server",
+        ),
+        (
+            format!("{MINIMAL}---\n{MINIMAL}"),
+            "found more than one document, expected one Pod in a file",
+        ),
+        (
+            "# nothing\n".to_owned(),
+            "found nothing in the file, expected a Pod",
+        ),
+        ("- a\n".to_owned(), "found a list, expected a Pod"),
+        (String::new(), "found nothing in the file, expected a Pod"),
+        (
+            "{\"kind\": \"Pod\",\n \"apiVersion\": }".to_owned(),
+            "2:16: not JSON: expected value",
+        ),
+    ] {
+        let problems = refused(&text);
+        assert!(
+            problems.iter().any(|p| p.contains(expected)),
+            "{text}\n{expected}\n{problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = with("  name: web", "  name: Web").replace("name: c", "name: C_")
+        + "  restartPolicy: always\n";
+    assert_eq!(refused(&text).len(), 3);
+}
+
+#[test]
+fn what_is_no_text_is_refused_with_its_place() {
+    let problems = parse(b"kind: Pod\nx: \xff\xfe", NODE, SourceKind::File).unwrap_err();
+    assert_eq!((problems[0].line, problems[0].column), (2, 4));
+    let problems = parse(b"\0\x01\x02ELF", NODE, SourceKind::File).unwrap_err();
+    assert!(problems[0].message.contains("no text"), "{problems:?}");
+}
+
+#[test]
+fn bombs_are_refused_without_being_carried_out() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..20 {
+        let refs = vec![format!("*a{}", i - 1); 9].join(", ");
+        bomb += &format!("a{i}: &a{i} [{refs}]\n");
+    }
+    assert!(refused(&bomb)[0].contains("not YAML"), "a billion laughs");
+    let deep = "[".repeat(100_000);
+    assert!(refused(&deep)[0].contains("not YAML"), "deep YAML");
+    let deep = "{\"a\":".repeat(100_000);
+    assert!(refused(&deep)[0].contains("not JSON"), "deep JSON");
+}
+
+#[test]
+fn plain_scalars_are_read_as_the_kubelet_reads_them() {
+    let env = |value: &str| format!("{MINIMAL}    env:\n    - name: A\n      value: {value}\n");
+    assert!(refused(&env("yes"))[0].contains("put it in quotes, \"yes\""));
+    assert!(refused(&env("0644"))[0].contains("put it in quotes, \"0644\""));
+    assert!(refused(&env("off"))[0].contains("put it in quotes, \"off\""));
+    for value in ["\"yes\"", "'0644'", "!!str yes", "yes please"] {
+        good(&env(value));
+    }
+    let octal = good(&(MINIMAL.to_owned() + "  terminationGracePeriodSeconds: 010\n"));
+    let grace = octal
+        .pod
+        .pod
+        .spec
+        .as_ref()
+        .unwrap()
+        .termination_grace_period_seconds;
+    assert_eq!(grace, Some(8));
+}
+
+#[test]
+fn an_unknown_field_is_a_warning_with_the_name_that_was_meant() {
+    let accepted = good(&(MINIMAL.to_owned() + "    imagePullPolcy: Never\n"));
+    let warning = accepted.warnings[0].to_string();
+    assert_eq!(
+        warning,
+        "9:5: spec.containers[0].imagePullPolcy: unknown field, did you mean imagePullPolicy? It has no effect"
+    );
+}
+
+#[test]
+fn what_an_api_server_added_has_no_effect() {
+    let text = with(
+        "  name: web",
+        "  name: web\n  uid: abc\n  creationTimestamp: null\n  resourceVersion: \"7\"",
+    ) + "status: {phase: Running}\n";
+    let accepted = good(&text);
+    let warned: Vec<_> = accepted.warnings.iter().map(|w| w.field.as_str()).collect();
+    assert_eq!(
+        warned,
+        ["metadata.resourceVersion", "metadata.uid", "status"]
+    );
+    assert_ne!(accepted.pod.pod.metadata.uid.as_deref(), Some("abc"));
+}
+
+#[test]
+fn empty_values_of_fields_that_are_not_supported_say_nothing() {
+    good(
+        &(MINIMAL.to_owned()
+            + "    resources: {}\n    securityContext:\n    envFrom: []\n  initContainers: []\n"),
+    );
+}
+
+#[test]
+fn the_pod_has_the_name_namespace_and_uid_of_a_static_pod() {
+    let accepted = good(MINIMAL);
+    let pod = &accepted.pod;
+    assert_eq!(pod.key.to_string(), "default/web-my-node1");
+    assert_eq!(pod.uid.len(), 32);
+    assert!(
+        pod.uid
+            .chars()
+            .all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+    );
+    let other_node = parse(MINIMAL.as_bytes(), "n2", SourceKind::File)
+        .unwrap()
+        .pod;
+    assert_ne!(other_node.uid, pod.uid);
+    assert_ne!(good(&with("busybox:1", "busybox:2")).pod.uid, pod.uid);
+    let named = good(&with(
+        "  name: web",
+        "  name: web\n  namespace: kube-system",
+    ));
+    assert_eq!(named.pod.key.to_string(), "kube-system/web-my-node1");
+}
+
+/// The UID of a Pod must never change, not even with the agent's version: this one was worked out by
+/// hand, as the first 16 bytes of SHA-256 over the compact JSON with sorted keys, a zero byte, and the
+/// node's name.
+#[test]
+fn the_uid_is_the_documented_hash() {
+    assert_eq!(good(MINIMAL).pod.uid, UID_BY_HAND);
+}
+
+const UID_BY_HAND: &str = "bca3c50edff810078723fee2662a9fd1";
+
+#[test]
+fn layout_comments_key_order_and_json_make_no_other_pod() {
+    let shuffled = "\
+# a comment
+kind: Pod
+spec: {containers: [{image: 'busybox:1', name: \"c\"}]}
+metadata:
+      name: web   # another
+apiVersion: v1
+";
+    let json = r#"{"spec": {"containers": [{"name": "c", "image": "busybox:1"}]}, "kind": "Pod",
+        "metadata": {"name": "web"}, "apiVersion": "v1"}"#;
+    let anchored = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: &n web}
+spec: {containers: [{name: c, image: 'busybox:1'}]}
+";
+    for text in [shuffled, json, anchored] {
+        assert_eq!(good(text).pod.uid, good(MINIMAL).pod.uid, "{text}");
+    }
+}
+
+fn shuffle(value: &Value, seed: u64) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            let by = usize::try_from(seed).unwrap_or(0) % entries.len().max(1);
+            entries.rotate_left(by);
+            let entries = entries
+                .iter()
+                .map(|(k, v)| format!("{k:?}: {}", shuffle(v, seed / 3)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(",\n  "))
+        }
+        Value::Array(list) => {
+            let items = list.iter().map(|v| shuffle(v, seed / 5));
+            format!("[ {} ]", items.collect::<Vec<_>>().join(" , "))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_fields_makes_no_other_pod(seed: u32, index in 0usize..30) {
+        let files = files("manifests");
+        let file = &files[index % files.len()];
+        if let Ok(accepted) = parse(&std::fs::read(file).unwrap(), NODE, SourceKind::File) {
+            let text = shuffle(&accepted.pod.document, seed.into());
+            prop_assert_eq!(&good(&text).pod.uid, &accepted.pod.uid);
+            let yaml = serde_yaml::to_string(&accepted.pod.document).unwrap();
+            prop_assert_eq!(&good(&yaml).pod.uid, &accepted.pod.uid);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes, NODE, SourceKind::File);
+    }
+
+    #[test]
+    fn no_damage_to_a_manifest_makes_it_panic(
+        index in 0usize..36, at: prop::sample::Index, cut in 0usize..40, insert in "[\\[\\]{}&*!|>:,\"' \\n\\ta-z0-9-]{0,6}",
+    ) {
+        let files = files("manifests");
+        let text = std::fs::read_to_string(&files[index % files.len()]).unwrap();
+        let at = at.index(text.len());
+        let end = (at + cut).min(text.len());
+        if text.is_char_boundary(at) && text.is_char_boundary(end) {
+            let damaged = format!("{}{insert}{}", &text[..at], &text[end..]);
+            let _ = parse(damaged.as_bytes(), NODE, SourceKind::File);
+        }
+    }
+}
