@@ -1,0 +1,51 @@
+# Shared by the scripts in hack/. Sourced, not run.
+
+set -euo pipefail
+
+hack=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+project=$(dirname "$hack")
+cache=${PODKEEPER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/podkeeper}
+
+say() { echo "$(basename "$0"): $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# with_lock NAME COMMAND...: runs a command while no other script of ours holds the same lock.
+with_lock() {
+    local name=$1
+    shift
+    mkdir -p "$cache"
+    (
+        flock 9
+        "$@"
+    ) 9>"$cache/$name.lock"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.1
+    done
+}
+
+# end_process PID [SECONDS]: ends one process, by force if it does not go.
+end_process() {
+    local pid=$1
+    kill "$pid" 2>/dev/null || return 0
+    if ! wait_for "${2:-10}" not_running "$pid"; then
+        kill -9 "$pid" 2>/dev/null || true
+        wait_for 10 not_running "$pid" || say "process $pid does not end"
+    fi
+}
+
+# A zombie is over, even if its parent does not care.
+not_running() {
+    local state
+    state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) || return 0
+    [[ $state == Z ]]
+}
