@@ -16,12 +16,12 @@ const NODE: &str = "my-node1";
 const DIFFERENCES: [(&str, &str, &str); 3] = [
     (
         "sandbox",
-        "/labels/podkeeper.io~1managed",
+        "/labels/podkeeper.io~1root-dir",
         "our mark: what does not carry it is never touched",
     ),
     (
         "container",
-        "/labels/podkeeper.io~1managed",
+        "/labels/podkeeper.io~1root-dir",
         "our mark, by which containers are listed",
     ),
     (

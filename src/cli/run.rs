@@ -89,6 +89,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
     };
     Ok(Arc::new(Context {
         client,
+        mark: facts.paths.mark(),
         facts,
         node_name: config.node_name,
         resolv_conf: config.resolv_conf,

@@ -33,11 +33,16 @@ impl Connected {
     }
 }
 
-/// Hints from the runtime's container events (CRI `GetContainerEvents`), for as long as somebody takes
-/// them. Ends at once where the runtime has no such events.
-pub async fn container_events(client: Client, hints: Sender<Hint>, connected: Connected) {
+/// Hints from the runtime's container events (CRI `GetContainerEvents`) about what carries our mark, for
+/// as long as somebody takes them. Ends at once where the runtime has no such events.
+pub async fn container_events(
+    client: Client,
+    mark: String,
+    hints: Sender<Hint>,
+    connected: Connected,
+) {
     while !hints.is_closed() {
-        match follow(&client, &hints, &connected).await {
+        match follow(&client, &mark, &hints, &connected).await {
             Ok(()) => debug!("the stream of container events ended"),
             Err(Error::Unimplemented { .. }) => {
                 info!("the container runtime has no container events, looking around instead");
@@ -50,7 +55,12 @@ pub async fn container_events(client: Client, hints: Sender<Hint>, connected: Co
     }
 }
 
-async fn follow(client: &Client, hints: &Sender<Hint>, connected: &Connected) -> Result<(), Error> {
+async fn follow(
+    client: &Client,
+    mark: &str,
+    hints: &Sender<Hint>,
+    connected: &Connected,
+) -> Result<(), Error> {
     let mut events = client.container_events().await?;
     let broke = |status| Error::from_status("GetContainerEvents", Duration::ZERO, &status);
     // What happened before the stream stood is seen by looking around once.
@@ -65,7 +75,10 @@ async fn follow(client: &Client, hints: &Sender<Hint>, connected: &Connected) ->
         if !ends.contains(&event.container_event_type()) {
             continue;
         }
-        let hint = match event.pod_sandbox_status.and_then(|s| owner(&s.labels)) {
+        let hint = match event
+            .pod_sandbox_status
+            .and_then(|s| owner(mark, &s.labels))
+        {
             Some(key) => Hint::Changed(key, event.container_id),
             None => continue,
         };

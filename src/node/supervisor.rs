@@ -14,11 +14,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{self, Connected};
+use crate::cri::v1;
 use crate::manifest::PodKey;
 use crate::pod::folder;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::task::{Context, Message, PodTask, Start};
 use crate::source::Desired;
+use crate::translate::labels;
 
 /// How often to look around while no events come in, and while they do.
 const RELIST: Duration = Duration::from_secs(1);
@@ -40,7 +42,8 @@ pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Optio
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
-    let source = events::container_events(client, hint_sender, connected.clone());
+    let mark = context.mark.clone();
+    let source = events::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
     let listed = first_look(&context).await;
@@ -82,14 +85,35 @@ pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Optio
 
 /// What the runtime has, however long it takes to answer.
 async fn first_look(context: &Context) -> Listed {
+    warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
     loop {
-        match Listed::fetch(&context.client, None).await {
+        match Listed::fetch(&context.client, &context.mark, None).await {
             Ok(listed) => return listed,
             Err(error) => warn!(%error, "cannot list what the container runtime has"),
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RELIST_MAX);
+    }
+}
+
+/// Says that Pods of an agent with another root directory are there: they are left alone, which is
+/// right for two agents, and a surprise to who gave this one another root directory.
+async fn warn_of_others(context: &Context) {
+    let everything = v1::ListPodSandboxRequest::default();
+    let Ok(everything) = context.client.list_pod_sandbox(everything).await else {
+        return;
+    };
+    let marks = everything
+        .items
+        .iter()
+        .filter_map(|s| s.labels.get(labels::ROOT_DIR));
+    let others: BTreeSet<&String> = marks.filter(|m| **m != context.mark).collect();
+    for root_dir in others {
+        warn!(
+            root_dir,
+            "there are Pods of an agent with this other root directory, they are left alone"
+        );
     }
 }
 
@@ -107,7 +131,7 @@ impl Supervisor {
     /// Starts a task for every Pod that is wanted or that an earlier agent left.
     fn adopt(&mut self, listed: Listed, desired: Desired) {
         let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
-        for (key, listed) in by_owner(listed) {
+        for (key, listed) in by_owner(&self.context.mark, listed) {
             starts.entry(key).or_default().listed = listed;
         }
         for (key, uid) in self.folders(&starts) {
@@ -221,7 +245,7 @@ impl Supervisor {
 
     /// Compares what the runtime has with what each task believes.
     async fn look_around(&mut self) {
-        match Listed::fetch(&self.context.client, None).await {
+        match Listed::fetch(&self.context.client, &self.context.mark, None).await {
             Ok(listed) => {
                 if std::mem::take(&mut self.runtime_away) {
                     info!("the container runtime is back");
@@ -243,7 +267,7 @@ impl Supervisor {
     }
 
     fn compare(&mut self, listed: Listed) {
-        let mut listed = by_owner(listed);
+        let mut listed = by_owner(&self.context.mark, listed);
         for key in self.context.reports.keys() {
             listed.entry(key).or_default();
         }
@@ -262,15 +286,15 @@ impl Supervisor {
     }
 }
 
-fn by_owner(listed: Listed) -> BTreeMap<PodKey, Listed> {
+fn by_owner(mark: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
     let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
     for sandbox in listed.sandboxes {
-        if let Some(key) = owner(&sandbox.labels) {
+        if let Some(key) = owner(mark, &sandbox.labels) {
             owners.entry(key).or_default().sandboxes.push(sandbox);
         }
     }
     for container in listed.containers {
-        if let Some(key) = owner(&container.labels) {
+        if let Some(key) = owner(mark, &container.labels) {
             owners.entry(key).or_default().containers.push(container);
         }
     }

@@ -18,14 +18,14 @@ pub struct Listed {
     pub containers: Vec<v1::Container>,
 }
 
-/// Whose a sandbox or container is, if it carries our mark.
+/// Whose a sandbox or container is, if it carries this mark.
 #[must_use]
 #[allow(
     clippy::implicit_hasher,
     reason = "the generated messages have this very type"
 )]
-pub fn owner(labels: &HashMap<String, String>) -> Option<PodKey> {
-    labels.get(labels::MANAGED)?;
+pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
+    labels.get(labels::ROOT_DIR).filter(|m| *m == mark)?;
     Some(PodKey {
         namespace: labels.get(labels::POD_NAMESPACE)?.clone(),
         name: labels.get(labels::POD_NAME)?.clone(),
@@ -37,12 +37,12 @@ pub fn owner(labels: &HashMap<String, String>) -> Option<PodKey> {
 pub type Belief = Vec<(String, i32)>;
 
 impl Listed {
-    /// Everything that carries our mark, of one Pod or of all.
+    /// Everything that carries this mark, of one Pod or of all.
     ///
     /// # Errors
     /// Any failure of the two calls.
-    pub async fn fetch(client: &Client, key: Option<&PodKey>) -> Result<Self, Error> {
-        let mut selector = HashMap::from([(labels::MANAGED.to_owned(), "true".to_owned())]);
+    pub async fn fetch(client: &Client, mark: &str, key: Option<&PodKey>) -> Result<Self, Error> {
+        let mut selector = HashMap::from([(labels::ROOT_DIR.to_owned(), mark.to_owned())]);
         if let Some(key) = key {
             selector.insert(labels::POD_NAMESPACE.into(), key.namespace.clone());
             selector.insert(labels::POD_NAME.into(), key.name.clone());

@@ -38,6 +38,8 @@ pub struct Context {
     pub client: Client,
     /// What the node is like.
     pub facts: NodeFacts,
+    /// What our sandboxes and containers are known by.
+    pub mark: String,
     /// The node's name.
     pub node_name: String,
     /// The host's resolv.conf.
@@ -271,7 +273,7 @@ impl PodTask {
     async fn try_look(&mut self) -> Result<(), Error> {
         let context = Arc::clone(&self.context);
         if self.stale {
-            let listed = Listed::fetch(&context.client, Some(&self.key)).await?;
+            let listed = Listed::fetch(&context.client, &context.mark, Some(&self.key)).await?;
             let before = self.observed.clone();
             self.observed = listed
                 .inspect(&context.client, &context.clock, &before)

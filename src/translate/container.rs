@@ -85,7 +85,7 @@ pub fn container_config(
     let default = PodSpec::default();
     let pod_spec = pod.pod.spec.as_ref().unwrap_or(&default);
     let environment = environment(spec);
-    let mut own_labels: HashMap<String, String> = pod_labels(pod).into_iter().collect();
+    let mut own_labels: HashMap<String, String> = pod_labels(facts, pod).into_iter().collect();
     own_labels.insert(labels::CONTAINER_NAME.into(), spec.name.clone());
     ContainerConfig {
         metadata: Some(ContainerMetadata {

@@ -26,8 +26,8 @@ pub const PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
 /// When the Pod was first seen, RFC 3339.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
-/// Our mark: a label on every sandbox and container that we made, `true`. What does not carry it is
-/// never touched.
-pub const MANAGED: &str = "podkeeper.io/managed";
+/// Our mark: a label on every sandbox and container that we made, with the root directory of the agent
+/// that made it. What does not carry it, or carries another agent's, is never touched.
+pub const ROOT_DIR: &str = "podkeeper.io/root-dir";
 /// On a restarted container, the wait in seconds that came before its start.
 pub const RESTART_BACKOFF: &str = "podkeeper.io/restart-backoff";

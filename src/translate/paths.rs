@@ -26,6 +26,13 @@ impl Default for Paths {
 }
 
 impl Paths {
+    /// By what the agent knows its own sandboxes and containers: the value of their label
+    /// [`ROOT_DIR`](super::labels::ROOT_DIR).
+    #[must_use]
+    pub fn mark(&self) -> String {
+        self.root.display().to_string()
+    }
+
     /// The folder of all Pods' own folders.
     #[must_use]
     pub fn pods(&self) -> PathBuf {

@@ -33,7 +33,7 @@ pub fn sandbox_config(
     let mut annotations = metadata.annotations.clone().unwrap_or_default();
     annotations.insert(labels::CONFIG_SEEN.into(), seen.into());
     let mut own_labels = metadata.labels.clone().unwrap_or_default();
-    own_labels.extend(pod_labels(pod));
+    own_labels.extend(pod_labels(facts, pod));
     let host_network = spec.host_network == Some(true);
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
@@ -73,12 +73,12 @@ pub fn sandbox_config(
 }
 
 /// The labels that say whose a sandbox or container is.
-pub(super) fn pod_labels(pod: &StaticPod) -> [(String, String); 4] {
+pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String); 4] {
     [
         (labels::POD_NAME.into(), pod.key.name.clone()),
         (labels::POD_NAMESPACE.into(), pod.key.namespace.clone()),
         (labels::POD_UID.into(), pod.uid.clone()),
-        (labels::MANAGED.into(), "true".into()),
+        (labels::ROOT_DIR.into(), facts.paths.mark()),
     ]
 }
 
