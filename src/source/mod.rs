@@ -3,6 +3,12 @@
 //! A source tells what is wanted, whole, each time something changed; it never knows whether a Pod
 //! runs.
 
+mod claims;
+pub mod directory;
+mod files;
+mod store;
+mod watch;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +33,8 @@ pub struct DesiredPod {
     pub pod: Arc<StaticPod>,
     /// The manifest it was read from.
     pub path: PathBuf,
+    /// What is dubious about the manifest but does not keep the Pod from running.
+    pub warnings: Vec<Problem>,
 }
 
 /// A manifest that is not carried out as it stands.

@@ -1,0 +1,273 @@
+//! Looking at the files of a manifest folder, once: what is there, and what it says.
+//!
+//! Nothing here remembers anything or decides about Pods. Files are opened relative to the open
+//! folder, so that one look sees one folder even while it is being replaced; and nothing but a
+//! regular file is ever opened, and that without waiting.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
+};
+use rustix::io::Errno;
+
+/// The largest manifest that is read.
+pub(super) const MAX_BYTES: u64 = 10 * 1024 * 1024;
+
+/// A file changed this short before it was read may have changed again within one tick of the file
+/// system's clock, so that its times do not show it.
+const RACY: Duration = Duration::from_secs(2);
+
+/// Whether a name belongs to something other than a manifest: hidden files, and what editors leave
+/// beside the file that they edit.
+pub(super) fn is_ignored(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b".")
+        || [&b"~"[..], b".swp", b".swx", b".swo"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
+        || (name.len() > 1 && name.starts_with(b"#") && name.ends_with(b"#"))
+        || name == b"4913"
+}
+
+/// One name in the folder.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    /// The inode of the name itself, not of what it links to.
+    pub(super) inode: u64,
+    pub(super) kind: FileType,
+}
+
+/// Opens a folder for listing.
+pub(super) fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// The device and inode of an open folder.
+pub(super) fn identity(folder: BorrowedFd) -> Result<(u64, u64), Errno> {
+    fstat(folder).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// All names in a folder, sorted.
+pub(super) fn list(folder: BorrowedFd) -> Result<Vec<Entry>, Errno> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            entries.extend(make_entry(folder, name, entry.ino(), entry.file_type())?);
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// One name of a folder, if it is there.
+pub(super) fn find(folder: BorrowedFd, name: &OsStr) -> Result<Option<Entry>, Errno> {
+    make_entry(folder, name, 0, FileType::Unknown)
+}
+
+/// Completes what a listing told, since not every file system tells the kind.
+fn make_entry(
+    folder: BorrowedFd,
+    name: &OsStr,
+    inode: u64,
+    kind: FileType,
+) -> Result<Option<Entry>, Errno> {
+    let name = name.to_owned();
+    if kind != FileType::Unknown {
+        return Ok(Some(Entry { name, inode, kind }));
+    }
+    match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            Ok(Some(Entry {
+                name,
+                inode: stat.st_ino,
+                kind,
+            }))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: i64,
+    /// Nanoseconds since 1970.
+    modified: i128,
+    /// Nanoseconds since 1970, of the last change of the file or of its inode.
+    changed: i128,
+}
+
+impl Stamp {
+    fn new(stat: &Stat) -> Self {
+        let nanos = |s: i128, n: i128| s * 1_000_000_000 + n;
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: nanos(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
+            changed: nanos(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
+        }
+    }
+
+    /// Whether both are of one file with one content, under whatever name.
+    pub(super) fn same_content(&self, other: &Self) -> bool {
+        Self {
+            changed: 0,
+            ..*self
+        } == Self {
+            changed: 0,
+            ..*other
+        }
+    }
+
+    /// Whether the content changed less than `age` before `now`, or after it.
+    pub(super) fn modified_within(&self, age: Duration, now: SystemTime) -> bool {
+        younger(self.modified, age, now)
+    }
+
+    /// Whether the file may have changed since it was read at `now` without the stamp showing it.
+    pub(super) fn racy(&self, now: SystemTime) -> bool {
+        younger(self.modified.max(self.changed), RACY, now)
+    }
+}
+
+fn younger(nanos: i128, age: Duration, now: SystemTime) -> bool {
+    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let limit = since_1970(now).saturating_sub(age).as_nanos();
+    i128::try_from(limit).is_ok_and(|limit| nanos > limit)
+}
+
+/// What one look at a file found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// No such name any more.
+    Nothing,
+    /// A folder, or a link to one.
+    Folder,
+    /// As the stamp says that it was.
+    Unchanged,
+    /// Something that cannot be read as a manifest, and why.
+    Unusable(String),
+    /// The content.
+    Content {
+        stamp: Stamp,
+        bytes: Vec<u8>,
+        /// Nothing was written between the start and the end of reading.
+        steady: bool,
+    },
+}
+
+/// Reads the file `name` of the folder, unless it is as `known` says.
+pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&Stamp>) -> Found {
+    let stat = match statat(folder, name, AtFlags::empty()) {
+        Ok(stat) => stat,
+        Err(error) => return unreachable_file(folder, name, error),
+    };
+    if let Some(found) = unreadable_kind(&stat) {
+        return found;
+    }
+    if known == Some(&Stamp::new(&stat)) {
+        return Found::Unchanged;
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match openat(folder, name, flags, Mode::empty()) {
+        Ok(file) => read_open(file),
+        Err(error) => unreachable_file(folder, name, error),
+    }
+}
+
+/// Why a name that was listed leads to no file.
+fn unreachable_file(folder: BorrowedFd, name: &OsStr, error: Errno) -> Found {
+    if error != Errno::NOENT {
+        return Found::Unusable(format!("cannot be read: {error}"));
+    }
+    match readlinkat(folder, name, Vec::new()) {
+        Ok(target) => {
+            let target = OsStr::from_bytes(target.as_bytes()).display();
+            Found::Unusable(format!(
+                "is a symbolic link to {target}, which does not exist"
+            ))
+        }
+        Err(_) => Found::Nothing,
+    }
+}
+
+/// What to say of a file that is not opened at all.
+fn unreadable_kind(stat: &Stat) -> Option<Found> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_BYTES) => {
+            return Some(too_large());
+        }
+        FileType::RegularFile => return None,
+        FileType::Directory => return Some(Found::Folder),
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "of an unknown kind",
+    };
+    Some(Found::Unusable(format!(
+        "is {what}; a manifest must be a regular file"
+    )))
+}
+
+fn too_large() -> Found {
+    Found::Unusable(format!(
+        "is larger than {} MiB, the most that is read",
+        MAX_BYTES >> 20
+    ))
+}
+
+/// Reads an open file, which may have become another since it was looked at.
+fn read_open(file: OwnedFd) -> Found {
+    let failed =
+        |error: &dyn std::fmt::Display| Found::Unusable(format!("cannot be read: {error}"));
+    let before = match fstat(&file) {
+        Ok(stat) => stat,
+        Err(error) => return failed(&error),
+    };
+    if let Some(found) = unreadable_kind(&before) {
+        return found;
+    }
+    let mut file = File::from(file);
+    let mut bytes = Vec::new();
+    if let Err(error) = Read::by_ref(&mut file)
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+    {
+        return failed(&error);
+    }
+    if bytes.len() as u64 > MAX_BYTES {
+        return too_large();
+    }
+    match fstat(&file) {
+        Ok(after) => {
+            let (stamp, after) = (Stamp::new(&before), Stamp::new(&after));
+            let steady = stamp == after && after.size.cast_unsigned() == bytes.len() as u64;
+            Found::Content {
+                stamp,
+                bytes,
+                steady,
+            }
+        }
+        Err(error) => failed(&error),
+    }
+}

@@ -1,0 +1,254 @@
+//! Accepted manifests on disk, so that a broken edit does not stop a Pod over a restart either.
+//!
+//! One file for each manifest path that a Pod runs from, named by the path's hash and holding the
+//! document as it was written. It is never a reason to run a Pod by itself: the directory source
+//! decides. A file is written aside, synced and renamed, so that it is whole or not there; one that
+//! cannot be read is logged, skipped and left alone.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use crate::manifest::{PodKey, StaticPod};
+
+/// The form of the files that this version writes, and the only one that it reads.
+const VERSION: u32 = 1;
+
+/// One file of the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    /// The manifest.
+    path: StoredPath,
+    namespace: String,
+    name: String,
+    uid: String,
+    /// When this version was accepted, RFC 3339.
+    accepted: String,
+    document: serde_json::Value,
+}
+
+/// A path as text, or as its bytes where it is not UTF-8.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredPath {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Path> for StoredPath {
+    fn from(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<StoredPath> for PathBuf {
+    fn from(path: StoredPath) -> Self {
+        match path {
+            StoredPath::Text(text) => text.into(),
+            StoredPath::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }
+    }
+}
+
+/// An accepted manifest as it came back from the store.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// The manifest.
+    pub(super) path: PathBuf,
+    /// The Pod that ran from it.
+    pub(super) key: PodKey,
+    /// The document as it was written.
+    pub(super) document: serde_json::Value,
+}
+
+/// What the store is to hold for one manifest path.
+#[derive(Debug, Clone)]
+pub(super) enum Keep {
+    /// What it holds already.
+    AsItIs,
+    /// This version.
+    Version(Arc<StaticPod>),
+}
+
+/// The store's folder and what is known to be in it.
+#[derive(Debug)]
+pub(super) struct Store {
+    folder: PathBuf,
+    /// The key and UID that each manifest path's file holds.
+    on_disk: BTreeMap<PathBuf, (PodKey, String)>,
+}
+
+impl Store {
+    /// Reads the store. A folder that is not there is an empty store; one that cannot be read is
+    /// logged and taken for an empty one.
+    pub(super) fn open(folder: PathBuf) -> (Self, Vec<Remembered>) {
+        let mut store = Self {
+            folder,
+            on_disk: BTreeMap::new(),
+        };
+        let mut remembered = Vec::new();
+        let entries = match fs::read_dir(&store.folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    let folder = store.folder.display();
+                    warn!(%folder, %error, "accepted manifests cannot be read");
+                }
+                return (store, remembered);
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match read(&path) {
+                Ok(None) => {}
+                Ok(Some(stored)) => remembered.push(store.enter(stored)),
+                Err(error) => {
+                    warn!(file = %path.display(), %error, "skipped a stored manifest");
+                }
+            }
+        }
+        remembered.sort_by(|a, b| a.path.cmp(&b.path));
+        (store, remembered)
+    }
+
+    fn enter(&mut self, stored: Stored) -> Remembered {
+        let path = PathBuf::from(stored.path);
+        let key = PodKey {
+            namespace: stored.namespace,
+            name: stored.name,
+        };
+        self.on_disk.insert(path.clone(), (key.clone(), stored.uid));
+        Remembered {
+            path,
+            key,
+            document: stored.document,
+        }
+    }
+
+    /// Whether [`Store::keep`] would change anything.
+    pub(super) fn differs(&self, wanted: &BTreeMap<PathBuf, Keep>) -> bool {
+        self.on_disk.keys().any(|path| !wanted.contains_key(path))
+            || wanted
+                .iter()
+                .any(|(path, keep)| self.outdated(path, keep).is_some())
+    }
+
+    /// The version to write for `path`, if it is not on disk.
+    fn outdated<'a>(&self, path: &Path, keep: &'a Keep) -> Option<&'a StaticPod> {
+        let Keep::Version(pod) = keep else {
+            return None;
+        };
+        let current = self.on_disk.get(path);
+        let same = current.is_some_and(|(key, uid)| *key == pod.key && *uid == pod.uid);
+        (!same).then_some(pod)
+    }
+
+    /// Makes the folder hold `wanted` and nothing else. What is new is written before what is old
+    /// goes, so that a Pod that passes from one file to another is always held by one.
+    ///
+    /// # Errors
+    /// The first I/O error; what was done until then stays done, and calling again continues.
+    pub(super) fn keep(&mut self, wanted: &BTreeMap<PathBuf, Keep>) -> io::Result<()> {
+        if !self.differs(wanted) {
+            return Ok(());
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)?;
+        for (path, keep) in wanted {
+            if let Some(pod) = self.outdated(path, keep) {
+                self.write(path, pod)?;
+                self.on_disk
+                    .insert(path.clone(), (pod.key.clone(), pod.uid.clone()));
+            }
+        }
+        File::open(&self.folder)?.sync_all()?;
+        let old: Vec<_> = self
+            .on_disk
+            .keys()
+            .filter(|p| !wanted.contains_key(*p))
+            .cloned()
+            .collect();
+        for path in old {
+            match fs::remove_file(self.folder.join(file_name(&path))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.on_disk.remove(&path),
+            };
+        }
+        File::open(&self.folder)?.sync_all()
+    }
+
+    fn write(&self, path: &Path, pod: &StaticPod) -> io::Result<()> {
+        let stored = Stored {
+            version: VERSION,
+            path: path.into(),
+            namespace: pod.key.namespace.clone(),
+            name: pod.key.name.clone(),
+            uid: pod.uid.clone(),
+            accepted: jiff::Timestamp::now().to_string(),
+            document: pod.document.clone(),
+        };
+        let name = file_name(path);
+        let aside = self.folder.join(format!(".{name}"));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&aside)?;
+        file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
+        file.sync_all()?;
+        fs::rename(aside, self.folder.join(name))
+    }
+}
+
+/// Reads one file of the store; `None` for a name that is not the store's, such as a file that a
+/// killed agent was still writing.
+fn read(path: &Path) -> io::Result<Option<Stored>> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Ok(None);
+    };
+    if name.starts_with('.') {
+        return Ok(None);
+    }
+    let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let content: serde_json::Value = serde_json::from_slice(&fs::read(path)?)?;
+    if content["version"] != VERSION {
+        return Err(wrong(format!(
+            "version {}, expected {VERSION}",
+            content["version"]
+        )));
+    }
+    let stored: Stored = serde_json::from_value(content)?;
+    let expected = file_name(&PathBuf::from(stored.path.clone()));
+    if name != expected {
+        return Err(wrong(format!("holds the manifest path of {expected}")));
+    }
+    Ok(Some(stored))
+}
+
+/// The name of the store's file for a manifest path.
+fn file_name(path: &Path) -> String {
+    let digest = Sha256::digest(path.as_os_str().as_bytes());
+    let mut name = digest.iter().fold(String::new(), |mut name, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+        name
+    });
+    name.push_str(".json");
+    name
+}

@@ -1,0 +1,467 @@
+//! Hearing of changes at the manifest path, through inotify.
+//!
+//! An event only ever says "look again", and which files are just being written. The folder itself
+//! and every folder above it are watched, so that a folder that comes, goes or is replaced is heard
+//! of as well. Where inotify cannot tell (links into other folders, network file systems, limits
+//! reached) the periodic look finds the change; nothing here is needed for correctness.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
+
+use super::files::is_ignored;
+
+/// A file that was written to, but not closed, is taken when this long nothing was written.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// A file that is written to without end is taken as it is after this time.
+const MAX_UNSETTLED: Duration = Duration::from_secs(3);
+
+/// How often arming is tried while the folders change under it; the periodic look comes anyway.
+const MAX_ARMINGS: usize = 5;
+
+/// What a watched folder is watched for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// Manifests: all names, or the one that is the manifest path itself.
+    Manifests(Option<OsString>),
+    /// The name of the folder below it on the way to the manifests.
+    WayTo(OsString),
+}
+
+impl Role {
+    fn mask(&self) -> WatchMask {
+        let names = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVE
+            | WatchMask::ATTRIB
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR
+            | WatchMask::MASK_ADD;
+        match self {
+            Self::Manifests(_) => names | WatchMask::MODIFY | WatchMask::CLOSE_WRITE,
+            Self::WayTo(_) => names,
+        }
+    }
+}
+
+/// A folder to watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spot {
+    folder: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+    role: Role,
+}
+
+/// The existing folders to watch for a manifest path, which must be absolute.
+fn spots(manifest_path: &Path) -> Vec<Spot> {
+    let is_folder = fs::metadata(manifest_path).is_ok_and(|meta| meta.is_dir());
+    let mut below: Option<&OsStr> = None;
+    let mut spots = Vec::new();
+    for folder in manifest_path.ancestors() {
+        let role = match below {
+            None if is_folder => Some(Role::Manifests(None)),
+            None => None,
+            Some(name) if !is_folder && Some(folder) == manifest_path.parent() => {
+                Some(Role::Manifests(Some(name.to_owned())))
+            }
+            Some(name) => Some(Role::WayTo(name.to_owned())),
+        };
+        let meta = fs::metadata(folder).ok().filter(fs::Metadata::is_dir);
+        if let (Some(role), Some(meta)) = (role, meta) {
+            let identity = (meta.dev(), meta.ino());
+            spots.push(Spot {
+                folder: folder.to_owned(),
+                identity,
+                role,
+            });
+        }
+        below = folder.file_name();
+    }
+    spots
+}
+
+/// When a file was first and last heard to be written to.
+#[derive(Debug, Clone, Copy)]
+struct Writing {
+    first: Instant,
+    last: Instant,
+}
+
+impl Writing {
+    fn due(self) -> Instant {
+        (self.last + QUIET).min(self.first + MAX_UNSETTLED)
+    }
+}
+
+/// What was heard since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// Something may have changed.
+    pub(super) look: bool,
+    /// The watched folders are not the right ones any more, or events were lost.
+    rearm: bool,
+    /// The names that anything was heard of.
+    touched: HashSet<OsString>,
+    /// The files that are being written to.
+    writing: HashMap<OsString, Writing>,
+}
+
+impl Heard {
+    /// A look begins: what is heard from now on may have come too late for it.
+    pub(super) fn begin_look(&mut self) {
+        self.look = false;
+        self.touched.clear();
+    }
+
+    /// Whether anything was heard of a file since the look began.
+    pub(super) fn was_touched(&self, name: &OsStr) -> bool {
+        self.touched.contains(name)
+    }
+
+    /// Whether a file is to be left alone for now.
+    pub(super) fn is_being_written(&self, name: &OsStr, now: Instant) -> bool {
+        self.writing
+            .get(name)
+            .is_some_and(|writing| now < writing.due())
+    }
+
+    /// Whether a file was written to for so long that it is not waited for any more.
+    pub(super) fn waited_long(&self, name: &OsStr, now: Instant) -> bool {
+        self.writing
+            .get(name)
+            .is_some_and(|writing| now >= writing.first + MAX_UNSETTLED)
+    }
+
+    /// A file is being written to.
+    pub(super) fn wrote(&mut self, name: &OsStr, now: Instant) {
+        let writing = Writing {
+            first: now,
+            last: now,
+        };
+        self.writing.entry(name.to_owned()).or_insert(writing).last = now;
+    }
+
+    /// A file is complete, or gone.
+    pub(super) fn finished(&mut self, name: &OsStr) {
+        self.writing.remove(name);
+    }
+
+    /// Forgets all files but those for which `present` holds.
+    pub(super) fn retain(&mut self, present: impl Fn(&OsStr) -> bool) {
+        self.writing.retain(|name, _| present(name));
+    }
+
+    /// When the first file that is being written to is to be looked at.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.writing.values().map(|writing| writing.due()).min()
+    }
+
+    /// Takes in one event, of the folder watched in `roles`.
+    fn note(&mut self, mask: EventMask, roles: &[Role], name: Option<&OsStr>, now: Instant) {
+        let lost = EventMask::Q_OVERFLOW
+            | EventMask::UNMOUNT
+            | EventMask::IGNORED
+            | EventMask::DELETE_SELF
+            | EventMask::MOVE_SELF;
+        if mask.intersects(lost) {
+            self.rearm = true;
+            self.look = true;
+        }
+        for role in roles {
+            match (role, name) {
+                (_, None) => self.look = true,
+                (Role::WayTo(child), Some(name)) => self.look |= child == name,
+                (Role::Manifests(None), Some(name)) => {
+                    self.note_file(mask, name, is_ignored(name), now);
+                }
+                (Role::Manifests(Some(only)), Some(name)) if only == name => {
+                    self.note_file(mask, name, false, now);
+                }
+                (Role::Manifests(Some(_)), Some(_)) => {}
+            }
+        }
+    }
+
+    /// Takes in an event of one name among the manifests. Names that are no manifests count only
+    /// when they come or go: manifests may be links through them.
+    fn note_file(&mut self, mask: EventMask, name: &OsStr, ignored: bool, now: Instant) {
+        self.touched.insert(name.to_owned());
+        let content = EventMask::MODIFY | EventMask::CLOSE_WRITE | EventMask::ATTRIB;
+        if ignored {
+            self.look |= !mask.intersects(content);
+            return;
+        }
+        if mask.contains(EventMask::MODIFY) {
+            self.wrote(name, now);
+            return;
+        }
+        self.look = true;
+        if mask.contains(EventMask::CREATE) && !mask.contains(EventMask::ISDIR) {
+            self.wrote(name, now);
+        } else if !mask.contains(EventMask::ATTRIB) {
+            self.finished(name);
+        }
+    }
+}
+
+/// One inotify instance and the folders that it watches.
+#[derive(Debug)]
+struct Armed {
+    inotify: AsyncFd<Inotify>,
+    /// The folders that are watched: fewer than asked for where one could not be.
+    spots: Vec<Spot>,
+    roles: HashMap<WatchDescriptor, Vec<Role>>,
+}
+
+impl Armed {
+    fn new(wanted: &[Spot]) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let mut roles: HashMap<_, Vec<_>> = HashMap::new();
+        let mut spots = Vec::new();
+        for spot in wanted {
+            match inotify.watches().add(&spot.folder, spot.role.mask()) {
+                Ok(watch) => {
+                    roles.entry(watch).or_default().push(spot.role.clone());
+                    spots.push(spot.clone());
+                }
+                Err(error) if is_limit(&error) => return Err(error),
+                // The folder has gone or is not ours to read: looking at it tells more.
+                Err(_) => {}
+            }
+        }
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that change their descriptor; \
+                      Inotify owns one and keeps it"
+        )]
+        let inotify = AsyncFd::new(inotify)?;
+        Ok(Self {
+            inotify,
+            spots,
+            roles,
+        })
+    }
+}
+
+/// Whether inotify as a whole cannot be had, rather than one folder.
+fn is_limit(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let limits = [
+        Errno::NOSPC,
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOSYS,
+    ];
+    limits
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// The ear at a manifest path.
+#[derive(Debug)]
+pub(super) struct Watch {
+    manifest_path: PathBuf,
+    /// `None` while inotify cannot be had.
+    armed: Option<Armed>,
+    /// It was logged that inotify cannot be had.
+    complained: bool,
+    pub(super) heard: Heard,
+}
+
+impl Watch {
+    /// An ear that hears nothing until [`Watch::refresh`].
+    pub(super) fn new(manifest_path: PathBuf) -> Self {
+        Self {
+            manifest_path,
+            armed: None,
+            complained: false,
+            heard: Heard::default(),
+        }
+    }
+
+    /// Whether changes are heard of at all.
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed.is_some()
+    }
+
+    /// Watches the folders that there are now, if those are not the ones watched already or events
+    /// were lost. To be called before each look; must run inside the runtime.
+    pub(super) fn refresh(&mut self) {
+        self.drain(Instant::now());
+        for _ in 0..MAX_ARMINGS {
+            let spots = spots(&self.manifest_path);
+            let current = self
+                .armed
+                .as_ref()
+                .is_some_and(|armed| armed.spots == spots);
+            if current && !self.heard.rearm {
+                return;
+            }
+            self.heard = Heard::default();
+            self.armed = None;
+            match Armed::new(&spots) {
+                Ok(armed) => self.armed = Some(armed),
+                Err(error) => return self.complain(&error),
+            }
+            if std::mem::take(&mut self.complained) {
+                info!("inotify can be had again");
+            }
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.complained, true) {
+            let path = self.manifest_path.display();
+            warn!(%path, %error, "no inotify: changes are found by the periodic look alone");
+        }
+    }
+
+    /// Takes in all events that have come.
+    pub(super) fn drain(&mut self, now: Instant) {
+        let Some(armed) = &mut self.armed else { return };
+        let mut buffer = [0; 4096];
+        loop {
+            match armed.inotify.get_mut().read_events(&mut buffer) {
+                Ok(events) => {
+                    for event in events {
+                        let roles = armed.roles.get(&event.wd).map_or(&[][..], Vec::as_slice);
+                        self.heard.note(event.mask, roles, event.name, now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        self.heard.rearm = true;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for events and takes them in; for ever while inotify cannot be had. May be cancelled.
+    pub(super) async fn listen(&mut self) {
+        let Some(armed) = &mut self.armed else {
+            return std::future::pending().await;
+        };
+        match armed.inotify.readable_mut().await {
+            // What comes after this is seen as readable anew, and what came before is drained.
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => self.heard.rearm = true,
+        }
+        self.drain(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifests() -> [Role; 1] {
+        [Role::Manifests(None)]
+    }
+
+    #[test]
+    fn an_overflow_of_the_queue_looks_again_and_arms_anew() {
+        let mut heard = Heard::default();
+        heard.note(EventMask::Q_OVERFLOW, &[], None, Instant::now());
+        assert!(heard.look && heard.rearm);
+    }
+
+    #[test]
+    fn a_file_that_is_written_waits_until_it_is_closed_or_quiet() {
+        let now = Instant::now();
+        let name = OsStr::new("web.yaml");
+        let mut heard = Heard::default();
+        heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
+        assert!(!heard.look, "a bare write is no reason to look");
+        assert!(heard.is_being_written(name, now));
+        assert!(!heard.is_being_written(name, now + QUIET));
+        heard.note(EventMask::CLOSE_WRITE, &manifests(), Some(name), now);
+        assert!(heard.look);
+        assert!(!heard.is_being_written(name, now));
+    }
+
+    #[test]
+    fn a_file_that_is_written_without_end_is_taken_at_last() {
+        let start = Instant::now();
+        let name = OsStr::new("web.yaml");
+        let mut heard = Heard::default();
+        let mut now = start;
+        while now < start + MAX_UNSETTLED {
+            heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
+            assert!(heard.is_being_written(name, now));
+            now += QUIET / 2;
+        }
+        heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
+        assert!(!heard.is_being_written(name, now));
+        assert!(heard.waited_long(name, now));
+    }
+
+    #[test]
+    fn writing_a_swap_file_is_nothing_and_swapping_a_hidden_link_is_something() {
+        let now = Instant::now();
+        let mut heard = Heard::default();
+        for mask in [EventMask::MODIFY, EventMask::CLOSE_WRITE, EventMask::ATTRIB] {
+            heard.note(mask, &manifests(), Some(OsStr::new(".web.yaml.swp")), now);
+        }
+        assert!(!heard.look && heard.due().is_none());
+        heard.note(
+            EventMask::MOVED_TO,
+            &manifests(),
+            Some(OsStr::new("..data")),
+            now,
+        );
+        assert!(heard.look);
+    }
+
+    #[test]
+    fn above_the_folder_only_the_way_to_it_matters() {
+        let now = Instant::now();
+        let roles = [Role::WayTo("manifests".into())];
+        let mut heard = Heard::default();
+        heard.note(EventMask::CREATE, &roles, Some(OsStr::new("other")), now);
+        assert!(!heard.look);
+        heard.note(
+            EventMask::MOVED_TO,
+            &roles,
+            Some(OsStr::new("manifests")),
+            now,
+        );
+        assert!(heard.look);
+    }
+
+    #[test]
+    fn every_folder_above_is_watched_and_a_missing_one_by_the_nearest_that_exists() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        let roles = |path| {
+            spots(path)
+                .into_iter()
+                .map(|spot| spot.role)
+                .take(2)
+                .collect::<Vec<_>>()
+        };
+        let way_to = |name: &str| Role::WayTo(name.into());
+        assert_eq!(roles(&path)[0], way_to("a"));
+        fs::create_dir(root.path().join("a")).unwrap();
+        assert_eq!(
+            roles(&path),
+            [Role::Manifests(Some("b".into())), way_to("a")]
+        );
+        fs::create_dir(&path).unwrap();
+        assert_eq!(roles(&path), [Role::Manifests(None), way_to("b")]);
+    }
+}
