@@ -116,7 +116,10 @@ impl Config {
     /// A value makes no sense; the message names the flag.
     pub fn from_flags(flags: Flags) -> anyhow::Result<Self> {
         let absolute = |flag: &str, path: PathBuf| {
-            std::path::absolute(&path).with_context(|| format!("{flag}: {}", path.display()))
+            let absolute = std::path::absolute(&path);
+            let absolute = absolute.with_context(|| format!("{flag}: {}", path.display()))?;
+            // However it is written, with a slash at its end or not, it is the same folder.
+            anyhow::Ok(absolute.components().collect::<PathBuf>())
         };
         if flags.file_check_frequency.is_zero() {
             bail!("--file-check-frequency: found 0s, expected a time to wait, such as 20s");
@@ -192,7 +195,7 @@ mod tests {
              --container-runtime-endpoint unix:///c.sock",
         ] {
             let config = config(line).unwrap();
-            assert_eq!(config.manifest_path, PathBuf::from("/m/"));
+            assert_eq!(config.manifest_path, PathBuf::from("/m"));
             assert_eq!(config.file_check_frequency, Duration::from_secs(90));
             assert_eq!(
                 config.cluster_dns,

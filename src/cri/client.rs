@@ -42,7 +42,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the runtime behind `endpoint`. Does not connect yet.
+    /// A client of the runtime behind `endpoint`. Does not connect yet, but must be made on the tokio
+    /// runtime that will.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         let endpoint = Arc::new(endpoint);

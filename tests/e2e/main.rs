@@ -1,0 +1,34 @@
+//! Promises kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
+//! runs once for every version of containerd, on an agent, folders and Pods of its own.
+
+mod adoption;
+mod chaos;
+mod edits;
+mod images;
+mod lifecycle;
+mod node;
+mod removal;
+mod source;
+
+/// Makes a test of each function for each version of containerd.
+macro_rules! on_each_containerd {
+    ($($name:ident),* $(,)?) => {
+        mod v1_6 { $crate::on_containerd!("1.6": $($name),*); }
+        mod v2_1 { $crate::on_containerd!("2.1": $($name),*); }
+    };
+}
+
+/// Makes a test of each function for one version of containerd.
+macro_rules! on_containerd {
+    ($version:literal: $($name:ident),*) => {
+        $(
+            #[test]
+            #[ignore = "needs a containerd: run hack/test"]
+            fn $name() {
+                $crate::node::run($version, super::$name);
+            }
+        )*
+    };
+}
+
+pub(crate) use {on_containerd, on_each_containerd};

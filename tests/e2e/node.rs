@@ -1,0 +1,370 @@
+//! A node for one test: an agent with folders of its own on a shared, real containerd.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use podkeeper::cri::{Client, v1};
+use podkeeper::pod::report::PodReport;
+use podkeeper::server::{NodeStatus, fetch_status};
+use podkeeper::translate::labels;
+use tempfile::TempDir;
+
+/// How long anything may take before the test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const BUSYBOX: &str = "localhost/podkeeper/busybox:1";
+
+/// Runs an async test on a containerd of this version.
+pub(crate) fn run<F: Future<Output = ()>>(version: &'static str, test: impl FnOnce(Node) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    runtime.block_on(async { test(Node::new(version)).await });
+}
+
+pub(crate) struct Node {
+    dir: TempDir,
+    /// Where the containerd is, for those who kill it.
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) client: Client,
+    pub(crate) name: String,
+    pub(crate) version: &'static str,
+    pub(crate) extra_flags: Vec<String>,
+    agent: Option<Child>,
+}
+
+/// The folder of the containerd of this version that `hack/test` brought up.
+fn runtime_dir(version: &str) -> PathBuf {
+    let all = std::env::var("PODKEEPER_TEST_CONTAINERD_DIRS").expect("run this through hack/test");
+    let mut all = all
+        .split_whitespace()
+        .filter_map(|pair| pair.split_once('='));
+    let dir = all.find(|(v, _)| *v == version);
+    let (_, dir) = dir.unwrap_or_else(|| panic!("hack/test brought up no containerd {version}"));
+    dir.into()
+}
+
+impl Node {
+    pub(crate) fn new(version: &'static str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let runtime_dir = runtime_dir(version);
+        let socket = runtime_dir.join("run/containerd.sock");
+        let endpoint = format!("unix://{}", socket.display()).parse().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("podkeeper-test-")
+            .tempdir()
+            .unwrap();
+        fs::create_dir(dir.path().join("manifests")).unwrap();
+        Self {
+            name: format!("n{}-{number}", std::process::id()),
+            client: Client::new(endpoint),
+            runtime_dir,
+            version,
+            extra_flags: vec![],
+            agent: None,
+            dir,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn manifest(&self, file: &str) -> PathBuf {
+        self.path("manifests").join(file)
+    }
+
+    // --- the agent
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"));
+        let endpoint = self.client.endpoint().to_string();
+        let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
+        let agent = self
+            .command(&["run", "--container-runtime-endpoint", &endpoint])
+            .arg(flag("pod-manifest-path", "manifests"))
+            .arg(flag("root-dir", "root"))
+            .arg(flag("run-dir", "run"))
+            .arg(flag("pod-logs-dir", "logs"))
+            .args(["--hostname-override", &self.name, "--log-level", "debug"])
+            .args(&self.extra_flags)
+            .stdin(Stdio::null())
+            .stderr(log.unwrap())
+            .spawn();
+        self.agent = Some(agent.unwrap());
+    }
+
+    pub(crate) fn agent_id(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    /// Ends the agent as the system would; gives its exit code.
+    pub(crate) fn end_agent(&mut self) -> Option<i32> {
+        let mut agent = self.agent.take().unwrap();
+        let id = agent.id().to_string();
+        assert!(Command::new("kill").arg(&id).status().unwrap().success());
+        agent.wait().unwrap().code()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// What the agent did for Pods, without its debugging.
+    pub(crate) fn log_lines_with(&self, words: &str) -> usize {
+        self.log().lines().filter(|l| l.contains(words)).count()
+    }
+
+    pub(crate) async fn status(&self) -> NodeStatus {
+        fetch_status(&self.path("run")).await.unwrap_or_default()
+    }
+
+    pub(crate) async fn report(&self, pod: &str) -> Option<PodReport> {
+        let name = self.full_name(pod);
+        self.status()
+            .await
+            .pods
+            .into_iter()
+            .find(|p| p.name == name)
+    }
+
+    // --- manifests
+
+    /// Renames a manifest into the folder.
+    pub(crate) fn put(&self, file: &str, text: &str) {
+        let temporary = self.path(&format!("incoming-{file}"));
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.manifest(file)).unwrap();
+    }
+
+    pub(crate) fn remove(&self, file: &str) {
+        fs::remove_file(self.manifest(file)).unwrap();
+    }
+
+    pub(crate) fn full_name(&self, pod: &str) -> String {
+        format!("{pod}-{}", self.name)
+    }
+
+    // --- the runtime
+
+    fn selector(&self) -> HashMap<String, String> {
+        let root = self.path("root").display().to_string();
+        HashMap::from([(labels::ROOT_DIR.to_owned(), root)])
+    }
+
+    /// Every sandbox of this node's Pods.
+    pub(crate) async fn sandboxes(&self) -> Vec<v1::PodSandbox> {
+        let request = v1::ListPodSandboxRequest {
+            filter: Some(v1::PodSandboxFilter {
+                label_selector: self.selector(),
+                ..v1::PodSandboxFilter::default()
+            }),
+        };
+        self.client.list_pod_sandbox(request).await.unwrap().items
+    }
+
+    /// Every container of this node's Pods.
+    pub(crate) async fn containers(&self) -> Vec<v1::Container> {
+        let request = v1::ListContainersRequest {
+            filter: Some(v1::ContainerFilter {
+                label_selector: self.selector(),
+                ..v1::ContainerFilter::default()
+            }),
+        };
+        self.client
+            .list_containers(request)
+            .await
+            .unwrap()
+            .containers
+    }
+
+    /// The running containers, by Pod and container name.
+    pub(crate) async fn running(&self) -> BTreeMap<(String, String), Vec<v1::Container>> {
+        let mut running: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for container in self.containers().await {
+            if container.state() == v1::ContainerState::ContainerRunning {
+                let label = |key: &str| container.labels[key].clone();
+                let pod = label(labels::POD_NAME);
+                let pod = pod
+                    .strip_suffix(&format!("-{}", self.name))
+                    .unwrap()
+                    .to_owned();
+                let key = (pod, label(labels::CONTAINER_NAME));
+                running.entry(key).or_default().push(container);
+            }
+        }
+        running
+    }
+
+    /// The one running container of this name in this Pod.
+    pub(crate) async fn running_one(&self, pod: &str, container: &str) -> Option<v1::Container> {
+        let key = (pod.to_owned(), container.to_owned());
+        let mut all = self.running().await.remove(&key).unwrap_or_default();
+        assert!(all.len() < 2, "{pod} {container} runs twice: {all:#?}");
+        all.pop()
+    }
+
+    pub(crate) async fn wait_running(&self, pod: &str) -> v1::Container {
+        self.wait(&format!("{pod} runs"), async || {
+            self.running_one(pod, "c").await
+        })
+        .await
+    }
+
+    /// The main process of a container.
+    pub(crate) async fn process(&self, id: &str) -> i32 {
+        let request = v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.client.container_status(request).await.unwrap();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        info["pid"].as_i64().unwrap().try_into().unwrap()
+    }
+
+    pub(crate) async fn kill_container(&self, id: &str) {
+        kill(self.process(id).await);
+    }
+
+    /// What a command in the container says.
+    pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> String {
+        let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
+        let done = self.client.exec_sync(id, &command, PATIENCE).await.unwrap();
+        assert_eq!(
+            done.exit_code,
+            0,
+            "{command:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    // --- waiting
+
+    /// Waits until there is an answer.
+    pub(crate) async fn wait<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            if Instant::now() > end {
+                let status = self.status().await;
+                panic!("waited in vain for: {what}\n{status:#?}\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn wait_until(&self, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+        self.wait(what, async || ask().await.then_some(())).await;
+    }
+
+    /// Waits until nothing is left of any Pod of this node, anywhere.
+    pub(crate) async fn wait_gone(&self) {
+        self.wait_until("nothing is left", async || {
+            self.leftovers().await.is_empty()
+        })
+        .await;
+    }
+
+    /// All that is left of this node's Pods.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        let mut left = vec![];
+        left.extend(
+            self.sandboxes()
+                .await
+                .into_iter()
+                .map(|s| format!("sandbox {}", s.id)),
+        );
+        left.extend(
+            self.containers()
+                .await
+                .into_iter()
+                .map(|c| format!("container {}", c.id)),
+        );
+        for folder in ["root/pods", "logs"] {
+            let entries = fs::read_dir(self.path(folder))
+                .into_iter()
+                .flatten()
+                .flatten();
+            left.extend(entries.map(|e| e.path().display().to_string()));
+        }
+        left
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            // It may have ended by itself.
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let pods = self.path("manifests");
+        if std::thread::panicking() && pods.exists() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+pub(crate) fn kill(process: i32) {
+    let process = rustix::process::Pid::from_raw(process).unwrap();
+    // It may have ended by itself.
+    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+}
+
+/// A manifest with one container `c` that runs a shell script.
+pub(crate) fn pod(name: &str, script: &str) -> String {
+    pod_with(name, BUSYBOX, script, "")
+}
+
+/// The same with another image, and more lines of the Pod's spec.
+pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  containers:\n  - name: c\n    \
+         image: {image}\n    command: [sh, -c, {script}]\n{spec}"
+    )
+}
+
+/// A script that ends at once when told to, and runs for ever else.
+pub(crate) const FOREVER: &str = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done";
+
+/// All cgroups whose path contains these words, in any hierarchy.
+pub(crate) fn cgroups_with(words: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, words: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                if path.display().to_string().contains(words) {
+                    found.push(path.clone());
+                }
+                walk(&path, words, found);
+            }
+        }
+    }
+    let mut found = vec![];
+    walk(Path::new("/sys/fs/cgroup"), words, &mut found);
+    found
+}

@@ -1,0 +1,125 @@
+//! S13: a removed manifest leaves nothing behind.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::node::{FOREVER, Node, cgroups_with, pod_with};
+
+super::on_each_containerd!(
+    nothing_of_a_removed_pod_is_left_five_seconds_later,
+    a_container_gets_its_grace_period_and_no_more,
+    the_pre_stop_hook_comes_before_the_signal,
+);
+
+async fn nothing_of_a_removed_pod_is_left_five_seconds_later(mut node: Node) {
+    let volumes = "    volumeMounts: [{name: scratch, mountPath: /scratch}]\n  volumes: [{name: scratch, emptyDir: {}}]\n";
+    let script = format!("touch /scratch/file; {FOREVER}");
+    node.put(
+        "web.yaml",
+        &pod_with("web", super::node::BUSYBOX, &script, volumes),
+    );
+    node.start_agent();
+    let container = node.wait_running("web").await;
+    let uid = node.report("web").await.unwrap().uid;
+    assert_ne!(
+        cgroups_with(&uid),
+        Vec::<std::path::PathBuf>::new(),
+        "it had cgroups"
+    );
+    let process = node.process(&container.id).await;
+    let sandbox = container.pod_sandbox_id.clone();
+    assert!(mounts_with(&sandbox) > 0, "it had mounts");
+    node.remove("web.yaml");
+    node.wait_until("its process has ended", async || {
+        !fs::exists(format!("/proc/{process}")).unwrap()
+    })
+    .await;
+    let ended = Instant::now();
+    let mut left = vec!["not looked yet".to_owned()];
+    while !left.is_empty() && ended.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        left = node.leftovers().await;
+        left.extend(cgroups_with(&uid).iter().map(|p| p.display().to_string()));
+        left.extend((mounts_with(&sandbox) > 0).then(|| "mounts of the sandbox".to_owned()));
+        left.extend((mounts_with(&container.id) > 0).then(|| "mounts of the container".to_owned()));
+        left.extend(processes_with(&sandbox));
+    }
+    assert_eq!(left, Vec::<String>::new());
+}
+
+fn mounts_with(words: &str) -> usize {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().filter(|l| l.contains(words)).count()
+}
+
+/// Processes with these words in their command line: a sandbox's shim has its id there.
+fn processes_with(words: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let line = |path: std::path::PathBuf| fs::read(path.join("cmdline")).unwrap_or_default();
+    let lines = processes.map(|p| String::from_utf8_lossy(&line(p.path())).into_owned());
+    lines.filter(|l| l.contains(words)).collect()
+}
+
+async fn a_container_gets_its_grace_period_and_no_more(mut node: Node) {
+    let deaf = "trap '' TERM; echo up; while :; do sleep 0.1; done";
+    let grace = "  terminationGracePeriodSeconds: 3\n";
+    node.put(
+        "deaf.yaml",
+        &pod_with("deaf", super::node::BUSYBOX, deaf, grace),
+    );
+    node.start_agent();
+    let container = node.wait_running("deaf").await;
+    let process = node.process(&container.id).await;
+    let removed = Instant::now();
+    node.remove("deaf.yaml");
+    node.wait_until("it says that it ends", async || {
+        node.report("deaf")
+            .await
+            .is_some_and(|r| r.phase == "Terminating")
+    })
+    .await;
+    node.wait_until("it was killed", async || {
+        !fs::exists(format!("/proc/{process}")).unwrap()
+    })
+    .await;
+    let took = removed.elapsed();
+    assert!(took >= Duration::from_millis(2900), "it had only {took:?}");
+    assert!(took < Duration::from_secs(10), "it had {took:?}");
+    node.wait_gone().await;
+}
+
+async fn the_pre_stop_hook_comes_before_the_signal(mut node: Node) {
+    let out = node.path("out");
+    fs::create_dir(&out).unwrap();
+    let script =
+        "trap 'echo signal >> /out/order; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let more = format!(
+        "    lifecycle: {{preStop: {{exec: {{command: [sh, -c, \"sleep 0.5; echo hook >> /out/order\"]}}}}}}\n    \
+         volumeMounts: [{{name: out, mountPath: /out}}]\n  \
+         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n",
+        out.display()
+    );
+    node.put(
+        "web.yaml",
+        &pod_with("web", super::node::BUSYBOX, script, &more),
+    );
+    node.start_agent();
+    node.wait_running("web").await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    assert_eq!(
+        fs::read_to_string(out.join("order")).unwrap(),
+        "hook\nsignal\n"
+    );
+    // The next one's hook is an HTTP request, here to a port where nobody listens: it is stopped all
+    // the same.
+    let hook = "    lifecycle: {preStop: {httpGet: {port: 9}}}\n";
+    node.put(
+        "web.yaml",
+        &pod_with("web", super::node::BUSYBOX, FOREVER, hook),
+    );
+    node.wait_running("web").await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    assert_eq!(node.log_lines_with("the preStop hook failed"), 1);
+}

@@ -1,0 +1,166 @@
+//! S1 to S3: what lies in the directory runs, and what does not belong there does not.
+
+use std::fs;
+
+use super::node::{FOREVER, Node, pod, pod_with};
+
+super::on_each_containerd!(
+    yaml_and_json_run_under_any_file_name,
+    dot_files_and_sub_folders_are_not_looked_at,
+    a_file_is_followed_through_moves_and_renames,
+    a_broken_edit_leaves_the_pod_running_over_restarts_of_the_agent,
+    a_backup_copy_never_takes_the_pod_over,
+    without_the_directory_everything_keeps_running,
+);
+
+async fn yaml_and_json_run_under_any_file_name(mut node: Node) {
+    let json: serde_json::Value = serde_yaml::from_str(&pod("json", FOREVER)).unwrap();
+    node.put("one.yaml", &pod("yaml", FOREVER));
+    node.put("two", &json.to_string());
+    node.start_agent();
+    node.wait_running("yaml").await;
+    node.wait_running("json").await;
+    node.put("three.anything", &pod("late", FOREVER));
+    node.wait_running("late").await;
+    for file in ["one.yaml", "two", "three.anything"] {
+        node.remove(file);
+    }
+    node.wait_gone().await;
+}
+
+async fn dot_files_and_sub_folders_are_not_looked_at(mut node: Node) {
+    fs::create_dir(node.manifest("folder")).unwrap();
+    fs::write(node.manifest("folder/in.yaml"), pod("inside", FOREVER)).unwrap();
+    node.put(".hidden.yaml", &pod("hidden", FOREVER));
+    node.put(".seen.yaml.swp", "junk");
+    node.put("seen.yaml", &pod("seen", FOREVER));
+    node.start_agent();
+    node.wait_running("seen").await;
+    let status = node.status().await;
+    assert_eq!(status.pods.len(), 1, "{status:#?}");
+    assert_eq!(status.refused, [], "{status:#?}");
+    node.remove("seen.yaml");
+    node.wait_gone().await;
+}
+
+async fn a_file_is_followed_through_moves_and_renames(mut node: Node) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    fs::rename(node.manifest("web.yaml"), node.manifest("renamed.yaml")).unwrap();
+    let path = node.manifest("renamed.yaml").display().to_string();
+    node.wait_until("the new name is known", async || {
+        node.report("web").await.is_some_and(|r| r.path == path)
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+
+    fs::rename(node.manifest("renamed.yaml"), node.path("aside")).unwrap();
+    node.wait_gone().await;
+    fs::rename(node.path("aside"), node.manifest("back.yaml")).unwrap();
+    let again = node.wait_running("web").await;
+    assert_ne!(again.id, first.id);
+    node.remove("back.yaml");
+    node.wait_gone().await;
+}
+
+async fn a_broken_edit_leaves_the_pod_running_over_restarts_of_the_agent(mut node: Node) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    for broken in [
+        "kind: [",
+        "",
+        "kind: Pod\napiVersion: v1\n",
+        "\u{7f}ELF junk",
+    ] {
+        fs::write(node.manifest("web.yaml"), broken).unwrap();
+        node.wait_until("the edit is refused", async || {
+            node.status()
+                .await
+                .refused
+                .iter()
+                .any(|r| r.keeps.is_some())
+        })
+        .await;
+        assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    }
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("the agent knows", async || {
+        let status = node.status().await;
+        status.refused.iter().any(|r| r.keeps.is_some()) && status.pods.len() == 1
+    })
+    .await;
+    node.kill_container(&first.id).await;
+    let restarted = node.wait_running("web").await;
+    assert_eq!(
+        restarted.metadata.unwrap().attempt,
+        1,
+        "even a restart is by the accepted version"
+    );
+
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.wait_until("the file is mended", async || {
+        node.status().await.refused.is_empty()
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, restarted.id);
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+async fn a_backup_copy_never_takes_the_pod_over(mut node: Node) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    let old = pod_with("web", "localhost/podkeeper/busybox:2", FOREVER, "");
+    node.put("web.yaml.bak", &old);
+    node.put("web-old.yaml", &old);
+    node.wait_until("both copies are refused", async || {
+        node.status().await.refused.len() == 2
+    })
+    .await;
+    for refused in node.status().await.refused {
+        assert!(refused.problems[0].contains("web.yaml"), "{refused:#?}");
+    }
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("the agent is back", async || {
+        node.status().await.refused.len() == 2
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    for file in ["web-old.yaml", "web.yaml.bak", "web.yaml"] {
+        node.remove(file);
+    }
+    node.wait_gone().await;
+}
+
+async fn without_the_directory_everything_keeps_running(mut node: Node) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    fs::rename(node.path("manifests"), node.path("elsewhere")).unwrap();
+    node.wait_until("it is noticed", async || {
+        node.status().await.unreadable.is_some()
+    })
+    .await;
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("it is noticed again", async || {
+        let status = node.status().await;
+        status.unreadable.is_some() && status.pods.iter().any(|p| p.ready == 1)
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    fs::rename(node.path("elsewhere"), node.path("manifests")).unwrap();
+    node.wait_until("it is back", async || {
+        node.status().await.unreadable.is_none()
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
