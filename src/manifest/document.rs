@@ -84,21 +84,20 @@ pub(super) fn read(bytes: &[u8]) -> Result<Document, Vec<Problem>> {
     if let Some(at) = text.find('\0') {
         return Err(vec![not_text(bytes, at)]);
     }
-    let json = text.trim_start().starts_with('{');
     let (places, repeated) = places(text);
     if !repeated.is_empty() {
         let message = "the field is given twice, expected once";
         let problem = |field| places.problem_with_key(field, message);
         return Err(repeated.into_iter().map(problem).collect());
     }
-    let mut value = if json {
-        read_json(text)?
-    } else {
-        read_yaml(text)?
-    };
-    if !json {
-        correct(&mut value, "", &places);
+    let json = text.trim_start().strip_prefix('{').map(str::trim_start);
+    if json.is_some_and(|inside| inside.starts_with(['"', '}'])) {
+        // What YAML alone understands (a comment, a comma too many) is fine as well.
+        let value = read_json(text).or_else(|problem| read_yaml(text).map_err(|_| problem))?;
+        return Ok(Document { value, places });
     }
+    let mut value = read_yaml(text)?;
+    correct(&mut value, "", &places);
     Ok(Document { value, places })
 }
 

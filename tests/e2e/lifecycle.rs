@@ -206,7 +206,7 @@ spec:
   - name: c
     image: localhost/podkeeper/busybox:1
     command: [sh, -c]
-    args: [\"echo $(GREETING) > /scratch/out; echo again > /made/out; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]
+    args: [\"echo '$(GREETING)' > /scratch/out; echo again > /made/out; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]
     workingDir: /tmp
     env:
     - name: NAME

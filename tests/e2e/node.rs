@@ -93,14 +93,17 @@ impl Node {
             .append(true)
             .open(self.path("agent.log"));
         let endpoint = self.client.endpoint().to_string();
+        let endpoint = ["--container-runtime-endpoint".to_owned(), endpoint];
+        let given = self.extra_flags.contains(&endpoint[0]);
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
         let agent = self
-            .command(&["run", "--container-runtime-endpoint", &endpoint])
+            .command(&["run"])
             .arg(flag("pod-manifest-path", "manifests"))
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
+            .args(if given { &[] } else { endpoint.as_slice() })
             .args(&self.extra_flags)
             .stdin(Stdio::null())
             .stderr(log.unwrap())
