@@ -582,7 +582,7 @@ async fn a_broken_edit_keeps_the_last_accepted_version_until_mended() {
         ("empty", |path| fs::write(path, "").unwrap()),
         ("junk", |path| fs::write(path, [0u8, 255, 254, 0]).unwrap()),
         ("too large", |path| {
-            File::create(path).unwrap().set_len(11 << 20).unwrap()
+            File::create(path).unwrap().set_len(11 << 20).unwrap();
         }),
         ("a dangling link", |path| {
             fs::remove_file(path).unwrap();

@@ -269,21 +269,42 @@ mod tests {
         (runs.collect(), refused.collect())
     }
 
+    fn new(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, says(pod(name, version)), None)
+    }
+
+    fn runs(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, says(pod(name, version)), Some(pod(name, version)))
+    }
+
+    /// A file that names the first Pod and ran the second.
+    fn edited(file: &str, name: &str, held: &str) -> Claim {
+        claim(file, says(pod(name, 1)), Some(pod(held, 1)))
+    }
+
+    fn ran(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, broken(), Some(pod(name, version)))
+    }
+
+    fn gone(claim: Claim) -> Claim {
+        Claim {
+            gone: true,
+            ..claim
+        }
+    }
+
+    /// What is claimed, what then runs and what is refused.
+    type Row<'a> = (&'a str, Vec<Claim>, &'a [&'a str], &'a [&'a str]);
+
+    fn check(rows: &[Row]) {
+        for (what, claims, runs, refused) in rows {
+            assert_eq!(outcome(claims), (strings(runs), strings(refused)), "{what}");
+        }
+    }
+
     #[test]
     fn each_pod_goes_to_one_file() {
-        let new = |file, name, version| claim(file, says(pod(name, version)), None);
-        let runs = |file, name, v| claim(file, says(pod(name, v)), Some(pod(name, v)));
-        let edited = |file, name, held, version| {
-            claim(file, says(pod(name, version)), Some(pod(held, version)))
-        };
-        let broken = |file, name, v| claim(file, broken(), Some(pod(name, v)));
-        let gone = |file, name, v| Claim {
-            gone: true,
-            ..runs(file, name, v)
-        };
-        let unread = |file, name, v| claim(file, Standing::Unread, Some(pod(name, v)));
-        type Row<'a> = (&'a str, Vec<Claim>, &'a [&'a str], &'a [&'a str]);
-        let rows: &[Row] = &[
+        check(&[
             (
                 "an ending goes before the file that runs",
                 vec![runs("web", "web", 1), new("web.yml", "web", 2)],
@@ -309,33 +330,45 @@ mod tests {
                 &["web-old.yaml nothing"],
             ),
             (
+                "two files may swap their Pods",
+                vec![edited("a.yaml", "b", "a"), edited("b.yaml", "a", "b")],
+                &["a1 b.yaml", "b1 a.yaml"],
+                &[],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_carried_out_keeps_what_it_ran() {
+        check(&[
+            (
                 "a broken file keeps its Pod and its claim",
-                vec![broken("web.yaml", "web", 1), new("web.bak", "web", 2)],
+                vec![ran("web.yaml", "web", 1), new("web.bak", "web", 2)],
                 &["web1 web.yaml"],
                 &["web.bak nothing", "web.yaml web"],
             ),
             (
                 "a broken file loses its Pod to a usual ending",
-                vec![broken("web", "web", 1), new("web.yaml", "web", 2)],
+                vec![ran("web", "web", 1), new("web.yaml", "web", 2)],
                 &["web2 web.yaml"],
                 &["web nothing"],
             ),
             (
                 "a broken file that never ran claims nothing",
-                vec![claim("a.yaml", super::tests::broken(), None)],
+                vec![claim("a.yaml", broken(), None)],
                 &[],
                 &["a.yaml nothing"],
             ),
             (
                 "a file edited into a duplicate keeps its own",
-                vec![edited("a.yaml", "b", "a", 1), runs("b.yaml", "b", 1)],
+                vec![edited("a.yaml", "b", "a"), runs("b.yaml", "b", 1)],
                 &["a1 a.yaml", "b1 b.yaml"],
                 &["a.yaml a"],
             ),
             (
                 "and a backup copy does not take that over",
                 vec![
-                    edited("a.yaml", "b", "a", 1),
+                    edited("a.yaml", "b", "a"),
                     runs("b.yaml", "b", 1),
                     new("a.bak", "a", 2),
                 ],
@@ -343,43 +376,36 @@ mod tests {
                 &["a.bak nothing", "a.yaml a"],
             ),
             (
-                "two files may swap their Pods",
-                vec![edited("a.yaml", "b", "a", 1), edited("b.yaml", "a", "b", 1)],
-                &["a1 b.yaml", "b1 a.yaml"],
+                "what was not read yet runs on",
+                vec![claim("web.yaml", Standing::Unread, Some(pod("web", 1)))],
+                &["web1 web.yaml"],
                 &[],
             ),
+        ]);
+    }
+
+    #[test]
+    fn a_file_that_may_be_gone_holds_on_and_takes_nothing() {
+        check(&[
             (
-                "nobody takes over from a file that may be gone",
-                vec![gone("web.yaml", "web", 1), new("web.bak", "web", 2)],
+                "nobody takes over from it",
+                vec![gone(runs("web.yaml", "web", 1)), new("web.bak", "web", 2)],
                 &["web1 web.yaml"],
                 &[],
             ),
             (
-                "a file that may be gone loses silently",
-                vec![gone("web", "web", 1), new("web.yaml", "web", 2)],
+                "it loses silently",
+                vec![gone(runs("web", "web", 1)), new("web.yaml", "web", 2)],
                 &["web2 web.yaml"],
                 &[],
             ),
             (
-                "a duplicate that may be gone takes nothing",
-                vec![Claim {
-                    gone: true,
-                    ..new("web.bak", "web", 2)
-                }],
+                "it takes nothing",
+                vec![gone(new("web.bak", "web", 2))],
                 &[],
                 &[],
             ),
-            (
-                "what was not read yet runs on",
-                vec![unread("web.yaml", "web", 1)],
-                &["web1 web.yaml"],
-                &[],
-            ),
-        ];
-        for (what, claims, runs, refused) in rows {
-            let expected = (strings(runs), strings(refused));
-            assert_eq!(outcome(claims), expected, "{what}");
-        }
+        ]);
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {
