@@ -205,3 +205,295 @@ fn duplicate(key: &PodKey, path: &Path, winner: &Path) -> Problem {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pod(name: &str, version: u32) -> Arc<StaticPod> {
+        let key = PodKey {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        };
+        let uid = format!("{name}{version}");
+        let document = serde_json::Value::Null;
+        Arc::new(StaticPod {
+            key,
+            uid,
+            pod: Pod::default(),
+            document,
+        })
+    }
+
+    fn claim(file: &str, standing: Standing, held: Option<Arc<StaticPod>>) -> Claim {
+        Claim {
+            path: Path::new("/m").join(file),
+            standing,
+            held,
+            gone: false,
+        }
+    }
+
+    fn says(pod: Arc<StaticPod>) -> Standing {
+        Standing::Accepted(Accepted {
+            pod,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn broken() -> Standing {
+        let message = "broken".to_owned();
+        Standing::Refused(vec![Problem {
+            line: 1,
+            column: 1,
+            field: String::new(),
+            message,
+        }])
+    }
+
+    /// What runs, as `UID file`, and what is refused, as `file keeps`.
+    fn outcome(claims: &[Claim]) -> (Vec<String>, Vec<String>) {
+        let desired = settle(claims, None);
+        let name = |path: &Path| path.file_name().unwrap().display().to_string();
+        let runs = desired
+            .pods
+            .values()
+            .map(|w| format!("{} {}", w.pod.uid, name(&w.path)));
+        let refused = desired.refused.iter().map(|refused| {
+            let keeps = refused.keeps.as_ref().map_or("nothing", |key| &key.name);
+            format!("{} {keeps}", name(&refused.path))
+        });
+        (runs.collect(), refused.collect())
+    }
+
+    fn new(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, says(pod(name, version)), None)
+    }
+
+    fn runs(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, says(pod(name, version)), Some(pod(name, version)))
+    }
+
+    /// A file that names the first Pod and ran the second.
+    fn edited(file: &str, name: &str, held: &str) -> Claim {
+        claim(file, says(pod(name, 1)), Some(pod(held, 1)))
+    }
+
+    fn ran(file: &str, name: &str, version: u32) -> Claim {
+        claim(file, broken(), Some(pod(name, version)))
+    }
+
+    fn gone(claim: Claim) -> Claim {
+        Claim {
+            gone: true,
+            ..claim
+        }
+    }
+
+    /// What is claimed, what then runs and what is refused.
+    type Row<'a> = (&'a str, Vec<Claim>, &'a [&'a str], &'a [&'a str]);
+
+    fn check(rows: &[Row]) {
+        for (what, claims, runs, refused) in rows {
+            assert_eq!(outcome(claims), (strings(runs), strings(refused)), "{what}");
+        }
+    }
+
+    #[test]
+    fn each_pod_goes_to_one_file() {
+        check(&[
+            (
+                "an ending goes before the file that runs",
+                vec![runs("web", "web", 1), new("web.yml", "web", 2)],
+                &["web2 web.yml"],
+                &["web nothing"],
+            ),
+            (
+                "the file that runs goes before the order of names",
+                vec![runs("z.yaml", "web", 1), new("a.json", "web", 2)],
+                &["web1 z.yaml"],
+                &["a.json nothing"],
+            ),
+            (
+                "names go in order",
+                vec![new("b.yaml", "web", 2), new("a.yaml", "web", 1)],
+                &["web1 a.yaml"],
+                &["b.yaml nothing"],
+            ),
+            (
+                "a copy's longer name goes after the original's",
+                vec![new("web-old.yaml", "web", 2), new("web.yaml", "web", 1)],
+                &["web1 web.yaml"],
+                &["web-old.yaml nothing"],
+            ),
+            (
+                "two files may swap their Pods",
+                vec![edited("a.yaml", "b", "a"), edited("b.yaml", "a", "b")],
+                &["a1 b.yaml", "b1 a.yaml"],
+                &[],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_carried_out_keeps_what_it_ran() {
+        check(&[
+            (
+                "a broken file keeps its Pod and its claim",
+                vec![ran("web.yaml", "web", 1), new("web.bak", "web", 2)],
+                &["web1 web.yaml"],
+                &["web.bak nothing", "web.yaml web"],
+            ),
+            (
+                "a broken file loses its Pod to a usual ending",
+                vec![ran("web", "web", 1), new("web.yaml", "web", 2)],
+                &["web2 web.yaml"],
+                &["web nothing"],
+            ),
+            (
+                "a broken file that never ran claims nothing",
+                vec![claim("a.yaml", broken(), None)],
+                &[],
+                &["a.yaml nothing"],
+            ),
+            (
+                "a file edited into a duplicate keeps its own",
+                vec![edited("a.yaml", "b", "a"), runs("b.yaml", "b", 1)],
+                &["a1 a.yaml", "b1 b.yaml"],
+                &["a.yaml a"],
+            ),
+            (
+                "and a backup copy does not take that over",
+                vec![
+                    edited("a.yaml", "b", "a"),
+                    runs("b.yaml", "b", 1),
+                    new("a.bak", "a", 2),
+                ],
+                &["a1 a.yaml", "b1 b.yaml"],
+                &["a.bak nothing", "a.yaml a"],
+            ),
+            (
+                "what was not read yet runs on",
+                vec![claim("web.yaml", Standing::Unread, Some(pod("web", 1)))],
+                &["web1 web.yaml"],
+                &[],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_file_that_may_be_gone_holds_on_and_takes_nothing() {
+        check(&[
+            (
+                "nobody takes over from it",
+                vec![gone(runs("web.yaml", "web", 1)), new("web.bak", "web", 2)],
+                &["web1 web.yaml"],
+                &[],
+            ),
+            (
+                "it loses silently",
+                vec![gone(runs("web", "web", 1)), new("web.yaml", "web", 2)],
+                &["web2 web.yaml"],
+                &[],
+            ),
+            (
+                "it takes nothing",
+                vec![gone(new("web.bak", "web", 2))],
+                &[],
+                &[],
+            ),
+        ]);
+    }
+
+    fn strings(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_refused_duplicate_names_both_files() {
+        let copy = claim("web.bak", says(pod("web", 2)), None);
+        let desired = settle(&[copy, claim("web.yaml", says(pod("web", 1)), None)], None);
+        let message = &desired.refused[0].problems[0].message;
+        assert!(
+            message.contains("/m/web.yaml") && message.contains("/m/web.bak"),
+            "{message}"
+        );
+    }
+
+    fn any_pod() -> impl Strategy<Value = Arc<StaticPod>> {
+        (prop::sample::select(vec!["a", "b", "c"]), 0..3u32).prop_map(|(name, v)| pod(name, v))
+    }
+
+    fn any_claim(file: String) -> impl Strategy<Value = Claim> {
+        let standing = prop_oneof![
+            1 => Just(Standing::Unread),
+            4 => any_pod().prop_map(says),
+            2 => Just(broken()),
+        ];
+        let held = prop::option::of(any_pod());
+        (standing, held, prop::bool::weighted(0.2)).prop_map(move |(standing, held, gone)| Claim {
+            gone,
+            ..claim(&file, standing, held)
+        })
+    }
+
+    fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
+        let files = prop::collection::btree_set("[a-d]{1,2}(\\.yaml|\\.yml|\\.json|\\.bak|)", 0..7);
+        files.prop_flat_map(|files| files.into_iter().map(any_claim).collect::<Vec<_>>())
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_files_is_irrelevant(
+            (claims, shuffled) in any_claims().prop_flat_map(|c| (Just(c.clone()), Just(c).prop_shuffle()))
+        ) {
+            prop_assert_eq!(settle(&claims, None), settle(&shuffled, None));
+        }
+
+        #[test]
+        fn a_copy_takes_no_pod_from_a_usual_ending_nor_from_a_file_it_runs_from(
+            mut claims in any_claims(), copied in any_pod()
+        ) {
+            let before = settle(&claims, None);
+            let usual_ending = |file: &Path| manifest_stem(file.file_name().unwrap()).is_some();
+            let held = |claim: &Claim| Some((claim.path.clone(), claim.held.clone()?.key.clone()));
+            let holders: Vec<(PathBuf, PodKey)> = claims.iter().filter_map(held).collect();
+            claims.push(claim("copy.bak", says(Arc::clone(&copied)), None));
+            let after = settle(&claims, None);
+            for (key, wanted) in &before.pods {
+                if usual_ending(&wanted.path) || holders.contains(&(wanted.path.clone(), key.clone())) {
+                    prop_assert_eq!(after.pods.get(key), Some(wanted));
+                }
+            }
+        }
+
+        #[test]
+        fn what_a_file_that_is_there_held_runs_unless_another_file_runs_it(claims in any_claims()) {
+            let desired = settle(&claims, None);
+            for claim in claims.iter().filter(|claim| !matches!(claim.standing, Standing::Accepted(_))) {
+                if let Some(held) = &claim.held {
+                    prop_assert!(desired.pods.contains_key(&held.key));
+                }
+            }
+        }
+
+        #[test]
+        fn each_file_runs_one_pod_at_most_and_each_refusal_is_about_the_file_as_it_stands(
+            claims in any_claims()
+        ) {
+            let desired = settle(&claims, None);
+            let mut files: Vec<_> = desired.pods.values().map(|wanted| &wanted.path).collect();
+            files.sort();
+            files.dedup();
+            prop_assert_eq!(files.len(), desired.pods.len());
+            for refused in &desired.refused {
+                prop_assert!(!refused.problems.is_empty());
+                let kept = refused.keeps.as_ref().map(|key| &desired.pods[key].path);
+                prop_assert!(kept.is_none_or(|path| *path == refused.path));
+            }
+        }
+    }
+}

@@ -109,7 +109,8 @@ async fn follow(
     let period = config.rescan.max(MIN_PERIOD);
     let (mut directory, store) = spawn_blocking(|| Directory::open(config)).await?;
     let mut keeper = Keeper::new(store);
-    let mut heard = true;
+    // What was written before the folder was watched was not heard of.
+    let mut heard = false;
     loop {
         let now = Instant::now();
         let look;
@@ -302,7 +303,7 @@ impl Keeper {
 /// What a look gave.
 struct Look {
     desired: Desired,
-    /// No file's absence is still to be confirmed.
+    /// No file's absence is still to be confirmed, and no file's content waited for.
     sure: bool,
     /// When to look again before the period is over.
     again: Option<Instant>,
@@ -482,7 +483,8 @@ impl Directory {
         } else {
             again
         };
-        let sure = self.known.values().all(|known| known.gone_since.is_none());
+        let all_there = self.known.values().all(|known| !known.claim.gone);
+        let sure = all_there && self.watch.heard.due().is_none();
         Look {
             desired,
             sure,
