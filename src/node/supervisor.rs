@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::events::{self, Connected};
+use super::events::{self, Connected, Hint};
 use crate::cri::v1;
 use crate::manifest::PodKey;
 use crate::pod::folder;
@@ -28,22 +28,13 @@ const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
 /// How long a runtime that does not answer is left alone at most.
 const RELIST_MAX: Duration = Duration::from_secs(5);
 
-/// A hint that something happened in the runtime.
-#[derive(Debug)]
-pub enum Hint {
-    /// This container or sandbox of this Pod changed.
-    Changed(PodKey, String),
-    /// Something may have changed anywhere.
-    LookAround,
-}
-
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Option<Desired>>) {
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
     let mark = context.mark.clone();
-    let source = events::container_events(client, mark, hint_sender, connected.clone());
+    let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
     let listed = first_look(&context).await;

@@ -442,7 +442,17 @@ mod tests {
 
     fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
         let files = prop::collection::btree_set("[a-d]{1,2}(\\.yaml|\\.yml|\\.json|\\.bak|)", 0..7);
-        files.prop_flat_map(|files| files.into_iter().map(any_claim).collect::<Vec<_>>())
+        let claims =
+            files.prop_flat_map(|files| files.into_iter().map(any_claim).collect::<Vec<_>>());
+        claims.prop_map(|mut claims| {
+            // A Pod runs from one file, so no two files hold it.
+            let mut keys = std::collections::BTreeSet::new();
+            for claim in &mut claims {
+                let repeated = |pod: &mut Arc<StaticPod>| !keys.insert(pod.key.clone());
+                claim.held.take_if(repeated);
+            }
+            claims
+        })
     }
 
     proptest! {

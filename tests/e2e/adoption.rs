@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use podkeeper::cri::v1;
 
-use super::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
+use super::node::{BUSYBOX, FOREVER, Node, command, pod, pod_with};
 
 super::on_each_containerd!(
     a_killed_agent_is_followed_by_one_that_restarts_nothing,
@@ -58,8 +58,7 @@ async fn an_ended_agent_leaves_its_pods_running(mut node: Node) {
     let first = node.wait_running("web").await;
     assert_eq!(node.end_agent(), Some(0));
     assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
-    let ps = node
-        .command(&["ps", "--run-dir"])
+    let ps = command(&["ps", "--run-dir"])
         .arg(node.path("run"))
         .output()
         .unwrap();
@@ -73,8 +72,7 @@ async fn an_ended_agent_leaves_its_pods_running(mut node: Node) {
         node.report("web").await.is_some_and(|r| r.ready == 1)
     })
     .await;
-    let ps = node
-        .command(&["ps", "--run-dir"])
+    let ps = command(&["ps", "--run-dir"])
         .arg(node.path("run"))
         .output()
         .unwrap();
@@ -179,19 +177,18 @@ async fn one_root_directory_serves_one_agent(mut node: Node) {
     node.wait_until("it runs", async || node.log_lines_with("looked around") > 0)
         .await;
     let flag = |name: &str, folder: &str| format!("--{name}={}", node.path(folder).display());
-    let second = node
-        .command(&[
-            "run",
-            "--container-runtime-endpoint",
-            &node.client.endpoint().to_string(),
-        ])
-        .args([
-            flag("root-dir", "root"),
-            flag("run-dir", "run2"),
-            flag("pod-manifest-path", "manifests"),
-        ])
-        .output()
-        .unwrap();
+    let second = command(&[
+        "run",
+        "--container-runtime-endpoint",
+        &node.client.endpoint().to_string(),
+    ])
+    .args([
+        flag("root-dir", "root"),
+        flag("run-dir", "run2"),
+        flag("pod-manifest-path", "manifests"),
+    ])
+    .output()
+    .unwrap();
     let error = String::from_utf8(second.stderr).unwrap();
     assert!(!second.status.success(), "{error}");
     assert!(
@@ -217,8 +214,8 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
             node.path("run").display(),
         );
         // With a PID namespace of its own, `kill -9 -1` ends what the script started and nothing else.
-        let mut command = Command::new("unshare");
-        command.args([
+        let mut unshare = Command::new("unshare");
+        unshare.args([
             "--pid",
             "--fork",
             "--mount",
@@ -227,8 +224,8 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
             "-c",
             &script,
         ]);
-        command.stdin(Stdio::null()).process_group(0);
-        let output = command.output().unwrap();
+        unshare.stdin(Stdio::null()).process_group(0);
+        let output = unshare.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8(text).unwrap()
     };

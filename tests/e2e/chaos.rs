@@ -1,1 +1,175 @@
+//! Whatever happens to the agent or the runtime, it ends in exactly the wanted containers.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::node::{FOREVER, Node, PATIENCE, pod};
+
+super::on_each_containerd!(
+    an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers,
+    a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers,
+);
+
+/// The main path, on the newest containerd as well.
+mod v2_4 {
+    super::super::on_containerd!("2.4": an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers);
+}
+
+const PODS: [&str; 5] = ["p0", "p1", "p2", "p3", "p4"];
+
+/// What is done to one Pod: nothing, its manifest written in a version, or removed.
+type Change = (usize, Option<u8>);
+
+/// Applies changes to the manifests; gives what is wanted then.
+fn apply(node: &Node, wanted: &mut [Option<u8>; 5], (index, version): Change) {
+    let file = format!("{}.yaml", PODS[index]);
+    match version {
+        Some(version) => node.put(
+            &file,
+            &pod(PODS[index], &format!("echo {version}; {FOREVER}")),
+        ),
+        None if wanted[index].is_some() => node.remove(&file),
+        None => {}
+    }
+    wanted[index] = version;
+}
+
+async fn wait_for_exactly(node: &Node, wanted: &[Option<u8>; 5]) {
+    let mut uids = BTreeSet::new();
+    for (index, version) in wanted.iter().enumerate() {
+        if version.is_some() {
+            let bytes = std::fs::read(node.manifest(&format!("{}.yaml", PODS[index]))).unwrap();
+            let kind = podkeeper::manifest::SourceKind::File;
+            let accepted = podkeeper::manifest::parse(&bytes, &node.name, kind).unwrap();
+            uids.insert(accepted.pod.uid.clone());
+        }
+    }
+    node.wait_until("exactly what is wanted runs", async || {
+        let sandboxes = node.sandboxes().await;
+        let running = node.running().await;
+        for (pod, containers) in &running {
+            assert!(containers.len() < 2, "{pod:?} runs twice: {containers:#?}");
+        }
+        let there = sandboxes
+            .iter()
+            .map(|s| s.metadata.as_ref().unwrap().uid.clone());
+        let there: BTreeSet<String> = there.collect();
+        let folders = std::fs::read_dir(node.path("root/pods"))
+            .into_iter()
+            .flatten();
+        there == uids
+            && sandboxes.len() == uids.len()
+            && running.len() == uids.len()
+            && folders.count() == uids.len()
+    })
+    .await;
+}
+
+async fn an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers(mut node: Node) {
+    let kills = if std::env::var_os("PODKEEPER_TEST_LONG").is_some() {
+        100
+    } else {
+        20
+    };
+    let change = || (0..PODS.len(), proptest::option::weighted(0.7, 0..3u8));
+    let round = (proptest::collection::vec(change(), 1..5), 0..400u64);
+    let mut runner = TestRunner::default();
+    let mut wanted = [None; 5];
+    node.start_agent();
+    for kill in 0..kills {
+        let (changes, delay) = round.new_tree(&mut runner).unwrap().current();
+        for change in &changes {
+            apply(&node, &mut wanted, *change);
+        }
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        node.kill_agent();
+        node.start_agent();
+        if kill % 5 == 4 {
+            wait_for_exactly(&node, &wanted).await;
+            // None is started twice: what runs now runs for as long as nothing is changed.
+            let before = ids(&node).await;
+            node.kill_agent();
+            node.start_agent();
+            let known = wanted.iter().flatten().count();
+            node.wait_until("the agent knows them", async || {
+                node.status()
+                    .await
+                    .pods
+                    .iter()
+                    .filter(|p| p.ready == 1)
+                    .count()
+                    == known
+            })
+            .await;
+            assert_eq!(ids(&node).await, before);
+        }
+    }
+    for index in 0..PODS.len() {
+        apply(&node, &mut wanted, (index, None));
+    }
+    node.wait_gone().await;
+}
+
+async fn ids(node: &Node) -> BTreeSet<String> {
+    let running = node.running().await.into_values().flatten();
+    running.map(|c| c.id).collect()
+}
+
+/// Runs `hack/containerd`.
+fn containerd(arguments: &[&str], dir: &std::path::Path) {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/containerd");
+    let status = Command::new(script)
+        .args(arguments)
+        .arg("--dir")
+        .arg(dir)
+        .status();
+    assert!(status.unwrap().success(), "hack/containerd {arguments:?}");
+}
+
+/// A containerd of the test's own, gone with the test.
+struct Own(PathBuf);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        containerd(&["down"], &self.0);
+    }
+}
+
+async fn a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers(mut node: Node) {
+    let own = Own(node.path("containerd"));
+    containerd(&["up", "--version", node.version], &own.0);
+    let socket = own.0.join("run/containerd.sock");
+    let endpoint = format!("unix://{}", socket.display());
+    node.client = podkeeper::cri::Client::new(endpoint.parse().unwrap());
+    let mut wanted = [None; 5];
+    node.start_agent();
+    for round in 0..4u8 {
+        for index in 0..PODS.len() {
+            let version = (usize::from(round) + index) % 4;
+            let version = u8::try_from(version).unwrap();
+            apply(
+                &node,
+                &mut wanted,
+                (index, (version != 3).then_some(version)),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 120)).await;
+        containerd(&["kill"], &own.0);
+        containerd(&["start"], &own.0);
+    }
+    tokio::time::timeout(2 * PATIENCE, wait_for_exactly(&node, &wanted))
+        .await
+        .unwrap();
+    for index in 0..PODS.len() {
+        apply(&node, &mut wanted, (index, None));
+    }
+    node.wait_gone().await;
+    drop(node);
+    drop(own);
+}

@@ -1,6 +1,6 @@
 //! An edit is a safe swap.
 
-use super::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
+use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, pod, pod_with};
 
 super::on_each_containerd!(
     an_edit_stops_the_old_pod_and_starts_the_new_one,
@@ -18,12 +18,16 @@ const MISSING_IMAGE: &str = "localhost/podkeeper/nowhere:1";
 /// A script that takes a second to end.
 const SLOW_TO_END: &str = "trap 'sleep 1; exit 0' TERM; echo up; while :; do sleep 0.1; done";
 
+/// Which image runs; nothing while none does, or while it is being stopped.
 async fn image_version(node: &Node, pod: &str) -> Option<String> {
     let container = node.running_one(pod, "c").await?;
-    Some(
-        node.exec(&container.id, &["cat", "/etc/image-version"])
-            .await,
-    )
+    let command = ["cat", "/etc/image-version"].map(str::to_owned);
+    let done = node
+        .client
+        .exec_sync(&container.id, &command, PATIENCE)
+        .await
+        .ok()?;
+    (done.exit_code == 0).then(|| String::from_utf8(done.stdout).unwrap())
 }
 
 async fn an_edit_stops_the_old_pod_and_starts_the_new_one(mut node: Node) {

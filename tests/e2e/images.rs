@@ -1,1 +1,200 @@
+//! Images are pulled by policy, once for all who want them, and what cannot be had backs off.
 
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::node::{FOREVER, Node, pod_with};
+
+super::on_each_containerd!(
+    an_image_is_pulled_and_one_that_comes_later_too,
+    several_pods_that_want_one_image_share_one_pull,
+    a_pod_removed_while_its_image_is_pulled_is_gone,
+    with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry,
+    what_cannot_be_pulled_says_why,
+);
+
+fn registry() -> String {
+    std::env::var("PODKEEPER_TEST_REGISTRY").expect("run this through hack/test")
+}
+
+/// Puts one of the test images into the registry.
+fn push(archive: &str, reference: &str) {
+    let images = std::env::var("PODKEEPER_TEST_IMAGES").expect("run this through hack/test");
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/registry");
+    let pushed = Command::new(script)
+        .arg("push")
+        .arg(PathBuf::from(images).join(archive))
+        .arg(reference)
+        .status();
+    assert!(pushed.unwrap().success());
+}
+
+/// A name that no other test and no earlier run uses.
+fn image(node: &Node, registry: &str, tag: &str) -> String {
+    format!("{registry}/{}:{tag}", node.name)
+}
+
+/// A way to the registry that is shut at first; what comes in waits.
+struct Gate {
+    address: String,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let open = Arc::new(AtomicBool::new(false));
+        let is_open = Arc::clone(&open);
+        tokio::spawn(async move {
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let is_open = Arc::clone(&is_open);
+                tokio::spawn(async move {
+                    while !is_open.load(Ordering::Relaxed) {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    let mut to = TcpStream::connect(registry()).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                });
+            }
+        });
+        Self { address, open }
+    }
+
+    fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn an_image_is_pulled_and_one_that_comes_later_too(mut node: Node) {
+    let there = image(&node, &registry(), "there");
+    let later = image(&node, &registry(), "later");
+    push("busybox-1.tar", &there);
+    node.put("there.yaml", &pod_with("there", &there, FOREVER, ""));
+    node.put("later.yaml", &pod_with("later", &later, FOREVER, ""));
+    node.start_agent();
+    node.wait_running("there").await;
+    node.wait_until("the other waits", async || {
+        node.report("later")
+            .await
+            .is_some_and(|r| r.reason == "ErrImagePull")
+    })
+    .await;
+    push("busybox-1.tar", &later);
+    node.wait_running("later").await;
+    assert!(node.log_lines_with("retry_in=10") >= 1, "{}", node.log());
+    node.remove("there.yaml");
+    node.remove("later.yaml");
+    node.wait_gone().await;
+}
+
+async fn several_pods_that_want_one_image_share_one_pull(mut node: Node) {
+    let gate = Gate::new().await;
+    let name = image(&node, &gate.address, "shared");
+    push("busybox-1.tar", &image(&node, &registry(), "shared"));
+    let pods: Vec<String> = (0..5).map(|i| format!("p{i}")).collect();
+    for pod in &pods {
+        node.put(&format!("{pod}.yaml"), &pod_with(pod, &name, FOREVER, ""));
+    }
+    node.start_agent();
+    for pod in &pods {
+        node.wait_until("it waits for the pull", async || {
+            node.report(pod)
+                .await
+                .is_some_and(|r| r.reason == "Pulling")
+        })
+        .await;
+    }
+    gate.open();
+    for pod in &pods {
+        node.wait_running(pod).await;
+    }
+    assert_eq!(node.log_lines_with("pulling image"), 1, "{}", node.log());
+    for pod in &pods {
+        node.remove(&format!("{pod}.yaml"));
+    }
+    node.wait_gone().await;
+}
+
+async fn a_pod_removed_while_its_image_is_pulled_is_gone(mut node: Node) {
+    let gate = Gate::new().await;
+    let name = image(&node, &gate.address, "slow");
+    node.put("slow.yaml", &pod_with("slow", &name, FOREVER, ""));
+    node.start_agent();
+    node.wait_until("it is being pulled", async || {
+        node.report("slow")
+            .await
+            .is_some_and(|r| r.reason == "Pulling")
+    })
+    .await;
+    node.remove("slow.yaml");
+    node.wait_gone().await;
+    node.wait_until("nothing is said of it any more", async || {
+        node.status().await.pods.is_empty()
+    })
+    .await;
+}
+
+async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry(
+    mut node: Node,
+) {
+    let gate = Gate::new().await;
+    gate.open();
+    let name = image(&node, &gate.address, "moving");
+    let pushed = image(&node, &registry(), "moving");
+    push("busybox-1.tar", &pushed);
+    let manifest = pod_with("web", &name, FOREVER, "    imagePullPolicy: Always\n");
+    node.put("web.yaml", &manifest);
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    push("busybox-2.tar", &pushed);
+    node.kill_container(&first.id).await;
+    let second = node
+        .wait("it runs again", async || {
+            node.running_one("web", "c")
+                .await
+                .filter(|c| c.id != first.id)
+        })
+        .await;
+    assert_eq!(
+        node.exec(&second.id, &["cat", "/etc/image-version"]).await,
+        "2\n"
+    );
+    gate.open.store(false, Ordering::Relaxed);
+    node.kill_container(&second.id).await;
+    node.wait("it runs again without the registry", async || {
+        node.running_one("web", "c")
+            .await
+            .filter(|c| c.id != second.id)
+    })
+    .await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+async fn what_cannot_be_pulled_says_why(mut node: Node) {
+    let never = "    imagePullPolicy: Never\n";
+    let nowhere = "localhost/podkeeper/nowhere:1";
+    node.put("never.yaml", &pod_with("never", nowhere, FOREVER, never));
+    node.put(
+        "name.yaml",
+        &pod_with("name", "busybox:UPPER:bad", FOREVER, ""),
+    );
+    node.start_agent();
+    for (pod, reason) in [("never", "ErrImageNeverPull"), ("name", "InvalidImageName")] {
+        let report = node
+            .wait("it says why", async || {
+                node.report(pod).await.filter(|r| !r.message.is_empty())
+            })
+            .await;
+        assert_eq!(report.reason, reason, "{report:#?}");
+    }
+    node.remove("never.yaml");
+    node.remove("name.yaml");
+    node.wait_gone().await;
+}

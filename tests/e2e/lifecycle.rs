@@ -244,9 +244,7 @@ spec:
     );
     assert_eq!(see(&["hostname"]).await, "named\n");
     assert_eq!(
-        see(&["sh", "-c", "readlink /proc/1/cwd || cd /proc/1/cwd && pwd"])
-            .await
-            .trim(),
+        see(&["sh", "-c", "cd /proc/1/cwd && pwd -P"]).await.trim(),
         "/tmp"
     );
     let hosts = see(&["cat", "/etc/hosts"]).await;

@@ -81,12 +81,6 @@ impl Node {
 
     // --- the agent
 
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
-        command.args(arguments);
-        command
-    }
-
     pub(crate) fn start_agent(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -96,8 +90,7 @@ impl Node {
         let endpoint = ["--container-runtime-endpoint".to_owned(), endpoint];
         let given = self.extra_flags.contains(&endpoint[0]);
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
-        let agent = self
-            .command(&["run"])
+        let agent = command(&["run"])
             .arg(flag("pod-manifest-path", "manifests"))
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
@@ -109,10 +102,6 @@ impl Node {
             .stderr(log.unwrap())
             .spawn();
         self.agent = Some(agent.unwrap());
-    }
-
-    pub(crate) fn agent_id(&self) -> u32 {
-        self.agent.as_ref().unwrap().id()
     }
 
     pub(crate) fn kill_agent(&mut self) {
@@ -329,6 +318,13 @@ impl Drop for Node {
             eprintln!("the agent's log:\n{}", self.log());
         }
     }
+}
+
+/// The program under test.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    command.args(arguments);
+    command
 }
 
 pub(crate) fn kill(process: i32) {

@@ -1,8 +1,5 @@
-//! Where hints come from that something happened in the runtime: one function for each source, all of
-//! them feeding the same channel. A hint only says "look"; a lost one costs time, never correctness.
+//! Hints from the runtime's own stream of container events.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
@@ -12,26 +9,10 @@ use crate::cri::v1::ContainerEventType;
 use crate::cri::{Client, Error};
 use crate::pod::observe::owner;
 
-use super::supervisor::Hint;
+use super::{Connected, Hint};
 
 /// How long a stream that broke is left alone.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Whether some source of hints is connected, so that looking around may be rare.
-#[derive(Debug, Clone, Default)]
-pub struct Connected(Arc<AtomicBool>);
-
-impl Connected {
-    /// Whether hints come in.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, connected: bool) {
-        self.0.store(connected, Ordering::Relaxed);
-    }
-}
 
 /// Hints from the runtime's container events (CRI `GetContainerEvents`) about what carries our mark, for
 /// as long as somebody takes them. Ends at once where the runtime has no such events.
