@@ -84,21 +84,36 @@ pub(super) fn read(bytes: &[u8]) -> Result<Document, Vec<Problem>> {
     if let Some(at) = text.find('\0') {
         return Err(vec![not_text(bytes, at)]);
     }
+    let json = text.trim_start().strip_prefix('{').map(str::trim_start);
+    let json = json.is_some_and(|inside| inside.starts_with(['"', '}']));
+    let yaml = || read_yaml(text);
+    let value = if json {
+        // What YAML alone understands (a comment, a comma too many) is fine as well.
+        read_json(text).or_else(|problem| yaml().map_err(|_| problem))
+    } else {
+        yaml()
+    };
+    let mut value = match value {
+        Ok(value) => value,
+        // Said better below, with the field's own place.
+        Err(problems) if problems.iter().any(is_repetition) => Value::Null,
+        Err(problems) => return Err(problems),
+    };
+    // Only what the first pass read, and so found small and shallow enough, is gone through again.
     let (places, repeated) = places(text);
     if !repeated.is_empty() {
         let message = "the field is given twice, expected once";
         let problem = |field| places.problem_with_key(field, message);
         return Err(repeated.into_iter().map(problem).collect());
     }
-    let json = text.trim_start().strip_prefix('{').map(str::trim_start);
-    if json.is_some_and(|inside| inside.starts_with(['"', '}'])) {
-        // What YAML alone understands (a comment, a comma too many) is fine as well.
-        let value = read_json(text).or_else(|problem| read_yaml(text).map_err(|_| problem))?;
-        return Ok(Document { value, places });
+    if !json {
+        correct(&mut value, "", &places);
     }
-    let mut value = read_yaml(text)?;
-    correct(&mut value, "", &places);
     Ok(Document { value, places })
+}
+
+fn is_repetition(problem: &Problem) -> bool {
+    problem.message.contains("duplicate entry with key")
 }
 
 fn not_text(bytes: &[u8], at: usize) -> Problem {

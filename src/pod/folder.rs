@@ -90,21 +90,20 @@ pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Makes the Pod's folder and record, and its log folder.
+/// Makes the Pod's folder and record, and then its log folder: what carries the Pod's name outside its
+/// own folder is only there while the record tells of it.
 ///
 /// # Errors
 /// Any I/O error.
 pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Result<()> {
     private_folder(&paths.pod(uid))?;
-    // Log shippers run as other users.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(paths.pod_logs(key, uid))?;
-    if read_record(paths, uid).is_some_and(|r| r == *record) {
-        return Ok(());
+    if read_record(paths, uid).is_none_or(|r| r != *record) {
+        write_json(&paths.pod(uid).join(RECORD), record)?;
     }
-    write_json(&paths.pod(uid).join(RECORD), record)
+    // Log shippers run as other users.
+    let mut log_folder = DirBuilder::new();
+    log_folder.recursive(true).mode(0o755);
+    log_folder.create(paths.pod_logs(key, uid))
 }
 
 /// Notes that the Pod's end has begun, and gives when that first was.

@@ -189,7 +189,9 @@ async fn what_cannot_be_pulled_says_why(mut node: Node) {
     for (pod, reason) in [("never", "ErrImageNeverPull"), ("name", "InvalidImageName")] {
         let report = node
             .wait("it says why", async || {
-                node.report(pod).await.filter(|r| !r.message.is_empty())
+                let report = node.report(pod).await;
+                report
+                    .filter(|r| !["", "Pulling", "ContainerCreating"].contains(&r.reason.as_str()))
             })
             .await;
         assert_eq!(report.reason, reason, "{report:#?}");

@@ -274,10 +274,19 @@ impl Node {
 
     /// Waits until nothing is left of any Pod of this node, anywhere.
     pub(crate) async fn wait_gone(&self) {
-        self.wait_until("nothing is left", async || {
-            self.leftovers().await.is_empty()
-        })
-        .await;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = self.leftovers().await;
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "still there: {left:#?}\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// All that is left of this node's Pods.
