@@ -208,8 +208,8 @@ fn a_problem_points_at_its_line_and_column() {
         ("- a\n".to_owned(), "found a list, expected a Pod"),
         (String::new(), "found nothing in the file, expected a Pod"),
         (
-            "{\"kind\": \"Pod\",\n \"apiVersion\": }".to_owned(),
-            "2:16: not JSON: expected value",
+            "{\"kind\": \"Pod\",\n \"apiVersion\" 1}".to_owned(),
+            "2:15: not JSON: expected `:`",
         ),
     ] {
         let problems = refused(&text);
@@ -244,9 +244,16 @@ fn bombs_are_refused_without_being_carried_out() {
     }
     assert!(refused(&bomb)[0].contains("not YAML"), "a billion laughs");
     let deep = "[".repeat(100_000);
-    assert!(refused(&deep)[0].contains("not YAML"), "deep YAML");
+    assert!(refused(&deep)[0].contains("without end"), "deep YAML");
+    let deep = "- ".repeat(100_000);
+    assert!(refused(&deep)[0].contains("not YAML"), "deep YAML lists");
+    let deep = "[".repeat(400);
+    assert!(
+        refused(&deep)[0].contains("not YAML"),
+        "YAML that is too deep only for a Pod"
+    );
     let deep = "{\"a\":".repeat(100_000);
-    assert!(refused(&deep)[0].contains("not JSON"), "deep JSON");
+    assert!(refused(&deep)[0].contains("without end"), "deep JSON");
 }
 
 #[test]

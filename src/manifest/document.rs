@@ -12,6 +12,9 @@ use serde_json::{Number, Value};
 
 use super::{Problem, path};
 
+/// More open brackets than any Pod has; the time that YAML's parser takes grows with their square.
+const MAX_BRACKETS: usize = 500;
+
 /// A document and where its fields stand.
 #[derive(Debug)]
 pub(super) struct Document {
@@ -84,6 +87,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Document, Vec<Problem>> {
     if let Some(at) = text.find('\0') {
         return Err(vec![not_text(bytes, at)]);
     }
+    if brackets_deep(text) > MAX_BRACKETS {
+        let message = "found brackets within brackets without end, expected a Pod";
+        return Err(vec![Problem::of_file(message)]);
+    }
     let json = text.trim_start().strip_prefix('{').map(str::trim_start);
     let json = json.is_some_and(|inside| inside.starts_with(['"', '}']));
     let yaml = || read_yaml(text);
@@ -110,6 +117,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Document, Vec<Problem>> {
         correct(&mut value, "", &places);
     }
     Ok(Document { value, places })
+}
+
+/// How many brackets stand open at most, wherever they stand.
+fn brackets_deep(text: &str) -> usize {
+    let mut open = 0usize;
+    let mut most = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 fn is_repetition(problem: &Problem) -> bool {
