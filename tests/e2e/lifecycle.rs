@@ -82,12 +82,16 @@ async fn a_container_stopped_through_the_runtime_runs_again(mut node: Node) {
             .filter(|c| c.id != first.id)
     })
     .await;
-    // Removed by hand altogether, it still runs again, under a number of its own.
+    // Removed by hand altogether, it still runs again, under a number of its own. The runtime may
+    // refuse the removal where the agent starts the container at that very moment.
     let second = node.running_one("web", "c").await.unwrap();
     let remove = v1::RemovePodSandboxRequest {
         pod_sandbox_id: second.pod_sandbox_id,
     };
-    node.client.remove_pod_sandbox(remove).await.unwrap();
+    node.wait_until("it is removed", async || {
+        node.client.remove_pod_sandbox(remove.clone()).await.is_ok()
+    })
+    .await;
     node.wait("it runs again", async || {
         node.running_one("web", "c")
             .await
