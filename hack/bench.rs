@@ -21,6 +21,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 const IMAGE: &str = "localhost/podkeeper/busybox:1";
 const NODE: &str = "bench";
 const POLL: Duration = Duration::from_millis(1);
+/// How long an event is waited for before the runtime is asked.
+const EVENT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Concurrencies that the bare calls are tried with.
 const CONCURRENCIES: [usize; 3] = [2, 4, 8];
@@ -176,11 +178,13 @@ impl Bench {
         let start = began.elapsed();
 
         let process = self.process(&bare.container).await?;
-        let mut events = self.client.container_events().await.ok();
+        let (sender, mut events) = tokio::sync::mpsc::channel(1024);
+        let listening = tokio::spawn(listen(self.client.clone(), sender));
         tokio::time::sleep(Duration::from_millis(200)).await;
         let began = Instant::now();
         kill(process);
-        self.wait_exit(&bare.container, events.as_mut()).await?;
+        self.wait_exit(&bare.container, &mut events).await?;
+        listening.abort();
         let second = self.run_bare_container(&pod, &bare.sandbox, 1).await?;
         self.log_line(&logs, &name, &pod.uid, 1).await?;
         let restart = began.elapsed();
@@ -195,26 +199,21 @@ impl Bench {
         Ok([start, restart, began.elapsed()])
     }
 
-    /// As soon as it is known: by the runtime's events, or by asking again and again.
+    /// Waits until the runtime knows of a container's end: until an event says so, and where none
+    /// comes, by asking.
     async fn wait_exit(
         &self,
         id: &str,
-        events: Option<&mut tonic::Streaming<v1::ContainerEventResponse>>,
+        events: &mut tokio::sync::mpsc::Receiver<String>,
     ) -> Result<()> {
-        let stopped = v1::ContainerEventType::ContainerStoppedEvent;
-        if let Some(events) = events {
-            loop {
-                match events.message().await {
-                    Ok(Some(e)) if e.container_id == id && e.container_event_type() == stopped => {
-                        return Ok(());
-                    }
-                    Ok(Some(_)) => {}
-                    // This runtime has no events.
-                    Ok(None) | Err(_) => break,
-                }
-            }
-        }
         loop {
+            let pause = match tokio::time::timeout(EVENT, events.recv()).await {
+                Ok(Some(changed)) if changed == id => return Ok(()),
+                Ok(Some(_)) => continue,
+                Err(_) => Duration::ZERO,
+                // This runtime has no events.
+                Ok(None) => POLL,
+            };
             let request = v1::ContainerStatusRequest {
                 container_id: id.to_owned(),
                 verbose: false,
@@ -228,7 +227,7 @@ impl Bench {
             if status.state() == v1::ContainerState::ContainerExited {
                 return Ok(());
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -525,6 +524,20 @@ impl BareCalls {
         };
         self.client.remove_pod_sandbox(request).await?;
         Ok(())
+    }
+}
+
+/// Passes on the ids of containers that the runtime tells the end of.
+async fn listen(client: Client, sender: tokio::sync::mpsc::Sender<String>) {
+    let stopped = v1::ContainerEventType::ContainerStoppedEvent;
+    let Ok(mut events) = client.container_events().await else {
+        return;
+    };
+    while let Ok(Some(event)) = events.message().await {
+        if event.container_event_type() == stopped && sender.send(event.container_id).await.is_err()
+        {
+            return;
+        }
     }
 }
 

@@ -72,14 +72,21 @@ impl Client {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// Events of containers and sandboxes from now on. The stream has no deadline; opening it has.
+    /// Events of containers and sandboxes from now on. There is no deadline: containerd answers with the
+    /// first event, however long that takes to come. A runtime without events says so at once.
     ///
     /// # Errors
     /// [`Error::Unimplemented`] where the runtime has no events (containerd 1.6).
     pub async fn container_events(&self) -> Result<Streaming<ContainerEventResponse>, Error> {
         let mut client = self.runtime();
-        let opening = Box::pin(client.get_container_events(GetEventsRequest {}));
-        with_deadline("GetContainerEvents", QUERY, opening).await
+        match Box::pin(client.get_container_events(GetEventsRequest {})).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(Error::from_status(
+                "GetContainerEvents",
+                Duration::ZERO,
+                &status,
+            )),
+        }
     }
 
     /// Stops a container: its stop signal, then, `grace_seconds` later, a kill.

@@ -88,6 +88,8 @@ pub fn parse(bytes: &[u8], node_name: &str, source: SourceKind) -> Result<Accept
     defaults::set_defaults(&mut pod);
     problems.extend(validate::validate(&pod, node_name, &document.places));
     if !problems.is_empty() {
+        // An unknown field may be the very reason, as a mistyped name is.
+        problems.append(&mut warnings);
         problems.sort_by_key(|p| (p.line, p.column));
         problems.dedup();
         return Err(problems);

@@ -13,6 +13,8 @@ use super::{Connected, Hint};
 
 /// How long a stream that broke is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+/// How soon a runtime without events says so, with room to spare.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// Hints from the runtime's container events (CRI `GetContainerEvents`) about what carries our mark, for
 /// as long as somebody takes them. Ends at once where the runtime has no such events.
@@ -42,11 +44,19 @@ async fn follow(
     hints: &Sender<Hint>,
     connected: &Connected,
 ) -> Result<(), Error> {
-    let mut events = client.container_events().await?;
-    let broke = |status| Error::from_status("GetContainerEvents", Duration::ZERO, &status);
+    let opening = client.container_events();
+    tokio::pin!(opening);
+    // No answer for this long means that the runtime listens and nothing has happened yet.
+    let opened = tokio::time::timeout(SILENCE, &mut opening).await;
+    let opened = opened.ok().transpose()?;
     // What happened before the stream stood is seen by looking around once.
     connected.set(true);
     let _ = hints.send(Hint::LookAround).await;
+    let mut events = match opened {
+        Some(events) => events,
+        None => opening.await?,
+    };
+    let broke = |status| Error::from_status("GetContainerEvents", Duration::ZERO, &status);
     while let Some(event) = events.message().await.map_err(broke)? {
         let ends = [
             ContainerEventType::ContainerStoppedEvent,
