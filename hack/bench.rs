@@ -364,21 +364,23 @@ impl Bench {
         Ok(containers.pop().ok_or("the container is not there")?.id)
     }
 
+    /// A container's main process. Its first words may come before the runtime tells of it.
     async fn process(&self, id: &str) -> Result<i32> {
-        let request = v1::ContainerStatusRequest {
-            container_id: id.to_owned(),
-            verbose: true,
-        };
-        let answer = self.client.container_status(request).await?;
-        let info = answer
-            .info
-            .get("info")
-            .ok_or("the runtime tells no process")?;
-        let info: serde_json::Value = serde_json::from_str(info)?;
-        Ok(info["pid"]
-            .as_i64()
-            .ok_or("the runtime tells no process")?
-            .try_into()?)
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            let request = v1::ContainerStatusRequest {
+                container_id: id.to_owned(),
+                verbose: true,
+            };
+            let answer = self.client.container_status(request).await?;
+            let info = answer.info.get("info").map_or("{}", String::as_str);
+            let info: serde_json::Value = serde_json::from_str(info)?;
+            if let Some(process) = info["pid"].as_i64().filter(|pid| *pid > 0) {
+                return Ok(process.try_into()?);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err("the runtime tells of no process".into())
     }
 
     /// CPU seconds that the agent used so far.

@@ -12,6 +12,11 @@ super::on_each_containerd!(
     a_host_path_that_is_not_there_does_not_take_the_old_pod_down,
 );
 
+/// The main path, on the newest containerd as well.
+mod v2_4 {
+    super::super::on_containerd!("2.4": an_edit_stops_the_old_pod_and_starts_the_new_one);
+}
+
 const OTHER_IMAGE: &str = "localhost/podkeeper/busybox:2";
 const MISSING_IMAGE: &str = "localhost/podkeeper/nowhere:1";
 

@@ -15,6 +15,12 @@ super::on_each_containerd!(
     host_ports_and_the_hosts_network_answer,
 );
 
+/// The main path, on the newest containerd as well.
+mod v2_4 {
+    super::super::on_containerd!("2.4": containers_stand_under_the_names_that_a_nodes_tools_expect,
+        a_container_killed_by_hand_runs_again, a_dead_sandbox_is_made_anew);
+}
+
 async fn containers_stand_under_the_names_that_a_nodes_tools_expect(mut node: Node) {
     node.put("web.yaml", &pod("web", FOREVER));
     node.start_agent();

@@ -11,6 +11,11 @@ super::on_each_containerd!(
     the_pre_stop_hook_comes_before_the_signal,
 );
 
+/// The main path, on the newest containerd as well.
+mod v2_4 {
+    super::super::on_containerd!("2.4": nothing_of_a_removed_pod_is_left_five_seconds_later);
+}
+
 async fn nothing_of_a_removed_pod_is_left_five_seconds_later(mut node: Node) {
     let volumes = "    volumeMounts: [{name: scratch, mountPath: /scratch}]\n  volumes: [{name: scratch, emptyDir: {}}]\n";
     let script = format!("touch /scratch/file; {FOREVER}");
