@@ -277,12 +277,7 @@ async fn a_restarted_runtime_is_found_again(mut node: Node) {
     node.put("late.yaml", &pod("late", FOREVER));
     let _relaying = relay();
     node.wait_running("late").await;
-    node.wait("what ended meanwhile runs again", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != first.id)
-    })
-    .await;
+    node.wait_after("web", &first).await;
     assert_eq!(
         node.log_lines_with("does not answer, Pods are left"),
         1,

@@ -49,12 +49,7 @@ async fn an_edit_stops_the_old_pod_and_starts_the_new_one(mut node: Node) {
     let first = node.wait_running("web").await;
     let old_uid = node.report("web").await.unwrap().uid;
     node.put("web.yaml", &pod_with("web", OTHER_IMAGE, FOREVER, &hook));
-    node.wait("the new version runs", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != first.id)
-    })
-    .await;
+    node.wait_after("web", &first).await;
     assert_eq!(image_version(&node, "web").await.unwrap(), "2\n");
     assert!(
         out.join("hook").exists(),
@@ -90,13 +85,7 @@ async fn an_edit_to_an_image_that_cannot_be_had_leaves_the_old_pod_running(mut n
     })
     .await;
     node.kill_container(&first.id).await;
-    let second = node
-        .wait("the old version runs again", async || {
-            node.running_one("web", "c")
-                .await
-                .filter(|c| c.id != first.id)
-        })
-        .await;
+    let second = node.wait_after("web", &first).await;
     assert_eq!(second.pod_sandbox_id, first.pod_sandbox_id);
     node.put("web.yaml", &pod_with("web", OTHER_IMAGE, FOREVER, ""));
     node.wait_until("a good edit takes over", async || {
@@ -167,13 +156,7 @@ async fn a_manifest_that_comes_back_while_its_pod_stops_runs_again(mut node: Nod
     })
     .await;
     node.put("web.yaml", &pod("web", SLOW_TO_END));
-    let second = node
-        .wait("the same Pod runs anew", async || {
-            node.running_one("web", "c")
-                .await
-                .filter(|c| c.id != first.id)
-        })
-        .await;
+    let second = node.wait_after("web", &first).await;
     assert_ne!(
         second.pod_sandbox_id, first.pod_sandbox_id,
         "after the old one had ended"
@@ -194,12 +177,7 @@ async fn an_edit_while_the_old_pod_stops_waits_for_its_end(mut node: Node) {
     .await;
     node.put("web.yaml", &pod_with("web", OTHER_IMAGE, FOREVER, ""));
     // `running_one` fails the test if ever two run at once.
-    node.wait("the changed Pod runs", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != first.id)
-    })
-    .await;
+    node.wait_after("web", &first).await;
     assert_eq!(image_version(&node, "web").await.unwrap(), "2\n");
     node.remove("web.yaml");
     node.wait_gone().await;
@@ -226,12 +204,7 @@ async fn a_host_path_that_is_not_there_does_not_take_the_old_pod_down(mut node: 
     assert!(update.message.contains("spec.volumes[0]"), "{update:#?}");
     assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
     std::fs::create_dir(&missing).unwrap();
-    node.wait("the update goes through", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != first.id)
-    })
-    .await;
+    node.wait_after("web", &first).await;
     node.remove("web.yaml");
     node.wait_gone().await;
 }

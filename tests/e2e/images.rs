@@ -154,25 +154,14 @@ async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_th
     let first = node.wait_running("web").await;
     push("busybox-2.tar", &pushed);
     node.kill_container(&first.id).await;
-    let second = node
-        .wait("it runs again", async || {
-            node.running_one("web", "c")
-                .await
-                .filter(|c| c.id != first.id)
-        })
-        .await;
+    let second = node.wait_after("web", &first).await;
     assert_eq!(
         node.exec(&second.id, &["cat", "/etc/image-version"]).await,
         "2\n"
     );
     gate.open.store(false, Ordering::Relaxed);
     node.kill_container(&second.id).await;
-    node.wait("it runs again without the registry", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != second.id)
-    })
-    .await;
+    node.wait_after("web", &second).await;
     node.remove("web.yaml");
     node.wait_gone().await;
 }

@@ -56,13 +56,7 @@ async fn a_container_killed_by_hand_runs_again(mut node: Node) {
     node.start_agent();
     let first = node.wait_running("web").await;
     node.kill_container(&first.id).await;
-    let second = node
-        .wait("it runs again", async || {
-            node.running_one("web", "c")
-                .await
-                .filter(|c| c.id != first.id)
-        })
-        .await;
+    let second = node.wait_after("web", &first).await;
     assert_eq!(second.metadata.unwrap().attempt, 1);
     assert_eq!(
         second.pod_sandbox_id, first.pod_sandbox_id,
@@ -82,12 +76,7 @@ async fn a_container_stopped_through_the_runtime_runs_again(mut node: Node) {
     node.start_agent();
     let first = node.wait_running("web").await;
     node.client.stop_container(&first.id, 5).await.unwrap();
-    node.wait("it runs again", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != first.id)
-    })
-    .await;
+    node.wait_after("web", &first).await;
     // Removed by hand altogether, it still runs again, under a number of its own. The runtime may
     // refuse the removal where the agent starts the container at that very moment.
     let second = node.running_one("web", "c").await.unwrap();
@@ -98,12 +87,7 @@ async fn a_container_stopped_through_the_runtime_runs_again(mut node: Node) {
         node.client.remove_pod_sandbox(remove.clone()).await.is_ok()
     })
     .await;
-    node.wait("it runs again", async || {
-        node.running_one("web", "c")
-            .await
-            .filter(|c| c.id != second.id)
-    })
-    .await;
+    node.wait_after("web", &second).await;
     node.remove("web.yaml");
     node.wait_gone().await;
 }

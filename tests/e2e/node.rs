@@ -223,6 +223,14 @@ impl Node {
         .await
     }
 
+    /// Waits until another container than this one runs in its place.
+    pub(crate) async fn wait_after(&self, pod: &str, old: &v1::Container) -> v1::Container {
+        self.wait(&format!("{pod} runs anew"), async || {
+            self.running_one(pod, "c").await.filter(|c| c.id != old.id)
+        })
+        .await
+    }
+
     /// The main process of a container.
     pub(crate) async fn process(&self, id: &str) -> i32 {
         let request = v1::ContainerStatusRequest {

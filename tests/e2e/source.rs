@@ -93,13 +93,7 @@ async fn a_broken_edit_leaves_the_pod_running_over_restarts_of_the_agent(mut nod
     })
     .await;
     node.kill_container(&first.id).await;
-    let restarted = node
-        .wait("it runs again", async || {
-            node.running_one("web", "c")
-                .await
-                .filter(|c| c.id != first.id)
-        })
-        .await;
+    let restarted = node.wait_after("web", &first).await;
     assert_eq!(
         restarted.metadata.as_ref().unwrap().attempt,
         1,
