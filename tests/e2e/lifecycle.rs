@@ -81,7 +81,7 @@ async fn a_container_stopped_through_the_runtime_runs_again(mut node: Node) {
     // refuse the removal where the agent starts the container at that very moment.
     let second = node.running_one("web", "c").await.unwrap();
     let remove = v1::RemovePodSandboxRequest {
-        pod_sandbox_id: second.pod_sandbox_id,
+        pod_sandbox_id: second.pod_sandbox_id.clone(),
     };
     node.wait_until("it is removed", async || {
         node.client.remove_pod_sandbox(remove.clone()).await.is_ok()
