@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use podkeeper::cri::{Client, v1};
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::node::cgroup;
 use podkeeper::translate::{
-    ContainerInstance, NodeFacts, Paths, ResolvConf, container_config, labels, sandbox_config,
+    ContainerInstance, NodeFacts, Paths, ResolvConf, container_config, labels, pod_cgroup_path,
+    sandbox_config,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -40,6 +42,7 @@ struct Bench {
 
 /// What the bare calls made of a Pod.
 struct Bare {
+    uid: String,
     sandbox: String,
     container: String,
 }
@@ -463,7 +466,11 @@ impl BareCalls {
         };
         let sandbox = self.client.run_pod_sandbox(request).await?.pod_sandbox_id;
         let container = self.run_container(pod, &sandbox, 0).await?;
-        Ok(Bare { sandbox, container })
+        Ok(Bare {
+            uid: pod.uid.clone(),
+            sandbox,
+            container,
+        })
     }
 
     async fn run_container(&self, pod: &StaticPod, sandbox: &str, attempt: u32) -> Result<String> {
@@ -525,7 +532,11 @@ impl BareCalls {
             pod_sandbox_id: bare.sandbox.clone(),
         };
         self.client.remove_pod_sandbox(request).await?;
-        Ok(())
+        // Nobody else removes the Pod's own cgroup.
+        Ok(cgroup::remove(&pod_cgroup_path(
+            self.facts.cgroup_driver,
+            &bare.uid,
+        ))?)
     }
 }
 
