@@ -170,6 +170,7 @@ async fn a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers(mu
         apply(&node, &mut wanted, (index, None));
     }
     node.wait_gone().await;
-    drop(node);
+    // The runtime goes before the folder it lives in.
+    node.kill_agent();
     drop(own);
 }
