@@ -3,9 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where cgroup file systems are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// How often, and after which pause, a cgroup is tried again whose processes are just ending.
+const REMOVAL_TRIES: u32 = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether the node has the unified hierarchy only.
 #[must_use]
@@ -49,17 +55,42 @@ fn page_size(kilobytes: u64) -> String {
     }
 }
 
-/// Removes a cgroup and the empty ones below it, in every hierarchy. `path` is taken from the
-/// hierarchies' roots. The kernel refuses where processes are left.
+/// Removes a cgroup and those below it, in every hierarchy. `path` is taken from the hierarchies' roots.
+/// Processes that are left in it are killed, as the kubelet does: a runtime that died while it made a
+/// sandbox does not know of them any more.
 ///
 /// # Errors
 /// Any I/O error; that it is not there is none.
 pub fn remove(path: &str) -> io::Result<()> {
     let path = path.trim_start_matches('/');
     for root in hierarchies(Path::new(CGROUP_ROOT)) {
-        remove_tree(&root.join(path))?;
+        let folder = root.join(path);
+        let mut tries = 0;
+        while let Err(error) = remove_tree(&folder) {
+            tries += 1;
+            if error.kind() != io::ErrorKind::ResourceBusy || tries == REMOVAL_TRIES {
+                return Err(error);
+            }
+            kill_processes(&folder);
+            std::thread::sleep(REMOVAL_PAUSE);
+        }
     }
     Ok(())
+}
+
+/// Kills every process in a cgroup and those below it.
+fn kill_processes(folder: &Path) {
+    let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let ids = processes.lines().filter_map(|line| line.parse().ok());
+    for id in ids.filter_map(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill_process(id, Signal::KILL);
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_processes(&entry.path());
+        }
+    }
 }
 
 /// The roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.
