@@ -9,6 +9,7 @@ super::on_each_containerd!(
     nothing_of_a_removed_pod_is_left_five_seconds_later,
     a_container_gets_its_grace_period_and_no_more,
     the_pre_stop_hook_comes_before_the_signal,
+    a_process_that_the_runtime_lost_goes_with_its_pod,
 );
 
 /// The main path, on the newest containerd as well.
@@ -127,4 +128,27 @@ async fn the_pre_stop_hook_comes_before_the_signal(mut node: Node) {
     node.remove("web.yaml");
     node.wait_gone().await;
     assert_eq!(node.log_lines_with("the preStop hook failed"), 1);
+}
+
+async fn a_process_that_the_runtime_lost_goes_with_its_pod(mut node: Node) {
+    node.put("web.yaml", &super::node::pod("web", FOREVER));
+    node.start_agent();
+    node.wait_running("web").await;
+    let uid = node.report("web").await.unwrap().uid;
+    let mut lost = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let mut groups = cgroups_with(&uid);
+    groups.retain(|group| group.ends_with(format!("pod{uid}")));
+    let group = groups
+        .iter()
+        .find(|group| group.starts_with("/sys/fs/cgroup/memory"));
+    let group = group.unwrap_or(&groups[0]);
+    fs::write(group.join("cgroup.procs"), lost.id().to_string()).unwrap();
+    node.remove("web.yaml");
+    node.wait_until("no cgroup is left", async || cgroups_with(&uid).is_empty())
+        .await;
+    assert!(!lost.wait().unwrap().success(), "it was killed");
+    node.wait_gone().await;
 }
