@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 pub use duration::parse_duration;
 
 use crate::cri::Endpoint;
+use crate::manifest::is_dns_subdomain;
 use crate::translate::Paths;
 
 /// The flags of `podkeeper run`, as typed. Those that the kubelet has are spelled as there.
@@ -155,12 +156,7 @@ pub fn node_name(given: Option<String>) -> anyhow::Result<String> {
         uname.nodename().to_string_lossy().into_owned()
     });
     let name = name.trim().to_lowercase();
-    let label = |part: &str| {
-        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        let inside = part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        inside && ends(part.chars().next()) && ends(part.chars().last())
-    };
-    if name.len() > 253 || !name.split('.').all(label) {
+    if !is_dns_subdomain(&name) {
         bail!(
             "--hostname-override: found {name:?}, expected letters, digits, '-' and '.', such as node1.example.com"
         );

@@ -78,12 +78,6 @@ impl Error {
         matches!(self, Self::Unavailable { .. } | Self::Deadline { .. })
     }
 
-    /// Whether the named thing is not there, which ends a removal successfully.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
-    }
-
     /// The runtime's or the transport's own words, without the method.
     #[must_use]
     pub fn message(&self) -> String {
@@ -93,6 +87,19 @@ impl Error {
             | Self::Failed { message, .. } => message.clone(),
             Self::Deadline { .. } | Self::Unimplemented { .. } => self.to_string(),
         }
+    }
+}
+
+/// The answer, or nothing where what was asked about is not there: that ends a look or a removal, and
+/// is no failure.
+///
+/// # Errors
+/// Every other failure of the call.
+pub fn if_found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -142,7 +149,11 @@ mod tests {
 
     #[test]
     fn not_found_is_told_apart() {
-        assert!(from(Code::NotFound).is_not_found());
-        assert!(!from(Code::Unknown).is_not_found());
+        assert_eq!(if_found::<()>(Err(from(Code::NotFound))), Ok(None));
+        assert_eq!(
+            if_found::<()>(Err(from(Code::Unknown))),
+            Err(from(Code::Unknown))
+        );
+        assert_eq!(if_found(Ok(1)), Ok(Some(1)));
     }
 }

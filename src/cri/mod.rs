@@ -6,7 +6,7 @@ mod error;
 
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
-pub use error::Error;
+pub use error::{Error, if_found};
 
 /// Messages and stubs generated from `proto/cri_v1.proto`.
 #[allow(

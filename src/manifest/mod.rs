@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+pub(crate) use validate::is_dns_subdomain;
+
 /// Which Pod: its namespace and its full name, which ends in the node's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodKey {

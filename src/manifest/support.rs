@@ -10,7 +10,7 @@ use super::{Problem, path};
 
 /// The fields that are carried out, `[]` for any item of a list. What lies below an entry is carried
 /// out with it.
-const SUPPORTED: [&str; 61] = [
+const SUPPORTED: [&str; 57] = [
     "apiVersion",
     "kind",
     "metadata.name",
@@ -68,11 +68,6 @@ const SUPPORTED: [&str; 61] = [
     "spec.volumes[].hostPath.path",
     "spec.volumes[].hostPath.type",
     "spec.volumes[].name",
-    // Set by whoever wrote the object down, and without effect: see WITHOUT_EFFECT.
-    "metadata.creationTimestamp",
-    "metadata.uid",
-    "metadata.resourceVersion",
-    "status",
 ];
 
 /// Objects that are carried out as long as they are empty, and lists whose emptiness says so.
@@ -228,10 +223,11 @@ fn pattern_of(field: &str) -> String {
     pattern + rest
 }
 
-/// The name of a field that is carried out and most like this one.
+/// The name of a known field that is most like this one.
 pub(super) fn nearest_known(name: &str) -> Option<&'static str> {
     let names = SUPPORTED
         .iter()
+        .chain(&WITHOUT_EFFECT)
         .flat_map(|entry| entry.split(['.', '[', ']']));
     let likeness =
         |known: &&str| strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase());

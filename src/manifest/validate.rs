@@ -217,10 +217,7 @@ impl Validator<'_> {
         let key = toleration.key.as_deref().unwrap_or_default();
         let operator_field = path::key(field, "operator");
         self.one_of(&operator_field, Some(operator), &["", "Equal", "Exists"]);
-        if key.is_empty()
-            && !matches!(operator, "Exists" | "Is")
-            && ["", "Equal"].contains(&operator)
-        {
+        if key.is_empty() && ["", "Equal"].contains(&operator) {
             let message = format!("found {operator:?}, expected Exists, since there is no key");
             self.refuse(&operator_field, message);
         }
@@ -558,18 +555,17 @@ fn port_name(name: &str) -> Result<(), String> {
 }
 
 fn is_dns_label(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=63).contains(&name.len())
-        && name.chars().all(plain)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
+    name.len() <= 63 && is_dns_part(name)
 }
 
-fn is_dns_subdomain(name: &str) -> bool {
+/// Whether this is an RFC 1123 subdomain in lower case, as Pods and nodes are named.
+pub(crate) fn is_dns_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_dns_part)
+}
+
+fn is_dns_part(part: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let part =
-        |p: &str| !p.is_empty() && p.chars().all(plain) && !p.starts_with('-') && !p.ends_with('-');
-    name.len() <= 253 && name.split('.').all(part)
+    !part.is_empty() && part.chars().all(plain) && !part.starts_with('-') && !part.ends_with('-')
 }
 
 fn is_qualified_part(name: &str) -> bool {

@@ -19,7 +19,7 @@ pub struct RuntimeInfo {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Whether it tells of containers' ends by itself.
+    /// Who manages cgroups, in its opinion.
     pub cgroup_driver: CgroupDriver,
 }
 

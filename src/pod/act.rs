@@ -16,7 +16,7 @@ use super::observed::{Container, Exit, Sandbox, State};
 use super::plan::{Step, containers};
 use super::task::{Context, PodTask};
 use super::{backoff, hook, observe};
-use crate::cri::{Error, v1};
+use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
 use crate::node::cgroup;
 use crate::translate::{
@@ -231,7 +231,7 @@ impl PodTask {
         let instance = ContainerInstance {
             attempt,
             backoff,
-            image: reference.clone(),
+            image: reference,
             user,
         };
         let context = Arc::clone(&self.context);
@@ -260,7 +260,6 @@ impl PodTask {
             state: State::Created,
             backoff,
             grace_period: spec.and_then(|s| s.termination_grace_period_seconds),
-            image: reference,
         });
         self.start_created(container, &answer.container_id).await
     }
@@ -271,8 +270,7 @@ impl PodTask {
         let known = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let attempt = known.map_or(0, |s| s.attempt);
         let seen = self.records.get(&version.uid).map_or("", |r| &r.seen);
-        let host = std::fs::read_to_string(&context.resolv_conf).unwrap_or_default();
-        let host = ResolvConf::parse(&host);
+        let host = host_resolver(context);
         sandbox_config(&context.facts, &host, version, attempt, seen)
     }
 
@@ -393,10 +391,7 @@ impl PodTask {
                 } else {
                     seconds.max(MINIMUM_GRACE)
                 };
-                match context.client.stop_container(&id, seconds).await {
-                    Err(e) if !e.is_not_found() => Err(e),
-                    _ => Ok(id),
-                }
+                if_found(context.client.stop_container(&id, seconds).await).map(|_| id)
             }
         });
         let outcomes = join_all(stops.collect::<Vec<_>>()).await;
@@ -428,7 +423,7 @@ impl PodTask {
             pod_sandbox_id: id.to_owned(),
         };
         let _permit = context.limiter.acquire().await;
-        unless_missing(context.client.stop_pod_sandbox(request).await)?;
+        if_found(context.client.stop_pod_sandbox(request).await)?;
         self.memory.stopped_sandboxes.insert(id.to_owned());
         if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
             known.ready = false;
@@ -440,7 +435,7 @@ impl PodTask {
         let request = v1::RemovePodSandboxRequest {
             pod_sandbox_id: id.to_owned(),
         };
-        unless_missing(self.context.client.remove_pod_sandbox(request).await)?;
+        if_found(self.context.client.remove_pod_sandbox(request).await)?;
         self.memory.stopped_sandboxes.remove(id);
         self.observed.forget(id);
         self.observed.containers.retain(|c| c.sandbox != id);
@@ -451,7 +446,7 @@ impl PodTask {
         let request = v1::RemoveContainerRequest {
             container_id: id.to_owned(),
         };
-        unless_missing(self.context.client.remove_container(request).await)?;
+        if_found(self.context.client.remove_container(request).await)?;
         let known = self
             .observed
             .containers
@@ -588,8 +583,7 @@ async fn prepare_node(
             reason: "FailedMount",
             message,
         })?;
-        let resolv_conf = std::fs::read_to_string(&context.resolv_conf);
-        Ok(ResolvConf::parse(&resolv_conf.unwrap_or_default()))
+        Ok(host_resolver(&context))
     };
     blocking(prepare).await
 }
@@ -636,12 +630,10 @@ async fn pull_or_local(
     }
 }
 
-/// That something to be stopped or removed is not there is success.
-fn unless_missing<T>(result: Result<T, Error>) -> Result<(), Error> {
-    match result {
-        Err(e) if !e.is_not_found() => Err(e),
-        _ => Ok(()),
-    }
+/// The host's resolver configuration, as it is now.
+fn host_resolver(context: &Context) -> ResolvConf {
+    let text = std::fs::read_to_string(&context.resolv_conf);
+    ResolvConf::parse(&text.unwrap_or_default())
 }
 
 fn now_rfc3339() -> String {

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tracing::info;
 
 use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
-use crate::cri::{Client, Error};
+use crate::cri::{Client, Error, if_found};
 use crate::translate::ImageUser;
 
 /// An image that is there.
@@ -84,9 +84,8 @@ pub async fn local(client: &Client, image: &str) -> Result<Option<LocalImage>, I
         image: Some(spec(image)),
         verbose: false,
     };
-    match client.image_status(request).await {
-        Ok(answer) => Ok(answer.image.map(local_image)),
-        Err(e) if e.is_not_found() => Ok(None),
+    match if_found(client.image_status(request).await) {
+        Ok(answer) => Ok(answer.and_then(|answer| answer.image).map(local_image)),
         Err(e) => Err(image_error(&e, "ImageInspectError")),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::moment::Clock;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
-use crate::cri::{Client, Error, v1};
+use crate::cri::{Client, Error, if_found, v1};
 use crate::manifest::PodKey;
 use crate::translate::labels;
 
@@ -154,11 +154,8 @@ pub async fn inspect_sandbox(
         pod_sandbox_id: id.to_owned(),
         verbose: false,
     };
-    let status = match client.pod_sandbox_status(request).await {
-        Ok(answer) => answer.status,
-        Err(e) if e.is_not_found() => return Ok(None),
-        Err(e) => return Err(e),
-    };
+    let answer = if_found(client.pod_sandbox_status(request).await)?;
+    let status = answer.and_then(|answer| answer.status);
     Ok(status.map(|status| {
         let network = status.network.unwrap_or_default();
         let metadata = status.metadata.unwrap_or_default();
@@ -189,11 +186,8 @@ pub async fn inspect_container(
         container_id: id.to_owned(),
         verbose: false,
     };
-    let status = match client.container_status(request).await {
-        Ok(answer) => answer.status,
-        Err(e) if e.is_not_found() => return Ok(None),
-        Err(e) => return Err(e),
-    };
+    let answer = if_found(client.container_status(request).await)?;
+    let status = answer.and_then(|answer| answer.status);
     Ok(status.map(|status| {
         let metadata = status.metadata.clone().unwrap_or_default();
         let note = |key: &str| status.annotations.get(key)?.parse::<u64>().ok();
@@ -207,7 +201,6 @@ pub async fn inspect_container(
             state: state(clock, &status),
             backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
             grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
-            image: status.image_ref.clone(),
         }
     }))
 }

@@ -49,8 +49,6 @@ pub struct Container {
     pub backoff: Option<Duration>,
     /// The grace period it was made with, in seconds; from its annotation.
     pub grace_period: Option<i64>,
-    /// The image it was made from, by id.
-    pub image: String,
 }
 
 /// What a container is doing.

@@ -315,8 +315,10 @@ impl<'a> Planner<'a> {
                 .or_else(|| self.collect_garbage(version));
         }
         let current = observed.ready_sandbox(uid);
-        let step = self.clear_the_way(uid, current);
-        if step.is_some() || self.stray(uid, current).next().is_some() {
+        let stray = self.stray(uid, current);
+        let waits_for_strays = !stray.is_empty();
+        let step = self.clear_the_way(uid, current, stray);
+        if step.is_some() || waits_for_strays {
             return step;
         }
         let wants: Vec<(&ContainerSpec, Start)> = containers(version)
@@ -339,31 +341,28 @@ impl<'a> Planner<'a> {
         step.or_else(|| self.collect_garbage(version))
     }
 
-    /// Live containers that are not in the current sandbox, or that a newer one of their name
-    /// replaced.
-    fn stray(
-        &self,
-        uid: &str,
-        current: Option<&'a Sandbox>,
-    ) -> impl Iterator<Item = &'a Container> + use<'a> {
+    /// The ids of live containers that are not in the current sandbox, or that a newer one of their
+    /// name replaced.
+    fn stray(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
         let observed = self.view.observed;
-        let mut containers: Vec<_> = observed.containers_of(uid).collect();
-        containers.retain(|c| {
+        let stray = observed.containers_of(uid).filter(|c| {
             let outside = current.is_none_or(|s| s.id != c.sandbox);
-            let replaced = || {
-                let newer = |o: &&Container| o.name == c.name && o.attempt > c.attempt;
-                observed.containers_of(uid).any(|o| newer(&o))
-            };
+            let newer = |o: &Container| o.name == c.name && o.attempt > c.attempt;
+            let replaced = || observed.containers_of(uid).any(newer);
             c.is_live() && (outside || c.state == State::Unknown || replaced())
         });
-        containers.into_iter()
+        stray.map(|c| c.id.clone()).collect()
     }
 
     /// Ends what would otherwise run beside the current sandbox's containers.
-    fn clear_the_way(&mut self, uid: &str, current: Option<&'a Sandbox>) -> Option<Step> {
-        let ids: Vec<String> = self.stray(uid, current).map(|c| c.id.clone()).collect();
-        if !ids.is_empty() {
-            let uid = uid.to_owned();
+    fn clear_the_way(
+        &mut self,
+        uid: &str,
+        current: Option<&Sandbox>,
+        stray: Vec<String>,
+    ) -> Option<Step> {
+        if !stray.is_empty() {
+            let (uid, ids) = (uid.to_owned(), stray);
             let subject = Subject::Stop(uid.clone());
             return self.unless_failing(&subject, Step::StopContainers { uid, ids });
         }

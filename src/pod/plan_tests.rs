@@ -124,7 +124,6 @@ impl World {
             state,
             backoff: None,
             grace_period: None,
-            image: String::new(),
         });
         id
     }

@@ -368,7 +368,7 @@ impl Known {
                     remembered.key,
                     why.join("; ").trim(),
                 );
-                let problem = whole(message);
+                let problem = Problem::of_file(message);
                 known.lapsed = Some(problem.clone());
                 known.claim.standing = Standing::Refused(vec![problem]);
             }
@@ -397,16 +397,6 @@ impl Known {
     /// The stamp of what was last read.
     fn stamp(&self) -> Option<&Stamp> {
         self.seen.as_ref().map(|seen| &seen.stamp)
-    }
-}
-
-/// A problem with a manifest as a whole.
-fn whole(message: String) -> Problem {
-    Problem {
-        line: 0,
-        column: 0,
-        field: String::new(),
-        message,
     }
 }
 
@@ -656,7 +646,7 @@ impl Directory {
             .entry(path)
             .or_insert_with_key(|path| Known::new(path.clone()));
         known.seen = None;
-        known.refuse(vec![whole(problem)]);
+        known.refuse(vec![Problem::of_file(problem)]);
         true
     }
 

@@ -29,22 +29,12 @@ async fn a_killed_agent_is_followed_by_one_that_restarts_nothing(mut node: Node)
     let before = node.containers().await;
     node.kill_agent();
     node.start_agent();
-    node.wait_until("the new agent knows all of them", async || {
-        node.status()
-            .await
-            .pods
-            .iter()
-            .filter(|p| p.ready == 1)
-            .count()
-            == 3
-    })
-    .await;
-    let mut ids = [before, node.containers().await].map(|all| {
+    node.wait_known(3).await;
+    let ids = [before, node.containers().await].map(|all| {
         let mut ids: Vec<_> = all.into_iter().map(|c| c.id).collect();
         ids.sort();
         ids
     });
-    ids[0].dedup();
     assert_eq!(ids[0], ids[1]);
     for name in ["a", "b", "d"] {
         node.remove(&format!("{name}.yaml"));

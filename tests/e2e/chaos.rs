@@ -97,16 +97,7 @@ async fn an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers(mu
             node.kill_agent();
             node.start_agent();
             let known = wanted.iter().flatten().count();
-            node.wait_until("the agent knows them", async || {
-                node.status()
-                    .await
-                    .pods
-                    .iter()
-                    .filter(|p| p.ready == 1)
-                    .count()
-                    == known
-            })
-            .await;
+            node.wait_known(known).await;
             assert_eq!(ids(&node).await, before);
         }
     }

@@ -128,10 +128,7 @@ async fn a_file_removed_during_an_update_stops_everything(mut node: Node) {
     node.start_agent();
     node.wait_running("web").await;
     node.put("web.yaml", &pod_with("web", OTHER_IMAGE, FOREVER, ""));
-    node.wait_until("the swap is under way", async || {
-        node.log_lines_with("stopping the Pod") > 0
-    })
-    .await;
+    node.wait_stopping().await;
     node.remove("web.yaml");
     node.wait_gone().await;
     // And one whose image is missing, with the old version running.
@@ -151,10 +148,7 @@ async fn a_manifest_that_comes_back_while_its_pod_stops_runs_again(mut node: Nod
     node.start_agent();
     let first = node.wait_running("web").await;
     node.remove("web.yaml");
-    node.wait_until("it is being stopped", async || {
-        node.log_lines_with("stopping the Pod") > 0
-    })
-    .await;
+    node.wait_stopping().await;
     node.put("web.yaml", &pod("web", SLOW_TO_END));
     let second = node.wait_after("web", &first).await;
     assert_ne!(
@@ -171,10 +165,7 @@ async fn an_edit_while_the_old_pod_stops_waits_for_its_end(mut node: Node) {
     node.start_agent();
     let first = node.wait_running("web").await;
     node.remove("web.yaml");
-    node.wait_until("it is being stopped", async || {
-        node.log_lines_with("stopping the Pod") > 0
-    })
-    .await;
+    node.wait_stopping().await;
     node.put("web.yaml", &pod_with("web", OTHER_IMAGE, FOREVER, ""));
     // `running_one` fails the test if ever two run at once.
     node.wait_after("web", &first).await;

@@ -280,6 +280,23 @@ impl Node {
         self.wait(what, async || ask().await.then_some(())).await;
     }
 
+    /// Waits until the agent has begun to stop a Pod.
+    pub(crate) async fn wait_stopping(&self) {
+        self.wait_until("a Pod is being stopped", async || {
+            self.log_lines_with("stopping the Pod") > 0
+        })
+        .await;
+    }
+
+    /// Waits until the agent knows that this many Pods run.
+    pub(crate) async fn wait_known(&self, count: usize) {
+        self.wait_until("the agent knows what runs", async || {
+            let pods = self.status().await.pods;
+            pods.iter().filter(|p| p.ready == 1).count() == count
+        })
+        .await;
+    }
+
     /// Waits until nothing is left of any Pod of this node, anywhere.
     pub(crate) async fn wait_gone(&self) {
         let end = Instant::now() + PATIENCE;
