@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use podkeeper::manifest::{Accepted, Problem, SourceKind, parse};
+use podkeeper::manifest::{Accepted, Entry, Problem, SourceKind, parse, parse_all};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -414,5 +414,168 @@ proptest! {
             let damaged = format!("{}{insert}{}", &text[..at], &text[end..]);
             let _ = parse(damaged.as_bytes(), NODE, SourceKind::File);
         }
+    }
+}
+
+/// The Pods of a web document: what each entry is about, and what it gives.
+fn entries(text: &str) -> Vec<(String, Result<String, Vec<String>>)> {
+    let all = parse_all(text.as_bytes(), NODE, SourceKind::Http);
+    let all = all.unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
+    let entry = |entry: Entry| {
+        let key = entry.key.map_or("?".to_owned(), |key| key.to_string());
+        let good = |accepted: Accepted| accepted.pod.uid.clone();
+        let bad = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
+        (key, entry.result.map(good).map_err(bad))
+    };
+    all.into_iter().map(entry).collect()
+}
+
+/// The manifest as an item of a list in YAML.
+fn item(manifest: &str) -> String {
+    let indented: Vec<_> = manifest.lines().map(|l| format!("  {l}\n")).collect();
+    format!("-{}", &indented.concat()[1..])
+}
+
+#[test]
+fn a_web_document_holds_its_pods_in_every_form() {
+    let uid = good(MINIMAL).pod.uid.clone();
+    let other = with("name: web", "name: two");
+    let other_uid = good(&other).pod.uid.clone();
+    let untyped = |text: &str| text.replace("apiVersion: v1\nkind: Pod\n", "");
+    let list = |kind: &str, items: &[String]| {
+        format!("apiVersion: v1\nkind: {kind}\nitems:\n{}", items.concat())
+    };
+    let pods: Value =
+        serde_yaml::from_str(&list("PodList", &[item(MINIMAL), item(&other)])).unwrap();
+    for text in [
+        list("List", &[item(MINIMAL), item(&other)]),
+        list("PodList", &[item(MINIMAL), item(&other)]),
+        list(
+            "PodList",
+            &[item(&untyped(MINIMAL)), item(&untyped(&other))],
+        ),
+        pods.to_string(),
+        format!("{MINIMAL}---\n{other}"),
+        format!(
+            "---\n# first\n{MINIMAL}---\n# nothing\n---\n{}",
+            list("PodList", &[item(&other)])
+        ),
+    ] {
+        let expected = [
+            ("default/web-my-node1".to_owned(), Ok(uid.clone())),
+            ("default/two-my-node1".to_owned(), Ok(other_uid.clone())),
+        ];
+        assert_eq!(entries(&text), expected, "{text}");
+    }
+    assert_eq!(entries(MINIMAL).len(), 1);
+    for none in [
+        "{apiVersion: v1, kind: PodList, items: []}",
+        r#"{"kind":"List","apiVersion":"v1","items":[]}"#,
+    ] {
+        assert_eq!(entries(none), [], "{none}");
+    }
+}
+
+#[test]
+fn one_bad_pod_of_a_web_document_is_told_with_its_place_and_the_others_stand() {
+    let bad = item(&with("image: busybox:1", "image: 1"));
+    let bad = bad.replace("name: web", "name: bad");
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{bad}{}", item(MINIMAL));
+    let found = entries(&text);
+    assert_eq!(found[0].0, "default/bad-my-node1");
+    let problem = &found[0].1.as_ref().unwrap_err()[0];
+    assert!(
+        problem.starts_with("11:14: items[0].spec.containers[0].image: found the number 1"),
+        "{problem}"
+    );
+    assert!(found[1].1.is_ok());
+
+    for (item, key, expected) in [
+        (
+            "- {apiVersion: v1, kind: Pod, metadata: {name: x, name: x}}",
+            "default/x-my-node1",
+            "4:51: items[0].metadata.name: the field is given twice",
+        ),
+        (
+            "- {apiVersion: v1, kind: Deployment, metadata: {name: x}}",
+            "default/x-my-node1",
+            "4:26: items[0].kind: found \"Deployment\", expected \"Pod\"",
+        ),
+        (
+            "- {metadata: {name: x}, spec: {containers: []}}",
+            "default/x-my-node1",
+            "4:3: items[0].apiVersion: missing",
+        ),
+        (
+            "- web",
+            "?",
+            "4:3: items[0]: found a string, expected a Pod",
+        ),
+        (
+            "- {apiVersion: v1, kind: Pod, metadata: {name: 7}}",
+            "?",
+            "4:48: items[0].metadata.name: found the number 7",
+        ),
+    ] {
+        let found = entries(&format!("apiVersion: v1\nkind: List\nitems:\n{item}\n"));
+        assert_eq!(found[0].0, key, "{item}");
+        let problems = found[0].1.as_ref().unwrap_err();
+        assert!(
+            problems.iter().any(|p| p.starts_with(expected)),
+            "{item}: {problems:#?}"
+        );
+    }
+    let second = format!("{MINIMAL}---\n{}", with("image: busybox:1", "image: 1"));
+    let problem = &entries(&second)[1].1.clone().unwrap_err()[0];
+    assert!(
+        problem.starts_with("17:12: spec.containers[0].image: "),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_web_document_that_does_not_say_what_is_wanted_is_refused_as_a_whole() {
+    for (text, expected) in [
+        ("", "found an empty document, expected Pods"),
+        ("---\n# nothing\n---\n", "found an empty document"),
+        (
+            "{apiVersion: v1, kind: PodList}",
+            "1:1: items: found no list",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: null}",
+            "items: found no list",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, items: [], items: []}",
+            "1:44: items: the field is given twice",
+        ),
+        (
+            "{kind: List, items: []}",
+            "apiVersion: missing, expected \"v1\"",
+        ),
+        (
+            "{apiVersion: v2, kind: List, items: []}",
+            "1:14: apiVersion: found \"v2\", expected \"v1\"",
+        ),
+        (
+            "{apiVersion: v1, kind: PodList, item: [], items: []}",
+            "1:33: item: unknown field",
+        ),
+        (
+            "<html><body>502 Bad Gateway</body></html>",
+            "found a string, expected a Pod",
+        ),
+        ("kind: [", "not YAML"),
+    ] {
+        let problems = match parse_all(text.as_bytes(), NODE, SourceKind::Http) {
+            Err(problems) => problems,
+            Ok(entries) => entries.into_iter().next().unwrap().result.unwrap_err(),
+        };
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(
+            problems.iter().any(|p| p.contains(expected)),
+            "{text}: {problems:#?}"
+        );
     }
 }

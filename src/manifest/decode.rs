@@ -143,7 +143,7 @@ fn type_error(error: &str, found: Option<&Value>, field: &str, document: &Docume
     format!("found {text}, expected {expected}")
 }
 
-fn kind_of(value: &Value) -> &'static str {
+pub(super) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "boolean",

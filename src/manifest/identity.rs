@@ -31,12 +31,13 @@ pub(super) fn uid(document: &Value, node_name: &str) -> String {
 /// Gives the Pod what every static Pod on this node has, and tells its key.
 pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: SourceKind) -> PodKey {
     let metadata = &mut pod.metadata;
-    let name = metadata.name.take().unwrap_or_default();
-    let name = format!("{name}-{node_name}").to_lowercase();
-    let namespace = metadata.namespace.take().filter(|n| !n.is_empty());
-    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-    metadata.name = Some(name.clone());
-    metadata.namespace = Some(namespace.clone());
+    let key = key(
+        metadata.name.as_deref().unwrap_or_default(),
+        metadata.namespace.as_deref(),
+        node_name,
+    );
+    metadata.name = Some(key.name.clone());
+    metadata.namespace = Some(key.namespace.clone());
     metadata.uid = Some(uid.to_owned());
     let source = match source {
         SourceKind::File => "file",
@@ -52,5 +53,14 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
         operator: Some("Exists".to_owned()),
         ..Toleration::default()
     });
-    PodKey { namespace, name }
+    key
+}
+
+/// Which Pod on this node a manifest with this name and namespace is about.
+pub(super) fn key(name: &str, namespace: Option<&str>, node_name: &str) -> PodKey {
+    let namespace = namespace.filter(|n| !n.is_empty()).unwrap_or("default");
+    PodKey {
+        namespace: namespace.to_owned(),
+        name: format!("{name}-{node_name}").to_lowercase(),
+    }
 }

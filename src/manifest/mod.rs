@@ -6,8 +6,9 @@
 
 mod decode;
 mod defaults;
-mod document;
+pub(crate) mod document;
 mod identity;
+mod list;
 mod path;
 mod support;
 mod validate;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use document::Document;
+
+pub use list::{Entry, parse_all};
 pub(crate) use validate::is_dns_subdomain;
 
 /// Which Pod: its namespace and its full name, which ends in the node's name.
@@ -84,7 +88,14 @@ pub enum SourceKind {
 /// # Errors
 /// Everything that is wrong with it; what it says then has no effect at all.
 pub fn parse(bytes: &[u8], node_name: &str, source: SourceKind) -> Result<Accepted, Vec<Problem>> {
-    let document = document::read(bytes)?;
+    parse_document(document::read_one(bytes, "Pod")?, node_name, source)
+}
+
+fn parse_document(
+    document: Document,
+    node_name: &str,
+    source: SourceKind,
+) -> Result<Accepted, Vec<Problem>> {
     let (mut pod, mut warnings) = decode::decode(&document)?;
     let mut problems = support::unsupported(&document, &warnings);
     defaults::set_defaults(&mut pod);

@@ -16,6 +16,15 @@ pub(super) fn index(of: &str, index: usize) -> String {
     format!("{of}[{index}]")
 }
 
+/// The path of a field below another one.
+pub(super) fn join(of: &str, field: &str) -> String {
+    match of {
+        "" => field.to_owned(),
+        of if field.is_empty() || field.starts_with('[') => format!("{of}{field}"),
+        of => format!("{of}.{field}"),
+    }
+}
+
 /// The path itself, then the path of what is around it, and so on to the document.
 pub(super) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(field), |field| {

@@ -33,7 +33,7 @@ struct Validator<'a> {
 }
 
 impl Validator<'_> {
-    fn refuse(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    fn refuse(&mut self, field: impl AsRef<str>, message: impl Into<String>) {
         self.problems.push(self.places.problem(field, message));
     }
 

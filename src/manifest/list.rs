@@ -1,0 +1,130 @@
+//! Documents with several Pods, as the web serves them: a Pod, a v1 `PodList` or `List`, and any of
+//! these one after the other in a YAML stream.
+
+use serde_json::Value;
+
+use super::decode::kind_of;
+use super::document::{self, Document};
+use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, path};
+
+/// The fields of a list.
+const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+
+/// What a document says of one Pod.
+#[derive(Debug)]
+pub struct Entry {
+    /// The Pod that it is about, as far as that can be told of one that is refused.
+    pub key: Option<PodKey>,
+    /// The Pod, or everything that is wrong with it.
+    pub result: Result<Accepted, Vec<Problem>>,
+}
+
+/// Reads a document with any number of static Pods for the node of this name. An empty list is one
+/// with no Pods; a document that says nothing at all is an error.
+///
+/// # Errors
+/// Why nothing can be told from the document as a whole. What is wrong with one of its Pods is in that
+/// Pod's entry.
+pub fn parse_all(
+    bytes: &[u8],
+    node_name: &str,
+    source: SourceKind,
+) -> Result<Vec<Entry>, Vec<Problem>> {
+    let documents = document::read(bytes)?;
+    if documents.is_empty() {
+        let message = "found an empty document, expected Pods; a list without items says that there \
+                       are none: {apiVersion: v1, kind: PodList, items: []}";
+        return Err(vec![Problem::of_file(message)]);
+    }
+    let mut items = vec![];
+    for document in documents {
+        take_apart(document, &mut items)?;
+    }
+    let entry = |item: Document| Entry {
+        key: key(&item.value, node_name),
+        result: parse_item(item, node_name, source),
+    };
+    Ok(items.into_iter().map(entry).collect())
+}
+
+fn parse_item(
+    item: Document,
+    node_name: &str,
+    source: SourceKind,
+) -> Result<Accepted, Vec<Problem>> {
+    let repeated = item.places.repeated(|_| true);
+    if repeated.is_empty() {
+        parse_document(item, node_name, source)
+    } else {
+        Err(repeated)
+    }
+}
+
+/// Adds the Pods of a document.
+fn take_apart(mut document: Document, items: &mut Vec<Document>) -> Result<(), Vec<Problem>> {
+    if !document.value.is_object() {
+        let found = kind_of(&document.value);
+        let message = format!("found {found}, expected a Pod or a list of Pods");
+        return Err(vec![document.places.problem("", message)]);
+    }
+    let kind = document.value["kind"].as_str().unwrap_or_default();
+    let pods_only = kind == "PodList";
+    if !pods_only && kind != "List" {
+        items.push(document);
+        return Ok(());
+    }
+    check_list(&document)?;
+    let Value::Array(list) = document.value["items"].take() else {
+        return Ok(());
+    };
+    for (i, mut value) in list.into_iter().enumerate() {
+        if let (true, Value::Object(fields)) = (pods_only, &mut value) {
+            // The items of a typed list do not repeat its type.
+            fields.entry("apiVersion").or_insert("v1".into());
+            fields.entry("kind").or_insert("Pod".into());
+        }
+        let places = document.places.below(&path::index("items", i));
+        items.push(Document { value, places });
+    }
+    Ok(())
+}
+
+/// Everything that is wrong with a list besides its items.
+fn check_list(list: &Document) -> Result<(), Vec<Problem>> {
+    let Document { value, places } = list;
+    let mut problems = places.repeated(|field| !field.starts_with("items["));
+    match &value["apiVersion"] {
+        Value::String(found) if found == "v1" => {}
+        Value::Null => {
+            problems.push(places.problem("apiVersion", "missing, expected \"v1\""));
+        }
+        found => {
+            let message = format!("found {found}, expected \"v1\"");
+            problems.push(places.problem("apiVersion", message));
+        }
+    }
+    if !value["items"].is_array() {
+        let message = "found no list, expected the Pods; for none at all write items: []";
+        problems.push(places.problem("items", message));
+    }
+    let fields = value.as_object().into_iter().flatten();
+    for (field, _) in fields.filter(|(field, _)| !LIST_FIELDS.contains(&field.as_str())) {
+        let message = format!("unknown field, expected one of {}", LIST_FIELDS.join(", "));
+        problems.push(places.problem_with_key(field, message));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn key(value: &Value, node_name: &str) -> Option<PodKey> {
+    let metadata = &value["metadata"];
+    let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
+    let namespace = match &metadata["namespace"] {
+        Value::Null => None,
+        namespace => Some(namespace.as_str()?),
+    };
+    Some(identity::key(name, namespace, node_name))
+}
