@@ -63,13 +63,21 @@ impl Look for Desired {
     }
 
     fn file(&self, name: &str) -> Option<&str> {
-        self.pods.get(&key(name))?.path.file_name()?.to_str()
+        self.pods
+            .get(&key(name))?
+            .origin
+            .file()?
+            .file_name()?
+            .to_str()
     }
 
     fn refusal(&self, file: &str) -> Option<&Refused> {
-        self.refused
-            .iter()
-            .find(|refused| refused.path.ends_with(file))
+        self.refused.iter().find(|refused| {
+            refused
+                .origin
+                .file()
+                .is_some_and(|path| path.ends_with(file))
+        })
     }
 }
 
@@ -374,13 +382,13 @@ async fn a_folder_that_does_not_exist_yet_is_waited_for() {
     let root = tempfile::tempdir().unwrap();
     let mut agent = Agent::start_at(root, "not/there/yet", NEVER);
     let desired = agent
-        .sees("waiting", |desired| desired.unreadable.is_some())
+        .sees("waiting", |desired| desired.unreadable.len() == 1)
         .await;
     assert!(desired.pods.is_empty());
-    assert!(desired.unreadable.unwrap().contains("waiting"));
+    assert!(desired.unreadable[0].contains("waiting"));
     fs::create_dir_all(&agent.path).unwrap();
     agent
-        .sees("readable", |desired| desired.unreadable.is_none())
+        .sees("readable", |desired| desired.unreadable.is_empty())
         .await;
     rename_in(&agent.at("web.yaml"), pod("web", 1));
     agent
@@ -394,13 +402,13 @@ async fn a_folder_removed_keeps_everything_until_it_is_back() {
     let web_stays = Always::so(&agent, |desired| desired.version("web") == Some("v1"));
     fs::remove_dir_all(&agent.path).unwrap();
     let desired = agent
-        .sees("unreadable", |desired| desired.unreadable.is_some())
+        .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
-    assert!(desired.unreadable.unwrap().contains("keeps running"));
+    assert!(desired.unreadable[0].contains("keeps running"));
     fs::create_dir(&agent.path).unwrap();
     rename_in(&agent.at("web.yaml"), pod("web", 1));
     agent
-        .sees("readable", |desired| desired.unreadable.is_none())
+        .sees("readable", |desired| desired.unreadable.is_empty())
         .await;
     agent.catches_up().await;
     web_stays.was_so().await;
@@ -415,7 +423,7 @@ async fn a_folder_that_comes_back_empty_has_no_pods() {
     let mut agent = Agent::with_web().await;
     fs::rename(&agent.path, agent.root.path().join("old")).unwrap();
     agent
-        .sees("unreadable", |desired| desired.unreadable.is_some())
+        .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
     fs::create_dir(&agent.path).unwrap();
     agent
@@ -479,12 +487,12 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
         fs::rename(&agent.path, &aside).unwrap();
         make(&agent.path);
         let desired = agent
-            .sees(what, |desired| desired.unreadable.is_some())
+            .sees(what, |desired| desired.unreadable.len() == 1)
             .await;
         assert_eq!(desired.version("web"), Some("v1"), "{what}");
         let mut agent = agent.restart(|_| {}).await;
         let desired = agent
-            .sees(what, |desired| desired.unreadable.is_some())
+            .sees(what, |desired| desired.unreadable.len() == 1)
             .await;
         assert_eq!(
             desired.version("web"),
@@ -494,7 +502,7 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
         fs::remove_file(&agent.path).unwrap();
         fs::rename(&aside, &agent.path).unwrap();
         let desired = agent
-            .sees("readable", |desired| desired.unreadable.is_none())
+            .sees("readable", |desired| desired.unreadable.is_empty())
             .await;
         assert_eq!(desired.version("web"), Some("v1"));
     }
@@ -514,13 +522,15 @@ async fn permissions_taken_away_keep_everything() {
     assert_eq!(desired.version("web"), Some("v1"));
     chmod(agent.path.clone(), 0);
     let desired = agent
-        .sees("unreadable", |desired| desired.unreadable.is_some())
+        .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
     assert_eq!(desired.version("web"), Some("v1"));
     chmod(agent.path.clone(), 0o755);
     chmod(agent.at("web.yaml"), 0o644);
     agent
-        .sees("mended", |d| d.refused.is_empty() && d.unreadable.is_none())
+        .sees("mended", |d| {
+            d.refused.is_empty() && d.unreadable.is_empty()
+        })
         .await;
 }
 
@@ -750,13 +760,13 @@ async fn one_file_can_be_the_manifest_path() {
     fs::create_dir(root.path().join("folder")).unwrap();
     let mut agent = Agent::start_at(root, "folder/.only", NEVER);
     agent
-        .sees("waiting", |desired| desired.unreadable.is_some())
+        .sees("waiting", |desired| desired.unreadable.len() == 1)
         .await;
     fs::write(&agent.path, pod("web", 1)).unwrap();
     fs::write(agent.path.with_file_name("other.yaml"), pod("other", 1)).unwrap();
     let only = |d: &Desired| d.version("web") == Some("v1") && d.pods.len() == 1;
     agent
-        .sees("web runs", |d| only(d) && d.unreadable.is_none())
+        .sees("web runs", |d| only(d) && d.unreadable.is_empty())
         .await;
     fs::write(&agent.path, "broken").unwrap();
     agent
@@ -765,15 +775,15 @@ async fn one_file_can_be_the_manifest_path() {
     let aside = agent.root.path().join("aside");
     fs::rename(agent.path.parent().unwrap(), &aside).unwrap();
     agent
-        .sees("the folder gone", |d| only(d) && d.unreadable.is_some())
+        .sees("the folder gone", |d| only(d) && d.unreadable.len() == 1)
         .await;
     let mut agent = agent.restart(|_| {}).await;
     agent
-        .sees("after a restart", |d| only(d) && d.unreadable.is_some())
+        .sees("after a restart", |d| only(d) && d.unreadable.len() == 1)
         .await;
     fs::rename(&aside, agent.path.parent().unwrap()).unwrap();
     agent
-        .sees("the folder back", |d| only(d) && d.unreadable.is_none())
+        .sees("the folder back", |d| only(d) && d.unreadable.is_empty())
         .await;
     fs::remove_file(&agent.path).unwrap();
     agent
@@ -788,7 +798,7 @@ async fn a_restart_keeps_what_ran_while_the_folder_is_missing() {
         .restart(|path| fs::remove_dir_all(path).unwrap())
         .await;
     let desired = agent
-        .sees("unreadable", |desired| desired.unreadable.is_some())
+        .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
     assert_eq!(desired.version("web"), Some("v1"));
 }
@@ -803,7 +813,7 @@ async fn a_file_removed_while_the_agent_was_down_removes_its_pod() {
     assert_eq!(first, Desired::default(), "not wanted even at first");
     let mut agent = agent.restart(|path| fs::remove_dir(path).unwrap()).await;
     let desired = agent
-        .sees("unreadable", |desired| desired.unreadable.is_some())
+        .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
     assert!(desired.pods.is_empty(), "not remembered either");
 }
@@ -814,7 +824,7 @@ async fn another_manifest_path_starts_from_nothing() {
     agent.path = agent.root.path().join("elsewhere");
     let mut agent = agent.restart(|_| {}).await;
     let desired = agent
-        .sees("waiting", |desired| desired.unreadable.is_some())
+        .sees("waiting", |desired| desired.unreadable.len() == 1)
         .await;
     assert!(desired.pods.is_empty());
 }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::print;
 use crate::config::node_name;
-use crate::manifest::{self, Problem, SourceKind};
+use crate::manifest::{self, Accepted, Problem, SourceKind};
 use crate::source::directory::read_manifest;
 
 #[derive(Debug, Args)]
@@ -16,6 +16,10 @@ pub(super) struct Arguments {
     /// Manifests
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+
+    /// The files are documents for --manifest-url: any number of Pods, also in lists
+    #[arg(long)]
+    web: bool,
 
     /// Take warnings for errors
     #[arg(long)]
@@ -31,7 +35,7 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut all_good = true;
     let mut text = String::new();
     for file in &arguments.files {
-        all_good &= check_one(&mut text, file, &node, arguments.strict)?;
+        all_good &= check_one(&mut text, file, &node, arguments)?;
     }
     print(&text)?;
     Ok(if all_good {
@@ -41,9 +45,43 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn check_one(text: &mut String, file: &Path, node: &str, strict: bool) -> anyhow::Result<bool> {
-    let parsed = read_manifest(file).map_err(|message| vec![Problem::of_file(message)]);
-    let parsed = parsed.and_then(|bytes| manifest::parse(&bytes, node, SourceKind::File));
+fn check_one(
+    text: &mut String,
+    file: &Path,
+    node: &str,
+    arguments: &Arguments,
+) -> anyhow::Result<bool> {
+    let bytes = match read_manifest(file) {
+        Ok(bytes) => bytes,
+        Err(message) => return verdict(text, file, Err(vec![Problem::of_file(message)]), false),
+    };
+    let strict = arguments.strict;
+    if !arguments.web {
+        let parsed = manifest::parse(&bytes, node, SourceKind::File);
+        return verdict(text, file, parsed, strict);
+    }
+    match manifest::parse_all(&bytes, node, SourceKind::Http) {
+        Err(problems) => verdict(text, file, Err(problems), strict),
+        Ok(entries) => {
+            if entries.is_empty() {
+                writeln!(text, "{}: good: no Pods", file.display())?;
+            }
+            let mut all_good = true;
+            for entry in entries {
+                all_good &= verdict(text, file, entry.result, strict)?;
+            }
+            Ok(all_good)
+        }
+    }
+}
+
+/// Says what is thought of one Pod, and tells whether that is good.
+fn verdict(
+    text: &mut String,
+    file: &Path,
+    parsed: Result<Accepted, Vec<Problem>>,
+    strict: bool,
+) -> anyhow::Result<bool> {
     match parsed {
         Ok(accepted) => {
             list(text, file, "warning: ", &accepted.warnings)?;

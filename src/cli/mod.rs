@@ -1,11 +1,14 @@
 //! The command line: one file for each command.
 
 mod check;
+mod config;
 mod ps;
 mod run;
+mod service;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
@@ -19,7 +22,9 @@ struct Line {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent
-    Run(crate::config::Flags),
+    Run(Box<crate::config::Flags>),
+    /// Show the configuration that `run` would work with, and where each value comes from
+    Config(Box<config::Arguments>),
     /// Say what is wrong with manifests
     Check(check::Arguments),
     /// Show the Pods of the running agent
@@ -31,10 +36,29 @@ enum Command {
 /// # Errors
 /// What went wrong, for people.
 pub fn main() -> anyhow::Result<ExitCode> {
-    match Line::parse().command {
-        Command::Run(flags) => run::run(flags),
+    let line = Line::try_parse().unwrap_or_else(|error| {
+        if let Some(advice) = advice(&error) {
+            eprintln!("error: {advice}");
+            std::process::exit(2);
+        }
+        error.exit()
+    });
+    match line.command {
+        Command::Run(flags) => run::run(&flags),
+        Command::Config(arguments) => config::config(*arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
+    }
+}
+
+/// What to do about a flag of the kubelet that podkeeper has not.
+fn advice(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(flag) => crate::config::kubelet::advice(flag),
+        _ => None,
     }
 }
 

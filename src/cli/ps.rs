@@ -130,10 +130,10 @@ fn note(text: &mut String, pod: &PodReport) -> std::fmt::Result {
 }
 
 fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
-    if let Some(why) = &status.unreadable {
+    for why in &status.unreadable {
         writeln!(
             text,
-            "\nThe manifests cannot be read, the Pods stay as they are: {why}"
+            "\nManifests cannot be read, their Pods stay as they are: {why}"
         )?;
     }
     if status.refused.is_empty() {
@@ -147,10 +147,7 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
             writeln!(text, "{}{gap}{problem}", refused.path)?;
         }
         if let Some(pod) = &refused.keeps {
-            writeln!(
-                text,
-                "  {pod} runs on as it was last accepted from this file"
-            )?;
+            writeln!(text, "  {pod} runs on as it was last accepted from there")?;
         }
     }
     Ok(())
@@ -195,7 +192,7 @@ default/web-n1: its update waits: ErrImagePull: no such image
 
 Refused:
 /m/web.bak:3:5: spec: wrong
-  default/x-n1 runs on as it was last accepted from this file
+  default/x-n1 runs on as it was last accepted from there
 ";
         assert_eq!(table(&status, now).unwrap(), expected);
     }

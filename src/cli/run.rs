@@ -8,26 +8,34 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tracing::{error, info, warn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use super::single_threaded;
-use crate::config::{Config, Flags, LogFormat};
+use super::{service, single_threaded};
+use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
+use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, kubelet, runtime, supervisor};
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::server::{Server, State};
-use crate::source::directory::DirectorySource;
+use crate::source::Sources;
+use crate::source::url::shown;
 use crate::translate::NodeFacts;
 
-pub(super) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
-    start_logging(flags.log_format, flags.log_level);
-    let config = Config::from_flags(flags)?;
+pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = Config::load(flags.clone())?;
+    let log_level = start_logging(config.log_format, config.log_level);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     if let Some(id) = kubelet::find_beside() {
         bail!(
             "a kubelet runs on this node (process {id}): it would kill Pods that it does not know. \
@@ -37,15 +45,30 @@ pub(super) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let _lock = lock_root(&config.paths.root)?;
     single_threaded()?.block_on(async {
         let server = Server::bind(&config.run_dir).await?;
+        let Sources { directory, url } = &config.sources;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = config.node_name,
-            manifests = %config.manifest_path.display(),
+            manifests = directory
+                .as_ref()
+                .map(|source| source.path.display().to_string()),
+            manifest_url = url.as_ref().map(|source| shown(&source.url)),
             "podkeeper starts"
         );
+        let (sources_sender, sources) = watch::channel(config.sources.clone());
+        let (pulse_sender, pulse) = watch::channel(None);
+        let reloader = Reloader {
+            flags: flags.clone(),
+            settings: config.settings.clone(),
+            sources: sources_sender,
+            log_level,
+        };
+        tokio::spawn(reloader.run()?);
+        tokio::spawn(service::keep_told(pulse));
         tokio::select! {
-            result = agent(config, server) => result,
+            result = agent(config, server, sources, pulse_sender) => result,
             name = asked_to_end() => {
+                service::tell(&[NotifyState::Stopping]);
                 info!(signal = name?, "ending, the Pods keep running");
                 Ok(ExitCode::SUCCESS)
             }
@@ -54,14 +77,13 @@ pub(super) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
 }
 
 /// The agent's parts, put together.
-async fn agent(config: Config, server: Server) -> anyhow::Result<ExitCode> {
-    let source = DirectorySource {
-        path: config.manifest_path.clone(),
-        node_name: config.node_name.clone(),
-        rescan: config.file_check_frequency,
-        state: config.paths.root.join("manifests"),
-    };
-    let desired = source.spawn();
+async fn agent(
+    config: Config,
+    server: Server,
+    sources: watch::Receiver<Sources>,
+    pulse: Pulse,
+) -> anyhow::Result<ExitCode> {
+    let desired = Sources::follow(sources, &config.paths.root);
     let (context_sender, context) = watch::channel(None);
     let state = State {
         desired: desired.clone(),
@@ -70,14 +92,14 @@ async fn agent(config: Config, server: Server) -> anyhow::Result<ExitCode> {
     tokio::spawn(server.serve(Arc::new(state)));
     let context = build(config).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
-    supervisor::supervise(context, desired).await;
+    supervisor::supervise(context, desired, pulse).await;
     bail!("the source of manifests ended")
 }
 
 /// What the Pods' tasks share, once the runtime answers.
 async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
     let client = Client::new(config.endpoint);
-    let runtime = runtime::wait_for_runtime(&client).await?;
+    let runtime = runtime::wait_for_runtime(&client, config.cgroup_driver).await?;
     let facts = NodeFacts {
         paths: config.paths,
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
@@ -131,18 +153,93 @@ async fn asked_to_end() -> io::Result<&'static str> {
     }
 }
 
-fn start_logging(format: LogFormat, level: tracing::Level) {
-    // Libraries' own chatter is for debugging them, not the node.
-    let filter = EnvFilter::new(format!("warn,podkeeper={level}"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false);
-    let lines = lines.with_writer(io::stderr);
+type LogLevel = reload::Handle<EnvFilter, Registry>;
+
+/// Reads the configuration again when asked to (`SIGHUP`), and changes what can change without a
+/// restart.
+struct Reloader {
+    flags: Flags,
+    /// The settings in force.
+    settings: Vec<Setting>,
+    sources: watch::Sender<Sources>,
+    log_level: LogLevel,
+}
+
+impl Reloader {
+    /// Listens from now on; the future never ends.
+    fn run(mut self) -> anyhow::Result<impl Future<Output = ()>> {
+        let mut asked = signal(SignalKind::hangup())?;
+        Ok(async move {
+            while asked.recv().await.is_some() {
+                service::tell_reloading();
+                match Config::load(self.flags.clone()) {
+                    Ok(config) => self.apply(config),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        error!(
+                            error,
+                            "the configuration is refused, the one before stays in force"
+                        );
+                    }
+                }
+                service::tell(&[NotifyState::Ready]);
+            }
+        })
+    }
+
+    fn apply(&mut self, config: Config) {
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let mut changed = vec![];
+        for new in config.settings {
+            let Some(old) = self.settings.iter_mut().find(|old| old.name == new.name) else {
+                continue;
+            };
+            if new.reloadable {
+                if new.value != old.value {
+                    changed.push(new.name);
+                }
+                *old = new;
+            } else if new.value != old.value {
+                let (setting, value, given) = (new.name, &old.value, &new.value);
+                warn!(
+                    setting,
+                    value, given, "the setting changes only at the agent's next start"
+                );
+            }
+        }
+        // Its only error is that nothing is logged any more.
+        let _ = self.log_level.reload(filter(config.log_level));
+        let sources = config.sources;
+        let exchanged = self.sources.send_if_modified(|current| {
+            let differs = *current != sources;
+            *current = sources;
+            differs
+        });
+        let changed = changed.join(", ");
+        info!(changed, exchanged, "configuration read again");
+    }
+}
+
+/// Starts logging; the handle changes the level.
+fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(io::stderr);
+    let all = Registry::default().with(filter);
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal;
-            lines.with_ansi(io::stderr().is_terminal()).init();
+            all.with(lines.with_ansi(io::stderr().is_terminal())).init();
         }
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Json => all.with(lines.json().flatten_event(true)).init(),
     }
+    handle
+}
+
+/// Libraries' own chatter is for debugging them, not the node.
+fn filter(level: tracing::Level) -> EnvFilter {
+    EnvFilter::new(format!("warn,podkeeper={level}"))
 }

@@ -1,97 +1,42 @@
-//! What the agent was told: flags, read completely and checked before anything starts.
+//! What the agent was told: flags and `KubeletConfiguration` files, read completely and checked before
+//! anything starts.
 
 mod duration;
+mod file;
+mod flags;
+pub(crate) mod kubelet;
 
+use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context as _, anyhow, bail};
+use reqwest::Url;
+use serde::Serialize;
+use serde_json::Value;
 
 pub use duration::parse_duration;
+pub use flags::{Driver, Flags, Headers, LogFormat};
 
 use crate::cri::Endpoint;
 use crate::manifest::is_dns_subdomain;
-use crate::translate::Paths;
-
-/// The flags of `podkeeper run`, as typed. Those that the kubelet has are spelled as there.
-#[derive(Debug, Clone, Args)]
-pub struct Flags {
-    /// Directory with Pod manifests, or one manifest file
-    #[arg(long, value_name = "PATH")]
-    pub pod_manifest_path: PathBuf,
-
-    /// How often the manifests are read again even if nothing seems to have changed
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
-    pub file_check_frequency: Duration,
-
-    /// Unix socket of the container runtime [default: the first of the well-known sockets that is
-    /// there, `unix:///run/containerd/containerd.sock` before all others]
-    #[arg(long, value_name = "ENDPOINT")]
-    pub container_runtime_endpoint: Option<Endpoint>,
-
-    /// Folder for everything that the agent keeps
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/podkeeper")]
-    pub root_dir: PathBuf,
-
-    /// Folder for the Pods' logs
-    #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
-    pub pod_logs_dir: PathBuf,
-
-    /// Folder for the socket on which the running agent answers
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-    pub run_dir: PathBuf,
-
-    /// Name of this node [default: the machine's host name, in lower case]
-    #[arg(long, value_name = "NAME")]
-    pub hostname_override: Option<String>,
-
-    /// Name servers for Pods with the DNS policy `ClusterFirst`; repeatable, or separated by commas
-    #[arg(long, value_name = "IP", value_delimiter = ',')]
-    pub cluster_dns: Vec<IpAddr>,
-
-    /// Domain in which Pods look names up first
-    #[arg(long, value_name = "DOMAIN", default_value = "")]
-    pub cluster_domain: String,
-
-    /// The host's resolver configuration
-    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
-    pub resolv_conf: PathBuf,
-
-    /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
-    /// number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub runtime_concurrency: Option<u16>,
-
-    /// How log lines are written
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// The least serious lines to write: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log_level: tracing::Level,
-}
+use crate::source::Sources;
+use crate::source::directory::DirectorySource;
+use crate::source::url::{Request, UrlSource, shown};
+use crate::translate::{CgroupDriver, Paths};
+use file::{Files, Given};
 
 /// Where the running agent's socket is, unless told otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/podkeeper";
 
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs: one JSON object a line.
-    Json,
-}
+const CHECK_FREQUENCY: Duration = Duration::from_secs(20);
 
 /// What the agent works with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Directory with manifests, or one manifest; absolute.
-    pub manifest_path: PathBuf,
-    /// How often manifests are read again.
-    pub file_check_frequency: Duration,
+    /// Where manifests come from: at least one source.
+    pub sources: Sources,
     /// The runtime.
     pub endpoint: Endpoint,
     /// The agent's folders, absolute.
@@ -106,44 +51,464 @@ pub struct Config {
     pub cluster_domain: String,
     /// The host's resolver configuration.
     pub resolv_conf: PathBuf,
+    /// Who manages cgroups, where the runtime does not tell.
+    pub cgroup_driver: CgroupDriver,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// The least serious log lines to write.
+    pub log_level: tracing::Level,
+    /// All settings, for people.
+    pub settings: Vec<Setting>,
+    /// What was given and is not carried out.
+    pub warnings: Vec<String>,
+}
+
+/// One setting as it is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// The flag, without its dashes.
+    pub name: &'static str,
+    /// The value, without secrets; empty where there is none.
+    pub value: String,
+    /// `flag`, `default`, or the file that sets it.
+    pub from: String,
+    /// It can change without a restart of the agent.
+    pub reloadable: bool,
+}
+
+/// Who says a value.
+#[derive(Debug, Clone)]
+enum From {
+    Flag(&'static str),
+    File(Given),
+    Default,
+}
+
+impl fmt::Display for From {
+    /// Where to look for the mistake.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::File(given) => f.write_str(&given.place),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Puts flags before files before defaults, and notes where each value came from.
+struct Resolver {
+    files: Files,
+    settings: Vec<Setting>,
+}
+
+impl Resolver {
+    /// The value that counts: the flag's; else the file's, by `read`; else the default.
+    fn pick<T>(
+        &self,
+        flag: &'static str,
+        given: Option<T>,
+        field: Option<&str>,
+        read: impl Fn(&Given) -> Result<T, String>,
+    ) -> anyhow::Result<(Option<T>, From)> {
+        if let Some(value) = given {
+            return Ok((Some(value), From::Flag(flag)));
+        }
+        let Some(given) = field.and_then(|field| self.files.get(field)) else {
+            return Ok((None, From::Default));
+        };
+        let value = read(given).map_err(|why| anyhow!("{}: {why}", given.place))?;
+        Ok((Some(value), From::File(given.clone())))
+    }
+
+    fn note(&mut self, name: &'static str, value: impl fmt::Display, from: &From) {
+        let reloadable = name.starts_with("manifest-url")
+            || matches!(
+                name,
+                "pod-manifest-path" | "file-check-frequency" | "http-check-frequency" | "log-level"
+            );
+        self.settings.push(Setting {
+            name,
+            value: value.to_string(),
+            from: match from {
+                From::Flag(_) => "flag".to_owned(),
+                From::Default => "default".to_owned(),
+                From::File(given) => given.file.display().to_string(),
+            },
+            reloadable,
+        });
+    }
+
+    /// A path that has a default; one in a file is meant from the file's folder.
+    fn path(
+        &mut self,
+        flag: &'static str,
+        given: Option<PathBuf>,
+        field: Option<&str>,
+        default: &str,
+    ) -> anyhow::Result<PathBuf> {
+        let beside = |given: &Given| {
+            let folder = given.file.parent().unwrap_or(Path::new("/"));
+            Ok(folder.join(text(given)))
+        };
+        let (path, from) = self.pick(flag, given, field, beside)?;
+        let path = path.unwrap_or_else(|| default.into());
+        if path.as_os_str().is_empty() {
+            self.note(flag, "", &from);
+            return Ok(path);
+        }
+        let path = absolute(&from, &path)?;
+        self.note(flag, path.display(), &from);
+        Ok(path)
+    }
+
+    /// A path without a default.
+    fn optional_path(
+        &mut self,
+        flag: &'static str,
+        given: Option<PathBuf>,
+        field: Option<&str>,
+    ) -> anyhow::Result<Option<PathBuf>> {
+        let path = self.path(flag, given, field, "")?;
+        Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
+    }
+
+    fn period(
+        &mut self,
+        flag: &'static str,
+        given: Option<Duration>,
+        field: &str,
+    ) -> anyhow::Result<Duration> {
+        let read = |given: &Given| parse_duration(&text(given));
+        let (period, from) = self.pick(flag, given, Some(field), read)?;
+        let period = period.unwrap_or(CHECK_FREQUENCY);
+        if period.is_zero() {
+            bail!("{from}: found 0s, expected a time to wait, such as 20s");
+        }
+        self.note(flag, format_args!("{period:?}"), &from);
+        Ok(period)
+    }
+
+    fn word(
+        &mut self,
+        flag: &'static str,
+        given: Option<String>,
+        field: &str,
+    ) -> anyhow::Result<String> {
+        let (word, from) = self.pick(flag, given, Some(field), |given| Ok(text(given)))?;
+        let word = word.unwrap_or_default();
+        self.note(flag, &word, &from);
+        Ok(word)
+    }
+
+    fn list(&mut self, flag: &'static str, paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+        let from = if paths.is_empty() {
+            From::Default
+        } else {
+            From::Flag(flag)
+        };
+        let paths = paths.iter().map(|path| absolute(&from, path));
+        let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
+        let names: Vec<_> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        self.note(flag, names.join(","), &from);
+        Ok(paths)
+    }
 }
 
 impl Config {
-    /// Checks the flags and fills in what they leave open.
+    /// Reads the files that the flags name, checks everything, and fills in what is left open.
     ///
     /// # Errors
-    /// A value makes no sense; the message names the flag.
-    pub fn from_flags(flags: Flags) -> anyhow::Result<Self> {
-        let absolute = |flag: &str, path: PathBuf| {
-            let absolute = std::path::absolute(&path);
-            let absolute = absolute.with_context(|| format!("{flag}: {}", path.display()))?;
-            // However it is written, with a slash at its end or not, it is the same folder.
-            anyhow::Ok(absolute.components().collect::<PathBuf>())
-        };
-        if flags.file_check_frequency.is_zero() {
-            bail!("--file-check-frequency: found 0s, expected a time to wait, such as 20s");
+    /// Something makes no sense; the message names the flag, or the file, line and field.
+    pub fn load(flags: Flags) -> anyhow::Result<Self> {
+        let files = Files::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
+        let mut warnings = vec![];
+        let without_effect = flags.without_effect.given();
+        if !without_effect.is_empty() {
+            let what = without_effect.join(", ");
+            warnings.push(format!("flags of the kubelet without effect here: {what}"));
         }
+        if !files.ignored.is_empty() {
+            let what = files.ignored.join(", ");
+            warnings.push(format!(
+                "fields of the KubeletConfiguration without effect here: {what}"
+            ));
+        }
+        let mut from = Resolver {
+            files,
+            settings: vec![],
+        };
+
+        let (node_name, node_from) = match flags.hostname_override.clone() {
+            Some(name) => (node_name(Some(name))?, From::Flag("hostname-override")),
+            None => (node_name(None)?, From::Default),
+        };
+        from.note("hostname-override", &node_name, &node_from);
+        let root = from.path(
+            "root-dir",
+            flags.root_dir.clone(),
+            None,
+            "/var/lib/podkeeper",
+        )?;
+        let run_dir = from.path("run-dir", flags.run_dir.clone(), None, DEFAULT_RUN_DIR)?;
+        let logs = flags.pod_logs_dir.clone();
+        let logs = from.path("pod-logs-dir", logs, Some("podLogsDir"), "/var/log/pods")?;
+        let sources = sources(&mut from, &flags, &node_name, &root)?;
+        let endpoint = endpoint(&mut from, &flags)?;
+        let cluster_dns = cluster_dns(&mut from, &flags)?;
+        let cluster_domain = flags.cluster_domain.clone();
+        let cluster_domain = from.word("cluster-domain", cluster_domain, "clusterDomain")?;
+        let resolv_conf = flags.resolv_conf.clone();
+        let field = Some("resolvConf");
+        let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
+        let cgroup_driver = cgroup_driver(&mut from, &flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let concurrency = flags.runtime_concurrency.map(usize::from);
+        let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
+        let runtime_concurrency = concurrency.unwrap_or(2 * cores);
+        from.note("runtime-concurrency", runtime_concurrency, &at);
+        let (log_format, log_level) = logging(&mut from, &flags)?;
+        from.settings.sort_by_key(|setting| setting.name);
         Ok(Self {
-            manifest_path: absolute("--pod-manifest-path", flags.pod_manifest_path)?,
-            file_check_frequency: flags.file_check_frequency,
-            endpoint: flags
-                .container_runtime_endpoint
-                .unwrap_or_else(Endpoint::find),
-            paths: Paths {
-                root: absolute("--root-dir", flags.root_dir)?,
-                logs: absolute("--pod-logs-dir", flags.pod_logs_dir)?,
-            },
-            run_dir: absolute("--run-dir", flags.run_dir)?,
-            node_name: node_name(flags.hostname_override)?,
-            cluster_dns: flags.cluster_dns,
-            cluster_domain: flags.cluster_domain,
-            resolv_conf: flags.resolv_conf,
-            runtime_concurrency: flags.runtime_concurrency.map_or(2 * cores, usize::from),
+            sources,
+            endpoint,
+            paths: Paths { root, logs },
+            run_dir,
+            node_name,
+            cluster_dns,
+            cluster_domain,
+            resolv_conf,
+            cgroup_driver,
+            runtime_concurrency,
+            log_format,
+            log_level,
+            settings: from.settings,
+            warnings,
         })
     }
+}
+
+fn sources(
+    from: &mut Resolver,
+    flags: &Flags,
+    node_name: &str,
+    root: &Path,
+) -> anyhow::Result<Sources> {
+    let path = flags.pod_manifest_path.clone();
+    let path = from.optional_path("pod-manifest-path", path, Some("staticPodPath"))?;
+    let rescan = flags.file_check_frequency;
+    let rescan = from.period("file-check-frequency", rescan, "fileCheckFrequency")?;
+    let directory = path.map(|path| DirectorySource {
+        path,
+        node_name: node_name.to_owned(),
+        rescan,
+        state: Sources::directory_state(root),
+    });
+
+    let (url, at) = from.pick(
+        "manifest-url",
+        flags.manifest_url.clone(),
+        Some("staticPodURL"),
+        |given| Ok(text(given)),
+    )?;
+    let url = url
+        .filter(|url| !url.is_empty())
+        .map(|url| parse_url(&url, &at))
+        .transpose()?;
+    from.note(
+        "manifest-url",
+        url.as_ref().map(shown).unwrap_or_default(),
+        &at,
+    );
+    let headers = headers(from, flags)?;
+    let period = from.period(
+        "http-check-frequency",
+        flags.http_check_frequency,
+        "httpCheckFrequency",
+    )?;
+    let mut file = |flag, path: &Option<PathBuf>| from.optional_path(flag, path.clone(), None);
+    let request = Request {
+        ca_file: file("manifest-url-ca-file", &flags.manifest_url_ca_file)?,
+        client_cert: file(
+            "manifest-url-client-cert-file",
+            &flags.manifest_url_client_cert_file,
+        )?,
+        client_key: file(
+            "manifest-url-client-key-file",
+            &flags.manifest_url_client_key_file,
+        )?,
+        token_file: file("manifest-url-token-file", &flags.manifest_url_token_file)?,
+        headers,
+        ..Request::default()
+    };
+    let public_keys = from.list("manifest-url-public-key", &flags.manifest_url_public_key)?;
+    if url.is_none() {
+        let given = |setting: &&Setting| {
+            setting.from == "flag" && setting.name.starts_with("manifest-url-")
+        };
+        if let Some(setting) = from.settings.iter().find(given) {
+            bail!(
+                "--{}: expected --manifest-url (or staticPodURL) beside it",
+                setting.name
+            );
+        }
+    }
+    let url = url.map(|url| UrlSource {
+        url,
+        request,
+        public_keys,
+        period,
+        node_name: node_name.to_owned(),
+        state: Sources::url_state(root),
+    });
+    if directory.is_none() && url.is_none() {
+        bail!(
+            "there are no manifests to run: give --pod-manifest-path=DIRECTORY, --manifest-url=URL, or \
+             a --config file with staticPodPath or staticPodURL"
+        );
+    }
+    Ok(Sources { directory, url })
+}
+
+/// A flag's headers win over the file's altogether.
+fn headers(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Headers> {
+    let given = (!flags.manifest_url_header.is_empty()).then(|| flags.manifest_url_header.concat());
+    let read = |given: &Given| {
+        let mut headers = vec![];
+        for (name, values) in given.value.as_object().into_iter().flatten() {
+            for value in values
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
+                headers.push(flags::header(name, value)?);
+            }
+        }
+        Ok(headers)
+    };
+    let (headers, at) = from.pick(
+        "manifest-url-header",
+        given,
+        Some("staticPodURLHeader"),
+        read,
+    )?;
+    let headers: Headers = headers.unwrap_or_default();
+    let names: Vec<_> = headers
+        .iter()
+        .map(|(name, _)| format!("{name}: <hidden>"))
+        .collect();
+    from.note("manifest-url-header", names.join(", "), &at);
+    Ok(headers)
+}
+
+fn parse_url(text: &str, from: &From) -> anyhow::Result<Url> {
+    let url = Url::parse(text).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    // Not as it was found: it may hold a password.
+    url.ok_or_else(|| {
+        let scheme = text.split(':').next().unwrap_or_default();
+        anyhow!("{from}: found a URL that begins with {scheme:?}, expected one such as https://example.com/pods.yaml")
+    })
+}
+
+fn endpoint(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Endpoint> {
+    let given = flags.container_runtime_endpoint.clone();
+    let field = Some("containerRuntimeEndpoint");
+    let (endpoint, at) = from.pick("container-runtime-endpoint", given, field, |given| {
+        text(given).parse()
+    })?;
+    let endpoint = endpoint.unwrap_or_else(Endpoint::find);
+    from.note("container-runtime-endpoint", &endpoint, &at);
+    Ok(endpoint)
+}
+
+fn cluster_dns(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Vec<IpAddr>> {
+    let given = (!flags.cluster_dns.is_empty()).then(|| flags.cluster_dns.clone());
+    let read = |given: &Given| {
+        let texts = given
+            .value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        let address = |text: &str| {
+            text.parse()
+                .map_err(|_| format!("found {text:?}, expected an IP address"))
+        };
+        texts.map(address).collect()
+    };
+    let (servers, at) = from.pick("cluster-dns", given, Some("clusterDNS"), read)?;
+    let servers: Vec<IpAddr> = servers.unwrap_or_default();
+    let texts: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    from.note("cluster-dns", texts.join(","), &at);
+    Ok(servers)
+}
+
+fn cgroup_driver(from: &mut Resolver, flags: &Flags) -> anyhow::Result<CgroupDriver> {
+    let read = |given: &Given| {
+        Ok(if given.value == "systemd" {
+            Driver::Systemd
+        } else {
+            Driver::Cgroupfs
+        })
+    };
+    let (driver, at) = from.pick(
+        "cgroup-driver",
+        flags.cgroup_driver,
+        Some("cgroupDriver"),
+        read,
+    )?;
+    let (driver, name) = match driver {
+        Some(Driver::Systemd) => (CgroupDriver::Systemd, "systemd"),
+        Some(Driver::Cgroupfs) | None => (CgroupDriver::Cgroupfs, "cgroupfs"),
+    };
+    from.note("cgroup-driver", name, &at);
+    Ok(driver)
+}
+
+fn logging(from: &mut Resolver, flags: &Flags) -> anyhow::Result<(LogFormat, tracing::Level)> {
+    let read = |given: &Given| {
+        Ok(if given.value == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        })
+    };
+    let (format, at) = from.pick("log-format", flags.log_format, Some("logging.format"), read)?;
+    let format = format.unwrap_or_default();
+    from.note("log-format", format!("{format:?}").to_lowercase(), &at);
+
+    let of_flags = flags.log_level.or(flags.verbosity.map(|v| level(v.into())));
+    let read = |given: &Given| Ok(level(given.value.as_u64().unwrap_or_default()));
+    let (found, at) = from.pick("log-level", of_flags, Some("logging.verbosity"), read)?;
+    let found = found.unwrap_or(tracing::Level::INFO);
+    from.note("log-level", found.to_string().to_lowercase(), &at);
+    Ok((format, found))
+}
+
+/// The kubelet's verbosity in our levels.
+fn level(verbosity: u64) -> tracing::Level {
+    match verbosity {
+        0..4 => tracing::Level::INFO,
+        4..8 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    }
+}
+
+fn text(given: &Given) -> String {
+    given.value.as_str().unwrap_or_default().to_owned()
+}
+
+/// However it is written, with a slash at its end or not, it is the same path.
+fn absolute(from: &From, path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path);
+    let absolute = absolute.with_context(|| format!("{from}: {}", path.display()))?;
+    Ok(absolute.components().collect())
 }
 
 /// The node's name: as given, or the machine's host name; trimmed and in lower case.
@@ -177,7 +542,46 @@ mod tests {
 
     fn config(line: &str) -> anyhow::Result<Config> {
         let words = std::iter::once("podkeeper").chain(line.split_whitespace());
-        Config::from_flags(Line::try_parse_from(words)?.flags)
+        Config::load(Line::try_parse_from(words)?.flags)
+    }
+
+    /// The configuration of files by their names, and the flags `line`, in which `@` is their folder.
+    fn with_files(files: &[(&str, &str)], line: &str) -> anyhow::Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let at = folder.path().display().to_string();
+        let config = config(&line.replace('@', &at))
+            .map_err(|error| anyhow!("{}", format!("{error:#}").replace(&at, "@")));
+        config.map(|mut config| {
+            for setting in &mut config.settings {
+                setting.from = setting.from.replace(&at, "@");
+                setting.value = setting.value.replace(&at, "@");
+            }
+            config
+        })
+    }
+
+    fn kubelet(fields: &str) -> String {
+        format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{fields}")
+    }
+
+    /// A setting as `value from`.
+    fn setting(config: &Config, name: &str) -> String {
+        let found = config.settings.iter().find(|setting| setting.name == name);
+        let found = found.unwrap_or_else(|| panic!("no setting {name}"));
+        format!("{} {}", found.value, found.from)
+    }
+
+    fn directory(config: &Config) -> &DirectorySource {
+        config.sources.directory.as_ref().unwrap()
+    }
+
+    fn url(config: &Config) -> &UrlSource {
+        config.sources.url.as_ref().unwrap()
     }
 
     #[test]
@@ -185,14 +589,16 @@ mod tests {
         for line in [
             "--pod-manifest-path=/m/ --file-check-frequency=1m30s --cluster-dns=10.254.0.10 \
              --cluster-domain=kube.local --hostname-override=My-Node1 --root-dir=/r \
-             --container-runtime-endpoint=unix:///c.sock",
+             --container-runtime-endpoint=unix:///c.sock --manifest-url=http://h/p --v=4 \
+             --http-check-frequency=5s --manifest-url-header=a:1,b:2 --manifest-url-header=a:3",
             "--pod-manifest-path /m/ --file-check-frequency 1m30s --cluster-dns 10.254.0.10 \
              --cluster-domain kube.local --hostname-override My-Node1 --root-dir /r \
-             --container-runtime-endpoint unix:///c.sock",
+             --container-runtime-endpoint unix:///c.sock --manifest-url http://h/p -v 4 \
+             --http-check-frequency 5s --manifest-url-header a:1,b:2 --manifest-url-header a:3",
         ] {
             let config = config(line).unwrap();
-            assert_eq!(config.manifest_path, PathBuf::from("/m"));
-            assert_eq!(config.file_check_frequency, Duration::from_secs(90));
+            assert_eq!(directory(&config).path, PathBuf::from("/m"));
+            assert_eq!(directory(&config).rescan, Duration::from_secs(90));
             assert_eq!(
                 config.cluster_dns,
                 ["10.254.0.10".parse::<IpAddr>().unwrap()]
@@ -201,16 +607,40 @@ mod tests {
             assert_eq!(config.node_name, "my-node1");
             assert_eq!(config.paths.root, PathBuf::from("/r"));
             assert_eq!(config.endpoint.to_string(), "unix:///c.sock");
+            assert_eq!(config.log_level, tracing::Level::DEBUG);
+            let url = url(&config);
+            assert_eq!(url.url.as_str(), "http://h/p");
+            assert_eq!(url.period, Duration::from_secs(5));
+            let headers = url.request.headers.iter();
+            let headers =
+                headers.map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
+            assert_eq!(headers.collect::<Vec<_>>(), ["a=1", "b=2", "a=3"]);
+            assert_eq!(config.warnings, [""; 0]);
         }
     }
 
     #[test]
+    fn the_command_line_of_the_promise_is_taken_as_written() {
+        let config = config(
+            "--cluster-dns=10.254.0.10 --cluster-domain=kube.local \
+             --pod-manifest-path=/etc/kubelet.d/ --manifest-url=http://h/pods.yaml",
+        );
+        let config = config.unwrap();
+        assert_eq!(directory(&config).path, PathBuf::from("/etc/kubelet.d"));
+        assert_eq!(url(&config).url.as_str(), "http://h/pods.yaml");
+        assert_eq!(setting(&config, "http-check-frequency"), "20s default");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_the_flags_name() {
-        for (line, flag) in [
-            ("", "--pod-manifest-path"),
+        for (line, expected) in [
+            (
+                "",
+                "there are no manifests to run: give --pod-manifest-path=DIRECTORY",
+            ),
             (
                 "--pod-manifest-path=/m --file-check-frequency=0s",
-                "--file-check-frequency",
+                "--file-check-frequency: found 0s",
             ),
             (
                 "--pod-manifest-path=/m --file-check-frequency=fast",
@@ -229,9 +659,257 @@ mod tests {
                 "--pod-manifest-path=/m --runtime-concurrency=0",
                 "--runtime-concurrency",
             ),
+            (
+                "--manifest-url=ftp://user:secret@h/x",
+                "--manifest-url: found a URL that begins with \"ftp\"",
+            ),
+            ("--manifest-url=/pods.yaml", "--manifest-url: found a URL"),
+            (
+                "--manifest-url=http://h --manifest-url-header=secret",
+                "expected NAME:VALUE",
+            ),
+            (
+                "--manifest-url=http://h --manifest-url-header=a b:1",
+                "--manifest-url-header",
+            ),
+            (
+                "--pod-manifest-path=/m --manifest-url-ca-file=/c",
+                "--manifest-url-ca-file: expected --manifest-url",
+            ),
+            (
+                "--manifest-url=http://h --manifest-url-client-key-file=/k",
+                "--manifest-url-client-cert-file",
+            ),
+            ("--config=/nowhere/c.yaml", "cannot read /nowhere/c.yaml"),
+            (
+                "--pod-manifest-path=/m --config-dir=/nowhere",
+                "--config-dir: cannot read /nowhere",
+            ),
         ] {
-            let error = config(line).unwrap_err().to_string();
-            assert!(error.contains(flag), "{line}: {error}");
+            let error = format!("{:#}", config(line).unwrap_err());
+            assert!(error.contains(expected), "{line}: {error}");
+            assert!(!error.contains("user:secret"), "{error}");
+        }
+    }
+
+    /// As kubeadm 1.34 writes it, with a URL.
+    const KUBEADM: &str = "\
+authentication:
+  anonymous:
+    enabled: false
+authorization:
+  mode: Webhook
+cgroupDriver: systemd
+clusterDNS:
+- 10.96.0.10
+clusterDomain: cluster.local
+containerRuntimeEndpoint: \"\"
+cpuManagerReconcilePeriod: 0s
+fileCheckFrequency: 0s
+httpCheckFrequency: 0s
+logging:
+  flushFrequency: 0
+  verbosity: 0
+resolvConf: /run/systemd/resolve/resolv.conf
+rotateCertificates: true
+staticPodPath: /etc/kubernetes/manifests
+staticPodURL: https://h/pods.yaml
+staticPodURLHeader:
+  X-Node: [one, two]
+";
+
+    #[test]
+    fn a_kubeadm_node_starts_as_it_is() {
+        let config = with_files(
+            &[("config.yaml", &kubelet(KUBEADM))],
+            "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \
+             --kubeconfig=/etc/kubernetes/kubelet.conf --config=@/config.yaml \
+             --container-runtime-endpoint=unix:///run/containerd/containerd.sock --node-ip=10.0.0.7 \
+             --pod-infra-container-image=registry.k8s.io/pause:3.10 --register-node=false \
+             --hostname-override=node1",
+        );
+        let config = config.unwrap();
+        for (name, expected) in [
+            (
+                "pod-manifest-path",
+                "/etc/kubernetes/manifests @/config.yaml",
+            ),
+            ("manifest-url", "https://h/pods.yaml @/config.yaml"),
+            (
+                "manifest-url-header",
+                "x-node: <hidden>, x-node: <hidden> @/config.yaml",
+            ),
+            ("file-check-frequency", "20s default"),
+            ("http-check-frequency", "20s default"),
+            ("cluster-dns", "10.96.0.10 @/config.yaml"),
+            ("cluster-domain", "cluster.local @/config.yaml"),
+            (
+                "resolv-conf",
+                "/run/systemd/resolve/resolv.conf @/config.yaml",
+            ),
+            ("cgroup-driver", "systemd @/config.yaml"),
+            (
+                "container-runtime-endpoint",
+                "unix:///run/containerd/containerd.sock flag",
+            ),
+            ("log-level", "info default"),
+        ] {
+            assert_eq!(setting(&config, name), expected, "{name}");
+        }
+        assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
+        assert_eq!(config.warnings.len(), 2, "{:#?}", config.warnings);
+        for flag in [
+            "--kubeconfig",
+            "--bootstrap-kubeconfig",
+            "--node-ip",
+            "--register-node",
+            "--pod-infra-container-image",
+        ] {
+            assert!(
+                config.warnings[0].contains(&format!("{flag} (")),
+                "{:#?}",
+                config.warnings
+            );
+        }
+        assert_eq!(
+            config.warnings[1],
+            "fields of the KubeletConfiguration without effect here: authentication, authorization, \
+             cpuManagerReconcilePeriod, logging.flushFrequency, rotateCertificates"
+        );
+    }
+
+    #[test]
+    fn flags_win_over_drop_ins_and_they_over_the_file() {
+        let config = with_files(
+            &[
+                (
+                    "config.yaml",
+                    &kubelet(
+                        "staticPodPath: pods\nclusterDomain: a\nhttpCheckFrequency: 1s\nstaticPodURLHeader: {a: ['1'], b: ['1']}\n",
+                    ),
+                ),
+                (
+                    "conf.d/20-b.conf",
+                    "{\"apiVersion\": \"kubelet.config.k8s.io/v1beta1\", \"kind\": \"KubeletConfiguration\", \"clusterDomain\": \"c\", \"staticPodURLHeader\": {\"b\": [\"2\"]}}",
+                ),
+                (
+                    "conf.d/10-a.conf",
+                    &kubelet("clusterDomain: b\nhttpCheckFrequency: 2s\n"),
+                ),
+                ("conf.d/30-c.yaml", "not looked at"),
+            ],
+            "--config=@/config.yaml --config-dir=@/conf.d --manifest-url=http://h/ --http-check-frequency=3s",
+        );
+        let config = config.unwrap();
+        assert_eq!(
+            setting(&config, "pod-manifest-path"),
+            "@/pods @/config.yaml"
+        );
+        assert_eq!(setting(&config, "cluster-domain"), "c @/conf.d/20-b.conf");
+        assert_eq!(setting(&config, "http-check-frequency"), "3s flag");
+        let headers = url(&config).request.headers.iter();
+        let headers = headers.map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
+        assert_eq!(headers.collect::<Vec<_>>(), ["a=1", "b=2"]);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_with_its_place() {
+        for (text, expected) in [
+            (
+                kubelet("staticPodPath: 7\n"),
+                "@/c:3:16: staticPodPath: found 7, expected a string",
+            ),
+            (
+                kubelet("clusterDNS: 10.0.0.1\n"),
+                "@/c:3:13: clusterDNS: found \"10.0.0.1\", expected a list of strings",
+            ),
+            (
+                kubelet("clusterDNS: [here]\n"),
+                "@/c:3:13: clusterDNS: found \"here\", expected an IP address",
+            ),
+            (
+                kubelet("httpCheckFrequency: 20\n"),
+                "@/c:3:21: httpCheckFrequency: found 20, expected a duration",
+            ),
+            (
+                kubelet("httpCheckFrequency: fast\n"),
+                "@/c:3:21: httpCheckFrequency: found \"fast\", expected a duration",
+            ),
+            (
+                kubelet("cgroupDriver: none\n"),
+                "@/c:3:15: cgroupDriver: found \"none\", expected one of cgroupfs, systemd",
+            ),
+            (
+                kubelet("logging: {format: xml}\n"),
+                "@/c:3:19: logging.format: found \"xml\", expected one of text, json",
+            ),
+            (
+                kubelet("staticPodURL: ftp://h/\n"),
+                "@/c:3:15: staticPodURL: found a URL that begins with \"ftp\"",
+            ),
+            (
+                kubelet("staticPodURLHeader: {a: secret}\n"),
+                "@/c:3:21: staticPodURLHeader: expected a list of strings for each header",
+            ),
+            (
+                kubelet("containerRuntimeEndpoint: tcp://h\n"),
+                "@/c:3:27: containerRuntimeEndpoint: found \"tcp://h\", expected the runtime's Unix socket",
+            ),
+            (
+                kubelet("clusterDomain: a\nclusterDomain: b\n"),
+                "@/c:4:1: clusterDomain: the field is given twice",
+            ),
+            (
+                "kind: KubeletConfiguration\n".to_owned(),
+                "@/c:1:1: apiVersion: missing, expected \"kubelet.config.k8s.io/v1beta1\"",
+            ),
+            (
+                kubelet("").replace("v1beta1", "v1"),
+                "@/c:1:13: apiVersion: found \"kubelet.config.k8s.io/v1\", expected",
+            ),
+            ("[]".to_owned(), "@/c:1:1: expected a KubeletConfiguration"),
+            (
+                String::new(),
+                "@/c: found nothing in the file, expected a KubeletConfiguration",
+            ),
+            ("a: [".to_owned(), "@/c:"),
+        ] {
+            let error = with_files(&[("c", &text)], "--config=@/c --pod-manifest-path=/m");
+            let error = error
+                .err()
+                .unwrap_or_else(|| panic!("{text} was taken"))
+                .to_string();
+            assert!(error.starts_with(expected), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let config = with_files(
+            &[("c", &kubelet("staticPodPaht: /m\nmaxPods: 3\n"))],
+            "--config=@/c --pod-manifest-path=/m",
+        );
+        let warning = "fields of the KubeletConfiguration without effect here: maxPods, \
+                       staticPodPaht (did you mean staticPodPath?)";
+        assert_eq!(config.unwrap().warnings, [warning]);
+    }
+
+    #[test]
+    fn a_flag_of_the_kubelet_that_is_not_there_is_known_by_name_and_no_flag_is_listed_twice() {
+        use clap::CommandFactory;
+        for flag in [
+            "--max-pods",
+            "--read-only-port=0",
+            "--eviction-hard=memory.available<5%",
+        ] {
+            let advice = kubelet::advice(flag).unwrap();
+            assert!(
+                advice.contains("is a flag of the kubelet that podkeeper does not have"),
+                "{advice}"
+            );
+            assert!(advice.contains("leave it out"), "{advice}");
+        }
+        assert_eq!(kubelet::advice("--no-such-flag"), None);
+        for argument in Line::command().get_arguments() {
+            let flag = format!("--{}", argument.get_long().unwrap_or_default());
+            assert_eq!(kubelet::advice(&flag), None, "{flag} is there");
         }
     }
 }

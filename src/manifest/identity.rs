@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{PodKey, SourceKind};
+use super::{CONFIG_SOURCE, PodKey, SourceKind};
 
 /// Half of SHA-256 is plenty to tell versions of Pods apart.
 const UID_BYTES: usize = 16;
@@ -39,13 +39,9 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
     metadata.name = Some(key.name.clone());
     metadata.namespace = Some(key.namespace.clone());
     metadata.uid = Some(uid.to_owned());
-    let source = match source {
-        SourceKind::File => "file",
-        SourceKind::Http => "http",
-    };
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());
-    annotations.insert("kubernetes.io/config.source".to_owned(), source.to_owned());
+    annotations.insert(CONFIG_SOURCE.to_owned(), source.as_str().to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(node_name.to_owned());
     spec.tolerations.get_or_insert_default().push(Toleration {

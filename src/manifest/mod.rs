@@ -9,7 +9,7 @@ mod defaults;
 pub(crate) mod document;
 mod identity;
 mod list;
-mod path;
+pub(crate) mod path;
 mod support;
 mod validate;
 
@@ -17,11 +17,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
 
 use document::Document;
 
 pub use list::{Entry, parse_all};
 pub(crate) use validate::is_dns_subdomain;
+
+/// The annotation that tells the kind of source.
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// Which Pod: its namespace and its full name, which ends in the node's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +56,18 @@ pub struct StaticPod {
     pub document: serde_json::Value,
 }
 
+impl StaticPod {
+    /// The kind of source that it came from.
+    #[must_use]
+    pub fn source(&self) -> SourceKind {
+        let annotations = self.pod.metadata.annotations.as_ref();
+        match annotations.and_then(|all| all.get(CONFIG_SOURCE)) {
+            Some(source) if source == SourceKind::Http.as_str() => SourceKind::Http,
+            _ => SourceKind::File,
+        }
+    }
+}
+
 /// Something wrong, or dubious, at one place of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -75,9 +91,11 @@ pub struct Accepted {
 }
 
 /// Where a manifest came from, as `kubernetes.io/config.source` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// A file.
+    #[default]
     File,
     /// A web document.
     Http,
@@ -120,6 +138,17 @@ fn parse_document(
         pod: Arc::new(pod),
         warnings,
     })
+}
+
+impl SourceKind {
+    /// As the annotation has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Http => "http",
+        }
+    }
 }
 
 impl Problem {

@@ -2,7 +2,7 @@
 //! `metadata.labels[example.com/app]`.
 
 /// The path of a field of an object. Names that are no plain words stand in brackets.
-pub(super) fn key(of: &str, name: &str) -> String {
+pub(crate) fn key(of: &str, name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match of {
         _ if name.is_empty() || !name.chars().all(plain) => format!("{of}[{name}]"),
@@ -12,12 +12,12 @@ pub(super) fn key(of: &str, name: &str) -> String {
 }
 
 /// The path of an item of a list.
-pub(super) fn index(of: &str, index: usize) -> String {
+pub(crate) fn index(of: &str, index: usize) -> String {
     format!("{of}[{index}]")
 }
 
 /// The path of a field below another one.
-pub(super) fn join(of: &str, field: &str) -> String {
+pub(crate) fn join(of: &str, field: &str) -> String {
     match of {
         "" => field.to_owned(),
         of if field.is_empty() || field.starts_with('[') => format!("{of}{field}"),
@@ -26,7 +26,7 @@ pub(super) fn join(of: &str, field: &str) -> String {
 }
 
 /// The path itself, then the path of what is around it, and so on to the document.
-pub(super) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(field), |field| {
         if field.is_empty() {
             return None;

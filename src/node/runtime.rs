@@ -23,11 +23,12 @@ pub struct RuntimeInfo {
     pub cgroup_driver: CgroupDriver,
 }
 
-/// Waits until the runtime answers, however long that takes, and tells what it is.
+/// Waits until the runtime answers, however long that takes, and tells what it is. `driver` is taken
+/// where the runtime does not tell its own.
 ///
 /// # Errors
 /// The runtime answers, but does not speak CRI v1.
-pub async fn wait_for_runtime(client: &Client) -> Result<RuntimeInfo, Error> {
+pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error> {
     let mut delay = RETRY;
     let version = loop {
         let request = v1::VersionRequest {
@@ -46,7 +47,7 @@ pub async fn wait_for_runtime(client: &Client) -> Result<RuntimeInfo, Error> {
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_MAX);
     };
-    let cgroup_driver = cgroup_driver(client).await;
+    let cgroup_driver = cgroup_driver(client, driver).await;
     let info = RuntimeInfo {
         name: version.runtime_name,
         version: version.runtime_version,
@@ -65,7 +66,7 @@ pub async fn wait_for_runtime(client: &Client) -> Result<RuntimeInfo, Error> {
 
 /// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
 /// tell it in their verbose status.
-async fn cgroup_driver(client: &Client) -> CgroupDriver {
+async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
     let from_config = match client.runtime_config(v1::RuntimeConfigRequest {}).await {
         Ok(config) => config.linux.map(|linux| linux.cgroup_driver()),
         Err(_) => None,
@@ -73,28 +74,22 @@ async fn cgroup_driver(client: &Client) -> CgroupDriver {
     match from_config {
         Some(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
         Some(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
-        None => cgroup_driver_from_status(client).await,
+        None => cgroup_driver_from_status(client, otherwise).await,
     }
 }
 
-async fn cgroup_driver_from_status(client: &Client) -> CgroupDriver {
+async fn cgroup_driver_from_status(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
     let status = client.status(v1::StatusRequest { verbose: true }).await;
     let config = status.ok().and_then(|s| s.info.get("config").cloned());
     let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(&c).ok());
-    let runtimes = config
-        .as_ref()
-        .and_then(|c| c.pointer("/containerd/runtimes"));
-    let runtimes = runtimes.and_then(|r| r.as_object());
-    let uses_systemd = |runtime: &serde_json::Value| {
-        let setting = runtime.pointer("/options/SystemdCgroup");
-        setting.and_then(serde_json::Value::as_bool) == Some(true)
-    };
-    let default = config
-        .as_ref()
-        .and_then(|c| c.pointer("/containerd/defaultRuntimeName"));
-    let default = default.and_then(|name| name.as_str()).unwrap_or("runc");
-    match runtimes.and_then(|r| r.get(default)) {
-        Some(runtime) if uses_systemd(runtime) => CgroupDriver::Systemd,
-        _ => CgroupDriver::Cgroupfs,
+    let of = |place: &str| config.as_ref().and_then(|c| c.pointer(place));
+    let default = of("/containerd/defaultRuntimeName").and_then(|name| name.as_str());
+    let runtimes = of("/containerd/runtimes").and_then(|runtimes| runtimes.as_object());
+    match runtimes.and_then(|all| all.get(default.unwrap_or("runc"))) {
+        None => otherwise,
+        Some(runtime) if runtime.pointer("/options/SystemdCgroup") == Some(&true.into()) => {
+            CgroupDriver::Systemd
+        }
+        Some(_) => CgroupDriver::Cgroupfs,
     }
 }

@@ -15,11 +15,11 @@ use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
 use crate::cri::v1;
-use crate::manifest::PodKey;
+use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::task::{Context, Message, PodTask, Start};
-use crate::source::Desired;
+use crate::source::{Desired, DesiredPod, Origin};
 use crate::translate::labels;
 
 /// How often to look around while no events come in, and while they do.
@@ -28,8 +28,18 @@ const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
 /// How long a runtime that does not answer is left alone at most.
 const RELIST_MAX: Duration = Duration::from_secs(5);
 
+/// How often to see whether every Pod was looked at for the first time.
+const FIRST_PASS: Duration = Duration::from_millis(20);
+
+/// When the supervisor last went round, once every Pod was looked at for the first time.
+pub type Pulse = watch::Sender<Option<Instant>>;
+
 /// Runs the node until the desired set has no more sender.
-pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Option<Desired>>) {
+pub async fn supervise(
+    context: Arc<Context>,
+    mut desired: watch::Receiver<Option<Desired>>,
+    pulse: Pulse,
+) {
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
@@ -49,13 +59,20 @@ pub async fn supervise(context: Arc<Context>, mut desired: watch::Receiver<Optio
         runtime_away: false,
         relist_at: Instant::now() + RELIST,
         connected,
+        remembered: BTreeMap::new(),
     };
     supervisor.adopt(
         listed,
         desired.borrow_and_update().clone().unwrap_or_default(),
     );
+    let mut passed = false;
     loop {
+        passed = passed || supervisor.has_passed();
+        if passed {
+            pulse.send_replace(Some(Instant::now()));
+        }
         tokio::select! {
+            () = tokio::time::sleep(FIRST_PASS), if !passed => {}
             changed = desired.changed() => {
                 if changed.is_err() {
                     break;
@@ -116,6 +133,8 @@ struct Supervisor {
     runtime_away: bool,
     relist_at: Instant,
     connected: Connected,
+    /// The Pods that came from the web before this start, while it is unknown what it wants now.
+    remembered: BTreeMap<PodKey, DesiredPod>,
 }
 
 impl Supervisor {
@@ -126,8 +145,10 @@ impl Supervisor {
             starts.entry(key).or_default().listed = listed;
         }
         for (key, uid) in self.folders(&starts) {
+            self.remember(&key, &uid);
             starts.entry(key).or_default().folders.insert(uid);
         }
+        let desired = self.with_remembered(desired);
         for (key, pod) in &desired.pods {
             starts.entry(key.clone()).or_default().wanted = Some(pod.clone());
         }
@@ -140,6 +161,12 @@ impl Supervisor {
         for (key, start) in starts {
             self.spawn(key, start);
         }
+    }
+
+    /// Every Pod that is wanted was looked at.
+    fn has_passed(&self) -> bool {
+        let known: BTreeSet<PodKey> = self.context.reports.keys().into_iter().collect();
+        self.desired.pods.keys().all(|key| known.contains(key))
     }
 
     /// The Pods' folders with their owners. Folders that do not tell whose they are and belong to
@@ -167,7 +194,40 @@ impl Supervisor {
         owned
     }
 
+    /// Remembers a Pod that came from the web and is not on its way out, as it was last carried out.
+    fn remember(&mut self, key: &PodKey, uid: &str) {
+        let paths = &self.context.facts.paths;
+        let Some(record) = folder::read_record(paths, uid) else {
+            return;
+        };
+        if record.source == SourceKind::Http && folder::read_terminating(paths, uid).is_none() {
+            if let Some(pod) = record.version() {
+                let origin = Origin::Url(record.path);
+                let warnings = vec![];
+                let wanted = DesiredPod {
+                    pod,
+                    origin,
+                    warnings,
+                };
+                self.remembered.insert(key.clone(), wanted);
+            }
+        }
+    }
+
+    /// While it is unknown what the web wants, what came from there before runs on.
+    fn with_remembered(&mut self, mut desired: Desired) -> Desired {
+        if !desired.web_unknown {
+            self.remembered.clear();
+        }
+        for (key, wanted) in &self.remembered {
+            let entry = desired.pods.entry(key.clone());
+            entry.or_insert_with(|| wanted.clone());
+        }
+        desired
+    }
+
     fn want(&mut self, desired: Desired) {
+        let desired = self.with_remembered(desired);
         let before = std::mem::replace(&mut self.desired, desired);
         let keys: BTreeSet<PodKey> = before
             .pods

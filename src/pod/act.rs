@@ -201,13 +201,14 @@ impl PodTask {
     fn record(&self, version: &StaticPod) -> Record {
         let known = self.records.get(&version.uid);
         let path = self.wanted.as_ref().filter(|w| w.pod.uid == version.uid);
-        let path = path.map(|w| w.path.display().to_string());
+        let path = path.map(|w| w.origin.to_string());
         Record {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             node: self.context.node_name.clone(),
             path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
             seen: known.map_or_else(now_rfc3339, |r| r.seen.clone()),
+            source: version.source(),
             document: version.document.clone(),
         }
     }

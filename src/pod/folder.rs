@@ -34,6 +34,9 @@ pub struct Record {
     pub path: String,
     /// When it was first seen, RFC 3339.
     pub seen: String,
+    /// The kind of source that it came from.
+    #[serde(default)]
+    pub source: SourceKind,
     /// The document as written.
     pub document: serde_json::Value,
 }
@@ -61,7 +64,7 @@ impl Record {
     #[must_use]
     pub fn version(&self) -> Option<Arc<StaticPod>> {
         let document = serde_json::to_vec(&self.document).ok()?;
-        let accepted = manifest::parse(&document, &self.node, SourceKind::File).ok()?;
+        let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
         Some(accepted.pod)
     }
 }

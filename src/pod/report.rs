@@ -108,7 +108,7 @@ pub fn report(
         ..PodReport::default()
     };
     let record = records.get(&report.uid);
-    let path = wanted.map(|w| w.path.display().to_string());
+    let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();
     report.seen = record.map(|r| r.seen.clone()).unwrap_or_default();
     if let Some(version) = shown {

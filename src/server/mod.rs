@@ -39,8 +39,8 @@ pub struct NodeStatus {
     pub pods: Vec<PodReport>,
     /// Manifests that are not carried out as they stand.
     pub refused: Vec<RefusedReport>,
-    /// Why the manifests cannot be read as a whole just now.
-    pub unreadable: Option<String>,
+    /// Why manifests cannot be read just now, for each source that cannot.
+    pub unreadable: Vec<String>,
     /// What the agent waits for before it can do anything.
     pub waiting_for: Option<String>,
 }
@@ -48,7 +48,7 @@ pub struct NodeStatus {
 /// A manifest that is not carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedReport {
-    /// The file.
+    /// The file, or the URL.
     pub path: String,
     /// What is wrong, each as `line:column: field: message`.
     pub problems: Vec<String>,
@@ -76,7 +76,7 @@ impl State {
         };
         let desired = desired.unwrap_or_default();
         let refused = desired.refused.into_iter().map(|refused| RefusedReport {
-            path: refused.path.display().to_string(),
+            path: refused.origin.to_string(),
             problems: refused.problems.iter().map(ToString::to_string).collect(),
             keeps: refused.keeps.map(|key| key.to_string()),
         });

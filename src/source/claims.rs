@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Desired, DesiredPod, Refused};
+use super::{Desired, DesiredPod, Origin, Refused};
 use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
 
 /// What the file says as it stands.
@@ -104,7 +104,7 @@ pub(super) fn settle<'a>(
     let winners = winners(&claims);
 
     let mut desired = Desired {
-        unreadable,
+        unreadable: unreadable.into_iter().collect(),
         ..Desired::default()
     };
     for claim in &claims {
@@ -115,12 +115,12 @@ pub(super) fn settle<'a>(
         let warnings = claim.warnings_on(pod);
         let wanted = DesiredPod {
             pod: Arc::clone(pod),
-            path: claim.path.clone(),
+            origin: Origin::File(claim.path.clone()),
             warnings,
         };
         desired.pods.insert(key.clone(), wanted);
     }
-    desired.refused.sort_by(|a, b| a.path.cmp(&b.path));
+    desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
     desired
 }
 
@@ -186,7 +186,7 @@ fn refusal(claim: &Claim, won: Option<&Bid>, winners: &BTreeMap<&PodKey, Bid>) -
     };
     let keeps = won.map(|bid| bid.pod.key.clone());
     Some(Refused {
-        path: claim.path.clone(),
+        origin: Origin::File(claim.path.clone()),
         problems,
         keeps,
     })
@@ -261,10 +261,10 @@ mod tests {
         let runs = desired
             .pods
             .values()
-            .map(|w| format!("{} {}", w.pod.uid, name(&w.path)));
+            .map(|w| format!("{} {}", w.pod.uid, name(w.origin.file().unwrap())));
         let refused = desired.refused.iter().map(|refused| {
             let keeps = refused.keeps.as_ref().map_or("nothing", |key| &key.name);
-            format!("{} {keeps}", name(&refused.path))
+            format!("{} {keeps}", name(refused.origin.file().unwrap()))
         });
         (runs.collect(), refused.collect())
     }
@@ -474,7 +474,8 @@ mod tests {
             claims.push(claim("copy.bak", says(Arc::clone(&copied)), None));
             let after = settle(&claims, None);
             for (key, wanted) in &before.pods {
-                if usual_ending(&wanted.path) || holders.contains(&(wanted.path.clone(), key.clone())) {
+                if usual_ending(wanted.origin.file().unwrap())
+                    || holders.contains(&(wanted.origin.file().unwrap().to_owned(), key.clone())) {
                     prop_assert_eq!(after.pods.get(key), Some(wanted));
                 }
             }
@@ -495,14 +496,14 @@ mod tests {
             claims in any_claims()
         ) {
             let desired = settle(&claims, None);
-            let mut files: Vec<_> = desired.pods.values().map(|wanted| &wanted.path).collect();
+            let mut files: Vec<_> = desired.pods.values().map(|wanted| &wanted.origin).collect();
             files.sort();
             files.dedup();
             prop_assert_eq!(files.len(), desired.pods.len());
             for refused in &desired.refused {
                 prop_assert!(!refused.problems.is_empty());
-                let kept = refused.keeps.as_ref().map(|key| &desired.pods[key].path);
-                prop_assert!(kept.is_none_or(|path| *path == refused.path));
+                let kept = refused.keeps.as_ref().map(|key| &desired.pods[key].origin);
+                prop_assert!(kept.is_none_or(|origin| *origin == refused.origin));
             }
         }
     }

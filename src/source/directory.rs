@@ -18,14 +18,15 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::Desired;
 use super::claims::{Claim, Standing, settle};
 use super::files::{self, Entry, Found, Stamp, is_ignored};
+use super::log::publish;
 use super::store::{Keep, Remembered, Store};
 use super::watch::Watch;
-use super::{Desired, DesiredPod, Refused};
-use crate::manifest::{self, Accepted, PodKey, Problem, SourceKind, StaticPod};
+use crate::manifest::{self, Accepted, Problem, SourceKind, StaticPod};
 
 /// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
 /// anew, and a listing can miss a file that is renamed meanwhile.
@@ -45,7 +46,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 const MIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// Where manifests are, and how to follow them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectorySource {
     /// A directory of manifests, or one manifest.
     pub path: PathBuf,
@@ -140,93 +141,6 @@ async fn follow(
                 }
             }
         }
-    }
-}
-
-fn publish(sender: &watch::Sender<Option<Desired>>, desired: Desired) {
-    sender.send_if_modified(|current| {
-        if current.as_ref() == Some(&desired) {
-            return false;
-        }
-        log_changes(&current.take().unwrap_or_default(), &desired);
-        *current = Some(desired);
-        true
-    });
-}
-
-/// One line for each thing that is other than it was.
-fn log_changes(old: &Desired, new: &Desired) {
-    if new.unreadable != old.unreadable {
-        if let Some(reason) = &new.unreadable {
-            warn!("{reason}");
-        } else {
-            info!("the manifests can be read again");
-        }
-    }
-    for (key, wanted) in &new.pods {
-        log_pod(key, old.pods.get(key), wanted);
-    }
-    for (key, wanted) in old
-        .pods
-        .iter()
-        .filter(|(key, _)| !new.pods.contains_key(*key))
-    {
-        info!(pod = %key, path = %wanted.path.display(), "manifest removed");
-    }
-    for refused in new
-        .refused
-        .iter()
-        .filter(|refused| !old.refused.contains(refused))
-    {
-        log_refused(refused);
-    }
-    let still_refused: HashSet<&Path> = new.refused.iter().map(|r| r.path.as_path()).collect();
-    for path in old.refused.iter().map(|refused| refused.path.as_path()) {
-        if still_refused.contains(path) {
-            continue;
-        }
-        if new.pods.values().any(|wanted| wanted.path == path) {
-            info!(path = %path.display(), "refused manifest mended");
-        } else {
-            info!(path = %path.display(), "refused manifest removed");
-        }
-    }
-}
-
-fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
-    let (path, uid) = (new.path.display(), &new.pod.uid);
-    match old {
-        None => info!(pod = %key, uid, %path, "manifest accepted"),
-        Some(old) if old.pod.uid != *uid => info!(pod = %key, uid, %path, "manifest changed"),
-        Some(old) if old.path != new.path => {
-            info!(pod = %key, %path, was = %old.path.display(), "manifest now in another file");
-        }
-        Some(_) => {}
-    }
-    if old.is_none_or(|old| old.warnings != new.warnings) {
-        for Problem {
-            line,
-            column,
-            field,
-            message,
-        } in &new.warnings
-        {
-            warn!(pod = %key, %path, line, column, field, "{message}");
-        }
-    }
-}
-
-fn log_refused(refused: &Refused) {
-    let path = refused.path.display();
-    let keeps = refused.keeps.as_ref().map(ToString::to_string);
-    for Problem {
-        line,
-        column,
-        field,
-        message,
-    } in &refused.problems
-    {
-        warn!(%path, line, column, field, keeps, "manifest refused: {message}");
     }
 }
 
@@ -761,7 +675,7 @@ impl Directory {
         let mut held: HashMap<&Path, &Arc<StaticPod>> = desired
             .pods
             .values()
-            .map(|wanted| (wanted.path.as_path(), &wanted.pod))
+            .filter_map(|wanted| Some((wanted.origin.file()?, &wanted.pod)))
             .collect();
         for (path, known) in &mut self.known {
             known.claim.held = held.remove(path.as_path()).cloned();
@@ -776,7 +690,10 @@ impl Directory {
             .filter(|(_, known)| known.lapsed.is_some());
         let lapsed = lapsed.map(|(path, _)| (path.clone(), Keep::AsItIs));
         let runs = desired.pods.values();
-        let runs = runs.map(|w| (w.path.clone(), Keep::Version(Arc::clone(&w.pod))));
+        let runs = runs.filter_map(|w| {
+            let path = w.origin.file()?.to_owned();
+            Some((path, Keep::Version(Arc::clone(&w.pod))))
+        });
         lapsed.chain(runs).collect()
     }
 }

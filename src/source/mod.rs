@@ -3,15 +3,22 @@
 //! A source tells what is wanted, whole, each time something changed; it never knows whether a Pod
 //! runs.
 
+mod aside;
 mod claims;
 pub mod directory;
 mod files;
+mod log;
+mod merge;
 mod store;
+pub mod url;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use merge::Sources;
 
 use crate::manifest::{PodKey, Problem, StaticPod};
 
@@ -20,19 +27,52 @@ use crate::manifest::{PodKey, Problem, StaticPod};
 pub struct Desired {
     /// The Pods to run.
     pub pods: BTreeMap<PodKey, DesiredPod>,
-    /// Manifests that are not carried out as they stand, in the order of their paths.
+    /// Manifests that are not carried out as they stand, in the order of their origins.
     pub refused: Vec<Refused>,
-    /// Why the source as a whole cannot be read just now; what was wanted stays wanted.
-    pub unreadable: Option<String>,
+    /// Why a source as a whole cannot be read just now, for each that cannot; what was wanted stays
+    /// wanted.
+    pub unreadable: Vec<String>,
+    /// What the URL wants is not known yet: a Pod that came from there and runs is not to be stopped
+    /// for not being among those wanted.
+    pub web_unknown: bool,
 }
 
-/// One wanted Pod and the file that wants it.
+/// Where a manifest stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// In this file.
+    File(PathBuf),
+    /// In the document at this URL, written without what may be a secret.
+    Url(String),
+}
+
+impl Origin {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Url(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// One wanted Pod and the manifest that wants it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredPod {
     /// The Pod.
     pub pod: Arc<StaticPod>,
     /// The manifest it was read from.
-    pub path: PathBuf,
+    pub origin: Origin,
     /// What is dubious about the manifest but does not keep the Pod from running.
     pub warnings: Vec<Problem>,
 }
@@ -40,10 +80,10 @@ pub struct DesiredPod {
 /// A manifest that is not carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The file.
-    pub path: PathBuf,
+    /// The manifest.
+    pub origin: Origin,
     /// Why: at least one entry.
     pub problems: Vec<Problem>,
-    /// The Pod whose last accepted version runs on from this file, if there is one.
+    /// The Pod whose last accepted version runs on from there, if there is one.
     pub keeps: Option<PodKey>,
 }

@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
+use super::aside;
 use crate::manifest::{PodKey, StaticPod};
 
 /// The form of the files that this version writes, and the only one that it reads.
@@ -176,7 +177,7 @@ impl Store {
                     .insert(path.clone(), (pod.key.clone(), pod.uid.clone()));
             }
         }
-        File::open(&self.folder)?.sync_all()?;
+        aside::sync(&self.folder)?;
         let old: Vec<_> = self
             .on_disk
             .keys()
@@ -189,7 +190,7 @@ impl Store {
                 _ => self.on_disk.remove(&path),
             };
         }
-        File::open(&self.folder)?.sync_all()
+        aside::sync(&self.folder)
     }
 
     fn write(&self, path: &Path, pod: &StaticPod) -> io::Result<()> {
@@ -202,17 +203,8 @@ impl Store {
             accepted: jiff::Timestamp::now().to_string(),
             document: pod.document.clone(),
         };
-        let name = file_name(path);
-        let aside = self.folder.join(format!(".{name}"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&aside)?;
-        file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
-        file.sync_all()?;
-        fs::rename(aside, self.folder.join(name))
+        let content = serde_json::to_vec_pretty(&stored)?;
+        aside::write(&self.folder, &file_name(path), &content)
     }
 }
 

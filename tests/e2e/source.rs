@@ -144,20 +144,20 @@ async fn without_the_directory_everything_keeps_running(mut node: Node) {
     let first = node.wait_running("web").await;
     fs::rename(node.path("manifests"), node.path("elsewhere")).unwrap();
     node.wait_until("it is noticed", async || {
-        node.status().await.unreadable.is_some()
+        node.status().await.unreadable.len() == 1
     })
     .await;
     node.kill_agent();
     node.start_agent();
     node.wait_until("it is noticed again", async || {
         let status = node.status().await;
-        status.unreadable.is_some() && status.pods.iter().any(|p| p.ready == 1)
+        status.unreadable.len() == 1 && status.pods.iter().any(|p| p.ready == 1)
     })
     .await;
     assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
     fs::rename(node.path("elsewhere"), node.path("manifests")).unwrap();
     node.wait_until("it is back", async || {
-        node.status().await.unreadable.is_none()
+        node.status().await.unreadable.is_empty()
     })
     .await;
     assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);

@@ -1,0 +1,57 @@
+//! `podkeeper config`: the configuration that `podkeeper run` would work with, and where it comes from.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::print;
+use crate::config::{Config, Flags};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// How to write it
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    output: Output,
+
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+pub(super) fn config(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = Config::load(arguments.flags)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let text = match arguments.output {
+        Output::Json => serde_json::to_string_pretty(&config.settings)? + "\n",
+        Output::Table => table(&config)?,
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(config: &Config) -> Result<String, std::fmt::Error> {
+    let mut rows = vec![["SETTING", "VALUE", "FROM"]];
+    for setting in &config.settings {
+        let value = if setting.value.is_empty() {
+            "-"
+        } else {
+            &setting.value
+        };
+        rows.push([setting.name, value, &setting.from]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let (name, value) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        writeln!(text, "{:name$}   {:value$}   {}", row[0], row[1], row[2])?;
+    }
+    Ok(text)
+}

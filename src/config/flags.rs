@@ -1,0 +1,241 @@
+//! The flags of `podkeeper run`, as typed. Those that the kubelet has are spelled as there.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use reqwest::header::{HeaderName, HeaderValue};
+
+use super::parse_duration;
+use crate::cri::Endpoint;
+
+/// The flags of `podkeeper run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flags {
+    /// `KubeletConfiguration` file (`kubelet.config.k8s.io/v1beta1`); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Folder of drop-ins, `*.conf`, each a `KubeletConfiguration` that wins over --config and over
+    /// those before it by name
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+
+    /// Directory with Pod manifests, or one manifest file
+    #[arg(long, value_name = "PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+
+    /// How often the manifests are read again even if nothing seems to have changed [default: 20s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub file_check_frequency: Option<Duration>,
+
+    /// URL of a document with Pods
+    #[arg(long, value_name = "URL")]
+    pub manifest_url: Option<String>,
+
+    /// Headers to ask for it with, NAME:VALUE; repeatable, or separated by commas
+    #[arg(long, value_name = "HEADERS", value_parser = parse_headers)]
+    pub manifest_url_header: Vec<Headers>,
+
+    /// How often to ask for it [default: 20s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub http_check_frequency: Option<Duration>,
+
+    /// Certificates to trust for it in place of the system's, PEM
+    #[arg(long, value_name = "FILE")]
+    pub manifest_url_ca_file: Option<PathBuf>,
+
+    /// Certificate to show its server, PEM
+    #[arg(long, value_name = "FILE")]
+    pub manifest_url_client_cert_file: Option<PathBuf>,
+
+    /// Key of that certificate, PEM, unless it stands in the same file
+    #[arg(long, value_name = "FILE", requires = "manifest_url_client_cert_file")]
+    pub manifest_url_client_key_file: Option<PathBuf>,
+
+    /// File with a bearer token for its server
+    #[arg(long, value_name = "FILE")]
+    pub manifest_url_token_file: Option<PathBuf>,
+
+    /// minisign public key; with any, only documents signed by one of them count; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub manifest_url_public_key: Vec<PathBuf>,
+
+    /// Unix socket of the container runtime [default: the first of the well-known sockets that is
+    /// there, `unix:///run/containerd/containerd.sock` before all others]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub container_runtime_endpoint: Option<Endpoint>,
+
+    /// Folder for everything that the agent keeps [default: /var/lib/podkeeper]
+    #[arg(long, value_name = "DIR")]
+    pub root_dir: Option<PathBuf>,
+
+    /// Folder for the Pods' logs [default: /var/log/pods]
+    #[arg(long, value_name = "DIR")]
+    pub pod_logs_dir: Option<PathBuf>,
+
+    /// Folder for the socket on which the running agent answers [default: /run/podkeeper]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Name of this node [default: the machine's host name, in lower case]
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// Name servers for Pods with the DNS policy `ClusterFirst`; repeatable, or separated by commas
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+
+    /// Domain in which Pods look names up first
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+
+    /// The host's resolver configuration [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+
+    /// Who manages cgroups, where the runtime does not tell [default: cgroupfs]
+    #[arg(long, value_enum, value_name = "DRIVER")]
+    pub cgroup_driver: Option<Driver>,
+
+    /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
+    /// number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub runtime_concurrency: Option<u16>,
+
+    /// How log lines are written [default: text]
+    #[arg(
+        long,
+        visible_alias = "logging-format",
+        value_enum,
+        value_name = "FORMAT"
+    )]
+    pub log_format: Option<LogFormat>,
+
+    /// The least serious lines to write: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<tracing::Level>,
+
+    /// The kubelet's way to say --log-level: 4 and more is debug, 8 and more is trace
+    #[arg(long = "v", short = 'v', value_name = "N")]
+    pub verbosity: Option<u8>,
+
+    /// What is taken without being carried out.
+    #[command(flatten)]
+    pub without_effect: WithoutEffect,
+}
+
+/// Flags of the kubelet that its usual command lines have and that this version does not carry out.
+/// They are taken and named in a warning.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct WithoutEffect {
+    #[arg(long, hide = true)]
+    pub kubeconfig: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub cert_dir: Option<PathBuf>,
+    #[arg(long, hide = true, value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    #[arg(long, hide = true)]
+    pub node_labels: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub register_node: Option<bool>,
+    #[arg(long, hide = true)]
+    pub register_with_taints: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub rotate_certificates: Option<bool>,
+    #[arg(long, hide = true)]
+    pub pod_infra_container_image: Option<String>,
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub fail_swap_on: Option<bool>,
+}
+
+impl WithoutEffect {
+    /// What of it was given, with why it does nothing.
+    pub(super) fn given(&self) -> Vec<String> {
+        const API: &str = "there is no connection with an API server yet";
+        const IMAGE: &str = "the sandbox's image is a setting of the runtime";
+        const SWAP: &str = "swap is no reason not to start";
+        let all = [
+            (self.kubeconfig.is_some(), "kubeconfig", API),
+            (
+                self.bootstrap_kubeconfig.is_some(),
+                "bootstrap-kubeconfig",
+                API,
+            ),
+            (self.cert_dir.is_some(), "cert-dir", API),
+            (!self.node_ip.is_empty(), "node-ip", API),
+            (!self.node_labels.is_empty(), "node-labels", API),
+            (self.register_node.is_some(), "register-node", API),
+            (
+                !self.register_with_taints.is_empty(),
+                "register-with-taints",
+                API,
+            ),
+            (
+                self.rotate_certificates.is_some(),
+                "rotate-certificates",
+                API,
+            ),
+            (
+                self.pod_infra_container_image.is_some(),
+                "pod-infra-container-image",
+                IMAGE,
+            ),
+            (self.fail_swap_on.is_some(), "fail-swap-on", SWAP),
+        ];
+        let given = all.into_iter().filter(|(given, ..)| *given);
+        given
+            .map(|(_, flag, why)| format!("--{flag} ({why})"))
+            .collect()
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Who manages cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// Whoever needs a cgroup makes it.
+    Cgroupfs,
+    /// systemd is asked for slices.
+    Systemd,
+}
+
+/// Headers of a request, in order.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// Reads `NAME:VALUE,NAME:VALUE`.
+fn parse_headers(text: &str) -> Result<Headers, String> {
+    let one = |pair: &str| {
+        let (name, value) = pair.split_once(':').ok_or("expected NAME:VALUE")?;
+        header(name.trim(), value.trim())
+    };
+    text.split(',').map(one).collect()
+}
+
+/// One header. What is wrong is said without the value, which may be a secret.
+///
+/// # Errors
+/// The name or value is none that HTTP can carry.
+pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let found = HeaderName::from_bytes(name.as_bytes());
+    let found = found.map_err(|_| format!("found {name:?}, expected the name of a header"))?;
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| format!("the value of {name} has characters that a header cannot have"))?;
+    value.set_sensitive(true);
+    Ok((found, value))
+}

@@ -1,0 +1,100 @@
+//! What a source says of its changes.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Desired, DesiredPod, Origin, Refused};
+use crate::manifest::{PodKey, Problem};
+
+/// Makes `desired` what is wanted, and logs what that changes.
+pub(super) fn publish(sender: &watch::Sender<Option<Desired>>, desired: Desired) {
+    sender.send_if_modified(|current| {
+        if current.as_ref() == Some(&desired) {
+            return false;
+        }
+        log_changes(&current.take().unwrap_or_default(), &desired);
+        *current = Some(desired);
+        true
+    });
+}
+
+/// One line for each thing that is other than it was.
+fn log_changes(old: &Desired, new: &Desired) {
+    for reason in new
+        .unreadable
+        .iter()
+        .filter(|reason| !old.unreadable.contains(reason))
+    {
+        warn!("{reason}");
+    }
+    if new.unreadable.is_empty() && !old.unreadable.is_empty() {
+        info!("the manifests can be read again");
+    }
+    for (key, wanted) in &new.pods {
+        log_pod(key, old.pods.get(key), wanted);
+    }
+    for (key, wanted) in old
+        .pods
+        .iter()
+        .filter(|(key, _)| !new.pods.contains_key(*key))
+    {
+        info!(pod = %key, source = %wanted.origin, "manifest removed");
+    }
+    for refused in new
+        .refused
+        .iter()
+        .filter(|refused| !old.refused.contains(refused))
+    {
+        log_refused(refused);
+    }
+    let still_refused: BTreeSet<&Origin> = new.refused.iter().map(|r| &r.origin).collect();
+    for origin in old.refused.iter().map(|refused| &refused.origin) {
+        if still_refused.contains(origin) {
+            continue;
+        }
+        if new.pods.values().any(|wanted| wanted.origin == *origin) {
+            info!(source = %origin, "refused manifest mended");
+        } else {
+            info!(source = %origin, "refused manifest removed");
+        }
+    }
+}
+
+fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
+    let (source, uid) = (&new.origin, &new.pod.uid);
+    match old {
+        None => info!(pod = %key, uid, %source, "manifest accepted"),
+        Some(old) if old.pod.uid != *uid => info!(pod = %key, uid, %source, "manifest changed"),
+        Some(old) if old.origin != new.origin => {
+            info!(pod = %key, %source, was = %old.origin, "manifest now at another place");
+        }
+        Some(_) => {}
+    }
+    if old.is_none_or(|old| old.warnings != new.warnings) {
+        for Problem {
+            line,
+            column,
+            field,
+            message,
+        } in &new.warnings
+        {
+            warn!(pod = %key, %source, line, column, field, "{message}");
+        }
+    }
+}
+
+fn log_refused(refused: &Refused) {
+    let source = &refused.origin;
+    let keeps = refused.keeps.as_ref().map(ToString::to_string);
+    for Problem {
+        line,
+        column,
+        field,
+        message,
+    } in &refused.problems
+    {
+        warn!(%source, line, column, field, keeps, "manifest refused: {message}");
+    }
+}

@@ -1,0 +1,272 @@
+//! Both sources together: one desired set.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::directory::DirectorySource;
+use super::url::{self, UrlSource};
+use super::{Desired, Refused, aside};
+use crate::manifest::{PodKey, Problem};
+
+/// The names of the folders and files below the root directory.
+const MANIFESTS: &str = "manifests";
+const URL: &str = "url";
+const OWNED: &str = "owned.json";
+
+/// Where manifests come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// A directory, or one file.
+    pub directory: Option<DirectorySource>,
+    /// A document on the web.
+    pub url: Option<UrlSource>,
+}
+
+impl Sources {
+    /// The folder where the directory source keeps what it must remember, below the root directory.
+    #[must_use]
+    pub fn directory_state(root: &Path) -> PathBuf {
+        root.join(MANIFESTS)
+    }
+
+    /// The same for the document on the web.
+    #[must_use]
+    pub fn url_state(root: &Path) -> PathBuf {
+        root.join(URL)
+    }
+
+    /// Follows the sources, and other ones when `sources` changes, until the last receiver is dropped.
+    ///
+    /// The channel gets its first value when every source has one. While a source is exchanged for
+    /// another, what it wanted stays wanted. `root` is the agent's root directory.
+    #[must_use]
+    pub fn follow(sources: watch::Receiver<Self>, root: &Path) -> watch::Receiver<Option<Desired>> {
+        let (sender, receiver) = watch::channel(None);
+        tokio::spawn(follow(sources, Self::url_state(root), sender));
+        receiver
+    }
+}
+
+/// A source in its own task, and what it last wanted.
+struct Running<S> {
+    source: Option<S>,
+    desired: watch::Receiver<Option<Desired>>,
+    task: Option<JoinHandle<()>>,
+    /// What it or the one before it last wanted.
+    last: Option<Desired>,
+}
+
+impl<S: Clone + PartialEq> Running<S> {
+    fn new() -> Self {
+        Self {
+            source: None,
+            desired: watch::channel(None).1,
+            task: None,
+            last: Some(Desired::default()),
+        }
+    }
+
+    /// Makes this the source that is followed; the one before has ended when this returns.
+    async fn exchange<R>(
+        &mut self,
+        source: Option<&S>,
+        run: impl FnOnce(S, watch::Sender<Option<Desired>>) -> R,
+    ) where
+        R: Future<Output = ()> + Send + 'static,
+    {
+        if self.source.as_ref() == source {
+            return;
+        }
+        let (sender, receiver) = watch::channel(None);
+        self.desired = receiver;
+        if let Some(task) = self.task.take() {
+            // It ends by itself when nobody listens any more.
+            if let Err(error) = task.await {
+                warn!(%error, "a source of manifests ended in a bad way");
+            }
+        }
+        if self.source.is_none() {
+            self.last = None;
+        }
+        self.source = source.cloned();
+        match source {
+            None => self.last = Some(Desired::default()),
+            Some(source) => self.task = Some(tokio::spawn(run(source.clone(), sender))),
+        }
+    }
+
+    /// Waits for a change of what is wanted; for ever if there is no source.
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        if self.source.is_none() {
+            return std::future::pending().await;
+        }
+        self.desired.changed().await?;
+        if let Some(desired) = &*self.desired.borrow_and_update() {
+            self.last = Some(desired.clone());
+        }
+        Ok(())
+    }
+}
+
+async fn follow(
+    mut sources: watch::Receiver<Sources>,
+    url_state: PathBuf,
+    sender: watch::Sender<Option<Desired>>,
+) {
+    let mut owned = Owned::read(&url_state);
+    let (mut files, mut web) = (Running::new(), Running::new());
+    let mut eager = false;
+    loop {
+        let wanted = sources.borrow_and_update().clone();
+        files
+            .exchange(wanted.directory.as_ref(), DirectorySource::run)
+            .await;
+        web.exchange(wanted.url.as_ref(), |source, sender| {
+            UrlSource::run(source, sender, eager)
+        })
+        .await;
+        eager = true;
+        if wanted.url.is_none() {
+            if let Err(error) = url::forget(&url_state) {
+                warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
+            }
+        }
+        loop {
+            if let (Some(files), Some(web)) = (&files.last, &web.last) {
+                let (desired, of_web) = merge(files, web, &owned.keys);
+                if wanted.url.is_some() {
+                    owned.keep(of_web);
+                }
+                publish(&sender, desired);
+            }
+            tokio::select! {
+                () = sender.closed() => return,
+                changed = sources.changed() => match changed {
+                    Ok(()) => break,
+                    // Nobody changes them any more.
+                    Err(_) => sources = watch::channel(wanted.clone()).1,
+                },
+                changed = files.changed() => if changed.is_err() { return },
+                changed = web.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+fn publish(sender: &watch::Sender<Option<Desired>>, desired: Desired) {
+    sender.send_if_modified(|current| {
+        let changed = current.as_ref() != Some(&desired);
+        *current = Some(desired);
+        changed
+    });
+}
+
+/// One set out of both, and the Pods in it that are the web's. A Pod that both name stays with whom it
+/// was; of two that come at once, the file's runs.
+fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired, BTreeSet<PodKey>) {
+    let mut desired = files.clone();
+    desired.refused.extend(web.refused.iter().cloned());
+    desired.unreadable.extend(web.unreadable.iter().cloned());
+    desired.web_unknown = web.web_unknown;
+    // What is not known just now is not given away.
+    let mut owned = if web.web_unknown {
+        of_web.clone()
+    } else {
+        BTreeSet::new()
+    };
+    for (key, wanted) in &web.pods {
+        let Some(file) = files.pods.get(key) else {
+            desired.pods.insert(key.clone(), wanted.clone());
+            owned.insert(key.clone());
+            continue;
+        };
+        let (winner, loser) = if of_web.contains(key) {
+            desired.pods.insert(key.clone(), wanted.clone());
+            owned.insert(key.clone());
+            (&wanted.origin, &file.origin)
+        } else {
+            (&file.origin, &wanted.origin)
+        };
+        let message = format!(
+            "Pod {key} is defined by {winner} already, so what {loser} says of it is not carried out; \
+             remove it from one of the two or give one another name"
+        );
+        let problem = Problem {
+            field: "metadata.name".to_owned(),
+            ..Problem::of_file(message)
+        };
+        desired.refused.push(Refused {
+            origin: loser.clone(),
+            problems: vec![problem],
+            keeps: None,
+        });
+    }
+    desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
+    (desired, owned)
+}
+
+/// The Pods that are the web's, on disk, so that a file that comes while the agent is away does not
+/// take one over.
+struct Owned {
+    folder: PathBuf,
+    keys: BTreeSet<PodKey>,
+    complaint: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OwnedPod {
+    namespace: String,
+    name: String,
+}
+
+impl Owned {
+    fn read(folder: &Path) -> Self {
+        let keys = match std::fs::read(folder.join(OWNED)) {
+            Ok(bytes) => serde_json::from_slice::<Vec<OwnedPod>>(&bytes).unwrap_or_default(),
+            Err(_) => vec![],
+        };
+        let key = |OwnedPod { namespace, name }| PodKey { namespace, name };
+        Self {
+            folder: folder.to_owned(),
+            keys: keys.into_iter().map(key).collect(),
+            complaint: None,
+        }
+    }
+
+    fn keep(&mut self, keys: BTreeSet<PodKey>) {
+        if keys == self.keys && self.complaint.is_none() {
+            return;
+        }
+        self.keys = keys;
+        let complaint = self.write().err().map(|error| error.to_string());
+        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            warn!(
+                error,
+                "whose Pod is whose cannot be kept for the agent's next start"
+            );
+        }
+        self.complaint = complaint;
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let folder = &self.folder;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        let pod = |key: &PodKey| OwnedPod {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        let pods: Vec<_> = self.keys.iter().map(pod).collect();
+        aside::write(folder, OWNED, &serde_json::to_vec_pretty(&pods)?)?;
+        aside::sync(folder)
+    }
+}

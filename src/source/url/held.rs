@@ -1,0 +1,175 @@
+//! What a new document changes: pure.
+//!
+//! The invariant: a Pod goes only when a document that can be read whole does not name it. A Pod that a
+//! document names, but not so that it could be carried out, keeps the version that it last had.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::manifest::{Accepted, Entry, PodKey, Problem, StaticPod};
+
+/// A Pod as it was last accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Version {
+    pub(super) pod: Arc<StaticPod>,
+    pub(super) warnings: Vec<Problem>,
+    /// The digest of the document that it stands in.
+    pub(super) document: String,
+}
+
+/// The Pods in force.
+pub(super) type Held = BTreeMap<PodKey, Version>;
+
+/// An entry that is not carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Bad {
+    pub(super) problems: Vec<Problem>,
+    /// The Pod that keeps its last version.
+    pub(super) keeps: Option<PodKey>,
+}
+
+/// The Pods in force after a document with these entries, and what of it is not carried out.
+pub(super) fn take(held: &Held, entries: Vec<Entry>, document: &str) -> (Held, Vec<Bad>) {
+    let mut next = Held::new();
+    let mut bad = vec![];
+    let mut refused = vec![];
+    for entry in entries {
+        match entry.result {
+            Ok(accepted) => {
+                let known = held.get(&accepted.pod.key);
+                if let Some(loser) = add(&mut next, known, accepted, document) {
+                    bad.push(loser);
+                }
+            }
+            Err(problems) => refused.push((entry.key, problems)),
+        }
+    }
+    // Any Pod that this document does not seem to name may be the one that cannot be told.
+    let untold = refused.iter().any(|(key, _)| key.is_none());
+    for (key, version) in held {
+        let named = refused.iter().any(|(bad, _)| bad.as_ref() == Some(key));
+        if (named || untold) && !next.contains_key(key) {
+            next.insert(key.clone(), version.clone());
+        }
+    }
+    for (key, mut problems) in refused {
+        if key.is_none() && !held.is_empty() {
+            problems.push(Problem::of_file(
+                "which Pod this is cannot be told, so no Pod is removed until it is mended",
+            ));
+        }
+        let keeps = key.filter(|key| next.get(key).is_some_and(|v| Some(v) == held.get(key)));
+        bad.push(Bad { problems, keeps });
+    }
+    (next, bad)
+}
+
+/// Adds a Pod. Of two in one document that have the same name, the one that runs already stays, or the
+/// first; gives the other.
+fn add(
+    next: &mut Held,
+    known: Option<&Version>,
+    accepted: Accepted,
+    document: &str,
+) -> Option<Bad> {
+    let Accepted { pod, warnings } = accepted;
+    let key = pod.key.clone();
+    let version = Version {
+        pod,
+        warnings,
+        document: document.to_owned(),
+    };
+    let Some(first) = next.get(&key) else {
+        next.insert(key, version);
+        return None;
+    };
+    if first.pod.uid == version.pod.uid {
+        return None;
+    }
+    let runs = |version: &Version| known.is_some_and(|known| known.pod.uid == version.pod.uid);
+    if runs(&version) {
+        next.insert(key.clone(), version);
+    }
+    let message = format!(
+        "Pod {key} stands more than once in the document, with different content, and only one of \
+         them is carried out; remove the others or give their Pods other names"
+    );
+    Some(Bad {
+        problems: vec![Problem {
+            field: "metadata.name".to_owned(),
+            ..Problem::of_file(message)
+        }],
+        keeps: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{SourceKind, parse_all};
+
+    /// A document of Pods: `a1` is version 1 of Pod a, `a!` a broken Pod a, `?` something else.
+    fn entries(words: &str) -> Vec<Entry> {
+        let item = |word: &str| {
+            let (name, version) = word.split_at(1);
+            match version {
+                "" => "{\"kind\": \"Pod\"}".to_owned(),
+                "!" => format!("{{\"metadata\": {{\"name\": \"{name}\"}}, \"spec\": 7}}"),
+                _ => format!(
+                    "{{\"metadata\": {{\"name\": \"{name}\"}}, \"spec\": {{\"containers\": \
+                     [{{\"name\": \"c\", \"image\": \"i:{version}\"}}]}}}}"
+                ),
+            }
+        };
+        let items: Vec<_> = words.split_whitespace().map(item).collect();
+        let text = format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"PodList\", \"items\": [{}]}}",
+            items.join(", ")
+        );
+        parse_all(text.as_bytes(), "n", SourceKind::Http).unwrap()
+    }
+
+    fn words(held: &Held) -> String {
+        let word = |version: &Version| {
+            let spec = version.pod.pod.spec.as_ref().unwrap();
+            let image = spec.containers[0].image.as_deref().unwrap();
+            let name = version.pod.key.name.trim_end_matches("-n");
+            format!("{name}{}", image.trim_start_matches("i:"))
+        };
+        held.values().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_document_changes_what_it_says_and_nothing_else() {
+        for (before, document, after, bad, kept) in [
+            ("", "a1 b1", "a1 b1", 0, 0),
+            ("a1 b1", "a2 c1", "a2 c1", 0, 0),
+            ("a1", "", "", 0, 0),
+            // A broken Pod keeps its last version, and the others change.
+            ("a1 b1 c1", "a! b2", "a1 b2", 1, 1),
+            // A broken Pod that never ran.
+            ("b1", "a! b2", "b2", 1, 0),
+            // A broken Pod that cannot be told may be any.
+            ("a1 b1", "? b2", "a1 b2", 1, 0),
+            ("a1 b1", "?", "a1 b1", 1, 0),
+            // One of two runs, the one that runs already before others.
+            ("", "a1 a2", "a1", 1, 0),
+            ("a2", "a1 a2 a3", "a2", 2, 0),
+            ("a1", "a1 a1", "a1", 0, 0),
+            // A broken one beside a good one takes nothing back.
+            ("a1", "a! a2", "a2", 1, 0),
+        ] {
+            let (held, none) = take(&Held::new(), entries(before), "1");
+            assert!(none.is_empty());
+            let (held, refused) = take(&held, entries(document), "2");
+            let what = format!("{before:?} then {document:?}");
+            assert_eq!(words(&held), after, "{what}");
+            assert_eq!(refused.len(), bad, "{what}: {refused:#?}");
+            let keeps = refused.iter().filter(|bad| bad.keeps.is_some()).count();
+            assert_eq!(keeps, kept, "{what}: {refused:#?}");
+            let (again, refused_again) = take(&held, entries(document), "2");
+            assert_eq!(words(&again), after, "{what}, again");
+            assert_eq!(refused_again.len(), bad, "{what}, again");
+        }
+    }
+}

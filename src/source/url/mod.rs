@@ -1,0 +1,413 @@
+//! Manifests in a document on the web, polled.
+//!
+//! The last good document is kept on disk, and only a good one takes its place: whatever else the
+//! server answers, or that it answers nothing, changes nothing on the node.
+
+mod copy;
+mod fetch;
+mod held;
+mod schedule;
+mod signature;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use super::log::publish;
+use super::{Desired, DesiredPod, Origin, Refused};
+use crate::manifest::{self, SourceKind};
+pub(super) use copy::forget;
+use copy::{Copy, Document, Documents, Index, digest};
+use fetch::{Answer, Failure, Fetcher, Validators};
+pub use fetch::{Patience, Request};
+use held::{Bad, Held, Version, take};
+use schedule::Schedule;
+use signature::Keys;
+
+/// Where the document is, and how to follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UrlSource {
+    /// Where the document is: http or https.
+    pub url: Url,
+    /// How to ask for it.
+    pub request: Request,
+    /// Files of minisign public keys; with any, only signed documents count.
+    pub public_keys: Vec<PathBuf>,
+    /// How often to ask; the kubelet's `httpCheckFrequency`.
+    pub period: Duration,
+    /// The node's name, in lower case.
+    pub node_name: String,
+    /// The folder where the last good document is kept over restarts; made when needed.
+    pub state: PathBuf,
+}
+
+impl UrlSource {
+    /// Follows the document until the last receiver is dropped.
+    ///
+    /// The channel gets its first value at once, from the kept copy, and then all that is wanted, each
+    /// time that something changed. Without a copy, what is wanted is unknown until the first good
+    /// document. `eager` polls at once even where a copy is there. Must run on a runtime with time and
+    /// I/O.
+    pub async fn run(self, sender: watch::Sender<Option<Desired>>, eager: bool) {
+        let folder = self.state.clone();
+        let Ok((copy, kept)) = spawn_blocking(|| Copy::open(folder)).await else {
+            return;
+        };
+        let mut poller = Poller::new(self, copy);
+        if let Some((index, documents)) = kept {
+            poller.restore(index, documents);
+        }
+        publish(&sender, poller.desired());
+        tokio::select! {
+            () = sender.closed() => {}
+            () = poller.poll_for_ever(&sender, eager) => {}
+        }
+    }
+}
+
+/// The URL as it may be shown: without a password, and without its query, which may hold a token.
+#[must_use]
+pub fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    // A URL that cannot have a user has none.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_fragment(None);
+    if url.query().is_none() {
+        return shown.into();
+    }
+    shown.set_query(None);
+    format!("{shown}?…")
+}
+
+/// A document that did not count, and is not to be fetched again while it stays.
+#[derive(Debug)]
+struct Rejected {
+    validators: Validators,
+    body: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Poller {
+    source: UrlSource,
+    origin: Origin,
+    fetcher: Fetcher,
+    keys: Option<Keys>,
+    copy: Copy,
+    index: Index,
+    documents: Documents,
+    held: Held,
+    bad: Vec<Bad>,
+    rejected: Option<Rejected>,
+    /// No good document was ever there.
+    unknown: bool,
+    /// Why the document cannot be read just now.
+    complaint: Option<String>,
+    /// What was logged of the last failure to write the copy.
+    copy_complaint: Option<String>,
+}
+
+impl Poller {
+    fn new(source: UrlSource, copy: Copy) -> Self {
+        Self {
+            origin: Origin::Url(shown(&source.url)),
+            fetcher: Fetcher::new(source.request.clone()),
+            keys: Keys::new(source.public_keys.clone()),
+            copy,
+            index: Index::new(digest(source.url.as_str().as_bytes())),
+            documents: Documents::new(),
+            held: Held::new(),
+            bad: vec![],
+            rejected: None,
+            unknown: true,
+            complaint: None,
+            copy_complaint: None,
+            source,
+        }
+    }
+
+    /// Takes over what was kept, as far as it counts by today's keys and rules. A copy from another
+    /// URL stays in force until this one gives a document.
+    fn restore(&mut self, kept: Index, documents: Documents) {
+        self.index.newest = kept.newest;
+        let mut entries = BTreeMap::new();
+        for (digest, document) in documents {
+            if let Err(why) = self.verify_kept(&document) {
+                self.complain(format!("the kept copy does not count: {why}"));
+                continue;
+            }
+            let parsed = manifest::parse_all(&document.body, &self.source.node_name, KIND);
+            match parsed {
+                Ok(parsed) => {
+                    entries.insert(digest.clone(), parsed);
+                    self.documents.insert(digest, document);
+                }
+                Err(problems) => {
+                    let why = problems
+                        .first()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    self.complain(format!("the kept copy is not accepted any more: {why}"));
+                }
+            }
+        }
+        for pod in &kept.pods {
+            let of_document = entries.get(&pod.document).into_iter().flatten();
+            let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
+            match accepted.find(|accepted| accepted.pod.uid == pod.uid) {
+                Some(accepted) => {
+                    let version = Version {
+                        pod: Arc::clone(&accepted.pod),
+                        warnings: accepted.warnings.clone(),
+                        document: pod.document.clone(),
+                    };
+                    self.held.insert(accepted.pod.key.clone(), version);
+                }
+                None => warn!(
+                    uid = pod.uid,
+                    "a Pod of the kept copy is not accepted any more"
+                ),
+            }
+        }
+        let Some(current) = kept.current else {
+            return;
+        };
+        if let Some(entries) = entries.remove(&current) {
+            (self.held, self.bad) = take(&self.held, entries, &current);
+            // Whatever of it could not be read is not known to be unwanted.
+            self.unknown = self.complaint.is_some();
+            self.index.current = Some(current);
+            if kept.url == self.index.url {
+                self.index.validators = kept.validators;
+            }
+        }
+    }
+
+    fn verify_kept(&self, document: &Document) -> Result<(), String> {
+        let Some(keys) = &self.keys else {
+            return Ok(());
+        };
+        let signature = document.signature.as_deref();
+        let signature = signature.ok_or_else(|| "it is not signed".to_owned())?;
+        keys.verify(&document.body, signature).map(drop)
+    }
+
+    fn complain(&mut self, why: impl AsRef<str>) {
+        self.complaint = Some(format!("{}: {}", self.origin, why.as_ref()));
+    }
+
+    fn desired(&self) -> Desired {
+        let wanted = |version: &Version| DesiredPod {
+            pod: Arc::clone(&version.pod),
+            origin: self.origin.clone(),
+            warnings: version.warnings.clone(),
+        };
+        let refused = |bad: &Bad| Refused {
+            origin: self.origin.clone(),
+            problems: bad.problems.clone(),
+            keeps: bad.keeps.clone(),
+        };
+        Desired {
+            pods: self
+                .held
+                .iter()
+                .map(|(key, v)| (key.clone(), wanted(v)))
+                .collect(),
+            refused: self.bad.iter().map(refused).collect(),
+            unreadable: self.complaint.clone().into_iter().collect(),
+            web_unknown: self.unknown,
+        }
+    }
+
+    async fn poll_for_ever(&mut self, sender: &watch::Sender<Option<Desired>>, eager: bool) {
+        let rng = fastrand::Rng::new();
+        let mut schedule = Schedule::new(self.source.period, rng);
+        let mut wait = schedule.first(!self.unknown && !eager);
+        loop {
+            sleep_until(Instant::now() + wait).await;
+            let outcome = self.poll().await;
+            publish(sender, self.desired());
+            self.keep().await;
+            wait = match outcome {
+                Ok(()) => schedule.after_success(),
+                Err(retry_after) => schedule.after_failure(!self.unknown, retry_after),
+            };
+            debug!(source = %self.origin, ?wait, "polled");
+        }
+    }
+
+    /// Asks the server once. An error is for the server to get over, and says how long it asked for.
+    async fn poll(&mut self) -> Result<(), Option<Duration>> {
+        let known = match &self.rejected {
+            Some(rejected) => Some(&rejected.validators),
+            None => self.index.current.as_ref().map(|_| &self.index.validators),
+        };
+        let answer = self.fetcher.fetch(&self.source.url, known).await;
+        let failed = match answer {
+            Ok(Answer::NotModified) => match self.rejected.take() {
+                None => {
+                    self.complaint = None;
+                    return Ok(());
+                }
+                // Its signature may have come meanwhile.
+                Some(rejected) => self.consider(rejected.body, rejected.validators).await,
+            },
+            Ok(Answer::Document { body, validators }) => self.consider(body, validators).await,
+            Err(failure) => Err(failure),
+        };
+        failed.map_err(|failure| {
+            self.complain(failure.message);
+            failure.retry_after
+        })
+    }
+
+    /// Takes a document into force, if it is good.
+    async fn consider(&mut self, body: Vec<u8>, validators: Validators) -> Result<(), Failure> {
+        let digest = digest(&body);
+        if self.index.current.as_ref() == Some(&digest) {
+            self.index.validators = validators;
+            self.rejected = None;
+            self.complaint = None;
+            return Ok(());
+        }
+        let mut reject = |why: String, body| {
+            self.complaint = Some(format!("{}: {why}", self.origin));
+            self.rejected = Some(Rejected {
+                validators: validators.clone(),
+                body,
+            });
+        };
+        let mut signature = None;
+        let mut signed_at = None;
+        if let Some(keys) = &self.keys {
+            match fetch_signature(&mut self.fetcher, &self.source.url).await {
+                Ok(found) => {
+                    let newest = self.index.newest;
+                    let verdict = keys.verify(&body, &found);
+                    match verdict.and_then(|time| not_older(time, newest)) {
+                        Ok(time) => signed_at = Some(time),
+                        Err(why) => {
+                            reject(why, body);
+                            return Ok(());
+                        }
+                    }
+                    signature = Some(found);
+                }
+                Err(failure) if failure.status.is_some_and(|code| code.is_client_error()) => {
+                    reject(
+                        format!("the document is not signed: {}", failure.message),
+                        body,
+                    );
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        let entries = match manifest::parse_all(&body, &self.source.node_name, KIND) {
+            Ok(entries) => entries,
+            Err(problems) => {
+                let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                reject(
+                    format!("the document is refused as a whole: {}", why.join("; ")),
+                    body,
+                );
+                return Ok(());
+            }
+        };
+        (self.held, self.bad) = take(&self.held, entries, &digest);
+        self.rejected = None;
+        self.complaint = None;
+        self.unknown = false;
+        self.index.current = Some(digest.clone());
+        self.index.validators = validators;
+        self.index.newest = signed_at.or(self.index.newest);
+        self.documents
+            .insert(digest, Arc::new(Document { body, signature }));
+        Ok(())
+    }
+
+    /// Brings the kept copy in line with what is in force.
+    async fn keep(&mut self) {
+        let held = self.held.values();
+        let pods = held.map(|version| copy::Entry {
+            uid: version.pod.uid.clone(),
+            document: version.document.clone(),
+        });
+        self.index.pods = pods.collect();
+        if self.index.current.is_none() || !self.copy.differs(&self.index) {
+            return;
+        }
+        let index = &self.index;
+        let needed = index.documents();
+        self.documents.retain(|digest, _| needed.contains(digest));
+        // A few small files every now and then.
+        let written = self.copy.keep(&self.index, &self.documents);
+        let complaint = written.err().map(|error| error.to_string());
+        if let Some(error) = complaint
+            .as_ref()
+            .filter(|_| complaint != self.copy_complaint)
+        {
+            warn!(
+                error,
+                "the document cannot be kept for the agent's next start"
+            );
+        }
+        self.copy_complaint = complaint;
+    }
+}
+
+const KIND: SourceKind = SourceKind::Http;
+
+/// The signature that stands beside the document, under its name with `.minisig`.
+async fn fetch_signature(fetcher: &mut Fetcher, url: &Url) -> Result<Vec<u8>, Failure> {
+    let mut beside = url.clone();
+    beside.set_path(&format!("{}.minisig", url.path()));
+    match fetcher.fetch(&beside, None).await {
+        Ok(Answer::Document { body, .. }) => Ok(body),
+        Ok(Answer::NotModified) => Err(Failure::new("the server answered 304 to no condition")),
+        Err(failure) => Err(Failure {
+            message: format!("{}: {}", shown(&beside), failure.message),
+            ..failure
+        }),
+    }
+}
+
+fn not_older(time: i64, newest: Option<i64>) -> Result<i64, String> {
+    match newest {
+        Some(newest) if time < newest => {
+            let date = |seconds| {
+                let time = jiff::Timestamp::from_second(seconds);
+                time.map_or_else(|_| seconds.to_string(), |time| time.to_string())
+            };
+            Err(format!(
+                "the document is older than one that counted before: signed {}, expected {} or later",
+                date(time),
+                date(newest)
+            ))
+        }
+        _ => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        for (url, expected) in [
+            ("http://a/pods.yaml", "http://a/pods.yaml"),
+            ("https://user:secret@a:8443/x", "https://a:8443/x"),
+            ("https://a/x?token=secret#y", "https://a/x?…"),
+        ] {
+            assert_eq!(shown(&Url::parse(url).unwrap()), expected);
+        }
+    }
+}
