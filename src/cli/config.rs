@@ -24,8 +24,8 @@ enum Output {
     Json,
 }
 
-pub(super) fn config(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(arguments.flags)?;
+pub(super) fn config(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&arguments.flags)?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }

@@ -45,7 +45,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     });
     match line.command {
         Command::Run(flags) => run::run(&flags),
-        Command::Config(arguments) => config::config(*arguments),
+        Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
     }

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info, warn};
@@ -16,7 +15,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use super::{service, single_threaded};
+use super::service::Manager;
+use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
@@ -31,7 +31,7 @@ use crate::source::url::shown;
 use crate::translate::NodeFacts;
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let config = Config::load(flags.clone())?;
+    let config = Config::load(flags)?;
     let log_level = start_logging(config.log_format, config.log_level);
     for warning in &config.warnings {
         warn!("{warning}");
@@ -57,18 +57,20 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         );
         let (sources_sender, sources) = watch::channel(config.sources.clone());
         let (pulse_sender, pulse) = watch::channel(None);
+        let manager = Manager::new();
         let reloader = Reloader {
             flags: flags.clone(),
             settings: config.settings.clone(),
             sources: sources_sender,
             log_level,
+            manager: manager.clone(),
         };
         tokio::spawn(reloader.run()?);
-        tokio::spawn(service::keep_told(pulse));
+        tokio::spawn(manager.clone().keep_told(pulse));
         tokio::select! {
             result = agent(config, server, sources, pulse_sender) => result,
             name = asked_to_end() => {
-                service::tell(&[NotifyState::Stopping]);
+                manager.tell_stopping();
                 info!(signal = name?, "ending, the Pods keep running");
                 Ok(ExitCode::SUCCESS)
             }
@@ -163,6 +165,7 @@ struct Reloader {
     settings: Vec<Setting>,
     sources: watch::Sender<Sources>,
     log_level: LogLevel,
+    manager: Manager,
 }
 
 impl Reloader {
@@ -171,8 +174,8 @@ impl Reloader {
         let mut asked = signal(SignalKind::hangup())?;
         Ok(async move {
             while asked.recv().await.is_some() {
-                service::tell_reloading();
-                match Config::load(self.flags.clone()) {
+                self.manager.tell_reloading();
+                match Config::load(&self.flags) {
                     Ok(config) => self.apply(config),
                     Err(error) => {
                         let error = format!("{error:#}");
@@ -182,7 +185,7 @@ impl Reloader {
                         );
                     }
                 }
-                service::tell(&[NotifyState::Ready]);
+                self.manager.tell_reloaded();
             }
         })
     }

@@ -1,6 +1,11 @@
 //! What the service manager is told (`sd_notify(3)`): that the agent is ready, alive, or reading its
 //! configuration again. Without a service manager nothing is told.
+//!
+//! A thread of its own does the telling, so that a service manager that does not listen holds nothing
+//! up.
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -11,37 +16,90 @@ use tracing::{info, warn};
 /// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
 /// most, half a minute each.
 const STUCK: Duration = Duration::from_secs(120);
+/// What the service manager has not heard yet; more is not told.
+const UNHEARD: usize = 16;
+/// How long the end of the agent waits for being told.
+const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Tells the service manager that the agent is ready once the supervisor's first pulse is there, and
-/// from then on, as often as it wants to hear it, that the supervisor goes round.
-pub(super) async fn keep_told(mut pulse: watch::Receiver<Option<Instant>>) {
-    if pulse.wait_for(Option::is_some).await.is_err() {
-        return;
+/// The line to the service manager.
+#[derive(Debug, Clone)]
+pub(super) struct Manager(SyncSender<Message>);
+
+#[derive(Debug)]
+enum Message {
+    Tell(Vec<NotifyState<'static>>),
+    /// Everything before was told.
+    Flush(SyncSender<()>),
+}
+
+impl Manager {
+    pub(super) fn new() -> Self {
+        let (sender, messages) = sync_channel(UNHEARD);
+        thread::spawn(move || tell_all(&messages));
+        Self(sender)
     }
-    info!("every Pod was looked at");
-    tell(&[NotifyState::Ready]);
-    let Some(patience) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    loop {
-        if pulse.borrow().is_some_and(|last| last.elapsed() < STUCK) {
-            tell(&[NotifyState::Watchdog]);
-        } else {
-            warn!("the supervisor does not go round, the service manager is told no more");
+
+    /// Tells that the agent is ready once the supervisor's first pulse is there, and from then on, as
+    /// often as the service manager wants to hear it, that the supervisor goes round.
+    pub(super) async fn keep_told(self, mut pulse: watch::Receiver<Option<Instant>>) {
+        if pulse.wait_for(Option::is_some).await.is_err() {
+            return;
         }
-        tokio::time::sleep(patience / 3).await;
+        info!("ready, every Pod was looked at");
+        self.tell([NotifyState::Ready]);
+        let Some(patience) = sd_notify::watchdog_enabled() else {
+            return;
+        };
+        loop {
+            if pulse.borrow().is_some_and(|last| last.elapsed() < STUCK) {
+                self.tell([NotifyState::Watchdog]);
+            } else {
+                warn!("the supervisor does not go round, the service manager is told no more");
+            }
+            tokio::time::sleep(patience / 3).await;
+        }
+    }
+
+    /// Tells that the configuration is being read again.
+    pub(super) fn tell_reloading(&self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            self.tell([NotifyState::Reloading, now]);
+        }
+    }
+
+    /// Tells that what [`Manager::tell_reloading`] told of is over.
+    pub(super) fn tell_reloaded(&self) {
+        self.tell([NotifyState::Ready]);
+    }
+
+    /// Tells that the agent ends, and waits a little until that was heard.
+    pub(super) fn tell_stopping(&self) {
+        self.tell([NotifyState::Stopping]);
+        let (sender, told) = sync_channel(1);
+        if self.0.try_send(Message::Flush(sender)).is_ok() {
+            // One that does not listen misses it.
+            let _ = told.recv_timeout(FAREWELL);
+        }
+    }
+
+    fn tell<const N: usize>(&self, what: [NotifyState<'static>; N]) {
+        // One that does not listen misses it, and the agent works on.
+        let _ = self.0.try_send(Message::Tell(what.into()));
     }
 }
 
-/// Tells that the configuration is being read again. [`NotifyState::Ready`] must follow.
-pub(super) fn tell_reloading() {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
-    }
-}
-
-pub(super) fn tell(what: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(what) {
-        warn!(%error, "the service manager cannot be told");
+fn tell_all(messages: &Receiver<Message>) {
+    for message in messages {
+        match message {
+            Message::Tell(what) => {
+                if let Err(error) = sd_notify::notify(&what) {
+                    warn!(%error, "the service manager cannot be told");
+                }
+            }
+            Message::Flush(told) => {
+                // Whoever wanted to know may have waited long enough.
+                let _ = told.send(());
+            }
+        }
     }
 }

@@ -136,11 +136,11 @@ impl Files {
             place: place.trim_end_matches([':', ' ']).to_owned(),
         };
         // Of an object, each key wins for itself.
-        if let (Some(before), Value::Object(new)) = (self.given.remove(field), &mut given.value) {
-            if let Value::Object(mut all) = before.value {
-                all.append(new);
-                *new = all;
-            }
+        if let (Some(before), Value::Object(new)) = (self.given.remove(field), &mut given.value)
+            && let Value::Object(mut all) = before.value
+        {
+            all.append(new);
+            *new = all;
         }
         self.given.insert(field, given);
     }

@@ -224,7 +224,7 @@ impl Config {
     ///
     /// # Errors
     /// Something makes no sense; the message names the flag, or the file, line and field.
-    pub fn load(flags: Flags) -> anyhow::Result<Self> {
+    pub fn load(flags: &Flags) -> anyhow::Result<Self> {
         let files = Files::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
         let mut warnings = vec![];
         let without_effect = flags.without_effect.given();
@@ -257,21 +257,21 @@ impl Config {
         let run_dir = from.path("run-dir", flags.run_dir.clone(), None, DEFAULT_RUN_DIR)?;
         let logs = flags.pod_logs_dir.clone();
         let logs = from.path("pod-logs-dir", logs, Some("podLogsDir"), "/var/log/pods")?;
-        let sources = sources(&mut from, &flags, &node_name, &root)?;
-        let endpoint = endpoint(&mut from, &flags)?;
-        let cluster_dns = cluster_dns(&mut from, &flags)?;
+        let sources = sources(&mut from, flags, &node_name, &root)?;
+        let endpoint = endpoint(&mut from, flags)?;
+        let cluster_dns = cluster_dns(&mut from, flags)?;
         let cluster_domain = flags.cluster_domain.clone();
         let cluster_domain = from.word("cluster-domain", cluster_domain, "clusterDomain")?;
         let resolv_conf = flags.resolv_conf.clone();
         let field = Some("resolvConf");
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
-        let cgroup_driver = cgroup_driver(&mut from, &flags)?;
+        let cgroup_driver = cgroup_driver(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
         let runtime_concurrency = concurrency.unwrap_or(2 * cores);
         from.note("runtime-concurrency", runtime_concurrency, &at);
-        let (log_format, log_level) = logging(&mut from, &flags)?;
+        let (log_format, log_level) = logging(&mut from, flags)?;
         from.settings.sort_by_key(|setting| setting.name);
         Ok(Self {
             sources,
@@ -542,7 +542,7 @@ mod tests {
 
     fn config(line: &str) -> anyhow::Result<Config> {
         let words = std::iter::once("podkeeper").chain(line.split_whitespace());
-        Config::load(Line::try_parse_from(words)?.flags)
+        Config::load(&Line::try_parse_from(words)?.flags)
     }
 
     /// The configuration of files by their names, and the flags `line`, in which `@` is their folder.

@@ -1,0 +1,239 @@
+//! The program as it is started: what it says of its configuration, what it refuses, and how it reaches
+//! a server through a proxy. No runtime is needed for these.
+
+mod web;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use web::{Reply, Web};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn podkeeper(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    command.args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// An agent with folders of its own and no runtime to talk to.
+struct Agent {
+    process: Child,
+    folder: TempDir,
+}
+
+impl Agent {
+    fn start(arguments: &[&str], env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Self::spawn(folder.path(), arguments, env);
+        Self { process, folder }
+    }
+
+    fn spawn(folder: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Child {
+        let at = |name: &str| folder.join(name).display().to_string();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(at("log"))
+            .unwrap();
+        Command::new(env!("CARGO_BIN_EXE_podkeeper"))
+            .arg("run")
+            .args(["--root-dir", &at("root"), "--run-dir", &at("run")])
+            .args(["--container-runtime-endpoint", &at("no.sock")])
+            .args(arguments)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn wait(what: &str, mut test: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !test() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_server_is_reached_through_the_proxy_of_the_environment() {
+    let proxy = Web::start(Reply::ok("{apiVersion: v1, kind: PodList, items: []}"));
+    let at = proxy.url("");
+    let url = "--manifest-url=http://pods.example/list.yaml";
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy"] {
+        let before = proxy.requests().len();
+        let agent = Agent::start(&[url], &[(name, &at)]);
+        wait("the proxy to be asked", || proxy.requests().len() > before);
+        let request = proxy.requests().pop().unwrap();
+        assert!(
+            request.starts_with("get http://pods.example/list.yaml http/1.1\r\n"),
+            "{request}"
+        );
+        assert!(!agent.log().contains("cannot connect"), "{}", agent.log());
+    }
+    // https goes through it as a tunnel, which is where this proxy gives up.
+    let before = proxy.requests().len();
+    let agent = Agent::start(
+        &["--manifest-url=https://pods.example/x"],
+        &[("https_proxy", &at)],
+    );
+    wait("the proxy to be asked", || proxy.requests().len() > before);
+    let request = proxy.requests().pop().unwrap();
+    assert!(
+        request.starts_with("connect pods.example:443 "),
+        "{request}"
+    );
+    drop(agent);
+    // And what is excepted goes straight to its server.
+    let web = Web::start(Reply::ok("{apiVersion: v1, kind: PodList, items: []}"));
+    let before = proxy.requests().len();
+    let url = format!("--manifest-url={}", web.url("/x"));
+    let _agent = Agent::start(&[&url], &[("http_proxy", &at), ("no_proxy", "127.0.0.1")]);
+    wait("the server to be asked", || !web.requests().is_empty());
+    assert_eq!(proxy.requests().len(), before);
+}
+
+#[test]
+fn the_configuration_is_shown_with_where_it_comes_from_and_without_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let file = file.to_str().unwrap();
+    fs::write(
+        file,
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+         staticPodPath: /etc/kubernetes/manifests\nstaticPodURL: https://user:hunter2@h/p?token=hunter2\n\
+         staticPodURLHeader: {X-Secret: [hunter2]}\nmaxPods: 110\n",
+    )
+    .unwrap();
+    let arguments = [
+        "config",
+        "--config",
+        file,
+        "--cluster-domain=kube.local",
+        "--v=5",
+    ];
+    let shown = podkeeper(&arguments);
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    let table = text(&shown.stdout);
+    for (setting, value, from) in [
+        ("SETTING", "VALUE", "FROM"),
+        ("pod-manifest-path", "/etc/kubernetes/manifests", file),
+        ("manifest-url", "https://h/p?…", file),
+        ("manifest-url-header", "x-secret: <hidden>", file),
+        ("cluster-domain", "kube.local", "flag"),
+        ("log-level", "debug", "flag"),
+        ("file-check-frequency", "20s", "default"),
+        ("cluster-dns", "-", "default"),
+        ("root-dir", "/var/lib/podkeeper", "default"),
+    ] {
+        let row = |line: &&str| {
+            line.split("   ").next() == Some(setting) || line.starts_with(&format!("{setting} "))
+        };
+        let line = table
+            .lines()
+            .find(row)
+            .unwrap_or_else(|| panic!("no {setting} in\n{table}"));
+        let cells: Vec<_> = line
+            .split("  ")
+            .map(str::trim)
+            .filter(|c| !c.is_empty())
+            .collect();
+        assert_eq!(cells, [setting, value, from]);
+    }
+    assert!(!table.contains("hunter2"), "{table}");
+    let warnings = text(&shown.stderr);
+    assert_eq!(
+        warnings,
+        "warning: fields of the KubeletConfiguration without effect here: maxPods\n"
+    );
+
+    let json = podkeeper(&[&arguments[..], &["--output=json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let found = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|setting| setting["name"] == "cluster-domain");
+    assert_eq!(found.unwrap()["value"], "kube.local");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_anything_starts() {
+    for (arguments, code, said) in [
+        (
+            &["run"][..],
+            1,
+            "podkeeper: there are no manifests to run: give --pod-manifest-path",
+        ),
+        (
+            &["run", "--max-pods=5"],
+            2,
+            "error: --max-pods is a flag of the kubelet that podkeeper does not have",
+        ),
+        (
+            &["run", "--pod-manifst-path=/m"],
+            2,
+            "error: unexpected argument '--pod-manifst-path'",
+        ),
+        (
+            &["config", "--config=/nowhere"],
+            1,
+            "podkeeper: cannot read /nowhere: No such file",
+        ),
+    ] {
+        let output = podkeeper(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let found = text(&output.stderr);
+        assert!(found.starts_with(said), "{arguments:?}: {found}");
+    }
+}
+
+#[test]
+fn a_web_document_is_checked_pod_by_pod() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pods.yaml");
+    let pod = |name: &str, image: &str| {
+        format!(
+            "- metadata: {{name: {name}}}\n  spec: {{containers: [{{name: c, image: {image}}}]}}\n"
+        )
+    };
+    let list = format!(
+        "apiVersion: v1\nkind: PodList\nitems:\n{}{}",
+        pod("good", "i:1"),
+        pod("bad", "7")
+    );
+    fs::write(&file, list).unwrap();
+    let path = file.to_str().unwrap();
+    let output = podkeeper(&["check", "--web", "--hostname-override=n1", path]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!(
+        "{path}: good: Pod default/good-n1\n\
+         {path}:7:40: error: items[1].spec.containers[0].image: found the number 7, expected a string: \
+         put it in quotes, \"7\"\n"
+    );
+    assert_eq!(text(&output.stdout), expected);
+    fs::write(&file, "{apiVersion: v1, kind: PodList, items: []}").unwrap();
+    let output = podkeeper(&["check", "--web", path]);
+    assert_eq!(text(&output.stdout), format!("{path}: good: no Pods\n"));
+    assert_eq!(output.status.code(), Some(0));
+}
