@@ -23,6 +23,11 @@ with_lock() {
     ) 9>"$cache/$name.lock"
 }
 
+# free_port: a TCP port of 127.0.0.1 that nobody listens on just now.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
 # wait_for SECONDS COMMAND...: until the command succeeds.
 wait_for() {
     local end=$((SECONDS + $1))

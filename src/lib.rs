@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod cri;
+mod hex;
 pub mod manifest;
 pub mod node;
 pub mod pod;

@@ -4,7 +4,7 @@
 mod web;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use podkeeper::manifest::{PodKey, SourceKind};
@@ -439,4 +439,186 @@ async fn the_copy_is_for_the_agent_alone() {
             path.display()
         );
     }
+}
+
+/// A key pair of the stock minisign.
+struct Signer {
+    folder: TempDir,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let signer = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        signer.minisign(&["-G", "-W", "-p", "key.pub", "-s", "key"]);
+        signer
+    }
+
+    fn public(&self) -> PathBuf {
+        self.folder.path().join("key.pub")
+    }
+
+    fn minisign(&self, arguments: &[&str]) {
+        let mut command = std::process::Command::new("minisign");
+        let done = command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output();
+        let done = done.expect("minisign is there: run hack/test");
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    /// The signature of a document, with minisign's own trusted comment or another one.
+    fn sign(&self, document: &str, comment: Option<&str>) -> Vec<u8> {
+        fs::write(self.folder.path().join("pods.yaml"), document).unwrap();
+        let comment = comment.map_or(vec![], |comment| vec!["-t", comment]);
+        self.minisign(&[&["-S", "-s", "key", "-m", "pods.yaml"], &*comment].concat());
+        fs::read(self.folder.path().join("pods.yaml.minisig")).unwrap()
+    }
+}
+
+impl Web {
+    /// Serves a document and, beside it, its signature.
+    fn serve(&self, document: &str, signature: Option<Vec<u8>>) {
+        let (etag, document) = (
+            format!("ETag: \"{}\"\r\n", document.len()),
+            document.to_owned(),
+        );
+        self.script(move |request| {
+            if request.starts_with("get /pods.yaml.minisig?site=1 ") {
+                return signature
+                    .as_ref()
+                    .map_or(Reply::new("404 Not Found", "", ""), Reply::ok);
+            }
+            assert!(request.starts_with("get /pods.yaml?site=1 "), "{request}");
+            if request.contains(&format!("if-none-match: {}", &etag[6..])) {
+                return Reply::raw("HTTP/1.1 304 Not Modified\r\n\r\n");
+            }
+            Reply::new("200 OK", &etag, &document)
+        });
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs minisign: run hack/test"]
+async fn only_what_is_signed_counts_where_that_is_asked_for() {
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let web = Web::start(Reply::Silence);
+    let first = pods("a1");
+    web.serve(&first, Some(signer.sign(&first, None)));
+    let mut poller = Poller::start(&web.url("/pods.yaml?site=1"));
+    let keys = vec![signer.public()];
+    poller = poller.restart(|source| source.public_keys = keys).await;
+    poller.wants("a1").await;
+
+    let second = pods("a2 b1");
+    let damaged = signer.sign(&second, None);
+    let damaged = [&damaged[..60], b"AAAA", &damaged[64..]].concat();
+    for (what, signature, said) in [
+        ("none", None, "pods.yaml.minisig?…: the server answered 404"),
+        (
+            "a stranger's",
+            Some(stranger.sign(&second, None)),
+            "not signed by any of the keys",
+        ),
+        (
+            "another document's",
+            Some(signer.sign("other", None)),
+            "not signed by any of the keys",
+        ),
+        ("damaged", Some(damaged), "not signed by any of the keys"),
+        (
+            "no signature",
+            Some(b"<html>".to_vec()),
+            "the signature is none of minisign's",
+        ),
+        (
+            "an old one",
+            Some(signer.sign(&second, Some("timestamp:1000000"))),
+            "older than one that counted before: signed 1970-01-12T13:46:40Z",
+        ),
+        (
+            "one of no time",
+            Some(signer.sign(&second, Some("hello"))),
+            "does not tell when it was made",
+        ),
+    ] {
+        web.serve(&second, signature);
+        let desired = poller.complains(said).await;
+        assert_eq!(words(&desired), "a1", "{what}: {desired:#?}");
+    }
+    // The signature alone is what was wrong, and the document is not fetched again for it.
+    let whole = |web: &Web| {
+        let documents =
+            |r: &&String| r.starts_with("get /pods.yaml?") && !r.contains("if-none-match");
+        web.requests().iter().filter(documents).count()
+    };
+    let before = whole(&web);
+    web.serve(&second, Some(signer.sign(&second, None)));
+    poller.wants("a2 b1").await;
+    assert_eq!(whole(&web), before);
+
+    // The first document, replayed with its good signature.
+    web.serve(
+        &first,
+        Some(signer.sign(&first, Some("timestamp:1700000000"))),
+    );
+    assert_eq!(
+        words(&poller.complains("older than one that counted before").await),
+        "a2 b1"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs minisign: run hack/test"]
+async fn keys_are_rotated_and_the_copy_is_verified_at_the_start() {
+    let (old, new) = (Signer::new(), Signer::new());
+    let web = Web::start(Reply::Silence);
+    let document = pods("a1");
+    web.serve(&document, Some(old.sign(&document, None)));
+    let mut poller = Poller::start(&web.url("/pods.yaml?site=1"));
+    let keys = vec![old.public(), new.public()];
+    poller = poller.restart(|source| source.public_keys = keys).await;
+    poller.wants("a1").await;
+    let document = pods("a22");
+    web.serve(&document, Some(new.sign(&document, None)));
+    poller.wants("a22").await;
+
+    web.hang_up(true);
+    let keys = vec![new.public()];
+    poller = poller.restart(|source| source.public_keys = keys).await;
+    let first = poller.sees("the copy", |_| true).await;
+    assert_eq!((words(&first).as_str(), first.web_unknown), ("a22", false));
+    // By the old key the copy is not to be trusted, and what it wants is unknown.
+    let keys = vec![old.public()];
+    poller = poller.restart(|source| source.public_keys = keys).await;
+    let first = poller.sees("no copy", |_| true).await;
+    assert_eq!((words(&first).as_str(), first.web_unknown), ("", true));
+    assert!(
+        first.unreadable[0].contains("the kept copy does not count"),
+        "{first:#?}"
+    );
+    // A key's file may change while the agent runs.
+    fs::copy(new.public(), old.public()).unwrap();
+    web.hang_up(false);
+    poller.wants("a22").await;
+    // And the copy of one who needed no signatures is nothing to one who does.
+    poller = poller.restart(|source| source.public_keys = vec![]).await;
+    let document = pods("a333");
+    web.serve(&document, None);
+    poller.wants("a333").await;
+    web.hang_up(true);
+    let keys = vec![new.public()];
+    poller = poller.restart(|source| source.public_keys = keys).await;
+    let first = poller.sees("no copy", |_| true).await;
+    assert_eq!((words(&first).as_str(), first.web_unknown), ("", true));
+    assert!(
+        first.unreadable[0].contains("it is not signed"),
+        "{first:#?}"
+    );
 }

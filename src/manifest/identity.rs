@@ -1,10 +1,10 @@
 //! Who a static Pod is: its name on this node, and its UID.
 
-use std::fmt::Write;
-
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::hex::hex;
 
 use super::{CONFIG_SOURCE, PodKey, SourceKind};
 
@@ -19,13 +19,7 @@ pub(super) fn uid(document: &Value, node_name: &str) -> String {
     hash.update([0]);
     hash.update(node_name);
     let digits = hash.finalize();
-    digits[..UID_BYTES]
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex(&digits[..UID_BYTES])
 }
 
 /// Gives the Pod what every static Pod on this node has, and tells its key.

@@ -200,17 +200,18 @@ impl Supervisor {
         let Some(record) = folder::read_record(paths, uid) else {
             return;
         };
-        if record.source == SourceKind::Http && folder::read_terminating(paths, uid).is_none() {
-            if let Some(pod) = record.version() {
-                let origin = Origin::Url(record.path);
-                let warnings = vec![];
-                let wanted = DesiredPod {
-                    pod,
-                    origin,
-                    warnings,
-                };
-                self.remembered.insert(key.clone(), wanted);
-            }
+        if record.source == SourceKind::Http
+            && folder::read_terminating(paths, uid).is_none()
+            && let Some(pod) = record.version()
+        {
+            let origin = Origin::Url(record.path);
+            let warnings = vec![];
+            let wanted = DesiredPod {
+                pod,
+                origin,
+                warnings,
+            };
+            self.remembered.insert(key.clone(), wanted);
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
 use super::directory::DirectorySource;
@@ -133,16 +133,16 @@ async fn follow(
         })
         .await;
         eager = true;
-        if wanted.url.is_none() {
-            if let Err(error) = url::forget(&url_state) {
-                warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
-            }
+        if wanted.url.is_none()
+            && let Err(error) = url::forget(&url_state)
+        {
+            warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
         }
         loop {
             if let (Some(files), Some(web)) = (&files.last, &web.last) {
                 let (desired, of_web) = merge(files, web, &owned.keys);
                 if wanted.url.is_some() {
-                    owned.keep(of_web);
+                    owned.keep(of_web).await;
                 }
                 publish(&sender, desired);
             }
@@ -240,12 +240,17 @@ impl Owned {
         }
     }
 
-    fn keep(&mut self, keys: BTreeSet<PodKey>) {
+    async fn keep(&mut self, keys: BTreeSet<PodKey>) {
         if keys == self.keys && self.complaint.is_none() {
             return;
         }
         self.keys = keys;
-        let complaint = self.write().err().map(|error| error.to_string());
+        let (folder, keys) = (self.folder.clone(), self.keys.clone());
+        let written = spawn_blocking(move || write(&folder, &keys)).await;
+        let Ok(written) = written else {
+            return;
+        };
+        let complaint = written.err().map(|error| error.to_string());
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!(
                 error,
@@ -254,19 +259,18 @@ impl Owned {
         }
         self.complaint = complaint;
     }
+}
 
-    fn write(&self) -> io::Result<()> {
-        let folder = &self.folder;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        let pod = |key: &PodKey| OwnedPod {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        };
-        let pods: Vec<_> = self.keys.iter().map(pod).collect();
-        aside::write(folder, OWNED, &serde_json::to_vec_pretty(&pods)?)?;
-        aside::sync(folder)
-    }
+fn write(folder: &Path, keys: &BTreeSet<PodKey>) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let pod = |key: &PodKey| OwnedPod {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    };
+    let pods: Vec<_> = keys.iter().map(pod).collect();
+    aside::write(folder, OWNED, &serde_json::to_vec_pretty(&pods)?)?;
+    aside::sync(folder)
 }

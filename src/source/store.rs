@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::aside;
+use crate::hex::hex;
 use crate::manifest::{PodKey, StaticPod};
 
 /// The form of the files that this version writes, and the only one that it reads.
@@ -235,12 +235,5 @@ fn read(path: &Path) -> io::Result<Option<Stored>> {
 
 /// The name of the store's file for a manifest path.
 fn file_name(path: &Path) -> String {
-    let digest = Sha256::digest(path.as_os_str().as_bytes());
-    let mut name = digest.iter().fold(String::new(), |mut name, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(name, "{byte:02x}");
-        name
-    });
-    name.push_str(".json");
-    name
+    hex(&Sha256::digest(path.as_os_str().as_bytes())) + ".json"
 }

@@ -8,7 +8,12 @@ mod images;
 mod lifecycle;
 mod node;
 mod removal;
+mod service;
 mod source;
+mod web;
+
+#[path = "../web/mod.rs"]
+mod faults;
 
 /// Makes a test of each function for each version of containerd.
 macro_rules! on_each_containerd {

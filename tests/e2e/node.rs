@@ -34,6 +34,9 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) version: &'static str,
     pub(crate) extra_flags: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    /// Without the folder of manifests.
+    pub(crate) without_manifests: bool,
     agent: Option<Child>,
 }
 
@@ -66,6 +69,8 @@ impl Node {
             runtime_dir,
             version,
             extra_flags: vec![],
+            env: vec![],
+            without_manifests: false,
             agent: None,
             dir,
         }
@@ -90,8 +95,10 @@ impl Node {
         let endpoint = ["--container-runtime-endpoint".to_owned(), endpoint];
         let given = self.extra_flags.contains(&endpoint[0]);
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
+        let manifests = flag("pod-manifest-path", "manifests");
         let agent = command(&["run"])
-            .arg(flag("pod-manifest-path", "manifests"))
+            .args((!self.without_manifests).then_some(manifests))
+            .envs(self.env.iter().cloned())
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
@@ -102,6 +109,21 @@ impl Node {
             .stderr(log.unwrap())
             .spawn();
         self.agent = Some(agent.unwrap());
+    }
+
+    pub(crate) fn flag(&mut self, name: &str, value: &str) {
+        self.extra_flags.push(format!("--{name}={value}"));
+    }
+
+    pub(crate) fn agent_id(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    /// Sends the agent a signal by its name.
+    pub(crate) fn signal_agent(&self, signal: &str) {
+        let id = self.agent_id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.unwrap().success());
     }
 
     pub(crate) fn kill_agent(&mut self) {

@@ -1,5 +1,7 @@
 //! A web server that answers as it is told, with every fault that a real one has only on bad days.
 
+#![allow(dead_code, reason = "no test program uses all of it")]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -157,6 +159,7 @@ fn serve(
 }
 
 /// Every way in which a server can fail to give a document, with words of what is said about it.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn faults() -> Vec<(&'static str, Reply, &'static str)> {
     let whole = "apiVersion: v1\nkind: PodList\nitems: []\n";
     let gzip = |bytes: &[u8]| {

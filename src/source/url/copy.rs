@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::fetch::Validators;
+use crate::hex::hex;
 use crate::source::aside;
 
 /// The form of the index that this version writes, and the only one that it reads.
@@ -198,6 +199,5 @@ fn is_digest(name: &str) -> bool {
 
 /// SHA-256 in hexadecimal digits.
 pub(super) fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }

@@ -358,15 +358,15 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
     let body = match encoding.to_ascii_lowercase().as_str() {
         "" | "identity" => body,
         "gzip" | "x-gzip" => {
-            let mut decoded = vec![];
+            let mut plain = vec![];
             let mut decoder = MultiGzDecoder::new(&*body).take(MAX_DOCUMENT as u64 + 1);
             decoder
-                .read_to_end(&mut decoded)
+                .read_to_end(&mut plain)
                 .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;
-            if decoded.len() > MAX_DOCUMENT {
+            if plain.len() > MAX_DOCUMENT {
                 return Err(too_large());
             }
-            decoded
+            plain
         }
         other => {
             let message = format!("the answer is encoded as {other:?}, expected gzip or nothing");

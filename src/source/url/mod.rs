@@ -17,7 +17,7 @@ use std::time::Duration;
 use reqwest::Url;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::log::publish;
@@ -65,10 +65,7 @@ impl UrlSource {
             poller.restore(index, documents);
         }
         publish(&sender, poller.desired());
-        tokio::select! {
-            () = sender.closed() => {}
-            () = poller.poll_for_ever(&sender, eager) => {}
-        }
+        poller.poll_for_ever(&sender, eager).await;
     }
 }
 
@@ -100,7 +97,8 @@ struct Poller {
     origin: Origin,
     fetcher: Fetcher,
     keys: Option<Keys>,
-    copy: Copy,
+    /// Not there while it is being written.
+    copy: Option<Copy>,
     index: Index,
     documents: Documents,
     held: Held,
@@ -120,7 +118,7 @@ impl Poller {
             origin: Origin::Url(shown(&source.url)),
             fetcher: Fetcher::new(source.request.clone()),
             keys: Keys::new(source.public_keys.clone()),
-            copy,
+            copy: Some(copy),
             index: Index::new(digest(source.url.as_str().as_bytes())),
             documents: Documents::new(),
             held: Held::new(),
@@ -161,19 +159,18 @@ impl Poller {
         for pod in &kept.pods {
             let of_document = entries.get(&pod.document).into_iter().flatten();
             let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
-            match accepted.find(|accepted| accepted.pod.uid == pod.uid) {
-                Some(accepted) => {
-                    let version = Version {
-                        pod: Arc::clone(&accepted.pod),
-                        warnings: accepted.warnings.clone(),
-                        document: pod.document.clone(),
-                    };
-                    self.held.insert(accepted.pod.key.clone(), version);
-                }
-                None => warn!(
+            if let Some(accepted) = accepted.find(|accepted| accepted.pod.uid == pod.uid) {
+                let version = Version {
+                    pod: Arc::clone(&accepted.pod),
+                    warnings: accepted.warnings.clone(),
+                    document: pod.document.clone(),
+                };
+                self.held.insert(accepted.pod.key.clone(), version);
+            } else {
+                warn!(
                     uid = pod.uid,
                     "a Pod of the kept copy is not accepted any more"
-                ),
+                );
             }
         }
         let Some(current) = kept.current else {
@@ -226,13 +223,19 @@ impl Poller {
         }
     }
 
+    /// Polls until nobody listens any more; never ends while something is being written.
     async fn poll_for_ever(&mut self, sender: &watch::Sender<Option<Desired>>, eager: bool) {
         let rng = fastrand::Rng::new();
         let mut schedule = Schedule::new(self.source.period, rng);
         let mut wait = schedule.first(!self.unknown && !eager);
         loop {
-            sleep_until(Instant::now() + wait).await;
-            let outcome = self.poll().await;
+            let outcome = tokio::select! {
+                () = sender.closed() => return,
+                outcome = async {
+                    sleep(wait).await;
+                    self.poll().await
+                } => outcome,
+            };
             publish(sender, self.desired());
             self.keep().await;
             wait = match outcome {
@@ -341,14 +344,29 @@ impl Poller {
             document: version.document.clone(),
         });
         self.index.pods = pods.collect();
-        if self.index.current.is_none() || !self.copy.differs(&self.index) {
+        let differs = self
+            .copy
+            .as_ref()
+            .is_some_and(|copy| copy.differs(&self.index));
+        if self.index.current.is_none() || !differs {
             return;
         }
         let index = &self.index;
         let needed = index.documents();
         self.documents.retain(|digest, _| needed.contains(digest));
-        // A few small files every now and then.
-        let written = self.copy.keep(&self.index, &self.documents);
+        let (index, documents) = (self.index.clone(), self.documents.clone());
+        let Some(mut copy) = self.copy.take() else {
+            return;
+        };
+        let written = spawn_blocking(move || {
+            let written = copy.keep(&index, &documents);
+            (copy, written)
+        });
+        // Its only other end is that the whole agent ends.
+        let Ok((copy, written)) = written.await else {
+            return;
+        };
+        self.copy = Some(copy);
         let complaint = written.err().map(|error| error.to_string());
         if let Some(error) = complaint
             .as_ref()

@@ -99,10 +99,10 @@ mod tests {
     fn per_second(moments: &[Duration], from: u64, seconds: u64) -> Vec<usize> {
         let mut counts = vec![0; seconds as usize];
         for moment in moments {
-            if let Some(second) = moment.as_secs().checked_sub(from) {
-                if let Some(count) = counts.get_mut(second as usize) {
-                    *count += 1;
-                }
+            if let Some(second) = moment.as_secs().checked_sub(from)
+                && let Some(count) = counts.get_mut(second as usize)
+            {
+                *count += 1;
             }
         }
         counts
