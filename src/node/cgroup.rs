@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tracing::debug;
 
 /// Where cgroup file systems are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -63,6 +65,7 @@ fn page_size(kilobytes: u64) -> String {
 /// Any I/O error; that it is not there is none.
 pub fn remove(path: &str) -> io::Result<()> {
     let path = path.trim_start_matches('/');
+    stop_slice(path);
     for root in hierarchies(Path::new(CGROUP_ROOT)) {
         let folder = root.join(path);
         let mut tries = 0;
@@ -76,6 +79,25 @@ pub fn remove(path: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where a cgroup is a slice of systemd, asks systemd to let go of it: systemd makes the folder of a slice
+/// that it holds anew whenever it looks at it. What it does not do is done by hand afterwards.
+fn stop_slice(path: &str) {
+    let slice = path.rsplit('/').next().unwrap_or_default();
+    if !slice.ends_with(".slice") {
+        return;
+    }
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["stop", "--quiet", "--", slice]);
+    match systemctl.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            debug!(slice, said = said.trim(), "systemd does not stop a slice");
+        }
+        Err(error) => debug!(slice, %error, "systemd cannot be asked to stop a slice"),
+    }
 }
 
 /// Kills every process in a cgroup and those below it.

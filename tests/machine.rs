@@ -1,0 +1,281 @@
+//! What only a whole machine shows: systemd as process 1, cgroup v2, a real boot. `hack/test` boots one
+//! in an emulator; these tests share it, one after the other.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The machine is emulated.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const MANIFEST: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+spec:
+  containers:
+  - name: web
+    image: localhost/podkeeper/web:1
+    volumeMounts:
+    - {name: made, mountPath: /made}
+  volumes:
+  - name: made
+    hostPath: {path: /srv/podkeeper/made, type: DirectoryOrCreate}
+";
+
+/// The machine, installed once as the README says, with nothing running.
+struct Machine {
+    dir: String,
+    _mine: MutexGuard<'static, bool>,
+}
+
+impl Machine {
+    fn take() -> Self {
+        static INSTALLED: Mutex<bool> = Mutex::new(false);
+        let dir = std::env::var("PODKEEPER_TEST_MACHINE").expect("run this through hack/test");
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = !std::mem::replace(&mut *installed, true);
+        let machine = Self {
+            dir,
+            _mine: installed,
+        };
+        if first {
+            machine.install();
+        }
+        machine.does("systemctl stop podkeeper; rm -rf /etc/podkeeper /etc/kubelet.d; mkdir -p /etc/podkeeper/manifests");
+        machine
+    }
+
+    fn script(&self, arguments: &[&str]) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/machine");
+        let mut command = Command::new(script);
+        let (action, rest) = arguments.split_first().unwrap();
+        command
+            .args([action, "--dir", &self.dir])
+            .args(rest)
+            .output()
+            .unwrap()
+    }
+
+    fn install(&self) {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = tempfile::tempdir().unwrap();
+        let binary = folder.path().join("podkeeper");
+        std::fs::copy(env!("CARGO_BIN_EXE_podkeeper"), &binary).unwrap();
+        // A third of it is enough for a slow machine.
+        assert!(
+            Command::new("strip")
+                .arg(&binary)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let unit = project.join("hack/podkeeper.service");
+        for (file, path) in [(binary, "/usr/local/bin/"), (unit, "/etc/systemd/system/")] {
+            let put = self.script(&["put", file.to_str().unwrap(), path]);
+            assert!(
+                put.status.success(),
+                "{}",
+                String::from_utf8_lossy(&put.stderr)
+            );
+        }
+        self.does("systemctl daemon-reload");
+    }
+
+    /// What a shell command says there, and whether it succeeded.
+    fn runs(&self, command: &str) -> (bool, String) {
+        let output = self.script(&["run", "sh", "-c", command]);
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).trim().to_owned(),
+        )
+    }
+
+    fn does(&self, command: &str) -> String {
+        let (good, said) = self.runs(command);
+        assert!(good, "{command}\n{said}\n{}", self.journal());
+        said
+    }
+
+    fn journal(&self) -> String {
+        self.runs("systemctl status podkeeper; journalctl -u podkeeper -n 60 --no-pager")
+            .1
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let quoted = text.replace('\'', "'\\''");
+        self.does(&format!(
+            "mkdir -p $(dirname {path}) && printf %s '{quoted}' >{path}"
+        ));
+    }
+
+    fn wait(&self, what: &str, command: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (good, said) = self.runs(command);
+            if good {
+                return said;
+            }
+            assert!(
+                Instant::now() < end,
+                "waited in vain for {what}: {said}\n{}",
+                self.journal()
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Waits until the Pod runs; gives its containers' ids.
+    fn wait_running(&self, pod: &str) -> String {
+        self.wait(
+            pod,
+            &format!("podkeeper ps | grep -q '{pod}-.* 1/1 .* Running'"),
+        );
+        self.tasks()
+    }
+
+    /// The processes of all containers, with their ids.
+    fn tasks(&self) -> String {
+        self.does("ctr -n k8s.io tasks ls -q | sort")
+    }
+
+    fn wait_gone(&self) {
+        self.wait(
+            "all Pods to be gone",
+            "! podkeeper ps | grep -q podkeeper-machine",
+        );
+        assert_eq!(self.tasks(), "");
+        let left = "ls /var/lib/podkeeper/pods /var/log/pods; \
+                    ls -d /sys/fs/cgroup/kubepods*/*-pod* /sys/fs/cgroup/kubepods*/*/*-pod* 2>/dev/null; true";
+        let left = self.does(left);
+        let left: Vec<_> = left
+            .lines()
+            .filter(|l| !l.is_empty() && !l.ends_with(':'))
+            .collect();
+        assert_eq!(left, [""; 0]);
+    }
+}
+
+const NO_PODS: &str = "{apiVersion: v1, kind: PodList, items: []}";
+
+fn kubelet(fields: &str) -> String {
+    format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{fields}")
+}
+
+/// nginx with a document.
+fn serve(machine: &Machine, document: &str) {
+    machine.put("/var/www/html/pods.yaml.new", document);
+    machine.does("mv /var/www/html/pods.yaml.new /var/www/html/pods.yaml && systemctl start nginx");
+}
+
+#[test]
+#[ignore = "needs a machine: run hack/test"]
+fn on_a_machine_the_service_starts_stops_reloads_and_is_watched() {
+    let machine = Machine::take();
+    assert_eq!(machine.does("stat -fc %T /sys/fs/cgroup"), "cgroup2fs");
+    let config = kubelet("staticPodPath: /etc/podkeeper/manifests\ncgroupDriver: systemd\n");
+    machine.put("/etc/podkeeper/config.yaml", &config);
+    machine.put("/etc/podkeeper/manifests/web.yaml", MANIFEST);
+    machine.put(
+        "/etc/systemd/system/podkeeper.service.d/test.conf",
+        "[Service]\nWatchdogSec=5\n",
+    );
+    machine.does("systemctl daemon-reload && systemctl enable --now podkeeper");
+    assert_eq!(machine.does("systemctl is-active podkeeper"), "active");
+    let tasks = machine.wait_running("web");
+    machine.does("test -d /srv/podkeeper/made");
+    assert_eq!(machine.does("systemd-analyze verify podkeeper.service"), "");
+
+    // An agent that hangs is killed and started again, and the Pod does not notice.
+    let id = machine.does("systemctl show -P MainPID podkeeper");
+    machine.does(&format!("kill -STOP {id}"));
+    machine.wait(
+        "another agent",
+        &format!(
+            "test $(systemctl show -P MainPID podkeeper) != {id} && systemctl is-active podkeeper"
+        ),
+    );
+    machine.does("journalctl -u podkeeper --no-pager | grep -q 'Watchdog timeout'");
+    assert_eq!(machine.wait_running("web"), tasks);
+    machine.does("systemctl restart podkeeper");
+    assert_eq!(machine.wait_running("web"), tasks);
+    machine.does("systemctl stop podkeeper");
+    assert_eq!(
+        machine.tasks(),
+        tasks,
+        "without the agent, Pods keep running"
+    );
+    machine.does("systemctl start podkeeper");
+
+    // A reload adds a URL.
+    serve(
+        &machine,
+        &MANIFEST.replace("name: web\nspec", "name: far\nspec"),
+    );
+    machine.put(
+        "/etc/podkeeper/config.yaml",
+        &(config + "staticPodURL: http://127.0.0.1/pods.yaml\n"),
+    );
+    machine.does("systemctl reload podkeeper");
+    machine.wait_running("far");
+    machine.does("rm /etc/podkeeper/manifests/web.yaml");
+    serve(&machine, NO_PODS);
+    machine.does("systemctl reload podkeeper && systemctl restart podkeeper");
+    machine.wait_gone();
+    machine.does("systemctl disable --now podkeeper nginx && rm -r /etc/systemd/system/podkeeper.service.d && systemctl daemon-reload");
+}
+
+#[test]
+#[ignore = "needs a machine: run hack/test"]
+fn on_a_machine_the_promised_command_line_works_to_the_letter_and_over_a_boot_without_a_network() {
+    let machine = Machine::take();
+    serve(
+        &machine,
+        &MANIFEST.replace("name: web\nspec", "name: far\nspec"),
+    );
+    machine.put("/etc/kubelet.d/web.yaml", MANIFEST);
+    let line = "/usr/local/bin/podkeeper run --cluster-dns=10.254.0.10 --cluster-domain=kube.local \
+                --pod-manifest-path=/etc/kubelet.d/ --manifest-url=http://127.0.0.1/pods.yaml";
+    let unit = format!("[Service]\nExecStart=\nExecStart={line}\n");
+    machine.put("/etc/systemd/system/podkeeper.service.d/test.conf", &unit);
+    machine.does("systemctl daemon-reload && systemctl enable --now podkeeper");
+    machine.wait_running("web");
+    let before = machine.wait_running("far");
+    let container = machine.does(
+        "ctr -n k8s.io containers ls -q 'labels.\"io.kubernetes.container.name\"==web' | head -1",
+    );
+    let resolver = machine.does(&format!(
+        "ctr -n k8s.io tasks exec --exec-id r {container} cat /etc/resolv.conf"
+    ));
+    assert!(
+        resolver.contains("10.254.0.10") && resolver.contains("svc.kube.local"),
+        "{resolver}"
+    );
+
+    // nginx is not enabled: after the boot there is no server.
+    let boot = machine.does("cat /proc/sys/kernel/random/boot_id");
+    machine.runs("sync; echo b >/proc/sysrq-trigger");
+    machine.wait(
+        "another boot",
+        &format!("test $(cat /proc/sys/kernel/random/boot_id) != {boot}"),
+    );
+    machine.wait(
+        "the containers",
+        "test $(ctr -n k8s.io tasks ls -q | wc -l) = 4",
+    );
+    machine.wait_running("web");
+    assert_ne!(machine.wait_running("far"), before);
+    machine.wait(
+        "the complaint",
+        "podkeeper ps | grep -q 'http://127.0.0.1/pods.yaml: cannot connect'",
+    );
+
+    machine.does("rm /etc/kubelet.d/web.yaml");
+    serve(&machine, NO_PODS);
+    machine.does("systemctl restart podkeeper");
+    machine.wait_gone();
+    machine.does("systemctl disable --now podkeeper nginx && rm -r /etc/systemd/system/podkeeper.service.d && systemctl daemon-reload");
+}
