@@ -85,7 +85,10 @@ pub fn remove(path: &str) -> io::Result<()> {
 /// that it holds anew whenever it looks at it. What it does not do is done by hand afterwards.
 fn stop_slice(path: &str) {
     let slice = path.rsplit('/').next().unwrap_or_default();
-    if !slice.ends_with(".slice") {
+    if Path::new(slice)
+        .extension()
+        .is_none_or(|kind| kind != "slice")
+    {
         return;
     }
     let mut systemctl = Command::new("systemctl");
