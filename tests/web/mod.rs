@@ -26,7 +26,11 @@ impl Reply {
     /// An answer with this status line, these headers (each with its line end) and a body.
     pub(crate) fn new(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Self {
         let length = body.as_ref().len();
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n");
+        // Each connection serves one request, and says so: whoever uses it again just before its end is
+        // seen fails, which is another fault than the one to be shown.
+        let head = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
         Self::Bytes([head.as_bytes(), body.as_ref()].concat())
     }
 
