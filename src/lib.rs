@@ -14,3 +14,4 @@ pub mod pod;
 pub mod server;
 pub mod source;
 pub mod translate;
+pub mod volume;

@@ -9,6 +9,7 @@ mod defaults;
 pub(crate) mod document;
 mod identity;
 mod list;
+pub mod objects;
 pub(crate) mod path;
 mod support;
 mod validate;
@@ -20,6 +21,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use document::Document;
+use objects::Objects;
 
 pub use list::{Entry, parse_all};
 pub(crate) use validate::is_dns_subdomain;
@@ -54,6 +56,8 @@ pub struct StaticPod {
     pub pod: Pod,
     /// The document as it was written, from which the same Pod can be made again.
     pub document: serde_json::Value,
+    /// The `ConfigMap`s and `Secret`s that it refers to.
+    pub objects: Arc<Objects>,
 }
 
 impl StaticPod {
@@ -133,6 +137,7 @@ fn parse_document(
         uid,
         pod,
         document: document.value,
+        objects: Arc::default(),
     };
     Ok(Accepted {
         pod: Arc::new(pod),

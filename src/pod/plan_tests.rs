@@ -39,6 +39,7 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
             ..Pod::default()
         },
         document: serde_json::Value::Null,
+        objects: Arc::default(),
     })
 }
 

@@ -225,6 +225,7 @@ mod tests {
             uid,
             pod: Pod::default(),
             document,
+            objects: Arc::default(),
         })
     }
 
