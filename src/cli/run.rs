@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
-use crate::node::{cgroup, kubelet, runtime, supervisor};
+use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
@@ -103,13 +104,20 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
     let client = Client::new(config.endpoint);
     let runtime = runtime::wait_for_runtime(&client, config.cgroup_driver).await?;
     let facts = NodeFacts {
-        paths: config.paths,
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain,
         cgroup_driver: runtime.cgroup_driver,
         cgroup_unified: cgroup::is_unified(),
         swap_controller: cgroup::has_swap_controller(),
         hugepage_sizes: cgroup::hugepage_sizes(),
+        memory_capacity: machine::memory_capacity(),
+        cpus: machine::cpus(),
+        ephemeral_storage: machine::disk_capacity(&config.paths.root),
+        host_ips: host_ips(&config.node.addresses),
+        seccomp_default: config.node.seccomp_default,
+        handlers: runtime.handlers,
+        runtime_classes: config.node.runtime_classes,
+        paths: config.paths,
     };
     Ok(Arc::new(Context {
         client,
@@ -122,6 +130,16 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         clock: Clock::default(),
         reports: Reports::default(),
     }))
+}
+
+/// The node's addresses: those given, or those from which it would reach others.
+fn host_ips(given: &[IpAddr]) -> Vec<String> {
+    let found = if given.is_empty() {
+        machine::addresses()
+    } else {
+        given.to_vec()
+    };
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// Makes the root directory and takes hold of it; a second agent on it is refused. The hold ends with

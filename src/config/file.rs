@@ -23,11 +23,12 @@ enum Kind {
     Headers,
     Duration,
     Count,
+    Bool,
     OneOf(&'static [&'static str]),
 }
 
 /// The fields that are carried out.
-const FIELDS: [(&str, Kind); 13] = [
+const FIELDS: [(&str, Kind); 15] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -39,6 +40,8 @@ const FIELDS: [(&str, Kind); 13] = [
     ("clusterDomain", Kind::Text),
     ("resolvConf", Kind::Text),
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
+    ("seccompDefault", Kind::Bool),
+    ("allowedUnsafeSysctls", Kind::Texts),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),
 ];
@@ -240,6 +243,8 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Duration, _) => wrong("a duration such as 20s or 1m30s"),
         (Kind::Count, Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64() != Some(0)),
         (Kind::Count, _) => wrong("a number, 0 or more"),
+        (Kind::Bool, Value::Bool(_)) => Ok(true),
+        (Kind::Bool, _) => wrong("true or false"),
         (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
         (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),
     }

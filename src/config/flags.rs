@@ -99,6 +99,31 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "DRIVER")]
     pub cgroup_driver: Option<Driver>,
 
+    /// Addresses of this node, as Pods see them; repeatable, or separated by commas [default: those
+    /// from which the machine reaches others]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+
+    /// Labels of this node, NAME=VALUE, which a Pod's nodeSelector must match; repeatable, or
+    /// separated by commas
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+
+    /// Handler of the container runtime for the Pods of a runtime class, CLASS=HANDLER; repeatable, or
+    /// separated by commas
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',')]
+    pub runtime_class: Vec<String>,
+
+    /// Give containers that ask for no seccomp profile the runtime's default one [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub seccomp_default: Option<bool>,
+
+    /// Sysctls that Pods may set besides the safe ones; a `*` at the end stands for anything;
+    /// repeatable, or separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
+
     /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
     /// number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -136,10 +161,6 @@ pub struct WithoutEffect {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub cert_dir: Option<PathBuf>,
-    #[arg(long, hide = true, value_delimiter = ',')]
-    pub node_ip: Vec<IpAddr>,
-    #[arg(long, hide = true)]
-    pub node_labels: Vec<String>,
     #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub register_node: Option<bool>,
@@ -169,8 +190,6 @@ impl WithoutEffect {
                 API,
             ),
             (self.cert_dir.is_some(), "cert-dir", API),
-            (!self.node_ip.is_empty(), "node-ip", API),
-            (!self.node_labels.is_empty(), "node-labels", API),
             (self.register_node.is_some(), "register-node", API),
             (
                 !self.register_with_taints.is_empty(),

@@ -45,12 +45,12 @@ const FLAGS: [(&str, &str); 7] = [
     (
         "container-runtime image-service-endpoint image-credential-provider-bin-dir \
          image-credential-provider-config registry-burst registry-qps runtime-request-timeout \
-         serialize-image-pulls seccomp-default",
+         serialize-image-pulls",
         "it concerns the container runtime; leave it out, and set what you need in the runtime's \
          own configuration",
     ),
     (
-        "allowed-unsafe-sysctls application-metrics-count-limit boot-id-file container-hints \
+        "application-metrics-count-limit boot-id-file container-hints \
          containerd containerd-namespace contention-profiling enable-load-reader \
          event-storage-age-limit event-storage-event-limit exit-on-lock-contention \
          experimental-mounter-path feature-gates global-housekeeping-interval hairpin-mode \

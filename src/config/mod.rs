@@ -5,6 +5,7 @@ mod duration;
 mod file;
 mod flags;
 pub(crate) mod kubelet;
+mod node;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use duration::parse_duration;
 pub use flags::{Driver, Flags, Headers, LogFormat};
+pub use node::NodeSettings;
 
 use crate::cri::Endpoint;
 use crate::manifest::is_dns_subdomain;
@@ -53,6 +55,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Who manages cgroups, where the runtime does not tell.
     pub cgroup_driver: CgroupDriver,
+    /// What the node is said to be and to allow.
+    pub node: NodeSettings,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -138,6 +142,15 @@ impl Resolver {
             },
             reloadable,
         });
+    }
+
+    /// Notes a setting that only a flag can make.
+    fn note_flag(&mut self, flag: &'static str, value: String) {
+        let from = match value.as_str() {
+            "" => From::Default,
+            _ => From::Flag(flag),
+        };
+        self.note(flag, value, &from);
     }
 
     /// A path that has a default; one in a file is meant from the file's folder.
@@ -266,6 +279,7 @@ impl Config {
         let field = Some("resolvConf");
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
         let cgroup_driver = cgroup_driver(&mut from, flags)?;
+        let node = NodeSettings::load(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
@@ -283,6 +297,7 @@ impl Config {
             cluster_domain,
             resolv_conf,
             cgroup_driver,
+            node,
             runtime_concurrency,
             log_format,
             log_level,

@@ -11,6 +11,7 @@ mod identity;
 mod list;
 pub mod objects;
 pub(crate) mod path;
+pub(crate) mod quantity;
 mod support;
 mod validate;
 

@@ -4,5 +4,6 @@
 pub mod cgroup;
 pub mod events;
 pub mod kubelet;
+pub mod machine;
 pub mod runtime;
 pub mod supervisor;

@@ -1,11 +1,12 @@
 //! Getting to know the runtime: waiting until it answers, and what it says of itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::cri::{Client, Error, v1};
-use crate::translate::CgroupDriver;
+use crate::translate::{CgroupDriver, HandlerFeatures};
 
 /// The version of the contract that we speak.
 const API_VERSION: &str = "v1";
@@ -21,6 +22,8 @@ pub struct RuntimeInfo {
     pub version: String,
     /// Who manages cgroups, in its opinion.
     pub cgroup_driver: CgroupDriver,
+    /// What its handlers can do, by name.
+    pub handlers: BTreeMap<String, HandlerFeatures>,
 }
 
 /// Waits until the runtime answers, however long that takes, and tells what it is. `driver` is taken
@@ -52,6 +55,7 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         name: version.runtime_name,
         version: version.runtime_version,
         cgroup_driver,
+        handlers: handlers(client).await,
     };
     info!(
         runtime = info.name,
@@ -62,6 +66,21 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         "the container runtime answers"
     );
     Ok(info)
+}
+
+/// What the runtime's handlers can do; nothing where it does not tell (before containerd 2.0).
+async fn handlers(client: &Client) -> BTreeMap<String, HandlerFeatures> {
+    let status = client.status(v1::StatusRequest { verbose: false }).await;
+    let handlers = status.map(|s| s.runtime_handlers).unwrap_or_default();
+    let features = |handler: v1::RuntimeHandler| {
+        let features = handler.features.unwrap_or_default();
+        let features = HandlerFeatures {
+            recursive_read_only_mounts: features.recursive_read_only_mounts,
+            user_namespaces: features.user_namespaces,
+        };
+        (handler.name, features)
+    };
+    handlers.into_iter().map(features).collect()
 }
 
 /// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)

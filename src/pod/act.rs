@@ -1,11 +1,13 @@
 //! Carrying out the planner's steps. Each ends with the task's view of the runtime brought up to
 //! date: by what the step itself brought about, or, when it failed, by asking anew.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 use tracing::{info, warn};
 
 use super::folder::{self, Record, Terminating};
@@ -13,14 +15,15 @@ use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, Subject};
 use super::moment::wall_now;
 use super::observed::{Container, Exit, Sandbox, State};
-use super::plan::{Step, containers};
+use super::plan::{Step, all_containers, volume_holder, wanted_images};
 use super::task::{Context, PodTask};
 use super::{backoff, hook, observe};
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
 use crate::node::cgroup;
 use crate::translate::{
-    ContainerInstance, ResolvConf, container_config, pod_cgroup_path, sandbox_config,
+    Addresses, ContainerInstance, ResolvConf, SandboxInstance, UserNamespaceRange,
+    container_config, pod_cgroup_paths, sandbox_config,
 };
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
@@ -171,11 +174,16 @@ impl PodTask {
         self.memory.traces.insert(uid.to_owned());
         let context = Arc::clone(&self.context);
         let host = prepare_node(&context, &version, record.clone()).await?;
-        let config = sandbox_config(&context.facts, &host, &version, attempt, &record.seen);
+        let instance = SandboxInstance {
+            attempt,
+            seen: record.seen.clone(),
+            user_namespace: user_namespace(&context, &version).await?,
+        };
+        let config = sandbox_config(&context.facts, &host, &version, &instance);
         self.records.insert(uid.to_owned(), record);
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
-            runtime_handler: String::new(),
+            runtime_handler: runtime_handler(&context, &version)?,
         };
         let answer = {
             let _permit = context.limiter.acquire().await;
@@ -225,32 +233,41 @@ impl PodTask {
         let image_key = (uid.to_owned(), container.to_owned());
         // Used up whatever comes of it: the next start looks for the image again.
         let image = self.memory.images.remove(&image_key);
-        let spec = containers(&version).iter().find(|c| c.name == container);
+        let spec = all_containers(&version).find(|c| c.name == container);
         let (Some(Image::Ready { reference, user }), Some(spec)) = (image, spec) else {
             return Ok(());
         };
-        let instance = ContainerInstance {
+        let context = Arc::clone(&self.context);
+        let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let mut instance = ContainerInstance {
             attempt,
             backoff,
             image: reference,
             user,
+            addresses: Addresses {
+                pod: ips.map(|s| s.ips.clone()).unwrap_or_default(),
+            },
+            volume_images: self.volume_images(&version),
+            user_namespace: user_namespace(&context, &version).await?,
+            ..ContainerInstance::default()
         };
-        let context = Arc::clone(&self.context);
-        {
-            let (context, version, spec) =
-                (Arc::clone(&context), Arc::clone(&version), spec.clone());
-            let paths =
-                move || folder::prepare_container(&context.facts.paths, &version, &spec, attempt);
-            let prepared = blocking(paths).await;
-            prepared.map_err(node_failure("CreateContainerConfigError"))?;
-        }
+        instance = prepare_container(&context, &version, spec, instance).await?;
+        let config = container_config(&context.facts, &version, spec, &instance);
+        let config = config.map_err(config_failure)?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
-            config: Some(container_config(&context.facts, &version, spec, &instance)),
-            sandbox_config: Some(self.sandbox_config(&version, sandbox)),
+            config: Some(config),
+            sandbox_config: Some(self.sandbox_config(&version, sandbox, instance.user_namespace)),
         };
         let _permit = context.limiter.acquire().await;
-        let answer = context.client.create_container(request).await?;
+        let created = context.client.create_container(request).await;
+        if created.is_err() {
+            // An image behind a volume may have gone; the next try looks for it again.
+            let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
+            let images = &mut self.memory.images;
+            images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
+        }
+        let answer = created?;
         let spec = version.pod.spec.as_ref();
         self.observed.containers.push(Container {
             id: answer.container_id.clone(),
@@ -265,14 +282,36 @@ impl PodTask {
         self.start_created(container, &answer.container_id).await
     }
 
+    /// The ids of the images behind the version's volumes, as far as they are at hand.
+    fn volume_images(&self, version: &StaticPod) -> BTreeMap<String, String> {
+        let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+        let image = |volume: &Volume| {
+            let key = (version.uid.clone(), volume_holder(&volume.name));
+            match self.memory.images.get(&key)? {
+                Image::Ready { reference, .. } => Some((volume.name.clone(), reference.clone())),
+                _ => None,
+            }
+        };
+        volumes.into_iter().flatten().filter_map(image).collect()
+    }
+
     /// The configuration that a sandbox was made with, which the runtime wants to see again.
-    fn sandbox_config(&self, version: &StaticPod, sandbox: &str) -> v1::PodSandboxConfig {
+    fn sandbox_config(
+        &self,
+        version: &StaticPod,
+        sandbox: &str,
+        user_namespace: Option<UserNamespaceRange>,
+    ) -> v1::PodSandboxConfig {
         let context = &self.context;
         let known = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
-        let attempt = known.map_or(0, |s| s.attempt);
-        let seen = self.records.get(&version.uid).map_or("", |r| &r.seen);
+        let record = self.records.get(&version.uid);
+        let instance = SandboxInstance {
+            attempt: known.map_or(0, |s| s.attempt),
+            seen: record.map(|r| r.seen.clone()).unwrap_or_default(),
+            user_namespace,
+        };
         let host = host_resolver(context);
-        sandbox_config(&context.facts, &host, version, attempt, seen)
+        sandbox_config(&context.facts, &host, version, &instance)
     }
 
     async fn start_container(&mut self, container: &str, id: &str) -> Result<(), Failure> {
@@ -366,7 +405,7 @@ impl PodTask {
             .map(|c| (c.id.clone(), c.name.clone()));
         let stops = named.map(|(id, name)| {
             let spec = version.as_ref().and_then(|v| {
-                let spec = containers(v).iter().find(|c| c.name == name);
+                let spec = all_containers(v).find(|c| c.name == name);
                 spec.cloned()
             });
             let context = Arc::clone(&self.context);
@@ -471,7 +510,9 @@ impl PodTask {
         let (facts, key) = (self.context.facts.clone(), self.key.clone());
         let owned_uid = uid.to_owned();
         let clear = move || {
-            cgroup::remove(&pod_cgroup_path(facts.cgroup_driver, &owned_uid))?;
+            for path in pod_cgroup_paths(facts.cgroup_driver, &owned_uid) {
+                cgroup::remove(&path)?;
+            }
             folder::remove(&facts.paths, &key, &owned_uid)
         };
         blocking(clear)
@@ -493,9 +534,11 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let spec = containers(&version).iter().find(|c| c.name == container);
-        let image = spec.and_then(|c| c.image.clone()).unwrap_or_default();
-        let policy = spec.and_then(|c| c.image_pull_policy.as_deref());
+        let wanted = wanted_images(&version).find(|image| image.holder == container);
+        let Some(wanted) = wanted else {
+            return;
+        };
+        let (image, policy) = (wanted.image.to_owned(), wanted.policy);
         let after = self.waited_before(&uid, &container);
         let always = policy == Some("Always");
         if !always {
@@ -566,6 +609,69 @@ impl PodTask {
         };
         self.memory.images.insert((uid, container), image);
     }
+}
+
+fn config_failure(message: String) -> Failure {
+    Failure::Node {
+        reason: "CreateContainerConfigError",
+        message,
+    }
+}
+
+fn sandbox_failure(message: String) -> Failure {
+    Failure::Node {
+        reason: "FailedCreatePodSandBox",
+        message,
+    }
+}
+
+/// The runtime handler that the Pod's runtime class names.
+fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, Failure> {
+    let Some(spec) = &version.pod.spec else {
+        return Ok(String::new());
+    };
+    let handler = context.facts.runtime_handler(spec);
+    handler.map(str::to_owned).map_err(sandbox_failure)
+}
+
+/// The Pod's own range of ids on the host, where it has a user namespace.
+async fn user_namespace(
+    context: &Arc<Context>,
+    version: &StaticPod,
+) -> Result<Option<UserNamespaceRange>, Failure> {
+    let spec = version.pod.spec.as_ref();
+    let Some(spec) = spec.filter(|s| s.host_users == Some(false)) else {
+        return Ok(None);
+    };
+    if !context.facts.handler_features(spec).user_namespaces {
+        return Err(sandbox_failure(
+            "spec.hostUsers is false, but the container runtime does not support user namespaces here"
+                .to_owned(),
+        ));
+    }
+    let (context, uid) = (Arc::clone(context), version.uid.clone());
+    let range = move || folder::user_namespace(&context.facts.paths, &uid);
+    let range = blocking(range).await;
+    range
+        .map(Some)
+        .map_err(node_failure("FailedCreatePodSandBox"))
+}
+
+/// Makes what one instance of a container needs on the node.
+async fn prepare_container(
+    context: &Arc<Context>,
+    version: &Arc<StaticPod>,
+    spec: &ContainerSpec,
+    instance: ContainerInstance,
+) -> Result<ContainerInstance, Failure> {
+    let (context, version, spec) = (Arc::clone(context), Arc::clone(version), spec.clone());
+    let prepare = move || {
+        let paths = &context.facts.paths;
+        folder::prepare_container(paths, &version, &spec, instance.attempt)
+            .map_err(|e| e.to_string())?;
+        Ok(instance)
+    };
+    blocking(prepare).await.map_err(config_failure)
 }
 
 /// Makes the Pod's folders and volumes; gives the host's resolver configuration.

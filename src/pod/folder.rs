@@ -6,20 +6,26 @@
 //! way out. Both are written to a temporary file, synced and renamed. A removal moves the folder
 //! aside at once and deletes it then; it never follows a symlink and never crosses into a mount.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
-use crate::translate::{NodeFacts, Paths, VolumeSource, hosts_file, volume_source};
+use crate::translate::{
+    NodeFacts, Paths, UserNamespaceRange, VolumeSource, hosts_file, volume_source,
+};
 
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
+const USER_NAMESPACE: &str = "userns.json";
+/// As many ids as a Pod with a user namespace has: the images' users are all below.
+const IDS_PER_POD: u32 = 65_536;
 
 /// What is kept of a Pod that was started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,7 +143,9 @@ pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
 pub fn prepare_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
     each_volume(paths, pod, |source| match source {
         VolumeSource::HostPath { path, kind } => prepare_host_path(path, kind),
-        VolumeSource::EmptyDir(path) => open_folder(path).map_err(|e| e.to_string()),
+        VolumeSource::EmptyDir(path) | VolumeSource::Files(path) => {
+            open_folder(path).map_err(|e| e.to_string())
+        }
     })
 }
 
@@ -148,7 +156,7 @@ pub fn prepare_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
 pub fn check_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
     each_volume(paths, pod, |source| match source {
         VolumeSource::HostPath { path, kind } => check_host_path(path, kind),
-        VolumeSource::EmptyDir(_) => Ok(()),
+        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) => Ok(()),
     })
 }
 
@@ -307,6 +315,39 @@ pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
         }
     }
     ignore_missing(fs::remove_dir_all(folder))
+}
+
+/// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.
+///
+/// # Errors
+/// Any I/O error, or no range is left.
+pub fn user_namespace(paths: &Paths, uid: &str) -> io::Result<UserNamespaceRange> {
+    // Two Pods at a time must not find the same range free.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(own) = read_user_namespace(paths, uid) {
+        return Ok(own);
+    }
+    let uids = list(paths)?;
+    let taken: BTreeSet<u32> = uids
+        .iter()
+        .filter_map(|uid| Some(read_user_namespace(paths, uid)?.host_id))
+        .collect();
+    let free = (1..=u16::MAX).map(|n| u32::from(n) * IDS_PER_POD);
+    let host_id = free.into_iter().find(|id| !taken.contains(id));
+    let host_id = host_id.ok_or_else(|| io::Error::other("no range of user ids is left"))?;
+    let range = UserNamespaceRange {
+        host_id,
+        length: IDS_PER_POD,
+    };
+    private_folder(&paths.pod(uid))?;
+    write_json(&paths.pod(uid).join(USER_NAMESPACE), &range)?;
+    Ok(range)
+}
+
+fn read_user_namespace(paths: &Paths, uid: &str) -> Option<UserNamespaceRange> {
+    let text = fs::read(paths.pod(uid).join(USER_NAMESPACE)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {

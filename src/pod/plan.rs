@@ -8,13 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Container as ContainerSpec;
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 
 use super::backoff;
 use super::memory::{Image, Memory, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::manifest::StaticPod;
+use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
 /// making sandboxes is the dearest thing a runtime does.
@@ -152,11 +153,13 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
 /// Whether a version can start the moment the old one has ended: every image is at hand and every
 /// host path in order.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
-    let at_hand = |c: &ContainerSpec| {
-        let key = (version.uid.clone(), c.name.clone());
-        matches!(view.memory.images.get(&key), Some(Image::Ready { .. }))
-    };
-    view.memory.checked.contains(&version.uid) && containers(version).iter().all(at_hand)
+    let checked = view.memory.checked.contains(&version.uid);
+    checked && wanted_images(version).all(|image| at_hand(view.memory, version, &image.holder))
+}
+
+fn at_hand(memory: &Memory, version: &StaticPod, holder: &str) -> bool {
+    let key = (version.uid.clone(), holder.to_owned());
+    matches!(memory.images.get(&key), Some(Image::Ready { .. }))
 }
 
 /// Whether and when a container that is over runs again.
@@ -171,9 +174,10 @@ pub enum Restart {
 /// The restart policy's answer for a container that ended so.
 #[must_use]
 pub fn restart(version: &StaticPod, container: &Container, exit: &Exit) -> Restart {
-    let again = match restart_policy(version) {
-        "Never" => false,
-        "OnFailure" => exit.code != 0,
+    let again = match (role(version, &container.name), restart_policy(version)) {
+        (Role::Sidecar, _) => true,
+        (_, "Never") => false,
+        (Role::Init, _) | (_, "OnFailure") => exit.code != 0,
         _ => true,
     };
     if !again {
@@ -183,20 +187,102 @@ pub fn restart(version: &StaticPod, container: &Container, exit: &Exit) -> Resta
     Restart::At(exit.ended.after(delay), delay)
 }
 
-/// Whether every container of this version is over for good.
+/// Whether this version is over for good: each of its containers is, or one that had to come before
+/// them failed and is not tried again.
 #[must_use]
 pub fn is_finished(version: &StaticPod, observed: &Observed) -> bool {
-    containers(version).iter().all(|spec| {
+    let last = |spec: &ContainerSpec| {
         let history = observed.history_of(&version.uid, &spec.name);
-        let last = history.first().and_then(|c| Some((*c, c.exit()?)));
-        last.is_some_and(|(c, exit)| restart(version, c, exit) == Restart::Never)
-    })
+        let last = history.into_iter().next()?;
+        let exit = last.exit()?;
+        let over = restart(version, last, exit) == Restart::Never;
+        over.then_some(exit.code)
+    };
+    let failed = |spec: &ContainerSpec| last(spec).is_some_and(|code| code != 0);
+    let inits = init_containers(version).iter();
+    inits.filter(|c| !is_sidecar(c)).any(failed)
+        || containers(version).iter().all(|spec| last(spec).is_some())
 }
 
-/// The containers of a version.
+/// The containers of a version, without those that come before them.
 #[must_use]
 pub fn containers(version: &StaticPod) -> &[ContainerSpec] {
     version.pod.spec.as_ref().map_or(&[], |s| &s.containers)
+}
+
+/// The init containers and sidecars of a version, in the order of their start.
+#[must_use]
+pub fn init_containers(version: &StaticPod) -> &[ContainerSpec] {
+    let spec = version.pod.spec.as_ref();
+    spec.and_then(|s| s.init_containers.as_deref())
+        .unwrap_or_default()
+}
+
+/// All containers of a version, in the order of their start.
+pub fn all_containers(version: &StaticPod) -> impl Iterator<Item = &ContainerSpec> {
+    init_containers(version).iter().chain(containers(version))
+}
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It runs to its end before those after it.
+    Init,
+    /// It starts before those after it and runs beside them.
+    Sidecar,
+    /// It is what the Pod is about.
+    Main,
+}
+
+fn role(version: &StaticPod, name: &str) -> Role {
+    match init_containers(version).iter().find(|c| c.name == name) {
+        Some(spec) if is_sidecar(spec) => Role::Sidecar,
+        Some(_) => Role::Init,
+        None => Role::Main,
+    }
+}
+
+/// An image that a version needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedImage<'a> {
+    /// What needs it: a container's name, or a volume's as [`volume_holder`] writes it.
+    pub holder: String,
+    /// The image's name.
+    pub image: &'a str,
+    /// When it is pulled.
+    pub policy: Option<&'a str>,
+}
+
+/// How a volume stands among those that need images; no container can be called so.
+#[must_use]
+pub fn volume_holder(volume: &str) -> String {
+    format!("volume {volume}")
+}
+
+/// The images that a version needs.
+pub fn wanted_images(version: &StaticPod) -> impl Iterator<Item = WantedImage<'_>> {
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let volumes = volumes.into_iter().flatten().filter_map(image_of_volume);
+    all_containers(version)
+        .map(image_of_container)
+        .chain(volumes)
+}
+
+fn image_of_container(container: &ContainerSpec) -> WantedImage<'_> {
+    WantedImage {
+        holder: container.name.clone(),
+        image: container.image.as_deref().unwrap_or_default(),
+        policy: container.image_pull_policy.as_deref(),
+    }
+}
+
+fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
+    let source = volume.image.as_ref()?;
+    Some(WantedImage {
+        holder: volume_holder(&volume.name),
+        image: source.reference.as_deref().unwrap_or_default(),
+        policy: source.pull_policy.as_deref(),
+    })
 }
 
 fn restart_policy(version: &StaticPod) -> &str {
@@ -293,9 +379,8 @@ impl<'a> Planner<'a> {
     /// Makes ready for a version to take over, while the old one runs.
     fn prepare(&mut self, version: &StaticPod) -> Option<Step> {
         let uid = &version.uid;
-        let image = containers(version)
-            .iter()
-            .find_map(|c| self.want_image(version, &c.name));
+        let image =
+            wanted_images(version).find_map(|image| self.want_image(version, &image.holder));
         if image.is_some() || self.view.memory.checked.contains(uid) {
             return image;
         }
@@ -308,6 +393,9 @@ impl<'a> Planner<'a> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
         if is_finished(version, observed) {
+            if let Some(step) = self.stop_sidecars(uid) {
+                return Some(step);
+            }
             let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
             let ids = ready.map(|s| s.id.clone()).collect();
             return self
@@ -321,14 +409,12 @@ impl<'a> Planner<'a> {
         if step.is_some() || waits_for_strays {
             return step;
         }
-        let wants: Vec<(&ContainerSpec, Start)> = containers(version)
-            .iter()
+        let wants: Vec<(&ContainerSpec, Start)> = self
+            .due(version, current)
+            .into_iter()
             .filter_map(|spec| Some((spec, self.wanted_start(version, spec, current)?)))
             .collect();
-        let image = wants
-            .iter()
-            .filter(|(_, start)| matches!(start, Start::Anew { .. }))
-            .find_map(|(spec, _)| self.want_image(version, &spec.name));
+        let image = self.image_for(version, &wants);
         if image.is_some() {
             return image;
         }
@@ -339,6 +425,71 @@ impl<'a> Planner<'a> {
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.collect_garbage(version))
+    }
+
+    /// Ends what still runs of a version whose containers are over.
+    fn stop_sidecars(&mut self, uid: &str) -> Option<Step> {
+        let live = self
+            .view
+            .observed
+            .containers_of(uid)
+            .filter(|c| c.is_live());
+        let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+        if ids.is_empty() {
+            return None;
+        }
+        let subject = Subject::Stop(uid.to_owned());
+        let uid = uid.to_owned();
+        self.unless_failing(&subject, Step::StopContainers { uid, ids })
+    }
+
+    /// The containers that may run now: those that must come first until the first that is not done,
+    /// and the Pod's own once all are. Where one of its own was made in this sandbox, all were done
+    /// (Kubernetes, Init Containers, and Sidecar Containers).
+    fn due<'v>(&self, version: &'v StaticPod, current: Option<&Sandbox>) -> Vec<&'v ContainerSpec> {
+        let here = |name: &str| {
+            let history = self.view.observed.history_of(&version.uid, name);
+            let last = history.into_iter().next();
+            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox))
+        };
+        let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
+        let mut due = vec![];
+        for spec in init_containers(version) {
+            let state = here(&spec.name).map(|c| &c.state);
+            let done = match (is_sidecar(spec), state) {
+                (true, state) => {
+                    due.push(spec);
+                    matches!(state, Some(State::Running { .. }))
+                }
+                (false, Some(State::Exited(exit))) if exit.code == 0 => true,
+                (false, _) if initialized => true,
+                (false, _) => {
+                    due.push(spec);
+                    false
+                }
+            };
+            if !done && !initialized {
+                return due;
+            }
+        }
+        due.extend(containers(version));
+        due
+    }
+
+    /// A step towards the images of what has to be made.
+    fn image_for(
+        &mut self,
+        version: &StaticPod,
+        wants: &[(&ContainerSpec, Start)],
+    ) -> Option<Step> {
+        let made = wants
+            .iter()
+            .filter(|(_, start)| matches!(start, Start::Anew { .. }));
+        let own = made
+            .clone()
+            .find_map(|(spec, _)| self.want_image(version, &spec.name));
+        let mut volumes = made.flat_map(|(spec, _)| image_volumes(version, spec));
+        own.or_else(|| volumes.find_map(|holder| self.want_image(version, &holder)))
     }
 
     /// The ids of live containers that are not in the current sandbox, or that a newer one of their
@@ -412,6 +563,17 @@ impl<'a> Planner<'a> {
                 attempt,
                 backoff: last.backoff,
             }),
+            // What must come first comes first in every sandbox.
+            State::Exited(exit)
+                if exit.code == 0
+                    && role(version, &spec.name) == Role::Init
+                    && current.is_none_or(|s| s.id != last.sandbox) =>
+            {
+                Some(Start::Anew {
+                    attempt,
+                    backoff: None,
+                })
+            }
             State::Exited(exit) => match restart(version, last, exit) {
                 Restart::Never => None,
                 Restart::At(due, _) if self.must_wait_until(due) => None,
@@ -436,8 +598,10 @@ impl<'a> Planner<'a> {
         let step = match start {
             Start::Made(id) => Step::StartContainer { uid, container, id },
             Start::Anew { attempt, backoff } => {
-                let key = (uid.clone(), container.clone());
-                if !matches!(self.view.memory.images.get(&key), Some(Image::Ready { .. })) {
+                let memory = self.view.memory;
+                let volumes = image_volumes(version, spec);
+                let mut holders = volumes.chain([container.clone()]);
+                if !holders.all(|holder| at_hand(memory, version, &holder)) {
                     return None;
                 }
                 Step::RunContainer {
@@ -470,7 +634,7 @@ impl<'a> Planner<'a> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
         let mut old: Vec<String> = vec![];
-        for spec in containers(version) {
+        for spec in all_containers(version) {
             let history = observed.history_of(uid, &spec.name);
             let Some((newest, older)) = history.split_first() else {
                 continue;
@@ -521,6 +685,22 @@ impl<'a> Planner<'a> {
         }
         early
     }
+}
+
+/// The images behind volumes that a container has mounted, by what stands for them.
+fn image_volumes<'a>(
+    version: &'a StaticPod,
+    spec: &'a ContainerSpec,
+) -> impl Iterator<Item = String> + 'a {
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let volumes = volumes.into_iter().flatten().filter(|v| v.image.is_some());
+    let mounted = |v: &&Volume| {
+        spec.volume_mounts
+            .iter()
+            .flatten()
+            .any(|m| m.name == v.name)
+    };
+    volumes.filter(mounted).map(|v| volume_holder(&v.name))
 }
 
 /// How a container comes to run.

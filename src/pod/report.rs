@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Record;
 use super::memory::{Image, Memory, Subject};
 use super::observed::{Container, State};
-use super::plan::{Restart, View, containers, is_finished, kept_version, restart};
+use super::plan::{
+    Restart, View, containers, init_containers, is_finished, kept_version, restart, wanted_images,
+};
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::DesiredPod;
+use crate::translate::is_sidecar;
 
 /// A Pod, as `podkeeper ps` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,10 +158,35 @@ fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
     report.restarts = report.containers.iter().map(|c| c.restarts).sum();
     report.phase = phase(report, view, version).to_owned();
     let troubled = report.containers.iter().find(|c| c.state != "running");
-    if let Some(troubled) = troubled {
-        report.reason.clone_from(&troubled.reason);
-        report.message.clone_from(&troubled.message);
+    let waiting = init_waiting(view, version).filter(|_| report.phase == "Pending");
+    let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
+    if let Some(Waiting { reason, message }) = waiting {
+        report.reason = reason;
+        report.message = message;
     }
+}
+
+/// What the containers wait for that must come first, as kubectl writes it.
+fn init_waiting(view: View<'_>, version: &StaticPod) -> Option<Waiting> {
+    let inits = init_containers(version);
+    let reports = inits
+        .iter()
+        .map(|c| (c, container_report(view, version, &c.name)));
+    let done = |spec: &ContainerSpec, report: &ContainerReport| match is_sidecar(spec) {
+        true => report.state == "running",
+        false => report.state == "terminated" && report.last_exit_code == Some(0),
+    };
+    let mut open = reports
+        .enumerate()
+        .skip_while(|(_, (c, report))| done(c, report));
+    let (index, (_, report)) = open.next()?;
+    let progress = || format!("Init:{index}/{}", inits.len());
+    let reason = match report.state.as_str() {
+        "running" => progress(),
+        _ if report.reason.is_empty() => progress(),
+        _ => format!("Init:{}", report.reason),
+    };
+    Some(Waiting::new(&reason, report.message))
 }
 
 /// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase").
@@ -277,8 +306,8 @@ fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting
 
 fn update_waits_for(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
-    let obstacles = containers(version).iter();
-    let mut obstacles = obstacles.filter_map(|c| obstacle(view.memory, uid, &c.name));
+    let mut obstacles =
+        wanted_images(version).filter_map(|image| obstacle(view.memory, uid, &image.holder));
     let stopping = || Waiting::new("Terminating", "the old version is being stopped");
     obstacles.next().unwrap_or_else(stopping)
 }

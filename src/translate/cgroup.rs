@@ -1,5 +1,7 @@
 //! Names of Pods' cgroups, as the kubelet gives them.
 
+use super::QosClass;
+
 /// Who writes to the cgroup file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupDriver {
@@ -10,16 +12,44 @@ pub enum CgroupDriver {
     Systemd,
 }
 
-/// The Pod's cgroup, as a path below the cgroup root: `/kubepods/besteffort/podUID`, or the slices
-/// that systemd makes of it. Pods without resources, the only ones so far, are of the `BestEffort`
-/// class (Kubernetes, Pod Quality of Service Classes).
+/// The Pod's cgroup, as a path below the cgroup root: `/kubepods/burstable/podUID`, or the slices that
+/// systemd makes of it. Guaranteed Pods stand beside the classes (Kubernetes, Pod Quality of Service
+/// Classes).
 #[must_use]
-pub fn pod_cgroup_path(driver: CgroupDriver, uid: &str) -> String {
-    match driver {
-        CgroupDriver::Cgroupfs => format!("/kubepods/besteffort/pod{uid}"),
-        CgroupDriver::Systemd => format!(
-            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice",
+pub fn pod_cgroup_path(driver: CgroupDriver, class: QosClass, uid: &str) -> String {
+    let class = class_name(class);
+    match (driver, class) {
+        (CgroupDriver::Cgroupfs, None) => format!("/kubepods/pod{uid}"),
+        (CgroupDriver::Cgroupfs, Some(class)) => format!("/kubepods/{class}/pod{uid}"),
+        (CgroupDriver::Systemd, None) => {
+            format!(
+                "/kubepods.slice/kubepods-pod{}.slice",
+                uid.replace('-', "_")
+            )
+        }
+        (CgroupDriver::Systemd, Some(class)) => format!(
+            "/kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{}.slice",
             uid.replace('-', "_")
         ),
+    }
+}
+
+/// Every cgroup that a Pod of this UID can have, whatever its class.
+pub fn pod_cgroup_paths(driver: CgroupDriver, uid: &str) -> impl Iterator<Item = String> {
+    let classes = [
+        QosClass::Guaranteed,
+        QosClass::Burstable,
+        QosClass::BestEffort,
+    ];
+    classes
+        .map(|class| pod_cgroup_path(driver, class, uid))
+        .into_iter()
+}
+
+fn class_name(class: QosClass) -> Option<&'static str> {
+    match class {
+        QosClass::Guaranteed => None,
+        QosClass::Burstable => Some("burstable"),
+        QosClass::BestEffort => Some("besteffort"),
     }
 }

@@ -1,50 +1,20 @@
 //! A container of a Pod to what the runtime is asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::env::environment;
-use super::sandbox::{CPU_PERIOD, MIN_CPU_SHARES, namespace_options, pod_labels};
+use super::downward::Addresses;
+use super::env::{EnvFileKey, environment};
+use super::mounts::{mounts, sub_path};
+use super::resources::container_resources;
+use super::sandbox::pod_labels;
+use super::security::{UserNamespaceRange, check_non_root, container_security_context};
 use super::{NodeFacts, annotation_json, labels, volume_source};
-use crate::cri::v1::{
-    ContainerConfig, ContainerMetadata, HugepageLimit, ImageSpec, Int64Value, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, Mount, SecurityProfile,
-    security_profile::ProfileType,
-};
+use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig, Signal};
 use crate::manifest::StaticPod;
-
-/// Pods from this priority on are critical to the node (`system-cluster-critical`).
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
-/// How readily the kernel kills processes of a critical Pod, and of one without resources, when
-/// memory runs out (Kubernetes, Node-pressure eviction).
-const CRITICAL_OOM_SCORE: i64 = -997;
-const BEST_EFFORT_OOM_SCORE: i64 = 1000;
-
-/// What a container must not see of `/proc` and `/sys`, as the kubelet has it.
-const MASKED_PATHS: [&str; 12] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-/// What a container must not change of it.
-const READONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// The user an image wants to run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,22 +42,36 @@ pub struct ContainerInstance {
     pub image: String,
     /// The user the image wants.
     pub user: ImageUser,
+    /// The Pod's addresses.
+    pub addresses: Addresses,
+    /// The ids of the images behind volumes, by the volume's name.
+    pub volume_images: BTreeMap<String, String>,
+    /// Variables that stand in files of volumes, as far as they are there.
+    pub env_files: BTreeMap<EnvFileKey, String>,
+    /// The Pod's own ids, where it has a user namespace.
+    pub user_namespace: Option<UserNamespaceRange>,
 }
 
 /// What the runtime is asked for: one instance of one container of the Pod.
-#[must_use]
+///
+/// # Errors
+/// The Pod asks for something that is not there or cannot be had here.
 pub fn container_config(
     facts: &NodeFacts,
     pod: &StaticPod,
     spec: &Container,
     instance: &ContainerInstance,
-) -> ContainerConfig {
+) -> Result<ContainerConfig, String> {
     let default = PodSpec::default();
     let pod_spec = pod.pod.spec.as_ref().unwrap_or(&default);
-    let environment = environment(spec);
+    check_non_root(pod_spec, spec, &instance.user)?;
+    let environment = environment(facts, pod, spec, instance)?;
+    let mounts = mounts(facts, pod, pod_spec, spec, instance, &environment)?;
     let mut own_labels: HashMap<String, String> = pod_labels(facts, pod).into_iter().collect();
     own_labels.insert(labels::CONTAINER_NAME.into(), spec.name.clone());
-    ContainerConfig {
+    let users = instance.user_namespace;
+    let security = container_security_context(facts, pod_spec, spec, &instance.user, users);
+    Ok(ContainerConfig {
         metadata: Some(ContainerMetadata {
             name: spec.name.clone(),
             attempt: instance.attempt,
@@ -101,7 +85,7 @@ pub fn container_config(
         args: environment.expand_all(spec.args.as_ref()),
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         envs: environment.into_key_values(),
-        mounts: mounts(facts, pod, pod_spec, spec, instance.attempt),
+        mounts,
         labels: own_labels,
         annotations: annotations(pod_spec, spec, instance),
         log_path: format!("{}/{}.log", spec.name, instance.attempt),
@@ -109,11 +93,66 @@ pub fn container_config(
         stdin_once: spec.stdin_once == Some(true),
         tty: spec.tty == Some(true),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources(facts, pod_spec)),
-            security_context: Some(security_context(pod_spec, &instance.user)),
+            resources: Some(container_resources(facts, pod_spec, spec)),
+            security_context: Some(security),
         }),
+        stop_signal: stop_signal(spec).into(),
         ..ContainerConfig::default()
+    })
+}
+
+/// A part of a volume that a container has mounted, which has to be made ready before the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubPath {
+    /// The mount's place among the container's mounts.
+    pub index: usize,
+    /// The volume's name.
+    pub volume: String,
+    /// The volume's path on the host.
+    pub root: PathBuf,
+    /// The path below it, relative, without `..`.
+    pub path: String,
+}
+
+/// The parts of volumes that a container has mounted.
+///
+/// # Errors
+/// One leads out of its volume, or names a variable that is not there.
+pub fn sub_paths(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    spec: &Container,
+    instance: &ContainerInstance,
+) -> Result<Vec<SubPath>, String> {
+    let environment = environment(facts, pod, spec, instance)?;
+    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref());
+    let mut found = vec![];
+    for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
+        let volume = volumes.into_iter().flatten().find(|v| v.name == mount.name);
+        let source = volume.and_then(|v| volume_source(&facts.paths, pod, v));
+        let path = sub_path(mount, &environment)?;
+        if let Some(source) = source.filter(|_| !path.is_empty()) {
+            found.push(SubPath {
+                index,
+                volume: mount.name.clone(),
+                root: source.path().to_owned(),
+                path,
+            });
+        }
     }
+    Ok(found)
+}
+
+fn stop_signal(spec: &Container) -> Signal {
+    let lifecycle = spec.lifecycle.as_ref();
+    let name = lifecycle.and_then(|l| l.stop_signal.as_deref());
+    let known = name.and_then(|name| Signal::from_str_name(&contract_name(name)));
+    known.unwrap_or(Signal::RuntimeDefault)
+}
+
+/// Real-time signals have no sign in the contract's names: `SIGRTMIN+1` is `SIGRTMINPLUS1`.
+fn contract_name(name: &str) -> String {
+    name.replace('+', "PLUS").replace('-', "MINUS")
 }
 
 fn annotations(
@@ -154,98 +193,4 @@ fn annotations(
         );
     }
     annotations
-}
-
-fn mounts(
-    facts: &NodeFacts,
-    pod: &StaticPod,
-    pod_spec: &PodSpec,
-    spec: &Container,
-    attempt: u32,
-) -> Vec<Mount> {
-    let asked = spec.volume_mounts.as_deref().unwrap_or_default();
-    let volumes = pod_spec.volumes.as_deref().unwrap_or_default();
-    let asked_mount = |mount: &VolumeMount| {
-        let volume = volumes.iter().find(|v| v.name == mount.name)?;
-        let source = volume_source(&facts.paths, pod, volume)?;
-        Some(Mount {
-            container_path: absolute(&mount.mount_path),
-            host_path: source.path().display().to_string(),
-            readonly: mount.read_only == Some(true),
-            ..Mount::default()
-        })
-    };
-    let mut mounts: Vec<Mount> = asked.iter().filter_map(asked_mount).collect();
-    let own = |container_path: &str, host_path: std::path::PathBuf| Mount {
-        container_path: container_path.into(),
-        host_path: host_path.display().to_string(),
-        ..Mount::default()
-    };
-    if !mounts.iter().any(|m| m.container_path == "/etc/hosts") {
-        mounts.push(own("/etc/hosts", facts.paths.hosts_file(&pod.uid)));
-    }
-    let message_path = spec.termination_message_path.as_deref().unwrap_or_default();
-    if !message_path.is_empty() {
-        let file = facts.paths.termination_log(&pod.uid, &spec.name, attempt);
-        mounts.push(own(message_path, file));
-    }
-    mounts
-}
-
-/// A mount path is taken from the container's root.
-fn absolute(path: &str) -> String {
-    if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    }
-}
-
-fn resources(facts: &NodeFacts, pod: &PodSpec) -> LinuxContainerResources {
-    let critical = pod.priority.is_some_and(|p| p >= CRITICAL_PRIORITY);
-    let no_pages = |page_size: &String| HugepageLimit {
-        page_size: page_size.clone(),
-        limit: 0,
-    };
-    let mut resources = LinuxContainerResources {
-        cpu_period: CPU_PERIOD,
-        cpu_shares: MIN_CPU_SHARES,
-        oom_score_adj: if critical {
-            CRITICAL_OOM_SCORE
-        } else {
-            BEST_EFFORT_OOM_SCORE
-        },
-        hugepage_limits: facts.hugepage_sizes.iter().map(no_pages).collect(),
-        ..LinuxContainerResources::default()
-    };
-    if facts.cgroup_unified {
-        resources
-            .unified
-            .insert("memory.oom.group".into(), "1".into());
-        if facts.swap_controller {
-            resources
-                .unified
-                .insert("memory.swap.max".into(), "0".into());
-        }
-    }
-    resources
-}
-
-fn security_context(pod: &PodSpec, user: &ImageUser) -> LinuxContainerSecurityContext {
-    let (run_as_user, run_as_username) = match user {
-        ImageUser::Uid(uid) => (Some(Int64Value { value: *uid }), String::new()),
-        ImageUser::Name(name) => (None, name.clone()),
-    };
-    LinuxContainerSecurityContext {
-        namespace_options: Some(namespace_options(pod)),
-        run_as_user,
-        run_as_username,
-        masked_paths: MASKED_PATHS.map(String::from).to_vec(),
-        readonly_paths: READONLY_PATHS.map(String::from).to_vec(),
-        seccomp: Some(SecurityProfile {
-            profile_type: ProfileType::Unconfined.into(),
-            ..SecurityProfile::default()
-        }),
-        ..LinuxContainerSecurityContext::default()
-    }
 }

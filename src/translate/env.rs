@@ -3,19 +3,102 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
+use super::downward::{field_value, resource_value};
+use super::{ContainerInstance, NodeFacts};
 use crate::cri::v1::KeyValue;
+use crate::manifest::StaticPod;
+use crate::manifest::objects::Entries;
 
-/// The environment of a container. A value sees the variables above it.
-#[must_use]
-pub(super) fn environment(container: &Container) -> Environment {
+/// Which variable of which file: the volume, the path in it, and the key.
+pub type EnvFileKey = (String, String, String);
+
+/// The environment of a container: what whole objects give, then the variables of its own, which win.
+/// A value sees the variables above it.
+///
+/// # Errors
+/// What a variable refers to is not there.
+pub(super) fn environment(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    container: &Container,
+    instance: &ContainerInstance,
+) -> Result<Environment, String> {
     let mut environment = Environment::default();
-    for variable in container.env.iter().flatten() {
-        let value = environment.expand(variable.value.as_deref().unwrap_or_default());
-        environment.set(&variable.name, value);
+    for source in container.env_from.iter().flatten() {
+        environment.take_all(pod, source)?;
     }
-    environment
+    for variable in container.env.iter().flatten() {
+        let written = variable.value.as_deref().unwrap_or_default();
+        let value = match &variable.value_from {
+            Some(source) if written.is_empty() => {
+                let value = referred(facts, pod, container, instance, source);
+                value.map_err(|e| format!("env {:?}: {e}", variable.name))?
+            }
+            _ => Some(environment.expand(written)),
+        };
+        if let Some(value) = value {
+            environment.set(&variable.name, value);
+        }
+    }
+    Ok(environment)
+}
+
+/// The value that a source gives; `None` where it is optional and not there.
+fn referred(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    container: &Container,
+    instance: &ContainerInstance,
+    source: &EnvVarSource,
+) -> Result<Option<String>, String> {
+    if let Some(field) = &source.field_ref {
+        let value = field_value(facts, pod, &instance.addresses, &field.field_path);
+        return value.map(Some);
+    }
+    if let Some(selector) = &source.resource_field_ref {
+        return resource_value(facts, pod, &container.name, selector).map(Some);
+    }
+    if let Some(key) = &source.config_map_key_ref {
+        let entries = pod.objects.config_map(&key.name);
+        return entry("ConfigMap", &key.name, entries, &key.key, key.optional);
+    }
+    if let Some(key) = &source.secret_key_ref {
+        let entries = pod.objects.secret(&key.name);
+        return entry("Secret", &key.name, entries, &key.key, key.optional);
+    }
+    let Some(file) = &source.file_key_ref else {
+        return Ok(Some(String::new()));
+    };
+    let key = (
+        file.volume_name.clone(),
+        file.path.clone(),
+        file.key.clone(),
+    );
+    match instance.env_files.get(&key) {
+        Some(value) => Ok(Some(value.clone())),
+        None if file.optional == Some(true) => Ok(None),
+        None => Err(format!(
+            "the file {:?} of volume {:?} has no key {:?}",
+            file.path, file.volume_name, file.key
+        )),
+    }
+}
+
+fn entry(
+    kind: &str,
+    name: &str,
+    entries: Option<&Entries>,
+    key: &str,
+    optional: Option<bool>,
+) -> Result<Option<String>, String> {
+    match entries.and_then(|entries| entries.get(key)) {
+        Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+        None if optional == Some(true) => Ok(None),
+        None if entries.is_some() => Err(format!("the {kind} {name:?} has no key {key:?}")),
+        None => Err(format!("there is no {kind} {name:?}")),
+    }
 }
 
 /// Variables in the order of their first mention; a name stands once, with its last value.
@@ -32,8 +115,54 @@ impl Environment {
         }
     }
 
+    /// Every entry of an object as a variable.
+    fn take_all(&mut self, pod: &StaticPod, source: &EnvFromSource) -> Result<(), String> {
+        let config_map = source.config_map_ref.as_ref();
+        let config_map = config_map.map(|r| ("ConfigMap", &r.name, r.optional));
+        let secret = source.secret_ref.as_ref();
+        let secret = secret.map(|r| ("Secret", &r.name, r.optional));
+        let Some((kind, name, optional)) = config_map.or(secret) else {
+            return Ok(());
+        };
+        let entries = match kind {
+            "Secret" => pod.objects.secret(name),
+            _ => pod.objects.config_map(name),
+        };
+        let Some(entries) = entries else {
+            if optional == Some(true) {
+                return Ok(());
+            }
+            return Err(format!("envFrom: there is no {kind} {name:?}"));
+        };
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        for (key, value) in entries {
+            let value = String::from_utf8_lossy(value).into_owned();
+            self.set(&format!("{prefix}{key}"), value);
+        }
+        Ok(())
+    }
+
+    /// The text with its references expanded.
+    ///
+    /// # Errors
+    /// It refers to a variable that is not there.
+    pub(super) fn expand_known(&self, text: &str) -> Result<String, String> {
+        let mut missing = None;
+        let expanded = self.expand_with(text, |name| {
+            missing.get_or_insert_with(|| name.to_owned());
+        });
+        match missing {
+            None => Ok(expanded),
+            Some(name) => Err(format!("{text:?} refers to {name:?}, which is no variable")),
+        }
+    }
+
     /// The text with its references expanded.
     pub(super) fn expand(&self, text: &str) -> String {
+        self.expand_with(text, |_| ())
+    }
+
+    fn expand_with(&self, text: &str, mut on_unknown: impl FnMut(&str)) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('$') {
@@ -46,7 +175,10 @@ impl Environment {
             } else if let Some((name, tail)) = name {
                 match self.values.get(name) {
                     Some(value) => out.push_str(value),
-                    None => out.extend(["$(", name, ")"]),
+                    None => {
+                        on_unknown(name);
+                        out.extend(["$(", name, ")"]);
+                    }
                 }
                 rest = tail;
             } else {
@@ -93,6 +225,21 @@ mod tests {
             env: Some(env.iter().map(variable).collect()),
             ..Container::default()
         }
+    }
+
+    fn environment(container: &Container) -> Environment {
+        let pod = StaticPod {
+            key: crate::manifest::PodKey {
+                namespace: "n".into(),
+                name: "p".into(),
+            },
+            uid: "u".into(),
+            pod: k8s_openapi::api::core::v1::Pod::default(),
+            document: serde_json::Value::Null,
+            objects: std::sync::Arc::default(),
+        };
+        let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
+        super::environment(&facts, &pod, container, &instance).unwrap()
     }
 
     #[test]

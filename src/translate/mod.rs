@@ -9,16 +9,27 @@ mod downward;
 mod env;
 mod hosts;
 pub mod labels;
+mod mounts;
 mod paths;
+mod resources;
 mod sandbox;
+mod security;
 
-pub use cgroup::{CgroupDriver, pod_cgroup_path};
-pub use container::{ContainerInstance, ImageUser, container_config};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+pub use cgroup::{CgroupDriver, pod_cgroup_path, pod_cgroup_paths};
+pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::ResolvConf;
 pub use downward::{Addresses, field_value, resource_value};
+pub use env::EnvFileKey;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
-pub use sandbox::{pod_hostname, sandbox_config};
+pub use resources::{QosClass, is_sidecar, qos_class};
+pub(crate) use resources::{cpu_quota, cpu_shares, pod_limit, pod_request};
+pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
+pub use security::UserNamespaceRange;
 
 /// What translation depends on besides the Pod.
 #[derive(Debug, Clone, Default)]
@@ -37,4 +48,53 @@ pub struct NodeFacts {
     pub swap_controller: bool,
     /// Sizes of huge pages that the kernel has, as cgroups write them: `2MB`, `1GB`.
     pub hugepage_sizes: Vec<String>,
+    /// The node's memory in bytes.
+    pub memory_capacity: u64,
+    /// The node's CPUs.
+    pub cpus: u32,
+    /// Bytes of the file system that Pods write to.
+    pub ephemeral_storage: u64,
+    /// The node's addresses, the first one first.
+    pub host_ips: Vec<String>,
+    /// Whether containers that say nothing get the runtime's default seccomp profile.
+    pub seccomp_default: bool,
+    /// What the runtime's handlers can do, by name; the empty name is the default one.
+    pub handlers: BTreeMap<String, HandlerFeatures>,
+    /// The handler of each runtime class.
+    pub runtime_classes: BTreeMap<String, String>,
+}
+
+/// What a runtime handler can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerFeatures {
+    /// Mounts that are read-only with all that is mounted below.
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces.
+    pub user_namespaces: bool,
+}
+
+impl NodeFacts {
+    /// The runtime handler of a Pod, by its runtime class; the empty name is the default one.
+    ///
+    /// # Errors
+    /// The runtime class is not known.
+    pub fn runtime_handler(&self, spec: &PodSpec) -> Result<&str, String> {
+        let class = spec.runtime_class_name.as_deref().filter(|c| !c.is_empty());
+        match class {
+            None => Ok(""),
+            Some(class) => match self.runtime_classes.get(class) {
+                Some(handler) => Ok(handler),
+                None => Err(format!(
+                    "spec.runtimeClassName: there is no runtime class {class:?}"
+                )),
+            },
+        }
+    }
+
+    /// What the Pod's runtime handler can do.
+    #[must_use]
+    pub fn handler_features(&self, spec: &PodSpec) -> HandlerFeatures {
+        let handler = self.runtime_handler(spec).unwrap_or_default();
+        self.handlers.get(handler).copied().unwrap_or_default()
+    }
 }

@@ -54,8 +54,26 @@ impl Paths {
     /// The folder of an emptyDir volume.
     #[must_use]
     pub fn empty_dir(&self, uid: &str, volume: &str) -> PathBuf {
-        let volumes = self.pod(uid).join("volumes/kubernetes.io~empty-dir");
-        volumes.join(volume)
+        self.volume(uid, "empty-dir", volume)
+    }
+
+    /// The folder of a volume of a kind.
+    fn volume(&self, uid: &str, kind: &str, volume: &str) -> PathBuf {
+        let volumes = self.pod(uid).join("volumes");
+        volumes.join(format!("kubernetes.io~{kind}")).join(volume)
+    }
+
+    /// Where a part of a volume is mounted for a container.
+    #[must_use]
+    pub fn sub_path(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
+        let folder = self.pod(uid).join("volume-subpaths").join(volume);
+        folder.join(container).join(index.to_string())
+    }
+
+    /// A seccomp profile of the node's own.
+    #[must_use]
+    pub fn seccomp_profile(&self, name: &str) -> PathBuf {
+        self.root.join("seccomp").join(name)
     }
 
     /// The folder of a container's own files.
@@ -91,6 +109,8 @@ pub enum VolumeSource {
     },
     /// A folder of the Pod's own.
     EmptyDir(PathBuf),
+    /// A folder of files that the agent writes: the downward API's, `ConfigMap`s' and `Secret`s'.
+    Files(PathBuf),
 }
 
 impl VolumeSource {
@@ -98,8 +118,14 @@ impl VolumeSource {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::HostPath { path, .. } | Self::EmptyDir(path) => path,
+            Self::HostPath { path, .. } | Self::EmptyDir(path) | Self::Files(path) => path,
         }
+    }
+
+    /// Whether no container may write to it, whatever it asks for.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Files(_))
     }
 }
 
@@ -112,6 +138,18 @@ pub fn volume_source(paths: &Paths, pod: &StaticPod, volume: &Volume) -> Option<
             kind: host.type_.clone().unwrap_or_default(),
         });
     }
-    let folder = || VolumeSource::EmptyDir(paths.empty_dir(&pod.uid, &volume.name));
-    volume.empty_dir.as_ref().map(|_| folder())
+    if volume.empty_dir.is_some() {
+        return Some(VolumeSource::EmptyDir(
+            paths.empty_dir(&pod.uid, &volume.name),
+        ));
+    }
+    let kinds = [
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.projected.is_some(), "projected"),
+    ];
+    let (_, kind) = kinds.into_iter().find(|(given, _)| *given)?;
+    let folder = paths.volume(&pod.uid, kind, &volume.name);
+    Some(VolumeSource::Files(folder))
 }

@@ -1,37 +1,46 @@
 //! A Pod to its sandbox.
 
-use k8s_openapi::api::core::v1::{ContainerPort, PodSpec};
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{ContainerPort, PodSpec, Sysctl};
 
 use super::dns::{ResolvConf, dns_config};
+use super::resources::{overhead, qos_class, sandbox_resources};
+use super::security::{UserNamespaceRange, sandbox_security_context};
 use super::{NodeFacts, labels, pod_cgroup_path};
 use crate::cri::v1::{
-    LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, SecurityProfile,
-    UserNamespace,
+    IdMapping, LinuxPodSandboxConfig, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PortMapping, Protocol, UserNamespace,
 };
 use crate::manifest::StaticPod;
 
 /// The kernel's limit for a host name.
 const MAX_HOSTNAME: usize = 63;
-/// The CFS period in microseconds, and the least CPU shares: what a Pod without resources gets.
-pub(super) const CPU_PERIOD: i64 = 100_000;
-pub(super) const MIN_CPU_SHARES: i64 = 2;
 
-/// What the runtime is asked for: the Pod's sandbox, attempt number `attempt`. `seen` is when the Pod
-/// was first seen, RFC 3339; `host` is the host's resolver configuration.
+/// Which sandbox of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SandboxInstance {
+    /// Counts the Pod's sandboxes, from 0.
+    pub attempt: u32,
+    /// When the Pod was first seen, RFC 3339.
+    pub seen: String,
+    /// The Pod's own ids, where it has a user namespace.
+    pub user_namespace: Option<UserNamespaceRange>,
+}
+
+/// What the runtime is asked for: the Pod's sandbox. `host` is the host's resolver configuration.
 #[must_use]
 pub fn sandbox_config(
     facts: &NodeFacts,
     host: &ResolvConf,
     pod: &StaticPod,
-    attempt: u32,
-    seen: &str,
+    instance: &SandboxInstance,
 ) -> PodSandboxConfig {
     let default = PodSpec::default();
     let spec = pod.pod.spec.as_ref().unwrap_or(&default);
     let metadata = &pod.pod.metadata;
     let mut annotations = metadata.annotations.clone().unwrap_or_default();
-    annotations.insert(labels::CONFIG_SEEN.into(), seen.into());
+    annotations.insert(labels::CONFIG_SEEN.into(), instance.seen.clone());
     let mut own_labels = metadata.labels.clone().unwrap_or_default();
     own_labels.extend(pod_labels(facts, pod));
     let host_network = spec.host_network == Some(true);
@@ -40,12 +49,12 @@ pub fn sandbox_config(
             name: pod.key.name.clone(),
             uid: pod.uid.clone(),
             namespace: pod.key.namespace.clone(),
-            attempt,
+            attempt: instance.attempt,
         }),
         hostname: if host_network {
             String::new()
         } else {
-            pod_hostname(pod)
+            kernel_hostname(facts, pod)
         },
         log_directory: facts
             .paths
@@ -57,16 +66,11 @@ pub fn sandbox_config(
         labels: own_labels.into_iter().collect(),
         annotations: annotations.into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: pod_cgroup_path(facts.cgroup_driver, &pod.uid),
-            security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(namespace_options(spec)),
-                // The zero value is the runtime's own default profile.
-                seccomp: Some(SecurityProfile::default()),
-                ..LinuxSandboxSecurityContext::default()
-            }),
-            overhead: Some(LinuxContainerResources::default()),
-            resources: Some(sandbox_resources(facts)),
-            ..LinuxPodSandboxConfig::default()
+            cgroup_parent: pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &pod.uid),
+            security_context: Some(sandbox_security_context(spec, instance.user_namespace)),
+            sysctls: sysctls(spec),
+            overhead: Some(overhead(facts, spec)),
+            resources: Some(sandbox_resources(facts, spec)),
         }),
         windows: None,
     }
@@ -85,7 +89,8 @@ pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String
 /// The Pod's host name: the one it asks for, or its own name cut to what the kernel takes.
 #[must_use]
 pub fn pod_hostname(pod: &StaticPod) -> String {
-    let asked = pod.pod.spec.as_ref().and_then(|s| s.hostname.as_deref());
+    let spec = pod.pod.spec.as_ref();
+    let asked = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
     if let Some(asked) = asked.filter(|h| !h.is_empty()) {
         return asked.to_owned();
     }
@@ -93,16 +98,58 @@ pub fn pod_hostname(pod: &StaticPod) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// What the kernel has as the host name: with the domain where the Pod asks for that.
+fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
+    let hostname = pod_hostname(pod);
+    let spec = pod.pod.spec.as_ref();
+    let full = spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true));
+    match pod_domain(facts, pod).filter(|_| full) {
+        Some(domain) => format!("{hostname}.{domain}"),
+        None => hostname,
+    }
+}
+
+/// Why the Pod cannot have the host name that it asks for, if it cannot.
+#[must_use]
+pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
+    let name = kernel_hostname(facts, pod);
+    let long = name.len() > MAX_HOSTNAME;
+    long.then(|| {
+        format!(
+            "spec.setHostnameAsFQDN: the host name {name:?} is {} characters long, the kernel takes at most {MAX_HOSTNAME}",
+            name.len()
+        )
+    })
+}
+
+fn sysctls(spec: &PodSpec) -> HashMap<String, String> {
+    let context = spec.security_context.as_ref();
+    let asked = context.and_then(|c| c.sysctls.as_deref());
+    let pair = |s: &Sysctl| (s.name.clone(), s.value.clone());
+    asked.into_iter().flatten().map(pair).collect()
+}
+
 /// The domain of a Pod that names a subdomain.
 pub(super) fn pod_domain(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
-    let subdomain = pod.pod.spec.as_ref()?.subdomain.as_deref()?;
+    let spec = pod.pod.spec.as_ref()?;
+    let subdomain = spec.subdomain.as_deref()?;
+    if spec
+        .hostname_override
+        .as_deref()
+        .is_some_and(|h| !h.is_empty())
+    {
+        return None;
+    }
     let namespace = &pod.key.namespace;
     let domain = &facts.cluster_domain;
     (!subdomain.is_empty()).then(|| format!("{subdomain}.{namespace}.svc.{domain}"))
 }
 
 /// Whose namespaces the Pod's containers use.
-pub(super) fn namespace_options(spec: &PodSpec) -> NamespaceOption {
+pub(super) fn namespace_options(
+    spec: &PodSpec,
+    users: Option<UserNamespaceRange>,
+) -> NamespaceOption {
     let node_or_pod = |host: Option<bool>| match host {
         Some(true) => NamespaceMode::Node,
         _ => NamespaceMode::Pod,
@@ -116,12 +163,31 @@ pub(super) fn namespace_options(spec: &PodSpec) -> NamespaceOption {
         network: node_or_pod(spec.host_network).into(),
         ipc: node_or_pod(spec.host_ipc).into(),
         pid: pid.into(),
-        userns_options: Some(UserNamespace {
-            mode: NamespaceMode::Node.into(),
-            ..UserNamespace::default()
-        }),
+        userns_options: Some(user_namespace(users)),
         ..NamespaceOption::default()
     }
+}
+
+fn user_namespace(users: Option<UserNamespaceRange>) -> UserNamespace {
+    let mode = match users {
+        Some(_) => NamespaceMode::Pod,
+        None => NamespaceMode::Node,
+    };
+    let mappings = users.map(mappings).unwrap_or_default();
+    UserNamespace {
+        mode: mode.into(),
+        uids: mappings.clone(),
+        gids: mappings,
+    }
+}
+
+/// The Pod's ids, from 0, on the host.
+pub(super) fn mappings(users: UserNamespaceRange) -> Vec<IdMapping> {
+    vec![IdMapping {
+        host_id: users.host_id,
+        container_id: 0,
+        length: users.length,
+    }]
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
@@ -144,18 +210,4 @@ fn port_mapping(port: &ContainerPort) -> PortMapping {
         host_port: port.host_port.unwrap_or_default(),
         host_ip: port.host_ip.clone().unwrap_or_default(),
     }
-}
-
-fn sandbox_resources(facts: &NodeFacts) -> LinuxContainerResources {
-    let mut resources = LinuxContainerResources {
-        cpu_period: CPU_PERIOD,
-        cpu_shares: MIN_CPU_SHARES,
-        ..LinuxContainerResources::default()
-    };
-    if facts.cgroup_unified {
-        resources
-            .unified
-            .insert("memory.oom.group".into(), "1".into());
-    }
-    resources
 }

@@ -1,0 +1,176 @@
+//! Quantities of resources, as Kubernetes writes them: `250m`, `64Mi`, `1.5`, `1e3` (API reference,
+//! Quantity).
+
+/// An exact amount, counted in billionths; what is finer is rounded up, as the API does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Quantity {
+    nanos: i128,
+}
+
+const NANOS: i128 = 1_000_000_000;
+const NANOS_IN_MILLI: i128 = 1_000_000;
+/// More digits than this say nothing that a node could have.
+const MAX_DIGITS: usize = 24;
+
+impl Quantity {
+    /// So many whole units.
+    pub(crate) fn of(value: i64) -> Self {
+        Self {
+            nanos: i128::from(value) * NANOS,
+        }
+    }
+
+    /// Whole units, rounded up.
+    pub(crate) fn value(self) -> i64 {
+        saturate(div_up(self.nanos, NANOS))
+    }
+
+    /// Thousandths, rounded up.
+    pub(crate) fn milli_value(self) -> i64 {
+        saturate(div_up(self.nanos, NANOS_IN_MILLI))
+    }
+
+    pub(crate) fn is_zero(self) -> bool {
+        self.nanos == 0
+    }
+
+    pub(crate) fn is_negative(self) -> bool {
+        self.nanos < 0
+    }
+
+    /// How often `divisor` goes into this, rounded up; `None` for a divisor of nothing or less.
+    pub(crate) fn divided_by(self, divisor: Self) -> Option<i64> {
+        (divisor.nanos > 0).then(|| saturate(div_up(self.nanos, divisor.nanos)))
+    }
+}
+
+impl std::ops::Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+        }
+    }
+}
+
+/// The amount that the text names, if it is a quantity.
+pub(crate) fn parse(text: &str) -> Option<Quantity> {
+    let (negative, unsigned) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let plain = |c: char| c.is_ascii_digit() || c == '.';
+    let end = unsigned.find(|c| !plain(c)).unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + fraction.len() == 0 || fraction.contains('.') {
+        return None;
+    }
+    let whole = whole.trim_start_matches('0');
+    if whole.len() + fraction.len() > MAX_DIGITS {
+        return None;
+    }
+    let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
+    let (base, exponent) = scale(suffix)?;
+    let places = i32::try_from(fraction.len()).ok()?;
+    let nanos = digits.checked_mul(base)?;
+    let nanos = shift(nanos, exponent + 9 - places)?;
+    Some(Quantity {
+        nanos: if negative { -nanos } else { nanos },
+    })
+}
+
+/// A suffix as a factor and a power of ten.
+fn scale(suffix: &str) -> Option<(i128, i32)> {
+    let binary = |power: u32| Some((1i128 << (10 * power), 0));
+    match suffix {
+        "" => Some((1, 0)),
+        "n" => Some((1, -9)),
+        "u" => Some((1, -6)),
+        "m" => Some((1, -3)),
+        "k" => Some((1, 3)),
+        "M" => Some((1, 6)),
+        "G" => Some((1, 9)),
+        "T" => Some((1, 12)),
+        "P" => Some((1, 15)),
+        "E" => Some((1, 18)),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        _ => {
+            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+            (-24..=24).contains(&exponent).then_some((1, exponent))
+        }
+    }
+}
+
+/// The number times ten to this power, rounded up; `None` if it is too large to count.
+fn shift(number: i128, power: i32) -> Option<i128> {
+    let factor = 10i128.checked_pow(power.unsigned_abs())?;
+    if power < 0 {
+        return Some(div_up(number, factor));
+    }
+    number.checked_mul(factor)
+}
+
+fn div_up(number: i128, by: i128) -> i128 {
+    number.div_euclid(by) + i128::from(number.rem_euclid(by) != 0)
+}
+
+fn saturate(number: i128) -> i64 {
+    i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_write_an_amount_is_understood() {
+        for (text, milli) in [
+            ("0", 0),
+            ("1", 1000),
+            ("100m", 100),
+            ("0.5", 500),
+            (".5", 500),
+            ("1.", 1000),
+            ("1k", 1_000_000),
+            ("1Ki", 1_024_000),
+            ("1.5Mi", 1_572_864_000),
+            ("1e3", 1_000_000),
+            ("2E2", 200_000),
+            ("-1", -1000),
+            ("1n", 1),
+            ("0.0001", 1),
+        ] {
+            assert_eq!(
+                parse(text).map(Quantity::milli_value),
+                Some(milli),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_amount_is_told() {
+        for text in [
+            "", "m", "1x", "1.2.3", "1 Gi", "0x10", "1KiB", "--1", "1e99", ".",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_division_is_rounded_up() {
+        let of = |text: &str| parse(text).unwrap();
+        assert_eq!(of("500m").divided_by(of("1")), Some(1));
+        assert_eq!(of("250m").divided_by(of("1m")), Some(250));
+        assert_eq!(of("64Mi").divided_by(of("1Mi")), Some(64));
+        assert_eq!(of("1").divided_by(of("0")), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! What the machine is like: memory, CPUs, disk, addresses.
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+
+/// Memory in bytes; 0 where the kernel does not tell.
+#[must_use]
+pub fn memory_capacity() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    total_memory(&text).unwrap_or(0)
+}
+
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let rest = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// CPUs that are switched on, whatever part of them the agent itself may use.
+#[must_use]
+pub fn cpus() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    count(online.trim()).unwrap_or(1)
+}
+
+/// How many numbers a list such as `0-3,5` has.
+fn count(list: &str) -> Option<u32> {
+    let mut count = 0;
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        count += last.checked_sub(first)? + 1;
+    }
+    Some(count)
+}
+
+/// Bytes of the file system that a folder is on; 0 where that cannot be told.
+#[must_use]
+pub fn disk_capacity(folder: &Path) -> u64 {
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) => disk.f_blocks.saturating_mul(disk.f_frsize),
+        Err(_) => 0,
+    }
+}
+
+/// The addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
+#[must_use]
+pub fn addresses() -> Vec<IpAddr> {
+    // Addresses for documentation: they lead wherever the default route does.
+    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let own = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        let address = socket.local_addr().ok()?.ip();
+        (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+    };
+    ways.into_iter().filter_map(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_writes_is_understood() {
+        let text = "MemFree: 1 kB\nMemTotal:       24684084 kB\n";
+        assert_eq!(total_memory(text), Some(24_684_084 << 10));
+        assert_eq!(total_memory("MemTotal: lots\n"), None);
+        assert_eq!(count("0-3,5"), Some(5));
+        assert_eq!(count("0"), Some(1));
+        assert_eq!(count(""), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! What a container has mounted.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
+
+use super::env::Environment;
+use super::sandbox::mappings;
+use super::{ContainerInstance, NodeFacts, volume_source};
+use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
+use crate::manifest::StaticPod;
+
+const HOSTS: &str = "/etc/hosts";
+
+/// The path below a volume that a mount shows, with its variables expanded; empty for all of it.
+///
+/// # Errors
+/// It names a variable that is not there, or leads out of the volume.
+pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<String, String> {
+    let path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
+        Some(expression) => environment.expand_known(expression)?,
+        None => mount.sub_path.clone().unwrap_or_default(),
+    };
+    if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "the sub path {path:?} of volume {:?} leads out of it",
+            mount.name
+        ));
+    }
+    Ok(path)
+}
+
+/// The container's mounts: those it asks for in their order, then its hosts file and the file for its
+/// last words.
+pub(super) fn mounts(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    spec: &PodSpec,
+    container: &Container,
+    instance: &ContainerInstance,
+    environment: &Environment,
+) -> Result<Vec<Mount>, String> {
+    let mut mounts = vec![];
+    for (index, asked) in container.volume_mounts.iter().flatten().enumerate() {
+        let volumes = spec.volumes.iter().flatten();
+        let volume = volumes.into_iter().find(|v| v.name == asked.name);
+        let volume = volume.ok_or_else(|| format!("there is no volume {:?}", asked.name))?;
+        let sub_path = sub_path(asked, environment)?;
+        let mut mount = match &volume.image {
+            Some(_) => image_mount(pod, volume, instance, sub_path)?,
+            None => volume_mount(facts, pod, container, index, volume, &sub_path)?,
+        };
+        mount.container_path = absolute(&asked.mount_path);
+        mount.readonly |= asked.read_only == Some(true);
+        mount.propagation = propagation(asked).into();
+        mount.recursive_read_only = recursive_read_only(facts, spec, asked)?;
+        mounts.push(mount);
+    }
+    let own = |container_path: &str, host_path: std::path::PathBuf| Mount {
+        container_path: container_path.into(),
+        host_path: host_path.display().to_string(),
+        ..Mount::default()
+    };
+    if !mounts.iter().any(|m| m.container_path == HOSTS) {
+        mounts.push(own(HOSTS, facts.paths.hosts_file(&pod.uid)));
+    }
+    let message_path = container.termination_message_path.as_deref();
+    if let Some(path) = message_path.filter(|path| !path.is_empty()) {
+        let file = facts
+            .paths
+            .termination_log(&pod.uid, &container.name, instance.attempt);
+        mounts.push(own(path, file));
+    }
+    if let Some(users) = instance.user_namespace {
+        for mount in &mut mounts {
+            mount.uid_mappings = mappings(users);
+            mount.gid_mappings = mappings(users);
+        }
+    }
+    Ok(mounts)
+}
+
+fn volume_mount(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    container: &Container,
+    index: usize,
+    volume: &Volume,
+    sub_path: &str,
+) -> Result<Mount, String> {
+    let source = volume_source(&facts.paths, pod, volume);
+    let source = source.ok_or_else(|| format!("volume {:?} is of no known kind", volume.name))?;
+    let path = match sub_path {
+        "" => source.path().to_owned(),
+        _ => facts
+            .paths
+            .sub_path(&pod.uid, &volume.name, &container.name, index),
+    };
+    Ok(Mount {
+        host_path: path.display().to_string(),
+        readonly: source.is_read_only(),
+        ..Mount::default()
+    })
+}
+
+fn image_mount(
+    pod: &StaticPod,
+    volume: &Volume,
+    instance: &ContainerInstance,
+    sub_path: String,
+) -> Result<Mount, String> {
+    let image = instance.volume_images.get(&volume.name);
+    let image =
+        image.ok_or_else(|| format!("the image of volume {:?} is not there", volume.name))?;
+    let reference = volume.image.as_ref().and_then(|i| i.reference.clone());
+    let annotations = pod.pod.metadata.annotations.clone().unwrap_or_default();
+    Ok(Mount {
+        readonly: true,
+        image: Some(ImageSpec {
+            image: image.clone(),
+            user_specified_image: reference.unwrap_or_default(),
+            annotations: annotations.into_iter().collect::<HashMap<_, _>>(),
+            ..ImageSpec::default()
+        }),
+        image_sub_path: sub_path,
+        ..Mount::default()
+    })
+}
+
+fn propagation(mount: &VolumeMount) -> MountPropagation {
+    match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => MountPropagation::PropagationBidirectional,
+        _ => MountPropagation::PropagationPrivate,
+    }
+}
+
+/// Whether what is mounted below a mount is read-only too.
+fn recursive_read_only(
+    facts: &NodeFacts,
+    spec: &PodSpec,
+    mount: &VolumeMount,
+) -> Result<bool, String> {
+    let supported = facts.handler_features(spec).recursive_read_only_mounts;
+    match mount.recursive_read_only.as_deref() {
+        Some("Enabled") if !supported => Err(format!(
+            "volume {:?} is to be mounted with recursiveReadOnly: Enabled, which the container runtime does not support here",
+            mount.name
+        )),
+        Some("Enabled") => Ok(true),
+        Some("IfPossible") => Ok(supported && mount.read_only == Some(true)),
+        _ => Ok(false),
+    }
+}
+
+/// A mount path is taken from the container's root.
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
+}

@@ -1,0 +1,313 @@
+//! Requests and limits to what cgroups are told: classes of service, CPU shares and quotas, memory
+//! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+
+use super::NodeFacts;
+use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
+use crate::manifest::quantity::{self, Quantity};
+
+/// The CFS period in microseconds, and the least quota of it that the kernel takes.
+const CPU_PERIOD: i64 = 100_000;
+const MIN_QUOTA: i64 = 1_000;
+/// CPU shares of one CPU, and the bounds that the kernel sets.
+const SHARES_PER_CPU: i64 = 1024;
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+/// How readily the kernel kills processes when memory runs out (Kubernetes, Node-pressure eviction).
+const GUARANTEED_OOM_SCORE: i64 = -997;
+const BEST_EFFORT_OOM_SCORE: i64 = 1000;
+/// Whose Pods the kernel spares as it spares guaranteed ones.
+const NODE_CRITICAL: &str = "system-node-critical";
+
+type Amounts = BTreeMap<String, Written>;
+
+/// A Pod's class of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QosClass {
+    /// Every container has CPU and memory limits and requests just those.
+    Guaranteed,
+    /// Some container requests or limits CPU or memory.
+    Burstable,
+    /// None does.
+    BestEffort,
+}
+
+/// The Pod's class of service. Resources of the Pod as a whole count before those of its containers.
+#[must_use]
+pub fn qos_class(spec: &PodSpec) -> QosClass {
+    let whole: Vec<&ResourceRequirements> = match &spec.resources {
+        Some(own) if is_given(own) => vec![own],
+        _ => all_containers(spec)
+            .filter_map(|c| c.resources.as_ref())
+            .collect(),
+    };
+    let expected = match &spec.resources {
+        Some(own) if is_given(own) => 1,
+        _ => all_containers(spec).count(),
+    };
+    let names = ["cpu", "memory"];
+    let given = |r: &&ResourceRequirements| {
+        names
+            .iter()
+            .any(|n| !request(r, n).is_zero() || !limit(r, n).is_zero())
+    };
+    if !whole.iter().any(|r| given(r)) {
+        return QosClass::BestEffort;
+    }
+    let bound = |r: &&ResourceRequirements| {
+        names.iter().all(|n| {
+            let limit = limit(r, n);
+            !limit.is_zero() && asked(r, n).is_none_or(|request| request == limit)
+        })
+    };
+    if whole.len() == expected && whole.iter().all(|r| bound(r)) {
+        QosClass::Guaranteed
+    } else {
+        QosClass::Burstable
+    }
+}
+
+fn is_given(resources: &ResourceRequirements) -> bool {
+    let filled = |amounts: &Option<Amounts>| amounts.as_ref().is_some_and(|a| !a.is_empty());
+    filled(&resources.requests) || filled(&resources.limits)
+}
+
+fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+}
+
+/// Whether an init container is a sidecar, which runs as long as the Pod.
+#[must_use]
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {
+    quantity::parse(&amounts?.get(name)?.0)
+}
+
+fn asked(resources: &ResourceRequirements, name: &str) -> Option<Quantity> {
+    amount(resources.requests.as_ref(), name)
+}
+
+/// What is requested; a limit is a request where there is no other.
+fn request(resources: &ResourceRequirements, name: &str) -> Quantity {
+    asked(resources, name).unwrap_or_else(|| limit(resources, name))
+}
+
+fn limit(resources: &ResourceRequirements, name: &str) -> Quantity {
+    amount(resources.limits.as_ref(), name).unwrap_or_default()
+}
+
+/// What a container requests of a resource.
+pub(crate) fn container_request(container: &Container, name: &str) -> Quantity {
+    let resources = container.resources.as_ref();
+    resources.map(|r| request(r, name)).unwrap_or_default()
+}
+
+/// What a container is limited to; zero where it is not.
+pub(crate) fn container_limit(container: &Container, name: &str) -> Quantity {
+    let resources = container.resources.as_ref();
+    resources.map(|r| limit(r, name)).unwrap_or_default()
+}
+
+/// What a container is limited to by itself or else by its Pod; zero where it is not.
+fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
+    let own = container_limit(container, name);
+    let of_pod = || spec.resources.as_ref().map(|r| limit(r, name));
+    if own.is_zero() {
+        of_pod().unwrap_or_default()
+    } else {
+        own
+    }
+}
+
+/// What a Pod requests of a resource in all, without its overhead: the most that its containers can
+/// need at one time (Kubernetes, Init Containers, "Resource sharing within containers").
+#[must_use]
+pub(crate) fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
+    let own = spec.resources.as_ref();
+    let of_pod = own.filter(|r| asked(r, name).is_some() || !limit(r, name).is_zero());
+    match of_pod {
+        Some(resources) => request(resources, name),
+        None => in_all(spec, |c| container_request(c, name)),
+    }
+}
+
+/// What a Pod is limited to in all, without its overhead; zero where it is not.
+#[must_use]
+pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
+    let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
+    match of_pod.filter(|l| !l.is_zero()) {
+        Some(limit) => limit,
+        None => in_all(spec, |c| container_limit(c, name)),
+    }
+}
+
+fn in_all(spec: &PodSpec, of: impl Fn(&Container) -> Quantity) -> Quantity {
+    let sum = |list: &[Container]| list.iter().map(&of).fold(Quantity::default(), |a, b| a + b);
+    let mut sidecars = Quantity::default();
+    let mut peak = Quantity::default();
+    for init in spec.init_containers.iter().flatten() {
+        if is_sidecar(init) {
+            sidecars = sidecars + of(init);
+            peak = peak.max(sidecars);
+        } else {
+            peak = peak.max(sidecars + of(init));
+        }
+    }
+    peak.max(sum(&spec.containers) + sidecars)
+}
+
+/// The resources of a Pod's sandbox.
+pub(super) fn sandbox_resources(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
+    linux_resources(
+        facts,
+        pod_request(spec, "cpu"),
+        pod_limit(spec, "cpu"),
+        pod_limit(spec, "memory"),
+    )
+}
+
+/// What running the Pod costs besides its containers.
+pub(super) fn overhead(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
+    let Some(overhead) = spec.overhead.as_ref().filter(|o| !o.is_empty()) else {
+        return LinuxContainerResources::default();
+    };
+    let of = |name| amount(Some(overhead), name).unwrap_or_default();
+    linux_resources(facts, of("cpu"), of("cpu"), of("memory"))
+}
+
+/// The resources of one container.
+pub(super) fn container_resources(
+    facts: &NodeFacts,
+    spec: &PodSpec,
+    container: &Container,
+) -> LinuxContainerResources {
+    let cpu_limit = effective_limit(spec, container, "cpu");
+    let memory_limit = effective_limit(spec, container, "memory");
+    let own = container.resources.as_ref();
+    let cpu_request = own.and_then(|r| asked(r, "cpu")).unwrap_or(cpu_limit);
+    let mut resources = linux_resources(facts, cpu_request, cpu_limit, memory_limit);
+    resources.oom_score_adj = oom_score(facts, spec, container);
+    resources.hugepage_limits = hugepage_limits(facts, spec, container);
+    if facts.swap_controller && facts.cgroup_unified {
+        let unified = &mut resources.unified;
+        unified.insert("memory.swap.max".into(), "0".into());
+    } else if facts.swap_controller {
+        // Memory and swap together may be no more than memory alone.
+        resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
+    }
+    resources
+}
+
+fn linux_resources(
+    facts: &NodeFacts,
+    cpu_request: Quantity,
+    cpu_limit: Quantity,
+    memory_limit: Quantity,
+) -> LinuxContainerResources {
+    let mut resources = LinuxContainerResources {
+        cpu_period: CPU_PERIOD,
+        cpu_quota: cpu_quota(cpu_limit.milli_value()),
+        cpu_shares: cpu_shares(cpu_request.milli_value()),
+        memory_limit_in_bytes: memory_limit.value(),
+        ..LinuxContainerResources::default()
+    };
+    if facts.cgroup_unified {
+        let unified = &mut resources.unified;
+        unified.insert("memory.oom.group".into(), "1".into());
+    }
+    resources
+}
+
+pub(crate) fn cpu_shares(milli: i64) -> i64 {
+    (milli.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// Microseconds in each period; 0 for no limit.
+pub(crate) fn cpu_quota(milli: i64) -> i64 {
+    match milli {
+        0 => 0,
+        milli => (milli.saturating_mul(CPU_PERIOD) / 1000).max(MIN_QUOTA),
+    }
+}
+
+/// The kernel's readiness to kill the container, by how much of the node's memory it asked for.
+fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
+    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
+        return GUARANTEED_OOM_SCORE;
+    }
+    match qos_class(spec) {
+        QosClass::Guaranteed => return GUARANTEED_OOM_SCORE,
+        QosClass::BestEffort => return BEST_EFFORT_OOM_SCORE,
+        QosClass::Burstable => {}
+    }
+    let capacity = i64::try_from(facts.memory_capacity)
+        .unwrap_or(i64::MAX)
+        .max(1);
+    let share = unclaimed_memory(spec);
+    let score = |memory: i64| 1000 - memory.saturating_add(share).saturating_mul(1000) / capacity;
+    let mut own = score(container_request(container, "memory").value());
+    if is_sidecar(container) {
+        let least = spec
+            .containers
+            .iter()
+            .map(|c| container_request(c, "memory").value());
+        own = own.min(score(least.min().unwrap_or(0)));
+    }
+    // Between those of guaranteed and of best-effort Pods.
+    own.clamp(1000 + GUARANTEED_OOM_SCORE, BEST_EFFORT_OOM_SCORE - 1)
+}
+
+/// Each container's part of what the Pod as a whole requests beyond its containers, in bytes.
+fn unclaimed_memory(spec: &PodSpec) -> i64 {
+    let own = spec.resources.as_ref();
+    let Some(requested) = own.and_then(|r| asked(r, "memory")) else {
+        return 0;
+    };
+    let claimed = in_all(spec, |c| container_request(c, "memory"));
+    let count = i64::try_from(all_containers(spec).count()).unwrap_or(i64::MAX);
+    (requested.value() - claimed.value()) / count.max(1)
+}
+
+/// Every page size of the node with its limit, by default none.
+fn hugepage_limits(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> Vec<HugepageLimit> {
+    let sizes = facts.hugepage_sizes.iter();
+    let limit = |size: &String| HugepageLimit {
+        page_size: size.clone(),
+        limit: hugepage_names(size)
+            .into_iter()
+            .map(|name| effective_limit(spec, container, &name).value())
+            .find(|limit| *limit > 0)
+            .and_then(|limit| u64::try_from(limit).ok())
+            .unwrap_or(0),
+    };
+    sizes.map(limit).collect()
+}
+
+/// How a resource of pages of a size as cgroups write it (`2MB`) may be named: `hugepages-2Mi`.
+fn hugepage_names(size: &str) -> Vec<String> {
+    let Some((number, unit)) = size
+        .find(|c: char| !c.is_ascii_digit())
+        .map(|at| size.split_at(at))
+    else {
+        return vec![];
+    };
+    let unit = unit.trim_end_matches('B');
+    let kilo: Option<u64> = number.parse::<u64>().ok().map(|n| n << 10);
+    let smaller = match (unit, kilo) {
+        ("G", Some(number)) => Some(format!("hugepages-{number}Mi")),
+        ("M", Some(number)) => Some(format!("hugepages-{number}Ki")),
+        _ => None,
+    };
+    let same = format!("hugepages-{number}{unit}i");
+    std::iter::once(same).chain(smaller).collect()
+}
