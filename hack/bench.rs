@@ -12,8 +12,8 @@ use podkeeper::cri::{Client, v1};
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::node::cgroup;
 use podkeeper::translate::{
-    ContainerInstance, NodeFacts, Paths, ResolvConf, container_config, labels, pod_cgroup_path,
-    sandbox_config,
+    ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance, container_config, labels,
+    pod_cgroup_paths, sandbox_config,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -448,6 +448,11 @@ struct BareCalls {
 }
 
 impl BareCalls {
+    fn sandbox_config(&self, pod: &StaticPod) -> v1::PodSandboxConfig {
+        let (host, instance) = (ResolvConf::default(), SandboxInstance::default());
+        sandbox_config(&self.facts, &host, pod, &instance)
+    }
+
     async fn run(&self, pod: &StaticPod) -> Result<Bare> {
         fs::create_dir_all(self.facts.paths.pod(&pod.uid))?;
         fs::write(
@@ -455,13 +460,7 @@ impl BareCalls {
             "127.0.0.1 localhost\n",
         )?;
         let request = v1::RunPodSandboxRequest {
-            config: Some(sandbox_config(
-                &self.facts,
-                &ResolvConf::default(),
-                pod,
-                0,
-                "",
-            )),
+            config: Some(self.sandbox_config(pod)),
             runtime_handler: String::new(),
         };
         let sandbox = self.client.run_pod_sandbox(request).await?.pod_sandbox_id;
@@ -505,14 +504,8 @@ impl BareCalls {
         fs::write(paths.termination_log(&pod.uid, "c", attempt), "")?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
-            config: Some(container_config(&self.facts, pod, spec, &instance)),
-            sandbox_config: Some(sandbox_config(
-                &self.facts,
-                &ResolvConf::default(),
-                pod,
-                0,
-                "",
-            )),
+            config: Some(container_config(&self.facts, pod, spec, &instance)?),
+            sandbox_config: Some(self.sandbox_config(pod)),
         };
         let container_id = self.client.create_container(request).await?.container_id;
         let request = v1::StartContainerRequest {
@@ -533,10 +526,10 @@ impl BareCalls {
         };
         self.client.remove_pod_sandbox(request).await?;
         // Nobody else removes the Pod's own cgroup.
-        Ok(cgroup::remove(&pod_cgroup_path(
-            self.facts.cgroup_driver,
-            &bare.uid,
-        ))?)
+        for path in pod_cgroup_paths(self.facts.cgroup_driver, &bare.uid) {
+            cgroup::remove(&path)?;
+        }
+        Ok(())
     }
 }
 

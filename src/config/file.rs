@@ -224,7 +224,7 @@ fn ignored(field: &str) -> String {
 fn check(value: &Value, kind: Kind) -> Result<bool, String> {
     let wrong = |expected: &str| Err(format!("found {value}, expected {expected}"));
     match (kind, value) {
-        (Kind::Text, Value::String(_)) => Ok(true),
+        (Kind::Text, Value::String(_)) | (Kind::Bool, Value::Bool(_)) => Ok(true),
         (Kind::Text, _) => wrong("a string"),
         (Kind::Texts, Value::Array(list)) if list.iter().all(Value::is_string) => {
             Ok(!list.is_empty())
@@ -243,7 +243,6 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Duration, _) => wrong("a duration such as 20s or 1m30s"),
         (Kind::Count, Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64() != Some(0)),
         (Kind::Count, _) => wrong("a number, 0 or more"),
-        (Kind::Bool, Value::Bool(_)) => Ok(true),
         (Kind::Bool, _) => wrong("true or false"),
         (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
         (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),

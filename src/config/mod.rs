@@ -771,12 +771,12 @@ staticPodURLHeader:
         ] {
             assert_eq!(setting(&config, name), expected, "{name}");
         }
+        assert_eq!(setting(&config, "node-ip"), "10.0.0.7 flag");
         assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
         assert_eq!(config.warnings.len(), 2, "{:#?}", config.warnings);
         for flag in [
             "--kubeconfig",
             "--bootstrap-kubeconfig",
-            "--node-ip",
             "--register-node",
             "--pod-infra-container-image",
         ] {

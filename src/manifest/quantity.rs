@@ -34,10 +34,6 @@ impl Quantity {
         self.nanos == 0
     }
 
-    pub(crate) fn is_negative(self) -> bool {
-        self.nanos < 0
-    }
-
     /// How often `divisor` goes into this, rounded up; `None` for a divisor of nothing or less.
     pub(crate) fn divided_by(self, divisor: Self) -> Option<i64> {
         (divisor.nanos > 0).then(|| saturate(div_up(self.nanos, divisor.nanos)))

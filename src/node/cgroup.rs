@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::debug;
 
+use crate::translate::{CPU_PERIOD, CgroupDriver, CgroupLimits};
+
 /// Where cgroup file systems are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// How often, and after which pause, a cgroup is tried again whose processes are just ending.
@@ -21,9 +23,13 @@ pub fn is_unified() -> bool {
     Path::new(CGROUP_ROOT).join("cgroup.controllers").exists()
 }
 
-/// Whether the swap of a cgroup can be limited on a unified hierarchy.
+/// Whether the swap of a cgroup can be limited.
 #[must_use]
 pub fn has_swap_controller() -> bool {
+    if !is_unified() {
+        let file = Path::new(CGROUP_ROOT).join("memory/memory.memsw.limit_in_bytes");
+        return file.exists();
+    }
     let Ok(entries) = fs::read_dir(CGROUP_ROOT) else {
         return false;
     };
@@ -55,6 +61,170 @@ fn page_size(kilobytes: u64) -> String {
         kb if kb >= 1 << 10 => format!("{}MB", kb >> 10),
         kb => format!("{kb}KB"),
     }
+}
+
+/// Makes a Pod's cgroup with its limits, or brings the limits of one that is there up to date. `path` is
+/// taken from the hierarchies' roots.
+///
+/// # Errors
+/// Any I/O error, or systemd does not make the slice.
+pub fn create(driver: CgroupDriver, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    if driver == CgroupDriver::Systemd {
+        return create_slice(path, limits);
+    }
+    let root = Path::new(CGROUP_ROOT);
+    if is_unified() {
+        create_unified(root, path, limits)
+    } else {
+        create_in_hierarchies(root, path, limits)
+    }
+}
+
+/// cgroup v1: a folder in every hierarchy, and the limits where their controller is.
+fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    for hierarchy in hierarchies(root) {
+        let folder = hierarchy.join(path);
+        if hierarchy.join("cpuset.cpus").exists() {
+            create_cpuset(&hierarchy, path)?;
+        }
+        fs::create_dir_all(&folder)?;
+        set(&folder, "cpu.shares", limits.cpu_shares)?;
+        set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
+        let unlimited = |value: i64| if value == 0 { -1 } else { value };
+        set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+        set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
+        for (size, bytes) in &limits.hugepages {
+            set(&folder, &format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
+        }
+        share_out(&folder, "cpu.shares")?;
+    }
+    Ok(())
+}
+
+/// A folder of the cpuset controller is of no use before it has CPUs and memory of those around it.
+fn create_cpuset(hierarchy: &Path, path: &str) -> io::Result<()> {
+    let mut folder = hierarchy.to_owned();
+    for part in Path::new(path) {
+        let around = folder.clone();
+        folder.push(part);
+        fs::create_dir_all(&folder)?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(folder.join(file))?.trim().is_empty() {
+                fs::write(folder.join(file), fs::read_to_string(around.join(file))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// cgroup v2: one folder, with the controllers handed down to it.
+fn create_unified(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    let mut folder = root.to_owned();
+    for part in Path::new(path) {
+        let controllers = fs::read_to_string(folder.join("cgroup.controllers"))?;
+        for controller in controllers.split_whitespace() {
+            // One that cannot be handed down, such as cpu beside real-time processes, is done without.
+            let _ = fs::write(
+                folder.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
+        }
+        folder.push(part);
+        fs::create_dir_all(&folder)?;
+    }
+    set(&folder, "cpu.weight", cpu_weight(limits.cpu_shares))?;
+    let or_max = |value: i64| match value {
+        0 => "max".to_owned(),
+        value => value.to_string(),
+    };
+    let quota = format!("{} {CPU_PERIOD}", or_max(limits.cpu_quota));
+    set(&folder, "cpu.max", quota)?;
+    set(&folder, "memory.max", or_max(limits.memory))?;
+    for (size, bytes) in &limits.hugepages {
+        set(&folder, &format!("hugetlb.{size}.max"), bytes)?;
+    }
+    share_out(&folder, "cpu.weight")
+}
+
+/// CPU shares from 2 to 262144 as a weight from 1 to 10000.
+fn cpu_weight(shares: i64) -> i64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Gives the class that the Pod's cgroup stands in as much of the CPU as its Pods together ask for.
+fn share_out(folder: &Path, file: &str) -> io::Result<()> {
+    let Some(class) = folder.parent().filter(|p| is_class(p)) else {
+        return Ok(());
+    };
+    let read = |folder: &Path| -> Option<i64> {
+        fs::read_to_string(folder.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    let pods = fs::read_dir(class)?
+        .flatten()
+        .filter_map(|pod| read(&pod.path()));
+    let sum: i64 = pods.sum();
+    let most = if file == "cpu.weight" {
+        10_000
+    } else {
+        262_144
+    };
+    set(class, file, sum.clamp(2, most))
+}
+
+fn is_class(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default();
+    name == "burstable" || name == "besteffort"
+}
+
+/// Writes a setting of a cgroup, where its controller is there.
+fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<()> {
+    let path = folder.join(file);
+    if !path.exists() {
+        return Ok(());
+    }
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    fs::write(&path, value.to_string()).map_err(named)
+}
+
+/// Has systemd make a slice with these limits and hold it.
+fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    let slice = path.rsplit('/').next().unwrap_or_default();
+    let or_infinity = |value: i64| match value {
+        0 => "infinity".to_owned(),
+        value => value.to_string(),
+    };
+    let quota = match limits.cpu_quota {
+        0 => String::new(),
+        quota => format!("{}%", (quota * 100).div_euclid(CPU_PERIOD).max(1)),
+    };
+    let properties = [
+        format!("CPUWeight={}", cpu_weight(limits.cpu_shares)),
+        format!("CPUQuota={quota}"),
+        format!("MemoryMax={}", or_infinity(limits.memory)),
+    ];
+    let mut arguments = vec!["set-property", "--runtime", "--", slice];
+    arguments.extend(properties.iter().map(String::as_str));
+    systemctl(&arguments)?;
+    systemctl(&["start", "--", slice])
+}
+
+fn systemctl(arguments: &[&str]) -> io::Result<()> {
+    let mut systemctl = Command::new("systemctl");
+    let output = systemctl.args(arguments).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!(
+        "systemctl {}: {}",
+        arguments.join(" "),
+        said.trim()
+    )))
 }
 
 /// Removes a cgroup and those below it, in every hierarchy. `path` is taken from the hierarchies' roots.
@@ -91,15 +261,8 @@ fn stop_slice(path: &str) {
     {
         return;
     }
-    let mut systemctl = Command::new("systemctl");
-    systemctl.args(["stop", "--quiet", "--", slice]);
-    match systemctl.stdin(Stdio::null()).output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            debug!(slice, said = said.trim(), "systemd does not stop a slice");
-        }
-        Err(error) => debug!(slice, %error, "systemd cannot be asked to stop a slice"),
+    if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {
+        debug!(slice, %error, "systemd does not stop a slice");
     }
 }
 
@@ -156,6 +319,25 @@ mod tests {
     fn page_sizes_are_written_as_cgroups_write_them() {
         let sizes = [64, 2048, 1 << 20, 16 << 20].map(page_size);
         assert_eq!(sizes, ["64KB", "2MB", "1GB", "16GB"]);
+    }
+
+    #[test]
+    fn shares_become_weights_as_the_runtime_has_them() {
+        let weights = [2, 102, 1024, 262_144].map(cpu_weight);
+        assert_eq!(weights, [1, 4, 39, 10_000]);
+    }
+
+    #[test]
+    fn a_class_has_the_shares_of_its_pods_together() {
+        let root = tempfile::tempdir().unwrap();
+        let class = root.path().join("kubepods/burstable");
+        for (pod, shares) in [("pod1", "100\n"), ("pod2", "200\n")] {
+            fs::create_dir_all(class.join(pod)).unwrap();
+            fs::write(class.join(pod).join("cpu.shares"), shares).unwrap();
+        }
+        fs::write(class.join("cpu.shares"), "1024").unwrap();
+        share_out(&class.join("pod1"), "cpu.shares").unwrap();
+        assert_eq!(fs::read_to_string(class.join("cpu.shares")).unwrap(), "300");
     }
 
     #[test]

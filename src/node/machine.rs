@@ -27,13 +27,13 @@ pub fn cpus() -> u32 {
 
 /// How many numbers a list such as `0-3,5` has.
 fn count(list: &str) -> Option<u32> {
-    let mut count = 0;
+    let mut numbers = 0;
     for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count += last.checked_sub(first)? + 1;
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
+        numbers += to.checked_sub(from)? + 1;
     }
-    Some(count)
+    Some(numbers)
 }
 
 /// Bytes of the file system that a folder is on; 0 where that cannot be told.

@@ -22,8 +22,9 @@ use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
 use crate::node::cgroup;
 use crate::translate::{
-    Addresses, ContainerInstance, ResolvConf, SandboxInstance, UserNamespaceRange,
-    container_config, pod_cgroup_paths, sandbox_config,
+    Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, UserNamespaceRange,
+    container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths, qos_class,
+    sandbox_config,
 };
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
@@ -686,6 +687,8 @@ async fn prepare_node(
         let paths = &context.facts.paths;
         folder::create(paths, &version.key, &version.uid, &record)
             .map_err(node_failure("FailedMount"))?;
+        create_cgroup(&context.facts, &version)
+            .map_err(node_failure("FailedCreatePodContainer"))?;
         folder::prepare_volumes(paths, &version).map_err(|message| Failure::Node {
             reason: "FailedMount",
             message,
@@ -693,6 +696,15 @@ async fn prepare_node(
         Ok(host_resolver(&context))
     };
     blocking(prepare).await
+}
+
+fn create_cgroup(facts: &NodeFacts, version: &StaticPod) -> std::io::Result<()> {
+    let Some(spec) = &version.pod.spec else {
+        return Ok(());
+    };
+    let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
+    let limits = pod_cgroup_limits(facts, spec);
+    cgroup::create(facts.cgroup_driver, &path, &limits)
 }
 
 async fn write_hosts_file(

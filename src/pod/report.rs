@@ -172,9 +172,12 @@ fn init_waiting(view: View<'_>, version: &StaticPod) -> Option<Waiting> {
     let reports = inits
         .iter()
         .map(|c| (c, container_report(view, version, &c.name)));
-    let done = |spec: &ContainerSpec, report: &ContainerReport| match is_sidecar(spec) {
-        true => report.state == "running",
-        false => report.state == "terminated" && report.last_exit_code == Some(0),
+    let done = |spec: &ContainerSpec, report: &ContainerReport| {
+        if is_sidecar(spec) {
+            report.state == "running"
+        } else {
+            report.state == "terminated" && report.last_exit_code == Some(0)
+        }
     };
     let mut open = reports
         .enumerate()

@@ -40,9 +40,10 @@ pub fn field_value(
         return Ok(map.and_then(|m| m.get(key)).cloned().unwrap_or_default());
     }
     let host_network = spec.is_some_and(|s| s.host_network == Some(true));
-    let pod_ips = match host_network {
-        true => &facts.host_ips,
-        false => &addresses.pod,
+    let pod_ips = if host_network {
+        &facts.host_ips
+    } else {
+        &addresses.pod
     };
     let first = |ips: &[String]| ips.first().cloned().unwrap_or_default();
     Ok(match field_path {

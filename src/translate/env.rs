@@ -173,12 +173,11 @@ impl Environment {
                 out.push('$');
                 rest = tail;
             } else if let Some((name, tail)) = name {
-                match self.values.get(name) {
-                    Some(value) => out.push_str(value),
-                    None => {
-                        on_unknown(name);
-                        out.extend(["$(", name, ")"]);
-                    }
+                if let Some(value) = self.values.get(name) {
+                    out.push_str(value);
+                } else {
+                    on_unknown(name);
+                    out.extend(["$(", name, ")"]);
                 }
                 rest = tail;
             } else {

@@ -26,8 +26,7 @@ pub use downward::{Addresses, field_value, resource_value};
 pub use env::EnvFileKey;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
-pub use resources::{QosClass, is_sidecar, qos_class};
-pub(crate) use resources::{cpu_quota, cpu_shares, pod_limit, pod_request};
+pub use resources::{CPU_PERIOD, CgroupLimits, QosClass, is_sidecar, pod_cgroup_limits, qos_class};
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
 pub use security::UserNamespaceRange;
 

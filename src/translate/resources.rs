@@ -11,7 +11,7 @@ use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
 use crate::manifest::quantity::{self, Quantity};
 
 /// The CFS period in microseconds, and the least quota of it that the kernel takes.
-const CPU_PERIOD: i64 = 100_000;
+pub const CPU_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1_000;
 /// CPU shares of one CPU, and the bounds that the kernel sets.
 const SHARES_PER_CPU: i64 = 1024;
@@ -55,7 +55,7 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
             .iter()
             .any(|n| !request(r, n).is_zero() || !limit(r, n).is_zero())
     };
-    if !whole.iter().any(|r| given(r)) {
+    if !whole.iter().any(given) {
         return QosClass::BestEffort;
     }
     let bound = |r: &&ResourceRequirements| {
@@ -64,7 +64,7 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
             !limit.is_zero() && asked(r, n).is_none_or(|request| request == limit)
         })
     };
-    if whole.len() == expected && whole.iter().all(|r| bound(r)) {
+    if whole.len() == expected && whole.iter().all(bound) {
         QosClass::Guaranteed
     } else {
         QosClass::Burstable
@@ -208,6 +208,49 @@ pub(super) fn container_resources(
     resources
 }
 
+/// What the cgroup of a Pod is limited to, its overhead included.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// CPU shares, from 2 to 262144.
+    pub cpu_shares: i64,
+    /// Microseconds of CPU in each [`CPU_PERIOD`]; 0 for no limit.
+    pub cpu_quota: i64,
+    /// Bytes; 0 for no limit.
+    pub memory: i64,
+    /// Bytes of huge pages, by the page size as cgroups write it.
+    pub hugepages: Vec<(String, u64)>,
+}
+
+/// The limits of a Pod's cgroup. One that not every container has is none of the Pod's.
+#[must_use]
+pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
+    let overhead = |name| amount(spec.overhead.as_ref(), name).unwrap_or_default();
+    let requested = pod_request(spec, "cpu") + overhead("cpu");
+    let everywhere = |name: &str| {
+        let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
+        of_pod.is_some_and(|l| !l.is_zero())
+            || all_containers(spec).all(|c| !container_limit(c, name).is_zero())
+    };
+    let limited = |name| {
+        if everywhere(name) {
+            pod_limit(spec, name) + overhead(name)
+        } else {
+            Quantity::default()
+        }
+    };
+    let pages = |size: &String| {
+        let named = hugepage_names(size).into_iter();
+        let bytes = named.map(|name| pod_limit(spec, &name).value()).max();
+        (size.clone(), bytes.unwrap_or(0).try_into().unwrap_or(0))
+    };
+    CgroupLimits {
+        cpu_shares: cpu_shares(requested.milli_value()),
+        cpu_quota: cpu_quota(limited("cpu").milli_value()),
+        memory: limited("memory").value(),
+        hugepages: facts.hugepage_sizes.iter().map(pages).collect(),
+    }
+}
+
 fn linux_resources(
     facts: &NodeFacts,
     cpu_request: Quantity,
@@ -228,12 +271,12 @@ fn linux_resources(
     resources
 }
 
-pub(crate) fn cpu_shares(milli: i64) -> i64 {
+fn cpu_shares(milli: i64) -> i64 {
     (milli.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
 /// Microseconds in each period; 0 for no limit.
-pub(crate) fn cpu_quota(milli: i64) -> i64 {
+fn cpu_quota(milli: i64) -> i64 {
     match milli {
         0 => 0,
         milli => (milli.saturating_mul(CPU_PERIOD) / 1000).max(MIN_QUOTA),

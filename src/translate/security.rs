@@ -93,9 +93,12 @@ pub(super) fn container_security_context(
     };
     let run_as_user = run_as_user.map(|value| Int64Value { value });
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |paths: &[&str]| match unmasked {
-        true => vec![],
-        false => paths.iter().map(ToString::to_string).collect(),
+    let paths = |paths: &[&str]| {
+        if unmasked {
+            vec![]
+        } else {
+            paths.iter().map(ToString::to_string).collect()
+        }
     };
     let apparmor = own.app_armor_profile.as_ref();
     let apparmor = apparmor.or(pod.app_armor_profile.as_ref());
@@ -147,12 +150,11 @@ pub(super) fn check_non_root(
     let user = own.and_then(|s| s.run_as_user);
     match (user.or(pod.and_then(|s| s.run_as_user)), image_user) {
         (Some(0), _) => Err("runAsNonRoot is true, but runAsUser is 0, which is root".to_owned()),
-        (Some(_), _) => Ok(()),
         (None, ImageUser::Uid(0)) => Err(
             "runAsNonRoot is true, but the image runs as root: set runAsUser to another user"
                 .to_owned(),
         ),
-        (None, ImageUser::Uid(_)) => Ok(()),
+        (Some(_), _) | (None, ImageUser::Uid(_)) => Ok(()),
         (None, ImageUser::Name(name)) => Err(format!(
             "runAsNonRoot is true, but the image names its user {name:?}, and a name may be root: set runAsUser to a number"
         )),
