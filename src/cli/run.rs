@@ -1,5 +1,6 @@
 //! `podkeeper run`: the agent itself. Everything is read and checked first, then built, then run.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
+use crate::pod::admission::Ledger;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
@@ -117,6 +119,10 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         seccomp_default: config.node.seccomp_default,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
+        labels: node_labels(&config.node_name, config.node.labels),
+        node_name: config.node_name.clone(),
+        allowed_unsafe_sysctls: config.node.allowed_unsafe_sysctls,
+        apparmor: machine::has_apparmor(),
         paths: config.paths,
     };
     Ok(Arc::new(Context {
@@ -126,10 +132,27 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         node_name: config.node_name,
         resolv_conf: config.resolv_conf,
         images: Images::default(),
+        ledger: Ledger::default(),
         limiter: Semaphore::new(config.runtime_concurrency),
         clock: Clock::default(),
         reports: Reports::default(),
     }))
+}
+
+/// The labels that every node has, and those given (Kubernetes, Well-Known Labels).
+fn node_labels(name: &str, given: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let own = [
+        ("kubernetes.io/hostname", name),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", machine),
+    ];
+    let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    own.into_iter().chain(given).collect()
 }
 
 /// The node's addresses: those given, or those from which it would reach others.

@@ -45,6 +45,13 @@ pub fn disk_capacity(folder: &Path) -> u64 {
     }
 }
 
+/// Whether the kernel has `AppArmor` switched on.
+#[must_use]
+pub fn has_apparmor() -> bool {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    enabled.is_ok_and(|text| text.starts_with('Y'))
+}
+
 /// The addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
 #[must_use]
 pub fn addresses() -> Vec<IpAddr> {

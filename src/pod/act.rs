@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 use tracing::{info, warn};
 
+use super::admission::Rejection;
 use super::folder::{self, Record, Terminating};
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, Subject};
@@ -68,6 +69,7 @@ impl PodTask {
     /// Carries out one step, and notes its outcome.
     pub(super) async fn act(&mut self, step: Step) {
         let (subject, reason, result) = match step {
+            Step::Admit { uid } => return self.admit(uid),
             Step::WantImage { uid, container } => return self.want_image(uid, container).await,
             Step::CheckVolumes { uid } => {
                 let result = self.check_volumes(&uid).await;
@@ -155,6 +157,27 @@ impl PodTask {
             reason: "Unknown",
             message: format!("there is no manifest of {uid}"),
         })
+    }
+
+    fn admit(&mut self, uid: String) {
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let Context { ledger, facts, .. } = &*self.context;
+        match ledger.admit(facts, &version) {
+            Ok(()) => {
+                self.memory.admitted.insert(uid);
+            }
+            Err(rejection) => {
+                let Rejection { reason, message } = &rejection;
+                if self.memory.rejected_before.get(&uid) != Some(&rejection) {
+                    warn!(pod = %self.key, reason, message, "the Pod cannot run on this node");
+                    let before = &mut self.memory.rejected_before;
+                    before.insert(uid.clone(), rejection.clone());
+                }
+                self.memory.rejections.insert(uid, rejection);
+            }
+        }
     }
 
     async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
@@ -521,6 +544,7 @@ impl PodTask {
             .map_err(node_failure("FailedRemoval"))?;
         info!(pod = %self.key, uid, "the Pod is gone");
         self.memory.forget_version(uid);
+        self.context.ledger.release(&self.key, uid);
         self.records.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Rejection;
 use super::backoff;
 use super::moment::Moment;
 use crate::manifest::StaticPod;
@@ -26,6 +27,12 @@ pub struct Memory {
     pub stopped_sandboxes: BTreeSet<String>,
     /// Images, by UID and container name.
     pub images: BTreeMap<(String, String), Image>,
+    /// UIDs that may run here.
+    pub admitted: BTreeSet<String>,
+    /// Why the others may not, as things stand.
+    pub rejections: BTreeMap<String, Rejection>,
+    /// The last such reasons that were told.
+    pub rejected_before: BTreeMap<String, Rejection>,
     /// What failed and has not succeeded since.
     pub failures: BTreeMap<Subject, Failure>,
 }
@@ -118,6 +125,9 @@ impl Memory {
         self.traces.remove(uid);
         self.terminating.remove(uid);
         self.checked.remove(uid);
+        self.admitted.remove(uid);
+        self.rejections.remove(uid);
+        self.rejected_before.remove(uid);
         self.images.retain(|(owner, _), _| owner != uid);
         self.failures
             .retain(|subject, _| subject.uid() != Some(uid));

@@ -5,6 +5,7 @@
 //! changes the runtime for it, and it takes one step at a time.
 
 mod act;
+pub mod admission;
 pub mod backoff;
 pub mod folder;
 mod hook;

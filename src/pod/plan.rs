@@ -37,6 +37,11 @@ pub struct View<'a> {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// See whether a version can run on this node at all, and take what it needs of the node.
+    Admit {
+        /// The version.
+        uid: String,
+    },
     /// Find out whether the image of a container is there, and have it pulled if it is not.
     WantImage {
         /// The version.
@@ -153,7 +158,8 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
 /// Whether a version can start the moment the old one has ended: every image is at hand and every
 /// host path in order.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
-    let checked = view.memory.checked.contains(&version.uid);
+    let memory = view.memory;
+    let checked = memory.checked.contains(&version.uid) && memory.admitted.contains(&version.uid);
     checked && wanted_images(version).all(|image| at_hand(view.memory, version, &image.holder))
 }
 
@@ -379,6 +385,9 @@ impl<'a> Planner<'a> {
     /// Makes ready for a version to take over, while the old one runs.
     fn prepare(&mut self, version: &StaticPod) -> Option<Step> {
         let uid = &version.uid;
+        if !self.view.memory.admitted.contains(uid) {
+            return self.admit(uid);
+        }
         let image =
             wanted_images(version).find_map(|image| self.want_image(version, &image.holder));
         if image.is_some() || self.view.memory.checked.contains(uid) {
@@ -392,6 +401,9 @@ impl<'a> Planner<'a> {
     fn run(&mut self, version: &StaticPod) -> Option<Step> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
+        if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
+            return self.admit(uid);
+        }
         if is_finished(version, observed) {
             if let Some(step) = self.stop_sidecars(uid) {
                 return Some(step);
@@ -425,6 +437,12 @@ impl<'a> Planner<'a> {
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.collect_garbage(version))
+    }
+
+    /// A step to find out whether a version can run here, unless it was found not to.
+    fn admit(&self, uid: &str) -> Option<Step> {
+        let rejected = self.view.memory.rejections.contains_key(uid);
+        (!rejected).then(|| Step::Admit { uid: uid.into() })
     }
 
     /// Ends what still runs of a version whose containers are over.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
+use super::admission::Rejection;
 use super::memory::{Image, Memory, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
@@ -153,6 +154,7 @@ impl World {
     fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
         match step {
+            Step::Admit { uid } => assert!(self.memory.admitted.insert(uid)),
             Step::WantImage { uid, container } => {
                 let image = if self.no_image.contains(&uid) {
                     Image::Failed {
@@ -645,6 +647,30 @@ fn a_failed_step_waits_before_it_is_tried_again() {
         plan(world.view()).step,
         Some(Step::RunSandbox { .. })
     ));
+}
+
+#[test]
+fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
+    let (old, new) = (version("old", "Always"), version("new", "Always"));
+    let mut world = World::new(Some(Arc::clone(&old)));
+    world.settle_for_good();
+    let rejection = Rejection {
+        reason: "NodePorts",
+        message: "the host port 80/TCP is taken".into(),
+    };
+    let rejections = &mut world.memory.rejections;
+    rejections.insert("new".into(), rejection);
+    world.want(Some(Arc::clone(&new)));
+    world.steps.clear();
+    world.settle();
+    assert!(
+        world.runs(&old) && world.steps.is_empty(),
+        "{:#?}",
+        world.steps
+    );
+    world.memory.rejections.clear();
+    world.settle_for_good();
+    assert!(world.runs(&new));
 }
 
 #[test]

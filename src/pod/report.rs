@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 use serde::{Deserialize, Serialize};
 
+use super::admission::Rejection;
 use super::folder::Record;
 use super::memory::{Image, Memory, Subject};
 use super::observed::{Container, State};
@@ -157,6 +158,12 @@ fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
     report.ready = running.count();
     report.restarts = report.containers.iter().map(|c| c.restarts).sum();
     report.phase = phase(report, view, version).to_owned();
+    if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
+        "Failed".clone_into(&mut report.phase);
+        (*reason).clone_into(&mut report.reason);
+        report.message.clone_from(message);
+        return;
+    }
     let troubled = report.containers.iter().find(|c| c.state != "running");
     let waiting = init_waiting(view, version).filter(|_| report.phase == "Pending");
     let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
@@ -309,6 +316,9 @@ fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting
 
 fn update_waits_for(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
+    if let Some(Rejection { reason, message }) = view.memory.rejections.get(uid) {
+        return Waiting::new(reason, message.clone());
+    }
     let mut obstacles =
         wanted_images(version).filter_map(|image| obstacle(view.memory, uid, &image.holder));
     let stopping = || Waiting::new("Terminating", "the old version is being stopped");

@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
+use super::admission::Ledger;
 use super::image::{ImageError, Images, LocalImage};
 use super::memory::Memory;
 use super::moment::Clock;
 use super::observe::{self, Listed};
 use super::observed::Observed;
-use super::plan::{View, plan};
+use super::plan::{View, is_finished, plan};
 use super::report::report;
 use super::reports::Reports;
 use crate::cri::{Client, Error};
@@ -46,6 +47,8 @@ pub struct Context {
     pub resolv_conf: std::path::PathBuf,
     /// Pulls.
     pub images: Images,
+    /// What Pods take of the node.
+    pub ledger: Ledger,
     /// Dear calls at a time.
     pub limiter: Semaphore,
     /// The time.
@@ -91,6 +94,8 @@ pub struct PodTask {
     pub(super) pulls: FuturesUnordered<Pull>,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
+    /// When something of the node was given back.
+    given_back: watch::Receiver<u64>,
     /// Whether the runtime has to be asked about everything before the next plan.
     pub(super) stale: bool,
 }
@@ -104,6 +109,7 @@ impl PodTask {
         start: Start,
     ) {
         let mut task = Self {
+            given_back: context.ledger.changes(),
             key,
             context,
             inbox,
@@ -124,11 +130,20 @@ impl PodTask {
     async fn adopt(&mut self, start: Start) {
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
-        let mut uids: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
+        let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
+        let mut uids = here_too.clone();
         uids.extend(start.folders.iter().cloned());
         for uid in &uids {
             self.recall(uid);
         }
+        for uid in here_too {
+            if let Some(version) = self.memory.versions.get(&uid) {
+                self.context.ledger.note(version);
+                self.memory.admitted.insert(uid);
+            }
+        }
+        // Every Pod that is there has noted what it takes before a new one takes anything.
+        tokio::task::yield_now().await;
         let Context { client, clock, .. } = &*self.context;
         match start.listed.inspect(client, clock, &self.observed).await {
             Ok(observed) => self.observed = observed,
@@ -171,6 +186,7 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.give_back();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
@@ -183,6 +199,16 @@ impl PodTask {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives back what a Pod that is over took of the node.
+    fn give_back(&self) {
+        let Some(wanted) = &self.wanted else {
+            return;
+        };
+        if is_finished(&wanted.pod, &self.observed) {
+            self.context.ledger.release(&self.key, &wanted.pod.uid);
         }
     }
 
@@ -228,6 +254,7 @@ impl PodTask {
             let started = self.memory.traces.contains(&old) || !self.observed.has_none_of(&old);
             if !started {
                 self.memory.forget_version(&old);
+                self.context.ledger.release(&self.key, &old);
             }
         }
         self.wanted = wanted;
@@ -241,6 +268,7 @@ impl PodTask {
                 None => std::future::pending().await,
             }
         };
+        let given_back = &mut self.given_back;
         tokio::select! {
             message = self.inbox.recv() => match message {
                 Some(message) => self.take(message),
@@ -248,6 +276,9 @@ impl PodTask {
             },
             Some((uid, container, result)) = self.pulls.next() => {
                 self.image_arrived(uid, container, result);
+            }
+            Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
+                self.memory.rejections.clear();
             }
             () = sleep => {}
         }

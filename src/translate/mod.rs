@@ -26,12 +26,16 @@ pub use downward::{Addresses, field_value, resource_value};
 pub use env::EnvFileKey;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
-pub use resources::{CPU_PERIOD, CgroupLimits, QosClass, is_sidecar, pod_cgroup_limits, qos_class};
+pub use resources::{
+    CPU_PERIOD, CgroupLimits, QosClass, Requested, is_sidecar, pod_cgroup_limits, qos_class,
+    requested,
+};
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
 pub use security::UserNamespaceRange;
 
 /// What translation depends on besides the Pod.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct NodeFacts {
     /// Where things lie.
     pub paths: Paths,
@@ -55,6 +59,14 @@ pub struct NodeFacts {
     pub ephemeral_storage: u64,
     /// The node's addresses, the first one first.
     pub host_ips: Vec<String>,
+    /// The node's name.
+    pub node_name: String,
+    /// The node's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Sysctls that Pods may set besides the safe ones; `*` at the end stands for anything.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Whether the kernel has `AppArmor`.
+    pub apparmor: bool,
     /// Whether containers that say nothing get the runtime's default seccomp profile.
     pub seccomp_default: bool,
     /// What the runtime's handlers can do, by name; the empty name is the default one.

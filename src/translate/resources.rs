@@ -132,7 +132,7 @@ fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantit
 /// What a Pod requests of a resource in all, without its overhead: the most that its containers can
 /// need at one time (Kubernetes, Init Containers, "Resource sharing within containers").
 #[must_use]
-pub(crate) fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
+fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
     let own = spec.resources.as_ref();
     let of_pod = own.filter(|r| asked(r, name).is_some() || !limit(r, name).is_zero());
     match of_pod {
@@ -143,7 +143,7 @@ pub(crate) fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
 
 /// What a Pod is limited to in all, without its overhead; zero where it is not.
 #[must_use]
-pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
+fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
     let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
     match of_pod.filter(|l| !l.is_zero()) {
         Some(limit) => limit,
@@ -208,6 +208,25 @@ pub(super) fn container_resources(
     resources
 }
 
+/// What a Pod requests of the node, its overhead included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requested {
+    /// Thousandths of a CPU.
+    pub cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+}
+
+/// What a Pod requests of the node in all.
+#[must_use]
+pub fn requested(spec: &PodSpec) -> Requested {
+    let overhead = |name| amount(spec.overhead.as_ref(), name).unwrap_or_default();
+    Requested {
+        cpu: (pod_request(spec, "cpu") + overhead("cpu")).milli_value(),
+        memory: (pod_request(spec, "memory") + overhead("memory")).value(),
+    }
+}
+
 /// What the cgroup of a Pod is limited to, its overhead included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupLimits {
@@ -225,7 +244,6 @@ pub struct CgroupLimits {
 #[must_use]
 pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
     let overhead = |name| amount(spec.overhead.as_ref(), name).unwrap_or_default();
-    let requested = pod_request(spec, "cpu") + overhead("cpu");
     let everywhere = |name: &str| {
         let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
         of_pod.is_some_and(|l| !l.is_zero())
@@ -244,7 +262,7 @@ pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
         (size.clone(), bytes.unwrap_or(0).try_into().unwrap_or(0))
     };
     CgroupLimits {
-        cpu_shares: cpu_shares(requested.milli_value()),
+        cpu_shares: cpu_shares(requested(spec).cpu),
         cpu_quota: cpu_quota(limited("cpu").milli_value()),
         memory: limited("memory").value(),
         hugepages: facts.hugepage_sizes.iter().map(pages).collect(),
