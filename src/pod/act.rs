@@ -23,10 +23,11 @@ use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
 use crate::node::cgroup;
 use crate::translate::{
-    Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, UserNamespaceRange,
-    container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths, qos_class,
-    sandbox_config,
+    Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
+    UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
+    qos_class, sandbox_config, sub_paths,
 };
+use crate::volume;
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
 /// up the grace period; the kubelet's.
@@ -182,8 +183,8 @@ impl PodTask {
 
     async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
         let version = self.known_version(uid)?;
-        let paths = self.context.facts.paths.clone();
-        let checked = blocking(move || folder::check_volumes(&paths, &version)).await;
+        let context = Arc::clone(&self.context);
+        let checked = blocking(move || volume::check(&context.facts, &version)).await;
         checked.map_err(|message| Failure::Node {
             reason: "FailedMount",
             message,
@@ -691,9 +692,25 @@ async fn prepare_container(
 ) -> Result<ContainerInstance, Failure> {
     let (context, version, spec) = (Arc::clone(context), Arc::clone(version), spec.clone());
     let prepare = move || {
-        let paths = &context.facts.paths;
-        folder::prepare_container(paths, &version, &spec, instance.attempt)
+        let facts = &context.facts;
+        let mut instance = instance;
+        folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
             .map_err(|e| e.to_string())?;
+        volume::refresh(facts, &version, &instance.addresses)?;
+        instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
+        for part in sub_paths(facts, &version, &spec, &instance)? {
+            let SubPath {
+                index,
+                volume,
+                root,
+                path,
+            } = part;
+            let target = facts
+                .paths
+                .sub_path(&version.uid, &volume, &spec.name, index);
+            volume::prepare_sub_path(&root, &path, &target)
+                .map_err(|e| format!("volume {volume:?}: {e}"))?;
+        }
         Ok(instance)
     };
     blocking(prepare).await.map_err(config_failure)
@@ -713,9 +730,11 @@ async fn prepare_node(
             .map_err(node_failure("FailedMount"))?;
         create_cgroup(&context.facts, &version)
             .map_err(node_failure("FailedCreatePodContainer"))?;
-        folder::prepare_volumes(paths, &version).map_err(|message| Failure::Node {
-            reason: "FailedMount",
-            message,
+        volume::prepare(&context.facts, &version, &Addresses::default()).map_err(|message| {
+            Failure::Node {
+                reason: "FailedMount",
+                message,
+            }
         })?;
         Ok(host_resolver(&context))
     };

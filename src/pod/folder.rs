@@ -17,9 +17,8 @@ use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
-use crate::translate::{
-    NodeFacts, Paths, UserNamespaceRange, VolumeSource, hosts_file, volume_source,
-};
+use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
+use crate::volume;
 
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
@@ -135,103 +134,6 @@ pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Makes the Pod's volumes: folders of its own, and host paths of the `…OrCreate` types. Fails where a
-/// host path is not of its type.
-///
-/// # Errors
-/// What is wrong, with the field's path.
-pub fn prepare_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
-    each_volume(paths, pod, |source| match source {
-        VolumeSource::HostPath { path, kind } => prepare_host_path(path, kind),
-        VolumeSource::EmptyDir(path) | VolumeSource::Files(path) => {
-            open_folder(path).map_err(|e| e.to_string())
-        }
-    })
-}
-
-/// Whether every host path is, or can become, of its type; makes nothing.
-///
-/// # Errors
-/// What is wrong, with the field's path.
-pub fn check_volumes(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
-    each_volume(paths, pod, |source| match source {
-        VolumeSource::HostPath { path, kind } => check_host_path(path, kind),
-        VolumeSource::EmptyDir(_) | VolumeSource::Files(_) => Ok(()),
-    })
-}
-
-fn each_volume(
-    paths: &Paths,
-    pod: &StaticPod,
-    act: impl Fn(&VolumeSource) -> Result<(), String>,
-) -> Result<(), String> {
-    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    for (index, volume) in volumes.into_iter().flatten().enumerate() {
-        if let Some(source) = volume_source(paths, pod, volume) {
-            let path = source.path().display();
-            act(&source).map_err(|e| format!("spec.volumes[{index}]: {path}: {e}"))?;
-        }
-    }
-    Ok(())
-}
-
-fn prepare_host_path(path: &Path, kind: &str) -> Result<(), String> {
-    let made = match kind {
-        "DirectoryOrCreate" if !path.exists() => {
-            DirBuilder::new().recursive(true).mode(0o755).create(path)
-        }
-        "FileOrCreate" if !path.exists() => {
-            let file = OpenOptions::new()
-                .create_new(true)
-                .write(true)
-                .mode(0o644)
-                .open(path);
-            file.map(drop)
-        }
-        _ => Ok(()),
-    };
-    made.map_err(|e| format!("cannot be made: {e}"))?;
-    check_host_path(path, kind)
-}
-
-/// The types of a host path, from Kubernetes' documentation of hostPath volumes.
-fn check_host_path(path: &Path, kind: &str) -> Result<(), String> {
-    use std::os::unix::fs::FileTypeExt;
-
-    if kind.is_empty() {
-        return Ok(());
-    }
-    let found = match fs::metadata(path) {
-        Ok(meta) => meta.file_type(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && kind.ends_with("OrCreate") => {
-            return Ok(());
-        }
-        Err(e) => return Err(format!("expected type {kind}: {e}")),
-    };
-    let fits = match kind {
-        "Directory" | "DirectoryOrCreate" => found.is_dir(),
-        "File" | "FileOrCreate" => found.is_file(),
-        "Socket" => found.is_socket(),
-        "CharDevice" => found.is_char_device(),
-        "BlockDevice" => found.is_block_device(),
-        _ => false,
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(format!("found {}, expected type {kind}", name_of(found)))
-}
-
-fn name_of(kind: fs::FileType) -> &'static str {
-    if kind.is_dir() {
-        "a directory"
-    } else if kind.is_file() {
-        "a file"
-    } else {
-        "something else"
-    }
-}
-
 /// Writes the Pod's `/etc/hosts`. In place, since running containers have the file mounted.
 ///
 /// # Errors
@@ -306,7 +208,8 @@ pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
 /// Any I/O error; that something is not there is none.
 pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
-    for inner in ["volumes", "containers", "etc-hosts"] {
+    volume::remove(paths, uid)?;
+    for inner in ["containers", "etc-hosts"] {
         let inner = folder.join(inner);
         if inner.is_dir() && !inner.is_symlink() {
             ignore_missing(fs::remove_dir_all(inner))?;
@@ -352,12 +255,6 @@ fn read_user_namespace(paths: &Paths, uid: &str) -> Option<UserNamespaceRange> {
 
 fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(path)
-}
-
-/// A folder that every container may write to, whatever user it runs as.
-fn open_folder(path: &Path) -> io::Result<()> {
-    private_folder(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o777))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {

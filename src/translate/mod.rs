@@ -26,6 +26,7 @@ pub use downward::{Addresses, field_value, resource_value};
 pub use env::EnvFileKey;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
+pub(crate) use resources::pod_limit;
 pub use resources::{
     CPU_PERIOD, CgroupLimits, QosClass, Requested, is_sidecar, pod_cgroup_limits, qos_class,
     requested,

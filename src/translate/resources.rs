@@ -143,7 +143,7 @@ fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
 
 /// What a Pod is limited to in all, without its overhead; zero where it is not.
 #[must_use]
-fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
+pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
     let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
     match of_pod.filter(|l| !l.is_zero()) {
         Some(limit) => limit,

@@ -1,0 +1,168 @@
+//! Variables that stand in files of volumes (`fileKeyRef`): lines `NAME='value'`, as Kubernetes reads
+//! them. A value stands in single quotes, may have several lines, and nothing in it is special.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use k8s_openapi::api::core::v1::{Container, FileKeySelector};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use crate::manifest::StaticPod;
+use crate::translate::{EnvFileKey, Paths, volume_source};
+
+/// A larger file is none of variables.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// The variables that a container takes from files, as far as they are there.
+///
+/// # Errors
+/// A file cannot be read, or is not written so.
+pub fn env_files(
+    paths: &Paths,
+    pod: &StaticPod,
+    container: &Container,
+) -> Result<BTreeMap<EnvFileKey, String>, String> {
+    let mut found = BTreeMap::new();
+    for variable in container.env.iter().flatten() {
+        let source = variable.value_from.as_ref();
+        let Some(selector) = source.and_then(|s| s.file_key_ref.as_ref()) else {
+            continue;
+        };
+        let FileKeySelector {
+            volume_name,
+            path,
+            key,
+            ..
+        } = selector;
+        let wrong = |e: String| {
+            let name = &variable.name;
+            format!("env {name:?}: the file {path:?} of volume {volume_name:?}: {e}")
+        };
+        let Some(text) = read(paths, pod, volume_name, path).map_err(wrong)? else {
+            continue;
+        };
+        // A variable that is empty is as good as none, as in the reference agent.
+        let value = lookup(&text, key).map_err(wrong)?;
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let place = (volume_name.clone(), path.clone(), key.clone());
+            found.insert(place, value);
+        }
+    }
+    Ok(found)
+}
+
+/// The text of a file of a volume, if it is there. No symlink leads out of the volume.
+fn read(
+    paths: &Paths,
+    pod: &StaticPod,
+    volume: &str,
+    path: &str,
+) -> Result<Option<String>, String> {
+    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref());
+    let volume = volumes.into_iter().flatten().find(|v| v.name == volume);
+    let source = volume.and_then(|v| volume_source(paths, pod, v));
+    let source = source.ok_or("there is no such volume")?;
+    let open = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let folder = OFlags::PATH | OFlags::CLOEXEC;
+    let (none, inside) = (
+        ResolveFlags::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    let root = openat2(CWD, source.path(), folder, Mode::empty(), none);
+    let file = root.and_then(|root| openat2(root, path, open, Mode::empty(), inside));
+    let file = match file {
+        Err(Errno::NOENT) => return Ok(None),
+        file => std::fs::File::from(file.map_err(|e| e.to_string())?),
+    };
+    let mut text = String::new();
+    let size = file.take(MAX_SIZE + 1).read_to_string(&mut text);
+    let size = size.map_err(|e| e.to_string())?;
+    if size as u64 > MAX_SIZE {
+        return Err(format!("is larger than {MAX_SIZE} bytes"));
+    }
+    Ok(Some(text))
+}
+
+/// The value of a variable, if the text has it.
+fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
+    let mut lines = text.lines().enumerate();
+    while let Some((index, line)) = lines.next() {
+        let number = index + 1;
+        let line = line.trim_start_matches([' ', '\t']);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty() && !name.ends_with([' ', '\t']))
+            .ok_or_else(|| format!("line {number}: expected NAME='value'"))?;
+        if value.starts_with([' ', '\t']) {
+            if name == key {
+                return Ok(None);
+            }
+            continue;
+        }
+        let rest = value
+            .strip_prefix('\'')
+            .ok_or_else(|| format!("line {number}: expected the value in single quotes"))?;
+        let value = quoted(rest, number, &mut lines)?;
+        if name == key {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// What stands up to the closing quote, over as many lines as it takes.
+fn quoted<'a>(
+    first: &'a str,
+    number: usize,
+    lines: &mut impl Iterator<Item = (usize, &'a str)>,
+) -> Result<String, String> {
+    let mut value = String::new();
+    let mut rest = first;
+    loop {
+        if let Some((inside, after)) = rest.split_once('\'') {
+            value.push_str(inside);
+            let after = after.trim_start_matches([' ', '\t']);
+            if after.is_empty() || after.starts_with('#') {
+                return Ok(value);
+            }
+            return Err(format!(
+                "line {number}: found more behind the closing quote"
+            ));
+        }
+        value.push_str(rest);
+        value.push('\n');
+        rest = match lines.next() {
+            Some((_, line)) => line,
+            None => return Err(format!("line {number}: the single quote is not closed")),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_they_are_quoted() {
+        let text =
+            "# made by hand\n\n  A='1'\nB='two\nlines # no comment' # a comment\nC= 'x'\nD=''\n";
+        let of = |key| lookup(text, key).unwrap();
+        assert_eq!(of("A").as_deref(), Some("1"));
+        assert_eq!(of("B").as_deref(), Some("two\nlines # no comment"));
+        assert_eq!(of("C"), None);
+        assert_eq!(of("D").as_deref(), Some(""));
+        assert_eq!(of("E"), None);
+    }
+
+    #[test]
+    fn what_is_not_written_so_is_refused_with_its_line() {
+        for text in ["A", "=x", "A =x", "A=x", "A=\"x\"", "A='x", "A='x'y"] {
+            let error = lookup(&format!("\n{text}\n"), "Z").unwrap_err();
+            assert!(error.starts_with("line 2: "), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Host paths and their types (Kubernetes, Volumes, "hostPath volume types").
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Makes what is not there, where the type says so, and checks what is.
+pub(super) fn prepare(path: &Path, kind: &str) -> Result<(), String> {
+    let made = match kind {
+        "DirectoryOrCreate" if !path.exists() => {
+            DirBuilder::new().recursive(true).mode(0o755).create(path)
+        }
+        "FileOrCreate" if !path.exists() => {
+            let file = OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .mode(0o644)
+                .open(path);
+            file.map(drop)
+        }
+        _ => Ok(()),
+    };
+    made.map_err(|e| format!("cannot be made: {e}"))?;
+    check(path, kind)
+}
+
+/// Whether a host path is of its type, or can be made so.
+pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
+    if kind.is_empty() {
+        return Ok(());
+    }
+    let found = match fs::metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && kind.ends_with("OrCreate") => {
+            return Ok(());
+        }
+        Err(e) => return Err(format!("expected type {kind}: {e}")),
+    };
+    let fits = match kind {
+        "Directory" | "DirectoryOrCreate" => found.is_dir(),
+        "File" | "FileOrCreate" => found.is_file(),
+        "Socket" => found.is_socket(),
+        "CharDevice" => found.is_char_device(),
+        "BlockDevice" => found.is_block_device(),
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(format!("found {}, expected type {kind}", name_of(found)))
+}
+
+fn name_of(kind: fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_file() {
+        "a file"
+    } else {
+        "something else"
+    }
+}

@@ -1,0 +1,118 @@
+//! Mounts of Pods' volumes.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Mounts can stand on top of each other.
+const MAX_LAYERS: usize = 64;
+
+/// Where something is mounted in a folder or on it, the deepest first.
+pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    // As the kernel writes it.
+    let folder = match fs::canonicalize(folder) {
+        Ok(folder) => folder,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    let table = fs::read("/proc/self/mountinfo")?;
+    let points = table.split(|b| *b == b'\n').filter_map(mount_point);
+    let mut points: Vec<PathBuf> = points.filter(|p| p.starts_with(&folder)).collect();
+    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    Ok(points)
+}
+
+/// The mount point of a line of `/proc/self/mountinfo` (`proc_pid_mountinfo`(5)).
+fn mount_point(line: &[u8]) -> Option<PathBuf> {
+    let field = line.split(|b| *b == b' ').nth(4)?;
+    Some(OsString::from_vec(unescaped(field)).into())
+}
+
+/// With `\040` and the like as what they stand for.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).filter(|_| first == b'\\');
+        let code = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        plain.push(code.unwrap_or(first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    plain
+}
+
+/// Whether something is mounted on this very folder.
+pub(super) fn is_mount_point(folder: &Path) -> io::Result<bool> {
+    let own = fs::canonicalize(folder)?;
+    Ok(below(folder)?.contains(&own))
+}
+
+/// Takes away everything mounted in a folder or on it. What is in use goes once it is not any more.
+pub(super) fn unmount_below(folder: &Path) -> io::Result<()> {
+    for _ in 0..MAX_LAYERS {
+        let points = below(folder)?;
+        if points.is_empty() {
+            return Ok(());
+        }
+        for point in points {
+            let plain = unmount(&point, UnmountFlags::NOFOLLOW);
+            if plain.is_err() {
+                unmount(&point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+            }
+        }
+    }
+    let message = format!("{} stays mounted", folder.display());
+    Err(io::Error::other(message))
+}
+
+/// Mounts memory on a folder, of so many bytes at most; 0 for the kernel's own limit.
+pub(super) fn mount_memory(folder: &Path, size: i64) -> io::Result<()> {
+    let options = match size {
+        0 => String::new(),
+        size => format!("size={size}"),
+    };
+    let options = CString::new(options)?;
+    let flags = MountFlags::NODEV | MountFlags::NOSUID;
+    Ok(mount("tmpfs", folder, "tmpfs", flags, options.as_c_str())?)
+}
+
+/// Mounts huge pages of a size (`2M`) on a folder.
+pub(super) fn mount_huge_pages(folder: &Path, size: &str) -> io::Result<()> {
+    let options = CString::new(format!("pagesize={size}"))?;
+    let (flags, kind) = (MountFlags::NODEV, "hugetlbfs");
+    Ok(mount("nodev", folder, kind, flags, options.as_c_str())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_in_mount_points_are_understood() {
+        let line = b"36 35 98:0 / /a\\040b\\134c rw - tmpfs tmpfs rw";
+        assert_eq!(mount_point(line), Some(PathBuf::from("/a b\\c")));
+        assert_eq!(unescaped(b"\\9x"), b"\\9x");
+    }
+
+    #[test]
+    fn memory_is_mounted_with_its_size_and_taken_away_with_what_is_on_it() {
+        let root = tempfile::tempdir().unwrap();
+        let outer = root.path().join("with blank");
+        fs::create_dir(&outer).unwrap();
+        assert!(!is_mount_point(&outer).unwrap());
+        mount_memory(&outer, 1 << 20).unwrap();
+        mount_memory(&outer, 0).unwrap();
+        let inner = outer.join("inner");
+        fs::create_dir(&inner).unwrap();
+        mount_memory(&inner, 1 << 16).unwrap();
+        assert!(is_mount_point(&outer).unwrap());
+        let found = rustix::fs::statvfs(&inner).unwrap();
+        assert_eq!(found.f_blocks * found.f_frsize, 1 << 16);
+        unmount_below(root.path()).unwrap();
+        assert_eq!(below(root.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+}
