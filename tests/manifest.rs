@@ -427,7 +427,7 @@ fn entries(text: &str) -> Vec<(String, Result<String, Vec<String>>)> {
         let bad = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
         (key, entry.result.map(good).map_err(bad))
     };
-    all.into_iter().map(entry).collect()
+    all.pods.into_iter().map(entry).collect()
 }
 
 /// The manifest as an item of a list in YAML.
@@ -570,7 +570,7 @@ fn a_web_document_that_does_not_say_what_is_wanted_is_refused_as_a_whole() {
     ] {
         let problems = match parse_all(text.as_bytes(), NODE, SourceKind::Http) {
             Err(problems) => problems,
-            Ok(entries) => entries.into_iter().next().unwrap().result.unwrap_err(),
+            Ok(entries) => entries.pods.into_iter().next().unwrap().result.unwrap_err(),
         };
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(

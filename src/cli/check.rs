@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::print;
 use crate::config::node_name;
+use crate::manifest::objects::Object;
 use crate::manifest::{self, Accepted, Problem, SourceKind};
 use crate::source::directory::read_manifest;
 
@@ -57,20 +58,57 @@ fn check_one(
     };
     let strict = arguments.strict;
     if !arguments.web {
-        let parsed = manifest::parse(&bytes, node, SourceKind::File);
-        return verdict(text, file, parsed, strict);
+        return match manifest::parse_file(&bytes, node) {
+            Err(problems) => verdict(text, file, Err(problems), strict),
+            Ok(manifest) => {
+                let mut all_good = true;
+                for object in manifest.objects {
+                    all_good &= object_verdict(text, file, Ok(object), strict)?;
+                }
+                if let Some(accepted) = manifest.pod {
+                    all_good &= verdict(text, file, Ok(accepted), strict)?;
+                }
+                Ok(all_good)
+            }
+        };
     }
     match manifest::parse_all(&bytes, node, SourceKind::Http) {
         Err(problems) => verdict(text, file, Err(problems), strict),
-        Ok(entries) => {
-            if entries.is_empty() {
+        Ok(parsed) => {
+            if parsed.pods.is_empty() {
                 writeln!(text, "{}: good: no Pods", file.display())?;
             }
             let mut all_good = true;
-            for entry in entries {
+            for entry in parsed.objects {
+                all_good &= object_verdict(text, file, entry.result, strict)?;
+            }
+            for entry in parsed.pods {
                 all_good &= verdict(text, file, entry.result, strict)?;
             }
             Ok(all_good)
+        }
+    }
+}
+
+/// Says what is thought of one `ConfigMap` or `Secret`, and tells whether that is good.
+fn object_verdict(
+    text: &mut String,
+    file: &Path,
+    parsed: Result<Object, Vec<Problem>>,
+    strict: bool,
+) -> anyhow::Result<bool> {
+    match parsed {
+        Ok(object) => {
+            list(text, file, "warning: ", &object.warnings)?;
+            let good = object.warnings.is_empty() || !strict;
+            if good {
+                writeln!(text, "{}: good: {}", file.display(), object.key)?;
+            }
+            Ok(good)
+        }
+        Err(problems) => {
+            list(text, file, "error: ", &problems)?;
+            Ok(false)
         }
     }
 }

@@ -14,10 +14,19 @@ const UID_BYTES: usize = 16;
 /// The UID of a document on a node: 32 hex digits. It depends on what the document says, not on how it
 /// is laid out: objects are taken with their fields sorted, which is how [`Value`] keeps them.
 pub(super) fn uid(document: &Value, node_name: &str) -> String {
+    uid_with(document, node_name, &[])
+}
+
+/// The same for a Pod that refers to objects, of which `objects` is a digest.
+pub(super) fn uid_with(document: &Value, node_name: &str, objects: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(document.to_string());
     hash.update([0]);
     hash.update(node_name);
+    if !objects.is_empty() {
+        hash.update([0]);
+        hash.update(objects);
+    }
     let digits = hash.finalize();
     hex(&digits[..UID_BYTES])
 }
@@ -32,9 +41,7 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
     );
     metadata.name = Some(key.name.clone());
     metadata.namespace = Some(key.namespace.clone());
-    metadata.uid = Some(uid.to_owned());
     let annotations = metadata.annotations.get_or_insert_default();
-    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());
     annotations.insert(CONFIG_SOURCE.to_owned(), source.as_str().to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(node_name.to_owned());
@@ -43,7 +50,16 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
         operator: Some("Exists".to_owned()),
         ..Toleration::default()
     });
+    set_uid(pod, uid);
     key
+}
+
+/// Gives the Pod a UID, in both places where it stands.
+pub(super) fn set_uid(pod: &mut Pod, uid: &str) {
+    let metadata = &mut pod.metadata;
+    metadata.uid = Some(uid.to_owned());
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());
 }
 
 /// Which Pod on this node a manifest with this name and namespace is about.

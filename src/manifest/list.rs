@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::decode::kind_of;
 use super::document::{self, Document};
+use super::objects::{Object, ObjectKey, object_key, object_kind, read_object};
 use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, path};
 
 /// The fields of a list.
@@ -19,6 +20,75 @@ pub struct Entry {
     pub result: Result<Accepted, Vec<Problem>>,
 }
 
+/// What a document with any number of Pods, `ConfigMap`s and `Secret`s says.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Its Pods.
+    pub pods: Vec<Entry>,
+    /// Its `ConfigMap`s and `Secret`s.
+    pub objects: Vec<ObjectEntry>,
+}
+
+/// What a document says of one `ConfigMap` or `Secret`.
+#[derive(Debug)]
+pub struct ObjectEntry {
+    /// Which it is, as far as that can be told of one that is refused.
+    pub key: Option<ObjectKey>,
+    /// The object, or everything that is wrong with it.
+    pub result: Result<Object, Vec<Problem>>,
+}
+
+/// What a manifest file says: at most one Pod, and any number of `ConfigMap`s and `Secret`s.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The Pod.
+    pub pod: Option<Accepted>,
+    /// The `ConfigMap`s and `Secret`s.
+    pub objects: Vec<Object>,
+}
+
+/// Reads a manifest file for the node of this name.
+///
+/// # Errors
+/// Everything that is wrong with it; what it says then has no effect at all.
+pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem>> {
+    let documents = document::read(bytes)?;
+    if !documents.iter().any(|d| object_kind(d).is_some()) {
+        let pod = super::parse(bytes, node_name, SourceKind::File)?;
+        return Ok(Manifest {
+            pod: Some(pod),
+            objects: vec![],
+        });
+    }
+    let mut manifest = Manifest {
+        pod: None,
+        objects: vec![],
+    };
+    let mut problems = vec![];
+    for document in documents {
+        if let Some(kind) = object_kind(&document) {
+            match read_object(&document, kind) {
+                Ok(object) => manifest.objects.push(object),
+                Err(wrong) => problems.extend(wrong),
+            }
+            continue;
+        }
+        let place = document
+            .places
+            .problem("", "found a second Pod, expected one in a file");
+        match parse_item(document, node_name, SourceKind::File) {
+            Ok(_) if manifest.pod.is_some() => problems.push(place),
+            Ok(accepted) => manifest.pod = Some(accepted),
+            Err(wrong) => problems.extend(wrong),
+        }
+    }
+    if problems.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(problems)
+    }
+}
+
 /// Reads a document with any number of static Pods for the node of this name. An empty list is one
 /// with no Pods; a document that says nothing at all is an error.
 ///
@@ -29,7 +99,7 @@ pub fn parse_all(
     bytes: &[u8],
     node_name: &str,
     source: SourceKind,
-) -> Result<Vec<Entry>, Vec<Problem>> {
+) -> Result<Parsed, Vec<Problem>> {
     let documents = document::read(bytes)?;
     if documents.is_empty() {
         let message = "found an empty document, expected Pods; a list without items says that there \
@@ -40,11 +110,21 @@ pub fn parse_all(
     for document in documents {
         take_apart(document, &mut items)?;
     }
-    let entry = |item: Document| Entry {
-        key: key(&item.value, node_name),
-        result: parse_item(item, node_name, source),
-    };
-    Ok(items.into_iter().map(entry).collect())
+    let mut parsed = Parsed::default();
+    for item in items {
+        if let Some(kind) = object_kind(&item) {
+            parsed.objects.push(ObjectEntry {
+                key: object_key(&item),
+                result: read_object(&item, kind),
+            });
+        } else {
+            parsed.pods.push(Entry {
+                key: key(&item.value, node_name),
+                result: parse_item(item, node_name, source),
+            });
+        }
+    }
+    Ok(parsed)
 }
 
 fn parse_item(

@@ -7,8 +7,86 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, Pod, VolumeProjection};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::decode::kind_of;
+use super::document::Document;
+use super::validate::is_dns_subdomain;
+use super::{Problem, StaticPod, identity, path};
+
+/// As much as the API lets an object hold.
+const MAX_SIZE: usize = 1 << 20;
+/// As long as a key may be.
+const MAX_KEY: usize = 253;
+
 /// What a `ConfigMap` or `Secret` holds: keys and bytes.
 pub type Entries = BTreeMap<String, Vec<u8>>;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// Settings.
+    ConfigMap,
+    /// What is not to be known to everybody.
+    Secret,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        })
+    }
+}
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// `ConfigMap` or `Secret`.
+    pub kind: ObjectKind,
+    /// The namespace, `default` unless the manifest says otherwise.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            namespace,
+            name,
+        } = self;
+        write!(f, "{kind} {namespace}/{name}")
+    }
+}
+
+/// A `ConfigMap` or `Secret` as a manifest has it. Its `Debug` form does not show what it holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Which it is.
+    pub key: ObjectKey,
+    /// What it holds.
+    pub entries: Arc<Entries>,
+    /// What is dubious about it.
+    pub warnings: Vec<Problem>,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.key, f)
+    }
+}
+
+/// The objects of one source.
+pub type ObjectSet = BTreeMap<ObjectKey, Arc<Entries>>;
 
 /// The objects that one Pod refers to, by name: each either there, or missing.
 ///
@@ -33,6 +111,19 @@ impl Objects {
     pub fn secret(&self, name: &str) -> Option<&Entries> {
         self.secrets.get(name)?.as_deref()
     }
+
+    fn get(&self, kind: ObjectKind, name: &str) -> Option<&Entries> {
+        match kind {
+            ObjectKind::ConfigMap => self.config_map(name),
+            ObjectKind::Secret => self.secret(name),
+        }
+    }
+
+    /// Whether the Pod refers to none at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.config_maps.is_empty() && self.secrets.is_empty()
+    }
 }
 
 impl fmt::Debug for Objects {
@@ -42,4 +133,459 @@ impl fmt::Debug for Objects {
             .field("secrets", &self.secrets.keys())
             .finish()
     }
+}
+
+/// On disk, with what they hold in base64.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    secrets: BTreeMap<String, Option<BTreeMap<String, String>>>,
+}
+
+impl Serialize for Objects {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = |entries: &Entries| -> BTreeMap<String, String> {
+            let entries = entries.iter();
+            entries
+                .map(|(k, v)| (k.clone(), STANDARD.encode(v)))
+                .collect()
+        };
+        let all = |objects: &BTreeMap<String, Option<Arc<Entries>>>| {
+            let objects = objects.iter();
+            objects
+                .map(|(name, entries)| (name.clone(), entries.as_deref().map(text)))
+                .collect()
+        };
+        let stored = Stored {
+            config_maps: all(&self.config_maps),
+            secrets: all(&self.secrets),
+        };
+        stored.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Objects {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let stored = Stored::deserialize(deserializer)?;
+        let bytes = |entries: BTreeMap<String, String>| {
+            let entry = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
+            let entries: Result<Entries, base64::DecodeError> =
+                entries.into_iter().map(entry).collect();
+            entries.map(Arc::new)
+        };
+        let all = |objects: BTreeMap<String, Option<BTreeMap<String, String>>>| {
+            let objects = objects.into_iter();
+            objects
+                .map(|(name, entries)| Ok((name, entries.map(bytes).transpose()?)))
+                .collect::<Result<_, base64::DecodeError>>()
+        };
+        Ok(Self {
+            config_maps: all(stored.config_maps).map_err(D::Error::custom)?,
+            secrets: all(stored.secrets).map_err(D::Error::custom)?,
+        })
+    }
+}
+
+/// The kind of object that a document is, if it is one of the two.
+pub(super) fn object_kind(document: &Document) -> Option<ObjectKind> {
+    match document.value["kind"].as_str()? {
+        "ConfigMap" => Some(ObjectKind::ConfigMap),
+        "Secret" => Some(ObjectKind::Secret),
+        _ => None,
+    }
+}
+
+/// Which object a document is about, as far as that can be told.
+pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
+    let metadata = &document.value["metadata"];
+    let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
+    let namespace = metadata["namespace"].as_str().filter(|n| !n.is_empty());
+    Some(ObjectKey {
+        kind: object_kind(document)?,
+        namespace: namespace.unwrap_or("default").to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// Reads a `ConfigMap` or `Secret`. No message shows what it holds.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Object, Vec<Problem>> {
+    let mut reader = Reader {
+        document,
+        entries: Entries::new(),
+        problems: document.places.repeated(|_| true),
+        warnings: vec![],
+    };
+    reader.head();
+    reader.fields(kind);
+    let size: usize = reader.entries.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if size > MAX_SIZE {
+        let message = format!("holds {size} bytes, expected at most {MAX_SIZE}");
+        reader.refuse("", message);
+    }
+    match object_key(document).filter(|_| reader.problems.is_empty()) {
+        Some(key) => Ok(Object {
+            key,
+            entries: Arc::new(reader.entries),
+            warnings: reader.warnings,
+        }),
+        None => Err(reader.problems),
+    }
+}
+
+struct Reader<'a> {
+    document: &'a Document,
+    entries: Entries,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn refuse(&mut self, field: &str, message: impl Into<String>) {
+        self.problems
+            .push(self.document.places.problem(field, message));
+    }
+
+    fn head(&mut self) {
+        let value = &self.document.value;
+        if value["apiVersion"] != "v1" {
+            let message = format!("found {}, expected \"v1\"", value["apiVersion"]);
+            self.refuse("apiVersion", message);
+        }
+        let metadata = &value["metadata"];
+        match metadata["name"].as_str() {
+            Some(name) if is_dns_subdomain(name) => {}
+            Some(name) => {
+                let message = format!(
+                    "found {name:?}, expected at most 253 lower-case letters, digits, '-' and '.'"
+                );
+                self.refuse("metadata.name", message);
+            }
+            None => self.refuse("metadata.name", "missing, expected the object's name"),
+        }
+        let namespace = &metadata["namespace"];
+        let label = |n: &str| n.len() <= 63 && !n.contains('.') && is_dns_subdomain(n);
+        if !namespace.is_null() && !namespace.as_str().is_some_and(|n| n.is_empty() || label(n)) {
+            let message = format!("found {namespace}, expected the name of a namespace");
+            self.refuse("metadata.namespace", message);
+        }
+    }
+
+    fn fields(&mut self, kind: ObjectKind) {
+        let document = self.document;
+        for (name, value) in document.value.as_object().into_iter().flatten() {
+            match (name.as_str(), kind) {
+                // stringData comes after data, since it wins.
+                ("apiVersion" | "kind" | "metadata", _)
+                | ("type" | "stringData", ObjectKind::Secret) => {}
+                ("immutable", _) if value.is_boolean() || value.is_null() => {}
+                ("data", ObjectKind::ConfigMap) => self.take("data", value, plain),
+                ("binaryData", ObjectKind::ConfigMap) => self.take("binaryData", value, decoded),
+                ("data", ObjectKind::Secret) => self.take("data", value, decoded),
+                _ => {
+                    let message = "unknown field, it has no effect";
+                    let problem = document
+                        .places
+                        .problem_with_key(path::key("", name), message);
+                    self.warnings.push(problem);
+                }
+            }
+        }
+        if kind == ObjectKind::Secret {
+            self.take("stringData", &document.value["stringData"], plain);
+        }
+    }
+
+    fn take(&mut self, field: &str, value: &Value, read: fn(&str) -> Result<Vec<u8>, String>) {
+        let Value::Object(map) = value else {
+            if !value.is_null() {
+                let message = format!("found {}, expected keys with texts", kind_of(value));
+                self.refuse(field, message);
+            }
+            return;
+        };
+        for (key, value) in map {
+            let at = path::key(field, key);
+            if !is_key(key) {
+                let message = "found a key with other characters than letters, digits, '-', '_' and \
+                               '.', or one that is too long";
+                self.refuse(&at, message);
+                continue;
+            }
+            let read = match value {
+                Value::String(text) => read(text),
+                other => Err(format!(
+                    "found {}, expected a text: put it in quotes",
+                    kind_of(other)
+                )),
+            };
+            match read {
+                Ok(bytes) => {
+                    self.entries.insert(key.clone(), bytes);
+                }
+                Err(message) => self.refuse(&at, message),
+            }
+        }
+    }
+}
+
+fn is_key(key: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let reserved = key == "." || key.starts_with("..");
+    !key.is_empty() && key.len() <= MAX_KEY && !reserved && key.chars().all(plain)
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "one of two ways to read a value")]
+fn plain(text: &str) -> Result<Vec<u8>, String> {
+    Ok(text.as_bytes().to_vec())
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, String> {
+    let joined: String = text.split_ascii_whitespace().collect();
+    let wrong = |_| "found no base64, expected base64; plain texts stand in stringData".to_owned();
+    STANDARD.decode(joined).map_err(wrong)
+}
+
+/// A place of a Pod that refers to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reference {
+    kind: ObjectKind,
+    name: String,
+    /// The key that it needs; the whole object otherwise.
+    key: Option<String>,
+    optional: bool,
+    field: String,
+}
+
+/// Every reference of a Pod to an object.
+fn references(pod: &Pod) -> Vec<Reference> {
+    let mut found = vec![];
+    let Some(spec) = &pod.spec else {
+        return found;
+    };
+    let inits = spec.init_containers.iter().flatten().enumerate();
+    let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));
+    let mains = spec.containers.iter().enumerate();
+    let mains = mains.map(|(i, c)| (path::index("spec.containers", i), c));
+    for (field, container) in inits.chain(mains) {
+        of_container(&field, container, &mut found);
+    }
+    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
+        let field = path::index("spec.volumes", i);
+        if let Some(source) = &volume.config_map {
+            let at = path::key(&field, "configMap");
+            let items = source.items.as_deref();
+            let name = &source.name;
+            of_items(
+                ObjectKind::ConfigMap,
+                name,
+                source.optional,
+                items,
+                &at,
+                &mut found,
+            );
+        }
+        if let Some(source) = &volume.secret {
+            let at = path::key(&field, "secret");
+            let items = source.items.as_deref();
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            of_items(
+                ObjectKind::Secret,
+                name,
+                source.optional,
+                items,
+                &at,
+                &mut found,
+            );
+        }
+        let parts = volume.projected.as_ref().and_then(|p| p.sources.as_deref());
+        for (j, part) in parts.into_iter().flatten().enumerate() {
+            let sources = path::key(&path::key(&field, "projected"), "sources");
+            of_projection(&path::index(&sources, j), part, &mut found);
+        }
+    }
+    found
+}
+
+fn of_container(field: &str, container: &Container, found: &mut Vec<Reference>) {
+    for (i, source) in container.env_from.iter().flatten().enumerate() {
+        let at = path::index(&path::key(field, "envFrom"), i);
+        let config_map = source.config_map_ref.as_ref();
+        let config_map = config_map.map(|r| (ObjectKind::ConfigMap, &r.name, r.optional));
+        let secret = source.secret_ref.as_ref();
+        let secret = secret.map(|r| (ObjectKind::Secret, &r.name, r.optional));
+        for (kind, name, optional) in config_map.into_iter().chain(secret) {
+            let inner = match kind {
+                ObjectKind::ConfigMap => "configMapRef",
+                ObjectKind::Secret => "secretRef",
+            };
+            found.push(Reference {
+                kind,
+                name: name.clone(),
+                key: None,
+                optional: optional == Some(true),
+                field: path::key(&at, inner),
+            });
+        }
+    }
+    for (i, variable) in container.env.iter().flatten().enumerate() {
+        let at = path::index(&path::key(field, "env"), i);
+        if let Some(source) = &variable.value_from {
+            of_variable(&path::key(&at, "valueFrom"), source, found);
+        }
+    }
+}
+
+fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
+    if let Some(r) = &source.config_map_key_ref {
+        found.push(Reference {
+            kind: ObjectKind::ConfigMap,
+            name: r.name.clone(),
+            key: Some(r.key.clone()),
+            optional: r.optional == Some(true),
+            field: path::key(field, "configMapKeyRef"),
+        });
+    }
+    if let Some(r) = &source.secret_key_ref {
+        found.push(Reference {
+            kind: ObjectKind::Secret,
+            name: r.name.clone(),
+            key: Some(r.key.clone()),
+            optional: r.optional == Some(true),
+            field: path::key(field, "secretKeyRef"),
+        });
+    }
+}
+
+fn of_projection(field: &str, part: &VolumeProjection, found: &mut Vec<Reference>) {
+    if let Some(source) = &part.config_map {
+        let at = path::key(field, "configMap");
+        let items = source.items.as_deref();
+        let name = &source.name;
+        of_items(
+            ObjectKind::ConfigMap,
+            name,
+            source.optional,
+            items,
+            &at,
+            found,
+        );
+    }
+    if let Some(source) = &part.secret {
+        let at = path::key(field, "secret");
+        let items = source.items.as_deref();
+        let name = &source.name;
+        of_items(ObjectKind::Secret, name, source.optional, items, &at, found);
+    }
+}
+
+fn of_items(
+    kind: ObjectKind,
+    name: &str,
+    optional: Option<bool>,
+    items: Option<&[KeyToPath]>,
+    field: &str,
+    found: &mut Vec<Reference>,
+) {
+    let reference = |key: Option<String>| Reference {
+        kind,
+        name: name.to_owned(),
+        key,
+        optional: optional == Some(true),
+        field: field.to_owned(),
+    };
+    match items.filter(|items| !items.is_empty()) {
+        None => found.push(reference(None)),
+        Some(items) => found.extend(items.iter().map(|i| reference(Some(i.key.clone())))),
+    }
+}
+
+/// The Pod with the objects that it refers to, and the UID that comes of them; as it is if it refers to
+/// none.
+#[must_use]
+pub fn attach(pod: &Arc<StaticPod>, set: &ObjectSet) -> Arc<StaticPod> {
+    let namespace = &pod.key.namespace;
+    let find = |kind, name: &str| {
+        let key = ObjectKey {
+            kind,
+            namespace: namespace.clone(),
+            name: name.to_owned(),
+        };
+        set.get(&key).cloned()
+    };
+    let mut objects = Objects::default();
+    for Reference { kind, name, .. } in references(&pod.pod) {
+        let entries = find(kind, &name);
+        match kind {
+            ObjectKind::ConfigMap => objects.config_maps.insert(name, entries),
+            ObjectKind::Secret => objects.secrets.insert(name, entries),
+        };
+    }
+    with(pod, objects)
+}
+
+/// The Pod with these objects.
+#[must_use]
+pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
+    if objects.is_empty() {
+        return Arc::clone(pod);
+    }
+    let mut pod = StaticPod::clone(pod);
+    let spec = pod.pod.spec.as_ref();
+    let node = spec.and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let uid = identity::uid_with(&pod.document, &node, &digest(&objects));
+    identity::set_uid(&mut pod.pod, &uid);
+    pod.uid = uid;
+    pod.objects = Arc::new(objects);
+    Arc::new(pod)
+}
+
+/// What the UID of a Pod depends on besides its document: each object's name and content, or that it
+/// is missing.
+fn digest(objects: &Objects) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    for (kind, all) in [("c", &objects.config_maps), ("s", &objects.secrets)] {
+        for (name, entries) in all {
+            add(kind.as_bytes());
+            add(name.as_bytes());
+            let count = entries.as_ref().map_or(u64::MAX, |e| e.len() as u64);
+            add(&count.to_be_bytes());
+            for (key, value) in entries.iter().flat_map(|e| e.iter()) {
+                add(key.as_bytes());
+                add(value);
+            }
+        }
+    }
+    hash.finalize().into()
+}
+
+/// What the Pod refers to and cannot do without, and that no manifest has.
+#[must_use]
+pub fn unmet(pod: &StaticPod) -> Vec<String> {
+    if pod.objects.is_empty() {
+        return vec![];
+    }
+    let missing = |r: &Reference| {
+        let Reference {
+            kind, name, field, ..
+        } = r;
+        let entries = pod.objects.get(*kind, name);
+        match (entries, &r.key) {
+            _ if r.optional => None,
+            (None, _) => Some(format!("{field}: no manifest has the {kind} {name:?}")),
+            (Some(entries), Some(key)) if !entries.contains_key(key) => {
+                Some(format!("{field}: the {kind} {name:?} has no key {key:?}"))
+            }
+            _ => None,
+        }
+    };
+    let mut unmet: Vec<String> = references(&pod.pod).iter().filter_map(missing).collect();
+    unmet.dedup();
+    unmet
 }

@@ -21,6 +21,7 @@ use super::task::{Context, PodTask};
 use super::{backoff, hook, observe};
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
+use crate::manifest::objects::Objects;
 use crate::node::cgroup;
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
@@ -243,6 +244,7 @@ impl PodTask {
             seen: known.map_or_else(now_rfc3339, |r| r.seen.clone()),
             source: version.source(),
             document: version.document.clone(),
+            objects: Objects::clone(&version.objects),
         }
     }
 

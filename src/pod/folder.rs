@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
@@ -44,6 +45,9 @@ pub struct Record {
     pub source: SourceKind,
     /// The document as written.
     pub document: serde_json::Value,
+    /// The `ConfigMap`s and `Secret`s that it refers to, as they were.
+    #[serde(default, skip_serializing_if = "Objects::is_empty")]
+    pub objects: Objects,
 }
 
 /// When and with what grace period a Pod's end began.
@@ -70,7 +74,7 @@ impl Record {
     pub fn version(&self) -> Option<Arc<StaticPod>> {
         let document = serde_json::to_vec(&self.document).ok()?;
         let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
-        Some(accepted.pod)
+        Some(objects::with(&accepted.pod, self.objects.clone()))
     }
 }
 

@@ -15,6 +15,7 @@ use super::memory::{Image, Memory, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::manifest::StaticPod;
+use crate::manifest::objects::unmet;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
@@ -160,7 +161,9 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
     let memory = view.memory;
     let checked = memory.checked.contains(&version.uid) && memory.admitted.contains(&version.uid);
-    checked && wanted_images(version).all(|image| at_hand(view.memory, version, &image.holder))
+    checked
+        && unmet(version).is_empty()
+        && wanted_images(version).all(|image| at_hand(view.memory, version, &image.holder))
 }
 
 fn at_hand(memory: &Memory, version: &StaticPod, holder: &str) -> bool {
@@ -393,6 +396,9 @@ impl<'a> Planner<'a> {
         if image.is_some() || self.view.memory.checked.contains(uid) {
             return image;
         }
+        if !unmet(version).is_empty() {
+            return None;
+        }
         let step = Step::CheckVolumes { uid: uid.clone() };
         self.unless_failing(&Subject::Volumes(uid.clone()), step)
     }
@@ -401,6 +407,10 @@ impl<'a> Planner<'a> {
     fn run(&mut self, version: &StaticPod) -> Option<Step> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
+        // Another version comes once a manifest has what is missing.
+        if observed.has_none_of(uid) && !unmet(version).is_empty() {
+            return None;
+        }
         if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
             return self.admit(uid);
         }

@@ -13,6 +13,7 @@ use super::observed::{Container, State};
 use super::plan::{
     Restart, View, containers, init_containers, is_finished, kept_version, restart, wanted_images,
 };
+use crate::manifest::objects::unmet;
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::DesiredPod;
 use crate::translate::is_sidecar;
@@ -164,6 +165,13 @@ fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
         report.message.clone_from(message);
         return;
     }
+    if let Some(waiting) = missing_objects(version).filter(|_| report.phase == "Pending") {
+        let unmade = report.containers.iter_mut().filter(|c| c.id.is_empty());
+        unmade.for_each(|c| {
+            c.reason.clone_from(&waiting.reason);
+            c.message.clone_from(&waiting.message);
+        });
+    }
     let troubled = report.containers.iter().find(|c| c.state != "running");
     let waiting = init_waiting(view, version).filter(|_| report.phase == "Pending");
     let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
@@ -171,6 +179,12 @@ fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
         report.reason = reason;
         report.message = message;
     }
+}
+
+/// The `ConfigMap`s and `Secret`s that the version waits for.
+fn missing_objects(version: &StaticPod) -> Option<Waiting> {
+    let unmet = unmet(version);
+    (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
 }
 
 /// What the containers wait for that must come first, as kubectl writes it.
@@ -318,6 +332,9 @@ fn update_waits_for(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
     if let Some(Rejection { reason, message }) = view.memory.rejections.get(uid) {
         return Waiting::new(reason, message.clone());
+    }
+    if let Some(waiting) = missing_objects(version) {
+        return waiting;
     }
     let mut obstacles =
         wanted_images(version).filter_map(|image| obstacle(view.memory, uid, &image.holder));

@@ -21,6 +21,8 @@ pub(super) enum Standing {
     Unread,
     /// A Pod.
     Accepted(Accepted),
+    /// Good, and no Pod in it.
+    NoPod,
     /// Nothing that could be carried out.
     Refused(Vec<Problem>),
 }
@@ -44,6 +46,7 @@ impl Claim {
     fn first_choice(&self) -> Option<&Arc<StaticPod>> {
         match &self.standing {
             Standing::Accepted(accepted) if !self.gone => Some(&accepted.pod),
+            Standing::NoPod => None,
             _ => self.held.as_ref(),
         }
     }
@@ -70,6 +73,14 @@ impl Claim {
             _ => Vec::new(),
         }
     }
+}
+
+/// Sorts manifests that name the same first: those with a usual ending, then by name.
+pub(super) fn order(path: &Path) -> impl Ord + use<> {
+    let name = path.file_name().unwrap_or_default();
+    let stem = manifest_stem(name);
+    let name = stem.unwrap_or(name).to_owned();
+    (stem.is_none(), name, path.as_os_str().to_owned())
 }
 
 /// The name without its ending, if that is a manifest's usual one. Names are compared without it,
@@ -172,7 +183,7 @@ fn winners<'a>(claims: &[&'a Claim]) -> BTreeMap<&'a PodKey, Bid<'a>> {
 /// Why the claim's file is not carried out as it stands, if so.
 fn refusal(claim: &Claim, won: Option<&Bid>, winners: &BTreeMap<&PodKey, Bid>) -> Option<Refused> {
     let problems = match &claim.standing {
-        Standing::Unread => return None,
+        Standing::Unread | Standing::NoPod => return None,
         Standing::Refused(problems) => problems.clone(),
         Standing::Accepted(accepted) => {
             let winner = winners.get(&accepted.pod.key)?.claim;

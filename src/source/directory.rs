@@ -20,13 +20,14 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 use tracing::warn;
 
-use super::Desired;
-use super::claims::{Claim, Standing, settle};
+use super::claims::{Claim, Standing, order, settle};
 use super::files::{self, Entry, Found, Stamp, is_ignored};
 use super::log::publish;
 use super::store::{Keep, Remembered, Store};
 use super::watch::Watch;
-use crate::manifest::{self, Accepted, Problem, SourceKind, StaticPod};
+use super::{Desired, Origin, Refused};
+use crate::manifest::objects::{Object, ObjectKey, ObjectSet, attach};
+use crate::manifest::{self, Accepted, Manifest, Problem, SourceKind, StaticPod};
 
 /// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
 /// anew, and a listing can miss a file that is renamed meanwhile.
@@ -227,6 +228,8 @@ struct Look {
 #[derive(Debug)]
 struct Known {
     claim: Claim,
+    /// The `ConfigMap`s and `Secret`s that the file last had while it was good.
+    objects: Vec<Object>,
     /// The content that the claim's standing comes from.
     seen: Option<Seen>,
     /// The inode of the name itself; 0 while not known.
@@ -258,6 +261,7 @@ impl Known {
         };
         Self {
             claim,
+            objects: vec![],
             seen: None,
             inode: 0,
             gone_since: None,
@@ -295,9 +299,19 @@ impl Known {
         self.claim.standing = Standing::Refused(problems);
     }
 
-    fn accept(&mut self, accepted: Accepted) {
+    fn accept(&mut self, manifest: Manifest) {
         self.lapsed = None;
-        self.claim.standing = Standing::Accepted(accepted);
+        for object in &manifest.objects {
+            for warning in &object.warnings {
+                let file = self.claim.path.display();
+                warn!(%file, object = %object.key, %warning, "a dubious manifest");
+            }
+        }
+        self.objects = manifest.objects;
+        self.claim.standing = match manifest.pod {
+            Some(accepted) => Standing::Accepted(accepted),
+            None => Standing::NoPod,
+        };
     }
 
     /// The stamp by which the file need not be read again.
@@ -316,6 +330,18 @@ impl Known {
 
 fn parse(bytes: &[u8], node_name: &str) -> Result<Accepted, Vec<Problem>> {
     manifest::parse(bytes, node_name, SourceKind::File)
+}
+
+fn duplicate_object(key: &ObjectKey, path: &Path, winner: &Path) -> Problem {
+    let field = "metadata.name".to_owned();
+    let (path, winner) = (path.display(), winner.display());
+    let again = "remove one of the two or give it another name";
+    let message =
+        format!("{key} is defined by {winner} already, so {path} does not count; {again}");
+    Problem {
+        field,
+        ..Problem::of_file(message)
+    }
 }
 
 /// The manifest path and all that is known of it.
@@ -375,8 +401,9 @@ impl Directory {
         };
         self.confirm_absences(now);
 
-        let desired = settle(self.known.values().map(|known| &known.claim), unreadable);
+        let mut desired = settle(self.known.values().map(|known| &known.claim), unreadable);
         self.hold(&desired);
+        self.attach(&mut desired);
         let absences = self
             .known
             .values()
@@ -574,8 +601,8 @@ impl Directory {
         if before.is_some_and(|before| before.digest == seen.digest) {
             return;
         }
-        match parse(bytes, &self.node_name) {
-            Ok(accepted) => known.accept(accepted),
+        match manifest::parse_file(bytes, &self.node_name) {
+            Ok(manifest) => known.accept(manifest),
             Err(problems) => known.refuse(problems),
         }
     }
@@ -679,6 +706,35 @@ impl Directory {
             .collect();
         for (path, known) in &mut self.known {
             known.claim.held = held.remove(path.as_path()).cloned();
+        }
+    }
+
+    /// Gives every Pod the objects that it refers to. Of two of one name the file counts that would
+    /// count for Pods.
+    fn attach(&self, desired: &mut Desired) {
+        let mut known: Vec<&Known> = self.known.values().collect();
+        known.sort_by_key(|known| order(&known.claim.path));
+        let mut owners: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
+        let mut set = ObjectSet::new();
+        for (path, object) in known
+            .iter()
+            .flat_map(|k| k.objects.iter().map(|o| (k.claim.path.as_path(), o)))
+        {
+            match owners.get(&object.key) {
+                None => {
+                    owners.insert(&object.key, path);
+                    set.insert(object.key.clone(), Arc::clone(&object.entries));
+                }
+                Some(winner) => desired.refused.push(Refused {
+                    origin: Origin::File(path.to_owned()),
+                    problems: vec![duplicate_object(&object.key, path, winner)],
+                    keeps: None,
+                }),
+            }
+        }
+        desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
+        for wanted in desired.pods.values_mut() {
+            wanted.pod = attach(&wanted.pod, &set);
         }
     }
 

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::manifest::{Accepted, Entry, PodKey, Problem, StaticPod};
+use crate::manifest::objects::ObjectSet;
+use crate::manifest::{Accepted, Entry, ObjectEntry, PodKey, Problem, StaticPod};
 
 /// A Pod as it was last accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +61,53 @@ pub(super) fn take(held: &Held, entries: Vec<Entry>, document: &str) -> (Held, V
         }
         let keeps = key.filter(|key| next.get(key).is_some_and(|v| Some(v) == held.get(key)));
         bad.push(Bad { problems, keeps });
+    }
+    (next, bad)
+}
+
+/// The objects in force after a document with these, and what of it is not carried out. One that is
+/// named but broken stays as it was.
+pub(super) fn take_objects(before: &ObjectSet, entries: Vec<ObjectEntry>) -> (ObjectSet, Vec<Bad>) {
+    let mut next = ObjectSet::new();
+    let mut bad = vec![];
+    let mut refuse = |problems| {
+        bad.push(Bad {
+            problems,
+            keeps: None,
+        });
+    };
+    let mut untold = false;
+    for ObjectEntry { key, result } in entries {
+        match (result, key) {
+            (Ok(object), _) if next.get(&object.key).is_some_and(|e| *e != object.entries) => {
+                let message = format!(
+                    "{} stands more than once in the document, with different content; the first counts",
+                    object.key
+                );
+                refuse(vec![Problem {
+                    field: "metadata.name".to_owned(),
+                    ..Problem::of_file(message)
+                }]);
+            }
+            (Ok(object), _) => {
+                next.insert(object.key, object.entries);
+            }
+            (Err(problems), key) => {
+                refuse(problems);
+                match key.and_then(|key| Some((before.get(&key)?.clone(), key))) {
+                    Some((entries, key)) => {
+                        next.entry(key).or_insert(entries);
+                    }
+                    None => untold = true,
+                }
+            }
+        }
+    }
+    if untold {
+        // Any object that this document does not seem to have may be the one that cannot be told.
+        for (key, entries) in before {
+            next.entry(key.clone()).or_insert_with(|| entries.clone());
+        }
     }
     (next, bad)
 }
@@ -126,7 +174,9 @@ mod tests {
             "{{\"apiVersion\": \"v1\", \"kind\": \"PodList\", \"items\": [{}]}}",
             items.join(", ")
         );
-        parse_all(text.as_bytes(), "n", SourceKind::Http).unwrap()
+        parse_all(text.as_bytes(), "n", SourceKind::Http)
+            .unwrap()
+            .pods
     }
 
     fn words(held: &Held) -> String {

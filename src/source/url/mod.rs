@@ -22,12 +22,13 @@ use tracing::{debug, warn};
 
 use super::log::publish;
 use super::{Desired, DesiredPod, Origin, Refused};
-use crate::manifest::{self, SourceKind};
+use crate::manifest::objects::{ObjectSet, attach};
+use crate::manifest::{self, Parsed, SourceKind};
 pub(super) use copy::forget;
 use copy::{Copy, Document, Documents, Index, digest};
 use fetch::{Answer, Failure, Fetcher, Validators};
 pub use fetch::{Patience, Request};
-use held::{Bad, Held, Version, take};
+use held::{Bad, Held, Version, take, take_objects};
 use schedule::Schedule;
 use signature::Keys;
 
@@ -102,6 +103,7 @@ struct Poller {
     index: Index,
     documents: Documents,
     held: Held,
+    objects: ObjectSet,
     bad: Vec<Bad>,
     rejected: Option<Rejected>,
     /// No good document was ever there.
@@ -122,6 +124,7 @@ impl Poller {
             index: Index::new(digest(source.url.as_str().as_bytes())),
             documents: Documents::new(),
             held: Held::new(),
+            objects: ObjectSet::new(),
             bad: vec![],
             rejected: None,
             unknown: true,
@@ -157,7 +160,8 @@ impl Poller {
             }
         }
         for pod in &kept.pods {
-            let of_document = entries.get(&pod.document).into_iter().flatten();
+            let of_document = entries.get(&pod.document).into_iter();
+            let of_document = of_document.flat_map(|parsed| &parsed.pods);
             let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
             if let Some(accepted) = accepted.find(|accepted| accepted.pod.uid == pod.uid) {
                 let version = Version {
@@ -176,8 +180,8 @@ impl Poller {
         let Some(current) = kept.current else {
             return;
         };
-        if let Some(entries) = entries.remove(&current) {
-            (self.held, self.bad) = take(&self.held, entries, &current);
+        if let Some(parsed) = entries.remove(&current) {
+            self.take(parsed, &current);
             // Whatever of it could not be read is not known to be unwanted.
             self.unknown = self.complaint.is_some();
             self.index.current = Some(current);
@@ -185,6 +189,14 @@ impl Poller {
                 self.index.validators = kept.validators;
             }
         }
+    }
+
+    /// Takes over what a good document says.
+    fn take(&mut self, parsed: Parsed, digest: &str) {
+        (self.held, self.bad) = take(&self.held, parsed.pods, digest);
+        let (objects, bad) = take_objects(&self.objects, parsed.objects);
+        self.objects = objects;
+        self.bad.extend(bad);
     }
 
     fn verify_kept(&self, document: &Document) -> Result<(), String> {
@@ -202,7 +214,7 @@ impl Poller {
 
     fn desired(&self) -> Desired {
         let wanted = |version: &Version| DesiredPod {
-            pod: Arc::clone(&version.pod),
+            pod: attach(&version.pod, &self.objects),
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
         };
@@ -313,8 +325,8 @@ impl Poller {
                 Err(failure) => return Err(failure),
             }
         }
-        let entries = match manifest::parse_all(&body, &self.source.node_name, KIND) {
-            Ok(entries) => entries,
+        let parsed = match manifest::parse_all(&body, &self.source.node_name, KIND) {
+            Ok(parsed) => parsed,
             Err(problems) => {
                 let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 reject(
@@ -324,7 +336,7 @@ impl Poller {
                 return Ok(());
             }
         };
-        (self.held, self.bad) = take(&self.held, entries, &digest);
+        self.take(parsed, &digest);
         self.rejected = None;
         self.complaint = None;
         self.unknown = false;

@@ -1,0 +1,351 @@
+//! ConfigMaps and Secrets that stand in manifests: what is read, what Pods make of it, and how changes
+//! are followed.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podkeeper::manifest::objects::{ObjectSet, Objects, attach, unmet};
+use podkeeper::manifest::{Problem, SourceKind, StaticPod, parse_all, parse_file};
+use podkeeper::source::Desired;
+use podkeeper::source::directory::DirectorySource;
+use podkeeper::translate::{ContainerInstance, NodeFacts, container_config};
+use tokio::sync::watch;
+
+const NODE: &str = "node1";
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  containers:
+  - name: c
+    image: i
+    envFrom:
+    - {prefix: S_, configMapRef: {name: settings}}
+    env:
+    - {name: PASSWORD, valueFrom: {secretKeyRef: {name: login, key: password}}}
+    - {name: MAYBE, valueFrom: {secretKeyRef: {name: none, key: x, optional: true}}}
+";
+const SETTINGS: &str = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {a: '1', b: 'two'}
+";
+const LOGIN: &str = "apiVersion: v1
+kind: Secret
+metadata: {name: login}
+stringData: {password: tell-nobody}
+";
+
+fn stream(documents: &[&str]) -> String {
+    documents.join("---\n")
+}
+
+fn objects(text: &str) -> ObjectSet {
+    let manifest = parse_file(text.as_bytes(), NODE).unwrap();
+    let objects = manifest.objects.into_iter();
+    objects.map(|o| (o.key, o.entries)).collect()
+}
+
+fn refused(text: &str) -> Vec<Problem> {
+    parse_file(text.as_bytes(), NODE).unwrap_err()
+}
+
+fn pod(text: &str) -> Arc<StaticPod> {
+    let manifest = parse_file(text.as_bytes(), NODE).unwrap();
+    attach(&manifest.pod.unwrap().pod, &objects(text))
+}
+
+fn env(pod: &StaticPod) -> Result<Vec<(String, String)>, String> {
+    let spec = &pod.pod.spec.as_ref().unwrap().containers[0];
+    let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
+    let config = container_config(&facts, pod, spec, &instance)?;
+    let pairs = config.envs.into_iter();
+    let mut pairs: Vec<_> = pairs
+        .map(|e| (e.key, String::from_utf8(e.value).unwrap()))
+        .collect();
+    pairs.sort();
+    Ok(pairs)
+}
+
+#[test]
+fn a_pod_gets_its_variables_from_the_objects_beside_it() {
+    let pod = pod(&stream(&[SETTINGS, POD, LOGIN]));
+    assert!(unmet(&pod).is_empty());
+    let expected = [("PASSWORD", "tell-nobody"), ("S_a", "1"), ("S_b", "two")];
+    let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(env(&pod), Ok(expected.to_vec()));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let alone = pod(&stream(&[
+        POD,
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\n",
+    ]));
+    assert_eq!(
+        unmet(&alone),
+        [
+            "spec.containers[0].envFrom[0].configMapRef: no manifest has the ConfigMap \"settings\"",
+            "spec.containers[0].env[0].valueFrom.secretKeyRef: the Secret \"login\" has no key \"password\"",
+        ]
+    );
+    assert!(env(&alone).unwrap_err().contains("settings"));
+}
+
+#[test]
+fn the_uid_depends_on_what_the_pod_refers_to_and_on_nothing_else() {
+    let first = pod(&stream(&[POD, SETTINGS, LOGIN]));
+    let same = pod(&stream(&[
+        LOGIN,
+        SETTINGS,
+        POD,
+        &LOGIN.replace("login", "other"),
+    ]));
+    assert_eq!(first.uid, same.uid);
+    let metadata = &first.pod.metadata;
+    let hash = &metadata.annotations.as_ref().unwrap()["kubernetes.io/config.hash"];
+    assert_eq!(
+        (metadata.uid.as_ref(), hash),
+        (Some(&first.uid), &first.uid)
+    );
+    for other in [
+        stream(&[POD, &SETTINGS.replace("two", "three"), LOGIN]),
+        stream(&[POD, SETTINGS]),
+        stream(&[POD, SETTINGS, &LOGIN.replace("password: ", "password: x")]),
+    ] {
+        let other = parse_file(other.as_bytes(), NODE)
+            .map(|_| pod(&other))
+            .unwrap_or_else(|problems| panic!("{problems:#?}"));
+        assert_ne!(first.uid, other.uid);
+    }
+    let plain = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: i}]}\n";
+    let alone = podkeeper::manifest::parse(plain.as_bytes(), NODE, SourceKind::File);
+    let beside = pod(&stream(&[plain, SETTINGS]));
+    assert_eq!(alone.unwrap().pod.uid, beside.uid, "it refers to none");
+}
+
+#[test]
+fn objects_of_another_namespace_do_not_count() {
+    let elsewhere = SETTINGS.replace("name: settings", "name: settings, namespace: other");
+    let pod = pod(&stream(&[POD, LOGIN, &elsewhere]));
+    assert_eq!(unmet(&pod).len(), 1);
+}
+
+#[test]
+fn data_is_read_as_the_api_has_it() {
+    let set = objects(&stream(&[
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {t: text}\nbinaryData: {b: /wA=}\nimmutable: true\n",
+        "apiVersion: v1\nkind: Secret\ntype: Opaque\nmetadata: {name: s}\ndata: {a: b2xk, c: Yw==}\nstringData: {a: new}\n",
+    ]));
+    let found: Vec<_> = set
+        .values()
+        .flat_map(|entries| entries.iter())
+        .map(|(k, v)| (k.as_str(), v.as_slice()))
+        .collect();
+    let expected = [
+        ("b", b"\xff\0".as_slice()),
+        ("t", b"text"),
+        ("a", b"new"),
+        ("c", b"c"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_wrong_with_an_object_is_told_without_showing_what_it_holds() {
+    for (document, field, words) in [
+        (
+            "kind: Secret\nmetadata: {name: s}\ndata: {a: 'hunter 2!'}",
+            "data.a",
+            "base64",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: s}\nstringData: {a: 31337}",
+            "stringData.a",
+            "quotes",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: s}\ndata: {'a/b': x}",
+            "data[a/b]",
+            "key",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: s}\ndata: {'..': x}",
+            "data",
+            "key",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: Big}\n",
+            "metadata.name",
+            "lower-case",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {}\n",
+            "metadata.name",
+            "missing",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: s, namespace: a.b}\n",
+            "metadata.namespace",
+            "namespace",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: s}\ndata: [x]\n",
+            "data",
+            "a list",
+        ),
+    ] {
+        let problems = refused(&format!("apiVersion: v1\n{document}\n"));
+        let [problem] = problems.as_slice() else {
+            panic!("{document}: {problems:#?}");
+        };
+        assert!(problem.field.starts_with(field), "{document}: {problem}");
+        assert!(problem.message.contains(words), "{document}: {problem}");
+        let text = problem.to_string();
+        assert!(
+            !text.contains("hunter") && !text.contains("31337"),
+            "{text}"
+        );
+    }
+    let large = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\ndata: {{a: {}}}\n",
+        "x".repeat(1 << 20)
+    );
+    assert!(refused(&large)[0].message.contains("at most"));
+    let shown = format!(
+        "{:?} {:?}",
+        pod(&stream(&[POD, LOGIN])),
+        objects(LOGIN).keys()
+    );
+    assert!(!shown.contains("tell-nobody"), "{shown}");
+}
+
+#[test]
+fn a_file_has_one_pod_at_most_and_a_web_document_any_number() {
+    let other = POD.replace("name: web", "name: web2");
+    let problems = refused(&stream(&[POD, SETTINGS, &other]));
+    assert!(problems[0].message.contains("second Pod"), "{problems:#?}");
+    let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n- {apiVersion: v1, kind: Secret, metadata: {name: b}}\n";
+    let text = stream(&[POD, list, &other]);
+    let parsed = parse_all(text.as_bytes(), NODE, SourceKind::Http).unwrap();
+    assert_eq!((parsed.pods.len(), parsed.objects.len()), (2, 2));
+}
+
+#[test]
+fn objects_come_back_from_disk_as_they_were() {
+    let pod = pod(&stream(&[POD, LOGIN]));
+    let text = serde_json::to_string(&*pod.objects).unwrap();
+    assert!(!text.contains("tell-nobody"), "not in plain text");
+    let back: Objects = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, *pod.objects);
+}
+
+struct Folder {
+    root: tempfile::TempDir,
+    desired: watch::Receiver<Option<Desired>>,
+}
+
+impl Folder {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let manifests = root.path().join("manifests");
+        fs::create_dir(&manifests).unwrap();
+        for (name, text) in files {
+            fs::write(manifests.join(name), text).unwrap();
+        }
+        let source = DirectorySource {
+            path: manifests,
+            node_name: NODE.into(),
+            rescan: Duration::from_secs(3600),
+            state: root.path().join("state"),
+        };
+        let desired = source.spawn();
+        Self { root, desired }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let aside = self.root.path().join("aside");
+        fs::write(&aside, text).unwrap();
+        fs::rename(aside, self.path(name)).unwrap();
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join("manifests").join(name)
+    }
+
+    /// Waits until the Pod's variables are these; those of a Pod that waits are what it waits for.
+    async fn sees(&mut self, what: &str, expected: impl Fn(&Desired, &StaticPod) -> bool) {
+        let seen = self.desired.wait_for(|desired| {
+            let pod = desired
+                .as_ref()
+                .and_then(|d| Some((d, d.pods.values().next()?)));
+            pod.is_some_and(|(desired, wanted)| expected(desired, &wanted.pod))
+        });
+        let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
+        assert!(seen.is_ok(), "{what}");
+    }
+}
+
+fn has(pod: &StaticPod, value: &str) -> bool {
+    env(pod).is_ok_and(|pairs| pairs.iter().any(|(_, v)| v == value))
+}
+
+#[tokio::test]
+async fn files_of_a_directory_serve_each_others_pods_and_changes_are_followed() {
+    let mut folder = Folder::new(&[("pod.yaml", POD), ("login.yaml", LOGIN)]);
+    folder.sees("waits", |_, pod| unmet(pod).len() == 1).await;
+    folder.write("settings.yaml", SETTINGS);
+    folder.sees("complete", |_, pod| has(pod, "two")).await;
+    folder.write("settings.yaml", &SETTINGS.replace("two", "three"));
+    folder.sees("changed", |_, pod| has(pod, "three")).await;
+    folder.write("settings.yaml", "kind: ConfigMap\n");
+    let broken =
+        |desired: &Desired, pod: &StaticPod| desired.refused.len() == 1 && has(pod, "three");
+    folder
+        .sees("a broken edit keeps what was there", broken)
+        .await;
+    fs::remove_file(folder.path("settings.yaml")).unwrap();
+    folder
+        .sees("missing again", |_, pod| unmet(pod).len() == 1)
+        .await;
+}
+
+#[tokio::test]
+async fn of_two_objects_of_one_name_the_first_file_counts() {
+    let copy = SETTINGS.replace("two", "copy");
+    let files = [
+        ("pod.yaml", POD),
+        ("login.yaml", LOGIN),
+        ("settings.yaml", SETTINGS),
+        ("settings.yaml.bak", &copy),
+    ];
+    let mut folder = Folder::new(&files);
+    let told = |desired: &Desired, pod: &StaticPod| {
+        let [refused] = desired.refused.as_slice() else {
+            return false;
+        };
+        let message = &refused.problems[0].message;
+        message.contains("settings.yaml already")
+            && message.contains("settings.yaml.bak")
+            && has(pod, "two")
+    };
+    folder.sees("the copy is refused", told).await;
+    fs::remove_file(folder.path("settings.yaml")).unwrap();
+    let passed =
+        |desired: &Desired, pod: &StaticPod| desired.refused.is_empty() && has(pod, "copy");
+    folder.sees("the copy counts now", passed).await;
+}
+
+#[tokio::test]
+async fn a_file_that_loses_its_pod_to_an_object_removes_it() {
+    let mut folder = Folder::new(&[("a.yaml", POD), ("b.yaml", &stream(&[SETTINGS, LOGIN]))]);
+    folder.sees("there", |_, pod| has(pod, "two")).await;
+    folder.write("a.yaml", SETTINGS);
+    let gone = folder
+        .desired
+        .wait_for(|d| d.as_ref().is_some_and(|d| d.pods.is_empty()));
+    let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
+    assert!(gone.is_ok());
+}
