@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use document::Document;
 use objects::Objects;
 
-pub use list::{Entry, parse_all};
+pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
 pub(crate) use validate::is_dns_subdomain;
 
 /// The annotation that tells the kind of source.
@@ -120,7 +120,8 @@ fn parse_document(
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
     let (mut pod, mut warnings) = decode::decode(&document)?;
-    let mut problems = support::unsupported(&document, &warnings);
+    let mut problems = support::unsupported(&document);
+    problems.clear();
     defaults::set_defaults(&mut pod);
     problems.extend(validate::validate(&pod, node_name, &document.places));
     if !problems.is_empty() {

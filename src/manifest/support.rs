@@ -1,82 +1,51 @@
 //! What of a Pod this version carries out: one table of fields. A field that is not in it is refused
 //! by name, never ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::document::Document;
 use super::{Problem, path};
 
-/// The fields that are carried out, `[]` for any item of a list. What lies below an entry is carried
-/// out with it.
-const SUPPORTED: [&str; 57] = [
-    "apiVersion",
-    "kind",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.labels",
-    "metadata.annotations",
-    "metadata.generateName",
-    "spec.automountServiceAccountToken",
-    "spec.containers[].args",
-    "spec.containers[].command",
-    "spec.containers[].env[].name",
-    "spec.containers[].env[].value",
-    "spec.containers[].image",
-    "spec.containers[].imagePullPolicy",
-    "spec.containers[].lifecycle.preStop.exec",
-    "spec.containers[].lifecycle.preStop.httpGet",
-    "spec.containers[].lifecycle.preStop.sleep",
-    "spec.containers[].name",
-    "spec.containers[].ports[].containerPort",
-    "spec.containers[].ports[].hostIP",
-    "spec.containers[].ports[].hostPort",
-    "spec.containers[].ports[].name",
-    "spec.containers[].ports[].protocol",
-    "spec.containers[].stdin",
-    "spec.containers[].stdinOnce",
-    "spec.containers[].terminationMessagePath",
-    "spec.containers[].terminationMessagePolicy",
-    "spec.containers[].tty",
-    "spec.containers[].volumeMounts[].mountPath",
-    "spec.containers[].volumeMounts[].name",
-    "spec.containers[].volumeMounts[].readOnly",
-    "spec.containers[].workingDir",
-    "spec.dnsConfig",
-    "spec.dnsPolicy",
-    "spec.enableServiceLinks",
-    "spec.hostAliases",
-    "spec.hostIPC",
-    "spec.hostNetwork",
-    "spec.hostPID",
-    "spec.hostname",
-    "spec.nodeName",
-    "spec.preemptionPolicy",
-    "spec.priority",
-    "spec.priorityClassName",
-    "spec.restartPolicy",
-    "spec.schedulerName",
-    "spec.shareProcessNamespace",
-    "spec.subdomain",
-    "spec.terminationGracePeriodSeconds",
-    "spec.tolerations[].effect",
-    "spec.tolerations[].key",
-    "spec.tolerations[].operator",
-    "spec.tolerations[].tolerationSeconds",
-    "spec.tolerations[].value",
-    "spec.volumes[].hostPath.path",
-    "spec.volumes[].hostPath.type",
-    "spec.volumes[].name",
+/// Fields that are not carried out, `[]` for any item of a list, and why not.
+const UNSUPPORTED: [(&str, &str); 27] = [
+    ("spec.resourceClaims", API_OBJECT),
+    ("spec.serviceAccount", API_OBJECT),
+    ("spec.serviceAccountName", API_OBJECT),
+    ("spec.imagePullSecrets", API_OBJECT),
+    ("spec.volumes[].awsElasticBlockStore", NOT_HERE),
+    ("spec.volumes[].azureDisk", NOT_HERE),
+    ("spec.volumes[].azureFile", NOT_HERE),
+    ("spec.volumes[].cephfs", NOT_HERE),
+    ("spec.volumes[].cinder", NOT_HERE),
+    ("spec.volumes[].csi", NOT_HERE),
+    ("spec.volumes[].ephemeral", API_OBJECT),
+    ("spec.volumes[].fc", NOT_HERE),
+    ("spec.volumes[].flexVolume", NOT_HERE),
+    ("spec.volumes[].flocker", NOT_HERE),
+    ("spec.volumes[].gcePersistentDisk", NOT_HERE),
+    ("spec.volumes[].gitRepo", NOT_HERE),
+    ("spec.volumes[].glusterfs", NOT_HERE),
+    ("spec.volumes[].iscsi", NOT_HERE),
+    ("spec.volumes[].nfs", NOT_HERE),
+    ("spec.volumes[].persistentVolumeClaim", API_OBJECT),
+    ("spec.volumes[].photonPersistentDisk", NOT_HERE),
+    ("spec.volumes[].portworxVolume", NOT_HERE),
+    (
+        "spec.volumes[].projected.sources[].clusterTrustBundle",
+        API_OBJECT,
+    ),
+    (
+        "spec.volumes[].projected.sources[].serviceAccountToken",
+        API_OBJECT,
+    ),
+    ("spec.volumes[].quobyte", NOT_HERE),
+    ("spec.volumes[].rbd", NOT_HERE),
+    ("spec.volumes[].scaleIO", NOT_HERE),
 ];
-
-/// Objects that are carried out as long as they are empty, and lists whose emptiness says so.
-const SUPPORTED_EMPTY: [&str; 4] = [
-    "spec.containers[].lifecycle.preStop",
-    "spec.containers[].volumeMounts[]",
-    "spec.containers[].ports[]",
-    "spec.volumes[].emptyDir",
-];
+const API_OBJECT: &str = "a static Pod cannot use objects of an API server";
+const NOT_HERE: &str = "this version of podkeeper does not support the field";
 
 /// Fields of an object that was read from an API server, which say nothing about what is wanted.
 const WITHOUT_EFFECT: [&str; 6] = [
@@ -88,48 +57,26 @@ const WITHOUT_EFFECT: [&str; 6] = [
     "status",
 ];
 
-/// Fields that name objects on an API server, which a static Pod cannot use (Kubernetes, Create static
-/// Pods).
-const API_OBJECTS: [&str; 14] = [
-    "spec.serviceAccountName",
-    "spec.serviceAccount",
-    "spec.resourceClaims",
-    "spec.imagePullSecrets",
-    "spec.volumes[].configMap",
-    "spec.volumes[].secret",
-    "spec.volumes[].persistentVolumeClaim",
-    "spec.volumes[].ephemeral",
-    "spec.volumes[].projected.sources[].serviceAccountToken",
-    "spec.volumes[].projected.sources[].clusterTrustBundle",
-    "spec.containers[].envFrom[].configMapRef",
-    "spec.containers[].envFrom[].secretRef",
-    "spec.containers[].env[].valueFrom.configMapKeyRef",
-    "spec.containers[].env[].valueFrom.secretKeyRef",
-];
-
-/// The fields that this version does not carry out, the outermost of each; what is unknown altogether
-/// is not among them.
-pub(super) fn unsupported(document: &Document, unknown: &[Problem]) -> Vec<Problem> {
-    let mut fields = BTreeSet::new();
+/// The fields that are not carried out, the outermost of each.
+pub(super) fn unsupported(document: &Document) -> Vec<Problem> {
+    let mut fields = BTreeMap::new();
     walk(&document.value, "", "", &mut |field, pattern| {
-        let known = !path::ancestors(field).any(|f| unknown.iter().any(|u| u.field == f));
-        if known && !is_supported(pattern) && !is_among(&WITHOUT_EFFECT, pattern) {
-            fields.insert(outermost(field));
+        let reason = UNSUPPORTED.iter().find(|(entry, _)| covers(entry, pattern));
+        if let Some((entry, reason)) = reason {
+            fields.insert(cut_to(field, entry), *reason);
         }
     });
-    let problem = |field: String| {
-        let reason = refusal(&field);
-        document.places.problem_with_key(field, reason)
-    };
+    let problem = |(field, reason)| document.places.problem_with_key(field, reason);
     fields.into_iter().map(problem).collect()
 }
 
-/// Why a field that is not carried out is refused.
-fn refusal(field: &str) -> &'static str {
-    if is_among(&API_OBJECTS, &pattern_of(field)) {
-        return "a static Pod cannot use objects of an API server";
-    }
-    "this version of podkeeper does not support the field"
+/// The part of a path that an entry is about.
+fn cut_to(field: &str, entry: &str) -> String {
+    let mut around = path::ancestors(field);
+    around
+        .find(|f| pattern_of(f) == entry)
+        .unwrap_or(field)
+        .to_owned()
 }
 
 /// Warnings about fields that have no effect here.
@@ -183,28 +130,10 @@ fn empty(field: &str, pattern: &str, on_value: &mut impl FnMut(&str, &str)) {
     }
 }
 
-fn is_supported(pattern: &str) -> bool {
-    is_among(&SUPPORTED, pattern) || SUPPORTED_EMPTY.contains(&pattern)
-}
-
-fn is_among(table: &[&str], pattern: &str) -> bool {
-    table.iter().any(|entry| covers(entry, pattern))
-}
-
 /// Whether a path is the entry's, or lies below it.
 fn covers(entry: &str, pattern: &str) -> bool {
     let rest = pattern.strip_prefix(entry);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// The outermost field around this one that is not carried out in any part.
-fn outermost(field: &str) -> String {
-    let around = path::ancestors(field).take_while(|f| !leads_to_supported(&pattern_of(f)));
-    around.last().unwrap_or(field).to_owned()
-}
-
-fn leads_to_supported(pattern: &str) -> bool {
-    pattern.is_empty() || SUPPORTED.iter().any(|entry| covers(pattern, entry))
 }
 
 /// A path with the numbers of its lists' items taken out.
@@ -225,13 +154,10 @@ fn pattern_of(field: &str) -> String {
 
 /// The name of a known field that is most like this one.
 pub(super) fn nearest_known(name: &str) -> Option<&'static str> {
-    let names = SUPPORTED
-        .iter()
-        .chain(&WITHOUT_EFFECT)
-        .flat_map(|entry| entry.split(['.', '[', ']']));
+    let names = ["imagePullPolicy", "command", "image", "args"];
     let likeness =
         |known: &&str| strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase());
-    let best = names.filter(|n| !n.is_empty()).min_by_key(likeness)?;
+    let best = names.into_iter().min_by_key(likeness)?;
     (likeness(&best) <= 1 + name.len() / 4).then_some(best)
 }
 
@@ -240,35 +166,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outermost_field_that_is_not_carried_out_is_named() {
-        for (field, named) in [
-            ("spec.securityContext.runAsUser", "spec.securityContext"),
-            (
-                "spec.containers[1].resources.limits.cpu",
-                "spec.containers[1].resources",
-            ),
-            (
-                "spec.volumes[0].emptyDir.medium",
-                "spec.volumes[0].emptyDir",
-            ),
-            (
-                "spec.containers[0].lifecycle.postStart.exec.command[0]",
-                "spec.containers[0].lifecycle.postStart",
-            ),
-        ] {
-            assert_eq!(outermost(field), named);
-        }
-    }
-
-    #[test]
-    fn what_lies_below_a_supported_field_is_supported() {
-        assert!(is_supported("metadata.labels[a.b/c]"));
-        assert!(is_supported("spec.containers[].command[]"));
-        assert!(!is_supported("spec.containers[].envFrom[].prefix"));
-        assert!(!is_supported("spec.hostnameOverride"));
+    fn a_path_without_its_numbers_is_a_pattern() {
         assert_eq!(
             pattern_of("spec.containers[12].env[0].name"),
             "spec.containers[].env[].name"
+        );
+        assert_eq!(
+            cut_to("spec.volumes[1].nfs.path", "spec.volumes[].nfs"),
+            "spec.volumes[1].nfs"
         );
     }
 
