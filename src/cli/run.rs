@@ -24,6 +24,8 @@ use crate::cri::Client;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
+use crate::pod::backoff;
+use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
@@ -117,6 +119,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         ephemeral_storage: machine::disk_capacity(&config.paths.root),
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
+        runtime_name: runtime.name,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),
@@ -136,6 +139,8 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         limiter: Semaphore::new(config.runtime_concurrency),
         clock: Clock::default(),
         reports: Reports::default(),
+        events: Events::default(),
+        longest_backoff: backoff::MAXIMUM,
     }))
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
@@ -24,6 +25,7 @@ use crate::volume;
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
 const USER_NAMESPACE: &str = "userns.json";
+const HISTORY: &str = "history.json";
 /// As many ids as a Pod with a user namespace has: the images' users are all below.
 const IDS_PER_POD: u32 = 65_536;
 
@@ -136,6 +138,30 @@ pub fn mark_terminating(paths: &Paths, uid: &str, mark: Terminating) -> io::Resu
 pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
     let text = fs::read(paths.pod(uid).join(TERMINATING)).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// What is kept of a version beyond what the runtime has of it, if there is a readable file of it.
+#[must_use]
+pub fn read_history(paths: &Paths, uid: &str) -> Option<History> {
+    let text = fs::read(paths.pod(uid).join(HISTORY)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Keeps the history of a version; `lasting` where it must outlive a power failure. Nothing is kept of
+/// a Pod without a folder.
+///
+/// # Errors
+/// Any I/O error.
+pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool) -> io::Result<()> {
+    let folder = paths.pod(uid);
+    if !folder.exists() {
+        return Ok(());
+    }
+    write_private(
+        &folder.join(HISTORY),
+        &serde_json::to_vec(history)?,
+        lasting,
+    )
 }
 
 /// Writes the Pod's `/etc/hosts`. In place, since running containers have the file mounted.
@@ -262,6 +288,10 @@ fn private_folder(path: &Path) -> io::Result<()> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_private(path, &serde_json::to_vec(value)?, true)
+}
+
+fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
         .create(true)
@@ -269,8 +299,10 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
+    file.write_all(content)?;
+    if lasting {
+        file.sync_all()?;
+    }
     fs::rename(&temporary, path)
 }
 

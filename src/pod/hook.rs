@@ -34,6 +34,33 @@ pub(super) async fn pre_stop(
     }
 }
 
+/// Runs the hook after a container's start, for as long as it takes.
+///
+/// # Errors
+/// Why it failed.
+pub(super) async fn post_start(
+    client: &Client,
+    spec: &Container,
+    container_id: &str,
+    pod_ip: &str,
+) -> Result<(), String> {
+    let hook = spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
+    match hook {
+        Some(hook) => {
+            run(
+                client,
+                spec,
+                hook,
+                container_id,
+                pod_ip,
+                Duration::from_secs(3600),
+            )
+            .await
+        }
+        None => Ok(()),
+    }
+}
+
 async fn run(
     client: &Client,
     spec: &Container,

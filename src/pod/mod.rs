@@ -7,9 +7,12 @@
 mod act;
 pub mod admission;
 pub mod backoff;
+pub mod events;
 pub mod folder;
+pub mod history;
 mod hook;
 pub mod image;
+mod last_words;
 pub mod memory;
 pub mod moment;
 pub mod observe;
@@ -19,4 +22,9 @@ pub mod plan;
 mod plan_tests;
 pub mod report;
 pub mod reports;
+pub mod rules;
+#[cfg(test)]
+mod rules_tests;
+pub mod status;
 pub mod task;
+mod waiting;

@@ -15,14 +15,19 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::admission::Ledger;
+use super::events::{About, EventKind, Events};
+use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
-use super::memory::Memory;
-use super::moment::Clock;
+use super::last_words::last_words;
+use super::memory::{Memory, PostStart};
+use super::moment::{Clock, wall_now};
 use super::observe::{self, Listed};
-use super::observed::Observed;
-use super::plan::{View, is_finished, plan};
+use super::observed::{Observed, State};
+use super::plan::{View, plan};
 use super::report::report;
 use super::reports::Reports;
+use super::rules::{all_containers, has_ended, init_containers, is_finished};
+use super::{folder, status};
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
 use crate::source::DesiredPod;
@@ -55,6 +60,10 @@ pub struct Context {
     pub clock: Clock,
     /// Where each task tells what it knows.
     pub reports: Reports,
+    /// What happened to Pods.
+    pub events: Events,
+    /// The longest wait before a container that keeps stopping is started again.
+    pub longest_backoff: Duration,
 }
 
 /// What a Pod's task is told.
@@ -80,6 +89,8 @@ pub struct Start {
 }
 
 type Pull = BoxFuture<'static, (String, String, Result<LocalImage, ImageError>)>;
+/// A hook after the start of a container; gives the container's id and what came of it.
+type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
 
 /// The task of one Pod.
 pub struct PodTask {
@@ -90,8 +101,11 @@ pub struct PodTask {
     pub(super) observed: Observed,
     pub(super) memory: Memory,
     /// Where and when each version was first seen.
-    pub(super) records: std::collections::BTreeMap<String, super::folder::Record>,
+    pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
+    pub(super) post_starts: FuturesUnordered<PostStartHook>,
+    /// The histories as they stand on disk.
+    pub(super) kept: std::collections::BTreeMap<String, History>,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -118,6 +132,8 @@ impl PodTask {
             memory: Memory::default(),
             records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
+            post_starts: FuturesUnordered::new(),
+            kept: std::collections::BTreeMap::default(),
             changed: BTreeSet::new(),
             stale: false,
         };
@@ -146,7 +162,10 @@ impl PodTask {
         tokio::task::yield_now().await;
         let Context { client, clock, .. } = &*self.context;
         match start.listed.inspect(client, clock, &self.observed).await {
-            Ok(observed) => self.observed = observed,
+            Ok(observed) => {
+                self.observed = observed;
+                self.complete(&Observed::default()).await;
+            }
             Err(e) => {
                 debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
                 self.stale = true;
@@ -167,10 +186,18 @@ impl PodTask {
     fn recall(&mut self, uid: &str) {
         let paths = &self.context.facts.paths;
         self.memory.traces.insert(uid.to_owned());
-        if super::folder::read_terminating(paths, uid).is_some() {
+        if folder::read_terminating(paths, uid).is_some() {
             self.memory.terminating.insert(uid.to_owned());
         }
-        if let Some(record) = super::folder::read_record(paths, uid) {
+        if let Some(history) = folder::read_history(paths, uid) {
+            self.kept.insert(uid.to_owned(), history.clone());
+            self.memory.histories.insert(uid.to_owned(), history);
+        }
+        if let Some(record) = folder::read_record(paths, uid) {
+            if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
+                let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
+                self.seen_at(uid, nanos);
+            }
             if let Some(version) = record.version().filter(|v| v.uid == uid) {
                 self.memory.versions.insert(uid.to_owned(), version);
             }
@@ -186,6 +213,7 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.remember().await;
             self.give_back();
             let plan = plan(self.view());
             self.publish();
@@ -207,7 +235,7 @@ impl PodTask {
         let Some(wanted) = &self.wanted else {
             return;
         };
-        if is_finished(&wanted.pod, &self.observed) {
+        if is_finished(self.view(), &wanted.pod) {
             self.context.ledger.release(&self.key, &wanted.pod.uid);
         }
     }
@@ -219,7 +247,41 @@ impl PodTask {
             observed: &self.observed,
             memory: &self.memory,
             now: self.context.clock.now(),
+            longest_backoff: self.context.longest_backoff,
         }
+    }
+
+    /// When a version was first seen, as far as that is known.
+    pub(super) fn seen_at(&mut self, uid: &str, nanos: i64) {
+        let moment = self.context.clock.moment_of(nanos);
+        self.memory.seen.insert(uid.to_owned(), (nanos, moment));
+    }
+
+    /// Tells of something that happened to a version; `container` is the container that it is about.
+    pub(super) fn event(
+        &self,
+        uid: &str,
+        container: Option<&str>,
+        kind: EventKind,
+        reason: &str,
+        message: &str,
+    ) {
+        let version = self.memory.versions.get(uid);
+        let field = container.map_or(String::new(), |name| {
+            let inits = version.map_or(&[][..], |v| init_containers(v));
+            let list = if inits.iter().any(|c| c.name == name) {
+                "initContainers"
+            } else {
+                "containers"
+            };
+            format!("spec.{list}{{{name}}}")
+        });
+        let about = About {
+            pod: &self.key,
+            uid,
+            field: &field,
+        };
+        self.context.events.record(about, kind, reason, message);
     }
 
     fn is_over(&self) -> bool {
@@ -229,9 +291,114 @@ impl PodTask {
 
     pub(super) fn publish(&self) {
         let wanted = self.wanted.as_ref();
-        let report = report(self.view(), &self.key, wanted, &self.records);
+        let facts = &self.context.facts;
+        let told = report(self.view(), facts, &self.key, wanted, &self.records);
         let belief = observe::belief(&self.observed);
-        self.context.reports.set(&self.key, report, belief);
+        self.context.reports.set(&self.key, told, belief);
+    }
+
+    /// Brings each version's history up to date, on disk too.
+    async fn remember(&mut self) {
+        let uids: Vec<String> = self.memory.versions.keys().cloned().collect();
+        for uid in uids {
+            if self.memory.terminating.contains(&uid) || !self.memory.traces.contains(&uid) {
+                continue;
+            }
+            let history = self.history_now(&uid);
+            if self.kept.get(&uid) == Some(&history) {
+                continue;
+            }
+            let before = self.kept.get(&uid).cloned().unwrap_or_default();
+            self.memory.histories.insert(uid.clone(), history.clone());
+            let lasting = history.is_weightier_than(&before);
+            let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
+            let written = history.clone();
+            let write = move || folder::write_history(&paths, &owner, &written, lasting);
+            match super::act::blocking(write).await {
+                Ok(()) => {
+                    self.kept.insert(uid, history);
+                }
+                Err(error) => {
+                    warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
+                }
+            }
+        }
+    }
+
+    /// A version's history as things stand.
+    fn history_now(&mut self, uid: &str) -> History {
+        let mut history = self.memory.histories.get(uid).cloned().unwrap_or_default();
+        let Some(version) = self.memory.versions.get(uid).cloned() else {
+            return history;
+        };
+        history.note(&self.observed, uid);
+        let ended = history.finished.is_none()
+            && !self.observed.has_none_of(uid)
+            && has_ended(self.view(), &version);
+        let status = status::status(self.view(), &self.context.facts, &version);
+        if ended {
+            history.finished = Some(Finished {
+                phase: status.phase.clone().unwrap_or_default(),
+                ..Finished::default()
+            });
+        }
+        let sandbox = self.observed.ready_sandbox(uid);
+        if let Some(sandbox) = sandbox.filter(|s| !s.ips.is_empty()) {
+            history.ips.clone_from(&sandbox.ips);
+        }
+        history.conditions = status::kept_conditions(&status);
+        let (ready, started) = status::ready_and_started(&status);
+        history.ready = ready.into_iter().collect();
+        history.started = started.into_iter().collect();
+        history
+    }
+
+    /// Adds to what was observed what the runtime does not tell: the last words of containers that
+    /// ended since `before`, and containers that somebody removed.
+    async fn complete(&mut self, before: &Observed) {
+        let ended = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.exit().is_some());
+        let ended = ended.filter(|c| {
+            let known = before.containers.iter().find(|b| b.id == c.id);
+            known.is_none_or(|known| known.exit().is_none())
+        });
+        for container in ended.cloned().collect::<Vec<_>>() {
+            self.hear_last_words(container).await;
+        }
+        let uids: Vec<String> = self.memory.histories.keys().cloned().collect();
+        for uid in uids {
+            let history = self.memory.histories.get(&uid);
+            let known = self.memory.versions.contains_key(&uid);
+            if let Some(history) =
+                history.filter(|_| known && !self.memory.terminating.contains(&uid))
+            {
+                let gone = history.gone(&self.observed, &uid, &self.context.clock);
+                self.observed.containers.extend(gone);
+            }
+        }
+    }
+
+    async fn hear_last_words(&mut self, container: super::observed::Container) {
+        let version = self.memory.versions.get(&container.uid);
+        let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
+        let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
+            return;
+        };
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let id = container.id.clone();
+        let read = move || last_words(&paths, &key, &spec, &container, &exit);
+        let words = super::act::blocking(read).await;
+        let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+        if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
+        {
+            if !exit.message.is_empty() {
+                exit.message.push_str(": ");
+            }
+            exit.message.push_str(&words);
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -249,6 +416,9 @@ impl PodTask {
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);
             self.memory.versions.insert(new.pod.uid.clone(), version);
+            if !self.memory.seen.contains_key(&new.pod.uid) {
+                self.seen_at(&new.pod.uid, wall_now());
+            }
         }
         if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
             let started = self.memory.traces.contains(&old) || !self.observed.has_none_of(&old);
@@ -277,6 +447,7 @@ impl PodTask {
             Some((uid, container, result)) = self.pulls.next() => {
                 self.image_arrived(uid, container, result);
             }
+            Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
@@ -311,6 +482,7 @@ impl PodTask {
                 .await?;
             self.stale = false;
             self.changed.clear();
+            self.complete(&before).await;
             self.tell_ends(&before);
             self.prune();
         }
@@ -331,6 +503,7 @@ impl PodTask {
                 Some(now) => known.state = now.state,
                 None => self.observed.forget(id),
             }
+            self.complete(&before).await;
             self.tell_ends(&before);
         } else if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
             match observe::inspect_sandbox(&context.client, &context.clock, id).await? {
@@ -348,6 +521,9 @@ impl PodTask {
             let now = self.observed.containers.iter().find(|c| c.id == old.id);
             let pod = &self.key;
             match now.map(|c| c.exit()) {
+                Some(Some(_)) if now.is_some_and(|c| c.gone) => {
+                    info!(%pod, container = old.name, "container was removed by somebody else");
+                }
                 Some(Some(exit)) => {
                     let reason = &exit.reason;
                     info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
@@ -364,6 +540,27 @@ impl PodTask {
         }
     }
 
+    /// Notes what came of the hook after a container's start.
+    fn post_started(&mut self, id: &str, result: Result<(), String>) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((uid, name)) = known.map(|c| (c.uid.clone(), c.name.clone())) else {
+            self.memory.post_starts.remove(id);
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.memory.post_starts.remove(id);
+            }
+            Err(message) => {
+                warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
+                let kind = EventKind::Warning;
+                self.event(&uid, Some(&name), kind, "FailedPostStartHook", &message);
+                let hooks = &mut self.memory.post_starts;
+                hooks.insert(id.to_owned(), PostStart::Failed(message));
+            }
+        }
+    }
+
     /// Forgets what concerns sandboxes and containers that are gone.
     fn prune(&mut self) {
         use super::memory::Subject;
@@ -373,6 +570,8 @@ impl PodTask {
                 || observed.containers.iter().any(|c| &c.id == id)
         };
         self.memory.stopped_sandboxes.retain(there);
+        self.memory.probes.retain(|id, _| there(id));
+        self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
             Subject::Removal(id) => there(id),
             _ => true,

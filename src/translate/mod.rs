@@ -28,8 +28,8 @@ pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    CPU_PERIOD, CgroupLimits, QosClass, Requested, is_sidecar, pod_cgroup_limits, qos_class,
-    requested,
+    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
+    pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
 pub use security::UserNamespaceRange;
@@ -70,6 +70,8 @@ pub struct NodeFacts {
     pub apparmor: bool,
     /// Whether containers that say nothing get the runtime's default seccomp profile.
     pub seccomp_default: bool,
+    /// What the runtime calls itself: `containerd`.
+    pub runtime_name: String,
     /// What the runtime's handlers can do, by name; the empty name is the default one.
     pub handlers: BTreeMap<String, HandlerFeatures>,
     /// The handler of each runtime class.
@@ -86,6 +88,12 @@ pub struct HandlerFeatures {
 }
 
 impl NodeFacts {
+    /// A container's id as the API has it: with the runtime's name.
+    #[must_use]
+    pub fn container_id(&self, id: &str) -> String {
+        format!("{}://{id}", self.runtime_name)
+    }
+
     /// The runtime handler of a Pod, by its runtime class; the empty name is the default one.
     ///
     /// # Errors

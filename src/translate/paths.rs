@@ -95,6 +95,13 @@ impl Paths {
         let name = format!("{}_{}_{uid}", key.namespace, key.name);
         self.logs.join(name)
     }
+
+    /// The log of one instance of a container.
+    #[must_use]
+    pub fn container_log(&self, key: &PodKey, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        let folder = self.pod_logs(key, uid).join(container);
+        folder.join(format!("{attempt}.log"))
+    }
 }
 
 /// What stands behind a volume of a Pod.
