@@ -22,11 +22,11 @@ use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
 use super::moment::{Clock, wall_now};
 use super::observe::{self, Listed};
-use super::observed::{Observed, State};
+use super::observed::{Container, Exit, Observed, State};
 use super::plan::{View, plan};
 use super::report::report;
 use super::reports::Reports;
-use super::rules::{all_containers, has_ended, init_containers, is_finished};
+use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
 use super::{folder, status};
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
@@ -381,7 +381,7 @@ impl PodTask {
         }
     }
 
-    async fn hear_last_words(&mut self, container: super::observed::Container) {
+    async fn hear_last_words(&mut self, container: Container) {
         let version = self.memory.versions.get(&container.uid);
         let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
         let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
@@ -527,6 +527,7 @@ impl PodTask {
                 Some(Some(exit)) => {
                     let reason = &exit.reason;
                     info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
+                    self.tell_pause(old, exit);
                 }
                 None => info!(%pod, container = old.name, "container was removed by somebody else"),
                 Some(None) => {}
@@ -537,6 +538,22 @@ impl PodTask {
             if !self.observed.sandboxes.iter().any(ready) {
                 warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
             }
+        }
+    }
+
+    /// Tells that a container which ended so is not started again at once.
+    fn tell_pause(&self, container: &Container, exit: &Exit) {
+        let Some(version) = self.memory.versions.get(&container.uid) else {
+            return;
+        };
+        let again = restart(self.view(), version, container, exit);
+        if matches!(again, Restart::At(_, delay) if !delay.is_zero()) {
+            let (uid, name) = (&container.uid, &container.name);
+            let message = format!(
+                "Back-off restarting failed container {name} in pod {}_{}({uid})",
+                self.key.name, self.key.namespace
+            );
+            self.event(uid, Some(name), EventKind::Warning, "BackOff", &message);
         }
     }
 

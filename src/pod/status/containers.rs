@@ -1,5 +1,7 @@
 //! The status of single containers.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{
     Container as ContainerSpec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, PodSpec, PodStatus, VolumeMount, VolumeMountStatus,
@@ -156,14 +158,21 @@ fn pause(
     (!left.is_zero()).then(|| {
         let key = &version.key;
         let message = format!(
-            "back-off {}s restarting failed container={name} pod={}_{}({uid}), next start in {} s",
+            "back-off {}s restarting failed container={name} pod={}_{}({uid}), next start at {}",
             delay.as_secs(),
             key.name,
             key.namespace,
-            left.as_secs()
+            next_start(exit, delay)
         );
         Waiting::new("CrashLoopBackOff", message)
     })
+}
+
+/// When a container that ended so starts again, RFC 3339.
+fn next_start(exit: &Exit, delay: Duration) -> String {
+    let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+    let due = time(exit.finished_at.saturating_add(delay));
+    due.map_or_else(String::new, |due| due.0.to_string())
 }
 
 fn waiting_state(waiting: Waiting) -> ContainerState {
