@@ -111,10 +111,7 @@ fn what_follows_a_sidecar_waits_for_its_startup_probe() {
         ready: false,
         given_up: None,
     };
-    loop {
-        let Some(step) = plan(world.view()).step else {
-            break;
-        };
+    while let Some(step) = plan(world.view()).step {
         let sidecar = matches!(&step, Step::RunContainer { container, .. } if container == "side");
         world.apply(step);
         if sidecar {
