@@ -24,7 +24,6 @@ use crate::cri::Client;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
-use crate::pod::backoff;
 use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
@@ -140,7 +139,8 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         clock: Clock::default(),
         reports: Reports::default(),
         events: Events::default(),
-        longest_backoff: backoff::MAXIMUM,
+        longest_backoff: config.life.longest_backoff,
+        rollback_after: config.life.rollback_after,
     }))
 }
 

@@ -28,7 +28,7 @@ enum Kind {
 }
 
 /// The fields that are carried out.
-const FIELDS: [(&str, Kind); 15] = [
+const FIELDS: [(&str, Kind); 16] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -42,6 +42,7 @@ const FIELDS: [(&str, Kind); 15] = [
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
+    ("crashLoopBackOff.maxContainerRestartPeriod", Kind::Duration),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),
 ];
@@ -192,13 +193,13 @@ fn check_kind(document: &Document) -> Vec<Problem> {
     problems
 }
 
-/// The fields with their paths: those of `logging` one by one, all others as they are.
+/// The fields with their paths: those of `logging` and `crashLoopBackOff` one by one, all others as they are.
 fn leaves(value: &Value) -> Vec<(String, &Value)> {
     let mut leaves = vec![];
     for (name, value) in value.as_object().into_iter().flatten() {
         match (name.as_str(), value) {
             ("kind" | "apiVersion", _) => {}
-            ("logging", Value::Object(inner)) => {
+            ("logging" | "crashLoopBackOff", Value::Object(inner)) => {
                 leaves.extend(
                     inner
                         .iter()

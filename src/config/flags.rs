@@ -129,6 +129,15 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub runtime_concurrency: Option<u16>,
 
+    /// The longest wait before a container that keeps stopping is started again [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_container_restart_period: Option<Duration>,
+
+    /// Take an update back that is not Ready within this time, unless its Pod says otherwise in the
+    /// annotation podkeeper.io/rollback-after [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub rollback_after: Option<Duration>,
+
     /// How log lines are written [default: text]
     #[arg(
         long,

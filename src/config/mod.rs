@@ -5,6 +5,7 @@ mod duration;
 mod file;
 mod flags;
 pub(crate) mod kubelet;
+mod life;
 mod node;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 pub use duration::parse_duration;
 pub use flags::{Driver, Flags, Headers, LogFormat};
+pub use life::LifeSettings;
 pub use node::NodeSettings;
 
 use crate::cri::Endpoint;
@@ -57,6 +59,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// What the node is said to be and to allow.
     pub node: NodeSettings,
+    /// How Pods are kept alive.
+    pub life: LifeSettings,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -285,6 +289,7 @@ impl Config {
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
         let runtime_concurrency = concurrency.unwrap_or(2 * cores);
         from.note("runtime-concurrency", runtime_concurrency, &at);
+        let life = LifeSettings::load(&mut from, flags)?;
         let (log_format, log_level) = logging(&mut from, flags)?;
         from.settings.sort_by_key(|setting| setting.name);
         Ok(Self {
@@ -298,6 +303,7 @@ impl Config {
             resolv_conf,
             cgroup_driver,
             node,
+            life,
             runtime_concurrency,
             log_format,
             log_level,

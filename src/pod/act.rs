@@ -19,7 +19,9 @@ use super::memory::{Image, PostStart, Subject};
 use super::moment::wall_now;
 use super::observed::{Container, Exit, Sandbox, State};
 use super::plan::{Step, Why, volume_holder, wanted_images};
+use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
+use super::status::status;
 use super::task::{Context, PodTask};
 use super::{backoff, hook, observe};
 use crate::cri::{Error, if_found, v1};
@@ -534,6 +536,7 @@ impl PodTask {
 
     /// Ends all containers of a version, which then is on its way out for good.
     async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
+        self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
         let mark = Terminating {
@@ -561,6 +564,37 @@ impl PodTask {
             with_hook: true,
         };
         self.stop_all(uid, &ids, stop).await
+    }
+
+    /// Where a version that was good gives way to one that is taken back if it does not become so, notes
+    /// what to go back to.
+    async fn begin_trial(&mut self, old: &str) {
+        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
+        let status = self
+            .version(old)
+            .map(|v| status(self.view(), &self.context.facts, &v));
+        let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
+        let asked = rollback::limit(&new, self.context.rollback_after).is_some();
+        let stands_in = self
+            .rollback
+            .as_ref()
+            .is_some_and(|r| r.failed.is_some() && r.uid == old);
+        if new.uid == old || !was_good || !asked || stands_in {
+            return;
+        }
+        if let Some(good) = self.records.get(old).cloned() {
+            let trial = Rollback {
+                good,
+                uid: new.uid.clone(),
+                since: None,
+                ready_since: None,
+                failed: None,
+            };
+            self.keep_rollback(Some(trial)).await;
+        }
     }
 
     async fn stop_containers(

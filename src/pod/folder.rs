@@ -291,7 +291,8 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write_private(path, &serde_json::to_vec(value)?, true)
 }
 
-fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
+/// Writes a file that only its owner reads: aside, then renamed, synced before where it is lasting.
+pub(super) fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
         .create(true)

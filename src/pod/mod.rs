@@ -22,6 +22,7 @@ pub mod plan;
 mod plan_tests;
 pub mod report;
 pub mod reports;
+pub mod rollback;
 pub mod rules;
 #[cfg(test)]
 mod rules_tests;

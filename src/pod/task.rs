@@ -20,12 +20,13 @@ use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
-use super::moment::{Clock, wall_now};
+use super::moment::{Clock, Moment, wall_now};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::{View, plan};
-use super::report::report;
+use super::report::{UpdateReport, report};
 use super::reports::Reports;
+use super::rollback::{self, Rollback};
 use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
 use super::{folder, status};
 use crate::cri::{Client, Error};
@@ -36,6 +37,9 @@ use crate::translate::NodeFacts;
 /// How long a runtime that does not answer is left alone, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A version that was Ready this long was good.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What all Pods' tasks share.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub struct Context {
     pub events: Events,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
+    /// How long an update has to become Ready before it is taken back, where its Pod does not say.
+    pub rollback_after: Option<Duration>,
 }
 
 /// What a Pod's task is told.
@@ -97,7 +103,12 @@ pub struct PodTask {
     pub(super) key: PodKey,
     pub(super) context: Arc<Context>,
     inbox: mpsc::UnboundedReceiver<Message>,
+    /// What the manifests want.
+    asked: Option<DesiredPod>,
+    /// What is carried out: the same, or the version before an update that was taken back.
     pub(super) wanted: Option<DesiredPod>,
+    /// The update that is on trial or was taken back.
+    pub(super) rollback: Option<Rollback>,
     pub(super) observed: Observed,
     pub(super) memory: Memory,
     /// Where and when each version was first seen.
@@ -127,7 +138,9 @@ impl PodTask {
             key,
             context,
             inbox,
+            asked: None,
             wanted: None,
+            rollback: None,
             observed: Observed::default(),
             memory: Memory::default(),
             records: std::collections::BTreeMap::default(),
@@ -144,6 +157,7 @@ impl PodTask {
 
     /// Takes over what an earlier agent left.
     async fn adopt(&mut self, start: Start) {
+        self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
@@ -214,14 +228,19 @@ impl PodTask {
                 return;
             }
             self.remember().await;
+            let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
                 Some(step) => self.act(step).await,
-                None if self.is_over() => return,
+                None if self.is_over() => {
+                    self.keep_rollback(None).await;
+                    return;
+                }
                 None => {
-                    let alarm = plan.wake.map(|at| self.context.clock.instant_of(at));
+                    let wake = [plan.wake, trial_ends].into_iter().flatten().min();
+                    let alarm = wake.map(|at| self.context.clock.instant_of(at));
                     if !self.wait(alarm).await {
                         return;
                     }
@@ -292,7 +311,16 @@ impl PodTask {
     pub(super) fn publish(&self) {
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
-        let told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let mut told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let failed = self.rollback.as_ref().zip(self.asked.as_ref());
+        if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
+            let message = rollback.failed.clone().unwrap_or_default();
+            told.report.update = Some(UpdateReport {
+                uid: asked.pod.uid.clone(),
+                reason: "RolledBack".to_owned(),
+                message,
+            });
+        }
         let belief = observe::belief(&self.observed);
         self.context.reports.set(&self.key, told, belief);
     }
@@ -325,6 +353,66 @@ impl PodTask {
         }
     }
 
+    /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
+    /// time is taken back. Tells when to judge again.
+    async fn judge(&mut self) -> Option<Moment> {
+        let mut trial = self.rollback.clone()?;
+        let version = Arc::clone(&self.wanted.as_ref()?.pod);
+        let status = status::status(self.view(), &self.context.facts, &version);
+        if !trial.is_trial(&version.uid) {
+            // Neither the update nor what stands in for it: the manifest changed once more.
+            let stands_in = trial.failed.is_some() && trial.good.version()? == version;
+            if !stands_in && self.observed.has_none_of(&trial.uid) && rollback::is_good(&status) {
+                self.keep_rollback(None).await;
+            }
+            return None;
+        }
+        let limit = rollback::limit(&version, self.context.rollback_after)?;
+        if trial.since.is_none() && self.observed.has_none_of(&version.uid) {
+            return None;
+        }
+        let now = wall_now();
+        let since = *trial.since.get_or_insert(now);
+        let good = rollback::is_good(&status);
+        trial.ready_since = good.then(|| trial.ready_since.unwrap_or(now));
+        let (from, wait) = match trial.ready_since {
+            Some(ready) => (ready, rollback::settled(limit)),
+            None => (since, limit),
+        };
+        let due = self.context.clock.moment_of(from).after(wait);
+        if due > self.context.clock.now() {
+            self.keep_rollback(Some(trial)).await;
+            return Some(due);
+        }
+        if good {
+            self.keep_rollback(None).await;
+            return None;
+        }
+        let said = rollback::complaint(&status);
+        let (uid, seconds) = (version.uid.clone(), limit.as_secs());
+        warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
+        let message = format!("not Ready within {seconds} s: {said}");
+        self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
+        trial.failed = Some(message);
+        self.keep_rollback(Some(trial)).await;
+        self.set_wanted(self.asked.clone());
+        None
+    }
+
+    /// Keeps what is known of an update, in memory and on disk.
+    pub(super) async fn keep_rollback(&mut self, rollback: Option<Rollback>) {
+        if self.rollback == rollback {
+            return;
+        }
+        self.rollback = rollback;
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let kept = self.rollback.clone();
+        let write = move || rollback::write(&paths, &key, kept.as_ref());
+        if let Err(error) = super::act::blocking(write).await {
+            warn!(pod = %self.key, %error, "what is known of the update cannot be kept");
+        }
+    }
+
     /// A version's history as things stand.
     fn history_now(&mut self, uid: &str) -> History {
         let mut history = self.memory.histories.get(uid).cloned().unwrap_or_default();
@@ -346,6 +434,7 @@ impl PodTask {
         if let Some(sandbox) = sandbox.filter(|s| !s.ips.is_empty()) {
             history.ips.clone_from(&sandbox.ips);
         }
+        history.was_good |= history.was_ready_for(SETTLED, wall_now());
         history.conditions = status::kept_conditions(&status);
         let (ready, started) = status::ready_and_started(&status);
         history.ready = ready.into_iter().collect();
@@ -411,7 +500,23 @@ impl PodTask {
         }
     }
 
-    fn set_wanted(&mut self, wanted: Option<DesiredPod>) {
+    /// Takes over what the manifests want. A version that was taken back stays so.
+    pub(super) fn set_wanted(&mut self, asked: Option<DesiredPod>) {
+        let taken_back = asked.as_ref().zip(self.rollback.as_ref());
+        let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
+        let before = taken_back.and_then(|(asked, rollback)| {
+            Some(DesiredPod {
+                pod: rollback.good.version()?,
+                origin: asked.origin.clone(),
+                warnings: vec![],
+            })
+        });
+        let wanted = before.or_else(|| asked.clone());
+        self.asked = asked;
+        self.carry_out(wanted);
+    }
+
+    fn carry_out(&mut self, wanted: Option<DesiredPod>) {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);

@@ -39,6 +39,12 @@ impl Paths {
         self.root.join("pods")
     }
 
+    /// The folder of what is kept of updates that can be taken back.
+    #[must_use]
+    pub fn rollbacks(&self) -> PathBuf {
+        self.root.join("rollbacks")
+    }
+
     /// The Pod's own folder.
     #[must_use]
     pub fn pod(&self, uid: &str) -> PathBuf {

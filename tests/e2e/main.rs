@@ -8,6 +8,7 @@ mod images;
 mod lifecycle;
 mod node;
 mod removal;
+mod rollback;
 mod service;
 mod source;
 mod web;
