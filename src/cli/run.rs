@@ -117,6 +117,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         ephemeral_storage: machine::disk_capacity(&config.paths.root),
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
+        runtime: runtime.features,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),

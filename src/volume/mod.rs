@@ -129,8 +129,12 @@ fn prepare_empty_dir(
             mounts::mount_memory(path, memory_size(facts, spec, source).value())?;
         }
     }
-    // Every container may write to it, whatever user it runs as.
-    fs::set_permissions(path, Permissions::from_mode(0o777))
+    // Every container may write to it, whatever user it runs as. What a group gave it stays.
+    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if mode & 0o777 == 0o777 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode & 0o7000 | 0o777))
 }
 
 /// A volume in memory takes no more than the Pod may, and than the node has.
@@ -180,6 +184,8 @@ fn write_files(
         if volume.config_map.is_none() && !mounts::is_mount_point(path)? {
             mounts::mount_memory(path, 0)?;
         }
+        // Every container may look into it, whatever user it runs as; the files have modes of their own.
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
         files::write(path, &payload, fs_group(spec))
     };
     prepare().map_err(|e: io::Error| e.to_string())

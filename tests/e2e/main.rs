@@ -4,9 +4,11 @@
 mod adoption;
 mod chaos;
 mod edits;
+mod env;
 mod images;
 mod lifecycle;
 mod node;
+mod objects;
 mod removal;
 mod service;
 mod source;
