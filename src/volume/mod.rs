@@ -79,7 +79,10 @@ pub fn remove(paths: &Paths, uid: &str) -> io::Result<()> {
 }
 
 /// Deletes a folder in which nothing is mounted. Symlinks are deleted, not followed.
-fn remove_tree(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Any I/O error, or something is mounted there; that it is not there is none.
+pub fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::symlink_metadata(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),

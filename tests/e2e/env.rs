@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use podkeeper::cri::v1;
-
 use super::node::{Node, manifest};
 
 super::on_each_containerd!(
@@ -114,10 +112,7 @@ async fn a_start_in_a_new_sandbox_sees_its_address(mut node: Node) {
     node.start_agent();
     let first = node.wait_running("web").await;
     let before = environment(&node, &first.id).await["POD_IP"].clone();
-    let stop = v1::StopPodSandboxRequest {
-        pod_sandbox_id: first.pod_sandbox_id.clone(),
-    };
-    node.client.stop_pod_sandbox(stop).await.unwrap();
+    node.kill_sandbox(&first.pod_sandbox_id).await;
     let second = node.wait_after("web", &first).await;
     assert_ne!(second.pod_sandbox_id, first.pod_sandbox_id);
     let now = environment(&node, &second.id).await["POD_IP"].clone();

@@ -12,6 +12,7 @@ mod objects;
 mod removal;
 mod service;
 mod source;
+mod volumes;
 mod web;
 
 #[path = "../web/mod.rs"]

@@ -284,6 +284,17 @@ impl Node {
         kill(self.process(id).await);
     }
 
+    /// Kills what holds the namespaces of a sandbox.
+    pub(crate) async fn kill_sandbox(&self, id: &str) {
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.client.pod_sandbox_status(request).await.unwrap();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        kill(info["pid"].as_i64().unwrap().try_into().unwrap());
+    }
+
     /// What a command in the container says.
     pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> String {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
