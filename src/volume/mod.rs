@@ -1,5 +1,10 @@
-//! Volumes of Pods on the node: made before a Pod's sandbox, kept up to date while it runs, and taken
-//! away with it. A removal never follows a symlink and never crosses a mount.
+//! Volumes of Pods on the node: made before a Pod's sandbox, and taken away with it. A removal never
+//! follows a symlink and never crosses a mount.
+//!
+//! The files that the agent writes are looked at again before each container starts, and that is as
+//! often as they can come to differ: labels, annotations and resources of a static Pod, and the
+//! `ConfigMap`s and `Secret`s that it refers to, are part of its UID, so a change of them is another
+//! Pod with volumes of its own; and addresses, which a new sandbox changes, cannot stand in volumes.
 
 mod env_file;
 mod files;
