@@ -14,6 +14,11 @@ super::on_each_containerd!(
     a_pod_has_users_of_its_own_where_the_runtime_can_give_them,
 );
 
+/// Where the runtime can.
+mod v2_4 {
+    super::super::on_containerd!("2.4": a_pod_has_users_of_its_own_where_the_runtime_can_give_them);
+}
+
 /// The mask of capabilities that the kernel knows all of, as this process may have them.
 const ALL: &str = "CapBnd";
 /// Those that containers have by default: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID,
@@ -276,37 +281,93 @@ async fn groups_of_the_image_count_unless_the_pod_says_otherwise(mut node: Node)
     node.wait_gone().await;
 }
 
+const OWN_USERS: &str = r"
+  hostUsers: false
+  securityContext: {fsGroup: 2000}
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: $FOREVER
+    volumeMounts:
+    - {name: scratch, mountPath: /scratch}
+    - {name: own, mountPath: /own}
+  - name: bare
+    image: $BUSYBOX
+    command: $FOREVER
+    securityContext: {procMount: Unmasked, runAsUser: 1000}
+    volumeMounts:
+    - {name: scratch, mountPath: /part, subPath: part}
+  volumes:
+  - {name: scratch, emptyDir: {}}
+  - {name: own, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
+";
+
 async fn a_pod_has_users_of_its_own_where_the_runtime_can_give_them(mut node: Node) {
-    node.put(
-        "own.yaml",
-        &pod_with("own", BUSYBOX, FOREVER, "  hostUsers: false\n"),
-    );
+    node.put("a.yaml", &manifest("a", OWN_USERS));
     node.start_agent();
-    let status = node
+    let features = node
         .client
         .status(v1::StatusRequest::default())
         .await
         .unwrap();
-    let default = status
-        .runtime_handlers
-        .into_iter()
-        .find(|h| h.name.is_empty());
-    if default
+    let mut handlers = features.runtime_handlers.into_iter();
+    let default = handlers.find(|h| h.name.is_empty());
+    if !default
         .and_then(|h| h.features)
         .is_some_and(|f| f.user_namespaces)
     {
-        let id = node.wait_running("own").await.id;
-        let map = node.sh(&id, "cat /proc/1/uid_map").await;
-        let map: Vec<u64> = map.split_whitespace().map(|n| n.parse().unwrap()).collect();
-        assert_eq!((map[0], map[2]), (0, 65_536));
-        assert!(map[1] >= 65_536, "none of the host's own users: {map:?}");
-    } else {
-        let report = node.wait_reason("own", "FailedCreatePodSandBox").await;
+        assert_ne!(node.version, "2.4", "it is brought up with a runc that can");
+        let report = node.wait_reason("a", "FailedCreatePodSandBox").await;
         assert!(
             report.message.contains("spec.hostUsers is false"),
             "{report:#?}"
         );
+        node.remove("a.yaml");
+        return node.wait_gone().await;
     }
-    node.remove("own.yaml");
+    node.put("b.yaml", &manifest("b", OWN_USERS));
+    let mut firsts = vec![];
+    for pod in ["a", "b"] {
+        let container = node.wait_running(pod).await;
+        let map = node.sh(&container.id, "cat /proc/1/uid_map").await;
+        let map: Vec<u32> = map.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert_eq!((map[0], map[2]), (0, 65_536));
+        let process = node.process(&container.id).await;
+        let seen = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        assert_eq!(
+            field(&seen, "Uid"),
+            [map[1].to_string().as_str(); 4].join(" ")
+        );
+        firsts.push(map[1]);
+    }
+    assert!(
+        firsts.iter().all(|first| *first >= 65_536),
+        "none of the host's own: {firsts:?}"
+    );
+    assert_ne!(firsts[0], firsts[1], "nobody else's");
+    let name = node.full_name("a");
+    let id = node.wait_running("a").await.id;
+    for (script, expected) in [
+        (
+            "id -u; touch /scratch/x; stat -c %u.%g /scratch/x",
+            "0\n0.2000",
+        ),
+        ("cat /own/name", &name),
+        ("touch /etc/hosts /dev/termination-log && echo own", "own"),
+    ] {
+        assert_eq!(node.sh(&id, script).await, expected, "{script}");
+    }
+    let id = node.wait_container("a", "bare").await.id;
+    for (script, expected) in [
+        (
+            "id -u; touch /part/x; stat -c %u.%g /part/x",
+            "1000\n1000.2000",
+        ),
+        ("grep -c CPU0 /proc/interrupts", "1"),
+    ] {
+        assert_eq!(node.sh(&id, script).await, expected, "{script}");
+    }
+    node.remove("a.yaml");
+    node.remove("b.yaml");
     node.wait_gone().await;
 }
