@@ -116,7 +116,10 @@ async fn a_start_in_a_new_sandbox_sees_its_address(mut node: Node) {
     let second = node.wait_after("web", &first).await;
     assert_ne!(second.pod_sandbox_id, first.pod_sandbox_id);
     let now = environment(&node, &second.id).await["POD_IP"].clone();
-    assert_eq!(node.report("web").await.unwrap().ips, [now.clone()]);
+    assert_eq!(
+        node.report("web").await.unwrap().ips,
+        std::slice::from_ref(&now)
+    );
     assert_ne!(now, before, "a new sandbox has a new address");
     let hosts = node.exec(&second.id, &["cat", "/etc/hosts"]).await;
     let own = |line: &&str| line.ends_with(&format!("\t{}", node.full_name("web")));

@@ -34,11 +34,11 @@ async fn a_pod_has_the_names_and_name_servers_that_it_asks_for(mut node: Node) {
             "  dnsPolicy: {policy}\n  containers:\n  - name: c\n    image: $BUSYBOX\n    command: $FOREVER\n"
         )
     };
-    let none =
+    let without =
         plain("None") + "  dnsConfig: {nameservers: [192.0.2.53], searches: [own.example]}\n";
     node.put("names.yaml", &manifest("names", NAMES));
     node.put("default.yaml", &manifest("default", &plain("Default")));
-    node.put("none.yaml", &manifest(LONG, &none));
+    node.put("none.yaml", &manifest(LONG, &without));
     fs::write(
         node.path("resolv.conf"),
         "search host.example\nnameserver 192.0.2.1\noptions rotate\n",
@@ -108,8 +108,7 @@ async fn a_pod_uses_the_namespaces_that_it_asks_for(mut node: Node) {
                       securityContext: {privileged: true}\n";
     let all = "  hostNetwork: true\n  hostPID: true\n  hostIPC: true\n  dnsPolicy: ClusterFirstWithHostNet\n";
     let beside = "  - name: beside\n    image: $BUSYBOX\n    command: [sleep, \"1000\"]\n";
-    let at_once = "  terminationGracePeriodSeconds: 0\n";
-    let apart = format!("{containers}{beside}{at_once}");
+    let apart = format!("{containers}{beside}");
     let shared = format!("{apart}  shareProcessNamespace: true\n");
     node.put(
         "host.yaml",
@@ -180,7 +179,7 @@ fn page(address: &str) -> Option<String> {
 async fn a_host_port_leads_to_the_pod(mut node: Node) {
     let port = free_port();
     let spec = format!(
-        "  terminationGracePeriodSeconds: 0\n  containers:\n  - name: c\n    \
+        "  containers:\n  - name: c\n    \
          image: localhost/podkeeper/web:1\n    ports: [{{containerPort: 8080, hostPort: {port}}}]\n"
     );
     node.put("web.yaml", &manifest("web", &spec));
@@ -242,7 +241,6 @@ async fn a_runtime_class_chooses_the_handler(mut node: Node) {
 
 async fn terminals_input_and_last_words_are_the_containers(mut node: Node) {
     let spec = r"
-  terminationGracePeriodSeconds: 0
   containers:
   - name: c
     image: $BUSYBOX

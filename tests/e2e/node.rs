@@ -444,13 +444,16 @@ pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> Str
 
 /// A manifest of a Pod with this spec, each line of it indented by two blanks at least. In it `$BUSYBOX`
 /// stands for an image, and `$FOREVER` for a command that ends at once when told to, and runs for ever
-/// else.
+/// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds.
 pub(crate) fn manifest(name: &str, spec: &str) -> String {
     let command = serde_json::json!(["sh", "-c", FOREVER]).to_string();
     let spec = spec.replace("$BUSYBOX", BUSYBOX);
     let spec = spec.replace("$FOREVER", &command);
     let spec = spec.trim_start_matches('\n');
-    format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n{spec}")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  \
+         terminationGracePeriodSeconds: 2\n{spec}"
+    )
 }
 
 /// A script that ends at once when told to, and runs for ever else.

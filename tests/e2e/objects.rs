@@ -1,7 +1,7 @@
 //! `ConfigMap`s and `Secret`s that stand in manifests, as the containers see them.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::node::{Node, manifest};
@@ -245,7 +245,7 @@ async fn the_content_of_a_secret_is_nowhere_for_others_to_read(mut node: Node) {
     assert!(!files.is_empty(), "it is in the volume, in memory");
     for file in files {
         let found = fs::metadata(&file).unwrap();
-        let private = found.mode() & 0o077 == 0;
+        let private = found.permissions().mode() & 0o7777 == 0o600;
         assert!(
             found.dev() != disk || private,
             "{file} is on disk, with {:o}",

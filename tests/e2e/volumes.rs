@@ -1,6 +1,7 @@
 //! Volumes as the containers see them, and what is left of them on the node: nothing of the Pod's,
 //! everything of the host's.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -82,8 +83,9 @@ async fn host_paths_are_made_and_checked_by_their_type(mut node: Node) {
     paths.extend(block.map(|path| (path.display().to_string(), "BlockDevice")));
     let (mut volume_mounts, mut volumes) = (String::new(), String::new());
     for (i, (path, kind)) in paths.iter().enumerate() {
-        volume_mounts += &format!("    - {{name: v{i}, mountPath: /v{i}}}\n");
-        volumes += &format!("  - {{name: v{i}, hostPath: {{path: {path}, type: {kind:?}}}}}\n");
+        writeln!(volume_mounts, "    - {{name: v{i}, mountPath: /v{i}}}").unwrap();
+        let source = format!("hostPath: {{path: {path}, type: {kind:?}}}");
+        writeln!(volumes, "  - {{name: v{i}, {source}}}").unwrap();
     }
     let container = "  containers:\n  - name: c\n    image: $BUSYBOX\n    command: $FOREVER\n";
     let spec = format!("{container}    volumeMounts:\n{volume_mounts}  volumes:\n{volumes}");
