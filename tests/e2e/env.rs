@@ -20,7 +20,6 @@ async fn environment(node: &Node, id: &str) -> BTreeMap<String, String> {
 }
 
 const SOURCES: &str = r#"
-  nodeSelector: {disk: ssd}
   initContainers:
   - name: writer
     image: $BUSYBOX
@@ -64,7 +63,6 @@ async fn variables_have_the_values_that_the_pod_refers_to(mut node: Node) {
     let text = manifest("facts", SOURCES).replace("  name: facts", metadata);
     node.put("facts.yaml", &text);
     node.flag("node-ip", "192.0.2.7,2001:db8::7");
-    node.flag("node-labels", "disk=ssd");
     node.start_agent();
     let container = node.wait_running("facts").await;
     let found = environment(&node, &container.id).await;
