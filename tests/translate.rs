@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::translate::{
-    Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
-    container_config, hosts_file, sandbox_config,
+    Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, RuntimeFeatures,
+    SandboxInstance, container_config, hosts_file, sandbox_config,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -53,6 +53,10 @@ fn facts() -> NodeFacts {
         memory_capacity: 24_684_084 << 10,
         cpus: 2,
         host_ips: vec!["192.0.2.2".into()],
+        runtime: RuntimeFeatures {
+            supplemental_groups_policy: true,
+            image_volumes: true,
+        },
         ..NodeFacts::default()
     }
 }

@@ -119,6 +119,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
         runtime_name: runtime.name,
+        runtime: runtime.features,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),

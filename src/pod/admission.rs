@@ -1,6 +1,6 @@
 //! Whether a Pod can run on this node at all: the node's labels, its free CPU and memory, host ports,
-//! sysctls. What cannot is shown as Failed with the reason that Kubernetes uses, and is looked at again
-//! when anything changes.
+//! sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
+//! uses, and is looked at again when anything changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodS
 use tokio::sync::watch;
 
 use crate::manifest::{PodKey, StaticPod};
-use crate::translate::{NodeFacts, requested};
+use crate::translate::{NodeFacts, is_sidecar, requested};
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -131,7 +131,8 @@ impl Ledger {
 }
 
 fn claim(spec: &PodSpec) -> Claim {
-    let sidecars = spec.init_containers.iter().flatten();
+    let inits = spec.init_containers.iter().flatten();
+    let sidecars = inits.filter(|c| is_sidecar(c));
     let containers = sidecars.chain(&spec.containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let ports = ports.filter_map(|p| {
@@ -217,11 +218,21 @@ fn check_alone(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
     if let Some(message) = sysctl_problem(facts, spec) {
         return refuse("SysctlForbidden", message);
     }
+    if !facts.runtime.supplemental_groups_policy && groups_policy(spec) == Some("Strict") {
+        let message = "spec.securityContext.supplementalGroupsPolicy is Strict, which this container \
+                       runtime does not support: containerd does from 2.0 on";
+        return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());
+    }
     if !facts.apparmor && asks_for_apparmor(spec) {
         let message = "the Pod asks for an AppArmor profile, and the node has no AppArmor";
         return refuse("AppArmor", message.to_owned());
     }
     Ok(())
+}
+
+fn groups_policy(spec: &PodSpec) -> Option<&str> {
+    let context = spec.security_context.as_ref()?;
+    context.supplemental_groups_policy.as_deref()
 }
 
 fn asks_for_apparmor(spec: &PodSpec) -> bool {
@@ -456,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn sysctls_systems_and_apparmor_are_looked_at() {
+    fn what_the_node_or_its_runtime_cannot_do_is_looked_at() {
         let sysctl = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
         for (extra, expected) in [
             (
@@ -476,6 +487,14 @@ mod tests {
                 "SysctlForbidden",
             ),
             (json!({"os": {"name": "windows"}}), "PodOSNotSupported"),
+            (
+                json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
+                "SupplementalGroupsPolicyNotSupported",
+            ),
+            (
+                json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}}),
+                "admitted",
+            ),
             (
                 json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}),
                 "AppArmor",

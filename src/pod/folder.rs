@@ -227,7 +227,7 @@ pub fn remove_container(
 /// # Errors
 /// Any I/O error; that something is not there is none.
 pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
-    ignore_missing(fs::remove_dir_all(paths.pod_logs(key, uid)))?;
+    volume::remove_tree(&paths.pod_logs(key, uid))?;
     remove_folder(paths, uid)
 }
 
@@ -240,14 +240,9 @@ pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
     volume::remove(paths, uid)?;
     for inner in ["containers", "etc-hosts"] {
-        let inner = folder.join(inner);
-        if inner.is_dir() && !inner.is_symlink() {
-            ignore_missing(fs::remove_dir_all(inner))?;
-        } else {
-            ignore_missing(fs::remove_file(inner))?;
-        }
+        volume::remove_tree(&folder.join(inner))?;
     }
-    ignore_missing(fs::remove_dir_all(folder))
+    volume::remove_tree(&folder)
 }
 
 /// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.

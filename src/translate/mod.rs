@@ -72,10 +72,21 @@ pub struct NodeFacts {
     pub seccomp_default: bool,
     /// What the runtime calls itself: `containerd`.
     pub runtime_name: String,
+    /// What the runtime can do, whatever the handler.
+    pub runtime: RuntimeFeatures,
     /// What the runtime's handlers can do, by name; the empty name is the default one.
     pub handlers: BTreeMap<String, HandlerFeatures>,
     /// The handler of each runtime class.
     pub runtime_classes: BTreeMap<String, String>,
+}
+
+/// What a runtime can do, whatever the handler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Leave out the groups that the image has a user in.
+    pub supplemental_groups_policy: bool,
+    /// Mount images as volumes.
+    pub image_volumes: bool,
 }
 
 /// What a runtime handler can do.

@@ -47,7 +47,7 @@ pub(super) fn mounts(
         let volume = volume.ok_or_else(|| format!("there is no volume {:?}", asked.name))?;
         let sub_path = sub_path(asked, environment)?;
         let mut mount = match &volume.image {
-            Some(_) => image_mount(pod, volume, instance, sub_path)?,
+            Some(_) => image_mount(facts, pod, volume, instance, sub_path)?,
             None => volume_mount(facts, pod, container, index, volume, &sub_path)?,
         };
         mount.container_path = absolute(&asked.mount_path);
@@ -104,11 +104,18 @@ fn volume_mount(
 }
 
 fn image_mount(
+    facts: &NodeFacts,
     pod: &StaticPod,
     volume: &Volume,
     instance: &ContainerInstance,
     sub_path: String,
 ) -> Result<Mount, String> {
+    if !facts.runtime.image_volumes {
+        return Err(format!(
+            "volume {:?} is an image, and this container runtime does not mount images: containerd does from 2.1 on",
+            volume.name
+        ));
+    }
     let image = instance.volume_images.get(&volume.name);
     let image =
         image.ok_or_else(|| format!("the image of volume {:?} is not there", volume.name))?;

@@ -245,6 +245,22 @@ impl Node {
         .await
     }
 
+    /// Waits until this container of a Pod runs.
+    pub(crate) async fn wait_container(&self, pod: &str, name: &str) -> v1::Container {
+        self.wait(&format!("{name} of {pod} runs"), async || {
+            self.running_one(pod, name).await
+        })
+        .await
+    }
+
+    /// Waits until the Pod's report gives this reason.
+    pub(crate) async fn wait_reason(&self, pod: &str, reason: &str) -> PodReport {
+        self.wait(&format!("{pod} says {reason}"), async || {
+            self.report(pod).await.filter(|r| r.reason == reason)
+        })
+        .await
+    }
+
     /// Waits until another container than this one runs in its place.
     pub(crate) async fn wait_after(&self, pod: &str, old: &v1::Container) -> v1::Container {
         self.wait(&format!("{pod} runs anew"), async || {
@@ -268,6 +284,17 @@ impl Node {
         kill(self.process(id).await);
     }
 
+    /// Kills what holds the namespaces of a sandbox.
+    pub(crate) async fn kill_sandbox(&self, id: &str) {
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.client.pod_sandbox_status(request).await.unwrap();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        kill(info["pid"].as_i64().unwrap().try_into().unwrap());
+    }
+
     /// What a command in the container says.
     pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> String {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
@@ -279,6 +306,18 @@ impl Node {
             String::from_utf8_lossy(&done.stderr)
         );
         String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// What a script in the container says, without the blanks around it.
+    pub(crate) async fn sh(&self, id: &str, script: &str) -> String {
+        let said = self.exec(id, &["sh", "-c", script]).await;
+        said.trim().to_owned()
+    }
+
+    /// What `podkeeper ps` shows.
+    pub(crate) fn ps(&self) -> String {
+        let ps = command(&["ps", "--run-dir"]).arg(self.path("run")).output();
+        String::from_utf8(ps.unwrap().stdout).unwrap()
     }
 
     // --- waiting
@@ -400,6 +439,20 @@ pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> Str
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  containers:\n  - name: c\n    \
          image: {image}\n    command: [sh, -c, {script}]\n{spec}"
+    )
+}
+
+/// A manifest of a Pod with this spec, each line of it indented by two blanks at least. In it `$BUSYBOX`
+/// stands for an image, and `$FOREVER` for a command that ends at once when told to, and runs for ever
+/// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds.
+pub(crate) fn manifest(name: &str, spec: &str) -> String {
+    let command = serde_json::json!(["sh", "-c", FOREVER]).to_string();
+    let spec = spec.replace("$BUSYBOX", BUSYBOX);
+    let spec = spec.replace("$FOREVER", &command);
+    let spec = spec.trim_start_matches('\n');
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  \
+         terminationGracePeriodSeconds: 2\n{spec}"
     )
 }
 
