@@ -385,7 +385,28 @@ impl PodTask {
             gone: false,
         });
         self.start_created(&version, spec, &answer.container_id)
-            .await
+            .await?;
+        self.learn_late(uid, container, attempt).await;
+        Ok(())
+    }
+
+    /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
+    /// container's end.
+    async fn learn_late(&mut self, uid: &str, container: &str, attempt: u32) {
+        let before = self.observed.history_of(uid, container);
+        let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
+        let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
+            return;
+        };
+        let (id, client, clock) = (before.id.clone(), &self.context.client, &self.context.clock);
+        if let Ok(Some(now)) = observe::inspect_container(client, clock, &id).await
+            && let Some(now) = now.exit()
+        {
+            let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+            if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
+                exit.reason.clone_from(&now.reason);
+            }
+        }
     }
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.

@@ -605,6 +605,18 @@ impl<'a> Planner<'a> {
                 attempt,
                 backoff: last.backoff,
             }),
+            // Its sandbox died before it ran: nothing is owed for that either.
+            State::Exited(exit)
+                if exit.started_at <= 0
+                    && !last.gone
+                    && current.is_none_or(|s| s.id != last.sandbox)
+                    && restart(self.view, version, last, exit) != Restart::Never =>
+            {
+                Some(Start::Anew {
+                    attempt,
+                    backoff: last.backoff,
+                })
+            }
             // What must come first comes first in every sandbox.
             State::Exited(exit)
                 if exit.code == 0
