@@ -54,8 +54,9 @@ impl Error {
     /// says nothing about what the runtime thinks of the call.
     #[must_use]
     pub fn from_status(method: &'static str, deadline: Duration, status: &Status) -> Self {
-        let cause = status.source().map(root_cause);
-        if cause.is_some_and(|cause| cause.is::<TimeoutExpired>()) {
+        if let Some(cause) = status.source().map(root_cause)
+            && cause.is::<TimeoutExpired>()
+        {
             // Our transport's clock was the first to run out.
             return Self::Deadline {
                 method,
