@@ -6,42 +6,11 @@ use std::collections::BTreeMap;
 
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::translate::{
-    Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
-    container_config, hosts_file, sandbox_config,
+    Addresses, ContainerInstance, NodeFacts, SandboxInstance, container_config, hosts_file,
+    sandbox_config,
 };
-use records::{HOST_IP, Kind, MEMORY, NODE, Places, golden, in_their_terms, recorded};
+use records::{Kind, NODE, Places, facts, golden, host, in_their_terms, recorded, unified_facts};
 use serde_json::{Value, json};
-
-/// The node on which the reference's requests were taken.
-fn facts() -> NodeFacts {
-    NodeFacts {
-        paths: Paths {
-            root: "/ROOT".into(),
-            logs: "/LOGS".into(),
-        },
-        cluster_dns: vec!["10.254.0.10".into()],
-        cluster_domain: "kube.local".into(),
-        hugepage_sizes: vec!["2MB".into(), "1GB".into()],
-        swap_controller: true,
-        memory_capacity: MEMORY << 10,
-        cpus: 2,
-        host_ips: vec![HOST_IP.into()],
-        ..NodeFacts::default()
-    }
-}
-
-/// The same node with the unified hierarchy, under systemd.
-fn unified_facts() -> NodeFacts {
-    NodeFacts {
-        cgroup_driver: CgroupDriver::Systemd,
-        cgroup_unified: true,
-        ..facts()
-    }
-}
-
-fn host() -> ResolvConf {
-    ResolvConf::parse("nameserver 10.255.255.53\n")
-}
 
 /// The Pod's requests in the record's terms: the sandbox, and the containers by name.
 fn requests(facts: &NodeFacts, pod: &StaticPod) -> (Value, Result<Value, String>) {

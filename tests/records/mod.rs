@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::translate::{CgroupDriver, NodeFacts, Paths, ResolvConf};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
@@ -20,26 +21,31 @@ pub(crate) const MEMORY: u64 = 24_684_084;
 /// The address that it has as far as the tests go.
 pub(crate) const HOST_IP: &str = "192.0.2.2";
 
-/// Where our requests differ from the reference's on purpose: in what, where, and why.
-const DIFFERENCES: [(Kind, &str, &str); 4] = [
+/// Where our requests differ from the reference's on purpose: in what, where, whether they always do, and
+/// why.
+const DIFFERENCES: [(Kind, &str, bool, &str); 4] = [
     (
         Kind::Sandbox,
         "/labels/podkeeper.io~1root-dir",
+        true,
         "our mark: what does not carry it is never touched",
     ),
     (
         Kind::Container,
         "/labels/podkeeper.io~1root-dir",
+        true,
         "our mark, by which containers are listed",
     ),
     (
         Kind::Sandbox,
         "/annotations/kubernetes.io~1config.seen",
+        true,
         "a time, which the record leaves out",
     ),
     (
         Kind::Container,
         "/stop_signal",
+        false,
         "lifecycle.stopSignal is behind a feature gate in the reference; a field is honoured or refused here",
     ),
 ];
@@ -116,6 +122,38 @@ pub(crate) fn recorded(folder: &str) -> Vec<Recorded> {
     all
 }
 
+/// The node on which the reference's requests were taken.
+pub(crate) fn facts() -> NodeFacts {
+    NodeFacts {
+        paths: Paths {
+            root: "/ROOT".into(),
+            logs: "/LOGS".into(),
+        },
+        cluster_dns: vec!["10.254.0.10".into()],
+        cluster_domain: "kube.local".into(),
+        hugepage_sizes: vec!["2MB".into(), "1GB".into()],
+        swap_controller: true,
+        memory_capacity: MEMORY << 10,
+        cpus: 2,
+        host_ips: vec![HOST_IP.into()],
+        ..NodeFacts::default()
+    }
+}
+
+/// The same node with the unified hierarchy, under systemd.
+pub(crate) fn unified_facts() -> NodeFacts {
+    NodeFacts {
+        cgroup_driver: CgroupDriver::Systemd,
+        cgroup_unified: true,
+        ..facts()
+    }
+}
+
+/// Its resolver configuration.
+pub(crate) fn host() -> ResolvConf {
+    ResolvConf::parse("nameserver 10.255.255.53\n")
+}
+
 /// A file of the records.
 pub(crate) fn golden(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -135,10 +173,11 @@ pub(crate) fn in_their_terms(
         Kind::Container => "ContainerConfig",
     };
     let mut request = as_json(message, name);
-    for (_, pointer, _) in DIFFERENCES.iter().filter(|(k, ..)| *k == kind) {
+    for (_, pointer, always, _) in DIFFERENCES.iter().filter(|(k, ..)| *k == kind) {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let parent = request.pointer_mut(parent).and_then(Value::as_object_mut);
-        parent.and_then(|p| p.remove(&key.replace("~1", "/")));
+        let removed = parent.and_then(|p| p.remove(&key.replace("~1", "/")));
+        assert!(removed.is_some() || !always, "{pointer} is no difference");
     }
     let text = request.to_string();
     let text = text.replace(&places.root, "$ROOT");
