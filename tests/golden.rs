@@ -36,6 +36,7 @@ mount --bind cgroup /sys/fs/cgroup
 mount --bind hugepages /sys/kernel/mm/hugepages
 mount --bind meminfo /proc/meminfo
 mount --bind online /sys/devices/system/cpu/online
+[ ! -e /sys/fs/selinux ] || mount -t tmpfs tmpfs /sys/fs/selinux
 cd "$WORK"
 exec ./podkeeper run "$@"
 "#;
@@ -54,9 +55,12 @@ impl Node {
         make_node(folder.path(), cgroups);
         let runtime = Runtime::start(&folder.path().join("cri.sock"), settings);
         // The records' runtime had these end at once.
-        runtime.lives(|_, name, _| match name.starts_with("init-") {
-            true => Life::ends(0),
-            false => Life::LONG,
+        runtime.lives(|_, name, _| {
+            if name.starts_with("init-") {
+                Life::ends(0)
+            } else {
+                Life::LONG
+            }
         });
         let own = folder.path().join("manifests");
         fs::create_dir(&own).unwrap();
@@ -155,7 +159,11 @@ fn make_node(folder: &Path, cgroups: &[&str]) {
     fs::write(at("podkeeper"), "").unwrap();
     let systemctl = at("bin/systemctl");
     fs::create_dir(at("bin")).unwrap();
-    fs::write(&systemctl, "#!/bin/sh\necho \"$*\" >>\"$WORK/systemctl.log\"\n").unwrap();
+    fs::write(
+        &systemctl,
+        "#!/bin/sh\necho \"$*\" >>\"$WORK/systemctl.log\"\n",
+    )
+    .unwrap();
     fs::set_permissions(systemctl, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(at("systemctl.log"), "").unwrap();
 }
@@ -176,7 +184,15 @@ fn start_agent(folder: &Path, endpoint: &str) -> Child {
         ("run-dir", at("run")),
         ("resolv-conf", at("resolv.conf")),
     ];
-    let unshare = ["--mount", "--propagation", "private", "sh", "-ec", ENTER, "sh"];
+    let unshare = [
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        ENTER,
+        "sh",
+    ];
     Command::new("unshare")
         .args(unshare)
         .args(flags.map(|(name, value)| format!("--{name}={value}")))
@@ -249,7 +265,10 @@ fn compare(node: &Node, recorded: &Recorded) {
     assert_eq!(run.runtime_handler, recorded.handler(), "{file}");
 
     let mut containers = vec![];
-    for request in calls.iter().filter_map(Call::request::<v1::CreateContainerRequest>) {
+    for request in calls
+        .iter()
+        .filter_map(Call::request::<v1::CreateContainerRequest>)
+    {
         assert_eq!(request.sandbox_config.as_ref(), Some(config), "{file}");
         let config = request.config.as_ref().unwrap();
         containers.push(in_their_terms(Kind::Container, config, uid, &places));
@@ -264,7 +283,9 @@ fn check_the_rest(node: &Node, recorded: &Recorded) {
     let calls = node.runtime.calls_for(&recorded.pod.key.name);
     let names = |method: &str| {
         let calls = calls.iter().filter(move |c| c.method == method);
-        calls.map(|c| c.subject.container.clone()).collect::<Vec<_>>()
+        calls
+            .map(|c| c.subject.container.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(names("StartContainer"), names("CreateContainer"), "{file}");
     let methods: Vec<&str> = calls.iter().map(|c| c.method).collect();
@@ -274,7 +295,10 @@ fn check_the_rest(node: &Node, recorded: &Recorded) {
     }
     let unheard = ["StopContainer", "RemoveContainer", "RemovePodSandbox"];
     let methods: BTreeSet<&str> = methods.into_iter().collect();
-    assert!(unheard.iter().all(|m| !methods.contains(m)), "{file}: {methods:?}");
+    assert!(
+        unheard.iter().all(|m| !methods.contains(m)),
+        "{file}: {methods:?}"
+    );
 }
 
 /// The agent's Pods, once each is as far as it gets, are those of the records.
@@ -355,7 +379,7 @@ async fn the_driver_is_the_runtimes_and_the_hierarchy_the_nodes() {
     let mut expected = named(recorded("cri"));
     let place = "/sandbox/config/linux/cgroup_parent";
     let slice = named(recorded("cri-v2")).record.pointer(place).cloned();
-    let slice = slice.filter(|s| s.as_str().is_some_and(|s| s.ends_with(".slice")));
+    assert_ne!(slice.as_ref(), expected.record.pointer(place));
     *expected.record.pointer_mut(place).unwrap() = slice.unwrap();
     compare_all(&node, &[expected]).await;
 }

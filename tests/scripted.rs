@@ -147,8 +147,10 @@ async fn calls_meet_the_fate_that_is_theirs_and_are_recorded() {
     let late = Rule::of("RunPodSandbox", Fate::Late(100 * SECOND));
     node.runtime.rule(late.pod("slow"));
     let lost = Fate::DoneButFails(Status::unavailable("gone"));
-    node.runtime.rule(Rule::of("RunPodSandbox", lost).pod("lost"));
-    node.runtime.rule(Rule::of("RunPodSandbox", Fate::Hangs).pod("stuck"));
+    node.runtime
+        .rule(Rule::of("RunPodSandbox", lost).pod("lost"));
+    node.runtime
+        .rule(Rule::of("RunPodSandbox", Fate::Hangs).pod("stuck"));
 
     let a = node.sandbox("a").await.unwrap();
     let b = node.sandbox("b").await.unwrap();
@@ -163,7 +165,10 @@ async fn calls_meet_the_fate_that_is_theirs_and_are_recorded() {
     node.sandbox("slow").await.unwrap();
     assert_eq!(before.elapsed().as_secs(), 100);
     assert!(node.sandbox("lost").await.is_err());
-    assert!(node.runtime.look(|s| s.sandboxes.iter().any(|s| s.pod() == "lost")));
+    assert!(
+        node.runtime
+            .look(|s| s.sandboxes.iter().any(|s| s.pod() == "lost"))
+    );
     let stuck = node.sandbox("stuck").await.unwrap_err();
     assert!(matches!(stuck, Error::Deadline { .. }), "{stuck:?}");
 
@@ -182,7 +187,11 @@ async fn commands_have_their_results_and_their_time() {
     node.runtime.commands(|subject, command| Executed {
         code: i32::from(command == ["false"]),
         stdout: format!("in {}", subject.container.as_deref().unwrap()),
-        takes: if command == ["slow"] { 10 * SECOND } else { Duration::ZERO },
+        takes: if command == ["slow"] {
+            10 * SECOND
+        } else {
+            Duration::ZERO
+        },
         ..Executed::default()
     });
     let sandbox = node.sandbox("p").await.unwrap();
@@ -204,9 +213,12 @@ async fn events_tell_of_every_change_and_old_runtimes_have_none() {
     use v1::ContainerEventType::{
         ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent,
     };
-    let old = start(Settings::containerd_1_6());
-    let none = old.client.container_events().await.unwrap_err();
-    assert!(matches!(none, Error::Unimplemented { .. }), "{none:?}");
+    let before = start(Settings::containerd_1_6());
+    let refused = before.client.container_events().await.unwrap_err();
+    assert!(
+        matches!(refused, Error::Unimplemented { .. }),
+        "{refused:?}"
+    );
 
     let node = start(Settings::containerd_1_7());
     let mut events = node.client.container_events().await.unwrap();

@@ -192,7 +192,9 @@ impl Runtime {
         self.change(|state| {
             let ids = state.sandboxes.iter().filter(|s| s.pod() == pod);
             let ids: Vec<String> = ids.map(|s| s.id.clone()).collect();
-            ids.iter().for_each(|id| state.end_sandbox(id));
+            for id in ids {
+                state.end_sandbox(&id);
+            }
         });
     }
 

@@ -123,9 +123,7 @@ impl Rule {
 
     /// Whether the rule is for this call; counts it.
     fn takes(&mut self, method: &str, subject: &Subject) -> bool {
-        let is = |asked: &Option<String>, found: &Option<String>| {
-            asked.is_none() || asked == found
-        };
+        let is = |asked: &Option<String>, found: &Option<String>| asked.is_none() || asked == found;
         if self.method != method
             || !is(&self.pod, &subject.pod)
             || !is(&self.container, &subject.container)

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use super::script::Fate;
 use super::settings::{status, version};
-use super::state::State;
+use super::state::{State, subject_of_container};
 
 type Answer<T> = Result<T, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Answer<T>> + Send>>;
@@ -80,11 +80,14 @@ impl Service {
         let executed = self.0.look(|state| {
             let known = state.container(&request.container_id);
             let known = known.filter(|c| c.is_running());
-            let subject = state.subject_of_container(known?);
+            let subject = subject_of_container(known?);
             Some(state.script.executed(&subject, &request.cmd))
         });
         let executed = executed.ok_or_else(|| {
-            Status::unknown(format!("the container {} does not run", request.container_id))
+            Status::unknown(format!(
+                "the container {} does not run",
+                request.container_id
+            ))
         })?;
         let limit = Duration::from_secs(request.timeout.try_into().unwrap_or(0));
         if !limit.is_zero() && executed.takes > limit {
@@ -117,7 +120,9 @@ impl Service {
 }
 
 fn not_implemented<Q, A>(_: &mut State, _: &Q) -> Answer<A> {
-    Err(Status::unimplemented("the runtime does not have this method"))
+    Err(Status::unimplemented(
+        "the runtime does not have this method",
+    ))
 }
 
 /// One service: each method with what carries it out, the streams that it does not have, and the
@@ -157,7 +162,7 @@ service! {
     RuntimeService;
     Version: version(VersionRequest) -> VersionResponse = |s, _| Ok(version(&s.settings));
     Status: status(StatusRequest) -> StatusResponse = |s, q| Ok(status(&s.settings, q.verbose));
-    RuntimeConfig: runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse = runtime_config;
+    RuntimeConfig: runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse = |s, _| runtime_config(s);
     RunPodSandbox: run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse = State::run_sandbox;
     StopPodSandbox: stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse = |s, q| {
         s.end_sandbox(&q.pod_sandbox_id);
@@ -243,9 +248,12 @@ service! {
             &self,
             request: Request<v1::GetEventsRequest>,
         ) -> Answer<Response<Self::GetContainerEventsStream>> {
-            let open = |state: &mut State, _: &_| match state.settings.events {
-                true => Ok(state.events.subscribe()),
-                false => not_implemented(state, &()),
+            let open = |state: &mut State, _: &_| {
+                if state.settings.events {
+                    Ok(state.events.subscribe())
+                } else {
+                    not_implemented(state, &())
+                }
             };
             let events = self.serve("GetContainerEvents", request, open).await?.into_inner();
             let next = |mut events: Receiver<v1::ContainerEventResponse>| async {
@@ -286,10 +294,7 @@ service! {
     {}
 }
 
-fn runtime_config(
-    state: &mut State,
-    _: &v1::RuntimeConfigRequest,
-) -> Answer<v1::RuntimeConfigResponse> {
+fn runtime_config(state: &mut State) -> Answer<v1::RuntimeConfigResponse> {
     let Some(driver) = state.settings.cgroup_driver else {
         return not_implemented(state, &());
     };

@@ -128,13 +128,6 @@ impl State {
 
     // --- whose a call is
 
-    pub(super) fn subject_of_container(&self, container: &Container) -> Subject {
-        Subject {
-            pod: Some(container.pod.clone()),
-            container: Some(container.name().to_owned()),
-        }
-    }
-
     /// Whose a call is, as far as its request or what it names tells.
     pub(super) fn subject(&self, request: &dyn Any) -> Subject {
         self.subject_by_sandbox(request)
@@ -147,7 +140,10 @@ impl State {
         if let Some(run) = request.downcast_ref::<v1::RunPodSandboxRequest>() {
             let metadata = run.config.as_ref()?.metadata.as_ref()?;
             let pod = Some(metadata.name.clone());
-            return Some(Subject { pod, container: None });
+            return Some(Subject {
+                pod,
+                container: None,
+            });
         }
         if let Some(create) = request.downcast_ref::<v1::CreateContainerRequest>() {
             let config = create.config.as_ref()?;
@@ -164,7 +160,10 @@ impl State {
             .or(remove.map(|r| &r.pod_sandbox_id))
             .or(status.map(|r| &r.pod_sandbox_id))?;
         let pod = self.sandbox(id).map(|s| s.pod().to_owned());
-        Some(Subject { pod, container: None })
+        Some(Subject {
+            pod,
+            container: None,
+        })
     }
 
     fn subject_by_container(&self, request: &dyn Any) -> Option<Subject> {
@@ -181,7 +180,7 @@ impl State {
             .or(exec.map(|r| &r.container_id))
             .or(reopen.map(|r| &r.container_id))?;
         let known = self.container(id)?;
-        Some(self.subject_of_container(known))
+        Some(subject_of_container(known))
     }
 
     fn next_id(&mut self, kind: &str) -> String {
@@ -220,9 +219,10 @@ impl State {
             handler: handler.clone(),
             ready: true,
             created_at: self.now(),
-            ip: match on_host {
-                true => String::new(),
-                false => format!("10.88.{high}.{low}"),
+            ip: if on_host {
+                String::new()
+            } else {
+                format!("10.88.{high}.{low}")
             },
         });
         self.tell(&id, &id, v1::ContainerEventType::ContainerCreatedEvent);
@@ -372,7 +372,10 @@ impl State {
         known.state = v1::ContainerState::ContainerExited;
         known.finished_at = now;
         known.exit_code = code;
-        known.reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
+        known.reason = match code {
+            0 => "Completed".to_owned(),
+            _ => "Error".to_owned(),
+        };
         let sandbox = known.sandbox.clone();
         self.tell(&sandbox, id, v1::ContainerEventType::ContainerStoppedEvent);
     }
@@ -463,9 +466,7 @@ impl State {
             uid: Some(v1::Int64Value { value: 0 }),
             ..v1::Image::default()
         };
-        self.images
-            .entry(name.to_owned())
-            .or_insert_with(image)
+        self.images.entry(name.to_owned()).or_insert_with(image)
     }
 
     pub(super) fn image_status(&mut self, request: &v1::ImageStatusRequest) -> Option<v1::Image> {
@@ -492,7 +493,8 @@ impl State {
 
     pub(super) fn remove_image(&mut self, request: &v1::RemoveImageRequest) {
         let name = request.image.clone().unwrap_or_default().image;
-        self.images.retain(|key, image| *key != name && image.id != name);
+        self.images
+            .retain(|key, image| *key != name && image.id != name);
     }
 
     // --- events
@@ -511,18 +513,29 @@ impl State {
     }
 }
 
+pub(super) fn subject_of_container(container: &Container) -> Subject {
+    Subject {
+        pod: Some(container.pod.clone()),
+        container: Some(container.name().to_owned()),
+    }
+}
+
 fn subject_by_image(request: &dyn Any) -> Option<Subject> {
     let pull = request.downcast_ref::<v1::PullImageRequest>();
     let status = request.downcast_ref::<v1::ImageStatusRequest>();
     let image = (pull.map(|r| &r.image)).or(status.map(|r| &r.image))?;
     let container = image.as_ref().map(|i| i.image.clone());
-    Some(Subject { pod: None, container })
+    Some(Subject {
+        pod: None,
+        container,
+    })
 }
 
 fn sandbox_state(sandbox: &Sandbox) -> v1::PodSandboxState {
-    match sandbox.ready {
-        true => v1::PodSandboxState::SandboxReady,
-        false => v1::PodSandboxState::SandboxNotready,
+    if sandbox.ready {
+        v1::PodSandboxState::SandboxReady
+    } else {
+        v1::PodSandboxState::SandboxNotready
     }
 }
 
@@ -534,7 +547,9 @@ fn not_found(kind: &str, id: &str) -> Status {
     Status::not_found(format!("there is no {kind} {id:?}"))
 }
 
+/// An id that depends on the text alone.
 fn hex(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes = digest.first_chunk::<16>().unwrap();
+    format!("{:032x}", u128::from_be_bytes(*bytes))
 }
