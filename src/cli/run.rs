@@ -126,6 +126,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         node_name: config.node_name.clone(),
         allowed_unsafe_sysctls: config.node.allowed_unsafe_sysctls,
         apparmor: machine::has_apparmor(),
+        selinux: machine::has_selinux(),
         paths: config.paths,
     };
     Ok(Arc::new(Context {

@@ -203,7 +203,7 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
     };
     let quota = match limits.cpu_quota {
         0 => String::new(),
-        quota => format!("{}%", (quota * 100).div_euclid(CPU_PERIOD).max(1)),
+        quota => percent(quota),
     };
     let properties = [
         format!("CPUWeight={}", cpu_weight(limits.cpu_shares)),
@@ -214,6 +214,12 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
     arguments.extend(properties.iter().map(String::as_str));
     systemctl(&arguments)?;
     systemctl(&["start", "--", slice])
+}
+
+/// A quota of each period in percent, with as many digits as systemd takes.
+fn percent(quota: i64) -> String {
+    let hundredths = (quota * 10_000).div_euclid(CPU_PERIOD).max(1);
+    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
 }
 
 fn systemctl(arguments: &[&str]) -> io::Result<()> {
@@ -331,6 +337,12 @@ mod tests {
     fn shares_become_weights_as_the_runtime_has_them() {
         let weights = [2, 102, 1024, 262_144].map(cpu_weight);
         assert_eq!(weights, [1, 4, 39, 10_000]);
+    }
+
+    #[test]
+    fn a_quota_becomes_percent_as_systemd_takes_it() {
+        let found = [15_500, 100_000, 250_000, 1].map(percent);
+        assert_eq!(found, ["15.50%", "100.00%", "250.00%", "0.01%"]);
     }
 
     #[test]

@@ -396,9 +396,7 @@ impl<'a> Planner<'a> {
             return image;
         }
         let step = match current {
-            Some(sandbox) => wants
-                .into_iter()
-                .find_map(|(spec, start)| self.start(version, spec, sandbox, start)),
+            Some(sandbox) => self.start_first_of(version, wants, sandbox),
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.collect_garbage(version))
@@ -637,6 +635,37 @@ impl<'a> Planner<'a> {
                 }),
             },
         }
+    }
+
+    /// Starts the first container that can be. Those of a new sandbox start in the manifest's order: one
+    /// whose image is being pulled holds up those after it, as with the kubelet. One that ran before
+    /// waits for nobody.
+    fn start_first_of(
+        &mut self,
+        version: &StaticPod,
+        wants: Vec<(&ContainerSpec, Start)>,
+        sandbox: &Sandbox,
+    ) -> Option<Step> {
+        let mut held_up = false;
+        for (spec, start) in wants {
+            held_up = held_up || self.is_pulling(version, spec);
+            if held_up && matches!(start, Start::Anew { attempt: 0, .. }) {
+                continue;
+            }
+            let step = self.start(version, spec, sandbox, start);
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
+    }
+
+    fn is_pulling(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
+        holders.any(|holder| {
+            let image = self.view.memory.images.get(&(version.uid.clone(), holder));
+            matches!(image, Some(Image::Pulling { .. }))
+        })
     }
 
     fn start(

@@ -31,8 +31,8 @@ pub use resources::{
     Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
     pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
-pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
-pub use security::UserNamespaceRange;
+pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
+pub use security::{UserNamespaceRange, apparmor_annotation};
 
 /// What translation depends on besides the Pod.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +68,8 @@ pub struct NodeFacts {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Whether the kernel has `AppArmor`.
     pub apparmor: bool,
+    /// Whether the kernel has `SELinux`.
+    pub selinux: bool,
     /// Whether containers that say nothing get the runtime's default seccomp profile.
     pub seccomp_default: bool,
     /// What the runtime calls itself: `containerd`.

@@ -1,12 +1,13 @@
 //! What a container has mounted.
 
 use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::env::Environment;
 use super::sandbox::mappings;
-use super::{ContainerInstance, NodeFacts, volume_source};
+use super::{ContainerInstance, NodeFacts, VolumeSource, volume_source};
 use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
 use crate::manifest::StaticPod;
 
@@ -56,9 +57,10 @@ pub(super) fn mounts(
         mount.recursive_read_only = recursive_read_only(facts, spec, asked)?;
         mounts.push(mount);
     }
-    let own = |container_path: &str, host_path: std::path::PathBuf| Mount {
+    let own = |container_path: &str, host_path: PathBuf| Mount {
         container_path: container_path.into(),
         host_path: host_path.display().to_string(),
+        selinux_relabel: facts.selinux,
         ..Mount::default()
     };
     if !mounts.iter().any(|m| m.container_path == HOSTS) {
@@ -69,7 +71,7 @@ pub(super) fn mounts(
         let file = facts
             .paths
             .termination_log(&pod.uid, &container.name, instance.attempt);
-        mounts.push(own(path, file));
+        mounts.push(own(&cleaned(path), file));
     }
     if let Some(users) = instance.user_namespace {
         for mount in &mut mounts {
@@ -99,6 +101,8 @@ fn volume_mount(
     Ok(Mount {
         host_path: path.display().to_string(),
         readonly: source.is_read_only(),
+        // What is the host's keeps the host's label.
+        selinux_relabel: facts.selinux && !matches!(source, VolumeSource::HostPath { .. }),
         ..Mount::default()
     })
 }
@@ -165,6 +169,21 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') {
         path.to_owned()
     } else {
-        format!("/{path}")
+        cleaned(path)
     }
+}
+
+/// The path from the root, without what leads nowhere (`.`, `//`) or back (`..`).
+fn cleaned(path: &str) -> String {
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean.display().to_string()
 }
