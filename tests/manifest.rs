@@ -406,6 +406,69 @@ proptest! {
     }
 }
 
+/// The paths to every value of a document, outermost first.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map {
+                let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+                found.push(at.clone());
+                places(inner, &at, found);
+            }
+        }
+        Value::Array(list) => {
+            for (i, inner) in list.iter().enumerate() {
+                let at = format!("{at}/{i}");
+                found.push(at.clone());
+                places(inner, &at, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A manifest of the reference's, and one of its places.
+fn manifest_and_place(index: usize, place: &prop::sample::Index) -> (Value, String) {
+    let files = files("manifests");
+    let text = std::fs::read_to_string(&files[index % files.len()]).unwrap();
+    let value: Value = serde_yaml::from_str(&text).unwrap();
+    let mut found = vec![];
+    places(&value, "", &mut found);
+    let place = place.get(&found).clone();
+    (value, place)
+}
+
+proptest! {
+    #[test]
+    fn no_other_value_at_any_place_makes_it_panic(
+        index in 0usize..36, place: prop::sample::Index, other in 0usize..16,
+    ) {
+        let (mut manifest, place) = manifest_and_place(index, &place);
+        let others = serde_json::json!([
+            null, true, 0, -1, 1.5, 1e300, 99999999999u64, "", "a", "../../x", "/", "$(A)", "\u{1f600}",
+            [], {}, [null, {"a": [{}]}],
+        ]);
+        *manifest.pointer_mut(&place).unwrap() = others[other].clone();
+        let result = parse(manifest.to_string().as_bytes(), NODE, SourceKind::File);
+        for problem in result.err().unwrap_or_default() {
+            prop_assert!(problem.line > 0, "no place: {}", problem);
+        }
+    }
+
+    #[test]
+    fn no_unknown_field_is_taken_in_silence(index in 0usize..36, place: prop::sample::Index) {
+        let (mut manifest, place) = manifest_and_place(index, &place);
+        let free = ["/labels", "/annotations", "/requests", "/limits"];
+        let object = manifest.pointer_mut(&place).and_then(Value::as_object_mut);
+        if let Some(object) = object.filter(|_| !free.iter().any(|f| place.ends_with(f))) {
+            object.insert("noSuchField".to_owned(), 1.into());
+            let accepted = good(&manifest.to_string());
+            let named = |w: &Problem| w.field.ends_with(".noSuchField");
+            prop_assert!(accepted.warnings.iter().any(named), "{}: {:?}", place, accepted.warnings);
+        }
+    }
+}
+
 /// The Pods of a web document: what each entry is about, and what it gives.
 fn entries(text: &str) -> Vec<(String, Result<String, Vec<String>>)> {
     let all = parse_all(text.as_bytes(), NODE, SourceKind::Http);

@@ -20,7 +20,7 @@ pub(super) struct Decoded {
     pub(super) problems: Vec<Problem>,
     /// Unknown fields, and those without effect that somebody may expect something of.
     pub(super) warnings: Vec<Problem>,
-    /// The fields that were left out.
+    /// The fields that were left out for their type, as problems name them.
     pub(super) left_out: Vec<String>,
 }
 
@@ -137,7 +137,7 @@ impl Reader<'_> {
                 Some(shape) => {
                     let step = Some(step(name, shape));
                     at.below(name, step, |at| {
-                        self.field(object.name, name, value, shape, at)
+                        self.field(object.name, name, value, shape, at);
                     });
                 }
                 None if !at.warned && self.warnings.len() <= MAX_PROBLEMS => {
@@ -203,10 +203,11 @@ impl Reader<'_> {
         }
         if let Some(expected) = expectation(value, shape) {
             let message = self.type_error(value, shape, &expected, at);
-            self.refuse(&at.field, message);
+            let problem = self.document.places.problem(&at.field, message);
             if self.left_out.len() < MAX_PROBLEMS {
-                self.left_out.push(at.field.clone());
+                self.left_out.push(problem.field.clone());
             }
+            add(&mut self.problems, problem);
             *value = shape.empty();
         }
     }

@@ -35,7 +35,7 @@ impl Validator<'_> {
     fn ends(&mut self, field: &Field, spec: &PodSpec) {
         if let Some(grace) = spec.termination_grace_period_seconds.filter(|g| *g < 0) {
             let field = field.key("terminationGracePeriodSeconds");
-            self.warn(&field, format!("found {grace}, which counts as 1 second"));
+            self.warn(&field, format!("found {grace}, which counts as 0 seconds"));
         }
         if let Some(deadline) = spec.active_deadline_seconds {
             let field = field.key("activeDeadlineSeconds");

@@ -77,11 +77,10 @@ impl Validator<'_> {
             "ephemeral-storage" => !of_pod,
             _ => pages || !of_pod && is_extended(name),
         };
-        let expected = match of_pod {
-            true => "cpu, memory or hugepages-SIZE",
-            false => {
-                "cpu, memory, ephemeral-storage, hugepages-SIZE or a name such as example.com/gpu"
-            }
+        let expected = if of_pod {
+            "cpu, memory or hugepages-SIZE"
+        } else {
+            "cpu, memory, ephemeral-storage, hugepages-SIZE or a name such as example.com/gpu"
         };
         self.expect(good, field, name, expected);
     }
