@@ -428,7 +428,7 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 /// A manifest of the reference's, and one of its places.
-fn manifest_and_place(index: usize, place: &prop::sample::Index) -> (Value, String) {
+fn manifest_and_place(index: usize, place: prop::sample::Index) -> (Value, String) {
     let files = files("manifests");
     let text = std::fs::read_to_string(&files[index % files.len()]).unwrap();
     let value: Value = serde_yaml::from_str(&text).unwrap();
@@ -443,9 +443,9 @@ proptest! {
     fn no_other_value_at_any_place_makes_it_panic(
         index in 0usize..36, place: prop::sample::Index, other in 0usize..16,
     ) {
-        let (mut manifest, place) = manifest_and_place(index, &place);
+        let (mut manifest, place) = manifest_and_place(index, place);
         let others = serde_json::json!([
-            null, true, 0, -1, 1.5, 1e300, 99999999999u64, "", "a", "../../x", "/", "$(A)", "\u{1f600}",
+            null, true, 0, -1, 1.5, 1e300, 99_999_999_999_u64, "", "a", "../../x", "/", "$(A)", "\u{1f600}",
             [], {}, [null, {"a": [{}]}],
         ]);
         *manifest.pointer_mut(&place).unwrap() = others[other].clone();
@@ -457,7 +457,7 @@ proptest! {
 
     #[test]
     fn no_unknown_field_is_taken_in_silence(index in 0usize..36, place: prop::sample::Index) {
-        let (mut manifest, place) = manifest_and_place(index, &place);
+        let (mut manifest, place) = manifest_and_place(index, place);
         let free = ["/labels", "/annotations", "/requests", "/limits"];
         let object = manifest.pointer_mut(&place).and_then(Value::as_object_mut);
         if let Some(object) = object.filter(|_| !free.iter().any(|f| place.ends_with(f))) {

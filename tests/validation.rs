@@ -129,6 +129,7 @@ fn metadata() {
 fn the_pod_as_a_whole() {
     assert_accepted(&[
         "{spec.activeDeadlineSeconds: 1}",
+        "{spec.activeDeadlineSeconds: 5.0}",
         "{spec.hostname: a, spec.subdomain: b, spec.setHostnameAsFQDN: true}",
         "{spec.hostnameOverride: a.b}",
         "{spec.dnsConfig: {searches: [., _tcp.a.], options: [{name: ndots, value: '2'}]}}",

@@ -4,13 +4,16 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::document::Document;
 use super::fields::{Treatment, says_something, treatment};
 use super::shape::{self, Object, Shape};
 use super::spelling::{Place, step, unknown_field};
 use super::{MAX_PROBLEMS, Problem, add, path, quantity, shown};
+
+/// Smaller whole numbers are exact as floating-point ones.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// What a document says.
 pub(super) struct Decoded {
@@ -196,8 +199,10 @@ impl Reader<'_> {
                     at.item(i, |at| self.item(value, inner, at));
                 }
             }
-            (Shape::Integer(..), Value::Number(number)) if whole(number).is_some() => {
-                *value = whole(number).into();
+            (Shape::Integer(..), Value::Number(number)) => {
+                if let Some(whole) = whole(number) {
+                    *value = whole.into();
+                }
             }
             _ => {}
         }
@@ -221,10 +226,8 @@ impl Reader<'_> {
     }
 
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        add(
-            &mut self.problems,
-            self.document.places.problem(field, message),
-        );
+        let problem = self.document.places.problem(field, message);
+        add(&mut self.problems, problem);
     }
 
     fn warn(&mut self, field: &str, message: impl Into<String>) {
@@ -280,24 +283,14 @@ fn not_in(value: &Value, least: i64, most: i64) -> Option<String> {
 }
 
 /// A number without a fraction, however it is written.
-fn whole(number: &serde_json::Number) -> Option<i64> {
+fn whole(number: &Number) -> Option<i64> {
+    let float = number.as_f64().filter(|_| number.is_f64());
+    let exact = float.filter(|f| f.fract() == 0.0 && f.abs() < EXACT);
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "what does not fit is not equal"
+        reason = "it is known to be whole and small"
     )]
-    let integer = |float: f64| {
-        let integer = float as i64;
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::float_cmp,
-            reason = "it is compared exactly"
-        )]
-        let same = integer as f64 == float;
-        same.then_some(integer)
-    };
-    number
-        .as_i64()
-        .or_else(|| number.as_f64().and_then(integer))
+    exact.map(|float| float as i64)
 }
 
 fn is_quantity(value: &Value) -> bool {

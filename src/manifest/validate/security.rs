@@ -13,14 +13,8 @@ use super::{Field, Validator, names, unexpected};
 const MAX_ID: i64 = i32::MAX as i64;
 /// The longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
-/// Sysctls of the IPC namespace.
-const IPC_SYSCTLS: [&str; 5] = [
-    "kernel.shm",
-    "kernel.msg",
-    "kernel.sem",
-    "fs.mqueue.",
-    "kernel.shm_rmid_forced",
-];
+/// How the names of the IPC namespace's sysctls begin.
+const IPC_SYSCTLS: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 
 impl Validator<'_> {
     pub(super) fn pod_security(&mut self, field: &Field, spec: &PodSpec) {
