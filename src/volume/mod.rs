@@ -133,8 +133,11 @@ fn prepare_empty_dir(
         if let Some(size) = medium.strip_prefix("HugePages") {
             let size = page_size(spec, size).map_err(io::Error::other)?;
             mounts::mount_huge_pages(path, &size)?;
-        } else {
+        } else if medium == "Memory" {
             mounts::mount_memory(path, memory_size(facts, spec, source).value())?;
+        } else {
+            let message = format!("there is no medium {medium:?}, expected Memory or HugePages");
+            return Err(io::Error::other(message));
         }
     }
     // Every container may write to it, whatever user it runs as. What a group gave it stays.
