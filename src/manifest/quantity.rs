@@ -68,17 +68,6 @@ impl Quantity {
         self.nanos == 0
     }
 
-    /// The amount as the API writes it, in the manner of another: with binary suffixes where that has
-    /// one, with decimal ones else, and without a fraction.
-    pub(crate) fn written_like(self, other: &str) -> String {
-        const SMALL: i128 = 1024 * NANOS;
-        let binary = other.ends_with('i') && self.nanos % NANOS == 0;
-        if binary && (self.nanos >= SMALL || self.nanos <= -SMALL) {
-            return binary_text(self.nanos / NANOS);
-        }
-        decimal_text(self.nanos)
-    }
-
     /// How often `divisor` goes into this, rounded up; `None` for a divisor of nothing or less.
     pub(crate) fn divided_by(self, divisor: Self) -> Option<i64> {
         (divisor.nanos > 0).then(|| saturate(div_up(self.nanos, divisor.nanos)))
@@ -183,37 +172,6 @@ fn shift(number: i128, power: i32) -> Option<i128> {
         return Some(div_up(number, factor));
     }
     number.checked_mul(factor)
-}
-
-fn binary_text(mut number: i128) -> String {
-    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let mut suffixes = suffixes.into_iter();
-    let mut suffix = suffixes.next();
-    while number != 0 && number % 1024 == 0 {
-        let Some(larger) = suffixes.next() else {
-            break;
-        };
-        suffix = Some(larger);
-        number /= 1024;
-    }
-    format!("{number}{}", suffix.unwrap_or_default())
-}
-
-fn decimal_text(mut nanos: i128) -> String {
-    let suffixes = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
-    let mut suffixes = suffixes.into_iter();
-    let mut suffix = suffixes.next();
-    if nanos == 0 {
-        return "0".to_owned();
-    }
-    while nanos % 1000 == 0 {
-        let Some(larger) = suffixes.next() else {
-            break;
-        };
-        suffix = Some(larger);
-        nanos /= 1000;
-    }
-    format!("{nanos}{}", suffix.unwrap_or_default())
 }
 
 fn div_up(number: i128, by: i128) -> i128 {

@@ -219,7 +219,10 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
 /// A quota of each period in percent, with as many digits as systemd takes.
 fn percent(quota: i64) -> String {
     let hundredths = (quota * 10_000).div_euclid(CPU_PERIOD).max(1);
-    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
+    match hundredths % 100 {
+        0 => format!("{}%", hundredths / 100),
+        rest => format!("{}.{rest:02}%", hundredths / 100),
+    }
 }
 
 fn systemctl(arguments: &[&str]) -> io::Result<()> {
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn a_quota_becomes_percent_as_systemd_takes_it() {
         let found = [15_500, 100_000, 250_000, 1].map(percent);
-        assert_eq!(found, ["15.50%", "100.00%", "250.00%", "0.01%"]);
+        assert_eq!(found, ["15.50%", "100%", "250%", "0.01%"]);
     }
 
     #[test]
