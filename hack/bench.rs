@@ -79,6 +79,8 @@ async fn main() -> Result<()> {
             &folder("logs"),
             "--run-dir",
             &folder("run"),
+            "--container-logs-dir",
+            &folder("container-logs"),
         ])
         .stdin(Stdio::null())
         .stderr(fs::File::create(work.join("agent.log"))?)
@@ -417,6 +419,7 @@ impl Bench {
                 paths: Paths {
                     root: self.work.join("bare"),
                     logs: self.work.join("bare/logs"),
+                    ..Paths::default()
                 },
                 ..NodeFacts::default()
             },

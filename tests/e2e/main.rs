@@ -4,6 +4,7 @@
 mod adoption;
 mod chaos;
 mod edits;
+mod housekeeping;
 mod images;
 mod lifecycle;
 mod node;

@@ -102,6 +102,7 @@ impl Node {
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
+            .arg(flag("container-logs-dir", "container-logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
             .args(if given { &[] } else { endpoint.as_slice() })
             .args(&self.extra_flags)
@@ -351,7 +352,7 @@ impl Node {
                 .into_iter()
                 .map(|c| format!("container {}", c.id)),
         );
-        for folder in ["root/pods", "logs"] {
+        for folder in ["root/pods", "logs", "container-logs"] {
             let entries = fs::read_dir(self.path(folder))
                 .into_iter()
                 .flatten()
