@@ -81,6 +81,7 @@ async fn main() -> Result<()> {
             &folder("run"),
             "--container-logs-dir",
             &folder("container-logs"),
+            "--image-gc-high-threshold=100",
         ])
         .stdin(Stdio::null())
         .stderr(fs::File::create(work.join("agent.log"))?)

@@ -131,7 +131,6 @@ async fn no_line_is_lost_when_logs_are_rotated_under_a_busy_container_and_the_ag
         found.get(same.saturating_sub(100)..(same + 100).min(found.len()))
     );
     let parts = parts(&folder);
-    assert!(parts.len() > 3, "{parts:?}");
     let plain = parts.values().flatten().filter(|name| !is_compressed(name));
     let plain: Vec<_> = plain.collect();
     assert_eq!(plain, [parts.values().last().unwrap().last().unwrap()]);
