@@ -58,6 +58,15 @@ impl Finding {
             Self::Dangling(link) => &link.target,
         }
     }
+
+    /// What a trouble with it is about.
+    fn subject(&self) -> String {
+        let log = self.log().display();
+        match self {
+            Self::Large(..) | Self::Headless(_) => log.to_string(),
+            Self::Unlinked(_) | Self::Dangling(_) => format!("the link to {log}"),
+        }
+    }
 }
 
 /// The container whose log a file is.
@@ -100,7 +109,7 @@ impl LogKeeper {
         for finding in &found {
             tried |= self.settle(finding, holders.get(finding.log())).await;
         }
-        let is_found = |subject: &str| found.iter().any(|f| f.log() == Path::new(subject));
+        let is_found = |subject: &str| found.iter().any(|f| f.subject() == subject);
         self.complaints.keep_only(is_found);
         self.at_rest = if tried { BTreeSet::new() } else { found };
     }
@@ -131,8 +140,11 @@ impl LogKeeper {
                 Finding::Headless(log) | Finding::Dangling(Link { target: log, .. }),
                 Some(writer),
             ) => {
-                info!(log = %log.display(), "the log is not there, having the runtime begin it anew");
-                log_rotation::reopen(client, &writer.id).await
+                let begun = log_rotation::reopen(client, &writer.id).await;
+                if begun.is_ok() {
+                    info!(log = %log.display(), "the log was not there, the runtime has begun it anew");
+                }
+                begun
             }
             (Finding::Dangling(link), None) if !holder.is_some_and(|h| h.running) => {
                 let link = link.clone();
@@ -145,7 +157,7 @@ impl LogKeeper {
             },
             _ => return false,
         };
-        self.note(&finding.log().display().to_string(), done);
+        self.note(&finding.subject(), done);
         true
     }
 
