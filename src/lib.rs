@@ -4,6 +4,7 @@
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
 //! and one task per Pod, under the supervisor in [`node`], does it.
 
+mod blocking;
 pub mod cli;
 pub mod config;
 pub mod cri;

@@ -181,6 +181,8 @@ fn start_agent(folder: &Path, endpoint: &str) -> Child {
         ("container-runtime-endpoint", endpoint.to_owned()),
         ("root-dir", at("root")),
         ("pod-logs-dir", at("logs")),
+        ("container-logs-dir", at("container-logs")),
+        ("image-gc-high-threshold", "100".to_owned()),
         ("run-dir", at("run")),
         ("resolv-conf", at("resolv.conf")),
     ];

@@ -22,7 +22,7 @@ use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
-use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
+use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
 use crate::pod::events::Events;
 use crate::pod::image::Images;
@@ -96,8 +96,18 @@ async fn agent(
         reports: context,
     };
     tokio::spawn(server.serve(Arc::new(state)));
+    let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
     let context = build(config).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
+    tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
+    let passed = pulse.subscribe();
+    let wanted = desired.clone();
+    tokio::spawn(image_gc::keep(
+        Arc::clone(&context),
+        wanted,
+        passed,
+        image_gc,
+    ));
     supervisor::supervise(context, desired, pulse).await;
     bail!("the source of manifests ended")
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
 use super::events::EventKind;
@@ -24,10 +24,11 @@ use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
 use super::task::{Context, PodTask};
 use super::{backoff, hook, observe};
+use crate::blocking::blocking;
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::objects::Objects;
 use crate::manifest::{PodKey, StaticPod};
-use crate::node::cgroup;
+use crate::node::{cgroup, log_links};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
     UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
@@ -104,14 +105,6 @@ async fn stop_one(
         _ => seconds.max(MINIMUM_GRACE),
     };
     if_found(context.client.stop_container(&id, seconds).await).map(|_| id)
-}
-
-/// Runs file work, which may block, off the tasks' thread.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
 }
 
 impl PodTask {
@@ -495,6 +488,7 @@ impl PodTask {
                 known.image_ref = now.image_ref;
             }
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            link_log(&self.context, &self.key, known).await;
         }
         self.begin_post_start(version, spec, id);
         Ok(())
@@ -1077,4 +1071,17 @@ async fn pull_or_local(
 fn host_resolver(context: &Context) -> ResolvConf {
     let text = std::fs::read_to_string(&context.resolv_conf);
     ResolvConf::parse(&text.unwrap_or_default())
+}
+
+/// Links to a container's log from where log shippers look.
+async fn link_log(context: &Context, key: &PodKey, container: &Container) {
+    let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
+    let link = move || {
+        let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
+        log_links::make(&paths, &key, &container.name, &container.id, &log)
+    };
+    if let Err(error) = blocking(link).await {
+        // The log keeper makes it later, and tells if that fails too.
+        debug!(%error, "no link to a container's log");
+    }
 }

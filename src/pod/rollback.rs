@@ -164,7 +164,7 @@ mod tests {
                  "state": {"running": {}}},
                 {"name": "bad", "image": "", "imageID": "", "ready": false, "restartCount": 2,
                  "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}},
-                 "lastState": {"terminated": {"exitCode": 3, "message": "no database\\n"}}},
+                 "lastState": {"terminated": {"exitCode": 3, "message": "no database\n"}}},
                 {"name": "slow", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"running": {}}},
             ],

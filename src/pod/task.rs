@@ -29,6 +29,7 @@ use super::reports::Reports;
 use super::rollback::{self, Rollback};
 use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
 use super::{folder, status};
+use crate::blocking::blocking;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
 use crate::source::DesiredPod;
@@ -342,7 +343,7 @@ impl PodTask {
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
-            match super::act::blocking(write).await {
+            match blocking(write).await {
                 Ok(()) => {
                     self.kept.insert(uid, history);
                 }
@@ -408,7 +409,7 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let kept = self.rollback.clone();
         let write = move || rollback::write(&paths, &key, kept.as_ref());
-        if let Err(error) = super::act::blocking(write).await {
+        if let Err(error) = blocking(write).await {
             warn!(pod = %self.key, %error, "what is known of the update cannot be kept");
         }
     }
@@ -479,7 +480,7 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let id = container.id.clone();
         let read = move || last_words(&paths, &key, &spec, &container, &exit);
-        let words = super::act::blocking(read).await;
+        let words = blocking(read).await;
         let known = self.observed.containers.iter_mut().find(|c| c.id == id);
         if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
         {

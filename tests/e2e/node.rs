@@ -94,6 +94,12 @@ impl Node {
         let endpoint = self.client.endpoint().to_string();
         let endpoint = ["--container-runtime-endpoint".to_owned(), endpoint];
         let given = self.extra_flags.contains(&endpoint[0]);
+        // The containerd is shared, and the disk may be full: tests that remove images bring their own.
+        let makes_room = self
+            .extra_flags
+            .iter()
+            .any(|flag| flag.starts_with("--image-gc"));
+        let makes_no_room = (!makes_room).then_some("--image-gc-high-threshold=100");
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
         let manifests = flag("pod-manifest-path", "manifests");
         let agent = command(&["run"])
@@ -102,8 +108,10 @@ impl Node {
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
+            .arg(flag("container-logs-dir", "container-logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
             .args(if given { &[] } else { endpoint.as_slice() })
+            .args(makes_no_room)
             .args(&self.extra_flags)
             .stdin(Stdio::null())
             .stderr(log.unwrap())
@@ -390,7 +398,7 @@ impl Node {
                 .into_iter()
                 .map(|c| format!("container {}", c.id)),
         );
-        for folder in ["root/pods", "logs"] {
+        for folder in ["root/pods", "logs", "container-logs"] {
             let entries = fs::read_dir(self.path(folder))
                 .into_iter()
                 .flatten()

@@ -128,6 +128,7 @@ pub(crate) fn facts() -> NodeFacts {
         paths: Paths {
             root: "/ROOT".into(),
             logs: "/LOGS".into(),
+            ..Paths::default()
         },
         cluster_dns: vec!["10.254.0.10".into()],
         cluster_domain: "kube.local".into(),
