@@ -11,6 +11,7 @@ mod hex;
 pub mod manifest;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod server;
 pub mod source;
 pub mod translate;

@@ -18,11 +18,12 @@ use super::moment::wall_now;
 use super::observed::{Container, Exit, Sandbox, State};
 use super::plan::{Step, all_containers, volume_holder, wanted_images};
 use super::task::{Context, PodTask};
-use super::{backoff, hook, observe};
+use super::{backoff, observe};
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
 use crate::node::cgroup;
+use crate::probe::hook;
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
     UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,

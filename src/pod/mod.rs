@@ -8,7 +8,6 @@ mod act;
 pub mod admission;
 pub mod backoff;
 pub mod folder;
-mod hook;
 pub mod image;
 pub mod memory;
 pub mod moment;
