@@ -19,6 +19,8 @@ use crate::cri::Client;
 pub const POST_START_FAILED: &str = "PostStartHook failed";
 /// What the reference agent's event `FailedPreStopHook` says. The failure itself stays out of it.
 pub const PRE_STOP_FAILED: &str = "PreStopHook failed";
+/// A limit beyond this is none; what is longer cannot be told to the runtime.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How the reference agent introduces itself in hooks.
 const HOOK_AGENT: HeaderValue = HeaderValue::from_static("kube-lifecycle/1.36");
 
@@ -63,6 +65,7 @@ async fn run_within(
     let Some(hook) = hook else {
         return Ok(());
     };
+    let limit = limit.min(LONGEST);
     let done = timeout(limit, Box::pin(run(target, container, hook, limit))).await;
     done.unwrap_or_else(|_| Err(format!("it was not done within {} s", limit.as_secs())))
 }

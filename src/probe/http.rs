@@ -205,7 +205,7 @@ impl Request {
         let response = sender.send_request(self.message()?).await?;
         Ok(Answer {
             response,
-            _connection: connection,
+            connection,
         })
     }
 
@@ -283,7 +283,7 @@ fn path_and_query(path: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Answer {
     response: Response<Incoming>,
-    _connection: Task,
+    connection: Task,
 }
 
 impl Answer {
@@ -297,6 +297,8 @@ impl Answer {
         let mut start = Vec::new();
         while start.len() < MAX_OUTPUT {
             let Some(frame) = body.frame().await else {
+                // All was said: both sides take their leave.
+                self.connection.detach();
                 break;
             };
             let frame = frame.map_err(|e| explain(&e))?;

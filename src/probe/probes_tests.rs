@@ -282,7 +282,7 @@ async fn probes_that_begin_together_with_old_containers_do_not_fire_together() {
     let ids: Vec<String> = (0..100).map(|n| n.to_string()).collect();
     let all = ids.iter().zip(0..).map(|(id, n)| Wanted {
         // Each was started 37 ms after the one before.
-        age: seconds(500) - Duration::from_millis(37 * n),
+        age: Duration::from_millis(500_000 - 37 * n),
         ..wanted(id, &spec)
     });
     node.probes.sync(&all.collect::<Vec<_>>());
