@@ -35,12 +35,13 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(kind: &str, count: usize, seconds: u64) -> anyhow::Result<()> {
     let (mut server, port) = start_server()?;
     let spec = container(kind, port)?;
+    let client = Client::new("unix:///nowhere.sock".parse().map_err(anyhow::Error::msg)?);
     let before = memory()?;
     let mut pods = JoinSet::new();
     for pod in 0..count.div_ceil(CONTAINERS) {
         let first = pod * CONTAINERS;
         let containers = first..count.min(first + CONTAINERS);
-        pods.spawn(keep(spec.clone(), containers.collect()));
+        pods.spawn(keep(client.clone(), spec.clone(), containers.collect()));
     }
     // The first rounds, in which everything is new.
     sleep(Duration::from_secs(3)).await;
@@ -64,11 +65,8 @@ async fn measure(kind: &str, count: usize, seconds: u64) -> anyhow::Result<()> {
 }
 
 /// One Pod's probes, until one of them is not as it should be.
-async fn keep(spec: Container, containers: Vec<usize>) {
-    let Ok(endpoint) = "unix:///nowhere.sock".parse() else {
-        return;
-    };
-    let mut probes = Probes::new(Client::new(endpoint));
+async fn keep(client: Client, spec: Container, containers: Vec<usize>) {
+    let mut probes = Probes::new(client);
     let ids: Vec<String> = containers.iter().map(ToString::to_string).collect();
     let wanted = ids.iter().zip(&containers).map(|(id, number)| Wanted {
         container_id: id,

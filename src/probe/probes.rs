@@ -184,8 +184,8 @@ struct Finding {
 pub struct Probes {
     client: Client,
     run: Run,
-    containers: BTreeMap<String, Probed>,
-    // Boxed, so that the room kept for waiting ones is small.
+    // Boxed here and below, so that the room kept for more is small.
+    containers: BTreeMap<String, Box<Probed>>,
     findings: mpsc::Receiver<Box<Finding>>,
     /// For the tasks. Kept, so that `findings` never ends.
     sender: mpsc::Sender<Box<Finding>>,
@@ -232,7 +232,7 @@ impl Probes {
                 probed.update(container);
             } else {
                 let probed = Probed::new(&self.client, container);
-                self.containers.insert(id.to_owned(), probed);
+                self.containers.insert(id.to_owned(), Box::new(probed));
             }
             self.tend(id, false);
         }
@@ -343,10 +343,7 @@ impl Probed {
         });
         Self {
             name: spec.name.clone(),
-            age: Age {
-                at: Instant::now(),
-                then: wanted.age,
-            },
+            age: Age::of(wanted),
             which: wanted.which,
             subjects: subjects.collect(),
             tasks: BTreeMap::new(),
@@ -357,6 +354,10 @@ impl Probed {
     /// Takes what may change about a container. Where it is reached elsewhere, its probes begin anew
     /// with what is known.
     fn update(&mut self, wanted: &Wanted<'_>) {
+        if self.which == Which::None {
+            // It may have been started only now.
+            self.age = Age::of(wanted);
+        }
         self.which = wanted.which;
         for (kind, subject) in &mut self.subjects {
             if subject.target.ip != wanted.ip {
@@ -390,6 +391,13 @@ struct Age {
 }
 
 impl Age {
+    fn of(wanted: &Wanted<'_>) -> Self {
+        Self {
+            at: Instant::now(),
+            then: wanted.age,
+        }
+    }
+
     fn now(self) -> Duration {
         self.then + self.at.elapsed()
     }

@@ -337,6 +337,22 @@ async fn what_is_known_stays_while_the_container_is_there_and_goes_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn delays_begin_with_the_containers_start() {
+    let mut node = Node::new();
+    let mut spec = container(&[Kind::Readiness]);
+    spec.readiness_probe.as_mut().unwrap().initial_delay_seconds = Some(7);
+    let made = Wanted {
+        which: Which::None,
+        ..wanted(ID, &spec)
+    };
+    node.probes.sync(&[made]);
+    node.news(seconds(100)).await;
+    node.probes.sync(&[wanted(ID, &spec)]);
+    node.news(seconds(10)).await;
+    assert_eq!(node.rounds(Kind::Readiness, ID).first(), Some(&107));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_was_ready_stays_ready_under_a_new_agent() {
     let mut node = Node::new();
     let spec = container(&Kind::ALL);
