@@ -12,6 +12,7 @@ mod hex;
 pub mod manifest;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod server;
 pub mod source;
 pub mod translate;

@@ -23,12 +23,13 @@ use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
 use super::task::{Context, PodTask};
-use super::{backoff, hook, observe};
+use super::{backoff, observe};
 use crate::blocking::blocking;
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::objects::Objects;
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
+use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
     UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
@@ -76,22 +77,32 @@ struct Stop {
     with_hook: bool,
 }
 
-/// Stops one container: its preStop hook, its signal, and the kill. Gives its id.
+/// A container that was stopped.
+struct Stopped {
+    id: String,
+    name: String,
+    /// Whether the hook before failed.
+    hook_failed: bool,
+}
+
+/// Stops one container: its preStop hook, its signal, and the kill.
 async fn stop_one(
     context: Arc<Context>,
     pod: PodKey,
-    id: String,
+    (id, name): (String, String),
     spec: Option<ContainerSpec>,
     ip: String,
     stop: Stop,
-) -> Result<String, Error> {
+) -> Result<Stopped, Error> {
     let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
     let left = grace.saturating_sub(stop.spent);
     let began = std::time::Instant::now();
+    let mut hook_failed = false;
     if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
         let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
         if let Err(error) = hook {
             warn!(%pod, container = spec.name, error, "the preStop hook failed");
+            hook_failed = true;
         }
     }
     let left = left.saturating_sub(began.elapsed());
@@ -104,7 +115,12 @@ async fn stop_one(
         0 => 0,
         _ => seconds.max(MINIMUM_GRACE),
     };
-    if_found(context.client.stop_container(&id, seconds).await).map(|_| id)
+    if_found(context.client.stop_container(&id, seconds).await)?;
+    Ok(Stopped {
+        id,
+        name,
+        hook_failed,
+    })
 }
 
 impl PodTask {
@@ -505,7 +521,7 @@ impl PodTask {
         let client = self.context.client.clone();
         let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
         let hook = async move {
-            let result = hook::post_start(&client, &spec, &id, &ip).await;
+            let result = hook::post_start(&client, &spec, &id, &ip, Duration::MAX).await;
             (id, result)
         };
         self.post_starts.push(hook.boxed());
@@ -721,10 +737,11 @@ impl PodTask {
             });
             let message = format!("Stopping container {name}");
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
+            let context = Arc::clone(&self.context);
             stop_one(
-                Arc::clone(&self.context),
+                context,
                 self.key.clone(),
-                id,
+                (id, name),
                 spec,
                 ip.clone(),
                 stop,
@@ -734,7 +751,13 @@ impl PodTask {
         let mut failure = None;
         for outcome in outcomes {
             match outcome {
-                Ok(id) => self.has_ended(&id),
+                Ok(stopped) => {
+                    if stopped.hook_failed {
+                        let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                        self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+                    }
+                    self.has_ended(&stopped.id);
+                }
                 Err(e) => failure = Some(e),
             }
         }

@@ -10,7 +10,6 @@ pub mod backoff;
 pub mod events;
 pub mod folder;
 pub mod history;
-mod hook;
 pub mod image;
 mod last_words;
 pub mod memory;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 
-use super::memory::{GivenUp, Image, Memory, PostStart, Subject};
+use super::memory::{Image, Memory, PostStart, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Observed, Sandbox, State};
 use super::rules::{
@@ -19,6 +19,7 @@ use super::rules::{
 };
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
+use crate::probe::Kind;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
@@ -435,9 +436,10 @@ impl<'a> Planner<'a> {
             if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
                 return Some(Why::PostStart);
             }
-            match memory.probed(&c.id).given_up? {
-                GivenUp::Liveness => Some(Why::Liveness),
-                GivenUp::Startup => Some(Why::Startup),
+            match memory.health(&c.id).failed?.kind {
+                Kind::Liveness => Some(Why::Liveness),
+                Kind::Startup => Some(Why::Startup),
+                Kind::Readiness => None,
             }
         };
         let running = self.view.observed.containers_of(uid);
@@ -489,7 +491,7 @@ impl<'a> Planner<'a> {
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, state) => {
                     due.push(spec);
-                    let started = last.is_some_and(|c| memory.probed(&c.id).started && !hooked(c));
+                    let started = last.is_some_and(|c| memory.health(&c.id).started && !hooked(c));
                     matches!(state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,

@@ -123,6 +123,26 @@ pub fn read(paths: &Paths, key: &PodKey) -> Option<Rollback> {
     serde_json::from_slice(&text).ok()
 }
 
+/// The versions that are kept to go back to, of all Pods.
+///
+/// # Errors
+/// The folder cannot be read; that it is not there is no error.
+pub fn kept_records(paths: &Paths) -> io::Result<Vec<Record>> {
+    let entries = match fs::read_dir(paths.rollbacks()) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    let mut records = vec![];
+    for entry in entries {
+        let text = fs::read(entry?.path())?;
+        // One that is not whole is not gone back to either.
+        let kept = serde_json::from_slice::<Rollback>(&text).ok();
+        records.extend(kept.map(|kept| kept.good));
+    }
+    Ok(records)
+}
+
 /// Keeps what is known of an update of this Pod, or that there is nothing to know.
 ///
 /// # Errors

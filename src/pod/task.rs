@@ -32,6 +32,8 @@ use super::{folder, status};
 use crate::blocking::blocking;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
+use crate::probe::hook::POST_START_FAILED;
+use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
 use crate::source::DesiredPod;
 use crate::translate::NodeFacts;
 
@@ -116,6 +118,7 @@ pub struct PodTask {
     pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
     pub(super) post_starts: FuturesUnordered<PostStartHook>,
+    probes: Probes,
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
     /// Ids to look at before the next plan.
@@ -136,6 +139,7 @@ impl PodTask {
     ) {
         let mut task = Self {
             given_back: context.ledger.changes(),
+            probes: Probes::new(context.client.clone()),
             key,
             context,
             inbox,
@@ -228,6 +232,7 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.sync_probes();
             self.remember().await;
             let trial_ends = self.judge().await;
             self.give_back();
@@ -554,6 +559,7 @@ impl PodTask {
                 self.image_arrived(uid, container, result);
             }
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
+            news = self.probes.next() => self.tell_of_probe(&news),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
@@ -663,6 +669,98 @@ impl PodTask {
         }
     }
 
+    /// Tells of what a probe found.
+    fn tell_of_probe(&self, news: &News) {
+        let News {
+            container,
+            kind,
+            result,
+            event,
+            ..
+        } = news;
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == news.container_id);
+        if let (Some(event), Some(known)) = (event, known) {
+            let (uid, warning) = (&known.uid, EventKind::Warning);
+            self.event(uid, Some(container), warning, event.reason, &event.message);
+        }
+        let said = event.as_ref().map_or("", |event| event.message.as_str());
+        match result {
+            Some(ProbeResult::Failure) => {
+                info!(pod = %self.key, container, ?kind, said, "a probe has failed");
+            }
+            Some(ProbeResult::Success) => {
+                info!(pod = %self.key, container, ?kind, "a probe succeeds");
+            }
+            None => {}
+        }
+    }
+
+    /// Keeps the probes of what runs going, and takes over what they say.
+    fn sync_probes(&mut self) {
+        let (context, memory) = (&self.context, &self.memory);
+        let of_host = context
+            .facts
+            .host_ips
+            .first()
+            .map_or("127.0.0.1", String::as_str);
+        let mut known = vec![];
+        for container in self.observed.containers.iter().filter(|c| !c.gone) {
+            let State::Running { started_at } = container.state else {
+                continue;
+            };
+            let Some(version) = memory.versions.get(&container.uid) else {
+                continue;
+            };
+            let spec = all_containers(version).find(|c| c.name == container.name);
+            let sandbox = self
+                .observed
+                .sandboxes
+                .iter()
+                .find(|s| s.id == container.sandbox);
+            let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
+                continue;
+            };
+            let history = memory.histories.get(&container.uid);
+            let before = history
+                .filter(|h| h.started.contains(&container.id))
+                .map(|h| Health {
+                    started: true,
+                    ready: h.ready.contains(&container.id),
+                    failed: None,
+                });
+            let age = Duration::from_nanos(
+                wall_now()
+                    .saturating_sub(started_at)
+                    .try_into()
+                    .unwrap_or(0),
+            );
+            let ends = memory.terminating.contains(&container.uid);
+            let which = if ends { Which::Readiness } else { Which::All };
+            let ip = sandbox.ips.first().map_or(of_host, String::as_str);
+            known.push((container, spec, ip, age, which, before));
+        }
+        let wanted: Vec<Wanted<'_>> = known
+            .iter()
+            .map(|(container, spec, ip, age, which, before)| Wanted {
+                container_id: &container.id,
+                spec,
+                ip,
+                age: *age,
+                which: *which,
+                known: before.as_ref(),
+            })
+            .collect();
+        self.probes.sync(&wanted);
+        let results = self.probes.results();
+        self.memory.probes = results
+            .map(|(id, health)| (id.to_owned(), health.clone()))
+            .collect();
+    }
+
     /// Notes what came of the hook after a container's start.
     fn post_started(&mut self, id: &str, result: Result<(), String>) {
         let known = self.observed.containers.iter().find(|c| c.id == id);
@@ -676,8 +774,8 @@ impl PodTask {
             }
             Err(message) => {
                 warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
-                let kind = EventKind::Warning;
-                self.event(&uid, Some(&name), kind, "FailedPostStartHook", &message);
+                let (kind, said) = (EventKind::Warning, POST_START_FAILED);
+                self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
                 let hooks = &mut self.memory.post_starts;
                 hooks.insert(id.to_owned(), PostStart::Failed(message));
             }
@@ -693,7 +791,6 @@ impl PodTask {
                 || observed.containers.iter().any(|c| &c.id == id)
         };
         self.memory.stopped_sandboxes.retain(there);
-        self.memory.probes.retain(|id, _| there(id));
         self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
             Subject::Removal(id) => there(id),

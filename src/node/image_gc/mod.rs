@@ -19,9 +19,9 @@ use super::complaints::Complaints;
 use super::supervisor::PulseReceiver;
 use crate::blocking::blocking;
 use crate::cri::v1;
-use crate::pod::folder;
 use crate::pod::image;
 use crate::pod::task::Context;
+use crate::pod::{folder, rollback};
 use crate::source::Desired;
 use crate::translate::Paths;
 
@@ -265,6 +265,9 @@ fn names_of_records(paths: &Paths) -> std::io::Result<BTreeSet<String>> {
         if let Some(record) = folder::read_record(paths, &uid) {
             named_images(&record.document, &mut names);
         }
+    }
+    for good in rollback::kept_records(paths)? {
+        named_images(&good.document, &mut names);
     }
     Ok(names)
 }
