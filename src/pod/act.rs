@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
@@ -96,7 +97,7 @@ async fn stop_one(
 ) -> Result<Stopped, Error> {
     let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
     let left = grace.saturating_sub(stop.spent);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let mut hook_failed = false;
     if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
         let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
@@ -710,7 +711,7 @@ impl PodTask {
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them.
     async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let groups = match self.version(uid) {
             Some(version) => stop_order(&version, &self.observed, ids),
             None => vec![ids.to_vec()],

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Ledger;
@@ -545,7 +546,7 @@ impl PodTask {
     async fn wait(&mut self, alarm: Option<Instant>) -> bool {
         let sleep = async {
             match alarm {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
+                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
