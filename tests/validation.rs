@@ -93,9 +93,15 @@ fn metadata() {
         "{metadata.generateName: web-}",
         "{metadata.annotations: {Example.com/A: x}, metadata.labels: {example.com/a: '', b: x_y}}",
         "{metadata.labels: {a: null}}",
+        "{metadata.annotations: {container.apparmor.security.beta.kubernetes.io/web: unconfined}}",
+        "{metadata.annotations: {podkeeper.io/rollback-after: 1m30s}}",
     ]);
     assert_refused(&[
         ("{metadata.name: a..b}", "metadata.name"),
+        (
+            "{metadata.annotations: {podkeeper.io/rollback-after: soon}}",
+            "metadata.annotations[podkeeper.io/rollback-after]",
+        ),
         ("{metadata.namespace: a.b}", "metadata.namespace"),
         (
             "{metadata.labels: {Example.com/a: x}}",
@@ -118,8 +124,8 @@ fn metadata() {
     )]);
     assert_warned(&[
         (
-            "{metadata.annotations: {container.apparmor.security.beta.kubernetes.io/web: unconfined}}",
-            "metadata.annotations[container.apparmor.security.beta.kubernetes.io/web]",
+            "{metadata.annotations: {seccomp.security.alpha.kubernetes.io/pod: unconfined}}",
+            "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]",
         ),
         ("{metadata.finalizers: [a/b]}", "metadata.finalizers"),
     ]);
@@ -792,6 +798,10 @@ fn volumes() {
         (
             &volume("projected: {sources: [{}]}"),
             "spec.volumes[1].projected.sources[0]",
+        ),
+        (
+            &volume("emptyDir: {sizeLimit: 1Gi}"),
+            "spec.volumes[1].emptyDir.sizeLimit",
         ),
         (
             &volume("emptyDir: {medium: Disk}"),

@@ -36,6 +36,9 @@ const MAX_PROBLEMS: usize = 100;
 /// Longer texts are not shown whole in messages.
 const SHOWN: usize = 100;
 
+/// The annotation with which a Pod has an update taken back that is not Ready within a duration.
+pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
+
 /// The annotation that tells the kind of source.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 

@@ -15,11 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{Record, write_private};
 use crate::config::parse_duration;
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
-
-/// The annotation with which a Pod asks for it, with a duration.
-pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
 
 /// What is known of an update that can be taken back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

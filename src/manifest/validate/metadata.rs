@@ -3,24 +3,17 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::super::ROLLBACK_AFTER;
 use super::names::{is_dns_subdomain, is_qualified_name};
 use super::{Field, Validator, names};
+use crate::config::parse_duration;
 
 /// All keys and values of annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// As long as a name may be.
 const MAX_NAME: usize = 253;
-/// Annotations of older versions of Kubernetes, and what is in their place.
-const OLD_ANNOTATIONS: [(&str, &str); 2] = [
-    (
-        "container.apparmor.security.beta.kubernetes.io/",
-        "securityContext.appArmorProfile",
-    ),
-    (
-        "seccomp.security.alpha.kubernetes.io/",
-        "securityContext.seccompProfile",
-    ),
-];
+/// Seccomp profiles were once named by annotations.
+const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
 
 impl Validator<'_> {
     pub(super) fn metadata(&mut self, pod: &Pod, node_name: &str) {
@@ -64,12 +57,14 @@ impl Validator<'_> {
             // Upper case is taken in the domain of an annotation, though not of a label.
             let good = is_qualified_name(&key.to_lowercase());
             self.expect(good, &field.key(key), key, names::QUALIFIED_NAME);
-            let old = OLD_ANNOTATIONS.iter().find(|(old, _)| key.starts_with(old));
-            if let Some((_, instead)) = old {
-                self.warn(
-                    &field.key(key),
-                    format!("has no effect any more, use {instead}"),
-                );
+            if key.starts_with(OLD_SECCOMP) {
+                let message = "has no effect any more, use securityContext.seccompProfile";
+                self.warn(&field.key(key), message);
+            }
+            if key == ROLLBACK_AFTER
+                && let Err(message) = parse_duration(value)
+            {
+                self.refuse(&field.key(key), message);
             }
         }
         if size > MAX_ANNOTATIONS {
