@@ -111,12 +111,13 @@ impl Validator<'_> {
     fn empty_dir(&mut self, field: &Field, empty: &EmptyDirVolumeSource) {
         let limit = empty.size_limit.as_ref();
         let medium = empty.medium.as_deref().unwrap_or_default();
+        let limits = |text: &str| quantity::parse(text).is_some_and(|limit| !limit.is_zero());
         let negative =
             |text: &str| quantity::parse(text).is_some_and(quantity::Quantity::is_negative);
         if let Some(limit) = limit.filter(|limit| negative(&limit.0)) {
             let message = unexpected(&limit.0, "0 or more");
             self.refuse(&field.key("sizeLimit"), message);
-        } else if limit.is_some() && medium.is_empty() {
+        } else if limit.is_some_and(|l| limits(&l.0)) && medium.is_empty() {
             // The reference evicts Pods for it, though no static ones.
             let message = "is not enforced on the node's disk, as for every static Pod; medium: Memory is limited";
             self.warn(&field.key("sizeLimit"), message);
