@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::decode::kind_of;
 use super::document::{self, Document};
 use super::objects::{Object, ObjectKey, object_key, object_kind, read_object};
-use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, path};
+use super::{
+    Accepted, PodKey, Problem, SourceKind, foremost, identity, parse_document, path, told,
+};
 
 /// The fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
@@ -54,7 +56,9 @@ pub struct Manifest {
 pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem>> {
     let documents = document::read(bytes)?;
     if !documents.iter().any(|d| object_kind(d).is_some()) {
-        let pod = super::parse(bytes, node_name, SourceKind::File)?;
+        let only = document::only(documents, "Pod");
+        let pod = only.and_then(|pod| parse_document(pod, node_name, SourceKind::File));
+        let pod = told(pod)?;
         return Ok(Manifest {
             pod: Some(pod),
             objects: vec![],
@@ -85,7 +89,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
     if problems.is_empty() {
         Ok(manifest)
     } else {
-        Err(problems)
+        Err(foremost(problems))
     }
 }
 
@@ -115,7 +119,7 @@ pub fn parse_all(
         if let Some(kind) = object_kind(&item) {
             parsed.objects.push(ObjectEntry {
                 key: object_key(&item),
-                result: read_object(&item, kind),
+                result: read_object(&item, kind).map_err(foremost),
             });
         } else {
             parsed.pods.push(Entry {
@@ -133,11 +137,11 @@ fn parse_item(
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
     let repeated = item.places.repeated(|_| true);
-    if repeated.is_empty() {
+    told(if repeated.is_empty() {
         parse_document(item, node_name, source)
     } else {
         Err(repeated)
-    }
+    })
 }
 
 /// Adds the Pods of a document.
