@@ -13,13 +13,15 @@ use super::{Problem, path};
 
 /// As deep as values may stand in each other; a Pod's stand a dozen deep.
 pub(super) const MAX_DEPTH: usize = 100;
-/// As many values as a text may have; an ordinary Pod has fifty.
-pub(super) const MAX_VALUES: usize = 100_000;
+/// As many values as a text may have; an ordinary Pod has fifty, a node some hundred Pods.
+pub(super) const MAX_VALUES: usize = 50_000;
 /// As long as a field's name may be, in bytes; the longest of Kubernetes, a label's, have 317.
 const MAX_NAME: usize = 1024;
 /// As many separators as the parser may read ahead. It keeps what it reads of a list in brackets until it
 /// knows that the whole is no field's name.
-const MAX_AHEAD: usize = 125_000;
+const MAX_AHEAD: usize = 50_000;
+/// As long as a scalar may be that is more than a text, in bytes.
+const MAX_PLAIN: usize = 64;
 /// As much as is shown of a path or of a message, in bytes.
 const MAX_SHOWN: usize = 600;
 
@@ -67,7 +69,7 @@ struct Standing {
 
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    /// The text of a scalar that stands without quotes.
+    /// The text of a scalar that stands without quotes, and is not long.
     plain: Option<Box<str>>,
     inner: Inner,
     /// How deep values stand in it.
@@ -328,6 +330,8 @@ pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
 struct Ahead {
     /// Separators that were read since.
     separators: Cell<usize>,
+    /// Characters that were read in all.
+    read: Cell<usize>,
     /// Where the last event ended, in characters.
     event: Cell<usize>,
     /// Where the innermost list or object begins that stands open.
@@ -339,13 +343,14 @@ impl Ahead {
     /// The characters of the text, as far as the parser may read.
     fn watch<'a>(&'a self, text: &'a str) -> impl Iterator<Item = char> + 'a {
         text.chars().take_while(|c| {
+            self.read.set(self.read.get() + 1);
             if !is_separator(*c) {
                 return true;
             }
             self.separators.set(self.separators.get() + 1);
             if self.separators.get() > MAX_AHEAD {
                 self.separators.set(0);
-                self.too_far.set(!self.in_block_scalar(text));
+                self.too_far.set(!self.in_one_text(text));
             }
             !self.too_far.get()
         })
@@ -358,14 +363,42 @@ impl Ahead {
         self.frame.set(innermost.map(|frame| frame.start));
     }
 
-    /// Whether what is being read is one text behind `|` or `>`, which mean that only outside brackets.
-    fn in_block_scalar(&self, text: &str) -> bool {
+    /// Whether all that is being read is one text: in quotes, or behind `|` or `>`, which mean that only
+    /// outside brackets.
+    fn in_one_text(&self, text: &str) -> bool {
         let begins = |c: char| ['[', '{', '&', '!'].contains(&c);
         let around = self.frame.get().and_then(|at| text.chars().nth(at));
-        let mut read = text.chars().skip(self.event.get());
-        let first = read.find(|c| !c.is_whitespace() && ![':', '-', '?'].contains(c));
-        !around.is_some_and(begins) && matches!(first, Some('|' | '>'))
+        let mut ahead = text.chars().enumerate().skip(self.event.get());
+        let first = ahead.find(|(_, c)| !c.is_whitespace() && ![':', '-', '?'].contains(c));
+        if around.is_some_and(begins) {
+            return false;
+        }
+        match first {
+            Some((_, '|' | '>')) => true,
+            Some((_, quote @ ('"' | '\''))) => {
+                let end = end_of_quoted(ahead, quote);
+                end.is_none_or(|end| end + 1 >= self.read.get())
+            }
+            _ => false,
+        }
     }
+}
+
+/// Where a text in quotes ends that has been entered.
+fn end_of_quoted(text: impl Iterator<Item = (usize, char)>, quote: char) -> Option<usize> {
+    let mut text = text.peekable();
+    while let Some((at, c)) = text.next() {
+        let escapes = quote == '"' && c == '\\';
+        let ends = c == quote;
+        let doubled = quote == '\'' && text.peek().is_some_and(|(_, next)| *next == quote);
+        if ends && !doubled {
+            return Some(at);
+        }
+        if escapes || ends {
+            text.next();
+        }
+    }
+    None
 }
 
 /// Whether this stands between the parts of a list in brackets.
@@ -486,7 +519,7 @@ impl Surveyor {
             Some('"') => self.complete(place, 0, Node::default()),
             Some(c) if c.is_ascii_whitespace() || [',', ':'].contains(&c) => Ok(()),
             _ => {
-                let plain = Some(token.into());
+                let plain = (token.len() <= MAX_PLAIN).then(|| token.into());
                 let node = Node {
                     plain,
                     ..Node::default()
@@ -500,7 +533,7 @@ impl Surveyor {
         let place = place_of(start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let plain = style == ScalarStyle::Plain && tag.is_none() && text.len() <= MAX_PLAIN;
                 if self.at_name() {
                     return self.name(&text, place);
                 }

@@ -4,6 +4,7 @@
 mod adoption;
 mod chaos;
 mod edits;
+mod hostile;
 mod images;
 mod lifecycle;
 mod node;

@@ -87,7 +87,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
         show(&accepted.warnings);
         check_kept(&accepted.pod, source);
         let pod = attach(&accepted.pod, &set);
-        unmet(&pod);
+        assert!(unmet(&pod).iter().all(|reason| !reason.is_empty()));
         for facts in &*NODES {
             // Whether the Pod may run here or not, asking must do no harm.
             let _ = Ledger::default().admit(facts, &pod);
@@ -117,7 +117,8 @@ fn check_requests(facts: &NodeFacts, pod: &StaticPod) {
     };
     let host = ResolvConf::parse("nameserver 10.255.255.53\n");
     check_sandbox(pod, &sandbox_config(facts, &host, pod, &instance));
-    hosts_file(facts, pod, &["10.0.0.7".into()], "127.0.0.1 localhost\n");
+    let hosts = hosts_file(facts, pod, &["10.0.0.7".into()], "127.0.0.1 localhost\n");
+    assert!(hosts.starts_with('#'));
     let volumes = spec.volumes.iter().flatten();
     let instance = ContainerInstance {
         attempt: 7,
