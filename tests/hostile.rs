@@ -140,7 +140,7 @@ fn too_much() -> Vec<Hostile> {
             "many-mistakes",
             "    - {name: \"\"}\n",
             20_000,
-            "more like these",
+            "there is more",
         )
         .between(&in_container("env"), ""),
         Hostile::new("a-field-twice-and-again", "  x: 1\n", 40_000, "given twice")

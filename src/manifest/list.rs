@@ -6,9 +6,7 @@ use serde_json::Value;
 use super::decode::kind_of;
 use super::document::{self, Document};
 use super::objects::{Object, ObjectKey, object_key, object_kind, read_object};
-use super::{
-    Accepted, PodKey, Problem, SourceKind, foremost, identity, parse_document, path, told,
-};
+use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, path};
 
 /// The fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
@@ -57,8 +55,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
     let documents = document::read(bytes)?;
     if !documents.iter().any(|d| object_kind(d).is_some()) {
         let only = document::only(documents, "Pod");
-        let pod = only.and_then(|pod| parse_document(pod, node_name, SourceKind::File));
-        let pod = told(pod)?;
+        let pod = only.and_then(|pod| parse_document(pod, node_name, SourceKind::File))?;
         return Ok(Manifest {
             pod: Some(pod),
             objects: vec![],
@@ -89,7 +86,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
     if problems.is_empty() {
         Ok(manifest)
     } else {
-        Err(foremost(problems))
+        Err(problems)
     }
 }
 
@@ -119,7 +116,7 @@ pub fn parse_all(
         if let Some(kind) = object_kind(&item) {
             parsed.objects.push(ObjectEntry {
                 key: object_key(&item),
-                result: read_object(&item, kind).map_err(foremost),
+                result: read_object(&item, kind),
             });
         } else {
             parsed.pods.push(Entry {
@@ -137,11 +134,11 @@ fn parse_item(
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
     let repeated = item.places.repeated(|_| true);
-    told(if repeated.is_empty() {
+    if repeated.is_empty() {
         parse_document(item, node_name, source)
     } else {
         Err(repeated)
-    })
+    }
 }
 
 /// Adds the Pods of a document.

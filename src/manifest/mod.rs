@@ -28,9 +28,6 @@ use objects::Objects;
 pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
 pub(crate) use validate::is_dns_subdomain;
 
-/// As many problems as are told of one Pod: whoever mends these looks again.
-const MAX_PROBLEMS: usize = 100;
-
 /// The annotation that tells the kind of source.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
@@ -115,30 +112,7 @@ pub enum SourceKind {
 /// # Errors
 /// Everything that is wrong with it; what it says then has no effect at all.
 pub fn parse(bytes: &[u8], node_name: &str, source: SourceKind) -> Result<Accepted, Vec<Problem>> {
-    let parsed = || parse_document(document::read_one(bytes, "Pod")?, node_name, source);
-    told(parsed())
-}
-
-/// The same with no more problems, or warnings, than are told.
-fn told(parsed: Result<Accepted, Vec<Problem>>) -> Result<Accepted, Vec<Problem>> {
-    match parsed {
-        Ok(accepted) => Ok(Accepted {
-            warnings: foremost(accepted.warnings),
-            ..accepted
-        }),
-        Err(problems) => Err(foremost(problems)),
-    }
-}
-
-/// The first problems, and how many there are besides.
-fn foremost(mut problems: Vec<Problem>) -> Vec<Problem> {
-    let more = problems.len().saturating_sub(MAX_PROBLEMS);
-    if more > 0 {
-        problems.truncate(MAX_PROBLEMS);
-        problems.shrink_to_fit();
-        problems.push(Problem::of_file(format!("and {more} more like these")));
-    }
-    problems
+    parse_document(document::read_one(bytes, "Pod")?, node_name, source)
 }
 
 fn parse_document(
