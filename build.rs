@@ -1,5 +1,5 @@
-//! Compiles the CRI contract in `proto/` into client and server stubs, with a protobuf compiler
-//! written in Rust so that no `protoc` is needed on the machine.
+//! Compiles the contracts in `proto/` (CRI, and the health protocol of gRPC probes) into client and
+//! server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
 
 use std::path::PathBuf;
 
@@ -19,5 +19,7 @@ fn main() -> Result<(), Error> {
     // It holds what must not get into a log.
     let services = tonic_prost_build::configure().skip_debug(["runtime.v1.AuthConfig"]);
     services.compile_fds(descriptors)?;
+    let health = protox::compile(["proto/health.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(health)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
 //! and one task per Pod, under the supervisor in [`node`], does it.
 
+mod blocking;
 pub mod cli;
 pub mod config;
 pub mod cri;
@@ -11,6 +12,7 @@ mod hex;
 pub mod manifest;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod server;
 pub mod source;
 pub mod translate;

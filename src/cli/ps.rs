@@ -112,6 +112,11 @@ fn columns(text: &mut String, rows: &[[String; 7]]) -> std::fmt::Result {
 /// What there is to say about a Pod that is not simply running.
 fn note(text: &mut String, pod: &PodReport) -> std::fmt::Result {
     let name = format!("{}/{}", pod.namespace, pod.name);
+    // A Pod that the node does not take, or that waits for an init container, has no container to say so.
+    let told = pod.containers.iter().any(|c| c.message == pod.message);
+    if !told && !pod.message.is_empty() {
+        writeln!(text, "{name}: {}: {}", pod.reason, pod.message)?;
+    }
     for container in &pod.containers {
         if pod.phase != "Terminating" && !container.message.is_empty() {
             let (reason, message) = (&container.reason, &container.message);
@@ -161,22 +166,33 @@ mod tests {
     #[test]
     fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
         let now: jiff::Timestamp = "2026-01-01T00:02:05Z".parse().unwrap();
+        let running = PodReport {
+            namespace: "default".into(),
+            name: "web-n1".into(),
+            phase: "Running".into(),
+            ready: 1,
+            total: 1,
+            seen: "2026-01-01T00:00:00Z".into(),
+            path: "/m/web.yaml".into(),
+            update: Some(crate::pod::report::UpdateReport {
+                uid: "u".into(),
+                reason: "ErrImagePull".into(),
+                message: "no such image".into(),
+            }),
+            ..PodReport::default()
+        };
+        let rejected = PodReport {
+            namespace: "default".into(),
+            name: "big-n1".into(),
+            phase: "Failed".into(),
+            reason: "OutOfcpu".into(),
+            message: "it asks for too much".into(),
+            total: 1,
+            path: "/m/big.yaml".into(),
+            ..PodReport::default()
+        };
         let status = NodeStatus {
-            pods: vec![PodReport {
-                namespace: "default".into(),
-                name: "web-n1".into(),
-                phase: "Running".into(),
-                ready: 1,
-                total: 1,
-                seen: "2026-01-01T00:00:00Z".into(),
-                path: "/m/web.yaml".into(),
-                update: Some(crate::pod::report::UpdateReport {
-                    uid: "u".into(),
-                    reason: "ErrImagePull".into(),
-                    message: "no such image".into(),
-                }),
-                ..PodReport::default()
-            }],
+            pods: vec![running, rejected],
             refused: vec![RefusedReport {
                 path: "/m/web.bak".into(),
                 problems: vec!["3:5: spec: wrong".into()],
@@ -185,10 +201,12 @@ mod tests {
             ..NodeStatus::default()
         };
         let expected = "\
-NAMESPACE   POD      READY   STATUS    RESTARTS   AGE   SOURCE
-default     web-n1   1/1     Running   0          2m    /m/web.yaml
+NAMESPACE   POD      READY   STATUS     RESTARTS   AGE   SOURCE
+default     web-n1   1/1     Running    0          2m    /m/web.yaml
+default     big-n1   0/1     OutOfcpu   0          -     /m/big.yaml
 
 default/web-n1: its update waits: ErrImagePull: no such image
+default/big-n1: OutOfcpu: it asks for too much
 
 Refused:
 /m/web.bak:3:5: spec: wrong

@@ -22,9 +22,10 @@ use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
-use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
+use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
 use crate::pod::credentials::CredentialFiles;
+use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
@@ -96,8 +97,18 @@ async fn agent(
         reports: context,
     };
     tokio::spawn(server.serve(Arc::new(state)));
+    let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
     let context = build(config).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
+    tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
+    let passed = pulse.subscribe();
+    let wanted = desired.clone();
+    tokio::spawn(image_gc::keep(
+        Arc::clone(&context),
+        wanted,
+        passed,
+        image_gc,
+    ));
     supervisor::supervise(context, desired, pulse).await;
     bail!("the source of manifests ended")
 }
@@ -118,12 +129,15 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         ephemeral_storage: machine::disk_capacity(&config.paths.root),
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
+        runtime_name: runtime.name,
+        runtime: runtime.features,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),
         node_name: config.node_name.clone(),
         allowed_unsafe_sysctls: config.node.allowed_unsafe_sysctls,
         apparmor: machine::has_apparmor(),
+        selinux: machine::has_selinux(),
         paths: config.paths,
     };
     Ok(Arc::new(Context {
@@ -137,6 +151,9 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         limiter: Semaphore::new(config.runtime_concurrency),
         clock: Clock::default(),
         reports: Reports::default(),
+        events: Events::default(),
+        longest_backoff: config.life.longest_backoff,
+        rollback_after: config.life.rollback_after,
     }))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::{Problem, path};
+use super::{Problem, add, path};
 
 /// As deep as values may stand in each other; a Pod's stand a dozen deep.
 pub(super) const MAX_DEPTH: usize = 100;
@@ -177,7 +177,7 @@ impl Places {
             repeated_in(&nearest.standing.node, &self.within, &mut |at, place| {
                 if concerns(at) {
                     let message = "the field is given twice, expected once";
-                    problems.push(problem_at(place, at.to_owned(), message));
+                    add(&mut problems, problem_at(place, at.to_owned(), message));
                 }
             });
         }

@@ -33,6 +33,8 @@ const FIRST_PASS: Duration = Duration::from_millis(20);
 
 /// When the supervisor last went round, once every Pod was looked at for the first time.
 pub type Pulse = watch::Sender<Option<Instant>>;
+/// For those who wait for it.
+pub type PulseReceiver = watch::Receiver<Option<Instant>>;
 
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(
@@ -187,7 +189,7 @@ impl Supervisor {
             let record = folder::read_record(paths, &uid).map(|r| r.key());
             if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
                 owned.push((key, uid));
-            } else if let Err(error) = folder::remove_folder(paths, &uid) {
+            } else if let Err(error) = folder::remove_nameless(paths, &uid) {
                 warn!(uid, %error, "cannot clear away a folder without a Pod");
             }
         }

@@ -8,21 +8,28 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
+use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
+use super::history::Finished;
 use super::image::{self, ImageError, LocalImage};
-use super::memory::{Image, Subject};
+use super::memory::{Image, PostStart, Subject};
 use super::moment::wall_now;
 use super::observed::{Container, Exit, Sandbox, State};
-use super::plan::{Step, all_containers, volume_holder, wanted_images};
+use super::plan::{Step, Why, volume_holder, wanted_images};
+use super::rollback::{self, Rollback};
+use super::rules::{all_containers, restarts_on_failure, stop_order};
+use super::status::status;
 use super::task::{Context, PodTask};
-use super::{backoff, hook, observe};
+use super::{backoff, observe};
+use crate::blocking::blocking;
 use crate::cri::{Error, if_found, v1};
-use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
-use crate::node::cgroup;
+use crate::manifest::{PodKey, StaticPod};
+use crate::node::{cgroup, log_links};
+use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
     UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
@@ -59,12 +66,61 @@ fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> Failure {
     }
 }
 
-/// Runs file work, which may block, off the tasks' thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
+/// How containers are stopped.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    /// Seconds between the hook before the stop signal, or else the signal, and the kill.
+    grace_period: i64,
+    /// How much of that has gone by.
+    spent: Duration,
+    /// Whether their hook is run.
+    with_hook: bool,
+}
+
+/// A container that was stopped.
+struct Stopped {
+    id: String,
+    name: String,
+    /// Whether the hook before failed.
+    hook_failed: bool,
+}
+
+/// Stops one container: its preStop hook, its signal, and the kill.
+async fn stop_one(
+    context: Arc<Context>,
+    pod: PodKey,
+    (id, name): (String, String),
+    spec: Option<ContainerSpec>,
+    ip: String,
+    stop: Stop,
+) -> Result<Stopped, Error> {
+    let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
+    let left = grace.saturating_sub(stop.spent);
+    let began = std::time::Instant::now();
+    let mut hook_failed = false;
+    if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
+        let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
+        if let Err(error) = hook {
+            warn!(%pod, container = spec.name, error, "the preStop hook failed");
+            hook_failed = true;
+        }
     }
+    let left = left.saturating_sub(began.elapsed());
+    let seconds = left
+        .as_millis()
+        .div_ceil(1000)
+        .try_into()
+        .unwrap_or(i64::MAX);
+    let seconds = match stop.grace_period {
+        0 => 0,
+        _ => seconds.max(MINIMUM_GRACE),
+    };
+    if_found(context.client.stop_container(&id, seconds).await)?;
+    Ok(Stopped {
+        id,
+        name,
+        hook_failed,
+    })
 }
 
 impl PodTask {
@@ -95,7 +151,7 @@ impl PodTask {
                 (subject, "CreateContainerError", result)
             }
             Step::StartContainer { uid, container, id } => {
-                let result = self.start_container(&container, &id).await;
+                let result = self.start_container(&uid, &container, &id).await;
                 let subject = Subject::Container(uid, container);
                 (subject, "RunContainerError", result)
             }
@@ -103,10 +159,22 @@ impl PodTask {
                 let result = self.terminate(&uid).await;
                 (Subject::Stop(uid), "FailedKillPod", result)
             }
-            Step::StopContainers { uid, ids } => {
-                let result = self.stop_containers(&uid, &ids).await;
-                (Subject::Stop(uid), "FailedKillPod", result)
+            Step::StopContainers { uid, ids, why } => {
+                let result = self.stop_containers(&uid, &ids, why).await;
+                let subject = match (why, ids.as_slice()) {
+                    (Why::Liveness | Why::Startup | Why::PostStart, [id]) => {
+                        Subject::Removal(id.clone())
+                    }
+                    _ => Subject::Stop(uid),
+                };
+                (subject, "FailedKillPod", result)
             }
+            Step::RestartAll { uid } => return self.restart_all(&uid),
+            Step::Fail {
+                uid,
+                reason,
+                message,
+            } => return self.fail(&uid, reason, message),
             Step::StopSandbox { id } => {
                 let result = self.stop_sandbox(&id).await;
                 (Subject::Removal(id), "FailedKillPod", result)
@@ -241,11 +309,19 @@ impl PodTask {
             name: self.key.name.clone(),
             node: self.context.node_name.clone(),
             path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
-            seen: known.map_or_else(now_rfc3339, |r| r.seen.clone()),
+            seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
             source: version.source(),
             document: version.document.clone(),
             objects: Objects::clone(&version.objects),
         }
+    }
+
+    /// When a version was first seen, RFC 3339.
+    fn seen(&self, uid: &str) -> String {
+        let seen = self.memory.seen.get(uid);
+        let nanos = seen.map_or_else(wall_now, |(nanos, _)| *nanos);
+        let time = jiff::Timestamp::from_nanosecond(nanos.into());
+        time.unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
     }
 
     async fn run_container(
@@ -261,7 +337,13 @@ impl PodTask {
         // Used up whatever comes of it: the next start looks for the image again.
         let image = self.memory.images.remove(&image_key);
         let spec = all_containers(&version).find(|c| c.name == container);
-        let (Some(Image::Ready { reference, user }), Some(spec)) = (image, spec) else {
+        let (
+            Some(Image::Ready {
+                reference, user, ..
+            }),
+            Some(spec),
+        ) = (image, spec)
+        else {
             return Ok(());
         };
         let context = Arc::clone(&self.context);
@@ -295,7 +377,9 @@ impl PodTask {
             images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
         }
         let answer = created?;
-        let spec = version.pod.spec.as_ref();
+        let normal = EventKind::Normal;
+        self.event(uid, Some(container), normal, "Created", "Container created");
+        let pod_spec = version.pod.spec.as_ref();
         self.observed.containers.push(Container {
             id: answer.container_id.clone(),
             sandbox: sandbox.to_owned(),
@@ -303,10 +387,35 @@ impl PodTask {
             name: container.to_owned(),
             attempt,
             state: State::Created,
+            image: instance.image.clone(),
+            image_ref: instance.image,
             backoff,
-            grace_period: spec.and_then(|s| s.termination_grace_period_seconds),
+            grace_period: pod_spec.and_then(|s| s.termination_grace_period_seconds),
+            gone: false,
         });
-        self.start_created(container, &answer.container_id).await
+        self.start_created(&version, spec, &answer.container_id)
+            .await?;
+        self.learn_late(uid, container, attempt).await;
+        Ok(())
+    }
+
+    /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
+    /// container's end.
+    async fn learn_late(&mut self, uid: &str, container: &str, attempt: u32) {
+        let before = self.observed.history_of(uid, container);
+        let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
+        let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
+            return;
+        };
+        let (id, client, clock) = (before.id.clone(), &self.context.client, &self.context.clock);
+        if let Ok(Some(now)) = observe::inspect_container(client, clock, &id).await
+            && let Some(now) = now.exit()
+        {
+            let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+            if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
+                exit.reason.clone_from(&now.reason);
+            }
+        }
     }
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.
@@ -341,13 +450,28 @@ impl PodTask {
         sandbox_config(&context.facts, &host, version, &instance)
     }
 
-    async fn start_container(&mut self, container: &str, id: &str) -> Result<(), Failure> {
+    async fn start_container(
+        &mut self,
+        uid: &str,
+        container: &str,
+        id: &str,
+    ) -> Result<(), Failure> {
         let context = Arc::clone(&self.context);
+        let version = self.known_version(uid)?;
         let _permit = context.limiter.acquire().await;
-        self.start_created(container, id).await
+        match all_containers(&version).find(|c| c.name == container) {
+            Some(spec) => self.start_created(&version, spec, id).await,
+            None => Ok(()),
+        }
     }
 
-    async fn start_created(&mut self, container: &str, id: &str) -> Result<(), Failure> {
+    async fn start_created(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &str,
+    ) -> Result<(), Failure> {
+        let container = &spec.name;
         let request = v1::StartContainerRequest {
             container_id: id.to_owned(),
         };
@@ -359,16 +483,91 @@ impl PodTask {
                 message: e.to_string(),
             },
         })?;
-        let started_at = wall_now();
+        let normal = EventKind::Normal;
+        self.event(
+            &version.uid,
+            Some(container),
+            normal,
+            "Started",
+            "Container started",
+        );
+        // The runtime tells what it calls the image only now.
+        let (client, clock) = (&self.context.client, &self.context.clock);
+        let now = observe::inspect_container(client, clock, id).await;
         if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
-            known.state = State::Running { started_at };
+            known.state = State::Running {
+                started_at: wall_now(),
+            };
+            if let Ok(Some(now)) = now {
+                known.state = now.state;
+                known.image = now.image;
+                known.image_ref = now.image_ref;
+            }
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            link_log(&self.context, &self.key, known).await;
         }
+        self.begin_post_start(version, spec, id);
         Ok(())
+    }
+
+    /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.
+    fn begin_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        if lifecycle.is_none_or(|l| l.post_start.is_none()) {
+            return;
+        }
+        let hooks = &mut self.memory.post_starts;
+        hooks.insert(id.to_owned(), PostStart::Running);
+        let client = self.context.client.clone();
+        let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
+        let hook = async move {
+            let result = hook::post_start(&client, &spec, &id, &ip, Duration::MAX).await;
+            (id, result)
+        };
+        self.post_starts.push(hook.boxed());
+    }
+
+    /// Where a version's containers can be reached.
+    fn pod_ip(&self, uid: &str) -> String {
+        let sandbox = self.observed.ready_sandbox(uid);
+        let ip = sandbox.and_then(|s| s.ips.first()).cloned();
+        let of_host = || self.context.facts.host_ips.first().cloned();
+        ip.or_else(of_host)
+            .unwrap_or_else(|| "127.0.0.1".to_owned())
+    }
+
+    /// From now on every container of a version is to be replaced.
+    fn restart_all(&mut self, uid: &str) {
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        for container in self.observed.containers_of(uid) {
+            history.replace(container);
+        }
+        info!(pod = %self.key, "a container's end starts all of them anew");
+        let message = "All containers are restarted, as a container's restart rule says";
+        self.event(
+            uid,
+            None,
+            EventKind::Normal,
+            "RestartAllContainers",
+            message,
+        );
+    }
+
+    /// A version has failed for good.
+    fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
+        warn!(pod = %self.key, reason, message, "the Pod has failed");
+        self.event(uid, None, EventKind::Warning, reason, &message);
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        history.finished = Some(Finished {
+            phase: "Failed".to_owned(),
+            reason: reason.to_owned(),
+            message,
+        });
     }
 
     /// Ends all containers of a version, which then is on its way out for good.
     async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
+        self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
         let mark = Terminating {
@@ -390,14 +589,108 @@ impl PodTask {
                 .try_into()
                 .unwrap_or(0),
         );
-        self.stop_all(uid, &ids, mark.grace_period, spent).await
+        let stop = Stop {
+            grace_period: mark.grace_period,
+            spent,
+            with_hook: true,
+        };
+        self.stop_all(uid, &ids, stop).await
     }
 
-    async fn stop_containers(&mut self, uid: &str, ids: &[String]) -> Result<(), Failure> {
-        let grace_period = self.grace_period(uid);
-        let stopped = self.stop_all(uid, ids, grace_period, Duration::ZERO).await;
+    /// Where a version that was good gives way to one that is taken back if it does not become so, notes
+    /// what to go back to.
+    async fn begin_trial(&mut self, old: &str) {
+        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
+        let status = self
+            .version(old)
+            .map(|v| status(self.view(), &self.context.facts, &v));
+        let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
+        let asked = rollback::limit(&new, self.context.rollback_after).is_some();
+        let stands_in = self
+            .rollback
+            .as_ref()
+            .is_some_and(|r| r.failed.is_some() && r.uid == old);
+        if new.uid == old || !was_good || !asked || stands_in {
+            return;
+        }
+        if let Some(good) = self.records.get(old).cloned() {
+            let trial = Rollback {
+                good,
+                uid: new.uid.clone(),
+                since: None,
+                ready_since: None,
+                failed: None,
+            };
+            self.keep_rollback(Some(trial)).await;
+        }
+    }
+
+    async fn stop_containers(
+        &mut self,
+        uid: &str,
+        ids: &[String],
+        why: Why,
+    ) -> Result<(), Failure> {
+        let given_up = [Why::Liveness, Why::Startup, Why::PostStart].contains(&why);
+        if given_up {
+            self.give_up(uid, ids, why);
+        }
+        let of_probe = ids
+            .first()
+            .and_then(|id| self.probe_grace_period(uid, id, why));
+        let stop = Stop {
+            grace_period: match why {
+                Why::RestartAll => 0,
+                _ => of_probe.unwrap_or_else(|| self.grace_period(uid)),
+            },
+            spent: Duration::ZERO,
+            with_hook: why != Why::RestartAll,
+        };
+        let stopped = self.stop_all(uid, ids, stop).await;
         self.stale = true;
         stopped
+    }
+
+    /// A container that does not work is to run again, unless nothing of the Pod ever does.
+    fn give_up(&mut self, uid: &str, ids: &[String], why: Why) {
+        let Some(version) = self.version(uid) else {
+            return;
+        };
+        let containers = self.observed.containers_of(uid);
+        let containers = containers.filter(|c| ids.contains(&c.id)).cloned();
+        for container in containers.collect::<Vec<_>>() {
+            let name = &container.name;
+            let again = restarts_on_failure(&version, name);
+            if again {
+                let history = self.memory.histories.entry(uid.to_owned()).or_default();
+                history.replace(&container);
+            }
+            let what = match why {
+                Why::Liveness => "failed liveness probe",
+                Why::Startup => "failed startup probe",
+                _ => "failed its postStart hook",
+            };
+            let then = if again { ", will be restarted" } else { "" };
+            let message = format!("Container {name} {what}{then}");
+            warn!(pod = %self.key, container = name, "{what}{then}");
+            self.event(uid, Some(name), EventKind::Normal, "Killing", &message);
+        }
+    }
+
+    /// The grace period that a probe gives the container it gives up, in seconds.
+    fn probe_grace_period(&self, uid: &str, id: &str, why: Why) -> Option<i64> {
+        let version = self.version(uid)?;
+        let container = self.observed.containers.iter().find(|c| c.id == id)?;
+        let spec = all_containers(&version).find(|c| c.name == container.name)?;
+        let probe = match why {
+            Why::Liveness => spec.liveness_probe.as_ref(),
+            Why::Startup => spec.startup_probe.as_ref(),
+            _ => None,
+        };
+        probe?.termination_grace_period_seconds
     }
 
     /// The grace period of a version, from its manifest or else from what its containers were made
@@ -414,18 +707,25 @@ impl PodTask {
         own.or_else(given).unwrap_or(30).max(0)
     }
 
-    /// Stops containers side by side: preStop hook, signal, and a kill once the grace period is over.
-    async fn stop_all(
-        &mut self,
-        uid: &str,
-        ids: &[String],
-        grace_period: i64,
-        spent: Duration,
-    ) -> Result<(), Failure> {
+    /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
+    /// the grace period is over, which is one for all of them.
+    async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
+        let began = std::time::Instant::now();
+        let groups = match self.version(uid) {
+            Some(version) => stop_order(&version, &self.observed, ids),
+            None => vec![ids.to_vec()],
+        };
+        for group in groups {
+            let spent = stop.spent + began.elapsed();
+            self.stop_group(uid, &group, Stop { spent, ..stop }).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops containers side by side.
+    async fn stop_group(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
         let version = self.version(uid);
-        let sandbox = self.observed.ready_sandbox(uid);
-        let ip = sandbox.and_then(|s| s.ips.first()).cloned();
-        let ip = ip.unwrap_or_else(|| "127.0.0.1".to_owned());
+        let ip = self.pod_ip(uid);
         let named = self.observed.containers.iter();
         let named = named
             .filter(|c| ids.contains(&c.id))
@@ -435,37 +735,29 @@ impl PodTask {
                 let spec = all_containers(v).find(|c| c.name == name);
                 spec.cloned()
             });
+            let message = format!("Stopping container {name}");
+            self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
             let context = Arc::clone(&self.context);
-            let (pod, ip) = (self.key.clone(), ip.clone());
-            async move {
-                let grace = Duration::from_secs(grace_period.unsigned_abs());
-                let left = grace.saturating_sub(spent);
-                let began = std::time::Instant::now();
-                if let Some(spec) = spec.filter(|_| !left.is_zero()) {
-                    let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
-                    if let Err(error) = hook {
-                        warn!(%pod, container = name, error, "the preStop hook failed");
-                    }
-                }
-                let left = left.saturating_sub(began.elapsed());
-                let seconds = left
-                    .as_millis()
-                    .div_ceil(1000)
-                    .try_into()
-                    .unwrap_or(i64::MAX);
-                let seconds = if grace_period == 0 {
-                    0
-                } else {
-                    seconds.max(MINIMUM_GRACE)
-                };
-                if_found(context.client.stop_container(&id, seconds).await).map(|_| id)
-            }
+            stop_one(
+                context,
+                self.key.clone(),
+                (id, name),
+                spec,
+                ip.clone(),
+                stop,
+            )
         });
         let outcomes = join_all(stops.collect::<Vec<_>>()).await;
         let mut failure = None;
         for outcome in outcomes {
             match outcome {
-                Ok(id) => self.has_ended(&id),
+                Ok(stopped) => {
+                    if stopped.hook_failed {
+                        let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                        self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+                    }
+                    self.has_ended(&stopped.id);
+                }
                 Err(e) => failure = Some(e),
             }
         }
@@ -514,6 +806,8 @@ impl PodTask {
             container_id: id.to_owned(),
         };
         if_found(self.context.client.remove_container(request).await)?;
+        let histories = self.memory.histories.values_mut();
+        histories.for_each(|history| history.forget(id));
         let known = self
             .observed
             .containers
@@ -549,9 +843,11 @@ impl PodTask {
         self.memory.forget_version(uid);
         self.context.ledger.release(&self.key, uid);
         self.records.remove(uid);
+        self.kept.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);
             self.memory.versions.insert(uid.to_owned(), version);
+            self.seen_at(uid, wall_now());
         }
         Ok(())
     }
@@ -800,6 +1096,15 @@ fn host_resolver(context: &Context) -> ResolvConf {
     ResolvConf::parse(&text.unwrap_or_default())
 }
 
-fn now_rfc3339() -> String {
-    jiff::Timestamp::now().to_string()
+/// Links to a container's log from where log shippers look.
+async fn link_log(context: &Context, key: &PodKey, container: &Container) {
+    let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
+    let link = move || {
+        let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
+        log_links::make(&paths, &key, &container.name, &container.id, &log)
+    };
+    if let Err(error) = blocking(link).await {
+        // The log keeper makes it later, and tells if that fails too.
+        debug!(%error, "no link to a container's log");
+    }
 }

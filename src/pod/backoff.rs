@@ -12,14 +12,14 @@ pub const MAXIMUM: Duration = Duration::from_secs(300);
 pub const RESET_AFTER: Duration = Duration::from_secs(600);
 
 /// The wait before a container is started again. `previous` is the wait that came before the run
-/// that just ended (`None`: it was the first), `ran` how long that run was. The first restart comes
-/// at once.
+/// that just ended (`None`: it was the first), `ran` how long that run was, `longest` the longest wait.
+/// The first restart comes at once.
 #[must_use]
-pub fn restart_delay(previous: Option<Duration>, ran: Duration) -> Duration {
+pub fn restart_delay(previous: Option<Duration>, ran: Duration, longest: Duration) -> Duration {
     match previous {
         None => Duration::ZERO,
         Some(_) if ran >= RESET_AFTER => Duration::ZERO,
-        Some(previous) => next(previous),
+        Some(previous) => next(previous).min(longest),
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
         let mut waits = vec![];
         let mut previous = None;
         for _ in 0..8 {
-            let delay = restart_delay(previous, secs(1));
+            let delay = restart_delay(previous, secs(1), MAXIMUM);
             waits.push(delay.as_secs());
             previous = Some(delay);
         }
@@ -58,8 +58,17 @@ mod tests {
 
     #[test]
     fn ten_minutes_of_running_are_a_new_start() {
-        assert_eq!(restart_delay(Some(secs(300)), secs(599)), secs(300));
-        assert_eq!(restart_delay(Some(secs(300)), secs(600)), secs(0));
+        let delay = |ran| restart_delay(Some(secs(300)), secs(ran), MAXIMUM);
+        assert_eq!(delay(599), secs(300));
+        assert_eq!(delay(600), secs(0));
+    }
+
+    #[test]
+    fn the_longest_wait_can_be_set() {
+        for (longest, previous, delay) in [(30, 20, 30), (30, 30, 30), (1, 0, 1), (300, 0, 10)] {
+            let found = restart_delay(Some(secs(previous)), secs(1), secs(longest));
+            assert_eq!(found, secs(delay), "{longest} {previous}");
+        }
     }
 
     #[test]

@@ -16,14 +16,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
+use crate::node::log_links;
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
 
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
 const USER_NAMESPACE: &str = "userns.json";
+const HISTORY: &str = "history.json";
 /// As many ids as a Pod with a user namespace has: the images' users are all below.
 const IDS_PER_POD: u32 = 65_536;
 
@@ -138,6 +141,30 @@ pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
     serde_json::from_slice(&text).ok()
 }
 
+/// What is kept of a version beyond what the runtime has of it, if there is a readable file of it.
+#[must_use]
+pub fn read_history(paths: &Paths, uid: &str) -> Option<History> {
+    let text = fs::read(paths.pod(uid).join(HISTORY)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Keeps the history of a version; `lasting` where it must outlive a power failure. Nothing is kept of
+/// a Pod without a folder.
+///
+/// # Errors
+/// Any I/O error.
+pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool) -> io::Result<()> {
+    let folder = paths.pod(uid);
+    if !folder.exists() {
+        return Ok(());
+    }
+    write_private(
+        &folder.join(HISTORY),
+        &serde_json::to_vec(history)?,
+        lasting,
+    )
+}
+
 /// Writes the Pod's `/etc/hosts`. In place, since running containers have the file mounted.
 ///
 /// # Errors
@@ -168,7 +195,8 @@ pub fn prepare_container(
     fs::set_permissions(&file, Permissions::from_mode(0o666))
 }
 
-/// Removes what one instance of a container left: its log, rotated parts included, and its last words.
+/// Removes what one instance of a container left: its log, rotated parts and the link to it included,
+/// and its last words.
 ///
 /// # Errors
 /// Any I/O error; that a file is not there is none.
@@ -182,6 +210,8 @@ pub fn remove_container(
     ignore_missing(fs::remove_file(
         paths.termination_log(uid, container, attempt),
     ))?;
+    let log = paths.container_log(key, uid, container, attempt);
+    log_links::remove(paths, key, &log)?;
     let logs = paths.pod_logs(key, uid).join(container);
     let prefix = format!("{attempt}.log");
     let Ok(entries) = fs::read_dir(&logs) else {
@@ -196,32 +226,50 @@ pub fn remove_container(
     Ok(())
 }
 
-/// Removes the Pod's logs and folder.
+/// Removes the Pod's logs with the links to them, and its folder.
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
 pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
-    ignore_missing(fs::remove_dir_all(paths.pod_logs(key, uid)))?;
+    let logs = paths.pod_logs(key, uid);
+    volume::remove_tree(&logs)?;
+    log_links::remove(paths, key, &logs)?;
     remove_folder(paths, uid)
 }
 
-/// Removes the Pod's folder alone, for one whose name is not known any more. The record goes last, so
-/// that a removal that was cut off is taken up again.
+/// Removes the folder and the logs of a Pod whose name is not known any more. That there is a folder
+/// of this UID proves that logs with the UID in their name are ours.
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
-pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
+pub fn remove_nameless(paths: &Paths, uid: &str) -> io::Result<()> {
+    // Anything else below our root directory is not a Pod's, and proves nothing.
+    if is_uid(uid) {
+        let suffix = format!("_{uid}");
+        for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(&suffix) {
+                ignore_missing(fs::remove_dir_all(entry.path()))?;
+            }
+        }
+    }
+    remove_folder(paths, uid)
+}
+
+/// Whether it is written as the UIDs that we give.
+fn is_uid(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Removes the Pod's folder. The record goes last, so that a removal that was cut off is taken up
+/// again.
+fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
     volume::remove(paths, uid)?;
     for inner in ["containers", "etc-hosts"] {
-        let inner = folder.join(inner);
-        if inner.is_dir() && !inner.is_symlink() {
-            ignore_missing(fs::remove_dir_all(inner))?;
-        } else {
-            ignore_missing(fs::remove_file(inner))?;
-        }
+        volume::remove_tree(&folder.join(inner))?;
     }
-    ignore_missing(fs::remove_dir_all(folder))
+    volume::remove_tree(&folder)
 }
 
 /// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.
@@ -262,6 +310,11 @@ fn private_folder(path: &Path) -> io::Result<()> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_private(path, &serde_json::to_vec(value)?, true)
+}
+
+/// Writes a file that only its owner reads: aside, then renamed, synced before where it is lasting.
+pub(super) fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
         .create(true)
@@ -269,8 +322,10 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
+    file.write_all(content)?;
+    if lasting {
+        file.sync_all()?;
+    }
     fs::rename(&temporary, path)
 }
 

@@ -1,6 +1,6 @@
-//! What the Pod's task knows that the runtime does not say: images at hand, failures, and which
-//! versions are on their way out. Losing it with the agent costs time, never correctness; the one
-//! thing that must not be lost, that a version is on its way out, also stands on disk.
+//! What the Pod's task knows that the runtime does not say: images at hand, failures, what probes say,
+//! and which versions are on their way out. Losing it with the agent costs time, never correctness; what
+//! must not be lost, that a version is on its way out and its history, also stands on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use super::admission::Rejection;
 use super::backoff;
+use super::history::{Finished, History};
 use super::moment::Moment;
+use super::observed::Container;
 use crate::manifest::StaticPod;
+use crate::probe::Health;
 use crate::translate::ImageUser;
 
 /// The task's memory.
@@ -35,6 +38,23 @@ pub struct Memory {
     pub rejected_before: BTreeMap<String, Rejection>,
     /// What failed and has not succeeded since.
     pub failures: BTreeMap<Subject, Failure>,
+    /// What is kept of each version beyond what the runtime has, by UID.
+    pub histories: BTreeMap<String, History>,
+    /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
+    pub seen: BTreeMap<String, (i64, Moment)>,
+    /// What the probes say, by container id.
+    pub probes: BTreeMap<String, Health>,
+    /// Hooks after the start of containers that are not done or failed, by container id.
+    pub post_starts: BTreeMap<String, PostStart>,
+}
+
+/// A hook after the start of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PostStart {
+    /// It runs; what comes after the container waits.
+    Running,
+    /// It failed, with its message; the container is to be stopped.
+    Failed(String),
 }
 
 /// Whether a container's image is at hand.
@@ -96,6 +116,29 @@ pub struct Failure {
 }
 
 impl Memory {
+    /// What the probes say of a container; one that nothing is said of is as good as it can be.
+    #[must_use]
+    pub fn health(&self, id: &str) -> Health {
+        self.probes.get(id).cloned().unwrap_or(Health {
+            started: true,
+            ready: true,
+            failed: None,
+        })
+    }
+
+    /// How a version ended for good, if it did.
+    #[must_use]
+    pub fn finished(&self, uid: &str) -> Option<&Finished> {
+        self.histories.get(uid)?.finished.as_ref()
+    }
+
+    /// Whether an instance of a container is to be replaced, whatever it ended with.
+    #[must_use]
+    pub fn is_replaced(&self, container: &Container) -> bool {
+        let history = self.histories.get(&container.uid);
+        history.is_some_and(|history| history.is_replaced(container))
+    }
+
     /// One more failure in this matter. Tells whether it is news: the first, or one with another
     /// message.
     pub fn failed(
@@ -128,6 +171,8 @@ impl Memory {
         self.admitted.remove(uid);
         self.rejections.remove(uid);
         self.rejected_before.remove(uid);
+        self.histories.remove(uid);
+        self.seen.remove(uid);
         self.images.retain(|(owner, _), _| owner != uid);
         self.failures
             .retain(|subject, _| subject.uid() != Some(uid));

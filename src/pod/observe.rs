@@ -109,7 +109,7 @@ impl Listed {
     }
 }
 
-/// What a task with this observation believes.
+/// What a task with this observation believes the runtime has.
 #[must_use]
 pub fn belief(observed: &Observed) -> Belief {
     let sandbox = |s: &Sandbox| {
@@ -122,7 +122,8 @@ pub fn belief(observed: &Observed) -> Belief {
     };
     let container = |c: &Container| (c.id.clone(), state_number(&c.state));
     let sandboxes = observed.sandboxes.iter().map(sandbox);
-    sorted(sandboxes.chain(observed.containers.iter().map(container)))
+    let there = observed.containers.iter().filter(|c| !c.gone);
+    sorted(sandboxes.chain(there.map(container)))
 }
 
 fn sorted(belief: impl Iterator<Item = (String, i32)>) -> Belief {
@@ -199,8 +200,11 @@ pub async fn inspect_container(
             name: metadata.name,
             attempt: metadata.attempt,
             state: state(clock, &status),
+            image: status.image.clone().unwrap_or_default().image,
+            image_ref: status.image_ref.clone(),
             backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
             grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
+            gone: false,
         }
     }))
 }

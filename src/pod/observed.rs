@@ -31,7 +31,7 @@ pub struct Sandbox {
 }
 
 /// One container.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Container {
     /// The runtime's id.
     pub id: String,
@@ -45,16 +45,24 @@ pub struct Container {
     pub attempt: u32,
     /// What it is doing.
     pub state: State,
+    /// The image's name, as the runtime tells it.
+    pub image: String,
+    /// What the image's name stands for: a digest or an id.
+    pub image_ref: String,
     /// The wait that came before its start, where it is not the first; from its annotation.
     pub backoff: Option<Duration>,
     /// The grace period it was made with, in seconds; from its annotation.
     pub grace_period: Option<i64>,
+    /// The runtime does not have it any more: somebody else removed it. What is known of it still
+    /// counts, so that a removal is no reason to run anything again.
+    pub gone: bool,
 }
 
 /// What a container is doing.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum State {
     /// Made, not started.
+    #[default]
     Created,
     /// Running.
     Running {

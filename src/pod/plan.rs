@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 
-use super::backoff;
-use super::memory::{Image, Memory, Subject};
+use super::memory::{Image, Memory, PostStart, Subject};
 use super::moment::Moment;
-use super::observed::{Container, Exit, Observed, Sandbox, State};
+use super::observed::{Container, Observed, Sandbox, State};
+use super::rules::{
+    Restart, Role, all_containers, containers, deadline, init_containers, is_finished, restart,
+    restarts_all, role,
+};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
+use crate::probe::Kind;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
@@ -33,6 +37,8 @@ pub struct View<'a> {
     pub memory: &'a Memory,
     /// The time.
     pub now: Moment,
+    /// The longest wait before a container that keeps stopping is started again.
+    pub longest_backoff: Duration,
 }
 
 /// What to do next.
@@ -89,12 +95,28 @@ pub enum Step {
         /// The version.
         uid: String,
     },
-    /// Stop single containers that stand in the way, with their grace period.
+    /// Stop single containers.
     StopContainers {
         /// The version.
         uid: String,
         /// Their ids.
         ids: Vec<String>,
+        /// Why they are stopped.
+        why: Why,
+    },
+    /// From now on every container of a version is to be replaced, init containers first.
+    RestartAll {
+        /// The version.
+        uid: String,
+    },
+    /// A version has failed for good.
+    Fail {
+        /// The version.
+        uid: String,
+        /// Kubernetes' word for it.
+        reason: &'static str,
+        /// What there is to say about that.
+        message: String,
     },
     /// Have the runtime end a sandbox's processes and give back its network.
     StopSandbox {
@@ -116,6 +138,23 @@ pub enum Step {
         /// The version.
         uid: String,
     },
+}
+
+/// Why single containers are stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// They stand in the way: in a dead sandbox, or replaced by a newer one.
+    Stray,
+    /// What they accompanied is over.
+    Over,
+    /// Their liveness probe failed too often.
+    Liveness,
+    /// Their startup probe failed too often.
+    Startup,
+    /// The hook after their start failed.
+    PostStart,
+    /// All containers of the Pod start anew.
+    RestartAll,
 }
 
 /// The planner's answer.
@@ -142,7 +181,8 @@ pub fn plan(view: View<'_>) -> Plan {
 #[must_use]
 pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let wanted = view.wanted?;
-    let started = !view.observed.has_none_of(&wanted.uid);
+    let finished = view.memory.finished(&wanted.uid).is_some();
+    let started = finished || !view.observed.has_none_of(&wanted.uid);
     if started || view.memory.terminating.contains(&wanted.uid) || takeover_ready(view, wanted) {
         return None;
     }
@@ -169,86 +209,6 @@ fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
 fn at_hand(memory: &Memory, version: &StaticPod, holder: &str) -> bool {
     let key = (version.uid.clone(), holder.to_owned());
     matches!(memory.images.get(&key), Some(Image::Ready { .. }))
-}
-
-/// Whether and when a container that is over runs again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    /// It stays as it is.
-    Never,
-    /// Once this moment has come, after this wait.
-    At(Moment, Duration),
-}
-
-/// The restart policy's answer for a container that ended so.
-#[must_use]
-pub fn restart(version: &StaticPod, container: &Container, exit: &Exit) -> Restart {
-    let again = match (role(version, &container.name), restart_policy(version)) {
-        (Role::Sidecar, _) => true,
-        (_, "Never") => false,
-        (Role::Init, _) | (_, "OnFailure") => exit.code != 0,
-        _ => true,
-    };
-    if !again {
-        return Restart::Never;
-    }
-    let delay = backoff::restart_delay(container.backoff, exit.ran());
-    Restart::At(exit.ended.after(delay), delay)
-}
-
-/// Whether this version is over for good: each of its containers is, or one that had to come before
-/// them failed and is not tried again.
-#[must_use]
-pub fn is_finished(version: &StaticPod, observed: &Observed) -> bool {
-    let last = |spec: &ContainerSpec| {
-        let history = observed.history_of(&version.uid, &spec.name);
-        let last = history.into_iter().next()?;
-        let exit = last.exit()?;
-        let over = restart(version, last, exit) == Restart::Never;
-        over.then_some(exit.code)
-    };
-    let failed = |spec: &ContainerSpec| last(spec).is_some_and(|code| code != 0);
-    let inits = init_containers(version).iter();
-    inits.filter(|c| !is_sidecar(c)).any(failed)
-        || containers(version).iter().all(|spec| last(spec).is_some())
-}
-
-/// The containers of a version, without those that come before them.
-#[must_use]
-pub fn containers(version: &StaticPod) -> &[ContainerSpec] {
-    version.pod.spec.as_ref().map_or(&[], |s| &s.containers)
-}
-
-/// The init containers and sidecars of a version, in the order of their start.
-#[must_use]
-pub fn init_containers(version: &StaticPod) -> &[ContainerSpec] {
-    let spec = version.pod.spec.as_ref();
-    spec.and_then(|s| s.init_containers.as_deref())
-        .unwrap_or_default()
-}
-
-/// All containers of a version, in the order of their start.
-pub fn all_containers(version: &StaticPod) -> impl Iterator<Item = &ContainerSpec> {
-    init_containers(version).iter().chain(containers(version))
-}
-
-/// What a container is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// It runs to its end before those after it.
-    Init,
-    /// It starts before those after it and runs beside them.
-    Sidecar,
-    /// It is what the Pod is about.
-    Main,
-}
-
-fn role(version: &StaticPod, name: &str) -> Role {
-    match init_containers(version).iter().find(|c| c.name == name) {
-        Some(spec) if is_sidecar(spec) => Role::Sidecar,
-        Some(_) => Role::Init,
-        None => Role::Main,
-    }
 }
 
 /// An image that a version needs.
@@ -292,12 +252,6 @@ fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
         image: source.reference.as_deref().unwrap_or_default(),
         policy: source.pull_policy.as_deref(),
     })
-}
-
-fn restart_policy(version: &StaticPod) -> &str {
-    let spec = version.pod.spec.as_ref();
-    spec.and_then(|s| s.restart_policy.as_deref())
-        .unwrap_or("Always")
 }
 
 struct Planner<'a> {
@@ -407,6 +361,12 @@ impl<'a> Planner<'a> {
     fn run(&mut self, version: &StaticPod) -> Option<Step> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
+        if is_finished(self.view, version) {
+            return self.wind_up(version);
+        }
+        if let Some(step) = self.fail(version) {
+            return Some(step);
+        }
         // Another version comes once a manifest has what is missing.
         if observed.has_none_of(uid) && !unmet(version).is_empty() {
             return None;
@@ -414,22 +374,18 @@ impl<'a> Planner<'a> {
         if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
             return self.admit(uid);
         }
-        if is_finished(version, observed) {
-            if let Some(step) = self.stop_sidecars(uid) {
-                return Some(step);
-            }
-            let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
-            let ids = ready.map(|s| s.id.clone()).collect();
-            return self
-                .first_of(ids, |id| Step::StopSandbox { id })
-                .or_else(|| self.collect_garbage(version));
-        }
         let current = observed.ready_sandbox(uid);
+        if restarts_all(self.view, version) {
+            return Some(Step::RestartAll { uid: uid.into() });
+        }
         let stray = self.stray(uid, current);
         let waits_for_strays = !stray.is_empty();
         let step = self.clear_the_way(uid, current, stray);
         if step.is_some() || waits_for_strays {
             return step;
+        }
+        if let Some(step) = self.stop_given_up(uid) {
+            return Some(step);
         }
         let wants: Vec<(&ContainerSpec, Start)> = self
             .due(version, current)
@@ -441,12 +397,60 @@ impl<'a> Planner<'a> {
             return image;
         }
         let step = match current {
-            Some(sandbox) => wants
-                .into_iter()
-                .find_map(|(spec, start)| self.start(version, spec, sandbox, start)),
+            Some(sandbox) => self.start_first_of(version, wants, sandbox),
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.collect_garbage(version))
+    }
+
+    /// Ends what is left running of a version that is over.
+    fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
+        let (uid, observed) = (version.uid.as_str(), self.view.observed);
+        if let Some(step) = self.stop_live(uid, Why::Over) {
+            return Some(step);
+        }
+        let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
+        let ids = ready.map(|s| s.id.clone()).collect();
+        self.first_of(ids, |id| Step::StopSandbox { id })
+            .or_else(|| self.collect_garbage(version))
+    }
+
+    /// A version that has run for longer than it may has failed (API reference,
+    /// `activeDeadlineSeconds`).
+    fn fail(&mut self, version: &StaticPod) -> Option<Step> {
+        let due = deadline(self.view, version)?;
+        if self.must_wait_until(due) {
+            return None;
+        }
+        Some(Step::Fail {
+            uid: version.uid.clone(),
+            reason: "DeadlineExceeded",
+            message: "Pod was active on the node longer than the specified deadline".to_owned(),
+        })
+    }
+
+    /// Stops a container that its probes or the hook after its start gave up.
+    fn stop_given_up(&mut self, uid: &str) -> Option<Step> {
+        let memory = self.view.memory;
+        let why = |c: &Container| {
+            if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
+                return Some(Why::PostStart);
+            }
+            match memory.health(&c.id).failed?.kind {
+                Kind::Liveness => Some(Why::Liveness),
+                Kind::Startup => Some(Why::Startup),
+                Kind::Readiness => None,
+            }
+        };
+        let running = self.view.observed.containers_of(uid);
+        let running = running.filter(|c| matches!(c.state, State::Running { .. }));
+        let given_up = running.filter_map(|c| Some((c.id.clone(), why(c)?)));
+        let given_up: Vec<(String, Why)> = given_up.collect();
+        given_up.into_iter().find_map(|(id, why)| {
+            let (uid, ids) = (uid.to_owned(), vec![id.clone()]);
+            let step = Step::StopContainers { uid, ids, why };
+            self.unless_failing(&Subject::Removal(id), step)
+        })
     }
 
     /// A step to find out whether a version can run here, unless it was found not to.
@@ -455,39 +459,40 @@ impl<'a> Planner<'a> {
         (!rejected).then(|| Step::Admit { uid: uid.into() })
     }
 
-    /// Ends what still runs of a version whose containers are over.
-    fn stop_sidecars(&mut self, uid: &str) -> Option<Step> {
-        let live = self
-            .view
-            .observed
-            .containers_of(uid)
-            .filter(|c| c.is_live());
-        let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+    /// Ends every container of a version that still runs.
+    fn stop_live(&mut self, uid: &str, why: Why) -> Option<Step> {
+        let live = self.view.observed.containers_of(uid);
+        let live = live.filter(|c| c.is_live()).map(|c| c.id.clone());
+        let ids: Vec<String> = live.collect();
         if ids.is_empty() {
             return None;
         }
         let subject = Subject::Stop(uid.to_owned());
         let uid = uid.to_owned();
-        self.unless_failing(&subject, Step::StopContainers { uid, ids })
+        self.unless_failing(&subject, Step::StopContainers { uid, ids, why })
     }
 
     /// The containers that may run now: those that must come first until the first that is not done,
     /// and the Pod's own once all are. Where one of its own was made in this sandbox, all were done
-    /// (Kubernetes, Init Containers, and Sidecar Containers).
+    /// (Kubernetes, Init Containers, and Sidecar Containers). Nothing comes after a container whose
+    /// hook after its start still runs.
     fn due<'v>(&self, version: &'v StaticPod, current: Option<&Sandbox>) -> Vec<&'v ContainerSpec> {
+        let memory = self.view.memory;
         let here = |name: &str| {
             let history = self.view.observed.history_of(&version.uid, name);
             let last = history.into_iter().next();
-            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox))
+            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !memory.is_replaced(c))
         };
+        let hooked = |c: &Container| memory.post_starts.get(&c.id) == Some(&PostStart::Running);
         let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
         let mut due = vec![];
         for spec in init_containers(version) {
-            let state = here(&spec.name).map(|c| &c.state);
-            let done = match (is_sidecar(spec), state) {
+            let last = here(&spec.name);
+            let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, state) => {
                     due.push(spec);
-                    matches!(state, Some(State::Running { .. }))
+                    let started = last.is_some_and(|c| memory.health(&c.id).started && !hooked(c));
+                    matches!(state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,
                 (false, _) if initialized => true,
@@ -500,7 +505,12 @@ impl<'a> Planner<'a> {
                 return due;
             }
         }
-        due.extend(containers(version));
+        for spec in containers(version) {
+            due.push(spec);
+            if here(&spec.name).is_some_and(hooked) {
+                break;
+            }
+        }
         due
     }
 
@@ -528,7 +538,8 @@ impl<'a> Planner<'a> {
             let outside = current.is_none_or(|s| s.id != c.sandbox);
             let newer = |o: &Container| o.name == c.name && o.attempt > c.attempt;
             let replaced = || observed.containers_of(uid).any(newer);
-            c.is_live() && (outside || c.state == State::Unknown || replaced())
+            let replaced = replaced() || self.view.memory.is_replaced(c);
+            c.is_live() && (outside || c.state == State::Unknown || replaced)
         });
         stray.map(|c| c.id.clone()).collect()
     }
@@ -541,9 +552,12 @@ impl<'a> Planner<'a> {
         stray: Vec<String>,
     ) -> Option<Step> {
         if !stray.is_empty() {
+            let floored = |c: &Container| stray.contains(&c.id) && self.view.memory.is_replaced(c);
+            let all = self.view.observed.containers_of(uid).any(floored);
+            let why = if all { Why::RestartAll } else { Why::Stray };
             let (uid, ids) = (uid.to_owned(), stray);
             let subject = Subject::Stop(uid.clone());
-            return self.unless_failing(&subject, Step::StopContainers { uid, ids });
+            return self.unless_failing(&subject, Step::StopContainers { uid, ids, why });
         }
         let others = self.view.observed.sandboxes_of(uid);
         let others = others.filter(|s| current.is_none_or(|c| c.id != s.id) && self.needs_stop(s));
@@ -591,6 +605,18 @@ impl<'a> Planner<'a> {
                 attempt,
                 backoff: last.backoff,
             }),
+            // Its sandbox died before it ran: nothing is owed for that either.
+            State::Exited(exit)
+                if exit.started_at <= 0
+                    && !last.gone
+                    && current.is_none_or(|s| s.id != last.sandbox)
+                    && restart(self.view, version, last, exit) != Restart::Never =>
+            {
+                Some(Start::Anew {
+                    attempt,
+                    backoff: last.backoff,
+                })
+            }
             // What must come first comes first in every sandbox.
             State::Exited(exit)
                 if exit.code == 0
@@ -602,7 +628,7 @@ impl<'a> Planner<'a> {
                     backoff: None,
                 })
             }
-            State::Exited(exit) => match restart(version, last, exit) {
+            State::Exited(exit) => match restart(self.view, version, last, exit) {
                 Restart::Never => None,
                 Restart::At(due, _) if self.must_wait_until(due) => None,
                 Restart::At(_, delay) => Some(Start::Anew {
@@ -611,6 +637,37 @@ impl<'a> Planner<'a> {
                 }),
             },
         }
+    }
+
+    /// Starts the first container that can be. Those of a new sandbox start in the manifest's order: one
+    /// whose image is being pulled holds up those after it, as with the kubelet. One that ran before
+    /// waits for nobody.
+    fn start_first_of(
+        &mut self,
+        version: &StaticPod,
+        wants: Vec<(&ContainerSpec, Start)>,
+        sandbox: &Sandbox,
+    ) -> Option<Step> {
+        let mut held_up = false;
+        for (spec, start) in wants {
+            held_up = held_up || self.is_pulling(version, spec);
+            if held_up && matches!(start, Start::Anew { attempt: 0, .. }) {
+                continue;
+            }
+            let step = self.start(version, spec, sandbox, start);
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
+    }
+
+    fn is_pulling(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
+        holders.any(|holder| {
+            let image = self.view.memory.images.get(&(version.uid.clone(), holder));
+            matches!(image, Some(Image::Pulling { .. }))
+        })
     }
 
     fn start(

@@ -9,10 +9,12 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
 use super::admission::Rejection;
+use super::history::Finished;
 use super::memory::{Image, Memory, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::plan::{Plan, Restart, Step, View, is_finished, kept_version, plan, restart};
+use super::plan::{Plan, Step, View, Why, kept_version, plan};
+use super::rules::{Restart, is_finished, restart};
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::ImageUser;
 
@@ -46,19 +48,19 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
 
 /// A runtime and a node that do what they are told.
 #[derive(Debug, Clone)]
-struct World {
-    wanted: Option<Arc<StaticPod>>,
-    observed: Observed,
-    memory: Memory,
-    now: Moment,
+pub(super) struct World {
+    pub(super) wanted: Option<Arc<StaticPod>>,
+    pub(super) observed: Observed,
+    pub(super) memory: Memory,
+    pub(super) now: Moment,
     next_id: u32,
     /// Versions whose images cannot be had.
     no_image: BTreeSet<String>,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl World {
-    fn new(wanted: Option<Arc<StaticPod>>) -> Self {
+    pub(super) fn new(wanted: Option<Arc<StaticPod>>) -> Self {
         let mut world = Self {
             wanted: None,
             observed: Observed::default(),
@@ -72,7 +74,7 @@ impl World {
         world
     }
 
-    fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
+    pub(super) fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
         if let Some(version) = &wanted {
             let versions = &mut self.memory.versions;
             versions.insert(version.uid.clone(), Arc::clone(version));
@@ -80,12 +82,13 @@ impl World {
         self.wanted = wanted;
     }
 
-    fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View<'_> {
         View {
             wanted: self.wanted.as_ref(),
             observed: &self.observed,
             memory: &self.memory,
             now: self.now,
+            longest_backoff: super::backoff::MAXIMUM,
         }
     }
 
@@ -124,13 +127,12 @@ impl World {
             name: name.into(),
             attempt,
             state,
-            backoff: None,
-            grace_period: None,
+            ..Container::default()
         });
         id
     }
 
-    fn exit(&self, code: i32) -> State {
+    pub(super) fn exit(&self, code: i32) -> State {
         State::Exited(Exit {
             code,
             ended: self.now,
@@ -138,12 +140,12 @@ impl World {
         })
     }
 
-    fn set_state(&mut self, id: &str, state: State) {
+    pub(super) fn set_state(&mut self, id: &str, state: State) {
         let container = self.observed.containers.iter_mut().find(|c| c.id == id);
         container.unwrap().state = state;
     }
 
-    fn live(&self) -> Vec<&Container> {
+    pub(super) fn live(&self) -> Vec<&Container> {
         self.observed
             .containers
             .iter()
@@ -151,26 +153,11 @@ impl World {
             .collect()
     }
 
-    fn apply(&mut self, step: Step) {
+    pub(super) fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
         match step {
             Step::Admit { uid } => assert!(self.memory.admitted.insert(uid)),
-            Step::WantImage { uid, container } => {
-                let image = if self.no_image.contains(&uid) {
-                    Image::Failed {
-                        reason: "ErrImagePull",
-                        message: "no".into(),
-                        retry: self.now.after(Duration::from_secs(10)),
-                        delay: Duration::from_secs(10),
-                    }
-                } else {
-                    Image::Ready {
-                        reference: "id".into(),
-                        user: ImageUser::default(),
-                    }
-                };
-                self.memory.images.insert((uid, container), image);
-            }
+            Step::WantImage { uid, container } => self.find_image(uid, container),
             Step::CheckVolumes { uid } => {
                 self.memory.checked.insert(uid);
             }
@@ -182,39 +169,7 @@ impl World {
                 assert!(!taken, "the runtime has sandbox {attempt} already");
                 self.sandbox(&uid, attempt, true);
             }
-            Step::RunContainer {
-                uid,
-                sandbox,
-                container,
-                attempt,
-                backoff,
-            } => {
-                let same = |c: &&Container| c.uid == uid && c.name == container;
-                let taken = self
-                    .observed
-                    .containers
-                    .iter()
-                    .filter(same)
-                    .any(|c| c.attempt == attempt);
-                assert!(
-                    !taken,
-                    "the runtime has container {container} {attempt} already"
-                );
-                let image = self.memory.images.remove(&(uid.clone(), container.clone()));
-                assert!(
-                    matches!(image, Some(Image::Ready { .. })),
-                    "there is no image"
-                );
-                let id = self.container(
-                    &uid,
-                    &sandbox,
-                    &container,
-                    attempt,
-                    State::Running { started_at: 1 },
-                );
-                let new = self.observed.containers.iter_mut().find(|c| c.id == id);
-                new.unwrap().backoff = backoff;
-            }
+            step @ Step::RunContainer { .. } => self.run_container(step),
             Step::StartContainer { id, .. } => {
                 self.set_state(&id, State::Running { started_at: 1 });
             }
@@ -227,11 +182,30 @@ impl World {
                     .filter(|c| c.uid == uid && c.is_live())
                     .for_each(|c| c.state = exit.clone());
             }
-            Step::StopContainers { ids, .. } => {
+            Step::StopContainers { uid, ids, why } => {
                 let exit = self.exit(0);
                 for id in &ids {
+                    if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) {
+                        let container = self.observed.containers.iter().find(|c| c.id == *id);
+                        let history = self.memory.histories.entry(uid.clone()).or_default();
+                        history.replace(container.unwrap());
+                    }
                     self.set_state(id, exit.clone());
                 }
+            }
+            Step::RestartAll { uid } => {
+                let history = self.memory.histories.entry(uid.clone()).or_default();
+                for container in self.observed.containers_of(&uid) {
+                    history.replace(container);
+                }
+            }
+            Step::Fail { uid, reason, .. } => {
+                let history = self.memory.histories.entry(uid).or_default();
+                history.finished = Some(Finished {
+                    phase: "Failed".into(),
+                    reason: reason.into(),
+                    message: String::new(),
+                });
             }
             Step::StopSandbox { id } => {
                 self.memory.stopped_sandboxes.insert(id.clone());
@@ -253,8 +227,53 @@ impl World {
         }
     }
 
+    fn find_image(&mut self, uid: String, container: String) {
+        let image = if self.no_image.contains(&uid) {
+            Image::Failed {
+                reason: "ErrImagePull",
+                message: "no".into(),
+                retry: self.now.after(Duration::from_secs(10)),
+                delay: Duration::from_secs(10),
+            }
+        } else {
+            Image::Ready {
+                reference: "id".into(),
+                user: ImageUser::default(),
+            }
+        };
+        self.memory.images.insert((uid, container), image);
+    }
+
+    fn run_container(&mut self, step: Step) {
+        let Step::RunContainer {
+            uid,
+            sandbox,
+            container,
+            attempt,
+            backoff,
+        } = step
+        else {
+            panic!("no container is to be run");
+        };
+        let history = self.observed.history_of(&uid, &container);
+        let taken = history.iter().any(|c| c.attempt == attempt);
+        assert!(
+            !taken,
+            "the runtime has container {container} {attempt} already"
+        );
+        let image = self.memory.images.remove(&(uid.clone(), container.clone()));
+        assert!(
+            matches!(image, Some(Image::Ready { .. })),
+            "there is no image"
+        );
+        let state = State::Running { started_at: 1 };
+        let id = self.container(&uid, &sandbox, &container, attempt, state);
+        let new = self.observed.containers.iter_mut().find(|c| c.id == id);
+        new.unwrap().backoff = backoff;
+    }
+
     /// Plans and acts until there is nothing to do at this moment.
-    fn settle(&mut self) -> Plan {
+    pub(super) fn settle(&mut self) -> Plan {
         for _ in 0..200 {
             let next = plan(self.view());
             match next.step.clone() {
@@ -266,7 +285,7 @@ impl World {
     }
 
     /// Settles, and lets time pass, until nothing is left to wait for.
-    fn settle_for_good(&mut self) {
+    pub(super) fn settle_for_good(&mut self) {
         for _ in 0..100 {
             match self.settle().wake {
                 Some(wake) => {
@@ -357,7 +376,7 @@ proptest! {
                 prop_assert!(world.memory.traces.is_empty());
             }
             Some(wanted) => {
-                let finished = is_finished(&wanted, &world.observed);
+                let finished = is_finished(world.view(), &wanted);
                 // With these policies a container that is over may rightly stay so.
                 let partly = wanted.pod.spec.as_ref().unwrap().restart_policy.as_deref() != Some("Always");
                 prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
@@ -458,6 +477,47 @@ fn an_update_pulls_then_stops_the_old_pod_then_starts_the_new_one() {
         "{:#?}",
         world.steps
     );
+}
+
+#[test]
+fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
+    let mut world = World::new(Some(version("u1", "Always")));
+    let sandbox = world.sandbox("u1", 0, true);
+    let with = |world: &mut World, name: &str, image: Image| {
+        let images = &mut world.memory.images;
+        images.insert(("u1".into(), name.into()), image);
+    };
+    let pulling = Image::Pulling {
+        after: Duration::ZERO,
+    };
+    let ready = Image::Ready {
+        reference: "sha256:1".into(),
+        user: ImageUser::default(),
+    };
+    let failed = Image::Failed {
+        reason: "ErrImagePull",
+        message: String::new(),
+        retry: world.now.after(Duration::from_secs(10)),
+        delay: Duration::from_secs(10),
+    };
+    let started = |world: &World| match plan(world.view()).step {
+        Some(Step::RunContainer {
+            container, attempt, ..
+        }) => Some((container, attempt)),
+        _ => None,
+    };
+    with(&mut world, "a", pulling.clone());
+    with(&mut world, "b", ready.clone());
+    assert_eq!(started(&world), None);
+    with(&mut world, "a", failed);
+    assert_eq!(started(&world), Some(("b".into(), 0)));
+    // One that ran before waits for nobody.
+    with(&mut world, "a", pulling);
+    let exit = world.exit(1);
+    world.container("u1", &sandbox, "b", 0, exit);
+    assert_eq!(started(&world), Some(("b".into(), 1)));
+    with(&mut world, "a", ready);
+    assert_eq!(started(&world), Some(("a".into(), 0)));
 }
 
 #[test]
@@ -589,7 +649,7 @@ fn the_first_restart_comes_at_once_and_the_second_after_ten_seconds() {
         let State::Exited(exit) = exit else {
             panic!("it has ended")
         };
-        let Restart::At(due, _) = restart(&pod, &last, &exit) else {
+        let Restart::At(due, _) = restart(world.view(), &pod, &last, &exit) else {
             panic!("it starts again");
         };
         waits.push(due.since(world.now).as_secs());
@@ -610,7 +670,7 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
         .iter_mut()
         .for_each(|c| c.state = exit.clone());
     world.settle_for_good();
-    assert!(is_finished(&pod, &world.observed));
+    assert!(is_finished(world.view(), &pod));
     assert!(world.observed.ready_sandbox("u").is_none());
     assert_eq!(world.observed.containers.len(), 2, "kept for their logs");
     world.memory.stopped_sandboxes.clear();

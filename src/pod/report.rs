@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Container as ContainerSpec;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use serde::{Deserialize, Serialize};
 
-use super::admission::Rejection;
 use super::folder::Record;
-use super::memory::{Image, Memory, Subject};
-use super::observed::{Container, State};
-use super::plan::{
-    Restart, View, containers, init_containers, is_finished, kept_version, restart, wanted_images,
-};
-use crate::manifest::objects::unmet;
+use super::observed::Container;
+use super::plan::{View, kept_version};
+use super::rules::{Role, containers, role};
+use super::status::{last_code, status};
+use super::waiting::{self, Waiting};
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::DesiredPod;
-use crate::translate::is_sidecar;
+use crate::translate::{NodeFacts, labels};
 
 /// A Pod, as `podkeeper ps` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,30 +79,42 @@ pub struct UpdateReport {
     pub message: String,
 }
 
-/// Why something waits.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Waiting {
-    reason: String,
-    message: String,
+/// All that a Pod's task tells of its Pod.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// In few words.
+    pub report: PodReport,
+    /// The version that this is about: the one that runs, or comes to run.
+    pub version: Option<Arc<StaticPod>>,
+    /// The Pod's status as the API has it.
+    pub status: PodStatus,
+    /// Whether it is on its way out.
+    pub terminating: bool,
 }
 
-impl Waiting {
-    fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            message: message.into(),
+impl Told {
+    /// The Pod as the API has it, with its status.
+    #[must_use]
+    pub fn pod(&self) -> Option<Pod> {
+        let mut pod = self.version.as_ref()?.pod.clone();
+        if !self.report.seen.is_empty() {
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(labels::CONFIG_SEEN.to_owned(), self.report.seen.clone());
         }
+        pod.status = Some(self.status.clone());
+        Some(pod)
     }
 }
 
-/// The Pod's report.
+/// What there is to tell of the Pod.
 #[must_use]
 pub fn report(
     view: View<'_>,
+    facts: &NodeFacts,
     key: &PodKey,
     wanted: Option<&DesiredPod>,
     records: &BTreeMap<String, Record>,
-) -> PodReport {
+) -> Told {
     let kept = kept_version(view);
     let shown = kept.or_else(|| leaving_version(view)).or(view.wanted);
     let mut report = PodReport {
@@ -117,8 +127,10 @@ pub fn report(
     let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();
     report.seen = record.map(|r| r.seen.clone()).unwrap_or_default();
+    let status = shown.map(|version| status(view, facts, version));
+    let status = status.unwrap_or_default();
     if let Some(version) = shown {
-        describe(&mut report, view, version);
+        describe(&mut report, &status, version);
     }
     let stays = |uid: &String| wanted.is_some() && !view.memory.terminating.contains(uid);
     let stays = shown.is_some_and(|v| stays(&v.uid));
@@ -129,14 +141,19 @@ pub fn report(
     }
     let newer = view.wanted.filter(|w| w.uid != report.uid);
     report.update = newer.map(|version| {
-        let Waiting { reason, message } = update_waits_for(view, version);
+        let Waiting { reason, message } = waiting::update(view, version);
         UpdateReport {
             uid: version.uid.clone(),
             reason,
             message,
         }
     });
-    report
+    Told {
+        report,
+        version: shown.cloned(),
+        status,
+        terminating: !stays,
+    }
 }
 
 /// The version that is on its way out while its containers still run.
@@ -147,33 +164,26 @@ fn leaving_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     view.memory.versions.get(uid)
 }
 
-fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
-    let sandbox = view.observed.ready_sandbox(&version.uid);
-    report.ips = sandbox.map(|s| s.ips.clone()).unwrap_or_default();
-    let specs = containers(version).iter();
-    report.containers = specs
-        .map(|s| container_report(view, version, &s.name))
-        .collect();
-    report.total = report.containers.len();
-    let running = report.containers.iter().filter(|c| c.state == "running");
-    report.ready = running.count();
-    report.restarts = report.containers.iter().map(|c| c.restarts).sum();
-    report.phase = phase(report, view, version).to_owned();
-    if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
-        "Failed".clone_into(&mut report.phase);
-        (*reason).clone_into(&mut report.reason);
-        report.message.clone_from(message);
+fn describe(report: &mut PodReport, status: &PodStatus, version: &StaticPod) {
+    let ips = status.pod_ips.iter().flatten();
+    report.ips = ips.map(|ip| ip.ip.clone()).collect();
+    let statuses = status.container_statuses.iter().flatten();
+    report.containers = statuses.map(container_report).collect();
+    let sidecars = status.init_container_statuses.iter().flatten();
+    let sidecars = sidecars.filter(|s| role(version, &s.name) == Role::Sidecar);
+    let counted = sidecars.chain(status.container_statuses.iter().flatten());
+    let counted: Vec<&ContainerStatus> = counted.collect();
+    report.total = containers(version).len().max(counted.len());
+    report.ready = counted.iter().filter(|s| s.ready).count();
+    report.restarts = counted.iter().map(|s| restarts(s)).sum();
+    report.phase = status.phase.clone().unwrap_or_default();
+    if let Some(reason) = &status.reason {
+        report.reason.clone_from(reason);
+        report.message = status.message.clone().unwrap_or_default();
         return;
     }
-    if let Some(waiting) = missing_objects(version).filter(|_| report.phase == "Pending") {
-        let unmade = report.containers.iter_mut().filter(|c| c.id.is_empty());
-        unmade.for_each(|c| {
-            c.reason.clone_from(&waiting.reason);
-            c.message.clone_from(&waiting.message);
-        });
-    }
     let troubled = report.containers.iter().find(|c| c.state != "running");
-    let waiting = init_waiting(view, version).filter(|_| report.phase == "Pending");
+    let waiting = init_waiting(version, status).filter(|_| report.phase == "Pending");
     let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
     if let Some(Waiting { reason, message }) = waiting {
         report.reason = reason;
@@ -181,163 +191,50 @@ fn describe(report: &mut PodReport, view: View<'_>, version: &StaticPod) {
     }
 }
 
-/// The `ConfigMap`s and `Secret`s that the version waits for.
-fn missing_objects(version: &StaticPod) -> Option<Waiting> {
-    let unmet = unmet(version);
-    (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
+fn restarts(status: &ContainerStatus) -> u32 {
+    status.restart_count.try_into().unwrap_or(0)
 }
 
 /// What the containers wait for that must come first, as kubectl writes it.
-fn init_waiting(view: View<'_>, version: &StaticPod) -> Option<Waiting> {
-    let inits = init_containers(version);
-    let reports = inits
-        .iter()
-        .map(|c| (c, container_report(view, version, &c.name)));
-    let done = |spec: &ContainerSpec, report: &ContainerReport| {
-        if is_sidecar(spec) {
-            report.state == "running"
-        } else {
-            report.state == "terminated" && report.last_exit_code == Some(0)
-        }
+fn init_waiting(version: &StaticPod, status: &PodStatus) -> Option<Waiting> {
+    let inits = status.init_container_statuses.as_deref()?;
+    let done = |status: &ContainerStatus| match role(version, &status.name) {
+        Role::Sidecar => status.started == Some(true),
+        _ => status.ready,
     };
-    let mut open = reports
-        .enumerate()
-        .skip_while(|(_, (c, report))| done(c, report));
-    let (index, (_, report)) = open.next()?;
+    let (index, open) = inits.iter().enumerate().find(|(_, status)| !done(status))?;
+    let report = container_report(open);
     let progress = || format!("Init:{index}/{}", inits.len());
     let reason = match report.state.as_str() {
         "running" => progress(),
-        _ if report.reason.is_empty() => progress(),
+        _ if ["", "PodInitializing"].contains(&report.reason.as_str()) => progress(),
         _ => format!("Init:{}", report.reason),
     };
     Some(Waiting::new(&reason, report.message))
 }
 
-/// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase").
-fn phase(report: &PodReport, view: View<'_>, version: &StaticPod) -> &'static str {
-    if is_finished(version, view.observed) {
-        let failed = report
-            .containers
-            .iter()
-            .any(|c| c.last_exit_code != Some(0));
-        return if failed { "Failed" } else { "Succeeded" };
-    }
-    let never_started = |c: &ContainerReport| c.id.is_empty();
-    if report.containers.iter().any(never_started) {
-        return "Pending";
-    }
-    "Running"
-}
-
-fn container_report(view: View<'_>, version: &StaticPod, name: &str) -> ContainerReport {
-    let history = view.observed.history_of(&version.uid, name);
+/// A container's status, in few words.
+fn container_report(status: &ContainerStatus) -> ContainerReport {
+    let id = status.container_id.as_deref().unwrap_or_default();
     let mut report = ContainerReport {
-        name: name.to_owned(),
-        last_exit_code: history.iter().find_map(|c| c.exit()).map(|e| e.code),
+        name: status.name.clone(),
+        id: id.split_once("://").map_or(id, |(_, id)| id).to_owned(),
+        restarts: restarts(status),
+        last_exit_code: last_code(status),
         ..ContainerReport::default()
     };
-    let Some(last) = history.first() else {
-        return waiting(
-            report,
-            first_start_waits_for(view.memory, &version.uid, name),
-        );
+    let Some(state) = &status.state else {
+        return report;
     };
-    report.id.clone_from(&last.id);
-    report.restarts = last.attempt;
-    match &last.state {
-        State::Running { .. } => {
-            "running".clone_into(&mut report.state);
-            report
-        }
-        State::Created | State::Unknown => waiting(
-            report,
-            first_start_waits_for(view.memory, &version.uid, name),
-        ),
-        State::Exited(exit) => match restart(version, last, exit) {
-            Restart::Never => {
-                "terminated".clone_into(&mut report.state);
-                report.reason.clone_from(&exit.reason);
-                if report.reason.is_empty() {
-                    let word = if exit.code == 0 { "Completed" } else { "Error" };
-                    word.clone_into(&mut report.reason);
-                }
-                report.message.clone_from(&exit.message);
-                report
-            }
-            Restart::At(due, delay) => {
-                let obstacle = obstacle(view.memory, &version.uid, name);
-                let left = due.since(view.now).as_secs();
-                let pause = || {
-                    let code = exit.code;
-                    let message = format!(
-                        "ended with exit code {code}; back-off {} s, next start in {left} s",
-                        delay.as_secs()
-                    );
-                    Waiting::new("CrashLoopBackOff", message)
-                };
-                waiting(report, obstacle.unwrap_or_else(pause))
-            }
-        },
-    }
-}
-
-fn waiting(mut report: ContainerReport, waiting: Waiting) -> ContainerReport {
-    "waiting".clone_into(&mut report.state);
-    report.reason = waiting.reason;
-    report.message = waiting.message;
+    let (word, reason, message) = if let Some(waiting) = &state.waiting {
+        ("waiting", &waiting.reason, &waiting.message)
+    } else if let Some(terminated) = &state.terminated {
+        ("terminated", &terminated.reason, &terminated.message)
+    } else {
+        ("running", &None, &None)
+    };
+    word.clone_into(&mut report.state);
+    report.reason = reason.clone().unwrap_or_default();
+    report.message = message.clone().unwrap_or_default();
     report
-}
-
-fn first_start_waits_for(memory: &Memory, uid: &str, container: &str) -> Waiting {
-    obstacle(memory, uid, container).unwrap_or_else(|| Waiting::new("ContainerCreating", ""))
-}
-
-/// What failed or is not there, if anything.
-fn obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
-    let subjects = [
-        Subject::Container(uid.to_owned(), container.to_owned()),
-        Subject::Sandbox(uid.to_owned()),
-        Subject::Volumes(uid.to_owned()),
-    ];
-    let failure = subjects.iter().find_map(|s| memory.failures.get(s));
-    if let Some(failure) = failure {
-        return Some(Waiting::new(failure.reason, failure.message.clone()));
-    }
-    image_obstacle(memory, uid, container)
-}
-
-fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
-    match memory.images.get(&(uid.to_owned(), container.to_owned()))? {
-        Image::Ready { .. } => None,
-        Image::Pulling { .. } => Some(Waiting::new("Pulling", "the image is being pulled")),
-        Image::Failed {
-            reason,
-            message,
-            delay,
-            ..
-        } => {
-            // After the first failure Kubernetes calls the waiting by another name.
-            let backing_off = *reason == "ErrImagePull" && *delay > super::backoff::INITIAL;
-            let reason = if backing_off {
-                "ImagePullBackOff"
-            } else {
-                reason
-            };
-            Some(Waiting::new(reason, message.clone()))
-        }
-    }
-}
-
-fn update_waits_for(view: View<'_>, version: &StaticPod) -> Waiting {
-    let uid = &version.uid;
-    if let Some(Rejection { reason, message }) = view.memory.rejections.get(uid) {
-        return Waiting::new(reason, message.clone());
-    }
-    if let Some(waiting) = missing_objects(version) {
-        return waiting;
-    }
-    let mut obstacles =
-        wanted_images(version).filter_map(|image| obstacle(view.memory, uid, &image.holder));
-    let stopping = || Waiting::new("Terminating", "the old version is being stopped");
-    obstacles.next().unwrap_or_else(stopping)
 }

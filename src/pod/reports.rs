@@ -2,34 +2,75 @@
 //! compares it with what the runtime says.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use super::observe::Belief;
-use super::report::PodReport;
+use super::report::{PodReport, Told};
 use crate::manifest::PodKey;
 
-/// All Pods' reports. Written by the tasks, each its own; read by the supervisor and the local API.
-#[derive(Debug, Default)]
-pub struct Reports(Mutex<BTreeMap<PodKey, (PodReport, Belief)>>);
+type All = BTreeMap<PodKey, (Arc<Told>, Belief)>;
+
+/// All Pods' reports. Written by the tasks, each its own; read by the supervisor, the local API and
+/// what shows Pods to an API server.
+#[derive(Debug)]
+pub struct Reports {
+    all: Mutex<All>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            changes: watch::channel(0).0,
+        }
+    }
+}
 
 impl Reports {
     /// The Pod's new report.
-    pub fn set(&self, key: &PodKey, report: PodReport, belief: Belief) {
-        self.lock().insert(key.clone(), (report, belief));
+    pub fn set(&self, key: &PodKey, told: Told, belief: Belief) {
+        let mut all = self.lock();
+        let before = all.get(key).filter(|(before, _)| **before == told);
+        let (told, changed) = match before {
+            Some((before, _)) => (Arc::clone(before), false),
+            None => (Arc::new(told), true),
+        };
+        all.insert(key.clone(), (told, belief));
+        drop(all);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// The Pod is gone.
     pub fn remove(&self, key: &PodKey) {
         self.lock().remove(key);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// All reports, by namespace and name.
     #[must_use]
     pub fn all(&self) -> Vec<PodReport> {
-        self.lock()
-            .values()
-            .map(|(report, _)| report.clone())
-            .collect()
+        let all = self.lock();
+        all.values().map(|(told, _)| told.report.clone()).collect()
+    }
+
+    /// All that is told of all Pods, by namespace and name.
+    #[must_use]
+    pub fn told(&self) -> Vec<(PodKey, Arc<Told>)> {
+        let all = self.lock();
+        let told = all
+            .iter()
+            .map(|(key, (told, _))| (key.clone(), Arc::clone(told)));
+        told.collect()
+    }
+
+    /// Tells when anything changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether the Pod's task believes this. A Pod without a task believes nothing.
@@ -47,8 +88,8 @@ impl Reports {
         self.lock().keys().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodKey, (PodReport, Belief)>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         // Each change is one insert or removal, so a panic elsewhere leaves the map whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

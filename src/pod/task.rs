@@ -15,22 +15,34 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::admission::Ledger;
+use super::events::{About, EventKind, Events};
+use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
-use super::memory::Memory;
-use super::moment::Clock;
+use super::last_words::last_words;
+use super::memory::{Memory, PostStart};
+use super::moment::{Clock, Moment, wall_now};
 use super::observe::{self, Listed};
-use super::observed::Observed;
-use super::plan::{View, is_finished, plan};
-use super::report::report;
+use super::observed::{Container, Exit, Observed, State};
+use super::plan::{View, plan};
+use super::report::{UpdateReport, report};
 use super::reports::Reports;
+use super::rollback::{self, Rollback};
+use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
+use super::{folder, status};
+use crate::blocking::blocking;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
+use crate::probe::hook::POST_START_FAILED;
+use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
 use crate::source::DesiredPod;
 use crate::translate::NodeFacts;
 
 /// How long a runtime that does not answer is left alone, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A version that was Ready this long was good.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What all Pods' tasks share.
 #[derive(Debug)]
@@ -55,6 +67,12 @@ pub struct Context {
     pub clock: Clock,
     /// Where each task tells what it knows.
     pub reports: Reports,
+    /// What happened to Pods.
+    pub events: Events,
+    /// The longest wait before a container that keeps stopping is started again.
+    pub longest_backoff: Duration,
+    /// How long an update has to become Ready before it is taken back, where its Pod does not say.
+    pub rollback_after: Option<Duration>,
 }
 
 /// What a Pod's task is told.
@@ -80,18 +98,29 @@ pub struct Start {
 }
 
 type Pull = BoxFuture<'static, (String, String, Result<LocalImage, ImageError>)>;
+/// A hook after the start of a container; gives the container's id and what came of it.
+type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
 
 /// The task of one Pod.
 pub struct PodTask {
     pub(super) key: PodKey,
     pub(super) context: Arc<Context>,
     inbox: mpsc::UnboundedReceiver<Message>,
+    /// What the manifests want.
+    asked: Option<DesiredPod>,
+    /// What is carried out: the same, or the version before an update that was taken back.
     pub(super) wanted: Option<DesiredPod>,
+    /// The update that is on trial or was taken back.
+    pub(super) rollback: Option<Rollback>,
     pub(super) observed: Observed,
     pub(super) memory: Memory,
     /// Where and when each version was first seen.
-    pub(super) records: std::collections::BTreeMap<String, super::folder::Record>,
+    pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
+    pub(super) post_starts: FuturesUnordered<PostStartHook>,
+    probes: Probes,
+    /// The histories as they stand on disk.
+    pub(super) kept: std::collections::BTreeMap<String, History>,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -110,14 +139,19 @@ impl PodTask {
     ) {
         let mut task = Self {
             given_back: context.ledger.changes(),
+            probes: Probes::new(context.client.clone()),
             key,
             context,
             inbox,
+            asked: None,
             wanted: None,
+            rollback: None,
             observed: Observed::default(),
             memory: Memory::default(),
             records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
+            post_starts: FuturesUnordered::new(),
+            kept: std::collections::BTreeMap::default(),
             changed: BTreeSet::new(),
             stale: false,
         };
@@ -128,6 +162,7 @@ impl PodTask {
 
     /// Takes over what an earlier agent left.
     async fn adopt(&mut self, start: Start) {
+        self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
@@ -146,7 +181,10 @@ impl PodTask {
         tokio::task::yield_now().await;
         let Context { client, clock, .. } = &*self.context;
         match start.listed.inspect(client, clock, &self.observed).await {
-            Ok(observed) => self.observed = observed,
+            Ok(observed) => {
+                self.observed = observed;
+                self.complete(&Observed::default()).await;
+            }
             Err(e) => {
                 debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
                 self.stale = true;
@@ -167,10 +205,18 @@ impl PodTask {
     fn recall(&mut self, uid: &str) {
         let paths = &self.context.facts.paths;
         self.memory.traces.insert(uid.to_owned());
-        if super::folder::read_terminating(paths, uid).is_some() {
+        if folder::read_terminating(paths, uid).is_some() {
             self.memory.terminating.insert(uid.to_owned());
         }
-        if let Some(record) = super::folder::read_record(paths, uid) {
+        if let Some(history) = folder::read_history(paths, uid) {
+            self.kept.insert(uid.to_owned(), history.clone());
+            self.memory.histories.insert(uid.to_owned(), history);
+        }
+        if let Some(record) = folder::read_record(paths, uid) {
+            if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
+                let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
+                self.seen_at(uid, nanos);
+            }
             if let Some(version) = record.version().filter(|v| v.uid == uid) {
                 self.memory.versions.insert(uid.to_owned(), version);
             }
@@ -186,14 +232,21 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.sync_probes();
+            self.remember().await;
+            let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
                 Some(step) => self.act(step).await,
-                None if self.is_over() => return,
+                None if self.is_over() => {
+                    self.keep_rollback(None).await;
+                    return;
+                }
                 None => {
-                    let alarm = plan.wake.map(|at| self.context.clock.instant_of(at));
+                    let wake = [plan.wake, trial_ends].into_iter().flatten().min();
+                    let alarm = wake.map(|at| self.context.clock.instant_of(at));
                     if !self.wait(alarm).await {
                         return;
                     }
@@ -207,7 +260,7 @@ impl PodTask {
         let Some(wanted) = &self.wanted else {
             return;
         };
-        if is_finished(&wanted.pod, &self.observed) {
+        if is_finished(self.view(), &wanted.pod) {
             self.context.ledger.release(&self.key, &wanted.pod.uid);
         }
     }
@@ -219,7 +272,41 @@ impl PodTask {
             observed: &self.observed,
             memory: &self.memory,
             now: self.context.clock.now(),
+            longest_backoff: self.context.longest_backoff,
         }
+    }
+
+    /// When a version was first seen, as far as that is known.
+    pub(super) fn seen_at(&mut self, uid: &str, nanos: i64) {
+        let moment = self.context.clock.moment_of(nanos);
+        self.memory.seen.insert(uid.to_owned(), (nanos, moment));
+    }
+
+    /// Tells of something that happened to a version; `container` is the container that it is about.
+    pub(super) fn event(
+        &self,
+        uid: &str,
+        container: Option<&str>,
+        kind: EventKind,
+        reason: &str,
+        message: &str,
+    ) {
+        let version = self.memory.versions.get(uid);
+        let field = container.map_or(String::new(), |name| {
+            let inits = version.map_or(&[][..], |v| init_containers(v));
+            let list = if inits.iter().any(|c| c.name == name) {
+                "initContainers"
+            } else {
+                "containers"
+            };
+            format!("spec.{list}{{{name}}}")
+        });
+        let about = About {
+            pod: &self.key,
+            uid,
+            field: &field,
+        };
+        self.context.events.record(about, kind, reason, message);
     }
 
     fn is_over(&self) -> bool {
@@ -229,9 +316,184 @@ impl PodTask {
 
     pub(super) fn publish(&self) {
         let wanted = self.wanted.as_ref();
-        let report = report(self.view(), &self.key, wanted, &self.records);
+        let facts = &self.context.facts;
+        let mut told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let failed = self.rollback.as_ref().zip(self.asked.as_ref());
+        if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
+            let message = rollback.failed.clone().unwrap_or_default();
+            told.report.update = Some(UpdateReport {
+                uid: asked.pod.uid.clone(),
+                reason: "RolledBack".to_owned(),
+                message,
+            });
+        }
         let belief = observe::belief(&self.observed);
-        self.context.reports.set(&self.key, report, belief);
+        self.context.reports.set(&self.key, told, belief);
+    }
+
+    /// Brings each version's history up to date, on disk too.
+    async fn remember(&mut self) {
+        let uids: Vec<String> = self.memory.versions.keys().cloned().collect();
+        for uid in uids {
+            if self.memory.terminating.contains(&uid) || !self.memory.traces.contains(&uid) {
+                continue;
+            }
+            let history = self.history_now(&uid);
+            if self.kept.get(&uid) == Some(&history) {
+                continue;
+            }
+            let before = self.kept.get(&uid).cloned().unwrap_or_default();
+            self.memory.histories.insert(uid.clone(), history.clone());
+            let lasting = history.is_weightier_than(&before);
+            let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
+            let written = history.clone();
+            let write = move || folder::write_history(&paths, &owner, &written, lasting);
+            match blocking(write).await {
+                Ok(()) => {
+                    self.kept.insert(uid, history);
+                }
+                Err(error) => {
+                    warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
+                }
+            }
+        }
+    }
+
+    /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
+    /// time is taken back. Tells when to judge again.
+    async fn judge(&mut self) -> Option<Moment> {
+        let mut trial = self.rollback.clone()?;
+        let version = Arc::clone(&self.wanted.as_ref()?.pod);
+        let status = status::status(self.view(), &self.context.facts, &version);
+        if !trial.is_trial(&version.uid) {
+            // Neither the update nor what stands in for it: the manifest changed once more.
+            let stands_in = trial.failed.is_some() && trial.good.version()? == version;
+            if !stands_in && self.observed.has_none_of(&trial.uid) && rollback::is_good(&status) {
+                self.keep_rollback(None).await;
+            }
+            return None;
+        }
+        let limit = rollback::limit(&version, self.context.rollback_after)?;
+        if trial.since.is_none() && self.observed.has_none_of(&version.uid) {
+            return None;
+        }
+        let now = wall_now();
+        let since = *trial.since.get_or_insert(now);
+        let good = rollback::is_good(&status);
+        trial.ready_since = good.then(|| trial.ready_since.unwrap_or(now));
+        let (from, wait) = match trial.ready_since {
+            Some(ready) => (ready, rollback::settled(limit)),
+            None => (since, limit),
+        };
+        let due = self.context.clock.moment_of(from).after(wait);
+        if due > self.context.clock.now() {
+            self.keep_rollback(Some(trial)).await;
+            return Some(due);
+        }
+        if good {
+            self.keep_rollback(None).await;
+            return None;
+        }
+        let said = rollback::complaint(&status);
+        let (uid, seconds) = (version.uid.clone(), limit.as_secs());
+        warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
+        let message = format!("not Ready within {seconds} s: {said}");
+        self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
+        trial.failed = Some(message);
+        self.keep_rollback(Some(trial)).await;
+        self.set_wanted(self.asked.clone());
+        None
+    }
+
+    /// Keeps what is known of an update, in memory and on disk.
+    pub(super) async fn keep_rollback(&mut self, rollback: Option<Rollback>) {
+        if self.rollback == rollback {
+            return;
+        }
+        self.rollback = rollback;
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let kept = self.rollback.clone();
+        let write = move || rollback::write(&paths, &key, kept.as_ref());
+        if let Err(error) = blocking(write).await {
+            warn!(pod = %self.key, %error, "what is known of the update cannot be kept");
+        }
+    }
+
+    /// A version's history as things stand.
+    fn history_now(&mut self, uid: &str) -> History {
+        let mut history = self.memory.histories.get(uid).cloned().unwrap_or_default();
+        let Some(version) = self.memory.versions.get(uid).cloned() else {
+            return history;
+        };
+        history.note(&self.observed, uid);
+        let ended = history.finished.is_none()
+            && !self.observed.has_none_of(uid)
+            && has_ended(self.view(), &version);
+        let status = status::status(self.view(), &self.context.facts, &version);
+        if ended {
+            history.finished = Some(Finished {
+                phase: status.phase.clone().unwrap_or_default(),
+                ..Finished::default()
+            });
+        }
+        let sandbox = self.observed.ready_sandbox(uid);
+        if let Some(sandbox) = sandbox.filter(|s| !s.ips.is_empty()) {
+            history.ips.clone_from(&sandbox.ips);
+        }
+        history.was_good |= history.was_ready_for(SETTLED, wall_now());
+        history.conditions = status::kept_conditions(&status);
+        let (ready, started) = status::ready_and_started(&status);
+        history.ready = ready.into_iter().collect();
+        history.started = started.into_iter().collect();
+        history
+    }
+
+    /// Adds to what was observed what the runtime does not tell: the last words of containers that
+    /// ended since `before`, and containers that somebody removed.
+    async fn complete(&mut self, before: &Observed) {
+        let ended = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.exit().is_some());
+        let ended = ended.filter(|c| {
+            let known = before.containers.iter().find(|b| b.id == c.id);
+            known.is_none_or(|known| known.exit().is_none())
+        });
+        for container in ended.cloned().collect::<Vec<_>>() {
+            self.hear_last_words(container).await;
+        }
+        let uids: Vec<String> = self.memory.histories.keys().cloned().collect();
+        for uid in uids {
+            let history = self.memory.histories.get(&uid);
+            let known = self.memory.versions.contains_key(&uid);
+            if let Some(history) =
+                history.filter(|_| known && !self.memory.terminating.contains(&uid))
+            {
+                let gone = history.gone(&self.observed, &uid, &self.context.clock);
+                self.observed.containers.extend(gone);
+            }
+        }
+    }
+
+    async fn hear_last_words(&mut self, container: Container) {
+        let version = self.memory.versions.get(&container.uid);
+        let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
+        let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
+            return;
+        };
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let id = container.id.clone();
+        let read = move || last_words(&paths, &key, &spec, &container, &exit);
+        let words = blocking(read).await;
+        let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+        if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
+        {
+            if !exit.message.is_empty() {
+                exit.message.push_str(": ");
+            }
+            exit.message.push_str(&words);
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -244,11 +506,30 @@ impl PodTask {
         }
     }
 
-    fn set_wanted(&mut self, wanted: Option<DesiredPod>) {
+    /// Takes over what the manifests want. A version that was taken back stays so.
+    pub(super) fn set_wanted(&mut self, asked: Option<DesiredPod>) {
+        let taken_back = asked.as_ref().zip(self.rollback.as_ref());
+        let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
+        let before = taken_back.and_then(|(asked, rollback)| {
+            Some(DesiredPod {
+                pod: rollback.good.version()?,
+                origin: asked.origin.clone(),
+                warnings: vec![],
+            })
+        });
+        let wanted = before.or_else(|| asked.clone());
+        self.asked = asked;
+        self.carry_out(wanted);
+    }
+
+    fn carry_out(&mut self, wanted: Option<DesiredPod>) {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);
             self.memory.versions.insert(new.pod.uid.clone(), version);
+            if !self.memory.seen.contains_key(&new.pod.uid) {
+                self.seen_at(&new.pod.uid, wall_now());
+            }
         }
         if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
             let started = self.memory.traces.contains(&old) || !self.observed.has_none_of(&old);
@@ -277,6 +558,8 @@ impl PodTask {
             Some((uid, container, result)) = self.pulls.next() => {
                 self.image_arrived(uid, container, result);
             }
+            Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
+            news = self.probes.next() => self.tell_of_probe(&news),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
@@ -311,6 +594,7 @@ impl PodTask {
                 .await?;
             self.stale = false;
             self.changed.clear();
+            self.complete(&before).await;
             self.tell_ends(&before);
             self.prune();
         }
@@ -331,6 +615,7 @@ impl PodTask {
                 Some(now) => known.state = now.state,
                 None => self.observed.forget(id),
             }
+            self.complete(&before).await;
             self.tell_ends(&before);
         } else if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
             match observe::inspect_sandbox(&context.client, &context.clock, id).await? {
@@ -348,9 +633,13 @@ impl PodTask {
             let now = self.observed.containers.iter().find(|c| c.id == old.id);
             let pod = &self.key;
             match now.map(|c| c.exit()) {
+                Some(Some(_)) if now.is_some_and(|c| c.gone) => {
+                    info!(%pod, container = old.name, "container was removed by somebody else");
+                }
                 Some(Some(exit)) => {
                     let reason = &exit.reason;
                     info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
+                    self.tell_pause(old, exit);
                 }
                 None => info!(%pod, container = old.name, "container was removed by somebody else"),
                 Some(None) => {}
@@ -364,6 +653,135 @@ impl PodTask {
         }
     }
 
+    /// Tells that a container which ended so is not started again at once.
+    fn tell_pause(&self, container: &Container, exit: &Exit) {
+        let Some(version) = self.memory.versions.get(&container.uid) else {
+            return;
+        };
+        let again = restart(self.view(), version, container, exit);
+        if matches!(again, Restart::At(_, delay) if !delay.is_zero()) {
+            let (uid, name) = (&container.uid, &container.name);
+            let message = format!(
+                "Back-off restarting failed container {name} in pod {}_{}({uid})",
+                self.key.name, self.key.namespace
+            );
+            self.event(uid, Some(name), EventKind::Warning, "BackOff", &message);
+        }
+    }
+
+    /// Tells of what a probe found.
+    fn tell_of_probe(&self, news: &News) {
+        let News {
+            container,
+            kind,
+            result,
+            event,
+            ..
+        } = news;
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == news.container_id);
+        if let (Some(event), Some(known)) = (event, known) {
+            let (uid, warning) = (&known.uid, EventKind::Warning);
+            self.event(uid, Some(container), warning, event.reason, &event.message);
+        }
+        let said = event.as_ref().map_or("", |event| event.message.as_str());
+        match result {
+            Some(ProbeResult::Failure) => {
+                info!(pod = %self.key, container, ?kind, said, "a probe has failed");
+            }
+            Some(ProbeResult::Success) => {
+                info!(pod = %self.key, container, ?kind, "a probe succeeds");
+            }
+            None => {}
+        }
+    }
+
+    /// Keeps the probes of what runs going, and takes over what they say.
+    fn sync_probes(&mut self) {
+        let (context, memory) = (&self.context, &self.memory);
+        let of_host = context
+            .facts
+            .host_ips
+            .first()
+            .map_or("127.0.0.1", String::as_str);
+        let mut known = vec![];
+        for container in self.observed.containers.iter().filter(|c| !c.gone) {
+            let State::Running { started_at } = container.state else {
+                continue;
+            };
+            let Some(version) = memory.versions.get(&container.uid) else {
+                continue;
+            };
+            let spec = all_containers(version).find(|c| c.name == container.name);
+            let sandbox = self
+                .observed
+                .sandboxes
+                .iter()
+                .find(|s| s.id == container.sandbox);
+            let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
+                continue;
+            };
+            let history = memory.histories.get(&container.uid);
+            let before = history
+                .filter(|h| h.started.contains(&container.id))
+                .map(|h| Health {
+                    started: true,
+                    ready: h.ready.contains(&container.id),
+                    failed: None,
+                });
+            let age = Duration::from_nanos(
+                wall_now()
+                    .saturating_sub(started_at)
+                    .try_into()
+                    .unwrap_or(0),
+            );
+            let ends = memory.terminating.contains(&container.uid);
+            let which = if ends { Which::Readiness } else { Which::All };
+            let ip = sandbox.ips.first().map_or(of_host, String::as_str);
+            known.push((container, spec, ip, age, which, before));
+        }
+        let wanted: Vec<Wanted<'_>> = known
+            .iter()
+            .map(|(container, spec, ip, age, which, before)| Wanted {
+                container_id: &container.id,
+                spec,
+                ip,
+                age: *age,
+                which: *which,
+                known: before.as_ref(),
+            })
+            .collect();
+        self.probes.sync(&wanted);
+        let results = self.probes.results();
+        self.memory.probes = results
+            .map(|(id, health)| (id.to_owned(), health.clone()))
+            .collect();
+    }
+
+    /// Notes what came of the hook after a container's start.
+    fn post_started(&mut self, id: &str, result: Result<(), String>) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((uid, name)) = known.map(|c| (c.uid.clone(), c.name.clone())) else {
+            self.memory.post_starts.remove(id);
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.memory.post_starts.remove(id);
+            }
+            Err(message) => {
+                warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
+                let (kind, said) = (EventKind::Warning, POST_START_FAILED);
+                self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
+                let hooks = &mut self.memory.post_starts;
+                hooks.insert(id.to_owned(), PostStart::Failed(message));
+            }
+        }
+    }
+
     /// Forgets what concerns sandboxes and containers that are gone.
     fn prune(&mut self) {
         use super::memory::Subject;
@@ -373,6 +791,7 @@ impl PodTask {
                 || observed.containers.iter().any(|c| &c.id == id)
         };
         self.memory.stopped_sandboxes.retain(there);
+        self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
             Subject::Removal(id) => there(id),
             _ => true,

@@ -28,11 +28,11 @@ pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    CPU_PERIOD, CgroupLimits, QosClass, Requested, is_sidecar, pod_cgroup_limits, qos_class,
-    requested,
+    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
+    pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
-pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
-pub use security::UserNamespaceRange;
+pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
+pub use security::{UserNamespaceRange, apparmor_annotation};
 
 /// What translation depends on besides the Pod.
 #[derive(Debug, Clone, Default)]
@@ -68,12 +68,27 @@ pub struct NodeFacts {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Whether the kernel has `AppArmor`.
     pub apparmor: bool,
+    /// Whether the kernel has `SELinux`.
+    pub selinux: bool,
     /// Whether containers that say nothing get the runtime's default seccomp profile.
     pub seccomp_default: bool,
+    /// What the runtime calls itself: `containerd`.
+    pub runtime_name: String,
+    /// What the runtime can do, whatever the handler.
+    pub runtime: RuntimeFeatures,
     /// What the runtime's handlers can do, by name; the empty name is the default one.
     pub handlers: BTreeMap<String, HandlerFeatures>,
     /// The handler of each runtime class.
     pub runtime_classes: BTreeMap<String, String>,
+}
+
+/// What a runtime can do, whatever the handler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Leave out the groups that the image has a user in.
+    pub supplemental_groups_policy: bool,
+    /// Mount images as volumes.
+    pub image_volumes: bool,
 }
 
 /// What a runtime handler can do.
@@ -86,6 +101,12 @@ pub struct HandlerFeatures {
 }
 
 impl NodeFacts {
+    /// A container's id as the API has it: with the runtime's name.
+    #[must_use]
+    pub fn container_id(&self, id: &str) -> String {
+        format!("{}://{id}", self.runtime_name)
+    }
+
     /// The runtime handler of a Pod, by its runtime class; the empty name is the default one.
     ///
     /// # Errors

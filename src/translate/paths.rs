@@ -14,6 +14,8 @@ pub struct Paths {
     pub root: PathBuf,
     /// The Pods' log directory.
     pub logs: PathBuf,
+    /// The folder of links to containers' logs, where log shippers look.
+    pub container_logs: PathBuf,
 }
 
 impl Default for Paths {
@@ -21,6 +23,7 @@ impl Default for Paths {
         Self {
             root: PathBuf::from("/var/lib/podkeeper"),
             logs: PathBuf::from("/var/log/pods"),
+            container_logs: PathBuf::from("/var/log/containers"),
         }
     }
 }
@@ -37,6 +40,12 @@ impl Paths {
     #[must_use]
     pub fn pods(&self) -> PathBuf {
         self.root.join("pods")
+    }
+
+    /// The folder of what is kept of updates that can be taken back.
+    #[must_use]
+    pub fn rollbacks(&self) -> PathBuf {
+        self.root.join("rollbacks")
     }
 
     /// The Pod's own folder.
@@ -94,6 +103,13 @@ impl Paths {
     pub fn pod_logs(&self, key: &PodKey, uid: &str) -> PathBuf {
         let name = format!("{}_{}_{uid}", key.namespace, key.name);
         self.logs.join(name)
+    }
+
+    /// The log of one instance of a container.
+    #[must_use]
+    pub fn container_log(&self, key: &PodKey, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        let folder = self.pod_logs(key, uid).join(container);
+        folder.join(format!("{attempt}.log"))
     }
 }
 

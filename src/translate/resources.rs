@@ -1,7 +1,7 @@
 //! Requests and limits to what cgroups are told: classes of service, CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
@@ -23,7 +23,8 @@ const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 /// Whose Pods the kernel spares as it spares guaranteed ones.
 const NODE_CRITICAL: &str = "system-node-critical";
 
-type Amounts = BTreeMap<String, Written>;
+/// Amounts of resources by their names, as they are written.
+pub type Amounts = BTreeMap<String, Written>;
 
 /// A Pod's class of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,7 @@ pub(crate) fn container_limit(container: &Container, name: &str) -> Quantity {
 }
 
 /// What a container is limited to by itself or else by its Pod; zero where it is not.
-fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
+pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
     let own = container_limit(container, name);
     let of_pod = || spec.resources.as_ref().map(|r| limit(r, name));
     if own.is_zero() {
@@ -225,6 +226,72 @@ pub fn requested(spec: &PodSpec) -> Requested {
         cpu: (pod_request(spec, "cpu") + overhead("cpu")).milli_value(),
         memory: (pod_request(spec, "memory") + overhead("memory")).value(),
     }
+}
+
+/// What a Pod as a whole requests, and its requests and limits, as its status tells them.
+#[must_use]
+pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
+    let requests = summed(spec, |r| r.requests.as_ref());
+    let limits = summed(spec, |r| r.limits.as_ref());
+    let resources = ResourceRequirements {
+        requests: Some(requests.clone()).filter(|r| !r.is_empty()),
+        limits: Some(limits).filter(|l| !l.is_empty()),
+        ..ResourceRequirements::default()
+    };
+    (requests, resources)
+}
+
+/// What a container requests, and its requests and limits, as its status tells them: where it has
+/// limits of its own, those that it has by its Pod are told too.
+#[must_use]
+pub fn container_amounts(
+    pod: Option<&PodSpec>,
+    container: &Container,
+) -> (Amounts, ResourceRequirements) {
+    let own = container.resources.as_ref();
+    let requests = own.and_then(|r| r.requests.clone()).unwrap_or_default();
+    let mut limits = own.and_then(|r| r.limits.clone()).unwrap_or_default();
+    let of_pod = pod.and_then(|p| p.resources.as_ref()?.limits.as_ref());
+    if !limits.is_empty() {
+        for (name, limit) in of_pod.into_iter().flatten() {
+            if ["cpu", "memory"].contains(&name.as_str()) {
+                limits.entry(name.clone()).or_insert_with(|| limit.clone());
+            }
+        }
+    }
+    let resources = ResourceRequirements {
+        requests: Some(requests.clone()).filter(|r| !r.is_empty()),
+        limits: Some(limits).filter(|l| !l.is_empty()),
+        ..ResourceRequirements::default()
+    };
+    (requests, resources)
+}
+
+/// Amounts of the Pod as a whole where it has them, of its containers together where not.
+fn summed(
+    spec: &PodSpec,
+    of: impl Fn(&ResourceRequirements) -> Option<&Amounts> + Copy,
+) -> Amounts {
+    let own = spec.resources.as_ref().and_then(of);
+    let all = all_containers(spec).filter_map(|c| c.resources.as_ref().and_then(of));
+    let names: BTreeSet<&String> = own.into_iter().chain(all).flat_map(|a| a.keys()).collect();
+    let mut summed = Amounts::new();
+    for name in names {
+        let of_container = |c: &Container| {
+            let amounts = c.resources.as_ref().and_then(of);
+            amount(amounts, name).unwrap_or_default()
+        };
+        let written = all_containers(spec).find_map(|c| {
+            let amounts = c.resources.as_ref().and_then(of)?;
+            amounts.get(name).map(|written| written.0.as_str())
+        });
+        let text = match own.and_then(|own| own.get(name)) {
+            Some(written) => written.0.clone(),
+            None => in_all(spec, of_container).written_like(written.unwrap_or_default()),
+        };
+        summed.insert(name.clone(), Written(text));
+    }
+    summed
 }
 
 /// What the cgroup of a Pod is limited to, its overhead included.

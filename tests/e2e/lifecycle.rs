@@ -123,7 +123,7 @@ async fn a_container_that_keeps_ending_backs_off_and_says_so(mut node: Node) {
     .await;
     let report = node.report("bad").await.unwrap();
     assert_eq!(report.containers[0].last_exit_code, Some(3));
-    assert!(report.message.contains("back-off 10 s"), "{report:#?}");
+    assert!(report.message.contains("back-off 10s"), "{report:#?}");
     node.remove("bad.yaml");
     node.wait_gone().await;
     assert_eq!(node.log_lines_with("container runs"), 2, "{}", node.log());

@@ -1,0 +1,233 @@
+//! What is kept of one version beyond what the runtime has of it: how its containers last stood, how it
+//! ended for good, and since when its conditions hold.
+//!
+//! A small file in the Pod's folder, written whenever it changes. It is what makes a status stable over
+//! restarts of the agent, and a container that somebody removed no reason to run it again. Losing it
+//! costs what it says, never a running container.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::moment::{Clock, wall_now};
+use super::observed::{Container, Exit, Observed, State};
+
+/// What a container is told to have ended with when nobody saw its end: killed.
+const UNSEEN_EXIT: i32 = 137;
+
+/// What is kept of one version.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// The newest instance of each container, by name.
+    pub containers: BTreeMap<String, Instance>,
+    /// By container name: instances with a lower attempt are to be replaced, whatever they ended with.
+    pub floors: BTreeMap<String, u32>,
+    /// How the Pod ended for good, if it did.
+    pub finished: Option<Finished>,
+    /// The Pod's conditions.
+    pub conditions: Vec<Condition>,
+    /// Whether it ever was Ready for a while.
+    pub was_good: bool,
+    /// The Pod's addresses, the first one first.
+    pub ips: Vec<String>,
+    /// The ids of the containers that were ready.
+    pub ready: BTreeSet<String>,
+    /// The ids of the containers whose startup probe had passed.
+    pub started: BTreeSet<String>,
+}
+
+/// The newest instance of a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The runtime's id.
+    pub id: String,
+    /// The sandbox it lived in.
+    pub sandbox: String,
+    /// Counts the instances, from 0.
+    pub attempt: u32,
+    /// The image's name.
+    pub image: String,
+    /// What that stood for.
+    pub image_ref: String,
+    /// The wait before its start, in seconds, where it was not the first.
+    pub backoff: Option<u64>,
+    /// How it ended; nothing while it was not seen to end.
+    pub exit: Option<Ended>,
+    /// When it started, in nanoseconds since the epoch; 0 if it was not seen to.
+    pub started_at: i64,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The exit code.
+    pub code: i32,
+    /// The runtime's word for it.
+    pub reason: String,
+    /// The explanation: the runtime's, and the container's own last words.
+    pub message: String,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
+}
+
+/// How a Pod ended for good.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// `Succeeded` or `Failed`.
+    pub phase: String,
+    /// Why, where it was not its containers' own doing: `DeadlineExceeded`, …
+    pub reason: String,
+    /// What there is to say about that.
+    pub message: String,
+}
+
+/// Since when a condition of the Pod holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// `Ready`, `Initialized`, …
+    pub kind: String,
+    /// `True` or `False`.
+    pub status: String,
+    /// Nanoseconds since the epoch.
+    pub since: i64,
+}
+
+impl History {
+    /// Takes over how the newest instance of each container of this UID stands.
+    pub fn note(&mut self, observed: &Observed, uid: &str) {
+        for container in observed.containers_of(uid) {
+            let known = self.containers.get(&container.name);
+            if known.is_none_or(|known| known.attempt <= container.attempt) {
+                let instance = Instance::of(container);
+                self.containers.insert(container.name.clone(), instance);
+            }
+        }
+    }
+
+    /// The containers of this UID that the runtime had and has not any more, as they are remembered. One
+    /// that was not seen to end has ended without anybody knowing how.
+    #[must_use]
+    pub fn gone(&self, observed: &Observed, uid: &str, clock: &Clock) -> Vec<Container> {
+        let lost = |(name, instance): &(&String, &Instance)| {
+            if instance.exit.is_none() && instance.started_at == 0 {
+                return false;
+            }
+            let mut named = observed.containers_of(uid).filter(|c| c.name == **name);
+            !named.any(|c| c.attempt >= instance.attempt)
+        };
+        let lost = self.containers.iter().filter(lost);
+        lost.map(|(name, instance)| instance.revive(uid, name, clock))
+            .collect()
+    }
+
+    /// The container with this id was removed by us.
+    pub fn forget(&mut self, id: &str) {
+        self.containers.retain(|_, instance| instance.id != id);
+    }
+
+    /// Whether an instance is to be replaced, whatever it ended with.
+    #[must_use]
+    pub fn is_replaced(&self, container: &Container) -> bool {
+        let floor = self.floors.get(&container.name);
+        floor.is_some_and(|floor| container.attempt < *floor)
+    }
+
+    /// From now on this instance and those before it are to be replaced.
+    pub fn replace(&mut self, container: &Container) {
+        let floor = self.floors.entry(container.name.clone()).or_default();
+        *floor = (*floor).max(container.attempt + 1);
+    }
+
+    /// Whether the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds
+    /// since the epoch).
+    #[must_use]
+    pub fn was_ready_for(&self, duration: Duration, now: i64) -> bool {
+        let mut conditions = self.conditions.iter();
+        let ready = conditions.find(|c| c.kind == "Ready" && c.status == "True");
+        let duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        ready.is_some_and(|c| now.saturating_sub(c.since) >= duration)
+    }
+
+    /// Whether anything in it that must not be lost differs from `before`: how containers ended.
+    #[must_use]
+    pub fn is_weightier_than(&self, before: &Self) -> bool {
+        let ends = |history: &Self| -> Vec<(String, u32, bool)> {
+            let instances = history.containers.iter();
+            instances
+                .map(|(name, i)| (name.clone(), i.attempt, i.exit.is_some()))
+                .filter(|(.., ended)| *ended)
+                .collect()
+        };
+        self.finished != before.finished
+            || self.was_good != before.was_good
+            || self.floors != before.floors
+            || ends(self) != ends(before)
+    }
+}
+
+impl Instance {
+    fn of(container: &Container) -> Self {
+        let (exit, started_at) = match &container.state {
+            State::Exited(exit) => (Some(Ended::of(exit)), exit.started_at),
+            State::Running { started_at } => (None, *started_at),
+            State::Created | State::Unknown => (None, 0),
+        };
+        Self {
+            id: container.id.clone(),
+            sandbox: container.sandbox.clone(),
+            attempt: container.attempt,
+            image: container.image.clone(),
+            image_ref: container.image_ref.clone(),
+            backoff: container.backoff.map(|wait| wait.as_secs()),
+            exit,
+            started_at,
+        }
+    }
+
+    fn revive(&self, uid: &str, name: &str, clock: &Clock) -> Container {
+        let exit = match &self.exit {
+            Some(ended) => Exit {
+                code: ended.code,
+                reason: ended.reason.clone(),
+                message: ended.message.clone(),
+                started_at: self.started_at,
+                finished_at: ended.finished_at,
+                ended: clock.moment_of(ended.finished_at),
+            },
+            None => Exit {
+                code: UNSEEN_EXIT,
+                reason: "ContainerStatusUnknown".to_owned(),
+                message: "the container was removed before its end was seen".to_owned(),
+                started_at: self.started_at,
+                finished_at: wall_now(),
+                ended: clock.now(),
+            },
+        };
+        Container {
+            id: self.id.clone(),
+            sandbox: self.sandbox.clone(),
+            uid: uid.to_owned(),
+            name: name.to_owned(),
+            attempt: self.attempt,
+            state: State::Exited(exit),
+            image: self.image.clone(),
+            image_ref: self.image_ref.clone(),
+            backoff: self.backoff.map(Duration::from_secs),
+            grace_period: None,
+            gone: true,
+        }
+    }
+}
+
+impl Ended {
+    fn of(exit: &Exit) -> Self {
+        Self {
+            code: exit.code,
+            reason: exit.reason.clone(),
+            message: exit.message.clone(),
+            finished_at: exit.finished_at,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a container left to say of its end: the file it may write, or the end of its log (Kubernetes,
+//! Determine the Reason for Pod Failure).
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+use super::observed::{Container, Exit};
+use crate::manifest::PodKey;
+use crate::translate::Paths;
+
+/// As much of the file counts, in bytes.
+const FILE_BYTES: u64 = 4096;
+/// As much of the log's end counts.
+const LOG_BYTES: usize = 2048;
+const LOG_LINES: usize = 80;
+/// As much of the log is read for that: its lines carry a time and a stream each.
+const LOG_READ: u64 = 16 * 1024;
+
+/// The last words of a container that ended so; empty where there are none.
+pub(super) fn last_words(
+    paths: &Paths,
+    key: &PodKey,
+    spec: &ContainerSpec,
+    container: &Container,
+    exit: &Exit,
+) -> String {
+    let (uid, name, attempt) = (&container.uid, &container.name, container.attempt);
+    let said = read_start(&paths.termination_log(uid, name, attempt));
+    let policy = spec.termination_message_policy.as_deref();
+    if !said.is_empty() || exit.code == 0 || policy != Some("FallbackToLogsOnError") {
+        return said;
+    }
+    let log = paths.container_log(key, uid, name, attempt);
+    end_of_log(&read_end(&log))
+}
+
+fn read_start(path: &Path) -> String {
+    let mut bytes = vec![];
+    if let Ok(file) = File::open(path) {
+        // What could be read counts.
+        let _ = file.take(FILE_BYTES).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn read_end(path: &Path) -> String {
+    let mut bytes = vec![];
+    if let Ok(mut file) = File::open(path) {
+        let length = file.metadata().map_or(0, |m| m.len());
+        let from = length.saturating_sub(LOG_READ);
+        if file.seek(SeekFrom::Start(from)).is_ok() {
+            // What could be read counts.
+            let _ = file.take(LOG_READ).read_to_end(&mut bytes);
+        }
+        if from > 0 {
+            // The first line is cut.
+            let cut = bytes
+                .iter()
+                .position(|b| *b == b'\n')
+                .map_or(0, |at| at + 1);
+            bytes.drain(..cut);
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The last lines of a log in the runtime's form (CRI, "logging": time, stream, tags, text).
+fn end_of_log(log: &str) -> String {
+    let mut text = String::new();
+    for line in log.lines() {
+        let mut parts = line.splitn(4, ' ').skip(2);
+        let (tags, said) = (parts.next().unwrap_or_default(), parts.next());
+        text.push_str(said.unwrap_or_default());
+        if !tags.split(':').any(|tag| tag == "P") {
+            text.push('\n');
+        }
+    }
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let last = lines[lines.len().saturating_sub(LOG_LINES)..].concat();
+    let from = last.len().saturating_sub(LOG_BYTES);
+    let from = (from..=last.len()).find(|at| last.is_char_boundary(*at));
+    last[from.unwrap_or(0)..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_its_text_without_times_and_streams() {
+        let log = "2026-01-01T00:00:00Z stdout P half \n2026-01-01T00:00:01Z stdout F line\n\
+                   2026-01-01T00:00:02Z stderr F second\n";
+        assert_eq!(end_of_log(log), "half line\nsecond\n");
+        assert_eq!(end_of_log(""), "");
+        assert_eq!(end_of_log("broken\n"), "\n");
+    }
+
+    #[test]
+    fn of_a_long_log_only_the_last_lines_and_bytes_count() {
+        let line = |n: usize| format!("t stdout F {n}\n");
+        let log: String = (0..200).map(line).collect();
+        let end = end_of_log(&log);
+        assert!(end.starts_with("120\n") && end.ends_with("199\n"), "{end}");
+        let log = format!("t stdout F {}\n", "x".repeat(100)).repeat(50);
+        assert_eq!(end_of_log(&log).len(), LOG_BYTES);
+    }
+}

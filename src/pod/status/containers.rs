@@ -1,0 +1,245 @@
+//! The status of single containers.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Container as ContainerSpec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, PodSpec, PodStatus, VolumeMount, VolumeMountStatus,
+};
+
+use super::time;
+use crate::manifest::StaticPod;
+use crate::pod::observed::{Container, Exit, State};
+use crate::pod::plan::View;
+use crate::pod::rules::{Restart, Role, containers, init_containers, is_finished, restart, role};
+use crate::pod::waiting::{self, Waiting};
+use crate::translate::{NodeFacts, container_amounts};
+
+pub(super) fn of_containers(
+    view: View<'_>,
+    facts: &NodeFacts,
+    version: &StaticPod,
+) -> Vec<ContainerStatus> {
+    let specs = containers(version).iter();
+    let mut statuses: Vec<_> = specs
+        .map(|spec| container_status(view, facts, version, spec))
+        .collect();
+    statuses.sort_by(|a, b| a.name.cmp(&b.name));
+    statuses
+}
+
+/// In the order of their start.
+pub(super) fn of_init_containers(
+    view: View<'_>,
+    facts: &NodeFacts,
+    version: &StaticPod,
+) -> Vec<ContainerStatus> {
+    let specs = init_containers(version).iter();
+    specs
+        .map(|spec| container_status(view, facts, version, spec))
+        .collect()
+}
+
+pub(super) fn container_status(
+    view: View<'_>,
+    facts: &NodeFacts,
+    version: &StaticPod,
+    spec: &ContainerSpec,
+) -> ContainerStatus {
+    let history = view.observed.history_of(&version.uid, &spec.name);
+    let Some((newest, older)) = history.split_first() else {
+        return never_made(view, version, spec);
+    };
+    let pod_spec = version.pod.spec.as_ref();
+    let (allocated, resources) = container_amounts(pod_spec, spec);
+    let before = older.iter().find_map(|c| Some((*c, c.exit()?)));
+    let state = state(view, facts, version, newest);
+    let mut last_state = before.map(|(c, exit)| terminated(facts, c, exit));
+    if let (State::Exited(exit), None) = (&newest.state, &state.terminated) {
+        last_state = Some(terminated(facts, newest, exit));
+    }
+    let last_state = last_state.map(|terminated| ContainerState {
+        terminated: Some(terminated),
+        ..ContainerState::default()
+    });
+    let started = state.running.is_some() && is_started(view, newest);
+    ContainerStatus {
+        name: spec.name.clone(),
+        image: newest.image.clone(),
+        image_id: newest.image_ref.clone(),
+        container_id: Some(facts.container_id(&newest.id)),
+        ready: is_ready(view, version, newest, started),
+        started: Some(started),
+        restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
+        state: Some(state),
+        last_state: Some(last_state.unwrap_or_default()),
+        allocated_resources: Some(allocated).filter(|a| !a.is_empty()),
+        resources: Some(resources),
+        volume_mounts: volume_mounts(facts, pod_spec, spec),
+        ..ContainerStatus::default()
+    }
+}
+
+fn never_made(view: View<'_>, version: &StaticPod, spec: &ContainerSpec) -> ContainerStatus {
+    ContainerStatus {
+        name: spec.name.clone(),
+        image: spec.image.clone().unwrap_or_default(),
+        started: Some(false),
+        state: Some(waiting_state(waiting::first_start(
+            view, version, &spec.name,
+        ))),
+        last_state: Some(ContainerState::default()),
+        ..ContainerStatus::default()
+    }
+}
+
+/// Whether a container that runs has started in full: its startup probe passed, and the hook after its
+/// start is done.
+fn is_started(view: View<'_>, container: &Container) -> bool {
+    let hook = view.memory.post_starts.get(&container.id);
+    hook.is_none() && view.memory.health(&container.id).started
+}
+
+fn is_ready(view: View<'_>, version: &StaticPod, container: &Container, started: bool) -> bool {
+    match (&container.state, role(version, &container.name)) {
+        (State::Exited(exit), Role::Init) => exit.code == 0,
+        (_, Role::Init) => false,
+        _ => started && view.memory.health(&container.id).ready,
+    }
+}
+
+fn state(
+    view: View<'_>,
+    facts: &NodeFacts,
+    version: &StaticPod,
+    container: &Container,
+) -> ContainerState {
+    match &container.state {
+        State::Running { started_at } => match waiting::failed_hook(view.memory, &container.id) {
+            Some(waiting) => waiting_state(waiting),
+            None => ContainerState {
+                running: Some(ContainerStateRunning {
+                    started_at: time(*started_at),
+                }),
+                ..ContainerState::default()
+            },
+        },
+        State::Created | State::Unknown => {
+            waiting_state(waiting::first_start(view, version, &container.name))
+        }
+        State::Exited(exit) => match pause(view, version, container, exit) {
+            Some(waiting) => waiting_state(waiting),
+            None => ContainerState {
+                terminated: Some(terminated(facts, container, exit)),
+                ..ContainerState::default()
+            },
+        },
+    }
+}
+
+/// What a container that is over and runs again waits for.
+fn pause(
+    view: View<'_>,
+    version: &StaticPod,
+    container: &Container,
+    exit: &Exit,
+) -> Option<Waiting> {
+    let Restart::At(due, delay) = restart(view, version, container, exit) else {
+        return None;
+    };
+    if is_finished(view, version) {
+        return None;
+    }
+    let (uid, name) = (&version.uid, &container.name);
+    if let Some(obstacle) = waiting::obstacle(view.memory, uid, name) {
+        return Some(obstacle);
+    }
+    let left = due.since(view.now);
+    (!left.is_zero()).then(|| {
+        let key = &version.key;
+        let message = format!(
+            "back-off {}s restarting failed container={name} pod={}_{}({uid}), next start at {}",
+            delay.as_secs(),
+            key.name,
+            key.namespace,
+            next_start(exit, delay)
+        );
+        Waiting::new("CrashLoopBackOff", message)
+    })
+}
+
+/// When a container that ended so starts again, RFC 3339.
+fn next_start(exit: &Exit, delay: Duration) -> String {
+    let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+    let due = time(exit.finished_at.saturating_add(delay));
+    due.map_or_else(String::new, |due| due.0.to_string())
+}
+
+fn waiting_state(waiting: Waiting) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(waiting.reason),
+            message: Some(waiting.message).filter(|m| !m.is_empty()),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(facts: &NodeFacts, container: &Container, exit: &Exit) -> ContainerStateTerminated {
+    let word = if exit.code == 0 { "Completed" } else { "Error" };
+    let reason = Some(exit.reason.as_str()).filter(|r| !r.is_empty());
+    ContainerStateTerminated {
+        container_id: Some(facts.container_id(&container.id)),
+        exit_code: exit.code,
+        reason: Some(reason.unwrap_or(word).to_owned()),
+        message: Some(exit.message.clone()).filter(|m| !m.is_empty()),
+        started_at: time(exit.started_at),
+        finished_at: time(exit.finished_at),
+        ..ContainerStateTerminated::default()
+    }
+}
+
+/// The mounts that a container asks for, as they are.
+fn volume_mounts(
+    facts: &NodeFacts,
+    pod: Option<&PodSpec>,
+    spec: &ContainerSpec,
+) -> Option<Vec<VolumeMountStatus>> {
+    let recursive = pod.is_some_and(|pod| facts.handler_features(pod).recursive_read_only_mounts);
+    let mount = |mount: &VolumeMount| {
+        let read_only = mount.read_only == Some(true);
+        let asked = mount.recursive_read_only.as_deref().unwrap_or_default();
+        let enabled = asked == "Enabled" || asked == "IfPossible" && recursive;
+        let word = if enabled { "Enabled" } else { "Disabled" };
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: read_only.then_some(true),
+            recursive_read_only: read_only.then(|| word.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    };
+    let mounts: Vec<_> = spec.volume_mounts.iter().flatten().map(mount).collect();
+    Some(mounts).filter(|mounts| !mounts.is_empty())
+}
+
+/// The exit code of the last instance that is over.
+pub(in crate::pod) fn last_code(status: &ContainerStatus) -> Option<i32> {
+    let now_and_before = [&status.state, &status.last_state];
+    let mut ended = now_and_before.into_iter().flatten();
+    let ended = ended.find_map(|state| state.terminated.as_ref());
+    ended.map(|terminated| terminated.exit_code)
+}
+
+/// Whether no instance of it ever ran.
+pub(super) fn never_ran(status: &ContainerStatus) -> bool {
+    let waits = status.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    waits && last_code(status).is_none()
+}
+
+/// Whether a container that comes before the Pod's own still runs, or has not run yet.
+pub(super) fn is_initializing(version: &StaticPod, status: &PodStatus) -> bool {
+    let inits = status.init_container_statuses.iter().flatten();
+    let mut inits = inits.filter(|s| role(version, &s.name) == Role::Init);
+    inits.any(|s| never_ran(s) || s.state.as_ref().is_some_and(|s| s.running.is_some()))
+}

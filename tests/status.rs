@@ -1,0 +1,130 @@
+//! A Pod's status is the reference agent's: from the same containers in the same states, the same words.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::pod::memory::Memory;
+use podkeeper::pod::moment::Moment;
+use podkeeper::pod::observed::{Container, Exit, Observed, Sandbox, State};
+use podkeeper::pod::plan::View;
+use podkeeper::pod::status::status;
+use podkeeper::translate::{HandlerFeatures, NodeFacts};
+use serde_json::{Value, json};
+
+const NODE: &str = "my-node1";
+/// A time, in nanoseconds since the epoch.
+const THEN: i64 = 1_700_000_000_000_000_000;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn facts() -> NodeFacts {
+    let features = HandlerFeatures {
+        recursive_read_only_mounts: true,
+        user_namespaces: true,
+    };
+    NodeFacts {
+        runtime_name: "containerd".into(),
+        host_ips: vec!["$HOST_IP".into()],
+        handlers: [(String::new(), features)].into(),
+        ..NodeFacts::default()
+    }
+}
+
+/// What the runtime has where the reference saw this status: each container in the state told.
+fn observed(pod: &StaticPod, reference: &Value) -> Observed {
+    let over = reference["phase"] == "Succeeded";
+    let sandbox = Sandbox {
+        id: "s".into(),
+        uid: pod.uid.clone(),
+        attempt: 0,
+        ready: !over,
+        created: Moment(0),
+        ips: vec!["$POD_IP".into()],
+    };
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    let statuses = lists.iter().filter_map(|list| reference[*list].as_array());
+    let container = |told: &Value| {
+        let state = match &told["state"]["terminated"] {
+            Value::Null => State::Running { started_at: THEN },
+            ended => State::Exited(Exit {
+                code: ended["exitCode"].as_i64().unwrap().try_into().unwrap(),
+                started_at: THEN,
+                finished_at: THEN,
+                ..Exit::default()
+            }),
+        };
+        Container {
+            id: "$CID".into(),
+            sandbox: "s".into(),
+            uid: pod.uid.clone(),
+            name: told["name"].as_str().unwrap().into(),
+            state,
+            image: "sha256:$ID".into(),
+            image_ref: "sha256:$ID".into(),
+            ..Container::default()
+        }
+    };
+    Observed {
+        sandboxes: vec![sandbox],
+        containers: statuses.flatten().map(container).collect(),
+    }
+}
+
+/// Times are a placeholder in the record.
+fn without_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map {
+                if key.ends_with("Time") || key.ends_with("At") {
+                    *inner = json!("$TIME");
+                } else {
+                    without_times(inner);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+#[test]
+fn statuses_are_those_of_the_reference_agent() {
+    let (mut compared, mut wrong) = (0, vec![]);
+    for entry in std::fs::read_dir(golden("manifests")).unwrap() {
+        let file = entry.unwrap().path();
+        let manifest = std::fs::read(&file).unwrap();
+        let pod = parse(&manifest, NODE, SourceKind::File).unwrap().pod;
+        let record = golden(&format!("pods/{}_{}.json", pod.key.namespace, pod.key.name));
+        let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+        let reference = &record["status"];
+        let observed = observed(&pod, reference);
+        let memory = Memory {
+            seen: BTreeMap::from([(pod.uid.clone(), (THEN, Moment(0)))]),
+            ..Memory::default()
+        };
+        let view = View {
+            wanted: Some(&pod),
+            observed: &observed,
+            memory: &memory,
+            now: Moment(5000),
+            longest_backoff: Duration::from_secs(300),
+        };
+        let mut ours = serde_json::to_value(status(view, &facts(), &pod)).unwrap();
+        without_times(&mut ours);
+        compared += 1;
+        if &ours != reference {
+            wrong.push(format!(
+                "{}:\n{ours}\nreference:\n{reference}",
+                file.display()
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(compared, 36);
+}
