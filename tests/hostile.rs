@@ -425,7 +425,7 @@ fn pod() -> Value {
                 {"name": "all", "projected": {"sources": [
                     {"downwardAPI": {"items": fields}},
                     {"configMap": {"name": "settings", "items": items}},
-                    {"secret": {"name": "secret", "items": items}},
+                    {"secret": {"name": "secret", "items": [{"key": "key", "path": "other"}]}},
                 ]}},
             ],
         },
