@@ -28,6 +28,7 @@ static NODES: LazyLock<[NodeFacts; 2]> = LazyLock::new(|| {
         paths: Paths {
             root: ROOT.into(),
             logs: LOGS.into(),
+            ..Paths::default()
         },
         cluster_dns: vec!["10.254.0.10".into()],
         cluster_domain: "kube.local".into(),
