@@ -67,6 +67,7 @@ struct Standing {
     node: Arc<Node>,
 }
 
+/// A value without its place.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     /// The text of a scalar that stands without quotes, and is not long.
@@ -268,7 +269,7 @@ fn problem_at(place: Place, field: String, message: impl Into<String>) -> Proble
 }
 
 /// The text without its middle, if it is very long: what was expected stands at the end.
-pub(super) fn shortened(text: String) -> String {
+fn shortened(text: String) -> String {
     if text.len() <= MAX_SHOWN {
         return text;
     }

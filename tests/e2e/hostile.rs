@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::node::{BUSYBOX, Node};
 
 super::on_each_containerd!(a_link_swapped_into_a_volume_shows_nothing_of_the_host);
@@ -23,21 +25,33 @@ fn swapping_pod(outside: &Path, round: usize) -> String {
          for link in absolute relative; do mv -T a held; mv -T $link a || rm -rf a; \
          mv -T a $link || rm -rf a; mv -T held a || {{ rm -rf a; mv -T held a; }}; done; done"
     );
-    let mut pod = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: race\n  annotations: {{round: \"{round}\"}}\nspec:\n  \
-         terminationGracePeriodSeconds: 0\n  volumes:\n  - {{name: v, emptyDir: {{}}}}\n  containers:\n  \
-         - name: swapper\n    image: {BUSYBOX}\n    command: [sh, -c, '{script}']\n    \
-         volumeMounts: [{{name: v, mountPath: /v}}]\n"
-    );
-    for number in 0..READERS {
-        pod += &format!(
-            "  - name: reader{number}\n    image: {BUSYBOX}\n    command: [sh, -c, 'while :; do sleep 1; done']\n    \
-             volumeMounts:\n    - {{name: v, mountPath: /m/whole, subPath: a}}\n    \
-             - {{name: v, mountPath: /m/part, subPath: a/sub}}\n    \
-             - {{name: v, mountPath: /m/new, subPath: a/new/{number}}}\n"
-        );
-    }
-    pod
+    let swapper = json!({
+        "name": "swapper", "image": BUSYBOX, "command": ["sh", "-c", script],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+    });
+    let reader = |number| {
+        json!({
+            "name": format!("reader{number}"), "image": BUSYBOX,
+            "command": ["sh", "-c", "while :; do sleep 1; done"],
+            "volumeMounts": [
+                {"name": "v", "mountPath": "/m/whole", "subPath": "a"},
+                {"name": "v", "mountPath": "/m/part", "subPath": "a/sub"},
+                {"name": "v", "mountPath": "/m/new", "subPath": format!("a/new/{number}")},
+            ],
+        })
+    };
+    let containers = [swapper].into_iter().chain((0..READERS).map(reader));
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "race", "annotations": {"round": round.to_string()}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "v", "emptyDir": {}}],
+            "containers": containers.collect::<Vec<_>>(),
+        },
+    });
+    pod.to_string()
 }
 
 /// Everything below a folder, by path.
