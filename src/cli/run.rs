@@ -24,6 +24,7 @@ use crate::cri::Client;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
+use crate::pod::credentials::CredentialFiles;
 use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
@@ -142,10 +143,10 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
     Ok(Arc::new(Context {
         client,
         mark: facts.paths.mark(),
-        facts,
         node_name: config.node_name,
         resolv_conf: config.resolv_conf,
-        images: Images::default(),
+        images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
+        facts,
         ledger: Ledger::default(),
         limiter: Semaphore::new(config.runtime_concurrency),
         clock: Clock::default(),

@@ -4,6 +4,8 @@ mod client;
 mod endpoint;
 mod error;
 
+use std::fmt;
+
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
 pub use error::{Error, if_found};
@@ -18,4 +20,11 @@ pub use error::{Error, if_found};
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+impl fmt::Debug for v1::AuthConfig {
+    /// Without what it holds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthConfig").finish_non_exhaustive()
+    }
 }

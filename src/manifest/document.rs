@@ -1,22 +1,38 @@
 //! Bytes to documents: JSON values, and where in the text each of their fields stands.
 //!
-//! YAML is read by `serde_yaml`; a second pass over the parser's events notes the places. The kubelet
-//! reads plain scalars by the rules of YAML 1.1, where `0644` is an octal number and `yes` a boolean,
-//! so these are corrected after the first pass.
+//! YAML is read by `serde_yaml`, after a look at what it holds: a text may be hostile, and what reading
+//! it takes is bounded whatever it says. The kubelet reads plain scalars by the rules of YAML 1.1,
+//! where `0644` is an octal number and `yes` a boolean, so these are corrected afterwards.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
 
-use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::Deserialize;
-use serde::de::{self, EnumAccess, MapAccess, SeqAccess, Visitor};
-use serde_json::{Number, Value};
+use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
-use super::{Problem, path};
+use super::Problem;
+use super::places::{
+    self, MAX_DEPTH, MAX_VALUES, Node, not_yaml, number, too_deep, too_many_values,
+};
+
+pub(crate) use super::places::Places;
 
 /// More open brackets than any Pod has; the time that YAML's parser takes grows with their square.
 const MAX_BRACKETS: usize = 500;
+/// As many bytes as all texts in a document may have, those that aliases repeat counted each time.
+const MAX_TEXT: usize = 10 << 20;
+/// As many Pods, containers and volumes as a file may have. Each takes some thousand bytes, even an
+/// empty one.
+const MAX_PARTS: usize = 10_000;
+/// The lists of those.
+const PARTS: [&str; 5] = [
+    "containers",
+    "ephemeralContainers",
+    "initContainers",
+    "items",
+    "volumes",
+];
 
 /// A document, or one item of a list in it, and where its fields stand.
 #[derive(Debug)]
@@ -27,100 +43,20 @@ pub(crate) struct Document {
     pub(crate) places: Places,
 }
 
-/// Where each field of a document stands in the text. Fields are named from the document, or from the
-/// item of a list that these places are for; problems name them from the whole document.
-#[derive(Debug, Default)]
-pub(crate) struct Places {
-    all: Arc<AllPlaces>,
-    /// The path of the item, or empty for the document.
-    within: String,
-}
-
-#[derive(Debug, Default)]
-struct AllPlaces {
-    values: HashMap<String, Place>,
-    /// Where the field's name stands.
-    keys: HashMap<String, Place>,
-    /// The fields that stand twice.
-    repeated: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Place {
-    line: u32,
-    column: u32,
-    /// The text of a scalar that stands without quotes.
-    plain: Option<String>,
-}
-
-impl Places {
-    /// A problem with a field; it points at the field, or the nearest one around it that is there.
-    pub(crate) fn problem(&self, field: impl AsRef<str>, message: impl Into<String>) -> Problem {
-        let field = path::join(&self.within, field.as_ref());
-        let place = path::ancestors(&field).find_map(|f| self.all.values.get(f));
-        problem_at(place, field, message)
-    }
-
-    /// A problem with a field's being there at all; it points at the field's name.
-    pub(crate) fn problem_with_key(
-        &self,
-        field: impl AsRef<str>,
-        message: impl Into<String>,
-    ) -> Problem {
-        let whole = path::join(&self.within, field.as_ref());
-        match self.all.keys.get(&whole) {
-            Some(place) => problem_at(Some(place), whole, message),
-            None => self.problem(field, message),
-        }
-    }
-
-    /// The text of a scalar that stands without quotes in the document.
-    pub(super) fn plain_text(&self, field: &str) -> Option<&str> {
-        let field = path::join(&self.within, field);
-        self.all.values.get(&field)?.plain.as_deref()
-    }
-
-    /// A problem for each field below these places that stands twice, of those that `concerns` tells.
-    pub(super) fn repeated(&self, concerns: impl Fn(&str) -> bool) -> Vec<Problem> {
-        let below = |field: &str| {
-            let rest = field.strip_prefix(&self.within);
-            rest.is_some_and(|rest| self.within.is_empty() || rest.starts_with(['.', '[']))
-        };
-        let all = self.all.repeated.iter();
-        let concerned = all.filter(|field| below(field) && concerns(field));
-        let problem = |field: &String| {
-            let message = "the field is given twice, expected once";
-            problem_at(self.all.keys.get(field), field.clone(), message)
-        };
-        concerned.map(problem).collect()
-    }
-
-    /// The places for what stands below a field.
-    pub(super) fn below(&self, field: &str) -> Self {
-        Self {
-            all: Arc::clone(&self.all),
-            within: path::join(&self.within, field),
-        }
-    }
-}
-
-fn problem_at(place: Option<&Place>, field: String, message: impl Into<String>) -> Problem {
-    let place = place.cloned().unwrap_or_default();
-    Problem {
-        line: place.line,
-        column: place.column,
-        field,
-        message: message.into(),
-    }
-}
-
 /// Reads the one document of a file.
 ///
 /// # Errors
 /// The bytes are no text, no YAML or JSON, or not exactly one document, or a field stands twice.
 /// `kind` says what should be there.
 pub(crate) fn read_one(bytes: &[u8], kind: &str) -> Result<Document, Vec<Problem>> {
-    let mut documents = read(bytes)?;
+    only(read(bytes)?, kind)
+}
+
+/// The one of these documents.
+///
+/// # Errors
+/// It is not exactly one, or a field stands twice. `kind` says what should be there.
+pub(super) fn only(mut documents: Vec<Document>, kind: &str) -> Result<Document, Vec<Problem>> {
     if documents.len() > 1 {
         let message = format!("found more than one document, expected one {kind} in a file");
         return Err(vec![Problem::of_file(message)]);
@@ -141,44 +77,125 @@ pub(crate) fn read_one(bytes: &[u8], kind: &str) -> Result<Document, Vec<Problem
 /// taken; the document's places tell that it does.
 ///
 /// # Errors
-/// The bytes are no text, or no YAML or JSON.
+/// The bytes are no text, or no YAML or JSON, or more than is read.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Document>, Vec<Problem>> {
-    let text = std::str::from_utf8(bytes).map_err(|e| vec![not_text(bytes, e.valid_up_to())])?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if let Some(at) = text.find('\0') {
-        return Err(vec![not_text(bytes, at)]);
-    }
-    if brackets_deep(text) > MAX_BRACKETS {
-        let message = "found brackets within brackets without end, expected a Pod";
+    let documents = text(bytes).and_then(read_text);
+    let mut documents = documents.map_err(|problem| vec![problem])?;
+    let parts = documents.iter().map(|d| 1 + parts_in(&d.value));
+    let parts: usize = parts.sum();
+    if parts > MAX_PARTS {
+        let message =
+            format!("found {parts} Pods, containers and volumes, expected at most {MAX_PARTS}");
         return Err(vec![Problem::of_file(message)]);
     }
-    let json = text.trim_start().strip_prefix('{').map(str::trim_start);
-    let json = json.is_some_and(|inside| inside.starts_with(['"', '}']));
-    let yaml = || read_yaml(text);
-    let values = if json {
-        // What YAML alone understands (a comment, a comma too many) is fine as well.
-        read_json(text)
-            .map(|value| vec![value])
-            .or_else(|problem| yaml().map_err(|_| problem))
-    } else {
-        yaml()
-    };
-    // Only what the first pass read, and so found small and shallow enough, is gone through again.
-    let mut all_places = values.as_ref().map(|_| places(text)).into_iter().flatten();
-    let mut documents = vec![];
-    for mut value in values? {
-        let places = Places {
-            all: Arc::new(all_places.next().unwrap_or_default()),
-            within: String::new(),
-        };
-        if !json {
-            correct(&mut value, "", &places);
+    documents.retain(|document| !document.value.is_null());
+    Ok(documents)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|e| not_text(bytes, e.valid_up_to()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.find('\0') {
+        Some(at) => Err(not_text(text.as_bytes(), at)),
+        None => Ok(text),
+    }
+}
+
+fn not_text(bytes: &[u8], at: usize) -> Problem {
+    let before = &bytes[..at];
+    let line = before.split(|b| *b == b'\n').count();
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    Problem {
+        line: number(line),
+        column: number(column),
+        ..Problem::of_file("found bytes that are no text, expected a Pod in YAML or JSON")
+    }
+}
+
+fn read_text(text: &str) -> Result<Vec<Document>, Problem> {
+    let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
+    if !inside.is_some_and(|inside| inside.starts_with(['"', '}'])) {
+        return read_yaml(text);
+    }
+    // What YAML alone understands (a comment, a comma too many) is fine as well.
+    match read_json(text) {
+        Ok(document) => Ok(vec![document]),
+        Err(problem) => read_yaml(text).map_err(|_| problem),
+    }
+}
+
+fn read_json(text: &str) -> Result<Document, Problem> {
+    let (values, depth) = json_extent(text);
+    if depth > MAX_DEPTH {
+        return Err(Problem::of_file(too_deep()));
+    }
+    if values > MAX_VALUES {
+        return Err(Problem::of_file(too_many_values()));
+    }
+    let value = serde_json::from_str(text).map_err(|e| {
+        let message = e.to_string();
+        // The place stands before the message already.
+        let message = message.split(" at line ").next().unwrap_or_default();
+        Problem {
+            line: number(e.line()),
+            column: number(e.column()),
+            ..Problem::of_file(format!("not JSON: {message}"))
         }
-        if !value.is_null() {
-            documents.push(Document { value, places });
+    })?;
+    let places = places::of_json(text)?;
+    Ok(Document { value, places })
+}
+
+/// How many values a JSON text has at most, and how deep they stand in each other.
+fn json_extent(text: &str) -> (usize, usize) {
+    let (mut values, mut open, mut depth) = (1, 0usize, 0);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_json_string(&mut bytes),
+            b'[' | b'{' => {
+                values += 1;
+                open += 1;
+            }
+            b']' | b'}' => open = open.saturating_sub(1),
+            b',' => values += 1,
+            _ => {}
+        }
+        depth = depth.max(open);
+    }
+    (values, depth)
+}
+
+fn skip_json_string(bytes: &mut std::str::Bytes) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
         }
     }
-    Ok(documents)
+}
+
+fn read_yaml(text: &str) -> Result<Vec<Document>, Problem> {
+    let survey = places::survey(text)?;
+    if let Some((problem, rest)) = survey.lost {
+        // Every value takes a byte.
+        let values = survey.values + rest.len();
+        if values > MAX_VALUES || brackets_deep(rest) > MAX_BRACKETS {
+            return Err(problem);
+        }
+    }
+    let budget = Budget::default();
+    let mut all_places = survey.documents.into_iter();
+    let mut found = vec![];
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let value = Json(&budget).deserialize(document);
+        let mut value = value.map_err(|e| yaml_problem(&e))?;
+        let places = all_places.next().unwrap_or_default();
+        correct(&mut value, places.root());
+        found.push(Document { value, places });
+    }
+    Ok(found)
 }
 
 /// How many brackets stand open at most, wherever they stand.
@@ -196,112 +213,122 @@ fn brackets_deep(text: &str) -> usize {
     most
 }
 
-fn not_text(bytes: &[u8], at: usize) -> Problem {
-    let before = &bytes[..at];
-    let line = before.split(|b| *b == b'\n').count();
-    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+fn yaml_problem(error: &serde_yaml::Error) -> Problem {
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let location = error.location();
     Problem {
-        line: number(line),
-        column: number(column),
-        field: String::new(),
-        message: "found bytes that are no text, expected a Pod in YAML or JSON".to_owned(),
+        line: location.as_ref().map_or(0, |l| number(l.line())),
+        column: location.as_ref().map_or(0, |l| number(l.column())),
+        ..Problem::of_file(not_yaml(message))
     }
 }
 
-fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
+/// What has been made of a text so far, aliases carried out.
+#[derive(Default)]
+struct Budget {
+    values: Cell<usize>,
+    text: Cell<usize>,
 }
 
-fn read_json(text: &str) -> Result<Value, Vec<Problem>> {
-    serde_json::from_str(text).map_err(|e| {
-        let message = e.to_string();
-        // The place stands before the message already.
-        let message = message.split(" at line ").next().unwrap_or_default();
-        vec![Problem {
-            line: number(e.line()),
-            column: number(e.column()),
-            field: String::new(),
-            message: format!("not JSON: {message}"),
-        }]
-    })
-}
-
-fn read_yaml(text: &str) -> Result<Vec<Value>, Vec<Problem>> {
-    let mut found = vec![];
-    for document in serde_yaml::Deserializer::from_str(text) {
-        let value = Lenient::deserialize(document);
-        let Lenient(mut value) = value.map_err(|e| vec![yaml_problem(&e)])?;
-        value.apply_merge().map_err(|e| vec![yaml_problem(&e)])?;
-        let value = serde_json::to_value(value)
-            .map_err(|e| vec![Problem::of_file(format!("not a Pod: {e}"))])?;
-        found.push(value);
+impl Budget {
+    fn value<E: de::Error>(&self) -> Result<(), E> {
+        self.values.set(self.values.get() + 1);
+        if self.values.get() > MAX_VALUES {
+            return Err(E::custom(too_many_values()));
+        }
+        Ok(())
     }
-    Ok(found)
-}
 
-/// A YAML value, in which the last of several fields of one name counts.
-struct Lenient(serde_yaml::Value);
-
-impl<'de> Deserialize<'de> for Lenient {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LenientVisitor).map(Self)
+    fn text<E: de::Error>(&self, text: &str) -> Result<(), E> {
+        self.text.set(self.text.get() + text.len());
+        if self.text.get() > MAX_TEXT {
+            let message = format!("found more than {MAX_TEXT} bytes of text with its repetitions");
+            return Err(E::custom(message));
+        }
+        Ok(())
     }
 }
 
-struct LenientVisitor;
+/// Makes JSON of a YAML value: merges are carried out, and of several fields of one name the last one
+/// counts.
+struct Json<'a>(&'a Budget);
 
-impl<'de> Visitor<'de> for LenientVisitor {
-    type Value = serde_yaml::Value;
+impl<'de> DeserializeSeed<'de> for Json<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Json<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(value.into())
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        self.0.value().map(|()| value.into())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(value.into())
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.0.value().map(|()| value.into())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(value.into())
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.0.value().map(|()| value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        self.0.value()?;
+        let number = Number::from_f64(value).map(Value::Number);
+        number.ok_or_else(|| E::custom(format!("found {value}, expected a finite number")))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(value.into())
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.0.value()?;
+        self.0.text(value).map(|()| value.into())
     }
 
-    fn visit_none<E>(self) -> Result<Self::Value, E> {
-        Ok(serde_yaml::Value::Null)
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(serde_yaml::Value::Null)
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.0.value().map(|()| Value::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.0.value()?;
         let mut list = vec![];
-        while let Some(Lenient(item)) = items.next_element()? {
+        while let Some(item) = items.next_element_seed(Json(self.0))? {
             list.push(item);
         }
-        Ok(serde_yaml::Value::Sequence(list))
+        Ok(Value::Array(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-        let mut map = serde_yaml::Mapping::new();
-        while let Some((Lenient(key), Lenient(value))) = fields.next_entry()? {
-            map.insert(key, value);
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        self.0.value()?;
+        let mut map = Map::new();
+        while let Some(Name(name)) = fields.next_key()? {
+            self.0.text(&name)?;
+            map.insert(name, fields.next_value_seed(Json(self.0))?);
         }
-        Ok(serde_yaml::Value::Mapping(map))
+        match map.remove("<<") {
+            None => {}
+            Some(Value::Array(all)) => {
+                for merged in all {
+                    merge(&mut map, merged)?;
+                }
+            }
+            Some(merged) => merge(&mut map, merged)?,
+        }
+        Ok(Value::Object(map))
     }
 
-    fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<Self::Value, A::Error> {
+    fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<Value, A::Error> {
         let (tag, _) = value.variant::<String>()?;
         let tag = tag.trim_start_matches('!');
         Err(de::Error::custom(format!(
@@ -310,114 +337,88 @@ impl<'de> Visitor<'de> for LenientVisitor {
     }
 }
 
-fn yaml_problem(error: &serde_yaml::Error) -> Problem {
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let location = error.location();
-    Problem {
-        line: location.as_ref().map_or(0, |l| number(l.line())),
-        column: location.as_ref().map_or(0, |l| number(l.column())),
-        field: String::new(),
-        message: format!("not YAML: {message}"),
+/// Adds the fields that are not there yet.
+fn merge<E: de::Error>(map: &mut Map<String, Value>, merged: Value) -> Result<(), E> {
+    let Value::Object(merged) = merged else {
+        return Err(E::custom("found no fields behind <<, expected fields"));
+    };
+    for (name, value) in merged {
+        map.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
+/// A field's name. Numbers and booleans are taken by their text, as JSON has to have them.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NameVisitor).map(Self)
     }
 }
 
-/// What the parser is inside of.
-enum Frame {
-    List { field: String, next: usize },
-    Map { field: String, key: Option<String> },
-}
+struct NameVisitor;
 
-/// Where everything stands in each document, and the fields that stand twice. As far as this second
-/// parser can follow: what it cannot read has no place.
-fn places(text: &str) -> Vec<AllPlaces> {
-    let mut documents = vec![];
-    let mut places = AllPlaces::default();
-    let mut frames: Vec<Frame> = vec![];
-    for event in Parser::new_from_str(text) {
-        let Ok((event, span)) = event else {
-            break;
-        };
-        let mut place = Place {
-            line: number(span.start.line()),
-            column: number(span.start.col() + 1),
-            plain: None,
-        };
-        match event {
-            Event::Scalar(text, style, _, tag) => {
-                if let Some(Frame::Map {
-                    field,
-                    key: key @ None,
-                }) = frames.last_mut()
-                {
-                    let field = path::key(field, &text);
-                    if places.keys.insert(field.clone(), place).is_some() {
-                        places.repeated.push(field);
-                    }
-                    *key = Some(text.into_owned());
-                } else {
-                    if style == ScalarStyle::Plain && tag.is_none() {
-                        place.plain = Some(text.into_owned());
-                    }
-                    let field = enter(&mut frames);
-                    places.values.insert(field, place);
-                }
-            }
-            Event::Alias(_) => {
-                enter(&mut frames);
-            }
-            Event::DocumentEnd => documents.push(std::mem::take(&mut places)),
-            Event::SequenceStart(..) => {
-                let field = enter(&mut frames);
-                places.values.insert(field.clone(), place);
-                frames.push(Frame::List { field, next: 0 });
-            }
-            Event::MappingStart(..) => {
-                let field = enter(&mut frames);
-                places.values.insert(field.clone(), place);
-                frames.push(Frame::Map { field, key: None });
-            }
-            Event::SequenceEnd | Event::MappingEnd => {
-                frames.pop();
-            }
-            _ => {}
-        }
+impl Visitor<'_> for NameVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a field's name")
     }
-    documents.push(places);
-    documents
+
+    fn visit_str<E>(self, value: &str) -> Result<String, E> {
+        Ok(value.to_owned())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
 }
 
-/// The path of the value that begins here.
-fn enter(frames: &mut [Frame]) -> String {
-    match frames.last_mut() {
-        None => String::new(),
-        Some(Frame::List { field, next }) => {
-            *next += 1;
-            path::index(field, *next - 1)
+/// How many Pods, containers and volumes stand in a value, empty ones too.
+fn parts_in(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => {
+            let fields = map.iter().map(|(name, value)| {
+                let list = value.as_array().filter(|_| PARTS.contains(&name.as_str()));
+                list.map_or(0, Vec::len) + parts_in(value)
+            });
+            fields.sum()
         }
-        Some(Frame::Map { field, key }) => match key.take() {
-            Some(key) => path::key(field, &key),
-            // A key that is itself a list or map; no Pod has such.
-            None => String::new(),
-        },
+        Value::Array(list) => list.iter().map(parts_in).sum(),
+        _ => 0,
     }
 }
 
 /// Reads plain scalars as YAML 1.1 does where that differs.
-fn correct(value: &mut Value, field: &str, places: &Places) {
+fn correct(value: &mut Value, node: &Node) {
     match value {
         Value::Object(map) => {
             for (name, inner) in map {
-                correct(inner, &path::key(field, name), places);
+                if let Some(node) = node.value_of(name) {
+                    correct(inner, node);
+                }
             }
         }
         Value::Array(list) => {
-            for (i, inner) in list.iter_mut().enumerate() {
-                correct(inner, &path::index(field, i), places);
+            for (inner, node) in list.iter_mut().zip(node.items()) {
+                correct(inner, node);
             }
         }
         Value::String(_) => {
-            if let Some(meant) = places.plain_text(field).and_then(yaml_1_1) {
+            if let Some(meant) = node.plain().and_then(yaml_1_1) {
                 *value = meant;
             }
         }

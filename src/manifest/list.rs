@@ -54,7 +54,8 @@ pub struct Manifest {
 pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem>> {
     let documents = document::read(bytes)?;
     if !documents.iter().any(|d| object_kind(d).is_some()) {
-        let pod = super::parse(bytes, node_name, SourceKind::File)?;
+        let only = document::only(documents, "Pod");
+        let pod = only.and_then(|pod| parse_document(pod, node_name, SourceKind::File))?;
         return Ok(Manifest {
             pod: Some(pod),
             objects: vec![],

@@ -12,6 +12,7 @@ mod identity;
 mod list;
 pub mod objects;
 pub(crate) mod path;
+mod places;
 pub(crate) mod quantity;
 mod requests;
 mod shape;

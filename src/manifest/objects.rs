@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::decode::kind_of;
 use super::document::Document;
 use super::validate::is_dns_subdomain;
-use super::{Problem, StaticPod, identity, path};
+use super::{Problem, StaticPod, add, identity, path};
 
 /// As much as the API lets an object hold.
 const MAX_SIZE: usize = 1 << 20;
@@ -244,8 +244,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        self.problems
-            .push(self.document.places.problem(field, message));
+        let problem = self.document.places.problem(field, message);
+        add(&mut self.problems, problem);
     }
 
     fn head(&mut self) {
@@ -289,7 +289,7 @@ impl Reader<'_> {
                     let problem = document
                         .places
                         .problem_with_key(path::key("", name), message);
-                    self.warnings.push(problem);
+                    add(&mut self.warnings, problem);
                 }
             }
         }

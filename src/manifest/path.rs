@@ -25,21 +25,6 @@ pub(crate) fn join(of: &str, field: &str) -> String {
     }
 }
 
-/// The path itself, then the path of what is around it, and so on to the document.
-pub(crate) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(field), |field| {
-        if field.is_empty() {
-            return None;
-        }
-        let cut = if field.ends_with(']') {
-            field.rfind('[')
-        } else {
-            field.rfind('.')
-        };
-        Some(&field[..cut.unwrap_or(0)])
-    })
-}
-
 /// Whether one field is the other, or lies around it or below it.
 pub(super) fn concerns(field: &str, other: &str) -> bool {
     let below = |inner: &str, outer: &str| {
@@ -61,19 +46,5 @@ mod tests {
             "spec.containers[0].image"
         );
         assert_eq!(key("metadata.labels", "a.b/c"), "metadata.labels[a.b/c]");
-    }
-
-    #[test]
-    fn ancestors_lead_out_to_the_document() {
-        let found: Vec<_> = ancestors("spec.list[0].labels[a.b/c]").collect();
-        let expected = [
-            "spec.list[0].labels[a.b/c]",
-            "spec.list[0].labels",
-            "spec.list[0]",
-            "spec.list",
-            "spec",
-            "",
-        ];
-        assert_eq!(found, expected);
     }
 }

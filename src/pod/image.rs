@@ -1,12 +1,14 @@
 //! Images: whether one is there, and pulls, which all who want the same image share.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::credentials::{Credential, CredentialFiles};
 use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
 use crate::cri::{Client, Error, if_found};
 use crate::translate::ImageUser;
@@ -32,12 +34,22 @@ pub struct ImageError {
 type Pull = BoxFuture<'static, Result<LocalImage, ImageError>>;
 
 /// Pulls images for all Pods of the node. A pull that nobody waits for any more is given up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Images {
+    credentials: Arc<CredentialFiles>,
     under_way: Mutex<HashMap<String, WeakShared<Pull>>>,
 }
 
 impl Images {
+    /// Pulls with these credentials.
+    #[must_use]
+    pub fn new(credentials: CredentialFiles) -> Self {
+        Self {
+            credentials: Arc::new(credentials),
+            under_way: Mutex::default(),
+        }
+    }
+
     /// The pull of this image: the one that is under way, or a new one.
     pub fn pull(&self, client: &Client, image: &str) -> Shared<Pull> {
         // A panic while holding the lock cannot leave the map half changed.
@@ -49,7 +61,9 @@ impl Images {
         if let Some(pull) = under_way.get(image).and_then(WeakShared::upgrade) {
             return pull;
         }
-        let pull = pull(client.clone(), image.to_owned()).boxed().shared();
+        let credentials = Arc::clone(&self.credentials);
+        let pull = pull(client.clone(), image.to_owned(), credentials);
+        let pull = pull.boxed().shared();
         if let Some(weak) = pull.downgrade() {
             under_way.insert(image.to_owned(), weak);
         }
@@ -57,15 +71,18 @@ impl Images {
     }
 }
 
-async fn pull(client: Client, image: String) -> Result<LocalImage, ImageError> {
+async fn pull(
+    client: Client,
+    image: String,
+    files: Arc<CredentialFiles>,
+) -> Result<LocalImage, ImageError> {
     info!(image, "pulling image");
     let started = std::time::Instant::now();
-    let request = PullImageRequest {
-        image: Some(spec(&image)),
-        ..PullImageRequest::default()
-    };
-    let pulled = client.pull_image(request).await;
-    pulled.map_err(|e| image_error(&e, "ErrImagePull"))?;
+    let (of, read) = (image.clone(), Arc::clone(&files));
+    let credentials = spawn_blocking(move || read.for_image(&of)).await;
+    // Only the end of the agent can keep the files from being read.
+    let credentials = credentials.unwrap_or_default();
+    fetch(&client, &image, &credentials, &files).await?;
     let local = local(&client, &image).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(image, took_ms, "pulled image");
@@ -73,6 +90,64 @@ async fn pull(client: Client, image: String) -> Result<LocalImage, ImageError> {
         reason: "ErrImagePull",
         message: "the runtime pulled the image but does not have it".to_owned(),
     })
+}
+
+/// Has the runtime fetch the image, with each of the credentials until one will do, then without.
+async fn fetch(
+    client: &Client,
+    image: &str,
+    credentials: &[Credential],
+    files: &CredentialFiles,
+) -> Result<(), ImageError> {
+    let mut refusals = vec![];
+    for credential in credentials.iter().map(Some).chain([None]) {
+        let request = PullImageRequest {
+            image: Some(spec(image)),
+            auth: credential.map(|c| c.auth.clone()),
+            sandbox_config: None,
+        };
+        let Err(error) = client.pull_image(request).await else {
+            return Ok(());
+        };
+        let refusal = image_error(&error, "ErrImagePull");
+        if matches!(error, Error::Unavailable { .. }) || refusal.reason == "InvalidImageName" {
+            return Err(refusal);
+        }
+        refusals.push((credential, refusal.message));
+    }
+    Err(ImageError {
+        reason: "ErrImagePull",
+        message: refused(&refusals, files),
+    })
+}
+
+/// What to say of an image that could not be had with any of these.
+fn refused(refusals: &[(Option<&Credential>, String)], files: &CredentialFiles) -> String {
+    if let [(None, message)] = refusals {
+        if !wants_credentials(message) {
+            return message.clone();
+        }
+        let paths: Vec<_> = files
+            .paths()
+            .map(|path| path.display().to_string())
+            .collect();
+        let paths = paths.join(", ");
+        return format!("{message}; there are no credentials for it, looked for in {paths}");
+    }
+    let tries = refusals
+        .iter()
+        .map(|(credential, message)| match credential {
+            Some(credential) => format!("with the credentials of {credential}: {message}"),
+            None => format!("without credentials: {message}"),
+        });
+    tries.collect::<Vec<_>>().join("; ")
+}
+
+/// Whether the registry seems to want to know who asks.
+fn wants_credentials(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let words = ["401", "403", "authoriz", "authentic", "denied", "forbidden"];
+    words.iter().any(|word| message.contains(word))
 }
 
 /// The image, if it is there.

@@ -7,6 +7,7 @@
 mod act;
 pub mod admission;
 pub mod backoff;
+pub mod credentials;
 pub mod events;
 pub mod folder;
 pub mod history;

@@ -1,10 +1,13 @@
 //! Images are pulled by policy, once for all who want them, and what cannot be had backs off.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::node::{FOREVER, Node, pod_with};
@@ -15,20 +18,55 @@ super::on_each_containerd!(
     a_pod_removed_while_its_image_is_pulled_is_gone,
     with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry,
     what_cannot_be_pulled_says_why,
+    a_private_image_is_pulled_once_its_credentials_are_there,
+    credentials_that_the_registry_refuses_give_way_to_the_next,
 );
 
 fn registry() -> String {
     std::env::var("PODKEEPER_TEST_REGISTRY").expect("run this through hack/test")
 }
 
+/// A registry that serves only those who log in.
+struct PrivateRegistry {
+    address: String,
+    /// `USER:PASSWORD`
+    login: String,
+}
+
+impl PrivateRegistry {
+    fn new() -> Self {
+        let both = std::env::var("PODKEEPER_TEST_PRIVATE_REGISTRY");
+        let both = both.expect("run this through hack/test");
+        let (login, address) = both.rsplit_once('@').unwrap();
+        Self {
+            address: address.to_owned(),
+            login: login.to_owned(),
+        }
+    }
+
+    fn password(&self) -> &str {
+        self.login.split_once(':').unwrap().1
+    }
+
+    /// The login as files for credentials have it.
+    fn auth(&self) -> String {
+        STANDARD.encode(&self.login)
+    }
+}
+
 /// Puts one of the test images into the registry.
 fn push(archive: &str, reference: &str) {
+    push_with(archive, reference, &[]);
+}
+
+fn push_with(archive: &str, reference: &str, flags: &[&str]) {
     let images = std::env::var("PODKEEPER_TEST_IMAGES").expect("run this through hack/test");
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/registry");
     let pushed = Command::new(script)
         .arg("push")
         .arg(PathBuf::from(images).join(archive))
         .arg(reference)
+        .args(flags)
         .status();
     assert!(pushed.unwrap().success());
 }
@@ -187,5 +225,61 @@ async fn what_cannot_be_pulled_says_why(mut node: Node) {
     }
     node.remove("never.yaml");
     node.remove("name.yaml");
+    node.wait_gone().await;
+}
+
+async fn a_private_image_is_pulled_once_its_credentials_are_there(mut node: Node) {
+    let registry = PrivateRegistry::new();
+    let name = image(&node, &registry.address, "private");
+    push_with("busybox-1.tar", &name, &["--login", &registry.login]);
+    node.put("private.yaml", &pod_with("private", &name, FOREVER, ""));
+    let home = node.path("home").display().to_string();
+    node.env.push(("HOME".to_owned(), home));
+    node.start_agent();
+    let report = node
+        .wait("the image is refused", async || {
+            let report = node.report("private").await;
+            report.filter(|r| r.reason == "ErrImagePull")
+        })
+        .await;
+    let file = node.path("root/config.json");
+    for words in ["no credentials for it", &file.display().to_string()] {
+        assert!(report.message.contains(words), "{report:#?}");
+    }
+
+    let auth = registry.auth();
+    let entry = format!(
+        r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#,
+        registry.address
+    );
+    fs::write(&file, entry).unwrap();
+    node.wait_running("private").await;
+    for secret in [registry.password(), &auth] {
+        assert_eq!(node.log_lines_with(secret), 0, "{}", node.log());
+    }
+    node.remove("private.yaml");
+    node.wait_gone().await;
+}
+
+async fn credentials_that_the_registry_refuses_give_way_to_the_next(mut node: Node) {
+    let registry = PrivateRegistry::new();
+    let name = image(&node, &registry.address, "several");
+    push_with("busybox-1.tar", &name, &["--login", &registry.login]);
+    let (user, password) = registry.login.split_once(':').unwrap();
+    let auths = serde_json::json!({
+        format!("{}/{}", registry.address, node.name): {"username": user, "password": "outdated"},
+        format!("http://{}", registry.address): {"username": user, "password": password},
+    });
+    let home = node.path("home");
+    fs::create_dir_all(home.join(".docker")).unwrap();
+    let file = home.join(".docker/config.json");
+    fs::write(&file, serde_json::json!({"auths": auths}).to_string()).unwrap();
+    node.env
+        .push(("HOME".to_owned(), home.display().to_string()));
+    node.put("several.yaml", &pod_with("several", &name, FOREVER, ""));
+    node.start_agent();
+    node.wait_running("several").await;
+    assert_eq!(node.log_lines_with("no image"), 0, "{}", node.log());
+    node.remove("several.yaml");
     node.wait_gone().await;
 }

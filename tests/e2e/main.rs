@@ -6,6 +6,7 @@ mod adoption;
 mod chaos;
 mod edits;
 mod env;
+mod hostile;
 mod housekeeping;
 mod identity;
 mod images;
