@@ -16,19 +16,21 @@ const KIND: &str = "KubeletConfiguration";
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Text,
     Texts,
     /// Header names with lists of values.
     Headers,
     Duration,
     Count,
+    /// A number from 0, which means none, to 65535.
+    Port,
     Bool,
     OneOf(&'static [&'static str]),
 }
 
 /// The fields that are carried out.
-const FIELDS: [(&str, Kind); 15] = [
+pub(super) const FIELDS: [(&str, Kind); 19] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -42,6 +44,10 @@ const FIELDS: [(&str, Kind); 15] = [
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
+    ("readOnlyPort", Kind::Port),
+    ("address", Kind::Text),
+    ("healthzPort", Kind::Port),
+    ("healthzBindAddress", Kind::Text),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),
 ];
@@ -243,6 +249,8 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Duration, _) => wrong("a duration such as 20s or 1m30s"),
         (Kind::Count, Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64() != Some(0)),
         (Kind::Count, _) => wrong("a number, 0 or more"),
+        (Kind::Port, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 65535) => Ok(true),
+        (Kind::Port, _) => wrong("a port, 0 to 65535"),
         (Kind::Bool, _) => wrong("true or false"),
         (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
         (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),

@@ -1,12 +1,15 @@
 //! What the agent was told: flags and `KubeletConfiguration` files, read completely and checked before
 //! anything starts.
 
+mod configz;
 mod duration;
 mod file;
 mod flags;
 pub(crate) mod kubelet;
 mod node;
+mod ports;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,9 +20,11 @@ use reqwest::Url;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use duration::parse_duration;
+pub use configz::kubelet_configuration;
+pub use duration::{format_duration, parse_duration};
 pub use flags::{Driver, Flags, Headers, LogFormat};
 pub use node::NodeSettings;
+pub use ports::Ports;
 
 use crate::cri::Endpoint;
 use crate::manifest::is_dns_subdomain;
@@ -57,6 +62,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// What the node is said to be and to allow.
     pub node: NodeSettings,
+    /// Where the agent can be asked over HTTP, besides its own socket.
+    pub ports: Ports,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -74,6 +81,8 @@ pub struct Config {
 pub struct Setting {
     /// The flag, without its dashes.
     pub name: &'static str,
+    /// The field of the `KubeletConfiguration`, if it has one.
+    pub field: Option<&'static str>,
     /// The value, without secrets; empty where there is none.
     pub value: String,
     /// `flag`, `default`, or the file that sets it.
@@ -105,17 +114,20 @@ impl fmt::Display for From {
 struct Resolver {
     files: Files,
     settings: Vec<Setting>,
+    /// The field that goes with each flag.
+    fields: BTreeMap<&'static str, &'static str>,
 }
 
 impl Resolver {
     /// The value that counts: the flag's; else the file's, by `read`; else the default.
     fn pick<T>(
-        &self,
+        &mut self,
         flag: &'static str,
         given: Option<T>,
-        field: Option<&str>,
+        field: Option<&'static str>,
         read: impl Fn(&Given) -> Result<T, String>,
     ) -> anyhow::Result<(Option<T>, From)> {
+        self.fields.extend(field.map(|field| (flag, field)));
         if let Some(value) = given {
             return Ok((Some(value), From::Flag(flag)));
         }
@@ -134,6 +146,7 @@ impl Resolver {
             );
         self.settings.push(Setting {
             name,
+            field: self.fields.get(name).copied(),
             value: value.to_string(),
             from: match from {
                 From::Flag(_) => "flag".to_owned(),
@@ -158,7 +171,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<PathBuf>,
-        field: Option<&str>,
+        field: Option<&'static str>,
         default: &str,
     ) -> anyhow::Result<PathBuf> {
         let beside = |given: &Given| {
@@ -181,7 +194,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<PathBuf>,
-        field: Option<&str>,
+        field: Option<&'static str>,
     ) -> anyhow::Result<Option<PathBuf>> {
         let path = self.path(flag, given, field, "")?;
         Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
@@ -191,7 +204,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<Duration>,
-        field: &str,
+        field: &'static str,
     ) -> anyhow::Result<Duration> {
         let read = |given: &Given| parse_duration(&text(given));
         let (period, from) = self.pick(flag, given, Some(field), read)?;
@@ -207,7 +220,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<String>,
-        field: &str,
+        field: &'static str,
     ) -> anyhow::Result<String> {
         let (word, from) = self.pick(flag, given, Some(field), |given| Ok(text(given)))?;
         let word = word.unwrap_or_default();
@@ -254,6 +267,7 @@ impl Config {
         let mut from = Resolver {
             files,
             settings: vec![],
+            fields: BTreeMap::new(),
         };
 
         let (node_name, node_from) = match flags.hostname_override.clone() {
@@ -280,6 +294,8 @@ impl Config {
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
         let cgroup_driver = cgroup_driver(&mut from, flags)?;
         let node = NodeSettings::load(&mut from, flags)?;
+        let ports = Ports::load(&mut from, flags)?;
+        warnings.extend(ports.warning());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
@@ -298,6 +314,7 @@ impl Config {
             resolv_conf,
             cgroup_driver,
             node,
+            ports,
             runtime_concurrency,
             log_format,
             log_level,
@@ -911,7 +928,7 @@ staticPodURLHeader:
         use clap::CommandFactory;
         for flag in [
             "--max-pods",
-            "--read-only-port=0",
+            "--anonymous-auth=false",
             "--eviction-hard=memory.available<5%",
         ] {
             let advice = kubelet::advice(flag).unwrap();

@@ -20,6 +20,7 @@ use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
+use super::metrics::Metrics;
 use super::moment::{Clock, wall_now};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
@@ -62,6 +63,8 @@ pub struct Context {
     pub reports: Reports,
     /// What happened to Pods.
     pub events: Events,
+    /// How long starts and restarts took.
+    pub metrics: Metrics,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
 }
