@@ -69,6 +69,7 @@ impl<N: FnMut(&State) -> Option<Vec<u8>>> Follower<N> {
 struct Changes {
     desired: watch::Receiver<Option<Desired>>,
     context: watch::Receiver<Option<Arc<Context>>>,
+    pulse: watch::Receiver<Option<Instant>>,
     /// Counts of reports and of events, once there are any.
     counts: Option<[watch::Receiver<u64>; 2]>,
 }
@@ -78,6 +79,7 @@ impl Changes {
         let mut changes = Self {
             desired: state.desired.clone(),
             context: state.context.clone(),
+            pulse: state.pulse.clone(),
             counts: None,
         };
         changes.mark_seen();
@@ -87,6 +89,7 @@ impl Changes {
     /// What is there now is no change.
     fn mark_seen(&mut self) {
         self.desired.borrow_and_update();
+        self.pulse.borrow_and_update();
         let context = self.context.borrow_and_update();
         if let (None, Some(context)) = (&self.counts, &*context) {
             let reports = context.reports.changes();
@@ -104,10 +107,13 @@ impl Changes {
                 changed = self.context.changed() => changed.ok(),
             };
         };
+        // The first pulse tells that every Pod was looked at, the later ones tell nothing.
+        let first_pulse = self.pulse.borrow().is_none();
         tokio::select! {
             changed = self.desired.changed() => changed.ok(),
             changed = reports.changed() => changed.ok(),
             changed = events.changed() => changed.ok(),
+            changed = self.pulse.changed(), if first_pulse => changed.ok(),
         }
     }
 }

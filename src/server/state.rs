@@ -27,6 +27,8 @@ use crate::translate::CgroupDriver;
 /// Callers at a time that are told of changes as they come.
 const MAX_FOLLOWERS: usize = 32;
 
+const UNLOOKED: &str = "not every Pod was looked at yet";
+
 /// Everything that `podkeeper ps` shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -147,7 +149,7 @@ impl State {
         Err(waiting.unwrap_or(if started {
             "the supervisor does not go round"
         } else {
-            "not every Pod was looked at yet"
+            UNLOOKED
         }))
     }
 
@@ -172,7 +174,10 @@ impl State {
 
     /// The Pods that are meant, or all.
     pub(super) fn details(&self, name: Option<&PodName>) -> PodDetails {
-        let waiting_for = self.waiting_for().map(str::to_owned);
+        let unlooked = self.pulse.borrow().is_none();
+        let waiting_for = self.waiting_for();
+        let waiting_for = waiting_for.or(unlooked.then_some(UNLOOKED));
+        let waiting_for = waiting_for.map(str::to_owned);
         let Some(context) = self.context.borrow().clone() else {
             return PodDetails {
                 waiting_for,
