@@ -34,7 +34,7 @@ pub(crate) fn gauge(name: &str, help: &str) -> Gauge {
     Gauge::new(name, help).expect("a good name")
 }
 
-/// A value for each value of a label.
-pub(crate) fn gauges(name: &str, help: &str, label: &str) -> GaugeVec {
-    GaugeVec::new(Opts::new(name, help), &[label]).expect("good names")
+/// A value for each combination of labels; with no labels, one that need not be there.
+pub(crate) fn gauges(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), labels).expect("good names")
 }

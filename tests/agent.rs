@@ -46,6 +46,7 @@ impl Agent {
             .arg("run")
             .args(["--root-dir", &at("root"), "--run-dir", &at("run")])
             .args(["--container-runtime-endpoint", &at("no.sock")])
+            .arg("--healthz-port=0")
             .args(arguments)
             .envs(env.iter().copied())
             .stdin(Stdio::null())

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(annotations: serde_json::Value, containers: &[&str]) -> PodDetail {
+    fn pod(annotations: &serde_json::Value, containers: &[&str]) -> PodDetail {
         let named = |name: &&str| json!({"name": name});
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "web-n1", "annotations": annotations},
@@ -188,10 +188,10 @@ mod tests {
 
     #[test]
     fn the_container_is_the_one_named_or_meant_or_the_only_one() {
-        let one = pod(json!({}), &["a"]);
+        let one = pod(&json!({}), &["a"]);
         assert_eq!(choose(&one, None).unwrap(), "a");
         assert_eq!(choose(&one, Some("first")).unwrap(), "first");
-        let two = pod(json!({DEFAULT_CONTAINER: "b"}), &["a", "b"]);
+        let two = pod(&json!({DEFAULT_CONTAINER: "b"}), &["a", "b"]);
         assert_eq!(choose(&two, None).unwrap(), "b");
         assert_eq!(choose(&two, Some("a")).unwrap(), "a");
         for (annotations, given, expected) in [
@@ -206,7 +206,7 @@ mod tests {
                 "Pod default/web-n1 has no container \"x\"; it has a, b, first (init)",
             ),
         ] {
-            let error = choose(&pod(annotations, &["a", "b"]), given).unwrap_err();
+            let error = choose(&pod(&annotations, &["a", "b"]), given).unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
     }
@@ -235,7 +235,7 @@ mod tests {
             .nth(1),
             Some("and 2 more")
         );
-        let two = vec![pod(json!({}), &["a"]), pod(json!({}), &["a"])];
+        let two = vec![pod(&json!({}), &["a"]), pod(&json!({}), &["a"])];
         assert_eq!(
             said(PodDetails {
                 pods: two,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
@@ -62,14 +63,11 @@ async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result
     let mut rows = ChangedRows::new();
     let mut status = NodeStatus::default();
     loop {
-        let changed = tokio::select! {
-            changed = changes.next() => changed?,
-            () = tokio::time::sleep(REDRAW), if redraws => Some(status.clone()),
+        let next = tokio::select! {
+            next = changes.next() => next?,
+            () = tokio::time::sleep(REDRAW), if redraws => Some(status),
         };
-        let Some(changed) = changed else {
-            anyhow::bail!("the agent has ended");
-        };
-        status = changed;
+        status = next.context("the agent has ended")?;
         let now = Timestamp::now();
         let text = match output {
             Output::Json => serde_json::to_string(&status)? + "\n",
@@ -210,9 +208,9 @@ fn word(pod: &PodReport) -> &str {
 }
 
 fn style(pod: &PodReport) -> anstyle::Style {
-    let reason = &pod.reason;
-    let failed = |word: &&str| reason.contains(word);
-    if pod.phase == "Failed" || ["Err", "BackOff", "Invalid"].iter().any(|w| failed(&w)) {
+    let failures = ["Err", "BackOff", "Invalid"];
+    let failed = failures.iter().any(|word| pod.reason.contains(word));
+    if failed || pod.phase == "Failed" {
         return BAD;
     }
     match pod.phase.as_str() {

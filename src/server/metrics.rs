@@ -36,7 +36,7 @@ struct Gauges {
     refused: Gauge,
     unreadable: Gauge,
     source_age: GaugeVec,
-    pulse_age: Gauge,
+    pulse_age: GaugeVec,
     events_dropped: IntCounter,
     build: GaugeVec,
     resident: Gauge,
@@ -76,7 +76,7 @@ impl Metrics {
 impl Gauges {
     fn new() -> Self {
         let all = Self {
-            pods: gauges("podkeeper_pods", "Pods, by phase.", "phase"),
+            pods: gauges("podkeeper_pods", "Pods, by phase.", &["phase"]),
             pods_ready: gauge("podkeeper_pods_ready", "Pods whose condition Ready holds."),
             refused: gauge(
                 "podkeeper_manifests_refused",
@@ -89,11 +89,12 @@ impl Gauges {
             source_age: gauges(
                 "podkeeper_source_age_seconds",
                 "Time since the manifests were last read well, by source.",
-                "source",
+                &["source"],
             ),
-            pulse_age: gauge(
+            pulse_age: gauges(
                 "podkeeper_supervisor_age_seconds",
                 "Time since the supervisor last went round.",
+                &[],
             ),
             events_dropped: counter(
                 "podkeeper_events_dropped_total",
@@ -102,7 +103,7 @@ impl Gauges {
             build: gauges(
                 "podkeeper_build_info",
                 "Always 1, with the agent's version.",
-                "version",
+                &["version"],
             ),
             resident: gauge(
                 "process_resident_memory_bytes",
@@ -166,9 +167,10 @@ impl Gauges {
                 gauge.set(age.as_secs_f64());
             }
         }
-        let last = *state.pulse.borrow();
-        self.pulse_age
-            .set(last.map_or(f64::NAN, |last| last.elapsed().as_secs_f64()));
+        if let Some(last) = *state.pulse.borrow() {
+            let gauge = self.pulse_age.with_label_values::<&str>(&[]);
+            gauge.set(last.elapsed().as_secs_f64());
+        }
     }
 
     fn read_process(&self) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::listen;
+use super::listen::{self, LIMITS};
 use super::router::{Audience, answer};
 use super::state::State;
 
@@ -23,7 +23,10 @@ pub async fn serve_port(
     state: Arc<State>,
 ) {
     let listener = bind(flag, address).await;
-    listen::serve(&listener, move |request| answer(request, &state, audience)).await;
+    listen::serve(&listener, LIMITS, move |request| {
+        answer(request, &state, audience)
+    })
+    .await;
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener {

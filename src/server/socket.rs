@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::listen;
+use super::listen::{self, LIMITS};
 use super::router::{Audience, answer};
 use super::state::State;
 
@@ -61,7 +61,7 @@ impl Server {
     /// Serves callers for ever.
     pub async fn serve(self, state: Arc<State>) {
         let answer = move |request: &_| answer(request, &state, Audience::Owner);
-        listen::serve(&self.listener, answer).await;
+        listen::serve(&self.listener, LIMITS, answer).await;
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod adoption;
 mod chaos;
+mod cli;
 mod edits;
 mod images;
 mod lifecycle;

@@ -103,6 +103,7 @@ impl Node {
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
+            .args((!self.has_port()).then_some("--healthz-port=0"))
             .args(if given { &[] } else { endpoint.as_slice() })
             .args(&self.extra_flags)
             .stdin(Stdio::null())
@@ -113,6 +114,12 @@ impl Node {
 
     pub(crate) fn flag(&mut self, name: &str, value: &str) {
         self.extra_flags.push(format!("--{name}={value}"));
+    }
+
+    /// Whether the agent is to open a port; all agents would open the same one else.
+    fn has_port(&self) -> bool {
+        let mut flags = self.extra_flags.iter();
+        flags.any(|flag| flag.starts_with("--healthz-port"))
     }
 
     pub(crate) fn agent_id(&self) -> u32 {

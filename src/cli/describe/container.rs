@@ -76,20 +76,19 @@ fn state(state: &ContainerState, now: Timestamp) -> String {
 
 fn terminated(ended: &ContainerStateTerminated, now: Timestamp) -> String {
     let reason = ended.reason.as_deref().unwrap_or_default();
-    let mut text = format!("{reason}, exit code {}", ended.exit_code);
-    let times = [
-        ("started", &ended.started_at),
-        ("ended", &ended.finished_at),
-    ];
-    for (what, time) in times {
-        if let Some(time) = time {
-            text += &format!(", {what} {}", when(Some(time), now));
-        }
-    }
-    if let Some(message) = &ended.message {
-        text += &format!("\n{}", message.trim_end());
-    }
-    text
+    let time = |what: &str, time: &Option<Time>| {
+        let time = time.as_ref().map(|time| when(Some(time), now));
+        time.map_or(String::new(), |time| format!(", {what} {time}"))
+    };
+    let message = ended.message.as_deref().unwrap_or_default();
+    let (started, over) = (&ended.started_at, &ended.finished_at);
+    format!(
+        "{reason}, exit code {}{}{}\n{}",
+        ended.exit_code,
+        time("started", started),
+        time("ended", over),
+        message.trim_end()
+    )
 }
 
 fn when(time: Option<&Time>, now: Timestamp) -> String {
@@ -113,7 +112,7 @@ fn what_it_runs(page: &mut Part<'_>, spec: &Container) {
         spec.working_dir.as_deref().unwrap_or_default(),
     );
     let ports = spec.ports.iter().flatten().map(port);
-    page.list("Ports", ports.collect());
+    page.list("Ports", &ports.collect::<Vec<_>>());
 }
 
 /// A command as it is given, with quotes around what would be torn apart.
@@ -131,15 +130,13 @@ fn words(words: Option<&[String]>) -> String {
 
 fn port(port: &ContainerPort) -> String {
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let mut text = format!("{}/{protocol}", port.container_port);
-    if let Some(name) = &port.name {
-        text += &format!(" ({name})");
-    }
-    if let Some(host) = port.host_port {
+    let name = port.name.as_ref().map(|name| format!(" ({name})"));
+    let host = port.host_port.map(|number| {
         let ip = port.host_ip.as_deref().unwrap_or_default();
-        text += &format!(" on the host's {ip}:{host}");
-    }
-    text
+        format!(" on the host's {ip}:{number}")
+    });
+    let (name, host) = (name.unwrap_or_default(), host.unwrap_or_default());
+    format!("{}/{protocol}{name}{host}", port.container_port)
 }
 
 fn what_it_is_given(page: &mut Part<'_>, spec: &Container) {
@@ -160,10 +157,11 @@ fn what_it_is_given(page: &mut Part<'_>, spec: &Container) {
             .map(|r| format!("Secret {}", r.name));
         config_map.or(secret).unwrap_or_default()
     });
-    page.list("Env from", sources.collect());
-    page.list("Env", spec.env.iter().flatten().map(env).collect());
+    page.list("Env from", &sources.collect::<Vec<_>>());
+    let values = spec.env.iter().flatten().map(env);
+    page.list("Env", &values.collect::<Vec<_>>());
     let mounts = spec.volume_mounts.iter().flatten().map(mount);
-    page.list("Mounts", mounts.collect());
+    page.list("Mounts", &mounts.collect::<Vec<_>>());
 }
 
 fn env(env: &EnvVar) -> String {

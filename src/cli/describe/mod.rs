@@ -80,8 +80,8 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
     page.field("UID", &report.uid);
     page.field("Source", &report.path);
     page.field("Seen", since(&report.seen, now));
-    page.list("Labels", pairs(pod.metadata.labels.as_ref()));
-    page.list("Annotations", pairs(pod.metadata.annotations.as_ref()));
+    page.list("Labels", &pairs(pod.metadata.labels.as_ref()));
+    page.list("Annotations", &pairs(pod.metadata.annotations.as_ref()));
     page.field("Status", &report.phase);
     page.field("Reason", &report.reason);
     page.field("Message", &report.message);
@@ -123,7 +123,7 @@ fn summary(page: &mut Page, spec: &PodSpec) {
     page.field("Of the host", shared.join(", "));
     page.field("Runtime class", text(&spec.runtime_class_name));
     page.field("Priority class", text(&spec.priority_class_name));
-    page.list("Node selector", pairs(spec.node_selector.as_ref()));
+    page.list("Node selector", &pairs(spec.node_selector.as_ref()));
 }
 
 fn conditions(page: &mut Page, status: Option<&PodStatus>, now: Timestamp) {
@@ -164,11 +164,9 @@ fn volumes_of(page: &mut Page, volumes: &[Volume]) {
         let value = serde_json::to_value(volume).unwrap_or_default();
         let kinds = value.as_object().into_iter().flatten();
         let mut kinds = kinds.filter(|(key, _)| *key != "name");
-        let (kind, source) = kinds
-            .next()
-            .map_or((String::new(), "".to_owned()), |(kind, source)| {
-                (kind.clone(), described(source))
-            });
+        let (kind, source) = kinds.next().unzip();
+        let kind = kind.cloned().unwrap_or_default();
+        let source = source.map_or(String::new(), described);
         [volume.name.clone(), kind, source].map(Cell::from)
     });
     let rows: Vec<_> = rows.collect();

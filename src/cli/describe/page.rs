@@ -47,7 +47,7 @@ impl Page {
         self.whole().field(name, value);
     }
 
-    pub(super) fn list(&mut self, name: &str, values: Vec<String>) {
+    pub(super) fn list(&mut self, name: &str, values: &[String]) {
         self.whole().list(name, values);
     }
 }
@@ -77,7 +77,7 @@ impl Part<'_> {
     }
 
     /// A field with several values, each on its line.
-    pub(super) fn list(&mut self, name: &str, values: Vec<String>) {
+    pub(super) fn list(&mut self, name: &str, values: &[String]) {
         self.field(name, values.join("\n"));
     }
 }

@@ -135,9 +135,9 @@ impl Cursor {
             Place::Live => match files.get(&Place::Live) {
                 Some(path) if !is(path, at.identity) => {
                     let newest = &at.newest_rotated;
-                    let new = files.keys().filter(|place| Some(*place) > newest.as_ref());
+                    let mut new = files.keys().filter(|place| Some(*place) > newest.as_ref());
                     // The first of those that came is this file itself, under its new name.
-                    Some(new.skip(1).next().cloned().unwrap_or(Place::Live))
+                    Some(new.nth(1).cloned().unwrap_or(Place::Live))
                 }
                 _ => None,
             },
@@ -231,8 +231,8 @@ mod tests {
         }
 
         fn compress(&self, file: &str) {
-            let packed = File::create(self.path(&format!("{file}.gz"))).unwrap();
-            let mut packer = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+            let target = File::create(self.path(&format!("{file}.gz"))).unwrap();
+            let mut packer = flate2::write::GzEncoder::new(target, flate2::Compression::fast());
             let text = fs::read(self.path(file)).unwrap();
             packer.write_all(&text).unwrap();
             packer.finish().unwrap();

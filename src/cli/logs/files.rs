@@ -37,7 +37,8 @@ pub(super) fn files(folder: &Path, attempt: u32) -> BTreeMap<Place, PathBuf> {
         };
         let place = match rest.strip_prefix('.') {
             None if rest.is_empty() => Place::Live,
-            Some(time) if !time.ends_with(".tmp") => {
+            // What is being compressed is not whole yet.
+            Some(time) if time.strip_suffix(".tmp").is_none() => {
                 let time = time.strip_suffix(".gz").unwrap_or(time);
                 Place::Rotated(time.to_owned())
             }
