@@ -10,6 +10,9 @@ use super::{print, single_threaded};
 use crate::pod::events::{Event, EventKind};
 use crate::server::PodName;
 
+/// Room for a Pod's name where it is not known how long the longest will be.
+const POD_WIDTH: usize = 30;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -28,14 +31,15 @@ pub(super) fn events(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
         let pod = arguments.pod.as_ref();
         let mut table = Table::new(in_colour());
-        print(&table.lines("", &[header()]))?;
         if !arguments.follow {
             let events = arguments.agent.events(pod).await?;
-            let rows: Vec<_> = events.iter().map(row).collect();
+            let rows = events.iter().map(row);
+            let rows: Vec<_> = std::iter::once(header(0)).chain(rows).collect();
             print(&table.lines("", &rows))?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut events = arguments.agent.follow_events(pod).await?;
+        print(&table.lines("", &[header(POD_WIDTH)]))?;
         while let Some(event) = events.next().await? {
             print(&table.lines("", &[row(&event)]))?;
         }
@@ -43,12 +47,12 @@ pub(super) fn events(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Wide enough for what most rows hold, so that rows that come later line up.
-fn header() -> [Cell; 6] {
-    let time = format!("{:20}", "LAST SEEN");
-    let reason = format!("{:10}", "REASON");
-    let (kind, pod, about) = ("TYPE   ", "POD", "CONTAINER");
-    [time.as_str(), kind, &reason, pod, about, "MESSAGE"].map(Cell::from)
+/// The header, with a column for the Pod of this width at least.
+fn header(pod_width: usize) -> [Cell; 6] {
+    let pod = format!("{:pod_width$}", "POD");
+    // As wide as times and most reasons are, so that rows that come later line up.
+    let (time, kind, reason) = ("LAST SEEN           ", "TYPE   ", "REASON    ");
+    [time, kind, reason, &pod, "CONTAINER", "MESSAGE"].map(Cell::from)
 }
 
 fn row(event: &Event) -> [Cell; 6] {
@@ -110,7 +114,7 @@ mod tests {
             ..started.clone()
         };
         let mut table = Table::new(false);
-        let text = table.lines("", &[header(), row(&started), row(&failed)]);
+        let text = table.lines("", &[header(0), row(&started), row(&failed)]);
         let expected = "\
 LAST SEEN              TYPE      REASON        POD              CONTAINER   MESSAGE
 2026-01-01T00:00:00Z   Normal    Started       default/web-n1   c           Container started

@@ -73,13 +73,13 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         };
         tokio::spawn(reloader.run()?);
         tokio::spawn(manager.clone().keep_told(pulse));
-        let told = Told {
+        let channels = Channels {
             sources,
             settings,
             pulse: pulse_sender,
         };
         tokio::select! {
-            result = agent(config, server, told) => result,
+            result = agent(config, server, channels) => result,
             name = asked_to_end() => {
                 manager.tell_stopping();
                 info!(signal = name?, "ending, the Pods keep running");
@@ -90,24 +90,24 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 /// What changes while the agent runs.
-struct Told {
+struct Channels {
     sources: watch::Receiver<Sources>,
     settings: watch::Receiver<Vec<Setting>>,
     pulse: Pulse,
 }
 
 /// The agent's parts, put together.
-async fn agent(config: Config, server: Server, told: Told) -> anyhow::Result<ExitCode> {
+async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Result<ExitCode> {
     let metrics = Metrics::default();
     let freshness = metrics.freshness.clone();
-    let desired = Sources::follow(told.sources, &config.paths.root, freshness);
+    let desired = Sources::follow(channels.sources, &config.paths.root, freshness);
     let (context_sender, context) = watch::channel(None);
-    let pulse = told.pulse.subscribe();
+    let pulse = channels.pulse.subscribe();
     let state = State::new(
         desired.clone(),
         context,
         pulse,
-        told.settings,
+        channels.settings,
         metrics.clone(),
     );
     let state = Arc::new(state);
@@ -122,7 +122,7 @@ async fn agent(config: Config, server: Server, told: Told) -> anyhow::Result<Exi
     tokio::spawn(server.serve(state));
     let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
-    supervisor::supervise(context, desired, told.pulse).await;
+    supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
 }
 

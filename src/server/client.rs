@@ -52,9 +52,14 @@ pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::R
 /// # Errors
 /// None runs there, or it does not answer as it should.
 pub async fn follow<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::Result<Lines<T>> {
-    let response = in_time(run_dir, call(run_dir, path)).await?;
+    let body = match in_time(run_dir, call(run_dir, path)).await {
+        Ok(response) => Some(response.into_body()),
+        // It ended while it was asked.
+        Err(error) if error.is::<hyper::Error>() => None,
+        Err(error) => return Err(error),
+    };
     Ok(Lines {
-        body: response.into_body(),
+        body,
         unread: vec![],
         of: PhantomData,
     })
@@ -63,7 +68,8 @@ pub async fn follow<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::
 /// What the agent says, as it says it.
 #[derive(Debug)]
 pub struct Lines<T> {
-    body: Incoming,
+    /// Nothing once it has ended.
+    body: Option<Incoming>,
     /// What came and was not given on.
     unread: Vec<u8>,
     of: PhantomData<T>,
@@ -80,8 +86,12 @@ impl<T: DeserializeOwned> Lines<T> {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
+            let Some(body) = &mut self.body else {
+                return Ok(None);
+            };
             // An agent that ends or is killed breaks off.
-            let Some(Ok(frame)) = self.body.frame().await else {
+            let Some(Ok(frame)) = body.frame().await else {
+                self.body = None;
                 return Ok(None);
             };
             self.unread.extend(frame.data_ref().into_iter().flatten());

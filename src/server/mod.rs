@@ -1,7 +1,7 @@
 //! What the running agent answers: to its own command line over a Unix socket that only root can reach,
 //! and, on ports where it is told to, whether it works, its metrics, its configuration and its Pods.
 //!
-//! A [`router`] turns each request into an answer, at once and without changing anything. What a caller
+//! The `router` turns each request into an answer, at once and without changing anything. What a caller
 //! may cost is bounded in `listen`, whoever he is: connections, headers, and the time for them.
 
 mod client;
