@@ -97,6 +97,18 @@ fn without_times(value: &mut Value) {
     }
 }
 
+/// Digests are a placeholder too.
+fn without_digests(text: &str) -> String {
+    let mut parts = text.split("sha256:");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let digest = part.find(|c: char| !c.is_ascii_hexdigit());
+        let (digest, rest) = part.split_at(digest.unwrap_or(part.len()));
+        let digest = if digest.len() == 64 { "$ID" } else { digest };
+        format!("{text}sha256:{digest}{rest}")
+    })
+}
+
 /// The Pod as it is shown, with the record's placeholders.
 fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
     let told = Told {
@@ -109,7 +121,8 @@ fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
         ..Told::default()
     };
     let text = serde_json::to_string(&told.pod()).unwrap();
-    let mut ours: Value = serde_json::from_str(&text.replace(&pod.uid, "$UID")).unwrap();
+    let text = without_digests(&text.replace(&pod.uid, "$UID"));
+    let mut ours: Value = serde_json::from_str(&text).unwrap();
     without_times(&mut ours);
     ours["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!("$TIME");
     // A list's items do not say what they are.
