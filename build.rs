@@ -1,5 +1,5 @@
-//! Compiles the CRI contract in `proto/` into client and server stubs, with a protobuf compiler
-//! written in Rust so that no `protoc` is needed on the machine.
+//! Compiles the contracts in `proto/` (CRI, and the health protocol of gRPC probes) into client and
+//! server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
 
 use std::path::PathBuf;
 
@@ -17,5 +17,7 @@ fn main() -> Result<(), Error> {
     )?;
 
     tonic_prost_build::configure().compile_fds(descriptors)?;
+    let health = protox::compile(["proto/health.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(health)?;
     Ok(())
 }

@@ -80,6 +80,9 @@ async fn main() -> Result<()> {
             &folder("logs"),
             "--run-dir",
             &folder("run"),
+            "--container-logs-dir",
+            &folder("container-logs"),
+            "--image-gc-high-threshold=100",
         ])
         .stdin(Stdio::null())
         .stderr(fs::File::create(work.join("agent.log"))?)
@@ -418,6 +421,7 @@ impl Bench {
                 paths: Paths {
                     root: self.work.join("bare"),
                     logs: self.work.join("bare/logs"),
+                    ..Paths::default()
                 },
                 ..NodeFacts::default()
             },

@@ -13,10 +13,20 @@ import tarfile
 
 PREFIX = "localhost/podkeeper"
 TOOLS = (
-    "sh cat chmod date dd echo env false grep head hostname httpd id kill ln ls mkdir mount mv nc "
-    "nslookup ps rm seq sleep stat sync tail test touch true umount wget"
+    "sh cat chmod chown date dd df echo env false grep head hostname httpd id kill ln ls mkdir mount "
+    "mv nc nslookup ps readlink rm rmdir seq sleep stat sync tail test touch true tty umount wget"
 ).split()
 PAGE = "<p>This page comes from a static Pod.</p>\n"
+USERS = """root:x:0:0:root:/root:/bin/sh
+app:x:1000:1000::/:/bin/sh
+nobody:x:65534:65534::/:/bin/sh
+"""
+# The user app is in one group more, by the image alone.
+GROUPS = """root:x:0:
+app:x:1000:
+more:x:4242:app
+nogroup:x:65534:
+"""
 
 
 def layer(files):
@@ -87,14 +97,17 @@ def main():
     root += [("tmp", 0o1777, None), ("bin/busybox", 0o755, busybox)]
     root += [(f"bin/{tool}", 0o777, "-> busybox") for tool in TOOLS]
     root += [
-        ("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
-        ("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n"),
+        ("etc/passwd", 0o644, USERS),
+        ("etc/group", 0o644, GROUPS),
         ("www/index.html", 0o644, PAGE),
     ]
     env = {"Env": ["PATH=/bin"]}
     for tag in ("1", "2"):
         files = root + [("etc/image-version", 0o644, tag + "\n")]
         image(f"{folder}/busybox-{tag}.tar", f"{PREFIX}/busybox:{tag}", files, {**env, "Cmd": ["sh"]})
+    for tag in ("1000", "app"):
+        user = {**env, "Cmd": ["sh"], "User": tag}
+        image(f"{folder}/user-{tag}.tar", f"{PREFIX}/user:{tag}", root, user)
     serve = {**env, "Entrypoint": ["httpd", "-f", "-p", "8080", "-h", "/www"]}
     image(f"{folder}/web-1.tar", f"{PREFIX}/web:1", root, serve)
 

@@ -4,6 +4,7 @@
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
 //! and one task per Pod, under the supervisor in [`node`], does it.
 
+mod blocking;
 pub mod cli;
 pub mod config;
 pub mod cri;
@@ -12,6 +13,7 @@ pub mod manifest;
 mod measure;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod server;
 pub mod source;
 pub mod translate;

@@ -275,3 +275,26 @@ fn a_web_document_is_checked_pod_by_pod() {
     assert_eq!(text(&output.stdout), format!("{path}: good: no Pods\n"));
     assert_eq!(output.status.code(), Some(0));
 }
+
+#[test]
+fn what_is_dubious_is_a_warning_or_an_error_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    let container = "{name: c, image: i:1, comand: [a]}";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {{containers: [{container}]}}\n"
+    );
+    fs::write(&file, pod).unwrap();
+    let path = file.to_str().unwrap();
+    let said = "spec.containers[0].comand: unknown field, did you mean command? It has no effect";
+    let output = podkeeper(&["check", "--hostname-override=n1", path]);
+    let expected = format!("{path}:4:43: warning: {said}\n{path}: good: Pod default/web-n1\n");
+    assert_eq!(text(&output.stdout), expected);
+    assert_eq!(output.status.code(), Some(0));
+    let output = podkeeper(&["check", "--strict", "--hostname-override=n1", path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!("{path}:4:43: error: {said}\n")
+    );
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -99,7 +99,7 @@ fn object_verdict(
 ) -> anyhow::Result<bool> {
     match parsed {
         Ok(object) => {
-            list(text, file, "warning: ", &object.warnings)?;
+            list(text, file, warning(strict), &object.warnings)?;
             let good = object.warnings.is_empty() || !strict;
             if good {
                 writeln!(text, "{}: good: {}", file.display(), object.key)?;
@@ -122,7 +122,7 @@ fn verdict(
 ) -> anyhow::Result<bool> {
     match parsed {
         Ok(accepted) => {
-            list(text, file, "warning: ", &accepted.warnings)?;
+            list(text, file, warning(strict), &accepted.warnings)?;
             let good = accepted.warnings.is_empty() || !strict;
             if good {
                 writeln!(text, "{}: good: Pod {}", file.display(), accepted.pod.key)?;
@@ -134,6 +134,11 @@ fn verdict(
             Ok(false)
         }
     }
+}
+
+/// What a warning is called.
+fn warning(strict: bool) -> &'static str {
+    if strict { "error: " } else { "warning: " }
 }
 
 fn list(text: &mut String, file: &Path, kind: &str, problems: &[Problem]) -> anyhow::Result<()> {

@@ -223,6 +223,11 @@ fn style(pod: &PodReport) -> anstyle::Style {
 /// What there is to say about a Pod that is not simply running.
 fn note(text: &mut String, pod: &PodReport) -> std::fmt::Result {
     let name = format!("{}/{}", pod.namespace, pod.name);
+    // A Pod that the node does not take, or that waits for an init container, has no container to say so.
+    let told = pod.containers.iter().any(|c| c.message == pod.message);
+    if !told && !pod.message.is_empty() {
+        writeln!(text, "{name}: {}: {}", pod.reason, pod.message)?;
+    }
     for container in &pod.containers {
         if pod.phase != "Terminating" && !container.message.is_empty() {
             let (reason, message) = (&container.reason, &container.message);
@@ -341,15 +346,26 @@ default     b-n1   0/0     Gone      0          2m    /m/web.yaml
 
     #[test]
     fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
+        let rejected = PodReport {
+            namespace: "default".into(),
+            name: "big-n1".into(),
+            phase: "Failed".into(),
+            reason: "OutOfcpu".into(),
+            message: "it asks for too much".into(),
+            total: 1,
+            path: "/m/big.yaml".into(),
+            ..PodReport::default()
+        };
+        let updating = PodReport {
+            update: Some(crate::pod::report::UpdateReport {
+                uid: "u".into(),
+                reason: "ErrImagePull".into(),
+                message: "no such image".into(),
+            }),
+            ..running("web-n1")
+        };
         let status = NodeStatus {
-            pods: vec![PodReport {
-                update: Some(crate::pod::report::UpdateReport {
-                    uid: "u".into(),
-                    reason: "ErrImagePull".into(),
-                    message: "no such image".into(),
-                }),
-                ..running("web-n1")
-            }],
+            pods: vec![updating, rejected],
             refused: vec![RefusedReport {
                 path: "/m/web.bak".into(),
                 problems: vec!["3:5: spec: wrong".into()],
@@ -358,10 +374,12 @@ default     b-n1   0/0     Gone      0          2m    /m/web.yaml
             ..NodeStatus::default()
         };
         let expected = "\
-NAMESPACE   POD      READY   STATUS    RESTARTS   AGE   SOURCE
-default     web-n1   1/1     Running   0          2m    /m/web.yaml
+NAMESPACE   POD      READY   STATUS     RESTARTS   AGE   SOURCE
+default     web-n1   1/1     Running    0          2m    /m/web.yaml
+default     big-n1   0/1     OutOfcpu   0          -     /m/big.yaml
 
 default/web-n1: its update waits: ErrImagePull: no such image
+default/big-n1: OutOfcpu: it asks for too much
 
 Refused:
 /m/web.bak:3:5: spec: wrong

@@ -22,9 +22,8 @@ use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::node::supervisor::Pulse;
-use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
+use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
-use crate::pod::backoff;
 use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
@@ -120,8 +119,18 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
         }
     }
     tokio::spawn(server.serve(state));
+    let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
     let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
+    tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
+    let passed = channels.pulse.subscribe();
+    let wanted = desired.clone();
+    tokio::spawn(image_gc::keep(
+        Arc::clone(&context),
+        wanted,
+        passed,
+        image_gc,
+    ));
     supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
 }
@@ -143,12 +152,14 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
         runtime_name: runtime.name,
+        runtime: runtime.features,
         handlers: runtime.handlers,
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),
         node_name: config.node_name.clone(),
         allowed_unsafe_sysctls: config.node.allowed_unsafe_sysctls,
         apparmor: machine::has_apparmor(),
+        selinux: machine::has_selinux(),
         paths: config.paths,
     };
     Ok(Arc::new(Context {
@@ -164,7 +175,8 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         reports: Reports::default(),
         events: Events::default(),
         metrics: metrics.pods.clone(),
-        longest_backoff: backoff::MAXIMUM,
+        longest_backoff: config.life.longest_backoff,
+        rollback_after: config.life.rollback_after,
     }))
 }
 

@@ -44,7 +44,7 @@ fn value(kind: Kind, text: &str) -> Value {
             Ok(duration) => json!(format_duration(duration)),
             Err(_) => json!(text),
         },
-        Kind::Count | Kind::Port => json!(number(text)),
+        Kind::Count | Kind::Port | Kind::AtLeast(_) | Kind::Percent => json!(number(text)),
         Kind::Bool => json!(text == "true"),
     }
 }

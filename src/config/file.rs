@@ -25,12 +25,16 @@ pub(super) enum Kind {
     Count,
     /// A number from 0, which means none, to 65535.
     Port,
+    /// A number of this much or more, which 0 does not leave at its default.
+    AtLeast(u64),
+    /// The same from 0 to 100.
+    Percent,
     Bool,
     OneOf(&'static [&'static str]),
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 19] = [
+pub(super) const FIELDS: [(&str, Kind); 27] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -38,6 +42,13 @@ pub(super) const FIELDS: [(&str, Kind); 19] = [
     ("httpCheckFrequency", Kind::Duration),
     ("containerRuntimeEndpoint", Kind::Text),
     ("podLogsDir", Kind::Text),
+    ("containerLogMaxSize", Kind::Text),
+    ("containerLogMaxFiles", Kind::AtLeast(2)),
+    ("containerLogMonitorInterval", Kind::Duration),
+    ("imageGCHighThresholdPercent", Kind::Percent),
+    ("imageGCLowThresholdPercent", Kind::Percent),
+    ("imageMinimumGCAge", Kind::Duration),
+    ("imageMaximumGCAge", Kind::Duration),
     ("clusterDNS", Kind::Texts),
     ("clusterDomain", Kind::Text),
     ("resolvConf", Kind::Text),
@@ -48,6 +59,7 @@ pub(super) const FIELDS: [(&str, Kind); 19] = [
     ("address", Kind::Text),
     ("healthzPort", Kind::Port),
     ("healthzBindAddress", Kind::Text),
+    ("crashLoopBackOff.maxContainerRestartPeriod", Kind::Duration),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),
 ];
@@ -198,13 +210,13 @@ fn check_kind(document: &Document) -> Vec<Problem> {
     problems
 }
 
-/// The fields with their paths: those of `logging` one by one, all others as they are.
+/// The fields with their paths: those of `logging` and `crashLoopBackOff` one by one, all others as they are.
 fn leaves(value: &Value) -> Vec<(String, &Value)> {
     let mut leaves = vec![];
     for (name, value) in value.as_object().into_iter().flatten() {
         match (name.as_str(), value) {
             ("kind" | "apiVersion", _) => {}
-            ("logging", Value::Object(inner)) => {
+            ("logging" | "crashLoopBackOff", Value::Object(inner)) => {
                 leaves.extend(
                     inner
                         .iter()
@@ -251,6 +263,12 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Count, _) => wrong("a number, 0 or more"),
         (Kind::Port, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 65535) => Ok(true),
         (Kind::Port, _) => wrong("a port, 0 to 65535"),
+        (Kind::AtLeast(least), Value::Number(n)) if n.as_u64().is_some_and(|n| n >= least) => {
+            Ok(true)
+        }
+        (Kind::AtLeast(least), _) => wrong(&format!("a number, {least} or more")),
+        (Kind::Percent, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 100) => Ok(true),
+        (Kind::Percent, _) => wrong("a number from 0 to 100"),
         (Kind::Bool, _) => wrong("true or false"),
         (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
         (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),

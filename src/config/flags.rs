@@ -75,6 +75,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub pod_logs_dir: Option<PathBuf>,
 
+    /// Folder for links to containers' logs, where log shippers look [default: /var/log/containers]
+    #[arg(long, value_name = "DIR")]
+    pub container_logs_dir: Option<PathBuf>,
+
     /// Folder for the socket on which the running agent answers [default: /run/podkeeper]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -140,10 +144,49 @@ pub struct Flags {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
 
+    /// The size from which a container's log is rotated; negative for never [default: 10Mi]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub container_log_max_size: Option<String>,
+
+    /// How many files of a container's log are kept, at least 2 [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
+    pub container_log_max_files: Option<u16>,
+
+    /// How often the containers' logs are looked at [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub container_log_monitor_interval: Option<Duration>,
+
+    /// The usage of the images' disk in percent from which images that nothing uses are removed; 100
+    /// for never [default: 85]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_high_threshold: Option<u8>,
+
+    /// The usage in percent down to which they are removed [default: 80]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_low_threshold: Option<u8>,
+
+    /// How long an image stays at least, however full the disk is [default: 2m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub minimum_image_ttl_duration: Option<Duration>,
+
+    /// How long an image may be unused before it is removed, however empty the disk is; 0 for as long
+    /// as it likes [default: 0]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub image_maximum_gc_age: Option<Duration>,
+
     /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
     /// number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub runtime_concurrency: Option<u16>,
+
+    /// The longest wait before a container that keeps stopping is started again [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_container_restart_period: Option<Duration>,
+
+    /// Take an update back that is not Ready within this time, unless its Pod says otherwise in the
+    /// annotation podkeeper.io/rollback-after [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub rollback_after: Option<Duration>,
 
     /// How log lines are written [default: text]
     #[arg(

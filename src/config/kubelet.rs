@@ -35,11 +35,9 @@ const FLAGS: [(&str, &str); 7] = [
         "podkeeper evicts no Pods; leave it out",
     ),
     (
-        "container-log-max-files container-log-max-size image-gc-high-threshold \
-         image-gc-low-threshold keep-terminated-pod-volumes maximum-dead-containers \
-         maximum-dead-containers-per-container minimum-container-ttl-duration \
-         minimum-image-ttl-duration",
-        "podkeeper keeps one dead container of each name and removes no images; leave it out",
+        "keep-terminated-pod-volumes maximum-dead-containers maximum-dead-containers-per-container \
+         minimum-container-ttl-duration",
+        "podkeeper keeps one dead container of each name and no volumes; leave it out",
     ),
     (
         "container-runtime image-service-endpoint image-credential-provider-bin-dir \

@@ -5,7 +5,9 @@ mod configz;
 mod duration;
 mod file;
 mod flags;
+mod housekeeping;
 pub(crate) mod kubelet;
+mod life;
 mod node;
 mod ports;
 
@@ -23,11 +25,14 @@ use serde_json::Value;
 pub use configz::kubelet_configuration;
 pub use duration::{format_duration, parse_duration};
 pub use flags::{Driver, Flags, Headers, LogFormat};
+pub use life::LifeSettings;
 pub use node::NodeSettings;
 pub use ports::Ports;
 
 use crate::cri::Endpoint;
 use crate::manifest::is_dns_subdomain;
+use crate::node::image_gc;
+use crate::node::log_rotation::Rotation;
 use crate::source::Sources;
 use crate::source::directory::DirectorySource;
 use crate::source::url::{Request, UrlSource, shown};
@@ -37,6 +42,7 @@ use file::{Files, Given};
 /// Where the running agent's socket is, unless told otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/podkeeper";
 
+/// How often sources of manifests are looked at.
 const CHECK_FREQUENCY: Duration = Duration::from_secs(20);
 
 /// What the agent works with.
@@ -64,6 +70,12 @@ pub struct Config {
     pub node: NodeSettings,
     /// Where the agent can be asked over HTTP, besides its own socket.
     pub ports: Ports,
+    /// How Pods are kept alive.
+    pub life: LifeSettings,
+    /// How containers' logs are rotated.
+    pub log_rotation: Rotation,
+    /// When images are removed.
+    pub image_gc: image_gc::Policy,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -97,6 +109,16 @@ enum From {
     Flag(&'static str),
     File(Given),
     Default,
+}
+
+impl From {
+    /// The same, with the flag to give in place of the default.
+    fn or_flag(self, flag: &'static str) -> Self {
+        match self {
+            Self::Default => Self::Flag(flag),
+            given => given,
+        }
+    }
 }
 
 impl fmt::Display for From {
@@ -205,15 +227,31 @@ impl Resolver {
         flag: &'static str,
         given: Option<Duration>,
         field: &'static str,
+        default: Duration,
     ) -> anyhow::Result<Duration> {
-        let read = |given: &Given| parse_duration(&text(given));
-        let (period, from) = self.pick(flag, given, Some(field), read)?;
-        let period = period.unwrap_or(CHECK_FREQUENCY);
+        let (period, from) = self.duration(flag, given, field, default)?;
         if period.is_zero() {
             bail!("{from}: found 0s, expected a time to wait, such as 20s");
         }
-        self.note(flag, format_args!("{period:?}"), &from);
         Ok(period)
+    }
+
+    fn duration(
+        &mut self,
+        flag: &'static str,
+        given: Option<Duration>,
+        field: &'static str,
+        default: Duration,
+    ) -> anyhow::Result<(Duration, From)> {
+        let read = |given: &Given| parse_duration(&text(given));
+        let (duration, from) = self.pick(flag, given, Some(field), read)?;
+        let duration = duration.unwrap_or(default);
+        if duration.is_zero() {
+            self.note(flag, "0s", &from);
+        } else {
+            self.note(flag, format_args!("{duration:?}"), &from);
+        }
+        Ok((duration, from))
     }
 
     fn word(
@@ -284,6 +322,9 @@ impl Config {
         let run_dir = from.path("run-dir", flags.run_dir.clone(), None, DEFAULT_RUN_DIR)?;
         let logs = flags.pod_logs_dir.clone();
         let logs = from.path("pod-logs-dir", logs, Some("podLogsDir"), "/var/log/pods")?;
+        let container_logs = flags.container_logs_dir.clone();
+        let default = "/var/log/containers";
+        let container_logs = from.path("container-logs-dir", container_logs, None, default)?;
         let sources = sources(&mut from, flags, &node_name, &root)?;
         let endpoint = endpoint(&mut from, flags)?;
         let cluster_dns = cluster_dns(&mut from, flags)?;
@@ -296,17 +337,24 @@ impl Config {
         let node = NodeSettings::load(&mut from, flags)?;
         let ports = Ports::load(&mut from, flags)?;
         warnings.extend(ports.warning());
+        let log_rotation = housekeeping::log_rotation(&mut from, flags)?;
+        let image_gc = housekeeping::image_gc(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
         let runtime_concurrency = concurrency.unwrap_or(2 * cores);
         from.note("runtime-concurrency", runtime_concurrency, &at);
+        let life = LifeSettings::load(&mut from, flags)?;
         let (log_format, log_level) = logging(&mut from, flags)?;
         from.settings.sort_by_key(|setting| setting.name);
         Ok(Self {
             sources,
             endpoint,
-            paths: Paths { root, logs },
+            paths: Paths {
+                root,
+                logs,
+                container_logs,
+            },
             run_dir,
             node_name,
             cluster_dns,
@@ -315,6 +363,9 @@ impl Config {
             cgroup_driver,
             node,
             ports,
+            life,
+            log_rotation,
+            image_gc,
             runtime_concurrency,
             log_format,
             log_level,
@@ -333,7 +384,8 @@ fn sources(
     let path = flags.pod_manifest_path.clone();
     let path = from.optional_path("pod-manifest-path", path, Some("staticPodPath"))?;
     let rescan = flags.file_check_frequency;
-    let rescan = from.period("file-check-frequency", rescan, "fileCheckFrequency")?;
+    let field = "fileCheckFrequency";
+    let rescan = from.period("file-check-frequency", rescan, field, CHECK_FREQUENCY)?;
     let directory = path.map(|path| DirectorySource {
         path,
         node_name: node_name.to_owned(),
@@ -361,6 +413,7 @@ fn sources(
         "http-check-frequency",
         flags.http_check_frequency,
         "httpCheckFrequency",
+        CHECK_FREQUENCY,
     )?;
     let mut file = |flag, path: &Option<PathBuf>| from.optional_path(flag, path.clone(), None);
     let request = Request {
@@ -712,6 +765,34 @@ mod tests {
                 "--manifest-url=http://h --manifest-url-client-key-file=/k",
                 "--manifest-url-client-cert-file",
             ),
+            (
+                "--pod-manifest-path=/m --container-log-max-size=big",
+                "--container-log-max-size: found \"big\", expected a size such as 10Mi",
+            ),
+            (
+                "--pod-manifest-path=/m --container-log-max-size=0",
+                "--container-log-max-size: found \"0\", expected a size such as 10Mi",
+            ),
+            (
+                "--pod-manifest-path=/m --container-log-max-files=1",
+                "--container-log-max-files",
+            ),
+            (
+                "--pod-manifest-path=/m --container-log-monitor-interval=0s",
+                "--container-log-monitor-interval: found 0s",
+            ),
+            (
+                "--pod-manifest-path=/m --image-gc-high-threshold=101",
+                "--image-gc-high-threshold",
+            ),
+            (
+                "--pod-manifest-path=/m --image-gc-high-threshold=80",
+                "--image-gc-low-threshold: found 80, expected less than the high threshold, 80",
+            ),
+            (
+                "--pod-manifest-path=/m --image-maximum-gc-age=2m",
+                "--image-maximum-gc-age: found 120s, expected more than the minimum age, 120s",
+            ),
             ("--config=/nowhere/c.yaml", "cannot read /nowhere/c.yaml"),
             (
                 "--pod-manifest-path=/m --config-dir=/nowhere",
@@ -739,6 +820,8 @@ containerRuntimeEndpoint: \"\"
 cpuManagerReconcilePeriod: 0s
 fileCheckFrequency: 0s
 httpCheckFrequency: 0s
+imageMaximumGCAge: 0s
+imageMinimumGCAge: 0s
 logging:
   flushFrequency: 0
   verbosity: 0
@@ -785,6 +868,8 @@ staticPodURLHeader:
                 "unix:///run/containerd/containerd.sock flag",
             ),
             ("log-level", "info default"),
+            ("minimum-image-ttl-duration", "120s default"),
+            ("image-maximum-gc-age", "0s default"),
         ] {
             assert_eq!(setting(&config, name), expected, "{name}");
         }
@@ -845,6 +930,92 @@ staticPodURLHeader:
     }
 
     #[test]
+    fn housekeeping_is_set_as_the_kubelets_is() {
+        let defaults = config("--pod-manifest-path=/m").unwrap();
+        let rotation = Rotation {
+            max_size: Some(10 << 20),
+            max_files: 5,
+            interval: Duration::from_secs(10),
+        };
+        let policy = image_gc::Policy {
+            high_percent: 85,
+            low_percent: 80,
+            min_age: Duration::from_secs(120),
+            max_age: None,
+        };
+        assert_eq!(defaults.log_rotation, rotation);
+        assert_eq!(defaults.image_gc, policy);
+        let links = &defaults.paths.container_logs;
+        assert_eq!(links, Path::new("/var/log/containers"));
+        let file = "containerLogMaxSize: 1M\ncontainerLogMaxFiles: 3\ncontainerLogMonitorInterval: 3s\n\
+                    imageGCHighThresholdPercent: 9\nimageGCLowThresholdPercent: 0\n\
+                    imageMinimumGCAge: 1m\nimageMaximumGCAge: 24h\n";
+        let given = with_files(
+            &[("config.yaml", &kubelet(file))],
+            "--config=@/config.yaml --pod-manifest-path=/m --container-logs-dir=/links",
+        );
+        let given = given.unwrap();
+        let rotation = Rotation {
+            max_size: Some(1_000_000),
+            max_files: 3,
+            interval: Duration::from_secs(3),
+        };
+        let policy = image_gc::Policy {
+            high_percent: 9,
+            low_percent: 0,
+            min_age: Duration::from_secs(60),
+            max_age: Some(Duration::from_secs(24 * 3600)),
+        };
+        assert_eq!(given.log_rotation, rotation);
+        assert_eq!(given.image_gc, policy);
+        assert_eq!(given.paths.container_logs, Path::new("/links"));
+        assert_eq!(given.warnings, [""; 0]);
+        for (line, name, expected) in [
+            (
+                "--container-log-max-size=1Gi",
+                "container-log-max-size",
+                "1Gi",
+            ),
+            (
+                "--container-log-max-size=-1",
+                "container-log-max-size",
+                "-1",
+            ),
+            (
+                "--container-log-max-size -1",
+                "container-log-max-size",
+                "-1",
+            ),
+            (
+                "--container-log-max-files=9",
+                "container-log-max-files",
+                "9",
+            ),
+            (
+                "--image-gc-high-threshold=100",
+                "image-gc-high-threshold",
+                "100",
+            ),
+            ("--image-gc-low-threshold=0", "image-gc-low-threshold", "0"),
+            (
+                "--minimum-image-ttl-duration=0s",
+                "minimum-image-ttl-duration",
+                "0s",
+            ),
+            (
+                "--image-maximum-gc-age=48h",
+                "image-maximum-gc-age",
+                "172800s",
+            ),
+        ] {
+            let given = config(&format!("--pod-manifest-path=/m {line}")).unwrap();
+            assert_eq!(setting(&given, name), format!("{expected} flag"), "{line}");
+        }
+        let never = config("--pod-manifest-path=/m --container-log-max-size=-1").unwrap();
+        assert_eq!(never.log_rotation.max_size, None);
+    }
+
+    #[test]
     fn what_is_wrong_in_a_file_is_told_with_its_place() {
         for (text, expected) in [
             (
@@ -886,6 +1057,22 @@ staticPodURLHeader:
             (
                 kubelet("containerRuntimeEndpoint: tcp://h\n"),
                 "@/c:3:27: containerRuntimeEndpoint: found \"tcp://h\", expected the runtime's Unix socket",
+            ),
+            (
+                kubelet("containerLogMaxSize: lots\n"),
+                "@/c:3:22: containerLogMaxSize: found \"lots\", expected a size such as 10Mi",
+            ),
+            (
+                kubelet("containerLogMaxFiles: 1\n"),
+                "@/c:3:23: containerLogMaxFiles: found 1, expected a number, 2 or more",
+            ),
+            (
+                kubelet("imageGCLowThresholdPercent: 120\n"),
+                "@/c:3:29: imageGCLowThresholdPercent: found 120, expected a number from 0 to 100",
+            ),
+            (
+                kubelet("imageGCHighThresholdPercent: 50\nimageGCLowThresholdPercent: 60\n"),
+                "@/c:4:29: imageGCLowThresholdPercent: found 60, expected less than the high threshold, 50",
             ),
             (
                 kubelet("clusterDomain: a\nclusterDomain: b\n"),

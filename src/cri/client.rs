@@ -205,10 +205,18 @@ calls! {
     runtime.list_containers(ListContainersRequest) -> ListContainersResponse, "ListContainers", QUERY;
     /// One container's state.
     runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse, "ContainerStatus", QUERY;
+    /// Has the runtime write a container's log to its path anew, after the file there was renamed.
+    runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, "ReopenContainerLog", CHANGE;
+    /// The images that pass the filter.
+    images.list_images(ListImagesRequest) -> ListImagesResponse, "ListImages", QUERY;
     /// One image, or an answer without one.
     images.image_status(ImageStatusRequest) -> ImageStatusResponse, "ImageStatus", QUERY;
     /// Fetches an image.
     images.pull_image(PullImageRequest) -> PullImageResponse, "PullImage", PULL;
+    /// Removes an image.
+    images.remove_image(RemoveImageRequest) -> RemoveImageResponse, "RemoveImage", CHANGE;
+    /// Where images lie, and how much room they take there.
+    images.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse, "ImageFsInfo", QUERY;
 }
 
 /// A request that tells the runtime our deadline, so that it stops working for nobody.

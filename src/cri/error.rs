@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 /// A failed call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,15 @@ impl Error {
     /// says nothing about what the runtime thinks of the call.
     #[must_use]
     pub fn from_status(method: &'static str, deadline: Duration, status: &Status) -> Self {
+        if let Some(cause) = status.source().map(root_cause)
+            && cause.is::<TimeoutExpired>()
+        {
+            // Our transport's clock was the first to run out.
+            return Self::Deadline {
+                method,
+                after: deadline,
+            };
+        }
         let message = match status.source() {
             Some(source) => root_cause(source).to_string(),
             None => status.message().to_owned(),
@@ -115,7 +124,9 @@ pub fn if_found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-fn root_cause<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a dyn std::error::Error {
+fn root_cause<'a>(
+    mut error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
     }
@@ -157,6 +168,13 @@ mod tests {
             matches!(&error, Error::Unavailable { message, .. } if message == "broken pipe"),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_deadline_that_our_own_transport_found_past_is_one() {
+        let status = Status::from_error(Box::new(TimeoutExpired(())));
+        let error = Error::from_status("M", Duration::from_secs(3), &status);
+        assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     }
 
     #[test]

@@ -1,40 +1,58 @@
-//! A document to a Pod: types, and fields that a Pod does not have.
+//! A document to a Pod: it is gone through beside the [shape](super::shape) of a Pod, so that every
+//! field that is unknown, of another type or not carried out is told at once.
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
 
 use super::document::Document;
-use super::support::nearest_known;
-use super::{Problem, path};
+use super::fields::{Treatment, says_something, treatment};
+use super::shape::{self, Object, Shape};
+use super::spelling::{Place, step, unknown_field};
+use super::{MAX_PROBLEMS, Problem, add, path, quantity, shown};
 
-/// The document as a Pod, and the paths of the fields that no Pod has.
+/// Smaller whole numbers are exact as floating-point ones.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// What a document says.
+pub(super) struct Decoded {
+    /// The Pod; what is wrong or refused is left out.
+    pub(super) pod: Pod,
+    /// What is wrong with types and fields.
+    pub(super) problems: Vec<Problem>,
+    /// Unknown fields, and those without effect that somebody may expect something of.
+    pub(super) warnings: Vec<Problem>,
+    /// The fields that were left out for their type, as problems name them.
+    pub(super) left_out: Vec<String>,
+}
+
+/// The document as a Pod, as far as it can be read.
 ///
 /// # Errors
-/// It is not a v1 Pod, or a field has another type than the API gives it.
-pub(super) fn decode(document: &Document) -> Result<(Pod, Vec<Problem>), Vec<Problem>> {
+/// It is not a v1 Pod at all.
+pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     check_kind(document)?;
-    let mut unknown = vec![];
-    let mut on_unknown = |at: serde_ignored::Path<'_>| unknown.push(ignored_path(&at));
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(&document.value, &mut track);
-    let result = Pod::deserialize(serde_ignored::Deserializer::new(tracked, &mut on_unknown));
-    match result {
-        Ok(pod) => {
-            let warn = |field: &String| {
-                document
-                    .places
-                    .problem_with_key(field, unknown_field(field))
-            };
-            Ok((pod, unknown.iter().map(warn).collect()))
-        }
-        Err(error) => {
-            let field = tracked_path(&track.path());
-            let found = value_at(&document.value, &field);
-            let message = type_error(&error.to_string(), found, &field, document);
-            Err(vec![document.places.problem(field, message)])
-        }
+    let mut reader = Reader {
+        document,
+        problems: vec![],
+        warnings: vec![],
+        left_out: vec![],
+    };
+    let mut value = document.value.clone();
+    if let Value::Object(fields) = &mut value {
+        reader.object(fields, shape::pod(), &mut At::default());
     }
+    let pod = Pod::deserialize(value).map_err(|e| {
+        let message = format!("not a Pod: {e}");
+        vec![document.places.problem("", message)]
+    })?;
+    Ok(Decoded {
+        pod,
+        problems: reader.problems,
+        warnings: reader.warnings,
+        left_out: reader.left_out,
+    })
 }
 
 fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
@@ -59,88 +77,242 @@ fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
     }
 }
 
-fn unknown_field(field: &str) -> String {
-    let name = field.rsplit(['.', '[']).next().unwrap_or_default();
-    match nearest_known(name) {
-        Some(known) => format!("unknown field, did you mean {known}? It has no effect"),
-        None => "unknown field, it has no effect".to_owned(),
+/// Where the reader is.
+#[derive(Default)]
+struct At {
+    /// The field's path.
+    field: String,
+    /// The same without the numbers of lists' items.
+    place: Place,
+    /// Whether a field around this settles what is done here.
+    settled: bool,
+    /// Whether a warning covers everything here.
+    warned: bool,
+}
+
+impl At {
+    /// Goes one field down, and back up after that.
+    fn below<T>(
+        &mut self,
+        name: &str,
+        step: Option<String>,
+        act: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let deeper = path::key(&self.field, name);
+        self.inside(deeper, step, act)
+    }
+
+    fn item<T>(&mut self, index: usize, act: impl FnOnce(&mut Self) -> T) -> T {
+        let deeper = path::index(&self.field, index);
+        self.inside(deeper, None, act)
+    }
+
+    fn inside<T>(
+        &mut self,
+        deeper: String,
+        step: Option<String>,
+        act: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let around = std::mem::replace(&mut self.field, deeper);
+        let (settled, warned) = (self.settled, self.warned);
+        let depth = self.place.len();
+        self.place.extend(step);
+        let done = act(self);
+        self.place.truncate(depth);
+        (self.settled, self.warned) = (settled, warned);
+        self.field = around;
+        done
     }
 }
 
-fn tracked_path(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .fold(String::new(), |at, segment| match segment {
-            Segment::Seq { index } => path::index(&at, *index),
-            Segment::Map { key } => path::key(&at, key),
-            Segment::Enum { .. } | Segment::Unknown => at,
-        })
+struct Reader<'a> {
+    document: &'a Document,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    left_out: Vec<String>,
 }
 
-fn ignored_path(at: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match at {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => path::index(&ignored_path(parent), *index),
-        Path::Map { parent, key } => path::key(&ignored_path(parent), key),
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => ignored_path(parent),
-    }
-}
-
-fn value_at<'a>(root: &'a Value, field: &str) -> Option<&'a Value> {
-    let mut chain: Vec<&str> = path::ancestors(field).collect();
-    chain.reverse();
-    chain.windows(2).try_fold(root, |value, pair| {
-        let step = pair[1][pair[0].len()..].trim_start_matches('.');
-        let step = step
-            .strip_prefix('[')
-            .and_then(|s| s.strip_suffix(']'))
-            .unwrap_or(step);
-        match value {
-            Value::Array(list) => list.get(step.parse::<usize>().ok()?),
-            Value::Object(map) => map.get(step),
-            _ => None,
+impl Reader<'_> {
+    fn object(&mut self, fields: &mut Map<String, Value>, object: &Object, at: &mut At) {
+        self.check_volume(fields, object, at);
+        for (name, value) in fields.iter_mut() {
+            match object.field(name) {
+                Some(shape) => {
+                    let step = Some(step(name, shape));
+                    at.below(name, step, |at| {
+                        self.field(object.name, name, value, shape, at);
+                    });
+                }
+                None if !at.warned && self.warnings.len() <= MAX_PROBLEMS => {
+                    let field = path::key(&at.field, name);
+                    let message = unknown_field(name, object, &at.place);
+                    self.warn(&field, message);
+                }
+                None => {}
+            }
         }
-    })
+    }
+
+    /// What of a volume is left without its kind would become an emptyDir: that must not come of a slip.
+    fn check_volume(&mut self, fields: &Map<String, Value>, object: &Object, at: &At) {
+        let known = |name: &String| object.field(name).is_some();
+        let kind = |name: &String| name != "name" && known(name);
+        if object.name == "Volume" && !fields.keys().any(kind) && !fields.keys().all(known) {
+            let message =
+                "found no kind of volume that is known, expected one such as hostPath or emptyDir";
+            self.refuse(&at.field, message);
+        }
+    }
+
+    fn field(&mut self, object: &str, name: &str, value: &mut Value, shape: &Shape, at: &mut At) {
+        if !at.settled && says_something(object, value) {
+            let treatment = treatment(object, name);
+            at.settled = treatment.is_final();
+            match treatment {
+                Treatment::Refused(why) => {
+                    let problem = self.document.places.problem_with_key(&at.field, why);
+                    add(&mut self.problems, problem);
+                    *value = Value::Null;
+                }
+                Treatment::Warned(why) => {
+                    self.warn(&at.field, why);
+                    at.warned = true;
+                }
+                _ => {}
+            }
+        }
+        if !value.is_null() {
+            self.value(value, shape, at);
+        }
+    }
+
+    fn value(&mut self, value: &mut Value, shape: &Shape, at: &mut At) {
+        match (shape, &mut *value) {
+            (Shape::Object(object), Value::Object(fields)) => self.object(fields, object, at),
+            (Shape::Map(inner), Value::Object(fields)) => {
+                for (name, value) in fields {
+                    at.below(name, None, |at| self.item(value, inner, at));
+                }
+            }
+            (Shape::List(inner), Value::Array(list)) => {
+                for (i, value) in list.iter_mut().enumerate() {
+                    at.item(i, |at| self.item(value, inner, at));
+                }
+            }
+            (Shape::Integer(..), Value::Number(number)) => {
+                if let Some(whole) = whole(number) {
+                    *value = whole.into();
+                }
+            }
+            _ => {}
+        }
+        if let Some(expected) = expectation(value, shape) {
+            let message = self.type_error(value, shape, &expected, at);
+            let problem = self.document.places.problem(&at.field, message);
+            if self.left_out.len() < MAX_PROBLEMS {
+                self.left_out.push(problem.field.clone());
+            }
+            add(&mut self.problems, problem);
+            *value = shape.empty();
+        }
+    }
+
+    /// An item of a list or map, where nothing stands for an empty value, as in the API.
+    fn item(&mut self, value: &mut Value, shape: &Shape, at: &mut At) {
+        if value.is_null() {
+            *value = shape.empty();
+        }
+        self.value(value, shape, at);
+    }
+
+    fn refuse(&mut self, field: &str, message: impl Into<String>) {
+        let problem = self.document.places.problem(field, message);
+        add(&mut self.problems, problem);
+    }
+
+    fn warn(&mut self, field: &str, message: impl Into<String>) {
+        let problem = self.document.places.problem_with_key(field, message);
+        add(&mut self.warnings, problem);
+    }
+
+    /// Says what was found and what the API wants instead.
+    fn type_error(&self, found: &Value, shape: &Shape, expected: &str, at: &At) -> String {
+        let scalar = matches!(found, Value::Bool(_) | Value::Number(_));
+        let written = self.document.places.plain_text(&at.field);
+        let written = written.map_or_else(|| found.to_string(), str::to_owned);
+        let text = match found {
+            Value::String(text) => format!("the string {}", shown(text)),
+            _ if scalar => format!("the {} {written}", kind_of(found)),
+            other => kind_of(other).to_owned(),
+        };
+        let advice = match (shape, found) {
+            (Shape::Text, _) if scalar => format!(": put it in quotes, \"{written}\""),
+            (Shape::Boolean | Shape::Integer(..), Value::String(text)) if is_plain(text, shape) => {
+                format!(": take it out of its quotes, {text}")
+            }
+            _ => String::new(),
+        };
+        format!("found {text}, expected {expected}{advice}")
+    }
 }
 
-/// Says what was found and what the API wants instead.
-fn type_error(error: &str, found: Option<&Value>, field: &str, document: &Document) -> String {
-    let expected = error.split("expected ").nth(1).unwrap_or(error);
-    let expected = match expected.split(" at line").next().unwrap_or(expected) {
-        "i32" | "i64" | "u32" | "u64" => "an integer",
-        "a sequence" => "a list",
-        "a map" => "a mapping",
-        "a string" => "a string",
-        "a boolean" => "a boolean",
-        "f64" => "a number",
-        other if error.starts_with("missing field") => {
-            return format!("{other}, which is required");
-        }
-        other if other.chars().all(char::is_alphanumeric) => "an object",
-        other => other,
+/// What is expected instead of a value that is not of this shape.
+fn expectation(value: &Value, shape: &Shape) -> Option<String> {
+    let (fits, expected) = match shape {
+        Shape::Any => (true, ""),
+        Shape::Text => (value.is_string(), "a string"),
+        Shape::Boolean => (value.is_boolean(), "a boolean"),
+        Shape::Integer(least, most) => return not_in(value, *least, *most),
+        Shape::IntOrString if value.is_string() => (true, ""),
+        Shape::IntOrString => return not_in(value, i32::MIN.into(), i32::MAX.into()),
+        Shape::Quantity => (is_quantity(value), "a quantity such as 500m, 2 or 64Mi"),
+        Shape::Time => (is_time(value), "a time such as 2006-01-02T15:04:05Z"),
+        Shape::List(_) => (value.is_array(), "a list"),
+        Shape::Map(_) => (value.is_object(), "a mapping"),
+        Shape::Object(_) => (value.is_object(), "an object"),
     };
-    let Some(found) = found else {
-        return error.to_owned();
-    };
-    let scalar = matches!(found, Value::Bool(_) | Value::Number(_));
-    let as_written = document.places.plain_text(field);
-    let text = match found {
-        Value::String(text) => format!("the string {text:?}"),
-        _ if scalar => format!(
-            "the {} {}",
-            kind_of(found),
-            as_written.unwrap_or(&found.to_string())
-        ),
-        other => kind_of(other).to_owned(),
-    };
-    if scalar && expected == "a string" {
-        let quoted = as_written.map_or_else(|| found.to_string(), str::to_owned);
-        return format!("found {text}, expected a string: put it in quotes, \"{quoted}\"");
+    (!fits).then(|| expected.to_owned())
+}
+
+fn not_in(value: &Value, least: i64, most: i64) -> Option<String> {
+    match value.as_i64() {
+        Some(number) if (least..=most).contains(&number) => None,
+        None if !value.is_number() => Some("an integer".to_owned()),
+        _ => Some(format!("an integer from {least} to {most}")),
     }
-    format!("found {text}, expected {expected}")
+}
+
+/// A number without a fraction, however it is written.
+fn whole(number: &Number) -> Option<i64> {
+    let float = number.as_f64().filter(|_| number.is_f64());
+    let exact = float.filter(|f| f.fract() == 0.0 && f.abs() < EXACT);
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "it is known to be whole and small"
+    )]
+    exact.map(|float| float as i64)
+}
+
+fn is_quantity(value: &Value) -> bool {
+    match value {
+        Value::String(text) => quantity::parse(text).is_some(),
+        Value::Number(number) => quantity::parse(&number.to_string()).is_some(),
+        _ => false,
+    }
+}
+
+fn is_time(value: &Value) -> bool {
+    value
+        .as_str()
+        .is_some_and(|text| text.parse::<Timestamp>().is_ok())
+}
+
+/// Whether a text in quotes would be of the shape without them.
+fn is_plain(text: &str, shape: &Shape) -> bool {
+    match shape {
+        Shape::Boolean => text.parse::<bool>().is_ok(),
+        _ => text.parse::<i64>().is_ok(),
+    }
 }
 
 pub(super) fn kind_of(value: &Value) -> &'static str {

@@ -1,10 +1,20 @@
 //! What the Kubernetes API fills in where a Pod says nothing (API reference, the fields' own
-//! "Defaults to").
+//! "Defaults to"), and the form in which it writes quantities.
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVarSource, HTTPGetAction,
+    LifecycleHandler, ObjectFieldSelector, Pod, PodSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, Volume, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+
+use super::quantity;
+use super::requests::{self, Amounts};
 
 /// Seconds between the stop signal and the kill.
 const GRACE_PERIOD: i64 = 30;
+/// The mode of files that the agent writes.
+const FILE_MODE: i32 = 0o644;
 
 /// Fills in the defaults.
 pub(super) fn set_defaults(pod: &mut Pod) {
@@ -21,27 +31,23 @@ pub(super) fn set_defaults(pod: &mut Pod) {
     for container in inits.chain(&mut spec.containers) {
         set_container_defaults(container, host_network);
     }
-    for volume in spec.volumes.iter_mut().flatten() {
-        if let Some(host) = &mut volume.host_path {
-            host.type_.get_or_insert_default();
-        }
-    }
+    spec.volumes
+        .iter_mut()
+        .flatten()
+        .for_each(set_volume_defaults);
+    spec.overhead.iter_mut().for_each(round);
+    set_pod_resources(spec);
 }
 
 fn set_container_defaults(container: &mut Container, host_network: bool) {
     let image = container.image.as_deref().unwrap_or_default();
-    let policy = if tag_of(image).is_some_and(|tag| tag != "latest") {
-        "IfNotPresent"
-    } else {
-        "Always"
-    };
-    default(&mut container.image_pull_policy, policy);
+    default(&mut container.image_pull_policy, pull_policy(image));
     default(
         &mut container.termination_message_path,
         "/dev/termination-log",
     );
     default(&mut container.termination_message_policy, "File");
-    container.resources.get_or_insert_default();
+    set_resources(container.resources.get_or_insert_default());
     for port in container.ports.iter_mut().flatten() {
         default(&mut port.protocol, "TCP");
         if host_network {
@@ -50,6 +56,10 @@ fn set_container_defaults(container: &mut Container, host_network: bool) {
             port.host_port = of_host.or(Some(port.container_port));
         }
     }
+    let variables = container.env.iter_mut().flatten();
+    variables
+        .filter_map(|v| v.value_from.as_mut())
+        .for_each(set_variable_defaults);
     let probes = [
         &mut container.liveness_probe,
         &mut container.readiness_probe,
@@ -62,6 +72,73 @@ fn set_container_defaults(container: &mut Container, host_network: bool) {
     }
 }
 
+/// A limit is a request where there is no other.
+fn set_resources(resources: &mut ResourceRequirements) {
+    resources.limits.iter_mut().for_each(round);
+    resources.requests.iter_mut().for_each(round);
+    if let Some(limits) = resources.limits.as_ref().filter(|l| !l.is_empty()) {
+        let requests = resources.requests.get_or_insert_default();
+        for (name, limit) in limits {
+            requests
+                .entry(name.clone())
+                .or_insert_with(|| limit.clone());
+        }
+    }
+}
+
+/// The Pod as a whole requests what its containers do, or what it is limited to (Kubernetes, Assign
+/// Pod-level CPU and memory resources).
+fn set_pod_resources(spec: &mut PodSpec) {
+    let containers = requests::of_containers(spec);
+    let Some(resources) = &mut spec.resources else {
+        return;
+    };
+    resources.limits.iter_mut().for_each(round);
+    resources.requests.iter_mut().for_each(round);
+    let own = resources.requests.clone().unwrap_or_default();
+    let huge = own.iter().filter(|(name, _)| is_huge_pages(name));
+    for (name, request) in huge {
+        let limits = resources.limits.get_or_insert_default();
+        limits
+            .entry(name.clone())
+            .or_insert_with(|| request.clone());
+    }
+    let supported = |name: &str| ["cpu", "memory"].contains(&name) || is_huge_pages(name);
+    let limits = resources.limits.clone().unwrap_or_default();
+    let more = containers.into_iter().filter(|(name, _)| supported(name));
+    let more = more.chain(limits.into_iter().filter(|(name, _)| supported(name)));
+    for (name, amount) in more {
+        let requests = resources.requests.get_or_insert_default();
+        requests.entry(name).or_insert(amount);
+    }
+}
+
+/// Whether a resource is memory in large pages of one size.
+pub(super) fn is_huge_pages(name: &str) -> bool {
+    name.starts_with("hugepages-")
+}
+
+fn set_variable_defaults(source: &mut EnvVarSource) {
+    source.field_ref.iter_mut().for_each(set_field_defaults);
+    let resources = source.resource_field_ref.iter_mut();
+    resources.for_each(set_divisor);
+    if let Some(file) = &mut source.file_key_ref {
+        file.optional.get_or_insert(false);
+    }
+}
+
+fn set_field_defaults(selector: &mut ObjectFieldSelector) {
+    default(&mut selector.api_version, "v1");
+}
+
+fn set_divisor(selector: &mut ResourceFieldSelector) {
+    let divisor = selector.divisor.get_or_insert_default();
+    if divisor.0.is_empty() {
+        "0".clone_into(&mut divisor.0);
+    }
+    canonical(divisor);
+}
+
 fn set_probe_defaults(probe: &mut Probe) {
     let positive = |field: &mut Option<i32>, value| {
         if field.is_none_or(|v| v == 0) {
@@ -72,25 +149,101 @@ fn set_probe_defaults(probe: &mut Probe) {
     positive(&mut probe.period_seconds, 10);
     positive(&mut probe.success_threshold, 1);
     positive(&mut probe.failure_threshold, 3);
-    if let Some(http) = &mut probe.http_get {
-        default(&mut http.path, "/");
-        default(&mut http.scheme, "HTTP");
-    }
+    probe.http_get.iter_mut().for_each(set_http_defaults);
     if let Some(grpc) = &mut probe.grpc {
         grpc.service.get_or_insert_default();
     }
 }
 
 fn set_hook_defaults(hook: &mut LifecycleHandler) {
-    if let Some(http) = &mut hook.http_get {
-        default(&mut http.path, "/");
-        default(&mut http.scheme, "HTTP");
+    hook.http_get.iter_mut().for_each(set_http_defaults);
+}
+
+fn set_http_defaults(http: &mut HTTPGetAction) {
+    default(&mut http.path, "/");
+    default(&mut http.scheme, "HTTP");
+}
+
+fn set_volume_defaults(volume: &mut Volume) {
+    let bare = Volume {
+        name: volume.name.clone(),
+        ..Volume::default()
+    };
+    if *volume == bare {
+        volume.empty_dir = Some(EmptyDirVolumeSource::default());
+    }
+    if let Some(host) = &mut volume.host_path {
+        host.type_.get_or_insert_default();
+    }
+    if let Some(empty) = &mut volume.empty_dir {
+        empty.size_limit.iter_mut().for_each(canonical);
+    }
+    if let Some(image) = &mut volume.image {
+        let reference = image.reference.as_deref().unwrap_or_default();
+        default(&mut image.pull_policy, pull_policy(reference));
+    }
+    if let Some(secret) = &mut volume.secret {
+        secret.default_mode.get_or_insert(FILE_MODE);
+    }
+    if let Some(map) = &mut volume.config_map {
+        map.default_mode.get_or_insert(FILE_MODE);
+    }
+    if let Some(downward) = &mut volume.downward_api {
+        downward.default_mode.get_or_insert(FILE_MODE);
+        downward
+            .items
+            .iter_mut()
+            .flatten()
+            .for_each(set_file_defaults);
+    }
+    if let Some(projected) = &mut volume.projected {
+        projected.default_mode.get_or_insert(FILE_MODE);
+        let parts = projected.sources.iter_mut().flatten();
+        parts.for_each(set_projection_defaults);
+    }
+}
+
+fn set_projection_defaults(part: &mut VolumeProjection) {
+    if let Some(downward) = &mut part.downward_api {
+        downward
+            .items
+            .iter_mut()
+            .flatten()
+            .for_each(set_file_defaults);
+    }
+}
+
+fn set_file_defaults(file: &mut DownwardAPIVolumeFile) {
+    file.field_ref.iter_mut().for_each(set_field_defaults);
+    file.resource_field_ref.iter_mut().for_each(set_divisor);
+}
+
+/// Amounts of resources as the API has them: no finer than thousandths, and in the shortest form.
+fn round(amounts: &mut Amounts) {
+    for amount in amounts.values_mut() {
+        if let Some(rounded) = quantity::parse(&amount.0).map(quantity::Quantity::rounded_to_milli)
+        {
+            amount.0 = rounded.written_like(&amount.0);
+        }
+    }
+}
+
+fn canonical(amount: &mut Written) {
+    if let Some(parsed) = quantity::parse(&amount.0) {
+        amount.0 = parsed.written_like(&amount.0);
     }
 }
 
 fn default(field: &mut Option<String>, value: &str) {
     if field.as_deref().is_none_or(str::is_empty) {
         *field = Some(value.to_owned());
+    }
+}
+
+fn pull_policy(image: &str) -> &'static str {
+    match tag_of(image) {
+        None | Some("latest") => "Always",
+        Some(_) => "IfNotPresent",
     }
 }
 

@@ -7,12 +7,15 @@
 mod decode;
 mod defaults;
 pub(crate) mod document;
+mod fields;
 mod identity;
 mod list;
 pub mod objects;
 pub(crate) mod path;
 pub(crate) mod quantity;
-mod support;
+mod requests;
+mod shape;
+mod spelling;
 mod validate;
 
 use std::fmt;
@@ -21,11 +24,20 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use decode::Decoded;
 use document::Document;
 use objects::Objects;
 
 pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
 pub(crate) use validate::is_dns_subdomain;
+
+/// Nobody mends more problems than this at once.
+const MAX_PROBLEMS: usize = 100;
+/// Longer texts are not shown whole in messages.
+const SHOWN: usize = 100;
+
+/// The annotation with which a Pod has an update taken back that is not Ready within a duration.
+pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
 
 /// The annotation that tells the kind of source.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
@@ -119,19 +131,26 @@ fn parse_document(
     node_name: &str,
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
-    let (mut pod, mut warnings) = decode::decode(&document)?;
-    let mut problems = support::unsupported(&document);
-    problems.clear();
+    let Decoded {
+        mut pod,
+        mut problems,
+        mut warnings,
+        left_out,
+    } = decode::decode(&document)?;
     defaults::set_defaults(&mut pod);
-    problems.extend(validate::validate(&pod, node_name, &document.places));
+    let found = validate::validate(&pod, node_name, &document.places);
+    // What is missing only because it was of another type is not told again.
+    let told = |p: &Problem| left_out.iter().any(|field| path::concerns(&p.field, field));
+    problems.extend(found.problems.into_iter().filter(|p| !told(p)));
+    warnings.extend(found.warnings);
+    warnings.sort_by_key(|p| (p.line, p.column));
     if !problems.is_empty() {
         // An unknown field may be the very reason, as a mistyped name is.
         problems.append(&mut warnings);
-        problems.sort_by_key(|p| (p.line, p.column));
+        problems.sort_by_key(|p| (p.line == 0, p.line, p.column));
         problems.dedup();
         return Err(problems);
     }
-    warnings.extend(support::without_effect(&document));
     let uid = identity::uid(&document.value, node_name);
     let key = identity::identify(&mut pod, &uid, node_name, source);
     let pod = StaticPod {
@@ -145,6 +164,23 @@ fn parse_document(
         pod: Arc::new(pod),
         warnings,
     })
+}
+
+/// Adds a problem, unless there are too many already; the last one then says so.
+fn add(problems: &mut Vec<Problem>, problem: Problem) {
+    match problems.len() {
+        ..MAX_PROBLEMS => problems.push(problem),
+        MAX_PROBLEMS => problems.push(Problem::of_file("there is more, which is left out here")),
+        _ => {}
+    }
+}
+
+/// A text in quotes, cut if it is long.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{:?}…", &text[..cut]),
+        None => format!("{text:?}"),
+    }
 }
 
 impl SourceKind {

@@ -40,6 +40,15 @@ pub(crate) fn ancestors(field: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether one field is the other, or lies around it or below it.
+pub(super) fn concerns(field: &str, other: &str) -> bool {
+    let below = |inner: &str, outer: &str| {
+        let rest = inner.strip_prefix(outer);
+        rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    below(field, other) || below(other, field)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,9 @@ pub(crate) struct Quantity {
 
 const NANOS: i128 = 1_000_000_000;
 const NANOS_IN_MILLI: i128 = 1_000_000;
+/// How much smaller each next suffix makes the number before it.
+const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 /// More digits than this say nothing that a node could have.
 const MAX_DIGITS: usize = 24;
 
@@ -30,19 +33,39 @@ impl Quantity {
         saturate(div_up(self.nanos, NANOS_IN_MILLI))
     }
 
-    pub(crate) fn is_zero(self) -> bool {
-        self.nanos == 0
+    /// Rounded up to thousandths.
+    pub(crate) fn rounded_to_milli(self) -> Self {
+        Self {
+            nanos: div_up(self.nanos, NANOS_IN_MILLI).saturating_mul(NANOS_IN_MILLI),
+        }
     }
 
-    /// The amount as the API writes it, in the manner of another: with binary suffixes where that has
-    /// one, with decimal ones else, and without a fraction.
-    pub(crate) fn written_like(self, other: &str) -> String {
-        const SMALL: i128 = 1024 * NANOS;
-        let binary = other.ends_with('i') && self.nanos % NANOS == 0;
-        if binary && (self.nanos >= SMALL || self.nanos <= -SMALL) {
-            return binary_text(self.nanos / NANOS);
+    /// The canonical form, with suffixes of the kind that the sample has: no fraction, and the largest
+    /// suffix that leaves none.
+    pub(crate) fn written_like(self, sample: &str) -> String {
+        let units = self.nanos / NANOS;
+        let whole = self.nanos % NANOS == 0;
+        if sample.ends_with('i') && whole && units.abs() >= 1024 {
+            return suffixed(units, 1024, &BINARY);
         }
-        decimal_text(self.nanos)
+        let exponent = sample.rfind(['e', 'E']).filter(|at| at + 1 < sample.len());
+        match exponent {
+            Some(_) => with_exponent(self.nanos),
+            None => suffixed(self.nanos, 1000, &DECIMAL),
+        }
+    }
+
+    pub(crate) fn is_negative(self) -> bool {
+        self.nanos < 0
+    }
+
+    /// Whether it is so many times the other.
+    pub(crate) fn is_multiple_of(self, unit: Self) -> bool {
+        unit.nanos != 0 && self.nanos % unit.nanos == 0
+    }
+
+    pub(crate) fn is_zero(self) -> bool {
+        self.nanos == 0
     }
 
     /// How often `divisor` goes into this, rounded up; `None` for a divisor of nothing or less.
@@ -58,6 +81,32 @@ impl std::ops::Add for Quantity {
         Self {
             nanos: self.nanos.saturating_add(other.nanos),
         }
+    }
+}
+
+fn suffixed(mut number: i128, step: i128, suffixes: &[&str]) -> String {
+    if number == 0 {
+        return "0".to_owned();
+    }
+    let mut at = 0;
+    while number % step == 0 && at + 1 < suffixes.len() {
+        number /= step;
+        at += 1;
+    }
+    format!("{number}{}", suffixes[at])
+}
+
+/// Thousands as powers of ten: `12e3`.
+fn with_exponent(mut nanos: i128) -> String {
+    let mut exponent = -9;
+    while nanos != 0 && nanos % 1000 == 0 {
+        nanos /= 1000;
+        exponent += 3;
+    }
+    match (nanos, exponent) {
+        (0, _) => "0".to_owned(),
+        (_, 0) => nanos.to_string(),
+        _ => format!("{nanos}e{exponent}"),
     }
 }
 
@@ -125,37 +174,6 @@ fn shift(number: i128, power: i32) -> Option<i128> {
     number.checked_mul(factor)
 }
 
-fn binary_text(mut number: i128) -> String {
-    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let mut suffixes = suffixes.into_iter();
-    let mut suffix = suffixes.next();
-    while number != 0 && number % 1024 == 0 {
-        let Some(larger) = suffixes.next() else {
-            break;
-        };
-        suffix = Some(larger);
-        number /= 1024;
-    }
-    format!("{number}{}", suffix.unwrap_or_default())
-}
-
-fn decimal_text(mut nanos: i128) -> String {
-    let suffixes = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
-    let mut suffixes = suffixes.into_iter();
-    let mut suffix = suffixes.next();
-    if nanos == 0 {
-        return "0".to_owned();
-    }
-    while nanos % 1000 == 0 {
-        let Some(larger) = suffixes.next() else {
-            break;
-        };
-        suffix = Some(larger);
-        nanos /= 1000;
-    }
-    format!("{nanos}{}", suffix.unwrap_or_default())
-}
-
 fn div_up(number: i128, by: i128) -> i128 {
     number.div_euclid(by) + i128::from(number.rem_euclid(by) != 0)
 }
@@ -192,6 +210,34 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    /// API reference, Quantity, on the canonical form.
+    #[test]
+    fn amounts_are_written_in_their_canonical_form() {
+        for (text, canonical) in [
+            ("0.5", "500m"),
+            ("1000m", "1"),
+            ("1.5", "1500m"),
+            ("1000", "1k"),
+            ("1500", "1500"),
+            ("1024Mi", "1Gi"),
+            ("1.5Gi", "1536Mi"),
+            ("512", "512"),
+            ("0.5Ki", "512"),
+            ("1e3", "1e3"),
+            ("12E6", "12e6"),
+            ("1E", "1E"),
+            ("-2000m", "-2"),
+            ("0Mi", "0"),
+            ("1n", "1n"),
+        ] {
+            assert_eq!(parse(text).unwrap().written_like(text), canonical, "{text}");
+        }
+        assert_eq!(
+            parse("1n").unwrap().rounded_to_milli(),
+            parse("1m").unwrap()
+        );
     }
 
     #[test]

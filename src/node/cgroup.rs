@@ -152,9 +152,10 @@ fn cpu_weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Gives the class that the Pod's cgroup stands in as much of the CPU as its Pods together ask for.
+/// Gives the class that the Pod's cgroup stands in as much of the CPU as its Pods together ask for;
+/// those of the best-effort class ask for none.
 fn share_out(folder: &Path, file: &str) -> io::Result<()> {
-    let Some(class) = folder.parent().filter(|p| is_class(p)) else {
+    let Some(class) = folder.parent().filter(|p| is_class(p) && p.exists()) else {
         return Ok(());
     };
     let read = |folder: &Path| -> Option<i64> {
@@ -164,16 +165,18 @@ fn share_out(folder: &Path, file: &str) -> io::Result<()> {
             .parse()
             .ok()
     };
+    let (least, most) = match file {
+        "cpu.weight" => (1, 10_000),
+        _ => (2, 262_144),
+    };
+    if class.ends_with("besteffort") {
+        return set(class, file, least);
+    }
     let pods = fs::read_dir(class)?
         .flatten()
         .filter_map(|pod| read(&pod.path()));
     let sum: i64 = pods.sum();
-    let most = if file == "cpu.weight" {
-        10_000
-    } else {
-        262_144
-    };
-    set(class, file, sum.clamp(2, most))
+    set(class, file, sum.clamp(least, most))
 }
 
 fn is_class(folder: &Path) -> bool {
@@ -200,7 +203,7 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
     };
     let quota = match limits.cpu_quota {
         0 => String::new(),
-        quota => format!("{}%", (quota * 100).div_euclid(CPU_PERIOD).max(1)),
+        quota => percent(quota),
     };
     let properties = [
         format!("CPUWeight={}", cpu_weight(limits.cpu_shares)),
@@ -211,6 +214,15 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
     arguments.extend(properties.iter().map(String::as_str));
     systemctl(&arguments)?;
     systemctl(&["start", "--", slice])
+}
+
+/// A quota of each period in percent, with as many digits as systemd takes.
+fn percent(quota: i64) -> String {
+    let hundredths = (quota * 10_000).div_euclid(CPU_PERIOD).max(1);
+    match hundredths % 100 {
+        0 => format!("{}%", hundredths / 100),
+        rest => format!("{}.{rest:02}%", hundredths / 100),
+    }
 }
 
 fn systemctl(arguments: &[&str]) -> io::Result<()> {
@@ -246,6 +258,9 @@ pub fn remove(path: &str) -> io::Result<()> {
             }
             kill_processes(&folder);
             std::thread::sleep(REMOVAL_PAUSE);
+        }
+        for file in ["cpu.shares", "cpu.weight"] {
+            share_out(&folder, file)?;
         }
     }
     Ok(())
@@ -328,16 +343,25 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_becomes_percent_as_systemd_takes_it() {
+        let found = [15_500, 100_000, 250_000, 1].map(percent);
+        assert_eq!(found, ["15.50%", "100%", "250%", "0.01%"]);
+    }
+
+    #[test]
     fn a_class_has_the_shares_of_its_pods_together() {
         let root = tempfile::tempdir().unwrap();
-        let class = root.path().join("kubepods/burstable");
-        for (pod, shares) in [("pod1", "100\n"), ("pod2", "200\n")] {
-            fs::create_dir_all(class.join(pod)).unwrap();
-            fs::write(class.join(pod).join("cpu.shares"), shares).unwrap();
+        for (name, expected) in [("burstable", "300"), ("besteffort", "2")] {
+            let class = root.path().join("kubepods").join(name);
+            for (pod, shares) in [("pod1", "100\n"), ("pod2", "200\n")] {
+                fs::create_dir_all(class.join(pod)).unwrap();
+                fs::write(class.join(pod).join("cpu.shares"), shares).unwrap();
+            }
+            fs::write(class.join("cpu.shares"), "1024").unwrap();
+            share_out(&class.join("pod1"), "cpu.shares").unwrap();
+            let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
+            assert_eq!(shares, expected, "{name}");
         }
-        fs::write(class.join("cpu.shares"), "1024").unwrap();
-        share_out(&class.join("pod1"), "cpu.shares").unwrap();
-        assert_eq!(fs::read_to_string(class.join("cpu.shares")).unwrap(), "300");
     }
 
     #[test]

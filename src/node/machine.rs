@@ -52,6 +52,12 @@ pub fn has_apparmor() -> bool {
     enabled.is_ok_and(|text| text.starts_with('Y'))
 }
 
+/// Whether the kernel has `SELinux` switched on.
+#[must_use]
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
 /// The addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
 #[must_use]
 pub fn addresses() -> Vec<IpAddr> {

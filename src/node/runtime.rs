@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::cri::{Client, Error, v1};
-use crate::translate::{CgroupDriver, HandlerFeatures};
+use crate::translate::{CgroupDriver, HandlerFeatures, RuntimeFeatures};
 
 /// The version of the contract that we speak.
 const API_VERSION: &str = "v1";
@@ -22,6 +22,8 @@ pub struct RuntimeInfo {
     pub version: String,
     /// Who manages cgroups, in its opinion.
     pub cgroup_driver: CgroupDriver,
+    /// What it can do, whatever the handler.
+    pub features: RuntimeFeatures,
     /// What its handlers can do, by name.
     pub handlers: BTreeMap<String, HandlerFeatures>,
 }
@@ -51,11 +53,19 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         delay = (delay * 2).min(RETRY_MAX);
     };
     let cgroup_driver = cgroup_driver(client, driver).await;
+    // Before containerd 2.0 nothing is told of features.
+    let status = client.status(v1::StatusRequest { verbose: false }).await;
+    let status = status.unwrap_or_default();
+    let told = status.features.unwrap_or_default();
     let info = RuntimeInfo {
+        features: RuntimeFeatures {
+            supplemental_groups_policy: told.supplemental_groups_policy,
+            image_volumes: mounts_images(&version.runtime_name, &version.runtime_version),
+        },
+        handlers: handlers(status.runtime_handlers),
         name: version.runtime_name,
         version: version.runtime_version,
         cgroup_driver,
-        handlers: handlers(client).await,
     };
     info!(
         runtime = info.name,
@@ -68,10 +78,8 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
     Ok(info)
 }
 
-/// What the runtime's handlers can do; nothing where it does not tell (before containerd 2.0).
-async fn handlers(client: &Client) -> BTreeMap<String, HandlerFeatures> {
-    let status = client.status(v1::StatusRequest { verbose: false }).await;
-    let handlers = status.map(|s| s.runtime_handlers).unwrap_or_default();
+/// What the runtime's handlers can do, by name.
+fn handlers(told: Vec<v1::RuntimeHandler>) -> BTreeMap<String, HandlerFeatures> {
     let features = |handler: v1::RuntimeHandler| {
         let features = handler.features.unwrap_or_default();
         let features = HandlerFeatures {
@@ -80,7 +88,19 @@ async fn handlers(client: &Client) -> BTreeMap<String, HandlerFeatures> {
         };
         (handler.name, features)
     };
-    handlers.into_iter().map(features).collect()
+    told.into_iter().map(features).collect()
+}
+
+/// Whether a runtime mounts images as volumes, which none tells. A containerd that does not
+/// (before 2.1) takes the mount for one of a path of no name.
+fn mounts_images(name: &str, version: &str) -> bool {
+    let version = version.trim_start_matches('v');
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+    let found = (numbers.next().flatten(), numbers.next().flatten());
+    match (name, found) {
+        ("containerd", (Some(major), Some(minor))) => (major, minor) >= (2, 1),
+        _ => true,
+    }
 }
 
 /// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
@@ -110,5 +130,24 @@ async fn cgroup_driver_from_status(client: &Client, otherwise: CgroupDriver) -> 
             CgroupDriver::Systemd
         }
         Some(_) => CgroupDriver::Cgroupfs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_mounted_by_runtimes_that_are_new_enough_or_not_known() {
+        for (name, version, expected) in [
+            ("containerd", "1.6.20~ds1", false),
+            ("containerd", "v2.0.5", false),
+            ("containerd", "v2.1.0", true),
+            ("containerd", "2.10.1+unknown", true),
+            ("containerd", "devel", true),
+            ("cri-o", "1.31.0", true),
+        ] {
+            assert_eq!(mounts_images(name, version), expected, "{name} {version}");
+        }
     }
 }

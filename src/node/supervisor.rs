@@ -37,6 +37,8 @@ const STUCK: Duration = Duration::from_secs(120);
 
 /// When the supervisor last went round, once every Pod was looked at for the first time.
 pub type Pulse = watch::Sender<Option<Instant>>;
+/// For those who wait for it.
+pub type PulseReceiver = watch::Receiver<Option<Instant>>;
 
 /// Whether the supervisor goes round.
 #[must_use]
@@ -197,7 +199,7 @@ impl Supervisor {
             let record = folder::read_record(paths, &uid).map(|r| r.key());
             if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
                 owned.push((key, uid));
-            } else if let Err(error) = folder::remove_folder(paths, &uid) {
+            } else if let Err(error) = folder::remove_nameless(paths, &uid) {
                 warn!(uid, %error, "cannot clear away a folder without a Pod");
             }
         }

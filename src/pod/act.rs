@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
 use super::events::EventKind;
@@ -19,13 +20,17 @@ use super::memory::{Image, PostStart, Subject};
 use super::moment::wall_now;
 use super::observed::{Container, Exit, Sandbox, State};
 use super::plan::{Step, Why, volume_holder, wanted_images};
+use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
+use super::status::status;
 use super::task::{Context, PodTask};
-use super::{backoff, hook, observe};
+use super::{backoff, observe};
+use crate::blocking::blocking;
 use crate::cri::{Error, if_found, v1};
 use crate::manifest::objects::Objects;
 use crate::manifest::{PodKey, StaticPod};
-use crate::node::cgroup;
+use crate::node::{cgroup, log_links};
+use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
     UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
@@ -73,22 +78,32 @@ struct Stop {
     with_hook: bool,
 }
 
-/// Stops one container: its preStop hook, its signal, and the kill. Gives its id.
+/// A container that was stopped.
+struct Stopped {
+    id: String,
+    name: String,
+    /// Whether the hook before failed.
+    hook_failed: bool,
+}
+
+/// Stops one container: its preStop hook, its signal, and the kill.
 async fn stop_one(
     context: Arc<Context>,
     pod: PodKey,
-    id: String,
+    (id, name): (String, String),
     spec: Option<ContainerSpec>,
     ip: String,
     stop: Stop,
-) -> Result<String, Error> {
+) -> Result<Stopped, Error> {
     let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
     let left = grace.saturating_sub(stop.spent);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
+    let mut hook_failed = false;
     if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
         let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
         if let Err(error) = hook {
             warn!(%pod, container = spec.name, error, "the preStop hook failed");
+            hook_failed = true;
         }
     }
     let left = left.saturating_sub(began.elapsed());
@@ -101,15 +116,12 @@ async fn stop_one(
         0 => 0,
         _ => seconds.max(MINIMUM_GRACE),
     };
-    if_found(context.client.stop_container(&id, seconds).await).map(|_| id)
-}
-
-/// Runs file work, which may block, off the tasks' thread.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
+    if_found(context.client.stop_container(&id, seconds).await)?;
+    Ok(Stopped {
+        id,
+        name,
+        hook_failed,
+    })
 }
 
 impl PodTask {
@@ -383,7 +395,28 @@ impl PodTask {
             gone: false,
         });
         self.start_created(&version, spec, &answer.container_id)
-            .await
+            .await?;
+        self.learn_late(uid, container, attempt).await;
+        Ok(())
+    }
+
+    /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
+    /// container's end.
+    async fn learn_late(&mut self, uid: &str, container: &str, attempt: u32) {
+        let before = self.observed.history_of(uid, container);
+        let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
+        let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
+            return;
+        };
+        let (id, client, clock) = (before.id.clone(), &self.context.client, &self.context.clock);
+        if let Ok(Some(now)) = observe::inspect_container(client, clock, &id).await
+            && let Some(now) = now.exit()
+        {
+            let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+            if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
+                exit.reason.clone_from(&now.reason);
+            }
+        }
     }
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.
@@ -472,6 +505,7 @@ impl PodTask {
                 known.image_ref = now.image_ref;
             }
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            link_log(&self.context, &self.key, known).await;
         }
         let metrics = &self.context.metrics;
         metrics.container_started(self.view(), version, id);
@@ -490,7 +524,7 @@ impl PodTask {
         let client = self.context.client.clone();
         let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
         let hook = async move {
-            let result = hook::post_start(&client, &spec, &id, &ip).await;
+            let result = hook::post_start(&client, &spec, &id, &ip, Duration::MAX).await;
             (id, result)
         };
         self.post_starts.push(hook.boxed());
@@ -536,6 +570,7 @@ impl PodTask {
 
     /// Ends all containers of a version, which then is on its way out for good.
     async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
+        self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
         let mark = Terminating {
@@ -563,6 +598,37 @@ impl PodTask {
             with_hook: true,
         };
         self.stop_all(uid, &ids, stop).await
+    }
+
+    /// Where a version that was good gives way to one that is taken back if it does not become so, notes
+    /// what to go back to.
+    async fn begin_trial(&mut self, old: &str) {
+        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
+        let status = self
+            .version(old)
+            .map(|v| status(self.view(), &self.context.facts, &v));
+        let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
+        let asked = rollback::limit(&new, self.context.rollback_after).is_some();
+        let stands_in = self
+            .rollback
+            .as_ref()
+            .is_some_and(|r| r.failed.is_some() && r.uid == old);
+        if new.uid == old || !was_good || !asked || stands_in {
+            return;
+        }
+        if let Some(good) = self.records.get(old).cloned() {
+            let trial = Rollback {
+                good,
+                uid: new.uid.clone(),
+                since: None,
+                ready_since: None,
+                failed: None,
+            };
+            self.keep_rollback(Some(trial)).await;
+        }
     }
 
     async fn stop_containers(
@@ -647,7 +713,7 @@ impl PodTask {
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them.
     async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let groups = match self.version(uid) {
             Some(version) => stop_order(&version, &self.observed, ids),
             None => vec![ids.to_vec()],
@@ -674,10 +740,11 @@ impl PodTask {
             });
             let message = format!("Stopping container {name}");
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
+            let context = Arc::clone(&self.context);
             stop_one(
-                Arc::clone(&self.context),
+                context,
                 self.key.clone(),
-                id,
+                (id, name),
                 spec,
                 ip.clone(),
                 stop,
@@ -687,7 +754,13 @@ impl PodTask {
         let mut failure = None;
         for outcome in outcomes {
             match outcome {
-                Ok(id) => self.has_ended(&id),
+                Ok(stopped) => {
+                    if stopped.hook_failed {
+                        let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                        self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+                    }
+                    self.has_ended(&stopped.id);
+                }
                 Err(e) => failure = Some(e),
             }
         }
@@ -1024,4 +1097,17 @@ async fn pull_or_local(
 fn host_resolver(context: &Context) -> ResolvConf {
     let text = std::fs::read_to_string(&context.resolv_conf);
     ResolvConf::parse(&text.unwrap_or_default())
+}
+
+/// Links to a container's log from where log shippers look.
+async fn link_log(context: &Context, key: &PodKey, container: &Container) {
+    let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
+    let link = move || {
+        let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
+        log_links::make(&paths, &key, &container.name, &container.id, &log)
+    };
+    if let Err(error) = blocking(link).await {
+        // The log keeper makes it later, and tells if that fails too.
+        debug!(%error, "no link to a container's log");
+    }
 }

@@ -1,6 +1,6 @@
 //! Whether a Pod can run on this node at all: the node's labels, its free CPU and memory, host ports,
-//! sysctls. What cannot is shown as Failed with the reason that Kubernetes uses, and is looked at again
-//! when anything changes.
+//! sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
+//! uses, and is looked at again when anything changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodS
 use tokio::sync::watch;
 
 use crate::manifest::{PodKey, StaticPod};
-use crate::translate::{NodeFacts, requested};
+use crate::translate::{NodeFacts, apparmor_annotation, is_sidecar, requested, sysctl_name};
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -92,7 +92,7 @@ impl Ledger {
         let Some(spec) = &pod.pod.spec else {
             return Ok(());
         };
-        check_alone(facts, spec)?;
+        check_alone(facts, pod, spec)?;
         let claim = claim(spec);
         let mut claims = self.lock();
         let others = claims.iter().filter(|((key, _), _)| *key != pod.key);
@@ -131,7 +131,8 @@ impl Ledger {
 }
 
 fn claim(spec: &PodSpec) -> Claim {
-    let sidecars = spec.init_containers.iter().flatten();
+    let inits = spec.init_containers.iter().flatten();
+    let sidecars = inits.filter(|c| is_sidecar(c));
     let containers = sidecars.chain(&spec.containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let ports = ports.filter_map(|p| {
@@ -202,7 +203,7 @@ fn check_resources(
 }
 
 /// What depends on the Pod and the node alone.
-fn check_alone(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
+fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(), Rejection> {
     let refuse = |reason, message| Err(Rejection { reason, message });
     let os = spec.os.as_ref().map(|os| os.name.as_str());
     if let Some(os) = os.filter(|os| *os != "linux") {
@@ -217,22 +218,34 @@ fn check_alone(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
     if let Some(message) = sysctl_problem(facts, spec) {
         return refuse("SysctlForbidden", message);
     }
-    if !facts.apparmor && asks_for_apparmor(spec) {
+    if !facts.runtime.supplemental_groups_policy && groups_policy(spec) == Some("Strict") {
+        let message = "spec.securityContext.supplementalGroupsPolicy is Strict, which this container \
+                       runtime does not support: containerd does from 2.0 on";
+        return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());
+    }
+    if !facts.apparmor && asks_for_apparmor(pod, spec) {
         let message = "the Pod asks for an AppArmor profile, and the node has no AppArmor";
         return refuse("AppArmor", message.to_owned());
     }
     Ok(())
 }
 
-fn asks_for_apparmor(spec: &PodSpec) -> bool {
-    let pod = spec.security_context.as_ref();
-    let pod = pod.and_then(|s| s.app_armor_profile.as_ref());
+fn groups_policy(spec: &PodSpec) -> Option<&str> {
+    let context = spec.security_context.as_ref()?;
+    context.supplemental_groups_policy.as_deref()
+}
+
+fn asks_for_apparmor(pod: &StaticPod, spec: &PodSpec) -> bool {
+    let of_pod = spec.security_context.as_ref();
+    let of_pod = of_pod.and_then(|s| s.app_armor_profile.clone());
     let inits = spec.init_containers.iter().flatten();
     let own = inits.chain(&spec.containers).filter_map(|c| {
-        let context = c.security_context.as_ref()?;
-        context.app_armor_profile.as_ref()
+        let context = c.security_context.as_ref();
+        let field = context.and_then(|s| s.app_armor_profile.clone());
+        field.or_else(|| apparmor_annotation(pod, &c.name))
     });
-    pod.into_iter().chain(own).any(|p| p.type_ != "Unconfined")
+    let mut all = of_pod.into_iter().chain(own);
+    all.any(|profile| profile.type_ != "Unconfined")
 }
 
 fn sysctl_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
@@ -246,7 +259,7 @@ fn sysctl_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
             })
     };
     for Sysctl { name, .. } in context.sysctls.iter().flatten() {
-        let name = name.replace('/', ".");
+        let name = sysctl_name(name);
         let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
         let of_host = (spec.host_network == Some(true) && name.starts_with("net."))
             || (spec.host_ipc == Some(true) && ipc.iter().any(|p| name.starts_with(p)));
@@ -456,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn sysctls_systems_and_apparmor_are_looked_at() {
+    fn what_the_node_or_its_runtime_cannot_do_is_looked_at() {
         let sysctl = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
         for (extra, expected) in [
             (
@@ -476,6 +489,14 @@ mod tests {
                 "SysctlForbidden",
             ),
             (json!({"os": {"name": "windows"}}), "PodOSNotSupported"),
+            (
+                json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
+                "SupplementalGroupsPolicyNotSupported",
+            ),
+            (
+                json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}}),
+                "admitted",
+            ),
             (
                 json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}),
                 "AppArmor",

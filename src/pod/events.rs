@@ -160,8 +160,10 @@ impl Events {
 }
 
 fn cut(message: &str) -> &str {
-    let end = message.floor_char_boundary(MAX_MESSAGE);
-    &message[..end]
+    let fits = |(at, c): (usize, char)| at + c.len_utf8();
+    let ends = message.char_indices().map(fits);
+    let end = ends.take_while(|end| *end <= MAX_MESSAGE).last();
+    &message[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

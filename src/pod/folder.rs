@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::history::History;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
+use crate::node::log_links;
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
 
@@ -194,7 +195,8 @@ pub fn prepare_container(
     fs::set_permissions(&file, Permissions::from_mode(0o666))
 }
 
-/// Removes what one instance of a container left: its log, rotated parts included, and its last words.
+/// Removes what one instance of a container left: its log, rotated parts and the link to it included,
+/// and its last words.
 ///
 /// # Errors
 /// Any I/O error; that a file is not there is none.
@@ -208,6 +210,8 @@ pub fn remove_container(
     ignore_missing(fs::remove_file(
         paths.termination_log(uid, container, attempt),
     ))?;
+    let log = paths.container_log(key, uid, container, attempt);
+    log_links::remove(paths, key, &log)?;
     let logs = paths.pod_logs(key, uid).join(container);
     let prefix = format!("{attempt}.log");
     let Ok(entries) = fs::read_dir(&logs) else {
@@ -222,32 +226,50 @@ pub fn remove_container(
     Ok(())
 }
 
-/// Removes the Pod's logs and folder.
+/// Removes the Pod's logs with the links to them, and its folder.
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
 pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
-    ignore_missing(fs::remove_dir_all(paths.pod_logs(key, uid)))?;
+    let logs = paths.pod_logs(key, uid);
+    volume::remove_tree(&logs)?;
+    log_links::remove(paths, key, &logs)?;
     remove_folder(paths, uid)
 }
 
-/// Removes the Pod's folder alone, for one whose name is not known any more. The record goes last, so
-/// that a removal that was cut off is taken up again.
+/// Removes the folder and the logs of a Pod whose name is not known any more. That there is a folder
+/// of this UID proves that logs with the UID in their name are ours.
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
-pub fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
+pub fn remove_nameless(paths: &Paths, uid: &str) -> io::Result<()> {
+    // Anything else below our root directory is not a Pod's, and proves nothing.
+    if is_uid(uid) {
+        let suffix = format!("_{uid}");
+        for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(&suffix) {
+                ignore_missing(fs::remove_dir_all(entry.path()))?;
+            }
+        }
+    }
+    remove_folder(paths, uid)
+}
+
+/// Whether it is written as the UIDs that we give.
+fn is_uid(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Removes the Pod's folder. The record goes last, so that a removal that was cut off is taken up
+/// again.
+fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
     volume::remove(paths, uid)?;
     for inner in ["containers", "etc-hosts"] {
-        let inner = folder.join(inner);
-        if inner.is_dir() && !inner.is_symlink() {
-            ignore_missing(fs::remove_dir_all(inner))?;
-        } else {
-            ignore_missing(fs::remove_file(inner))?;
-        }
+        volume::remove_tree(&folder.join(inner))?;
     }
-    ignore_missing(fs::remove_dir_all(folder))
+    volume::remove_tree(&folder)
 }
 
 /// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.
@@ -291,7 +313,8 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write_private(path, &serde_json::to_vec(value)?, true)
 }
 
-fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
+/// Writes a file that only its owner reads: aside, then renamed, synced before where it is lasting.
+pub(super) fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
         .create(true)

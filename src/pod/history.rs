@@ -28,6 +28,8 @@ pub struct History {
     pub finished: Option<Finished>,
     /// The Pod's conditions.
     pub conditions: Vec<Condition>,
+    /// Whether it ever was Ready for a while.
+    pub was_good: bool,
     /// The Pod's addresses, the first one first.
     pub ips: Vec<String>,
     /// The ids of the containers that were ready.
@@ -138,6 +140,16 @@ impl History {
         *floor = (*floor).max(container.attempt + 1);
     }
 
+    /// Whether the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds
+    /// since the epoch).
+    #[must_use]
+    pub fn was_ready_for(&self, duration: Duration, now: i64) -> bool {
+        let mut conditions = self.conditions.iter();
+        let ready = conditions.find(|c| c.kind == "Ready" && c.status == "True");
+        let duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        ready.is_some_and(|c| now.saturating_sub(c.since) >= duration)
+    }
+
     /// Whether anything in it that must not be lost differs from `before`: how containers ended.
     #[must_use]
     pub fn is_weightier_than(&self, before: &Self) -> bool {
@@ -149,6 +161,7 @@ impl History {
                 .collect()
         };
         self.finished != before.finished
+            || self.was_good != before.was_good
             || self.floors != before.floors
             || ends(self) != ends(before)
     }

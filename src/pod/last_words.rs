@@ -80,8 +80,9 @@ fn end_of_log(log: &str) -> String {
     }
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let last = lines[lines.len().saturating_sub(LOG_LINES)..].concat();
-    let from = last.ceil_char_boundary(last.len().saturating_sub(LOG_BYTES));
-    last[from..].to_owned()
+    let from = last.len().saturating_sub(LOG_BYTES);
+    let from = (from..=last.len()).find(|at| last.is_char_boundary(*at));
+    last[from.unwrap_or(0)..].to_owned()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::history::{Finished, History};
 use super::moment::Moment;
 use super::observed::Container;
 use crate::manifest::StaticPod;
+use crate::probe::Health;
 use crate::translate::ImageUser;
 
 /// The task's memory.
@@ -42,39 +43,9 @@ pub struct Memory {
     /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
     pub seen: BTreeMap<String, (i64, Moment)>,
     /// What the probes say, by container id.
-    pub probes: BTreeMap<String, Probed>,
+    pub probes: BTreeMap<String, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.
     pub post_starts: BTreeMap<String, PostStart>,
-}
-
-/// What the probes say of a container. One without a probe of a kind is as good as it can be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probed {
-    /// Its startup probe has passed.
-    pub started: bool,
-    /// Its readiness probe says that it is ready.
-    pub ready: bool,
-    /// Its liveness or startup probe gave it up.
-    pub given_up: Option<GivenUp>,
-}
-
-impl Default for Probed {
-    fn default() -> Self {
-        Self {
-            started: true,
-            ready: true,
-            given_up: None,
-        }
-    }
-}
-
-/// Why a container is to be stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GivenUp {
-    /// Its liveness probe failed too often.
-    Liveness,
-    /// Its startup probe failed too often.
-    Startup,
 }
 
 /// A hook after the start of a container.
@@ -145,10 +116,14 @@ pub struct Failure {
 }
 
 impl Memory {
-    /// What the probes say of a container.
+    /// What the probes say of a container; one that nothing is said of is as good as it can be.
     #[must_use]
-    pub fn probed(&self, id: &str) -> Probed {
-        self.probes.get(id).cloned().unwrap_or_default()
+    pub fn health(&self, id: &str) -> Health {
+        self.probes.get(id).cloned().unwrap_or(Health {
+            started: true,
+            ready: true,
+            failed: None,
+        })
     }
 
     /// How a version ended for good, if it did.

@@ -10,7 +10,6 @@ pub mod backoff;
 pub mod events;
 pub mod folder;
 pub mod history;
-mod hook;
 pub mod image;
 mod last_words;
 pub mod memory;
@@ -23,6 +22,7 @@ pub mod plan;
 mod plan_tests;
 pub mod report;
 pub mod reports;
+pub mod rollback;
 pub mod rules;
 #[cfg(test)]
 mod rules_tests;

@@ -1,6 +1,8 @@
 //! Time as the planner sees it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// A point of monotonic time, in milliseconds from a start that only differences depend on. May lie
 /// before the agent's start, so it can be negative. Setting the machine's clock does not move it.

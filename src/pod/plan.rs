@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 
-use super::memory::{GivenUp, Image, Memory, PostStart, Subject};
+use super::memory::{Image, Memory, PostStart, Subject};
 use super::moment::Moment;
 use super::observed::{Container, Observed, Sandbox, State};
 use super::rules::{
@@ -19,6 +19,7 @@ use super::rules::{
 };
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
+use crate::probe::Kind;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
@@ -396,9 +397,7 @@ impl<'a> Planner<'a> {
             return image;
         }
         let step = match current {
-            Some(sandbox) => wants
-                .into_iter()
-                .find_map(|(spec, start)| self.start(version, spec, sandbox, start)),
+            Some(sandbox) => self.start_first_of(version, wants, sandbox),
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.collect_garbage(version))
@@ -437,9 +436,10 @@ impl<'a> Planner<'a> {
             if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
                 return Some(Why::PostStart);
             }
-            match memory.probed(&c.id).given_up? {
-                GivenUp::Liveness => Some(Why::Liveness),
-                GivenUp::Startup => Some(Why::Startup),
+            match memory.health(&c.id).failed?.kind {
+                Kind::Liveness => Some(Why::Liveness),
+                Kind::Startup => Some(Why::Startup),
+                Kind::Readiness => None,
             }
         };
         let running = self.view.observed.containers_of(uid);
@@ -491,7 +491,7 @@ impl<'a> Planner<'a> {
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, state) => {
                     due.push(spec);
-                    let started = last.is_some_and(|c| memory.probed(&c.id).started && !hooked(c));
+                    let started = last.is_some_and(|c| memory.health(&c.id).started && !hooked(c));
                     matches!(state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,
@@ -605,6 +605,18 @@ impl<'a> Planner<'a> {
                 attempt,
                 backoff: last.backoff,
             }),
+            // Its sandbox died before it ran: nothing is owed for that either.
+            State::Exited(exit)
+                if exit.started_at <= 0
+                    && !last.gone
+                    && current.is_none_or(|s| s.id != last.sandbox)
+                    && restart(self.view, version, last, exit) != Restart::Never =>
+            {
+                Some(Start::Anew {
+                    attempt,
+                    backoff: last.backoff,
+                })
+            }
             // What must come first comes first in every sandbox.
             State::Exited(exit)
                 if exit.code == 0
@@ -625,6 +637,37 @@ impl<'a> Planner<'a> {
                 }),
             },
         }
+    }
+
+    /// Starts the first container that can be. Those of a new sandbox start in the manifest's order: one
+    /// whose image is being pulled holds up those after it, as with the kubelet. One that ran before
+    /// waits for nobody.
+    fn start_first_of(
+        &mut self,
+        version: &StaticPod,
+        wants: Vec<(&ContainerSpec, Start)>,
+        sandbox: &Sandbox,
+    ) -> Option<Step> {
+        let mut held_up = false;
+        for (spec, start) in wants {
+            held_up = held_up || self.is_pulling(version, spec);
+            if held_up && matches!(start, Start::Anew { attempt: 0, .. }) {
+                continue;
+            }
+            let step = self.start(version, spec, sandbox, start);
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
+    }
+
+    fn is_pulling(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
+        holders.any(|holder| {
+            let image = self.view.memory.images.get(&(version.uid.clone(), holder));
+            matches!(image, Some(Image::Pulling { .. }))
+        })
     }
 
     fn start(

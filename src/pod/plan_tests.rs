@@ -480,6 +480,47 @@ fn an_update_pulls_then_stops_the_old_pod_then_starts_the_new_one() {
 }
 
 #[test]
+fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
+    let mut world = World::new(Some(version("u1", "Always")));
+    let sandbox = world.sandbox("u1", 0, true);
+    let with = |world: &mut World, name: &str, image: Image| {
+        let images = &mut world.memory.images;
+        images.insert(("u1".into(), name.into()), image);
+    };
+    let pulling = Image::Pulling {
+        after: Duration::ZERO,
+    };
+    let ready = Image::Ready {
+        reference: "sha256:1".into(),
+        user: ImageUser::default(),
+    };
+    let failed = Image::Failed {
+        reason: "ErrImagePull",
+        message: String::new(),
+        retry: world.now.after(Duration::from_secs(10)),
+        delay: Duration::from_secs(10),
+    };
+    let started = |world: &World| match plan(world.view()).step {
+        Some(Step::RunContainer {
+            container, attempt, ..
+        }) => Some((container, attempt)),
+        _ => None,
+    };
+    with(&mut world, "a", pulling.clone());
+    with(&mut world, "b", ready.clone());
+    assert_eq!(started(&world), None);
+    with(&mut world, "a", failed);
+    assert_eq!(started(&world), Some(("b".into(), 0)));
+    // One that ran before waits for nobody.
+    with(&mut world, "a", pulling);
+    let exit = world.exit(1);
+    world.container("u1", &sandbox, "b", 0, exit);
+    assert_eq!(started(&world), Some(("b".into(), 1)));
+    with(&mut world, "a", ready);
+    assert_eq!(started(&world), Some(("a".into(), 0)));
+}
+
+#[test]
 fn several_edits_in_a_row_end_in_the_last_one() {
     let mut world = World::new(Some(version("v1", "Always")));
     world.settle_for_good();

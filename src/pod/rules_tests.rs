@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::history::Finished;
-use super::memory::{GivenUp, PostStart, Probed};
+use super::memory::PostStart;
 use super::observed::{Container, State};
 use super::plan::{Step, Why, plan};
 use super::plan_tests::World;
 use super::rules::{is_finished, stop_order};
 use crate::manifest::{PodKey, StaticPod};
+use crate::probe::{Failed, Health, Kind};
 
 fn pod(spec: Value) -> Arc<StaticPod> {
     Arc::new(StaticPod {
@@ -74,9 +75,9 @@ impl World {
         self.newest(name).unwrap().attempt
     }
 
-    fn probe(&mut self, name: &str, probed: Probed) {
+    fn probe(&mut self, name: &str, health: Health) {
         let id = self.newest(name).unwrap().id;
-        self.memory.probes.insert(id, probed);
+        self.memory.probes.insert(id, health);
     }
 }
 
@@ -106,15 +107,12 @@ fn init_containers_end_one_after_the_other_before_what_follows() {
 fn what_follows_a_sidecar_waits_for_its_startup_probe() {
     let mut world = started(&in_order());
     world.end("init", 0);
-    let waits = Probed {
+    let waits = Health {
         started: false,
         ready: false,
-        given_up: None,
+        failed: None,
     };
-    loop {
-        let Some(step) = plan(world.view()).step else {
-            break;
-        };
+    while let Some(step) = plan(world.view()).step {
         let sidecar = matches!(&step, Step::RunContainer { container, .. } if container == "side");
         world.apply(step);
         if sidecar {
@@ -122,7 +120,7 @@ fn what_follows_a_sidecar_waits_for_its_startup_probe() {
         }
     }
     assert_eq!(world.live_names(), ["side"]);
-    world.probe("side", Probed::default());
+    world.memory.probes.clear();
     world.settle();
     assert_eq!(world.live_names(), ["late", "side"]);
 }
@@ -218,17 +216,22 @@ fn once_the_pods_own_containers_are_over_its_sidecars_are_stopped() {
 
 #[test]
 fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never() {
-    for (policy, why, given_up, again) in [
-        ("Always", Why::Liveness, GivenUp::Liveness, true),
-        ("OnFailure", Why::Liveness, GivenUp::Liveness, true),
-        ("Always", Why::Startup, GivenUp::Startup, true),
+    for (policy, why, kind, again) in [
+        ("Always", Why::Liveness, Kind::Liveness, true),
+        ("OnFailure", Why::Liveness, Kind::Liveness, true),
+        ("Always", Why::Startup, Kind::Startup, true),
     ] {
         let mut world = started(&single(policy, &json!({})));
-        let probed = Probed {
-            given_up: Some(given_up),
-            ..Probed::default()
+        let failed = Failed {
+            kind,
+            message: "no answer".into(),
         };
-        world.probe("main", probed);
+        let health = Health {
+            started: true,
+            ready: false,
+            failed: Some(failed),
+        };
+        world.probe("main", health);
         world.steps.clear();
         world.settle_for_good();
         let stopped = |s: &Step| matches!(s, Step::StopContainers { why: w, .. } if *w == why);

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Ledger;
@@ -21,22 +22,29 @@ use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
 use super::metrics::Metrics;
-use super::moment::{Clock, wall_now};
+use super::moment::{Clock, Moment, wall_now};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::{View, plan};
-use super::report::report;
+use super::report::{UpdateReport, report};
 use super::reports::Reports;
+use super::rollback::{self, Rollback};
 use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
 use super::{folder, status};
+use crate::blocking::blocking;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
+use crate::probe::hook::POST_START_FAILED;
+use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
 use crate::source::DesiredPod;
 use crate::translate::NodeFacts;
 
 /// How long a runtime that does not answer is left alone, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A version that was Ready this long was good.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What all Pods' tasks share.
 #[derive(Debug)]
@@ -67,6 +75,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
+    /// How long an update has to become Ready before it is taken back, where its Pod does not say.
+    pub rollback_after: Option<Duration>,
 }
 
 /// What a Pod's task is told.
@@ -100,13 +110,19 @@ pub struct PodTask {
     pub(super) key: PodKey,
     pub(super) context: Arc<Context>,
     inbox: mpsc::UnboundedReceiver<Message>,
+    /// What the manifests want.
+    asked: Option<DesiredPod>,
+    /// What is carried out: the same, or the version before an update that was taken back.
     pub(super) wanted: Option<DesiredPod>,
+    /// The update that is on trial or was taken back.
+    pub(super) rollback: Option<Rollback>,
     pub(super) observed: Observed,
     pub(super) memory: Memory,
     /// Where and when each version was first seen.
     pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
     pub(super) post_starts: FuturesUnordered<PostStartHook>,
+    probes: Probes,
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
     /// Ids to look at before the next plan.
@@ -127,10 +143,13 @@ impl PodTask {
     ) {
         let mut task = Self {
             given_back: context.ledger.changes(),
+            probes: Probes::new(context.client.clone()),
             key,
             context,
             inbox,
+            asked: None,
             wanted: None,
+            rollback: None,
             observed: Observed::default(),
             memory: Memory::default(),
             records: std::collections::BTreeMap::default(),
@@ -147,6 +166,7 @@ impl PodTask {
 
     /// Takes over what an earlier agent left.
     async fn adopt(&mut self, start: Start) {
+        self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
@@ -216,15 +236,21 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.sync_probes();
             self.remember().await;
+            let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
                 Some(step) => self.act(step).await,
-                None if self.is_over() => return,
+                None if self.is_over() => {
+                    self.keep_rollback(None).await;
+                    return;
+                }
                 None => {
-                    let alarm = plan.wake.map(|at| self.context.clock.instant_of(at));
+                    let wake = [plan.wake, trial_ends].into_iter().flatten().min();
+                    let alarm = wake.map(|at| self.context.clock.instant_of(at));
                     if !self.wait(alarm).await {
                         return;
                     }
@@ -295,7 +321,16 @@ impl PodTask {
     pub(super) fn publish(&self) {
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
-        let told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let mut told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let failed = self.rollback.as_ref().zip(self.asked.as_ref());
+        if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
+            let message = rollback.failed.clone().unwrap_or_default();
+            told.report.update = Some(UpdateReport {
+                uid: asked.pod.uid.clone(),
+                reason: "RolledBack".to_owned(),
+                message,
+            });
+        }
         let belief = observe::belief(&self.observed);
         self.context.reports.set(&self.key, told, belief);
     }
@@ -317,7 +352,7 @@ impl PodTask {
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
-            match super::act::blocking(write).await {
+            match blocking(write).await {
                 Ok(()) => {
                     self.kept.insert(uid, history);
                 }
@@ -325,6 +360,66 @@ impl PodTask {
                     warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
                 }
             }
+        }
+    }
+
+    /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
+    /// time is taken back. Tells when to judge again.
+    async fn judge(&mut self) -> Option<Moment> {
+        let mut trial = self.rollback.clone()?;
+        let version = Arc::clone(&self.wanted.as_ref()?.pod);
+        let status = status::status(self.view(), &self.context.facts, &version);
+        if !trial.is_trial(&version.uid) {
+            // Neither the update nor what stands in for it: the manifest changed once more.
+            let stands_in = trial.failed.is_some() && trial.good.version()? == version;
+            if !stands_in && self.observed.has_none_of(&trial.uid) && rollback::is_good(&status) {
+                self.keep_rollback(None).await;
+            }
+            return None;
+        }
+        let limit = rollback::limit(&version, self.context.rollback_after)?;
+        if trial.since.is_none() && self.observed.has_none_of(&version.uid) {
+            return None;
+        }
+        let now = wall_now();
+        let since = *trial.since.get_or_insert(now);
+        let good = rollback::is_good(&status);
+        trial.ready_since = good.then(|| trial.ready_since.unwrap_or(now));
+        let (from, wait) = match trial.ready_since {
+            Some(ready) => (ready, rollback::settled(limit)),
+            None => (since, limit),
+        };
+        let due = self.context.clock.moment_of(from).after(wait);
+        if due > self.context.clock.now() {
+            self.keep_rollback(Some(trial)).await;
+            return Some(due);
+        }
+        if good {
+            self.keep_rollback(None).await;
+            return None;
+        }
+        let said = rollback::complaint(&status);
+        let (uid, seconds) = (version.uid.clone(), limit.as_secs());
+        warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
+        let message = format!("not Ready within {seconds} s: {said}");
+        self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
+        trial.failed = Some(message);
+        self.keep_rollback(Some(trial)).await;
+        self.set_wanted(self.asked.clone());
+        None
+    }
+
+    /// Keeps what is known of an update, in memory and on disk.
+    pub(super) async fn keep_rollback(&mut self, rollback: Option<Rollback>) {
+        if self.rollback == rollback {
+            return;
+        }
+        self.rollback = rollback;
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let kept = self.rollback.clone();
+        let write = move || rollback::write(&paths, &key, kept.as_ref());
+        if let Err(error) = blocking(write).await {
+            warn!(pod = %self.key, %error, "what is known of the update cannot be kept");
         }
     }
 
@@ -349,6 +444,7 @@ impl PodTask {
         if let Some(sandbox) = sandbox.filter(|s| !s.ips.is_empty()) {
             history.ips.clone_from(&sandbox.ips);
         }
+        history.was_good |= history.was_ready_for(SETTLED, wall_now());
         history.conditions = status::kept_conditions(&status);
         let (ready, started) = status::ready_and_started(&status);
         history.ready = ready.into_iter().collect();
@@ -393,7 +489,7 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let id = container.id.clone();
         let read = move || last_words(&paths, &key, &spec, &container, &exit);
-        let words = super::act::blocking(read).await;
+        let words = blocking(read).await;
         let known = self.observed.containers.iter_mut().find(|c| c.id == id);
         if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
         {
@@ -414,7 +510,23 @@ impl PodTask {
         }
     }
 
-    fn set_wanted(&mut self, wanted: Option<DesiredPod>) {
+    /// Takes over what the manifests want. A version that was taken back stays so.
+    pub(super) fn set_wanted(&mut self, asked: Option<DesiredPod>) {
+        let taken_back = asked.as_ref().zip(self.rollback.as_ref());
+        let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
+        let before = taken_back.and_then(|(asked, rollback)| {
+            Some(DesiredPod {
+                pod: rollback.good.version()?,
+                origin: asked.origin.clone(),
+                warnings: vec![],
+            })
+        });
+        let wanted = before.or_else(|| asked.clone());
+        self.asked = asked;
+        self.carry_out(wanted);
+    }
+
+    fn carry_out(&mut self, wanted: Option<DesiredPod>) {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);
@@ -437,7 +549,7 @@ impl PodTask {
     async fn wait(&mut self, alarm: Option<Instant>) -> bool {
         let sleep = async {
             match alarm {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
+                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -451,6 +563,7 @@ impl PodTask {
                 self.image_arrived(uid, container, result);
             }
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
+            news = self.probes.next() => self.tell_of_probe(&news),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
@@ -560,6 +673,98 @@ impl PodTask {
         }
     }
 
+    /// Tells of what a probe found.
+    fn tell_of_probe(&self, news: &News) {
+        let News {
+            container,
+            kind,
+            result,
+            event,
+            ..
+        } = news;
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == news.container_id);
+        if let (Some(event), Some(known)) = (event, known) {
+            let (uid, warning) = (&known.uid, EventKind::Warning);
+            self.event(uid, Some(container), warning, event.reason, &event.message);
+        }
+        let said = event.as_ref().map_or("", |event| event.message.as_str());
+        match result {
+            Some(ProbeResult::Failure) => {
+                info!(pod = %self.key, container, ?kind, said, "a probe has failed");
+            }
+            Some(ProbeResult::Success) => {
+                info!(pod = %self.key, container, ?kind, "a probe succeeds");
+            }
+            None => {}
+        }
+    }
+
+    /// Keeps the probes of what runs going, and takes over what they say.
+    fn sync_probes(&mut self) {
+        let (context, memory) = (&self.context, &self.memory);
+        let of_host = context
+            .facts
+            .host_ips
+            .first()
+            .map_or("127.0.0.1", String::as_str);
+        let mut known = vec![];
+        for container in self.observed.containers.iter().filter(|c| !c.gone) {
+            let State::Running { started_at } = container.state else {
+                continue;
+            };
+            let Some(version) = memory.versions.get(&container.uid) else {
+                continue;
+            };
+            let spec = all_containers(version).find(|c| c.name == container.name);
+            let sandbox = self
+                .observed
+                .sandboxes
+                .iter()
+                .find(|s| s.id == container.sandbox);
+            let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
+                continue;
+            };
+            let history = memory.histories.get(&container.uid);
+            let before = history
+                .filter(|h| h.started.contains(&container.id))
+                .map(|h| Health {
+                    started: true,
+                    ready: h.ready.contains(&container.id),
+                    failed: None,
+                });
+            let age = Duration::from_nanos(
+                wall_now()
+                    .saturating_sub(started_at)
+                    .try_into()
+                    .unwrap_or(0),
+            );
+            let ends = memory.terminating.contains(&container.uid);
+            let which = if ends { Which::Readiness } else { Which::All };
+            let ip = sandbox.ips.first().map_or(of_host, String::as_str);
+            known.push((container, spec, ip, age, which, before));
+        }
+        let wanted: Vec<Wanted<'_>> = known
+            .iter()
+            .map(|(container, spec, ip, age, which, before)| Wanted {
+                container_id: &container.id,
+                spec,
+                ip,
+                age: *age,
+                which: *which,
+                known: before.as_ref(),
+            })
+            .collect();
+        self.probes.sync(&wanted);
+        let results = self.probes.results();
+        self.memory.probes = results
+            .map(|(id, health)| (id.to_owned(), health.clone()))
+            .collect();
+    }
+
     /// Notes what came of the hook after a container's start.
     fn post_started(&mut self, id: &str, result: Result<(), String>) {
         let known = self.observed.containers.iter().find(|c| c.id == id);
@@ -573,8 +778,8 @@ impl PodTask {
             }
             Err(message) => {
                 warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
-                let kind = EventKind::Warning;
-                self.event(&uid, Some(&name), kind, "FailedPostStartHook", &message);
+                let (kind, said) = (EventKind::Warning, POST_START_FAILED);
+                self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
                 let hooks = &mut self.memory.post_starts;
                 hooks.insert(id.to_owned(), PostStart::Failed(message));
             }
@@ -590,7 +795,6 @@ impl PodTask {
                 || observed.containers.iter().any(|c| &c.id == id)
         };
         self.memory.stopped_sandboxes.retain(there);
-        self.memory.probes.retain(|id, _| there(id));
         self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
             Subject::Removal(id) => there(id),

@@ -1,7 +1,8 @@
 //! JSON inside annotations. Other readers compare it as text, so the fields stand in the order in
-//! which the Kubernetes API declares them.
+//! which the Kubernetes API declares them, and what could be taken for HTML is escaped, as the kubelet
+//! writes them.
 
-use k8s_openapi::api::core::v1::{ContainerPort, HTTPGetAction, LifecycleHandler};
+use k8s_openapi::api::core::v1::{ContainerPort, HTTPGetAction, LifecycleHandler, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ struct Handler<'a> {
     exec: Option<Exec<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http_get: Option<HttpGet<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp_socket: Option<TcpSocket<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sleep: Option<Sleep>,
 }
@@ -54,6 +57,13 @@ struct HttpGet<'a> {
     scheme: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     http_headers: Vec<Header<'a>>,
+}
+
+#[derive(Serialize)]
+struct TcpSocket<'a> {
+    port: &'a IntOrString,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +99,7 @@ pub(super) fn handler(handler: &LifecycleHandler) -> String {
     to_json(&Handler {
         exec,
         http_get: handler.http_get.as_ref().map(http_get),
+        tcp_socket: handler.tcp_socket.as_ref().map(tcp_socket),
         sleep: handler.sleep.as_ref().map(|s| Sleep { seconds: s.seconds }),
     })
 }
@@ -109,7 +120,27 @@ fn http_get(action: &HTTPGetAction) -> HttpGet<'_> {
     }
 }
 
+fn tcp_socket(action: &TCPSocketAction) -> TcpSocket<'_> {
+    TcpSocket {
+        port: &action.port,
+        host: filled(action.host.as_ref()),
+    }
+}
+
 fn to_json(value: &impl Serialize) -> String {
     // Structs of strings and numbers always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default()
+    let json = serde_json::to_string(value).unwrap_or_default();
+    // These stand nowhere but in strings.
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => escaped.push_str("\\u003c"),
+            '>' => escaped.push_str("\\u003e"),
+            '&' => escaped.push_str("\\u0026"),
+            '\u{2028}' => escaped.push_str("\\u2028"),
+            '\u{2029}' => escaped.push_str("\\u2029"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }

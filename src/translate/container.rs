@@ -70,7 +70,7 @@ pub fn container_config(
     let mut own_labels: HashMap<String, String> = pod_labels(facts, pod).into_iter().collect();
     own_labels.insert(labels::CONTAINER_NAME.into(), spec.name.clone());
     let users = instance.user_namespace;
-    let security = container_security_context(facts, pod_spec, spec, &instance.user, users);
+    let security = container_security_context(facts, pod, pod_spec, spec, &instance.user, users);
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata {
             name: spec.name.clone(),

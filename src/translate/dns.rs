@@ -7,8 +7,10 @@ use crate::cri::v1::DnsConfig;
 
 /// The resolver takes no more name servers than this.
 const MAX_SERVERS: usize = 3;
-/// The resolver takes no more search domains than this.
+/// The resolver takes no more search domains than this, none longer than this, and no longer a line.
 const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH: usize = 253;
+const MAX_SEARCH_LINE: usize = 2048;
 
 /// The host's resolver configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,7 +19,7 @@ pub struct ResolvConf {
     pub servers: Vec<String>,
     /// The last `search` line.
     pub searches: Vec<String>,
-    /// The last `options` line.
+    /// What all `options` lines say together.
     pub options: Vec<String>,
 }
 
@@ -31,9 +33,14 @@ impl ResolvConf {
             let mut words = line.split_whitespace().map(str::to_owned);
             match words.next().as_deref() {
                 Some("nameserver") => conf.servers.extend(words.next()),
-                // The root as a search domain means nothing to a runtime.
-                Some("search") => conf.searches = words.filter(|w| w != ".").collect(),
-                Some("options") => conf.options = words.collect(),
+                // The root as a search domain means nothing to a runtime, and every other one is taken
+                // from the root anyway.
+                Some("search") => {
+                    let named = words.filter(|w| w != ".");
+                    let bare = |w: String| w.strip_suffix('.').map(str::to_owned).unwrap_or(w);
+                    conf.searches = named.map(bare).collect();
+                }
+                Some("options") => words.for_each(|option| set_option(&mut conf.options, option)),
                 _ => {}
             }
         }
@@ -68,8 +75,17 @@ pub(super) fn dns_config(
         merge(&mut config, own);
     }
     config.servers.truncate(MAX_SERVERS);
-    config.searches.truncate(MAX_SEARCHES);
+    fit_searches(&mut config.searches);
     config
+}
+
+/// Leaves out what the resolver does not take, from the end.
+fn fit_searches(searches: &mut Vec<String>) {
+    searches.truncate(MAX_SEARCHES);
+    searches.retain(|search| search.len() <= MAX_SEARCH);
+    while searches.join(" ").len() > MAX_SEARCH_LINE {
+        searches.pop();
+    }
 }
 
 fn cluster_first(facts: &NodeFacts, host: &ResolvConf, namespace: &str) -> DnsConfig {
@@ -101,15 +117,21 @@ fn merge(config: &mut DnsConfig, own: &PodDNSConfig) {
     );
     for option in own.options.iter().flatten() {
         let name = option.name.as_deref().unwrap_or_default();
-        let same = |o: &String| o.split(':').next() == Some(name);
-        let text = match &option.value {
+        let value = option.value.as_deref().filter(|value| !value.is_empty());
+        let text = match value {
             Some(value) => format!("{name}:{value}"),
             None => name.to_owned(),
         };
-        match config.options.iter_mut().find(|o| same(o)) {
-            Some(known) => *known = text,
-            None => config.options.push(text),
-        }
+        set_option(&mut config.options, text);
+    }
+}
+
+/// Of two options of one name the later counts.
+fn set_option(options: &mut Vec<String>, option: String) {
+    let name = |option: &str| option.split(':').next().map(str::to_owned);
+    match options.iter_mut().find(|o| name(o) == name(&option)) {
+        Some(known) => *known = option,
+        None => options.push(option),
     }
 }
 
@@ -165,6 +187,47 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_file_is_read_as_the_resolver_reads_it() {
+        let text = "search a.org\nsearch b.org. c.org .\noptions ndots:1 rotate\noptions ndots:3\n";
+        let conf = ResolvConf::parse(text);
+        assert_eq!(conf.searches, ["b.org", "c.org"]);
+        assert_eq!(conf.options, ["ndots:3", "rotate"]);
+    }
+
+    #[test]
+    fn what_the_resolver_does_not_take_is_left_out() {
+        let long = |length: usize, n: usize| format!("{n:02}{}", "x".repeat(length - 2));
+        let own = |searches: Vec<String>| PodDNSConfig {
+            nameservers: Some((1..=4).map(|n| format!("10.0.0.{n}")).collect()),
+            searches: Some(searches),
+            options: None,
+        };
+        let many = config(
+            &facts(),
+            "None",
+            false,
+            Some(own((0..40).map(|n| long(3, n)).collect())),
+        );
+        assert_eq!(many.servers.len(), 3);
+        assert_eq!(many.searches.len(), 32);
+        // Eight of 253 make a line of 2031 characters, nine would make one of 2285.
+        let wide = config(
+            &facts(),
+            "None",
+            false,
+            Some(own((0..9).map(|n| long(253, n)).collect())),
+        );
+        assert_eq!(wide.searches.len(), 8);
+        let wider = config(
+            &facts(),
+            "None",
+            false,
+            Some(own(vec![long(254, 0), long(9, 1)])),
+        );
+        assert_eq!(wider.searches, [long(9, 1)]);
+    }
+
+    #[test]
     fn the_hosts_configuration_serves_where_the_cluster_cannot() {
         let no_cluster = NodeFacts::default();
         for config in [
@@ -192,7 +255,7 @@ mod tests {
                 },
                 PodDNSConfigOption {
                     name: Some("edns0".into()),
-                    value: None,
+                    value: Some(String::new()),
                 },
             ]),
         };

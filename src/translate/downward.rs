@@ -7,7 +7,7 @@ use std::fmt::Write;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector};
 
 use super::NodeFacts;
-use super::resources::{container_limit, container_request};
+use super::resources::{container_limit, container_request, effective_limit};
 use crate::manifest::StaticPod;
 use crate::manifest::quantity::{self, Quantity};
 
@@ -106,7 +106,8 @@ fn quoted(value: &str) -> String {
 }
 
 /// A resource of a container of the Pod, divided by its divisor and rounded up. `container` is whose
-/// it is where the selector names none. Where no limit is set, the node's allocatable amount counts.
+/// it is where the selector names none. Where no limit is set, the Pod's limit as a whole counts, and then
+/// the node's allocatable amount.
 ///
 /// # Errors
 /// No such container or resource.
@@ -123,7 +124,7 @@ pub fn resource_value(
     let container = container.ok_or_else(|| format!("there is no container {named:?}"))?;
     let amount = match selector.resource.split_once('.') {
         Some(("requests", name)) => container_request(container, name),
-        Some(("limits", name)) => match container_limit(container, name) {
+        Some(("limits", name)) => match limit(spec, container, name) {
             none if none.is_zero() => allocatable(facts, name),
             limit => limit,
         },
@@ -140,6 +141,13 @@ pub fn resource_value(
 fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
     let inits = spec.init_containers.iter().flatten();
     inits.chain(&spec.containers).find(|c| c.name == name)
+}
+
+fn limit(spec: Option<&PodSpec>, container: &Container, name: &str) -> Quantity {
+    match spec {
+        Some(spec) if ["cpu", "memory"].contains(&name) => effective_limit(spec, container, name),
+        _ => container_limit(container, name),
+    }
 }
 
 fn allocatable(facts: &NodeFacts, name: &str) -> Quantity {

@@ -31,8 +31,8 @@ pub use resources::{
     Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
     pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
-pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config};
-pub use security::UserNamespaceRange;
+pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
+pub use security::{UserNamespaceRange, apparmor_annotation};
 
 /// What translation depends on besides the Pod.
 #[derive(Debug, Clone, Default)]
@@ -68,14 +68,27 @@ pub struct NodeFacts {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Whether the kernel has `AppArmor`.
     pub apparmor: bool,
+    /// Whether the kernel has `SELinux`.
+    pub selinux: bool,
     /// Whether containers that say nothing get the runtime's default seccomp profile.
     pub seccomp_default: bool,
     /// What the runtime calls itself: `containerd`.
     pub runtime_name: String,
+    /// What the runtime can do, whatever the handler.
+    pub runtime: RuntimeFeatures,
     /// What the runtime's handlers can do, by name; the empty name is the default one.
     pub handlers: BTreeMap<String, HandlerFeatures>,
     /// The handler of each runtime class.
     pub runtime_classes: BTreeMap<String, String>,
+}
+
+/// What a runtime can do, whatever the handler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// Leave out the groups that the image has a user in.
+    pub supplemental_groups_policy: bool,
+    /// Mount images as volumes.
+    pub image_volumes: bool,
 }
 
 /// What a runtime handler can do.

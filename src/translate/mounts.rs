@@ -1,12 +1,13 @@
 //! What a container has mounted.
 
 use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::env::Environment;
 use super::sandbox::mappings;
-use super::{ContainerInstance, NodeFacts, volume_source};
+use super::{ContainerInstance, NodeFacts, VolumeSource, volume_source};
 use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
 use crate::manifest::StaticPod;
 
@@ -47,7 +48,7 @@ pub(super) fn mounts(
         let volume = volume.ok_or_else(|| format!("there is no volume {:?}", asked.name))?;
         let sub_path = sub_path(asked, environment)?;
         let mut mount = match &volume.image {
-            Some(_) => image_mount(pod, volume, instance, sub_path)?,
+            Some(_) => image_mount(facts, pod, volume, instance, sub_path)?,
             None => volume_mount(facts, pod, container, index, volume, &sub_path)?,
         };
         mount.container_path = absolute(&asked.mount_path);
@@ -56,9 +57,10 @@ pub(super) fn mounts(
         mount.recursive_read_only = recursive_read_only(facts, spec, asked)?;
         mounts.push(mount);
     }
-    let own = |container_path: &str, host_path: std::path::PathBuf| Mount {
+    let own = |container_path: &str, host_path: PathBuf| Mount {
         container_path: container_path.into(),
         host_path: host_path.display().to_string(),
+        selinux_relabel: facts.selinux,
         ..Mount::default()
     };
     if !mounts.iter().any(|m| m.container_path == HOSTS) {
@@ -69,7 +71,7 @@ pub(super) fn mounts(
         let file = facts
             .paths
             .termination_log(&pod.uid, &container.name, instance.attempt);
-        mounts.push(own(path, file));
+        mounts.push(own(&cleaned(path), file));
     }
     if let Some(users) = instance.user_namespace {
         for mount in &mut mounts {
@@ -99,16 +101,25 @@ fn volume_mount(
     Ok(Mount {
         host_path: path.display().to_string(),
         readonly: source.is_read_only(),
+        // What is the host's keeps the host's label.
+        selinux_relabel: facts.selinux && !matches!(source, VolumeSource::HostPath { .. }),
         ..Mount::default()
     })
 }
 
 fn image_mount(
+    facts: &NodeFacts,
     pod: &StaticPod,
     volume: &Volume,
     instance: &ContainerInstance,
     sub_path: String,
 ) -> Result<Mount, String> {
+    if !facts.runtime.image_volumes {
+        return Err(format!(
+            "volume {:?} is an image, and this container runtime does not mount images: containerd does from 2.1 on",
+            volume.name
+        ));
+    }
     let image = instance.volume_images.get(&volume.name);
     let image =
         image.ok_or_else(|| format!("the image of volume {:?} is not there", volume.name))?;
@@ -158,6 +169,21 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') {
         path.to_owned()
     } else {
-        format!("/{path}")
+        cleaned(path)
     }
+}
+
+/// The path from the root, without what leads nowhere (`.`, `//`) or back (`..`).
+fn cleaned(path: &str) -> String {
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean.display().to_string()
 }

@@ -14,6 +14,8 @@ pub struct Paths {
     pub root: PathBuf,
     /// The Pods' log directory.
     pub logs: PathBuf,
+    /// The folder of links to containers' logs, where log shippers look.
+    pub container_logs: PathBuf,
 }
 
 impl Default for Paths {
@@ -21,6 +23,7 @@ impl Default for Paths {
         Self {
             root: PathBuf::from("/var/lib/podkeeper"),
             logs: PathBuf::from("/var/log/pods"),
+            container_logs: PathBuf::from("/var/log/containers"),
         }
     }
 }
@@ -37,6 +40,12 @@ impl Paths {
     #[must_use]
     pub fn pods(&self) -> PathBuf {
         self.root.join("pods")
+    }
+
+    /// The folder of what is kept of updates that can be taken back.
+    #[must_use]
+    pub fn rollbacks(&self) -> PathBuf {
+        self.root.join("rollbacks")
     }
 
     /// The Pod's own folder.

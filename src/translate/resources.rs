@@ -120,7 +120,7 @@ pub(crate) fn container_limit(container: &Container, name: &str) -> Quantity {
 }
 
 /// What a container is limited to by itself or else by its Pod; zero where it is not.
-fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
+pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
     let own = container_limit(container, name);
     let of_pod = || spec.resources.as_ref().map(|r| limit(r, name));
     if own.is_zero() {

@@ -14,8 +14,9 @@ use crate::cri::v1::{
 };
 use crate::manifest::StaticPod;
 
-/// The kernel's limit for a host name.
-const MAX_HOSTNAME: usize = 63;
+/// What a name is cut to, as one part of a domain name (RFC 1123), and the kernel's own limit.
+const MAX_LABEL: usize = 63;
+const MAX_HOSTNAME: usize = 64;
 
 /// Which sandbox of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,7 +95,7 @@ pub fn pod_hostname(pod: &StaticPod) -> String {
     if let Some(asked) = asked.filter(|h| !h.is_empty()) {
         return asked.to_owned();
     }
-    let name: String = pod.key.name.chars().take(MAX_HOSTNAME).collect();
+    let name: String = pod.key.name.chars().take(MAX_LABEL).collect();
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
@@ -125,8 +126,24 @@ pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
 fn sysctls(spec: &PodSpec) -> HashMap<String, String> {
     let context = spec.security_context.as_ref();
     let asked = context.and_then(|c| c.sysctls.as_deref());
-    let pair = |s: &Sysctl| (s.name.clone(), s.value.clone());
+    let pair = |s: &Sysctl| (sysctl_name(&s.name), s.value.clone());
     asked.into_iter().flatten().map(pair).collect()
+}
+
+/// A sysctl's name with dots between its parts. Where slashes stand between them, a dot is a part of a
+/// name, and is written as a slash then (sysctl.d(5)).
+#[must_use]
+pub fn sysctl_name(written: &str) -> String {
+    let first = written.find(['.', '/']);
+    if first.is_none_or(|at| written[at..].starts_with('.')) {
+        return written.to_owned();
+    }
+    let swapped = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    written.chars().map(swapped).collect()
 }
 
 /// The domain of a Pod that names a subdomain.
@@ -190,12 +207,23 @@ pub(super) fn mappings(users: UserNamespaceRange) -> Vec<IdMapping> {
     }]
 }
 
+/// The ports of the Pod's own containers; one that a container names twice counts once.
 fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
-    let ports = spec
-        .containers
-        .iter()
-        .flat_map(|c| c.ports.iter().flatten());
-    ports.map(port_mapping).collect()
+    let mut mappings = vec![];
+    for container in &spec.containers {
+        let mut before: Vec<PortMapping> = vec![];
+        for port in container.ports.iter().flatten() {
+            let mapping = port_mapping(port);
+            let named = port.name.as_deref().is_some_and(|n| !n.is_empty());
+            if named || !before.contains(&mapping) {
+                mappings.push(mapping.clone());
+            }
+            if !named {
+                before.push(mapping);
+            }
+        }
+    }
+    mappings
 }
 
 fn port_mapping(port: &ContainerPort) -> PortMapping {

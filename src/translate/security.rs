@@ -14,7 +14,10 @@ use crate::cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
     SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
+use crate::manifest::StaticPod;
 
+/// Before a container's name, the annotation with its `AppArmor` profile.
+const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// What a container must not see of `/proc` and `/sys`, as the kubelet has it.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
@@ -77,6 +80,7 @@ pub(super) fn sandbox_security_context(
 /// A container's; what it does not say the Pod says for it.
 pub(super) fn container_security_context(
     facts: &NodeFacts,
+    static_pod: &StaticPod,
     spec: &PodSpec,
     container: &Container,
     image_user: &ImageUser,
@@ -100,8 +104,10 @@ pub(super) fn container_security_context(
             paths.iter().map(ToString::to_string).collect()
         }
     };
-    let apparmor = own.app_armor_profile.as_ref();
-    let apparmor = apparmor.or(pod.app_armor_profile.as_ref());
+    let apparmor = own.app_armor_profile.clone();
+    let apparmor = apparmor.or_else(|| apparmor_annotation(static_pod, &container.name));
+    let apparmor = apparmor.or_else(|| pod.app_armor_profile.clone());
+    let apparmor = apparmor.as_ref();
     let options = own.se_linux_options.as_ref();
     LinuxContainerSecurityContext {
         capabilities: own.capabilities.as_ref().map(capabilities),
@@ -209,6 +215,26 @@ fn seccomp(facts: &NodeFacts, asked: Option<&SeccompProfile>) -> SecurityProfile
         }
         (None, _) if facts.seccomp_default => profile(ProfileType::RuntimeDefault, String::new()),
         _ => profile(ProfileType::Unconfined, String::new()),
+    }
+}
+
+/// The `AppArmor` profile that an annotation of the Pod names for a container, which counts before the
+/// Pod's own field. Kubernetes had no fields for it before 1.30, and manifests of that time have not.
+#[must_use]
+pub fn apparmor_annotation(pod: &StaticPod, container: &str) -> Option<AppArmorProfile> {
+    let annotations = pod.pod.metadata.annotations.as_ref()?;
+    let named = annotations.get(&format!("{APPARMOR_ANNOTATION}{container}"))?;
+    let profile = |kind: &str, localhost: Option<&str>| AppArmorProfile {
+        type_: kind.to_owned(),
+        localhost_profile: localhost.map(str::to_owned),
+    };
+    match named.as_str() {
+        "runtime/default" => Some(profile("RuntimeDefault", None)),
+        "unconfined" => Some(profile("Unconfined", None)),
+        other => {
+            let local = other.strip_prefix("localhost/").filter(|n| !n.is_empty())?;
+            Some(profile("Localhost", Some(local)))
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 //! them. A value stands in single quotes, may have several lines, and nothing in it is special.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, FileKeySelector};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
 use crate::manifest::StaticPod;
@@ -52,7 +55,8 @@ pub fn env_files(
     Ok(found)
 }
 
-/// The text of a file of a volume, if it is there. No symlink leads out of the volume.
+/// The text of a file of a volume, if it is there. No symlink leads out of the volume, and what
+/// containers put there that is no file, such as a device, is not opened.
 fn read(
     paths: &Paths,
     pod: &StaticPod,
@@ -63,20 +67,28 @@ fn read(
     let volume = volumes.into_iter().flatten().find(|v| v.name == volume);
     let source = volume.and_then(|v| volume_source(paths, pod, v));
     let source = source.ok_or("there is no such volume")?;
-    let open = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let folder = OFlags::PATH | OFlags::CLOEXEC;
+    read_inside(source.path(), path)
+}
+
+fn read_inside(root: &Path, path: &str) -> Result<Option<String>, String> {
+    let look = OFlags::PATH | OFlags::CLOEXEC;
     let (none, inside) = (
         ResolveFlags::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     );
-    let root = openat2(CWD, source.path(), folder, Mode::empty(), none);
-    let file = root.and_then(|root| openat2(root, path, open, Mode::empty(), inside));
-    let file = match file {
+    let root = openat2(CWD, root, look, Mode::empty(), none);
+    let found = root.and_then(|root| openat2(root, path, look, Mode::empty(), inside));
+    let found = match found {
         Err(Errno::NOENT) => return Ok(None),
-        file => std::fs::File::from(file.map_err(|e| e.to_string())?),
+        found => found.map_err(|e| e.to_string())?,
     };
+    let kind = fstat(&found).map_err(|e| e.to_string())?.st_mode;
+    if FileType::from_raw_mode(kind) != FileType::RegularFile {
+        return Err("is no regular file".to_owned());
+    }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()));
     let mut text = String::new();
-    let size = file.take(MAX_SIZE + 1).read_to_string(&mut text);
+    let size = file.and_then(|file| file.take(MAX_SIZE + 1).read_to_string(&mut text));
     let size = size.map_err(|e| e.to_string())?;
     if size as u64 > MAX_SIZE {
         return Err(format!("is larger than {MAX_SIZE} bytes"));
@@ -156,6 +168,31 @@ mod tests {
         assert_eq!(of("C"), None);
         assert_eq!(of("D").as_deref(), Some(""));
         assert_eq!(of("E"), None);
+    }
+
+    #[test]
+    fn only_files_of_the_volume_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let (volume, outside) = (root.path().join("v"), root.path().join("outside"));
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::write(&outside, "A='host'").unwrap();
+        std::fs::write(volume.join("file"), "A='1'").unwrap();
+        for (link, target) in [("in", "file"), ("out", "../outside"), ("null", "/dev/null")] {
+            std::os::unix::fs::symlink(target, volume.join(link)).unwrap();
+        }
+        let pipe = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, volume.join("pipe"), FileType::Fifo, pipe, 0).unwrap();
+        for path in ["file", "in"] {
+            let found = read_inside(&volume, path).unwrap();
+            assert_eq!(found.as_deref(), Some("A='1'"), "{path}");
+        }
+        for path in ["out", "null", "none"] {
+            assert_eq!(read_inside(&volume, path), Ok(None), "{path}");
+        }
+        for path in ["pipe", "."] {
+            let error = read_inside(&volume, path).unwrap_err();
+            assert_eq!(error, "is no regular file", "{path}");
+        }
     }
 
     #[test]

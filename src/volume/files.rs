@@ -68,16 +68,14 @@ fn top_names(payload: &Payload) -> BTreeSet<OsString> {
 }
 
 fn fill(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> {
-    DirBuilder::new().mode(0o755).create(folder)?;
-    fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    make_open_folder(folder)?;
     for (path, file) in payload {
-        let path = folder.join(path);
-        if let Some(around) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(around)?;
+        let mut around = folder.to_owned();
+        for part in Path::new(path).parent().into_iter().flatten() {
+            around.push(part);
+            make_open_folder(&around)?;
         }
+        let path = folder.join(path);
         let mut options = OpenOptions::new();
         let mut written = options
             .create_new(true)
@@ -91,6 +89,15 @@ fn fill(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> 
         Some(group) => ownership::give(folder, group, true),
         None => Ok(()),
     }
+}
+
+/// Makes a folder, if it is not there, that everybody may look into, whatever the mask of the process is.
+fn make_open_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
 /// Whether a folder holds just these files.

@@ -52,11 +52,13 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
 }
 
 fn name_of(kind: fs::FileType) -> &'static str {
-    if kind.is_dir() {
-        "a directory"
-    } else if kind.is_file() {
-        "a file"
-    } else {
-        "something else"
-    }
+    let names = [
+        (kind.is_dir(), "a directory"),
+        (kind.is_file(), "a file"),
+        (kind.is_socket(), "a socket"),
+        (kind.is_char_device(), "a character device"),
+        (kind.is_block_device(), "a block device"),
+    ];
+    let name = names.into_iter().find(|(is, _)| *is);
+    name.map_or("something else", |(_, name)| name)
 }

@@ -1,5 +1,10 @@
-//! Volumes of Pods on the node: made before a Pod's sandbox, kept up to date while it runs, and taken
-//! away with it. A removal never follows a symlink and never crosses a mount.
+//! Volumes of Pods on the node: made before a Pod's sandbox, and taken away with it. A removal never
+//! follows a symlink and never crosses a mount.
+//!
+//! The files that the agent writes are looked at again before each container starts, and that is as
+//! often as they can come to differ: labels, annotations and resources of a static Pod, and the
+//! `ConfigMap`s and `Secret`s that it refers to, are part of its UID, so a change of them is another
+//! Pod with volumes of its own; and addresses, which a new sandbox changes, cannot stand in volumes.
 
 mod env_file;
 mod files;
@@ -79,7 +84,10 @@ pub fn remove(paths: &Paths, uid: &str) -> io::Result<()> {
 }
 
 /// Deletes a folder in which nothing is mounted. Symlinks are deleted, not followed.
-fn remove_tree(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Any I/O error, or something is mounted there; that it is not there is none.
+pub fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::symlink_metadata(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
@@ -125,12 +133,19 @@ fn prepare_empty_dir(
         if let Some(size) = medium.strip_prefix("HugePages") {
             let size = page_size(spec, size).map_err(io::Error::other)?;
             mounts::mount_huge_pages(path, &size)?;
-        } else {
+        } else if medium == "Memory" {
             mounts::mount_memory(path, memory_size(facts, spec, source).value())?;
+        } else {
+            let message = format!("there is no medium {medium:?}, expected Memory or HugePages");
+            return Err(io::Error::other(message));
         }
     }
-    // Every container may write to it, whatever user it runs as.
-    fs::set_permissions(path, Permissions::from_mode(0o777))
+    // Every container may write to it, whatever user it runs as. What a group gave it stays.
+    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if mode & 0o777 == 0o777 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode & 0o7000 | 0o777))
 }
 
 /// A volume in memory takes no more than the Pod may, and than the node has.
@@ -180,6 +195,8 @@ fn write_files(
         if volume.config_map.is_none() && !mounts::is_mount_point(path)? {
             mounts::mount_memory(path, 0)?;
         }
+        // Every container may look into it, whatever user it runs as; the files have modes of their own.
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
         files::write(path, &payload, fs_group(spec))
     };
     prepare().map_err(|e: io::Error| e.to_string())

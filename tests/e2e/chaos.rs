@@ -124,7 +124,19 @@ fn containerd(arguments: &[&str], dir: &std::path::Path) {
 }
 
 /// A containerd of the test's own, gone with the test.
-struct Own(PathBuf);
+pub(super) struct Own(PathBuf);
+
+impl Own {
+    /// Brings one up for the node.
+    pub(super) fn start(node: &mut Node) -> Self {
+        let own = Self(node.path("containerd"));
+        containerd(&["up", "--version", node.version], &own.0);
+        let socket = own.0.join("run/containerd.sock");
+        let endpoint = format!("unix://{}", socket.display());
+        node.client = podkeeper::cri::Client::new(endpoint.parse().unwrap());
+        own
+    }
+}
 
 impl Drop for Own {
     fn drop(&mut self) {
@@ -133,11 +145,7 @@ impl Drop for Own {
 }
 
 async fn a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers(mut node: Node) {
-    let own = Own(node.path("containerd"));
-    containerd(&["up", "--version", node.version], &own.0);
-    let socket = own.0.join("run/containerd.sock");
-    let endpoint = format!("unix://{}", socket.display());
-    node.client = podkeeper::cri::Client::new(endpoint.parse().unwrap());
+    let own = Own::start(&mut node);
     let mut wanted = [None; 5];
     node.start_agent();
     for round in 0..4u8 {

@@ -1,16 +1,25 @@
 //! Promises kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
 //! runs once for every version of containerd, on an agent, folders and Pods of its own.
 
+mod admission;
 mod adoption;
 mod chaos;
 mod cli;
 mod edits;
+mod env;
+mod housekeeping;
+mod identity;
 mod images;
 mod lifecycle;
 mod node;
+mod objects;
 mod removal;
+mod resources;
+mod rollback;
+mod security;
 mod service;
 mod source;
+mod volumes;
 mod web;
 
 #[path = "../web/mod.rs"]

@@ -94,6 +94,12 @@ impl Node {
         let endpoint = self.client.endpoint().to_string();
         let endpoint = ["--container-runtime-endpoint".to_owned(), endpoint];
         let given = self.extra_flags.contains(&endpoint[0]);
+        // The containerd is shared, and the disk may be full: tests that remove images bring their own.
+        let makes_room = self
+            .extra_flags
+            .iter()
+            .any(|flag| flag.starts_with("--image-gc"));
+        let makes_no_room = (!makes_room).then_some("--image-gc-high-threshold=100");
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
         let manifests = flag("pod-manifest-path", "manifests");
         let agent = command(&["run"])
@@ -102,9 +108,11 @@ impl Node {
             .arg(flag("root-dir", "root"))
             .arg(flag("run-dir", "run"))
             .arg(flag("pod-logs-dir", "logs"))
+            .arg(flag("container-logs-dir", "container-logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
             .args((!self.has_port()).then_some("--healthz-port=0"))
             .args(if given { &[] } else { endpoint.as_slice() })
+            .args(makes_no_room)
             .args(&self.extra_flags)
             .stdin(Stdio::null())
             .stderr(log.unwrap())
@@ -252,6 +260,22 @@ impl Node {
         .await
     }
 
+    /// Waits until this container of a Pod runs.
+    pub(crate) async fn wait_container(&self, pod: &str, name: &str) -> v1::Container {
+        self.wait(&format!("{name} of {pod} runs"), async || {
+            self.running_one(pod, name).await
+        })
+        .await
+    }
+
+    /// Waits until the Pod's report gives this reason.
+    pub(crate) async fn wait_reason(&self, pod: &str, reason: &str) -> PodReport {
+        self.wait(&format!("{pod} says {reason}"), async || {
+            self.report(pod).await.filter(|r| r.reason == reason)
+        })
+        .await
+    }
+
     /// Waits until another container than this one runs in its place.
     pub(crate) async fn wait_after(&self, pod: &str, old: &v1::Container) -> v1::Container {
         self.wait(&format!("{pod} runs anew"), async || {
@@ -275,6 +299,17 @@ impl Node {
         kill(self.process(id).await);
     }
 
+    /// Kills what holds the namespaces of a sandbox.
+    pub(crate) async fn kill_sandbox(&self, id: &str) {
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.client.pod_sandbox_status(request).await.unwrap();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        kill(info["pid"].as_i64().unwrap().try_into().unwrap());
+    }
+
     /// What a command in the container says.
     pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> String {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
@@ -286,6 +321,18 @@ impl Node {
             String::from_utf8_lossy(&done.stderr)
         );
         String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// What a script in the container says, without the blanks around it.
+    pub(crate) async fn sh(&self, id: &str, script: &str) -> String {
+        let said = self.exec(id, &["sh", "-c", script]).await;
+        said.trim().to_owned()
+    }
+
+    /// What `podkeeper ps` shows.
+    pub(crate) fn ps(&self) -> String {
+        let ps = command(&["ps", "--run-dir"]).arg(self.path("run")).output();
+        String::from_utf8(ps.unwrap().stdout).unwrap()
     }
 
     // --- waiting
@@ -358,7 +405,7 @@ impl Node {
                 .into_iter()
                 .map(|c| format!("container {}", c.id)),
         );
-        for folder in ["root/pods", "logs"] {
+        for folder in ["root/pods", "logs", "container-logs"] {
             let entries = fs::read_dir(self.path(folder))
                 .into_iter()
                 .flatten()
@@ -407,6 +454,20 @@ pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> Str
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  containers:\n  - name: c\n    \
          image: {image}\n    command: [sh, -c, {script}]\n{spec}"
+    )
+}
+
+/// A manifest of a Pod with this spec, each line of it indented by two blanks at least. In it `$BUSYBOX`
+/// stands for an image, and `$FOREVER` for a command that ends at once when told to, and runs for ever
+/// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds.
+pub(crate) fn manifest(name: &str, spec: &str) -> String {
+    let command = serde_json::json!(["sh", "-c", FOREVER]).to_string();
+    let spec = spec.replace("$BUSYBOX", BUSYBOX);
+    let spec = spec.replace("$FOREVER", &command);
+    let spec = spec.trim_start_matches('\n');
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  \
+         terminationGracePeriodSeconds: 2\n{spec}"
     )
 }
 

@@ -97,14 +97,14 @@ fn never_made(view: View<'_>, version: &StaticPod, spec: &ContainerSpec) -> Cont
 /// start is done.
 fn is_started(view: View<'_>, container: &Container) -> bool {
     let hook = view.memory.post_starts.get(&container.id);
-    hook.is_none() && view.memory.probed(&container.id).started
+    hook.is_none() && view.memory.health(&container.id).started
 }
 
 fn is_ready(view: View<'_>, version: &StaticPod, container: &Container, started: bool) -> bool {
     match (&container.state, role(version, &container.name)) {
         (State::Exited(exit), Role::Init) => exit.code == 0,
         (_, Role::Init) => false,
-        _ => started && view.memory.probed(&container.id).ready,
+        _ => started && view.memory.health(&container.id).ready,
     }
 }
 

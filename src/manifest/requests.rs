@@ -1,0 +1,61 @@
+//! What a Pod's containers request together (Kubernetes, Sidecar Containers, "Resource sharing within
+//! containers").
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+
+use super::quantity::{self, Quantity};
+
+/// Amounts of resources by their names.
+pub(super) type Amounts = BTreeMap<String, Written>;
+
+/// The amount of a resource, if there is one that can be read.
+pub(super) fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {
+    quantity::parse(&amounts?.get(name)?.0)
+}
+
+/// The containers that run beside each other, and the init containers, which run before.
+pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let inits = spec.init_containers.iter().flatten();
+    inits.chain(&spec.containers)
+}
+
+/// Whether an init container is a sidecar, which runs as long as the Pod.
+pub(super) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Every resource that a container requests, and how much all of them need at most at a time.
+pub(super) fn of_containers(spec: &PodSpec) -> Amounts {
+    let names: BTreeSet<&String> = all(spec)
+        .filter_map(|c| c.resources.as_ref()?.requests.as_ref())
+        .flat_map(BTreeMap::keys)
+        .collect();
+    let entry = |name: &String| (name.clone(), Written(together(spec, name)));
+    names.into_iter().map(entry).collect()
+}
+
+/// How much of a resource the containers need at most at a time, as it is written.
+fn together(spec: &PodSpec, name: &str) -> String {
+    let written = |c: &'_ Container| c.resources.as_ref()?.requests.as_ref()?.get(name).cloned();
+    let of = |c: &Container| {
+        written(c)
+            .and_then(|w| quantity::parse(&w.0))
+            .unwrap_or_default()
+    };
+    let add = |sum: Quantity, c: &Container| sum + of(c);
+    let mut sidecars = Quantity::default();
+    let mut most = Quantity::default();
+    for init in spec.init_containers.iter().flatten() {
+        let needed = sidecars + of(init);
+        most = most.max(needed);
+        if is_sidecar(init) {
+            sidecars = needed;
+        }
+    }
+    let main = spec.containers.iter().fold(sidecars, add);
+    let like = all(spec).find_map(written);
+    most.max(main).written_like(&like.unwrap_or_default().0)
+}

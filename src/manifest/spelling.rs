@@ -1,0 +1,176 @@
+//! What was probably meant by a field that is not there: a name like it, or the place where it belongs.
+
+use std::cmp::Reverse;
+use std::sync::LazyLock;
+
+use super::fields::treatment;
+use super::shape::{Object, Shape, pod};
+
+/// Longer than any name of a field by far; what is longer is no slip of the pen.
+const LONGEST: usize = 64;
+
+/// Where an object stands, without the numbers of lists' items: `["spec", "containers[]"]`.
+pub(super) type Place = Vec<String>;
+
+/// Says what was probably meant by a field that the object at this place does not have.
+pub(super) fn unknown_field(name: &str, object: &Object, place: &[String]) -> String {
+    let names = object.fields.iter().map(|(name, _)| *name);
+    if let Some(known) = nearest(name, names) {
+        return format!("unknown field, did you mean {known}? It has no effect");
+    }
+    match elsewhere(name, place) {
+        Some((known, there)) if known == name => {
+            format!("unknown field here, it belongs below {there}. It has no effect")
+        }
+        Some((known, there)) => {
+            format!("unknown field, did you mean {known} below {there}? It has no effect")
+        }
+        None => "unknown field, it has no effect".to_owned(),
+    }
+}
+
+/// The most similar of the names, if one is similar enough.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = names.filter_map(|known| Some((distance(name, known)?, known)));
+    distances.min().map(|(_, known)| known)
+}
+
+/// How many slips lead from one name to the other, if that is not too many.
+fn distance(name: &str, known: &str) -> Option<usize> {
+    let most = 1 + name.len() / 4;
+    if name.len() > LONGEST || name.len().abs_diff(known.len()) > most {
+        return None;
+    }
+    let slips = strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase());
+    (slips <= most && slips < known.len()).then_some(slips)
+}
+
+/// The nearest object that has a field of such a name, and what the field is called there.
+fn elsewhere(name: &str, place: &[String]) -> Option<(&'static str, String)> {
+    let objects = objects().iter();
+    let candidates = objects.filter_map(|(there, object)| {
+        let names = object.fields.iter().map(|(name, _)| *name);
+        let known = nearest(name, names)?;
+        let common = there.iter().zip(place).take_while(|(a, b)| a == b).count();
+        let steps = there.len() + place.len() - 2 * common;
+        // Of two places as near, the one inside is meant: what is written too far left.
+        Some((
+            distance(name, known)?,
+            steps,
+            Reverse(there.len()),
+            there,
+            known,
+        ))
+    });
+    let (.., there, known) = candidates.min()?;
+    Some((known, there.join(".")))
+}
+
+/// Every object of a Pod that is not settled by what is around it.
+fn objects() -> &'static [(Place, &'static Object)] {
+    static OBJECTS: LazyLock<Vec<(Place, &'static Object)>> = LazyLock::new(|| {
+        let mut found = vec![];
+        collect(pod(), &vec![], &mut found);
+        found
+    });
+    &OBJECTS
+}
+
+fn collect(object: &'static Object, at: &Place, into: &mut Vec<(Place, &'static Object)>) {
+    if !at.is_empty() {
+        into.push((at.clone(), object));
+    }
+    for (name, shape) in &object.fields {
+        let settled = treatment(object.name, name).is_final();
+        if let Some(inner) = shape.object().filter(|_| !settled) {
+            let mut there = at.clone();
+            there.push(step(name, shape));
+            collect(inner, &there, into);
+        }
+    }
+}
+
+/// One part of a place.
+pub(super) fn step(name: &str, shape: &Shape) -> String {
+    match shape {
+        Shape::List(_) => format!("{name}[]"),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(name: &str, place: &str) -> String {
+        let place: Place = place.split('.').map(str::to_owned).collect();
+        let found = objects().iter().find(|(there, _)| *there == place);
+        unknown_field(name, found.expect("such a place").1, &place)
+    }
+
+    #[test]
+    fn a_slip_gives_the_nearest_name_that_is_right_at_that_place() {
+        for (name, place, meant) in [
+            (
+                "imagePullPolcy",
+                "spec.containers[]",
+                "did you mean imagePullPolicy?",
+            ),
+            ("comand", "spec.containers[]", "did you mean command?"),
+            ("hostpath", "spec.volumes[]", "did you mean hostPath?"),
+            ("port", "spec.containers[]", "did you mean ports?"),
+            (
+                "mountpath",
+                "spec.containers[].volumeMounts[]",
+                "did you mean mountPath?",
+            ),
+            ("lables", "metadata", "did you mean labels?"),
+        ] {
+            let said = said(name, place);
+            assert!(said.contains(meant), "{name} below {place}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_field_at_the_wrong_place_is_told_where_it_belongs() {
+        for (name, place, there) in [
+            (
+                "imagePullPolicy",
+                "spec",
+                "it belongs below spec.containers[].",
+            ),
+            (
+                "volumeMounts",
+                "spec",
+                "it belongs below spec.containers[].",
+            ),
+            ("hostNetwork", "spec.containers[]", "it belongs below spec."),
+            ("labels", "spec", "it belongs below metadata."),
+            (
+                "containerPort",
+                "spec.containers[]",
+                "it belongs below spec.containers[].ports[].",
+            ),
+            (
+                "livenesProbe",
+                "spec",
+                "did you mean livenessProbe below spec.containers[]?",
+            ),
+            (
+                "runAsUsr",
+                "spec.containers[]",
+                "did you mean runAsUser below spec.containers[].securityContext?",
+            ),
+        ] {
+            let said = said(name, place);
+            assert!(said.contains(there), "{name} below {place}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_like_nothing_is_unknown() {
+        assert_eq!(said("banana", "spec"), "unknown field, it has no effect");
+        let endless = "x".repeat(1 << 20);
+        assert_eq!(said(&endless, "spec"), "unknown field, it has no effect");
+    }
+}

@@ -1,0 +1,96 @@
+//! A Pod's metadata.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::super::ROLLBACK_AFTER;
+use super::names::{is_dns_subdomain, is_qualified_name};
+use super::{Field, Validator, names};
+use crate::config::parse_duration;
+
+/// All keys and values of annotations together.
+const MAX_ANNOTATIONS: usize = 256 << 10;
+/// As long as a name may be.
+const MAX_NAME: usize = 253;
+/// Seccomp profiles were once named by annotations.
+const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
+
+impl Validator<'_> {
+    pub(super) fn metadata(&mut self, pod: &Pod, node_name: &str) {
+        let field = Field::new("metadata");
+        let metadata = &pod.metadata;
+        self.pod_name(&field.key("name"), metadata, node_name);
+        if let Some(namespace) = metadata.namespace.as_deref().filter(|n| !n.is_empty()) {
+            self.dns_label(&field.key("namespace"), namespace);
+        }
+        if let Some(prefix) = metadata.generate_name.as_deref().filter(|n| !n.is_empty()) {
+            self.dns_subdomain(&field.key("generateName"), prefix.trim_end_matches('-'));
+        }
+        for (key, value) in metadata.labels.iter().flatten() {
+            let field = field.key("labels").key(key);
+            self.qualified_name(&field, key);
+            self.label_value(&field, value);
+        }
+        self.annotations(&field.key("annotations"), metadata);
+        self.added_by_server(&field, metadata);
+    }
+
+    fn pod_name(&mut self, field: &Field, metadata: &ObjectMeta, node_name: &str) {
+        let name = metadata.name.as_deref().unwrap_or_default();
+        if !self.required(field, name, "the Pod's name") {
+            return;
+        }
+        self.dns_subdomain(field, name);
+        let full = name.len() + 1 + node_name.len();
+        if is_dns_subdomain(name) && full > MAX_NAME {
+            let message = format!(
+                "is {full} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
+            );
+            self.refuse(field, message);
+        }
+    }
+
+    fn annotations(&mut self, field: &Field, metadata: &ObjectMeta) {
+        let mut size = 0;
+        for (key, value) in metadata.annotations.iter().flatten() {
+            size += key.len() + value.len();
+            // Upper case is taken in the domain of an annotation, though not of a label.
+            let good = is_qualified_name(&key.to_lowercase());
+            self.expect(good, &field.key(key), key, names::QUALIFIED_NAME);
+            if key.starts_with(OLD_SECCOMP) {
+                let message = "has no effect any more, use securityContext.seccompProfile";
+                self.warn(&field.key(key), message);
+            }
+            if key == ROLLBACK_AFTER
+                && let Err(message) = parse_duration(value)
+            {
+                self.refuse(&field.key(key), message);
+            }
+        }
+        if size > MAX_ANNOTATIONS {
+            let message = format!("hold {size} bytes, expected at most {MAX_ANNOTATIONS}");
+            self.refuse(field, message);
+        }
+    }
+
+    /// What is of no effect has to be right all the same.
+    fn added_by_server(&mut self, field: &Field, metadata: &ObjectMeta) {
+        if let Some(generation) = metadata.generation.filter(|g| *g < 0) {
+            let field = field.key("generation");
+            self.refuse(&field, format!("found {generation}, expected 0 or more"));
+        }
+        for (field, finalizer) in field.items("finalizers", &metadata.finalizers) {
+            self.qualified_name(&field, finalizer);
+        }
+        for (field, owner) in field.items("ownerReferences", &metadata.owner_references) {
+            for (name, value) in [
+                ("apiVersion", &owner.api_version),
+                ("kind", &owner.kind),
+                ("name", &owner.name),
+                ("uid", &owner.uid),
+            ] {
+                self.required(&field.key(name), value, "that of the owner");
+            }
+        }
+    }
+}

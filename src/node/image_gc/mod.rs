@@ -1,0 +1,321 @@
+//! Image garbage collection: makes room on the disk that images lie on, once it is too full.
+//!
+//! No image goes that a container of anybody uses, that a manifest or a Pod that is still here names,
+//! that is pinned, or that sandboxes are made from. Where any of that cannot be told, none goes.
+
+mod plan;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::complaints::Complaints;
+use super::supervisor::PulseReceiver;
+use crate::blocking::blocking;
+use crate::cri::v1;
+use crate::pod::image;
+use crate::pod::task::Context;
+use crate::pod::{folder, rollback};
+use crate::source::Desired;
+use crate::translate::Paths;
+
+pub use plan::Policy;
+use plan::{Disk, History, LocalImage, plan};
+
+/// How often the disk is looked at; the kubelet's.
+const PERIOD: Duration = Duration::from_secs(5 * 60);
+
+/// Makes room for as long as the agent runs.
+pub async fn keep(
+    context: Arc<Context>,
+    desired: watch::Receiver<Option<Desired>>,
+    mut pulse: PulseReceiver,
+    policy: Policy,
+) {
+    // Pods come first.
+    if policy.is_off() || pulse.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let mut collector = Collector {
+        context,
+        desired,
+        policy,
+        history: History::default(),
+        complaints: Complaints::default(),
+    };
+    loop {
+        let done = collector.collect().await;
+        let trouble = done.err().map(|error| format!("{error:#}"));
+        if collector.complaints.is_news("round", trouble.as_deref()) {
+            let error = trouble.unwrap_or_default();
+            warn!(error, "images are not looked after, none is removed");
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+struct Collector {
+    context: Arc<Context>,
+    desired: watch::Receiver<Option<Desired>>,
+    policy: Policy,
+    history: History,
+    complaints: Complaints,
+}
+
+/// What a round has removed.
+#[derive(Debug, Default)]
+struct Removed {
+    names: Vec<String>,
+    /// The ids of these, and of those that the runtime would not remove.
+    tried: BTreeSet<String>,
+}
+
+impl Collector {
+    /// Removes images until there is room enough or none is left that may go, and tells of it.
+    async fn collect(&mut self) -> anyhow::Result<()> {
+        let mount = self.mount().await?;
+        let before = disk(&mount)?;
+        let mut removed = Removed::default();
+        let made = self.make_room(&mount, before, &mut removed).await;
+        let now = disk(&mount)?;
+        if !removed.names.is_empty() {
+            info!(
+                images = removed.names.join(", "),
+                freed_bytes = now.available.saturating_sub(before.available),
+                disk = %mount.display(),
+                used_percent_before = before.used_percent(),
+                used_percent = now.used_percent(),
+                "removed images that nothing uses"
+            );
+        }
+        let missing_bytes = made?;
+        let trouble = (missing_bytes > 0).then_some("too full");
+        if self.complaints.is_news("disk", trouble) {
+            warn!(
+                disk = %mount.display(),
+                used_percent = now.used_percent(),
+                missing_bytes,
+                "the disk of the images is too full, and none is left that may be removed"
+            );
+        }
+        Ok(())
+    }
+
+    /// Removes images; gives the bytes that are still missing.
+    async fn make_room(
+        &mut self,
+        mount: &Path,
+        disk_before: Disk,
+        removed: &mut Removed,
+    ) -> anyhow::Result<u64> {
+        let mut excess = self.policy.excess(disk_before, false);
+        loop {
+            let mut images = self.look().await?;
+            images.retain(|image| !removed.tried.contains(&image.id));
+            let plan = plan(&self.policy, &images, &self.history, excess, Instant::now());
+            if plan.is_empty() {
+                return Ok(excess);
+            }
+            for image in plan {
+                // What is wanted may have changed, and this image with it.
+                if self.desired.has_changed()? {
+                    break;
+                }
+                self.remove(image, removed).await;
+            }
+            // Images share layers, so that only the disk tells what that was good for.
+            excess = self.policy.excess(disk(mount)?, excess > 0);
+        }
+    }
+
+    async fn remove(&mut self, image: &LocalImage, removed: &mut Removed) {
+        let request = v1::RemoveImageRequest {
+            image: Some(v1::ImageSpec {
+                image: image.id.clone(),
+                ..v1::ImageSpec::default()
+            }),
+        };
+        let done = self.context.client.remove_image(request).await;
+        let trouble = done.err().map(|error| error.to_string());
+        if self.complaints.is_news(&image.id, trouble.as_deref()) {
+            let error = trouble.as_deref().unwrap_or_default();
+            warn!(image = image.name, error, "cannot remove the image");
+        }
+        removed.tried.insert(image.id.clone());
+        if trouble.is_none() {
+            removed.names.push(image.name.clone());
+        }
+    }
+
+    /// Where images lie.
+    async fn mount(&self) -> anyhow::Result<PathBuf> {
+        let request = v1::ImageFsInfoRequest {};
+        let answer = self.context.client.image_fs_info(request).await?;
+        let first = answer.image_filesystems.into_iter().next();
+        let mount = first.and_then(|usage| usage.fs_id).map(|id| id.mountpoint);
+        match mount {
+            Some(mount) if !mount.is_empty() => Ok(mount.into()),
+            _ => bail!("the container runtime does not tell where images lie"),
+        }
+    }
+
+    /// The images that are there, and which of them are kept.
+    async fn look(&mut self) -> anyhow::Result<Vec<LocalImage>> {
+        let client = &self.context.client;
+        // In this order, so that what comes to be used meanwhile is seen to be used.
+        let request = v1::ListImagesRequest::default();
+        let images = client.list_images(request).await?.images;
+        let request = v1::ListContainersRequest::default();
+        let containers = client.list_containers(request).await?.containers;
+        let used = containers.into_iter().flat_map(names_of_container);
+        let used: BTreeSet<String> = used.collect();
+        let wanted = self.wanted_names(&images).await?;
+        let wanted = self.ids(wanted).await?;
+        let local = |image: v1::Image| {
+            let is_used = names_of_image(&image).any(|name| used.contains(name));
+            LocalImage {
+                kept: image.pinned || is_used || wanted.contains(&image.id),
+                name: image.repo_tags.first().unwrap_or(&image.id).clone(),
+                size: image.size,
+                id: image.id,
+            }
+        };
+        let images: Vec<_> = images.into_iter().map(local).collect();
+        self.history.note(&images, Instant::now());
+        Ok(images)
+    }
+
+    /// The images that manifests name, and Pods that are still here, and what sandboxes are made from.
+    async fn wanted_names(&mut self, images: &[v1::Image]) -> anyhow::Result<BTreeSet<String>> {
+        let desired = self.desired.borrow_and_update().clone();
+        let desired = desired.context("it is not known yet what is wanted")?;
+        if desired.web_unknown {
+            bail!("it is not known yet what the manifest URL wants");
+        }
+        let mut names = BTreeSet::new();
+        for wanted in desired.pods.values() {
+            named_images(&wanted.pod.document, &mut names);
+        }
+        let paths = self.context.facts.paths.clone();
+        names.append(&mut blocking(move || names_of_records(&paths)).await?);
+        let sandbox_image = self.sandbox_image().await?;
+        if sandbox_image.is_none() && !images.iter().any(|image| image.pinned) {
+            bail!(
+                "the container runtime neither tells nor pins the image that it makes sandboxes from"
+            );
+        }
+        names.extend(sandbox_image);
+        Ok(names)
+    }
+
+    /// The ids of the images of these names that are there.
+    async fn ids(&self, names: BTreeSet<String>) -> anyhow::Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        for name in names {
+            match image::local(&self.context.client, &name).await {
+                Ok(local) => ids.extend(local.map(|image| image.reference)),
+                // No image has such a name.
+                Err(error) if error.reason == "InvalidImageName" => {}
+                Err(error) => bail!("{name}: {}", error.message),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The image that the runtime makes sandboxes from, where it tells (containerd 1.x).
+    async fn sandbox_image(&self) -> anyhow::Result<Option<String>> {
+        let request = v1::StatusRequest { verbose: true };
+        let status = self.context.client.status(request).await?;
+        let config = status.info.get("config").map(String::as_str);
+        let config: Value = serde_json::from_str(config.unwrap_or("null"))?;
+        Ok(config["sandboxImage"].as_str().map(str::to_owned))
+    }
+}
+
+fn disk(mount: &Path) -> anyhow::Result<Disk> {
+    let disk = rustix::fs::statvfs(mount);
+    let disk = disk.with_context(|| format!("cannot look at the disk of {}", mount.display()))?;
+    Ok(Disk {
+        capacity: disk.f_blocks.saturating_mul(disk.f_frsize),
+        available: disk.f_bavail.saturating_mul(disk.f_frsize),
+    })
+}
+
+/// By all that a runtime may call an image.
+fn names_of_image(image: &v1::Image) -> impl Iterator<Item = &String> {
+    let id = std::iter::once(&image.id);
+    id.chain(&image.repo_tags).chain(&image.repo_digests)
+}
+
+fn names_of_container(container: v1::Container) -> impl Iterator<Item = String> {
+    let spec = container.image.unwrap_or_default();
+    [spec.image, container.image_ref, container.image_id].into_iter()
+}
+
+/// The images that Pods name which are still here, whatever manifests say by now.
+fn names_of_records(paths: &Paths) -> std::io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for uid in folder::list(paths)? {
+        if let Some(record) = folder::read_record(paths, &uid) {
+            named_images(&record.document, &mut names);
+        }
+    }
+    for good in rollback::kept_records(paths)? {
+        named_images(&good.document, &mut names);
+    }
+    Ok(names)
+}
+
+/// All that a manifest calls an image, of containers and of volumes, wherever it stands: one too many
+/// does no harm.
+fn named_images(document: &Value, names: &mut BTreeSet<String>) {
+    match document {
+        Value::Array(items) => items.iter().for_each(|item| named_images(item, names)),
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = match value {
+                    Value::String(name) if field == "image" => Some(name.as_str()),
+                    Value::Object(_) if field == "image" => value["reference"].as_str(),
+                    _ => None,
+                };
+                names.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+                named_images(value, names);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_image_that_a_manifest_names_is_found() {
+        let document = serde_json::json!({
+            "metadata": {"name": "web", "annotations": {"about": "image"}},
+            "spec": {
+                "initContainers": [{"name": "i", "image": "init:1"}],
+                "containers": [
+                    {"name": "c", "image": "web:1", "env": [{"name": "image", "value": "no:1"}]},
+                    {"name": "d", "image": "web:2"},
+                    {"name": "e", "image": ""},
+                ],
+                "volumes": [
+                    {"name": "v", "image": {"reference": "data:1", "pullPolicy": "Never"}},
+                    {"name": "w", "emptyDir": {}},
+                ],
+            },
+        });
+        let mut names = BTreeSet::new();
+        named_images(&document, &mut names);
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        assert_eq!(names, ["data:1", "init:1", "web:1", "web:2"]);
+    }
+}

@@ -1,0 +1,309 @@
+//! Which images go: a pure function of what is there, what it was used for, the disk and the time
+//! (Kubernetes, Garbage Collection, "Garbage collection of unused containers and images").
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// When images are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// From this usage of the disk in percent on, room is made; 100 is never.
+    pub high_percent: u8,
+    /// Down to this usage; less than the other.
+    pub low_percent: u8,
+    /// Images that the agent has known for less than this stay, however full the disk is.
+    pub min_age: Duration,
+    /// Images that were not used for longer than this go, however empty the disk is.
+    pub max_age: Option<Duration>,
+}
+
+impl Policy {
+    /// Whether no image ever goes.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.high_percent == 100 && self.max_age.is_none()
+    }
+
+    /// How many bytes are to be freed; `begun` once that has begun, until it is enough.
+    pub(super) fn excess(&self, disk: Disk, begun: bool) -> u64 {
+        let is_high = self.high_percent < 100 && disk.used_percent() >= self.high_percent;
+        if !is_high && !begun {
+            return 0;
+        }
+        let wanted = disk.capacity / 100 * u64::from(100 - self.low_percent);
+        wanted.saturating_sub(disk.available)
+    }
+}
+
+/// The file system that images lie on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Disk {
+    pub(super) capacity: u64,
+    pub(super) available: u64,
+}
+
+impl Disk {
+    /// How much of it is used, rounded up as the kubelet does; 0 where it tells no size.
+    pub(super) fn used_percent(self) -> u8 {
+        let free = (u128::from(self.available) * 100)
+            .checked_div(u128::from(self.capacity))
+            .unwrap_or(100);
+        u8::try_from(free).map_or(0, |free| 100u8.saturating_sub(free))
+    }
+}
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LocalImage {
+    pub(super) id: String,
+    /// What people call it.
+    pub(super) name: String,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Something uses it or wants it, or it is pinned.
+    pub(super) kept: bool,
+}
+
+/// What is remembered of an image for as long as it is there.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    /// When it was first seen, or when the agent first looked.
+    seen: Instant,
+    /// It was there when the agent first looked, so that it may be of any age.
+    was_there: bool,
+    last_used: Option<Instant>,
+}
+
+/// What images were used for, since the agent started.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    images: BTreeMap<String, Memory>,
+    has_looked: bool,
+}
+
+impl History {
+    /// Notes what is there now, and what of it is used.
+    pub(super) fn note(&mut self, images: &[LocalImage], now: Instant) {
+        let was_there = !std::mem::replace(&mut self.has_looked, true);
+        self.images
+            .retain(|id, _| images.iter().any(|image| image.id == *id));
+        for image in images {
+            let known = self.images.entry(image.id.clone()).or_insert(Memory {
+                seen: now,
+                was_there,
+                last_used: None,
+            });
+            if image.kept {
+                known.last_used = Some(now);
+            }
+        }
+    }
+}
+
+/// The images to remove, in order: those that were not used for too long, then, to free `excess` bytes,
+/// those that were used least recently. Images that the history does not know stay.
+pub(super) fn plan<'a>(
+    policy: &Policy,
+    images: &'a [LocalImage],
+    history: &History,
+    excess: u64,
+    now: Instant,
+) -> Vec<&'a LocalImage> {
+    let unused = images.iter().filter(|image| !image.kept);
+    let known = unused.filter_map(|image| Some((image, *history.images.get(&image.id)?)));
+    let mut known: Vec<_> = known.collect();
+    known.sort_by_key(|(image, known)| {
+        let seen = (!known.was_there).then_some(known.seen);
+        (known.last_used, seen, image.id.as_str())
+    });
+    let since = |then| now.saturating_duration_since(then);
+    let (old, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|(_, known)| {
+        let unused_for = since(known.last_used.unwrap_or(known.seen));
+        policy.max_age.is_some_and(|max| unused_for > max)
+    });
+    let mut plan: Vec<_> = old.into_iter().map(|(image, _)| image).collect();
+    let mut freed: u64 = plan.iter().map(|image| image.size).sum();
+    for (image, known) in others {
+        let may_go = known.was_there || since(known.seen) >= policy.min_age;
+        if freed < excess && may_go {
+            freed = freed.saturating_add(image.size);
+            plan.push(image);
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn policy() -> Policy {
+        Policy {
+            high_percent: 85,
+            low_percent: 80,
+            min_age: 2 * MINUTE,
+            max_age: None,
+        }
+    }
+
+    #[test]
+    fn room_is_made_from_the_high_threshold_down_to_the_low_one() {
+        for (available, begun, expected) in [
+            (1000, false, 0),
+            (160, false, 0),
+            // 85 %, once a percent that has begun counts.
+            (159, false, 41),
+            (150, false, 50),
+            (0, false, 200),
+            // Once begun, it goes on below the high threshold.
+            (170, true, 30),
+            (200, true, 0),
+            (900, true, 0),
+            // As a file system may count what is kept for root.
+            (2000, false, 0),
+        ] {
+            let disk = Disk {
+                capacity: 1000,
+                available,
+            };
+            let excess = policy().excess(disk, begun);
+            assert_eq!(excess, expected, "{available} {begun}");
+        }
+        let nothing = Disk {
+            capacity: 0,
+            available: 0,
+        };
+        assert_eq!(policy().excess(nothing, false), 0);
+        let never = Policy {
+            high_percent: 100,
+            ..policy()
+        };
+        let full = Disk {
+            capacity: 1000,
+            available: 0,
+        };
+        assert_eq!(never.excess(full, false), 0);
+    }
+
+    #[test]
+    fn nothing_ever_goes_without_thresholds_and_without_an_age() {
+        let never = Policy {
+            high_percent: 100,
+            ..policy()
+        };
+        let old = Policy {
+            max_age: Some(MINUTE),
+            ..never
+        };
+        assert!(never.is_off());
+        assert!(!old.is_off());
+        assert!(!policy().is_off());
+    }
+
+    /// Images by id with their sizes in bytes; those in `kept` are kept.
+    fn images(all: &[(&str, u64)], kept: &[&str]) -> Vec<LocalImage> {
+        let image = |(id, size): &(&str, u64)| LocalImage {
+            id: (*id).to_owned(),
+            name: (*id).to_owned(),
+            size: *size,
+            kept: kept.contains(id),
+        };
+        all.iter().map(image).collect()
+    }
+
+    const ALL: [(&str, u64); 4] = [("a", 10), ("b", 20), ("c", 30), ("d", 40)];
+
+    /// What goes of [`ALL`] after looks at them: the minute of each, and what was kept then.
+    fn planned(policy: &Policy, looks: &[(u32, &[&str])], excess: u64) -> Vec<String> {
+        let start = Instant::now();
+        let mut history = History::default();
+        let mut last = (start, vec![]);
+        for (minute, kept) in looks {
+            last = (start + *minute * MINUTE, images(&ALL, kept));
+            history.note(&last.1, last.0);
+        }
+        let (now, images) = last;
+        let plan = plan(policy, &images, &history, excess, now);
+        plan.iter().map(|image| image.id.clone()).collect()
+    }
+
+    #[test]
+    fn the_image_used_longest_ago_goes_first_and_no_more_than_needed() {
+        for (looks, excess, expected) in [
+            // Nothing has to go.
+            (&[(0, &["a"][..])][..], 0, &[][..]),
+            // Never used before used before used later.
+            (&[(0, &["b"]), (5, &["a"]), (10, &[])], 1, &["c"]),
+            (&[(0, &["b"]), (5, &["a"]), (10, &[])], 71, &["c", "d", "b"]),
+            (
+                &[(0, &["b"]), (5, &["a"]), (10, &[])],
+                1000,
+                &["c", "d", "b", "a"],
+            ),
+            // What is kept now stays, however much is needed.
+            (&[(0, &["a", "b", "c", "d"])], 1000, &[]),
+            (&[(0, &[]), (5, &["a", "c"])], 1000, &["b", "d"]),
+        ] {
+            assert_eq!(
+                planned(&policy(), looks, excess),
+                expected,
+                "{looks:?} {excess}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_that_just_came_stays_and_one_that_was_there_at_the_start_need_not() {
+        let start = Instant::now();
+        let mut history = History::default();
+        history.note(&images(&ALL[..1], &[]), start);
+        let all = images(&ALL[..2], &[]);
+        history.note(&all, start + 5 * MINUTE);
+        for (minutes, expected) in [(5, &["a"][..]), (6, &["a"]), (7, &["a", "b"])] {
+            let now = start + minutes * MINUTE;
+            let plan = plan(&policy(), &all, &history, 1000, now);
+            let ids: Vec<_> = plan.iter().map(|image| image.id.as_str()).collect();
+            assert_eq!(ids, expected, "after {minutes} minutes");
+        }
+    }
+
+    #[test]
+    fn an_image_that_went_and_came_back_is_new() {
+        let start = Instant::now();
+        let mut history = History::default();
+        let all = images(&ALL[..1], &[]);
+        history.note(&all, start);
+        history.note(&[], start + MINUTE);
+        history.note(&all, start + 2 * MINUTE);
+        assert!(plan(&policy(), &all, &history, 1, start + 3 * MINUTE).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_used_for_too_long_goes_with_room_to_spare() {
+        let policy = Policy {
+            max_age: Some(30 * MINUTE),
+            ..policy()
+        };
+        for (looks, excess, expected) in [
+            (&[(0, &["a"][..]), (30, &["b"])][..], 0, &[][..]),
+            (&[(0, &["a"]), (31, &["b"])], 0, &["c", "d", "a"]),
+            (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 0, &["c", "d"]),
+            // It counts as room that was made.
+            (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 70, &["c", "d"]),
+            (
+                &[(0, &["a"]), (5, &["a"]), (31, &["b"])],
+                71,
+                &["c", "d", "a"],
+            ),
+            (&[(0, &[]), (31, &["a", "b", "c", "d"])], 71, &[]),
+        ] {
+            assert_eq!(
+                planned(&policy, looks, excess),
+                expected,
+                "{looks:?} {excess}"
+            );
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! The probes of one Pod, kept going.
+//!
+//! [`Probes::sync`] is level-triggered: it is told which containers run, and starts, keeps and ends
+//! probes accordingly. Each probe is a small task that sleeps between its rounds. What the tasks find
+//! comes in through [`Probes::next`], and only then changes what [`Probes::health`] says, so that
+//! the owner never sees a result that it was not told of.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Container, Probe};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::rhythm::Rhythm;
+use super::state::{Kind, ProbeResult, ProbeState};
+use super::task::Task;
+use super::{Outcome, Target};
+use crate::cri::Client;
+
+/// Findings that wait for the owner at most; more than a Pod has in a moment.
+const WAITING: usize = 32;
+
+/// A container that is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The runtime's id.
+    pub container_id: &'a str,
+    /// What it was made by. Does not change under one id.
+    pub spec: &'a Container,
+    /// The Pod's address; the node's on the host's network.
+    pub ip: &'a str,
+    /// How long it has been running.
+    pub age: Duration,
+    /// Which of its probes are to run.
+    pub which: Which,
+    /// What was known of it before, by an earlier agent say. Counts where the id is new.
+    pub known: Option<&'a Health>,
+}
+
+/// Which of a container's probes are to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All that it has.
+    All,
+    /// Readiness alone: the Pod is being ended.
+    Readiness,
+    /// None: it is there, but does not run.
+    None,
+}
+
+impl Which {
+    fn includes(self, kind: Kind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Readiness => kind == Kind::Readiness,
+            Self::None => false,
+        }
+    }
+}
+
+/// What is known of a container by its probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Its startup probe passed, or it has none.
+    pub started: bool,
+    /// It has started, and its readiness probe succeeds, if it has one.
+    pub ready: bool,
+    /// The probe for whose failure it must be restarted.
+    pub failed: Option<Failed>,
+}
+
+/// A startup or liveness probe that failed for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Which of the two.
+    pub kind: Kind,
+    /// What it said at last.
+    pub message: String,
+}
+
+impl Health {
+    /// A container of which its probes have said nothing.
+    #[must_use]
+    pub fn unknown(spec: &Container) -> Self {
+        let started = spec.startup_probe.is_none();
+        Self {
+            started,
+            ready: started && spec.readiness_probe.is_none(),
+            failed: None,
+        }
+    }
+
+    /// A container of which `known` was known. What needs no probe to be known stands whatever that says.
+    fn begin(spec: &Container, known: Option<&Self>) -> Self {
+        let known = known.cloned().unwrap_or_else(|| Self::unknown(spec));
+        let started = known.started || spec.startup_probe.is_none();
+        Self {
+            started,
+            ready: started && (known.ready || spec.readiness_probe.is_none()),
+            failed: known.failed,
+        }
+    }
+
+    /// What a probe of this kind said, if it said something.
+    fn result(&self, kind: Kind) -> Option<ProbeResult> {
+        let has_failed = self.failed.as_ref().is_some_and(|f| f.kind == kind);
+        let has_passed = match kind {
+            Kind::Startup => self.started,
+            Kind::Liveness => false,
+            Kind::Readiness => self.ready,
+        };
+        match (has_failed, has_passed) {
+            (true, _) => Some(ProbeResult::Failure),
+            (_, true) => Some(ProbeResult::Success),
+            _ => None,
+        }
+    }
+
+    /// Takes what a probe said: a new result, and the words for it.
+    fn take(&mut self, kind: Kind, result: ProbeResult, message: &str, has_readiness: bool) {
+        match (kind, result) {
+            (Kind::Readiness, result) => self.ready = result == ProbeResult::Success,
+            (Kind::Startup, ProbeResult::Success) => {
+                self.started = true;
+                self.ready = !has_readiness;
+            }
+            (Kind::Liveness, ProbeResult::Success) => {}
+            (Kind::Startup | Kind::Liveness, ProbeResult::Failure) => {
+                let message = message.to_owned();
+                self.failed = Some(Failed { kind, message });
+            }
+        }
+    }
+}
+
+/// Something that a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The runtime's id of the container.
+    pub container_id: String,
+    /// Its name.
+    pub container: String,
+    /// Which of its probes.
+    pub kind: Kind,
+    /// What it says now, if it said something else before.
+    pub result: Option<ProbeResult>,
+    /// What is worth an event of the Pod.
+    pub event: Option<Event>,
+}
+
+/// An event about a container, of the type Warning, as the reference agent has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `Unhealthy` or `ProbeWarning`.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// How a probe is carried out.
+pub(super) type Run = Arc<dyn Fn(Arc<Subject>) -> BoxFuture<'static, Outcome> + Send + Sync>;
+
+/// One probe and where it looks.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) probe: Probe,
+    pub(super) target: Target,
+}
+
+/// What a probe's task found in one round.
+struct Finding {
+    container_id: String,
+    kind: Kind,
+    result: Option<ProbeResult>,
+    outcome: Outcome,
+}
+
+/// All probes of one Pod.
+pub struct Probes {
+    client: Client,
+    run: Run,
+    // Boxed here and below, so that the room kept for more is small.
+    containers: BTreeMap<String, Box<Probed>>,
+    findings: mpsc::Receiver<Box<Finding>>,
+    /// For the tasks. Kept, so that `findings` never ends.
+    sender: mpsc::Sender<Box<Finding>>,
+}
+
+impl fmt::Debug for Probes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.containers.iter().map(|(id, c)| (id, &c.health)))
+            .finish()
+    }
+}
+
+impl Probes {
+    /// No probes yet. Commands are run by `client`'s runtime.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        let run = |subject: Arc<Subject>| {
+            async move { super::run(&subject.probe, &subject.target).await }.boxed()
+        };
+        Self::with(client, Arc::new(run))
+    }
+
+    /// Probes that are carried out by `run`.
+    pub(super) fn with(client: Client, run: Run) -> Self {
+        let (sender, findings) = mpsc::channel(WAITING);
+        Self {
+            client,
+            run,
+            containers: BTreeMap::new(),
+            findings,
+            sender,
+        }
+    }
+
+    /// Starts the probes of containers that are new, keeps those that go on, and ends the others. What
+    /// is known of a container stays as long as it is among `wanted`.
+    pub fn sync(&mut self, wanted: &[Wanted<'_>]) {
+        let there = |id: &str| wanted.iter().any(|w| w.container_id == id);
+        self.containers.retain(|id, _| there(id));
+        for container in wanted {
+            let id = container.container_id;
+            if let Some(probed) = self.containers.get_mut(id) {
+                probed.update(container);
+            } else {
+                let probed = Probed::new(&self.client, container);
+                self.containers.insert(id.to_owned(), Box::new(probed));
+            }
+            self.tend(id, false);
+        }
+    }
+
+    /// The next thing that a probe finds; waits for it as long as it takes. Nothing is lost where the
+    /// wait is given up.
+    pub async fn next(&mut self) -> News {
+        loop {
+            let Some(finding) = self.findings.recv().await else {
+                // Never so: we hold a sender ourselves.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            if let Some(news) = self.take(*finding) {
+                return news;
+            }
+        }
+    }
+
+    /// What is known of a container, if it is among the wanted ones.
+    #[must_use]
+    pub fn health(&self, container_id: &str) -> Option<&Health> {
+        self.containers.get(container_id).map(|c| &c.health)
+    }
+
+    /// What is known of every wanted container, by its id.
+    pub fn results(&self) -> impl Iterator<Item = (&str, &Health)> {
+        self.containers
+            .iter()
+            .map(|(id, c)| (id.as_str(), &c.health))
+    }
+
+    /// Takes what a task found, unless its probe was ended meanwhile.
+    fn take(&mut self, finding: Finding) -> Option<News> {
+        let Finding {
+            container_id,
+            kind,
+            result,
+            outcome,
+        } = finding;
+        let probed = self.containers.get_mut(&container_id)?;
+        probed.tasks.get(&kind)?;
+        if let Some(result) = result {
+            let has_readiness = probed.subjects.contains_key(&Kind::Readiness);
+            let message = words(&outcome);
+            probed.health.take(kind, result, message, has_readiness);
+        }
+        let news = News {
+            container: probed.name.clone(),
+            kind,
+            result,
+            event: event(kind, &outcome),
+            container_id,
+        };
+        let came_up = (kind, result) == (Kind::Startup, Some(ProbeResult::Success));
+        self.tend(&news.container_id, came_up);
+        Some(news)
+    }
+
+    /// Starts and ends a container's tasks as it stands. `came_up` is whether its startup probe has just
+    /// passed.
+    fn tend(&mut self, container_id: &str, came_up: bool) {
+        let Some(probed) = self.containers.get_mut(container_id) else {
+            return;
+        };
+        for (kind, subject) in &probed.subjects {
+            let kind = *kind;
+            if !probed.is_due(kind) {
+                probed.tasks.remove(&kind);
+            } else if !probed.tasks.contains_key(&kind) {
+                let known = probed.health.result(kind);
+                let worker = Worker {
+                    kind,
+                    subject: Arc::clone(subject),
+                    state: ProbeState::new(kind, &subject.probe, known),
+                    rhythm: Rhythm::new(kind, &subject.probe),
+                    age: probed.age,
+                    run: Arc::clone(&self.run),
+                    findings: self.sender.clone(),
+                };
+                probed.tasks.insert(kind, Task::spawn(worker.work(came_up)));
+            }
+        }
+    }
+}
+
+/// One container under probes.
+struct Probed {
+    name: String,
+    age: Age,
+    which: Which,
+    subjects: BTreeMap<Kind, Arc<Subject>>,
+    tasks: BTreeMap<Kind, Task>,
+    health: Health,
+}
+
+impl Probed {
+    fn new(client: &Client, wanted: &Wanted<'_>) -> Self {
+        let Wanted { spec, .. } = wanted;
+        let target = Target::new(client, wanted.container_id, spec, wanted.ip);
+        let probes = Kind::ALL
+            .into_iter()
+            .filter_map(|kind| Some((kind, kind.of(spec)?)));
+        let subjects = probes.map(|(kind, probe)| {
+            let (probe, target) = (probe.clone(), target.clone());
+            (kind, Arc::new(Subject { probe, target }))
+        });
+        Self {
+            name: spec.name.clone(),
+            age: Age::of(wanted),
+            which: wanted.which,
+            subjects: subjects.collect(),
+            tasks: BTreeMap::new(),
+            health: Health::begin(spec, wanted.known),
+        }
+    }
+
+    /// Takes what may change about a container. Where it is reached elsewhere, its probes begin anew
+    /// with what is known.
+    fn update(&mut self, wanted: &Wanted<'_>) {
+        if self.which == Which::None {
+            // It may have been started only now.
+            self.age = Age::of(wanted);
+        }
+        self.which = wanted.which;
+        for (kind, subject) in &mut self.subjects {
+            if subject.target.ip != wanted.ip {
+                let (probe, mut target) = (subject.probe.clone(), subject.target.clone());
+                wanted.ip.clone_into(&mut target.ip);
+                *subject = Arc::new(Subject { probe, target });
+                self.tasks.remove(kind);
+            }
+        }
+    }
+
+    /// Whether the probe of this kind has something to find out now.
+    fn is_due(&self, kind: Kind) -> bool {
+        let Health {
+            started, failed, ..
+        } = &self.health;
+        self.which.includes(kind)
+            && match kind {
+                Kind::Startup => !started && failed.is_none(),
+                Kind::Liveness => *started && failed.is_none(),
+                Kind::Readiness => *started,
+            }
+    }
+}
+
+/// How old a container is, by a clock that nobody sets.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    at: Instant,
+    then: Duration,
+}
+
+impl Age {
+    fn of(wanted: &Wanted<'_>) -> Self {
+        Self {
+            at: Instant::now(),
+            then: wanted.age,
+        }
+    }
+
+    fn now(self) -> Duration {
+        self.then + self.at.elapsed()
+    }
+}
+
+/// What one probe's task works with.
+struct Worker {
+    kind: Kind,
+    subject: Arc<Subject>,
+    state: ProbeState,
+    rhythm: Rhythm,
+    age: Age,
+    run: Run,
+    findings: mpsc::Sender<Box<Finding>>,
+}
+
+impl Worker {
+    /// Probes until there is nothing more to find out.
+    async fn work(mut self, came_up: bool) {
+        let mut round = self.rhythm.first(self.age.now(), came_up);
+        while !self.state.is_over() {
+            tokio::time::sleep(round.saturating_sub(self.age.now())).await;
+            let outcome = (self.run)(Arc::clone(&self.subject)).await;
+            self.take(round, outcome).await;
+            // A round whose time went by meanwhile is made up for, once.
+            round = self.rhythm.after(round).max(self.age.now());
+        }
+    }
+
+    async fn take(&mut self, round: Duration, outcome: Outcome) {
+        let is_success = matches!(outcome, Outcome::Success | Outcome::Warning(_));
+        if !is_success && !self.rhythm.counts(round, ProbeResult::Failure) {
+            return;
+        }
+        let result = self.state.take(&outcome);
+        let is_said = result.is_some();
+        if !is_said && event(self.kind, &outcome).is_none() {
+            return;
+        }
+        let finding = Box::new(Finding {
+            container_id: self.subject.target.container_id.clone(),
+            kind: self.kind,
+            result,
+            outcome,
+        });
+        if is_said {
+            // The owner is there as long as this task is.
+            let _ = self.findings.send(finding).await;
+        } else {
+            // An owner that is behind can do without one more event of the same kind.
+            let _ = self.findings.try_send(finding);
+        }
+    }
+}
+
+/// What was said.
+fn words(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Success => "",
+        Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text) => text,
+    }
+}
+
+/// What users are told of an outcome, as the reference agent words it.
+fn event(kind: Kind, outcome: &Outcome) -> Option<Event> {
+    let (reason, message) = match outcome {
+        Outcome::Success => return None,
+        Outcome::Warning(output) => ("ProbeWarning", format!("{kind} probe warning: {output}")),
+        Outcome::Failure(output) => ("Unhealthy", format!("{kind} probe failed: {output}")),
+        Outcome::Error(error) => (
+            "Unhealthy",
+            format!("{kind} probe errored and resulted in unknown state: {error}"),
+        ),
+    };
+    Some(Event { reason, message })
+}

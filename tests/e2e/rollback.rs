@@ -1,0 +1,63 @@
+//! An update that does not become Ready in time is taken back, over restarts of the agent too.
+
+use super::node::{BUSYBOX, FOREVER, Node, pod_with};
+
+super::on_each_containerd!(
+    an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_changes,
+);
+
+/// A Pod of which a version has this long to become Ready.
+fn pod(limit: &str, script: &str) -> String {
+    let annotation =
+        format!("metadata:\n  annotations: {{podkeeper.io/rollback-after: {limit}}}\n");
+    pod_with("web", BUSYBOX, script, "").replace("metadata:\n", &annotation)
+}
+
+async fn an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_changes(
+    mut node: Node,
+) {
+    node.put("web.yaml", &pod("3s", FOREVER));
+    node.start_agent();
+    node.wait_running("web").await;
+    node.wait_known(1).await;
+    let good = node.report("web").await.unwrap().uid;
+
+    let broken = pod("3s", "echo no database; exit 3");
+    node.put("web.yaml", &broken);
+    node.wait_until("the update is tried", async || {
+        let report = node.report("web").await.unwrap_or_default();
+        report.uid != good && report.containers[0].last_exit_code == Some(3)
+    })
+    .await;
+    // In the middle of the trial.
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("the update is taken back", async || {
+        let report = node.report("web").await.unwrap_or_default();
+        report.uid == good && report.ready == 1
+    })
+    .await;
+    let update = node.report("web").await.unwrap().update.unwrap();
+    assert_eq!(update.reason, "RolledBack");
+    assert!(update.message.contains("exit code 3"), "{}", update.message);
+
+    let running = node.wait_running("web").await;
+    node.kill_agent();
+    node.start_agent();
+    node.wait_known(1).await;
+    let report = node.report("web").await.unwrap();
+    assert_eq!(report.uid, good, "it stays taken back");
+    assert_eq!(report.update.unwrap().reason, "RolledBack");
+    assert_eq!(node.wait_running("web").await.id, running.id);
+
+    node.put("web.yaml", &pod("1m", FOREVER));
+    node.wait_until("another update is tried and is good", async || {
+        let report = node.report("web").await.unwrap_or_default();
+        report.uid != good && report.ready == 1 && report.update.is_none()
+    })
+    .await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    let kept = std::fs::read_dir(node.path("root/rollbacks"));
+    assert_eq!(kept.unwrap().count(), 0, "nothing is kept of it");
+}
