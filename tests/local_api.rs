@@ -1,6 +1,8 @@
 //! The running agent asked over HTTP: what it answers, and that no caller can hurt it. No runtime is
 //! needed for these.
 
+mod ports;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ports::free;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,12 +25,6 @@ struct Agent {
     folder: TempDir,
     read_only: SocketAddr,
     healthz: SocketAddr,
-}
-
-/// An address that nobody listens on just now.
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 impl Agent {

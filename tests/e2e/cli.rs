@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Output, Stdio};
 
 use podkeeper::cri::v1;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::node::{FOREVER, Node, command, pod, pod_with};
+use super::ports::free;
 
 super::on_each_containerd!(logs_are_followed_over_rotation_and_restarts);
 
@@ -274,12 +275,6 @@ async fn events_and_changes_are_told_as_they_come(mut node: Node) {
         rows.said().lines().any(gone)
     })
     .await;
-}
-
-/// An address that nobody listens on just now.
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// The status line's code and the body of an answer.

@@ -24,6 +24,8 @@ mod web;
 
 #[path = "../web/mod.rs"]
 mod faults;
+#[path = "../ports/mod.rs"]
+mod ports;
 
 /// Makes a test of each function for each version of containerd.
 macro_rules! on_each_containerd {
