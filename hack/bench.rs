@@ -67,6 +67,7 @@ async fn main() -> Result<()> {
             &endpoint,
             "--hostname-override",
             NODE,
+            "--healthz-port=0",
         ])
         .args([
             "--pod-manifest-path",

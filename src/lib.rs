@@ -10,6 +10,7 @@ pub mod config;
 pub mod cri;
 mod hex;
 pub mod manifest;
+mod measure;
 pub mod node;
 pub mod pod;
 pub mod probe;

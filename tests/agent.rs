@@ -46,6 +46,7 @@ impl Agent {
             .arg("run")
             .args(["--root-dir", &at("root"), "--run-dir", &at("run")])
             .args(["--container-runtime-endpoint", &at("no.sock")])
+            .arg("--healthz-port=0")
             .args(arguments)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
@@ -206,6 +207,43 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
         let found = text(&output.stderr);
         assert!(found.starts_with(said), "{arguments:?}: {found}");
     }
+}
+
+#[test]
+fn the_manual_and_completions_know_every_command_and_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = podkeeper(&["man", folder.path().to_str().unwrap()]);
+    assert_eq!(written.status.code(), Some(0), "{}", text(&written.stderr));
+    let completions = text(&podkeeper(&["completions", "bash"]).stdout);
+    let help = text(&podkeeper(&["--help"]).stdout);
+    let commands = help.split("Commands:\n").nth(1).unwrap();
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.split_whitespace().next());
+    let mut flags = 0;
+    for command in commands.filter(|command| *command != "help") {
+        let page = folder.path().join(format!("podkeeper-{command}.1"));
+        let page = fs::read_to_string(page).unwrap().replace('\\', "");
+        let help = text(&podkeeper(&[command, "--help"]).stdout);
+        // Other names of a flag, in brackets, are for those who know them.
+        let is_flag = |word: &&str| word.starts_with("--") && !word.ends_with(']');
+        for flag in help.split_whitespace().filter(is_flag) {
+            let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            let flag = flag.split(['=', '[']).next().unwrap();
+            assert!(page.contains(flag), "{command}: no {flag} in the manual");
+            assert!(
+                completions.contains(flag),
+                "{command}: {flag} is not completed"
+            );
+            flags += 1;
+        }
+    }
+    assert!(flags > 40, "{flags}");
+    let bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn();
+    let mut bash = bash.unwrap();
+    let mut stdin = bash.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, completions.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(bash.wait().unwrap().success(), "bash does not take them");
 }
 
 #[test]

@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podkeeper::cri::v1;
-use podkeeper::server::fetch_status;
-use records::{HOST_IP, Kind, MEMORY, NODE, Places, Recorded, in_their_terms, recorded};
+use podkeeper::server::{fetch, fetch_status};
+use records::{HOST_IP, Kind, MEMORY, NODE, Places, Recorded, in_their_terms, masked, recorded};
 use runtime::{Call, Life, Runtime, Settings, handler};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long anything may take before the test gives up on it.
@@ -185,6 +185,7 @@ fn start_agent(folder: &Path, endpoint: &str) -> Child {
         ("image-gc-high-threshold", "100".to_owned()),
         ("run-dir", at("run")),
         ("resolv-conf", at("resolv.conf")),
+        ("healthz-port", "0".to_owned()),
     ];
     let unshare = [
         "--mount",
@@ -312,6 +313,75 @@ async fn compare_all(node: &Node, pods: &[Recorded]) {
     }
 }
 
+/// A Pod of the agent's list in the records' terms.
+fn shown(node: &Node, recorded: &Recorded, pod: &Value) -> Value {
+    let ip = node.places(recorded).pod_ip;
+    let text = pod.to_string().replace(&recorded.pod.uid, "$UID");
+    let text = text.replace(&format!("\"{ip}\""), "\"$POD_IP\"");
+    let text = text.replace(&format!("\"{HOST_IP}\""), "\"$HOST_IP\"");
+    let mut pod: Value = serde_json::from_str(&text).unwrap();
+    pod["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!("$TIME");
+    for list in ["containerStatuses", "initContainerStatuses"] {
+        let statuses = pod["status"].get_mut(list).and_then(Value::as_array_mut);
+        for status in statuses.into_iter().flatten() {
+            // What it tells of an image is the runtime's to say; that of the records told its id.
+            status["image"] = json!("sha256:$ID");
+        }
+    }
+    hide(&mut pod);
+    masked(&pod)
+}
+
+/// Times and containers' ids are placeholders.
+fn hide(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map {
+                if key.ends_with("Time") || key.ends_with("At") {
+                    *inner = json!("$TIME");
+                } else if key == "containerID" {
+                    *inner = json!("containerd://$CID");
+                } else {
+                    hide(inner);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(hide),
+        _ => {}
+    }
+}
+
+/// The Pod whose status was recorded on a runtime with mounts that are read-only with all below.
+const ELSEWHERE: &str = "o-recursive-ro-my-node1";
+
+/// The agent's list of Pods comes to be that of the records.
+async fn compare_shown(node: &Node, pods: &[Recorded]) {
+    let run = node.folder.path().join("run");
+    let record = |pod: &Recorded| -> Value {
+        let key = &pod.pod.key;
+        let file = format!("pods/{}_{}.json", key.namespace, key.name);
+        serde_json::from_slice(&fs::read(records::golden(&file)).unwrap()).unwrap()
+    };
+    let end = std::time::Instant::now() + PATIENCE;
+    loop {
+        let list: Value = fetch(&run, "/pods").await.unwrap().remove(0);
+        let items = list["items"].as_array().unwrap();
+        assert_eq!(items.len(), pods.len());
+        let find = |pod: &Recorded| {
+            let named = |item: &&Value| item["metadata"]["name"] == pod.pod.key.name.as_str();
+            items.iter().find(named).unwrap()
+        };
+        let here = pods.iter().filter(|pod| pod.pod.key.name != ELSEWHERE);
+        let pairs = here.map(|pod| (shown(node, pod, find(pod)), masked(&record(pod))));
+        let differ: Vec<_> = pairs.filter(|(ours, theirs)| ours != theirs).collect();
+        if differ.is_empty() {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{differ:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The Pod's cgroup, as its sandbox was asked for.
 fn cgroup_of(node: &Node, pod: &Recorded) -> String {
     let calls = node.runtime.calls_for(&pod.pod.key.name);
@@ -326,6 +396,7 @@ async fn the_agent_asks_for_what_the_reference_agent_asked_for() {
     let pods = recorded("cri");
     assert_eq!(pods.len(), 36);
     compare_all(&node, &pods).await;
+    compare_shown(&node, &pods).await;
     for pod in &pods {
         let cgroup = cgroup_of(&node, pod);
         for hierarchy in ["cpu", "memory", "hugetlb"] {

@@ -1,15 +1,24 @@
 //! The command line: one file for each command.
 
+mod agent;
 mod check;
+mod completions;
 mod config;
+mod crictl;
+mod describe;
+mod events;
+mod logs;
+mod man;
 mod ps;
 mod run;
 mod service;
+mod table;
+mod wait;
 
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]
@@ -29,6 +38,27 @@ enum Command {
     Check(check::Arguments),
     /// Show the Pods of the running agent
     Ps(ps::Arguments),
+    /// Show everything about one Pod
+    Describe(describe::Arguments),
+    /// Show what a container said
+    Logs(logs::Arguments),
+    /// Show what the agent did for Pods, and what happened to them
+    Events(events::Arguments),
+    /// Wait until a Pod is ready, or gone
+    Wait(wait::Arguments),
+    /// Show the command of crictl that runs a command in a container
+    Exec(crictl::ExecArguments),
+    /// Show the command of crictl that attaches to a container
+    Attach(crictl::AttachArguments),
+    /// Write what a shell needs to complete command lines
+    Completions(completions::Arguments),
+    /// Write the manual
+    Man(man::Arguments),
+}
+
+/// The definition of the command line, from which everything about it is made.
+fn definition() -> clap::Command {
+    Line::command()
 }
 
 /// Reads the command line and does what it says.
@@ -48,6 +78,14 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
+        Command::Describe(arguments) => describe::describe(&arguments),
+        Command::Logs(arguments) => logs::logs(&arguments),
+        Command::Events(arguments) => events::events(&arguments),
+        Command::Wait(arguments) => wait::wait(&arguments),
+        Command::Exec(arguments) => crictl::exec(&arguments),
+        Command::Attach(arguments) => crictl::attach(&arguments),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Man(arguments) => man::man(&arguments),
     }
 }
 

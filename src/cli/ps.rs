@@ -1,25 +1,37 @@
 //! `podkeeper ps`: the Pods of the running agent.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 
+use super::agent::Agent;
+use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
 use super::{print, single_threaded};
-use crate::config::DEFAULT_RUN_DIR;
 use crate::pod::report::PodReport;
-use crate::server::{NodeStatus, fetch_status};
+use crate::server::{Lines, NodeStatus, fetch_status, follow};
+
+/// How often the ages on a terminal are brought up to date.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Clears a terminal, and puts the cursor into its corner.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Folder of the agent's socket
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    agent: Agent,
 
     /// How to write it
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
+
+    /// Go on as it changes: on a terminal in place, else with a line for each Pod that changed
+    #[arg(long, short)]
+    watch: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,32 +41,125 @@ enum Output {
 }
 
 pub(super) fn ps(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let status = single_threaded()?.block_on(fetch_status(&arguments.run_dir))?;
-    let text = match arguments.output {
-        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
-        Output::Table => table(&status, jiff::Timestamp::now())?,
-    };
-    print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    single_threaded()?.block_on(async {
+        let run_dir = &arguments.agent.run_dir;
+        if arguments.watch {
+            let changes = follow(run_dir, "/v1/status?follow=true").await?;
+            return watch(changes, arguments.output).await;
+        }
+        let status = fetch_status(run_dir).await?;
+        let text = match arguments.output {
+            Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+            Output::Table => page(&status, Timestamp::now(), in_colour())?,
+        };
+        print(&text)?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
-fn table(status: &NodeStatus, now: jiff::Timestamp) -> Result<String, std::fmt::Error> {
+/// Shows each change until the agent ends.
+async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result<ExitCode> {
+    let redraws = output == Output::Table && on_terminal();
+    let mut rows = ChangedRows::new();
+    let mut status = NodeStatus::default();
+    loop {
+        let next = tokio::select! {
+            next = changes.next() => next?,
+            () = tokio::time::sleep(REDRAW), if redraws => Some(status),
+        };
+        status = next.context("the agent has ended")?;
+        let now = Timestamp::now();
+        let text = match output {
+            Output::Json => serde_json::to_string(&status)? + "\n",
+            Output::Table if redraws => {
+                CLEAR.to_owned() + &cut(&page(&status, now, in_colour())?, terminal_size())
+            }
+            Output::Table => rows.lines(&status, now),
+        };
+        print(&text)?;
+    }
+}
+
+/// Columns and rows of the terminal.
+fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 1 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}
+
+/// As much of a page as there is room for: lines that wrap would push others out. Codes of colours
+/// take no room.
+fn cut(page: &str, (columns, rows): (usize, usize)) -> String {
+    let lines = page.lines().take(rows.saturating_sub(1));
+    lines.map(|line| cut_line(line, columns) + "\n").collect()
+}
+
+fn cut_line(line: &str, columns: usize) -> String {
+    let (mut text, mut room, mut in_code) = (String::new(), columns, false);
+    for c in line.chars() {
+        in_code |= c == '\u{1b}';
+        if in_code {
+            in_code = c != 'm';
+        } else if room == 0 {
+            continue;
+        } else {
+            room -= 1;
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// The rows of those Pods that changed, for who reads a stream of lines.
+struct ChangedRows {
+    table: Table<7>,
+    /// As they were last told.
+    told: Option<BTreeMap<String, PodReport>>,
+}
+
+impl ChangedRows {
+    fn new() -> Self {
+        Self {
+            table: Table::new(false),
+            told: None,
+        }
+    }
+
+    fn lines(&mut self, status: &NodeStatus, now: Timestamp) -> String {
+        let name = |pod: &PodReport| format!("{}/{}", pod.namespace, pod.name);
+        let mut rows: Vec<[Cell; 7]> = vec![];
+        if self.told.is_none() {
+            rows.push(HEADER.map(Cell::from));
+        }
+        let told = self.told.get_or_insert_default();
+        let mut gone = std::mem::take(told);
+        for pod in &status.pods {
+            let before = gone.remove(&name(pod));
+            let shown = |pod: &PodReport| texts(pod, Timestamp::UNIX_EPOCH);
+            if before.is_none_or(|before| shown(&before) != shown(pod)) {
+                rows.push(row(pod, now));
+            }
+            told.insert(name(pod), pod.clone());
+        }
+        for mut pod in gone.into_values() {
+            "Gone".clone_into(&mut pod.reason);
+            (pod.ready, pod.total) = (0, 0);
+            rows.push(row(&pod, now));
+        }
+        self.table.lines("", &rows)
+    }
+}
+
+/// All that there is to say.
+fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     if let Some(what) = &status.waiting_for {
         writeln!(text, "{what}")?;
     }
-    let header = [
-        "NAMESPACE",
-        "POD",
-        "READY",
-        "STATUS",
-        "RESTARTS",
-        "AGE",
-        "SOURCE",
-    ];
-    let mut rows = vec![header.map(str::to_owned)];
+    let mut rows = vec![HEADER.map(Cell::from)];
     rows.extend(status.pods.iter().map(|pod| row(pod, now)));
-    columns(&mut text, &rows)?;
+    text += &Table::new(colour).lines("", &rows);
     let mut notes = String::new();
     for pod in &status.pods {
         note(&mut notes, pod)?;
@@ -66,47 +171,53 @@ fn table(status: &NodeStatus, now: jiff::Timestamp) -> Result<String, std::fmt::
     Ok(text)
 }
 
-fn row(pod: &PodReport, now: jiff::Timestamp) -> [String; 7] {
-    let status = match pod.reason.as_str() {
-        "" => &pod.phase,
-        reason => reason,
-    };
+const HEADER: [&str; 7] = [
+    "NAMESPACE",
+    "POD",
+    "READY",
+    "STATUS",
+    "RESTARTS",
+    "AGE",
+    "SOURCE",
+];
+
+fn row(pod: &PodReport, now: Timestamp) -> [Cell; 7] {
+    let mut cells = texts(pod, now).map(Cell::from);
+    cells[3] = Cell::styled(word(pod), style(pod));
+    cells
+}
+
+fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
     [
         pod.namespace.clone(),
         pod.name.clone(),
         format!("{}/{}", pod.ready, pod.total),
-        status.to_owned(),
+        word(pod).to_owned(),
         pod.restarts.to_string(),
         age(&pod.seen, now),
         pod.path.clone(),
     ]
 }
 
-/// How long ago, in the largest unit or two, as `kubectl get` writes it.
-fn age(seen: &str, now: jiff::Timestamp) -> String {
-    let Ok(seen) = seen.parse::<jiff::Timestamp>() else {
-        return "-".to_owned();
-    };
-    let seconds = (now.as_second() - seen.as_second()).max(0);
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86400),
+/// How a Pod stands, in one word.
+fn word(pod: &PodReport) -> &str {
+    match pod.reason.as_str() {
+        "" => &pod.phase,
+        reason => reason,
     }
 }
 
-fn columns(text: &mut String, rows: &[[String; 7]]) -> std::fmt::Result {
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max();
-    let widths: Vec<usize> = (0..7).map(|c| width(c).unwrap_or(0)).collect();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            write!(line, "{cell:width$}   ")?;
-        }
-        writeln!(text, "{}", line.trim_end())?;
+fn style(pod: &PodReport) -> anstyle::Style {
+    let failures = ["Err", "BackOff", "Invalid"];
+    let failed = failures.iter().any(|word| pod.reason.contains(word));
+    if failed || pod.phase == "Failed" {
+        return BAD;
     }
-    Ok(())
+    match pod.phase.as_str() {
+        "Running" if pod.ready == pod.total => GOOD,
+        "Succeeded" => anstyle::Style::new(),
+        _ => UNDERWAY,
+    }
 }
 
 /// What there is to say about a Pod that is not simply running.
@@ -163,24 +274,78 @@ mod tests {
     use super::*;
     use crate::server::RefusedReport;
 
-    #[test]
-    fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
-        let now: jiff::Timestamp = "2026-01-01T00:02:05Z".parse().unwrap();
-        let running = PodReport {
+    fn now() -> Timestamp {
+        "2026-01-01T00:02:05Z".parse().unwrap()
+    }
+
+    fn running(name: &str) -> PodReport {
+        PodReport {
             namespace: "default".into(),
-            name: "web-n1".into(),
+            name: name.into(),
             phase: "Running".into(),
             ready: 1,
             total: 1,
             seen: "2026-01-01T00:00:00Z".into(),
             path: "/m/web.yaml".into(),
-            update: Some(crate::pod::report::UpdateReport {
-                uid: "u".into(),
-                reason: "ErrImagePull".into(),
-                message: "no such image".into(),
-            }),
             ..PodReport::default()
+        }
+    }
+
+    #[test]
+    fn who_reads_a_stream_is_told_the_pods_that_changed() {
+        let mut rows = ChangedRows::new();
+        let status = |pods| NodeStatus {
+            pods,
+            ..NodeStatus::default()
         };
+        let (a, b) = (running("a-n1"), running("b-n1"));
+        let first = rows.lines(&status(vec![a.clone(), b.clone()]), now());
+        let expected = "\
+NAMESPACE   POD    READY   STATUS    RESTARTS   AGE   SOURCE
+default     a-n1   1/1     Running   0          2m    /m/web.yaml
+default     b-n1   1/1     Running   0          2m    /m/web.yaml
+";
+        assert_eq!(first, expected);
+        let unready = PodReport {
+            ready: 0,
+            ..a.clone()
+        };
+        let second = rows.lines(&status(vec![unready, b.clone()]), now());
+        let expected = "default     a-n1   0/1     Running   0          2m    /m/web.yaml\n";
+        assert_eq!(second, expected);
+        let third = rows.lines(&status(vec![a.clone()]), now());
+        let expected = "\
+default     a-n1   1/1     Running   0          2m    /m/web.yaml
+default     b-n1   0/0     Gone      0          2m    /m/web.yaml
+";
+        assert_eq!(third, expected);
+        assert_eq!(rows.lines(&status(vec![a]), now()), "");
+    }
+
+    #[test]
+    fn states_have_their_colours() {
+        let failing = PodReport {
+            reason: "CrashLoopBackOff".into(),
+            ..running("a-n1")
+        };
+        let unready = PodReport {
+            ready: 0,
+            ..running("a-n1")
+        };
+        for (pod, expected) in [(running("a-n1"), GOOD), (unready, UNDERWAY), (failing, BAD)] {
+            assert_eq!(style(&pod), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_is_cut_to_the_terminal_and_colours_take_no_room() {
+        let page = "\u{1b}[32mlong\u{1b}[0m line\nshort\nthird\n";
+        assert_eq!(cut(page, (6, 3)), "\u{1b}[32mlong\u{1b}[0m l\nshort\n");
+        assert_eq!(cut(page, (2, 9)), "\u{1b}[32mlo\u{1b}[0m\nsh\nth\n");
+    }
+
+    #[test]
+    fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
         let rejected = PodReport {
             namespace: "default".into(),
             name: "big-n1".into(),
@@ -191,8 +356,16 @@ mod tests {
             path: "/m/big.yaml".into(),
             ..PodReport::default()
         };
+        let updating = PodReport {
+            update: Some(crate::pod::report::UpdateReport {
+                uid: "u".into(),
+                reason: "ErrImagePull".into(),
+                message: "no such image".into(),
+            }),
+            ..running("web-n1")
+        };
         let status = NodeStatus {
-            pods: vec![running, rejected],
+            pods: vec![updating, rejected],
             refused: vec![RefusedReport {
                 path: "/m/web.bak".into(),
                 problems: vec!["3:5: spec: wrong".into()],
@@ -212,6 +385,6 @@ Refused:
 /m/web.bak:3:5: spec: wrong
   default/x-n1 runs on as it was last accepted from there
 ";
-        assert_eq!(table(&status, now).unwrap(), expected);
+        assert_eq!(page(&status, now(), false).unwrap(), expected);
     }
 }

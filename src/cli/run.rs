@@ -30,7 +30,7 @@ use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
-use crate::server::{Server, State};
+use crate::server::{Audience, Metrics, Server, State, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use crate::translate::NodeFacts;
@@ -62,18 +62,24 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         );
         let (sources_sender, sources) = watch::channel(config.sources.clone());
         let (pulse_sender, pulse) = watch::channel(None);
+        let (settings_sender, settings) = watch::channel(config.settings.clone());
         let manager = Manager::new();
         let reloader = Reloader {
             flags: flags.clone(),
-            settings: config.settings.clone(),
+            settings: settings_sender,
             sources: sources_sender,
             log_level,
             manager: manager.clone(),
         };
         tokio::spawn(reloader.run()?);
         tokio::spawn(manager.clone().keep_told(pulse));
+        let channels = Channels {
+            sources,
+            settings,
+            pulse: pulse_sender,
+        };
         tokio::select! {
-            result = agent(config, server, sources, pulse_sender) => result,
+            result = agent(config, server, channels) => result,
             name = asked_to_end() => {
                 manager.tell_stopping();
                 info!(signal = name?, "ending, the Pods keep running");
@@ -83,25 +89,42 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The agent's parts, put together.
-async fn agent(
-    config: Config,
-    server: Server,
+/// What changes while the agent runs.
+struct Channels {
     sources: watch::Receiver<Sources>,
+    settings: watch::Receiver<Vec<Setting>>,
     pulse: Pulse,
-) -> anyhow::Result<ExitCode> {
-    let desired = Sources::follow(sources, &config.paths.root);
+}
+
+/// The agent's parts, put together.
+async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Result<ExitCode> {
+    let metrics = Metrics::default();
+    let freshness = metrics.freshness.clone();
+    let desired = Sources::follow(channels.sources, &config.paths.root, freshness);
     let (context_sender, context) = watch::channel(None);
-    let state = State {
-        desired: desired.clone(),
-        reports: context,
-    };
-    tokio::spawn(server.serve(Arc::new(state)));
+    let pulse = channels.pulse.subscribe();
+    let state = State::new(
+        desired.clone(),
+        context,
+        pulse,
+        channels.settings,
+        metrics.clone(),
+    );
+    let state = Arc::new(state);
+    for (flag, address, audience) in [
+        ("healthz-port", config.ports.healthz, Audience::Health),
+        ("read-only-port", config.ports.read_only, Audience::Reader),
+    ] {
+        if let Some(address) = address {
+            tokio::spawn(serve_port(flag, address, audience, Arc::clone(&state)));
+        }
+    }
+    tokio::spawn(server.serve(state));
     let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
-    let context = build(config).await?;
+    let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
     tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
-    let passed = pulse.subscribe();
+    let passed = channels.pulse.subscribe();
     let wanted = desired.clone();
     tokio::spawn(image_gc::keep(
         Arc::clone(&context),
@@ -109,13 +132,13 @@ async fn agent(
         passed,
         image_gc,
     ));
-    supervisor::supervise(context, desired, pulse).await;
+    supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
 }
 
 /// What the Pods' tasks share, once the runtime answers.
-async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
-    let client = Client::new(config.endpoint);
+async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>> {
+    let client = Client::measured(config.endpoint, metrics.calls.clone());
     let runtime = runtime::wait_for_runtime(&client, config.cgroup_driver).await?;
     let facts = NodeFacts {
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
@@ -152,6 +175,7 @@ async fn build(config: Config) -> anyhow::Result<Arc<Context>> {
         clock: Clock::default(),
         reports: Reports::default(),
         events: Events::default(),
+        metrics: metrics.pods.clone(),
         longest_backoff: config.life.longest_backoff,
         rollback_after: config.life.rollback_after,
     }))
@@ -221,7 +245,7 @@ type LogLevel = reload::Handle<EnvFilter, Registry>;
 struct Reloader {
     flags: Flags,
     /// The settings in force.
-    settings: Vec<Setting>,
+    settings: watch::Sender<Vec<Setting>>,
     sources: watch::Sender<Sources>,
     log_level: LogLevel,
     manager: Manager,
@@ -229,7 +253,7 @@ struct Reloader {
 
 impl Reloader {
     /// Listens from now on; the future never ends.
-    fn run(mut self) -> anyhow::Result<impl Future<Output = ()>> {
+    fn run(self) -> anyhow::Result<impl Future<Output = ()>> {
         let mut asked = signal(SignalKind::hangup())?;
         Ok(async move {
             while asked.recv().await.is_some() {
@@ -249,28 +273,14 @@ impl Reloader {
         })
     }
 
-    fn apply(&mut self, config: Config) {
+    fn apply(&self, config: Config) {
         for warning in &config.warnings {
             warn!("{warning}");
         }
         let mut changed = vec![];
-        for new in config.settings {
-            let Some(old) = self.settings.iter_mut().find(|old| old.name == new.name) else {
-                continue;
-            };
-            if new.reloadable {
-                if new.value != old.value {
-                    changed.push(new.name);
-                }
-                *old = new;
-            } else if new.value != old.value {
-                let (setting, value, given) = (new.name, &old.value, &new.value);
-                warn!(
-                    setting,
-                    value, given, "the setting changes only at the agent's next start"
-                );
-            }
-        }
+        let new = config.settings;
+        self.settings
+            .send_modify(|settings| changed = exchange(settings, new));
         // Its only error is that nothing is logged any more.
         let _ = self.log_level.reload(filter(config.log_level));
         let sources = config.sources;
@@ -282,6 +292,29 @@ impl Reloader {
         let changed = changed.join(", ");
         info!(changed, exchanged, "configuration read again");
     }
+}
+
+/// Takes over the new settings that can change; gives the names of those that do.
+fn exchange(settings: &mut [Setting], new: Vec<Setting>) -> Vec<&'static str> {
+    let mut changed = vec![];
+    for new in new {
+        let Some(old) = settings.iter_mut().find(|old| old.name == new.name) else {
+            continue;
+        };
+        if new.reloadable {
+            if new.value != old.value {
+                changed.push(new.name);
+            }
+            *old = new;
+        } else if new.value != old.value {
+            let (setting, value, given) = (new.name, &old.value, &new.value);
+            warn!(
+                setting,
+                value, given, "the setting changes only at the agent's next start"
+            );
+        }
+    }
+    changed
 }
 
 /// Starts logging; the handle changes the level.

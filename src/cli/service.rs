@@ -13,9 +13,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
-/// most, half a minute each.
-const STUCK: Duration = Duration::from_secs(120);
+use crate::node::supervisor::goes_round;
+
 /// What the service manager has not heard yet; more is not told.
 const UNHEARD: usize = 16;
 /// How long the end of the agent waits for being told.
@@ -51,7 +50,7 @@ impl Manager {
             return;
         };
         loop {
-            if pulse.borrow().is_some_and(|last| last.elapsed() < STUCK) {
+            if goes_round(&pulse) {
                 self.tell([NotifyState::Watchdog]);
             } else {
                 warn!("the supervisor does not go round, the service manager is told no more");

@@ -39,9 +39,39 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
+/// Writes a duration as the kubelet does: `20s`, `1m30s`, `1h0m0s`, `300ms`.
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds == 0 && !duration.is_zero() {
+        return format!("{duration:?}");
+    }
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = Duration::new(seconds % 60, duration.subsec_nanos()).as_secs_f64();
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_the_kubelet_writes_them() {
+        for (millis, text) in [
+            (0, "0s"),
+            (20_000, "20s"),
+            (90_000, "1m30s"),
+            (3_600_000, "1h0m0s"),
+            (300, "300ms"),
+            (1_500, "1.5s"),
+        ] {
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
+        }
+    }
 
     #[test]
     fn durations_are_read_as_the_kubelet_writes_them() {

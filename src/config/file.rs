@@ -16,13 +16,15 @@ const KIND: &str = "KubeletConfiguration";
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Text,
     Texts,
     /// Header names with lists of values.
     Headers,
     Duration,
     Count,
+    /// A number from 0, which means none, to 65535.
+    Port,
     /// A number of this much or more, which 0 does not leave at its default.
     AtLeast(u64),
     /// The same from 0 to 100.
@@ -32,7 +34,7 @@ enum Kind {
 }
 
 /// The fields that are carried out.
-const FIELDS: [(&str, Kind); 23] = [
+pub(super) const FIELDS: [(&str, Kind); 27] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -53,6 +55,10 @@ const FIELDS: [(&str, Kind); 23] = [
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
+    ("readOnlyPort", Kind::Port),
+    ("address", Kind::Text),
+    ("healthzPort", Kind::Port),
+    ("healthzBindAddress", Kind::Text),
     ("crashLoopBackOff.maxContainerRestartPeriod", Kind::Duration),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),
@@ -255,6 +261,8 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Duration, _) => wrong("a duration such as 20s or 1m30s"),
         (Kind::Count, Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64() != Some(0)),
         (Kind::Count, _) => wrong("a number, 0 or more"),
+        (Kind::Port, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 65535) => Ok(true),
+        (Kind::Port, _) => wrong("a port, 0 to 65535"),
         (Kind::AtLeast(least), Value::Number(n)) if n.as_u64().is_some_and(|n| n >= least) => {
             Ok(true)
         }

@@ -83,6 +83,22 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
+    /// Port on which Pods, metrics and the configuration can be read [default: 0, which is none]
+    #[arg(long, value_name = "PORT")]
+    pub read_only_port: Option<u16>,
+
+    /// Address of --read-only-port [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+
+    /// Port that tells whether the agent works; 0 is none [default: 10248]
+    #[arg(long, value_name = "PORT")]
+    pub healthz_port: Option<u16>,
+
+    /// Address of --healthz-port [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub healthz_bind_address: Option<IpAddr>,
+
     /// Name of this node [default: the machine's host name, in lower case]
     #[arg(long, value_name = "NAME")]
     pub hostname_override: Option<String>,

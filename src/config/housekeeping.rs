@@ -100,7 +100,7 @@ fn number<T: Copy + TryFrom<u64> + std::fmt::Display>(
     from: &mut Resolver,
     flag: &'static str,
     given: Option<T>,
-    field: &str,
+    field: &'static str,
     default: T,
 ) -> anyhow::Result<(T, From)> {
     let read = |given: &Given| {

@@ -4,13 +4,12 @@
 /// Flags of one concern, and what to do about them.
 const FLAGS: [(&str, &str); 7] = [
     (
-        "address anonymous-auth authentication-token-webhook authentication-token-webhook-cache-ttl \
+        "anonymous-auth authentication-token-webhook authentication-token-webhook-cache-ttl \
          authorization-mode authorization-webhook-cache-authorized-ttl \
          authorization-webhook-cache-unauthorized-ttl client-ca-file enable-debugging-handlers \
-         enable-server healthz-bind-address healthz-port port read-only-port \
-         rotate-server-certificates streaming-connection-idle-timeout tls-cert-file \
+         enable-server port rotate-server-certificates streaming-connection-idle-timeout tls-cert-file \
          tls-cipher-suites tls-min-version tls-private-key-file",
-        "podkeeper opens no port; leave it out",
+        "podkeeper has no server that asks who calls; leave it out",
     ),
     (
         "cloud-config cloud-provider enable-controller-attach-detach event-burst event-qps \

@@ -1,6 +1,7 @@
 //! What the agent was told: flags and `KubeletConfiguration` files, read completely and checked before
 //! anything starts.
 
+mod configz;
 mod duration;
 mod file;
 mod flags;
@@ -8,7 +9,9 @@ mod housekeeping;
 pub(crate) mod kubelet;
 mod life;
 mod node;
+mod ports;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,10 +22,12 @@ use reqwest::Url;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use duration::parse_duration;
+pub use configz::kubelet_configuration;
+pub use duration::{format_duration, parse_duration};
 pub use flags::{Driver, Flags, Headers, LogFormat};
 pub use life::LifeSettings;
 pub use node::NodeSettings;
+pub use ports::Ports;
 
 use crate::cri::Endpoint;
 use crate::manifest::is_dns_subdomain;
@@ -63,6 +68,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// What the node is said to be and to allow.
     pub node: NodeSettings,
+    /// Where the agent can be asked over HTTP, besides its own socket.
+    pub ports: Ports,
     /// How Pods are kept alive.
     pub life: LifeSettings,
     /// How containers' logs are rotated.
@@ -86,6 +93,8 @@ pub struct Config {
 pub struct Setting {
     /// The flag, without its dashes.
     pub name: &'static str,
+    /// The field of the `KubeletConfiguration`, if it has one.
+    pub field: Option<&'static str>,
     /// The value, without secrets; empty where there is none.
     pub value: String,
     /// `flag`, `default`, or the file that sets it.
@@ -127,17 +136,20 @@ impl fmt::Display for From {
 struct Resolver {
     files: Files,
     settings: Vec<Setting>,
+    /// The field that goes with each flag.
+    fields: BTreeMap<&'static str, &'static str>,
 }
 
 impl Resolver {
     /// The value that counts: the flag's; else the file's, by `read`; else the default.
     fn pick<T>(
-        &self,
+        &mut self,
         flag: &'static str,
         given: Option<T>,
-        field: Option<&str>,
+        field: Option<&'static str>,
         read: impl Fn(&Given) -> Result<T, String>,
     ) -> anyhow::Result<(Option<T>, From)> {
+        self.fields.extend(field.map(|field| (flag, field)));
         if let Some(value) = given {
             return Ok((Some(value), From::Flag(flag)));
         }
@@ -156,6 +168,7 @@ impl Resolver {
             );
         self.settings.push(Setting {
             name,
+            field: self.fields.get(name).copied(),
             value: value.to_string(),
             from: match from {
                 From::Flag(_) => "flag".to_owned(),
@@ -180,7 +193,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<PathBuf>,
-        field: Option<&str>,
+        field: Option<&'static str>,
         default: &str,
     ) -> anyhow::Result<PathBuf> {
         let beside = |given: &Given| {
@@ -203,7 +216,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<PathBuf>,
-        field: Option<&str>,
+        field: Option<&'static str>,
     ) -> anyhow::Result<Option<PathBuf>> {
         let path = self.path(flag, given, field, "")?;
         Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
@@ -213,7 +226,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<Duration>,
-        field: &str,
+        field: &'static str,
         default: Duration,
     ) -> anyhow::Result<Duration> {
         let (period, from) = self.duration(flag, given, field, default)?;
@@ -227,7 +240,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<Duration>,
-        field: &str,
+        field: &'static str,
         default: Duration,
     ) -> anyhow::Result<(Duration, From)> {
         let read = |given: &Given| parse_duration(&text(given));
@@ -245,7 +258,7 @@ impl Resolver {
         &mut self,
         flag: &'static str,
         given: Option<String>,
-        field: &str,
+        field: &'static str,
     ) -> anyhow::Result<String> {
         let (word, from) = self.pick(flag, given, Some(field), |given| Ok(text(given)))?;
         let word = word.unwrap_or_default();
@@ -292,6 +305,7 @@ impl Config {
         let mut from = Resolver {
             files,
             settings: vec![],
+            fields: BTreeMap::new(),
         };
 
         let (node_name, node_from) = match flags.hostname_override.clone() {
@@ -321,6 +335,8 @@ impl Config {
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
         let cgroup_driver = cgroup_driver(&mut from, flags)?;
         let node = NodeSettings::load(&mut from, flags)?;
+        let ports = Ports::load(&mut from, flags)?;
+        warnings.extend(ports.warning());
         let log_rotation = housekeeping::log_rotation(&mut from, flags)?;
         let image_gc = housekeeping::image_gc(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -346,6 +362,7 @@ impl Config {
             resolv_conf,
             cgroup_driver,
             node,
+            ports,
             life,
             log_rotation,
             image_gc,
@@ -1098,7 +1115,7 @@ staticPodURLHeader:
         use clap::CommandFactory;
         for flag in [
             "--max-pods",
-            "--read-only-port=0",
+            "--anonymous-auth=false",
             "--eviction-hard=memory.available<5%",
         ] {
             let advice = kubelet::advice(flag).unwrap();

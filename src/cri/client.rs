@@ -6,13 +6,14 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint as TransportEndpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::calls::Calls;
 use super::endpoint::Endpoint;
 use super::error::Error;
 use super::v1::image_service_client::ImageServiceClient;
@@ -39,6 +40,7 @@ const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 pub struct Client {
     channel: Channel,
     endpoint: Arc<Endpoint>,
+    calls: Calls,
 }
 
 impl Client {
@@ -46,6 +48,12 @@ impl Client {
     /// runtime that will.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
+        Self::measured(endpoint, Calls::default())
+    }
+
+    /// The same, with its calls taken into account in `calls`.
+    #[must_use]
+    pub fn measured(endpoint: Endpoint, calls: Calls) -> Self {
         let endpoint = Arc::new(endpoint);
         let socket: Arc<Path> = Arc::from(endpoint.socket());
         let connector = tower::service_fn(move |_: Uri| {
@@ -55,7 +63,11 @@ impl Client {
         // The name only fills the `:authority` header; the connector decides where to connect.
         let channel = TransportEndpoint::from_static("http://localhost")
             .connect_with_connector_lazy(connector);
-        Self { channel, endpoint }
+        Self {
+            channel,
+            endpoint,
+            calls,
+        }
     }
 
     /// Where the runtime is.
@@ -105,9 +117,8 @@ impl Client {
         };
         let mut client = self.runtime();
         let call = Box::pin(client.stop_container(request(message, deadline)));
-        with_deadline("StopContainer", deadline, call)
-            .await
-            .map(drop)
+        let stopped = self.finish("StopContainer", deadline, call).await;
+        stopped.map(drop)
     }
 
     /// Runs a command in a container and waits for its end, at most `timeout`.
@@ -128,7 +139,21 @@ impl Client {
         };
         let mut client = self.runtime();
         let call = Box::pin(client.exec_sync(request(message, deadline)));
-        with_deadline("ExecSync", deadline, call).await
+        self.finish("ExecSync", deadline, call).await
+    }
+
+    /// Waits for a call's answer, and takes into account how it went.
+    async fn finish<T>(
+        &self,
+        method: &'static str,
+        deadline: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let result = with_deadline(method, deadline, call).await;
+        let error = result.as_ref().err();
+        self.calls.observe(method, began.elapsed(), error);
+        result
     }
 }
 
@@ -146,7 +171,7 @@ macro_rules! calls {
                     // Boxed because a call's own state is large, and every Pod's task would hold room
                     // for the largest.
                     let call = Box::pin(client.$name(request(message, $deadline)));
-                    with_deadline($method, $deadline, call).await
+                    self.finish($method, $deadline, call).await
                 }
             )*
         }

@@ -87,6 +87,18 @@ impl Error {
         matches!(self, Self::Unavailable { .. } | Self::Deadline { .. })
     }
 
+    /// The kind of failure, in one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Deadline { .. } => "deadline",
+            Self::NotFound { .. } => "not_found",
+            Self::Unimplemented { .. } => "unimplemented",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
     /// The runtime's or the transport's own words, without the method.
     #[must_use]
     pub fn message(&self) -> String {

@@ -1,11 +1,13 @@
 //! The container runtime interface: generated stubs and our client of them.
 
+mod calls;
 mod client;
 mod endpoint;
 mod error;
 
 use std::fmt;
 
+pub use calls::Calls;
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
 pub use error::{Error, if_found};

@@ -31,10 +31,20 @@ const RELIST_MAX: Duration = Duration::from_secs(5);
 /// How often to see whether every Pod was looked at for the first time.
 const FIRST_PASS: Duration = Duration::from_millis(20);
 
+/// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
+/// most, half a minute each.
+const STUCK: Duration = Duration::from_secs(120);
+
 /// When the supervisor last went round, once every Pod was looked at for the first time.
 pub type Pulse = watch::Sender<Option<Instant>>;
 /// For those who wait for it.
 pub type PulseReceiver = watch::Receiver<Option<Instant>>;
+
+/// Whether the supervisor goes round.
+#[must_use]
+pub fn goes_round(pulse: &watch::Receiver<Option<Instant>>) -> bool {
+    pulse.borrow().is_some_and(|last| last.elapsed() < STUCK)
+}
 
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(

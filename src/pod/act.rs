@@ -507,6 +507,8 @@ impl PodTask {
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
             link_log(&self.context, &self.key, known).await;
         }
+        let metrics = &self.context.metrics;
+        metrics.container_started(self.view(), version, id);
         self.begin_post_start(version, spec, id);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! takes more than its share of memory.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,8 @@ pub struct About<'a> {
 pub struct Events {
     kept: Mutex<VecDeque<Event>>,
     newest: watch::Sender<u64>,
+    /// How many went to make room.
+    dropped: AtomicU64,
 }
 
 impl Default for Events {
@@ -78,6 +81,7 @@ impl Default for Events {
         Self {
             kept: Mutex::default(),
             newest: watch::channel(0).0,
+            dropped: AtomicU64::new(0),
         }
     }
 }
@@ -122,9 +126,11 @@ impl Events {
         if kept.iter().filter(of_pod).count() > KEPT_OF_POD {
             let oldest = kept.iter().position(|e| of_pod(&e));
             oldest.and_then(|at| kept.remove(at));
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         if kept.len() > KEPT {
             kept.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         self.newest.send_replace(number);
     }
@@ -134,6 +140,12 @@ impl Events {
     pub fn since(&self, number: u64) -> Vec<Event> {
         let kept = self.lock();
         kept.iter().filter(|e| e.number > number).cloned().collect()
+    }
+
+    /// How many old events went to make room for new ones.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Tells the number of the newest event.
@@ -197,6 +209,7 @@ mod tests {
         assert_eq!(all.len(), KEPT_OF_POD + 1);
         assert_eq!(all[0].name, "quiet");
         assert_eq!(all[KEPT_OF_POD].message, "499");
+        assert_eq!(events.dropped(), 500 - KEPT_OF_POD as u64);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod history;
 pub mod image;
 mod last_words;
 pub mod memory;
+pub mod metrics;
 pub mod moment;
 pub mod observe;
 pub mod observed;

@@ -90,6 +90,8 @@ pub struct Told {
     pub status: PodStatus,
     /// Whether it is on its way out.
     pub terminating: bool,
+    /// When each container that waits is tried again, by its name, in nanoseconds since the epoch.
+    pub until: BTreeMap<String, i64>,
 }
 
 impl Told {
@@ -103,6 +105,13 @@ impl Told {
         }
         pod.status = Some(self.status.clone());
         Some(pod)
+    }
+
+    /// Whether the Pod's condition Ready holds.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let mut conditions = self.status.conditions.iter().flatten();
+        conditions.any(|c| c.type_ == "Ready" && c.status == "True")
     }
 }
 
@@ -148,12 +157,33 @@ pub fn report(
             message,
         }
     });
+    let until = shown.filter(|_| stays);
+    let until = until.map(|version| until_when(view, version, &status));
     Told {
         report,
         version: shown.cloned(),
         status,
         terminating: !stays,
+        until: until.unwrap_or_default(),
     }
+}
+
+/// When each container that waits is tried again, by the machine's clock as it stood when the version was
+/// first seen.
+fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeMap<String, i64> {
+    let Some((seen, moment)) = view.memory.seen.get(&version.uid) else {
+        return BTreeMap::new();
+    };
+    let inits = status.init_container_statuses.iter().flatten();
+    let all = inits.chain(status.container_statuses.iter().flatten());
+    let waiting = all.filter(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_some()));
+    let until = waiting.filter_map(|s| {
+        let due = waiting::until(view, version, &s.name)?;
+        let millis = due.0.saturating_sub(moment.0);
+        let nanos = seen.saturating_add(millis.saturating_mul(1_000_000));
+        Some((s.name.clone(), nanos))
+    });
+    until.collect()
 }
 
 /// The version that is on its way out while its containers still run.

@@ -21,6 +21,7 @@ use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
+use super::metrics::Metrics;
 use super::moment::{Clock, Moment, wall_now};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
@@ -70,6 +71,8 @@ pub struct Context {
     pub reports: Reports,
     /// What happened to Pods.
     pub events: Events,
+    /// How long starts and restarts took.
+    pub metrics: Metrics,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
     /// How long an update has to become Ready before it is taken back, where its Pod does not say.

@@ -2,9 +2,10 @@
 
 use super::admission::Rejection;
 use super::backoff;
-use super::memory::{Image, Memory, PostStart, Subject};
+use super::memory::{Failure, Image, Memory, PostStart, Subject};
+use super::moment::Moment;
 use super::plan::{View, wanted_images};
-use super::rules::init_containers;
+use super::rules::{Restart, init_containers, restart};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
 
@@ -51,16 +52,19 @@ pub(super) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
 
 /// What failed or is not there, if anything.
 pub(super) fn obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
+    if let Some(failure) = failure(memory, uid, container) {
+        return Some(Waiting::new(failure.reason, failure.message.clone()));
+    }
+    image_obstacle(memory, uid, container)
+}
+
+fn failure<'a>(memory: &'a Memory, uid: &str, container: &str) -> Option<&'a Failure> {
     let subjects = [
         Subject::Container(uid.to_owned(), container.to_owned()),
         Subject::Sandbox(uid.to_owned()),
         Subject::Volumes(uid.to_owned()),
     ];
-    let failure = subjects.iter().find_map(|s| memory.failures.get(s));
-    if let Some(failure) = failure {
-        return Some(Waiting::new(failure.reason, failure.message.clone()));
-    }
-    image_obstacle(memory, uid, container)
+    subjects.iter().find_map(|s| memory.failures.get(s))
 }
 
 fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
@@ -82,6 +86,25 @@ fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting
             };
             Some(Waiting::new(reason, message.clone()))
         }
+    }
+}
+
+/// When a container that waits is tried again, where that is a matter of time.
+pub(super) fn until(view: View<'_>, version: &StaticPod, name: &str) -> Option<Moment> {
+    let (memory, uid) = (view.memory, version.uid.as_str());
+    if let Some(failure) = failure(memory, uid, name) {
+        return Some(failure.retry);
+    }
+    match memory.images.get(&(uid.to_owned(), name.to_owned())) {
+        Some(Image::Failed { retry, .. }) => return Some(*retry),
+        Some(Image::Pulling { .. }) => return None,
+        _ => {}
+    }
+    let history = view.observed.history_of(uid, name);
+    let newest = history.first()?;
+    match restart(view, version, newest, newest.exit()?) {
+        Restart::At(due, _) => Some(due).filter(|due| *due > view.now),
+        Restart::Never => None,
     }
 }
 

@@ -25,7 +25,7 @@ use super::files::{self, Entry, Found, Stamp, is_ignored};
 use super::log::publish;
 use super::store::{Keep, Remembered, Store};
 use super::watch::Watch;
-use super::{Desired, Origin, Refused};
+use super::{Desired, LastRead, Origin, Refused};
 use crate::manifest::objects::{Object, ObjectKey, ObjectSet, attach};
 use crate::manifest::{self, Accepted, Manifest, Problem, SourceKind, StaticPod};
 
@@ -76,12 +76,21 @@ impl DirectorySource {
     ///
     /// # Panics
     /// When reading a manifest does.
-    pub async fn run(mut self, sender: watch::Sender<Option<Desired>>) {
+    pub async fn run(self, sender: watch::Sender<Option<Desired>>) {
+        self.run_telling(sender, LastRead::default()).await;
+    }
+
+    /// The same, and tells each time that the manifests were read well.
+    pub(super) async fn run_telling(
+        mut self,
+        sender: watch::Sender<Option<Desired>>,
+        read: LastRead,
+    ) {
         // A path that cannot be made absolute is found unreadable soon enough.
         let path = std::path::absolute(&self.path).unwrap_or(self.path);
         self.path = path.components().collect();
         // Any other error is that the runtime has ended.
-        if let Err(Ok(panic)) = follow(self, sender)
+        if let Err(Ok(panic)) = follow(self, sender, read)
             .await
             .map_err(JoinError::try_into_panic)
         {
@@ -107,6 +116,7 @@ pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
 async fn follow(
     config: DirectorySource,
     sender: watch::Sender<Option<Desired>>,
+    read: LastRead,
 ) -> Result<(), JoinError> {
     let period = config.rescan.max(MIN_PERIOD);
     let (mut directory, store) = spawn_blocking(|| Directory::open(config)).await?;
@@ -121,6 +131,9 @@ async fn follow(
             (directory, look)
         })
         .await?;
+        if look.desired.unreadable.is_empty() {
+            read.now();
+        }
         keeper.want(directory.to_keep(&look.desired));
         if look.sure || sender.borrow().is_some() {
             publish(&sender, look.desired);

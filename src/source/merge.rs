@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::directory::DirectorySource;
 use super::url::{self, UrlSource};
-use super::{Desired, Refused, aside};
+use super::{Desired, Freshness, LastRead, Refused, aside};
 use crate::manifest::{PodKey, Problem};
 
 /// The names of the folders and files below the root directory.
@@ -45,11 +45,17 @@ impl Sources {
     /// Follows the sources, and other ones when `sources` changes, until the last receiver is dropped.
     ///
     /// The channel gets its first value when every source has one. While a source is exchanged for
-    /// another, what it wanted stays wanted. `root` is the agent's root directory.
+    /// another, what it wanted stays wanted. `root` is the agent's root directory; `freshness` is kept
+    /// up to date.
     #[must_use]
-    pub fn follow(sources: watch::Receiver<Self>, root: &Path) -> watch::Receiver<Option<Desired>> {
+    pub fn follow(
+        sources: watch::Receiver<Self>,
+        root: &Path,
+        freshness: Freshness,
+    ) -> watch::Receiver<Option<Desired>> {
         let (sender, receiver) = watch::channel(None);
-        tokio::spawn(follow(sources, Self::url_state(root), sender));
+        let state = Self::url_state(root);
+        tokio::spawn(follow(sources, state, freshness, sender));
         receiver
     }
 }
@@ -61,15 +67,17 @@ struct Running<S> {
     task: Option<JoinHandle<()>>,
     /// What it or the one before it last wanted.
     last: Option<Desired>,
+    read: LastRead,
 }
 
 impl<S: Clone + PartialEq> Running<S> {
-    fn new() -> Self {
+    fn new(read: LastRead) -> Self {
         Self {
             source: None,
             desired: watch::channel(None).1,
             task: None,
             last: Some(Desired::default()),
+            read,
         }
     }
 
@@ -77,7 +85,7 @@ impl<S: Clone + PartialEq> Running<S> {
     async fn exchange<R>(
         &mut self,
         source: Option<&S>,
-        run: impl FnOnce(S, watch::Sender<Option<Desired>>) -> R,
+        run: impl FnOnce(S, watch::Sender<Option<Desired>>, LastRead) -> R,
     ) where
         R: Future<Output = ()> + Send + 'static,
     {
@@ -96,9 +104,13 @@ impl<S: Clone + PartialEq> Running<S> {
             self.last = None;
         }
         self.source = source.cloned();
+        self.read.never();
         match source {
             None => self.last = Some(Desired::default()),
-            Some(source) => self.task = Some(tokio::spawn(run(source.clone(), sender))),
+            Some(source) => {
+                let run = run(source.clone(), sender, self.read.clone());
+                self.task = Some(tokio::spawn(run));
+            }
         }
     }
 
@@ -118,18 +130,20 @@ impl<S: Clone + PartialEq> Running<S> {
 async fn follow(
     mut sources: watch::Receiver<Sources>,
     url_state: PathBuf,
+    freshness: Freshness,
     sender: watch::Sender<Option<Desired>>,
 ) {
     let mut owned = Owned::read(&url_state);
-    let (mut files, mut web) = (Running::new(), Running::new());
+    let mut files = Running::new(freshness.directory);
+    let mut web = Running::new(freshness.url);
     let mut eager = false;
     loop {
         let wanted = sources.borrow_and_update().clone();
         files
-            .exchange(wanted.directory.as_ref(), DirectorySource::run)
+            .exchange(wanted.directory.as_ref(), DirectorySource::run_telling)
             .await;
-        web.exchange(wanted.url.as_ref(), |source, sender| {
-            UrlSource::run(source, sender, eager)
+        web.exchange(wanted.url.as_ref(), |source, sender, read| {
+            UrlSource::run_telling(source, sender, eager, read)
         })
         .await;
         eager = true;

@@ -7,6 +7,7 @@ mod aside;
 mod claims;
 pub mod directory;
 mod files;
+mod freshness;
 mod log;
 mod merge;
 mod store;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use freshness::{Freshness, LastRead};
 pub use merge::Sources;
 
 use crate::manifest::{PodKey, Problem, StaticPod};

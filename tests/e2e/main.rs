@@ -4,6 +4,7 @@
 mod admission;
 mod adoption;
 mod chaos;
+mod cli;
 mod edits;
 mod env;
 mod hostile;
@@ -24,6 +25,8 @@ mod web;
 
 #[path = "../web/mod.rs"]
 mod faults;
+#[path = "../ports/mod.rs"]
+mod ports;
 
 /// Makes a test of each function for each version of containerd.
 macro_rules! on_each_containerd {

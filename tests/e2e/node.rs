@@ -110,6 +110,7 @@ impl Node {
             .arg(flag("pod-logs-dir", "logs"))
             .arg(flag("container-logs-dir", "container-logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
+            .args((!self.has_port()).then_some("--healthz-port=0"))
             .args(if given { &[] } else { endpoint.as_slice() })
             .args(makes_no_room)
             .args(&self.extra_flags)
@@ -121,6 +122,12 @@ impl Node {
 
     pub(crate) fn flag(&mut self, name: &str, value: &str) {
         self.extra_flags.push(format!("--{name}={value}"));
+    }
+
+    /// Whether the agent is to open a port; all agents would open the same one else.
+    fn has_port(&self) -> bool {
+        let mut flags = self.extra_flags.iter();
+        flags.any(|flag| flag.starts_with("--healthz-port"))
     }
 
     pub(crate) fn agent_id(&self) -> u32 {

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::log::publish;
-use super::{Desired, DesiredPod, Origin, Refused};
+use super::{Desired, DesiredPod, LastRead, Origin, Refused};
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 pub(super) use copy::forget;
@@ -57,6 +57,16 @@ impl UrlSource {
     /// document. `eager` polls at once even where a copy is there. Must run on a runtime with time and
     /// I/O.
     pub async fn run(self, sender: watch::Sender<Option<Desired>>, eager: bool) {
+        self.run_telling(sender, eager, LastRead::default()).await;
+    }
+
+    /// The same, and tells each time that the server answered well.
+    pub(super) async fn run_telling(
+        self,
+        sender: watch::Sender<Option<Desired>>,
+        eager: bool,
+        read: LastRead,
+    ) {
         let folder = self.state.clone();
         let Ok((copy, kept)) = spawn_blocking(|| Copy::open(folder)).await else {
             return;
@@ -66,7 +76,7 @@ impl UrlSource {
             poller.restore(index, documents);
         }
         publish(&sender, poller.desired());
-        poller.poll_for_ever(&sender, eager).await;
+        poller.poll_for_ever(&sender, eager, &read).await;
     }
 }
 
@@ -236,7 +246,12 @@ impl Poller {
     }
 
     /// Polls until nobody listens any more; never ends while something is being written.
-    async fn poll_for_ever(&mut self, sender: &watch::Sender<Option<Desired>>, eager: bool) {
+    async fn poll_for_ever(
+        &mut self,
+        sender: &watch::Sender<Option<Desired>>,
+        eager: bool,
+        read: &LastRead,
+    ) {
         let rng = fastrand::Rng::new();
         let mut schedule = Schedule::new(self.source.period, rng);
         let mut wait = schedule.first(!self.unknown && !eager);
@@ -248,6 +263,9 @@ impl Poller {
                     self.poll().await
                 } => outcome,
             };
+            if outcome.is_ok() {
+                read.now();
+            }
             publish(sender, self.desired());
             self.keep().await;
             wait = match outcome {

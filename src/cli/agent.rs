@@ -1,0 +1,254 @@
+//! Asking the running agent, and finding the Pod that is meant.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec};
+
+use crate::config::DEFAULT_RUN_DIR;
+use crate::pod::events::Event;
+use crate::server::{Lines, PodDetail, PodDetails, PodName, fetch, follow};
+
+/// The annotation that names the container that is meant where none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// As many names are listed at most.
+const MAX_NAMES: usize = 20;
+
+/// Where the running agent is.
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    /// Folder of the agent's socket
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(super) run_dir: PathBuf,
+}
+
+impl Agent {
+    /// The one Pod of this name, and what else was told with it.
+    pub(super) async fn pod(&self, name: &PodName) -> anyhow::Result<(PodDetail, PodDetails)> {
+        let path = format!("/v1/pods?pod={name}");
+        let mut answers: Vec<PodDetails> = fetch(&self.run_dir, &path).await?;
+        let details = answers.pop().unwrap_or_default();
+        let pod = the_one(name, &details)?.clone();
+        Ok((pod, details))
+    }
+
+    /// The Pods of this name, now and each time that they change.
+    pub(super) async fn follow_pod(&self, name: &PodName) -> anyhow::Result<Lines<PodDetails>> {
+        follow(&self.run_dir, &format!("/v1/pods?follow=true&pod={name}")).await
+    }
+
+    /// The events that the agent remembers, of one Pod or of all.
+    pub(super) async fn events(&self, name: Option<&PodName>) -> anyhow::Result<Vec<Event>> {
+        let path = name.map_or(String::new(), |name| format!("?pod={name}"));
+        fetch(&self.run_dir, &format!("/v1/events{path}")).await
+    }
+
+    /// The same, and further ones as they come.
+    pub(super) async fn follow_events(
+        &self,
+        name: Option<&PodName>,
+    ) -> anyhow::Result<Lines<Event>> {
+        let path = name.map_or(String::new(), |name| format!("&pod={name}"));
+        follow(&self.run_dir, &format!("/v1/events?follow=true{path}")).await
+    }
+}
+
+/// The one Pod that is meant.
+///
+/// # Errors
+/// There is none, or there are several; what there is.
+pub(super) fn the_one<'a>(
+    name: &PodName,
+    details: &'a PodDetails,
+) -> anyhow::Result<&'a PodDetail> {
+    match details.pods.as_slice() {
+        [pod] => Ok(pod),
+        [] => bail!("{}", none(name, details)),
+        several => {
+            let names: Vec<String> = several.iter().map(full_name).collect();
+            bail!(
+                "several Pods are called {name}: {}; name one of them in full",
+                listed(&names)
+            )
+        }
+    }
+}
+
+/// What there is to say where there is no Pod of this name.
+pub(super) fn none(name: &PodName, details: &PodDetails) -> String {
+    if let Some(waiting_for) = &details.waiting_for {
+        return format!("there is no Pod {name} yet: {waiting_for}");
+    }
+    match details.names.as_slice() {
+        [] => {
+            format!("there is no Pod {name}, and no other; `podkeeper ps` shows what was refused")
+        }
+        names => format!("there is no Pod {name}; there are {}", listed(names)),
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(MAX_NAMES);
+    let names = names[..names.len() - more].join(", ");
+    match more {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+/// A Pod as `namespace/name`.
+pub(super) fn full_name(pod: &PodDetail) -> String {
+    format!("{}/{}", pod.report.namespace, pod.report.name)
+}
+
+/// The Pod's spec, as far as its manifest is known.
+pub(super) fn spec(pod: &PodDetail) -> Option<&PodSpec> {
+    pod.pod.as_ref()?.spec.as_ref()
+}
+
+/// All of the Pod's containers, those before the others first.
+pub(super) fn containers(pod: &PodDetail) -> impl Iterator<Item = &Container> {
+    let spec = spec(pod);
+    let inits = spec.and_then(|s| s.init_containers.as_deref());
+    let mains = spec.map(|s| s.containers.as_slice());
+    let inits = inits.unwrap_or_default().iter();
+    inits.chain(mains.unwrap_or_default())
+}
+
+/// The status of one of the Pod's containers.
+pub(super) fn status<'a>(pod: &'a PodDetail, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.pod.as_ref()?.status.as_ref()?;
+    let inits = status.init_container_statuses.iter().flatten();
+    let mut all = inits.chain(status.container_statuses.iter().flatten());
+    all.find(|status| status.name == container)
+}
+
+/// The container that is meant: the one named, the one that the Pod says is meant, or the only one.
+///
+/// # Errors
+/// There is none of that name, or there are several; which there are.
+pub(super) fn choose(pod: &PodDetail, given: Option<&str>) -> anyhow::Result<String> {
+    let name = full_name(pod);
+    let annotations = pod
+        .pod
+        .as_ref()
+        .and_then(|p| p.metadata.annotations.as_ref());
+    let meant = annotations.and_then(|all| all.get(DEFAULT_CONTAINER));
+    let known = |container: &str| containers(pod).any(|c| c.name == container);
+    match given {
+        Some(given) if known(given) => return Ok(given.to_owned()),
+        Some(given) => bail!(
+            "Pod {name} has no container {given:?}; it has {}",
+            names(pod)
+        ),
+        None => {}
+    }
+    if let Some(meant) = meant.filter(|meant| known(meant)) {
+        return Ok(meant.clone());
+    }
+    match spec(pod).map(|s| s.containers.as_slice()) {
+        Some([only]) => Ok(only.name.clone()),
+        Some(_) => bail!(
+            "Pod {name} has several containers, choose one with -c: {}",
+            names(pod)
+        ),
+        None => bail!("the manifest of Pod {name} is not known any more"),
+    }
+}
+
+fn names(pod: &PodDetail) -> String {
+    let mains = spec(pod).map_or(0, |s| s.containers.len());
+    let all: Vec<&Container> = containers(pod).collect();
+    let (inits, mains) = all.split_at(all.len() - mains);
+    let mains = mains.iter().map(|c| c.name.clone());
+    let inits = inits.iter().map(|c| format!("{} (init)", c.name));
+    mains.chain(inits).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(annotations: &serde_json::Value, containers: &[&str]) -> PodDetail {
+        let named = |name: &&str| json!({"name": name});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web-n1", "annotations": annotations},
+            "spec": {"containers": containers.iter().map(named).collect::<Vec<_>>(),
+                     "initContainers": [{"name": "first"}]}});
+        let mut detail = PodDetail {
+            pod: serde_json::from_value(pod).unwrap(),
+            ..PodDetail::default()
+        };
+        detail.report.namespace = "default".into();
+        detail.report.name = "web-n1".into();
+        detail
+    }
+
+    #[test]
+    fn the_container_is_the_one_named_or_meant_or_the_only_one() {
+        let one = pod(&json!({}), &["a"]);
+        assert_eq!(choose(&one, None).unwrap(), "a");
+        assert_eq!(choose(&one, Some("first")).unwrap(), "first");
+        let two = pod(&json!({DEFAULT_CONTAINER: "b"}), &["a", "b"]);
+        assert_eq!(choose(&two, None).unwrap(), "b");
+        assert_eq!(choose(&two, Some("a")).unwrap(), "a");
+        for (annotations, given, expected) in [
+            (
+                json!({DEFAULT_CONTAINER: "gone"}),
+                None,
+                "Pod default/web-n1 has several containers, choose one with -c: a, b, first (init)",
+            ),
+            (
+                json!({}),
+                Some("x"),
+                "Pod default/web-n1 has no container \"x\"; it has a, b, first (init)",
+            ),
+        ] {
+            let error = choose(&pod(&annotations, &["a", "b"]), given).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_not_there_or_not_the_only_one_is_answered_with_what_is_there() {
+        let name: PodName = "web".parse().unwrap();
+        let said = |details: PodDetails| the_one(&name, &details).unwrap_err().to_string();
+        assert_eq!(
+            said(PodDetails::default()),
+            "there is no Pod web, and no other; `podkeeper ps` shows what was refused"
+        );
+        assert_eq!(
+            said(PodDetails {
+                names: vec!["default/a-n1".into(), "default/b-n1".into()],
+                ..PodDetails::default()
+            }),
+            "there is no Pod web; there are default/a-n1, default/b-n1"
+        );
+        assert_eq!(
+            said(PodDetails {
+                names: (0..22).map(|n| format!("d/p{n}")).collect(),
+                ..PodDetails::default()
+            })
+            .split("d/p19 ")
+            .nth(1),
+            Some("and 2 more")
+        );
+        let two = vec![pod(&json!({}), &["a"]), pod(&json!({}), &["a"])];
+        assert_eq!(
+            said(PodDetails {
+                pods: two,
+                ..PodDetails::default()
+            }),
+            "several Pods are called web: default/web-n1, default/web-n1; name one of them in full"
+        );
+        assert_eq!(
+            said(PodDetails {
+                waiting_for: Some("the container runtime does not answer yet".into()),
+                ..PodDetails::default()
+            }),
+            "there is no Pod web yet: the container runtime does not answer yet"
+        );
+    }
+}

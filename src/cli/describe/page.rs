@@ -1,0 +1,99 @@
+//! A page of fields, each on its line and indented under what it belongs to.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+use crate::cli::table::span;
+
+/// Where values begin, from where their names do.
+const COLUMN: usize = 16;
+
+/// The text of a page, as it grows.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) text: String,
+}
+
+/// A part of a page that is indented.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    page: &'a mut Page,
+    indent: usize,
+}
+
+impl Page {
+    /// A part that belongs to what was written last.
+    pub(super) fn indented(&mut self) -> Part<'_> {
+        Part {
+            page: self,
+            indent: 2,
+        }
+    }
+
+    fn whole(&mut self) -> Part<'_> {
+        Part {
+            page: self,
+            indent: 0,
+        }
+    }
+
+    pub(super) fn line(&mut self, text: &str) {
+        self.whole().line(text);
+    }
+
+    pub(super) fn field(&mut self, name: &str, value: impl AsRef<str>) {
+        self.whole().field(name, value);
+    }
+
+    pub(super) fn list(&mut self, name: &str, values: &[String]) {
+        self.whole().list(name, values);
+    }
+}
+
+impl Part<'_> {
+    pub(super) fn indented(&mut self) -> Part<'_> {
+        Part {
+            indent: self.indent + 2,
+            page: &mut *self.page,
+        }
+    }
+
+    pub(super) fn line(&mut self, text: &str) {
+        let indent = self.indent;
+        // Writing to a text cannot fail.
+        let _ = writeln!(self.page.text, "{:indent$}{text}", "");
+    }
+
+    /// A field; one without a value is left out, and further lines of the value stand under the first.
+    pub(super) fn field(&mut self, name: &str, value: impl AsRef<str>) {
+        let mut name = format!("{name}:");
+        for line in value.as_ref().lines() {
+            let width = COLUMN;
+            self.line(&format!("{name:width$}{line}"));
+            name.clear();
+        }
+    }
+
+    /// A field with several values, each on its line.
+    pub(super) fn list(&mut self, name: &str, values: &[String]) {
+        self.field(name, values.join("\n"));
+    }
+}
+
+/// `name=value` of each.
+pub(super) fn pairs(map: Option<&BTreeMap<String, String>>) -> Vec<String> {
+    let pairs = map.into_iter().flatten();
+    pairs.map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+/// A time in RFC 3339, with how long ago it was; nothing for one that is none.
+pub(super) fn since(time: &str, now: Timestamp) -> String {
+    let Ok(parsed) = time.parse::<Timestamp>() else {
+        return String::new();
+    };
+    let whole = Timestamp::from_second(parsed.as_second()).unwrap_or(parsed);
+    let ago = span(now.as_second() - parsed.as_second());
+    format!("{whole} ({ago} ago)")
+}

@@ -1,0 +1,206 @@
+//! `podkeeper logs`: what a container said, from the files that the runtime writes.
+
+mod cursor;
+mod files;
+mod lines;
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use super::agent::{self, Agent, choose, containers, full_name, status};
+use super::single_threaded;
+use crate::config::parse_duration;
+use crate::manifest::PodKey;
+use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use cursor::Cursor;
+use lines::Wanted;
+
+/// How often to see whether there is more.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    agent: Agent,
+
+    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    #[arg(value_name = "POD")]
+    pod: PodName,
+
+    /// The container, if there are several
+    #[arg(long, short, value_name = "NAME")]
+    container: Option<String>,
+
+    /// Go on with what the container and the ones after it say
+    #[arg(long, short)]
+    follow: bool,
+
+    /// What the container said that ran before
+    #[arg(long, short, conflicts_with = "follow")]
+    previous: bool,
+
+    /// Only what is not older than this
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
+
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    tail: Option<usize>,
+}
+
+pub(super) fn logs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match single_threaded()?.block_on(show(arguments)) {
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        result => result.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Nobody reads on (`podkeeper logs web | head`), which is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn show(arguments: &Arguments) -> anyhow::Result<()> {
+    let (pod, _) = arguments.agent.pod(&arguments.pod).await?;
+    let container = choose(&pod, arguments.container.as_deref())?;
+    let folder = pod.logs.join(&container);
+    let now = jiff::Timestamp::now();
+    let since = arguments.since.map(|age| now - age);
+    let wanted = Wanted { since, skip: 0 };
+    let attempt = attempt(&pod, &container, arguments.previous)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if !arguments.follow {
+        let attempt = attempt.with_context(|| not_started(&pod, &container))?;
+        let mut cursor = Cursor::new(folder, attempt, wanted, arguments.tail)?;
+        cursor.read_all(&mut out)?;
+        return Ok(out.flush()?);
+    }
+    let attempt = attempt.unwrap_or_default();
+    let cursor = Cursor::new(folder, attempt, wanted, arguments.tail)?;
+    let key = PodKey {
+        namespace: pod.report.namespace.clone(),
+        name: pod.report.name.clone(),
+    };
+    let mut follower = Follower {
+        agent: &arguments.agent,
+        name: PodName::of(&key),
+        cursor,
+        container,
+        pod: Some(pod),
+        changes: None,
+    };
+    follower.run(&mut out).await
+}
+
+/// The instance of a container whose log is meant, if there is one.
+fn attempt(pod: &PodDetail, container: &str, previous: bool) -> anyhow::Result<Option<u32>> {
+    let attempts = files::attempts(&pod.logs.join(container));
+    let status = status(pod, container);
+    let known = status.and_then(|s| u32::try_from(s.restart_count).ok());
+    let newest = attempts.last().copied().max(known);
+    if !previous {
+        return Ok(attempts.last().copied());
+    }
+    // One that waits to be started again is not there yet; the last one is the one before it.
+    let state = status.and_then(|s| s.state.as_ref());
+    let waits = state.is_some_and(|s| s.waiting.is_some());
+    let mut before = attempts.iter().rev().copied();
+    let found = before.find(|attempt| waits || Some(*attempt) < newest);
+    match found {
+        Some(found) => Ok(Some(found)),
+        None => bail!(
+            "container {container} of Pod {} did not run before, or its log is gone",
+            full_name(pod)
+        ),
+    }
+}
+
+fn not_started(pod: &PodDetail, container: &str) -> String {
+    let said = format!(
+        "container {container} of Pod {} has not said anything, it was not started",
+        full_name(pod)
+    );
+    let state = status(pod, container).and_then(|s| s.state.as_ref());
+    match state.and_then(|s| s.waiting.as_ref()) {
+        Some(waiting) => format!(
+            "{said}: {} {}",
+            waiting.reason.as_deref().unwrap_or_default(),
+            waiting.message.as_deref().unwrap_or_default()
+        ),
+        None => said,
+    }
+}
+
+/// Follows a container over its restarts and over updates of its Pod.
+struct Follower<'a> {
+    agent: &'a Agent,
+    name: PodName,
+    cursor: Cursor,
+    container: String,
+    /// As it was last told; nothing once it is gone.
+    pod: Option<PodDetail>,
+    /// Nothing while no agent answers, which ends no container.
+    changes: Option<Lines<PodDetails>>,
+}
+
+impl Follower<'_> {
+    async fn run(&mut self, out: &mut BufWriter<StdoutLock<'_>>) -> anyhow::Result<()> {
+        loop {
+            let more = self.cursor.read_on(out)?;
+            out.flush()?;
+            if !more && self.is_over() {
+                return Ok(());
+            }
+            if self.changes.is_none() {
+                self.changes = self.agent.follow_pod(&self.name).await.ok();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                told = next(&mut self.changes) => self.take(told?),
+            }
+        }
+    }
+
+    fn take(&mut self, told: Option<PodDetails>) {
+        let Some(mut details) = told else {
+            self.changes = None;
+            return;
+        };
+        if details.waiting_for.is_some() {
+            return;
+        }
+        self.pod = details.pods.pop();
+        if let Some(pod) = &self.pod {
+            self.cursor.go_on_in(pod.logs.join(&self.container));
+        }
+    }
+
+    /// Whether the container will not say any more.
+    fn is_over(&self) -> bool {
+        let Some(pod) = &self.pod else {
+            return true;
+        };
+        let Some(spec) = containers(pod).find(|c| c.name == self.container) else {
+            return true;
+        };
+        let ended = ["Succeeded", "Failed"].contains(&pod.report.phase.as_str());
+        let mains = agent::spec(pod).map_or(&[][..], |s| &s.containers);
+        let is_main = mains.iter().any(|c| c.name == self.container);
+        let is_init = !is_main && spec.restart_policy.as_deref() != Some("Always");
+        let done = status(pod, &self.container).is_some_and(|s| s.ready);
+        ended || is_init && done
+    }
+}
+
+/// What is told next; waits for ever where nobody tells.
+async fn next(changes: &mut Option<Lines<PodDetails>>) -> anyhow::Result<Option<PodDetails>> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}

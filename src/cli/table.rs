@@ -1,0 +1,157 @@
+//! Tables, times and colours on a terminal.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+use anstyle::{AnsiColor, Style};
+
+/// A cell of a table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
+        let text = text.into();
+        Self { text, style }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::styled(text, Style::new())
+    }
+}
+
+/// Rows under each other. Columns only grow, so that rows written later line up with earlier ones.
+#[derive(Debug)]
+pub(super) struct Table<const N: usize> {
+    widths: [usize; N],
+    colour: bool,
+}
+
+impl<const N: usize> Table<N> {
+    pub(super) fn new(colour: bool) -> Self {
+        Self {
+            widths: [0; N],
+            colour,
+        }
+    }
+
+    /// The rows as lines, each behind an indent.
+    pub(super) fn lines(&mut self, indent: &str, rows: &[[Cell; N]]) -> String {
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.text.chars().count().max(*width);
+            }
+        }
+        let lines = rows.iter().map(|row| self.line(indent, row) + "\n");
+        lines.collect()
+    }
+
+    fn line(&self, indent: &str, row: &[Cell; N]) -> String {
+        let mut line = indent.to_owned();
+        let filled = row.iter().rposition(|cell| !cell.text.is_empty());
+        let last = filled.unwrap_or_default();
+        for (at, (cell, width)) in row.iter().zip(&self.widths).enumerate().take(last + 1) {
+            let Cell { text, style } = cell;
+            let colour = self.colour && !style.is_plain();
+            let text = if colour {
+                format!("{style}{text}{style:#}")
+            } else {
+                text.clone()
+            };
+            line.push_str(&text);
+            if at < last {
+                let gap = width + 3 - cell.text.chars().count();
+                // Writing to a text cannot fail.
+                let _ = write!(line, "{:gap$}", "");
+            }
+        }
+        line
+    }
+}
+
+/// Something that is as it should be.
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+/// Something on its way.
+pub(super) const UNDERWAY: Style = AnsiColor::Yellow.on_default();
+/// Something that failed.
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+
+/// Whether a person looks at standard output.
+pub(super) fn on_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Whether to write in colours: on a terminal that has them, unless `NO_COLOR` is set.
+pub(super) fn in_colour() -> bool {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    on_terminal() && !no_colour && !dumb
+}
+
+/// How long ago a time in RFC 3339 was, in the largest unit, as `kubectl get` writes it.
+pub(super) fn age(since: &str, now: jiff::Timestamp) -> String {
+    let Ok(since) = since.parse::<jiff::Timestamp>() else {
+        return "-".to_owned();
+    };
+    span(now.as_second() - since.as_second())
+}
+
+/// A number of seconds in the largest unit.
+pub(super) fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86400),
+    }
+}
+
+/// A time of the machine's clock, RFC 3339 in whole seconds; `-` for one that is none.
+pub(super) fn time(nanos: i64) -> String {
+    let time = jiff::Timestamp::from_second(nanos.div_euclid(1_000_000_000));
+    time.map_or_else(|_| "-".to_owned(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_rows_end_where_their_text_does() {
+        let mut table = Table::new(false);
+        let rows = [["A", "B", "C"], ["long", "ä", ""]].map(|row| row.map(Cell::from));
+        assert_eq!(table.lines("  ", &rows), "  A      B   C\n  long   ä\n");
+        let later = [["x", "y", "z"].map(Cell::from)];
+        assert_eq!(table.lines("", &later), "x      y   z\n");
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let mut table = Table::new(true);
+        let rows = [
+            [Cell::styled("ok", GOOD), "x".into()],
+            ["plain".into(), Cell::from("y")],
+        ];
+        let lines = table.lines("", &rows);
+        assert_eq!(lines, "\u{1b}[32mok\u{1b}[0m      x\nplain   y\n");
+    }
+
+    #[test]
+    fn ages_are_told_in_the_largest_unit() {
+        for (seconds, text) in [
+            (-5, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (7200, "2h"),
+            (172_800, "2d"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(age("", jiff::Timestamp::UNIX_EPOCH), "-");
+    }
+}

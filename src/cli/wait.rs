@@ -1,0 +1,195 @@
+//! `podkeeper wait`: until a Pod is ready, or gone.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+
+use super::agent::{Agent, full_name, none, the_one};
+use super::{print, single_threaded};
+use crate::config::{format_duration, parse_duration};
+use crate::server::{PodDetail, PodDetails, PodName};
+
+/// How long an agent that ended in the meantime is given to come back before it is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    agent: Agent,
+
+    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    #[arg(value_name = "POD")]
+    pod: PodName,
+
+    /// What to wait for
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = What::Ready)]
+    what: What,
+
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// It is there, its condition Ready holds, and no update of it waits
+    Ready,
+    /// Nothing of it is left
+    #[value(alias = "delete")]
+    Deleted,
+}
+
+pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments {
+        agent,
+        pod,
+        what,
+        timeout,
+    } = arguments;
+    single_threaded()?.block_on(async {
+        let mut last = PodDetails::default();
+        let waiting = wait_for(agent, pod, *what, &mut last);
+        match tokio::time::timeout(*timeout, waiting).await {
+            Ok(Ok(said)) => {
+                print(&(said + "\n"))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => bail!(
+                "waited {} in vain: {}",
+                format_duration(*timeout),
+                state(pod, &last)
+            ),
+        }
+    })
+}
+
+/// Waits; gives what came of it, and keeps what the agent said last.
+async fn wait_for(
+    agent: &Agent,
+    pod: &PodName,
+    what: What,
+    last: &mut PodDetails,
+) -> anyhow::Result<String> {
+    let mut changes = agent.follow_pod(pod).await?;
+    loop {
+        while let Some(details) = changes.next().await? {
+            if let Some(said) = reached(pod, what, &details)? {
+                return Ok(said);
+            }
+            *last = details;
+        }
+        // The agent has ended; the next one goes on where it was.
+        changes = loop {
+            tokio::time::sleep(PAUSE).await;
+            if let Ok(changes) = agent.follow_pod(pod).await {
+                break changes;
+            }
+        };
+    }
+}
+
+/// What there is to say if it is as it was wanted.
+fn reached(pod: &PodName, what: What, details: &PodDetails) -> anyhow::Result<Option<String>> {
+    if details.waiting_for.is_some() {
+        return Ok(None);
+    }
+    if details.pods.is_empty() {
+        return Ok((what == What::Deleted).then(|| format!("{pod} is gone")));
+    }
+    let found = the_one(pod, details)?;
+    let ready = what == What::Ready && is_ready(found);
+    Ok(ready.then(|| format!("{} is ready", full_name(found))))
+}
+
+fn is_ready(pod: &PodDetail) -> bool {
+    let status = pod.pod.as_ref().and_then(|p| p.status.as_ref());
+    let conditions = status.and_then(|s| s.conditions.as_deref());
+    let mut conditions = conditions.unwrap_or_default().iter();
+    let ready = conditions.any(|c| c.type_ == "Ready" && c.status == "True");
+    ready && !pod.terminating && pod.report.update.is_none()
+}
+
+/// How a Pod stands that is not as it was wanted.
+fn state(name: &PodName, details: &PodDetails) -> String {
+    let [pod] = details.pods.as_slice() else {
+        return none(name, details);
+    };
+    let report = &pod.report;
+    let mut said = format!("{} is {}", full_name(pod), report.phase);
+    for more in [&report.reason, &report.message] {
+        if !more.is_empty() {
+            said = format!("{said}: {more}");
+        }
+    }
+    if let Some(update) = &report.update {
+        let (reason, message) = (&update.reason, &update.message);
+        said = format!("{said}; its update waits: {reason}: {message}");
+    }
+    let (ready, total) = (report.ready, report.total);
+    format!("{said} ({ready} of {total} containers are ready)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn details(ready: &str) -> PodDetails {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        let mut pod = PodDetail {
+            pod: serde_json::from_value(pod).unwrap(),
+            ..PodDetail::default()
+        };
+        pod.report.namespace = "default".into();
+        pod.report.name = "web-n1".into();
+        pod.report.phase = "Pending".into();
+        pod.report.reason = "ErrImagePull".into();
+        pod.report.total = 2;
+        PodDetails {
+            pods: vec![pod],
+            ..PodDetails::default()
+        }
+    }
+
+    fn said(what: What, details: &PodDetails) -> Option<String> {
+        reached(&"web".parse().unwrap(), what, details).unwrap()
+    }
+
+    #[test]
+    fn ready_is_a_pod_whose_condition_holds_for_its_newest_version() {
+        let is_ready = Some("default/web-n1 is ready".to_owned());
+        assert_eq!(said(What::Ready, &details("True")), is_ready);
+        assert_eq!(said(What::Ready, &details("False")), None);
+        let mut updating = details("True");
+        updating.pods[0].report.update = Some(crate::pod::report::UpdateReport::default());
+        assert_eq!(said(What::Ready, &updating), None);
+        let mut leaving = details("True");
+        leaving.pods[0].terminating = true;
+        assert_eq!(said(What::Ready, &leaving), None);
+        assert_eq!(said(What::Deleted, &details("True")), None);
+    }
+
+    #[test]
+    fn gone_is_a_pod_that_is_not_there_once_the_agent_has_looked() {
+        let mut nothing = PodDetails::default();
+        let gone = Some("web is gone".to_owned());
+        assert_eq!(said(What::Deleted, &nothing), gone);
+        assert_eq!(said(What::Ready, &nothing), None);
+        nothing.waiting_for = Some("the container runtime does not answer yet".into());
+        assert_eq!(said(What::Deleted, &nothing), None);
+    }
+
+    #[test]
+    fn who_waited_in_vain_is_told_how_the_pod_stands() {
+        let name = "web".parse().unwrap();
+        assert_eq!(
+            state(&name, &details("False")),
+            "default/web-n1 is Pending: ErrImagePull (0 of 2 containers are ready)"
+        );
+        assert!(state(&name, &PodDetails::default()).starts_with("there is no Pod web"));
+    }
+}

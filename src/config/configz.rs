@@ -1,0 +1,133 @@
+//! The settings in force as a `KubeletConfiguration`, for those who ask the agent for it.
+
+use serde_json::{Map, Value, json};
+
+use super::file::{FIELDS, Kind};
+use super::{Setting, format_duration, parse_duration};
+
+/// The `KubeletConfiguration` (`kubelet.config.k8s.io/v1beta1`) that these settings make up: every field
+/// that is carried out, with the value in force, and no secrets.
+#[must_use]
+pub fn kubelet_configuration(settings: &[Setting]) -> Value {
+    let mut fields = Map::new();
+    for setting in settings {
+        let Some(field) = setting.field else {
+            continue;
+        };
+        let Some((_, kind)) = FIELDS.iter().find(|(known, _)| *known == field) else {
+            continue;
+        };
+        let value = value(*kind, &setting.value);
+        match field.split_once('.') {
+            None => fields.insert(field.to_owned(), value),
+            Some((outer, inner)) => {
+                let outer = fields.entry(outer).or_insert_with(|| json!({}));
+                outer[inner] = value;
+                None
+            }
+        };
+    }
+    Value::Object(fields)
+}
+
+/// A setting's value as the field has it.
+fn value(kind: Kind, text: &str) -> Value {
+    match kind {
+        Kind::Text | Kind::OneOf(_) => json!(text),
+        Kind::Texts => json!(list(text)),
+        Kind::Headers => {
+            let names = list(text).into_iter().filter_map(|h| h.split_once(": "));
+            let masked = names.map(|(name, _)| (name.to_owned(), json!(["<masked>"])));
+            Value::Object(masked.collect())
+        }
+        Kind::Duration => match parse_duration(text) {
+            Ok(duration) => json!(format_duration(duration)),
+            Err(_) => json!(text),
+        },
+        Kind::Count | Kind::Port | Kind::AtLeast(_) | Kind::Percent => json!(number(text)),
+        Kind::Bool => json!(text == "true"),
+    }
+}
+
+/// A number, or the kubelet's number for a log level.
+fn number(text: &str) -> u64 {
+    match text {
+        "debug" => 4,
+        "trace" => 8,
+        _ => text.parse().unwrap_or_default(),
+    }
+}
+
+fn list(text: &str) -> Vec<&str> {
+    let words = text.split(',').map(str::trim);
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Flags};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn the_configuration_in_force_is_shown_in_the_kubelets_fields() {
+        let line = Line::parse_from([
+            "podkeeper",
+            "--pod-manifest-path=/m",
+            "--http-check-frequency=90s",
+            "--manifest-url=http://user:secret@h/p",
+            "--manifest-url-header=X-Token:secret",
+            "--cluster-dns=10.0.0.1,10.0.0.2",
+            "--seccomp-default",
+            "--read-only-port=10255",
+            "--container-runtime-endpoint=unix:///c.sock",
+            "--allowed-unsafe-sysctls=net.core.somaxconn",
+            "--v=4",
+        ]);
+        let config = Config::load(&line.flags).unwrap();
+        let shown = kubelet_configuration(&config.settings);
+        for (field, value) in [
+            ("staticPodPath", json!("/m")),
+            ("staticPodURL", json!("http://h/p")),
+            ("staticPodURLHeader", json!({"x-token": ["<masked>"]})),
+            ("fileCheckFrequency", json!("20s")),
+            ("httpCheckFrequency", json!("1m30s")),
+            ("clusterDNS", json!(["10.0.0.1", "10.0.0.2"])),
+            ("clusterDomain", json!("")),
+            ("resolvConf", json!("/etc/resolv.conf")),
+            ("cgroupDriver", json!("cgroupfs")),
+            ("containerRuntimeEndpoint", json!("unix:///c.sock")),
+            ("podLogsDir", json!("/var/log/pods")),
+            ("seccompDefault", json!(true)),
+            ("allowedUnsafeSysctls", json!(["net.core.somaxconn"])),
+            ("readOnlyPort", json!(10255)),
+            ("address", json!("127.0.0.1")),
+            ("healthzPort", json!(10248)),
+            ("healthzBindAddress", json!("127.0.0.1")),
+            ("logging", json!({"format": "text", "verbosity": 4})),
+        ] {
+            assert_eq!(shown[field], value, "{field}");
+        }
+        let fields: Vec<&String> = shown.as_object().unwrap().keys().collect();
+        let known = |field: &str| {
+            FIELDS
+                .iter()
+                .any(|(known, _)| known.split('.').next() == Some(field))
+        };
+        assert!(fields.iter().all(|field| known(field)), "{fields:?}");
+        for (known, _) in FIELDS {
+            let known = known.split('.').next().unwrap();
+            assert!(
+                fields.iter().any(|field| *field == known),
+                "{known} is not shown"
+            );
+        }
+        assert!(!shown.to_string().contains("secret"), "{shown}");
+    }
+}

@@ -1,0 +1,59 @@
+//! How the runtime's calls went: how long they took, and which failed.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{HistogramVec, IntCounterVec};
+
+use super::error::Error;
+use crate::measure::{counters, histograms};
+
+/// Upper limits in seconds: from what only reads memory to what waits for a network or a grace period.
+const LIMITS: [f64; 14] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+];
+
+/// Measures of all calls. Cloning it is cheap and shares them.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    durations: HistogramVec,
+    errors: IntCounterVec,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            durations: histograms(
+                "podkeeper_cri_call_duration_seconds",
+                "How long calls of the container runtime took, by CRI method, failed ones too.",
+                "method",
+                &LIMITS,
+            ),
+            errors: counters(
+                "podkeeper_cri_call_errors_total",
+                "Calls of the container runtime that failed, by CRI method and kind of failure.",
+                &["method", "kind"],
+            ),
+        }
+    }
+}
+
+impl Calls {
+    /// Takes one call into account.
+    pub(super) fn observe(&self, method: &str, took: Duration, error: Option<&Error>) {
+        let duration = self.durations.with_label_values(&[method]);
+        duration.observe(took.as_secs_f64());
+        if let Some(error) = error {
+            self.errors.with_label_values(&[method, error.kind()]).inc();
+        }
+    }
+
+    /// What is measured, for a registry.
+    #[must_use]
+    pub fn collectors(&self) -> [Box<dyn Collector>; 2] {
+        [
+            Box::new(self.durations.clone()),
+            Box::new(self.errors.clone()),
+        ]
+    }
+}

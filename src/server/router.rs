@@ -1,0 +1,201 @@
+//! Requests and their answers.
+
+use std::sync::Arc;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::follow;
+use super::state::State;
+use crate::pod::events::Event;
+
+/// Who may ask for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Audience {
+    /// Who reaches the port for the agent's health.
+    Health,
+    /// Who reaches the port for reading.
+    Reader,
+    /// Who reaches the Unix socket: root.
+    Owner,
+}
+
+/// What an answer carries.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// Marks an answer that goes on for as long as its reader stays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Endless;
+
+/// What can be asked for, and from whom on.
+const PATHS: [(&str, Audience); 7] = [
+    ("/healthz", Audience::Health),
+    ("/pods", Audience::Reader),
+    ("/configz", Audience::Reader),
+    ("/metrics", Audience::Reader),
+    ("/v1/status", Audience::Owner),
+    ("/v1/pods", Audience::Owner),
+    ("/v1/events", Audience::Owner),
+];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// The version of Prometheus' text form.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The answer to a request.
+pub(super) fn answer<B>(
+    request: &Request<B>,
+    state: &Arc<State>,
+    audience: Audience,
+) -> Response<Body> {
+    let path = request.uri().path();
+    let mut paths = PATHS.iter().filter(|(_, from)| *from <= audience);
+    if !paths.clone().any(|(known, _)| *known == path) {
+        let known: Vec<&str> = paths.by_ref().map(|(known, _)| *known).collect();
+        let there = format!("there is only {}\n", known.join(", "));
+        return plain(StatusCode::NOT_FOUND, there);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match path {
+        "/healthz" => match state.health() {
+            Ok(()) => plain(StatusCode::OK, "ok"),
+            Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
+        "/pods" => whole(JSON, state.pod_list()),
+        "/configz" => whole(JSON, serde_json::to_vec(&state.configz()).map(Bytes::from)),
+        "/metrics" => whole(METRICS, state.metrics().map(Bytes::from)),
+        _ => match Question::parse(query) {
+            Ok(question) => lines(path, question, state),
+            Err(why) => plain(StatusCode::BAD_REQUEST, why + "\n"),
+        },
+    }
+}
+
+/// What the command line wants to know.
+#[derive(Debug, Default)]
+struct Question {
+    pod: Option<super::PodName>,
+    since: u64,
+    follow: bool,
+}
+
+impl Question {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut question = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "pod" => question.pod = Some(value.parse()?),
+                "since" => {
+                    let wrong = |_| format!("since: found {value:?}, expected a number");
+                    question.since = value.parse().map_err(wrong)?;
+                }
+                "follow" => question.follow = value == "true",
+                _ => return Err(format!("found {key:?}, expected pod, since or follow")),
+            }
+        }
+        Ok(question)
+    }
+}
+
+/// Answers for the command line: JSON, a line each, and on request further ones when something changes.
+fn lines(path: &str, question: Question, state: &Arc<State>) -> Response<Body> {
+    let Question { pod, since, follow } = question;
+    match path {
+        "/v1/status" => {
+            let mut changed = Changed::default();
+            let next = move |state: &State| changed.line(&state.node_status());
+            of_lines(state, follow, next)
+        }
+        "/v1/pods" => {
+            let mut changed = Changed::default();
+            let next = move |state: &State| changed.line(&state.details(pod.as_ref()));
+            of_lines(state, follow, next)
+        }
+        _ => {
+            let mut since = since;
+            let next = move |state: &State| {
+                let events = state.events(since, pod.as_ref());
+                since = events.last().map_or(since, |event: &Event| event.number);
+                let lines = events.iter().filter_map(line);
+                Some(lines.collect::<Vec<_>>().concat()).filter(|lines| !lines.is_empty())
+            };
+            of_lines(state, follow, next)
+        }
+    }
+}
+
+fn of_lines(
+    state: &Arc<State>,
+    follow: bool,
+    mut next: impl FnMut(&State) -> Option<Vec<u8>> + Send + 'static,
+) -> Response<Body> {
+    if !follow {
+        let body = next(state).unwrap_or_default();
+        return whole(JSON, Ok::<_, std::convert::Infallible>(Bytes::from(body)));
+    }
+    let Ok(permit) = Arc::clone(&state.followers).try_acquire_owned() else {
+        let why = "too many callers follow already, end one of them\n";
+        return plain(StatusCode::SERVICE_UNAVAILABLE, why);
+    };
+    let mut response = Response::new(follow::body(Arc::clone(state), permit, next));
+    response.extensions_mut().insert(Endless);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response
+}
+
+/// Says a thing when it is other than it was.
+#[derive(Debug, Default)]
+struct Changed(Option<Vec<u8>>);
+
+impl Changed {
+    fn line(&mut self, what: &impl Serialize) -> Option<Vec<u8>> {
+        let line = line(what);
+        if line.is_none() || line == self.0 {
+            return None;
+        }
+        self.0.clone_from(&line);
+        line
+    }
+}
+
+/// A line of JSON. What is told here has only texts for keys, so there always is one.
+fn line(what: &impl Serialize) -> Option<Vec<u8>> {
+    let mut line = serde_json::to_vec(what).ok()?;
+    line.push(b'\n');
+    Some(line)
+}
+
+fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    respond(status, TEXT, Bytes::from(text.into()))
+}
+
+fn whole<E: std::fmt::Display>(
+    content_type: &'static str,
+    body: Result<Bytes, E>,
+) -> Response<Body> {
+    match body {
+        Ok(body) => respond(StatusCode::OK, content_type, body),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(body).boxed_unsync());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,124 @@
+//! Which Pods somebody means who names one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::manifest::PodKey;
+
+/// A Pod as people name it: `NAME`, `NAME-NODE`, or one of these behind `NAMESPACE/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName {
+    namespace: Option<String>,
+    name: String,
+}
+
+impl PodName {
+    /// The one Pod with this key.
+    #[must_use]
+    pub fn of(key: &PodKey) -> Self {
+        Self {
+            namespace: Some(key.namespace.clone()),
+            name: key.name.clone(),
+        }
+    }
+
+    /// The Pods that are meant on a node of this name: those whose full name it is, or else those that
+    /// have it without the node's.
+    pub(super) fn select(&self, node: &str, keys: impl Iterator<Item = PodKey>) -> Vec<PodKey> {
+        let meant: Vec<PodKey> = keys.filter(|key| self.means(node, key)).collect();
+        let in_full = |key: &&PodKey| key.name == self.name;
+        if meant.iter().any(|key| in_full(&key)) {
+            return meant.iter().filter(in_full).cloned().collect();
+        }
+        meant
+    }
+
+    /// Whether this Pod may be meant.
+    pub(super) fn means(&self, node: &str, key: &PodKey) -> bool {
+        let without_node = key
+            .name
+            .strip_suffix(node)
+            .and_then(|n| n.strip_suffix('-'));
+        let namespace = self.namespace.as_ref();
+        namespace.is_none_or(|namespace| *namespace == key.namespace)
+            && (key.name == self.name || without_node == Some(&self.name))
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, text),
+        };
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        let is_name = |name: &str| !name.is_empty() && name.chars().all(good);
+        if !is_name(name) || !namespace.is_none_or(is_name) {
+            return Err(format!(
+                "found {text:?}, expected the name of a Pod, such as web or default/web"
+            ));
+        }
+        Ok(Self {
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(name: &str) -> Vec<String> {
+        let keys = ["a/web-n1", "b/web-n1", "a/web-n1-n1", "a/db-n1", "a/other"];
+        let keys = keys.into_iter().map(|key| {
+            let (namespace, name) = key.split_once('/').unwrap();
+            PodKey {
+                namespace: namespace.into(),
+                name: name.into(),
+            }
+        });
+        let name: PodName = name.parse().unwrap();
+        let selected = name.select("n1", keys);
+        selected.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_name_with_and_without_node_and_namespace() {
+        for name in ["db", "db-n1", "a/db", "a/db-n1"] {
+            assert_eq!(selected(name), ["a/db-n1"], "{name}");
+        }
+        assert_eq!(selected("web"), ["a/web-n1", "b/web-n1"]);
+        assert_eq!(selected("b/web"), ["b/web-n1"]);
+        assert_eq!(selected("b/db"), [""; 0]);
+        assert_eq!(selected("d"), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_in_full_wins_over_one_without_the_nodes() {
+        assert_eq!(selected("web-n1"), ["a/web-n1", "b/web-n1"]);
+        assert_eq!(selected("a/web-n1-n1"), ["a/web-n1-n1"]);
+    }
+
+    #[test]
+    fn what_no_pod_can_be_called_is_refused() {
+        for text in ["", "a/", "/a", "a/b/c", "A", "a b", "a&b=c"] {
+            let error = text.parse::<PodName>().unwrap_err();
+            assert!(
+                error.contains("expected the name of a Pod"),
+                "{text}: {error}"
+            );
+        }
+    }
+}
