@@ -9,6 +9,7 @@ pub mod config;
 pub mod cri;
 mod hex;
 pub mod manifest;
+pub mod mirror;
 pub mod node;
 pub mod pod;
 pub mod server;

@@ -21,6 +21,7 @@ use super::service::Manager;
 use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
+use crate::mirror::Mirror;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, kubelet, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
@@ -97,8 +98,14 @@ async fn agent(
         reports: context,
     };
     tokio::spawn(server.serve(Arc::new(state)));
+    let api_server = config.api_server.clone();
     let context = build(config).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
+    if let Some(settings) = api_server {
+        let (context, desired) = (Arc::clone(&context), desired.clone());
+        let mirror = Mirror::new(settings, context, desired, pulse.subscribe());
+        tokio::spawn(mirror.keep());
+    }
     supervisor::supervise(context, desired, pulse).await;
     bail!("the source of manifests ended")
 }

@@ -28,7 +28,7 @@ enum Kind {
 }
 
 /// The fields that are carried out.
-const FIELDS: [(&str, Kind); 15] = [
+const FIELDS: [(&str, Kind); 16] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -41,6 +41,7 @@ const FIELDS: [(&str, Kind); 15] = [
     ("resolvConf", Kind::Text),
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
+    ("rotateCertificates", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
     ("logging.format", Kind::OneOf(&["text", "json"])),
     ("logging.verbosity", Kind::Count),

@@ -1,6 +1,7 @@
 //! What the agent was told: flags and `KubeletConfiguration` files, read completely and checked before
 //! anything starts.
 
+mod api;
 mod duration;
 mod file;
 mod flags;
@@ -57,6 +58,8 @@ pub struct Config {
     pub cgroup_driver: CgroupDriver,
     /// What the node is said to be and to allow.
     pub node: NodeSettings,
+    /// How to be at an API server; `None` to be at none.
+    pub api_server: Option<crate::mirror::Settings>,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -280,6 +283,7 @@ impl Config {
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
         let cgroup_driver = cgroup_driver(&mut from, flags)?;
         let node = NodeSettings::load(&mut from, flags)?;
+        let api_server = api::load(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
@@ -298,6 +302,7 @@ impl Config {
             resolv_conf,
             cgroup_driver,
             node,
+            api_server,
             runtime_concurrency,
             log_format,
             log_level,
