@@ -15,8 +15,10 @@ use tokio::sync::watch;
 
 use super::error::{Error, ErrorKind};
 
-/// A server that takes longer than this is away.
+/// A server that takes longer than this to show something is away.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// A change passes admission, which may ask others first: each webhook has 30 seconds at most.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a change is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +104,7 @@ impl Api {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let stream = self.client.request_events::<T>(request);
         let stream = tokio::time::timeout(DEADLINE, stream).await;
-        let stream = stream.map_err(|_| late())??;
+        let stream = stream.map_err(|_| late(DEADLINE))??;
         let stream = stream.map(|event| event.map_err(Error::from));
         Ok(stream.boxed())
     }
@@ -114,11 +116,13 @@ impl Api {
         content_type: Option<&str>,
         body: Vec<u8>,
     ) -> Result<T, Error> {
+        let is_change = method != Method::GET;
+        let deadline = if is_change { CHANGE_DEADLINE } else { DEADLINE };
         let request = request(method, path, content_type, body)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let answer = self.client.request::<T>(request);
-        let answer = tokio::time::timeout(DEADLINE, answer).await;
-        let answer = answer.map_err(|_| late())?.map_err(Error::from);
+        let answer = tokio::time::timeout(deadline, answer).await;
+        let answer = answer.map_err(|_| late(deadline))?.map_err(Error::from);
         if !matches!(&answer, Err(error) if error.kind == ErrorKind::Away) {
             self.answered.send_if_modified(|answered| !std::mem::replace(answered, true));
         }
@@ -126,8 +130,8 @@ impl Api {
     }
 }
 
-fn late() -> Error {
-    Error::away(format!("no answer within {DEADLINE:?}"))
+fn late(deadline: Duration) -> Error {
+    Error::away(format!("no answer within {deadline:?}"))
 }
 
 fn body(object: &impl Serialize) -> Result<Vec<u8>, Error> {

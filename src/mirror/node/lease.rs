@@ -16,6 +16,7 @@ use crate::mirror::object::NodeIdentity;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 const RENEW: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
 const LASTS_SECONDS: i32 = 40;
 /// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
 const RETRY: Duration = Duration::from_secs(1);
@@ -34,7 +35,10 @@ pub(in crate::mirror) async fn renew(
         let Some(node) = known else {
             continue;
         };
-        let pause = match renew_once(api, &node).await {
+        // Nothing else is asked as regularly, so this is where a server that hangs is noticed.
+        let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node)).await;
+        let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
+        let pause = match renewed {
             Ok(()) => {
                 complaint.clear();
                 tries = 0;
