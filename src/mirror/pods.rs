@@ -359,28 +359,27 @@ async fn take(
     mirror: Option<Pod>,
 ) -> Result<Option<SeenPod>, Error> {
     let path = path(key);
-    match step {
+    let result = match step {
         Step::Create => {
             let pods = format!("/api/v1/namespaces/{}/pods", key.namespace);
-            api.create(&pods, &mirror).await.map(Some)
+            return api.create(&pods, &mirror).await.map(Some);
         }
         Step::Patch(patch) => {
             let status = format!("{path}/status");
             let patched = api.patch(&status, PatchType::Strategic, patch).await;
-            patched.map(Some).map_err(|error| match error.kind {
-                // The news of its end are on their way.
-                ErrorKind::NotFound => Error {
-                    kind: ErrorKind::Conflict,
-                    ..error
-                },
-                _ => error,
-            })
+            patched.map(Some)
         }
-        Step::Delete(uid) => match api.delete_now(&path, uid).await {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            result => result.map(|()| None),
+        Step::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),
+    };
+    result.map_err(|error| match error.kind {
+        // News that it is gone come with the watch. Alone this proves nothing: an API server that has
+        // just started finds no Pod for a moment, since its admission does not know them yet.
+        ErrorKind::NotFound => Error {
+            kind: ErrorKind::Conflict,
+            ..error
         },
-    }
+        _ => error,
+    })
 }
 
 fn path(key: &PodKey) -> String {

@@ -117,11 +117,12 @@ async fn round<T: Object>(
         "{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}"
     );
     *version = Some(from);
+    let begun = Instant::now();
     let mut events = api.watch::<T>(&target).await?;
     while let Some(event) = events.next().await {
         let event = match event {
             // It was cut. If that is because the server is away, the next one cannot be begun.
-            Err(error) if error.kind == ErrorKind::Away => return Ok(()),
+            Err(error) if error.kind == ErrorKind::Away => break,
             event => event?,
         };
         let seen = match event {
@@ -140,6 +141,11 @@ async fn round<T: Object>(
             *version = Some(newer.clone());
         }
         tell(sender, seen).await?;
+    }
+    // One that ended before its time was cut, and the server behind it may be another one, to which
+    // the version means nothing.
+    if begun.elapsed() < Duration::from_secs(seconds) {
+        *version = None;
     }
     Ok(())
 }

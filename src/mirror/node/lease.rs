@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
-use serde::de::IgnoredAny;
 use tokio::sync::watch;
 
 use crate::mirror::api::{Api, PatchType};
@@ -27,7 +26,7 @@ pub(in crate::mirror) async fn renew(
     mut identity: watch::Receiver<Option<NodeIdentity>>,
 ) -> Result<Infallible, Error> {
     let mut complaint = Complaint::new("to renew the lease of the Node");
-    let mut tries = 0;
+    let (mut tries, mut newest) = (0, 0);
     loop {
         let known = identity.wait_for(Option::is_some).await;
         let known = known.map(|known| known.clone());
@@ -39,9 +38,12 @@ pub(in crate::mirror) async fn renew(
         let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node)).await;
         let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
         let pause = match renewed {
-            Ok(()) => {
+            Ok(version) if version < newest => {
+                return Err(Error::away("it went back to an older state of its own"));
+            }
+            Ok(version) => {
                 complaint.clear();
-                tries = 0;
+                (tries, newest) = (0, version);
                 RENEW
             }
             Err(error) if error.kind == ErrorKind::Away => return Err(error),
@@ -58,16 +60,19 @@ pub(in crate::mirror) async fn renew(
     }
 }
 
-async fn renew_once(api: &Api, node: &NodeIdentity) -> Result<(), Error> {
+/// Gives the version of the renewed lease. Versions only rise, unless the API server's store was put
+/// back or emptied: then whatever it told before is worth nothing.
+async fn renew_once(api: &Api, node: &NodeIdentity) -> Result<u64, Error> {
     let path = format!("{LEASES}/{}", node.name);
     let lease = lease(node, jiff::Timestamp::now());
-    let renewed: Result<IgnoredAny, Error> = api.patch(&path, PatchType::Merge, &lease).await;
-    match renewed {
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            api.create::<IgnoredAny>(LEASES, &lease).await.map(|_| ())
-        }
-        renewed => renewed.map(|_| ()),
-    }
+    let renewed: Result<Lease, Error> = api.patch(&path, PatchType::Merge, &lease).await;
+    let renewed = match renewed {
+        Err(error) if error.kind == ErrorKind::NotFound => api.create(LEASES, &lease).await?,
+        renewed => renewed?,
+    };
+    let version = renewed.metadata.resource_version.unwrap_or_default();
+    // A server whose versions are no numbers is taken at its word.
+    Ok(version.parse().unwrap_or(u64::MAX))
 }
 
 /// The lease as of now. It goes with the Node.
