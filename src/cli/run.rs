@@ -297,5 +297,5 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
 
 /// Libraries' own chatter is for debugging them, not the node.
 fn filter(level: tracing::Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,podkeeper={level}"))
+    EnvFilter::new(format!("warn,kube_client=error,podkeeper={level}"))
 }

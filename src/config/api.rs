@@ -6,7 +6,7 @@ use anyhow::bail;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 
-use super::{Flags, From, Given, Resolver, absolute};
+use super::{Flags, From, Given, Resolver};
 use crate::mirror::Settings;
 
 /// A Node of this agent takes no Pods of the scheduler's, since only static Pods run on it.
@@ -22,22 +22,31 @@ pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<
     let certificate_folder = path("cert-dir", &flags.cert_dir)?;
     let read = |given: &Given| Ok(given.value == Value::Bool(true));
     let field = Some("rotateCertificates");
-    let (rotate, at) = from.pick("rotate-certificates", flags.rotate_certificates, field, read)?;
+    let (rotate, at) = from.pick(
+        "rotate-certificates",
+        flags.rotate_certificates,
+        field,
+        read,
+    )?;
     // A certificate that was got so is not for ever.
     let rotate_certificates = rotate.unwrap_or(bootstrap_kubeconfig.is_some());
     from.note("rotate-certificates", rotate_certificates, &at);
-    let at = flags.register_node.map_or(From::Default, |_| From::Flag("register-node"));
+    let at = flags
+        .register_node
+        .map_or(From::Default, |_| From::Flag("register-node"));
     let register_node = flags.register_node.unwrap_or(kubeconfig.is_some());
     from.note("register-node", register_node, &at);
     let taints = taints(from, flags)?;
     let Some(kubeconfig) = kubeconfig else {
         if bootstrap_kubeconfig.is_some() {
-            bail!("--bootstrap-kubeconfig: expected --kubeconfig beside it, the file that is to be written");
+            bail!(
+                "--bootstrap-kubeconfig: expected --kubeconfig beside it, the file that is to be written"
+            );
         }
         return Ok(None);
     };
     Ok(Some(Settings {
-        kubeconfig: absolute(&From::Flag("kubeconfig"), &kubeconfig)?,
+        kubeconfig,
         bootstrap_kubeconfig,
         certificate_folder,
         rotate_certificates,

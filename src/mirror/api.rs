@@ -124,7 +124,8 @@ impl Api {
         let answer = tokio::time::timeout(deadline, answer).await;
         let answer = answer.map_err(|_| late(deadline))?.map_err(Error::from);
         if !matches!(&answer, Err(error) if error.kind == ErrorKind::Away) {
-            self.answered.send_if_modified(|answered| !std::mem::replace(answered, true));
+            self.answered
+                .send_if_modified(|answered| !std::mem::replace(answered, true));
         }
         answer
     }

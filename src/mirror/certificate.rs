@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestSpec,
 };
-use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::config::{AuthInfo, Kubeconfig};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
@@ -138,7 +138,10 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
-    info!(request = name, "asking the API server for a client certificate");
+    info!(
+        request = name,
+        "asking the API server for a client certificate"
+    );
     let until = Instant::now() + PATIENCE;
     let certificate = loop {
         match answer(api, &name, &request).await {
@@ -152,7 +155,8 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
             }
         }
     };
-    keep(folder, &certificate, &key).map_err(|e| cannot("keep the client certificate", folder, &e))?;
+    keep(folder, &certificate, &key)
+        .map_err(|e| cannot("keep the client certificate", folder, &e))?;
     info!(folder = %folder.display(), "the client certificate is there");
     Ok(())
 }
@@ -207,7 +211,10 @@ fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRe
         spec: CertificateSigningRequestSpec {
             request: ByteString(request.into_bytes()),
             signer_name: SIGNER.to_owned(),
-            usages: Some(vec!["digital signature".to_owned(), "client auth".to_owned()]),
+            usages: Some(vec![
+                "digital signature".to_owned(),
+                "client auth".to_owned(),
+            ]),
             ..CertificateSigningRequestSpec::default()
         },
         status: None,
@@ -256,7 +263,11 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
 ///
 /// # Errors
 /// The one cannot be read, or the other not written.
-pub(super) fn write_kubeconfig(bootstrap: &Path, kubeconfig: &Path, folder: &Path) -> Result<(), Error> {
+pub(super) fn write_kubeconfig(
+    bootstrap: &Path,
+    kubeconfig: &Path,
+    folder: &Path,
+) -> Result<(), Error> {
     let found = connection::read(bootstrap)?;
     let context = found.contexts.iter();
     let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
@@ -291,7 +302,12 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)
@@ -303,6 +319,8 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn certificate(node: &str) -> (String, KeyPair) {
@@ -319,7 +337,11 @@ mod tests {
         let (pem, _) = certificate("n");
         let validity = Validity::of_pem(pem.as_bytes()).unwrap();
         // 100 days.
-        for (chance, date) in [(0.0, "2026-03-12"), (0.5, "2026-03-22"), (1.0, "2026-04-01")] {
+        for (chance, date) in [
+            (0.0, "2026-03-12"),
+            (0.5, "2026-03-22"),
+            (1.0, "2026-04-01"),
+        ] {
             let at = validity.renew_at(chance).to_string();
             assert!(at.starts_with(date), "{chance}: {at}");
         }
@@ -330,14 +352,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let asked = asked_key(folder.path()).unwrap();
         let again = asked_key(folder.path()).unwrap();
-        assert_eq!(fingerprint(&asked), fingerprint(&again), "one request at a time");
+        assert_eq!(
+            fingerprint(&asked),
+            fingerprint(&again),
+            "one request at a time"
+        );
         let (pem, _) = certificate("n");
         keep(folder.path(), pem.as_bytes(), &asked).unwrap();
         let current = current(folder.path());
         let kept = fs::read_to_string(&current).unwrap();
         assert!(kept.starts_with(&pem) && kept.contains("PRIVATE KEY"));
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(&current).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&current).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(fs::read_link(&current).unwrap().is_relative());
         assert!(!folder.path().join(ASKED_KEY).exists());
         assert!(Validity::of_file(&current).is_some());

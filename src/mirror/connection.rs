@@ -44,7 +44,12 @@ type Stamp = (u64, u64, u64, i64, i64);
 impl Files {
     /// These files as they are now.
     pub(super) fn look(paths: impl IntoIterator<Item = PathBuf>) -> Self {
-        Self(paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect())
+        Self(
+            paths
+                .into_iter()
+                .map(|path| (path.clone(), stamp(&path)))
+                .collect(),
+        )
     }
 
     /// Whether any of them changed, came or went.
@@ -87,9 +92,8 @@ impl Connection {
         let files = Files::look(files);
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(found, &options).await;
-        let config = config.map_err(|e| {
-            Error::away(format!("{}: {}", kubeconfig.display(), chain(&e)))
-        })?;
+        let config =
+            config.map_err(|e| Error::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
         // An exec plugin is a program that may take its time.
         let client = tokio::task::spawn_blocking(move || client(&config)).await;
         let client = client.map_err(|e| Error::away(e.to_string()))??;
@@ -126,11 +130,18 @@ fn show(kubeconfig: &mut Kubeconfig, certificate: &Path) {
 }
 
 fn named_files(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
-    let clusters = kubeconfig.clusters.iter().filter_map(|c| c.cluster.as_ref());
+    let clusters = kubeconfig
+        .clusters
+        .iter()
+        .filter_map(|c| c.cluster.as_ref());
     let mut files: Vec<&String> = clusters
         .filter_map(|c| c.certificate_authority.as_ref())
         .collect();
-    for user in kubeconfig.auth_infos.iter().filter_map(|u| u.auth_info.as_ref()) {
+    for user in kubeconfig
+        .auth_infos
+        .iter()
+        .filter_map(|u| u.auth_info.as_ref())
+    {
         files.extend(&user.client_certificate);
         files.extend(&user.client_key);
         files.extend(&user.token_file);
@@ -139,13 +150,16 @@ fn named_files(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
 }
 
 fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
-    let clusters = kubeconfig.clusters.iter().filter_map(|c| c.cluster.as_ref());
-    match clusters.filter_map(|c| c.proxy_url.as_ref()).next() {
-        Some(_) => Err(Error::away(
+    let mut clusters = kubeconfig
+        .clusters
+        .iter()
+        .filter_map(|c| c.cluster.as_ref());
+    if clusters.any(|cluster| cluster.proxy_url.is_some()) {
+        return Err(Error::away(
             "the kubeconfig has a proxy-url, expected none: podkeeper asks the API server directly",
-        )),
-        None => Ok(()),
+        ));
     }
+    Ok(())
 }
 
 /// A client of its own making: the library's usual one tries again by itself and writes a log line

@@ -85,6 +85,7 @@ impl From<kube::Error> for Error {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::of_status(*status),
+            kube::Error::Service(error) => Self::away(chain(&*error)),
             other => Self::away(chain(&other)),
         }
     }
@@ -118,15 +119,30 @@ mod tests {
         for (code, reason, message, expected) in [
             (401, "Unauthorized", "Unauthorized", ErrorKind::Away),
             (403, "Forbidden", "exceeded quota", ErrorKind::Refused(403)),
-            (404, "NotFound", "namespaces \"x\" not found", ErrorKind::NotFound),
+            (
+                404,
+                "NotFound",
+                "namespaces \"x\" not found",
+                ErrorKind::NotFound,
+            ),
             (409, "AlreadyExists", "", ErrorKind::AlreadyExists),
             (409, "Conflict", "", ErrorKind::Conflict),
             (410, "Expired", "", ErrorKind::Expired),
             (422, "Invalid", "", ErrorKind::Refused(422)),
             (429, "TooManyRequests", "", ErrorKind::Busy(second)),
             (503, "ServiceUnavailable", "", ErrorKind::Busy(second)),
-            (500, "InternalError", "failed calling webhook \"w\"", ErrorKind::Refused(500)),
-            (500, "InternalError", "etcdserver: no leader", ErrorKind::Fault),
+            (
+                500,
+                "InternalError",
+                "failed calling webhook \"w\"",
+                ErrorKind::Refused(500),
+            ),
+            (
+                500,
+                "InternalError",
+                "etcdserver: no leader",
+                ErrorKind::Fault,
+            ),
             (504, "Timeout", "", ErrorKind::Fault),
         ] {
             assert_eq!(status(code, reason, message), expected, "{code} {reason}");

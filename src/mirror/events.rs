@@ -211,7 +211,9 @@ async fn send(
     match api.create::<IgnoredAny>(&events, &new).await {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
             let kind = PatchType::Merge;
-            api.patch::<IgnoredAny>(&one, kind, &change).await.map(|_| ())
+            api.patch::<IgnoredAny>(&one, kind, &change)
+                .await
+                .map(|_| ())
         }
         made => made.map(|_| ()),
     }
@@ -227,7 +229,11 @@ fn name(event: &Event) -> String {
     }
     hash.update(event.first.to_le_bytes());
     let part: String = event.name.chars().take(NAME_PART).collect();
-    format!("{}.{}", part.trim_end_matches(['.', '-']), hex(&hash.finalize()[..8]))
+    format!(
+        "{}.{}",
+        part.trim_end_matches(['.', '-']),
+        hex(&hash.finalize()[..8])
+    )
 }
 
 /// The event as the API server wants it. It is about the static Pod's UID, by which tools look for the
@@ -269,7 +275,9 @@ fn api_event(node: &str, name: &str, event: &Event) -> ApiEvent {
 }
 
 fn time(nanos: i64) -> Option<Time> {
-    jiff::Timestamp::from_nanosecond(nanos.into()).ok().map(Time)
+    jiff::Timestamp::from_nanosecond(nanos.into())
+        .ok()
+        .map(Time)
 }
 
 #[cfg(test)]
@@ -305,7 +313,11 @@ mod tests {
             }
         }
         assert_eq!(told.len(), 25 + 11);
-        assert_eq!(told[24..27], [25, 301, 601], "the count is what it is by then");
+        assert_eq!(
+            told[24..27],
+            [25, 301, 601],
+            "the count is what it is by then"
+        );
         outbox.take(vec![event("other", "first", 9999)]);
         assert!(outbox.next(start + Duration::from_secs(3600)).is_ok());
     }
@@ -314,7 +326,11 @@ mod tests {
     fn what_waits_is_told_in_order_and_only_as_it_is_last() {
         let mut outbox = Outbox::default();
         let now = Instant::now();
-        outbox.take(vec![event("p", "b", 2), event("p", "a", 3), event("p", "b", 4)]);
+        outbox.take(vec![
+            event("p", "b", 2),
+            event("p", "a", 3),
+            event("p", "b", 4),
+        ]);
         let mut told = vec![];
         while let Ok((name, event)) = outbox.next(now) {
             outbox.done(&name, event.number, true);
@@ -355,9 +371,18 @@ mod tests {
     fn names_are_those_of_objects_however_long_the_pods_is() {
         let mut long = event(&"a".repeat(253), "m", 1);
         assert!(name(&long).len() <= 253);
-        let other = Event { first: 5, ..long.clone() };
+        let other = Event {
+            first: 5,
+            ..long.clone()
+        };
         assert_ne!(name(&long), name(&other));
         long.number = 9;
-        assert_eq!(name(&long), name(&Event { number: 1, ..long.clone() }));
+        assert_eq!(
+            name(&long),
+            name(&Event {
+                number: 1,
+                ..long.clone()
+            })
+        );
     }
 }

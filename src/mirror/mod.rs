@@ -39,6 +39,7 @@ use api::Api;
 use complaint::Complaint;
 use connection::{Connection, Files};
 use error::{Error, ErrorKind};
+pub use object::{NodeIdentity, mirror};
 
 /// The wait before an API server that is away is asked again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
@@ -169,7 +170,7 @@ impl Mirror {
         loop {
             let began = Instant::now();
             let ended = match self.connect().await {
-                Ok(connection) => self.session(&connection, &mut remembered).await,
+                Ok(connection) => Box::pin(self.session(&connection, &mut remembered)).await,
                 Err(error) => Some(error),
             };
             let Some(error) = ended else {
@@ -177,7 +178,8 @@ impl Mirror {
                 continue;
             };
             remembered.link.is_away(&error);
-            self.numbers.send_modify(|numbers| numbers.connected = false);
+            self.numbers
+                .send_modify(|numbers| numbers.connected = false);
             if began.elapsed() >= GOOD {
                 delay = RETRY;
             }
@@ -214,9 +216,15 @@ impl Mirror {
     }
 
     fn certificate_folder(&self) -> PathBuf {
-        let Local { settings, context, .. } = &self.local;
+        let Local {
+            settings, context, ..
+        } = &self.local;
         let own = context.facts.paths.root.join(PKI);
-        certificate::folder(settings.certificate_folder.as_deref(), &settings.kubeconfig, own)
+        certificate::folder(
+            settings.certificate_folder.as_deref(),
+            &settings.kubeconfig,
+            own,
+        )
     }
 
     /// A certificate that takes the place of an older one that the kubeconfig shows.
@@ -231,11 +239,7 @@ impl Mirror {
 
     /// Everything that is done on one connection; gives what ended it, or nothing if what it was made
     /// from changed.
-    async fn session(
-        &self,
-        connection: &Connection,
-        remembered: &mut Remembered,
-    ) -> Option<Error> {
+    async fn session(&self, connection: &Connection, remembered: &mut Remembered) -> Option<Error> {
         let local = &self.local;
         let Remembered {
             link,

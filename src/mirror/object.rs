@@ -14,14 +14,17 @@ pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// This node, as the API server knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NodeIdentity {
-    pub(super) name: String,
+pub struct NodeIdentity {
+    /// Its name.
+    pub name: String,
     /// The Node's UID there.
-    pub(super) uid: String,
+    pub uid: String,
 }
 
-/// The mirror Pod of a static Pod, without its status, which the API server does not take with it.
-pub(super) fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
+/// The mirror Pod of a static Pod, without its status, which the API server does not take with it;
+/// `None` while no version of the Pod is known.
+#[must_use]
+pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
     let Pod { metadata, spec, .. } = told.pod()?;
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.insert(MIRROR.to_owned(), metadata.uid?);

@@ -126,13 +126,7 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
 }
 
 /// What a mirror needs that belongs to a Pod which is there.
-fn keep(
-    view: &View<'_>,
-    key: &PodKey,
-    told: &Told,
-    mirror: &SeenPod,
-    owner: &str,
-) -> Option<Step> {
+fn keep(view: &View<'_>, key: &PodKey, told: &Told, mirror: &SeenPod, owner: &str) -> Option<Step> {
     let version = told.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
     if mirror.is_leaving() || is_other {

@@ -98,7 +98,10 @@ struct World {
 impl World {
     fn new(told: Option<Told>, seen: Option<SeenPod>) -> Self {
         Self {
-            told: told.into_iter().map(|t| (key("web-n1"), Arc::new(t))).collect(),
+            told: told
+                .into_iter()
+                .map(|t| (key("web-n1"), Arc::new(t)))
+                .collect(),
             wanted: BTreeSet::new(),
             complete: true,
             seen: seen.into_iter().map(|s| (s.key(), s)).collect(),
@@ -169,27 +172,86 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
 #[test]
 fn each_state_has_its_step() {
     let running = || Some(told("web-n1", "v1", "Running"));
-    let ending = || running().map(|told| Told { terminating: true, ..told });
+    let ending = || {
+        running().map(|told| Told {
+            terminating: true,
+            ..told
+        })
+    };
     let ours = |version, phase| seen("web-n1", "u", Some(version), "node-uid", phase);
     let foreign = || seen("web-n1", "u", None, "node-uid", "Running");
     let old_node = || seen("web-n1", "u", Some("v1"), "old-node-uid", "Running");
-    for (what, told, seen, expected) in [
-        ("a Pod without a mirror", running(), None, "create"),
-        ("its mirror is as it should be", running(), Some(ours("v1", "Running")), "nothing"),
-        ("its status is another one", running(), Some(ours("v1", "Pending")), "patch"),
-        ("it mirrors another version", running(), Some(ours("v0", "Running")), "delete"),
-        ("it belongs to a Node that was", running(), Some(old_node()), "delete"),
-        ("somebody deletes it", running(), Some(leaving(ours("v1", "Running"))), "delete"),
-        ("a Pod that ends, without a mirror", ending(), None, "nothing"),
-        ("a Pod that ends is still shown", ending(), Some(ours("v1", "Pending")), "patch"),
-        ("a mirror without a Pod", None, Some(ours("v1", "Running")), "delete"),
-        ("a mirror of a Node that was", None, Some(old_node()), "delete"),
-        ("a Pod that is no mirror", None, Some(foreign()), "nothing"),
-        ("a foreign Pod that is deleted", None, Some(leaving(foreign())), "nothing"),
-        ("a Pod of which no version is known", Some(Told::default()), None, "nothing"),
-    ] {
+    let check = |what: &str, told, seen, expected| {
         assert_eq!(World::new(told, seen).step(), expected, "{what}");
-    }
+    };
+    check("a Pod without a mirror", running(), None, "create");
+    check(
+        "its mirror is as it should be",
+        running(),
+        Some(ours("v1", "Running")),
+        "nothing",
+    );
+    check(
+        "its status is another one",
+        running(),
+        Some(ours("v1", "Pending")),
+        "patch",
+    );
+    check(
+        "it mirrors another version",
+        running(),
+        Some(ours("v0", "Running")),
+        "delete",
+    );
+    check(
+        "it belongs to a Node that was",
+        running(),
+        Some(old_node()),
+        "delete",
+    );
+    check(
+        "somebody deletes it",
+        running(),
+        Some(leaving(ours("v1", "Running"))),
+        "delete",
+    );
+    check(
+        "a Pod that ends, without a mirror",
+        ending(),
+        None,
+        "nothing",
+    );
+    check(
+        "a Pod that ends is still shown",
+        ending(),
+        Some(ours("v1", "Pending")),
+        "patch",
+    );
+    check(
+        "a mirror without a Pod",
+        None,
+        Some(ours("v1", "Running")),
+        "delete",
+    );
+    check(
+        "a mirror of a Node that was",
+        None,
+        Some(old_node()),
+        "delete",
+    );
+    check("a Pod that is no mirror", None, Some(foreign()), "nothing");
+    check(
+        "a foreign Pod that is deleted",
+        None,
+        Some(leaving(foreign())),
+        "nothing",
+    );
+    check(
+        "a Pod of which no version is known",
+        Some(Told::default()),
+        None,
+        "nothing",
+    );
 }
 
 #[test]
@@ -245,7 +307,13 @@ fn a_step_waits_for_the_one_before_and_after_a_failure() {
     world.memory.busy.clear();
     let later = world.now + Duration::from_secs(5);
     world.memory.not_before.insert(key("web-n1"), later);
-    assert_eq!(world.plan(), Plan { steps: vec![], wake: Some(later) });
+    assert_eq!(
+        world.plan(),
+        Plan {
+            steps: vec![],
+            wake: Some(later)
+        }
+    );
     world.memory.not_before.clear();
     world.memory.created.insert(key("web-n1"), world.now);
     assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
@@ -258,7 +326,9 @@ fn a_patch_that_changed_nothing_is_not_sent_again() {
     let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
     world.memory.vain.insert(key("web-n1"), patch);
     assert_eq!(world.step(), "nothing");
-    world.told.insert(key("web-n1"), Arc::new(told("web-n1", "v1", "Failed")));
+    world
+        .told
+        .insert(key("web-n1"), Arc::new(told("web-n1", "v1", "Failed")));
     assert_eq!(world.step(), "patch");
 }
 
@@ -288,7 +358,13 @@ fn any_told() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
 /// A Pod as it may be seen: a mirror or not, of a version, by this Node or one that was, in a phase,
 /// and whether it is being deleted.
 fn any_seen() -> impl Strategy<Value = Option<(bool, u8, bool, u8, bool)>> {
-    let one = (any::<bool>(), 0..3_u8, any::<bool>(), 0..2_u8, any::<bool>());
+    let one = (
+        any::<bool>(),
+        0..3_u8,
+        any::<bool>(),
+        0..2_u8,
+        any::<bool>(),
+    );
     proptest::option::of(one)
 }
 

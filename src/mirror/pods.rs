@@ -364,9 +364,9 @@ async fn take(
             let pods = format!("/api/v1/namespaces/{}/pods", key.namespace);
             return api.create(&pods, &mirror).await.map(Some);
         }
-        Step::Patch(patch) => {
+        Step::Patch(change) => {
             let status = format!("{path}/status");
-            let patched = api.patch(&status, PatchType::Strategic, patch).await;
+            let patched = api.patch(&status, PatchType::Strategic, change).await;
             patched.map(Some)
         }
         Step::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),

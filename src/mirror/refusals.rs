@@ -97,7 +97,8 @@ impl Refusals {
     /// The Pods that something is refused for, with what the server says.
     pub(super) fn said(&self) -> BTreeMap<PodKey, String> {
         let said = self.0.iter().filter(|(_, r)| r.said.is_some());
-        said.map(|(key, r)| (key.clone(), r.message.clone())).collect()
+        said.map(|(key, r)| (key.clone(), r.message.clone()))
+            .collect()
     }
 
     /// Forgets all Pods but these.
@@ -154,7 +155,11 @@ mod tests {
         let now = Instant::now();
         let (mut refusals, key) = (Refusals::default(), key("a", "p"));
         let said: Vec<bool> = (0..6)
-            .map(|_| refusals.failed(&key, &error(ErrorKind::Fault), now, 0.5).say)
+            .map(|_| {
+                refusals
+                    .failed(&key, &error(ErrorKind::Fault), now, 0.5)
+                    .say
+            })
             .collect();
         assert_eq!(said, [false, false, false, false, true, false]);
     }

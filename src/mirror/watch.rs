@@ -103,14 +103,13 @@ async fn round<T: Object>(
     sender: &mpsc::Sender<Seen<T>>,
     complaint: &mut Complaint,
 ) -> Result<(), Error> {
-    let from = match version.take() {
-        Some(from) => from,
-        None => {
-            let list: List<T> = api.get(path).await?;
-            complaint.clear();
-            tell(sender, Seen::All(list.items)).await?;
-            list.metadata.resource_version
-        }
+    let from = if let Some(from) = version.take() {
+        from
+    } else {
+        let list: List<T> = api.get(path).await?;
+        complaint.clear();
+        tell(sender, Seen::All(list.items)).await?;
+        list.metadata.resource_version
     };
     let seconds = WATCH_SECONDS + fastrand::u64(..WATCH_SECONDS);
     let target = format!(

@@ -23,8 +23,11 @@ fn open_requests(cluster: &Cluster, node: &Node) -> Vec<Value> {
     let list = cluster.get("certificatesigningrequests").unwrap();
     let requests = list["items"].as_array().unwrap().iter();
     let ours = requests.filter(|request| {
-        let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap()).unwrap();
-        let request_of = CertificateSigningRequestParams::from_pem(&String::from_utf8(pem).unwrap());
+        let pem = STANDARD
+            .decode(request["spec"]["request"].as_str().unwrap())
+            .unwrap();
+        let request_of =
+            CertificateSigningRequestParams::from_pem(&String::from_utf8(pem).unwrap());
         let subject = format!("{:?}", request_of.unwrap().params.distinguished_name);
         subject.contains(&format!("system:node:{}", node.name))
             && request["status"]["certificate"].is_null()
@@ -35,18 +38,27 @@ fn open_requests(cluster: &Cluster, node: &Node) -> Vec<Value> {
 /// Signs a request for these days from now, the past ones negative, as a cluster's signer does.
 fn sign(cluster: &Cluster, request: &Value, from: i64, until: i64) {
     let name = request["metadata"]["name"].as_str().unwrap();
-    assert_eq!(request["spec"]["signerName"], "kubernetes.io/kube-apiserver-client-kubelet");
-    assert_eq!(request["spec"]["usages"], json!(["digital signature", "client auth"]));
+    assert_eq!(
+        request["spec"]["signerName"],
+        "kubernetes.io/kube-apiserver-client-kubelet"
+    );
+    assert_eq!(
+        request["spec"]["usages"],
+        json!(["digital signature", "client auth"])
+    );
     cluster.kubectl(&format!("certificate approve {name}"));
-    let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap()).unwrap();
+    let pem = STANDARD
+        .decode(request["spec"]["request"].as_str().unwrap())
+        .unwrap();
     let mut asked =
         CertificateSigningRequestParams::from_pem(&String::from_utf8(pem).unwrap()).unwrap();
     let day = Duration::from_secs(86_400);
     let at = |days: i64| {
         let distance = day * u32::try_from(days.unsigned_abs()).unwrap();
-        match days < 0 {
-            true => SystemTime::now() - distance,
-            false => SystemTime::now() + distance,
+        if days < 0 {
+            SystemTime::now() - distance
+        } else {
+            SystemTime::now() + distance
         }
     };
     asked.params.not_before = at(from).into();
@@ -56,12 +68,17 @@ fn sign(cluster: &Cluster, request: &Value, from: i64, until: i64) {
     let key = KeyPair::from_pem(&read("ca.key")).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&read("ca.crt"), key).unwrap();
     let certificate = asked.signed_by(&issuer).unwrap().pem();
-    let mut signed = cluster.get(&format!("certificatesigningrequest {name}")).unwrap();
+    let mut signed = cluster
+        .get(&format!("certificatesigningrequest {name}"))
+        .unwrap();
     signed["status"]["certificate"] = STANDARD.encode(certificate).into();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), signed.to_string()).unwrap();
     let path = format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/{name}/status");
-    cluster.kubectl(&format!("replace --raw {path} --filename {}", file.path().display()));
+    cluster.kubectl(&format!(
+        "replace --raw {path} --filename {}",
+        file.path().display()
+    ));
 }
 
 async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, cluster: Cluster) {
@@ -88,7 +105,8 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     node.start_agent();
     node.wait_running("web").await;
     let ask = async |what: &str| {
-        node.wait(what, async || open_requests(&cluster, &node).pop()).await
+        node.wait(what, async || open_requests(&cluster, &node).pop())
+            .await
     };
     let first = ask("a certificate is asked for").await;
 
@@ -107,7 +125,9 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     let current = node.path("root/pki/kubelet-client-current.pem");
     let before = fs::read_to_string(&current).unwrap();
     let second = node
-        .wait("the next is asked for", async || open_requests(&cluster, &node).pop())
+        .wait("the next is asked for", async || {
+            open_requests(&cluster, &node).pop()
+        })
         .await;
     assert_ne!(second["metadata"]["name"], first["metadata"]["name"]);
     sign(&cluster, &second, -1, 30);

@@ -76,7 +76,9 @@ impl Cluster {
 
     fn command(&self, words: &str) -> Command {
         let mut command = Command::new(self.path("kubectl"));
-        command.arg("--kubeconfig").arg(self.path("admin.kubeconfig"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.path("admin.kubeconfig"));
         command.args(words.split_whitespace());
         command
     }
@@ -100,11 +102,37 @@ impl Cluster {
     pub(crate) fn apply(&self, objects: &str) {
         use std::io::Write;
         let mut command = self.command("apply -f -");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut input = child.stdin.take().unwrap();
         input.write_all(objects.as_bytes()).unwrap();
         drop(input);
         assert!(child.wait().unwrap().success(), "kubectl apply: {objects}");
+    }
+
+    /// What the API server would make of an object, for the identity of a kubeconfig.
+    pub(crate) fn try_out(&self, kubeconfig: &Path, object: &Value) -> Value {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object.to_string()).unwrap();
+        let done = Command::new(self.path("kubectl"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args([
+                "create",
+                "--dry-run=server",
+                "--validate=false",
+                "--output=json",
+                "--filename",
+            ])
+            .arg(file.path())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{object:#}: {error}");
+        serde_json::from_slice(&done.stdout).unwrap()
     }
 
     /// An object, as `kubectl get WORDS` has it; `None` if it is not there.
@@ -156,7 +184,8 @@ impl Drop for Cluster {
 }
 
 pub(crate) fn is_running(mirror: &Value) -> bool {
-    mirror["status"]["phase"] == "Running" && mirror["status"]["containerStatuses"][0]["ready"] == true
+    mirror["status"]["phase"] == "Running"
+        && mirror["status"]["containerStatuses"][0]["ready"] == true
 }
 
 pub(crate) fn uid(object: &Value) -> &str {

@@ -2,6 +2,7 @@
 //! rights.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
@@ -25,7 +26,8 @@ fn node_object(node: &Node, cluster: &Cluster) -> Option<Value> {
 }
 
 async fn wait_node(node: &Node, cluster: &Cluster) -> Value {
-    node.wait("the Node is there", async || node_object(node, cluster)).await
+    node.wait("the Node is there", async || node_object(node, cluster))
+        .await
 }
 
 async fn the_node_is_registered_and_its_lease_renewed(mut node: Node, cluster: Cluster) {
@@ -35,17 +37,28 @@ async fn the_node_is_registered_and_its_lease_renewed(mut node: Node, cluster: C
     node.start_agent();
     let found = wait_node(&node, &cluster).await;
     let shown = cluster.kubectl(&format!("get node {}", node.name));
-    assert!(shown.contains("Ready") && shown.contains("podkeeper"), "{shown}");
+    assert!(
+        shown.contains("Ready") && shown.contains("podkeeper"),
+        "{shown}"
+    );
     assert_eq!(found["metadata"]["labels"]["example.com/rack"], "7");
     assert_eq!(found["status"]["addresses"][0]["address"], "192.0.2.7");
     let taints = found["spec"]["taints"].as_array().unwrap();
-    assert!(taints.iter().any(|t| t["key"] == "podkeeper.io/static-only"), "{taints:#?}");
+    assert!(
+        taints
+            .iter()
+            .any(|t| t["key"] == "podkeeper.io/static-only"),
+        "{taints:#?}"
+    );
     let lease = || {
         let lease = cluster.get(&format!("lease --namespace kube-node-lease {}", node.name))?;
         lease["spec"]["renewTime"].as_str().map(str::to_owned)
     };
     let first = node.wait("the lease is there", async || lease()).await;
-    node.wait_until("the lease is renewed", async || lease() > Some(first.clone())).await;
+    node.wait_until("the lease is renewed", async || {
+        lease() > Some(first.clone())
+    })
+    .await;
 }
 
 async fn a_deleted_node_comes_back_with_its_mirrors(mut node: Node, cluster: Cluster) {
@@ -100,14 +113,19 @@ async fn a_service_account_with_the_least_rights_is_enough(mut node: Node, clust
     cluster.wait_running(&node, "goes").await;
     node.remove("goes.yaml");
     cluster.wait_no_mirror(&node, "goes").await;
-    let events = format!("events --field-selector involvedObject.name={}", node.full_name("web"));
+    let events = format!(
+        "events --field-selector involvedObject.name={}",
+        node.full_name("web")
+    );
     node.wait_until("there are events", async || {
         let events = cluster.get(&events);
         events.is_some_and(|e| !e["items"].as_array().unwrap().is_empty())
     })
     .await;
     node.wait_until("there is a lease", async || {
-        cluster.get(&format!("lease --namespace kube-node-lease {}", node.name)).is_some()
+        cluster
+            .get(&format!("lease --namespace kube-node-lease {}", node.name))
+            .is_some()
     })
     .await;
     assert_eq!(node.log_lines_with("the API server refuses"), 0);
@@ -126,7 +144,10 @@ async fn rights_that_are_taken_away_are_missed_and_used_again(mut node: Node, cl
         node.wait_running(name).await;
     }
     let refused = "the API server does not make the mirror Pod";
-    node.wait_until("the refusals are told", async || node.log_lines_with(refused) == 2).await;
+    node.wait_until("the refusals are told", async || {
+        node.log_lines_with(refused) == 2
+    })
+    .await;
     let rights = include_str!("../../hack/rbac.yaml").replace("NODE", &node.name);
     cluster.apply(&rights);
     for name in ["second", "third"] {
@@ -154,7 +175,6 @@ async fn credentials_that_change_are_read_again(mut node: Node, cluster: Cluster
     let answer = serde_json::json!({"apiVersion": "client.authentication.k8s.io/v1",
         "kind": "ExecCredential", "status": {"token": token}});
     fs::write(&plugin, format!("#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")).unwrap();
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
     let kubeconfig = node.path("kubeconfig");
     let text = fs::read_to_string(&kubeconfig).unwrap();
@@ -178,8 +198,14 @@ async fn a_node_that_is_not_to_be_registered_is_used_when_it_is_there(
     node.put("web.yaml", &pod("web", FOREVER));
     node.start_agent();
     node.wait_running("web").await;
-    node.wait_until("it asks", async || node.log_lines_with("the API server answers") == 1).await;
+    node.wait_until("it asks", async || {
+        node.log_lines_with("the API server answers") == 1
+    })
+    .await;
     assert!(node_object(&node, &cluster).is_none());
-    cluster.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.name));
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n",
+        node.name
+    ));
     cluster.wait_running(&node, "web").await;
 }

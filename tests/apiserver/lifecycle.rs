@@ -112,7 +112,10 @@ async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
     cluster.hack("stop");
     node.remove("goes.yaml");
     node.put("comes.yaml", &pod("comes", FOREVER));
-    node.put("changes.yaml", &pod("changes", &format!("{FOREVER} # changed")));
+    node.put(
+        "changes.yaml",
+        &pod("changes", &format!("{FOREVER} # changed")),
+    );
     node.wait_running("comes").await;
     node.wait_after("changes", &before).await;
     node.wait_until("the Pod is gone", async || {

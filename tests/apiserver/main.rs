@@ -8,6 +8,7 @@ mod node;
 mod bootstrap;
 mod cluster;
 mod faults;
+mod golden;
 mod identity;
 mod lifecycle;
 mod proxy;

@@ -41,11 +41,16 @@ async fn refused_until(node: Node, cluster: &Cluster, words: &str, remedy: impl 
     remedy();
     let words = format!("pod --namespace {} {}", node.name, node.full_name("web"));
     node.wait_until("the mirror is there", async || {
-        cluster.get(&words).is_some_and(|mirror| crate::cluster::is_running(&mirror))
+        cluster
+            .get(&words)
+            .is_some_and(|mirror| crate::cluster::is_running(&mirror))
     })
     .await;
     assert_eq!(node.running_one("web", "c").await.unwrap().id, before.id);
-    assert_eq!(node.log_lines_with("the API server takes the mirror Pod again"), 1);
+    assert_eq!(
+        node.log_lines_with("the API server takes the mirror Pod again"),
+        1
+    );
 }
 
 async fn a_namespace_that_is_not_there(mut node: Node, cluster: Cluster) {
@@ -65,7 +70,9 @@ async fn a_quota_that_is_used_up(mut node: Node, cluster: Cluster) {
     cluster.admit(&mut node);
     let namespace = node.name.clone();
     cluster.kubectl(&format!("create namespace {namespace}"));
-    cluster.kubectl(&format!("create quota none --namespace {namespace} --hard=pods=0"));
+    cluster.kubectl(&format!(
+        "create quota none --namespace {namespace} --hard=pods=0"
+    ));
     // Without the controller that counts, a quota's status has to be given.
     let status = r#"{"status":{"hard":{"pods":"0"},"used":{"pods":"0"}}}"#;
     let patch = "patch quota none --subresource=status --type=merge --patch";
@@ -113,7 +120,9 @@ async fn a_webhook_that_does_not_answer(mut node: Node, cluster: Cluster) {
     node.start_agent();
     node.wait_running("web").await;
     refused_until(node, &cluster, "failed calling webhook", || {
-        cluster.kubectl(&format!("delete validatingwebhookconfiguration {namespace}"));
+        cluster.kubectl(&format!(
+            "delete validatingwebhookconfiguration {namespace}"
+        ));
     })
     .await;
 }

@@ -33,14 +33,24 @@ async fn kubectl_shows_a_static_pod_and_selectors_find_it(mut node: Node, cluste
     node.start_agent();
     cluster.wait_running(&node, "static-web").await;
     let shown = cluster.kubectl("get pods --selector role=myrole");
-    let words: Vec<Vec<&str>> = shown.lines().map(|l| l.split_whitespace().collect()).collect();
+    let words: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
     assert_eq!(words.len(), 2, "{shown}");
     assert_eq!(words[0], ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
-    assert_eq!(words[1][..4], ["static-web-my-node1", "1/1", "Running", "0"], "{shown}");
+    assert_eq!(
+        words[1][..4],
+        ["static-web-my-node1", "1/1", "Running", "0"],
+        "{shown}"
+    );
     assert_eq!(cluster.kubectl("get pods --selector role=other"), "");
     let wide = cluster.kubectl("get pod static-web-my-node1 --output wide");
     let report = node.report("static-web").await.unwrap();
-    assert!(wide.contains(&report.ips[0]) && wide.contains("my-node1"), "{wide}");
+    assert!(
+        wide.contains(&report.ips[0]) && wide.contains("my-node1"),
+        "{wide}"
+    );
 
     node.remove("static-web.yaml");
     cluster.wait_no_mirror(&node, "static-web").await;
@@ -66,9 +76,7 @@ async fn a_deleted_mirror_comes_back_50_times_and_nothing_restarts(
         cluster.kubectl(&format!("delete pod {name} --wait=false {how}"));
         let deleted = Instant::now();
         let before = uid(&mirror).to_owned();
-        let is_back = |mirror: &Value| {
-            uid(mirror) != before && is_running(mirror)
-        };
+        let is_back = |mirror: &Value| uid(mirror) != before && is_running(mirror);
         mirror = cluster.wait_mirror(&node, "web", is_back).await;
         longest = longest.max(deleted.elapsed());
         let status = &mirror["status"]["containerStatuses"][0];
@@ -94,7 +102,10 @@ async fn a_pod_that_restarts_is_seen_to(mut node: Node, cluster: Cluster) {
     };
     let mirror = cluster.wait_mirror(&node, "web", restarted).await;
     let status = &mirror["status"]["containerStatuses"][0];
-    assert_eq!(status["lastState"]["terminated"]["exitCode"], 137, "{status:#}");
+    assert_eq!(
+        status["lastState"]["terminated"]["exitCode"], 137,
+        "{status:#}"
+    );
 }
 
 async fn what_happens_to_a_pod_stands_in_its_events(mut node: Node, cluster: Cluster) {
@@ -106,13 +117,17 @@ async fn what_happens_to_a_pod_stands_in_its_events(mut node: Node, cluster: Clu
     let describe = |pod: &str| cluster.kubectl(&format!("describe pod {}", node.full_name(pod)));
     node.wait_until("the start stands in the events", async || {
         let text = describe("web");
-        ["Created", "Started"].iter().all(|reason| text.contains(reason))
+        ["Created", "Started"]
+            .iter()
+            .all(|reason| text.contains(reason))
     })
     .await;
     let events = |reason: &str| {
         let name = node.full_name("crash");
         let selector = format!("involvedObject.name={name},reason={reason}");
-        let list = cluster.get(&format!("events --field-selector {selector}")).unwrap();
+        let list = cluster
+            .get(&format!("events --field-selector {selector}"))
+            .unwrap();
         list["items"].as_array().unwrap().clone()
     };
     // The same again raises a count.
@@ -158,8 +173,12 @@ async fn pods_of_others_are_left_alone(mut node: Node, cluster: Cluster) {
     let after = [&other, &taken].map(|name| cluster.get(&format!("pod {name}")).unwrap());
     assert_eq!(before, after);
     // When it goes, ours comes.
-    cluster.kubectl(&format!("delete pod {taken} --force --grace-period=0 --wait=false"));
+    cluster.kubectl(&format!(
+        "delete pod {taken} --force --grace-period=0 --wait=false"
+    ));
     cluster.wait_running(&node, "late").await;
     assert!(cluster.get(&format!("pod {other}")).is_some());
-    cluster.kubectl(&format!("delete pod {other} --force --grace-period=0 --wait=false"));
+    cluster.kubectl(&format!(
+        "delete pod {other} --force --grace-period=0 --wait=false"
+    ));
 }

@@ -53,7 +53,11 @@ pub(in crate::mirror) async fn renew(
                 if is_final || tries > 5 {
                     complaint.say(&error);
                 }
-                if is_final { RENEW } else { RETRY * tries.min(10) }
+                if is_final {
+                    RENEW
+                } else {
+                    RETRY * tries.min(10)
+                }
             }
         };
         tokio::time::sleep(pause.mul_f64(0.95 + fastrand::f64() / 10.0)).await;

@@ -16,7 +16,7 @@ const LEAST_PIDS: f64 = 0.05;
 /// What was measured.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::mirror) struct Measured {
-    pub(super) machine: Machine,
+    pub(super) host: Host,
     pub(super) pressure: Pressure,
     /// `containerd://2.1.9`
     pub(super) runtime_version: String,
@@ -38,7 +38,7 @@ pub(super) struct Pressure {
 
 /// What stays the same while the machine is up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(super) struct Host {
     pub(super) boot_id: String,
     pub(super) machine_id: String,
     pub(super) system_uuid: String,
@@ -51,7 +51,7 @@ impl Measured {
     /// leaves what it told `before`.
     pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
         let mut measured = Self {
-            machine: machine(),
+            host: host(),
             pressure: pressure(root),
             huge_pages: huge_pages(),
             not_ready: None,
@@ -66,7 +66,8 @@ impl Measured {
                 measured.not_ready = not_ready(&status);
             }
             Err(error) => {
-                measured.not_ready = Some(format!("the container runtime does not answer: {error}"));
+                measured.not_ready =
+                    Some(format!("the container runtime does not answer: {error}"));
             }
         }
         measured
@@ -94,7 +95,7 @@ fn not_ready(status: &v1::StatusResponse) -> Option<String> {
     (!words.is_empty()).then(|| words.join("; "))
 }
 
-fn machine() -> Machine {
+fn host() -> Host {
     let line = |path: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         text.trim().to_owned()
@@ -102,7 +103,7 @@ fn machine() -> Machine {
     let machine_id = line("/etc/machine-id");
     let system_uuid = line("/sys/class/dmi/id/product_uuid").to_lowercase();
     let release = line("/etc/os-release");
-    Machine {
+    Host {
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         // A machine that does not tell its own is known by its installation.
         system_uuid: Some(system_uuid)
@@ -136,7 +137,10 @@ fn pressure(root: &Path) -> Pressure {
 }
 
 /// Whether less than a share is left. Nothing in all says nothing: some file systems do not count.
-#[allow(clippy::cast_precision_loss, reason = "a share needs no more precision")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a share needs no more precision"
+)]
 fn is_short(left: u64, all: u64, share: f64) -> bool {
     all > 0 && (left as f64) < share * all as f64
 }
@@ -197,7 +201,10 @@ mod tests {
         };
         let status = |network| v1::StatusResponse {
             status: Some(v1::RuntimeStatus {
-                conditions: vec![condition("RuntimeReady", true), condition("NetworkReady", network)],
+                conditions: vec![
+                    condition("RuntimeReady", true),
+                    condition("NetworkReady", network),
+                ],
             }),
             ..v1::StatusResponse::default()
         };

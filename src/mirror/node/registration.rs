@@ -45,14 +45,24 @@ impl Object for SeenNode {
     }
 }
 
+/// What is known of the Node at the API server.
+#[derive(Debug)]
+enum Known {
+    /// It was not told yet.
+    Nothing,
+    /// There is none.
+    Missing,
+    /// It is there.
+    There(Box<SeenNode>),
+}
+
 /// The keeper of the Node on one connection.
 pub(in crate::mirror) struct Registration<'a> {
     local: &'a Local,
     api: Api,
     identity: watch::Sender<Option<NodeIdentity>>,
     measured: &'a mut Measured,
-    /// What the API server has; `None` until it told, and then perhaps no Node.
-    seen: Option<Option<SeenNode>>,
+    seen: Known,
     /// Whether the labels were looked after.
     labelled: bool,
     /// When the status was told.
@@ -74,7 +84,7 @@ impl<'a> Registration<'a> {
             api,
             identity,
             measured,
-            seen: None,
+            seen: Known::Nothing,
             labelled: false,
             told: None,
             making: Complaint::new("to make the Node"),
@@ -128,8 +138,8 @@ impl<'a> Registration<'a> {
             self.told = None;
             self.look_at_taints(seen.as_ref());
         }
-        let first = self.seen.is_none();
-        self.seen = Some(seen);
+        let first = matches!(self.seen, Known::Nothing);
+        self.seen = seen.map_or(Known::Missing, |node| Known::There(Box::new(node)));
         is_new || first
     }
 
@@ -154,8 +164,8 @@ impl<'a> Registration<'a> {
 
     async fn go_on(&mut self) -> Result<(), Error> {
         let result = match &self.seen {
-            Some(None) if self.local.settings.register_node => self.make().await,
-            Some(Some(_)) => self.bring_up_to_date().await,
+            Known::Missing if self.local.settings.register_node => self.make().await,
+            Known::There(_) => self.bring_up_to_date().await,
             _ => Ok(()),
         };
         match result {
@@ -165,7 +175,9 @@ impl<'a> Registration<'a> {
     }
 
     async fn make(&mut self) -> Result<(), Error> {
-        let Local { settings, context, .. } = self.local;
+        let Local {
+            settings, context, ..
+        } = self.local;
         let status = self.status(&NodeStatus::default());
         let node = status::node(&context.facts, &settings.taints, status);
         match self.api.create::<SeenNode>(NODES, &node).await {
@@ -187,7 +199,9 @@ impl<'a> Registration<'a> {
     }
 
     fn status(&self, before: &NodeStatus) -> NodeStatus {
-        let Local { settings, context, .. } = self.local;
+        let Local {
+            settings, context, ..
+        } = self.local;
         let now = jiff::Timestamp::now();
         status::status(&context.facts, self.measured, before, settings.port, now)
     }
@@ -203,7 +217,7 @@ impl<'a> Registration<'a> {
     }
 
     async fn change(&mut self) -> Result<(), Error> {
-        let Some(Some(seen)) = &self.seen else {
+        let Known::There(seen) = &self.seen else {
             return Ok(());
         };
         let facts = &self.local.context.facts;
@@ -225,10 +239,10 @@ impl<'a> Registration<'a> {
         let is_due = self.told.is_none_or(|told| told.elapsed() >= TELL);
         if is_due || !status::says_the_same(&status, &seen.status) {
             let path = format!("{path}/status");
-            let patch = status::status_patch(&status);
-            let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &patch).await?;
+            let change = status::status_patch(&status);
+            let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &change).await?;
             self.told = Some(Instant::now());
-            self.seen = Some(Some(node));
+            self.seen = Known::There(Box::new(node));
         }
         Ok(())
     }

@@ -67,9 +67,11 @@ pub(super) fn status(
             kubelet_endpoint: Some(DaemonEndpoint { port }),
         }),
         declared_features: Some(DECLARED.map(str::to_owned).into()),
-        features: measured.supplemental_groups_policy.map(|known| NodeFeatures {
-            supplemental_groups_policy: Some(known),
-        }),
+        features: measured
+            .supplemental_groups_policy
+            .map(|known| NodeFeatures {
+                supplemental_groups_policy: Some(known),
+            }),
         node_info: Some(info(facts, measured)),
         runtime_handlers: Some(handlers(facts)).filter(|h| !h.is_empty()),
         ..NodeStatus::default()
@@ -120,15 +122,15 @@ fn bytes(kibibytes: u64) -> String {
 
 fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
     let label = |name: &str| facts.labels.get(name).cloned().unwrap_or_default();
-    let machine = &measured.machine;
+    let host = &measured.host;
     NodeSystemInfo {
         architecture: label("kubernetes.io/arch"),
         operating_system: label("kubernetes.io/os"),
-        boot_id: machine.boot_id.clone(),
-        machine_id: machine.machine_id.clone(),
-        system_uuid: machine.system_uuid.clone(),
-        kernel_version: machine.kernel_version.clone(),
-        os_image: machine.os_image.clone(),
+        boot_id: host.boot_id.clone(),
+        machine_id: host.machine_id.clone(),
+        system_uuid: host.system_uuid.clone(),
+        kernel_version: host.kernel_version.clone(),
+        os_image: host.os_image.clone(),
         container_runtime_version: measured.runtime_version.clone(),
         kubelet_version: VERSION.to_owned(),
         ..NodeSystemInfo::default()
@@ -165,8 +167,15 @@ fn conditions(
         (
             "MemoryPressure",
             memory,
-            word(!memory, "KubeletHasSufficientMemory", "KubeletHasInsufficientMemory"),
-            format!("podkeeper has {} memory available", word(!memory, "sufficient", "insufficient")),
+            word(
+                !memory,
+                "KubeletHasSufficientMemory",
+                "KubeletHasInsufficientMemory",
+            ),
+            format!(
+                "podkeeper has {} memory available",
+                word(!memory, "sufficient", "insufficient")
+            ),
         ),
         (
             "DiskPressure",
@@ -177,8 +186,15 @@ fn conditions(
         (
             "PIDPressure",
             pids,
-            word(!pids, "KubeletHasSufficientPID", "KubeletHasInsufficientPID"),
-            format!("podkeeper has {} PID available", word(!pids, "sufficient", "insufficient")),
+            word(
+                !pids,
+                "KubeletHasSufficientPID",
+                "KubeletHasInsufficientPID",
+            ),
+            format!(
+                "podkeeper has {} PID available",
+                word(!pids, "sufficient", "insufficient")
+            ),
         ),
         match &measured.not_ready {
             None => (
@@ -215,12 +231,14 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     let fields = |status: &NodeStatus| serde_json::to_value(timeless(status)).unwrap_or_default();
     let (ours, theirs) = (fields(ours), fields(theirs));
     let mut ours = ours.as_object().into_iter().flatten();
-    ours.all(|(name, value)| match (name.as_str(), value, &theirs[name]) {
-        ("conditions", Value::Array(wanted), Value::Array(found)) => {
-            wanted.iter().all(|condition| found.contains(condition))
-        }
-        (_, wanted, found) => wanted == found,
-    })
+    ours.all(
+        |(name, value)| match (name.as_str(), value, &theirs[name]) {
+            ("conditions", Value::Array(wanted), Value::Array(found)) => {
+                wanted.iter().all(|condition| found.contains(condition))
+            }
+            (_, wanted, found) => wanted == found,
+        },
+    )
 }
 
 fn timeless(status: &NodeStatus) -> NodeStatus {

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{NodeStatus, Taint};
 use serde_json::{Value, json};
 
 use super::lease::lease;
-use super::measure::{Machine, Measured, Pressure};
+use super::measure::{Host, Measured, Pressure};
 use super::status::{node, says_the_same, status, status_patch};
 use crate::mirror::object::NodeIdentity;
 use crate::translate::{HandlerFeatures, NodeFacts};
@@ -26,14 +26,16 @@ fn facts() -> NodeFacts {
         memory_capacity: 24_684_092 << 10,
         ephemeral_storage: 264_212_084 << 10,
         labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
-        handlers: ["", "gvisor", "runc"].map(|name| (name.into(), able)).into(),
+        handlers: ["", "gvisor", "runc"]
+            .map(|name| (name.into(), able))
+            .into(),
         ..NodeFacts::default()
     }
 }
 
 fn measured() -> Measured {
     Measured {
-        machine: Machine {
+        host: Host {
             boot_id: "$API_UID".into(),
             machine_id: "$machineID".into(),
             system_uuid: "$systemUUID".into(),
@@ -63,21 +65,57 @@ fn now() -> jiff::Timestamp {
 fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
     let message = |text: &str| json!(format!("podkeeper {text}"));
     vec![
-        ("/metadata/annotations", Value::Null, "no volumes are attached, by nobody"),
-        ("/metadata/creationTimestamp", Value::Null, "written by the API server"),
+        (
+            "/metadata/annotations",
+            Value::Null,
+            "no volumes are attached, by nobody",
+        ),
+        (
+            "/metadata/creationTimestamp",
+            Value::Null,
+            "written by the API server",
+        ),
         ("/metadata/uid", Value::Null, "written by the API server"),
         (
             "/spec/taints",
             json!([taint()]),
             "Pods that a scheduler puts here would not run; the API server adds its own taint",
         ),
-        ("/status/allocatable/memory", json!("24684092Ki"), "no Pods are evicted, so nothing is kept back"),
-        ("/status/allocatable/pods", json!("110"), "the reference was told 1000"),
-        ("/status/capacity/pods", json!("110"), "the reference was told 1000"),
-        ("/status/conditions/0/message", message("has sufficient memory available"), "names who speaks"),
-        ("/status/conditions/1/message", message("has no disk pressure"), "names who speaks"),
-        ("/status/conditions/2/message", message("has sufficient PID available"), "names who speaks"),
-        ("/status/conditions/3/message", message("is posting ready status"), "names who speaks"),
+        (
+            "/status/allocatable/memory",
+            json!("24684092Ki"),
+            "no Pods are evicted, so nothing is kept back",
+        ),
+        (
+            "/status/allocatable/pods",
+            json!("110"),
+            "the reference was told 1000",
+        ),
+        (
+            "/status/capacity/pods",
+            json!("110"),
+            "the reference was told 1000",
+        ),
+        (
+            "/status/conditions/0/message",
+            message("has sufficient memory available"),
+            "names who speaks",
+        ),
+        (
+            "/status/conditions/1/message",
+            message("has no disk pressure"),
+            "names who speaks",
+        ),
+        (
+            "/status/conditions/2/message",
+            message("has sufficient PID available"),
+            "names who speaks",
+        ),
+        (
+            "/status/conditions/3/message",
+            message("is posting ready status"),
+            "names who speaks",
+        ),
         (
             "/status/declaredFeatures",
             json!(["RestartAllContainersOnContainerExits"]),
@@ -145,7 +183,10 @@ fn a_status_is_told_again_only_if_it_says_something_new() {
     let mut theirs = serde_json::to_value(&ours).unwrap();
     theirs["images"] = json!([{"names": ["a"]}]);
     let foreign = json!({"type": "KernelDeadlock", "status": "False"});
-    theirs["conditions"].as_array_mut().unwrap().insert(0, foreign);
+    theirs["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .insert(0, foreign);
     for condition in theirs["conditions"].as_array_mut().unwrap() {
         condition["lastHeartbeatTime"] = json!("2020-01-01T00:00:00Z");
     }
