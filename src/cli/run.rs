@@ -21,6 +21,7 @@ use super::service::Manager;
 use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
+use crate::mirror::Mirror;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
@@ -121,6 +122,7 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
     }
     tokio::spawn(server.serve(state));
     let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
+    let api_server = config.api_server.clone();
     let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
     tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
@@ -132,6 +134,11 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
         passed,
         image_gc,
     ));
+    if let Some(settings) = api_server {
+        let (context, desired) = (Arc::clone(&context), desired.clone());
+        let mirror = Mirror::new(settings, context, desired, channels.pulse.subscribe());
+        tokio::spawn(mirror.keep());
+    }
     supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
 }
@@ -336,5 +343,5 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
 
 /// Libraries' own chatter is for debugging them, not the node.
 fn filter(level: tracing::Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,podkeeper={level}"))
+    EnvFilter::new(format!("warn,kube_client=error,podkeeper={level}"))
 }

@@ -34,7 +34,7 @@ pub(super) enum Kind {
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 27] = [
+pub(super) const FIELDS: [(&str, Kind); 28] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -54,6 +54,7 @@ pub(super) const FIELDS: [(&str, Kind); 27] = [
     ("resolvConf", Kind::Text),
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
+    ("rotateCertificates", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
     ("readOnlyPort", Kind::Port),
     ("address", Kind::Text),
