@@ -18,7 +18,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::api::Api;
 use super::connection;
@@ -31,9 +31,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// A request is looked at this often, and given up after this long.
+/// A request is looked at this often, and for this long at a time.
 const LOOK: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
 
@@ -130,7 +130,9 @@ pub(super) async fn wait_until_due(validity: Validity, chance: f64) {
     }
 }
 
-/// Asks for a certificate for the node and keeps it in the folder.
+/// Asks for a certificate for the node and keeps it in the folder. Asked again, it is the same request
+/// for as long as there is no certificate: one that was denied is not followed by others, until the
+/// API server has forgotten it.
 ///
 /// # Errors
 /// It is not given, or cannot be kept.
@@ -138,21 +140,19 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
-    info!(
-        request = name,
-        "asking the API server for a client certificate"
-    );
+    debug!(request = name, "waiting for the client certificate");
     let until = Instant::now() + PATIENCE;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
             Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
-            result => {
-                // The next request is another one, with a key of its own.
-                let _ = fs::remove_file(folder.join(ASKED_KEY));
-                let late = || Error::away(format!("nobody signed {name} within {PATIENCE:?}"));
-                return Err(result.err().unwrap_or_else(late));
+            Ok(None) => {
+                return Err(Error {
+                    kind: ErrorKind::Fault,
+                    message: format!("nobody has signed the request {name} yet"),
+                });
             }
+            Err(error) => return Err(error),
         }
     };
     keep(folder, &certificate, &key)
@@ -170,6 +170,10 @@ async fn answer(
     let path = format!("{REQUESTS}/{name}");
     let found = match api.get::<CertificateSigningRequest>(&path).await {
         Err(error) if error.kind == ErrorKind::NotFound => {
+            info!(
+                request = name,
+                "asking the API server for a client certificate"
+            );
             api.create::<CertificateSigningRequest>(REQUESTS, request)
                 .await
         }

@@ -1,8 +1,10 @@
 //! The mirror Pod: what is made for a static Pod, and what is seen of one (Kubernetes, Static Pods and
 //! Well-Known Annotations).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use serde::Deserialize;
 
 use super::watch::Object;
@@ -49,17 +51,31 @@ pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
     })
 }
 
-/// What is kept of a Pod of this node that the API server has.
+/// What is kept of a Pod of this node that the API server has: of all that stands there, and of the
+/// record of who wrote what, which is longer than the rest, only what counts here.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct SeenPod {
-    pub(super) metadata: ObjectMeta,
+    pub(super) metadata: SeenMeta,
     #[serde(default)]
     pub(super) status: PodStatus,
 }
 
+/// The part of [`ObjectMeta`] that counts.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct SeenMeta {
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) uid: Option<String>,
+    pub(super) resource_version: Option<String>,
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) owner_references: Option<Vec<OwnerReference>>,
+    pub(super) deletion_timestamp: Option<Time>,
+}
+
 impl Object for SeenPod {
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+    fn resource_version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
     }
 }
 
@@ -97,10 +113,7 @@ impl SeenPod {
 
     /// Whether this is an older state of the same Pod.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
-        let version = |pod: &Self| {
-            let version = pod.metadata.resource_version.as_deref();
-            version.and_then(|v| v.parse::<u64>().ok())
-        };
+        let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
         self.uid() == other.uid() && version(self) < version(other)
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::object::{MIRROR, NodeIdentity, SeenPod, mirror};
+use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
 use super::plan::{CREATE_GAP, Memory, PATCH_GAP, Plan, Step, View, plan};
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::report::Told;
@@ -63,7 +63,7 @@ fn told(name: &str, version: &str, phase: &str) -> Told {
 fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) -> SeenPod {
     let annotation = |version: &str| (MIRROR.to_owned(), version.to_owned());
     SeenPod {
-        metadata: ObjectMeta {
+        metadata: SeenMeta {
             name: Some(name.to_owned()),
             namespace: Some("default".to_owned()),
             uid: Some(uid.to_owned()),
@@ -75,7 +75,7 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
                 controller: Some(true),
                 ..OwnerReference::default()
             }]),
-            ..ObjectMeta::default()
+            ..SeenMeta::default()
         },
         status: PodStatus {
             phase: Some(phase.to_owned()),
@@ -141,9 +141,13 @@ impl World {
             Step::Create => {
                 assert!(!self.seen.contains_key(key), "there is one already");
                 let Pod { metadata, .. } = mirror(&self.told[key], &node()).unwrap();
-                let metadata = ObjectMeta {
+                let metadata = SeenMeta {
+                    name: metadata.name,
+                    namespace: metadata.namespace,
                     uid: Some(new_uid.to_owned()),
-                    ..metadata
+                    annotations: metadata.annotations,
+                    owner_references: metadata.owner_references,
+                    ..SeenMeta::default()
                 };
                 let status = PodStatus {
                     phase: Some("Pending".to_owned()),

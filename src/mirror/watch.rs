@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::WatchEvent;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,9 +35,10 @@ pub(super) enum Seen<T> {
     Gone(T),
 }
 
-/// An object with metadata.
+/// An object of the API server's.
 pub(super) trait Object: DeserializeOwned + Clone + Send + 'static {
-    fn metadata(&self) -> &ObjectMeta;
+    /// Its version there.
+    fn resource_version(&self) -> Option<&str>;
 }
 
 #[derive(Deserialize)]
@@ -136,8 +136,8 @@ async fn round<T: Object>(
         let (Seen::There(object) | Seen::Gone(object)) = &seen else {
             continue;
         };
-        if let Some(newer) = &object.metadata().resource_version {
-            *version = Some(newer.clone());
+        if let Some(newer) = object.resource_version() {
+            *version = Some(newer.to_owned());
         }
         tell(sender, seen).await?;
     }

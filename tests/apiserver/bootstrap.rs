@@ -114,7 +114,7 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     node.kill_agent();
     node.start_agent();
     node.wait_until("it waits for it", async || {
-        node.log_lines_with("asking the API server for a client certificate") == 2
+        node.log_lines_with("waiting for the client certificate") == 2
     })
     .await;
     assert_eq!(open_requests(&cluster, &node).len(), 1);

@@ -40,8 +40,8 @@ pub(in crate::mirror) struct SeenNode {
 }
 
 impl Object for SeenNode {
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+    fn resource_version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
     }
 }
 
