@@ -338,6 +338,7 @@ impl Config {
                 root,
                 logs,
                 container_logs,
+                ..Paths::default()
             },
             run_dir,
             node_name,

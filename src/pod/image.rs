@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
@@ -18,6 +20,10 @@ pub struct LocalImage {
     pub reference: String,
     /// The user it wants to run as.
     pub user: ImageUser,
+    /// How large it is, in bytes.
+    pub size: u64,
+    /// How long its pull took, where it was pulled.
+    pub pulled: Option<Duration>,
 }
 
 /// Why an image cannot be had.
@@ -59,17 +65,22 @@ impl Images {
 
 async fn pull(client: Client, image: String) -> Result<LocalImage, ImageError> {
     info!(image, "pulling image");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let request = PullImageRequest {
         image: Some(spec(&image)),
         ..PullImageRequest::default()
     };
     let pulled = client.pull_image(request).await;
     pulled.map_err(|e| image_error(&e, "ErrImagePull"))?;
+    let took = started.elapsed();
     let local = local(&client, &image).await?;
-    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     info!(image, took_ms, "pulled image");
-    local.ok_or_else(|| ImageError {
+    let pulled = |local| LocalImage {
+        pulled: Some(took),
+        ..local
+    };
+    local.map(pulled).ok_or_else(|| ImageError {
         reason: "ErrImagePull",
         message: "the runtime pulled the image but does not have it".to_owned(),
     })
@@ -99,6 +110,8 @@ fn local_image(image: Image) -> LocalImage {
     LocalImage {
         reference: image.id,
         user,
+        size: image.size,
+        pulled: None,
     }
 }
 

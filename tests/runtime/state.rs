@@ -78,6 +78,8 @@ pub(crate) struct State {
     pub(crate) sandboxes: Vec<Sandbox>,
     /// In the order of their making.
     pub(crate) containers: Vec<Container>,
+    /// Containers that were started beside a running one of their name and Pod: never to be.
+    pub(crate) doubles: Vec<String>,
     /// By the name they were asked for.
     pub(crate) images: BTreeMap<String, v1::Image>,
     pub(super) events: broadcast::Sender<v1::ContainerEventResponse>,
@@ -99,6 +101,7 @@ impl State {
             calls: vec![],
             sandboxes: vec![],
             containers: vec![],
+            doubles: vec![],
             images: BTreeMap::new(),
             events: broadcast::channel(4096).0,
             made: 0,
@@ -110,6 +113,11 @@ impl State {
     pub(crate) fn now(&self) -> i64 {
         let (start, wall) = self.start;
         wall + i64::try_from(start.elapsed().as_nanos()).unwrap()
+    }
+
+    /// The machine's clock is set: forward, or back.
+    pub(crate) fn set_clock(&mut self, seconds: i64) {
+        self.start.1 += seconds * 1_000_000_000;
     }
 
     pub(crate) fn sandbox(&self, id: &str) -> Option<&Sandbox> {
@@ -357,7 +365,13 @@ impl State {
         }
         known.state = v1::ContainerState::ContainerRunning;
         known.started_at = now;
-        let sandbox = known.sandbox.clone();
+        let (sandbox, started) = (known.sandbox.clone(), known.clone());
+        let same = |c: &&Container| c.pod == started.pod && c.name() == started.name();
+        let running = self.containers.iter().filter(same);
+        if running.filter(|c| c.is_running()).count() > 1 {
+            let double = format!("{} of {}", started.name(), started.pod);
+            self.doubles.push(double);
+        }
         self.tell(&sandbox, id, v1::ContainerEventType::ContainerStartedEvent);
         Ok(v1::StartContainerResponse {})
     }
@@ -462,7 +476,7 @@ impl State {
         let image = || v1::Image {
             id: format!("sha256:{}", hex(name)),
             repo_tags: vec![name.to_owned()],
-            size: 1 << 20,
+            size: 1000,
             uid: Some(v1::Int64Value { value: 0 }),
             ..v1::Image::default()
         };
