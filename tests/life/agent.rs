@@ -30,7 +30,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: i64 = 24 * 3600;
 /// How long anything may take, by the test's clock, before the test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
 thread_local! {
     /// When the machine's clock was last set, and to what.
@@ -182,8 +182,18 @@ impl Agent {
             }
         };
         let done = tokio::time::timeout(PATIENCE, waiting).await;
-        let reports = self.context.reports.all();
-        assert!(done.is_ok(), "waited in vain until {what}: {reports:#?}");
+        assert!(
+            done.is_ok(),
+            "waited in vain until {what}: {:#?}",
+            self.short()
+        );
+    }
+
+    /// What is told of all Pods, in few words.
+    fn short(&self) -> Vec<String> {
+        let reports = self.context.reports.all().into_iter();
+        let short = reports.map(|r| format!("{} {} {} {}", r.name, r.phase, r.reason, r.message));
+        short.collect()
     }
 
     /// Waits until a Pod is ready in all of its containers.
@@ -203,8 +213,7 @@ impl Agent {
             }
         };
         let done = tokio::time::timeout(PATIENCE, waiting).await;
-        let reports = self.context.reports.all();
-        assert!(done.is_ok(), "something is left: {reports:#?}");
+        assert!(done.is_ok(), "something is left: {:#?}", self.short());
     }
 
     fn is_gone(&self) -> bool {

@@ -5,7 +5,11 @@ mod agent;
 mod backoff;
 mod clock;
 mod faults;
+mod golden;
 mod probes;
 
 #[path = "../runtime/mod.rs"]
 mod runtime;
+
+#[path = "../records/mod.rs"]
+mod records;

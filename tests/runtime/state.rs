@@ -416,7 +416,7 @@ impl State {
             finished_at: known.finished_at,
             exit_code: known.exit_code,
             image: Some(v1::ImageSpec {
-                image: asked.user_specified_image,
+                image: asked.image.clone(),
                 ..v1::ImageSpec::default()
             }),
             image_ref: asked.image.clone(),
