@@ -125,12 +125,7 @@ async fn stop_one(
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
 /// where that would be too late, it is told to kill when the time has come.
 async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
-    let whole = Duration::from_secs(
-        left.as_millis()
-            .div_ceil(1000)
-            .try_into()
-            .unwrap_or(u64::MAX),
-    );
+    let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
     let seconds = whole.as_secs().try_into().unwrap_or(i64::MAX);
     let stop = client.stop_container(id, seconds);
     if whole.saturating_sub(left) < NEARLY_WHOLE {
@@ -552,8 +547,34 @@ impl PodTask {
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
             link_log(&self.context, &self.key, known).await;
         }
+        self.check_stop_signal(version, spec, id).await;
         self.begin_post_start(version, spec, id);
         Ok(())
+    }
+
+    /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
+    async fn check_stop_signal(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        let Some(signal) = lifecycle.and_then(|l| l.stop_signal.as_deref()) else {
+            return;
+        };
+        let has = observe::stop_signal(&self.context.client, id).await;
+        if !matches!(has, Ok(None)) {
+            return;
+        }
+        let message = format!(
+            "lifecycle.stopSignal is {signal}, which this container runtime does not know of: it sends \
+             the image's stop signal, or SIGTERM; containerd 2.4 knows of it"
+        );
+        warn!(pod = %self.key, container = spec.name, "{message}");
+        let (name, warning) = (Some(spec.name.as_str()), EventKind::Warning);
+        self.event(
+            &version.uid,
+            name,
+            warning,
+            "StopSignalNotSupported",
+            &message,
+        );
     }
 
     /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.

@@ -5,6 +5,7 @@ mod admission;
 mod adoption;
 mod chaos;
 mod edits;
+mod ends;
 mod env;
 mod housekeeping;
 mod identity;
@@ -12,6 +13,8 @@ mod images;
 mod lifecycle;
 mod node;
 mod objects;
+mod order;
+mod probes;
 mod removal;
 mod resources;
 mod rollback;
@@ -23,6 +26,8 @@ mod web;
 
 #[path = "../web/mod.rs"]
 mod faults;
+#[path = "../grpc/mod.rs"]
+mod grpc;
 
 /// Makes a test of each function for each version of containerd.
 macro_rules! on_each_containerd {

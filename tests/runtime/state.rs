@@ -426,6 +426,7 @@ impl State {
             annotations: known.config.annotations.clone(),
             mounts: known.config.mounts.clone(),
             log_path: self.log_path(known),
+            stop_signal: known.config.stop_signal,
             ..v1::ContainerStatus::default()
         })
     }
