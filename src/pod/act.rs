@@ -539,17 +539,28 @@ impl PodTask {
             known.state = State::Running {
                 started_at: self.context.clock.wall_now(),
             };
-            if let Ok(Some(now)) = now {
-                known.state = now.state;
-                known.image = now.image;
-                known.image_ref = now.image_ref;
-            }
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
-            link_log(&self.context, &self.key, known).await;
+            let before = self.observed.clone();
+            self.started(id, now.ok().flatten()).await;
+            self.complete(&before).await;
+            self.tell_ends(&before);
         }
         self.check_stop_signal(version, spec, id).await;
         self.begin_post_start(version, spec, id);
         Ok(())
+    }
+
+    /// Takes over what the runtime tells of a container that was started just now; it may be over already.
+    async fn started(&mut self, id: &str, now: Option<Container>) {
+        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        if let Some(now) = now {
+            known.state = now.state;
+            known.image = now.image;
+            known.image_ref = now.image_ref;
+        }
+        link_log(&self.context, &self.key, known).await;
     }
 
     /// Tells where a container's stop signal is not known to the runtime, which sends another one then.

@@ -670,7 +670,7 @@ impl PodTask {
     }
 
     /// Logs what ended without our doing.
-    fn tell_ends(&self, before: &Observed) {
+    pub(super) fn tell_ends(&self, before: &Observed) {
         for old in before.containers.iter().filter(|c| c.exit().is_none()) {
             let now = self.observed.containers.iter().find(|c| c.id == old.id);
             let pod = &self.key;

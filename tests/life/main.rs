@@ -4,6 +4,7 @@
 mod agent;
 mod backoff;
 mod clock;
+mod events;
 mod faults;
 mod golden;
 mod probes;

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::SystemTime;
 
 use podkeeper::cri::v1;
@@ -361,6 +362,12 @@ impl State {
         let known = known.ok_or_else(|| not_found("container", id))?;
         if known.state != v1::ContainerState::ContainerCreated {
             let text = format!("the container {id} is in state {:?}", known.state);
+            return Err(Status::unknown(text));
+        }
+        let mounts = known.config.mounts.iter().map(|m| Path::new(&m.host_path));
+        let missing = mounts.into_iter().find(|path| !path.exists());
+        if let Some(path) = missing.filter(|_| self.settings.needs_mounts) {
+            let text = format!("cannot mount {}: it is not there", path.display());
             return Err(Status::unknown(text));
         }
         known.state = v1::ContainerState::ContainerRunning;
