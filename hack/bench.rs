@@ -532,7 +532,7 @@ impl BareCalls {
         self.client.remove_pod_sandbox(request).await?;
         // Nobody else removes the Pod's own cgroup.
         for path in pod_cgroup_paths(self.facts.cgroup_driver, &bare.uid) {
-            cgroup::remove(&path)?;
+            cgroup::remove(&self.facts.paths.cgroups, &path)?;
         }
         Ok(())
     }

@@ -358,6 +358,7 @@ impl Config {
                 root,
                 logs,
                 container_logs,
+                ..Paths::default()
             },
             run_dir,
             node_name,

@@ -121,7 +121,8 @@ impl Client {
         stopped.map(drop)
     }
 
-    /// Runs a command in a container and waits for its end, at most `timeout`.
+    /// Runs a command in a container and waits for its end, at most `timeout`, which the runtime takes up to
+    /// the next whole second.
     ///
     /// # Errors
     /// Any [`Error`]; a command that fails is not an error but an exit code in the answer.
@@ -135,7 +136,7 @@ impl Client {
         let message = ExecSyncRequest {
             container_id: container_id.to_owned(),
             cmd: command.to_vec(),
-            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            timeout: whole_seconds(timeout),
         };
         let mut client = self.runtime();
         let call = Box::pin(client.exec_sync(request(message, deadline)));
@@ -217,6 +218,13 @@ calls! {
     images.remove_image(RemoveImageRequest) -> RemoveImageResponse, "RemoveImage", CHANGE;
     /// Where images lie, and how much room they take there.
     images.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse, "ImageFsInfo", QUERY;
+}
+
+/// A time in whole seconds, as the runtime counts, and none too short: zero would be no limit at all.
+fn whole_seconds(time: Duration) -> i64 {
+    let started = u64::from(time.subsec_nanos() > 0);
+    let seconds = time.as_secs().saturating_add(started);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// A request that tells the runtime our deadline, so that it stops working for nobody.

@@ -1,4 +1,4 @@
-//! The node's cgroup hierarchies.
+//! The node's cgroup hierarchies, mounted below a root folder.
 
 use std::fs;
 use std::io;
@@ -11,26 +11,23 @@ use tracing::debug;
 
 use crate::translate::{CPU_PERIOD, CgroupDriver, CgroupLimits};
 
-/// Where cgroup file systems are mounted.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// How often, and after which pause, a cgroup is tried again whose processes are just ending.
 const REMOVAL_TRIES: u32 = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether the node has the unified hierarchy only.
 #[must_use]
-pub fn is_unified() -> bool {
-    Path::new(CGROUP_ROOT).join("cgroup.controllers").exists()
+pub fn is_unified(root: &Path) -> bool {
+    root.join("cgroup.controllers").exists()
 }
 
 /// Whether the swap of a cgroup can be limited.
 #[must_use]
-pub fn has_swap_controller() -> bool {
-    if !is_unified() {
-        let file = Path::new(CGROUP_ROOT).join("memory/memory.memsw.limit_in_bytes");
-        return file.exists();
+pub fn has_swap_controller(root: &Path) -> bool {
+    if !is_unified(root) {
+        return root.join("memory/memory.memsw.limit_in_bytes").exists();
     }
-    let Ok(entries) = fs::read_dir(CGROUP_ROOT) else {
+    let Ok(entries) = fs::read_dir(root) else {
         return false;
     };
     let mut slices = entries.flatten();
@@ -68,13 +65,17 @@ fn page_size(kilobytes: u64) -> String {
 ///
 /// # Errors
 /// Any I/O error, or systemd does not make the slice.
-pub fn create(driver: CgroupDriver, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+pub fn create(
+    root: &Path,
+    driver: CgroupDriver,
+    path: &str,
+    limits: &CgroupLimits,
+) -> io::Result<()> {
     let path = path.trim_start_matches('/');
     if driver == CgroupDriver::Systemd {
         return create_slice(path, limits);
     }
-    let root = Path::new(CGROUP_ROOT);
-    if is_unified() {
+    if is_unified(root) {
         create_unified(root, path, limits)
     } else {
         create_in_hierarchies(root, path, limits)
@@ -245,10 +246,10 @@ fn systemctl(arguments: &[&str]) -> io::Result<()> {
 ///
 /// # Errors
 /// Any I/O error; that it is not there is none.
-pub fn remove(path: &str) -> io::Result<()> {
+pub fn remove(root: &Path, path: &str) -> io::Result<()> {
     let path = path.trim_start_matches('/');
     stop_slice(path);
-    for root in hierarchies(Path::new(CGROUP_ROOT)) {
+    for root in hierarchies(root) {
         let folder = root.join(path);
         let mut tries = 0;
         while let Err(error) = remove_tree(&folder) {

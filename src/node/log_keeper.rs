@@ -313,6 +313,7 @@ mod tests {
             root: dir.path().join("root"),
             logs: dir.path().join("logs"),
             container_logs: dir.path().join("containers"),
+            ..Paths::default()
         };
         assert_eq!(look(&paths, Some(10)).unwrap(), BTreeSet::new());
         for folder in [paths.pod("u1"), paths.container_logs.clone()] {

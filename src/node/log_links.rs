@@ -141,6 +141,7 @@ mod tests {
             root: dir.path().join("root"),
             logs: dir.path().join("logs"),
             container_logs: dir.path().join("containers"),
+            ..Paths::default()
         };
         let log = paths.container_log(&key("web"), "u1", "c", 0);
         fs::create_dir_all(log.parent().unwrap()).unwrap();

@@ -17,30 +17,32 @@ use super::folder::{self, Record, Terminating};
 use super::history::Finished;
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
-use super::moment::wall_now;
-use super::observed::{Container, Exit, Sandbox, State};
-use super::plan::{Step, Why, volume_holder, wanted_images};
+use super::moment::Since;
+use super::observed::{Container, Sandbox, State};
+use super::plan::{Step, Why, image_volumes, volume_holder, wanted_images};
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
-use super::task::{Context, PodTask};
-use super::{backoff, observe};
+use super::task::{Context, PodTask, Pulled};
+use super::{backoff, observe, tell};
 use crate::blocking::blocking;
-use crate::cri::{Error, if_found, v1};
+use crate::cri::{Client, Error, if_found, v1};
 use crate::manifest::objects::Objects;
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
-    UserNamespaceRange, container_config, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths,
-    qos_class, sandbox_config, sub_paths,
+    UserNamespaceRange, container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
+    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
 use crate::volume;
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
 /// up the grace period; the kubelet's.
-const MINIMUM_GRACE: i64 = 2;
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+/// A grace period that is shorter than whole seconds by less than this is as good as whole.
+const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// How long a container that ran before waits for a pull before it starts from the image at hand: a
 /// registry that is away must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
@@ -76,6 +78,8 @@ struct Stop {
     spent: Duration,
     /// Whether their hook is run.
     with_hook: bool,
+    /// Why, where it is not the end of all of them.
+    why: Option<Why>,
 }
 
 /// A container that was stopped.
@@ -106,22 +110,31 @@ async fn stop_one(
             hook_failed = true;
         }
     }
-    let left = left.saturating_sub(began.elapsed());
-    let seconds = left
-        .as_millis()
-        .div_ceil(1000)
-        .try_into()
-        .unwrap_or(i64::MAX);
-    let seconds = match stop.grace_period {
-        0 => 0,
-        _ => seconds.max(MINIMUM_GRACE),
+    let left = match stop.grace_period {
+        0 => Duration::ZERO,
+        _ => left.saturating_sub(began.elapsed()).max(MINIMUM_GRACE),
     };
-    if_found(context.client.stop_container(&id, seconds).await)?;
+    if_found(signal_and_kill(&context.client, &id, left).await)?;
     Ok(Stopped {
         id,
         name,
         hook_failed,
     })
+}
+
+/// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
+/// where that would be too late, it is told to kill when the time has come.
+async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
+    let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
+    let seconds = whole.as_secs().try_into().unwrap_or(i64::MAX);
+    let stop = client.stop_container(id, seconds);
+    if whole.saturating_sub(left) < NEARLY_WHOLE {
+        return stop.await;
+    }
+    match tokio::time::timeout(left, stop).await {
+        Ok(stopped) => stopped,
+        Err(_) => client.stop_container(id, 0).await,
+    }
 }
 
 impl PodTask {
@@ -211,6 +224,7 @@ impl PodTask {
             Err(Failure::Node { reason, message }) => (reason, message),
         };
         self.stale = true;
+        self.tell_failure(&subject, reason, &message);
         let now = self.context.clock.now();
         let news = self.memory.failed(subject, reason, message.clone(), now);
         if news {
@@ -243,6 +257,7 @@ impl PodTask {
                 let Rejection { reason, message } = &rejection;
                 if self.memory.rejected_before.get(&uid) != Some(&rejection) {
                     warn!(pod = %self.key, reason, message, "the Pod cannot run on this node");
+                    self.event(&uid, None, EventKind::Warning, reason, message);
                     let before = &mut self.memory.rejected_before;
                     before.insert(uid.clone(), rejection.clone());
                 }
@@ -265,6 +280,10 @@ impl PodTask {
 
     async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), Failure> {
         let version = self.known_version(uid)?;
+        if attempt > 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
+        }
         let record = self.record(&version);
         self.memory.traces.insert(uid.to_owned());
         let context = Arc::clone(&self.context);
@@ -320,7 +339,8 @@ impl PodTask {
     /// When a version was first seen, RFC 3339.
     fn seen(&self, uid: &str) -> String {
         let seen = self.memory.seen.get(uid);
-        let nanos = seen.map_or_else(wall_now, |(nanos, _)| *nanos);
+        let now = || self.context.clock.wall_now();
+        let nanos = seen.map_or_else(now, |(nanos, _)| *nanos);
         let time = jiff::Timestamp::from_nanosecond(nanos.into());
         time.unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
     }
@@ -340,13 +360,16 @@ impl PodTask {
         let spec = all_containers(&version).find(|c| c.name == container);
         let (
             Some(Image::Ready {
-                reference, user, ..
+                reference,
+                user,
+                pulled,
             }),
             Some(spec),
         ) = (image, spec)
         else {
             return Ok(());
         };
+        self.tell_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
@@ -398,6 +421,23 @@ impl PodTask {
             .await?;
         self.learn_late(uid, container, attempt).await;
         Ok(())
+    }
+
+    /// Tells which of the images that a container is made with were there already.
+    fn tell_images(&self, version: &StaticPod, spec: &ContainerSpec, pulled: bool) {
+        let uid = &version.uid;
+        let image = |holder: &str| wanted_images(version).find(|image| image.holder == holder);
+        for holder in image_volumes(version, spec) {
+            let key = (uid.clone(), holder.clone());
+            let state = self.memory.images.get(&key);
+            let there = matches!(state, Some(Image::Ready { pulled: false, .. }));
+            if let Some(image) = image(&holder).filter(|_| there) {
+                self.tell_present(uid, &holder, image.image);
+            }
+        }
+        if let Some(image) = image(&spec.name).filter(|_| !pulled) {
+            self.tell_present(uid, &spec.name, image.image);
+        }
     }
 
     /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
@@ -497,20 +537,57 @@ impl PodTask {
         let now = observe::inspect_container(client, clock, id).await;
         if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
             known.state = State::Running {
-                started_at: wall_now(),
+                started_at: self.context.clock.wall_now(),
             };
-            if let Ok(Some(now)) = now {
-                known.state = now.state;
-                known.image = now.image;
-                known.image_ref = now.image_ref;
-            }
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
-            link_log(&self.context, &self.key, known).await;
+            let before = self.observed.clone();
+            self.started(id, now.ok().flatten()).await;
+            self.complete(&before).await;
+            self.tell_ends(&before);
         }
         let metrics = &self.context.metrics;
         metrics.container_started(self.view(), version, id);
+        self.check_stop_signal(version, spec, id).await;
         self.begin_post_start(version, spec, id);
         Ok(())
+    }
+
+    /// Takes over what the runtime tells of a container that was started just now; it may be over already.
+    async fn started(&mut self, id: &str, now: Option<Container>) {
+        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        if let Some(now) = now {
+            known.state = now.state;
+            known.image = now.image;
+            known.image_ref = now.image_ref;
+        }
+        link_log(&self.context, &self.key, known).await;
+    }
+
+    /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
+    async fn check_stop_signal(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        let Some(signal) = lifecycle.and_then(|l| l.stop_signal.as_deref()) else {
+            return;
+        };
+        let has = observe::stop_signal(&self.context.client, id).await;
+        if !matches!(has, Ok(None)) {
+            return;
+        }
+        let message = format!(
+            "lifecycle.stopSignal is {signal}, which this container runtime does not know of: it sends \
+             the image's stop signal, or SIGTERM; containerd 2.4 knows of it"
+        );
+        warn!(pod = %self.key, container = spec.name, "{message}");
+        let (name, warning) = (Some(spec.name.as_str()), EventKind::Warning);
+        self.event(
+            &version.uid,
+            name,
+            warning,
+            "StopSignalNotSupported",
+            &message,
+        );
     }
 
     /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.
@@ -559,12 +636,13 @@ impl PodTask {
     /// A version has failed for good.
     fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
         warn!(pod = %self.key, reason, message, "the Pod has failed");
-        self.event(uid, None, EventKind::Warning, reason, &message);
+        self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
         history.finished = Some(Finished {
             phase: "Failed".to_owned(),
             reason: reason.to_owned(),
             message,
+            since: self.context.clock.wall_now(),
         });
     }
 
@@ -573,31 +651,42 @@ impl PodTask {
         self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+        let mark = self.begin_end(uid).await?;
+        self.publish();
+        let stop = Stop {
+            grace_period: mark.grace_period,
+            spent: self.time_since(mark.since),
+            with_hook: true,
+            why: None,
+        };
+        self.stop_all(uid, &ids, stop).await
+    }
+
+    /// Marks a version as on its way out, on disk too; gives when that began.
+    async fn begin_end(&mut self, uid: &str) -> Result<Terminating, Failure> {
+        if let Some(known) = self.memory.ends.get(uid) {
+            return Ok(*known);
+        }
         let mark = Terminating {
-            since: wall_now(),
+            since: Since::now(&self.context.clock),
             grace_period: self.grace_period(uid),
         };
-        let paths = self.context.facts.paths.clone();
-        let owned_uid = uid.to_owned();
+        let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.to_owned());
         let marked = blocking(move || folder::mark_terminating(&paths, &owned_uid, mark)).await;
         let mark = marked.map_err(node_failure("FailedKillPod"))?;
+        let since = mark.since.fixed(&self.context.clock);
+        let mark = Terminating { since, ..mark };
+        self.memory.ends.insert(uid.to_owned(), mark);
         self.memory.traces.insert(uid.to_owned());
         if self.memory.terminating.insert(uid.to_owned()) {
             info!(pod = %self.key, uid, grace_period = mark.grace_period, "stopping the Pod");
         }
-        self.publish();
-        let spent = Duration::from_nanos(
-            wall_now()
-                .saturating_sub(mark.since)
-                .try_into()
-                .unwrap_or(0),
-        );
-        let stop = Stop {
-            grace_period: mark.grace_period,
-            spent,
-            with_hook: true,
-        };
-        self.stop_all(uid, &ids, stop).await
+        Ok(mark)
+    }
+
+    fn time_since(&self, since: Since) -> Duration {
+        let clock = &self.context.clock;
+        clock.now().since(since.moment(clock))
     }
 
     /// Where a version that was good gives way to one that is taken back if it does not become so, notes
@@ -644,17 +733,25 @@ impl PodTask {
         let of_probe = ids
             .first()
             .and_then(|id| self.probe_grace_period(uid, id, why));
+        let finished = self.memory.finished(uid).filter(|_| why == Why::Over);
+        let over_since = finished.map(|f| Since::from(f.since));
         let stop = Stop {
             grace_period: match why {
                 Why::RestartAll => 0,
                 _ => of_probe.unwrap_or_else(|| self.grace_period(uid)),
             },
-            spent: Duration::ZERO,
+            spent: over_since.map_or(Duration::ZERO, |since| self.time_since(since)),
             with_hook: why != Why::RestartAll,
+            why: Some(why),
         };
-        let stopped = self.stop_all(uid, ids, stop).await;
-        self.stale = true;
-        stopped
+        self.stop_all(uid, ids, stop).await?;
+        for id in ids.iter().filter(|_| given_up) {
+            let known = self.observed.containers.iter().find(|c| c.id == *id);
+            if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
+                self.tell_pause(container, exit);
+            }
+        }
+        Ok(())
     }
 
     /// A container that does not work is to run again, unless nothing of the Pod ever does.
@@ -672,14 +769,12 @@ impl PodTask {
                 history.replace(&container);
             }
             let what = match why {
-                Why::Liveness => "failed liveness probe",
-                Why::Startup => "failed startup probe",
+                Why::Liveness => "failed its liveness probe",
+                Why::Startup => "failed its startup probe",
                 _ => "failed its postStart hook",
             };
-            let then = if again { ", will be restarted" } else { "" };
-            let message = format!("Container {name} {what}{then}");
-            warn!(pod = %self.key, container = name, "{what}{then}");
-            self.event(uid, Some(name), EventKind::Normal, "Killing", &message);
+            let then = if again { ", it will be restarted" } else { "" };
+            warn!(pod = %self.key, container = name, "the container {what}{then}");
         }
     }
 
@@ -738,7 +833,10 @@ impl PodTask {
                 let spec = all_containers(v).find(|c| c.name == name);
                 spec.cloned()
             });
-            let message = format!("Stopping container {name}");
+            let sidecar = spec.as_ref().is_some_and(is_sidecar);
+            let again = version.as_ref();
+            let again = again.is_some_and(|v| restarts_on_failure(v, &name));
+            let message = tell::killing(&name, stop.why, sidecar, again);
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
             let context = Arc::clone(&self.context);
             stop_one(
@@ -750,7 +848,8 @@ impl PodTask {
                 stop,
             )
         });
-        let outcomes = join_all(stops.collect::<Vec<_>>()).await;
+        let stops = join_all(stops.collect::<Vec<_>>());
+        let outcomes = self.meanwhile(stops).await;
         let mut failure = None;
         for outcome in outcomes {
             match outcome {
@@ -759,7 +858,7 @@ impl PodTask {
                         let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
                         self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
                     }
-                    self.has_ended(&stopped.id);
+                    self.has_ended(&stopped.id).await;
                 }
                 Err(e) => failure = Some(e),
             }
@@ -767,16 +866,26 @@ impl PodTask {
         failure.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    fn has_ended(&mut self, id: &str) {
-        let now = self.context.clock.now();
-        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
-            info!(pod = %self.key, container = known.name, "container stopped");
-            known.state = State::Exited(Exit {
-                finished_at: wall_now(),
-                ended: now,
-                ..Exit::default()
-            });
+    /// Learns how a container ended that was stopped.
+    async fn has_ended(&mut self, id: &str) {
+        let before = self.observed.clone();
+        let Context { client, clock, .. } = &*self.context;
+        let now = observe::inspect_container(client, clock, id).await;
+        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        match now {
+            Ok(Some(now)) => {
+                info!(pod = %self.key, container = known.name, "container stopped");
+                known.state = now.state;
+            }
+            Ok(None) => self.observed.forget(id),
+            Err(error) => {
+                debug!(pod = %self.key, container = known.name, %error, "cannot tell how it ended");
+                self.stale = true;
+            }
         }
+        self.complete(&before).await;
     }
 
     async fn stop_sandbox(&mut self, id: &str) -> Result<(), Failure> {
@@ -835,7 +944,7 @@ impl PodTask {
         let owned_uid = uid.to_owned();
         let clear = move || {
             for path in pod_cgroup_paths(facts.cgroup_driver, &owned_uid) {
-                cgroup::remove(&path)?;
+                cgroup::remove(&facts.paths.cgroups, &path)?;
             }
             folder::remove(&facts.paths, &key, &owned_uid)
         };
@@ -850,7 +959,7 @@ impl PodTask {
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);
             self.memory.versions.insert(uid.to_owned(), version);
-            self.seen_at(uid, wall_now());
+            self.seen_at(uid, self.context.clock.wall_now());
         }
         Ok(())
     }
@@ -882,6 +991,8 @@ impl PodTask {
                 Err(error) => return self.image_arrived(uid, container, Err(error)),
             }
         }
+        self.tell_pulling(&uid, &container, &image);
+        let began = Instant::now();
         let pull = self.context.images.pull(&self.context.client, &image);
         let ran_before = self
             .observed
@@ -895,7 +1006,12 @@ impl PodTask {
             } else {
                 pull.await
             };
-            (uid, container, result)
+            Pulled {
+                uid,
+                holder: container,
+                result,
+                took: began.elapsed(),
+            }
         };
         self.memory.images.insert(key, Image::Pulling { after });
         self.pulls.push(result.boxed());
@@ -910,20 +1026,52 @@ impl PodTask {
         }
     }
 
+    /// Notes what came of a pull.
+    pub(super) fn pulled(&mut self, pulled: Pulled) {
+        let Pulled {
+            uid,
+            holder,
+            result,
+            took,
+        } = pulled;
+        let image = self.version(&uid).and_then(|version| {
+            let image = wanted_images(&version).find(|image| image.holder == holder);
+            image.map(|image| image.image.to_owned())
+        });
+        if let (Some(image), Ok(local)) = (image, &result) {
+            self.tell_pulled(&uid, &holder, &image, local, took);
+        }
+        self.image_arrived(uid, holder, result);
+    }
+
     /// Notes what came of looking for an image.
-    pub(super) fn image_arrived(
+    fn image_arrived(
         &mut self,
         uid: String,
         container: String,
         result: Result<LocalImage, ImageError>,
     ) {
-        if !self.memory.versions.contains_key(&uid) {
+        let Some(version) = self.version(&uid) else {
             return;
-        }
+        };
         let delay = backoff::next(self.waited_before(&uid, &container));
         let image = match result {
-            Ok(LocalImage { reference, user }) => Image::Ready { reference, user },
-            Err(ImageError { reason, message }) => {
+            Ok(LocalImage {
+                reference,
+                user,
+                pulled,
+                ..
+            }) => Image::Ready {
+                reference,
+                user,
+                pulled: pulled.is_some(),
+            },
+            Err(error) => {
+                let wanted = wanted_images(&version).find(|image| image.holder == container);
+                if let Some(wanted) = wanted {
+                    self.tell_no_image(&uid, &container, wanted.image, &error);
+                }
+                let ImageError { reason, message } = error;
                 let retry_in = delay.as_secs();
                 warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
                 Image::Failed {
@@ -997,6 +1145,11 @@ async fn prepare_container(
         let mut instance = instance;
         folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
             .map_err(|e| e.to_string())?;
+        // An agent that died right after it had made the sandbox did not come to write it.
+        if !facts.paths.hosts_file(&version.uid).exists() {
+            folder::write_hosts_file(facts, &version, &instance.addresses.pod)
+                .map_err(|e| e.to_string())?;
+        }
         volume::refresh(facts, &version, &instance.addresses)?;
         instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
         for part in sub_paths(facts, &version, &spec, &instance)? {
@@ -1048,7 +1201,7 @@ fn create_cgroup(facts: &NodeFacts, version: &StaticPod) -> std::io::Result<()> 
     };
     let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
     let limits = pod_cgroup_limits(facts, spec);
-    cgroup::create(facts.cgroup_driver, &path, &limits)
+    cgroup::create(&facts.paths.cgroups, facts.cgroup_driver, &path, &limits)
 }
 
 async fn write_hosts_file(

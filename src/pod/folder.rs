@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::moment::Since;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::node::log_links;
@@ -56,8 +57,8 @@ pub struct Record {
 /// When and with what grace period a Pod's end began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminating {
-    /// Nanoseconds since the epoch.
-    pub since: i64,
+    /// When it began.
+    pub since: Since,
     /// Seconds.
     pub grace_period: i64,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::moment::{Clock, wall_now};
+use super::moment::Clock;
 use super::observed::{Container, Exit, Observed, State};
 
 /// What a container is told to have ended with when nobody saw its end: killed.
@@ -81,6 +81,9 @@ pub struct Finished {
     pub reason: String,
     /// What there is to say about that.
     pub message: String,
+    /// When that was found, in nanoseconds since the epoch; 0 where it is not known.
+    #[serde(default)]
+    pub since: i64,
 }
 
 /// Since when a condition of the Pod holds.
@@ -201,7 +204,7 @@ impl Instance {
                 reason: "ContainerStatusUnknown".to_owned(),
                 message: "the container was removed before its end was seen".to_owned(),
                 started_at: self.started_at,
-                finished_at: wall_now(),
+                finished_at: clock.wall_now(),
                 ended: clock.now(),
             },
         };

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::credentials::{Credential, CredentialFiles};
@@ -20,6 +22,10 @@ pub struct LocalImage {
     pub reference: String,
     /// The user it wants to run as.
     pub user: ImageUser,
+    /// How large it is, in bytes.
+    pub size: u64,
+    /// How long its pull took, where it was pulled.
+    pub pulled: Option<Duration>,
 }
 
 /// Why an image cannot be had.
@@ -77,16 +83,21 @@ async fn pull(
     files: Arc<CredentialFiles>,
 ) -> Result<LocalImage, ImageError> {
     info!(image, "pulling image");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (of, read) = (image.clone(), Arc::clone(&files));
     let credentials = spawn_blocking(move || read.for_image(&of)).await;
     // Only the end of the agent can keep the files from being read.
     let credentials = credentials.unwrap_or_default();
     fetch(&client, &image, &credentials, &files).await?;
+    let took = started.elapsed();
     let local = local(&client, &image).await?;
-    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     info!(image, took_ms, "pulled image");
-    local.ok_or_else(|| ImageError {
+    let pulled = |local| LocalImage {
+        pulled: Some(took),
+        ..local
+    };
+    local.map(pulled).ok_or_else(|| ImageError {
         reason: "ErrImagePull",
         message: "the runtime pulled the image but does not have it".to_owned(),
     })
@@ -174,6 +185,8 @@ fn local_image(image: Image) -> LocalImage {
     LocalImage {
         reference: image.id,
         user,
+        size: image.size,
+        pulled: None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::admission::Rejection;
 use super::backoff;
+use super::folder::Terminating;
 use super::history::{Finished, History};
 use super::moment::Moment;
 use super::observed::Container;
@@ -24,6 +25,8 @@ pub struct Memory {
     pub traces: BTreeSet<String>,
     /// UIDs on their way out; they end before anything else comes in their place.
     pub terminating: BTreeSet<String>,
+    /// When and with what grace period the end of those began that the agent has begun to stop.
+    pub ends: BTreeMap<String, Terminating>,
     /// UIDs whose host paths were found in order before they take over.
     pub checked: BTreeSet<String>,
     /// Sandboxes whose network and processes the runtime was told to give back.
@@ -71,6 +74,8 @@ pub enum Image {
         reference: String,
         /// The user the image wants to run as.
         user: ImageUser,
+        /// Whether it was pulled for this start, and that was told.
+        pulled: bool,
     },
     /// It could not be had.
     Failed {
@@ -167,6 +172,7 @@ impl Memory {
         self.versions.remove(uid);
         self.traces.remove(uid);
         self.terminating.remove(uid);
+        self.ends.remove(uid);
         self.checked.remove(uid);
         self.admitted.remove(uid);
         self.rejections.remove(uid);
@@ -180,7 +186,8 @@ impl Memory {
 }
 
 impl Subject {
-    fn uid(&self) -> Option<&str> {
+    /// The version that it is about, if it is about one as a whole or a container of it.
+    pub(super) fn uid(&self) -> Option<&str> {
         match self {
             Self::Sandbox(uid)
             | Self::Volumes(uid)

@@ -29,4 +29,5 @@ pub mod rules;
 mod rules_tests;
 pub mod status;
 pub mod task;
+mod tell;
 mod waiting;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// A point of monotonic time, in milliseconds from a start that only differences depend on. May lie
@@ -35,19 +36,35 @@ fn millis(duration: Duration) -> i64 {
 
 /// The agent's clock: monotonic time for decisions, wall time for what the runtime and people read.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock(Instant);
+pub struct Clock {
+    start: Instant,
+    wall: fn() -> i64,
+}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(Instant::now())
+        Self::with_wall(wall_now)
     }
 }
 
 impl Clock {
+    /// A clock whose wall time, in nanoseconds since the epoch, is what `wall` tells.
+    #[must_use]
+    pub fn with_wall(wall: fn() -> i64) -> Self {
+        let start = Instant::now();
+        Self { start, wall }
+    }
+
     /// Now.
     #[must_use]
     pub fn now(&self) -> Moment {
-        Moment(millis(self.0.elapsed()))
+        Moment(millis(self.start.elapsed()))
+    }
+
+    /// The machine's time, in nanoseconds since the epoch.
+    #[must_use]
+    pub fn wall_now(&self) -> i64 {
+        (self.wall)()
     }
 
     /// The moment of a wall-clock time that the runtime gave (nanoseconds since the epoch), taken
@@ -55,14 +72,63 @@ impl Clock {
     /// future is now.
     #[must_use]
     pub fn moment_of(&self, wall_nanos: i64) -> Moment {
-        let age = wall_now().saturating_sub(wall_nanos).max(0);
+        let age = self.wall_now().saturating_sub(wall_nanos).max(0);
         self.now().before(Duration::from_nanos(age.unsigned_abs()))
     }
 
     /// The time of the machine that has [`Moment`] `moment`.
     #[must_use]
     pub fn instant_of(&self, moment: Moment) -> Instant {
-        self.0 + moment.since(Moment(0))
+        self.start + moment.since(Moment(0))
+    }
+}
+
+/// A time from which something counts, over restarts of the agent too. On disk it is the machine's, in
+/// nanoseconds since the epoch; in memory it is also a moment, so that setting the machine's clock while
+/// the agent runs moves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
+pub struct Since {
+    nanos: i64,
+    moment: Option<Moment>,
+}
+
+impl Since {
+    /// From now on.
+    #[must_use]
+    pub fn now(clock: &Clock) -> Self {
+        Self {
+            nanos: clock.wall_now(),
+            moment: Some(clock.now()),
+        }
+    }
+
+    /// The same with its moment, which for a time from disk is worked out now.
+    #[must_use]
+    pub fn fixed(self, clock: &Clock) -> Self {
+        Self {
+            moment: Some(self.moment(clock)),
+            ..self
+        }
+    }
+
+    /// Its moment.
+    #[must_use]
+    pub fn moment(&self, clock: &Clock) -> Moment {
+        self.moment.unwrap_or_else(|| clock.moment_of(self.nanos))
+    }
+}
+
+impl From<i64> for Since {
+    fn from(nanos: i64) -> Self {
+        let moment = None;
+        Self { nanos, moment }
+    }
+}
+
+impl From<Since> for i64 {
+    fn from(since: Since) -> Self {
+        since.nanos
     }
 }
 

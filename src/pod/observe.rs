@@ -209,6 +209,21 @@ pub async fn inspect_container(
     }))
 }
 
+/// The stop signal that the runtime says a container has, where it knows of such signals.
+///
+/// # Errors
+/// Any failure of the call.
+pub async fn stop_signal(client: &Client, id: &str) -> Result<Option<v1::Signal>, Error> {
+    let request = v1::ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    let answer = if_found(client.container_status(request).await)?;
+    let status = answer.and_then(|answer| answer.status);
+    let signal = status.map(|status| status.stop_signal());
+    Ok(signal.filter(|signal| *signal != v1::Signal::RuntimeDefault))
+}
+
 fn state(clock: &Clock, status: &v1::ContainerStatus) -> State {
     match status.state() {
         v1::ContainerState::ContainerCreated => State::Created,

@@ -483,7 +483,9 @@ impl<'a> Planner<'a> {
             let last = history.into_iter().next();
             last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !memory.is_replaced(c))
         };
-        let hooked = |c: &Container| memory.post_starts.get(&c.id) == Some(&PostStart::Running);
+        let hooked = |c: &Container| {
+            c.is_live() && memory.post_starts.get(&c.id) == Some(&PostStart::Running)
+        };
         let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
         let mut due = vec![];
         for spec in init_containers(version) {
@@ -773,7 +775,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The images behind volumes that a container has mounted, by what stands for them.
-fn image_volumes<'a>(
+pub(super) fn image_volumes<'a>(
     version: &'a StaticPod,
     spec: &'a ContainerSpec,
 ) -> impl Iterator<Item = String> + 'a {

@@ -204,7 +204,7 @@ impl World {
                 history.finished = Some(Finished {
                     phase: "Failed".into(),
                     reason: reason.into(),
-                    message: String::new(),
+                    ..Finished::default()
                 });
             }
             Step::StopSandbox { id } => {
@@ -239,6 +239,7 @@ impl World {
             Image::Ready {
                 reference: "id".into(),
                 user: ImageUser::default(),
+                pulled: false,
             }
         };
         self.memory.images.insert((uid, container), image);
@@ -493,6 +494,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let ready = Image::Ready {
         reference: "sha256:1".into(),
         user: ImageUser::default(),
+        pulled: false,
     };
     let failed = Image::Failed {
         reason: "ErrImagePull",

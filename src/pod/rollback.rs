@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{Record, write_private};
+use super::moment::Since;
 use crate::config::parse_duration;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
@@ -25,10 +26,10 @@ pub struct Rollback {
     pub good: Record,
     /// The UID of the version that came after it.
     pub uid: String,
-    /// When that began to run, in nanoseconds since the epoch.
-    pub since: Option<i64>,
-    /// Since when it is Ready, in nanoseconds since the epoch, if it is.
-    pub ready_since: Option<i64>,
+    /// When that began to run.
+    pub since: Option<Since>,
+    /// Since when it is Ready, if it is.
+    pub ready_since: Option<Since>,
     /// What its containers said, once it was taken back.
     pub failed: Option<String>,
 }

@@ -42,7 +42,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
         status.phase = Some("Failed".to_owned());
         status.reason = Some((*reason).to_owned());
-        status.message = Some(message.clone());
+        status.message = Some(format!("Pod was rejected: {message}"));
     } else {
         let (requests, resources) = pod_amounts(spec);
         status.allocated_resources = Some(requests).filter(|r| !r.is_empty());

@@ -22,7 +22,7 @@ use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
 use super::memory::{Memory, PostStart};
 use super::metrics::Metrics;
-use super::moment::{Clock, Moment, wall_now};
+use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::{View, plan};
@@ -101,7 +101,19 @@ pub struct Start {
     pub folders: BTreeSet<String>,
 }
 
-type Pull = BoxFuture<'static, (String, String, Result<LocalImage, ImageError>)>;
+/// What came of a pull.
+pub(super) struct Pulled {
+    /// The version.
+    pub(super) uid: String,
+    /// What needs the image, as [`wanted_images`](super::plan::wanted_images) has it.
+    pub(super) holder: String,
+    /// The image, or why it cannot be had.
+    pub(super) result: Result<LocalImage, ImageError>,
+    /// How long that took.
+    pub(super) took: Duration,
+}
+
+type Pull = BoxFuture<'static, Pulled>;
 /// A hook after the start of a container; gives the container's id and what came of it.
 type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
 
@@ -381,16 +393,19 @@ impl PodTask {
         if trial.since.is_none() && self.observed.has_none_of(&version.uid) {
             return None;
         }
-        let now = wall_now();
-        let since = *trial.since.get_or_insert(now);
+        let clock = self.context.clock;
+        let now = Since::now(&clock);
+        let since = trial.since.unwrap_or(now).fixed(&clock);
         let good = rollback::is_good(&status);
-        trial.ready_since = good.then(|| trial.ready_since.unwrap_or(now));
-        let (from, wait) = match trial.ready_since {
+        let ready = trial.ready_since.filter(|_| good).or(good.then_some(now));
+        let ready = ready.map(|ready| ready.fixed(&clock));
+        (trial.since, trial.ready_since) = (Some(since), ready);
+        let (from, wait) = match ready {
             Some(ready) => (ready, rollback::settled(limit)),
             None => (since, limit),
         };
-        let due = self.context.clock.moment_of(from).after(wait);
-        if due > self.context.clock.now() {
+        let due = from.moment(&clock).after(wait);
+        if due > clock.now() {
             self.keep_rollback(Some(trial)).await;
             return Some(due);
         }
@@ -437,6 +452,7 @@ impl PodTask {
         if ended {
             history.finished = Some(Finished {
                 phase: status.phase.clone().unwrap_or_default(),
+                since: self.context.clock.wall_now(),
                 ..Finished::default()
             });
         }
@@ -444,7 +460,8 @@ impl PodTask {
         if let Some(sandbox) = sandbox.filter(|s| !s.ips.is_empty()) {
             history.ips.clone_from(&sandbox.ips);
         }
-        history.was_good |= history.was_ready_for(SETTLED, wall_now());
+        let now = self.context.clock.wall_now();
+        history.was_good |= history.was_ready_for(SETTLED, now);
         history.conditions = status::kept_conditions(&status);
         let (ready, started) = status::ready_and_started(&status);
         history.ready = ready.into_iter().collect();
@@ -454,7 +471,7 @@ impl PodTask {
 
     /// Adds to what was observed what the runtime does not tell: the last words of containers that
     /// ended since `before`, and containers that somebody removed.
-    async fn complete(&mut self, before: &Observed) {
+    pub(super) async fn complete(&mut self, before: &Observed) {
         let ended = self
             .observed
             .containers
@@ -532,7 +549,7 @@ impl PodTask {
             let version = Arc::clone(&new.pod);
             self.memory.versions.insert(new.pod.uid.clone(), version);
             if !self.memory.seen.contains_key(&new.pod.uid) {
-                self.seen_at(&new.pod.uid, wall_now());
+                self.seen_at(&new.pod.uid, self.context.clock.wall_now());
             }
         }
         if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
@@ -545,7 +562,7 @@ impl PodTask {
         self.wanted = wanted;
     }
 
-    /// Waits until something happens. Tells whether the task goes on.
+    /// Waits until something happens, or for an alarm. Tells whether the task goes on.
     async fn wait(&mut self, alarm: Option<Instant>) -> bool {
         let sleep = async {
             match alarm {
@@ -553,21 +570,45 @@ impl PodTask {
                 None => std::future::pending().await,
             }
         };
+        tokio::select! {
+            goes_on = self.next() => goes_on,
+            () = sleep => true,
+        }
+    }
+
+    /// Waits for work that takes its time, such as a container's end within its grace period. What happens
+    /// meanwhile is taken in and told: readiness above all.
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                goes_on = self.next() => {
+                    if !goes_on {
+                        return work.await;
+                    }
+                }
+            }
+            self.sync_probes();
+            self.publish();
+        }
+    }
+
+    /// Waits until something happens, and takes it in. Nothing is lost where the wait is given up. Tells
+    /// whether the task goes on.
+    async fn next(&mut self) -> bool {
         let given_back = &mut self.given_back;
         tokio::select! {
             message = self.inbox.recv() => match message {
                 Some(message) => self.take(message),
                 None => return false,
             },
-            Some((uid, container, result)) = self.pulls.next() => {
-                self.image_arrived(uid, container, result);
-            }
+            Some(pulled) = self.pulls.next() => self.pulled(pulled),
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             news = self.probes.next() => self.tell_of_probe(&news),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
-            () = sleep => {}
         }
         true
     }
@@ -632,7 +673,7 @@ impl PodTask {
     }
 
     /// Logs what ended without our doing.
-    fn tell_ends(&self, before: &Observed) {
+    pub(super) fn tell_ends(&self, before: &Observed) {
         for old in before.containers.iter().filter(|c| c.exit().is_none()) {
             let now = self.observed.containers.iter().find(|c| c.id == old.id);
             let pod = &self.key;
@@ -658,7 +699,7 @@ impl PodTask {
     }
 
     /// Tells that a container which ended so is not started again at once.
-    fn tell_pause(&self, container: &Container, exit: &Exit) {
+    pub(super) fn tell_pause(&self, container: &Container, exit: &Exit) {
         let Some(version) = self.memory.versions.get(&container.uid) else {
             return;
         };
@@ -736,12 +777,8 @@ impl PodTask {
                     ready: h.ready.contains(&container.id),
                     failed: None,
                 });
-            let age = Duration::from_nanos(
-                wall_now()
-                    .saturating_sub(started_at)
-                    .try_into()
-                    .unwrap_or(0),
-            );
+            let clock = &context.clock;
+            let age = clock.now().since(clock.moment_of(started_at));
             let ends = memory.terminating.contains(&container.uid);
             let which = if ends { Which::Readiness } else { Which::All };
             let ip = sandbox.ips.first().map_or(of_host, String::as_str);

@@ -16,6 +16,8 @@ pub struct Paths {
     pub logs: PathBuf,
     /// The folder of links to containers' logs, where log shippers look.
     pub container_logs: PathBuf,
+    /// Where cgroup file systems are mounted.
+    pub cgroups: PathBuf,
 }
 
 impl Default for Paths {
@@ -24,6 +26,7 @@ impl Default for Paths {
             root: PathBuf::from("/var/lib/podkeeper"),
             logs: PathBuf::from("/var/log/pods"),
             container_logs: PathBuf::from("/var/log/containers"),
+            cgroups: PathBuf::from("/sys/fs/cgroup"),
         }
     }
 }

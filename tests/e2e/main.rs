@@ -6,6 +6,7 @@ mod adoption;
 mod chaos;
 mod cli;
 mod edits;
+mod ends;
 mod env;
 mod hostile;
 mod housekeeping;
@@ -14,6 +15,8 @@ mod images;
 mod lifecycle;
 mod node;
 mod objects;
+mod order;
+mod probes;
 mod removal;
 mod resources;
 mod rollback;
@@ -25,6 +28,8 @@ mod web;
 
 #[path = "../web/mod.rs"]
 mod faults;
+#[path = "../grpc/mod.rs"]
+mod grpc;
 #[path = "../ports/mod.rs"]
 mod ports;
 

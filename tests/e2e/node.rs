@@ -6,7 +6,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podkeeper::cri::{Client, v1};
 use podkeeper::pod::report::PodReport;
@@ -194,6 +194,40 @@ impl Node {
         format!("{pod}-{}", self.name)
     }
 
+    // --- a folder that this node shares with containers
+
+    /// Makes the folder that [`manifest`]s call `$OUT`, mounted on `/out`.
+    pub(crate) fn make_out(&self) {
+        fs::create_dir(self.path("out")).unwrap();
+    }
+
+    /// Puts a manifest of a Pod with this spec, in which `$OUT` is a volume of the shared folder and
+    /// `$MOUNT` its mount.
+    pub(crate) fn put_with_out(&self, name: &str, spec: &str) {
+        let volume = format!(
+            "[{{name: out, hostPath: {{path: {}}}}}]",
+            self.path("out").display()
+        );
+        let spec = spec.replace("$OUT", &volume);
+        let spec = spec.replace("$MOUNT", "volumeMounts: [{name: out, mountPath: /out}]");
+        self.put(&format!("{name}.yaml"), &manifest(name, &spec));
+    }
+
+    /// The lines of a file in the shared folder.
+    pub(crate) fn lines(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path("out").join(file)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// When a file in the shared folder was last written, once it is there.
+    pub(crate) async fn wait_written(&self, file: &str) -> SystemTime {
+        let path = self.path("out").join(file);
+        self.wait(&format!("{file} is written"), async || {
+            fs::metadata(&path).ok()?.modified().ok()
+        })
+        .await
+    }
+
     // --- the runtime
 
     fn selector(&self) -> HashMap<String, String> {
@@ -293,6 +327,40 @@ impl Node {
         let answer = self.client.container_status(request).await.unwrap();
         let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
         info["pid"].as_i64().unwrap().try_into().unwrap()
+    }
+
+    /// The newest container of this name of a Pod, however it is.
+    pub(crate) async fn newest(&self, pod: &str, name: &str) -> Option<v1::Container> {
+        let mut all = self.containers().await;
+        all.retain(|c| {
+            c.labels[labels::POD_NAME] == self.full_name(pod)
+                && c.labels[labels::CONTAINER_NAME] == name
+        });
+        all.into_iter()
+            .max_by_key(|c| c.metadata.as_ref().map(|m| m.attempt))
+    }
+
+    /// When the newest container of this name of a Pod ended, once it has, as the runtime tells.
+    pub(crate) async fn wait_finished(&self, pod: &str, name: &str) -> SystemTime {
+        self.wait(&format!("{name} of {pod} has ended"), async || {
+            let id = self.newest(pod, name).await?.id;
+            let request = v1::ContainerStatusRequest {
+                container_id: id,
+                verbose: false,
+            };
+            let status = self.client.container_status(request).await.ok()?.status?;
+            let nanos = u64::try_from(status.finished_at).ok().filter(|n| *n > 0)?;
+            Some(UNIX_EPOCH + Duration::from_nanos(nanos))
+        })
+        .await
+    }
+
+    /// Removes a container behind the agent's back.
+    pub(crate) async fn remove_container(&self, id: &str) {
+        let request = v1::RemoveContainerRequest {
+            container_id: id.to_owned(),
+        };
+        self.client.remove_container(request).await.unwrap();
     }
 
     pub(crate) async fn kill_container(&self, id: &str) {
@@ -459,16 +527,22 @@ pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> Str
 
 /// A manifest of a Pod with this spec, each line of it indented by two blanks at least. In it `$BUSYBOX`
 /// stands for an image, and `$FOREVER` for a command that ends at once when told to, and runs for ever
-/// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds.
+/// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds, where
+/// the spec does not say otherwise.
 pub(crate) fn manifest(name: &str, spec: &str) -> String {
     let command = serde_json::json!(["sh", "-c", FOREVER]).to_string();
     let spec = spec.replace("$BUSYBOX", BUSYBOX);
     let spec = spec.replace("$FOREVER", &command);
     let spec = spec.trim_start_matches('\n');
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  \
-         terminationGracePeriodSeconds: 2\n{spec}"
-    )
+    let own = spec
+        .lines()
+        .any(|line| line.starts_with("  terminationGracePeriodSeconds:"));
+    let grace = if own {
+        ""
+    } else {
+        "  terminationGracePeriodSeconds: 2\n"
+    };
+    format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n{grace}{spec}")
 }
 
 /// A script that ends at once when told to, and runs for ever else.

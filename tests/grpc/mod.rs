@@ -1,6 +1,8 @@
 //! A gRPC server that answers single calls as it is told: on TCP as the server of a container, on a Unix
 //! socket as a container runtime.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -44,7 +46,7 @@ pub(crate) struct Call {
 /// What a server answers, and what it was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Grpc {
-    reply: Reply,
+    reply: Arc<Mutex<Reply>>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
@@ -77,8 +79,14 @@ impl Grpc {
     }
 
     fn new(reply: Reply) -> Self {
+        let reply = Arc::new(Mutex::new(reply));
         let calls = Arc::default();
         Self { reply, calls }
+    }
+
+    /// What it answers from now on.
+    pub(crate) fn answers(&self, reply: Reply) {
+        *self.reply.lock().unwrap() = reply;
     }
 
     /// All calls so far.
@@ -112,7 +120,8 @@ impl Grpc {
             message: body.slice(5..).to_vec(),
             user_agent: user_agent.unwrap_or_default(),
         });
-        let (body, code, words) = match self.reply {
+        let reply = self.reply.lock().unwrap().clone();
+        let (body, code, words) = match reply {
             Reply::Message(message) => (framed(&message), 0, ""),
             Reply::Status(code, words) => (vec![], code, words),
             Reply::Silence => std::future::pending().await,

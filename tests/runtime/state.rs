@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::SystemTime;
 
 use podkeeper::cri::v1;
@@ -78,6 +79,8 @@ pub(crate) struct State {
     pub(crate) sandboxes: Vec<Sandbox>,
     /// In the order of their making.
     pub(crate) containers: Vec<Container>,
+    /// Containers that were started beside a running one of their name and Pod: never to be.
+    pub(crate) doubles: Vec<String>,
     /// By the name they were asked for.
     pub(crate) images: BTreeMap<String, v1::Image>,
     pub(super) events: broadcast::Sender<v1::ContainerEventResponse>,
@@ -99,6 +102,7 @@ impl State {
             calls: vec![],
             sandboxes: vec![],
             containers: vec![],
+            doubles: vec![],
             images: BTreeMap::new(),
             events: broadcast::channel(4096).0,
             made: 0,
@@ -110,6 +114,11 @@ impl State {
     pub(crate) fn now(&self) -> i64 {
         let (start, wall) = self.start;
         wall + i64::try_from(start.elapsed().as_nanos()).unwrap()
+    }
+
+    /// The machine's clock is set: forward, or back.
+    pub(crate) fn set_clock(&mut self, seconds: i64) {
+        self.start.1 += seconds * 1_000_000_000;
     }
 
     pub(crate) fn sandbox(&self, id: &str) -> Option<&Sandbox> {
@@ -355,9 +364,21 @@ impl State {
             let text = format!("the container {id} is in state {:?}", known.state);
             return Err(Status::unknown(text));
         }
+        let mounts = known.config.mounts.iter().map(|m| Path::new(&m.host_path));
+        let missing = mounts.into_iter().find(|path| !path.exists());
+        if let Some(path) = missing.filter(|_| self.settings.needs_mounts) {
+            let text = format!("cannot mount {}: it is not there", path.display());
+            return Err(Status::unknown(text));
+        }
         known.state = v1::ContainerState::ContainerRunning;
         known.started_at = now;
-        let sandbox = known.sandbox.clone();
+        let (sandbox, started) = (known.sandbox.clone(), known.clone());
+        let same = |c: &&Container| c.pod == started.pod && c.name() == started.name();
+        let running = self.containers.iter().filter(same);
+        if running.filter(|c| c.is_running()).count() > 1 {
+            let double = format!("{} of {}", started.name(), started.pod);
+            self.doubles.push(double);
+        }
         self.tell(&sandbox, id, v1::ContainerEventType::ContainerStartedEvent);
         Ok(v1::StartContainerResponse {})
     }
@@ -402,7 +423,7 @@ impl State {
             finished_at: known.finished_at,
             exit_code: known.exit_code,
             image: Some(v1::ImageSpec {
-                image: asked.user_specified_image,
+                image: asked.image.clone(),
                 ..v1::ImageSpec::default()
             }),
             image_ref: asked.image.clone(),
@@ -412,6 +433,7 @@ impl State {
             annotations: known.config.annotations.clone(),
             mounts: known.config.mounts.clone(),
             log_path: self.log_path(known),
+            stop_signal: known.config.stop_signal,
             ..v1::ContainerStatus::default()
         })
     }
@@ -462,7 +484,7 @@ impl State {
         let image = || v1::Image {
             id: format!("sha256:{}", hex(name)),
             repo_tags: vec![name.to_owned()],
-            size: 1 << 20,
+            size: 1000,
             uid: Some(v1::Int64Value { value: 0 }),
             ..v1::Image::default()
         };

@@ -1,0 +1,196 @@
+//! What a Pod's task tells of its doings as events, in the reference agent's words.
+
+use std::time::Duration;
+
+use super::events::EventKind;
+use super::image::{ImageError, LocalImage};
+use super::memory::Subject;
+use super::plan::{Why, volume_holder};
+use super::task::PodTask;
+
+impl PodTask {
+    /// An event about what needs an image: a container, or a volume, which has no field of its own.
+    fn image_event(&self, uid: &str, holder: &str, kind: EventKind, reason: &str, message: &str) {
+        let of_volume = holder.starts_with(&volume_holder(""));
+        let container = (!of_volume).then_some(holder);
+        self.event(uid, container, kind, reason, message);
+    }
+
+    /// Tells that the pull of an image begins.
+    pub(super) fn tell_pulling(&self, uid: &str, holder: &str, image: &str) {
+        let message = format!("Pulling image \"{image}\"");
+        self.image_event(uid, holder, EventKind::Normal, "Pulling", &message);
+    }
+
+    /// Tells that an image was pulled, which took `in_all`, with the time spent waiting for others.
+    pub(super) fn tell_pulled(
+        &self,
+        uid: &str,
+        holder: &str,
+        image: &str,
+        local: &LocalImage,
+        in_all: Duration,
+    ) {
+        let Some(took) = local.pulled else {
+            return;
+        };
+        let message = format!(
+            "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
+            shown(took),
+            shown(in_all.max(took)),
+            local.size
+        );
+        self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
+    }
+
+    /// Tells that an image was there already.
+    pub(super) fn tell_present(&self, uid: &str, holder: &str, image: &str) {
+        let message = format!(
+            "Container image \"{image}\" already present on machine and can be accessed by the pod"
+        );
+        self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
+    }
+
+    /// Tells that an image cannot be had, and that a pull waits before it is tried again.
+    pub(super) fn tell_no_image(&self, uid: &str, holder: &str, image: &str, error: &ImageError) {
+        let ImageError { reason, message } = error;
+        let (event, message) = match *reason {
+            "InvalidImageName" => (
+                "InspectFailed",
+                format!("Failed to apply default image tag \"{image}\": {message}"),
+            ),
+            "ImageInspectError" => (
+                "InspectFailed",
+                format!("Failed to inspect image \"{image}\": {message}"),
+            ),
+            "ErrImageNeverPull" => (
+                "ErrImageNeverPull",
+                format!("Container image \"{image}\" is not present with pull policy of Never"),
+            ),
+            _ => (
+                "Failed",
+                format!("Failed to pull image \"{image}\": {message}"),
+            ),
+        };
+        let warning = EventKind::Warning;
+        self.image_event(uid, holder, warning, event, &message);
+        let error = format!("Error: {reason}");
+        self.image_event(uid, holder, warning, "Failed", &error);
+        if *reason == "ErrImagePull" {
+            let message = format!("Back-off pulling image \"{image}\"");
+            self.image_event(uid, holder, EventKind::Normal, "BackOff", &message);
+            let error = "Error: ImagePullBackOff";
+            self.image_event(uid, holder, warning, "Failed", error);
+        }
+    }
+
+    /// Tells that a step failed which has a place among Kubernetes' events.
+    pub(super) fn tell_failure(&self, subject: &Subject, reason: &str, message: &str) {
+        let Some(uid) = subject.uid() else {
+            return;
+        };
+        if let Subject::Container(_, container) = subject {
+            let message = format!("Error: {message}");
+            let warning = EventKind::Warning;
+            return self.event(uid, Some(container), warning, "Failed", &message);
+        }
+        let message = match reason {
+            "FailedCreatePodSandBox" => format!("Failed to create pod sandbox: {message}"),
+            "FailedCreatePodContainer" => {
+                format!("unable to ensure pod container exists: {message}")
+            }
+            "FailedKillPod" => format!("error killing pod: {message}"),
+            "FailedMount" => message.to_owned(),
+            _ => return,
+        };
+        self.event(uid, None, EventKind::Warning, reason, &message);
+    }
+}
+
+/// What the event of a container's end by us says.
+pub(super) fn killing(name: &str, why: Option<Why>, is_sidecar: bool, again: bool) -> String {
+    let probe = match why {
+        Some(Why::Liveness) => "liveness",
+        Some(Why::Startup) => "startup",
+        Some(Why::PostStart) => return "FailedPostStartHook".to_owned(),
+        _ => return format!("Stopping container {name}"),
+    };
+    if is_sidecar {
+        return format!("Init container {name} failed {probe} probe");
+    }
+    let then = if again { ", will be restarted" } else { "" };
+    format!("Container {name} failed {probe} probe{then}")
+}
+
+/// A duration in whole milliseconds, as the reference agent writes it: `350ms`, `1.2s`, `2m0.05s`.
+fn shown(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 1000 {
+        return if millis == 0 {
+            "0s".to_owned()
+        } else {
+            format!("{millis}ms")
+        };
+    }
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let fraction = format!("{:03}", rest % 1000);
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{}{point}{fraction}s", rest / 1000);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_the_reference_agent_does() {
+        for (millis, text) in [
+            (0, "0s"),
+            (7, "7ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1200, "1.2s"),
+            (1050, "1.05s"),
+            (60_000, "1m0s"),
+            (125_005, "2m5.005s"),
+            (3_600_000, "1h0m0s"),
+        ] {
+            assert_eq!(shown(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_container_is_told_with_its_cause() {
+        for (why, is_sidecar, again, message) in [
+            (None, false, true, "Stopping container c"),
+            (Some(Why::Stray), false, true, "Stopping container c"),
+            (
+                Some(Why::Liveness),
+                false,
+                true,
+                "Container c failed liveness probe, will be restarted",
+            ),
+            (
+                Some(Why::Startup),
+                false,
+                false,
+                "Container c failed startup probe",
+            ),
+            (
+                Some(Why::Liveness),
+                true,
+                true,
+                "Init container c failed liveness probe",
+            ),
+            (Some(Why::PostStart), false, true, "FailedPostStartHook"),
+        ] {
+            assert_eq!(killing("c", why, is_sidecar, again), message);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Containers that keep ending and images that cannot be had are tried again ever more rarely.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::agent::{Agent, HOUR, SECOND, full, single};
+use crate::runtime::{Fate, Life, Rule, Settings};
+
+/// The waits between starts of a container that ends at once, in whole seconds.
+fn waits(starts: &[f64]) -> Vec<u64> {
+    let pairs = starts.windows(2);
+    pairs
+        .map(|pair| Duration::from_secs_f64((pair[1] - pair[0]).round()).as_secs())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_hours_the_wait_grows_to_five_minutes_and_ten_minutes_of_running_end_it() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    // One of them is a good one, for eleven minutes.
+    agent.runtime.lives(|_, _, attempt| match attempt {
+        10 => Life::ends_after(11 * 60 * SECOND, 1),
+        _ => Life::ends(1),
+    });
+    agent.want(&[&single("", "")]);
+    tokio::time::sleep(3 * HOUR).await;
+    let found = waits(&agent.starts("p", "c"));
+    assert_eq!(found[..10], [0, 10, 20, 40, 80, 160, 300, 300, 300, 300]);
+    assert_eq!(found[10..17], [660, 10, 20, 40, 80, 160, 300]);
+    let rest = &found[17..];
+    assert!(
+        rest.len() > 15 && rest.iter().all(|w| *w == 300),
+        "{found:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_runtime_tells_of_no_end_the_wait_counts_from_it_all_the_same() {
+    let agent = Agent::start(Settings::containerd_1_6());
+    agent.runtime.lives(|_, _, _| Life::ends(1));
+    agent.want(&[&single("", "")]);
+    tokio::time::sleep(200 * SECOND).await;
+    let found = waits(&agent.starts("p", "c"));
+    assert!(found[0] <= 1, "seen within a second: {found:?}");
+    assert_eq!(found[1..], [10, 20, 40, 80]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_shown_with_its_end_and_survives_the_agent() {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.lives(|_, _, _| Life::ends(3));
+    agent.want(&[&single("", "")]);
+    let waits = |agent: &Agent| {
+        let restarts = agent.report("p").restarts;
+        agent.waits_for("p", "c").as_deref() == Some("CrashLoopBackOff") && restarts == 4
+    };
+    agent
+        .until_told("it backs off for the fourth time", waits)
+        .await;
+    let status = agent.container("p", "c").unwrap();
+    let message = status.state.unwrap().waiting.unwrap().message.unwrap();
+    assert!(message.starts_with("back-off 80s restarting failed container=c pod="));
+    let ended = status.last_state.unwrap().terminated.unwrap();
+    assert_eq!(ended.exit_code, 3);
+    let ended = ended.finished_at.unwrap().0;
+    let next: jiff::Timestamp = message.rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!((next - ended).get_seconds(), 80, "{message}");
+
+    tokio::time::sleep(30 * SECOND).await;
+    agent.die_and_start().await;
+    agent.until_told("the new agent waits too", waits).await;
+    let more = |agent: &Agent| agent.report("p").restarts == 5;
+    agent.until_told("it is started again", more).await;
+    let starts = agent.starts("p", "c");
+    let wait = starts[5] - starts[4];
+    assert!((79.5..81.0).contains(&wait), "{wait}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_wait_is_a_setting() {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    agent.longest_backoff(15 * SECOND);
+    agent.die_and_start().await;
+    agent.runtime.lives(|_, _, _| Life::ends(1));
+    agent.want(&[&single("", "")]);
+    tokio::time::sleep(100 * SECOND).await;
+    assert_eq!(waits(&agent.starts("p", "c")), [0, 10, 15, 15, 15, 15, 15]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_had_is_asked_for_ever_more_rarely_until_it_is_there() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    let failure = Fate::Fails(Status::unknown("no such host"));
+    agent.runtime.rule(Rule::of("PullImage", failure).nth(1, 9));
+    agent.want(&[&single("", "")]);
+    let failed = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImagePull");
+    agent.until_told("the pull has failed", failed).await;
+    let waits_longer =
+        |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ImagePullBackOff");
+    agent.until_told("it has failed again", waits_longer).await;
+    let waiting = agent.container("p", "c").unwrap().state.unwrap().waiting;
+    assert!(waiting.unwrap().message.unwrap().contains("no such host"));
+    agent.until_ready("p").await;
+    let calls = agent.runtime.calls();
+    let pulls = calls.iter().filter(|c| c.method == "PullImage");
+    let pulls: Vec<_> = pulls.map(|c| c.at).collect();
+    let waits: Vec<u64> = pulls.windows(2).map(|p| (p[1] - p[0]).as_secs()).collect();
+    assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300, 300]);
+
+    let told: Vec<(String, String, u32)> = agent
+        .events("p")
+        .into_iter()
+        .map(|e| (e.reason, e.message, e.count))
+        .collect();
+    let image = "busybox:1.36";
+    for (reason, message, count) in [
+        ("Pulling", format!("Pulling image \"{image}\""), 10),
+        ("Failed", "Error: ErrImagePull".to_owned(), 9),
+        ("BackOff", format!("Back-off pulling image \"{image}\""), 9),
+        ("Failed", "Error: ImagePullBackOff".to_owned(), 9),
+    ] {
+        let event = (reason.to_owned(), message, count);
+        assert!(told.contains(&event), "{event:?} in {told:#?}");
+    }
+    let failed = |(reason, message, _): &&(String, String, u32)| {
+        reason == "Failed"
+            && message.starts_with(&format!("Failed to pull image \"{image}\": "))
+            && message.contains("no such host")
+    };
+    assert!(told.iter().any(|e| failed(&e)), "{told:#?}");
+    let pulled = format!("Successfully pulled image \"{image}\" in ");
+    assert!(
+        told.iter().any(|(_, m, _)| m.starts_with(&pulled)),
+        "{told:#?}"
+    );
+    assert_eq!(agent.running("p"), [("c".to_owned(), 0)], "{}", full("p"));
+}

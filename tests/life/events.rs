@@ -1,0 +1,121 @@
+//! What goes wrong is told as events, in Kubernetes' words.
+
+use tonic::Status;
+
+use crate::agent::{Agent, SECOND, full, pod, single};
+use crate::runtime::{Executed, Fate, Life, Rule, Settings};
+
+/// A Pod's events as `TYPE REASON FIELD: MESSAGE`.
+fn told(agent: &Agent, pod: &str) -> Vec<String> {
+    let events = agent.events(pod).into_iter();
+    let text = events.map(|e| format!("{:?} {} {}: {}", e.kind, e.reason, e.field, e.message));
+    text.collect()
+}
+
+/// Waits until each of these was told, by its beginning.
+async fn until_told(agent: &Agent, pod: &str, expected: &[String]) {
+    for beginning in expected {
+        let mut newest = agent.context.events.newest();
+        let waiting = async {
+            while !told(agent, pod).iter().any(|e| e.starts_with(beginning)) {
+                newest.changed().await.unwrap();
+            }
+        };
+        let done = tokio::time::timeout(1000 * SECOND, waiting).await;
+        assert!(done.is_ok(), "{beginning} in {:#?}", told(agent, pod));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_and_hooks_that_fail() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
+        let failure = Fate::Fails(Status::unknown("no"));
+        agent.runtime.rule(Rule::of(method, failure).nth(1, 1));
+    }
+    agent.runtime.commands(|_, _| Executed {
+        code: 3,
+        ..Executed::default()
+    });
+    let hooks = "postStart: {exec: {command: [x]}}, preStop: {exec: {command: [x]}}";
+    agent.want(&[&single(&format!("lifecycle: {{{hooks}}}"), "")]);
+    let field = "spec.containers{c}";
+    let expected = [
+        "Warning FailedCreatePodSandBox : Failed to create pod sandbox: ".to_owned(),
+        format!("Warning Failed {field}: Error: CreateContainer"),
+        format!("Warning Failed {field}: Error: StartContainer"),
+        format!("Warning FailedPostStartHook {field}: PostStartHook failed"),
+        format!("Normal Killing {field}: FailedPostStartHook"),
+        format!("Warning FailedPreStopHook {field}: PreStopHook failed"),
+    ];
+    until_told(&agent, "p", &expected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_that_keep_ending_and_sandboxes_that_die() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.lives(|_, _, attempt| match attempt {
+        0 | 1 => Life::ends(1),
+        _ => Life::LONG,
+    });
+    agent.want(&[&single("", "")]);
+    let name = full("p");
+    agent
+        .until_told("it is known", |agent| agent.told("p").is_some())
+        .await;
+    let uid = agent.report("p").uid;
+    let back_off = format!("Back-off restarting failed container c in pod {name}_default({uid})");
+    let expected = [format!("Warning BackOff spec.containers{{c}}: {back_off}")];
+    until_told(&agent, "p", &expected).await;
+    agent.until_ready("p").await;
+    agent.runtime.end_sandboxes(&name);
+    let changed = "Pod sandbox changed, it will be killed and re-created.";
+    let expected = [format!("Normal SandboxChanged : {changed}")];
+    until_told(&agent, "p", &expected).await;
+    agent.until_ready("p").await;
+    agent.want(&[]);
+    let expected = ["Normal Killing spec.containers{c}: Stopping container c".to_owned()];
+    until_told(&agent, "p", &expected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_cannot_run_here() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let image = "image: 'busybox:1.36'";
+    let ports = "ports: [{containerPort: 80, hostPort: 8080}]";
+    let first = pod(&format!("containers: [{{name: c, {image}, {ports}}}]"));
+    let second = first.replace("name: p}", "name: second}");
+    let volume = "volumes: [{name: v, hostPath: {path: /nowhere/at/all, type: Directory}}]";
+    let third = single("", volume).replace("name: p}", "name: third}");
+    agent.want(&[&first]);
+    agent.until_ready("p").await;
+    agent.want(&[&first, &second, &third]);
+    until_told(&agent, "second", &["Warning NodePorts : ".to_owned()]).await;
+    let status = agent.status("second");
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    assert!(
+        status
+            .message
+            .unwrap()
+            .starts_with("Pod was rejected: the host port 8080")
+    );
+    until_told(&agent, "third", &["Warning FailedMount : ".to_owned()]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_are_not_there() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent.want(&[&single("imagePullPolicy: Never", "")]);
+    let field = "spec.containers{c}";
+    let expected = [
+        format!(
+            "Warning ErrImageNeverPull {field}: Container image \"busybox:1.36\" is not present with \
+             pull policy of Never"
+        ),
+        format!("Warning Failed {field}: Error: ErrImageNeverPull"),
+    ];
+    until_told(&agent, "p", &expected).await;
+}

@@ -1,0 +1,16 @@
+//! A Pod's life under the agent, hour by hour: the scriptable runtime and time that stands still but for
+//! the test's waiting.
+
+mod agent;
+mod backoff;
+mod clock;
+mod events;
+mod faults;
+mod golden;
+mod probes;
+
+#[path = "../runtime/mod.rs"]
+mod runtime;
+
+#[path = "../records/mod.rs"]
+mod records;
