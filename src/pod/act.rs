@@ -733,8 +733,9 @@ impl PodTask {
         let of_probe = ids
             .first()
             .and_then(|id| self.probe_grace_period(uid, id, why));
-        let finished = self.memory.finished(uid).filter(|_| why == Why::Over);
-        let over_since = finished.map(|f| Since::from(f.since));
+        let finished = self.memory.finished(uid).filter(|f| f.since > 0);
+        let over_since = finished.filter(|_| why == Why::Over);
+        let over_since = over_since.map(|f| Since::from(f.since));
         let stop = Stop {
             grace_period: match why {
                 Why::RestartAll => 0,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::agent::{Agent, DAY, HOUR, SECOND, single};
+use crate::agent::{Agent, DAY, HOUR, SECOND, pod, single};
 use crate::runtime::{Fate, Life, Rule, Settings};
 
 const JUMPS: [i64; 2] = [DAY, -DAY];
@@ -129,5 +129,39 @@ async fn pulls_go_on_in_their_rhythm() {
         let waits = pulls.windows(2).map(|p| p[1] - p[0]);
         let waits: Vec<u64> = waits.map(|w: Duration| w.as_secs()).collect();
         assert_eq!(waits, [10, 20, 40], "{jump}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_has_the_time_it_was_given() {
+    let version = |container: &str| {
+        let manifest = pod(&format!(
+            "containers: [{{name: {container}, image: 'busybox:1.36'}}]"
+        ));
+        let annotated = "{name: p, annotations: {podkeeper.io/rollback-after: 60s}}";
+        manifest.replace("{name: p}", annotated)
+    };
+    for jump in JUMPS {
+        let agent = Agent::start(Settings::containerd_2_1());
+        agent.runtime.lives(|_, name, _| match name {
+            "bad" => Life::ends(1),
+            _ => Life::LONG,
+        });
+        agent.want(&[&version("good")]);
+        agent.until_ready("p").await;
+        agent.want(&[&version("bad")]);
+        let tried = |agent: &Agent| agent.container("p", "bad").is_some();
+        agent.until_told("the update is tried", tried).await;
+        let before = tokio::time::Instant::now();
+        tokio::time::sleep(10 * SECOND).await;
+        agent.set_clock(jump);
+        let taken_back = |agent: &Agent| {
+            let update = agent.report("p").update;
+            update.is_some_and(|update| update.reason == "RolledBack")
+        };
+        agent.until_told("it is taken back", taken_back).await;
+        let took = before.elapsed().as_secs_f64();
+        assert!((59.0..61.0).contains(&took), "{jump}: {took}");
+        agent.until_ready("p").await;
     }
 }

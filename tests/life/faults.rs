@@ -118,10 +118,8 @@ async fn calls_that_never_end_are_given_up_and_made_again() {
 async fn an_agent_that_dies_after_any_call_is_followed_by_one_that_finishes() {
     let calls = |agent: &Agent| agent.runtime.look(|state| state.calls.len());
     for step in 1.. {
-        let mut agent = start(Settings {
-            needs_mounts: true,
-            ..Settings::containerd_1_6()
-        });
+        let mut agent = start(Settings::containerd_1_6());
+        agent.runtime.change(|state| state.needs_mounts = true);
         let mut deaths = 0;
         for version in ["1", "2", ""] {
             let begun = calls(&agent);

@@ -18,8 +18,6 @@ pub(crate) struct Settings {
     pub(crate) events: bool,
     /// Whether every image that is asked for is there; otherwise it has to be pulled first.
     pub(crate) every_image: bool,
-    /// Whether containers start only if what they mount is there, as with a real runtime.
-    pub(crate) needs_mounts: bool,
     pub(crate) network_ready: bool,
     /// What `ImageFsInfo` says.
     pub(crate) image_filesystems: Vec<v1::FilesystemUsage>,
@@ -37,7 +35,6 @@ impl Settings {
             features: None,
             events: false,
             every_image: true,
-            needs_mounts: false,
             network_ready: true,
             image_filesystems: vec![],
         }

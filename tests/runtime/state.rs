@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) sandboxes: Vec<Sandbox>,
     /// In the order of their making.
     pub(crate) containers: Vec<Container>,
+    /// Whether containers start only if what they mount is there, as with a real runtime.
+    pub(crate) needs_mounts: bool,
     /// Containers that were started beside a running one of their name and Pod: never to be.
     pub(crate) doubles: Vec<String>,
     /// By the name they were asked for.
@@ -102,6 +104,7 @@ impl State {
             calls: vec![],
             sandboxes: vec![],
             containers: vec![],
+            needs_mounts: false,
             doubles: vec![],
             images: BTreeMap::new(),
             events: broadcast::channel(4096).0,
@@ -366,7 +369,7 @@ impl State {
         }
         let mounts = known.config.mounts.iter().map(|m| Path::new(&m.host_path));
         let missing = mounts.into_iter().find(|path| !path.exists());
-        if let Some(path) = missing.filter(|_| self.settings.needs_mounts) {
+        if let Some(path) = missing.filter(|_| self.needs_mounts) {
             let text = format!("cannot mount {}: it is not there", path.display());
             return Err(Status::unknown(text));
         }
