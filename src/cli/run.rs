@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::iter;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -30,7 +31,7 @@ use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
-use crate::server::{Audience, Metrics, Server, State, serve_port};
+use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use crate::translate::NodeFacts;
@@ -119,7 +120,9 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
             tokio::spawn(serve_port(flag, address, audience, Arc::clone(&state)));
         }
     }
-    tokio::spawn(server.serve(state));
+    tokio::spawn(server.serve(Arc::clone(&state)));
+    let (api_sender, api) = watch::channel(None);
+    serve_node_api(&config, state, api);
     let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
     let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
@@ -134,6 +137,27 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
     ));
     supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
+}
+
+/// Serves the node's API, if it is to be. That it cannot be served is no reason to do without the agent.
+fn serve_node_api(config: &Config, state: Arc<State>, api: watch::Receiver<Option<kube::Client>>) {
+    let Some(settings) = config.https.clone() else {
+        return;
+    };
+    let addresses = host_ips(&config.node.addresses);
+    let names = iter::once(config.node_name.clone())
+        .chain(addresses)
+        .collect();
+    let paths = config.paths.clone();
+    tokio::spawn(async move {
+        if let Err(error) = serve_https(settings, &paths, names, state, api).await {
+            let error = format!("{error:#}");
+            error!(
+                error,
+                "the node's API is not served, the Pods run all the same"
+            );
+        }
+    });
 }
 
 /// What the Pods' tasks share, once the runtime answers.

@@ -6,6 +6,7 @@ mod duration;
 mod file;
 mod flags;
 mod housekeeping;
+mod https;
 pub(crate) mod kubelet;
 mod life;
 mod node;
@@ -70,6 +71,8 @@ pub struct Config {
     pub node: NodeSettings,
     /// Where the agent can be asked over HTTP, besides its own socket.
     pub ports: Ports,
+    /// How the node's API is served; `None` if it is not.
+    pub https: Option<crate::server::HttpsSettings>,
     /// How Pods are kept alive.
     pub life: LifeSettings,
     /// How containers' logs are rotated.
@@ -337,6 +340,8 @@ impl Config {
         let node = NodeSettings::load(&mut from, flags)?;
         let ports = Ports::load(&mut from, flags)?;
         warnings.extend(ports.warning());
+        let https = https::load(&mut from, flags, flags.without_effect.kubeconfig.is_some())?;
+        warnings.extend(https.as_ref().and_then(https::warning));
         let log_rotation = housekeeping::log_rotation(&mut from, flags)?;
         let image_gc = housekeeping::image_gc(&mut from, flags)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -363,6 +368,7 @@ impl Config {
             cgroup_driver,
             node,
             ports,
+            https,
             life,
             log_rotation,
             image_gc,
@@ -890,8 +896,8 @@ staticPodURLHeader:
         }
         assert_eq!(
             config.warnings[1],
-            "fields of the KubeletConfiguration without effect here: authentication, authorization, \
-             cpuManagerReconcilePeriod, logging.flushFrequency, rotateCertificates"
+            "fields of the KubeletConfiguration without effect here: cpuManagerReconcilePeriod, \
+             logging.flushFrequency, rotateCertificates"
         );
     }
 
@@ -1115,7 +1121,7 @@ staticPodURLHeader:
         use clap::CommandFactory;
         for flag in [
             "--max-pods",
-            "--anonymous-auth=false",
+            "--tls-min-version=VersionTLS13",
             "--eviction-hard=memory.available<5%",
         ] {
             let advice = kubelet::advice(flag).unwrap();
