@@ -2,7 +2,8 @@
 //!
 //! Desired Pods flow in from [`source`]s, which read them with [`manifest`]; observed state flows
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
-//! and one task per Pod, under the supervisor in [`node`], does it.
+//! and one task per Pod, under the supervisor in [`node`], does it. [`mirror`] shows all of it at an
+//! API server, where there is one.
 
 mod blocking;
 pub mod cli;
@@ -12,6 +13,7 @@ mod hex;
 mod logs;
 pub mod manifest;
 mod measure;
+pub mod mirror;
 pub mod node;
 pub mod pod;
 pub mod probe;

@@ -631,7 +631,7 @@ fn nobody_gets_swap_and_every_page_size_has_a_limit() {
 fn mounts_are_what_is_asked_for_then_the_pods_own() {
     let volumes = "  volumes: [{name: h, hostPath: {path: /srv}}, {name: e, emptyDir: {}}, \
                    {name: p, projected: {sources: [{downwardAPI: {items: [{path: file, fieldRef: {fieldPath: metadata.name}}]}}]}}]\n";
-    let container = "name: c, terminationMessagePath: 'var/../msg', volumeMounts: [\
+    let container = "name: c, terminationMessagePath: 'var/./msg', volumeMounts: [\
                      {name: h, mountPath: /h, readOnly: true, recursiveReadOnly: IfPossible}, \
                      {name: h, mountPath: /b, mountPropagation: Bidirectional}, \
                      {name: e, mountPath: /e, subPath: a/b}, {name: p, mountPath: rel/p}], \
@@ -644,7 +644,7 @@ fn mounts_are_what_is_asked_for_then_the_pods_own() {
         {"container_path": "/e", "host_path": format!("{pod}/volume-subpaths/e/c/2")},
         {"container_path": "/rel/p", "host_path": format!("{pod}/volumes/kubernetes.io~projected/p"), "readonly": true},
         {"container_path": "/etc/hosts", "host_path": format!("{pod}/etc-hosts")},
-        {"container_path": "/msg", "host_path": format!("{pod}/containers/c/$N")},
+        {"container_path": "/var/msg", "host_path": format!("{pod}/containers/c/$N")},
     ]);
     assert_eq!(case.container("c", "/mounts"), expected);
     // Where the runtime can, what is mounted below is read-only too.

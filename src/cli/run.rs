@@ -22,6 +22,7 @@ use super::service::Manager;
 use super::single_threaded;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
+use crate::mirror::Mirror;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
 use crate::pod::admission::Ledger;
@@ -121,9 +122,10 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
         }
     }
     tokio::spawn(server.serve(Arc::clone(&state)));
-    let (api_sender, api) = watch::channel(None);
-    serve_node_api(&config, state, api);
+    let (client_sender, client) = watch::channel(None);
+    serve_node_api(&config, state, client);
     let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
+    let api_server = config.api_server.clone();
     let context = build(config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
     tokio::spawn(log_keeper::keep(Arc::clone(&context), log_rotation));
@@ -135,12 +137,18 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
         passed,
         image_gc,
     ));
+    if let Some(settings) = api_server {
+        let (context, desired) = (Arc::clone(&context), desired.clone());
+        let passed = channels.pulse.subscribe();
+        let mirror = Mirror::new(settings, context, desired, passed, client_sender);
+        tokio::spawn(mirror.keep());
+    }
     supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
 }
 
 /// Serves the node's API, if it is to be. That it cannot be served is no reason to do without the agent.
-fn serve_node_api(config: &Config, state: Arc<State>, api: watch::Receiver<Option<kube::Client>>) {
+fn serve_node_api(config: &Config, state: Arc<State>, client: watch::Receiver<Option<kube::Client>>) {
     let Some(settings) = config.https.clone() else {
         return;
     };
@@ -150,7 +158,7 @@ fn serve_node_api(config: &Config, state: Arc<State>, api: watch::Receiver<Optio
         .collect();
     let paths = config.paths.clone();
     tokio::spawn(async move {
-        if let Err(error) = serve_https(settings, &paths, names, state, api).await {
+        if let Err(error) = serve_https(settings, &paths, names, state, client).await {
             let error = format!("{error:#}");
             error!(
                 error,
@@ -360,5 +368,5 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
 
 /// Libraries' own chatter is for debugging them, not the node.
 fn filter(level: tracing::Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,podkeeper={level}"))
+    EnvFilter::new(format!("warn,kube_client=error,podkeeper={level}"))
 }

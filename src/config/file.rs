@@ -34,7 +34,7 @@ pub(super) enum Kind {
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 38] = [
+pub(super) const FIELDS: [(&str, Kind); 39] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -54,6 +54,7 @@ pub(super) const FIELDS: [(&str, Kind); 38] = [
     ("resolvConf", Kind::Text),
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
+    ("rotateCertificates", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
     ("port", Kind::Port),
     ("tlsCertFile", Kind::Text),

@@ -221,6 +221,34 @@ pub struct Flags {
     /// as it likes [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub image_maximum_gc_age: Option<Duration>,
+    /// File that tells the way to an API server, where the node and its Pods are to be seen
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// File that tells the way for asking for a client certificate, while --kubeconfig is not there or
+    /// its certificate is over
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+
+    /// Folder for client certificates [default: the one that the kubeconfig names, or `pki` in
+    /// --root-dir]
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+
+    /// Have the client certificate renewed in time [default: true with --bootstrap-kubeconfig]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub rotate_certificates: Option<bool>,
+
+    /// Make the Node at the API server if it is not there [default: true with --kubeconfig]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub register_node: Option<bool>,
+
+    /// Taints to make it with, KEY=VALUE:EFFECT; repeatable, or separated by commas [default:
+    /// podkeeper.io/static-only:NoSchedule]
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',')]
+    pub register_with_taints: Vec<String>,
 
     /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
     /// number of cores]
@@ -263,20 +291,6 @@ pub struct Flags {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct WithoutEffect {
     #[arg(long, hide = true)]
-    pub kubeconfig: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    pub bootstrap_kubeconfig: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    pub cert_dir: Option<PathBuf>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    pub register_node: Option<bool>,
-    #[arg(long, hide = true)]
-    pub register_with_taints: Vec<String>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    pub rotate_certificates: Option<bool>,
-    #[arg(long, hide = true)]
     pub pod_infra_container_image: Option<String>,
     #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -286,28 +300,9 @@ pub struct WithoutEffect {
 impl WithoutEffect {
     /// What of it was given, with why it does nothing.
     pub(super) fn given(&self) -> Vec<String> {
-        const API: &str = "there is no connection with an API server yet";
         const IMAGE: &str = "the sandbox's image is a setting of the runtime";
         const SWAP: &str = "swap is no reason not to start";
         let all = [
-            (self.kubeconfig.is_some(), "kubeconfig", API),
-            (
-                self.bootstrap_kubeconfig.is_some(),
-                "bootstrap-kubeconfig",
-                API,
-            ),
-            (self.cert_dir.is_some(), "cert-dir", API),
-            (self.register_node.is_some(), "register-node", API),
-            (
-                !self.register_with_taints.is_empty(),
-                "register-with-taints",
-                API,
-            ),
-            (
-                self.rotate_certificates.is_some(),
-                "rotate-certificates",
-                API,
-            ),
             (
                 self.pod_infra_container_image.is_some(),
                 "pod-infra-container-image",

@@ -13,7 +13,7 @@ const FLAGS: [(&str, &str); 7] = [
          kube-api-burst kube-api-content-type kube-api-qps node-status-max-images \
          node-status-update-frequency provider-id register-schedulable azure-container-registry-config \
          pod-cidr non-masquerade-cidr master-service-namespace",
-        "it concerns an API server, which podkeeper does without; leave it out",
+        "it concerns the API server's side of a node that runs more than static Pods; leave it out",
     ),
     (
         "cgroup-root cgroups-per-qos cpu-cfs-quota cpu-cfs-quota-period cpu-manager-policy \

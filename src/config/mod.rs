@@ -1,6 +1,7 @@
 //! What the agent was told: flags and `KubeletConfiguration` files, read completely and checked before
 //! anything starts.
 
+mod api;
 mod configz;
 mod duration;
 mod file;
@@ -79,6 +80,8 @@ pub struct Config {
     pub log_rotation: Rotation,
     /// When images are removed.
     pub image_gc: image_gc::Policy,
+    /// How to be at an API server; `None` to be at none.
+    pub api_server: Option<crate::mirror::Settings>,
     /// Dear calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// How log lines are written.
@@ -340,10 +343,12 @@ impl Config {
         let node = NodeSettings::load(&mut from, flags)?;
         let ports = Ports::load(&mut from, flags)?;
         warnings.extend(ports.warning());
-        let https = https::load(&mut from, flags, flags.without_effect.kubeconfig.is_some())?;
+        let https = https::load(&mut from, flags, flags.kubeconfig.is_some())?;
         warnings.extend(https.as_ref().and_then(https::warning));
         let log_rotation = housekeeping::log_rotation(&mut from, flags)?;
         let image_gc = housekeeping::image_gc(&mut from, flags)?;
+        let port = https.as_ref().map(|https| https.address.port());
+        let api_server = api::load(&mut from, flags, port)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
@@ -372,6 +377,7 @@ impl Config {
             life,
             log_rotation,
             image_gc,
+            api_server,
             runtime_concurrency,
             log_format,
             log_level,
@@ -799,6 +805,14 @@ mod tests {
                 "--pod-manifest-path=/m --image-maximum-gc-age=2m",
                 "--image-maximum-gc-age: found 120s, expected more than the minimum age, 120s",
             ),
+            (
+                "--pod-manifest-path=/m --bootstrap-kubeconfig=/b",
+                "--bootstrap-kubeconfig: expected --kubeconfig",
+            ),
+            (
+                "--pod-manifest-path=/m --kubeconfig=/k --register-with-taints=a=b:Sometimes",
+                "--register-with-taints: found \"a=b:Sometimes\", expected KEY=VALUE:EFFECT",
+            ),
             ("--config=/nowhere/c.yaml", "cannot read /nowhere/c.yaml"),
             (
                 "--pod-manifest-path=/m --config-dir=/nowhere",
@@ -882,23 +896,52 @@ staticPodURLHeader:
         assert_eq!(setting(&config, "node-ip"), "10.0.0.7 flag");
         assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
         assert_eq!(config.warnings.len(), 2, "{:#?}", config.warnings);
-        for flag in [
-            "--kubeconfig",
-            "--bootstrap-kubeconfig",
-            "--register-node",
-            "--pod-infra-container-image",
-        ] {
-            assert!(
-                config.warnings[0].contains(&format!("{flag} (")),
-                "{:#?}",
-                config.warnings
-            );
-        }
+        assert_eq!(
+            config.warnings[0],
+            "flags of the kubelet without effect here: --pod-infra-container-image (the sandbox's image \
+             is a setting of the runtime)"
+        );
         assert_eq!(
             config.warnings[1],
             "fields of the KubeletConfiguration without effect here: cpuManagerReconcilePeriod, \
-             logging.flushFrequency, rotateCertificates"
+             logging.flushFrequency"
         );
+        for (name, expected) in [
+            ("kubeconfig", "/etc/kubernetes/kubelet.conf flag"),
+            (
+                "bootstrap-kubeconfig",
+                "/etc/kubernetes/bootstrap-kubelet.conf flag",
+            ),
+            ("rotate-certificates", "true @/config.yaml"),
+            ("register-node", "false flag"),
+        ] {
+            assert_eq!(setting(&config, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_api_server_is_asked_only_where_a_kubeconfig_tells_the_way() {
+        let none = config("--pod-manifest-path=/m").unwrap();
+        assert_eq!(none.api_server, None);
+        assert_eq!(setting(&none, "register-node"), "false default");
+        let line = "--pod-manifest-path=/m --kubeconfig=/k";
+        let api = config(line).unwrap().api_server.unwrap();
+        assert!(api.register_node && !api.rotate_certificates);
+        let taint = |taint: &k8s_openapi::api::core::v1::Taint| {
+            let value = taint.value.clone().unwrap_or_default();
+            format!("{}={value}:{}", taint.key, taint.effect)
+        };
+        let taints = |config: crate::mirror::Settings| -> Vec<String> {
+            config.taints.iter().map(taint).collect()
+        };
+        assert_eq!(taints(api), ["podkeeper.io/static-only=:NoSchedule"]);
+        let given = format!("{line} --register-with-taints=a=b:NoExecute,c:PreferNoSchedule");
+        let api = config(&given).unwrap().api_server.unwrap();
+        assert_eq!(taints(api), ["a=b:NoExecute", "c=:PreferNoSchedule"]);
+        let none = config(&format!("{line} --register-with-taints=")).unwrap();
+        assert_eq!(taints(none.api_server.unwrap()), [""; 0]);
+        let api = config(&format!("{line} --bootstrap-kubeconfig=/b")).unwrap();
+        assert!(api.api_server.unwrap().rotate_certificates);
     }
 
     #[test]

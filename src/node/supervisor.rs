@@ -175,10 +175,12 @@ impl Supervisor {
         }
     }
 
-    /// Every Pod that is wanted was looked at.
+    /// Every Pod that is wanted, or was left by an earlier agent, was looked at.
     fn has_passed(&self) -> bool {
         let known: BTreeSet<PodKey> = self.context.reports.keys().into_iter().collect();
-        self.desired.pods.keys().all(|key| known.contains(key))
+        let wanted = self.desired.pods.keys();
+        let mut all = wanted.chain(self.pods.keys());
+        all.all(|key| known.contains(key))
     }
 
     /// The Pods' folders with their owners. Folders that do not tell whose they are and belong to

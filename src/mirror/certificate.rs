@@ -1,0 +1,404 @@
+//! The node's client certificate: asked of the API server by a `CertificateSigningRequest`, kept as
+//! the kubelet keeps it, and renewed in time (Kubernetes, TLS bootstrapping).
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestSpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::config::{AuthInfo, Kubeconfig};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::api::Api;
+use super::connection;
+use super::error::{Error, ErrorKind, chain};
+use crate::hex::hex;
+
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// The newest certificate with its key, a link to a file with a time in its name.
+const CURRENT: &str = "kubelet-client-current.pem";
+/// The key of a request that is not answered yet.
+const ASKED_KEY: &str = "kubelet-client.key.tmp";
+/// A request is looked at this often, and for this long at a time.
+const LOOK: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A certificate is renewed between these shares of its life.
+const RENEW: (f64, f64) = (0.7, 0.9);
+
+/// The file with the node's newest certificate in this folder.
+pub(super) fn current(folder: &Path) -> PathBuf {
+    folder.join(CURRENT)
+}
+
+/// The folder in which the certificates are kept: the one given, or that of a kubeconfig which names
+/// one there, or else the one of this agent.
+pub(super) fn folder(given: Option<&Path>, kubeconfig: &Path, own: PathBuf) -> PathBuf {
+    let named = || {
+        let mut found = connection::read(kubeconfig).ok()?;
+        let path = connection::user(&mut found)?.client_certificate.clone()?;
+        let path = PathBuf::from(path);
+        (path.file_name()? == CURRENT).then(|| path.parent().map(Path::to_owned))?
+    };
+    given.map(Path::to_owned).or_else(named).unwrap_or(own)
+}
+
+/// From when to when a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) from: Timestamp,
+    pub(super) until: Timestamp,
+}
+
+impl Validity {
+    /// Of the first certificate in a PEM text.
+    pub(super) fn of_pem(pem: &[u8]) -> Option<Self> {
+        let found = x509_parser::pem::Pem::iter_from_buffer(pem);
+        let found = found.flatten().find(|pem| pem.label == "CERTIFICATE")?;
+        let certificate = found.parse_x509().ok()?;
+        let validity = certificate.validity();
+        let time = |time: i64| Timestamp::from_second(time).ok();
+        Some(Self {
+            from: time(validity.not_before.timestamp())?,
+            until: time(validity.not_after.timestamp())?,
+        })
+    }
+
+    /// Of a file.
+    pub(super) fn of_file(path: &Path) -> Option<Self> {
+        Self::of_pem(&fs::read(path).ok()?)
+    }
+
+    /// When to renew it; `chance` from 0 to 1 spreads the nodes of a fleet.
+    fn renew_at(self, chance: f64) -> Timestamp {
+        let life = self.until.duration_since(self.from).as_secs_f64();
+        let part = life * (RENEW.0 + (RENEW.1 - RENEW.0) * chance);
+        let part = jiff::SignedDuration::try_from_secs_f64(part);
+        self.from + part.unwrap_or_default()
+    }
+}
+
+/// The validity of the certificate that a kubeconfig shows; `None` where it shows none.
+pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
+    let user = connection::user(kubeconfig)?;
+    let AuthInfo {
+        client_certificate,
+        client_certificate_data,
+        ..
+    } = user;
+    match (client_certificate_data, client_certificate) {
+        (Some(data), _) => {
+            use base64::Engine as _;
+            let data = base64::engine::general_purpose::STANDARD.decode(data.trim());
+            Validity::of_pem(&data.ok()?)
+        }
+        (None, Some(path)) => Validity::of_file(Path::new(path)),
+        (None, None) => None,
+    }
+}
+
+/// Whether a kubeconfig is there and its certificate, if it shows one, is valid now.
+pub(super) fn is_usable(kubeconfig: &Path) -> bool {
+    let Ok(mut found) = connection::read(kubeconfig) else {
+        return false;
+    };
+    let shows = connection::user(&mut found).is_some_and(|user| {
+        user.client_certificate.is_some() || user.client_certificate_data.is_some()
+    });
+    let now = Timestamp::now();
+    !shows || shown(&mut found).is_some_and(|validity| validity.until > now)
+}
+
+/// Waits until the certificate in a file is due to be renewed. The clock of a machine may jump, so it
+/// is asked often.
+pub(super) async fn wait_until_due(validity: Validity, chance: f64) {
+    let at = validity.renew_at(chance);
+    while Timestamp::now() < at {
+        let left = at.duration_since(Timestamp::now()).unsigned_abs();
+        tokio::time::sleep(left.clamp(Duration::from_millis(100), Duration::from_secs(60))).await;
+    }
+}
+
+/// Asks for a certificate for the node and keeps it in the folder. Asked again, it is the same request
+/// for as long as there is no certificate: one that was denied is not followed by others, until the
+/// API server has forgotten it.
+///
+/// # Errors
+/// It is not given, or cannot be kept.
+pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Error> {
+    let key = asked_key(folder)?;
+    let name = format!("node-csr-{}", fingerprint(&key));
+    let request = request(&name, &key, node)?;
+    debug!(request = name, "waiting for the client certificate");
+    let until = Instant::now() + PATIENCE;
+    let certificate = loop {
+        match answer(api, &name, &request).await {
+            Ok(Some(certificate)) => break certificate,
+            Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Ok(None) => {
+                return Err(Error {
+                    kind: ErrorKind::Fault,
+                    message: format!("nobody has signed the request {name} yet"),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    keep(folder, &certificate, &key)
+        .map_err(|e| cannot("keep the client certificate", folder, &e))?;
+    info!(folder = %folder.display(), "the client certificate is there");
+    Ok(())
+}
+
+/// What came of a request; makes it if it is not there.
+async fn answer(
+    api: &Api,
+    name: &str,
+    request: &CertificateSigningRequest,
+) -> Result<Option<Vec<u8>>, Error> {
+    let path = format!("{REQUESTS}/{name}");
+    let found = match api.get::<CertificateSigningRequest>(&path).await {
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            info!(
+                request = name,
+                "asking the API server for a client certificate"
+            );
+            api.create::<CertificateSigningRequest>(REQUESTS, request)
+                .await
+        }
+        found => found,
+    };
+    let status = match found {
+        Ok(found) => found.status.unwrap_or_default(),
+        // It may do better soon.
+        Err(error) if matches!(error.kind, ErrorKind::Busy(_) | ErrorKind::Fault) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let conditions = status.conditions.iter().flatten();
+    let mut no = conditions.filter(|c| c.type_ == "Denied" || c.type_ == "Failed");
+    if let Some(no) = no.next() {
+        let why = no.message.as_deref().unwrap_or_default();
+        return Err(Error {
+            kind: ErrorKind::Refused(403),
+            message: format!("{name} is {}: {why}", no.type_.to_lowercase()),
+        });
+    }
+    Ok(status.certificate.map(|c| c.0).filter(|c| !c.is_empty()))
+}
+
+fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRequest, Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let subject = &mut params.distinguished_name;
+    subject.push(DnType::OrganizationName, "system:nodes");
+    subject.push(DnType::CommonName, format!("system:node:{node}"));
+    let request = params.serialize_request(key).and_then(|r| r.pem());
+    let request = request.map_err(|e| Error::away(chain(&e)))?;
+    Ok(CertificateSigningRequest {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(request.into_bytes()),
+            signer_name: SIGNER.to_owned(),
+            usages: Some(vec![
+                "digital signature".to_owned(),
+                "client auth".to_owned(),
+            ]),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    })
+}
+
+/// Names a key.
+fn fingerprint(key: &KeyPair) -> String {
+    hex(&Sha256::digest(key.der_bytes())[..16])
+}
+
+/// The key of the request that is under way, or a new one.
+fn asked_key(folder: &Path) -> Result<KeyPair, Error> {
+    let path = folder.join(ASKED_KEY);
+    let known = fs::read_to_string(&path).ok();
+    if let Some(key) = known.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
+        return Ok(key);
+    }
+    let key = KeyPair::generate().map_err(|e| Error::away(chain(&e)))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let written = made.and_then(|()| write(&path, key.serialize_pem().as_bytes()));
+    written.map_err(|e| cannot("keep the key of a client certificate", &path, &e))?;
+    Ok(key)
+}
+
+/// Keeps a certificate with its key, and makes it the newest.
+fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%d-%H-%M-%S");
+    let name = format!("kubelet-client-{time}.pem");
+    let mut pem = certificate.to_vec();
+    if !pem.ends_with(b"\n") {
+        pem.push(b'\n');
+    }
+    pem.extend(key.serialize_pem().into_bytes());
+    write(&folder.join(&name), &pem)?;
+    let link = folder.join("kubelet-client-current.pem.new");
+    let _ = fs::remove_file(&link);
+    symlink(&name, &link)?;
+    fs::rename(&link, current(folder))?;
+    fs::File::open(folder)?.sync_all()?;
+    fs::remove_file(folder.join(ASKED_KEY))
+}
+
+/// Writes the kubeconfig of a node that got its certificate by the bootstrap kubeconfig: the same
+/// server, and the certificate in the folder.
+///
+/// # Errors
+/// The one cannot be read, or the other not written.
+pub(super) fn write_kubeconfig(
+    bootstrap: &Path,
+    kubeconfig: &Path,
+    folder: &Path,
+) -> Result<(), Error> {
+    let found = connection::read(bootstrap)?;
+    let context = found.contexts.iter();
+    let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
+    let context = context.next().and_then(|c| c.context.as_ref());
+    let mut clusters = found.clusters.iter();
+    let cluster = clusters.find(|c| Some(&c.name) == context.map(|c| &c.cluster));
+    let cluster = cluster.and_then(|c| c.cluster.as_ref()).ok_or_else(|| {
+        let path = bootstrap.display();
+        Error::away(format!("{path}: found no cluster of the current context"))
+    })?;
+    let certificate = current(folder);
+    let text = serde_yaml::to_string(&json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default-cluster", "cluster": cluster}],
+        "users": [{"name": "default-auth", "user": {
+            "client-certificate": certificate,
+            "client-key": certificate,
+        }}],
+        "contexts": [{"name": "default-context", "context": {
+            "cluster": "default-cluster",
+            "user": "default-auth",
+        }}],
+        "current-context": "default-context",
+    }));
+    let text = text.map_err(|e| Error::away(chain(&e)))?;
+    write(kubeconfig, text.as_bytes()).map_err(|e| cannot("write", kubeconfig, &e))
+}
+
+/// Writes a file that only root reads, whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
+    Error::away(format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn certificate(node: &str) -> (String, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 4, 11);
+        params.distinguished_name.push(DnType::CommonName, node);
+        (params.self_signed(&key).unwrap().pem(), key)
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_after_70_to_90_percent_of_its_life() {
+        let (pem, _) = certificate("n");
+        let validity = Validity::of_pem(pem.as_bytes()).unwrap();
+        // 100 days.
+        for (chance, date) in [
+            (0.0, "2026-03-12"),
+            (0.5, "2026-03-22"),
+            (1.0, "2026-04-01"),
+        ] {
+            let at = validity.renew_at(chance).to_string();
+            assert!(at.starts_with(date), "{chance}: {at}");
+        }
+    }
+
+    #[test]
+    fn the_newest_certificate_stands_under_one_name_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = asked_key(folder.path()).unwrap();
+        let again = asked_key(folder.path()).unwrap();
+        assert_eq!(
+            fingerprint(&asked),
+            fingerprint(&again),
+            "one request at a time"
+        );
+        let (pem, _) = certificate("n");
+        keep(folder.path(), pem.as_bytes(), &asked).unwrap();
+        let current = current(folder.path());
+        let kept = fs::read_to_string(&current).unwrap();
+        assert!(kept.starts_with(&pem) && kept.contains("PRIVATE KEY"));
+        assert_eq!(
+            fs::metadata(&current).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(fs::read_link(&current).unwrap().is_relative());
+        assert!(!folder.path().join(ASKED_KEY).exists());
+        assert!(Validity::of_file(&current).is_some());
+    }
+
+    #[test]
+    fn a_kubeconfig_whose_certificate_is_over_is_of_no_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        assert!(!is_usable(&path), "there is none");
+        let write = |user: &str| {
+            let text = format!(
+                "clusters: [{{name: c, cluster: {{server: 'https://h'}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
+                 current-context: x\nusers: [{{name: u, user: {user}}}]\n"
+            );
+            fs::write(&path, text).unwrap();
+        };
+        write("{token: t}");
+        assert!(is_usable(&path), "it shows no certificate");
+        write("{client-certificate: c.pem, client-key: c.pem}");
+        assert!(!is_usable(&path), "the file is not there");
+        let mut params = CertificateParams::default();
+        let key = KeyPair::generate().unwrap();
+        for (year, expected) in [(2020, false), (4000, true)] {
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let pem = params.clone().self_signed(&key).unwrap().pem();
+            fs::write(folder.path().join("c.pem"), pem).unwrap();
+            assert_eq!(is_usable(&path), expected, "{year}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Tells the API server what happened to Pods, as events on their mirror Pods.
+//!
+//! The same thing again raises the count of the same event. A Pod has a budget of requests, which
+//! fills up again slowly; what is over it is told later, with the count that it has reached by then.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Local;
+use super::api::{Api, PatchType};
+use super::error::{Error, ErrorKind};
+use crate::hex::hex;
+use crate::manifest::PodKey;
+use crate::pod::events::{Event, EventKind};
+
+/// A Pod may have so many requests at once, and one more each time this has passed (the reference
+/// agent's limits).
+const BUDGET: u32 = 25;
+const REFILL: Duration = Duration::from_secs(300);
+/// What happens in quick succession is told together.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Events that are known to be at the API server.
+const KNOWN: usize = 2000;
+/// Who says it.
+const COMPONENT: &str = "podkeeper";
+/// Names of objects have at most 253 characters; a hash comes behind this part.
+const NAME_PART: usize = 230;
+
+/// What is remembered from one connection to the next.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// The newest happening that was taken in.
+    taken: u64,
+    /// What is to be told, by the event's name.
+    waiting: BTreeMap<String, Event>,
+    /// The names of events that the API server has, with the number of their last happening.
+    known: BTreeMap<String, u64>,
+    budgets: BTreeMap<PodKey, Budget>,
+}
+
+/// How many requests a Pod may have.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    left: u32,
+    filled: Instant,
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: BUDGET,
+            filled: now,
+        }
+    }
+
+    /// Takes one request, or tells when there will be one.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let steps = now.duration_since(self.filled).as_secs() / REFILL.as_secs();
+        let steps = u32::try_from(steps).unwrap_or(BUDGET);
+        self.left = self.left.saturating_add(steps).min(BUDGET);
+        self.filled += REFILL * steps;
+        if self.left == BUDGET {
+            self.filled = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(self.filled + REFILL),
+        }
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        let missing = BUDGET - self.left;
+        now.duration_since(self.filled) >= REFILL * missing
+    }
+}
+
+impl Outbox {
+    /// Takes in what happened.
+    fn take(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.taken = self.taken.max(event.number);
+            self.waiting.insert(name(&event), event);
+        }
+    }
+
+    /// What is to be told next, the oldest first, and paid for; or when there may be something.
+    fn next(&mut self, now: Instant) -> Result<(String, Event), Option<Instant>> {
+        self.budgets.retain(|_, budget| !budget.is_full(now));
+        let mut waiting: Vec<(&String, &Event)> = self.waiting.iter().collect();
+        waiting.sort_by_key(|(_, event)| event.number);
+        let mut wake: Option<Instant> = None;
+        for (name, event) in waiting {
+            let key = PodKey {
+                namespace: event.namespace.clone(),
+                name: event.name.clone(),
+            };
+            let budget = self.budgets.entry(key).or_insert_with(|| Budget::new(now));
+            match budget.take(now) {
+                Ok(()) => return Ok((name.clone(), event.clone())),
+                Err(at) => wake = wake.into_iter().chain([at]).min(),
+            }
+        }
+        Err(wake)
+    }
+
+    /// The event is told, or will not be.
+    fn done(&mut self, name: &str, number: u64, is_known: bool) {
+        if self.waiting.get(name).is_some_and(|e| e.number == number) {
+            self.waiting.remove(name);
+        }
+        if !is_known {
+            self.known.remove(name);
+            return;
+        }
+        self.known.insert(name.to_owned(), number);
+        if self.known.len() > KNOWN {
+            let oldest = self.known.iter().min_by_key(|(_, number)| **number);
+            let oldest = oldest.map(|(name, _)| name.clone());
+            oldest.and_then(|name| self.known.remove(&name));
+        }
+    }
+}
+
+/// Tells events until the API server is away.
+pub(super) async fn tell(
+    local: &Local,
+    api: &Api,
+    outbox: &mut Outbox,
+) -> Result<Infallible, Error> {
+    let mut newest = local.context.events.newest();
+    newest.mark_changed();
+    let mut wake = None;
+    loop {
+        let until = wake.unwrap_or_else(|| Instant::now() + REFILL);
+        tokio::select! {
+            Ok(()) = newest.changed() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep_until(until) => {}
+        }
+        newest.mark_unchanged();
+        outbox.take(local.context.events.since(outbox.taken));
+        wake = loop {
+            let (name, event) = match outbox.next(Instant::now()) {
+                Ok(next) => next,
+                Err(wake) => break wake,
+            };
+            if let Some(pause) = tell_one(local, api, outbox, &name, &event).await? {
+                tokio::time::sleep(pause).await;
+            }
+        };
+    }
+}
+
+/// Tells of one event. Gives how long to leave the server alone, if it asks for that.
+async fn tell_one(
+    local: &Local,
+    api: &Api,
+    outbox: &mut Outbox,
+    name: &str,
+    event: &Event,
+) -> Result<Option<Duration>, Error> {
+    let is_known = outbox.known.contains_key(name);
+    let result = send(api, &local.context.node_name, name, event, is_known).await;
+    match result {
+        Ok(()) => outbox.done(name, event.number, true),
+        Err(error) => match error.kind {
+            ErrorKind::Away => return Err(error),
+            ErrorKind::Busy(after) => return Ok(Some(after)),
+            ErrorKind::Fault => return Ok(Some(Duration::from_secs(5))),
+            // There is no such namespace, or nobody wants it: the log has it all the same.
+            _ => {
+                debug!(pod = event.name, reason = event.reason, %error, "an event is not taken");
+                outbox.done(name, event.number, false);
+            }
+        },
+    }
+    Ok(None)
+}
+
+/// Raises the count of an event that is there, or makes it.
+async fn send(
+    api: &Api,
+    node: &str,
+    name: &str,
+    event: &Event,
+    is_known: bool,
+) -> Result<(), Error> {
+    let events = format!("/api/v1/namespaces/{}/events", event.namespace);
+    let one = format!("{events}/{name}");
+    let change = json!({"count": event.count, "lastTimestamp": time(event.last)});
+    if is_known {
+        let raised: Result<IgnoredAny, Error> = api.patch(&one, PatchType::Merge, &change).await;
+        match raised {
+            // It was forgotten there: events are, after an hour.
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            raised => return raised.map(|_| ()),
+        }
+    }
+    let new = api_event(node, name, event);
+    match api.create::<IgnoredAny>(&events, &new).await {
+        Err(error) if error.kind == ErrorKind::AlreadyExists => {
+            let kind = PatchType::Merge;
+            api.patch::<IgnoredAny>(&one, kind, &change)
+                .await
+                .map(|_| ())
+        }
+        made => made.map(|_| ()),
+    }
+}
+
+/// The name of an event: the same for the same thing again, another for the same thing of another
+/// agent's life.
+fn name(event: &Event) -> String {
+    let mut hash = Sha256::new();
+    for part in [&event.uid, &event.field, &event.reason, &event.message] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    hash.update(event.first.to_le_bytes());
+    let part: String = event.name.chars().take(NAME_PART).collect();
+    format!(
+        "{}.{}",
+        part.trim_end_matches(['.', '-']),
+        hex(&hash.finalize()[..8])
+    )
+}
+
+/// The event as the API server wants it. It is about the static Pod's UID, by which tools look for the
+/// events of a mirror Pod.
+fn api_event(node: &str, name: &str, event: &Event) -> ApiEvent {
+    let kind = match event.kind {
+        EventKind::Normal => "Normal",
+        EventKind::Warning => "Warning",
+    };
+    ApiEvent {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(event.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(event.namespace.clone()),
+            name: Some(event.name.clone()),
+            uid: Some(event.uid.clone()),
+            field_path: Some(event.field.clone()).filter(|field| !field.is_empty()),
+            ..ObjectReference::default()
+        },
+        reason: Some(event.reason.clone()),
+        message: Some(event.message.clone()),
+        type_: Some(kind.to_owned()),
+        count: i32::try_from(event.count).ok(),
+        first_timestamp: time(event.first),
+        last_timestamp: time(event.last),
+        source: Some(EventSource {
+            component: Some(COMPONENT.to_owned()),
+            host: Some(node.to_owned()),
+        }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        ..ApiEvent::default()
+    }
+}
+
+fn time(nanos: i64) -> Option<Time> {
+    jiff::Timestamp::from_nanosecond(nanos.into())
+        .ok()
+        .map(Time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(pod: &str, message: &str, number: u64) -> Event {
+        Event {
+            number,
+            namespace: "default".into(),
+            name: pod.into(),
+            uid: pod.into(),
+            field: "spec.containers{web}".into(),
+            kind: EventKind::Warning,
+            reason: "BackOff".into(),
+            message: message.into(),
+            count: u32::try_from(number).unwrap(),
+            first: 1_000_000_000,
+            last: 2_000_000_000,
+        }
+    }
+
+    #[test]
+    fn a_restless_pod_has_25_requests_and_then_one_every_five_minutes() {
+        let mut outbox = Outbox::default();
+        let (start, mut told) = (Instant::now(), vec![]);
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            outbox.take(vec![event("p", "again", second + 1)]);
+            while let Ok((name, event)) = outbox.next(now) {
+                outbox.done(&name, event.number, true);
+                told.push(event.count);
+            }
+        }
+        assert_eq!(told.len(), 25 + 11);
+        assert_eq!(
+            told[24..27],
+            [25, 301, 601],
+            "the count is what it is by then"
+        );
+        outbox.take(vec![event("other", "first", 9999)]);
+        assert!(outbox.next(start + Duration::from_secs(3600)).is_ok());
+    }
+
+    #[test]
+    fn what_waits_is_told_in_order_and_only_as_it_is_last() {
+        let mut outbox = Outbox::default();
+        let now = Instant::now();
+        outbox.take(vec![
+            event("p", "b", 2),
+            event("p", "a", 3),
+            event("p", "b", 4),
+        ]);
+        let mut told = vec![];
+        while let Ok((name, event)) = outbox.next(now) {
+            outbox.done(&name, event.number, true);
+            told.push((event.message, event.count));
+        }
+        assert_eq!(told, [("a".to_owned(), 3), ("b".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn a_happening_during_a_request_is_not_lost() {
+        let mut outbox = Outbox::default();
+        let now = Instant::now();
+        outbox.take(vec![event("p", "a", 1)]);
+        let (name, first) = outbox.next(now).unwrap();
+        outbox.take(vec![event("p", "a", 2)]);
+        outbox.done(&name, first.number, true);
+        assert_eq!(outbox.next(now).unwrap().1.number, 2);
+    }
+
+    #[test]
+    fn an_event_is_about_the_static_pod_and_says_what_the_agent_says() {
+        let event = event("web-n1", "Back-off", 7);
+        let made = serde_json::to_value(api_event("n1", &name(&event), &event)).unwrap();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": name(&event), "namespace": "default"},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": "default",
+                "name": "web-n1", "uid": "web-n1", "fieldPath": "spec.containers{web}"},
+            "type": "Warning", "reason": "BackOff", "message": "Back-off", "count": 7,
+            "firstTimestamp": "1970-01-01T00:00:01Z", "lastTimestamp": "1970-01-01T00:00:02Z",
+            "source": {"component": "podkeeper", "host": "n1"},
+            "reportingComponent": "podkeeper", "reportingInstance": "n1",
+        });
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn names_are_those_of_objects_however_long_the_pods_is() {
+        let mut long = event(&"a".repeat(253), "m", 1);
+        assert!(name(&long).len() <= 253);
+        let other = Event {
+            first: 5,
+            ..long.clone()
+        };
+        assert_ne!(name(&long), name(&other));
+        long.number = 9;
+        assert_eq!(
+            name(&long),
+            name(&Event {
+                number: 1,
+                ..long.clone()
+            })
+        );
+    }
+}

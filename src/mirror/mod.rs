@@ -1,0 +1,325 @@
+//! The node at an API server: seen from there, not controlled from there.
+//!
+//! Nothing on the node waits for this or depends on it. On each connection everything is looked at
+//! anew, so that whatever happened on either side while there was none comes right: the Node and its
+//! lease, a mirror Pod for each static Pod, and the events.
+
+mod api;
+mod certificate;
+mod complaint;
+mod connection;
+mod error;
+mod events;
+mod node;
+mod object;
+mod patch;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod pods;
+mod refusals;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Taint;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::manifest::PodKey;
+use crate::pod::task::Context;
+use crate::source::Desired;
+use api::Api;
+use complaint::Complaint;
+use connection::{Connection, Files};
+use error::{Error, ErrorKind};
+pub use object::{NodeIdentity, mirror};
+
+/// The wait before an API server that is away is asked again, at first and at most.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A connection that held this long was a good one.
+const GOOD: Duration = Duration::from_secs(30);
+/// The wait before a certificate that is not given is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// News that nobody took in yet.
+const NEWS: usize = 16;
+/// Where the client certificate is kept, below the root directory.
+const PKI: &str = "pki";
+
+/// How to be at an API server.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// The file that tells the way there.
+    pub kubeconfig: PathBuf,
+    /// The file that tells the way for getting a certificate, while the other is not there.
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// The folder for client certificates; `None` for the one that the kubeconfig names, or else one
+    /// below the root directory.
+    pub certificate_folder: Option<PathBuf>,
+    /// Whether the client certificate is renewed.
+    pub rotate_certificates: bool,
+    /// Whether the Node is made if it is missing.
+    pub register_node: bool,
+    /// The taints that it is made with.
+    pub taints: Vec<Taint>,
+    /// The port on which the node serves what kubectl asks it for, if it does.
+    pub port: Option<u16>,
+}
+
+/// What is known here of the API server, for those who measure.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Whether it answers.
+    pub connected: bool,
+    /// Mirror Pods that it has.
+    pub mirrors: usize,
+    /// The Pods for which it does not do something, with what it says.
+    pub refused: BTreeMap<PodKey, String>,
+}
+
+/// What the API server is told of.
+struct Local {
+    settings: Settings,
+    context: Arc<Context>,
+    desired: tokio::sync::watch::Receiver<Option<Desired>>,
+    /// Set once every Pod was looked at for the first time.
+    looked_around: tokio::sync::watch::Receiver<Option<Instant>>,
+    requests: Arc<AtomicU64>,
+}
+
+/// What is remembered from one connection to the next.
+#[derive(Default)]
+struct Remembered {
+    link: Link,
+    pods: pods::Remembered,
+    outbox: events::Outbox,
+    measured: node::Measured,
+}
+
+/// Whether the API server answers, and what was said of it.
+#[derive(Debug, Default)]
+struct Link {
+    said: Option<bool>,
+}
+
+impl Link {
+    fn is_away(&mut self, error: &Error) {
+        if self.said.replace(false) != Some(false) {
+            warn!(%error, "the API server is away, the Pods run all the same");
+        }
+    }
+
+    fn is_up(&mut self) {
+        if self.said.replace(true) != Some(true) {
+            info!("the API server answers");
+        }
+    }
+}
+
+/// A node at an API server.
+pub struct Mirror {
+    local: Local,
+    numbers: tokio::sync::watch::Sender<Numbers>,
+    client: ClientSender,
+}
+
+/// The way to the API server, for others who ask it; nothing before the first connection.
+pub type ClientSender = tokio::sync::watch::Sender<Option<kube::Client>>;
+
+impl Mirror {
+    /// `desired` is what the manifests want; `looked_around` is set once every Pod was looked at for
+    /// the first time; `client` is told of each connection.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        context: Arc<Context>,
+        desired: tokio::sync::watch::Receiver<Option<Desired>>,
+        looked_around: tokio::sync::watch::Receiver<Option<Instant>>,
+        client: ClientSender,
+    ) -> Self {
+        Self {
+            local: Local {
+                settings,
+                context,
+                desired,
+                looked_around,
+                requests: Arc::default(),
+            },
+            numbers: tokio::sync::watch::channel(Numbers::default()).0,
+            client,
+        }
+    }
+
+    /// What is known of the API server.
+    #[must_use]
+    pub fn numbers(&self) -> tokio::sync::watch::Receiver<Numbers> {
+        self.numbers.subscribe()
+    }
+
+    /// Counts the requests that the API server was sent.
+    #[must_use]
+    pub fn requests(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.local.requests)
+    }
+
+    /// Keeps the node at the API server for as long as the agent runs.
+    pub async fn keep(self) {
+        let mut remembered = Remembered::default();
+        let mut delay = RETRY;
+        loop {
+            let began = Instant::now();
+            let ended = match self.connect().await {
+                Ok(connection) => {
+                    self.client.send_replace(Some(connection.api.client()));
+                    Box::pin(self.session(&connection, &mut remembered)).await
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = ended else {
+                info!("what tells the way to the API server changed, connecting anew");
+                continue;
+            };
+            remembered.link.is_away(&error);
+            self.numbers
+                .send_modify(|numbers| numbers.connected = false);
+            if began.elapsed() >= GOOD {
+                delay = RETRY;
+            }
+            self.rest(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay = (delay * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Waits, but no longer than until the kubeconfig changes.
+    async fn rest(&self, pause: Duration) {
+        let settings = &self.local.settings;
+        let bootstrap = settings.bootstrap_kubeconfig.clone();
+        let files = Files::look([settings.kubeconfig.clone()].into_iter().chain(bootstrap));
+        let _ = tokio::time::timeout(pause, files.change()).await;
+    }
+
+    /// Gets ready to ask the API server, with a certificate that is got first if there is none.
+    async fn connect(&self) -> Result<Connection, Error> {
+        let settings = &self.local.settings;
+        let kubeconfig = &settings.kubeconfig;
+        let folder = self.certificate_folder();
+        if let Some(bootstrap) = &settings.bootstrap_kubeconfig
+            && !certificate::is_usable(kubeconfig)
+        {
+            let requests = Arc::clone(&self.local.requests);
+            let first = Connection::open(bootstrap, None, requests).await?;
+            let node = &self.local.context.node_name;
+            certificate::ask(&first.api, &folder, node).await?;
+            certificate::write_kubeconfig(bootstrap, kubeconfig, &folder)?;
+        }
+        let renewed = self.renewed(&folder);
+        let requests = Arc::clone(&self.local.requests);
+        Connection::open(kubeconfig, renewed.as_deref(), requests).await
+    }
+
+    fn certificate_folder(&self) -> PathBuf {
+        let Local {
+            settings, context, ..
+        } = &self.local;
+        let own = context.facts.paths.root.join(PKI);
+        certificate::folder(
+            settings.certificate_folder.as_deref(),
+            &settings.kubeconfig,
+            own,
+        )
+    }
+
+    /// A certificate that takes the place of an older one that the kubeconfig shows.
+    fn renewed(&self, folder: &Path) -> Option<PathBuf> {
+        let settings = &self.local.settings;
+        let current = certificate::current(folder);
+        let newest = certificate::Validity::of_file(&current)?;
+        let mut kubeconfig = connection::read(&settings.kubeconfig).ok()?;
+        let shown = certificate::shown(&mut kubeconfig)?;
+        (settings.rotate_certificates && newest.until > shown.until).then_some(current)
+    }
+
+    /// Everything that is done on one connection; gives what ended it, or nothing if what it was made
+    /// from changed.
+    async fn session(&self, connection: &Connection, remembered: &mut Remembered) -> Option<Error> {
+        let local = &self.local;
+        let Remembered {
+            link,
+            pods,
+            outbox,
+            measured,
+        } = remembered;
+        let api = &connection.api;
+        let name = &local.context.node_name;
+        let (identity_sender, identity) = tokio::sync::watch::channel(None);
+        let (pod_sender, pod_news) = mpsc::channel(NEWS);
+        let (node_sender, node_news) = mpsc::channel(NEWS);
+        let registration = node::Registration::new(local, api.clone(), identity_sender, measured);
+        let known = identity.clone();
+        let keeper = pods::Pods::new(local, api.clone(), known, pods, &self.numbers);
+        let all = async {
+            let ended = tokio::try_join!(
+                watch::watch(api, node::NODES, ("metadata.name", name), node_sender),
+                watch::watch(api, pods::PODS, ("spec.nodeName", name), pod_sender),
+                registration.keep(node_news),
+                keeper.keep(pod_news),
+                node::renew(api, identity),
+                events::tell(local, api, outbox),
+                self.renew_certificate(api),
+                self.tell_when_up(api, link),
+            );
+            match ended {
+                Ok((never, ..)) => match never {},
+                Err(error) => error,
+            }
+        };
+        tokio::select! {
+            error = all => Some(error),
+            () = connection.files.change() => None,
+        }
+    }
+
+    /// Says that the API server answers, once it does.
+    async fn tell_when_up(&self, api: &Api, link: &mut Link) -> Result<Infallible, Error> {
+        api.answered().await;
+        link.is_up();
+        self.numbers.send_modify(|numbers| numbers.connected = true);
+        std::future::pending().await
+    }
+
+    /// Renews the client certificate in time, if that is wanted. The connection ends when there is a
+    /// new one.
+    async fn renew_certificate(&self, api: &Api) -> Result<Infallible, Error> {
+        let settings = &self.local.settings;
+        let folder = self.certificate_folder();
+        let mut complaint = Complaint::new("to renew the client certificate");
+        while settings.rotate_certificates
+            && let Some(validity) = self.shown(&folder)
+        {
+            certificate::wait_until_due(validity, fastrand::f64()).await;
+            let node = &self.local.context.node_name;
+            match certificate::ask(api, &folder, node).await {
+                Ok(()) => complaint.clear(),
+                Err(error) if error.kind == ErrorKind::Away => return Err(error),
+                Err(error) => complaint.say(&error),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        std::future::pending().await
+    }
+
+    /// The validity of the certificate that is shown to the API server.
+    fn shown(&self, folder: &Path) -> Option<certificate::Validity> {
+        if let Some(renewed) = self.renewed(folder) {
+            return certificate::Validity::of_file(&renewed);
+        }
+        certificate::shown(&mut connection::read(&self.local.settings.kubeconfig).ok()?)
+    }
+}

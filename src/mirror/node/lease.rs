@@ -1,0 +1,104 @@
+//! The node's lease, by which the API server's side knows that the node lives (Kubernetes, Leases,
+//! "Node heartbeats").
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use tokio::sync::watch;
+
+use crate::mirror::api::{Api, PatchType};
+use crate::mirror::complaint::Complaint;
+use crate::mirror::error::{Error, ErrorKind};
+use crate::mirror::object::NodeIdentity;
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+const RENEW: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
+const LASTS_SECONDS: i32 = 40;
+/// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Renews the lease of the node while the API server has the Node, until it is away.
+pub(in crate::mirror) async fn renew(
+    api: &Api,
+    mut identity: watch::Receiver<Option<NodeIdentity>>,
+) -> Result<Infallible, Error> {
+    let mut complaint = Complaint::new("to renew the lease of the Node");
+    let (mut tries, mut newest) = (0, 0);
+    loop {
+        let known = identity.wait_for(Option::is_some).await;
+        let known = known.map(|known| known.clone());
+        let known = known.map_err(|_| Error::away("the Node is not looked after any more"))?;
+        let Some(node) = known else {
+            continue;
+        };
+        // Nothing else is asked as regularly, so this is where a server that hangs is noticed.
+        let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node)).await;
+        let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
+        let pause = match renewed {
+            Ok(version) if version < newest => {
+                return Err(Error::away("it went back to an older state of its own"));
+            }
+            Ok(version) => {
+                complaint.clear();
+                (tries, newest) = (0, version);
+                RENEW
+            }
+            Err(error) if error.kind == ErrorKind::Away => return Err(error),
+            Err(error) => {
+                tries += 1;
+                let is_final = matches!(error.kind, ErrorKind::Refused(_));
+                if is_final || tries > 5 {
+                    complaint.say(&error);
+                }
+                if is_final {
+                    RENEW
+                } else {
+                    RETRY * tries.min(10)
+                }
+            }
+        };
+        tokio::time::sleep(pause.mul_f64(0.95 + fastrand::f64() / 10.0)).await;
+    }
+}
+
+/// Gives the version of the renewed lease. Versions only rise, unless the API server's store was put
+/// back or emptied: then whatever it told before is worth nothing.
+async fn renew_once(api: &Api, node: &NodeIdentity) -> Result<u64, Error> {
+    let path = format!("{LEASES}/{}", node.name);
+    let lease = lease(node, jiff::Timestamp::now());
+    let renewed: Result<Lease, Error> = api.patch(&path, PatchType::Merge, &lease).await;
+    let renewed = match renewed {
+        Err(error) if error.kind == ErrorKind::NotFound => api.create(LEASES, &lease).await?,
+        renewed => renewed?,
+    };
+    let version = renewed.metadata.resource_version.unwrap_or_default();
+    // A server whose versions are no numbers is taken at its word.
+    Ok(version.parse().unwrap_or(u64::MAX))
+}
+
+/// The lease as of now. It goes with the Node.
+pub(super) fn lease(node: &NodeIdentity, now: jiff::Timestamp) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(node.name.clone()),
+            namespace: Some("kube-node-lease".to_owned()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: node.name.clone(),
+                uid: node.uid.clone(),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(node.name.clone()),
+            lease_duration_seconds: Some(LASTS_SECONDS),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    }
+}

@@ -1,0 +1,215 @@
+//! How the machine and the runtime are just now.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::cri::{Client, v1};
+
+/// Memory, and shares of disk and process ids, below which the node is under pressure: the reference
+/// agent's limits for evicting Pods (Kubernetes, Node-pressure Eviction). This agent evicts none.
+const LEAST_MEMORY: u64 = 100 << 20;
+const LEAST_DISK: f64 = 0.10;
+const LEAST_INODES: f64 = 0.05;
+const LEAST_PIDS: f64 = 0.05;
+
+/// What was measured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::mirror) struct Measured {
+    pub(super) host: Host,
+    pub(super) pressure: Pressure,
+    /// `containerd://2.1.9`
+    pub(super) runtime_version: String,
+    /// Whether the runtime knows the policy, if it tells.
+    pub(super) supplemental_groups_policy: Option<bool>,
+    /// Why Pods cannot be run just now.
+    pub(super) not_ready: Option<String>,
+    /// Pages set aside, by their size in KiB.
+    pub(super) huge_pages: BTreeMap<u64, u64>,
+}
+
+/// What the machine is short of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pressure {
+    pub(super) memory: bool,
+    pub(super) disk: bool,
+    pub(super) pids: bool,
+}
+
+/// What stays the same while the machine is up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) boot_id: String,
+    pub(super) machine_id: String,
+    pub(super) system_uuid: String,
+    pub(super) kernel_version: String,
+    pub(super) os_image: String,
+}
+
+impl Measured {
+    /// Measures everything; `root` is the agent's root directory. A runtime that does not answer
+    /// leaves what it told `before`.
+    pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
+        let mut measured = Self {
+            host: host(),
+            pressure: pressure(root),
+            huge_pages: huge_pages(),
+            not_ready: None,
+            ..before.clone()
+        };
+        match runtime(client).await {
+            Ok((version, status)) => {
+                measured.runtime_version = version;
+                let features = status.features;
+                measured.supplemental_groups_policy =
+                    features.map(|f| f.supplemental_groups_policy);
+                measured.not_ready = not_ready(&status);
+            }
+            Err(error) => {
+                measured.not_ready =
+                    Some(format!("the container runtime does not answer: {error}"));
+            }
+        }
+        measured
+    }
+}
+
+async fn runtime(client: &Client) -> Result<(String, v1::StatusResponse), crate::cri::Error> {
+    let version = client.version(v1::VersionRequest::default()).await?;
+    let status = client.status(v1::StatusRequest { verbose: false }).await?;
+    let version = format!("{}://{}", version.runtime_name, version.runtime_version);
+    Ok((version, status))
+}
+
+/// The conditions of the runtime that do not hold.
+fn not_ready(status: &v1::StatusResponse) -> Option<String> {
+    let conditions = status.status.iter().flat_map(|s| &s.conditions);
+    let broken = conditions.filter(|c| !c.status);
+    let words = broken.map(|c| {
+        format!(
+            "container runtime is not ready: {}=false reason:{} message:{}",
+            c.r#type, c.reason, c.message
+        )
+    });
+    let words: Vec<String> = words.collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
+fn host() -> Host {
+    let line = |path: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    let machine_id = line("/etc/machine-id");
+    let system_uuid = line("/sys/class/dmi/id/product_uuid").to_lowercase();
+    let release = line("/etc/os-release");
+    Host {
+        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        // A machine that does not tell its own is known by its installation.
+        system_uuid: Some(system_uuid)
+            .filter(|id| !id.is_empty())
+            .unwrap_or_else(|| machine_id.clone()),
+        machine_id,
+        kernel_version: line("/proc/sys/kernel/osrelease"),
+        os_image: pretty_name(&release).unwrap_or_default(),
+    }
+}
+
+/// The name that an `os-release(5)` gives for people.
+fn pretty_name(release: &str) -> Option<String> {
+    let mut lines = release.lines();
+    let name = lines.find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(name.trim_matches(['"', '\'']).to_owned())
+}
+
+fn pressure(root: &Path) -> Pressure {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let disk = rustix::fs::statvfs(root).ok();
+    let disk = disk.is_some_and(|disk| {
+        is_short(disk.f_bavail, disk.f_blocks, LEAST_DISK)
+            || is_short(disk.f_favail, disk.f_files, LEAST_INODES)
+    });
+    Pressure {
+        memory: available_memory(&meminfo).is_some_and(|bytes| bytes < LEAST_MEMORY),
+        disk,
+        pids: is_short_of_pids().unwrap_or(false),
+    }
+}
+
+/// Whether less than a share is left. Nothing in all says nothing: some file systems do not count.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a share needs no more precision"
+)]
+fn is_short(left: u64, all: u64, share: f64) -> bool {
+    all > 0 && (left as f64) < share * all as f64
+}
+
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let rest = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// By the kernel's count of threads, the fourth field of `/proc/loadavg` (`2/345`), and its limits.
+fn is_short_of_pids() -> Option<bool> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let load = read("/proc/loadavg")?;
+    let threads = load.split_whitespace().nth(3)?.split_once('/')?.1;
+    let threads: u64 = threads.parse().ok()?;
+    Some(is_short(most.saturating_sub(threads), most, LEAST_PIDS))
+}
+
+fn huge_pages() -> BTreeMap<u64, u64> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return BTreeMap::new();
+    };
+    let pages = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kibibytes = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        Some((kibibytes.parse().ok()?, pages.trim().parse().ok()?))
+    };
+    entries.flatten().filter_map(pages).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_writes_is_understood() {
+        let release = "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
+        let name = pretty_name(release);
+        assert_eq!(name.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(available_memory(meminfo), Some(2 << 20));
+        assert!(is_short(9, 100, 0.1) && !is_short(10, 100, 0.1));
+        assert!(!is_short(0, 0, 0.1), "a file system that does not count");
+    }
+
+    #[test]
+    fn a_runtime_condition_that_does_not_hold_is_told() {
+        let condition = |kind: &str, status| v1::RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            reason: "Why".into(),
+            message: "what".into(),
+        };
+        let status = |network| v1::StatusResponse {
+            status: Some(v1::RuntimeStatus {
+                conditions: vec![
+                    condition("RuntimeReady", true),
+                    condition("NetworkReady", network),
+                ],
+            }),
+            ..v1::StatusResponse::default()
+        };
+        assert_eq!(not_ready(&status(true)), None);
+        let expected = "container runtime is not ready: NetworkReady=false reason:Why message:what";
+        assert_eq!(not_ready(&status(false)).as_deref(), Some(expected));
+    }
+}

@@ -1,0 +1,14 @@
+//! The Node object: what it says of the machine (pure), how the machine is measured for that, and the
+//! task that keeps it at the API server.
+
+mod lease;
+mod measure;
+mod registration;
+mod status;
+
+pub(super) use lease::renew;
+pub(super) use measure::Measured;
+pub(super) use registration::{NODES, Registration};
+
+#[cfg(test)]
+mod tests;

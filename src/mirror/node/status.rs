@@ -1,0 +1,261 @@
+//! What the Node says of the machine: pure functions of what was measured.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::{Value, json};
+
+use super::measure::Measured;
+use crate::translate::NodeFacts;
+
+/// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
+/// distributions of the node agent write theirs.
+const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
+/// As many Pods as a Node is made for, unless it is told otherwise.
+const PODS: &str = "110";
+/// What this agent does of what nodes declare.
+const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
+/// The labels of the Node: those that Pods can select it by, and the same under their older names.
+pub(super) fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
+    let mut labels = facts.labels.clone();
+    for name in ["os", "arch"] {
+        if let Some(value) = facts.labels.get(&format!("kubernetes.io/{name}")) {
+            labels.insert(format!("beta.kubernetes.io/{name}"), value.clone());
+        }
+    }
+    labels
+}
+
+/// The Node as it is made.
+pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
+    Node {
+        metadata: ObjectMeta {
+            name: Some(facts.node_name.clone()),
+            labels: Some(labels(facts)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            taints: Some(taints.to_vec()).filter(|t| !t.is_empty()),
+            ..NodeSpec::default()
+        }),
+        status: Some(status),
+    }
+}
+
+/// The status as of now. `before` is what the API server has, for the times of changes; `port` is where
+/// the node serves what kubectl asks it for, if it does.
+pub(super) fn status(
+    facts: &NodeFacts,
+    measured: &Measured,
+    before: &NodeStatus,
+    port: Option<u16>,
+    now: jiff::Timestamp,
+) -> NodeStatus {
+    let capacity = capacity(facts, measured);
+    NodeStatus {
+        addresses: Some(addresses(facts)),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(conditions(measured, before, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: port.map(|port| DaemonEndpoint { port: port.into() }),
+        }),
+        declared_features: Some(DECLARED.map(str::to_owned).into()),
+        features: measured
+            .supplemental_groups_policy
+            .map(|known| NodeFeatures {
+                supplemental_groups_policy: Some(known),
+            }),
+        node_info: Some(info(facts, measured)),
+        runtime_handlers: Some(handlers(facts)).filter(|h| !h.is_empty()),
+        ..NodeStatus::default()
+    }
+}
+
+fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
+    let address = |kind: &str, address: &str| NodeAddress {
+        type_: kind.to_owned(),
+        address: address.to_owned(),
+    };
+    let ips = facts.host_ips.iter().map(|ip| address("InternalIP", ip));
+    let name = [address("Hostname", &facts.node_name)];
+    ips.chain(name).collect()
+}
+
+/// All of it may be given to Pods: nothing is kept back, and the agent itself is small.
+fn capacity(facts: &NodeFacts, measured: &Measured) -> BTreeMap<String, Quantity> {
+    let memory = bytes(facts.memory_capacity >> 10);
+    let storage = bytes(facts.ephemeral_storage >> 10);
+    let fixed = [
+        ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
+        ("memory".to_owned(), Quantity(memory)),
+        ("ephemeral-storage".to_owned(), Quantity(storage)),
+        ("pods".to_owned(), Quantity(PODS.to_owned())),
+    ];
+    let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
+        let name = format!("hugepages-{}", bytes(*size));
+        (name, Quantity(bytes(size * pages)))
+    });
+    fixed.into_iter().chain(huge_pages).collect()
+}
+
+/// An amount of KiB as the API server writes it, with the largest unit that divides it.
+fn bytes(kibibytes: u64) -> String {
+    let (mut amount, mut units) = (kibibytes, ["Ki", "Mi", "Gi", "Ti", "Pi"].iter());
+    let mut unit = units.next().unwrap_or(&"");
+    if amount == 0 {
+        return "0".to_owned();
+    }
+    while amount.is_multiple_of(1024)
+        && let Some(larger) = units.next()
+    {
+        (amount, unit) = (amount / 1024, larger);
+    }
+    format!("{amount}{unit}")
+}
+
+fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
+    let label = |name: &str| facts.labels.get(name).cloned().unwrap_or_default();
+    let host = &measured.host;
+    NodeSystemInfo {
+        architecture: label("kubernetes.io/arch"),
+        operating_system: label("kubernetes.io/os"),
+        boot_id: host.boot_id.clone(),
+        machine_id: host.machine_id.clone(),
+        system_uuid: host.system_uuid.clone(),
+        kernel_version: host.kernel_version.clone(),
+        os_image: host.os_image.clone(),
+        container_runtime_version: measured.runtime_version.clone(),
+        kubelet_version: VERSION.to_owned(),
+        ..NodeSystemInfo::default()
+    }
+}
+
+fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
+    let handlers = facts.handlers.iter();
+    let handlers = handlers.map(|(name, features)| NodeRuntimeHandler {
+        name: Some(name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+            user_namespaces: Some(features.user_namespaces),
+        }),
+    });
+    handlers.collect()
+}
+
+/// A condition's type, whether it holds, its reason and message. Types and reasons are those that
+/// tools look for (Kubernetes, Node Status, "Conditions").
+type Condition = (&'static str, bool, &'static str, String);
+
+fn conditions(
+    measured: &Measured,
+    before: &NodeStatus,
+    now: jiff::Timestamp,
+) -> Vec<NodeCondition> {
+    let word = |good: bool, is_good: &'static str, is_bad: &'static str| {
+        if good { is_good } else { is_bad }
+    };
+    let pressure = measured.pressure;
+    let (memory, disk, pids) = (pressure.memory, pressure.disk, pressure.pids);
+    let all: [Condition; 4] = [
+        (
+            "MemoryPressure",
+            memory,
+            word(
+                !memory,
+                "KubeletHasSufficientMemory",
+                "KubeletHasInsufficientMemory",
+            ),
+            format!(
+                "podkeeper has {} memory available",
+                word(!memory, "sufficient", "insufficient")
+            ),
+        ),
+        (
+            "DiskPressure",
+            disk,
+            word(!disk, "KubeletHasNoDiskPressure", "KubeletHasDiskPressure"),
+            format!("podkeeper has {}disk pressure", word(!disk, "no ", "")),
+        ),
+        (
+            "PIDPressure",
+            pids,
+            word(
+                !pids,
+                "KubeletHasSufficientPID",
+                "KubeletHasInsufficientPID",
+            ),
+            format!(
+                "podkeeper has {} PID available",
+                word(!pids, "sufficient", "insufficient")
+            ),
+        ),
+        match &measured.not_ready {
+            None => (
+                "Ready",
+                true,
+                "KubeletReady",
+                "podkeeper is posting ready status".to_owned(),
+            ),
+            Some(why) => ("Ready", false, "KubeletNotReady", why.clone()),
+        },
+    ];
+    all.map(|condition| since(condition, before, now)).into()
+}
+
+/// A condition with the time from which on it has held.
+fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
+    let (kind, holds, reason, message) = condition;
+    let status = if holds { "True" } else { "False" };
+    let known = before.conditions.iter().flatten();
+    let mut known = known.filter(|c| c.type_ == kind && c.status == status);
+    let since = known.find_map(|c| c.last_transition_time.clone());
+    NodeCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(now)),
+        last_transition_time: since.or(Some(Time(now))),
+    }
+}
+
+/// Whether everything that `ours` says stands in `theirs` too, times of conditions aside.
+pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
+    let fields = |status: &NodeStatus| serde_json::to_value(timeless(status)).unwrap_or_default();
+    let (ours, theirs) = (fields(ours), fields(theirs));
+    let mut ours = ours.as_object().into_iter().flatten();
+    ours.all(
+        |(name, value)| match (name.as_str(), value, &theirs[name]) {
+            ("conditions", Value::Array(wanted), Value::Array(found)) => {
+                wanted.iter().all(|condition| found.contains(condition))
+            }
+            (_, wanted, found) => wanted == found,
+        },
+    )
+}
+
+fn timeless(status: &NodeStatus) -> NodeStatus {
+    let mut status = status.clone();
+    for condition in status.conditions.iter_mut().flatten() {
+        condition.last_heartbeat_time = None;
+        condition.last_transition_time = None;
+    }
+    status
+}
+
+/// The strategic merge patch that makes this the Node's status. Conditions of others stay.
+pub(super) fn status_patch(status: &NodeStatus) -> Value {
+    let mut status = serde_json::to_value(status).unwrap_or_default();
+    if let Some(addresses) = status["addresses"].as_array_mut() {
+        // They would be merged by their type, of which there can be two.
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    json!({"status": status})
+}

@@ -1,0 +1,119 @@
+//! The mirror Pod: what is made for a static Pod, and what is seen of one (Kubernetes, Static Pods and
+//! Well-Known Annotations).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde::Deserialize;
+
+use super::watch::Object;
+use crate::manifest::PodKey;
+use crate::pod::report::Told;
+
+/// The annotation that makes a Pod a mirror Pod; its value is the static Pod's UID.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// This node, as the API server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Its name.
+    pub name: String,
+    /// The Node's UID there.
+    pub uid: String,
+}
+
+/// The mirror Pod of a static Pod, without its status, which the API server does not take with it;
+/// `None` while no version of the Pod is known.
+#[must_use]
+pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
+    let Pod { metadata, spec, .. } = told.pod()?;
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    annotations.insert(MIRROR.to_owned(), metadata.uid?);
+    Some(Pod {
+        metadata: ObjectMeta {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            labels: metadata.labels,
+            annotations: Some(annotations),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: node.name.clone(),
+                uid: node.uid.clone(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    })
+}
+
+/// What is kept of a Pod of this node that the API server has: of all that stands there, and of the
+/// record of who wrote what, which is longer than the rest, only what counts here.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub(super) struct SeenPod {
+    pub(super) metadata: SeenMeta,
+    #[serde(default)]
+    pub(super) status: PodStatus,
+}
+
+/// The part of [`ObjectMeta`] that counts.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct SeenMeta {
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) uid: Option<String>,
+    pub(super) resource_version: Option<String>,
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) owner_references: Option<Vec<OwnerReference>>,
+    pub(super) deletion_timestamp: Option<Time>,
+}
+
+impl Object for SeenPod {
+    fn resource_version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
+    }
+}
+
+impl SeenPod {
+    pub(super) fn key(&self) -> PodKey {
+        PodKey {
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The API server's UID, which is another one than the static Pod's.
+    pub(super) fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The UID of the static Pod that it mirrors, if it is a mirror Pod.
+    pub(super) fn mirrors(&self) -> Option<&str> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        annotations.get(MIRROR).map(String::as_str)
+    }
+
+    /// The UID of the Node with this name, if that controls the Pod.
+    pub(super) fn controlled_by(&self, node: &str) -> Option<&str> {
+        let owners = self.metadata.owner_references.iter().flatten();
+        let mut owners = owners.filter(|o| o.controller == Some(true));
+        let owner = owners.find(|o| o.kind == "Node" && o.name == node)?;
+        Some(&owner.uid)
+    }
+
+    /// Somebody deleted it, and it waits for being finished.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether this is an older state of the same Pod.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
+        self.uid() == other.uid() && version(self) < version(other)
+    }
+}

@@ -1,0 +1,141 @@
+//! What to do next about the mirror Pods: a pure function of what is told of the static Pods and what
+//! the API server has.
+//!
+//! A mirror Pod is ours if it carries the annotation, is bound to this node and is controlled by this
+//! Node; all others are never touched. There is one for each static Pod, from its start to its real
+//! end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::object::{NodeIdentity, SeenPod};
+use super::patch::status_patch;
+use crate::manifest::PodKey;
+use crate::pod::report::Told;
+
+/// A Pod whose status never rests is told of once in this time.
+pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
+/// A mirror that somebody deletes again and again is made anew once in this time.
+pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
+
+/// All that the planner looks at.
+pub(super) struct View<'a> {
+    /// What is told of each static Pod that is wanted or not yet over.
+    pub(super) told: &'a BTreeMap<PodKey, Arc<Told>>,
+    /// The Pods that the manifests want, told of or not.
+    pub(super) wanted: &'a BTreeSet<PodKey>,
+    /// Every Pod that an earlier agent left has been looked at: what nothing is told of is gone.
+    pub(super) complete: bool,
+    /// All Pods of this node that the API server has.
+    pub(super) seen: &'a BTreeMap<PodKey, SeenPod>,
+    /// This node.
+    pub(super) node: &'a NodeIdentity,
+    /// What was done and is under way.
+    pub(super) memory: &'a Memory,
+    /// No status changed in this moment: what changed may be told.
+    pub(super) settled: bool,
+    pub(super) now: Instant,
+}
+
+/// What is remembered of each Pod.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// A step is under way.
+    pub(super) busy: BTreeSet<PodKey>,
+    /// After a failure nothing is done before this.
+    pub(super) not_before: BTreeMap<PodKey, Instant>,
+    pub(super) created: BTreeMap<PodKey, Instant>,
+    pub(super) patched: BTreeMap<PodKey, Instant>,
+    /// Patches that the API server took without changing anything.
+    pub(super) vain: BTreeMap<PodKey, Value>,
+}
+
+/// One thing to do about a Pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Step {
+    /// Make the mirror.
+    Create,
+    /// Change the mirror's status.
+    Patch(Value),
+    /// Remove the Pod with this UID of the API server's.
+    Delete(String),
+}
+
+/// What to do now, and when to look again if nothing happens before.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<(PodKey, Step)>,
+    pub(super) wake: Option<Instant>,
+}
+
+/// What to do about all Pods. Each gets one step at most, and none while one is under way.
+pub(super) fn plan(view: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let keys: BTreeSet<&PodKey> = view.told.keys().chain(view.seen.keys()).collect();
+    for key in keys {
+        if view.memory.busy.contains(key) {
+            continue;
+        }
+        let Some(step) = step(view, key) else {
+            continue;
+        };
+        let at = earliest(view.memory, key, &step);
+        if at.is_some_and(|at| at > view.now) {
+            plan.wake = plan.wake.into_iter().chain(at).min();
+        } else {
+            plan.steps.push((key.clone(), step));
+        }
+    }
+    plan
+}
+
+/// Before when a step is not to be taken.
+fn earliest(memory: &Memory, key: &PodKey, step: &Step) -> Option<Instant> {
+    let gap = match step {
+        Step::Create => memory.created.get(key).map(|at| *at + CREATE_GAP),
+        Step::Patch(_) => memory.patched.get(key).map(|at| *at + PATCH_GAP),
+        Step::Delete(_) => None,
+    };
+    memory.not_before.get(key).copied().max(gap)
+}
+
+fn step(view: &View<'_>, key: &PodKey) -> Option<Step> {
+    let told = view.told.get(key);
+    let seen = view.seen.get(key);
+    // One that is not ours has the name: making ours is refused until it is gone.
+    let owner = seen.and_then(|pod| owner(pod, view.node));
+    match (told, seen.zip(owner)) {
+        (None, None) => None,
+        (None, Some((mirror, _))) => {
+            let over = view.complete && !view.wanted.contains(key);
+            over.then(|| Step::Delete(mirror.uid().to_owned()))
+        }
+        (Some(told), None) => (told.version.is_some() && !told.terminating).then_some(Step::Create),
+        (Some(told), Some((mirror, owner))) => keep(view, key, told, mirror, owner),
+    }
+}
+
+/// The UID of the Node that the Pod is ours by, if it is ours.
+fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
+    pod.mirrors()?;
+    pod.controlled_by(&node.name)
+}
+
+/// What a mirror needs that belongs to a Pod which is there.
+fn keep(view: &View<'_>, key: &PodKey, told: &Told, mirror: &SeenPod, owner: &str) -> Option<Step> {
+    let version = told.version.as_ref()?;
+    let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
+    if mirror.is_leaving() || is_other {
+        return Some(Step::Delete(mirror.uid().to_owned()));
+    }
+    if !view.settled {
+        return None;
+    }
+    let patch = status_patch(mirror.uid(), &told.status, &mirror.status)?;
+    let is_vain = view.memory.vain.get(key) == Some(&patch);
+    (!is_vain).then_some(Step::Patch(patch))
+}

@@ -1,0 +1,440 @@
+//! The planner against an API server that exists only here: its rules as a table, and what it comes
+//! to from any state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use proptest::prelude::*;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
+use super::plan::{CREATE_GAP, Memory, PATCH_GAP, Plan, Step, View, plan};
+use crate::manifest::{PodKey, StaticPod};
+use crate::pod::report::Told;
+
+fn key(name: &str) -> PodKey {
+    PodKey {
+        namespace: "default".into(),
+        name: name.into(),
+    }
+}
+
+fn node() -> NodeIdentity {
+    NodeIdentity {
+        name: "n1".into(),
+        uid: "node-uid".into(),
+    }
+}
+
+/// What is told of a Pod whose version has this UID.
+fn told(name: &str, version: &str, phase: &str) -> Told {
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some("default".to_owned()),
+        uid: Some(version.to_owned()),
+        labels: Some([("app".to_owned(), "web".to_owned())].into()),
+        ..ObjectMeta::default()
+    };
+    let version = StaticPod {
+        key: key(name),
+        uid: version.to_owned(),
+        pod: Pod {
+            metadata,
+            ..Pod::default()
+        },
+        document: serde_json::Value::Null,
+        objects: Arc::default(),
+    };
+    Told {
+        version: Some(Arc::new(version)),
+        status: PodStatus {
+            phase: Some(phase.to_owned()),
+            ..PodStatus::default()
+        },
+        ..Told::default()
+    }
+}
+
+/// A Pod at the API server: a mirror of a version, by a Node with this UID, in a phase.
+fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) -> SeenPod {
+    let annotation = |version: &str| (MIRROR.to_owned(), version.to_owned());
+    SeenPod {
+        metadata: SeenMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("default".to_owned()),
+            uid: Some(uid.to_owned()),
+            annotations: version.map(|version| [annotation(version)].into()),
+            owner_references: Some(vec![OwnerReference {
+                kind: "Node".to_owned(),
+                name: "n1".to_owned(),
+                uid: owner.to_owned(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]),
+            ..SeenMeta::default()
+        },
+        status: PodStatus {
+            phase: Some(phase.to_owned()),
+            ..PodStatus::default()
+        },
+    }
+}
+
+/// All that the planner looks at, owned.
+struct World {
+    told: BTreeMap<PodKey, Arc<Told>>,
+    wanted: BTreeSet<PodKey>,
+    complete: bool,
+    seen: BTreeMap<PodKey, SeenPod>,
+    memory: Memory,
+    settled: bool,
+    now: Instant,
+}
+
+impl World {
+    fn new(told: Option<Told>, seen: Option<SeenPod>) -> Self {
+        Self {
+            told: told
+                .into_iter()
+                .map(|t| (key("web-n1"), Arc::new(t)))
+                .collect(),
+            wanted: BTreeSet::new(),
+            complete: true,
+            seen: seen.into_iter().map(|s| (s.key(), s)).collect(),
+            memory: Memory::default(),
+            settled: true,
+            now: Instant::now(),
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&View {
+            told: &self.told,
+            wanted: &self.wanted,
+            complete: self.complete,
+            seen: &self.seen,
+            node: &node(),
+            memory: &self.memory,
+            settled: self.settled,
+            now: self.now,
+        })
+    }
+
+    /// The one step that is to be taken, in a word.
+    fn step(&self) -> &'static str {
+        match self.plan().steps.as_slice() {
+            [] => "nothing",
+            [(_, Step::Create)] => "create",
+            [(_, Step::Patch(_))] => "patch",
+            [(_, Step::Delete(_))] => "delete",
+            more => panic!("{more:?}"),
+        }
+    }
+
+    /// Does what an API server does with a step.
+    fn take(&mut self, key: &PodKey, step: Step, new_uid: &str) {
+        match step {
+            Step::Create => {
+                assert!(!self.seen.contains_key(key), "there is one already");
+                let Pod { metadata, .. } = mirror(&self.told[key], &node()).unwrap();
+                let metadata = SeenMeta {
+                    name: metadata.name,
+                    namespace: metadata.namespace,
+                    uid: Some(new_uid.to_owned()),
+                    annotations: metadata.annotations,
+                    owner_references: metadata.owner_references,
+                    ..SeenMeta::default()
+                };
+                let status = PodStatus {
+                    phase: Some("Pending".to_owned()),
+                    ..PodStatus::default()
+                };
+                self.seen.insert(key.clone(), SeenPod { metadata, status });
+            }
+            Step::Patch(patch) => {
+                let pod = self.seen.get_mut(key).unwrap();
+                assert_eq!(patch["metadata"]["uid"], pod.uid());
+                let phase = patch["status"]["phase"].as_str();
+                pod.status.phase = phase.map(str::to_owned);
+            }
+            Step::Delete(uid) => {
+                assert_eq!(self.seen.remove(key).unwrap().uid(), uid);
+            }
+        }
+    }
+}
+
+fn leaving(mut pod: SeenPod) -> SeenPod {
+    pod.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+    pod
+}
+
+#[test]
+fn each_state_has_its_step() {
+    let running = || Some(told("web-n1", "v1", "Running"));
+    let ending = || {
+        running().map(|told| Told {
+            terminating: true,
+            ..told
+        })
+    };
+    let ours = |version, phase| seen("web-n1", "u", Some(version), "node-uid", phase);
+    let foreign = || seen("web-n1", "u", None, "node-uid", "Running");
+    let old_node = || seen("web-n1", "u", Some("v1"), "old-node-uid", "Running");
+    let check = |what: &str, told, seen, expected| {
+        assert_eq!(World::new(told, seen).step(), expected, "{what}");
+    };
+    check("a Pod without a mirror", running(), None, "create");
+    check(
+        "its mirror is as it should be",
+        running(),
+        Some(ours("v1", "Running")),
+        "nothing",
+    );
+    check(
+        "its status is another one",
+        running(),
+        Some(ours("v1", "Pending")),
+        "patch",
+    );
+    check(
+        "it mirrors another version",
+        running(),
+        Some(ours("v0", "Running")),
+        "delete",
+    );
+    check(
+        "it belongs to a Node that was",
+        running(),
+        Some(old_node()),
+        "delete",
+    );
+    check(
+        "somebody deletes it",
+        running(),
+        Some(leaving(ours("v1", "Running"))),
+        "delete",
+    );
+    check(
+        "a Pod that ends, without a mirror",
+        ending(),
+        None,
+        "nothing",
+    );
+    check(
+        "a Pod that ends is still shown",
+        ending(),
+        Some(ours("v1", "Pending")),
+        "patch",
+    );
+    check(
+        "a mirror without a Pod",
+        None,
+        Some(ours("v1", "Running")),
+        "delete",
+    );
+    check(
+        "a mirror of a Node that was",
+        None,
+        Some(old_node()),
+        "delete",
+    );
+    check("a Pod that is no mirror", None, Some(foreign()), "nothing");
+    check(
+        "a foreign Pod that is deleted",
+        None,
+        Some(leaving(foreign())),
+        "nothing",
+    );
+    check(
+        "a Pod of which no version is known",
+        Some(Told::default()),
+        None,
+        "nothing",
+    );
+}
+
+#[test]
+fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
+    let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
+    let mut world = World::new(None, Some(mirror));
+    world.complete = false;
+    assert_eq!(world.step(), "nothing", "not every Pod was looked at");
+    world.complete = true;
+    world.wanted.insert(key("web-n1"));
+    assert_eq!(world.step(), "nothing", "its Pod is about to start");
+    world.wanted.clear();
+    assert_eq!(world.step(), "delete");
+}
+
+#[test]
+fn pods_that_others_control_are_never_touched() {
+    let mirror = || seen("web-n1", "u", Some("v1"), "node-uid", "Running");
+    let change = |change: fn(&mut OwnerReference)| {
+        let mut pod = mirror();
+        change(&mut pod.metadata.owner_references.as_mut().unwrap()[0]);
+        pod
+    };
+    for pod in [
+        change(|owner| owner.name = "n2".into()),
+        change(|owner| owner.kind = "ReplicaSet".into()),
+        change(|owner| owner.controller = None),
+    ] {
+        assert_eq!(World::new(None, Some(pod)).step(), "nothing");
+    }
+}
+
+#[test]
+fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
+    let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
+    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    world.settled = false;
+    assert_eq!(world.step(), "nothing");
+    world.settled = true;
+    let earlier = world.now.checked_sub(Duration::from_millis(300)).unwrap();
+    world.memory.patched.insert(key("web-n1"), earlier);
+    let Plan { steps, wake } = world.plan();
+    assert_eq!((steps.len(), wake), (0, Some(earlier + PATCH_GAP)));
+    world.now = earlier + PATCH_GAP;
+    assert_eq!(world.step(), "patch");
+}
+
+#[test]
+fn a_step_waits_for_the_one_before_and_after_a_failure() {
+    let mut world = World::new(Some(told("web-n1", "v1", "Running")), None);
+    world.memory.busy.insert(key("web-n1"));
+    assert_eq!(world.step(), "nothing");
+    world.memory.busy.clear();
+    let later = world.now + Duration::from_secs(5);
+    world.memory.not_before.insert(key("web-n1"), later);
+    assert_eq!(
+        world.plan(),
+        Plan {
+            steps: vec![],
+            wake: Some(later)
+        }
+    );
+    world.memory.not_before.clear();
+    world.memory.created.insert(key("web-n1"), world.now);
+    assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
+}
+
+#[test]
+fn a_patch_that_changed_nothing_is_not_sent_again() {
+    let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
+    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
+    world.memory.vain.insert(key("web-n1"), patch);
+    assert_eq!(world.step(), "nothing");
+    world
+        .told
+        .insert(key("web-n1"), Arc::new(told("web-n1", "v1", "Failed")));
+    assert_eq!(world.step(), "patch");
+}
+
+#[test]
+fn the_mirror_carries_what_admission_and_selectors_look_for() {
+    let mut told = told("web-n1", "v1", "Running");
+    told.report.seen = "2026-01-02T03:04:05Z".into();
+    let mirror = serde_json::to_value(mirror(&told, &node()).unwrap()).unwrap();
+    let expected = json!({
+        "name": "web-n1", "namespace": "default", "labels": {"app": "web"},
+        "annotations": {
+            "kubernetes.io/config.mirror": "v1",
+            "kubernetes.io/config.seen": "2026-01-02T03:04:05Z",
+        },
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node-uid",
+            "controller": true}],
+    });
+    assert_eq!(mirror["metadata"], expected);
+    assert_eq!(mirror["status"], serde_json::Value::Null);
+}
+
+/// A Pod as it may be told of: version, phase, and whether it ends.
+fn any_told() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
+    proptest::option::of((0..2_u8, 0..2_u8, any::<bool>()))
+}
+
+/// A Pod as it may be seen: a mirror or not, of a version, by this Node or one that was, in a phase,
+/// and whether it is being deleted.
+fn any_seen() -> impl Strategy<Value = Option<(bool, u8, bool, u8, bool)>> {
+    let one = (
+        any::<bool>(),
+        0..3_u8,
+        any::<bool>(),
+        0..2_u8,
+        any::<bool>(),
+    );
+    proptest::option::of(one)
+}
+
+const PHASES: [&str; 2] = ["Pending", "Running"];
+
+proptest! {
+    /// From any state a few steps lead to one mirror for each Pod that is there, as it is told of, and
+    /// to none for others; and nothing else is ever touched.
+    #[test]
+    fn from_any_state_the_mirrors_come_right(
+        pods in proptest::collection::vec((any_told(), any_seen()), 1..5)
+    ) {
+        let mut world = World::new(None, None);
+        for (n, (as_told, as_seen)) in pods.iter().enumerate() {
+            let name = format!("p{n}-n1");
+            if let Some((version, phase, terminating)) = *as_told {
+                let told = told(&name, &format!("v{version}"), PHASES[usize::from(phase)]);
+                let told = Told { terminating, ..told };
+                world.told.insert(key(&name), Arc::new(told));
+            }
+            if let Some((is_mirror, version, owned, phase, is_leaving)) = *as_seen {
+                let version = is_mirror.then(|| format!("v{version}"));
+                let owner = if owned { "node-uid" } else { "old" };
+                let phase = PHASES[usize::from(phase)];
+                let pod = seen(&name, &format!("u{n}"), version.as_deref(), owner, phase);
+                let pod = if is_leaving { leaving(pod) } else { pod };
+                world.seen.insert(key(&name), pod);
+            }
+        }
+        let foreign = |seen: &BTreeMap<PodKey, SeenPod>| -> Vec<SeenPod> {
+            seen.values().filter(|p| p.mirrors().is_none()).cloned().collect()
+        };
+        let before = foreign(&world.seen);
+        for round in 0..4 {
+            let mut taken = false;
+            for (key, step) in world.plan().steps {
+                // Where a foreign Pod has the name, making ours is refused for ever.
+                if step == Step::Create && world.seen.contains_key(&key) {
+                    continue;
+                }
+                world.take(&key, step, &format!("new{round}"));
+                taken = true;
+            }
+            if !taken {
+                break;
+            }
+            prop_assert!(round < 3, "delete, create, patch are enough");
+        }
+        prop_assert_eq!(foreign(&world.seen), before);
+        for (key, told) in &world.told {
+            let mirror = world.seen.get(key).filter(|p| p.mirrors().is_some());
+            let taken = world.seen.get(key).is_some_and(|p| p.mirrors().is_none());
+            match mirror {
+                None => prop_assert!(told.terminating || taken, "{key} has no mirror"),
+                Some(mirror) => {
+                    let uid = told.version.as_ref().map(|v| v.uid.as_str());
+                    prop_assert_eq!(mirror.mirrors(), uid);
+                    prop_assert_eq!(mirror.controlled_by("n1"), Some("node-uid"));
+                    prop_assert_eq!(&mirror.status.phase, &told.status.phase);
+                    prop_assert!(!mirror.is_leaving());
+                }
+            }
+        }
+        let orphans = world.seen.iter().filter(|(key, pod)| {
+            pod.mirrors().is_some() && !world.told.contains_key(*key)
+        });
+        prop_assert_eq!(orphans.count(), 0);
+    }
+}

@@ -1,0 +1,387 @@
+//! Keeps the mirror Pods: looks at what is told and seen, plans, and carries the steps out, one at a
+//! time for each Pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::api::{Api, PatchType};
+use super::error::{Error, ErrorKind};
+use super::object::{NodeIdentity, SeenPod, mirror};
+use super::patch::status_patch;
+use super::plan::{Memory, Plan, Step, View, plan};
+use super::refusals::Refusals;
+use super::watch::Seen;
+use super::{Local, Numbers};
+use crate::manifest::PodKey;
+use crate::pod::events::{About, EventKind};
+use crate::pod::report::Told;
+
+/// What changes together is told together: a status rests this long before it is told.
+const SETTLE: Duration = Duration::from_millis(150);
+/// Steps under way at a time.
+const STEPS: usize = 8;
+/// Where Pods are asked for.
+pub(super) const PODS: &str = "/api/v1/pods";
+type Running = BoxFuture<'static, (PodKey, Step, Result<Option<SeenPod>, Error>)>;
+
+/// What is remembered from one connection to the next.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    memory: Memory,
+    refusals: Refusals,
+}
+
+/// The keeper of the mirror Pods on one connection.
+pub(super) struct Pods<'a> {
+    local: &'a Local,
+    api: Api,
+    identity: watch::Receiver<Option<NodeIdentity>>,
+    remembered: &'a mut Remembered,
+    numbers: &'a watch::Sender<Numbers>,
+    /// All Pods of this node that the API server has; `None` until it told.
+    seen: Option<BTreeMap<PodKey, SeenPod>>,
+    /// The API server's UIDs of Pods that were deleted and that late news may still be about.
+    deleted: BTreeSet<String>,
+    /// Since when a change of a status waits to be told.
+    unsettled: Option<Instant>,
+    /// The server wants to be left alone until then.
+    busy_until: Option<Instant>,
+    running: FuturesUnordered<Running>,
+}
+
+impl<'a> Pods<'a> {
+    pub(super) fn new(
+        local: &'a Local,
+        api: Api,
+        identity: watch::Receiver<Option<NodeIdentity>>,
+        remembered: &'a mut Remembered,
+        numbers: &'a watch::Sender<Numbers>,
+    ) -> Self {
+        // What was under way ended with the connection before.
+        remembered.memory.busy.clear();
+        remembered.memory.not_before.clear();
+        remembered.refusals.begin_anew();
+        Self {
+            local,
+            api,
+            identity,
+            remembered,
+            numbers,
+            seen: None,
+            deleted: BTreeSet::new(),
+            unsettled: None,
+            busy_until: None,
+            running: FuturesUnordered::new(),
+        }
+    }
+
+    /// Keeps the mirror Pods until the API server is away.
+    pub(super) async fn keep(
+        mut self,
+        mut news: mpsc::Receiver<Seen<SeenPod>>,
+    ) -> Result<Infallible, Error> {
+        let mut changes = self.local.context.reports.changes();
+        let mut desired = self.local.desired.clone();
+        let mut looked_around = self.local.looked_around.clone();
+        loop {
+            let wake = self.go_on();
+            self.count();
+            tokio::select! {
+                Some(seen) = news.recv() => self.see(seen),
+                Ok(()) = changes.changed() => {
+                    self.unsettled.get_or_insert_with(Instant::now);
+                }
+                Ok(()) = desired.changed() => {}
+                Ok(()) = looked_around.changed() => {}
+                Ok(()) = self.identity.changed() => {}
+                Some(done) = self.running.next() => self.finish(done)?,
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Starts what is to be done now, and tells when to look again.
+    fn go_on(&mut self) -> Instant {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        if let Some(until) = self.busy_until.filter(|until| *until > now) {
+            return until;
+        }
+        let settles = self.unsettled.map(|since| since + SETTLE);
+        let settled = settles.is_none_or(|at| at <= now);
+        let Plan { steps, wake } = self.plan(settled, now);
+        if settled {
+            self.unsettled = None;
+        }
+        for (key, step) in steps {
+            if self.running.len() >= STEPS {
+                break;
+            }
+            self.start(key, step);
+        }
+        let settles = settles.filter(|_| !settled);
+        wake.into_iter().chain(settles).min().unwrap_or(later)
+    }
+
+    fn plan(&mut self, settled: bool, now: Instant) -> Plan {
+        let told: BTreeMap<PodKey, Arc<Told>> =
+            self.local.context.reports.told().into_iter().collect();
+        let Some(seen) = &self.seen else {
+            return Plan::default();
+        };
+        let known = |key: &PodKey| told.contains_key(key) || seen.contains_key(key);
+        self.remembered.forget_all_but(known);
+        let Some(identity) = self.identity.borrow_and_update().clone() else {
+            return Plan::default();
+        };
+        let desired = self.local.desired.borrow();
+        let wanted = desired.iter().flat_map(|d| d.pods.keys().cloned());
+        plan(&View {
+            told: &told,
+            wanted: &wanted.collect(),
+            complete: desired.is_some() && self.local.looked_around.borrow().is_some(),
+            seen,
+            node: &identity,
+            memory: &self.remembered.memory,
+            settled,
+            now,
+        })
+    }
+
+    fn start(&mut self, key: PodKey, step: Step) {
+        let Some(identity) = self.identity.borrow().clone() else {
+            return;
+        };
+        let told = self.told(&key);
+        let mirror = told.and_then(|told| mirror(&told, &identity));
+        self.remembered.memory.busy.insert(key.clone());
+        let api = self.api.clone();
+        self.running.push(Box::pin(async move {
+            let result = take(&api, &key, &step, mirror).await;
+            (key, step, result)
+        }));
+    }
+
+    /// Takes in what came of a step.
+    ///
+    /// # Errors
+    /// The API server is away.
+    fn finish(
+        &mut self,
+        (key, step, result): (PodKey, Step, Result<Option<SeenPod>, Error>),
+    ) -> Result<(), Error> {
+        self.remembered.memory.busy.remove(&key);
+        let now = Instant::now();
+        match result {
+            Ok(pod) => self.succeeded(&key, step, pod, now),
+            Err(error) if error.kind == ErrorKind::Away => return Err(error),
+            Err(error) => {
+                if let ErrorKind::Busy(after) = error.kind {
+                    self.busy_until = Some(now + after.mul_f64(0.75 + fastrand::f64() / 2.0));
+                }
+                self.failed(&key, &step, &error, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self, key: &PodKey, step: Step, pod: Option<SeenPod>, now: Instant) {
+        debug!(pod = %key, ?step, "the API server did it");
+        let memory = &mut self.remembered.memory;
+        memory.not_before.remove(key);
+        match step {
+            Step::Create => {
+                memory.created.insert(key.clone(), now);
+                memory.vain.remove(key);
+                // It has no status yet, and every one is news to it.
+                memory.patched.remove(key);
+                let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
+                info!(pod = %key, uid, "the mirror Pod is there");
+            }
+            Step::Patch(patch) => {
+                memory.patched.insert(key.clone(), now);
+                self.note_vain(key, &patch, pod.as_ref());
+            }
+            Step::Delete(uid) => {
+                let seen = self.seen.as_mut();
+                if let Some(seen) = seen.filter(|s| s.get(key).is_some_and(|p| p.uid() == uid)) {
+                    seen.remove(key);
+                }
+                self.deleted.insert(uid);
+            }
+        }
+        for other in self.remembered.refusals.like(key) {
+            self.remembered.memory.not_before.remove(&other);
+        }
+        if self.remembered.refusals.succeeded(key) {
+            info!(pod = %key, "the API server takes the mirror Pod again");
+        }
+        if let Some(pod) = pod {
+            self.see(Seen::There(pod));
+        }
+    }
+
+    /// Notes a patch that left the status as it was, so that it is not sent for ever.
+    fn note_vain(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
+        let told = self.told(key);
+        let again = told
+            .zip(pod)
+            .and_then(|(told, pod)| status_patch(pod.uid(), &told.status, &pod.status));
+        let vain = &mut self.remembered.memory.vain;
+        if again.as_ref() == Some(patch) {
+            vain.insert(key.clone(), patch.clone());
+        } else {
+            vain.remove(key);
+        }
+    }
+
+    fn failed(&mut self, key: &PodKey, step: &Step, error: &Error, now: Instant) {
+        debug!(pod = %key, ?step, %error, "the API server did not do it");
+        let error = match error.kind {
+            ErrorKind::AlreadyExists => Error {
+                message: format!(
+                    "found another Pod {key} there, which is not the mirror Pod of this node; \
+                     expected none: delete or rename it"
+                ),
+                ..error.clone()
+            },
+            _ => error.clone(),
+        };
+        let chance = fastrand::f64();
+        let remembered = &mut *self.remembered;
+        let verdict = remembered.refusals.failed(key, &error, now, chance);
+        remembered.memory.not_before.insert(key.clone(), verdict.at);
+        if verdict.say {
+            self.say(key, step, &error);
+        }
+    }
+
+    /// Says once that the API server does not do something for a Pod.
+    fn say(&self, key: &PodKey, step: &Step, error: &Error) {
+        let (what, reason) = match step {
+            Step::Create => ("make the mirror Pod", "FailedCreate"),
+            Step::Patch(_) => ("change the mirror Pod's status", "FailedUpdate"),
+            Step::Delete(_) => ("delete the mirror Pod", "FailedDelete"),
+        };
+        warn!(pod = %key, %error, "the API server does not {what}, the Pod runs all the same");
+        let told = self.told(key);
+        let about = About {
+            pod: key,
+            uid: told.as_ref().map_or("", |told| &told.report.uid),
+            field: "",
+        };
+        let message = format!("The API server does not {what}: {error}");
+        let events = &self.local.context.events;
+        events.record(about, EventKind::Warning, reason, &message);
+    }
+
+    fn told(&self, key: &PodKey) -> Option<Arc<Told>> {
+        let told = self.local.context.reports.told();
+        let told = told.into_iter().find(|(told, _)| told == key);
+        told.map(|(_, told)| told)
+    }
+
+    /// Takes in what was seen.
+    fn see(&mut self, seen: Seen<SeenPod>) {
+        match seen {
+            Seen::All(pods) => {
+                self.deleted.clear();
+                self.seen = Some(pods.into_iter().map(|p| (p.key(), p)).collect());
+            }
+            Seen::There(pod) => {
+                let Some(all) = &mut self.seen else {
+                    return;
+                };
+                let key = pod.key();
+                let is_late = self.deleted.contains(pod.uid())
+                    || all.get(&key).is_some_and(|known| pod.is_older_than(known));
+                if !is_late {
+                    all.insert(key, pod);
+                }
+            }
+            Seen::Gone(pod) => {
+                self.deleted.remove(pod.uid());
+                let key = pod.key();
+                let all = self.seen.as_mut();
+                if let Some(all) = all.filter(|a| a.get(&key).is_some_and(|p| p.uid() == pod.uid()))
+                {
+                    all.remove(&key);
+                    // Whatever kept ours from being made may have gone with it.
+                    self.remembered.memory.not_before.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn count(&self) {
+        let name = self.identity.borrow().as_ref().map(|i| i.name.clone());
+        let seen = self.seen.iter().flat_map(BTreeMap::values);
+        let ours = seen.filter(|pod| {
+            let name = name.as_deref().unwrap_or_default();
+            pod.mirrors().is_some() && pod.controlled_by(name).is_some()
+        });
+        let (mirrors, refused) = (ours.count(), self.remembered.refusals.said());
+        self.numbers.send_if_modified(|numbers| {
+            let changed = numbers.mirrors != mirrors || numbers.refused != refused;
+            (numbers.mirrors, numbers.refused) = (mirrors, refused);
+            changed
+        });
+    }
+}
+
+impl Remembered {
+    fn forget_all_but(&mut self, known: impl Fn(&PodKey) -> bool) {
+        self.refusals.keep(&known);
+        let memory = &mut self.memory;
+        memory.not_before.retain(|key, _| known(key));
+        memory.created.retain(|key, _| known(key));
+        memory.patched.retain(|key, _| known(key));
+        memory.vain.retain(|key, _| known(key));
+    }
+}
+
+/// Takes a step; gives the Pod as the API server then has it.
+async fn take(
+    api: &Api,
+    key: &PodKey,
+    step: &Step,
+    mirror: Option<Pod>,
+) -> Result<Option<SeenPod>, Error> {
+    let path = path(key);
+    let result = match step {
+        Step::Create => {
+            let pods = format!("/api/v1/namespaces/{}/pods", key.namespace);
+            return api.create(&pods, &mirror).await.map(Some);
+        }
+        Step::Patch(change) => {
+            let status = format!("{path}/status");
+            let patched = api.patch(&status, PatchType::Strategic, change).await;
+            patched.map(Some)
+        }
+        Step::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),
+    };
+    result.map_err(|error| match error.kind {
+        // News that it is gone come with the watch. Alone this proves nothing: an API server that has
+        // just started finds no Pod for a moment, since its admission does not know them yet.
+        ErrorKind::NotFound => Error {
+            kind: ErrorKind::Conflict,
+            ..error
+        },
+        _ => error,
+    })
+}
+
+fn path(key: &PodKey) -> String {
+    format!("/api/v1/namespaces/{}/pods/{}", key.namespace, key.name)
+}

@@ -1,0 +1,184 @@
+//! What the API server did not do for a mirror Pod: when to try again, and what was said of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::{Error, ErrorKind};
+use crate::manifest::PodKey;
+
+/// The wait before the same is tried again, at first and at most.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A fault is spoken of when it happened this often in a row.
+const PATIENCE: u32 = 5;
+
+/// What is known of the Pods for which something failed.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(BTreeMap<PodKey, Refusal>);
+
+#[derive(Debug)]
+struct Refusal {
+    kind: ErrorKind,
+    message: String,
+    /// Failures in a row.
+    tries: u32,
+    /// The kind of failure that was spoken of.
+    said: Option<ErrorKind>,
+}
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// When to try again.
+    pub(super) at: Instant,
+    /// It is time to speak of it.
+    pub(super) say: bool,
+}
+
+impl Refusals {
+    /// A step for the Pod failed; `chance` from 0 to 1 spreads the waits.
+    pub(super) fn failed(
+        &mut self,
+        key: &PodKey,
+        error: &Error,
+        now: Instant,
+        chance: f64,
+    ) -> Verdict {
+        let refusal = self.0.entry(key.clone()).or_insert(Refusal {
+            kind: error.kind,
+            message: String::new(),
+            tries: 0,
+            said: None,
+        });
+        refusal.kind = error.kind;
+        refusal.message.clone_from(&error.message);
+        refusal.tries += 1;
+        let patience = match error.kind {
+            ErrorKind::Refused(_) | ErrorKind::NotFound | ErrorKind::AlreadyExists => 1,
+            _ => PATIENCE,
+        };
+        let say = refusal.tries >= patience && refusal.said != Some(error.kind);
+        if say {
+            refusal.said = Some(error.kind);
+        }
+        let wait = (RETRY * 2_u32.pow((refusal.tries - 1).min(16))).min(RETRY_MAX);
+        let wait = match error.kind {
+            ErrorKind::Busy(after) => wait.max(after),
+            _ => wait,
+        };
+        Verdict {
+            at: now + wait.mul_f64(0.75 + chance / 2.0),
+            say,
+        }
+    }
+
+    /// A step for the Pod was taken. Tells whether there was something to speak of before.
+    pub(super) fn succeeded(&mut self, key: &PodKey) -> bool {
+        self.0.remove(key).is_some_and(|r| r.said.is_some())
+    }
+
+    /// The other Pods that are refused what may now be granted, since this Pod no longer is: all that
+    /// met the same refusal, for what nobody may; those of its namespace, for what only concerns that.
+    pub(super) fn like(&self, key: &PodKey) -> Vec<PodKey> {
+        let Some(granted) = self.0.get(key) else {
+            return vec![];
+        };
+        let alike = |(other, refusal): &(&PodKey, &Refusal)| {
+            *other != key
+                && refusal.kind == granted.kind
+                && (refusal.kind != ErrorKind::NotFound || other.namespace == key.namespace)
+        };
+        let alike = self.0.iter().filter(alike);
+        alike.map(|(other, _)| other.clone()).collect()
+    }
+
+    /// The Pods that something is refused for, with what the server says.
+    pub(super) fn said(&self) -> BTreeMap<PodKey, String> {
+        let said = self.0.iter().filter(|(_, r)| r.said.is_some());
+        said.map(|(key, r)| (key.clone(), r.message.clone()))
+            .collect()
+    }
+
+    /// Forgets all Pods but these.
+    pub(super) fn keep(&mut self, keep: impl Fn(&PodKey) -> bool) {
+        self.0.retain(|key, _| keep(key));
+    }
+
+    /// Faults of a server that was away meanwhile are no reason to wait.
+    pub(super) fn begin_anew(&mut self) {
+        for refusal in self.0.values_mut() {
+            refusal.tries = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(namespace: &str, name: &str) -> PodKey {
+        PodKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    fn error(kind: ErrorKind) -> Error {
+        Error {
+            kind,
+            message: "no".into(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_said_once_and_tried_again_ever_more_rarely() {
+        let now = Instant::now();
+        let (mut refusals, key) = (Refusals::default(), key("a", "p"));
+        let mut seen = vec![];
+        for _ in 0..8 {
+            let verdict = refusals.failed(&key, &error(ErrorKind::Refused(403)), now, 0.5);
+            seen.push(((verdict.at - now).as_secs(), verdict.say));
+        }
+        let waits: Vec<u64> = seen.iter().map(|(wait, _)| *wait).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(seen.iter().filter(|(_, say)| *say).count(), 1);
+        let another = refusals.failed(&key, &error(ErrorKind::Refused(422)), now, 0.5);
+        assert!(another.say, "another refusal is news");
+        assert!(refusals.succeeded(&key));
+        assert!(!refusals.succeeded(&key));
+    }
+
+    #[test]
+    fn faults_are_said_only_when_they_last() {
+        let now = Instant::now();
+        let (mut refusals, key) = (Refusals::default(), key("a", "p"));
+        let said: Vec<bool> = (0..6)
+            .map(|_| {
+                refusals
+                    .failed(&key, &error(ErrorKind::Fault), now, 0.5)
+                    .say
+            })
+            .collect();
+        assert_eq!(said, [false, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_one_pod_is_granted_others_may_be_too() {
+        let now = Instant::now();
+        let mut refusals = Refusals::default();
+        for (namespace, name, kind) in [
+            ("a", "1", ErrorKind::NotFound),
+            ("a", "2", ErrorKind::NotFound),
+            ("b", "3", ErrorKind::NotFound),
+            ("a", "4", ErrorKind::Refused(403)),
+            ("b", "5", ErrorKind::Refused(403)),
+        ] {
+            refusals.failed(&key(namespace, name), &error(kind), now, 0.5);
+        }
+        assert_eq!(refusals.like(&key("a", "1")), [key("a", "2")]);
+        assert_eq!(refusals.like(&key("a", "4")), [key("b", "5")]);
+        assert_eq!(refusals.like(&key("c", "9")), []);
+    }
+}

@@ -1,0 +1,155 @@
+//! What the API server has of one kind of object, and what happens to it: listed once, then watched.
+//!
+//! The list is always narrowed by a field selector. Whoever reads sees first all objects, then each
+//! change, and all objects again when the server lost the thread.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::core::WatchEvent;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::api::Api;
+use super::complaint::Complaint;
+use super::error::{Error, ErrorKind};
+
+/// How long the server lets a watch run; a random part is added, so that watches do not end together.
+const WATCH_SECONDS: u64 = 300;
+/// The wait before something that failed is tried again, at first and at most.
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What was seen.
+#[derive(Debug, Clone)]
+pub(super) enum Seen<T> {
+    /// These are all objects.
+    All(Vec<T>),
+    /// An object is there, as it is now.
+    There(T),
+    /// An object is gone; this is what it was last.
+    Gone(T),
+}
+
+/// An object of the API server's.
+pub(super) trait Object: DeserializeOwned + Clone + Send + 'static {
+    /// Its version there.
+    fn resource_version(&self) -> Option<&str>;
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    metadata: ListMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// The objects at `path` that the field selector `FIELD=VALUE` leaves, to `sender` until the server
+/// is away or nobody listens.
+pub(super) async fn watch<T: Object>(
+    api: &Api,
+    path: &str,
+    selector: (&str, &str),
+    sender: mpsc::Sender<Seen<T>>,
+) -> Result<Infallible, Error> {
+    let (field, value) = selector;
+    let path = format!("{path}?fieldSelector={field}%3D{value}");
+    let mut complaint = Complaint::new(format!("to show {path}"));
+    let mut delay = RETRY;
+    let mut version = None;
+    loop {
+        let began = Instant::now();
+        let result = round(api, &path, &mut version, &sender, &mut complaint).await;
+        let mut pause = delay;
+        match result {
+            Ok(()) => {}
+            Err(error) => match error.kind {
+                ErrorKind::Away => return Err(error),
+                ErrorKind::Expired => version = None,
+                ErrorKind::Busy(after) => pause = pause.max(after),
+                ErrorKind::Fault => debug!(path, %error, "a list or watch failed"),
+                _ => {
+                    version = None;
+                    complaint.say(&error);
+                }
+            },
+        }
+        // One that went on for a while ended because everything does.
+        if began.elapsed() > RETRY_MAX {
+            delay = RETRY;
+            continue;
+        }
+        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+/// One list, if there is no version to go on from, and one watch.
+async fn round<T: Object>(
+    api: &Api,
+    path: &str,
+    version: &mut Option<String>,
+    sender: &mpsc::Sender<Seen<T>>,
+    complaint: &mut Complaint,
+) -> Result<(), Error> {
+    let from = if let Some(from) = version.take() {
+        from
+    } else {
+        let list: List<T> = api.get(path).await?;
+        complaint.clear();
+        tell(sender, Seen::All(list.items)).await?;
+        list.metadata.resource_version
+    };
+    let seconds = WATCH_SECONDS + fastrand::u64(..WATCH_SECONDS);
+    let target = format!(
+        "{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}"
+    );
+    *version = Some(from);
+    let begun = Instant::now();
+    let mut events = api.watch::<T>(&target).await?;
+    while let Some(event) = events.next().await {
+        let event = match event {
+            // It was cut. If that is because the server is away, the next one cannot be begun.
+            Err(error) if error.kind == ErrorKind::Away => break,
+            event => event?,
+        };
+        let seen = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => Seen::There(object),
+            WatchEvent::Deleted(object) => Seen::Gone(object),
+            WatchEvent::Bookmark(bookmark) => {
+                *version = Some(bookmark.metadata.resource_version);
+                continue;
+            }
+            WatchEvent::Error(status) => return Err(Error::of_status(*status)),
+        };
+        let (Seen::There(object) | Seen::Gone(object)) = &seen else {
+            continue;
+        };
+        if let Some(newer) = object.resource_version() {
+            *version = Some(newer.to_owned());
+        }
+        tell(sender, seen).await?;
+    }
+    // One that ended before its time was cut, and the server behind it may be another one, to which
+    // the version means nothing.
+    if begun.elapsed() < Duration::from_secs(seconds) {
+        *version = None;
+    }
+    Ok(())
+}
+
+async fn tell<T>(sender: &mpsc::Sender<Seen<T>>, seen: Seen<T>) -> Result<(), Error> {
+    let told = sender.send(seen).await;
+    told.map_err(|_| Error::away("nobody listens any more"))
+}

@@ -1,0 +1,181 @@
+//! The mirror Pods follow the static Pods, whenever the agent or the API server is not there.
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, is_running, uid};
+use crate::node::{FOREVER, Node, pod};
+
+mod shared {
+    crate::with_apiserver!(
+        shared:
+        a_mirror_is_replaced_when_its_pod_changes,
+        a_mirror_stays_until_its_pod_has_really_ended,
+        a_mirror_is_adopted_by_the_next_agent,
+        the_mirror_of_a_pod_that_went_without_an_agent_goes_with_the_next,
+    );
+}
+
+mod own {
+    crate::with_apiserver!(
+        own:
+        what_changes_while_the_api_server_is_away_is_right_when_it_is_back,
+        a_pod_removed_in_the_agents_first_second_has_no_mirror_in_the_end,
+        after_a_wipe_everything_comes_back,
+        without_an_api_server_pods_start_and_stop,
+    );
+}
+
+fn hash(mirror: &Value) -> &Value {
+    &mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"]
+}
+
+async fn a_mirror_is_replaced_when_its_pod_changes(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    let before = cluster.wait_running(&node, "web").await;
+    node.put("web.yaml", &pod("web", &format!("{FOREVER} # changed")));
+    node.wait_after("web", &first).await;
+    let is_new = |mirror: &Value| hash(mirror) != hash(&before) && is_running(mirror);
+    let after = cluster.wait_mirror(&node, "web", is_new).await;
+    assert_ne!(uid(&before), uid(&after));
+    let uid = node.report("web").await.unwrap().uid;
+    assert_eq!(*hash(&after), uid.as_str());
+}
+
+async fn a_mirror_stays_until_its_pod_has_really_ended(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    // It ends when a file appears, so it has not ended before.
+    let slow = "trap 'while ! [ -e /tmp/end ]; do sleep 0.1; done; exit 0' TERM; \
+                echo up; while :; do sleep 0.1; done";
+    node.put("web.yaml", &pod("web", slow));
+    node.start_agent();
+    let container = node.wait_running("web").await;
+    let before = cluster.wait_running(&node, "web").await;
+    node.remove("web.yaml");
+    node.wait_stopping().await;
+    assert_eq!(uid(&cluster.mirror(&node, "web").unwrap()), uid(&before));
+    node.exec(&container.id, &["touch", "/tmp/end"]).await;
+    cluster.wait_no_mirror(&node, "web").await;
+    node.wait_gone().await;
+}
+
+async fn a_mirror_is_adopted_by_the_next_agent(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let before = cluster.wait_running(&node, "web").await;
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("the second agent is there", async || {
+        node.log_lines_with("the API server answers") == 2
+    })
+    .await;
+    // A second Pod's mirror comes after the agent has looked at the first's.
+    node.put("second.yaml", &pod("second", FOREVER));
+    cluster.wait_running(&node, "second").await;
+    assert_eq!(uid(&cluster.mirror(&node, "web").unwrap()), uid(&before));
+}
+
+async fn the_mirror_of_a_pod_that_went_without_an_agent_goes_with_the_next(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    cluster.admit(&mut node);
+    for name in ["stays", "goes"] {
+        node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
+    }
+    node.start_agent();
+    cluster.wait_running(&node, "goes").await;
+    cluster.wait_running(&node, "stays").await;
+    node.kill_agent();
+    node.remove("goes.yaml");
+    node.start_agent();
+    cluster.wait_no_mirror(&node, "goes").await;
+    assert!(cluster.mirror(&node, "stays").is_some());
+}
+
+async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    cluster.admit(&mut node);
+    for name in ["stays", "goes", "changes"] {
+        node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
+    }
+    node.start_agent();
+    let stays = cluster.wait_running(&node, "stays").await;
+    cluster.wait_running(&node, "goes").await;
+    cluster.wait_running(&node, "changes").await;
+    let before = node.wait_running("changes").await;
+    cluster.hack("stop");
+    node.remove("goes.yaml");
+    node.put("comes.yaml", &pod("comes", FOREVER));
+    node.put(
+        "changes.yaml",
+        &pod("changes", &format!("{FOREVER} # changed")),
+    );
+    node.wait_running("comes").await;
+    node.wait_after("changes", &before).await;
+    node.wait_until("the Pod is gone", async || {
+        node.report("goes").await.is_none()
+    })
+    .await;
+    cluster.hack("start");
+    cluster.wait_running(&node, "comes").await;
+    cluster.wait_no_mirror(&node, "goes").await;
+    let version = node.report("changes").await.unwrap().uid;
+    let is_new = |mirror: &Value| *hash(mirror) == version.as_str() && is_running(mirror);
+    cluster.wait_mirror(&node, "changes", is_new).await;
+    assert_eq!(uid(&cluster.mirror(&node, "stays").unwrap()), uid(&stays));
+    assert_eq!(node.log_lines_with("the API server is away"), 1);
+}
+
+async fn a_pod_removed_in_the_agents_first_second_has_no_mirror_in_the_end(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    cluster.admit(&mut node);
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    cluster.wait_running(&node, "web").await;
+    node.kill_agent();
+    cluster.hack("stop");
+    node.start_agent();
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    cluster.hack("start");
+    cluster.wait_no_mirror(&node, "web").await;
+}
+
+async fn after_a_wipe_everything_comes_back(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let container = node.wait_running("web").await;
+    let before = cluster.wait_running(&node, "web").await;
+    cluster.hack("wipe");
+    cluster.kubectl("create serviceaccount default");
+    let is_new = |mirror: &Value| uid(mirror) != uid(&before) && is_running(mirror);
+    let mirror = cluster.wait_mirror(&node, "web", is_new).await;
+    let found = cluster.get(&format!("node {}", node.name)).unwrap();
+    assert_eq!(mirror["metadata"]["ownerReferences"][0]["uid"], uid(&found));
+    node.wait_until("the lease is there", async || {
+        let lease = format!("lease --namespace kube-node-lease {}", node.name);
+        cluster.get(&lease).is_some()
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, container.id);
+}
+
+async fn without_an_api_server_pods_start_and_stop(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    cluster.hack("stop");
+    node.start_agent();
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.wait_running("web").await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    assert_eq!(node.log_lines_with("the API server is away"), 1);
+}

@@ -1,0 +1,35 @@
+//! Promises S9 to S12 kept with a real kube-apiserver and a real containerd. `hack/test` brings both
+//! up and runs these; each test runs on an agent, folders, Pods and a Node of its own.
+
+#[path = "../e2e/node.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod node;
+#[path = "../ports/mod.rs"]
+mod ports;
+
+mod bootstrap;
+mod cluster;
+mod endpoint;
+mod faults;
+mod golden;
+mod identity;
+mod lifecycle;
+mod proxy;
+mod refusals;
+mod shown;
+
+/// Makes a test of each function, on the API server that all share or on one of its own.
+macro_rules! with_apiserver {
+    ($cluster:ident: $($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            #[ignore = "needs an API server and a containerd: run hack/test"]
+            fn $name() {
+                let cluster = $crate::cluster::Cluster::$cluster();
+                $crate::node::run("2.1", |node| super::$name(node, cluster));
+            }
+        )*
+    };
+}
+
+pub(crate) use with_apiserver;
