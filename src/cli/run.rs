@@ -148,7 +148,11 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
 }
 
 /// Serves the node's API, if it is to be. That it cannot be served is no reason to do without the agent.
-fn serve_node_api(config: &Config, state: Arc<State>, client: watch::Receiver<Option<kube::Client>>) {
+fn serve_node_api(
+    config: &Config,
+    state: Arc<State>,
+    client: watch::Receiver<Option<kube::Client>>,
+) {
     let Some(settings) = config.https.clone() else {
         return;
     };

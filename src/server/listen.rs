@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -144,7 +145,12 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     let service = service_fn(|request| {
         let answer = answer(request);
         async {
-            let response = answer.await;
+            let mut response = answer.await;
+            // One request, one connection; one that is upgraded goes on, and has a header of its own.
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             if response.extensions().get::<Endless>().is_some() {
                 stays.store(true, Ordering::Relaxed);
             }
@@ -155,7 +161,6 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_buf_size(MAX_HEADERS)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut call = std::pin::pin!(call);

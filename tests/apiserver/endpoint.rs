@@ -138,13 +138,19 @@ async fn kubectl_exec_gives_a_terminal(mut node: Node, cluster: Cluster) {
         node.full_name("web")
     );
     let mut command = Command::new("script");
-    let mut child = spawn(command.args(["--quiet", "--return", "--command", &kubectl, "/dev/null"]));
+    let mut child =
+        spawn(command.args(["--quiet", "--return", "--command", &kubectl, "/dev/null"]));
     let mut input = child.stdin.take().unwrap();
     input
         .write_all(b"tty -s && echo it is a $((1 + 1))nd terminal; exit 3\n")
         .unwrap();
     let mut shown = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut shown)
+        .unwrap();
     assert!(shown.contains("it is a 2nd terminal"), "{shown}");
     assert_eq!(child.wait().unwrap().code(), Some(3), "{shown}");
 }
@@ -182,7 +188,9 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
     // The server in the Pod takes one call at a time, and none for a moment in between.
     node.wait_until("the Pod answers", async || {
         let mut curl = Command::new("curl");
-        let done = curl.args(["--silent", "--max-time", "5"]).arg(format!("http://{place}/"));
+        let done = curl
+            .args(["--silent", "--max-time", "5"])
+            .arg(format!("http://{place}/"));
         done.output().unwrap().stdout == b"hello from the pod"
     })
     .await;
@@ -198,7 +206,10 @@ async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, clus
     cluster.wait_running(&node, "web").await;
     let name = node.full_name("web");
     let ask = |path: &str| {
-        cluster.ask(&format!("get --raw /api/v1/nodes/{}/proxy/{path}", node.name))
+        cluster.ask(&format!(
+            "get --raw /api/v1/nodes/{}/proxy/{path}",
+            node.name
+        ))
     };
     let labels = format!("{{container=\"c\",namespace=\"default\",pod=\"{name}\"}}");
     let metric = |family: &str| {
@@ -269,10 +280,15 @@ async fn who_is_unknown_or_has_no_right_is_refused(mut node: Node, cluster: Clus
     let (code, text) = ask(port, "/pods", Some(token));
     assert_eq!(code, "403", "{text}");
     let user = format!("system:serviceaccount:default:{account}");
-    assert!(text.contains(&user) && text.contains("nodes/pods or nodes/proxy"), "{text}");
+    assert!(
+        text.contains(&user) && text.contains("nodes/pods or nodes/proxy"),
+        "{text}"
+    );
 
     // A right that is granted is used, and no other.
-    cluster.kubectl(&format!("create clusterrole {account} --verb=get --resource=nodes/pods"));
+    cluster.kubectl(&format!(
+        "create clusterrole {account} --verb=get --resource=nodes/pods"
+    ));
     cluster.kubectl(&format!(
         "create clusterrolebinding {account} --clusterrole={account} --serviceaccount=default:{account}"
     ));

@@ -155,7 +155,13 @@ fn the_node_says_what_the_reference_agents_says_wanted_differences_apart() {
 #[test]
 fn a_condition_keeps_its_time_until_it_changes() {
     let later = now() + jiff::SignedDuration::from_secs(60);
-    let before = status(&facts(), &measured(), &NodeStatus::default(), Some(10250), now());
+    let before = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let mut changed = measured();
     changed.not_ready = Some("the container runtime does not answer".into());
     changed.pressure = Pressure {
@@ -179,7 +185,13 @@ fn a_condition_keeps_its_time_until_it_changes() {
 
 #[test]
 fn a_status_is_told_again_only_if_it_says_something_new() {
-    let ours = status(&facts(), &measured(), &NodeStatus::default(), Some(10250), now());
+    let ours = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let mut theirs = serde_json::to_value(&ours).unwrap();
     theirs["images"] = json!([{"names": ["a"]}]);
     let foreign = json!({"type": "KernelDeadlock", "status": "False"});
@@ -199,7 +211,13 @@ fn a_status_is_told_again_only_if_it_says_something_new() {
 
 #[test]
 fn addresses_replace_those_that_are_there() {
-    let ours = status(&facts(), &measured(), &NodeStatus::default(), Some(10250), now());
+    let ours = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let patch = status_patch(&ours);
     let addresses = patch["status"]["addresses"].as_array().unwrap();
     assert_eq!(addresses.last(), Some(&json!({"$patch": "replace"})));
@@ -211,7 +229,13 @@ fn amounts_are_written_as_the_api_server_writes_them() {
     let mut measured = measured();
     facts.memory_capacity = 8 << 30;
     measured.huge_pages = [(2048, 3), (1 << 20, 2), (64, 1)].into();
-    let status = status(&facts, &measured, &NodeStatus::default(), Some(10250), now());
+    let status = status(
+        &facts,
+        &measured,
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let capacity = serde_json::to_value(status.capacity).unwrap();
     for (name, expected) in [
         ("memory", "8Gi"),
