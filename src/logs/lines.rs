@@ -53,9 +53,10 @@ impl Joiner {
             let young = wanted.since.is_none_or(|since| part.is_since(since));
             let skipped = wanted.skip > 0;
             wanted.skip = wanted.skip.saturating_sub(1);
-            let text = match wanted.timestamps {
-                true => timestamp(part.time),
-                false => vec![],
+            let text = if wanted.timestamps {
+                timestamp(part.time)
+            } else {
+                vec![]
             };
             Open {
                 text,

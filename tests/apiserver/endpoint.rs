@@ -199,7 +199,7 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
 }
 
 async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, cluster: Cluster) {
-    const SIZE: u64 = 20 << 20;
+    const SIZE: u32 = 20 << 20;
     let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo full; while :; do :; done";
     node.put("web.yaml", &pod("web", script));
     start(&mut node, &cluster);
@@ -222,10 +222,10 @@ async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, clus
     let memory = node
         .wait("the memory is told", async || {
             let bytes = metric("container_memory_working_set_bytes")?;
-            (bytes >= SIZE as f64).then_some(bytes)
+            (bytes >= f64::from(SIZE)).then_some(bytes)
         })
         .await;
-    assert!(memory < 2.0 * SIZE as f64, "{memory}");
+    assert!(memory < 2.0 * f64::from(SIZE), "{memory}");
     let used = metric("container_cpu_usage_seconds_total").unwrap();
     node.wait_until("the CPU time grows", async || {
         metric("container_cpu_usage_seconds_total") > Some(used)
@@ -242,7 +242,10 @@ async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, clus
     let pod = &summary["pods"][0];
     assert_eq!(pod["podRef"]["name"], name.as_str());
     let bytes = pod["memory"]["workingSetBytes"].as_u64().unwrap();
-    assert!((SIZE..2 * SIZE).contains(&bytes), "{bytes}");
+    assert!(
+        (SIZE.into()..u64::from(2 * SIZE)).contains(&bytes),
+        "{bytes}"
+    );
     let all = &summary["node"]["memory"];
     let used = all["workingSetBytes"].as_u64().unwrap();
     assert!(used > bytes && used < podkeeper::node::machine::memory_capacity());

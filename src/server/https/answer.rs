@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -13,6 +12,7 @@ use super::caller::Caller;
 use super::guard::Guard;
 use super::logs;
 use super::query::Query;
+use super::refusal::{Refusal, respond};
 use super::stats::{self, Stats};
 use super::streams::Streams;
 use super::target::{ContainerName, PATHS, Target};
@@ -36,8 +36,7 @@ pub(super) struct Answers {
     stats: Stats,
 }
 
-/// An answer, or the one that says why there is none.
-type Outcome<T> = Result<T, Response<Body>>;
+type Outcome<T> = Result<T, Refusal>;
 
 impl Answers {
     pub(super) fn new(guard: Guard, state: Arc<State>, streams: Streams) -> Self {
@@ -57,27 +56,29 @@ impl Answers {
         certified: Option<&Caller>,
     ) -> Response<Body> {
         if let Err(refusal) = self.guard.admit(&request, certified).await {
-            return refuse(refusal.status, refusal.why + "\n");
+            return refusal.answer();
         }
         let answer = self.serve(request).await;
-        answer.unwrap_or_else(|refusal| refusal)
+        answer.unwrap_or_else(Refusal::answer)
     }
 
     async fn serve(&self, request: Request<Incoming>) -> Outcome<Response<Body>> {
         let Some(target) = Target::of(request.uri().path()) else {
-            let why = format!("there is only {PATHS}\n");
-            return Err(refuse(StatusCode::NOT_FOUND, why));
+            let why = format!("there is only {PATHS}");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, why));
         };
         let streams = matches!(
             target,
             Target::Exec(_) | Target::Attach(_) | Target::PortForward(_)
         );
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        if !reads && !(streams && request.method() == Method::POST) {
-            let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        let posts = streams && request.method() == Method::POST;
+        if !reads && !posts {
+            let why = "only GET is served here";
+            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why).answer();
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, allowed);
-            return Err(response);
+            return Ok(response);
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
         match target {
@@ -94,8 +95,8 @@ impl Answers {
     fn context(&self) -> Outcome<Arc<Context>> {
         let context = self.state.context.borrow().clone();
         context.ok_or_else(|| {
-            let why = "the container runtime does not answer yet\n";
-            refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+            let why = "the container runtime does not answer yet";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })
     }
 
@@ -103,7 +104,8 @@ impl Answers {
         let context = self.context()?;
         let usage = self.stats.measure(&context).await.map_err(|e| failed(&e))?;
         let body = serde_json::to_vec(&stats::summary(&context.node_name, &usage));
-        let body = body.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+        let body =
+            body.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         Ok(respond("application/json", body.into()))
     }
 
@@ -121,10 +123,10 @@ impl Answers {
         }
         let room = Arc::clone(&self.readers).try_acquire_owned();
         let room = room.map_err(|_| {
-            let why = format!("{MOST_READERS} callers read logs already, end one of them\n");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+            let why = format!("{MOST_READERS} callers read logs already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })?;
-        Ok(logs::answer(&context, &told, name, query, room).await)
+        logs::answer(&context, &told, name, query, room).await
     }
 
     async fn exec(
@@ -139,8 +141,8 @@ impl Answers {
         let wanted = Wanted::of(query)?;
         let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
         if cmd.is_empty() {
-            let why = "command: found none, expected what to run in the container\n";
-            return Err(refuse(StatusCode::BAD_REQUEST, why));
+            let why = "command: found none, expected what to run in the container";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         }
         let message = v1::ExecRequest {
             container_id,
@@ -151,7 +153,7 @@ impl Answers {
             stderr: wanted.stderr,
         };
         let served = context.client.exec(message).await.map_err(|e| failed(&e))?;
-        Ok(self.streams.pass(request, &served.url, room).await)
+        self.streams.pass(request, &served.url, room).await
     }
 
     async fn attach(
@@ -176,7 +178,7 @@ impl Answers {
             .attach(message)
             .await
             .map_err(|e| failed(&e))?;
-        Ok(self.streams.pass(request, &served.url, room).await)
+        self.streams.pass(request, &served.url, room).await
     }
 
     async fn port_forward(
@@ -191,8 +193,8 @@ impl Answers {
         // A WebSocket says its ports here, SPDY within the stream.
         let ports: Result<Vec<i32>, _> = query.all("port").map(str::parse).collect();
         let port = ports.map_err(|_| {
-            let why = "port: expected numbers from 1 to 65535\n";
-            refuse(StatusCode::BAD_REQUEST, why)
+            let why = "port: expected numbers from 1 to 65535";
+            Refusal::new(StatusCode::BAD_REQUEST, why)
         })?;
         let message = v1::PortForwardRequest {
             pod_sandbox_id: sandbox(&context, pod, &told.report.uid).await?,
@@ -200,11 +202,15 @@ impl Answers {
         };
         let served = context.client.port_forward(message).await;
         let served = served.map_err(|e| failed(&e))?;
-        Ok(self.streams.pass(request, &served.url, room).await)
+        self.streams.pass(request, &served.url, room).await
     }
 }
 
 /// The streams that are wanted of a command or a container.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the contract has these very fields"
+)]
 struct Wanted {
     stdin: bool,
     stdout: bool,
@@ -225,18 +231,18 @@ impl Wanted {
         if wanted.stdin || wanted.stdout || wanted.stderr {
             return Ok(wanted);
         }
-        let why = "input, output, error: expected at least one of them to be 1\n";
-        Err(refuse(StatusCode::BAD_REQUEST, why))
+        let why = "input, output, error: expected at least one of them to be 1";
+        Err(Refusal::new(StatusCode::BAD_REQUEST, why))
     }
 }
 
 fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<Told>> {
     context.reports.get(pod).ok_or_else(|| {
         let why = format!(
-            "pod {:?} of namespace {:?} is not on this node\n",
+            "pod {:?} of namespace {:?} is not on this node",
             pod.name, pod.namespace
         );
-        refuse(StatusCode::NOT_FOUND, why)
+        Refusal::new(StatusCode::NOT_FOUND, why)
     })
 }
 
@@ -251,10 +257,10 @@ fn has_container(told: &Told, container: &str) -> bool {
     names.any(|name| name == container) || logs::status(told, container).is_some()
 }
 
-fn no_container(name: &ContainerName) -> Response<Body> {
+fn no_container(name: &ContainerName) -> Refusal {
     let ContainerName { pod, container } = name;
-    let why = format!("pod {:?} has no container {container:?}\n", pod.name);
-    refuse(StatusCode::NOT_FOUND, why)
+    let why = format!("pod {:?} has no container {container:?}", pod.name);
+    Refusal::new(StatusCode::NOT_FOUND, why)
 }
 
 /// The runtime's id of a container that runs.
@@ -269,11 +275,8 @@ fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
     let id = id.and_then(|id| id.split_once("://"));
     let (_, id) = id.ok_or_else(|| {
         let ContainerName { pod, container } = name;
-        let why = format!(
-            "container {container:?} of pod {:?} does not run\n",
-            pod.name
-        );
-        refuse(StatusCode::BAD_REQUEST, why)
+        let why = format!("container {container:?} of pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, why)
     })?;
     Ok(id.to_owned())
 }
@@ -301,27 +304,14 @@ async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> 
     let mut found = found.map_err(|e| failed(&e))?.items;
     found.sort_by_key(|sandbox| sandbox.created_at);
     let newest = found.pop().ok_or_else(|| {
-        let why = format!("pod {:?} does not run\n", pod.name);
-        refuse(StatusCode::BAD_REQUEST, why)
+        let why = format!("pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, why)
     })?;
     Ok(newest.id)
 }
 
 /// The runtime failed.
-fn failed(error: &cri::Error) -> Response<Body> {
+fn failed(error: &cri::Error) -> Refusal {
     warn!(%error, "a caller was not served");
-    refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
-}
-
-pub(super) fn refuse(status: StatusCode, why: impl Into<Bytes>) -> Response<Body> {
-    let mut response = respond("text/plain; charset=utf-8", why.into());
-    *response.status_mut() = status;
-    response
-}
-
-fn respond(content_type: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}"))
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::cache::Cache;
 use super::caller::{Caller, token};
+use super::refusal::Refusal;
 use super::settings::{Authorization, Settings};
 use super::target::Right;
 
@@ -22,13 +23,6 @@ use super::target::Right;
 const REVIEWS: usize = 8;
 /// An API server that takes longer than this is away.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Why a request is not served.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) status: StatusCode,
-    pub(super) why: String,
-}
 
 /// Decides about requests.
 pub(super) struct Guard {
@@ -198,12 +192,11 @@ impl Guard {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
         let review: SubjectAccessReview = self.ask(path, &review).await?;
         let status = review.status.unwrap_or_default();
-        let (verdict, holds) = match status.allowed {
-            true => (Ok(()), self.settings.authorized_ttl),
-            false => (
-                Err(status.reason.unwrap_or_default()),
-                self.settings.unauthorized_ttl,
-            ),
+        let (verdict, holds) = if status.allowed {
+            (Ok(()), self.settings.authorized_ttl)
+        } else {
+            let reason = status.reason.unwrap_or_default();
+            (Err(reason), self.settings.unauthorized_ttl)
         };
         self.rights.put(question, verdict.clone(), holds);
         Ok(verdict)
@@ -232,5 +225,142 @@ impl Guard {
             Ok(answer) => answer.map_err(|e| away(e.to_string())),
             Err(_) => Err(away(format!("no answer within {DEADLINE:?}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+    use hyper::Response;
+    use hyper::body::Bytes;
+    use serde_json::{Value, json};
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use tower::service_fn;
+
+    /// What an API server was asked for.
+    type Asked = Arc<Mutex<Vec<Value>>>;
+
+    /// An API server that knows one token, whose owner may get metrics and nothing else.
+    fn api(asked: &Asked) -> kube::Client {
+        let asked = Arc::clone(asked);
+        let service = service_fn(move |request: Request<kube::client::Body>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut review: Value = serde_json::from_slice(&body).unwrap();
+                asked.lock().unwrap().push(review["spec"].clone());
+                review["status"] = match &review["spec"]["token"] {
+                    Value::String(token) if token == "good" => {
+                        json!({"authenticated": true, "user": {"username": "bob", "groups": ["g"]}})
+                    }
+                    Value::String(_) => json!({"authenticated": false}),
+                    _ => {
+                        let right = &review["spec"]["resourceAttributes"];
+                        let allowed = right["subresource"] == "metrics" && right["verb"] == "get";
+                        json!({"allowed": allowed, "reason": "no rule"})
+                    }
+                };
+                let answer = Full::new(Bytes::from(review.to_string()));
+                Ok::<_, Infallible>(Response::new(answer))
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            address: ([127, 0, 0, 1], 0).into(),
+            certificate: None,
+            client_ca_file: None,
+            token_reviews: true,
+            token_ttl: Duration::from_secs(120),
+            anonymous: false,
+            authorization: Authorization::Webhook,
+            authorized_ttl: Duration::from_secs(300),
+            unauthorized_ttl: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn guard(settings: Settings, api: Option<kube::Client>) -> Guard {
+        let (_, api) = watch::channel(api);
+        Guard::new(Arc::new(settings), "n1".to_owned(), api)
+    }
+
+    /// The code and the words of a refusal, or 200.
+    async fn ask(guard: &Guard, path: &str, token: Option<&str>) -> (u16, String) {
+        let mut request = Request::get(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        match guard.admit(&request.body(()).unwrap(), None).await {
+            Ok(()) => (200, String::new()),
+            Err(refusal) => (refusal.status.as_u16(), refusal.why),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_server_decides_and_is_not_asked_the_same_again_for_a_while() {
+        let asked = Asked::default();
+        let guard = guard(settings(), Some(api(&asked)));
+        let count = || asked.lock().unwrap().len();
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        let right = json!({
+            "verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics", "name": "n1",
+        });
+        let expected = json!({
+            "user": "bob", "groups": ["g"], "extra": {}, "resourceAttributes": right,
+        });
+        assert_eq!(asked.lock().unwrap()[1], expected);
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        assert_eq!(count(), 2);
+
+        let (code, why) = ask(&guard, "/pods", Some("good")).await;
+        assert_eq!(code, 403);
+        assert_eq!(
+            why,
+            "user \"bob\" may not get nodes/pods or nodes/proxy of node \"n1\"; a ClusterRole can grant \
+             it: no rule"
+        );
+        assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
+        assert_eq!(count(), 4);
+        // That he may not is forgotten first, then whose the token is.
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
+        assert_eq!(count(), 6);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        assert_eq!(count(), 7);
+    }
+
+    #[tokio::test]
+    async fn who_proves_nothing_is_nobody_unless_told_otherwise() {
+        let asked = Asked::default();
+        let closed = guard(settings(), Some(api(&asked)));
+        for token in [None, Some("bad")] {
+            let (code, why) = ask(&closed, "/metrics", token).await;
+            assert_eq!(code, 401);
+            assert!(why.contains("expected a bearer token"), "{why}");
+        }
+        let open = guard(
+            Settings {
+                anonymous: true,
+                ..settings()
+            },
+            Some(api(&asked)),
+        );
+        assert_eq!(ask(&open, "/metrics", None).await.0, 200);
+        let user = &asked.lock().unwrap().last().unwrap()["user"].clone();
+        assert_eq!(user, "system:anonymous");
+    }
+
+    #[tokio::test]
+    async fn without_an_api_server_nobody_is_let_in_whom_it_would_have_to_name() {
+        let guard = guard(settings(), None);
+        let (code, why) = ask(&guard, "/metrics", Some("good")).await;
+        assert_eq!(code, 503);
+        assert!(why.contains("the API server cannot be asked"), "{why}");
     }
 }

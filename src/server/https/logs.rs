@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::debug;
 
-use super::answer::refuse;
 use super::query::Query;
+use super::refusal::Refusal;
 use super::target::ContainerName;
 use crate::blocking::blocking;
 use crate::logs::{Cursor, Wanted, instance};
@@ -76,10 +76,10 @@ pub(super) async fn answer(
     name: ContainerName,
     query: &Query,
     room: OwnedSemaphorePermit,
-) -> Response<Body> {
+) -> Result<Response<Body>, Refusal> {
     let options = match Options::parse(query, Timestamp::now()) {
         Ok(options) => options,
-        Err(why) => return refuse(StatusCode::BAD_REQUEST, why + "\n"),
+        Err(why) => return Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
     };
     let logs = context.facts.paths.pod_logs(&name.pod, &told.report.uid);
     let folder = logs.join(&name.container);
@@ -91,7 +91,7 @@ pub(super) async fn answer(
     });
     let Some(attempt) = found.await else {
         let why = nothing_said(&name, status.as_ref(), previous);
-        return refuse(StatusCode::BAD_REQUEST, why + "\n");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
     };
     let (sender, receiver) = mpsc::channel(PIECES);
     let reader = Reader {
@@ -109,7 +109,7 @@ pub(super) async fn answer(
     });
     let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
     response.extensions_mut().insert(Endless);
-    response
+    Ok(response)
 }
 
 /// Why there is nothing to show.

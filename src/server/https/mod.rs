@@ -11,6 +11,7 @@ mod caller;
 mod guard;
 mod logs;
 mod query;
+mod refusal;
 mod settings;
 mod stats;
 mod streams;

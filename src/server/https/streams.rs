@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use super::answer::refuse;
+use super::refusal::{Refusal, respond};
 use crate::server::router::Body;
 
 /// Streams at a time.
@@ -53,45 +53,48 @@ impl Streams {
     /// Room for one more.
     ///
     /// # Errors
-    /// There is none, or the caller wants no stream: the answer to give him.
-    pub(super) fn room(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Response<Body>> {
+    /// There is none, or the caller wants no stream.
+    pub(super) fn room(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refusal> {
         if !headers.contains_key(UPGRADE) {
-            let why = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket\n";
-            return Err(refuse(StatusCode::BAD_REQUEST, why));
+            let why = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         }
         let room = Arc::clone(&self.room).try_acquire_owned();
         room.map_err(|_| {
-            let why = format!("{MOST} streams are open already, end one of them\n");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+            let why = format!("{MOST} streams are open already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })
     }
 
     /// Passes the caller's connection on to where the runtime serves this stream.
+    ///
+    /// # Errors
+    /// The runtime does not serve it.
     pub(super) async fn pass(
         &self,
         mut request: Request<Incoming>,
         url: &str,
         room: OwnedSemaphorePermit,
-    ) -> Response<Body> {
+    ) -> Result<Response<Body>, Refusal> {
         let caller = hyper::upgrade::on(&mut request);
         let answer = tokio::time::timeout(DEADLINE, call(&request, url)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
         let mut answer = match answer {
             Ok(answer) => answer,
             Err(why) => {
-                let why = format!("the container runtime does not serve its stream: {why}\n");
-                return refuse(StatusCode::BAD_GATEWAY, why);
+                let why = format!("the container runtime does not serve its stream: {why}");
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, why));
             }
         };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return whole(answer).await;
+            return Ok(whole(answer).await);
         }
         let runtime = hyper::upgrade::on(&mut answer);
         tokio::spawn(join(caller, runtime, self.idle_timeout, room));
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = stream_headers(answer.headers());
-        response
+        Ok(response)
     }
 }
 
@@ -143,7 +146,8 @@ async fn whole(answer: Response<Incoming>) -> Response<Body> {
     let body = tokio::time::timeout(DEADLINE, Limited::new(body, MAX_ANSWER).collect()).await;
     let body = body.ok().and_then(Result::ok);
     let body = body.map_or(Bytes::new(), http_body_util::Collected::to_bytes);
-    let mut response = refuse(head.status, body);
+    let mut response = respond("text/plain; charset=utf-8", body);
+    *response.status_mut() = head.status;
     if let Some(kind) = head.headers.get(CONTENT_TYPE) {
         response.headers_mut().insert(CONTENT_TYPE, kind.clone());
     }

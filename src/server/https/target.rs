@@ -58,11 +58,8 @@ impl Target {
 /// `NAMESPACE/POD/CONTAINER`, or with a UID before the container. The UID tells nothing here: it may be
 /// the mirror Pod's, which the API server gave.
 fn container(words: &[&str]) -> Option<ContainerName> {
-    let (namespace, name, container) = match words {
-        [namespace, name, container] | [namespace, name, _, container] => {
-            (namespace, name, container)
-        }
-        _ => return None,
+    let ([namespace, name, container] | [namespace, name, _, container]) = words else {
+        return None;
     };
     Some(ContainerName {
         pod: pod(namespace, name)?,

@@ -236,6 +236,10 @@ mod tests {
         ContainerState, ContainerStateRunning, ContainerStatus, PodStatus,
     };
 
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "the runtime's messages may leave numbers out"
+    )]
     fn some(value: u64) -> Option<v1::UInt64Value> {
         Some(v1::UInt64Value { value })
     }

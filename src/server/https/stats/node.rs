@@ -26,6 +26,10 @@ pub(super) fn measure(time: i64, root: &Path) -> NodeUsage {
     }
 }
 
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the runtime's messages may leave numbers out"
+)]
 fn some(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
 }
