@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod cri;
 mod hex;
+mod logs;
 pub mod manifest;
 mod measure;
 pub mod mirror;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::iter;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -31,7 +32,7 @@ use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
-use crate::server::{Audience, Metrics, Server, State, serve_port};
+use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use crate::translate::NodeFacts;
@@ -120,7 +121,9 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
             tokio::spawn(serve_port(flag, address, audience, Arc::clone(&state)));
         }
     }
-    tokio::spawn(server.serve(state));
+    tokio::spawn(server.serve(Arc::clone(&state)));
+    let (client_sender, client) = watch::channel(None);
+    serve_node_api(&config, state, client);
     let (log_rotation, image_gc) = (config.log_rotation, config.image_gc);
     let api_server = config.api_server.clone();
     let context = build(config, &metrics).await?;
@@ -136,11 +139,37 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
     ));
     if let Some(settings) = api_server {
         let (context, desired) = (Arc::clone(&context), desired.clone());
-        let mirror = Mirror::new(settings, context, desired, channels.pulse.subscribe());
+        let passed = channels.pulse.subscribe();
+        let mirror = Mirror::new(settings, context, desired, passed, client_sender);
         tokio::spawn(mirror.keep());
     }
     supervisor::supervise(context, desired, channels.pulse).await;
     bail!("the source of manifests ended")
+}
+
+/// Serves the node's API, if it is to be. That it cannot be served is no reason to do without the agent.
+fn serve_node_api(
+    config: &Config,
+    state: Arc<State>,
+    client: watch::Receiver<Option<kube::Client>>,
+) {
+    let Some(settings) = config.https.clone() else {
+        return;
+    };
+    let addresses = host_ips(&config.node.addresses);
+    let names = iter::once(config.node_name.clone())
+        .chain(addresses)
+        .collect();
+    let paths = config.paths.clone();
+    tokio::spawn(async move {
+        if let Err(error) = serve_https(settings, &paths, names, state, client).await {
+            let error = format!("{error:#}");
+            error!(
+                error,
+                "the node's API is not served, the Pods run all the same"
+            );
+        }
+    });
 }
 
 /// What the Pods' tasks share, once the runtime answers.

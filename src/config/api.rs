@@ -11,11 +11,13 @@ use crate::mirror::Settings;
 
 /// A Node of this agent takes no Pods of the scheduler's, since only static Pods run on it.
 const TAINT: &str = "podkeeper.io/static-only:NoSchedule";
-/// The port of the node's own API.
-const PORT: i32 = 10250;
 
-/// What is said of the API server; `None` if there is none to be at.
-pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<Settings>> {
+/// What is said of the API server; `None` if there is none to be at. `port` is that of the node's own API.
+pub(super) fn load(
+    from: &mut Resolver,
+    flags: &Flags,
+    port: Option<u16>,
+) -> anyhow::Result<Option<Settings>> {
     let mut path = |flag, path: &Option<PathBuf>| from.optional_path(flag, path.clone(), None);
     let kubeconfig = path("kubeconfig", &flags.kubeconfig)?;
     let bootstrap_kubeconfig = path("bootstrap-kubeconfig", &flags.bootstrap_kubeconfig)?;
@@ -52,7 +54,7 @@ pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<
         rotate_certificates,
         register_node,
         taints,
-        port: PORT,
+        port,
     }))
 }
 

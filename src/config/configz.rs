@@ -18,14 +18,12 @@ pub fn kubelet_configuration(settings: &[Setting]) -> Value {
             continue;
         };
         let value = value(*kind, &setting.value);
-        match field.split_once('.') {
-            None => fields.insert(field.to_owned(), value),
-            Some((outer, inner)) => {
-                let outer = fields.entry(outer).or_insert_with(|| json!({}));
-                outer[inner] = value;
-                None
-            }
-        };
+        let (outer, inner) = field.split_once('.').unwrap_or((field, ""));
+        let mut place = fields.entry(outer).or_insert(Value::Null);
+        for name in inner.split('.').filter(|name| !name.is_empty()) {
+            place = &mut place[name];
+        }
+        *place = value;
     }
     Value::Object(fields)
 }
@@ -111,6 +109,22 @@ mod tests {
             ("healthzPort", json!(10248)),
             ("healthzBindAddress", json!("127.0.0.1")),
             ("logging", json!({"format": "text", "verbosity": 4})),
+            ("port", json!(0)),
+            (
+                "authentication",
+                json!({
+                    "anonymous": {"enabled": false},
+                    "webhook": {"cacheTTL": "2m0s", "enabled": false},
+                    "x509": {"clientCAFile": ""},
+                }),
+            ),
+            (
+                "authorization",
+                json!({
+                    "mode": "Webhook",
+                    "webhook": {"cacheAuthorizedTTL": "5m0s", "cacheUnauthorizedTTL": "30s"},
+                }),
+            ),
         ] {
             assert_eq!(shown[field], value, "{field}");
         }

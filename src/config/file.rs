@@ -34,7 +34,7 @@ pub(super) enum Kind {
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 28] = [
+pub(super) const FIELDS: [(&str, Kind); 39] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -56,6 +56,20 @@ pub(super) const FIELDS: [(&str, Kind); 28] = [
     ("seccompDefault", Kind::Bool),
     ("rotateCertificates", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
+    ("port", Kind::Port),
+    ("tlsCertFile", Kind::Text),
+    ("tlsPrivateKeyFile", Kind::Text),
+    ("authentication.anonymous.enabled", Kind::Bool),
+    ("authentication.webhook.enabled", Kind::Bool),
+    ("authentication.webhook.cacheTTL", Kind::Duration),
+    ("authentication.x509.clientCAFile", Kind::Text),
+    (
+        "authorization.mode",
+        Kind::OneOf(&["AlwaysAllow", "Webhook"]),
+    ),
+    ("authorization.webhook.cacheAuthorizedTTL", Kind::Duration),
+    ("authorization.webhook.cacheUnauthorizedTTL", Kind::Duration),
+    ("streamingConnectionIdleTimeout", Kind::Duration),
     ("readOnlyPort", Kind::Port),
     ("address", Kind::Text),
     ("healthzPort", Kind::Port),
@@ -211,23 +225,32 @@ fn check_kind(document: &Document) -> Vec<Problem> {
     problems
 }
 
-/// The fields with their paths: those of `logging` and `crashLoopBackOff` one by one, all others as they are.
+/// The fields with their paths: an object of which only some fields are carried out is taken field by
+/// field, all else as it is.
 fn leaves(value: &Value) -> Vec<(String, &Value)> {
+    let fields = value.as_object().into_iter().flatten();
+    let fields = fields.filter(|(name, _)| !["kind", "apiVersion"].contains(&name.as_str()));
     let mut leaves = vec![];
-    for (name, value) in value.as_object().into_iter().flatten() {
-        match (name.as_str(), value) {
-            ("kind" | "apiVersion", _) => {}
-            ("logging" | "crashLoopBackOff", Value::Object(inner)) => {
-                leaves.extend(
-                    inner
-                        .iter()
-                        .map(|(key, value)| (path::key(name, key), value)),
-                );
-            }
-            _ => leaves.push((path::key("", name), value)),
-        }
+    for (name, value) in fields {
+        add_leaves(path::key("", name), value, &mut leaves);
     }
     leaves
+}
+
+fn add_leaves<'a>(path: String, value: &'a Value, leaves: &mut Vec<(String, &'a Value)>) {
+    let within = |known: &str| {
+        known
+            .strip_prefix(&path)
+            .is_some_and(|k| k.starts_with('.'))
+    };
+    match value {
+        Value::Object(inner) if FIELDS.iter().any(|(known, _)| within(known)) => {
+            for (name, value) in inner {
+                add_leaves(path::key(&path, name), value, leaves);
+            }
+        }
+        _ => leaves.push((path, value)),
+    }
 }
 
 fn ignored(field: &str) -> String {

@@ -87,9 +87,57 @@ pub struct Flags {
     #[arg(long, value_name = "PORT")]
     pub read_only_port: Option<u16>,
 
-    /// Address of --read-only-port [default: 127.0.0.1]
+    /// Address of --port and --read-only-port [default: all addresses for the one, 127.0.0.1 for the
+    /// other]
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
+
+    /// Port of the node's API over HTTPS, for kubectl logs, exec, attach, port-forward and top; 0 is none
+    /// [default: 10250 with --kubeconfig]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+
+    /// Serving certificate of --port, PEM [default: one that the agent makes for itself]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// Key of --tls-cert-file, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_private_key_file: Option<PathBuf>,
+
+    /// Authority of client certificates that are taken at --port, PEM
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+
+    /// Ask the API server whose a bearer token is [default: true with --kubeconfig]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub authentication_token_webhook: Option<bool>,
+
+    /// How long its answer holds [default: 2m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub authentication_token_webhook_cache_ttl: Option<Duration>,
+
+    /// Take who proves nothing for the user system:anonymous [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub anonymous_auth: Option<bool>,
+
+    /// Who decides what callers of --port may do: the API server, or nobody [default: Webhook]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub authorization_mode: Option<Mode>,
+
+    /// How long it holds that somebody may do something [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub authorization_webhook_cache_authorized_ttl: Option<Duration>,
+
+    /// How long it holds that he may not [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
+
+    /// When a stream into a container is ended on which nothing moves [default: 4h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub streaming_connection_idle_timeout: Option<Duration>,
 
     /// Port that tells whether the agent works; 0 is none [default: 10248]
     #[arg(long, value_name = "PORT")]
@@ -277,6 +325,16 @@ pub enum LogFormat {
     Text,
     /// For programs: one JSON object a line.
     Json,
+}
+
+/// Who decides what callers may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Mode {
+    /// The API server.
+    Webhook,
+    /// Nobody: whoever is known may do everything.
+    AlwaysAllow,
 }
 
 /// Who manages cgroups.

@@ -4,12 +4,9 @@
 /// Flags of one concern, and what to do about them.
 const FLAGS: [(&str, &str); 7] = [
     (
-        "anonymous-auth authentication-token-webhook authentication-token-webhook-cache-ttl \
-         authorization-mode authorization-webhook-cache-authorized-ttl \
-         authorization-webhook-cache-unauthorized-ttl client-ca-file enable-debugging-handlers \
-         enable-server port rotate-server-certificates streaming-connection-idle-timeout tls-cert-file \
-         tls-cipher-suites tls-min-version tls-private-key-file",
-        "podkeeper has no server that asks who calls; leave it out",
+        "enable-debugging-handlers enable-server rotate-server-certificates tls-cipher-suites \
+         tls-min-version",
+        "leave it out; --port=0 closes the port of the node's API",
     ),
     (
         "cloud-config cloud-provider enable-controller-attach-detach event-burst event-qps \

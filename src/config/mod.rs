@@ -7,6 +7,7 @@ mod duration;
 mod file;
 mod flags;
 mod housekeeping;
+mod https;
 pub(crate) mod kubelet;
 mod life;
 mod node;
@@ -71,6 +72,8 @@ pub struct Config {
     pub node: NodeSettings,
     /// Where the agent can be asked over HTTP, besides its own socket.
     pub ports: Ports,
+    /// How the node's API is served; `None` if it is not.
+    pub https: Option<crate::server::HttpsSettings>,
     /// How Pods are kept alive.
     pub life: LifeSettings,
     /// How containers' logs are rotated.
@@ -340,9 +343,12 @@ impl Config {
         let node = NodeSettings::load(&mut from, flags)?;
         let ports = Ports::load(&mut from, flags)?;
         warnings.extend(ports.warning());
+        let https = https::load(&mut from, flags, flags.kubeconfig.is_some())?;
+        warnings.extend(https.as_ref().and_then(https::warning));
         let log_rotation = housekeeping::log_rotation(&mut from, flags)?;
         let image_gc = housekeeping::image_gc(&mut from, flags)?;
-        let api_server = api::load(&mut from, flags)?;
+        let port = https.as_ref().map(|https| https.address.port());
+        let api_server = api::load(&mut from, flags, port)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
@@ -368,6 +374,7 @@ impl Config {
             cgroup_driver,
             node,
             ports,
+            https,
             life,
             log_rotation,
             image_gc,
@@ -897,8 +904,8 @@ staticPodURLHeader:
         );
         assert_eq!(
             config.warnings[1],
-            "fields of the KubeletConfiguration without effect here: authentication, authorization, \
-             cpuManagerReconcilePeriod, logging.flushFrequency"
+            "fields of the KubeletConfiguration without effect here: cpuManagerReconcilePeriod, \
+             logging.flushFrequency"
         );
         for (name, expected) in [
             ("kubeconfig", "/etc/kubernetes/kubelet.conf flag"),
@@ -1158,7 +1165,7 @@ staticPodURLHeader:
         use clap::CommandFactory;
         for flag in [
             "--max-pods",
-            "--anonymous-auth=false",
+            "--tls-min-version=VersionTLS13",
             "--eviction-hard=memory.available<5%",
         ] {
             let advice = kubelet::advice(flag).unwrap();

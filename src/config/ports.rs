@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Flags, Given, Resolver, text};
+use super::{Flags, From, Given, Resolver, text};
 
 /// The kubelet's.
 const HEALTHZ: u16 = 10248;
@@ -56,23 +56,34 @@ struct Named {
 impl Named {
     fn load(self, from: &mut Resolver) -> anyhow::Result<Option<SocketAddr>> {
         let (flag, given, field, default) = self.port;
-        let read = |given: &Given| {
-            let number = given.value.as_u64().and_then(|n| n.try_into().ok());
-            number.ok_or_else(|| format!("found {}, expected a port, 0 to 65535", given.value))
-        };
-        let (port, at) = from.pick(flag, given, Some(field), read)?;
+        let (port, at) = from.pick(flag, given, Some(field), port)?;
         let port = port.unwrap_or(default);
         from.note(flag, port, &at);
         let (flag, given, field) = self.address;
-        let read = |given: &Given| {
-            let wrong = |_| format!("found {}, expected an IP address", given.value);
-            text(given).parse().map_err(wrong)
-        };
-        let (address, at) = from.pick(flag, given, Some(field), read)?;
+        let (address, at) = from.pick(flag, given, Some(field), ip)?;
         let address = address.unwrap_or(LOOPBACK);
         from.note(flag, address, &at);
         Ok((port != 0).then_some(SocketAddr::new(address, port)))
     }
+}
+
+/// What `--address` says, for all ports that have no address of their own.
+pub(super) fn address(
+    from: &mut Resolver,
+    flags: &Flags,
+) -> anyhow::Result<(Option<IpAddr>, From)> {
+    from.pick("address", flags.address, Some("address"), ip)
+}
+
+/// A port in a file.
+pub(super) fn port(given: &Given) -> Result<u16, String> {
+    let number = given.value.as_u64().and_then(|n| n.try_into().ok());
+    number.ok_or_else(|| format!("found {}, expected a port, 0 to 65535", given.value))
+}
+
+fn ip(given: &Given) -> Result<IpAddr, String> {
+    let wrong = |_| format!("found {}, expected an IP address", given.value);
+    text(given).parse().map_err(wrong)
 }
 
 #[cfg(test)]

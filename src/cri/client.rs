@@ -208,6 +208,16 @@ calls! {
     runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse, "ContainerStatus", QUERY;
     /// Has the runtime write a container's log to its path anew, after the file there was renamed.
     runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, "ReopenContainerLog", CHANGE;
+    /// Where a command in a container will be served.
+    runtime.exec(ExecRequest) -> ExecResponse, "Exec", QUERY;
+    /// Where a container's own streams will be served.
+    runtime.attach(AttachRequest) -> AttachResponse, "Attach", QUERY;
+    /// Where connections to a Pod's ports will be served.
+    runtime.port_forward(PortForwardRequest) -> PortForwardResponse, "PortForward", QUERY;
+    /// What the containers that pass the filter use.
+    runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse, "ListContainerStats", QUERY;
+    /// What the sandboxes that pass the filter use, with all in them.
+    runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse, "ListPodSandboxStats", QUERY;
     /// The images that pass the filter.
     images.list_images(ListImagesRequest) -> ListImagesResponse, "ListImages", QUERY;
     /// One image, or an answer without one.

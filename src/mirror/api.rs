@@ -47,6 +47,11 @@ impl Api {
         }
     }
 
+    /// The way to the server, for requests that are none of ours.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Waits until the server has answered anything.
     pub(super) async fn answered(&self) {
         let mut answered = self.answered.subscribe();

@@ -69,8 +69,8 @@ pub struct Settings {
     pub register_node: bool,
     /// The taints that it is made with.
     pub taints: Vec<Taint>,
-    /// The port on which the node serves what kubectl asks it for.
-    pub port: i32,
+    /// The port on which the node serves what kubectl asks it for, if it does.
+    pub port: Option<u16>,
 }
 
 /// What is known here of the API server, for those who measure.
@@ -127,17 +127,22 @@ impl Link {
 pub struct Mirror {
     local: Local,
     numbers: tokio::sync::watch::Sender<Numbers>,
+    client: ClientSender,
 }
+
+/// The way to the API server, for others who ask it; nothing before the first connection.
+pub type ClientSender = tokio::sync::watch::Sender<Option<kube::Client>>;
 
 impl Mirror {
     /// `desired` is what the manifests want; `looked_around` is set once every Pod was looked at for
-    /// the first time.
+    /// the first time; `client` is told of each connection.
     #[must_use]
     pub fn new(
         settings: Settings,
         context: Arc<Context>,
         desired: tokio::sync::watch::Receiver<Option<Desired>>,
         looked_around: tokio::sync::watch::Receiver<Option<Instant>>,
+        client: ClientSender,
     ) -> Self {
         Self {
             local: Local {
@@ -148,6 +153,7 @@ impl Mirror {
                 requests: Arc::default(),
             },
             numbers: tokio::sync::watch::channel(Numbers::default()).0,
+            client,
         }
     }
 
@@ -170,7 +176,10 @@ impl Mirror {
         loop {
             let began = Instant::now();
             let ended = match self.connect().await {
-                Ok(connection) => Box::pin(self.session(&connection, &mut remembered)).await,
+                Ok(connection) => {
+                    self.client.send_replace(Some(connection.api.client()));
+                    Box::pin(self.session(&connection, &mut remembered)).await
+                }
                 Err(error) => Some(error),
             };
             let Some(error) = ended else {

@@ -68,6 +68,12 @@ impl Reports {
         told.collect()
     }
 
+    /// What is told of one Pod.
+    #[must_use]
+    pub fn get(&self, key: &PodKey) -> Option<Arc<Told>> {
+        self.lock().get(key).map(|(told, _)| Arc::clone(told))
+    }
+
     /// Tells when anything changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,11 +29,11 @@ use super::router::{Body, Endless};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Callers at a time.
-    callers: usize,
+    pub(super) callers: usize,
     /// How long a caller may take for its request's headers.
-    header_time: Duration,
+    pub(super) header_time: Duration,
     /// How long a call may take in all, the reading of the answer too.
-    call_time: Duration,
+    pub(super) call_time: Duration,
 }
 
 /// The limits of every listener.
@@ -76,7 +77,21 @@ pub(super) async fn serve<L: Listener>(
     limits: Limits,
     answer: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
 ) {
-    let mut callers = Callers::default();
+    take_calls(listener, limits.callers, move |stream, stays| {
+        let answer = answer.clone();
+        let answer = move |request| std::future::ready(answer(&request));
+        serve_one(stream, limits, answer, stays)
+    })
+    .await;
+}
+
+/// Takes calls for ever, no more than so many at a time, and leaves each to `call`.
+pub(super) async fn take_calls<L: Listener, C: Future<Output = ()> + Send + 'static>(
+    listener: &L,
+    callers: usize,
+    call: impl Fn(L::Stream, Arc<AtomicBool>) -> C,
+) {
+    let mut served = Callers::default();
     loop {
         let stream = match listener.take_call().await {
             Ok(stream) => stream,
@@ -86,11 +101,10 @@ pub(super) async fn serve<L: Listener>(
                 continue;
             }
         };
-        callers.make_room(limits.callers);
+        served.make_room(callers);
         let stays = Arc::new(AtomicBool::new(false));
-        let call = serve_one(stream, limits, answer.clone(), Arc::clone(&stays));
-        let task = tokio::spawn(call).abort_handle();
-        callers.0.push_back(Caller { task, stays });
+        let task = tokio::spawn(call(stream, Arc::clone(&stays))).abort_handle();
+        served.0.push_back(Caller { task, stays });
     }
 }
 
@@ -121,25 +135,34 @@ impl Callers {
     }
 }
 
-async fn serve_one(
+/// Serves one caller. `stays` is set once his answer is one that goes on.
+pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
-    answer: impl Fn(&Request<Incoming>) -> Response<Body>,
+    answer: impl Fn(Request<Incoming>) -> A,
     stays: Arc<AtomicBool>,
 ) {
     let service = service_fn(|request| {
-        let response = answer(&request);
-        if response.extensions().get::<Endless>().is_some() {
-            stays.store(true, Ordering::Relaxed);
+        let answer = answer(request);
+        async {
+            let mut response = answer.await;
+            // One request, one connection; one that is upgraded goes on, and has a header of its own.
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            if response.extensions().get::<Endless>().is_some() {
+                stays.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(response)
         }
-        async move { Ok::<_, Infallible>(response) }
     });
     let call = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_buf_size(MAX_HEADERS)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut call = std::pin::pin!(call);
     let ended = match tokio::time::timeout(limits.call_time, &mut call).await {
         Err(_) if stays.load(Ordering::Relaxed) => call.await,

@@ -6,6 +6,7 @@
 
 mod client;
 mod follow;
+mod https;
 mod listen;
 mod metrics;
 mod port;
@@ -15,6 +16,7 @@ mod socket;
 mod state;
 
 pub use client::{Lines, fetch, fetch_status, follow};
+pub use https::{Authorization, Settings as HttpsSettings, serve_https};
 pub use metrics::Metrics;
 pub use port::serve_port;
 pub use router::Audience;

@@ -29,7 +29,8 @@ pub async fn serve_port(
     .await;
 }
 
-async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener {
+/// Opens a port, however long that takes.
+pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener {
     let mut told = false;
     loop {
         match TcpListener::bind(address).await {

@@ -45,7 +45,7 @@ const PATHS: [(&str, Audience); 7] = [
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 /// The version of Prometheus' text form.
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The answer to a request.
 pub(super) fn answer<B>(

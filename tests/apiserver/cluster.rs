@@ -74,7 +74,7 @@ impl Cluster {
         node.flag("kubeconfig", &kubeconfig.display().to_string());
     }
 
-    fn command(&self, words: &str) -> Command {
+    pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(self.path("kubectl"));
         command
             .arg("--kubeconfig")

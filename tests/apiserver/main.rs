@@ -4,9 +4,12 @@
 #[path = "../e2e/node.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod node;
+#[path = "../ports/mod.rs"]
+mod ports;
 
 mod bootstrap;
 mod cluster;
+mod endpoint;
 mod faults;
 mod golden;
 mod identity;

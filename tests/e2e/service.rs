@@ -87,7 +87,7 @@ async fn a_kubelets_command_line_and_configuration_start_the_agent_as_they_are(m
     let log = node.log();
     for words in [
         "flags of the kubelet without effect here: --kubeconfig (",
-        "fields of the KubeletConfiguration without effect here: authentication, ",
+        "fields of the KubeletConfiguration without effect here: ",
     ] {
         assert_eq!(log.matches(words).count(), 1, "{log}");
     }

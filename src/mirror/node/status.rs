@@ -49,12 +49,12 @@ pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> N
 }
 
 /// The status as of now. `before` is what the API server has, for the times of changes; `port` is where
-/// the node serves what kubectl asks it for.
+/// the node serves what kubectl asks it for, if it does.
 pub(super) fn status(
     facts: &NodeFacts,
     measured: &Measured,
     before: &NodeStatus,
-    port: i32,
+    port: Option<u16>,
     now: jiff::Timestamp,
 ) -> NodeStatus {
     let capacity = capacity(facts, measured);
@@ -64,7 +64,7 @@ pub(super) fn status(
         capacity: Some(capacity),
         conditions: Some(conditions(measured, before, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port }),
+            kubelet_endpoint: port.map(|port| DaemonEndpoint { port: port.into() }),
         }),
         declared_features: Some(DECLARED.map(str::to_owned).into()),
         features: measured

@@ -132,7 +132,7 @@ fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
 #[test]
 fn the_node_says_what_the_reference_agents_says_wanted_differences_apart() {
     let before = NodeStatus::default();
-    let status = status(&facts(), &measured(), &before, 10250, now());
+    let status = status(&facts(), &measured(), &before, Some(10250), now());
     let ours = serde_json::to_string(&node(&facts(), &[taint()], status)).unwrap();
     let ours = ours.replace("2026-01-02T03:04:05Z", "$TIME");
     let ours: Value = serde_json::from_str(&ours).unwrap();
@@ -155,14 +155,20 @@ fn the_node_says_what_the_reference_agents_says_wanted_differences_apart() {
 #[test]
 fn a_condition_keeps_its_time_until_it_changes() {
     let later = now() + jiff::SignedDuration::from_secs(60);
-    let before = status(&facts(), &measured(), &NodeStatus::default(), 10250, now());
+    let before = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let mut changed = measured();
     changed.not_ready = Some("the container runtime does not answer".into());
     changed.pressure = Pressure {
         disk: true,
         ..Pressure::default()
     };
-    let after = status(&facts(), &changed, &before, 10250, later);
+    let after = status(&facts(), &changed, &before, Some(10250), later);
     let times = after.conditions.iter().flatten().map(|c| {
         let since = c.last_transition_time.as_ref().unwrap().0;
         (c.type_.as_str(), c.status.as_str(), since == later)
@@ -179,7 +185,13 @@ fn a_condition_keeps_its_time_until_it_changes() {
 
 #[test]
 fn a_status_is_told_again_only_if_it_says_something_new() {
-    let ours = status(&facts(), &measured(), &NodeStatus::default(), 10250, now());
+    let ours = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let mut theirs = serde_json::to_value(&ours).unwrap();
     theirs["images"] = json!([{"names": ["a"]}]);
     let foreign = json!({"type": "KernelDeadlock", "status": "False"});
@@ -199,7 +211,13 @@ fn a_status_is_told_again_only_if_it_says_something_new() {
 
 #[test]
 fn addresses_replace_those_that_are_there() {
-    let ours = status(&facts(), &measured(), &NodeStatus::default(), 10250, now());
+    let ours = status(
+        &facts(),
+        &measured(),
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let patch = status_patch(&ours);
     let addresses = patch["status"]["addresses"].as_array().unwrap();
     assert_eq!(addresses.last(), Some(&json!({"$patch": "replace"})));
@@ -211,7 +229,13 @@ fn amounts_are_written_as_the_api_server_writes_them() {
     let mut measured = measured();
     facts.memory_capacity = 8 << 30;
     measured.huge_pages = [(2048, 3), (1 << 20, 2), (64, 1)].into();
-    let status = status(&facts, &measured, &NodeStatus::default(), 10250, now());
+    let status = status(
+        &facts,
+        &measured,
+        &NodeStatus::default(),
+        Some(10250),
+        now(),
+    );
     let capacity = serde_json::to_value(status.capacity).unwrap();
     for (name, expected) in [
         ("memory", "8Gi"),

@@ -11,21 +11,21 @@ use flate2::read::MultiGzDecoder;
 /// Where a file stands among those of one instance: rotated ones in the order of their times, then the
 /// one that is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Behind `N.log.`, without `.gz`.
     Rotated(String),
     Live,
 }
 
 /// The instances that have a log in a folder.
-pub(super) fn attempts(folder: &Path) -> BTreeSet<u32> {
+pub(crate) fn attempts(folder: &Path) -> BTreeSet<u32> {
     let names = names(folder).into_iter();
     let attempt = |name: String| name.split_once(".log")?.0.parse().ok();
     names.filter_map(attempt).collect()
 }
 
 /// The files of one instance, oldest first. One that is being compressed is there once.
-pub(super) fn files(folder: &Path, attempt: u32) -> BTreeMap<Place, PathBuf> {
+pub(crate) fn files(folder: &Path, attempt: u32) -> BTreeMap<Place, PathBuf> {
     let live = format!("{attempt}.log");
     let mut files = BTreeMap::new();
     let mut names = names(folder);
@@ -56,11 +56,11 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Opens a log for reading, unpacked.
-pub(super) fn open(path: &Path) -> io::Result<(Box<dyn Read>, fs::Metadata)> {
+pub(crate) fn open(path: &Path) -> io::Result<(Box<dyn Read + Send>, fs::Metadata)> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     let packed = path.extension().is_some_and(|extension| extension == "gz");
-    let reader: Box<dyn Read> = if packed {
+    let reader: Box<dyn Read + Send> = if packed {
         Box::new(MultiGzDecoder::new(file))
     } else {
         Box::new(file)

@@ -9,7 +9,7 @@ use super::files::{Place, attempts, files, open};
 use super::lines::{Joiner, LineReader, Wanted, count};
 
 /// Where in a container's log we are.
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     folder: PathBuf,
     attempt: u32,
     joiner: Joiner,
@@ -20,12 +20,14 @@ pub(super) struct Cursor {
     then: Option<PathBuf>,
     /// Something comes after the open file, which is looked at once more before it is left.
     leaving: bool,
+    /// Whether what comes after this instance is read too.
+    goes_on: bool,
 }
 
 /// An open file.
 struct At {
     place: Place,
-    reader: LineReader<Box<dyn Read>>,
+    reader: LineReader<Box<dyn Read + Send>>,
     /// Device and inode.
     identity: (u64, u64),
     /// The newest rotated file when this one was opened.
@@ -34,7 +36,7 @@ struct At {
 
 impl Cursor {
     /// The beginning of what is there of an instance's log, or of its last `tail` lines.
-    pub(super) fn new(
+    pub(crate) fn new(
         folder: PathBuf,
         attempt: u32,
         wanted: Wanted,
@@ -63,11 +65,18 @@ impl Cursor {
             next,
             then: None,
             leaving: false,
+            goes_on: true,
         })
     }
 
+    /// The same, but no instance that comes after this one is read.
+    pub(crate) fn of_one_instance(mut self) -> Self {
+        self.goes_on = false;
+        self
+    }
+
     /// Writes all that is there of this instance.
-    pub(super) fn read_all(&mut self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn read_all(&mut self, out: &mut impl Write) -> io::Result<()> {
         for (place, path) in files(&self.folder, self.attempt) {
             if place >= self.next {
                 let mut reader = LineReader::new(open(&path)?.0);
@@ -78,13 +87,13 @@ impl Cursor {
     }
 
     /// When this log is at its end, the container's log goes on in this folder.
-    pub(super) fn go_on_in(&mut self, folder: PathBuf) {
+    pub(crate) fn go_on_in(&mut self, folder: PathBuf) {
         self.then = Some(folder).filter(|folder| *folder != self.folder);
     }
 
     /// Writes what came since, of this instance and those after it; tells whether there was anything, or
     /// is more.
-    pub(super) fn read_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
+    pub(crate) fn read_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let mut any = false;
         loop {
             if self.at.is_none() && !self.open()? && !self.moves_on() {
@@ -173,6 +182,9 @@ impl Cursor {
 
     /// The instance after this one.
     fn following(&self) -> Option<(PathBuf, u32)> {
+        if !self.goes_on {
+            return None;
+        }
         let later = attempts(&self.folder).into_iter();
         let mut later = later.filter(|attempt| *attempt > self.attempt);
         if let Some(attempt) = later.next() {
@@ -311,6 +323,19 @@ mod tests {
         log.say("3.log", &["j"]);
         fs::remove_file(log.path("1.log")).unwrap();
         assert_eq!(log.read_on(&mut cursor), "j ");
+    }
+
+    #[test]
+    fn one_instance_alone_can_be_followed() {
+        let mut log = Log::new();
+        log.say("0.log", &["a"]);
+        let mut cursor = log.cursor(None).of_one_instance();
+        assert_eq!(log.read_on(&mut cursor), "a ");
+        log.rotate("1");
+        log.say("0.log", &["b"]);
+        log.say("1.log", &["another instance"]);
+        assert_eq!(log.read_on(&mut cursor), "b ");
+        assert_eq!(log.read_on(&mut cursor), "");
     }
 
     #[test]

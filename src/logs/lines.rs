@@ -9,16 +9,18 @@ const CHUNK: usize = 64 * 1024;
 
 /// Which of the container's lines to write.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// Not the older ones.
-    pub(super) since: Option<jiff::Timestamp>,
+    pub(crate) since: Option<jiff::Timestamp>,
     /// Not so many of the first ones.
-    pub(super) skip: usize,
+    pub(crate) skip: usize,
+    /// Whether to write when each was said, before it.
+    pub(crate) timestamps: bool,
 }
 
 /// Puts parts together and writes the lines that are wanted.
 #[derive(Debug, Default)]
-pub(super) struct Joiner {
+pub(crate) struct Joiner {
     wanted: Wanted,
     /// What is not whole yet, of standard output and standard error.
     open: [Option<Open>; 2],
@@ -31,7 +33,7 @@ struct Open {
 }
 
 impl Joiner {
-    pub(super) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new(wanted: Wanted) -> Self {
         Self {
             wanted,
             open: [None, None],
@@ -39,7 +41,7 @@ impl Joiner {
     }
 
     /// Takes one line of the log.
-    pub(super) fn take(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn take(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<()> {
         let Some(part) = Part::parse(line) else {
             // Not in the runtime's form: told as it is.
             out.write_all(line)?;
@@ -51,8 +53,13 @@ impl Joiner {
             let young = wanted.since.is_none_or(|since| part.is_since(since));
             let skipped = wanted.skip > 0;
             wanted.skip = wanted.skip.saturating_sub(1);
+            let text = if wanted.timestamps {
+                timestamp(part.time)
+            } else {
+                vec![]
+            };
             Open {
-                text: vec![],
+                text,
                 is_wanted: young && !skipped,
             }
         });
@@ -107,8 +114,18 @@ impl<'a> Part<'a> {
     }
 }
 
+/// A time with all its nine digits and a space behind it, so that what follows begins in one column.
+fn timestamp(time: &[u8]) -> Vec<u8> {
+    let parsed = std::str::from_utf8(time).ok();
+    let parsed = parsed.and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    match parsed {
+        Some(time) => format!("{time:.9} ").into_bytes(),
+        None => [time, b" "].concat(),
+    }
+}
+
 /// How many whole lines of the container's there are.
-pub(super) fn count(source: impl Read) -> io::Result<usize> {
+pub(crate) fn count(source: impl Read) -> io::Result<usize> {
     let mut lines = 0;
     LineReader::new(source).read(|line| {
         lines += usize::from(Part::parse(line).is_none_or(|part| part.is_last));
@@ -119,19 +136,19 @@ pub(super) fn count(source: impl Read) -> io::Result<usize> {
 
 /// Reads what is there line by line, again and again: a line whose end is not there yet is kept until
 /// it is.
-pub(super) struct LineReader<R> {
+pub(crate) struct LineReader<R> {
     source: R,
     begun: Vec<u8>,
 }
 
 impl<R: Read> LineReader<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         let begun = vec![];
         Self { source, begun }
     }
 
     /// Gives the lines that are there to `take`; tells whether there was anything.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
@@ -193,7 +210,7 @@ mod tests {
         let since = |time: &str| {
             joined(Wanted {
                 since: Some(time.parse().unwrap()),
-                skip: 0,
+                ..Wanted::default()
             })
         };
         assert_eq!(since("2026-01-01T00:00:02Z"), "\nnot in form\n");
@@ -205,9 +222,28 @@ mod tests {
 
     #[test]
     fn the_first_lines_can_be_left_out() {
-        let skip = |skip| joined(Wanted { since: None, skip });
+        let skip = |skip| {
+            joined(Wanted {
+                skip,
+                ..Wanted::default()
+            })
+        };
         assert_eq!(skip(2), "\ntagged\nnot in form\n");
         assert_eq!(skip(4), "not in form\n");
+    }
+
+    #[test]
+    fn each_line_can_be_told_with_its_time() {
+        let wanted = Wanted {
+            skip: 1,
+            timestamps: true,
+            ..Wanted::default()
+        };
+        assert_eq!(
+            joined(wanted),
+            "2026-01-01T00:00:00.200000000Z an error\n2026-01-01T00:00:03.000000000Z \n\
+             2025-12-31T23:00:04.500000000Z tagged\nnot in form\n"
+        );
     }
 
     #[test]

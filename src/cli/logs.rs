@@ -1,9 +1,5 @@
 //! `podkeeper logs`: what a container said, from the files that the runtime writes.
 
-mod cursor;
-mod files;
-mod lines;
-
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,10 +10,9 @@ use clap::Args;
 use super::agent::{self, Agent, choose, containers, full_name, status};
 use super::single_threaded;
 use crate::config::parse_duration;
+use crate::logs::{Cursor, Wanted, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
-use cursor::Cursor;
-use lines::Wanted;
 
 /// How often to see whether there is more.
 const LOOK: Duration = Duration::from_millis(100);
@@ -71,7 +66,10 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = pod.logs.join(&container);
     let now = jiff::Timestamp::now();
     let since = arguments.since.map(|age| now - age);
-    let wanted = Wanted { since, skip: 0 };
+    let wanted = Wanted {
+        since,
+        ..Wanted::default()
+    };
     let attempt = attempt(&pod, &container, arguments.previous)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if !arguments.follow {
@@ -99,25 +97,14 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// The instance of a container whose log is meant, if there is one.
 fn attempt(pod: &PodDetail, container: &str, previous: bool) -> anyhow::Result<Option<u32>> {
-    let attempts = files::attempts(&pod.logs.join(container));
-    let status = status(pod, container);
-    let known = status.and_then(|s| u32::try_from(s.restart_count).ok());
-    let newest = attempts.last().copied().max(known);
-    if !previous {
-        return Ok(attempts.last().copied());
-    }
-    // One that waits to be started again is not there yet; the last one is the one before it.
-    let state = status.and_then(|s| s.state.as_ref());
-    let waits = state.is_some_and(|s| s.waiting.is_some());
-    let mut before = attempts.iter().rev().copied();
-    let found = before.find(|attempt| waits || Some(*attempt) < newest);
-    match found {
-        Some(found) => Ok(Some(found)),
-        None => bail!(
+    let found = instance(&pod.logs.join(container), status(pod, container), previous);
+    if previous && found.is_none() {
+        bail!(
             "container {container} of Pod {} did not run before, or its log is gone",
             full_name(pod)
-        ),
+        );
     }
+    Ok(found)
 }
 
 fn not_started(pod: &PodDetail, container: &str) -> String {

@@ -1,0 +1,366 @@
+//! Who may do what: decided by the API server, or by the settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Method, Request, StatusCode};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use k8s_openapi::serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, watch};
+
+use super::cache::Cache;
+use super::caller::{Caller, token};
+use super::refusal::Refusal;
+use super::settings::{Authorization, Settings};
+use super::target::Right;
+
+/// Reviews that the API server is asked for at a time.
+const REVIEWS: usize = 8;
+/// An API server that takes longer than this is away.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Decides about requests.
+pub(super) struct Guard {
+    settings: Arc<Settings>,
+    node_name: String,
+    /// The way to the API server, while there is one.
+    api: watch::Receiver<Option<kube::Client>>,
+    reviews: Semaphore,
+    /// By the token's digest, so that no token is kept.
+    tokens: Cache<[u8; 32], Option<Caller>>,
+    rights: Cache<(Caller, &'static str, &'static str), Result<(), String>>,
+}
+
+impl Guard {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        node_name: String,
+        api: watch::Receiver<Option<kube::Client>>,
+    ) -> Self {
+        Self {
+            settings,
+            node_name,
+            api,
+            reviews: Semaphore::new(REVIEWS),
+            tokens: Cache::default(),
+            rights: Cache::default(),
+        }
+    }
+
+    /// Lets a request pass, or not. `certified` is who showed a certificate of our authority.
+    ///
+    /// # Errors
+    /// Nobody knows who calls (401), he may not (403), or nobody can be asked just now (503).
+    pub(super) async fn admit<B>(
+        &self,
+        request: &Request<B>,
+        certified: Option<&Caller>,
+    ) -> Result<(), Refusal> {
+        let caller = match (certified, token(request.headers())) {
+            (Some(caller), _) => Some(caller.clone()),
+            (None, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
+            (None, _) => None,
+        };
+        let caller = match caller {
+            Some(caller) => caller,
+            None if self.settings.anonymous => Caller::anonymous(),
+            None => {
+                return Err(Refusal {
+                    status: StatusCode::UNAUTHORIZED,
+                    why: self.whom(),
+                });
+            }
+        };
+        match self.settings.authorization {
+            Authorization::AlwaysAllow => Ok(()),
+            Authorization::Webhook => {
+                let (method, path) = (request.method(), request.uri().path());
+                self.authorize(&caller, method, path).await
+            }
+        }
+    }
+
+    /// What it takes to be known here.
+    fn whom(&self) -> String {
+        let certificate = "a client certificate of the authority in --client-ca-file";
+        let token = "a bearer token that the API server knows";
+        let certificates = self.settings.client_ca_file.is_some();
+        let expected = match (certificates, self.settings.token_reviews) {
+            (true, true) => format!("{certificate}, or {token}"),
+            (true, false) => certificate.to_owned(),
+            (false, true) => token.to_owned(),
+            (false, false) => "--client-ca-file to be set on the node: it knows nobody".to_owned(),
+        };
+        format!("nobody knows who calls: expected {expected}")
+    }
+
+    /// Whose a token is, if anybody's.
+    async fn owner(&self, token: &str) -> Result<Option<Caller>, Refusal> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some(known) = self.tokens.get(&digest) {
+            return Ok(known);
+        }
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                token: token.to_owned(),
+                ..TokenReviewSpec::default()
+            },
+            ..TokenReview::default()
+        };
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let review: TokenReview = self.ask(path, &review).await?;
+        let status = review.status.filter(|s| s.authenticated == Some(true));
+        let user = status.and_then(|s| s.user);
+        let caller = user.map(|user| Caller {
+            name: user.username.unwrap_or_default(),
+            uid: user.uid,
+            groups: user.groups.unwrap_or_default(),
+            extra: user.extra.unwrap_or_default(),
+        });
+        let holds = self.settings.token_ttl;
+        self.tokens.put(digest, caller.clone(), holds);
+        Ok(caller)
+    }
+
+    /// Whether he has the right, or one that will do in its place.
+    async fn authorize(&self, caller: &Caller, method: &Method, path: &str) -> Result<(), Refusal> {
+        let right = Right::of(method, path);
+        let mut reasons = vec![];
+        for subresource in &right.subresources {
+            match self.review(caller, right.verb, subresource).await? {
+                Ok(()) => return Ok(()),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        reasons.retain(|reason| !reason.is_empty());
+        reasons.dedup();
+        let reasons = match reasons.as_slice() {
+            [] => String::new(),
+            reasons => format!(": {}", reasons.join("; ")),
+        };
+        let resources: Vec<String> = right
+            .subresources
+            .iter()
+            .map(|subresource| format!("nodes/{subresource}"))
+            .collect();
+        Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            why: format!(
+                "user {:?} may not {} {} of node {:?}; a ClusterRole can grant it{reasons}",
+                caller.name,
+                right.verb,
+                resources.join(" or "),
+                self.node_name
+            ),
+        })
+    }
+
+    /// Whether he has one right; if not, what the API server says about it.
+    async fn review(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        subresource: &'static str,
+    ) -> Result<Result<(), String>, Refusal> {
+        let question = (caller.clone(), verb, subresource);
+        if let Some(known) = self.rights.get(&question) {
+            return Ok(known);
+        }
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(caller.name.clone()),
+                uid: caller.uid.clone(),
+                groups: Some(caller.groups.clone()),
+                extra: Some(caller.extra.clone()),
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some(verb.to_owned()),
+                    version: Some("v1".to_owned()),
+                    resource: Some("nodes".to_owned()),
+                    subresource: Some(subresource.to_owned()),
+                    name: Some(self.node_name.clone()),
+                    ..ResourceAttributes::default()
+                }),
+                non_resource_attributes: None,
+            },
+            ..SubjectAccessReview::default()
+        };
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let review: SubjectAccessReview = self.ask(path, &review).await?;
+        let status = review.status.unwrap_or_default();
+        let (verdict, holds) = if status.allowed {
+            (Ok(()), self.settings.authorized_ttl)
+        } else {
+            let reason = status.reason.unwrap_or_default();
+            (Err(reason), self.settings.unauthorized_ttl)
+        };
+        self.rights.put(question, verdict.clone(), holds);
+        Ok(verdict)
+    }
+
+    /// Has the API server review something.
+    async fn ask<T: Serialize + DeserializeOwned>(
+        &self,
+        path: &str,
+        review: &T,
+    ) -> Result<T, Refusal> {
+        let away = |why: String| Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            why: format!("the API server cannot be asked who may call: {why}"),
+        };
+        let api = self.api.borrow().clone();
+        let api = api.ok_or_else(|| away("there is no connection to one".to_owned()))?;
+        let body = serde_json::to_vec(review).map_err(|e| away(e.to_string()))?;
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(body).map_err(|e| away(e.to_string()))?;
+        let ask = async {
+            let _permit = self.reviews.acquire().await;
+            api.request::<T>(request).await
+        };
+        match tokio::time::timeout(DEADLINE, ask).await {
+            Ok(answer) => answer.map_err(|e| away(e.to_string())),
+            Err(_) => Err(away(format!("no answer within {DEADLINE:?}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+    use hyper::Response;
+    use hyper::body::Bytes;
+    use serde_json::{Value, json};
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use tower::service_fn;
+
+    /// What an API server was asked for.
+    type Asked = Arc<Mutex<Vec<Value>>>;
+
+    /// An API server that knows one token, whose owner may get metrics and nothing else.
+    fn api(asked: &Asked) -> kube::Client {
+        let asked = Arc::clone(asked);
+        let service = service_fn(move |request: Request<kube::client::Body>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut review: Value = serde_json::from_slice(&body).unwrap();
+                asked.lock().unwrap().push(review["spec"].clone());
+                review["status"] = match &review["spec"]["token"] {
+                    Value::String(token) if token == "good" => {
+                        json!({"authenticated": true, "user": {"username": "bob", "groups": ["g"]}})
+                    }
+                    Value::String(_) => json!({"authenticated": false}),
+                    _ => {
+                        let right = &review["spec"]["resourceAttributes"];
+                        let allowed = right["subresource"] == "metrics" && right["verb"] == "get";
+                        json!({"allowed": allowed, "reason": "no rule"})
+                    }
+                };
+                let answer = Full::new(Bytes::from(review.to_string()));
+                Ok::<_, Infallible>(Response::new(answer))
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            address: ([127, 0, 0, 1], 0).into(),
+            certificate: None,
+            client_ca_file: None,
+            token_reviews: true,
+            token_ttl: Duration::from_secs(120),
+            anonymous: false,
+            authorization: Authorization::Webhook,
+            authorized_ttl: Duration::from_secs(300),
+            unauthorized_ttl: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn guard(settings: Settings, api: Option<kube::Client>) -> Guard {
+        let (_, api) = watch::channel(api);
+        Guard::new(Arc::new(settings), "n1".to_owned(), api)
+    }
+
+    /// The code and the words of a refusal, or 200.
+    async fn ask(guard: &Guard, path: &str, token: Option<&str>) -> (u16, String) {
+        let mut request = Request::get(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        match guard.admit(&request.body(()).unwrap(), None).await {
+            Ok(()) => (200, String::new()),
+            Err(refusal) => (refusal.status.as_u16(), refusal.why),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_server_decides_and_is_not_asked_the_same_again_for_a_while() {
+        let asked = Asked::default();
+        let guard = guard(settings(), Some(api(&asked)));
+        let count = || asked.lock().unwrap().len();
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        let right = json!({
+            "verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics", "name": "n1",
+        });
+        let expected = json!({
+            "user": "bob", "groups": ["g"], "extra": {}, "resourceAttributes": right,
+        });
+        assert_eq!(asked.lock().unwrap()[1], expected);
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        assert_eq!(count(), 2);
+
+        let (code, why) = ask(&guard, "/pods", Some("good")).await;
+        assert_eq!(code, 403);
+        assert_eq!(
+            why,
+            "user \"bob\" may not get nodes/pods or nodes/proxy of node \"n1\"; a ClusterRole can grant \
+             it: no rule"
+        );
+        assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
+        assert_eq!(count(), 4);
+        // That he may not is forgotten first, then whose the token is.
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
+        assert_eq!(count(), 6);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
+        assert_eq!(count(), 7);
+    }
+
+    #[tokio::test]
+    async fn who_proves_nothing_is_nobody_unless_told_otherwise() {
+        let asked = Asked::default();
+        let closed = guard(settings(), Some(api(&asked)));
+        for token in [None, Some("bad")] {
+            let (code, why) = ask(&closed, "/metrics", token).await;
+            assert_eq!(code, 401);
+            assert!(why.contains("expected a bearer token"), "{why}");
+        }
+        let open = guard(
+            Settings {
+                anonymous: true,
+                ..settings()
+            },
+            Some(api(&asked)),
+        );
+        assert_eq!(ask(&open, "/metrics", None).await.0, 200);
+        let user = &asked.lock().unwrap().last().unwrap()["user"].clone();
+        assert_eq!(user, "system:anonymous");
+    }
+
+    #[tokio::test]
+    async fn without_an_api_server_nobody_is_let_in_whom_it_would_have_to_name() {
+        let guard = guard(settings(), None);
+        let (code, why) = ask(&guard, "/metrics", Some("good")).await;
+        assert_eq!(code, 503);
+        assert!(why.contains("the API server cannot be asked"), "{why}");
+    }
+}

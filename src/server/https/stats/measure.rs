@@ -1,0 +1,344 @@
+//! Measuring: the runtime is asked for all Pods at once, and no more often than makes sense.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{ContainerUsage, PodUsage, Usage, node, number};
+use crate::blocking::blocking;
+use crate::cri::{Error, v1};
+use crate::manifest::PodKey;
+use crate::pod::report::Told;
+use crate::pod::task::Context;
+use crate::translate::labels;
+
+/// What was measured is shown to all who ask within this time.
+const FRESH: Duration = Duration::from_secs(1);
+/// The node's own place among the rates.
+const NODE: &str = "";
+
+/// What was last measured.
+#[derive(Debug, Default)]
+pub(in crate::server::https) struct Stats(Mutex<Last>);
+
+#[derive(Debug, Default)]
+struct Last {
+    usage: Option<(Instant, Arc<Usage>)>,
+    rates: Rates,
+}
+
+impl Stats {
+    /// What is used now.
+    ///
+    /// # Errors
+    /// The runtime does not tell.
+    pub(in crate::server::https) async fn measure(
+        &self,
+        context: &Context,
+    ) -> Result<Arc<Usage>, Error> {
+        let mut last = self.0.lock().await;
+        if let Some((at, usage)) = &last.usage
+            && at.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(usage));
+        }
+        let usage = measure(context, &mut last.rates).await?;
+        let usage = Arc::new(usage);
+        last.usage = Some((Instant::now(), Arc::clone(&usage)));
+        Ok(usage)
+    }
+}
+
+async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
+    let ours = HashMap::from([(labels::ROOT_DIR.to_owned(), context.mark.clone())]);
+    let filter = v1::ContainerStatsFilter {
+        label_selector: ours.clone(),
+        ..v1::ContainerStatsFilter::default()
+    };
+    let message = v1::ListContainerStatsRequest {
+        filter: Some(filter),
+    };
+    let containers = context.client.list_container_stats(message).await?.stats;
+    let containers = containers.into_iter().filter_map(|stats| {
+        let id = stats.attributes.as_ref()?.id.clone();
+        Some((id, stats))
+    });
+    let mut found = Found {
+        containers: containers.collect(),
+        sandboxes: sandboxes(context, ours).await,
+    };
+    let time = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+    let root = context.facts.paths.root.clone();
+    let mut node = blocking(move || node::measure(time, &root)).await;
+    rates.begin();
+    rates.fill(NODE, node.cpu.as_mut());
+    let told = context.reports.told();
+    let pods = told.iter().map(|(key, told)| found.pod(key, told, rates));
+    let pods = pods.collect();
+    Ok(Usage { node, pods })
+}
+
+/// What the runtime tells of each sandbox, by the Pod's UID. One that does not tell (containerd 1.6), or
+/// stumbles over a Pod that ends just now, leaves the Pods to the sums of their containers.
+async fn sandboxes(
+    context: &Context,
+    ours: HashMap<String, String>,
+) -> HashMap<String, v1::LinuxPodSandboxStats> {
+    let filter = v1::PodSandboxStatsFilter {
+        label_selector: ours,
+        ..v1::PodSandboxStatsFilter::default()
+    };
+    let message = v1::ListPodSandboxStatsRequest {
+        filter: Some(filter),
+    };
+    let stats = match context.client.list_pod_sandbox_stats(message).await {
+        Ok(answer) => answer.stats,
+        Err(error) => {
+            debug!(%error, "the runtime does not tell what Pods use");
+            return HashMap::new();
+        }
+    };
+    let all = stats.into_iter().filter_map(|stats| {
+        let attributes = stats.attributes?;
+        Some((attributes.metadata?.uid, stats.linux?))
+    });
+    all.collect()
+}
+
+/// What the runtime tells.
+struct Found {
+    /// By their ids.
+    containers: HashMap<String, v1::ContainerStats>,
+    /// By the Pods' UIDs.
+    sandboxes: HashMap<String, v1::LinuxPodSandboxStats>,
+}
+
+impl Found {
+    fn pod(&mut self, key: &PodKey, told: &Told, rates: &mut Rates) -> PodUsage {
+        let inits = told.status.init_container_statuses.iter().flatten();
+        let all = inits.chain(told.status.container_statuses.iter().flatten());
+        let mut containers = vec![];
+        for status in all {
+            let running = status.state.as_ref().and_then(|s| s.running.as_ref());
+            let id = status.container_id.as_deref();
+            let id = id.and_then(|id| Some(id.split_once("://")?.1));
+            let (Some(running), Some(id)) = (running, id) else {
+                continue;
+            };
+            let Some(mut stats) = self.containers.remove(id) else {
+                continue;
+            };
+            rates.fill(id, stats.cpu.as_mut());
+            containers.push(ContainerUsage {
+                name: status.name.clone(),
+                started: running.started_at.clone(),
+                cpu: stats.cpu,
+                memory: stats.memory,
+                swap: stats.swap,
+                writable_layer: stats.writable_layer,
+            });
+        }
+        let uid = told.report.uid.clone();
+        let whole = self.sandboxes.remove(&uid).unwrap_or_default();
+        let mut cpu = whole.cpu.or_else(|| cpu_sum(&containers));
+        rates.fill(&uid, cpu.as_mut());
+        PodUsage {
+            key: key.clone(),
+            uid,
+            started: told.status.start_time.clone(),
+            cpu,
+            memory: whole.memory.or_else(|| memory_sum(&containers)),
+            network: whole.network,
+            processes: number(whole.process.and_then(|p| p.process_count).as_ref()),
+            containers,
+        }
+    }
+}
+
+/// The CPU time of all containers together.
+fn cpu_sum(containers: &[ContainerUsage]) -> Option<v1::CpuUsage> {
+    let all: Vec<&v1::CpuUsage> = containers.iter().filter_map(|c| c.cpu.as_ref()).collect();
+    let usage = sum(all.iter().map(|c| c.usage_core_nano_seconds.as_ref()));
+    usage.map(|usage| v1::CpuUsage {
+        timestamp: all.iter().map(|c| c.timestamp).max().unwrap_or_default(),
+        usage_core_nano_seconds: Some(usage),
+        ..v1::CpuUsage::default()
+    })
+}
+
+/// The memory of all containers together.
+fn memory_sum(containers: &[ContainerUsage]) -> Option<v1::MemoryUsage> {
+    let all: Vec<&v1::MemoryUsage> = containers
+        .iter()
+        .filter_map(|c| c.memory.as_ref())
+        .collect();
+    let usage = sum(all.iter().map(|m| m.working_set_bytes.as_ref()));
+    usage.map(|usage| v1::MemoryUsage {
+        timestamp: all.iter().map(|m| m.timestamp).max().unwrap_or_default(),
+        working_set_bytes: Some(usage),
+        ..v1::MemoryUsage::default()
+    })
+}
+
+/// The sum of what is told; nothing if nothing is.
+fn sum<'a>(values: impl Iterator<Item = Option<&'a v1::UInt64Value>>) -> Option<v1::UInt64Value> {
+    let told: Vec<u64> = values.filter_map(number).collect();
+    let value = told.iter().sum();
+    (!told.is_empty()).then_some(v1::UInt64Value { value })
+}
+
+/// How much CPU time was used when, so that the next look tells how much is used at a time.
+#[derive(Debug, Default)]
+struct Rates {
+    before: HashMap<String, (i64, u64)>,
+    now: HashMap<String, (i64, u64)>,
+}
+
+impl Rates {
+    /// Begins the next look.
+    fn begin(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+    }
+
+    /// Fills in the rate since the look before, where the runtime does not tell one.
+    fn fill(&mut self, whose: &str, cpu: Option<&mut v1::CpuUsage>) {
+        let Some(cpu) = cpu else {
+            return;
+        };
+        let Some(usage) = number(cpu.usage_core_nano_seconds.as_ref()) else {
+            return;
+        };
+        let now = (cpu.timestamp, usage);
+        let rate = self.before.get(whose).and_then(|before| rate(*before, now));
+        if cpu.usage_nano_cores.is_none() {
+            cpu.usage_nano_cores = rate.map(|value| v1::UInt64Value { value });
+        }
+        self.now.insert(whose.to_owned(), now);
+    }
+}
+
+/// Nanoseconds of CPU time in a second, between two times in nanoseconds.
+fn rate(before: (i64, u64), now: (i64, u64)) -> Option<u64> {
+    let took = u128::try_from(now.0.checked_sub(before.0)?).ok()?;
+    let used = u128::from(now.1.checked_sub(before.1)?);
+    u64::try_from((used * 1_000_000_000).checked_div(took)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{
+        ContainerState, ContainerStateRunning, ContainerStatus, PodStatus,
+    };
+
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "the runtime's messages may leave numbers out"
+    )]
+    fn some(value: u64) -> Option<v1::UInt64Value> {
+        Some(v1::UInt64Value { value })
+    }
+
+    fn stats(usage: u64, bytes: u64) -> v1::ContainerStats {
+        v1::ContainerStats {
+            cpu: Some(v1::CpuUsage {
+                timestamp: 5,
+                usage_core_nano_seconds: some(usage),
+                ..v1::CpuUsage::default()
+            }),
+            memory: Some(v1::MemoryUsage {
+                timestamp: 5,
+                working_set_bytes: some(bytes),
+                ..v1::MemoryUsage::default()
+            }),
+            ..v1::ContainerStats::default()
+        }
+    }
+
+    fn told() -> Told {
+        let status = |name: &str, running: bool| ContainerStatus {
+            name: name.into(),
+            container_id: Some(format!("containerd://id-{name}")),
+            state: Some(ContainerState {
+                running: running.then(ContainerStateRunning::default),
+                ..ContainerState::default()
+            }),
+            ..ContainerStatus::default()
+        };
+        let mut told = Told {
+            status: PodStatus {
+                container_statuses: Some(vec![
+                    status("a", true),
+                    status("b", true),
+                    status("ended", false),
+                ]),
+                ..PodStatus::default()
+            },
+            ..Told::default()
+        };
+        told.report.uid = "u".into();
+        told
+    }
+
+    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> Found {
+        let all = [("a", 10, 100), ("b", 20, 200), ("ended", 40, 400)];
+        let containers = all.map(|(name, cpu, memory)| (format!("id-{name}"), stats(cpu, memory)));
+        Found {
+            containers: containers.into(),
+            sandboxes,
+        }
+    }
+
+    #[test]
+    fn a_pod_uses_what_its_sandbox_does_or_else_what_its_running_containers_do() {
+        let key = PodKey::default();
+        let pod = found(HashMap::new()).pod(&key, &told(), &mut Rates::default());
+        let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(pod.cpu.unwrap().usage_core_nano_seconds, some(30));
+        assert_eq!(pod.memory.unwrap().working_set_bytes, some(300));
+
+        let v1::ContainerStats { cpu, memory, .. } = stats(35, 350);
+        let whole = v1::LinuxPodSandboxStats {
+            cpu,
+            memory,
+            ..v1::LinuxPodSandboxStats::default()
+        };
+        let whole = HashMap::from([("u".to_owned(), whole)]);
+        let pod = found(whole).pod(&key, &told(), &mut Rates::default());
+        assert_eq!(pod.cpu.unwrap().usage_core_nano_seconds, some(35));
+        assert_eq!(pod.memory.unwrap().working_set_bytes, some(350));
+    }
+
+    #[test]
+    fn a_rate_is_what_was_used_between_two_looks() {
+        let mut rates = Rates::default();
+        let mut look = |timestamp, usage, told: Option<u64>| {
+            rates.begin();
+            let mut cpu = v1::CpuUsage {
+                timestamp,
+                usage_core_nano_seconds: some(usage),
+                usage_nano_cores: told.map(|value| v1::UInt64Value { value }),
+                psi: None,
+            };
+            rates.fill("id", Some(&mut cpu));
+            number(cpu.usage_nano_cores.as_ref())
+        };
+        let second = 1_000_000_000;
+        assert_eq!(look(second, 500, None), None);
+        assert_eq!(look(3 * second, 1500, None), Some(500));
+        assert_eq!(
+            look(4 * second, 1600, Some(7)),
+            Some(7),
+            "the runtime's own"
+        );
+        // The clock stood still, or the container is another.
+        assert_eq!(look(4 * second, 1700, None), None);
+        assert_eq!(look(5 * second, 100, None), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! What is used, in Prometheus' text form: the metrics of the kubelet's `/metrics/resource`, each with the
+//! time when it was measured.
+
+use std::fmt::Write;
+
+use super::{ContainerUsage, PodUsage, Usage, number};
+use crate::cri::v1;
+
+/// One value: its labels, itself, and when it was measured in milliseconds since the epoch.
+struct Sample {
+    labels: String,
+    value: String,
+    time: i64,
+}
+
+/// The page.
+pub(in crate::server::https) fn metrics(usage: &Usage) -> String {
+    let mut page = Page::default();
+    let node = &usage.node;
+    let pods = || usage.pods.iter().map(|pod| (pod_labels(pod), pod));
+    let containers = || {
+        let all = usage.pods.iter();
+        all.flat_map(|pod| pod.containers.iter().map(|c| (labels(pod, c), c)))
+    };
+    page.family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        containers().filter_map(|(labels, c)| cpu(labels, c.cpu.as_ref())),
+    );
+    page.family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the container in bytes",
+        containers().filter_map(|(labels, c)| memory(labels, c.memory.as_ref())),
+    );
+    page.family(
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds",
+        containers().filter_map(|(labels, c)| start(labels, c)),
+    );
+    page.family(
+        "container_swap_usage_bytes",
+        "gauge",
+        "Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+        containers().filter_map(|(labels, c)| swap(labels, c.swap.as_ref())),
+    );
+    page.family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the node in core-seconds",
+        cpu(String::new(), node.cpu.as_ref()).into_iter(),
+    );
+    page.family(
+        "node_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the node in bytes",
+        memory(String::new(), node.memory.as_ref()).into_iter(),
+    );
+    page.family(
+        "node_swap_usage_bytes",
+        "gauge",
+        "Current swap usage of the node in bytes. Reported only on non-windows systems",
+        swap(String::new(), node.swap.as_ref()).into_iter(),
+    );
+    page.family(
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        pods().filter_map(|(labels, pod)| cpu(labels, pod.cpu.as_ref())),
+    );
+    page.family(
+        "pod_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the pod in bytes",
+        pods().filter_map(|(labels, pod)| memory(labels, pod.memory.as_ref())),
+    );
+    // Without this one, who reads the page could not tell that nothing failed.
+    page.0.push_str(
+        "# HELP resource_scrape_error 1 if there was an error while getting container metrics, 0 otherwise\n\
+         # TYPE resource_scrape_error gauge\n\
+         resource_scrape_error 0\n",
+    );
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl Iterator<Item = Sample>,
+    ) {
+        let mut samples = samples.peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        // Writing to a string does not fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for Sample {
+            labels,
+            value,
+            time,
+        } in samples
+        {
+            let _ = writeln!(self.0, "{name}{labels} {value} {time}");
+        }
+    }
+}
+
+/// Names of Pods and containers have no characters that would have to be escaped.
+fn labels(pod: &PodUsage, container: &ContainerUsage) -> String {
+    format!(
+        "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
+        container.name, pod.key.namespace, pod.key.name
+    )
+}
+
+fn pod_labels(pod: &PodUsage) -> String {
+    format!(
+        "{{namespace=\"{}\",pod=\"{}\"}}",
+        pod.key.namespace, pod.key.name
+    )
+}
+
+fn milliseconds(nanoseconds: i64) -> i64 {
+    nanoseconds / 1_000_000
+}
+
+fn cpu(labels: String, cpu: Option<&v1::CpuUsage>) -> Option<Sample> {
+    let cpu = cpu?;
+    let nanoseconds = number(cpu.usage_core_nano_seconds.as_ref())?;
+    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    Some(Sample {
+        labels,
+        value: format!("{seconds}.{rest:09}"),
+        time: milliseconds(cpu.timestamp),
+    })
+}
+
+fn memory(labels: String, memory: Option<&v1::MemoryUsage>) -> Option<Sample> {
+    let memory = memory?;
+    Some(Sample {
+        labels,
+        value: number(memory.working_set_bytes.as_ref())?.to_string(),
+        time: milliseconds(memory.timestamp),
+    })
+}
+
+fn swap(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
+    let swap = swap?;
+    Some(Sample {
+        labels,
+        value: number(swap.swap_usage_bytes.as_ref())?.to_string(),
+        time: milliseconds(swap.timestamp),
+    })
+}
+
+/// It is as old as the container's other numbers.
+fn start(labels: String, container: &ContainerUsage) -> Option<Sample> {
+    let started = container.started.as_ref()?;
+    let measured = container.cpu.as_ref()?.timestamp;
+    Some(Sample {
+        labels,
+        value: started.0.as_second().to_string(),
+        time: milliseconds(measured),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_stands_with_its_names_and_its_time() {
+        let page = metrics(&Usage::example());
+        let values: Vec<&str> = page.lines().filter(|l| !l.starts_with('#')).collect();
+        let container = "{container=\"c\",namespace=\"ns\",pod=\"web-n1\"}";
+        let pod = "{namespace=\"ns\",pod=\"web-n1\"}";
+        let time = 1_767_225_600_250_u64;
+        assert_eq!(
+            values,
+            [
+                format!("container_cpu_usage_seconds_total{container} 1.500000000 {time}"),
+                format!("container_memory_working_set_bytes{container} 4096 {time}"),
+                format!("container_start_time_seconds{container} 1767225600 {time}"),
+                format!("node_cpu_usage_seconds_total 9.000000001 {time}"),
+                format!("node_memory_working_set_bytes 1073741824 {time}"),
+                format!("pod_cpu_usage_seconds_total{pod} 1.600000000 {time}"),
+                format!("pod_memory_working_set_bytes{pod} 8192 {time}"),
+                "resource_scrape_error 0".to_owned(),
+            ]
+        );
+        let kinds = page.lines().filter(|l| l.starts_with("# TYPE")).count();
+        assert_eq!(kinds, values.len(), "{page}");
+    }
+}

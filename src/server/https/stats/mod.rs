@@ -1,0 +1,130 @@
+//! What the node and its Pods use: measured by the runtime and the kernel, in the forms in which a
+//! metrics server asks for it.
+
+mod measure;
+mod metrics;
+mod node;
+mod summary;
+
+pub(super) use measure::Stats;
+pub(super) use metrics::metrics;
+pub(super) use summary::summary;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::cri::v1;
+use crate::manifest::PodKey;
+
+/// What is used at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Usage {
+    node: NodeUsage,
+    /// By namespace and name.
+    pods: Vec<PodUsage>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct NodeUsage {
+    started: Option<Time>,
+    cpu: Option<v1::CpuUsage>,
+    memory: Option<v1::MemoryUsage>,
+    swap: Option<v1::SwapUsage>,
+    /// The file system of the root directory: all, free and used, of bytes and of inodes.
+    disk: Option<Disk>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Disk {
+    /// When, in nanoseconds since the epoch.
+    time: i64,
+    bytes: Room,
+    inodes: Room,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Room {
+    all: u64,
+    available: u64,
+    used: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct PodUsage {
+    key: PodKey,
+    uid: String,
+    started: Option<Time>,
+    cpu: Option<v1::CpuUsage>,
+    memory: Option<v1::MemoryUsage>,
+    network: Option<v1::NetworkUsage>,
+    processes: Option<u64>,
+    /// Those that run.
+    containers: Vec<ContainerUsage>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct ContainerUsage {
+    name: String,
+    started: Option<Time>,
+    cpu: Option<v1::CpuUsage>,
+    memory: Option<v1::MemoryUsage>,
+    swap: Option<v1::SwapUsage>,
+    writable_layer: Option<v1::FilesystemUsage>,
+}
+
+/// A number that the runtime may leave out.
+fn number(value: Option<&v1::UInt64Value>) -> Option<u64> {
+    value.map(|value| value.value)
+}
+
+#[cfg(test)]
+impl Usage {
+    /// A node with one Pod of one container.
+    fn example() -> Self {
+        let some = |value| Some(v1::UInt64Value { value });
+        let started: Option<Time> = serde_json::from_str("\"2026-01-01T00:00:00Z\"").ok();
+        let time = 1_767_225_600_250_000_000;
+        let cpu = |usage, rate| {
+            Some(v1::CpuUsage {
+                timestamp: time,
+                usage_core_nano_seconds: some(usage),
+                usage_nano_cores: some(rate),
+                psi: None,
+            })
+        };
+        let memory = |bytes| {
+            Some(v1::MemoryUsage {
+                timestamp: time,
+                working_set_bytes: some(bytes),
+                ..v1::MemoryUsage::default()
+            })
+        };
+        let container = ContainerUsage {
+            name: "c".into(),
+            started: started.clone(),
+            cpu: cpu(1_500_000_000, 20_000_000),
+            memory: memory(4096),
+            ..ContainerUsage::default()
+        };
+        let pod = PodUsage {
+            key: PodKey {
+                namespace: "ns".into(),
+                name: "web-n1".into(),
+            },
+            uid: "u".into(),
+            started: started.clone(),
+            cpu: cpu(1_600_000_000, 21_000_000),
+            memory: memory(8192),
+            containers: vec![container],
+            ..PodUsage::default()
+        };
+        Self {
+            node: NodeUsage {
+                started,
+                cpu: cpu(9_000_000_001, 100_000_000),
+                memory: memory(1 << 30),
+                ..NodeUsage::default()
+            },
+            pods: vec![pod],
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Streams into containers: the runtime serves them itself, at a URL that it gives for each. A connection
+//! that a caller upgrades, to SPDY or to a WebSocket, is passed through to there and back as it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tracing::debug;
+
+use super::refusal::{Refusal, respond};
+use crate::server::router::Body;
+
+/// Streams at a time.
+const MOST: usize = 64;
+/// How long the runtime's own server may take to answer.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// As much of an answer that is no stream is passed on.
+const MAX_ANSWER: usize = 64 * 1024;
+const CHUNK: usize = 32 * 1024;
+
+/// What of a request and its answer belongs to the stream. Whoever the caller is, the runtime is not told.
+const STREAM_HEADERS: [HeaderName; 3] = [
+    CONNECTION,
+    UPGRADE,
+    HeaderName::from_static("x-stream-protocol-version"),
+];
+const WEB_SOCKET_HEADERS: &str = "sec-websocket-";
+
+/// All streams that are open.
+#[derive(Debug)]
+pub(super) struct Streams {
+    room: Arc<Semaphore>,
+    idle_timeout: Duration,
+}
+
+impl Streams {
+    /// None yet; one on which nothing moves for `idle_timeout` is ended.
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(MOST)),
+            idle_timeout,
+        }
+    }
+
+    /// Room for one more.
+    ///
+    /// # Errors
+    /// There is none, or the caller wants no stream.
+    pub(super) fn room(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refusal> {
+        if !headers.contains_key(UPGRADE) {
+            let why = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        }
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        room.map_err(|_| {
+            let why = format!("{MOST} streams are open already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        })
+    }
+
+    /// Passes the caller's connection on to where the runtime serves this stream.
+    ///
+    /// # Errors
+    /// The runtime does not serve it.
+    pub(super) async fn pass(
+        &self,
+        mut request: Request<Incoming>,
+        url: &str,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Refusal> {
+        let caller = hyper::upgrade::on(&mut request);
+        let answer = tokio::time::timeout(DEADLINE, call(&request, url)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(why) => {
+                let why = format!("the container runtime does not serve its stream: {why}");
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, why));
+            }
+        };
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(whole(answer).await);
+        }
+        let runtime = hyper::upgrade::on(&mut answer);
+        tokio::spawn(join(caller, runtime, self.idle_timeout, room));
+        let mut response = Response::new(Empty::new().boxed_unsync());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = stream_headers(answer.headers());
+        Ok(response)
+    }
+}
+
+fn stream_headers(headers: &HeaderMap) -> HeaderMap {
+    let ours = |name: &HeaderName| {
+        STREAM_HEADERS.contains(name) || name.as_str().starts_with(WEB_SOCKET_HEADERS)
+    };
+    let found = headers.iter().filter(|(name, _)| ours(name));
+    // A header that stands there several times stays so.
+    let mut kept = HeaderMap::new();
+    for (name, value) in found {
+        kept.append(name.clone(), value.clone());
+    }
+    kept
+}
+
+/// Asks the runtime's own server for the stream.
+async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incoming>, String> {
+    let url: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
+    let place = url.authority().filter(|_| url.scheme_str() == Some("http"));
+    let place = place.ok_or_else(|| {
+        format!(
+            "found {url}, expected a URL with http: turn TLS off for the runtime's streaming server"
+        )
+    })?;
+    let port = place.port_u16().unwrap_or(80);
+    let host = place.host().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, port)).await;
+    let stream = stream.map_err(|e| format!("{place}: {e}"))?;
+    // Keystrokes are not to wait for each other. That it fails is no reason to do without the stream.
+    let _ = stream.set_nodelay(true);
+    let wrong = |e: hyper::Error| format!("{place}: {e}");
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(wrong)?;
+    tokio::spawn(connection.with_upgrades());
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let mut passed = Request::new(Empty::<Bytes>::new());
+    *passed.method_mut() = request.method().clone();
+    *passed.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
+    *passed.headers_mut() = stream_headers(request.headers());
+    let host = HeaderValue::from_str(place.as_str()).map_err(|e| e.to_string())?;
+    passed.headers_mut().insert(HOST, host);
+    sender.send_request(passed).await.map_err(wrong)
+}
+
+/// An answer that is no stream: why there is none.
+async fn whole(answer: Response<Incoming>) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let body = tokio::time::timeout(DEADLINE, Limited::new(body, MAX_ANSWER).collect()).await;
+    let body = body.ok().and_then(Result::ok);
+    let body = body.map_or(Bytes::new(), http_body_util::Collected::to_bytes);
+    let mut response = respond("text/plain; charset=utf-8", body);
+    *response.status_mut() = head.status;
+    if let Some(kind) = head.headers.get(CONTENT_TYPE) {
+        response.headers_mut().insert(CONTENT_TYPE, kind.clone());
+    }
+    response
+}
+
+/// Joins both ends until one of them is over, or nothing moves.
+async fn join(
+    caller: OnUpgrade,
+    runtime: OnUpgrade,
+    idle_timeout: Duration,
+    _room: OwnedSemaphorePermit,
+) {
+    let both = async { tokio::try_join!(caller, runtime) };
+    match tokio::time::timeout(DEADLINE, both).await {
+        Ok(Ok((caller, runtime))) => {
+            carry(TokioIo::new(caller), TokioIo::new(runtime), idle_timeout).await;
+        }
+        Ok(Err(error)) => debug!(%error, "a stream was not upgraded"),
+        Err(_) => debug!("a stream was not upgraded in time"),
+    }
+}
+
+async fn carry(
+    caller: impl AsyncRead + AsyncWrite,
+    runtime: impl AsyncRead + AsyncWrite,
+    idle_timeout: Duration,
+) {
+    let moved = Notify::new();
+    let (mut from_caller, mut to_caller) = tokio::io::split(Box::pin(caller));
+    let (mut from_runtime, mut to_runtime) = tokio::io::split(Box::pin(runtime));
+    let ended = tokio::select! {
+        ended = copy(&mut from_caller, &mut to_runtime, &moved) => ended,
+        ended = copy(&mut from_runtime, &mut to_caller, &moved) => ended,
+        () = idle(&moved, idle_timeout) => {
+            debug!("nothing moved on a stream, it is ended");
+            Ok(())
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a stream broke off");
+    }
+    // The other end may be gone already.
+    let farewell = async {
+        let _ = to_caller.shutdown().await;
+        let _ = to_runtime.shutdown().await;
+    };
+    let _ = tokio::time::timeout(DEADLINE, farewell).await;
+}
+
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    moved: &Notify,
+) -> std::io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&chunk[..length]).await?;
+        to.flush().await?;
+        moved.notify_one();
+    }
+}
+
+/// Waits until nothing has moved for so long.
+async fn idle(moved: &Notify, timeout: Duration) {
+    while tokio::time::timeout(timeout, moved.notified())
+        .await
+        .is_ok()
+    {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{DuplexStream, duplex};
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn joined(idle_timeout: Duration) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
+        let (caller, near) = duplex(64);
+        let (runtime, far) = duplex(64);
+        (
+            caller,
+            runtime,
+            tokio::spawn(carry(near, far, idle_timeout)),
+        )
+    }
+
+    #[tokio::test]
+    async fn what_either_end_says_reaches_the_other_however_little_room_there_is() {
+        let (caller, runtime, task) = joined(LONG);
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let (mut from_caller, mut to_runtime) = tokio::io::split(caller);
+        let (mut from_runtime, mut to_caller) = tokio::io::split(runtime);
+        let (mut there, mut back) = (vec![0; bytes.len()], vec![0; bytes.len()]);
+        // Both ways at once: neither may wait for the other.
+        let (a, b, c, d) = tokio::join!(
+            to_runtime.write_all(&bytes),
+            to_caller.write_all(&bytes),
+            from_runtime.read_exact(&mut there),
+            from_caller.read_exact(&mut back),
+        );
+        assert!(a.is_ok() && b.is_ok() && c.is_ok() && d.is_ok());
+        assert!(there == bytes && back == bytes);
+        assert!(!task.is_finished());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_over_when_one_end_is_and_its_last_words_arrive() {
+        let (mut caller, mut runtime, task) = joined(LONG);
+        runtime.write_all(b"last words").await.unwrap();
+        drop(runtime);
+        let mut heard = String::new();
+        caller.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "last words");
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_on_which_nothing_moves_is_ended_and_no_other() {
+        let (mut caller, mut runtime, task) = joined(Duration::from_secs(60));
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            caller.write_all(b"x").await.unwrap();
+            runtime.read_exact(&mut [0]).await.unwrap();
+        }
+        assert!(!task.is_finished());
+        let mut rest = vec![];
+        caller.read_to_end(&mut rest).await.unwrap();
+        task.await.unwrap();
+    }
+
+    #[test]
+    fn the_runtime_is_not_told_who_calls() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer secret"),
+            ("upgrade", "SPDY/3.1"),
+            ("connection", "Upgrade"),
+            ("x-stream-protocol-version", "v5.channel.k8s.io"),
+            ("x-stream-protocol-version", "v4.channel.k8s.io"),
+            ("sec-websocket-key", "k"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let mut kept: Vec<String> = stream_headers(&headers)
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        kept.sort();
+        assert_eq!(
+            kept,
+            [
+                "connection: Upgrade",
+                "sec-websocket-key: k",
+                "upgrade: SPDY/3.1",
+                "x-stream-protocol-version: v4.channel.k8s.io",
+                "x-stream-protocol-version: v5.channel.k8s.io",
+            ]
+        );
+    }
+}

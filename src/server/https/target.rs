@@ -1,0 +1,208 @@
+//! What a path of the node's API asks for, and the right that it takes (Kubernetes, Kubelet
+//! authentication/authorization).
+
+use hyper::Method;
+
+use crate::manifest::PodKey;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// One of the paths that every port for reading has.
+    Common,
+    /// What the node and its Pods use, as JSON.
+    Summary,
+    /// The same, as metrics.
+    ResourceMetrics,
+    /// What a container says.
+    Logs(ContainerName),
+    /// A command in a container.
+    Exec(ContainerName),
+    /// A container's own streams.
+    Attach(ContainerName),
+    /// Connections to ports of a Pod.
+    PortForward(PodKey),
+}
+
+/// A container of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContainerName {
+    pub(super) pod: PodKey,
+    pub(super) container: String,
+}
+
+/// What there is, for those who ask for something else.
+pub(super) const PATHS: &str = "/healthz, /pods, /configz, /metrics, /metrics/resource, \
+     /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
+     /attach/NAMESPACE/POD/CONTAINER and /portForward/NAMESPACE/POD";
+
+impl Target {
+    /// What a path asks for, if there is such a thing.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        let words: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        match words.as_slice() {
+            ["healthz" | "pods" | "configz" | "metrics"] => Some(Self::Common),
+            ["metrics", "resource"] => Some(Self::ResourceMetrics),
+            ["stats", "summary"] => Some(Self::Summary),
+            ["containerLogs", rest @ ..] => container(rest).map(Self::Logs),
+            ["exec", rest @ ..] => container(rest).map(Self::Exec),
+            ["attach", rest @ ..] => container(rest).map(Self::Attach),
+            ["portForward", namespace, name] | ["portForward", namespace, name, _] => {
+                pod(namespace, name).map(Self::PortForward)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `NAMESPACE/POD/CONTAINER`, or with a UID before the container. The UID tells nothing here: it may be
+/// the mirror Pod's, which the API server gave.
+fn container(words: &[&str]) -> Option<ContainerName> {
+    let ([namespace, name, container] | [namespace, name, _, container]) = words else {
+        return None;
+    };
+    Some(ContainerName {
+        pod: pod(namespace, name)?,
+        container: Some((*container).to_owned()).filter(|name| !name.is_empty())?,
+    })
+}
+
+fn pod(namespace: &str, name: &str) -> Option<PodKey> {
+    (!namespace.is_empty() && !name.is_empty()).then(|| PodKey {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// The right that a request takes: a verb on a subresource of the node; any one of them will do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Right {
+    pub(super) verb: &'static str,
+    pub(super) subresources: Vec<&'static str>,
+}
+
+/// Paths with a subresource of their own; `true` for those where the right to everything will do too.
+const SUBRESOURCES: [(&str, &str, bool); 7] = [
+    ("pods", "pods", true),
+    ("healthz", "healthz", true),
+    ("configz", "configz", true),
+    ("stats", "stats", false),
+    ("metrics", "metrics", false),
+    ("logs", "log", false),
+    ("spec", "spec", false),
+];
+
+/// The subresource that stands for everything.
+const PROXY: &str = "proxy";
+
+impl Right {
+    /// What a request takes. A method without a verb of its own gives none, which nobody was granted.
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        let verb = match *method {
+            Method::GET | Method::HEAD => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "",
+        };
+        let first = path.trim_start_matches('/').split('/').next();
+        let known = SUBRESOURCES.iter().find(|(p, ..)| Some(*p) == first);
+        let subresources = match known {
+            Some((_, own, true)) => vec![*own, PROXY],
+            Some((_, own, false)) => vec![*own],
+            None => vec![PROXY],
+        };
+        Self { verb, subresources }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> PodKey {
+        PodKey {
+            namespace: "ns".into(),
+            name: "web-n1".into(),
+        }
+    }
+
+    fn name() -> ContainerName {
+        ContainerName {
+            pod: key(),
+            container: "c".into(),
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_pod_and_a_container_with_and_without_the_pods_uid() {
+        for uid in ["", "0f1-2/"] {
+            let of = |path: &str| Target::of(&format!("/{path}/ns/web-n1/{uid}c"));
+            assert_eq!(of("containerLogs"), Some(Target::Logs(name())));
+            assert_eq!(of("exec"), Some(Target::Exec(name())));
+            assert_eq!(of("attach"), Some(Target::Attach(name())));
+        }
+        let forward = Some(Target::PortForward(key()));
+        assert_eq!(Target::of("/portForward/ns/web-n1"), forward);
+        assert_eq!(Target::of("/portForward/ns/web-n1/0f1-2"), forward);
+    }
+
+    #[test]
+    fn what_there_is_not_is_nothing() {
+        for path in [
+            "",
+            "/",
+            "/run/ns/p/c",
+            "/pods/x",
+            "/exec",
+            "/exec/ns/p",
+            "/exec//p/c",
+            "/exec/ns/p/",
+            "/exec/a/b/c/d/e",
+            "/portForward/ns",
+            "/v1/pods",
+            "/stats",
+            "pods",
+        ] {
+            assert_eq!(Target::of(path), None, "{path}");
+        }
+        for path in ["/pods", "/healthz", "/configz", "/metrics"] {
+            assert_eq!(Target::of(path), Some(Target::Common), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_request_takes_the_right_that_the_kubelet_asks_for() {
+        let right = |method: Method, path: &str| {
+            let right = Right::of(&method, path);
+            format!("{} {}", right.verb, right.subresources.join(" or "))
+        };
+        for (path, expected) in [
+            ("/pods", "get pods or proxy"),
+            ("/healthz", "get healthz or proxy"),
+            ("/configz", "get configz or proxy"),
+            ("/stats/summary", "get stats"),
+            ("/metrics", "get metrics"),
+            ("/metrics/resource", "get metrics"),
+            ("/logs/x", "get log"),
+            ("/spec", "get spec"),
+            ("/containerLogs/ns/p/c", "get proxy"),
+            ("/exec/ns/p/c", "get proxy"),
+            ("/statsx", "get proxy"),
+            ("/", "get proxy"),
+        ] {
+            assert_eq!(right(Method::GET, path), expected, "{path}");
+        }
+        for (method, verb) in [
+            (Method::POST, "create"),
+            (Method::PUT, "update"),
+            (Method::PATCH, "patch"),
+            (Method::DELETE, "delete"),
+            (Method::HEAD, "get"),
+            (Method::TRACE, ""),
+        ] {
+            assert_eq!(right(method, "/exec/ns/p/c"), format!("{verb} proxy"));
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The serving certificate, and the authority of the clients' ones. Both are read again when their files
+//! change; what cannot be read leaves the ones before in force.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, bail};
+use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use tracing::{info, warn};
+
+use super::settings::Settings;
+
+/// Where a certificate of our own making is kept, below the root directory.
+const FOLDER: &str = "pki";
+const CERTIFICATE: &str = "kubelet.crt";
+const KEY: &str = "kubelet.key";
+
+/// What connections are secured with.
+#[derive(Debug)]
+pub(super) struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca_file: Option<PathBuf>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The files when they were last read.
+    files: Option<Vec<Option<Stamp>>>,
+    config: Option<Arc<ServerConfig>>,
+}
+
+/// What tells one state of a file from another: device, inode, size, and time of change.
+type Stamp = (u64, u64, u64, i64, i64);
+
+impl Tls {
+    /// Makes a certificate for these names if none is given and none was made before.
+    ///
+    /// # Errors
+    /// It cannot be made or kept.
+    pub(super) fn new(settings: &Settings, root: &Path, names: &[String]) -> anyhow::Result<Self> {
+        let (certificate, key) = match settings.certificate.clone() {
+            Some(given) => given,
+            None => own_certificate(&root.join(FOLDER), names)?,
+        };
+        Ok(Self {
+            certificate,
+            key,
+            client_ca_file: settings.client_ca_file.clone(),
+            kept: Mutex::default(),
+        })
+    }
+
+    /// What to secure a connection with now.
+    ///
+    /// # Errors
+    /// The files could not be read yet.
+    pub(super) fn config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let files = [
+            Some(&self.certificate),
+            Some(&self.key),
+            self.client_ca_file.as_ref(),
+        ];
+        let files: Vec<_> = files.into_iter().flatten().map(|f| stamp(f)).collect();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.files.as_ref() != Some(&files) {
+            let again = kept.config.is_some();
+            match self.read() {
+                Ok(config) => {
+                    kept.config = Some(Arc::new(config));
+                    if again {
+                        info!(
+                            "the node's serving certificate and client authority were read again"
+                        );
+                    }
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    warn!(
+                        error,
+                        "the node's HTTPS port lacks what it needs, trying again on change"
+                    );
+                }
+            }
+            kept.files = Some(files);
+        }
+        let config = kept.config.clone();
+        config.context("the certificates could not be read yet")
+    }
+
+    fn read(&self) -> anyhow::Result<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let certificates = certificates(&self.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key);
+        let key = key.with_context(|| format!("no key in {}", self.key.display()))?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let builder = match &self.client_ca_file {
+            Some(file) => builder.with_client_cert_verifier(verifier(file, provider)?),
+            None => builder.with_client_cert_verifier(Arc::new(NoClientAuth)),
+        };
+        let config = builder.with_single_cert(certificates, key);
+        let mut config = config.with_context(|| {
+            let (certificate, key) = (self.certificate.display(), self.key.display());
+            format!("{certificate} and {key} cannot be used")
+        })?;
+        // Streams are upgraded connections, which only this version has.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+/// Takes clients with a certificate of an authority in this file, and those without any.
+fn verifier(
+    file: &Path,
+    provider: Arc<CryptoProvider>,
+) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        let added = roots.add(certificate);
+        added.with_context(|| format!("{} has a certificate of no use", file.display()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    Ok(verifier.allow_unauthenticated().build()?)
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = || -> anyhow::Result<Vec<_>> {
+        Ok(CertificateDer::pem_file_iter(file)?.collect::<Result<_, _>>()?)
+    };
+    let found = read().with_context(|| format!("cannot read {}", file.display()))?;
+    if found.is_empty() {
+        bail!(
+            "{}: found no certificate, expected one in PEM",
+            file.display()
+        );
+    }
+    Ok(found)
+}
+
+/// The certificate that was made before, or a new one for these names.
+fn own_certificate(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+    if certificates(&certificate).is_ok() && key.exists() {
+        return Ok((certificate, key));
+    }
+    let wrong = || format!("cannot make a certificate in {}", folder.display());
+    let mut folders = fs::DirBuilder::new();
+    folders.recursive(true).mode(0o700);
+    folders.create(folder).with_context(wrong)?;
+    // It is never over: who trusts it trusts this very one, and nobody could tell him of another.
+    let mut parameters = CertificateParams::new(names).with_context(wrong)?;
+    let name = names.first().map_or("podkeeper", String::as_str);
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    let pair = KeyPair::generate().with_context(wrong)?;
+    let made = parameters.self_signed(&pair).with_context(wrong)?;
+    write(&key, &pair.serialize_pem()).with_context(wrong)?;
+    write(&certificate, &made.pem()).with_context(wrong)?;
+    Ok((certificate, key))
+}
+
+/// Writes a file that only we read, so that it is there whole or not at all.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    let changed = (found.ctime(), found.ctime_nsec());
+    Some((found.dev(), found.ino(), found.size(), changed.0, changed.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tls(folder: &Path, client_ca_file: Option<PathBuf>) -> Tls {
+        let (certificate, key) =
+            own_certificate(folder, &["n1".into(), "10.0.0.1".into()]).unwrap();
+        Tls {
+            certificate,
+            key,
+            client_ca_file,
+            kept: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn our_own_certificate_is_made_once_and_its_key_is_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["n1".to_owned()];
+        let (certificate, key) = own_certificate(folder.path(), &names).unwrap();
+        let before = fs::read(&certificate).unwrap();
+        own_certificate(folder.path(), &names).unwrap();
+        assert_eq!(fs::read(&certificate).unwrap(), before);
+        assert_eq!(fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
+        fs::write(&certificate, "broken").unwrap();
+        own_certificate(folder.path(), &names).unwrap();
+        assert_ne!(fs::read(&certificate).unwrap(), before);
+    }
+
+    #[test]
+    fn changed_files_are_read_again_and_broken_ones_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = tls(folder.path(), None);
+        let first = tls.config().unwrap();
+        assert!(Arc::ptr_eq(&first, &tls.config().unwrap()));
+        fs::write(&tls.certificate, "broken").unwrap();
+        assert!(Arc::ptr_eq(&first, &tls.config().unwrap()));
+        own_certificate(folder.path(), &["n2".into()]).unwrap();
+        assert!(!Arc::ptr_eq(&first, &tls.config().unwrap()));
+    }
+
+    #[test]
+    fn without_its_files_nothing_is_served_until_they_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("ca.crt");
+        let tls = tls(folder.path(), Some(authority.clone()));
+        assert!(tls.config().is_err());
+        fs::copy(&tls.certificate, &authority).unwrap();
+        tls.config().unwrap();
+    }
+}

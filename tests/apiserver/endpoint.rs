@@ -1,0 +1,311 @@
+//! What kubectl asks the node for through the API server: logs, streams and usage; and who is refused.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::node::{BUSYBOX, FOREVER, Node, manifest, pod};
+use crate::ports::free;
+
+mod shared {
+    crate::with_apiserver!(
+        shared:
+        kubectl_logs_shows_what_a_container_says,
+        kubectl_logs_follows_a_container_to_its_end,
+        kubectl_exec_runs_a_command_with_its_streams_and_exit_code,
+        kubectl_exec_gives_a_terminal,
+        kubectl_attach_joins_a_containers_streams,
+        kubectl_port_forward_reaches_a_pods_port,
+        usage_is_measured_and_shown_through_the_api_server,
+        who_is_unknown_or_has_no_right_is_refused,
+    );
+}
+
+/// Starts the agent with the node's API on a port of its own; gives the port.
+fn start(node: &mut Node, cluster: &Cluster) -> u16 {
+    cluster.admit(node);
+    let port = free().port();
+    node.flag("port", &port.to_string());
+    let authority = cluster.path("ca.crt");
+    node.flag("client-ca-file", &authority.display().to_string());
+    node.start_agent();
+    port
+}
+
+/// Starts a program with pipes to its streams.
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+async fn kubectl_logs_shows_what_a_container_says(mut node: Node, cluster: Cluster) {
+    let script = "echo one; echo two >&2; sleep 0.3; echo three; [ -e /t/x ] || { touch /t/x; exit 1; }; \
+                  while :; do sleep 0.1; done";
+    let spec = format!(
+        "  containers: [{{name: c, image: {BUSYBOX}, command: [sh, -c, '{script}'], volumeMounts: \
+         [{{name: t, mountPath: /t}}]}}]\n  volumes: [{{name: t, emptyDir: {{}}}}]\n"
+    );
+    node.put("web.yaml", &manifest("web", &spec));
+    start(&mut node, &cluster);
+    let restarted = |mirror: &Value| {
+        let status = &mirror["status"]["containerStatuses"][0];
+        status["restartCount"] == 1 && status["ready"] == true
+    };
+    cluster.wait_mirror(&node, "web", restarted).await;
+    let logs = |flags: &str| cluster.ask(&format!("logs {flags} {}", node.full_name("web")));
+    node.wait_until("the log is whole", async || {
+        logs("").as_deref() == Some("one\ntwo\nthree\n")
+    })
+    .await;
+    for (flags, expected) in [
+        ("--previous", "one\ntwo\nthree\n"),
+        ("--tail=1", "three\n"),
+        ("--tail=0", ""),
+        ("--since=1h", "one\ntwo\nthree\n"),
+        ("--since-time=2999-01-01T00:00:00Z", ""),
+        ("--limit-bytes=5", "one\nt"),
+    ] {
+        assert_eq!(logs(flags).as_deref(), Some(expected), "{flags}");
+    }
+    let stamped = logs("--timestamps --tail=1").unwrap();
+    let (time, text) = stamped.split_once(' ').unwrap();
+    assert_eq!(text, "three\n");
+    assert!(time.parse::<jiff::Timestamp>().is_ok(), "{stamped}");
+}
+
+async fn kubectl_logs_follows_a_container_to_its_end(mut node: Node, cluster: Cluster) {
+    let script = "echo up; until [ -e /go ]; do sleep 0.1; done; echo bye; exit 0";
+    node.put("web.yaml", &pod("web", script));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let container = node.running_one("web", "c").await.unwrap();
+    let follow = format!("logs --follow {}", node.full_name("web"));
+    let mut child = spawn(&mut cluster.command(&follow));
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    // What is said from now on comes as it is said, and then it is over by itself.
+    node.sh(&container.id, "touch /go").await;
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "bye\n");
+    assert!(child.wait().unwrap().success());
+}
+
+async fn kubectl_exec_runs_a_command_with_its_streams_and_exit_code(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let mut command = cluster.command(&format!("exec -i {}", node.full_name("web")));
+    command.args(["--", "sh", "-c", "cat; echo problem >&2; exit 7"]);
+    let mut child = spawn(&mut command);
+    let text = "a line of the caller's\n".repeat(10_000);
+    let mut input = child.stdin.take().unwrap();
+    let written = text.clone();
+    let writer = std::thread::spawn(move || input.write_all(written.as_bytes()));
+    let done = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr);
+    let length = done.stdout.len();
+    assert!(done.stdout == text.as_bytes(), "{length} bytes, {error}");
+    assert!(error.contains("problem"), "{error}");
+    assert_eq!(done.status.code(), Some(7), "{error}");
+    // A container that is not there is named.
+    let mut command = cluster.command(&format!("exec {} -c other", node.full_name("web")));
+    let done = command.args(["--", "true"]).output().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && error.contains("other"), "{error}");
+}
+
+async fn kubectl_exec_gives_a_terminal(mut node: Node, cluster: Cluster) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let kubectl = format!(
+        "{} --kubeconfig {} exec -it {} -- sh",
+        cluster.path("kubectl").display(),
+        cluster.path("admin.kubeconfig").display(),
+        node.full_name("web")
+    );
+    let mut command = Command::new("script");
+    let mut child =
+        spawn(command.args(["--quiet", "--return", "--command", &kubectl, "/dev/null"]));
+    let mut input = child.stdin.take().unwrap();
+    input
+        .write_all(b"tty -s && echo it is a $((1 + 1))nd terminal; exit 3\n")
+        .unwrap();
+    let mut shown = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut shown)
+        .unwrap();
+    assert!(shown.contains("it is a 2nd terminal"), "{shown}");
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{shown}");
+}
+
+async fn kubectl_attach_joins_a_containers_streams(mut node: Node, cluster: Cluster) {
+    let script = "while read line; do echo heard $line; done; while :; do sleep 0.1; done";
+    let spec = format!(
+        "  containers: [{{name: c, image: {BUSYBOX}, stdin: true, command: [sh, -c, '{script}']}}]\n"
+    );
+    node.put("web.yaml", &manifest("web", &spec));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let mut child = spawn(&mut cluster.command(&format!("attach -i {}", node.full_name("web"))));
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"hello\n").unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "heard hello\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Cluster) {
+    let script = "while :; do printf \"HTTP/1.0 200 OK\\r\\n\\r\\nhello from the pod\" | nc -l -p 8080; done";
+    node.put("web.yaml", &pod("web", script));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let forward = format!("port-forward {} :8080", node.full_name("web"));
+    let mut child = spawn(&mut cluster.command(&forward));
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    let place = line.split_whitespace().nth(2).unwrap();
+    // The server in the Pod takes one call at a time, and none for a moment in between.
+    node.wait_until("the Pod answers", async || {
+        let mut curl = Command::new("curl");
+        let done = curl
+            .args(["--silent", "--max-time", "5"])
+            .arg(format!("http://{place}/"));
+        done.output().unwrap().stdout == b"hello from the pod"
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, cluster: Cluster) {
+    const SIZE: u32 = 20 << 20;
+    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo full; while :; do :; done";
+    node.put("web.yaml", &pod("web", script));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let name = node.full_name("web");
+    let ask = |path: &str| {
+        cluster.ask(&format!(
+            "get --raw /api/v1/nodes/{}/proxy/{path}",
+            node.name
+        ))
+    };
+    let labels = format!("{{container=\"c\",namespace=\"default\",pod=\"{name}\"}}");
+    let metric = |family: &str| {
+        let page = ask("metrics/resource")?;
+        let head = format!("{family}{labels} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&head))?;
+        line.split(' ').next()?.parse::<f64>().ok()
+    };
+    // What is written to memory is used there, and not much more; a busy container uses more and more.
+    let memory = node
+        .wait("the memory is told", async || {
+            let bytes = metric("container_memory_working_set_bytes")?;
+            (bytes >= f64::from(SIZE)).then_some(bytes)
+        })
+        .await;
+    assert!(memory < 2.0 * f64::from(SIZE), "{memory}");
+    let used = metric("container_cpu_usage_seconds_total").unwrap();
+    node.wait_until("the CPU time grows", async || {
+        metric("container_cpu_usage_seconds_total") > Some(used)
+    })
+    .await;
+    let summary = node
+        .wait("the summary tells of the Pod", async || {
+            let summary: Value = serde_json::from_str(&ask("stats/summary")?).ok()?;
+            let rate = &summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"];
+            (rate.as_u64() > Some(0)).then_some(summary)
+        })
+        .await;
+    assert_eq!(summary["node"]["nodeName"], node.name.as_str());
+    let pod = &summary["pods"][0];
+    assert_eq!(pod["podRef"]["name"], name.as_str());
+    let bytes = pod["memory"]["workingSetBytes"].as_u64().unwrap();
+    assert!(
+        (SIZE.into()..u64::from(2 * SIZE)).contains(&bytes),
+        "{bytes}"
+    );
+    let all = &summary["node"]["memory"];
+    let used = all["workingSetBytes"].as_u64().unwrap();
+    assert!(used > bytes && used < podkeeper::node::machine::memory_capacity());
+}
+
+/// What the node's API answers to a caller with this token, or without: its code and text.
+fn ask(port: u16, path: &str, token: Option<&str>) -> (String, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--write-out", "\n%{http_code}"]);
+    if let Some(token) = token {
+        curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+    }
+    curl.arg(format!("https://127.0.0.1:{port}{path}"));
+    let done = curl.output().unwrap();
+    let text = String::from_utf8(done.stdout).unwrap();
+    let (text, code) = text.rsplit_once('\n').unwrap();
+    (code.to_owned(), text.to_owned())
+}
+
+async fn who_is_unknown_or_has_no_right_is_refused(mut node: Node, cluster: Cluster) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.flag("authorization-webhook-cache-unauthorized-ttl", "1s");
+    let port = start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let account = format!("reader-{}", node.name);
+    cluster.kubectl(&format!("create serviceaccount {account}"));
+    let token = cluster.kubectl(&format!("create token {account}"));
+    let token = token.trim();
+
+    let (code, text) = ask(port, "/pods", None);
+    assert_eq!(code, "401", "{text}");
+    assert!(text.contains("expected a client certificate"), "{text}");
+    let (code, text) = ask(port, "/pods", Some("no-such-token"));
+    assert_eq!(code, "401", "{text}");
+    let (code, text) = ask(port, "/pods", Some(token));
+    assert_eq!(code, "403", "{text}");
+    let user = format!("system:serviceaccount:default:{account}");
+    assert!(
+        text.contains(&user) && text.contains("nodes/pods or nodes/proxy"),
+        "{text}"
+    );
+
+    // A right that is granted is used, and no other.
+    cluster.kubectl(&format!(
+        "create clusterrole {account} --verb=get --resource=nodes/pods"
+    ));
+    cluster.kubectl(&format!(
+        "create clusterrolebinding {account} --clusterrole={account} --serviceaccount=default:{account}"
+    ));
+    node.wait_until("the right is known", async || {
+        ask(port, "/pods", Some(token)).0 == "200"
+    })
+    .await;
+    let (_, text) = ask(port, "/pods", Some(token));
+    assert!(text.contains(&node.full_name("web")), "{text}");
+    let log = format!("/containerLogs/default/{}/c", node.full_name("web"));
+    for path in [log.as_str(), "/metrics", "/stats/summary", "/run/a/b/c"] {
+        let (code, text) = ask(port, path, Some(token));
+        assert_eq!(code, "403", "{path}: {text}");
+    }
+    cluster.kubectl(&format!("delete clusterrole,clusterrolebinding {account}"));
+    cluster.kubectl(&format!("delete serviceaccount {account}"));
+}
