@@ -86,7 +86,8 @@ async fn a_kubelets_command_line_and_configuration_start_the_agent_as_they_are(m
     assert!(resolver.contains("nameserver 10.96.0.10\n"), "{resolver}");
     let log = node.log();
     for words in [
-        "flags of the kubelet without effect here: --kubeconfig (",
+        "flags of the kubelet without effect here: --pod-infra-container-image (",
+        "the API server is away, the Pods run all the same",
         "fields of the KubeletConfiguration without effect here: ",
     ] {
         assert_eq!(log.matches(words).count(), 1, "{log}");
