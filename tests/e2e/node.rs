@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use podkeeper::cri::{Client, v1};
+use podkeeper::cri::{Client, Error, v1};
 use podkeeper::pod::report::PodReport;
 use podkeeper::server::{NodeStatus, fetch_status};
 use podkeeper::translate::labels;
@@ -235,6 +235,18 @@ impl Node {
         HashMap::from([(labels::ROOT_DIR.to_owned(), root)])
     }
 
+    /// Asks until the runtime answers: one that has just been started may not be ready for it.
+    async fn ask<T>(&self, mut call: impl AsyncFnMut() -> Result<T, Error>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match call().await {
+                Ok(answer) => return answer,
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Every sandbox of this node's Pods.
     pub(crate) async fn sandboxes(&self) -> Vec<v1::PodSandbox> {
         let request = v1::ListPodSandboxRequest {
@@ -243,7 +255,8 @@ impl Node {
                 ..v1::PodSandboxFilter::default()
             }),
         };
-        self.client.list_pod_sandbox(request).await.unwrap().items
+        let list = async || self.client.list_pod_sandbox(request.clone()).await;
+        self.ask(list).await.items
     }
 
     /// Every container of this node's Pods.
@@ -254,11 +267,8 @@ impl Node {
                 ..v1::ContainerFilter::default()
             }),
         };
-        self.client
-            .list_containers(request)
-            .await
-            .unwrap()
-            .containers
+        let list = async || self.client.list_containers(request.clone()).await;
+        self.ask(list).await.containers
     }
 
     /// The running containers, by Pod and container name.
