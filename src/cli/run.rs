@@ -141,6 +141,8 @@ async fn agent(config: Config, server: Server, channels: Channels) -> anyhow::Re
         let (context, desired) = (Arc::clone(&context), desired.clone());
         let passed = channels.pulse.subscribe();
         let mirror = Mirror::new(settings, context, desired, passed, client_sender);
+        let follow = metrics.mirror.clone();
+        tokio::spawn(follow.follow(mirror.numbers(), mirror.requests()));
         tokio::spawn(mirror.keep());
     }
     supervisor::supervise(context, desired, channels.pulse).await;

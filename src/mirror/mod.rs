@@ -10,6 +10,7 @@ mod complaint;
 mod connection;
 mod error;
 mod events;
+pub mod metrics;
 mod node;
 mod object;
 mod patch;

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::state::State;
 use crate::cri::Calls;
 use crate::measure::{counter, gauge, gauges};
+use crate::mirror::metrics::Metrics as MirrorMetrics;
 use crate::pod::metrics::Metrics as PodMetrics;
 use crate::source::Freshness;
 
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub pods: PodMetrics,
     /// When the manifests were last read well.
     pub freshness: Freshness,
+    /// What the API server has of the node.
+    pub mirror: MirrorMetrics,
     registry: Registry,
     gauges: Gauges,
 }
@@ -51,12 +54,15 @@ impl Default for Metrics {
             calls: Calls::default(),
             pods: PodMetrics::default(),
             freshness: Freshness::default(),
+            mirror: MirrorMetrics::default(),
             registry: Registry::new(),
             gauges: Gauges::new(),
         };
         let of_calls = metrics.calls.collectors().into_iter();
         let of_pods = metrics.pods.collectors();
-        for collector in of_calls.chain(of_pods).chain(metrics.gauges.collectors()) {
+        let of_mirror = metrics.mirror.collectors();
+        let own = metrics.gauges.collectors();
+        for collector in of_calls.chain(of_pods).chain(of_mirror).chain(own) {
             // Every name is registered here, each once.
             metrics.registry.register(collector).expect("names differ");
         }

@@ -1,0 +1,110 @@
+//! Measures of what the API server has of the node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::Gauge;
+use prometheus::core::Collector;
+use tokio::sync::watch;
+
+use super::Numbers;
+use crate::measure::gauge;
+
+/// What the API server has of the node. Cloning it is cheap and shares the measures.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    connected: Gauge,
+    mirrors: Gauge,
+    refused: Gauge,
+    requests: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            connected: gauge(
+                "podkeeper_api_server_connected",
+                "Whether an API server answers: 1 or 0.",
+            ),
+            mirrors: gauge(
+                "podkeeper_mirror_pods",
+                "Mirror Pods that the API server has.",
+            ),
+            refused: gauge(
+                "podkeeper_mirror_pods_refused",
+                "Pods for which the API server does not do something.",
+            ),
+            requests: gauge(
+                "podkeeper_api_server_requests",
+                "Requests that the API server was sent since the agent's start.",
+            ),
+        }
+    }
+}
+
+impl Metrics {
+    /// For the registry.
+    pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 4] {
+        [
+            Box::new(self.connected.clone()),
+            Box::new(self.mirrors.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.requests.clone()),
+        ]
+    }
+
+    /// Takes over what changes, for as long as the mirrors are kept.
+    pub async fn follow(self, mut numbers: watch::Receiver<Numbers>, requests: Arc<AtomicU64>) {
+        loop {
+            self.take(&numbers.borrow_and_update().clone(), &requests);
+            if numbers.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "nothing here is counted that far"
+    )]
+    fn take(&self, numbers: &Numbers, requests: &AtomicU64) {
+        self.connected.set(f64::from(u8::from(numbers.connected)));
+        self.mirrors.set(numbers.mirrors as f64);
+        self.refused.set(numbers.refused.len() as f64);
+        self.requests.set(requests.load(Ordering::Relaxed) as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::PodKey;
+
+    #[tokio::test]
+    async fn what_the_api_server_refuses_is_measured() {
+        let metrics = Metrics::default();
+        let (sender, numbers) = watch::channel(Numbers::default());
+        let pod = PodKey {
+            namespace: "default".into(),
+            name: "web-n1".into(),
+        };
+        sender.send_replace(Numbers {
+            connected: true,
+            mirrors: 2,
+            refused: [(pod, "forbidden".to_owned())].into(),
+        });
+        drop(sender);
+        let follow = metrics.clone().follow(numbers, Arc::new(AtomicU64::new(7)));
+        follow.await;
+        let all = [
+            &metrics.connected,
+            &metrics.mirrors,
+            &metrics.refused,
+            &metrics.requests,
+        ];
+        assert_eq!(
+            all.map(|gauge| gauge.get().to_string()),
+            ["1", "2", "1", "7"]
+        );
+    }
+}
