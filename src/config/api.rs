@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::Taint;
-use serde_json::Value;
 
-use super::{Flags, From, Given, Resolver};
+use super::{Flags, From, Resolver, is_on};
 use crate::mirror::Settings;
 
 /// A Node of this agent takes no Pods of the scheduler's, since only static Pods run on it.
@@ -22,13 +21,12 @@ pub(super) fn load(
     let kubeconfig = path("kubeconfig", &flags.kubeconfig)?;
     let bootstrap_kubeconfig = path("bootstrap-kubeconfig", &flags.bootstrap_kubeconfig)?;
     let certificate_folder = path("cert-dir", &flags.cert_dir)?;
-    let read = |given: &Given| Ok(given.value == Value::Bool(true));
     let field = Some("rotateCertificates");
     let (rotate, at) = from.pick(
         "rotate-certificates",
         flags.rotate_certificates,
         field,
-        read,
+        is_on,
     )?;
     // A certificate that was got so is not for ever.
     let rotate_certificates = rotate.unwrap_or(bootstrap_kubeconfig.is_some());

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
-use serde_json::Value;
 
 use super::flags::Mode;
 use super::{Flags, Given, Resolver, ports, text};
@@ -40,8 +39,7 @@ pub(super) fn load(
             flags.client_ca_file.clone(),
             Some("authentication.x509.clientCAFile"),
         )?,
-        token_reviews: switch(
-            from,
+        token_reviews: from.switch(
             "authentication-token-webhook",
             flags.authentication_token_webhook,
             "authentication.webhook.enabled",
@@ -53,8 +51,7 @@ pub(super) fn load(
             "authentication.webhook.cacheTTL",
             TOKEN_TTL,
         )?,
-        anonymous: switch(
-            from,
+        anonymous: from.switch(
             "anonymous-auth",
             flags.anonymous_auth,
             "authentication.anonymous.enabled",
@@ -124,42 +121,14 @@ fn authorization(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Authoriza
     Ok(mode)
 }
 
-fn switch(
-    from: &mut Resolver,
-    flag: &'static str,
-    given: Option<bool>,
-    field: &'static str,
-    default: bool,
-) -> anyhow::Result<bool> {
-    let read = |given: &Given| Ok(given.value == Value::Bool(true));
-    let (on, at) = from.pick(flag, given, Some(field), read)?;
-    let on = on.unwrap_or(default);
-    from.note(flag, on, &at);
-    Ok(on)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
+    use crate::config::tests::with_fields;
 
     /// The settings and warnings of flags, and of fields of a file.
     fn load(flags: &str, fields: &str) -> anyhow::Result<(Option<HttpsSettings>, Vec<String>)> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("c");
-        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
-        std::fs::write(&file, format!("{head}{fields}\n")).unwrap();
-        let config = format!("--config={}", file.display());
-        let words = ["podkeeper", "--pod-manifest-path=/m", &config];
-        let line = Line::try_parse_from(words.into_iter().chain(flags.split_whitespace()))?;
-        let config = Config::load(&line.flags)?;
+        let config = with_fields(flags, fields)?;
         Ok((config.https, config.warnings))
     }
 

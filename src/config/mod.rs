@@ -272,6 +272,19 @@ impl Resolver {
         Ok(word)
     }
 
+    fn switch(
+        &mut self,
+        flag: &'static str,
+        given: Option<bool>,
+        field: &'static str,
+        default: bool,
+    ) -> anyhow::Result<bool> {
+        let (on, from) = self.pick(flag, given, Some(field), is_on)?;
+        let on = on.unwrap_or(default);
+        self.note(flag, on, &from);
+        Ok(on)
+    }
+
     fn list(&mut self, flag: &'static str, paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         let from = if paths.is_empty() {
             From::Default
@@ -598,6 +611,15 @@ fn level(verbosity: u64) -> tracing::Level {
     }
 }
 
+/// Whether a field that is true or false is true; reading the file has seen to its type.
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "one of several ways to read a field"
+)]
+fn is_on(given: &Given) -> Result<bool, String> {
+    Ok(given.value == Value::Bool(true))
+}
+
 fn text(given: &Given) -> String {
     given.value.as_str().unwrap_or_default().to_owned()
 }
@@ -641,6 +663,14 @@ mod tests {
     fn config(line: &str) -> anyhow::Result<Config> {
         let words = std::iter::once("podkeeper").chain(line.split_whitespace());
         Config::load(&Line::try_parse_from(words)?.flags)
+    }
+
+    /// The configuration of flags, and of fields of a file.
+    pub(super) fn with_fields(flags: &str, fields: &str) -> anyhow::Result<Config> {
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let file = format!("{head}{fields}\n");
+        let line = format!("--pod-manifest-path=/m --config=@/c {flags}");
+        with_files(&[("c", &file)], &line)
     }
 
     /// The configuration of files by their names, and the flags `line`, in which `@` is their folder.

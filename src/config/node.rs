@@ -31,11 +31,8 @@ impl NodeSettings {
         from.note_flag("node-ip", shown.join(","));
         let labels = pairs(from, "node-labels", &flags.node_labels)?;
         let runtime_classes = pairs(from, "runtime-class", &flags.runtime_class)?;
-        let read = |given: &Given| Ok(given.value == Value::Bool(true));
-        let field = Some("seccompDefault");
-        let (seccomp, at) = from.pick("seccomp-default", flags.seccomp_default, field, read)?;
-        let seccomp_default = seccomp.unwrap_or_default();
-        from.note("seccomp-default", seccomp_default, &at);
+        let seccomp = flags.seccomp_default;
+        let seccomp_default = from.switch("seccomp-default", seccomp, "seccompDefault", false)?;
         let given = &flags.allowed_unsafe_sysctls;
         let given = (!given.is_empty()).then(|| given.clone());
         let read = |given: &Given| {

@@ -89,25 +89,11 @@ fn ip(given: &Given) -> Result<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
+    use crate::config::tests::with_fields;
 
     /// The ports and warnings of flags, and of fields of a file.
     fn load(flags: &str, fields: &str) -> anyhow::Result<(Ports, Vec<String>)> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("c");
-        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
-        std::fs::write(&file, format!("{head}{fields}\n")).unwrap();
-        let config = format!("--config={}", file.display());
-        let words = ["podkeeper", "--pod-manifest-path=/m", &config];
-        let line = Line::try_parse_from(words.into_iter().chain(flags.split_whitespace()))?;
-        let config = Config::load(&line.flags)?;
+        let config = with_fields(flags, fields)?;
         Ok((config.ports, config.warnings))
     }
 

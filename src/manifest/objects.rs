@@ -374,32 +374,14 @@ fn references(pod: &Pod) -> Vec<Reference> {
     }
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
         let field = path::index("spec.volumes", i);
-        if let Some(source) = &volume.config_map {
-            let at = path::key(&field, "configMap");
-            let items = source.items.as_deref();
-            let name = &source.name;
-            of_items(
-                ObjectKind::ConfigMap,
-                name,
-                source.optional,
-                items,
-                &at,
-                &mut found,
-            );
-        }
-        if let Some(source) = &volume.secret {
-            let at = path::key(&field, "secret");
-            let items = source.items.as_deref();
-            let name = source.secret_name.as_deref().unwrap_or_default();
-            of_items(
-                ObjectKind::Secret,
-                name,
-                source.optional,
-                items,
-                &at,
-                &mut found,
-            );
-        }
+        let config_map = volume.config_map.as_ref();
+        let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+        let secret = volume.secret.as_ref();
+        let secret = secret.map(|s| {
+            let name = s.secret_name.as_deref().unwrap_or_default();
+            (name, s.optional, s.items.as_deref())
+        });
+        of_sources(&field, config_map, secret, &mut found);
         let parts = volume.projected.as_ref().and_then(|p| p.sources.as_deref());
         for (j, part) in parts.into_iter().flatten().enumerate() {
             let sources = path::key(&path::key(&field, "projected"), "sources");
@@ -460,24 +442,30 @@ fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
 }
 
 fn of_projection(field: &str, part: &VolumeProjection, found: &mut Vec<Reference>) {
-    if let Some(source) = &part.config_map {
-        let at = path::key(field, "configMap");
-        let items = source.items.as_deref();
-        let name = &source.name;
-        of_items(
-            ObjectKind::ConfigMap,
-            name,
-            source.optional,
-            items,
-            &at,
-            found,
-        );
-    }
-    if let Some(source) = &part.secret {
-        let at = path::key(field, "secret");
-        let items = source.items.as_deref();
-        let name = &source.name;
-        of_items(ObjectKind::Secret, name, source.optional, items, &at, found);
+    let config_map = part.config_map.as_ref();
+    let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+    let secret = part.secret.as_ref();
+    let secret = secret.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+    of_sources(field, config_map, secret, found);
+}
+
+/// An object that files are made of: its name, whether it may be missing, and the keys that count.
+type Source<'a> = (&'a str, Option<bool>, Option<&'a [KeyToPath]>);
+
+fn of_sources(
+    field: &str,
+    config_map: Option<Source<'_>>,
+    secret: Option<Source<'_>>,
+    found: &mut Vec<Reference>,
+) {
+    for (kind, inner, source) in [
+        (ObjectKind::ConfigMap, "configMap", config_map),
+        (ObjectKind::Secret, "secret", secret),
+    ] {
+        if let Some((name, optional, items)) = source {
+            let at = path::key(field, inner);
+            of_items(kind, name, optional, items, &at, found);
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Rollback {
 
 /// A version that is Ready this long has passed its trial; one that starts and ends again and again is
 /// Ready for moments too.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 /// How long a version must be Ready to pass, by the time it has to become so.
 #[must_use]

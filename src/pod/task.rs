@@ -43,9 +43,6 @@ use crate::translate::NodeFacts;
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// A version that was Ready this long was good.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// What all Pods' tasks share.
 #[derive(Debug)]
 pub struct Context {
@@ -461,7 +458,7 @@ impl PodTask {
             history.ips.clone_from(&sandbox.ips);
         }
         let now = self.context.clock.wall_now();
-        history.was_good |= history.was_ready_for(SETTLED, now);
+        history.was_good |= history.was_ready_for(rollback::SETTLED, now);
         history.conditions = status::kept_conditions(&status);
         let (ready, started) = status::ready_and_started(&status);
         history.ready = ready.into_iter().collect();
