@@ -45,11 +45,14 @@ fn spawn(command: &mut Command) -> Child {
 }
 
 async fn kubectl_logs_shows_what_a_container_says(mut node: Node, cluster: Cluster) {
-    let script = "echo one; echo two >&2; sleep 0.3; echo three; [ -e /t/x ] || { touch /t/x; exit 1; }; \
+    let script = "echo one; echo two; sleep 0.3; echo three; [ -e /t/x ] || { touch /t/x; exit 1; }; \
                   while :; do sleep 0.1; done";
+    // The runtime reads a container's two streams side by side: lines of both have no order.
+    let loud = "echo problem >&2; while :; do sleep 0.1; done";
     let spec = format!(
-        "  containers: [{{name: c, image: {BUSYBOX}, command: [sh, -c, '{script}'], volumeMounts: \
-         [{{name: t, mountPath: /t}}]}}]\n  volumes: [{{name: t, emptyDir: {{}}}}]\n"
+        "  containers:\n  - {{name: c, image: {BUSYBOX}, command: [sh, -c, '{script}'], volumeMounts: \
+         [{{name: t, mountPath: /t}}]}}\n  - {{name: loud, image: {BUSYBOX}, command: [sh, -c, '{loud}']}}\n  \
+         volumes: [{{name: t, emptyDir: {{}}}}]\n"
     );
     node.put("web.yaml", &manifest("web", &spec));
     start(&mut node, &cluster);
@@ -61,6 +64,10 @@ async fn kubectl_logs_shows_what_a_container_says(mut node: Node, cluster: Clust
     let logs = |flags: &str| cluster.ask(&format!("logs {flags} {}", node.full_name("web")));
     node.wait_until("the log is whole", async || {
         logs("").as_deref() == Some("one\ntwo\nthree\n")
+    })
+    .await;
+    node.wait_until("what is said to stderr is there", async || {
+        logs("-c loud").as_deref() == Some("problem\n")
     })
     .await;
     for (flags, expected) in [
