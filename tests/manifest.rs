@@ -213,8 +213,8 @@ fn a_problem_points_at_its_line_and_column() {
 #[test]
 fn all_problems_are_told_at_once() {
     let text = with("  name: web", "  name: Web").replace("name: c", "name: C_")
-        + "  restartPolicy: always\n";
-    assert_eq!(refused(&text).len(), 3);
+        + "    env: [{name: A, value: 98765432109876543210987}]\n  restartPolicy: always\n";
+    assert_eq!(refused(&text).len(), 4);
 }
 
 #[test]
