@@ -3,6 +3,7 @@
 //! container, `S` its sidecar.
 
 use podkeeper::manifest::{Accepted, Problem, SourceKind, parse};
+use podkeeper::translate::{QosClass, qos_class};
 use serde_json::{Value, json};
 
 fn base() -> Value {
@@ -922,6 +923,7 @@ fn resources() {
     }
     assert_accepted(&[
         "{spec.resources: {requests: {cpu: 1}, limits: {memory: 64Mi}}, C.resources: {limits: {memory: 32Mi}}}",
+        "{spec.resources: {limits: {memory: 1Mi}}, I.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
         "{spec.overhead: {cpu: 10m}}",
     ]);
     assert_refused(&[
@@ -940,8 +942,17 @@ fn resources() {
             "spec.resources.requests.cpu",
         ),
         (
-            "{spec.resources: {limits: {memory: 1Mi}}, I.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
-            "spec.initContainers[0].resources.limits.memory",
+            "{spec.resources: {limits: {memory: 1Mi}}, C.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
+            "spec.containers[0].resources.limits.memory",
+        ),
+        (
+            // The Pod may not take more of them than it is limited to.
+            "{spec.resources: {requests: {hugepages-2Mi: 2Mi, cpu: 1}}}",
+            "spec.resources.limits.hugepages-2Mi",
+        ),
+        (
+            "{spec.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, S.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 0}}}",
+            "spec.resources.requests.hugepages-2Mi",
         ),
     ]);
 }
@@ -959,6 +970,66 @@ fn amounts_are_shown_as_the_api_shows_them() {
         spec["resources"],
         json!({"limits": {"memory": "2000Mi"}, "requests": {"cpu": "1m", "memory": "1Gi"}})
     );
+}
+
+/// API reference, `PodSpec`, `resources`; Kubernetes, Assign Pod-level CPU and memory resources.
+#[test]
+fn what_the_pod_as_a_whole_has_is_filled_in() {
+    for (change, expected) in [
+        ("{spec.resources: {}}", json!({})),
+        (
+            "{spec.resources: {}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}}",
+            json!({}),
+        ),
+        (
+            "{spec.resources: {requests: {cpu: 1}}, C.resources: {requests: {memory: 8Mi}}}",
+            json!({"requests": {"cpu": "1"}}),
+        ),
+        (
+            "{spec.resources: {limits: {cpu: 2}}, C.resources: {requests: {cpu: 1, memory: 8Mi}}}",
+            json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1", "memory": "8Mi"}}),
+        ),
+        (
+            "{spec.resources: {limits: {cpu: 2, memory: 1Gi}}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, S.resources: {limits: {hugepages-2Mi: 4Mi, cpu: 500m}}}",
+            json!({
+                "limits": {"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "6Mi"},
+                "requests": {"cpu": "1500m", "memory": "1Gi", "hugepages-2Mi": "6Mi"},
+            }),
+        ),
+    ] {
+        let accepted = read(change).unwrap_or_else(|problems| panic!("{change}: {problems:#?}"));
+        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        assert_eq!(spec["resources"], expected, "{change}");
+    }
+}
+
+#[test]
+fn the_class_of_service_is_that_of_the_pods_own_resources_where_it_has_some() {
+    let same = "{limits: {cpu: 1, memory: 8Mi}}";
+    for (change, expected) in [
+        ("{}".to_owned(), QosClass::BestEffort),
+        (
+            "{C.resources: {requests: {cpu: 1}}}".to_owned(),
+            QosClass::Burstable,
+        ),
+        (
+            format!("{{C.resources: {same}, I.resources: {same}, S.resources: {same}}}"),
+            QosClass::Guaranteed,
+        ),
+        (format!("{{spec.resources: {same}}}"), QosClass::Guaranteed),
+        (
+            "{spec.resources: {requests: {cpu: 1}}}".to_owned(),
+            QosClass::Burstable,
+        ),
+        (
+            format!("{{spec.resources: {{}}, C.resources: {same}}}"),
+            QosClass::BestEffort,
+        ),
+    ] {
+        let accepted = read(&change).unwrap();
+        let spec = accepted.pod.pod.spec.as_ref().unwrap();
+        assert_eq!(qos_class(spec), expected, "{change}");
+    }
 }
 
 #[test]

@@ -86,31 +86,44 @@ fn set_resources(resources: &mut ResourceRequirements) {
     }
 }
 
-/// The Pod as a whole requests what its containers do, or what it is limited to (Kubernetes, Assign
-/// Pod-level CPU and memory resources).
+/// Fills in what the Pod as a whole has, where something is said of it at all (Kubernetes, Assign
+/// Pod-level CPU and memory resources). Huge pages cannot be given to more than one, so its limit of
+/// them is what the containers have together; where the Pod has limits, it requests what its
+/// containers do, or what it is limited to.
 fn set_pod_resources(spec: &mut PodSpec) {
-    let containers = requests::of_containers(spec);
+    let requested = requests::of_containers(spec);
+    let limited = requests::limits_of_containers(spec);
     let Some(resources) = &mut spec.resources else {
         return;
     };
     resources.limits.iter_mut().for_each(round);
     resources.requests.iter_mut().for_each(round);
-    let own = resources.requests.clone().unwrap_or_default();
-    let huge = own.iter().filter(|(name, _)| is_huge_pages(name));
-    for (name, request) in huge {
-        let limits = resources.limits.get_or_insert_default();
-        limits
-            .entry(name.clone())
-            .or_insert_with(|| request.clone());
+    let mut limits = resources.limits.clone().unwrap_or_default();
+    let mut requests = resources.requests.clone().unwrap_or_default();
+    if limits.is_empty() && requests.is_empty() {
+        return;
     }
-    let supported = |name: &str| ["cpu", "memory"].contains(&name) || is_huge_pages(name);
-    let limits = resources.limits.clone().unwrap_or_default();
-    let more = containers.into_iter().filter(|(name, _)| supported(name));
-    let more = more.chain(limits.into_iter().filter(|(name, _)| supported(name)));
-    for (name, amount) in more {
-        let requests = resources.requests.get_or_insert_default();
-        requests.entry(name).or_insert(amount);
+    for (name, limit) in limited {
+        if is_huge_pages(&name) && !requests.contains_key(&name) {
+            limits.entry(name).or_insert(limit);
+        }
     }
+    if limits.is_empty() {
+        return;
+    }
+    for (name, request) in requested {
+        if ["cpu", "memory"].contains(&name.as_str()) {
+            requests.entry(name).or_insert(request);
+        }
+    }
+    for (name, limit) in &limits {
+        if ["cpu", "memory"].contains(&name.as_str()) || is_huge_pages(name) {
+            let request = requests.entry(name.clone());
+            request.or_insert_with(|| limit.clone());
+        }
+    }
+    resources.limits = Some(limits);
+    resources.requests = Some(requests).filter(|r| !r.is_empty());
 }
 
 /// Whether a resource is memory in large pages of one size.

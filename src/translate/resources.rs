@@ -37,18 +37,19 @@ pub enum QosClass {
     BestEffort,
 }
 
-/// The Pod's class of service. Resources of the Pod as a whole count before those of its containers.
+/// The Pod's class of service. Where the Pod has resources of its own, empty ones too, those of its
+/// containers do not count, as for the kubelet.
 #[must_use]
 pub fn qos_class(spec: &PodSpec) -> QosClass {
     let whole: Vec<&ResourceRequirements> = match &spec.resources {
-        Some(own) if is_given(own) => vec![own],
-        _ => all_containers(spec)
+        Some(own) => vec![own],
+        None => all_containers(spec)
             .filter_map(|c| c.resources.as_ref())
             .collect(),
     };
     let expected = match &spec.resources {
-        Some(own) if is_given(own) => 1,
-        _ => all_containers(spec).count(),
+        Some(_) => 1,
+        None => all_containers(spec).count(),
     };
     let names = ["cpu", "memory"];
     let given = |r: &&ResourceRequirements| {
@@ -70,11 +71,6 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
     } else {
         QosClass::Burstable
     }
-}
-
-fn is_given(resources: &ResourceRequirements) -> bool {
-    let filled = |amounts: &Option<Amounts>| amounts.as_ref().is_some_and(|a| !a.is_empty());
-    filled(&resources.requests) || filled(&resources.limits)
 }
 
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {

@@ -121,7 +121,8 @@ impl Validator<'_> {
         }
     }
 
-    /// No container may have more than the Pod, nor all of them together request more.
+    /// No container may have more than the Pod, nor all of them together request more. What an init
+    /// container is limited to does not matter, as for the API.
     fn containers_within_pod(
         &mut self,
         field: &Field,
@@ -141,12 +142,7 @@ impl Validator<'_> {
                 self.refuse(&field, unexpected(&written.0, &expected));
             }
         }
-        let of_pod = Field::new("spec");
-        let inits = of_pod.items("initContainers", &spec.init_containers);
-        let all = inits
-            .into_iter()
-            .chain(of_pod.items("containers", [&spec.containers]));
-        for (field, container) in all {
+        for (field, container) in Field::new("spec").items("containers", [&spec.containers]) {
             let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
             for (name, written) in limits.into_iter().flatten() {
                 let most = amount(resources.limits.as_ref(), name);
