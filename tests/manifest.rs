@@ -319,6 +319,32 @@ fn the_pod_has_the_name_namespace_and_uid_of_a_static_pod() {
     assert_eq!(named.pod.key.to_string(), "kube-system/web-my-node1");
 }
 
+#[test]
+fn a_static_pod_has_its_toleration_once() {
+    let own = serde_json::json!({"operator": "Exists", "effect": "NoExecute"});
+    let other = serde_json::json!({"key": "a", "operator": "Exists", "effect": "NoExecute"});
+    for (written, expected) in [
+        ("[]", vec![&own]),
+        ("[{operator: Exists, effect: NoExecute}]", vec![&own]),
+        (
+            "[{operator: Exists, effect: NoExecute, tolerationSeconds: 5}, {key: a, operator: Exists, effect: NoExecute}]",
+            vec![&own, &other],
+        ),
+        (
+            "[{key: a, operator: Exists, effect: NoExecute}]",
+            vec![&other, &own],
+        ),
+    ] {
+        let accepted = good(&format!("{MINIMAL}  tolerations: {written}\n"));
+        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            spec["tolerations"],
+            serde_json::json!(expected),
+            "{written}"
+        );
+    }
+}
+
 /// The UID of a Pod must never change, not even with the agent's version: this one was worked out by
 /// hand, as the first 16 bytes of SHA-256 over the compact JSON with sorted keys, a zero byte, and the
 /// node's name.
