@@ -21,23 +21,12 @@ const PODS: &str = "110";
 /// What this agent does of what nodes declare.
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
-/// The labels of the Node: those that Pods can select it by, and the same under their older names.
-pub(super) fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
-    let mut labels = facts.labels.clone();
-    for name in ["os", "arch"] {
-        if let Some(value) = facts.labels.get(&format!("kubernetes.io/{name}")) {
-            labels.insert(format!("beta.kubernetes.io/{name}"), value.clone());
-        }
-    }
-    labels
-}
-
 /// The Node as it is made.
 pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
             name: Some(facts.node_name.clone()),
-            labels: Some(labels(facts)),
+            labels: Some(facts.labels.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {

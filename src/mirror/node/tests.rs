@@ -15,6 +15,8 @@ fn facts() -> NodeFacts {
         user_namespaces: true,
     };
     let labels = [
+        ("beta.kubernetes.io/arch", "amd64"),
+        ("beta.kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", "amd64"),
         ("kubernetes.io/hostname", "my-node1"),
         ("kubernetes.io/os", "linux"),
