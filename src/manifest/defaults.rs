@@ -253,36 +253,44 @@ fn default(field: &mut Option<String>, value: &str) {
     }
 }
 
+/// An image that may become another one is asked for each time: `latest`, whatever digest stands behind
+/// it, or neither tag nor digest.
 fn pull_policy(image: &str) -> &'static str {
     match tag_of(image) {
-        None | Some("latest") => "Always",
-        Some(_) => "IfNotPresent",
+        (Some("latest"), _) | (None, None) => "Always",
+        _ => "IfNotPresent",
     }
 }
 
-/// The tag or digest of an image's name.
-fn tag_of(image: &str) -> Option<&str> {
-    if let Some((_, digest)) = image.split_once('@') {
-        return Some(digest);
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').map(|(_, tag)| tag)
+/// The tag and the digest of an image's name.
+fn tag_of(image: &str) -> (Option<&str>, Option<&str>) {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    (last.split_once(':').map(|(_, tag)| tag), digest)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::tag_of;
+    use super::pull_policy;
 
     #[test]
-    fn a_port_in_the_registrys_name_is_no_tag() {
-        for (image, tag) in [
-            ("nginx", None),
-            ("nginx:1", Some("1")),
-            ("localhost:5000/nginx", None),
-            ("localhost:5000/nginx:1", Some("1")),
-            ("nginx@sha256:ab", Some("sha256:ab")),
+    fn what_may_become_another_image_is_always_asked_for() {
+        let digest = "sha256:".to_owned() + &"ab".repeat(32);
+        for (image, policy) in [
+            ("nginx", "Always"),
+            ("nginx:1", "IfNotPresent"),
+            ("nginx:latest", "Always"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            (&format!("nginx@{digest}"), "IfNotPresent"),
+            (&format!("nginx:1@{digest}"), "IfNotPresent"),
+            (&format!("nginx:latest@{digest}"), "Always"),
+            (&format!("localhost:5000/nginx@{digest}"), "IfNotPresent"),
         ] {
-            assert_eq!(tag_of(image), tag, "{image}");
+            assert_eq!(pull_policy(image), policy, "{image}");
         }
     }
 }
