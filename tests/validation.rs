@@ -92,6 +92,10 @@ fn assert_warned(rows: &[(&str, &str)]) {
 fn metadata() {
     assert_accepted(&[
         "{metadata.generateName: web-}",
+        // The full name, with the node's behind it, is a good one.
+        "{metadata.name: web--}",
+        "{metadata.name: web.a-}",
+        &format!("{{metadata.name: {}}}", "a".repeat(244)),
         "{metadata.annotations: {Example.com/A: x}, metadata.labels: {example.com/a: '', b: x_y}}",
         "{metadata.labels: {a: null}}",
         "{metadata.annotations: {container.apparmor.security.beta.kubernetes.io/web: unconfined}}",
@@ -99,6 +103,13 @@ fn metadata() {
     ]);
     assert_refused(&[
         ("{metadata.name: a..b}", "metadata.name"),
+        ("{metadata.name: -a}", "metadata.name"),
+        ("{metadata.name: web.}", "metadata.name"),
+        ("{metadata.name: web_}", "metadata.name"),
+        (
+            &format!("{{metadata.name: {}}}", "a".repeat(245)),
+            "metadata.name",
+        ),
         (
             "{metadata.annotations: {podkeeper.io/rollback-after: soon}}",
             "metadata.annotations[podkeeper.io/rollback-after]",
@@ -435,7 +446,7 @@ fn containers_and_ports() {
         ),
         (
             "{spec.hostNetwork: true, C.ports: [{containerPort: 80, hostPort: 81}]}",
-            "spec.containers[0].ports[0].containerPort",
+            "spec.containers[0].ports[0].hostPort",
         ),
         (
             "{I.readinessProbe: {tcpSocket: {port: 1}}}",
@@ -779,6 +790,7 @@ fn volumes() {
             "projected: {sources: [{secret: {}}]}",
             "projected.sources[0].secret.name",
         ),
+        ("projected: {sources: [{}]}", "projected.sources[0]"),
         (
             "projected: {sources: [{secret: {name: a, items: [{key: b, path: p}]}}, {configMap: {name: a, items: [{key: b, path: p}]}}]}",
             "projected.sources[1].configMap.items[0].path",
@@ -796,10 +808,6 @@ fn volumes() {
     ]);
     assert_accepted(&["{spec.volumes.1: {name: v}}"]);
     assert_warned(&[
-        (
-            &volume("projected: {sources: [{}]}"),
-            "spec.volumes[1].projected.sources[0]",
-        ),
         (
             &volume("emptyDir: {sizeLimit: 1Gi}"),
             "spec.volumes[1].emptyDir.sizeLimit",

@@ -163,10 +163,10 @@ impl Validator<'_> {
             let of_host = port.host_port.unwrap_or_default();
             if of_host != port.container_port {
                 let message = format!(
-                    "found {}, expected the hostPort {of_host}, since hostNetwork is true",
+                    "found {of_host}, expected the containerPort {}, since hostNetwork is true",
                     port.container_port
                 );
-                self.refuse(&field.key("containerPort"), message);
+                self.refuse(&field.key("hostPort"), message);
             }
         }
     }

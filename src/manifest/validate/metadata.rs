@@ -40,13 +40,16 @@ impl Validator<'_> {
         if !self.required(field, name, "the Pod's name") {
             return;
         }
-        self.dns_subdomain(field, name);
-        let full = name.len() + 1 + node_name.len();
-        if is_dns_subdomain(name) && full > MAX_NAME {
+        // The API sees the full name alone, so this one may end in what cannot end a name.
+        let full = format!("{name}-{}", node_name.to_lowercase());
+        let length = full.len();
+        if length > MAX_NAME {
             let message = format!(
-                "is {full} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
+                "is {length} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
             );
             self.refuse(field, message);
+        } else {
+            self.expect(is_dns_subdomain(&full), field, name, names::DNS_SUBDOMAIN);
         }
     }
 

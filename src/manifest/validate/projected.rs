@@ -78,8 +78,8 @@ impl Validator<'_> {
         let mut given = kinds.iter().filter(|(_, given)| *given);
         match (given.next(), given.next()) {
             (None, _) => {
-                let message = "names no source, it has no effect; expected one of secret, configMap, downwardAPI";
-                self.warn(field, message);
+                let message = "names no source, expected one of secret, configMap, downwardAPI";
+                self.refuse(field, message);
             }
             (Some((first, _)), Some((second, _))) => {
                 let message = format!("found {first} and {second}, expected one of them");
