@@ -143,6 +143,88 @@ fn metadata() {
     ]);
 }
 
+/// Kubernetes, Well-Known Labels, Annotations and Taints.
+#[test]
+fn annotations_that_kubernetes_knows() {
+    let armor = "container.apparmor.security.beta.kubernetes.io";
+    let seccomp = "container.seccomp.security.alpha.kubernetes.io";
+    let of_pod = "seccomp.security.alpha.kubernetes.io/pod";
+    let (cost, tolerations) = (
+        "controller.kubernetes.io/pod-deletion-cost",
+        "scheduler.alpha.kubernetes.io/tolerations",
+    );
+    let with = |key: &str, value: &str| format!("{{metadata.annotations: {{{key}: {value}}}}}");
+    let and = |key: &str, value: &str, more: &str| {
+        format!("{{metadata.annotations: {{{key}: {value}}}, {more}}}")
+    };
+    let unconfined = "C.securityContext: {appArmorProfile: {type: Unconfined}}";
+    let local = "C.securityContext: {appArmorProfile: {type: Localhost, localhostProfile: a}}";
+    let web = format!("{armor}/web");
+    assert_accepted(&[
+        &with(&web, "''"),
+        &with(&web, "runtime/default"),
+        &with(&format!("{armor}/setup"), "localhost/a"),
+        &and(&web, "unconfined", unconfined),
+        &and(&web, "localhost/a", local),
+        &with(cost, "'-10'"),
+        &with(tolerations, "'[{\"operator\": \"Exists\"}]'"),
+        &with(tolerations, "''"),
+    ]);
+    let at = |key: &str| format!("metadata.annotations[{key}]");
+    for (change, field) in [
+        (
+            with(&format!("{armor}/wbe"), "localhost/a"),
+            at(&format!("{armor}/wbe")),
+        ),
+        (with(&web, "localhots/a"), at(&web)),
+        (
+            and(&web, "runtime/default", unconfined),
+            "spec.containers[0].securityContext.appArmorProfile.type".to_owned(),
+        ),
+        (
+            and(&web, "localhost/b", local),
+            "spec.containers[0].securityContext.appArmorProfile.localhostProfile".to_owned(),
+        ),
+        (
+            and(
+                &format!("{armor}/setup"),
+                "unconfined",
+                "spec.securityContext: {appArmorProfile: {type: RuntimeDefault}}",
+            ),
+            "spec.initContainers[0].securityContext.appArmorProfile.type".to_owned(),
+        ),
+        (with(cost, "'+10'"), at(cost)),
+        (with(cost, "'010'"), at(cost)),
+        (with(cost, "'2147483648'"), at(cost)),
+        (with(tolerations, "'{}'"), at(tolerations)),
+        (
+            with(tolerations, "'[{\"key\": \"a\", \"operator\": \"Is\"}]'"),
+            format!("{}[0].operator", at(tolerations)),
+        ),
+        (with(of_pod, "confined"), at(of_pod)),
+        (with(of_pod, "localhost/../a"), at(of_pod)),
+        (
+            with(&format!("{seccomp}/web"), "none"),
+            at(&format!("{seccomp}/web")),
+        ),
+        (
+            and(
+                of_pod,
+                "unconfined",
+                "spec.securityContext: {seccompProfile: {type: RuntimeDefault}}",
+            ),
+            "spec.securityContext.seccompProfile.type".to_owned(),
+        ),
+    ] {
+        let problems = read(&change).expect_err(&change);
+        let problems: Vec<_> = problems
+            .into_iter()
+            .filter(|p| !p.message.contains("no effect"))
+            .collect();
+        assert_eq!(fields(&problems), field, "{change}: {problems:#?}");
+    }
+}
+
 #[test]
 fn the_pod_as_a_whole() {
     assert_accepted(&[

@@ -32,6 +32,7 @@ impl Validator<'_> {
             self.label_value(&field, value);
         }
         self.annotations(&field.key("annotations"), metadata);
+        self.known_annotations(&field.key("annotations"), pod);
         self.added_by_server(&field, metadata);
     }
 

@@ -48,7 +48,7 @@ impl Validator<'_> {
         }
     }
 
-    fn toleration(&mut self, field: &Field, toleration: &Toleration) {
+    pub(super) fn toleration(&mut self, field: &Field, toleration: &Toleration) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (operator, key) = (text(&toleration.operator), text(&toleration.key));
         let (effect, value) = (text(&toleration.effect), text(&toleration.value));
