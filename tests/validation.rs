@@ -488,7 +488,13 @@ fn containers_and_ports() {
         "{C.ports: [{containerPort: 80, hostPort: 80, hostIP: 127.0.0.1}, {containerPort: 81, hostPort: 80, hostIP: 127.0.0.2}]}",
         // An init container has ended when another one takes the port.
         "{C.ports: [{containerPort: 80, hostPort: 80}], I.ports: [{containerPort: 80, hostPort: 80}]}",
+        // The API looks at each init container alone; that the port is taken shows at the start.
+        "{C.ports: [{containerPort: 80, hostPort: 80}], S.ports: [{containerPort: 80, hostPort: 80}]}",
         "{I.restartPolicy: OnFailure, C.restartPolicy: Never}",
+        "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: []}}]}",
+        "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1, 1]}}]}",
+        "{I.resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}",
+        "{S.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
         "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]}",
         "{C.resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}",
     ]);
@@ -523,8 +529,8 @@ fn containers_and_ports() {
             "spec.containers[0].ports[1].hostPort",
         ),
         (
-            "{C.ports: [{containerPort: 80, hostPort: 80}], S.ports: [{containerPort: 80, hostPort: 80}]}",
-            "spec.initContainers[1].ports[0].hostPort",
+            "{S.ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]}",
+            "spec.initContainers[1].ports[1].hostPort",
         ),
         (
             "{spec.hostNetwork: true, C.ports: [{containerPort: 80, hostPort: 81}]}",
@@ -556,16 +562,23 @@ fn containers_and_ports() {
             "spec.containers[0].restartPolicyRules[0].exitCodes.operator",
         ),
         (
-            &rule("{action: Restart, exitCodes: {operator: In, values: []}}"),
+            &rule(&format!(
+                "{{action: Restart, exitCodes: {{operator: In, values: [{}]}}}}",
+                vec!["1"; 256].join(", ")
+            )),
             "spec.containers[0].restartPolicyRules[0].exitCodes.values",
-        ),
-        (
-            &rule("{action: Restart, exitCodes: {operator: In, values: [1, 1]}}"),
-            "spec.containers[0].restartPolicyRules[0].exitCodes.values[1]",
         ),
         (
             "{C.resizePolicy: [{resourceName: gpu, restartPolicy: NotRequired}]}",
             "spec.containers[0].resizePolicy[0].resourceName",
+        ),
+        (
+            "{spec.restartPolicy: Never, C.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
+            "spec.containers[0].resizePolicy[0].restartPolicy",
+        ),
+        (
+            "{I.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
+            "spec.initContainers[0].resizePolicy[0].restartPolicy",
         ),
     ]);
     assert_warned(&[(
