@@ -185,6 +185,8 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         cgroup_unified: cgroup::is_unified(&config.paths.cgroups),
         swap_controller: cgroup::has_swap_controller(&config.paths.cgroups),
         hugepage_sizes: cgroup::hugepage_sizes(),
+        huge_pages: machine::huge_pages(),
+        max_pods: config.node.max_pods,
         memory_capacity: machine::memory_capacity(),
         cpus: machine::cpus(),
         ephemeral_storage: machine::disk_capacity(&config.paths.root),
