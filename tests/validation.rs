@@ -128,6 +128,26 @@ fn metadata() {
             "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n}]}",
             "metadata.ownerReferences metadata.ownerReferences[0].uid",
         ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: a/b/c, kind: Node, name: n, uid: u}]}",
+            "metadata.ownerReferences metadata.ownerReferences[0].apiVersion",
+        ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: v1, kind: Event, name: n, uid: u}]}",
+            "metadata.ownerReferences metadata.ownerReferences[0]",
+        ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n, uid: u, controller: true}, {apiVersion: v1, kind: Node, name: m, uid: v, controller: true}]}",
+            "metadata.ownerReferences metadata.ownerReferences[1]",
+        ),
+        (
+            "{metadata.finalizers: [a]}",
+            "metadata.finalizers metadata.finalizers[0]",
+        ),
+        (
+            "{metadata.finalizers: [orphan, foregroundDeletion]}",
+            "metadata.finalizers metadata.finalizers",
+        ),
     ]);
     let much = "x".repeat(257 << 10);
     assert_refused(&[(
@@ -139,7 +159,10 @@ fn metadata() {
             "{metadata.annotations: {seccomp.security.alpha.kubernetes.io/pod: unconfined}}",
             "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]",
         ),
-        ("{metadata.finalizers: [a/b]}", "metadata.finalizers"),
+        (
+            "{metadata.finalizers: [a/b, orphan]}",
+            "metadata.finalizers",
+        ),
     ]);
 }
 
@@ -232,6 +255,7 @@ fn the_pod_as_a_whole() {
         "{spec.activeDeadlineSeconds: 5.0}",
         "{spec.hostname: a, spec.subdomain: b, spec.setHostnameAsFQDN: true}",
         "{spec.hostnameOverride: a.b}",
+        "{spec.priorityClassName: ''}",
         "{spec.dnsConfig: {searches: [., _tcp.a.], options: [{name: ndots, value: '2'}]}}",
         "{spec.hostAliases: [{ip: '::1', hostnames: [a.b]}]}",
         "{spec.nodeName: my-node1}",
@@ -260,6 +284,8 @@ fn the_pod_as_a_whole() {
             &format!("{{spec.hostnameOverride: {long}}}"),
             "spec.hostnameOverride",
         ),
+        ("{spec.hostnameOverride: ''}", "spec.hostnameOverride"),
+        ("{spec.runtimeClassName: ''}", "spec.runtimeClassName"),
         (
             "{spec.hostnameOverride: a, spec.hostNetwork: true}",
             "spec.hostnameOverride",
@@ -397,6 +423,8 @@ fn what_is_for_schedulers() {
         "{spec.nodeSelector: {example.com/disk: ssd}}",
         "{spec.tolerations: [{operator: Exists}, {key: a, value: b, effect: NoExecute, tolerationSeconds: 5}]}",
         "{spec.affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In, values: [b]}, {key: c, operator: Gt, values: ['1']}]}, {matchFields: [{key: metadata.name, operator: In, values: [n]}]}]}}}}",
+        "{spec.affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}]}}}",
+        "{spec.topologySpreadConstraints: [{maxSkew: 1, topologyKey: a b, whenUnsatisfiable: ScheduleAnyway}]}",
         "{spec.topologySpreadConstraints: [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: DoNotSchedule, minDomains: 2, labelSelector: {matchLabels: {a: b}}, matchLabelKeys: [c], nodeTaintsPolicy: Honor}]}",
     ]);
     let node = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
@@ -435,6 +463,14 @@ fn what_is_for_schedulers() {
             "[{matchFields: [{key: metadata.name, operator: In, values: [b, c]}]}]",
             "[0].matchFields[0].values",
         ),
+        (
+            "[{matchFields: [{key: metadata.name, operator: In, values: [A B]}]}]",
+            "[0].matchFields[0].values[0]",
+        ),
+        (
+            "[{matchExpressions: [{key: a, operator: Gt, values: ['-1']}]}]",
+            "[0].matchExpressions[0].values[0]",
+        ),
     ] {
         assert_refused(&[(&terms(change), &format!("{node}{at}"))]);
     }
@@ -444,7 +480,36 @@ fn what_is_for_schedulers() {
         let text = "maxSkew: 1, topologyKey: a, whenUnsatisfiable: ScheduleAnyway";
         format!("{{spec.topologySpreadConstraints: [{{{text}, {change}}}]}}")
     };
+    let near = |term: &str| {
+        format!(
+            "{{spec.affinity: {{podAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: [{{{term}}}]}}}}}}"
+        )
+    };
+    for (term, at) in [
+        ("topologyKey: a b", "topologyKey"),
+        (
+            "topologyKey: a, labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}",
+            "labelSelector.matchExpressions[0].values[0]",
+        ),
+        (
+            "topologyKey: a, labelSelector: {}, matchLabelKeys: [x, y], mismatchLabelKeys: [y]",
+            "matchLabelKeys[1]",
+        ),
+    ] {
+        let problems = read(&near(term)).expect_err(term);
+        // That it has no effect here is a warning.
+        let problems: Vec<_> = problems
+            .into_iter()
+            .filter(|p| p.field != "spec.affinity.podAffinity")
+            .collect();
+        let around = "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
+        assert_eq!(fields(&problems), format!("{around}.{at}"), "{term}");
+    }
     assert_refused(&[
+        (
+            &spread("labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}"),
+            "spec.topologySpreadConstraints[0].labelSelector.matchExpressions[0].values[0]",
+        ),
         ("{spec.nodeSelector: {a b: c}}", "spec.nodeSelector[a b]"),
         (
             "{spec.tolerations: [{key: a b, operator: Exists}]}",
@@ -592,6 +657,7 @@ fn sources_of_variables() {
     let from = |source: &str| format!("{{C.env: [{{name: A, valueFrom: {source}}}]}}");
     for good in [
         "{fieldRef: {fieldPath: status.podIPs}}",
+        "{fieldRef: {fieldPath: spec.host}}",
         "{fieldRef: {fieldPath: \"metadata.annotations['Example.com/A']\"}}",
         "{resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}",
         "{resourceFieldRef: {resource: requests.hugepages-2Mi}}",
@@ -623,7 +689,7 @@ fn sources_of_variables() {
         ),
         (
             "{fieldRef: {fieldPath: metadata.name, apiVersion: v2}}",
-            ".fieldRef.apiVersion",
+            ".fieldRef",
         ),
         ("{resourceFieldRef: {}}", ".resourceFieldRef.resource"),
         (
@@ -635,6 +701,11 @@ fn sources_of_variables() {
             ".resourceFieldRef.divisor",
         ),
         ("{configMapKeyRef: {name: a}}", ".configMapKeyRef.key"),
+        (
+            "{configMapKeyRef: {name: Bad_, key: a}}",
+            ".configMapKeyRef.name",
+        ),
+        ("{secretKeyRef: {name: bad-, key: a}}", ".secretKeyRef.name"),
         (
             "{configMapKeyRef: {name: a, key: b/c}}",
             ".configMapKeyRef.key",
@@ -687,6 +758,14 @@ fn variables_and_whole_objects() {
         (
             "{C.envFrom: [{configMapRef: {}}]}",
             "spec.containers[0].envFrom[0].configMapRef.name",
+        ),
+        (
+            "{C.envFrom: [{configMapRef: {name: Bad_}}]}",
+            "spec.containers[0].envFrom[0].configMapRef.name",
+        ),
+        (
+            "{C.envFrom: [{secretRef: {name: Bad_}}]}",
+            "spec.containers[0].envFrom[0].secretRef.name",
         ),
         (
             "{C.envFrom: [{prefix: 'a=', secretRef: {name: a}}]}",
@@ -842,6 +921,8 @@ fn volumes() {
         ("emptyDir: {sizeLimit: -1}", "emptyDir.sizeLimit"),
         ("emptyDir: {sizeLimit: 1Zi}", "emptyDir.sizeLimit"),
         ("configMap: {}", "configMap.name"),
+        ("configMap: {name: Bad_}", "configMap.name"),
+        ("secret: {secretName: Bad_}", "secret.secretName"),
         (
             "configMap: {name: a, items: [{key: b}]}",
             "configMap.items[0].path",
@@ -1000,6 +1081,8 @@ fn resources() {
         "requests: {cpu: 0.5}, limits: {cpu: 500m}",
         "limits: {hugepages-2Mi: 4Mi, memory: 8Mi}",
         "limits: {example.com/gpu: 2}",
+        "requests: {kubernetes.io/x: 500m}",
+        "limits: {a.kubernetes.io/x: 2}, requests: {a.kubernetes.io/x: 1}",
     ] {
         assert_accepted(&[&own(good)]);
     }
@@ -1009,8 +1092,8 @@ fn resources() {
         ("limits: {pods: 1}", "limits.pods"),
         ("requests: {example.com/gpu: 1}", "limits[example.com/gpu]"),
         (
-            "limits: {kubernetes.io/gpu: 1}",
-            "limits[kubernetes.io/gpu]",
+            "limits: {Kubernetes.io/gpu: 1}",
+            "limits[Kubernetes.io/gpu]",
         ),
         ("limits: {example.com/gpu: 500m}", "limits[example.com/gpu]"),
         (
@@ -1031,6 +1114,7 @@ fn resources() {
     ]);
     assert_refused(&[
         ("{spec.overhead: {cpu: -1}}", "spec.overhead.cpu"),
+        ("{spec.overhead: {hugepages-2Mi: 2Mi}}", "spec.overhead"),
         (
             "{spec.resources: {limits: {ephemeral-storage: 1Gi}}}",
             "spec.resources.limits.ephemeral-storage",

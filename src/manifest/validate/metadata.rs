@@ -5,13 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::ROLLBACK_AFTER;
 use super::names::{is_dns_subdomain, is_qualified_name};
-use super::{Field, Validator, names};
+use super::{Field, Validator, names, unexpected};
 use crate::config::parse_duration;
 
 /// All keys and values of annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// As long as a name may be.
 const MAX_NAME: usize = 253;
+/// The finalizers of Kubernetes itself, without a domain.
+const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 /// Seccomp profiles were once named by annotations.
 const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
 
@@ -83,9 +85,23 @@ impl Validator<'_> {
             let field = field.key("generation");
             self.refuse(&field, format!("found {generation}, expected 0 or more"));
         }
+        let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
         for (field, finalizer) in field.items("finalizers", &metadata.finalizers) {
             self.qualified_name(&field, finalizer);
+            let known = finalizer.contains('/') || FINALIZERS.contains(&finalizer.as_str());
+            if is_qualified_name(finalizer) && !known {
+                let expected = "a name with a domain, such as example.com/tidy";
+                self.refuse(&field, unexpected(finalizer, expected));
+            }
         }
+        if ["orphan", "foregroundDeletion"]
+            .iter()
+            .all(|f| finalizers.iter().any(|g| f == g))
+        {
+            let message = "found orphan and foregroundDeletion, expected one of both";
+            self.refuse(&field.key("finalizers"), message);
+        }
+        let mut controlled = false;
         for (field, owner) in field.items("ownerReferences", &metadata.owner_references) {
             for (name, value) in [
                 ("apiVersion", &owner.api_version),
@@ -94,6 +110,19 @@ impl Validator<'_> {
                 ("uid", &owner.uid),
             ] {
                 self.required(&field.key(name), value, "that of the owner");
+            }
+            let version = owner.api_version.as_str();
+            let (group, number) = version.split_once('/').unwrap_or(("", version));
+            if !version.is_empty() && (number.is_empty() || number.contains('/')) {
+                let message = unexpected(version, "VERSION or GROUP/VERSION");
+                self.refuse(&field.key("apiVersion"), message);
+            }
+            if (group, number, owner.kind.as_str()) == ("", "v1", "Event") {
+                self.refuse(&field, "found an Event, which cannot own anything");
+            }
+            if owner.controller == Some(true) && std::mem::replace(&mut controlled, true) {
+                let message = "found a second owner that is the controller, expected one at most";
+                self.refuse(&field, message);
             }
         }
     }
