@@ -135,7 +135,8 @@ fn verdicts_are_those_of_the_reference_agent_and_name_the_same_field() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Whether one path is the other or lies around it; the reference's paths sometimes lack an index.
+/// Whether our path names what the reference's does: that field, one inside it, or the one right around
+/// it. The reference's paths sometimes lack an index.
 fn same_field(ours: &str, reference: &str) -> bool {
     let plain = |path: &str| {
         let mut depth = 0;
@@ -148,7 +149,28 @@ fn same_field(ours: &str, reference: &str) -> bool {
         path.chars().filter(keep).collect::<String>()
     };
     let (ours, reference) = (plain(ours), plain(reference));
-    ours.starts_with(&reference) || reference.starts_with(&ours)
+    let (ours, reference): (Vec<_>, Vec<_>) =
+        (ours.split('.').collect(), reference.split('.').collect());
+    let around = ours.iter().zip(&reference).all(|(a, b)| a == b);
+    around && ours != [""] && ours.len() + 1 >= reference.len()
+}
+
+#[test]
+fn a_path_names_the_same_field_only_near_to_it() {
+    for (ours, reference, same) in [
+        ("spec.containers[0].image", "spec.containers[0].image", true),
+        ("spec.containers[0].image", "spec.containers", true),
+        ("spec.a.limits.cpu", "spec.a.limits[cpu]", true),
+        ("spec.a[0]", "spec.a.b", true),
+        ("spec", "spec.a.b", false),
+        ("spec.a", "spec.a.b.c", false),
+        ("", "spec", false),
+        ("", "", false),
+        ("spec.ab", "spec.a", false),
+        ("spec.hostPID", "spec.hostIPC", false),
+    ] {
+        assert_eq!(same_field(ours, reference), same, "{ours} {reference}");
+    }
 }
 
 #[test]

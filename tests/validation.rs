@@ -417,6 +417,88 @@ fn what_is_not_carried_out_is_refused_by_name() {
     ]);
 }
 
+/// What the API takes and we refuse, each with the reason: what it says cannot be carried out, or hardly
+/// be meant.
+#[test]
+fn what_is_refused_on_purpose_although_the_api_takes_it() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: c, image: i}]}}";
+    let twice = pod.replace("name: web", "name: web, name: web");
+    let more = format!("{pod}\n---\n{pod}\n");
+    let tagged = pod.replace("name: web", "name: !web web");
+    let volume = |volume: &str| changed(&format!("{{spec.volumes.1: {{name: v, {volume}}}}}"));
+    let of_pod = |context: &str| changed(&format!("{{spec.securityContext: {{{context}}}}}"));
+    for (manifest, field, reason) in [
+        (
+            volume("hostPath: {path: relative}"),
+            "spec.volumes[1].hostPath.path",
+            "it would be looked for wherever the agent works",
+        ),
+        (
+            volume("image: {}"),
+            "spec.volumes[1].image.reference",
+            "there is nothing to pull",
+        ),
+        (
+            volume("nfs: {server: s, path: /a}"),
+            "spec.volumes[1].nfs",
+            "it needs a driver that is not here",
+        ),
+        (
+            volume("gitRepo: {repository: a}"),
+            "spec.volumes[1].gitRepo",
+            "Kubernetes makes no such volumes any more",
+        ),
+        (
+            volume("hostpath: {path: /etc}"),
+            "spec.volumes[1]",
+            "a mistyped kind would become an emptyDir",
+        ),
+        (
+            of_pod("seccompProfile: {type: Localhost, localhostProfile: ''}"),
+            "spec.securityContext.seccompProfile.localhostProfile",
+            "no file has this name, and no container would start",
+        ),
+        (
+            of_pod("sysctls: [{name: a.b, value: '1'}, {name: a/b, value: '2'}]"),
+            "spec.securityContext.sysctls[1].name",
+            "both are the same sysctl, and one of them would count",
+        ),
+        (
+            changed("{C.terminationMessagePath: /a/../b}"),
+            "spec.containers[0].terminationMessagePath",
+            "it would lead out of where it is mounted",
+        ),
+        (
+            changed("{spec.imagePullSecrets: [{}]}"),
+            "spec.imagePullSecrets",
+            "credentials come from the node's files, not from Secrets",
+        ),
+        (
+            changed("{metadata.annotations: {podkeeper.io/rollback-after: soon}}"),
+            "metadata.annotations[podkeeper.io/rollback-after]",
+            "the annotation is ours",
+        ),
+        (
+            twice,
+            "metadata.name",
+            "of two fields of one name, one would be dropped in silence",
+        ),
+        (
+            more,
+            "",
+            "all documents but the first would be dropped in silence",
+        ),
+        (tagged, "", "what a tag means would be dropped in silence"),
+    ] {
+        let problems = parse(manifest.as_bytes(), "my-node1", SourceKind::File);
+        let problems = problems.expect_err(reason);
+        assert!(
+            problems.iter().any(|p| p.field == field),
+            "{reason}: {problems:#?}"
+        );
+    }
+}
+
 #[test]
 fn what_is_for_schedulers() {
     assert_accepted(&[
