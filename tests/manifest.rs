@@ -135,7 +135,8 @@ fn verdicts_are_those_of_the_reference_agent_and_name_the_same_field() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Whether one path is the other or lies around it; the reference's paths sometimes lack an index.
+/// Whether our path names what the reference's does: that field, one inside it, or the one right around
+/// it. The reference's paths sometimes lack an index.
 fn same_field(ours: &str, reference: &str) -> bool {
     let plain = |path: &str| {
         let mut depth = 0;
@@ -148,7 +149,28 @@ fn same_field(ours: &str, reference: &str) -> bool {
         path.chars().filter(keep).collect::<String>()
     };
     let (ours, reference) = (plain(ours), plain(reference));
-    ours.starts_with(&reference) || reference.starts_with(&ours)
+    let (ours, reference): (Vec<_>, Vec<_>) =
+        (ours.split('.').collect(), reference.split('.').collect());
+    let around = ours.iter().zip(&reference).all(|(a, b)| a == b);
+    around && ours != [""] && ours.len() + 1 >= reference.len()
+}
+
+#[test]
+fn a_path_names_the_same_field_only_near_to_it() {
+    for (ours, reference, same) in [
+        ("spec.containers[0].image", "spec.containers[0].image", true),
+        ("spec.containers[0].image", "spec.containers", true),
+        ("spec.a.limits.cpu", "spec.a.limits[cpu]", true),
+        ("spec.a[0]", "spec.a.b", true),
+        ("spec", "spec.a.b", false),
+        ("spec.a", "spec.a.b.c", false),
+        ("", "spec", false),
+        ("", "", false),
+        ("spec.ab", "spec.a", false),
+        ("spec.hostPID", "spec.hostIPC", false),
+    ] {
+        assert_eq!(same_field(ours, reference), same, "{ours} {reference}");
+    }
 }
 
 #[test]
@@ -213,8 +235,8 @@ fn a_problem_points_at_its_line_and_column() {
 #[test]
 fn all_problems_are_told_at_once() {
     let text = with("  name: web", "  name: Web").replace("name: c", "name: C_")
-        + "  restartPolicy: always\n";
-    assert_eq!(refused(&text).len(), 3);
+        + "    env: [{name: A, value: 98765432109876543210987}]\n  restartPolicy: always\n";
+    assert_eq!(refused(&text).len(), 4);
 }
 
 #[test]
@@ -317,6 +339,32 @@ fn the_pod_has_the_name_namespace_and_uid_of_a_static_pod() {
         "  name: web\n  namespace: kube-system",
     ));
     assert_eq!(named.pod.key.to_string(), "kube-system/web-my-node1");
+}
+
+#[test]
+fn a_static_pod_has_its_toleration_once() {
+    let own = serde_json::json!({"operator": "Exists", "effect": "NoExecute"});
+    let other = serde_json::json!({"key": "a", "operator": "Exists", "effect": "NoExecute"});
+    for (written, expected) in [
+        ("[]", vec![&own]),
+        ("[{operator: Exists, effect: NoExecute}]", vec![&own]),
+        (
+            "[{operator: Exists, effect: NoExecute, tolerationSeconds: 5}, {key: a, operator: Exists, effect: NoExecute}]",
+            vec![&own, &other],
+        ),
+        (
+            "[{key: a, operator: Exists, effect: NoExecute}]",
+            vec![&other, &own],
+        ),
+    ] {
+        let accepted = good(&format!("{MINIMAL}  tolerations: {written}\n"));
+        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            spec["tolerations"],
+            serde_json::json!(expected),
+            "{written}"
+        );
+    }
 }
 
 /// The UID of a Pod must never change, not even with the agent's version: this one was worked out by

@@ -134,7 +134,7 @@ fn objects_of_another_namespace_do_not_count() {
 fn data_is_read_as_the_api_has_it() {
     let set = objects(&stream(&[
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {t: text}\nbinaryData: {b: /wA=}\nimmutable: true\n",
-        "apiVersion: v1\nkind: Secret\ntype: Opaque\nmetadata: {name: s}\ndata: {a: b2xk, c: Yw==}\nstringData: {a: new}\n",
+        "apiVersion: v1\nkind: Secret\ntype: Opaque\nmetadata: {name: s}\ndata: {a: b2xk, c: Yw==, n: null}\nstringData: {a: new}\n",
     ]));
     let found: Vec<_> = set
         .values()
@@ -146,6 +146,7 @@ fn data_is_read_as_the_api_has_it() {
         ("t", b"text"),
         ("a", b"new"),
         ("c", b"c"),
+        ("n", b""),
     ];
     assert_eq!(found, expected);
 }
@@ -193,6 +194,26 @@ fn what_is_wrong_with_an_object_is_told_without_showing_what_it_holds() {
             "data",
             "a list",
         ),
+        (
+            "kind: Secret\nmetadata: {name: s}\nstringData:\n  a: !hunter2",
+            "",
+            "a tag",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: s}\nstringData:\n  a: !!int hunter, expected 2 at line 3",
+            "",
+            "an integer",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: s}\nstringData: {a: 31337432109876543210987}",
+            "stringData.a",
+            "quotes",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: s}\nstringData: {a: -31337432109876543210987}",
+            "stringData.a",
+            "quotes",
+        ),
     ] {
         let problems = refused(&format!("apiVersion: v1\n{document}\n"));
         let [problem] = problems.as_slice() else {
@@ -202,9 +223,35 @@ fn what_is_wrong_with_an_object_is_told_without_showing_what_it_holds() {
         assert!(problem.message.contains(words), "{document}: {problem}");
         let text = problem.to_string();
         assert!(
-            !text.contains("hunter") && !text.contains("31337"),
+            !text.contains("hunter") && !text.contains("3.1337") && !text.contains("31337"),
             "{text}"
         );
+    }
+    for (document, expected) in [
+        (
+            "kind: ConfigMap\nmetadata: {name: s}\ndata: {a: x}\nbinaryData: {a: eA==}",
+            "binaryData.a",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: s}\nimmutable: maybe",
+            "immutable",
+        ),
+        ("kind: Secret\nmetadata: {name: s}\ntype: 5", "type"),
+        ("kind: Secret\nmetadata: {name: 5}", "metadata.name"),
+        (
+            "kind: Secret\nmetadata: {name: s, namespace: 5}",
+            "metadata.namespace",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: s, labels: [a]}",
+            "metadata.labels",
+        ),
+        ("kind: Secret\nmetadata: s", "metadata"),
+    ] {
+        let problems = refused(&format!("apiVersion: v1\n{document}\n"));
+        let fields: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
+        assert!(fields.contains(&expected), "{document}: {problems:#?}");
+        assert!(fields.len() == 1 || expected == "metadata", "{problems:#?}");
     }
     let large = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\ndata: {{a: {}}}\n",
@@ -217,6 +264,20 @@ fn what_is_wrong_with_an_object_is_told_without_showing_what_it_holds() {
         objects(LOGIN).keys()
     );
     assert!(!shown.contains("tell-nobody"), "{shown}");
+}
+
+#[test]
+fn what_is_unknown_of_an_object_is_a_warning() {
+    let text = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: s, namespce: a, labels: {a: b}, uid: x}
+dat: {}
+";
+    let manifest = parse_file(text.as_bytes(), NODE).unwrap();
+    let warnings = manifest.objects.iter().flat_map(|o| &o.warnings);
+    let mut fields: Vec<_> = warnings.map(|w| w.field.as_str()).collect();
+    fields.sort_unstable();
+    assert_eq!(fields, ["dat", "metadata.namespce", "metadata.uid"]);
 }
 
 #[test]

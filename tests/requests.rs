@@ -116,6 +116,7 @@ fn a_variable_can_be_any_field_that_the_downward_api_has() {
         ("E", "metadata.annotations['x']", "odd: \"é\" $(A) {1}"),
         ("E2", "metadata.annotations['none']", ""),
         ("F", "spec.nodeName", "my-node1"),
+        ("F2", "spec.host", "my-node1"),
         ("G", "spec.serviceAccountName", ""),
         ("H", "status.hostIP", "192.0.2.2"),
         ("I", "status.hostIPs", "192.0.2.2"),
@@ -335,21 +336,18 @@ fn the_image_names_the_user_where_nobody_else_does() {
 }
 
 #[test]
-fn an_apparmor_annotation_counts_before_the_pods_own_field() {
+fn an_apparmor_annotation_counts_for_its_container_as_the_field_does() {
     let prefix = "container.apparmor.security.beta.kubernetes.io";
-    let annotations =
-        format!("{prefix}/a: localhost/one, {prefix}/b: unconfined, {prefix}/c: runtime/default");
+    let annotations = format!("{prefix}/a: localhost/one, {prefix}/b: unconfined");
     let field = "securityContext: {appArmorProfile: {type: Unconfined}}";
     let case = Case::of(&format!(
-        "metadata: {{name: p, annotations: {{{annotations}}}}}\nspec:\n  {field}\n  containers:\n  \
-         - {{name: a, image: i}}\n  - {{name: b, image: i}}\n  - {{name: c, image: i, {field}}}\n  \
-         - {{name: d, image: i}}\n"
+        "metadata: {{name: p, annotations: {{{annotations}}}}}\nspec:\n  containers:\n  \
+         - {{name: a, image: i}}\n  - {{name: b, image: i, {field}}}\n  - {{name: c, image: i, {field}}}\n"
     ));
     for (name, expected) in [
         ("a", "localhost/one"),
         ("b", "unconfined"),
         ("c", "unconfined"),
-        ("d", "unconfined"),
     ] {
         assert_eq!(case.security(name, "apparmor_profile"), expected, "{name}");
     }

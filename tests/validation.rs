@@ -3,6 +3,7 @@
 //! container, `S` its sidecar.
 
 use podkeeper::manifest::{Accepted, Problem, SourceKind, parse};
+use podkeeper::translate::{QosClass, qos_class};
 use serde_json::{Value, json};
 
 fn base() -> Value {
@@ -91,6 +92,10 @@ fn assert_warned(rows: &[(&str, &str)]) {
 fn metadata() {
     assert_accepted(&[
         "{metadata.generateName: web-}",
+        // The full name, with the node's behind it, is a good one.
+        "{metadata.name: web--}",
+        "{metadata.name: web.a-}",
+        &format!("{{metadata.name: {}}}", "a".repeat(244)),
         "{metadata.annotations: {Example.com/A: x}, metadata.labels: {example.com/a: '', b: x_y}}",
         "{metadata.labels: {a: null}}",
         "{metadata.annotations: {container.apparmor.security.beta.kubernetes.io/web: unconfined}}",
@@ -98,6 +103,13 @@ fn metadata() {
     ]);
     assert_refused(&[
         ("{metadata.name: a..b}", "metadata.name"),
+        ("{metadata.name: -a}", "metadata.name"),
+        ("{metadata.name: web.}", "metadata.name"),
+        ("{metadata.name: web_}", "metadata.name"),
+        (
+            &format!("{{metadata.name: {}}}", "a".repeat(245)),
+            "metadata.name",
+        ),
         (
             "{metadata.annotations: {podkeeper.io/rollback-after: soon}}",
             "metadata.annotations[podkeeper.io/rollback-after]",
@@ -116,6 +128,26 @@ fn metadata() {
             "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n}]}",
             "metadata.ownerReferences metadata.ownerReferences[0].uid",
         ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: a/b/c, kind: Node, name: n, uid: u}]}",
+            "metadata.ownerReferences metadata.ownerReferences[0].apiVersion",
+        ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: v1, kind: Event, name: n, uid: u}]}",
+            "metadata.ownerReferences metadata.ownerReferences[0]",
+        ),
+        (
+            "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n, uid: u, controller: true}, {apiVersion: v1, kind: Node, name: m, uid: v, controller: true}]}",
+            "metadata.ownerReferences metadata.ownerReferences[1]",
+        ),
+        (
+            "{metadata.finalizers: [a]}",
+            "metadata.finalizers metadata.finalizers[0]",
+        ),
+        (
+            "{metadata.finalizers: [orphan, foregroundDeletion]}",
+            "metadata.finalizers metadata.finalizers",
+        ),
     ]);
     let much = "x".repeat(257 << 10);
     assert_refused(&[(
@@ -127,8 +159,93 @@ fn metadata() {
             "{metadata.annotations: {seccomp.security.alpha.kubernetes.io/pod: unconfined}}",
             "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]",
         ),
-        ("{metadata.finalizers: [a/b]}", "metadata.finalizers"),
+        (
+            "{metadata.finalizers: [a/b, orphan]}",
+            "metadata.finalizers",
+        ),
     ]);
+}
+
+/// Kubernetes, Well-Known Labels, Annotations and Taints.
+#[test]
+fn annotations_that_kubernetes_knows() {
+    let armor = "container.apparmor.security.beta.kubernetes.io";
+    let seccomp = "container.seccomp.security.alpha.kubernetes.io";
+    let of_pod = "seccomp.security.alpha.kubernetes.io/pod";
+    let (cost, tolerations) = (
+        "controller.kubernetes.io/pod-deletion-cost",
+        "scheduler.alpha.kubernetes.io/tolerations",
+    );
+    let with = |key: &str, value: &str| format!("{{metadata.annotations: {{{key}: {value}}}}}");
+    let and = |key: &str, value: &str, more: &str| {
+        format!("{{metadata.annotations: {{{key}: {value}}}, {more}}}")
+    };
+    let unconfined = "C.securityContext: {appArmorProfile: {type: Unconfined}}";
+    let local = "C.securityContext: {appArmorProfile: {type: Localhost, localhostProfile: a}}";
+    let web = format!("{armor}/web");
+    assert_accepted(&[
+        &with(&web, "''"),
+        &with(&web, "runtime/default"),
+        &with(&format!("{armor}/setup"), "localhost/a"),
+        &and(&web, "unconfined", unconfined),
+        &and(&web, "localhost/a", local),
+        &with(cost, "'-10'"),
+        &with(tolerations, "'[{\"operator\": \"Exists\"}]'"),
+        &with(tolerations, "''"),
+    ]);
+    let at = |key: &str| format!("metadata.annotations[{key}]");
+    for (change, field) in [
+        (
+            with(&format!("{armor}/wbe"), "localhost/a"),
+            at(&format!("{armor}/wbe")),
+        ),
+        (with(&web, "localhots/a"), at(&web)),
+        (
+            and(&web, "runtime/default", unconfined),
+            "spec.containers[0].securityContext.appArmorProfile.type".to_owned(),
+        ),
+        (
+            and(&web, "localhost/b", local),
+            "spec.containers[0].securityContext.appArmorProfile.localhostProfile".to_owned(),
+        ),
+        (
+            and(
+                &format!("{armor}/setup"),
+                "unconfined",
+                "spec.securityContext: {appArmorProfile: {type: RuntimeDefault}}",
+            ),
+            "spec.initContainers[0].securityContext.appArmorProfile.type".to_owned(),
+        ),
+        (with(cost, "'+10'"), at(cost)),
+        (with(cost, "'010'"), at(cost)),
+        (with(cost, "'2147483648'"), at(cost)),
+        (with(tolerations, "'{}'"), at(tolerations)),
+        (
+            with(tolerations, "'[{\"key\": \"a\", \"operator\": \"Is\"}]'"),
+            format!("{}[0].operator", at(tolerations)),
+        ),
+        (with(of_pod, "confined"), at(of_pod)),
+        (with(of_pod, "localhost/../a"), at(of_pod)),
+        (
+            with(&format!("{seccomp}/web"), "none"),
+            at(&format!("{seccomp}/web")),
+        ),
+        (
+            and(
+                of_pod,
+                "unconfined",
+                "spec.securityContext: {seccompProfile: {type: RuntimeDefault}}",
+            ),
+            "spec.securityContext.seccompProfile.type".to_owned(),
+        ),
+    ] {
+        let problems = read(&change).expect_err(&change);
+        let problems: Vec<_> = problems
+            .into_iter()
+            .filter(|p| !p.message.contains("no effect"))
+            .collect();
+        assert_eq!(fields(&problems), field, "{change}: {problems:#?}");
+    }
 }
 
 #[test]
@@ -138,6 +255,7 @@ fn the_pod_as_a_whole() {
         "{spec.activeDeadlineSeconds: 5.0}",
         "{spec.hostname: a, spec.subdomain: b, spec.setHostnameAsFQDN: true}",
         "{spec.hostnameOverride: a.b}",
+        "{spec.priorityClassName: ''}",
         "{spec.dnsConfig: {searches: [., _tcp.a.], options: [{name: ndots, value: '2'}]}}",
         "{spec.hostAliases: [{ip: '::1', hostnames: [a.b]}]}",
         "{spec.nodeName: my-node1}",
@@ -166,6 +284,8 @@ fn the_pod_as_a_whole() {
             &format!("{{spec.hostnameOverride: {long}}}"),
             "spec.hostnameOverride",
         ),
+        ("{spec.hostnameOverride: ''}", "spec.hostnameOverride"),
+        ("{spec.runtimeClassName: ''}", "spec.runtimeClassName"),
         (
             "{spec.hostnameOverride: a, spec.hostNetwork: true}",
             "spec.hostnameOverride",
@@ -297,12 +417,96 @@ fn what_is_not_carried_out_is_refused_by_name() {
     ]);
 }
 
+/// What the API takes and we refuse, each with the reason: what it says cannot be carried out, or hardly
+/// be meant.
+#[test]
+fn what_is_refused_on_purpose_although_the_api_takes_it() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: c, image: i}]}}";
+    let twice = pod.replace("name: web", "name: web, name: web");
+    let more = format!("{pod}\n---\n{pod}\n");
+    let tagged = pod.replace("name: web", "name: !web web");
+    let volume = |volume: &str| changed(&format!("{{spec.volumes.1: {{name: v, {volume}}}}}"));
+    let of_pod = |context: &str| changed(&format!("{{spec.securityContext: {{{context}}}}}"));
+    for (manifest, field, reason) in [
+        (
+            volume("hostPath: {path: relative}"),
+            "spec.volumes[1].hostPath.path",
+            "it would be looked for wherever the agent works",
+        ),
+        (
+            volume("image: {}"),
+            "spec.volumes[1].image.reference",
+            "there is nothing to pull",
+        ),
+        (
+            volume("nfs: {server: s, path: /a}"),
+            "spec.volumes[1].nfs",
+            "it needs a driver that is not here",
+        ),
+        (
+            volume("gitRepo: {repository: a}"),
+            "spec.volumes[1].gitRepo",
+            "Kubernetes makes no such volumes any more",
+        ),
+        (
+            volume("hostpath: {path: /etc}"),
+            "spec.volumes[1]",
+            "a mistyped kind would become an emptyDir",
+        ),
+        (
+            of_pod("seccompProfile: {type: Localhost, localhostProfile: ''}"),
+            "spec.securityContext.seccompProfile.localhostProfile",
+            "no file has this name, and no container would start",
+        ),
+        (
+            of_pod("sysctls: [{name: a.b, value: '1'}, {name: a/b, value: '2'}]"),
+            "spec.securityContext.sysctls[1].name",
+            "both are the same sysctl, and one of them would count",
+        ),
+        (
+            changed("{C.terminationMessagePath: /a/../b}"),
+            "spec.containers[0].terminationMessagePath",
+            "it would lead out of where it is mounted",
+        ),
+        (
+            changed("{spec.imagePullSecrets: [{}]}"),
+            "spec.imagePullSecrets",
+            "credentials come from the node's files, not from Secrets",
+        ),
+        (
+            changed("{metadata.annotations: {podkeeper.io/rollback-after: soon}}"),
+            "metadata.annotations[podkeeper.io/rollback-after]",
+            "the annotation is ours",
+        ),
+        (
+            twice,
+            "metadata.name",
+            "of two fields of one name, one would be dropped in silence",
+        ),
+        (
+            more,
+            "",
+            "all documents but the first would be dropped in silence",
+        ),
+        (tagged, "", "what a tag means would be dropped in silence"),
+    ] {
+        let problems = parse(manifest.as_bytes(), "my-node1", SourceKind::File);
+        let problems = problems.expect_err(reason);
+        assert!(
+            problems.iter().any(|p| p.field == field),
+            "{reason}: {problems:#?}"
+        );
+    }
+}
+
 #[test]
 fn what_is_for_schedulers() {
     assert_accepted(&[
         "{spec.nodeSelector: {example.com/disk: ssd}}",
         "{spec.tolerations: [{operator: Exists}, {key: a, value: b, effect: NoExecute, tolerationSeconds: 5}]}",
         "{spec.affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In, values: [b]}, {key: c, operator: Gt, values: ['1']}]}, {matchFields: [{key: metadata.name, operator: In, values: [n]}]}]}}}}",
+        "{spec.affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}]}}}",
+        "{spec.topologySpreadConstraints: [{maxSkew: 1, topologyKey: a b, whenUnsatisfiable: ScheduleAnyway}]}",
         "{spec.topologySpreadConstraints: [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: DoNotSchedule, minDomains: 2, labelSelector: {matchLabels: {a: b}}, matchLabelKeys: [c], nodeTaintsPolicy: Honor}]}",
     ]);
     let node = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
@@ -341,6 +545,14 @@ fn what_is_for_schedulers() {
             "[{matchFields: [{key: metadata.name, operator: In, values: [b, c]}]}]",
             "[0].matchFields[0].values",
         ),
+        (
+            "[{matchFields: [{key: metadata.name, operator: In, values: [A B]}]}]",
+            "[0].matchFields[0].values[0]",
+        ),
+        (
+            "[{matchExpressions: [{key: a, operator: Gt, values: ['-1']}]}]",
+            "[0].matchExpressions[0].values[0]",
+        ),
     ] {
         assert_refused(&[(&terms(change), &format!("{node}{at}"))]);
     }
@@ -350,7 +562,36 @@ fn what_is_for_schedulers() {
         let text = "maxSkew: 1, topologyKey: a, whenUnsatisfiable: ScheduleAnyway";
         format!("{{spec.topologySpreadConstraints: [{{{text}, {change}}}]}}")
     };
+    let near = |term: &str| {
+        format!(
+            "{{spec.affinity: {{podAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: [{{{term}}}]}}}}}}"
+        )
+    };
+    for (term, at) in [
+        ("topologyKey: a b", "topologyKey"),
+        (
+            "topologyKey: a, labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}",
+            "labelSelector.matchExpressions[0].values[0]",
+        ),
+        (
+            "topologyKey: a, labelSelector: {}, matchLabelKeys: [x, y], mismatchLabelKeys: [y]",
+            "matchLabelKeys[1]",
+        ),
+    ] {
+        let problems = read(&near(term)).expect_err(term);
+        // That it has no effect here is a warning.
+        let problems: Vec<_> = problems
+            .into_iter()
+            .filter(|p| p.field != "spec.affinity.podAffinity")
+            .collect();
+        let around = "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
+        assert_eq!(fields(&problems), format!("{around}.{at}"), "{term}");
+    }
     assert_refused(&[
+        (
+            &spread("labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}"),
+            "spec.topologySpreadConstraints[0].labelSelector.matchExpressions[0].values[0]",
+        ),
         ("{spec.nodeSelector: {a b: c}}", "spec.nodeSelector[a b]"),
         (
             "{spec.tolerations: [{key: a b, operator: Exists}]}",
@@ -394,7 +635,13 @@ fn containers_and_ports() {
         "{C.ports: [{containerPort: 80, hostPort: 80, hostIP: 127.0.0.1}, {containerPort: 81, hostPort: 80, hostIP: 127.0.0.2}]}",
         // An init container has ended when another one takes the port.
         "{C.ports: [{containerPort: 80, hostPort: 80}], I.ports: [{containerPort: 80, hostPort: 80}]}",
+        // The API looks at each init container alone; that the port is taken shows at the start.
+        "{C.ports: [{containerPort: 80, hostPort: 80}], S.ports: [{containerPort: 80, hostPort: 80}]}",
         "{I.restartPolicy: OnFailure, C.restartPolicy: Never}",
+        "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: []}}]}",
+        "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1, 1]}}]}",
+        "{I.resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}",
+        "{S.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
         "{C.restartPolicy: Never, C.restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]}",
         "{C.resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}",
     ]);
@@ -429,12 +676,12 @@ fn containers_and_ports() {
             "spec.containers[0].ports[1].hostPort",
         ),
         (
-            "{C.ports: [{containerPort: 80, hostPort: 80}], S.ports: [{containerPort: 80, hostPort: 80}]}",
-            "spec.initContainers[1].ports[0].hostPort",
+            "{S.ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]}",
+            "spec.initContainers[1].ports[1].hostPort",
         ),
         (
             "{spec.hostNetwork: true, C.ports: [{containerPort: 80, hostPort: 81}]}",
-            "spec.containers[0].ports[0].containerPort",
+            "spec.containers[0].ports[0].hostPort",
         ),
         (
             "{I.readinessProbe: {tcpSocket: {port: 1}}}",
@@ -462,16 +709,23 @@ fn containers_and_ports() {
             "spec.containers[0].restartPolicyRules[0].exitCodes.operator",
         ),
         (
-            &rule("{action: Restart, exitCodes: {operator: In, values: []}}"),
+            &rule(&format!(
+                "{{action: Restart, exitCodes: {{operator: In, values: [{}]}}}}",
+                vec!["1"; 256].join(", ")
+            )),
             "spec.containers[0].restartPolicyRules[0].exitCodes.values",
-        ),
-        (
-            &rule("{action: Restart, exitCodes: {operator: In, values: [1, 1]}}"),
-            "spec.containers[0].restartPolicyRules[0].exitCodes.values[1]",
         ),
         (
             "{C.resizePolicy: [{resourceName: gpu, restartPolicy: NotRequired}]}",
             "spec.containers[0].resizePolicy[0].resourceName",
+        ),
+        (
+            "{spec.restartPolicy: Never, C.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
+            "spec.containers[0].resizePolicy[0].restartPolicy",
+        ),
+        (
+            "{I.resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}",
+            "spec.initContainers[0].resizePolicy[0].restartPolicy",
         ),
     ]);
     assert_warned(&[(
@@ -485,6 +739,7 @@ fn sources_of_variables() {
     let from = |source: &str| format!("{{C.env: [{{name: A, valueFrom: {source}}}]}}");
     for good in [
         "{fieldRef: {fieldPath: status.podIPs}}",
+        "{fieldRef: {fieldPath: spec.host}}",
         "{fieldRef: {fieldPath: \"metadata.annotations['Example.com/A']\"}}",
         "{resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}",
         "{resourceFieldRef: {resource: requests.hugepages-2Mi}}",
@@ -516,7 +771,7 @@ fn sources_of_variables() {
         ),
         (
             "{fieldRef: {fieldPath: metadata.name, apiVersion: v2}}",
-            ".fieldRef.apiVersion",
+            ".fieldRef",
         ),
         ("{resourceFieldRef: {}}", ".resourceFieldRef.resource"),
         (
@@ -528,6 +783,11 @@ fn sources_of_variables() {
             ".resourceFieldRef.divisor",
         ),
         ("{configMapKeyRef: {name: a}}", ".configMapKeyRef.key"),
+        (
+            "{configMapKeyRef: {name: Bad_, key: a}}",
+            ".configMapKeyRef.name",
+        ),
+        ("{secretKeyRef: {name: bad-, key: a}}", ".secretKeyRef.name"),
         (
             "{configMapKeyRef: {name: a, key: b/c}}",
             ".configMapKeyRef.key",
@@ -580,6 +840,14 @@ fn variables_and_whole_objects() {
         (
             "{C.envFrom: [{configMapRef: {}}]}",
             "spec.containers[0].envFrom[0].configMapRef.name",
+        ),
+        (
+            "{C.envFrom: [{configMapRef: {name: Bad_}}]}",
+            "spec.containers[0].envFrom[0].configMapRef.name",
+        ),
+        (
+            "{C.envFrom: [{secretRef: {name: Bad_}}]}",
+            "spec.containers[0].envFrom[0].secretRef.name",
         ),
         (
             "{C.envFrom: [{prefix: 'a=', secretRef: {name: a}}]}",
@@ -735,6 +1003,8 @@ fn volumes() {
         ("emptyDir: {sizeLimit: -1}", "emptyDir.sizeLimit"),
         ("emptyDir: {sizeLimit: 1Zi}", "emptyDir.sizeLimit"),
         ("configMap: {}", "configMap.name"),
+        ("configMap: {name: Bad_}", "configMap.name"),
+        ("secret: {secretName: Bad_}", "secret.secretName"),
         (
             "configMap: {name: a, items: [{key: b}]}",
             "configMap.items[0].path",
@@ -778,6 +1048,7 @@ fn volumes() {
             "projected: {sources: [{secret: {}}]}",
             "projected.sources[0].secret.name",
         ),
+        ("projected: {sources: [{}]}", "projected.sources[0]"),
         (
             "projected: {sources: [{secret: {name: a, items: [{key: b, path: p}]}}, {configMap: {name: a, items: [{key: b, path: p}]}}]}",
             "projected.sources[1].configMap.items[0].path",
@@ -795,10 +1066,6 @@ fn volumes() {
     ]);
     assert_accepted(&["{spec.volumes.1: {name: v}}"]);
     assert_warned(&[
-        (
-            &volume("projected: {sources: [{}]}"),
-            "spec.volumes[1].projected.sources[0]",
-        ),
         (
             &volume("emptyDir: {sizeLimit: 1Gi}"),
             "spec.volumes[1].emptyDir.sizeLimit",
@@ -896,6 +1163,8 @@ fn resources() {
         "requests: {cpu: 0.5}, limits: {cpu: 500m}",
         "limits: {hugepages-2Mi: 4Mi, memory: 8Mi}",
         "limits: {example.com/gpu: 2}",
+        "requests: {kubernetes.io/x: 500m}",
+        "limits: {a.kubernetes.io/x: 2}, requests: {a.kubernetes.io/x: 1}",
     ] {
         assert_accepted(&[&own(good)]);
     }
@@ -905,8 +1174,8 @@ fn resources() {
         ("limits: {pods: 1}", "limits.pods"),
         ("requests: {example.com/gpu: 1}", "limits[example.com/gpu]"),
         (
-            "limits: {kubernetes.io/gpu: 1}",
-            "limits[kubernetes.io/gpu]",
+            "limits: {Kubernetes.io/gpu: 1}",
+            "limits[Kubernetes.io/gpu]",
         ),
         ("limits: {example.com/gpu: 500m}", "limits[example.com/gpu]"),
         (
@@ -922,10 +1191,12 @@ fn resources() {
     }
     assert_accepted(&[
         "{spec.resources: {requests: {cpu: 1}, limits: {memory: 64Mi}}, C.resources: {limits: {memory: 32Mi}}}",
+        "{spec.resources: {limits: {memory: 1Mi}}, I.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
         "{spec.overhead: {cpu: 10m}}",
     ]);
     assert_refused(&[
         ("{spec.overhead: {cpu: -1}}", "spec.overhead.cpu"),
+        ("{spec.overhead: {hugepages-2Mi: 2Mi}}", "spec.overhead"),
         (
             "{spec.resources: {limits: {ephemeral-storage: 1Gi}}}",
             "spec.resources.limits.ephemeral-storage",
@@ -940,8 +1211,17 @@ fn resources() {
             "spec.resources.requests.cpu",
         ),
         (
-            "{spec.resources: {limits: {memory: 1Mi}}, I.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
-            "spec.initContainers[0].resources.limits.memory",
+            "{spec.resources: {limits: {memory: 1Mi}}, C.resources: {limits: {memory: 2Mi}, requests: {memory: 1Mi}}}",
+            "spec.containers[0].resources.limits.memory",
+        ),
+        (
+            // The Pod may not take more of them than it is limited to.
+            "{spec.resources: {requests: {hugepages-2Mi: 2Mi, cpu: 1}}}",
+            "spec.resources.limits.hugepages-2Mi",
+        ),
+        (
+            "{spec.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, S.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 0}}}",
+            "spec.resources.requests.hugepages-2Mi",
         ),
     ]);
 }
@@ -959,6 +1239,66 @@ fn amounts_are_shown_as_the_api_shows_them() {
         spec["resources"],
         json!({"limits": {"memory": "2000Mi"}, "requests": {"cpu": "1m", "memory": "1Gi"}})
     );
+}
+
+/// API reference, `PodSpec`, `resources`; Kubernetes, Assign Pod-level CPU and memory resources.
+#[test]
+fn what_the_pod_as_a_whole_has_is_filled_in() {
+    for (change, expected) in [
+        ("{spec.resources: {}}", json!({})),
+        (
+            "{spec.resources: {}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}}",
+            json!({}),
+        ),
+        (
+            "{spec.resources: {requests: {cpu: 1}}, C.resources: {requests: {memory: 8Mi}}}",
+            json!({"requests": {"cpu": "1"}}),
+        ),
+        (
+            "{spec.resources: {limits: {cpu: 2}}, C.resources: {requests: {cpu: 1, memory: 8Mi}}}",
+            json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1", "memory": "8Mi"}}),
+        ),
+        (
+            "{spec.resources: {limits: {cpu: 2, memory: 1Gi}}, C.resources: {limits: {hugepages-2Mi: 2Mi, cpu: 1}}, S.resources: {limits: {hugepages-2Mi: 4Mi, cpu: 500m}}}",
+            json!({
+                "limits": {"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "6Mi"},
+                "requests": {"cpu": "1500m", "memory": "1Gi", "hugepages-2Mi": "6Mi"},
+            }),
+        ),
+    ] {
+        let accepted = read(change).unwrap_or_else(|problems| panic!("{change}: {problems:#?}"));
+        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        assert_eq!(spec["resources"], expected, "{change}");
+    }
+}
+
+#[test]
+fn the_class_of_service_is_that_of_the_pods_own_resources_where_it_has_some() {
+    let same = "{limits: {cpu: 1, memory: 8Mi}}";
+    for (change, expected) in [
+        ("{}".to_owned(), QosClass::BestEffort),
+        (
+            "{C.resources: {requests: {cpu: 1}}}".to_owned(),
+            QosClass::Burstable,
+        ),
+        (
+            format!("{{C.resources: {same}, I.resources: {same}, S.resources: {same}}}"),
+            QosClass::Guaranteed,
+        ),
+        (format!("{{spec.resources: {same}}}"), QosClass::Guaranteed),
+        (
+            "{spec.resources: {requests: {cpu: 1}}}".to_owned(),
+            QosClass::Burstable,
+        ),
+        (
+            format!("{{spec.resources: {{}}, C.resources: {same}}}"),
+            QosClass::BestEffort,
+        ),
+    ] {
+        let accepted = read(&change).unwrap();
+        let spec = accepted.pod.pod.spec.as_ref().unwrap();
+        assert_eq!(qos_class(spec), expected, "{change}");
+    }
 }
 
 #[test]

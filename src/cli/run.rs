@@ -185,6 +185,8 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         cgroup_unified: cgroup::is_unified(&config.paths.cgroups),
         swap_controller: cgroup::has_swap_controller(&config.paths.cgroups),
         hugepage_sizes: cgroup::hugepage_sizes(),
+        huge_pages: machine::huge_pages(),
+        max_pods: config.node.max_pods,
         memory_capacity: machine::memory_capacity(),
         cpus: machine::cpus(),
         ephemeral_storage: machine::disk_capacity(&config.paths.root),
@@ -219,7 +221,8 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
     }))
 }
 
-/// The labels that every node has, and those given (Kubernetes, Well-Known Labels).
+/// The labels that every node has, under their older names too, and those given (Kubernetes, Well-Known
+/// Labels).
 fn node_labels(name: &str, given: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let machine = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -230,6 +233,8 @@ fn node_labels(name: &str, given: BTreeMap<String, String>) -> BTreeMap<String, 
         ("kubernetes.io/hostname", name),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", machine),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", machine),
     ];
     let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
     own.into_iter().chain(given).collect()
@@ -375,4 +380,24 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
 /// Libraries' own chatter is for debugging them, not the node.
 fn filter(level: tracing::Level) -> EnvFilter {
     EnvFilter::new(format!("warn,kube_client=error,podkeeper={level}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_labels_of_every_node_and_those_given() {
+        let labels = node_labels("n1", [("disk".to_owned(), "ssd".to_owned())].into());
+        for name in ["os", "arch"] {
+            let value = &labels[&format!("kubernetes.io/{name}")];
+            assert_eq!(
+                labels.get(&format!("beta.kubernetes.io/{name}")),
+                Some(value)
+            );
+        }
+        assert_eq!(labels["kubernetes.io/hostname"], "n1");
+        assert_eq!(labels["disk"], "ssd");
+        assert_eq!(labels.len(), 6);
+    }
 }

@@ -104,6 +104,7 @@ mod tests {
             ("podLogsDir", json!("/var/log/pods")),
             ("seccompDefault", json!(true)),
             ("allowedUnsafeSysctls", json!(["net.core.somaxconn"])),
+            ("maxPods", json!(110)),
             ("readOnlyPort", json!(10255)),
             ("address", json!("127.0.0.1")),
             ("healthzPort", json!(10248)),

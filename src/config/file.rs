@@ -34,7 +34,7 @@ pub(super) enum Kind {
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 39] = [
+pub(super) const FIELDS: [(&str, Kind); 40] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -56,6 +56,7 @@ pub(super) const FIELDS: [(&str, Kind); 39] = [
     ("seccompDefault", Kind::Bool),
     ("rotateCertificates", Kind::Bool),
     ("allowedUnsafeSysctls", Kind::Texts),
+    ("maxPods", Kind::Count),
     ("port", Kind::Port),
     ("tlsCertFile", Kind::Text),
     ("tlsPrivateKeyFile", Kind::Text),

@@ -192,6 +192,10 @@ pub struct Flags {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
 
+    /// How many Pods may be on the node [default: 110]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pods: Option<u32>,
+
     /// The size from which a container's log is rotated; negative for never [default: 10Mi]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub container_log_max_size: Option<String>,

@@ -18,7 +18,7 @@ const FLAGS: [(&str, &str); 7] = [
     (
         "cgroup-root cgroups-per-qos cpu-cfs-quota cpu-cfs-quota-period cpu-manager-policy \
          cpu-manager-policy-options cpu-manager-reconcile-period enforce-node-allocatable kube-reserved \
-         kube-reserved-cgroup kubelet-cgroups max-pods memory-manager-policy oom-score-adj \
+         kube-reserved-cgroup kubelet-cgroups memory-manager-policy oom-score-adj \
          pod-max-pids pods-per-core qos-reserved reserved-cpus reserved-memory runtime-cgroups \
          system-cgroups system-reserved system-reserved-cgroup topology-manager-policy \
          topology-manager-policy-options topology-manager-scope",

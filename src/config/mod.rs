@@ -1182,10 +1182,15 @@ staticPodURLHeader:
             assert!(!error.contains("secret"), "{error}");
         }
         let config = with_files(
-            &[("c", &kubelet("staticPodPaht: /m\nmaxPods: 3\n"))],
+            &[("c", &kubelet("staticPodPaht: /m\npodsPerCore: 3\n"))],
             "--config=@/c --pod-manifest-path=/m",
         );
-        let warning = "fields of the KubeletConfiguration without effect here: maxPods, \
+        let limited = with_files(
+            &[("c", &kubelet("maxPods: 3\n"))],
+            "--config=@/c --pod-manifest-path=/m",
+        );
+        assert_eq!(limited.unwrap().node.max_pods, 3);
+        let warning = "fields of the KubeletConfiguration without effect here: podsPerCore, \
                        staticPodPaht (did you mean staticPodPath?)";
         assert_eq!(config.unwrap().warnings, [warning]);
     }
@@ -1194,7 +1199,7 @@ staticPodURLHeader:
     fn a_flag_of_the_kubelet_that_is_not_there_is_known_by_name_and_no_flag_is_listed_twice() {
         use clap::CommandFactory;
         for flag in [
-            "--max-pods",
+            "--memory-manager-policy=Static",
             "--tls-min-version=VersionTLS13",
             "--eviction-hard=memory.available<5%",
         ] {

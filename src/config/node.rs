@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::{Flags, Given, Resolver};
 
+/// As many Pods as a node has room for unless it is told otherwise (`KubeletConfiguration`, `maxPods`).
+const MAX_PODS: u32 = 110;
+
 /// Settings of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeSettings {
@@ -22,6 +25,8 @@ pub struct NodeSettings {
     pub seccomp_default: bool,
     /// Sysctls that Pods may set besides the safe ones; `*` at the end stands for anything.
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// How many Pods may be on the node.
+    pub max_pods: u32,
 }
 
 impl NodeSettings {
@@ -47,12 +52,20 @@ impl NodeSettings {
             allowed_unsafe_sysctls.join(","),
             &at,
         );
+        let read = |given: &Given| {
+            let number = given.value.as_u64().and_then(|n| u32::try_from(n).ok());
+            number.ok_or_else(|| format!("found {}, expected a smaller number", given.value))
+        };
+        let (max_pods, at) = from.pick("max-pods", flags.max_pods, Some("maxPods"), read)?;
+        let max_pods = max_pods.unwrap_or(MAX_PODS);
+        from.note("max-pods", max_pods, &at);
         Ok(Self {
             addresses,
             labels,
             runtime_classes,
             seccomp_default,
             allowed_unsafe_sysctls,
+            max_pods,
         })
     }
 }

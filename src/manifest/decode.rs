@@ -55,6 +55,25 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     })
 }
 
+/// What is wrong with the metadata of another object than a Pod, and what is unknown or without effect
+/// there.
+pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>) {
+    let mut reader = Reader {
+        document,
+        problems: vec![],
+        warnings: vec![],
+        left_out: vec![],
+    };
+    let name = "metadata";
+    let shape = shape::pod().field(name);
+    let mut value = document.value[name].clone();
+    if let Some(shape) = shape.filter(|_| !value.is_null()) {
+        let step = Some(step(name, shape));
+        At::default().below(name, step, |at| reader.value(&mut value, shape, at));
+    }
+    (reader.problems, reader.warnings)
+}
+
 fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
     let Value::Object(fields) = &document.value else {
         let found = kind_of(&document.value);

@@ -86,31 +86,44 @@ fn set_resources(resources: &mut ResourceRequirements) {
     }
 }
 
-/// The Pod as a whole requests what its containers do, or what it is limited to (Kubernetes, Assign
-/// Pod-level CPU and memory resources).
+/// Fills in what the Pod as a whole has, where something is said of it at all (Kubernetes, Assign
+/// Pod-level CPU and memory resources). Huge pages cannot be given to more than one, so its limit of
+/// them is what the containers have together; where the Pod has limits, it requests what its
+/// containers do, or what it is limited to.
 fn set_pod_resources(spec: &mut PodSpec) {
-    let containers = requests::of_containers(spec);
+    let requested = requests::of_containers(spec);
+    let limited = requests::limits_of_containers(spec);
     let Some(resources) = &mut spec.resources else {
         return;
     };
     resources.limits.iter_mut().for_each(round);
     resources.requests.iter_mut().for_each(round);
-    let own = resources.requests.clone().unwrap_or_default();
-    let huge = own.iter().filter(|(name, _)| is_huge_pages(name));
-    for (name, request) in huge {
-        let limits = resources.limits.get_or_insert_default();
-        limits
-            .entry(name.clone())
-            .or_insert_with(|| request.clone());
+    let mut limits = resources.limits.clone().unwrap_or_default();
+    let mut requests = resources.requests.clone().unwrap_or_default();
+    if limits.is_empty() && requests.is_empty() {
+        return;
     }
-    let supported = |name: &str| ["cpu", "memory"].contains(&name) || is_huge_pages(name);
-    let limits = resources.limits.clone().unwrap_or_default();
-    let more = containers.into_iter().filter(|(name, _)| supported(name));
-    let more = more.chain(limits.into_iter().filter(|(name, _)| supported(name)));
-    for (name, amount) in more {
-        let requests = resources.requests.get_or_insert_default();
-        requests.entry(name).or_insert(amount);
+    for (name, limit) in limited {
+        if is_huge_pages(&name) && !requests.contains_key(&name) {
+            limits.entry(name).or_insert(limit);
+        }
     }
+    if limits.is_empty() {
+        return;
+    }
+    for (name, request) in requested {
+        if ["cpu", "memory"].contains(&name.as_str()) {
+            requests.entry(name).or_insert(request);
+        }
+    }
+    for (name, limit) in &limits {
+        if ["cpu", "memory"].contains(&name.as_str()) || is_huge_pages(name) {
+            let request = requests.entry(name.clone());
+            request.or_insert_with(|| limit.clone());
+        }
+    }
+    resources.limits = Some(limits);
+    resources.requests = Some(requests).filter(|r| !r.is_empty());
 }
 
 /// Whether a resource is memory in large pages of one size.
@@ -240,36 +253,44 @@ fn default(field: &mut Option<String>, value: &str) {
     }
 }
 
+/// An image that may become another one is asked for each time: `latest`, whatever digest stands behind
+/// it, or neither tag nor digest.
 fn pull_policy(image: &str) -> &'static str {
     match tag_of(image) {
-        None | Some("latest") => "Always",
-        Some(_) => "IfNotPresent",
+        (Some("latest"), _) | (None, None) => "Always",
+        _ => "IfNotPresent",
     }
 }
 
-/// The tag or digest of an image's name.
-fn tag_of(image: &str) -> Option<&str> {
-    if let Some((_, digest)) = image.split_once('@') {
-        return Some(digest);
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').map(|(_, tag)| tag)
+/// The tag and the digest of an image's name.
+fn tag_of(image: &str) -> (Option<&str>, Option<&str>) {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    (last.split_once(':').map(|(_, tag)| tag), digest)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::tag_of;
+    use super::pull_policy;
 
     #[test]
-    fn a_port_in_the_registrys_name_is_no_tag() {
-        for (image, tag) in [
-            ("nginx", None),
-            ("nginx:1", Some("1")),
-            ("localhost:5000/nginx", None),
-            ("localhost:5000/nginx:1", Some("1")),
-            ("nginx@sha256:ab", Some("sha256:ab")),
+    fn what_may_become_another_image_is_always_asked_for() {
+        let digest = "sha256:".to_owned() + &"ab".repeat(32);
+        for (image, policy) in [
+            ("nginx", "Always"),
+            ("nginx:1", "IfNotPresent"),
+            ("nginx:latest", "Always"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            (&format!("nginx@{digest}"), "IfNotPresent"),
+            (&format!("nginx:1@{digest}"), "IfNotPresent"),
+            (&format!("nginx:latest@{digest}"), "Always"),
+            (&format!("localhost:5000/nginx@{digest}"), "IfNotPresent"),
         ] {
-            assert_eq!(tag_of(image), tag, "{image}");
+            assert_eq!(pull_policy(image), policy, "{image}");
         }
     }
 }

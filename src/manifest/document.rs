@@ -214,7 +214,16 @@ fn brackets_deep(text: &str) -> usize {
 }
 
 fn yaml_problem(error: &serde_yaml::Error) -> Problem {
-    let message = error.to_string();
+    let whole = error.to_string();
+    // What serde says of a value shows the value, which may be a Secret's.
+    let shows_value = ["invalid value: ", "invalid type: "];
+    let shows_value = shows_value.iter().any(|words| whole.contains(words));
+    let expected = whole.rsplit_once(", expected ").filter(|_| shows_value);
+    let message = match expected {
+        Some((_, expected)) => format!("found something else, expected {expected}"),
+        None if shows_value => "found a value that cannot be read".to_owned(),
+        None => whole,
+    };
     let message = message.split(" at line ").next().unwrap_or_default();
     let location = error.location();
     Problem {
@@ -281,6 +290,17 @@ impl<'de> Visitor<'de> for Json<'_> {
         self.0.value().map(|()| value.into())
     }
 
+    /// Beyond 64 bits an integer is a floating-point number, as for the kubelet.
+    #[allow(clippy::cast_precision_loss, reason = "that is what is meant")]
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "that is what is meant")]
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
         self.0.value()?;
         let number = Number::from_f64(value).map(Value::Number);
@@ -329,11 +349,10 @@ impl<'de> Visitor<'de> for Json<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<Value, A::Error> {
-        let (tag, _) = value.variant::<String>()?;
-        let tag = tag.trim_start_matches('!');
-        Err(de::Error::custom(format!(
-            "found the tag !{tag}, expected none"
-        )))
+        // Its name is not told: of a Secret it may be what begins with an exclamation mark.
+        let (de::IgnoredAny, _) = value.variant()?;
+        let message = "found a tag (!NAME), expected none: put a text that begins with ! in quotes";
+        Err(de::Error::custom(message))
     }
 }
 

@@ -45,13 +45,30 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
     annotations.insert(CONFIG_SOURCE.to_owned(), source.as_str().to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(node_name.to_owned());
-    spec.tolerations.get_or_insert_default().push(Toleration {
+    tolerate_all(spec.tolerations.get_or_insert_default());
+    set_uid(pod, uid);
+    key
+}
+
+/// Adds the toleration of a static Pod, in place of one that differs at most in how long it holds.
+fn tolerate_all(tolerations: &mut Vec<Toleration>) {
+    let own = Toleration {
         effect: Some("NoExecute".to_owned()),
         operator: Some("Exists".to_owned()),
         ..Toleration::default()
-    });
-    set_uid(pod, uid);
-    key
+    };
+    let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    let same = |t: &&mut Toleration| {
+        t.effect == own.effect && t.operator == own.operator && empty(&t.key) && empty(&t.value)
+    };
+    let mut found = false;
+    for toleration in tolerations.iter_mut().filter(same) {
+        *toleration = own.clone();
+        found = true;
+    }
+    if !found {
+        tolerations.push(own);
+    }
 }
 
 /// Gives the Pod a UID, in both places where it stands.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::decode::kind_of;
+use super::decode::{check_metadata, kind_of};
 use super::document::Document;
 use super::validate::is_dns_subdomain;
 use super::{Problem, StaticPod, add, identity, path};
@@ -212,11 +212,13 @@ pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
 /// # Errors
 /// Everything that is wrong with it.
 pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Object, Vec<Problem>> {
+    let (mut problems, warnings) = check_metadata(document);
+    problems.extend(document.places.repeated(|_| true));
     let mut reader = Reader {
         document,
         entries: Entries::new(),
-        problems: document.places.repeated(|_| true),
-        warnings: vec![],
+        problems,
+        warnings,
     };
     reader.head();
     reader.fields(kind);
@@ -255,19 +257,24 @@ impl Reader<'_> {
             self.refuse("apiVersion", message);
         }
         let metadata = &value["metadata"];
-        match metadata["name"].as_str() {
-            Some(name) if is_dns_subdomain(name) => {}
-            Some(name) => {
+        match &metadata["name"] {
+            Value::String(name) if is_dns_subdomain(name) => {}
+            Value::String(name) => {
                 let message = format!(
                     "found {name:?}, expected at most 253 lower-case letters, digits, '-' and '.'"
                 );
                 self.refuse("metadata.name", message);
             }
-            None => self.refuse("metadata.name", "missing, expected the object's name"),
+            Value::Null => self.refuse("metadata.name", "missing, expected the object's name"),
+            // That it is of another type is told already.
+            _ => {}
         }
         let namespace = &metadata["namespace"];
         let label = |n: &str| n.len() <= 63 && !n.contains('.') && is_dns_subdomain(n);
-        if !namespace.is_null() && !namespace.as_str().is_some_and(|n| n.is_empty() || label(n)) {
+        if namespace
+            .as_str()
+            .is_some_and(|n| !n.is_empty() && !label(n))
+        {
             let message = format!("found {namespace}, expected the name of a namespace");
             self.refuse("metadata.namespace", message);
         }
@@ -278,9 +285,17 @@ impl Reader<'_> {
         for (name, value) in document.value.as_object().into_iter().flatten() {
             match (name.as_str(), kind) {
                 // stringData comes after data, since it wins.
-                ("apiVersion" | "kind" | "metadata", _)
-                | ("type" | "stringData", ObjectKind::Secret) => {}
+                ("apiVersion" | "kind" | "metadata", _) | ("stringData", ObjectKind::Secret) => {}
+                ("type", ObjectKind::Secret) if value.is_string() || value.is_null() => {}
+                ("type", ObjectKind::Secret) => {
+                    let message = format!("found {}, expected a string", kind_of(value));
+                    self.refuse(name, message);
+                }
                 ("immutable", _) if value.is_boolean() || value.is_null() => {}
+                ("immutable", _) => {
+                    let message = format!("found {}, expected true or false", kind_of(value));
+                    self.refuse(name, message);
+                }
                 ("data", ObjectKind::ConfigMap) => self.take("data", value, plain),
                 ("binaryData", ObjectKind::ConfigMap) => self.take("binaryData", value, decoded),
                 ("data", ObjectKind::Secret) => self.take("data", value, decoded),
@@ -291,6 +306,14 @@ impl Reader<'_> {
                         .problem_with_key(path::key("", name), message);
                     add(&mut self.warnings, problem);
                 }
+            }
+        }
+        if kind == ObjectKind::ConfigMap {
+            let texts = document.value["data"].as_object();
+            let texts = texts.into_iter().flatten().map(|(key, _)| key);
+            for key in texts.filter(|key| !document.value["binaryData"][*key].is_null()) {
+                let at = path::key("binaryData", key);
+                self.refuse(&at, "found in data as well, expected each key once");
             }
         }
         if kind == ObjectKind::Secret {
@@ -316,6 +339,8 @@ impl Reader<'_> {
             }
             let read = match value {
                 Value::String(text) => read(text),
+                // Nothing is an empty value, as in the API.
+                Value::Null => Ok(vec![]),
                 other => Err(format!(
                     "found {}, expected a text: put it in quotes",
                     kind_of(other)

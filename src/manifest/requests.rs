@@ -1,9 +1,9 @@
-//! What a Pod's containers request together (Kubernetes, Sidecar Containers, "Resource sharing within
+//! What a Pod's containers request together, and what they are limited to (Kubernetes, Sidecar Containers, "Resource sharing within
 //! containers").
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
 use super::quantity::{self, Quantity};
@@ -29,17 +29,27 @@ pub(super) fn is_sidecar(container: &Container) -> bool {
 
 /// Every resource that a container requests, and how much all of them need at most at a time.
 pub(super) fn of_containers(spec: &PodSpec) -> Amounts {
+    summed(spec, |resources| resources.requests.as_ref())
+}
+
+/// The same for what containers are limited to.
+pub(super) fn limits_of_containers(spec: &PodSpec) -> Amounts {
+    summed(spec, |resources| resources.limits.as_ref())
+}
+
+fn summed(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -> Amounts {
     let names: BTreeSet<&String> = all(spec)
-        .filter_map(|c| c.resources.as_ref()?.requests.as_ref())
+        .filter_map(|c| side(c.resources.as_ref()?))
         .flat_map(BTreeMap::keys)
         .collect();
-    let entry = |name: &String| (name.clone(), Written(together(spec, name)));
+    let amount = |c: &Container, name: &String| side(c.resources.as_ref()?)?.get(name).cloned();
+    let together = |name: &String| Written(together(spec, |c| amount(c, name)));
+    let entry = |name: &String| (name.clone(), together(name));
     names.into_iter().map(entry).collect()
 }
 
-/// How much of a resource the containers need at most at a time, as it is written.
-fn together(spec: &PodSpec, name: &str) -> String {
-    let written = |c: &'_ Container| c.resources.as_ref()?.requests.as_ref()?.get(name).cloned();
+/// How much the containers need at most at a time, as it is written.
+fn together(spec: &PodSpec, written: impl Fn(&Container) -> Option<Written>) -> String {
     let of = |c: &Container| {
         written(c)
             .and_then(|w| quantity::parse(&w.0))
@@ -56,6 +66,6 @@ fn together(spec: &PodSpec, name: &str) -> String {
         }
     }
     let main = spec.containers.iter().fold(sidecars, add);
-    let like = all(spec).find_map(written);
+    let like = all(spec).find_map(&written);
     most.max(main).written_like(&like.unwrap_or_default().0)
 }

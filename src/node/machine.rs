@@ -1,5 +1,6 @@
 //! What the machine is like: memory, CPUs, disk, addresses.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -43,6 +44,21 @@ pub fn disk_capacity(folder: &Path) -> u64 {
         Ok(disk) => disk.f_blocks.saturating_mul(disk.f_frsize),
         Err(_) => 0,
     }
+}
+
+/// How many huge pages the kernel has set aside, by their size in KiB.
+#[must_use]
+pub fn huge_pages() -> BTreeMap<u64, u64> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return BTreeMap::new();
+    };
+    let pages = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kibibytes = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        Some((kibibytes.parse().ok()?, pages.trim().parse().ok()?))
+    };
+    entries.flatten().filter_map(pages).collect()
 }
 
 /// Whether the kernel has `AppArmor` switched on.

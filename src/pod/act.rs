@@ -256,7 +256,7 @@ impl PodTask {
             Err(rejection) => {
                 let Rejection { reason, message } = &rejection;
                 if self.memory.rejected_before.get(&uid) != Some(&rejection) {
-                    warn!(pod = %self.key, reason, message, "the Pod cannot run on this node");
+                    warn!(pod = %self.key, reason = reason.as_ref(), message, "the Pod cannot run on this node");
                     self.event(&uid, None, EventKind::Warning, reason, message);
                     let before = &mut self.memory.rejected_before;
                     before.insert(uid.clone(), rejection.clone());

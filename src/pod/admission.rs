@@ -1,15 +1,19 @@
-//! Whether a Pod can run on this node at all: the node's labels, its free CPU and memory, host ports,
-//! sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
+//! Whether a Pod can run on this node at all: the node's labels, what is free of its resources, host
+//! ports, sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
 //! uses, and is looked at again when anything changes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
+use crate::manifest::quantity;
 use crate::manifest::{PodKey, StaticPod};
-use crate::translate::{NodeFacts, apparmor_annotation, is_sidecar, requested, sysctl_name};
+use crate::translate::{
+    NodeFacts, Requested, apparmor_annotation, is_sidecar, requested, sysctl_name,
+};
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -28,11 +32,14 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
+/// The label of a node, or of a Pod that is for such a node, with its operating system.
+const OS_LABEL: &str = "kubernetes.io/os";
+
 /// Why a Pod cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Kubernetes' word for it: `NodePorts`, `OutOfcpu`, …
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What was found and what was expected.
     pub message: String,
 }
@@ -41,10 +48,7 @@ pub struct Rejection {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Claim {
     ports: BTreeSet<HostPort>,
-    /// Thousandths of a CPU.
-    cpu: i64,
-    /// Bytes.
-    memory: i64,
+    requested: Requested,
 }
 
 /// A port of the host, on one address or on all of them (`0.0.0.0`).
@@ -97,8 +101,9 @@ impl Ledger {
         let mut claims = self.lock();
         let others = claims.iter().filter(|((key, _), _)| *key != pod.key);
         let others: Vec<_> = others.map(|((key, _), claim)| (key, claim)).collect();
-        check_ports(&claim, &others)?;
         check_resources(facts, &claim, &others)?;
+        check_labels(facts, spec)?;
+        check_ports(&claim, &others)?;
         claims.insert((pod.key.clone(), pod.uid.clone()), claim);
         Ok(())
     }
@@ -144,11 +149,9 @@ fn claim(spec: &PodSpec) -> Claim {
             address: address.unwrap_or("0.0.0.0").to_owned(),
         })
     });
-    let requested = requested(spec);
     Claim {
         ports: ports.collect(),
-        cpu: requested.cpu,
-        memory: requested.memory,
+        requested: requested(spec),
     }
 }
 
@@ -159,7 +162,7 @@ fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Reject
             let HostPort { port, protocol, .. } = port;
             let message = format!("the host port {port}/{protocol} is taken by the Pod {holder}");
             return Err(Rejection {
-                reason: "NodePorts",
+                reason: "NodePorts".into(),
                 message,
             });
         }
@@ -167,56 +170,99 @@ fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Reject
     Ok(())
 }
 
+/// Holds what is requested against what the node has, in the kubelet's order and words.
 fn check_resources(
     facts: &NodeFacts,
     claim: &Claim,
     others: &[(&PodKey, &Claim)],
 ) -> Result<(), Rejection> {
-    let used = |of: fn(&Claim) -> i64| others.iter().map(|(_, c)| of(c)).sum::<i64>();
-    let cpus = i64::from(facts.cpus) * 1000;
-    let memory = i64::try_from(facts.memory_capacity).unwrap_or(i64::MAX);
-    let all = [
+    let pods: BTreeSet<_> = others.iter().map(|(key, _)| key).collect();
+    let pods = i64::try_from(pods.len()).unwrap_or(i64::MAX);
+    if facts.max_pods > 0 {
+        fits("pods", 1, pods, facts.max_pods.into())?;
+    }
+    let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+    // What is set aside as huge pages is nobody's otherwise.
+    let pages = facts.huge_pages.iter();
+    let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
+    let memory = facts.memory_capacity.saturating_sub(set_aside);
+    let all: [(&str, fn(&Requested) -> i64, i64); 3] = [
+        ("cpu", |r| r.cpu, i64::from(facts.cpus) * 1000),
+        ("memory", |r| r.memory, bytes(memory)),
         (
-            "OutOfcpu",
-            "CPU (thousandths)",
-            claim.cpu,
-            used(|c| c.cpu),
-            cpus,
-        ),
-        (
-            "OutOfmemory",
-            "bytes of memory",
-            claim.memory,
-            used(|c| c.memory),
-            memory,
+            "ephemeral-storage",
+            |r| r.ephemeral_storage,
+            bytes(facts.ephemeral_storage),
         ),
     ];
-    for (reason, unit, requested, used, capacity) in all {
-        if requested > 0 && capacity > 0 && used.saturating_add(requested) > capacity {
-            let message = format!(
-                "the Pod requests {requested} {unit}, other Pods {used}, the node has {capacity}"
-            );
-            return Err(Rejection { reason, message });
+    for (name, of, capacity) in all {
+        let used = others.iter().map(|(_, c)| of(&c.requested)).sum();
+        // Nothing is what the machine does not tell.
+        if capacity > 0 {
+            fits(name, of(&claim.requested), used, capacity)?;
         }
+    }
+    for (name, requested) in &claim.requested.huge_pages {
+        let of = |c: &Claim| c.requested.huge_pages.get(name).copied();
+        let used = others.iter().filter_map(|(_, c)| of(c)).sum();
+        fits(name, *requested, used, huge_pages(facts, name))?;
     }
     Ok(())
 }
 
+/// Whether there is room for what is requested.
+fn fits(name: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Rejection> {
+    if requested <= 0 || requested <= capacity.saturating_sub(used) {
+        return Ok(());
+    }
+    Err(Rejection {
+        reason: format!("OutOf{name}").into(),
+        message: format!(
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
+    })
+}
+
+/// Bytes in huge pages of the size that the resource is named after.
+fn huge_pages(facts: &NodeFacts, name: &str) -> i64 {
+    let size = name.strip_prefix("hugepages-").and_then(quantity::parse);
+    let size = size.and_then(|size| u64::try_from(size.value() >> 10).ok());
+    let pages = size.and_then(|size| facts.huge_pages.get(&size).map(|pages| size * pages));
+    let bytes = pages.unwrap_or(0) << 10;
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The node is one of those that the Pod is for.
+fn check_labels(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
+    affinity_problem(facts, spec).map_or(Ok(()), |message| {
+        let reason = "NodeAffinity".into();
+        Err(Rejection { reason, message })
+    })
+}
+
 /// What depends on the Pod and the node alone.
 fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(), Rejection> {
-    let refuse = |reason, message| Err(Rejection { reason, message });
+    let refuse = |reason: &'static str, message| {
+        let reason = reason.into();
+        Err(Rejection { reason, message })
+    };
+    if let Some(message) = sysctl_problem(facts, spec) {
+        return refuse("SysctlForbidden", message);
+    }
+    let labels = pod.pod.metadata.labels.as_ref();
+    let label = labels.and_then(|labels| labels.get(OS_LABEL));
+    if let Some(label) = label.filter(|label| *label != "linux") {
+        return refuse(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            format!("the Pod's label {OS_LABEL} is {label:?}, the node's is \"linux\""),
+        );
+    }
     let os = spec.os.as_ref().map(|os| os.name.as_str());
     if let Some(os) = os.filter(|os| *os != "linux") {
         return refuse(
             "PodOSNotSupported",
             format!("spec.os.name is {os:?}, the node runs \"linux\""),
         );
-    }
-    if let Some(message) = affinity_problem(facts, spec) {
-        return refuse("NodeAffinity", message);
-    }
-    if let Some(message) = sysctl_problem(facts, spec) {
-        return refuse("SysctlForbidden", message);
     }
     if !facts.runtime.supplemental_groups_policy && groups_policy(spec) == Some("Strict") {
         let message = "spec.securityContext.supplementalGroupsPolicy is Strict, which this container \
@@ -378,8 +424,8 @@ mod tests {
             "resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
     }
 
-    fn reason(result: Result<(), Rejection>) -> &'static str {
-        result.map_or_else(|rejection| rejection.reason, |()| "admitted")
+    fn reason(result: Result<(), Rejection>) -> Cow<'static, str> {
+        result.map_or_else(|rejection| rejection.reason, |()| "admitted".into())
     }
 
     #[test]
@@ -434,6 +480,79 @@ mod tests {
                 expected,
                 "{cpu} {memory}"
             );
+        }
+    }
+
+    /// The kubelet's words: pkg/kubelet/lifecycle, `InsufficientResourceError`.
+    #[test]
+    fn every_resource_is_held_against_what_the_node_has() {
+        let facts = NodeFacts {
+            ephemeral_storage: 10 << 30,
+            huge_pages: [(2048, 4), (1 << 20, 0)].into(),
+            max_pods: 2,
+            ..facts()
+        };
+        let with = |resources: &str| {
+            let resources: Value = serde_json::from_str(resources).unwrap();
+            json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": resources}}]})
+        };
+        let ledger = Ledger::default();
+        let first = with(r#"{"cpu": "1", "ephemeral-storage": "6Gi", "hugepages-2Mi": "4Mi"}"#);
+        let first = pod("a", "1", first);
+        assert_eq!(reason(ledger.admit(&facts, &first)), "admitted");
+        for (resources, expected, words) in [
+            (
+                r#"{"ephemeral-storage": "5Gi"}"#,
+                "OutOfephemeral-storage",
+                "",
+            ),
+            (r#"{"hugepages-2Mi": "6Mi"}"#, "OutOfhugepages-2Mi", ""),
+            (r#"{"hugepages-1Gi": "1Gi"}"#, "OutOfhugepages-1Gi", ""),
+            (r#"{"hugepages-4Mi": "4Mi"}"#, "OutOfhugepages-4Mi", ""),
+            // What is set aside as huge pages is no memory for others.
+            (r#"{"memory": "1017Mi"}"#, "OutOfmemory", ""),
+            (
+                r#"{"cpu": "1500m"}"#,
+                "OutOfcpu",
+                "Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000",
+            ),
+            (
+                r#"{"ephemeral-storage": "4Gi", "hugepages-2Mi": "4Mi", "memory": "1016Mi"}"#,
+                "admitted",
+                "",
+            ),
+        ] {
+            let second = pod("b", "2", with(resources));
+            let admitted = ledger.admit(&facts, &second);
+            if let Some(rejection) = admitted.as_ref().err().filter(|_| !words.is_empty()) {
+                assert_eq!(rejection.message, words);
+            }
+            assert_eq!(reason(admitted), expected, "{resources}");
+        }
+        let third = pod("c", "3", with("{}"));
+        let rejection = ledger.admit(&facts, &third).unwrap_err();
+        assert_eq!(rejection.reason, "OutOfpods");
+        let words = "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2";
+        assert_eq!(rejection.message, words);
+        let newer = pod("b", "4", with("{}"));
+        assert_eq!(
+            reason(ledger.admit(&facts, &newer)),
+            "admitted",
+            "of itself"
+        );
+    }
+
+    #[test]
+    fn a_pod_that_is_labelled_for_another_system_is_refused() {
+        for (label, expected) in [
+            ("windows", "PodOSSelectorNodeLabelDoesNotMatch"),
+            ("linux", "admitted"),
+        ] {
+            let mut pod = pod("a", "1", with(&json!({})));
+            let labels = [(OS_LABEL.to_owned(), label.to_owned())];
+            pod.pod.metadata.labels = Some(labels.into());
+            let admitted = Ledger::default().admit(&facts(), &pod);
+            assert_eq!(reason(admitted), expected, "{label}");
         }
     }
 

@@ -717,7 +717,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
     let mut world = World::new(Some(Arc::clone(&old)));
     world.settle_for_good();
     let rejection = Rejection {
-        reason: "NodePorts",
+        reason: "NodePorts".into(),
         message: "the host port 80/TCP is taken".into(),
     };
     let rejections = &mut world.memory.rejections;

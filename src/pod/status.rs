@@ -41,7 +41,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     };
     if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
         status.phase = Some("Failed".to_owned());
-        status.reason = Some((*reason).to_owned());
+        status.reason = Some(reason.to_string());
         status.message = Some(format!("Pod was rejected: {message}"));
     } else {
         let (requests, resources) = pod_amounts(spec);

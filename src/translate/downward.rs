@@ -52,7 +52,7 @@ pub fn field_value(
         "metadata.uid" => pod.uid.clone(),
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(metadata.annotations.as_ref()),
-        "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
+        "spec.nodeName" | "spec.host" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         "spec.serviceAccountName" => String::new(),
         "status.hostIP" => first(&facts.host_ips),
         "status.hostIPs" => facts.host_ips.join(","),

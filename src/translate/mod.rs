@@ -52,6 +52,10 @@ pub struct NodeFacts {
     pub swap_controller: bool,
     /// Sizes of huge pages that the kernel has, as cgroups write them: `2MB`, `1GB`.
     pub hugepage_sizes: Vec<String>,
+    /// How many huge pages the kernel has set aside, by their size in KiB.
+    pub huge_pages: BTreeMap<u64, u64>,
+    /// How many Pods may be on the node; 0 for any number.
+    pub max_pods: u32,
     /// The node's memory in bytes.
     pub memory_capacity: u64,
     /// The node's CPUs.

@@ -37,18 +37,19 @@ pub enum QosClass {
     BestEffort,
 }
 
-/// The Pod's class of service. Resources of the Pod as a whole count before those of its containers.
+/// The Pod's class of service. Where the Pod has resources of its own, empty ones too, those of its
+/// containers do not count, as for the kubelet.
 #[must_use]
 pub fn qos_class(spec: &PodSpec) -> QosClass {
     let whole: Vec<&ResourceRequirements> = match &spec.resources {
-        Some(own) if is_given(own) => vec![own],
-        _ => all_containers(spec)
+        Some(own) => vec![own],
+        None => all_containers(spec)
             .filter_map(|c| c.resources.as_ref())
             .collect(),
     };
     let expected = match &spec.resources {
-        Some(own) if is_given(own) => 1,
-        _ => all_containers(spec).count(),
+        Some(_) => 1,
+        None => all_containers(spec).count(),
     };
     let names = ["cpu", "memory"];
     let given = |r: &&ResourceRequirements| {
@@ -70,11 +71,6 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
     } else {
         QosClass::Burstable
     }
-}
-
-fn is_given(resources: &ResourceRequirements) -> bool {
-    let filled = |amounts: &Option<Amounts>| amounts.as_ref().is_some_and(|a| !a.is_empty());
-    filled(&resources.requests) || filled(&resources.limits)
 }
 
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
@@ -210,21 +206,35 @@ pub(super) fn container_resources(
 }
 
 /// What a Pod requests of the node, its overhead included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requested {
     /// Thousandths of a CPU.
     pub cpu: i64,
     /// Bytes.
     pub memory: i64,
+    /// Bytes.
+    pub ephemeral_storage: i64,
+    /// Bytes in huge pages, by the name of the resource: `hugepages-2Mi`.
+    pub huge_pages: BTreeMap<String, i64>,
 }
 
 /// What a Pod requests of the node in all.
 #[must_use]
 pub fn requested(spec: &PodSpec) -> Requested {
-    let overhead = |name| amount(spec.overhead.as_ref(), name).unwrap_or_default();
+    let overhead = |name: &str| amount(spec.overhead.as_ref(), name).unwrap_or_default();
+    let all = |name: &str| pod_request(spec, name) + overhead(name);
+    let containers = all_containers(spec).filter_map(|c| c.resources.as_ref());
+    let resources = containers.chain(&spec.resources);
+    let names = resources.flat_map(|r| r.requests.iter().chain(&r.limits));
+    let names = names.chain(&spec.overhead).flat_map(BTreeMap::keys);
+    let huge_pages = names.filter(|name| name.starts_with("hugepages-"));
     Requested {
-        cpu: (pod_request(spec, "cpu") + overhead("cpu")).milli_value(),
-        memory: (pod_request(spec, "memory") + overhead("memory")).value(),
+        cpu: all("cpu").milli_value(),
+        memory: all("memory").value(),
+        ephemeral_storage: all("ephemeral-storage").value(),
+        huge_pages: huge_pages
+            .map(|name| (name.clone(), all(name).value()))
+            .collect(),
     }
 }
 

@@ -59,13 +59,13 @@ async fn what_the_node_does_not_have_is_refused_by_its_reason(mut node: Node) {
             "cpu",
             requests("cpu: 1000"),
             "OutOfcpu",
-            "requests 1000000 CPU",
+            "cpu, requested: 1000000, used: 0",
         ),
         (
             "memory",
             requests("memory: 100Ti"),
             "OutOfmemory",
-            "bytes of memory",
+            "Node didn't have enough resource: memory",
         ),
         (
             "selector",
@@ -135,7 +135,8 @@ async fn memory_is_given_to_who_comes_first(mut node: Node) {
     node.start_agent();
     node.wait_running("a").await;
     node.put("b.yaml", &with("b", &most));
-    wait_refused(&node, "b", "OutOfmemory", "other Pods").await;
+    let used = format!("used: {}", (memory * 6 / 10) << 10);
+    wait_refused(&node, "b", "OutOfmemory", &used).await;
     // A new version of the Pod that has it does not compete with the old one.
     let first = node.wait_running("a").await;
     node.put(
@@ -143,7 +144,7 @@ async fn memory_is_given_to_who_comes_first(mut node: Node) {
         &with("a", &format!("{most}    env: [{{name: A, value: b}}]\n")),
     );
     node.wait_after("a", &first).await;
-    wait_refused(&node, "b", "OutOfmemory", "other Pods").await;
+    wait_refused(&node, "b", "OutOfmemory", &used).await;
     node.remove("a.yaml");
     node.wait_running("b").await;
     node.remove("b.yaml");

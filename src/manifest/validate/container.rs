@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerRestartRule, PodSpec};
 
 use super::super::requests::is_sidecar;
-use super::{Field, Validator, names};
+use super::{Field, Validator, names, unexpected};
 
 const MAX_PORT: i64 = 65535;
 const MAX_RULES: usize = 20;
@@ -36,12 +36,11 @@ impl Validator<'_> {
             self.container(&field, container, spec);
             if is_sidecar(container) {
                 self.runs_long(&field, container, spec);
-                self.host_ports(&field, container, &mut host_ports);
             } else {
                 self.runs_to_completion(&field, container);
-                // It has ended before any other container runs.
-                self.host_ports(&field, container, &mut BTreeSet::new());
             }
+            // The API looks at each alone, at sidecars too.
+            self.host_ports(&field, container, &mut BTreeSet::new());
         }
     }
 
@@ -83,6 +82,7 @@ impl Validator<'_> {
         self.environment(field, container, spec);
         self.mounts(field, container, spec);
         self.restarts(field, container);
+        self.resizes(field, container, spec);
         self.container_resources(field, container);
         self.container_security(field, container, spec);
     }
@@ -101,17 +101,16 @@ impl Validator<'_> {
             ("livenessProbe", container.liveness_probe.is_some()),
             ("readinessProbe", container.readiness_probe.is_some()),
             ("startupProbe", container.startup_probe.is_some()),
-            (
-                "resizePolicy",
-                container
-                    .resize_policy
-                    .as_ref()
-                    .is_some_and(|p| !p.is_empty()),
-            ),
         ] {
             if given {
                 let message = "cannot be set for an init container, except where its restartPolicy is Always (a sidecar)";
                 self.refuse(&field.key(name), message);
+            }
+        }
+        for (field, policy) in field.items("resizePolicy", &container.resize_policy) {
+            if policy.restart_policy == "RestartContainer" {
+                let message = "cannot be RestartContainer for an init container, except where its restartPolicy is Always (a sidecar)";
+                self.refuse(&field.key("restartPolicy"), message);
             }
         }
     }
@@ -147,10 +146,7 @@ impl Validator<'_> {
         let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty());
         let wrong = address.filter(|ip| ip.parse::<std::net::IpAddr>().is_err());
         if let Some(address) = wrong {
-            self.warn(
-                field,
-                super::unexpected(address, "an IP address of the node"),
-            );
+            self.warn(field, unexpected(address, "an IP address of the node"));
         }
     }
 
@@ -163,10 +159,10 @@ impl Validator<'_> {
             let of_host = port.host_port.unwrap_or_default();
             if of_host != port.container_port {
                 let message = format!(
-                    "found {}, expected the hostPort {of_host}, since hostNetwork is true",
+                    "found {of_host}, expected the containerPort {}, since hostNetwork is true",
                     port.container_port
                 );
-                self.refuse(&field.key("containerPort"), message);
+                self.refuse(&field.key("hostPort"), message);
             }
         }
     }
@@ -205,14 +201,23 @@ impl Validator<'_> {
         for (i, rule) in rules.iter().enumerate() {
             self.restart_rule(&list.index(i), rule);
         }
-        let resize = field.items("resizePolicy", &container.resize_policy);
+    }
+
+    fn resizes(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+        let never = spec.restart_policy.as_deref() == Some("Never");
         let mut names = BTreeSet::new();
-        for (field, policy) in resize {
+        for (field, policy) in field.items("resizePolicy", &container.resize_policy) {
             let name = policy.resource_name.as_str();
             self.one_of(&field.key("resourceName"), Some(name), &["cpu", "memory"]);
-            let policies = ["NotRequired", "RestartContainer"];
             let restart = policy.restart_policy.as_str();
-            self.one_of(&field.key("restartPolicy"), Some(restart), &policies);
+            let policies = ["NotRequired", "RestartContainer"];
+            let restart_field = field.key("restartPolicy");
+            if never && restart == "RestartContainer" {
+                let expected = "NotRequired, since the Pod's restartPolicy is Never";
+                self.refuse(&restart_field, unexpected(restart, expected));
+            } else {
+                self.one_of(&restart_field, Some(restart), &policies);
+            }
             if !names.insert(name) {
                 self.twice(&field, name, "resource");
             }
@@ -237,18 +242,10 @@ impl Validator<'_> {
         );
         let values = codes.values.as_deref().unwrap_or_default();
         let field = field.key("values");
-        if !(1..=MAX_EXIT_CODES).contains(&values.len()) {
-            let message = format!(
-                "found {} exit codes, expected 1 to {MAX_EXIT_CODES}",
-                values.len()
-            );
+        if values.len() > MAX_EXIT_CODES {
+            let found = values.len();
+            let message = format!("found {found} exit codes, expected at most {MAX_EXIT_CODES}");
             self.refuse(&field, message);
-        }
-        let mut seen = BTreeSet::new();
-        for (i, value) in values.iter().enumerate() {
-            if !seen.insert(value) {
-                self.twice(&field.index(i), &value.to_string(), "exit code");
-            }
         }
     }
 }

@@ -10,11 +10,13 @@ use super::super::shown;
 use super::{Field, Validator, names, unexpected};
 
 /// The fields that a variable can have.
-const VARIABLE_FIELDS: [&str; 9] = [
+const VARIABLE_FIELDS: [&str; 10] = [
     "metadata.name",
     "metadata.namespace",
     "metadata.uid",
     "spec.nodeName",
+    // Its name of old.
+    "spec.host",
     "spec.serviceAccountName",
     "status.hostIP",
     "status.hostIPs",
@@ -82,11 +84,18 @@ impl Validator<'_> {
         let secret = secret.map(|s| ("secretKeyRef", &s.name, &s.key));
         for (kind, name, key) in config_map.into_iter().chain(secret) {
             let field = field.key(kind);
-            self.required(&field.key("name"), name, "the object's name");
+            self.object_name(&field.key("name"), name);
             self.object_key(&field.key("key"), key);
         }
         if let Some(selector) = &source.file_key_ref {
             self.file_key(&field.key("fileKeyRef"), selector, spec);
+        }
+    }
+
+    /// The name of a `ConfigMap` or `Secret`.
+    pub(super) fn object_name(&mut self, field: &Field, name: &str) {
+        if self.required(field, name, "the object's name") {
+            self.dns_subdomain(field, name);
         }
     }
 
@@ -160,7 +169,7 @@ impl Validator<'_> {
         ];
         for (kind, name) in names {
             if let Some(name) = name {
-                self.required(&field.key(kind).key("name"), name, "the object's name");
+                self.object_name(&field.key(kind).key("name"), name);
             }
         }
     }
@@ -172,8 +181,15 @@ impl Validator<'_> {
         selector: &ObjectFieldSelector,
         known: &[&str],
     ) {
-        let version = selector.api_version.as_deref();
-        self.one_of(&field.key("apiVersion"), version, &["v1"]);
+        let version = selector.api_version.as_deref().unwrap_or_default();
+        if version != "v1" {
+            // The API tells it of the field's path, which it cannot understand then.
+            self.refuse(
+                field,
+                format!("found apiVersion {version:?}, expected \"v1\""),
+            );
+            return;
+        }
         let field = field.key("fieldPath");
         let path = selector.field_path.as_str();
         if !self.required(&field, path, "a field of the Pod such as metadata.name") {

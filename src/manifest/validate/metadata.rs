@@ -5,13 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::ROLLBACK_AFTER;
 use super::names::{is_dns_subdomain, is_qualified_name};
-use super::{Field, Validator, names};
+use super::{Field, Validator, names, unexpected};
 use crate::config::parse_duration;
 
 /// All keys and values of annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// As long as a name may be.
 const MAX_NAME: usize = 253;
+/// The finalizers of Kubernetes itself, without a domain.
+const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 /// Seccomp profiles were once named by annotations.
 const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
 
@@ -32,6 +34,7 @@ impl Validator<'_> {
             self.label_value(&field, value);
         }
         self.annotations(&field.key("annotations"), metadata);
+        self.known_annotations(&field.key("annotations"), pod);
         self.added_by_server(&field, metadata);
     }
 
@@ -40,13 +43,16 @@ impl Validator<'_> {
         if !self.required(field, name, "the Pod's name") {
             return;
         }
-        self.dns_subdomain(field, name);
-        let full = name.len() + 1 + node_name.len();
-        if is_dns_subdomain(name) && full > MAX_NAME {
+        // The API sees the full name alone, so this one may end in what cannot end a name.
+        let full = format!("{name}-{}", node_name.to_lowercase());
+        let length = full.len();
+        if length > MAX_NAME {
             let message = format!(
-                "is {full} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
+                "is {length} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
             );
             self.refuse(field, message);
+        } else {
+            self.expect(is_dns_subdomain(&full), field, name, names::DNS_SUBDOMAIN);
         }
     }
 
@@ -79,9 +85,23 @@ impl Validator<'_> {
             let field = field.key("generation");
             self.refuse(&field, format!("found {generation}, expected 0 or more"));
         }
+        let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
         for (field, finalizer) in field.items("finalizers", &metadata.finalizers) {
             self.qualified_name(&field, finalizer);
+            let known = finalizer.contains('/') || FINALIZERS.contains(&finalizer.as_str());
+            if is_qualified_name(finalizer) && !known {
+                let expected = "a name with a domain, such as example.com/tidy";
+                self.refuse(&field, unexpected(finalizer, expected));
+            }
         }
+        if ["orphan", "foregroundDeletion"]
+            .iter()
+            .all(|f| finalizers.iter().any(|g| f == g))
+        {
+            let message = "found orphan and foregroundDeletion, expected one of both";
+            self.refuse(&field.key("finalizers"), message);
+        }
+        let mut controlled = false;
         for (field, owner) in field.items("ownerReferences", &metadata.owner_references) {
             for (name, value) in [
                 ("apiVersion", &owner.api_version),
@@ -90,6 +110,19 @@ impl Validator<'_> {
                 ("uid", &owner.uid),
             ] {
                 self.required(&field.key(name), value, "that of the owner");
+            }
+            let version = owner.api_version.as_str();
+            let (group, number) = version.split_once('/').unwrap_or(("", version));
+            if !version.is_empty() && (number.is_empty() || number.contains('/')) {
+                let message = unexpected(version, "VERSION or GROUP/VERSION");
+                self.refuse(&field.key("apiVersion"), message);
+            }
+            if (group, number, owner.kind.as_str()) == ("", "v1", "Event") {
+                self.refuse(&field, "found an Event, which cannot own anything");
+            }
+            if owner.controller == Some(true) && std::mem::replace(&mut controlled, true) {
+                let message = "found a second owner that is the controller, expected one at most";
+                self.refuse(&field, message);
             }
         }
     }

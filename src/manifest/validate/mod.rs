@@ -3,6 +3,7 @@
 //!
 //! What is wrong is refused. What the API takes although it can hardly be meant is warned about.
 
+mod annotations;
 mod container;
 mod env;
 mod hook;

@@ -51,14 +51,14 @@ impl Validator<'_> {
         if let Some(subdomain) = given(&spec.subdomain) {
             self.dns_label(&field.key("subdomain"), &subdomain);
         }
-        let Some(name) = given(&spec.hostname_override) else {
+        let Some(name) = &spec.hostname_override else {
             return;
         };
         let field = field.key("hostnameOverride");
-        self.dns_subdomain(&field, &name);
+        self.dns_subdomain(&field, name);
         if name.len() > MAX_HOSTNAME {
             let expected = format!("at most {MAX_HOSTNAME} characters");
-            self.refuse(&field, unexpected(&name, &expected));
+            self.refuse(&field, unexpected(name, &expected));
         }
         if spec.set_hostname_as_fqdn == Some(true) {
             self.refuse(&field, "cannot be set together with setHostnameAsFQDN");
@@ -165,10 +165,10 @@ impl Validator<'_> {
             self.warn(&field.key("nodeName"), message);
         }
         for (name, value) in [
-            ("priorityClassName", &spec.priority_class_name),
-            ("runtimeClassName", &spec.runtime_class_name),
+            ("priorityClassName", given(&spec.priority_class_name)),
+            ("runtimeClassName", spec.runtime_class_name.clone()),
         ] {
-            if let Some(value) = given(value) {
+            if let Some(value) = value {
                 self.dns_subdomain(&field.key(name), &value);
             }
         }

@@ -78,8 +78,8 @@ impl Validator<'_> {
         let mut given = kinds.iter().filter(|(_, given)| *given);
         match (given.next(), given.next()) {
             (None, _) => {
-                let message = "names no source, it has no effect; expected one of secret, configMap, downwardAPI";
-                self.warn(field, message);
+                let message = "names no source, expected one of secret, configMap, downwardAPI";
+                self.refuse(field, message);
             }
             (Some((first, _)), Some((second, _))) => {
                 let message = format!("found {first} and {second}, expected one of them");
@@ -89,12 +89,12 @@ impl Validator<'_> {
         }
         if let Some(secret) = &part.secret {
             let field = field.key("secret");
-            self.required(&field.key("name"), &secret.name, "the Secret's name");
+            self.object_name(&field.key("name"), &secret.name);
             self.keys_to_paths(&field, secret.items.as_ref());
         }
         if let Some(map) = &part.config_map {
             let field = field.key("configMap");
-            self.required(&field.key("name"), &map.name, "the ConfigMap's name");
+            self.object_name(&field.key("name"), &map.name);
             self.keys_to_paths(&field, map.items.as_ref());
         }
         if let Some(downward) = &part.downward_api {

@@ -26,6 +26,11 @@ impl Validator<'_> {
         for (name, written) in overhead.into_iter().flatten() {
             self.amount(&field.key("overhead").key(name), name, &written.0, false);
         }
+        let whole = ResourceRequirements {
+            limits: overhead.cloned(),
+            ..ResourceRequirements::default()
+        };
+        self.huge_pages(&field.key("overhead"), &whole);
         let Some(resources) = &spec.resources else {
             return;
         };
@@ -75,7 +80,7 @@ impl Validator<'_> {
         let good = match name {
             "cpu" | "memory" => true,
             "ephemeral-storage" => !of_pod,
-            _ => pages || !of_pod && is_extended(name),
+            _ => pages || !of_pod && (is_extended(name) || is_native(name)),
         };
         let expected = if of_pod {
             "cpu, memory or hugepages-SIZE"
@@ -121,7 +126,8 @@ impl Validator<'_> {
         }
     }
 
-    /// No container may have more than the Pod, nor all of them together request more.
+    /// No container may have more than the Pod, nor all of them together request more. What an init
+    /// container is limited to does not matter, as for the API.
     fn containers_within_pod(
         &mut self,
         field: &Field,
@@ -141,12 +147,7 @@ impl Validator<'_> {
                 self.refuse(&field, unexpected(&written.0, &expected));
             }
         }
-        let of_pod = Field::new("spec");
-        let inits = of_pod.items("initContainers", &spec.init_containers);
-        let all = inits
-            .into_iter()
-            .chain(of_pod.items("containers", [&spec.containers]));
-        for (field, container) in all {
+        for (field, container) in Field::new("spec").items("containers", [&spec.containers]) {
             let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
             for (name, written) in limits.into_iter().flatten() {
                 let most = amount(resources.limits.as_ref(), name);
@@ -164,12 +165,17 @@ impl Validator<'_> {
     }
 }
 
+/// A resource of Kubernetes' own domain, of which the API knows no more.
+fn is_native(name: &str) -> bool {
+    name.contains("kubernetes.io/") && names::is_qualified_name(name)
+}
+
 /// A resource of a device or the like, named with somebody's domain.
 fn is_extended(name: &str) -> bool {
     let Some((domain, _)) = name.split_once('/') else {
         return false;
     };
-    let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    let own = name.contains("kubernetes.io/");
     !own && !name.starts_with(QUOTA_PREFIX)
         && is_dns_subdomain(domain)
         && names::is_qualified_name(&format!("{QUOTA_PREFIX}{name}"))

@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{Field, Validator};
+use super::{Field, Validator, unexpected};
 
 const MAX_WEIGHT: i64 = 100;
+const TOPOLOGY_KEY: &str = "the key of a node's label";
 
 impl Validator<'_> {
     pub(super) fn scheduling(&mut self, field: &Field, spec: &PodSpec) {
@@ -48,7 +49,7 @@ impl Validator<'_> {
         }
     }
 
-    fn toleration(&mut self, field: &Field, toleration: &Toleration) {
+    pub(super) fn toleration(&mut self, field: &Field, toleration: &Toleration) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (operator, key) = (text(&toleration.operator), text(&toleration.key));
         let (effect, value) = (text(&toleration.effect), text(&toleration.value));
@@ -93,7 +94,7 @@ impl Validator<'_> {
                 for (field, term) in
                     field.items("nodeSelectorTerms", [&required.node_selector_terms])
                 {
-                    self.node_term(&field, term);
+                    self.node_term(&field, term, true);
                 }
             }
             let preferred = &node.preferred_during_scheduling_ignored_during_execution;
@@ -101,7 +102,8 @@ impl Validator<'_> {
                 field.items("preferredDuringSchedulingIgnoredDuringExecution", preferred)
             {
                 self.within(&field.key("weight"), term.weight.into(), 1, MAX_WEIGHT);
-                self.node_term(&field.key("preference"), &term.preference);
+                // Values that no label can have are taken here, as by the API.
+                self.node_term(&field.key("preference"), &term.preference, false);
             }
         }
         if let Some(pod) = &affinity.pod_affinity {
@@ -124,14 +126,13 @@ impl Validator<'_> {
         }
     }
 
-    fn node_term(&mut self, field: &Field, term: &NodeSelectorTerm) {
+    fn node_term(&mut self, field: &Field, term: &NodeSelectorTerm, required: bool) {
         for (field, requirement) in field.items("matchExpressions", &term.match_expressions) {
             self.qualified_name(&field.key("key"), &requirement.key);
             self.requirement(&field, requirement);
-            if ["In", "NotIn"].contains(&requirement.operator.as_str()) {
-                for (field, value) in field.items("values", &requirement.values) {
-                    self.label_value(&field, value);
-                }
+            let values = field.items("values", &requirement.values);
+            for (field, value) in values.iter().filter(|_| required) {
+                self.label_value(field, value);
             }
         }
         for (field, requirement) in field.items("matchFields", &term.match_fields) {
@@ -149,6 +150,9 @@ impl Validator<'_> {
             if found != 1 {
                 let message = format!("found {found} values, expected one");
                 self.refuse(&field.key("values"), message);
+            }
+            for (field, name) in field.items("values", &requirement.values) {
+                self.dns_subdomain(&field, name);
             }
         }
     }
@@ -189,7 +193,10 @@ impl Validator<'_> {
     }
 
     fn pod_term(&mut self, field: &Field, term: &PodAffinityTerm) {
-        self.topology_key(&field.key("topologyKey"), &term.topology_key);
+        let key_field = field.key("topologyKey");
+        if self.required(&key_field, &term.topology_key, TOPOLOGY_KEY) {
+            self.qualified_name(&key_field, &term.topology_key);
+        }
         for (name, selector) in [
             ("labelSelector", &term.label_selector),
             ("namespaceSelector", &term.namespace_selector),
@@ -207,11 +214,12 @@ impl Validator<'_> {
         ] {
             self.label_keys(field, name, keys.as_ref(), term.label_selector.as_ref());
         }
-    }
-
-    fn topology_key(&mut self, field: &Field, key: &str) {
-        if self.required(field, key, "the key of a node's label") {
-            self.qualified_name(field, key);
+        let not = term.mismatch_label_keys.as_deref().unwrap_or_default();
+        for (field, key) in field.items("matchLabelKeys", &term.match_label_keys) {
+            if not.contains(key) {
+                let expected = "a key that mismatchLabelKeys has not";
+                self.refuse(&field, unexpected(key, expected));
+            }
         }
     }
 
@@ -258,6 +266,9 @@ impl Validator<'_> {
                 );
                 self.refuse(&field.key("values"), message);
             }
+            for (field, value) in field.items("values", &rule.values) {
+                self.label_value(&field, value);
+            }
         }
     }
 
@@ -266,7 +277,9 @@ impl Validator<'_> {
             let message = format!("found {}, expected 1 or more", constraint.max_skew);
             self.refuse(&field.key("maxSkew"), message);
         }
-        self.topology_key(&field.key("topologyKey"), &constraint.topology_key);
+        // Any text is taken here, as by the API.
+        let key_field = field.key("topologyKey");
+        self.required(&key_field, &constraint.topology_key, TOPOLOGY_KEY);
         let actions = ["DoNotSchedule", "ScheduleAnyway"];
         let action = constraint.when_unsatisfiable.as_str();
         self.one_of(&field.key("whenUnsatisfiable"), Some(action), &actions);

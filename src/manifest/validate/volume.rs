@@ -72,14 +72,14 @@ impl Validator<'_> {
         }
         if let Some(map) = &volume.config_map {
             let field = field.key("configMap");
-            self.required(&field.key("name"), &map.name, "the ConfigMap's name");
+            self.object_name(&field.key("name"), &map.name);
             self.mode(&field.key("defaultMode"), map.default_mode);
             self.keys_to_paths(&field, map.items.as_ref());
         }
         if let Some(secret) = &volume.secret {
             let field = field.key("secret");
             let name = secret.secret_name.as_deref().unwrap_or_default();
-            self.required(&field.key("secretName"), name, "the Secret's name");
+            self.object_name(&field.key("secretName"), name);
             self.mode(&field.key("defaultMode"), secret.default_mode);
             self.keys_to_paths(&field, secret.items.as_ref());
         }

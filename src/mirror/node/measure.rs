@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cri::{Client, v1};
+use crate::node::machine;
 
 /// Memory, and shares of disk and process ids, below which the node is under pressure: the reference
 /// agent's limits for evicting Pods (Kubernetes, Node-pressure Eviction). This agent evicts none.
@@ -53,7 +54,7 @@ impl Measured {
         let mut measured = Self {
             host: host(),
             pressure: pressure(root),
-            huge_pages: huge_pages(),
+            huge_pages: machine::huge_pages(),
             not_ready: None,
             ..before.clone()
         };
@@ -161,19 +162,6 @@ fn is_short_of_pids() -> Option<bool> {
     let threads = load.split_whitespace().nth(3)?.split_once('/')?.1;
     let threads: u64 = threads.parse().ok()?;
     Some(is_short(most.saturating_sub(threads), most, LEAST_PIDS))
-}
-
-fn huge_pages() -> BTreeMap<u64, u64> {
-    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
-        return BTreeMap::new();
-    };
-    let pages = |entry: fs::DirEntry| {
-        let name = entry.file_name().into_string().ok()?;
-        let kibibytes = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
-        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
-        Some((kibibytes.parse().ok()?, pages.trim().parse().ok()?))
-    };
-    entries.flatten().filter_map(pages).collect()
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ impl<'a> Registration<'a> {
         let facts = &self.local.context.facts;
         let path = format!("{NODES}/{}", facts.node_name);
         if !self.labelled {
-            let wanted = status::labels(facts);
+            let wanted = &facts.labels;
             let there = seen.metadata.labels.as_ref();
             let differs = |(key, value): (&String, &String)| {
                 there.and_then(|labels| labels.get(key)) != Some(value)

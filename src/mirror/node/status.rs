@@ -16,28 +16,15 @@ use crate::translate::NodeFacts;
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
 /// distributions of the node agent write theirs.
 const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
-/// As many Pods as a Node is made for, unless it is told otherwise.
-const PODS: &str = "110";
 /// What this agent does of what nodes declare.
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
-
-/// The labels of the Node: those that Pods can select it by, and the same under their older names.
-pub(super) fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
-    let mut labels = facts.labels.clone();
-    for name in ["os", "arch"] {
-        if let Some(value) = facts.labels.get(&format!("kubernetes.io/{name}")) {
-            labels.insert(format!("beta.kubernetes.io/{name}"), value.clone());
-        }
-    }
-    labels
-}
 
 /// The Node as it is made.
 pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
             name: Some(facts.node_name.clone()),
-            labels: Some(labels(facts)),
+            labels: Some(facts.labels.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -96,7 +83,7 @@ fn capacity(facts: &NodeFacts, measured: &Measured) -> BTreeMap<String, Quantity
         ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
         ("memory".to_owned(), Quantity(memory)),
         ("ephemeral-storage".to_owned(), Quantity(storage)),
-        ("pods".to_owned(), Quantity(PODS.to_owned())),
+        ("pods".to_owned(), Quantity(facts.max_pods.to_string())),
     ];
     let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
         let name = format!("hugepages-{}", bytes(*size));

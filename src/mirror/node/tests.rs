@@ -15,6 +15,8 @@ fn facts() -> NodeFacts {
         user_namespaces: true,
     };
     let labels = [
+        ("beta.kubernetes.io/arch", "amd64"),
+        ("beta.kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", "amd64"),
         ("kubernetes.io/hostname", "my-node1"),
         ("kubernetes.io/os", "linux"),
@@ -23,6 +25,7 @@ fn facts() -> NodeFacts {
         node_name: "my-node1".into(),
         host_ips: vec!["$HOST_IP".into()],
         cpus: 2,
+        max_pods: 110,
         memory_capacity: 24_684_092 << 10,
         ephemeral_storage: 264_212_084 << 10,
         labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
