@@ -193,7 +193,11 @@ fn on_a_machine_the_service_starts_stops_reloads_and_is_watched() {
     let tasks = machine.wait_running("web");
     machine.does("test -d /srv/podkeeper/made/part");
     let mounts = "grep -c ' /var/lib/podkeeper/pods/' /proc/1/mountinfo";
-    assert_eq!(machine.does(mounts), "3", "the host has the volumes mounted");
+    assert_eq!(
+        machine.does(mounts),
+        "3",
+        "the host has the volumes mounted"
+    );
     assert_eq!(machine.does("systemd-analyze verify podkeeper.service"), "");
 
     // An agent that hangs is killed and started again, and the Pod does not notice.
