@@ -38,6 +38,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// It is there, its condition Ready holds, and no update of it waits
+    #[value(aliases = ["condition=Ready", "condition=ready"])]
     Ready,
     /// Nothing of it is left
     #[value(alias = "delete")]
