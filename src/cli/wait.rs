@@ -84,14 +84,12 @@ async fn wait_for(
             None => timeout.max(FIRST_ANSWER),
         };
         let next = async {
-            match changes.next().await? {
-                Some(details) => Ok(Some(details)),
-                // The agent has ended; the next one goes on where it was.
-                None => {
-                    changes = again(agent, pod).await;
-                    anyhow::Ok(None)
-                }
+            let next = changes.next().await?;
+            // The agent has ended; the next one goes on where it was.
+            if next.is_none() {
+                changes = again(agent, pod).await;
             }
+            anyhow::Ok(next)
         };
         let left = limit.saturating_sub(begin.elapsed());
         let Ok(next) = tokio::time::timeout(left, next).await else {

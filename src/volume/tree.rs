@@ -28,9 +28,10 @@ pub(super) fn open(folder: &Path) -> io::Result<OwnedFd> {
 /// Any I/O error; something is mounted in it.
 pub(super) fn empty(folder: OwnedFd) -> io::Result<()> {
     visit(folder, |around, name, found| {
-        let flags = match is_folder(found) {
-            true => AtFlags::REMOVEDIR,
-            false => AtFlags::empty(),
+        let flags = if is_folder(found) {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
         };
         unlinkat(around, name, flags)
     })
