@@ -3,11 +3,13 @@
 
 use std::process::ExitCode;
 
+use podkeeper::cli::printable;
+
 fn main() -> ExitCode {
     match podkeeper::cli::main() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("podkeeper: {error:#}");
+            eprintln!("podkeeper: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

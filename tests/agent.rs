@@ -298,3 +298,48 @@ fn what_is_dubious_is_a_warning_or_an_error_as_asked() {
     );
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn a_root_directory_of_another_agent_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let uids = [
+        "0123456789abcdef".repeat(2),
+        "7a1e3f52-9d7c-4a44-8f0e-3c2b7e1d9f10".to_owned(),
+    ];
+    let files = uids.map(|uid| root.join("pods").join(uid).join("volumes/file"));
+    for file in &files {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "theirs").unwrap();
+    }
+    let mut agent = Agent {
+        process: Agent::spawn(folder.path(), &["--manifest-url=http://127.0.0.1:1/"], &[]),
+        folder,
+    };
+    assert_eq!(agent.process.wait().unwrap().code(), Some(1));
+    let log = agent.log();
+    let said = format!(
+        "the root directory {} has Pods of another agent",
+        root.display()
+    );
+    assert!(log.contains(&said), "{log}");
+    assert!(files.iter().all(|file| file.exists()));
+    assert!(!root.join("lock").exists(), "it is refused again");
+}
+
+#[test]
+fn who_does_not_wait_is_told_how_things_are_all_the_same() {
+    let agent = Agent::start(&["--manifest-url=http://127.0.0.1:1/"], &[]);
+    let run = agent.folder.path().join("run");
+    wait("the agent to listen", || {
+        run.join("podkeeper.sock").exists()
+    });
+    let run = run.display().to_string();
+    let output = podkeeper(&["wait", "web", "--timeout=0s", "--run-dir", &run]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("in vain: there is no Pod web yet: "),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -20,7 +20,12 @@ spec:
     image: localhost/podkeeper/web:1
     volumeMounts:
     - {name: made, mountPath: /made}
+    - {name: memory, mountPath: /memory}
+    - {name: own, mountPath: /own}
+    - {name: made, mountPath: /part, subPath: part}
   volumes:
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: own, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
   - name: made
     hostPath: {path: /srv/podkeeper/made, type: DirectoryOrCreate}
 ";
@@ -186,7 +191,13 @@ fn on_a_machine_the_service_starts_stops_reloads_and_is_watched() {
     machine.does("systemctl daemon-reload && systemctl enable --now podkeeper");
     assert_eq!(machine.does("systemctl is-active podkeeper"), "active");
     let tasks = machine.wait_running("web");
-    machine.does("test -d /srv/podkeeper/made");
+    machine.does("test -d /srv/podkeeper/made/part");
+    let mounts = "grep -c ' /var/lib/podkeeper/pods/' /proc/1/mountinfo";
+    assert_eq!(
+        machine.does(mounts),
+        "3",
+        "the host has the volumes mounted"
+    );
     assert_eq!(machine.does("systemd-analyze verify podkeeper.service"), "");
 
     // An agent that hangs is killed and started again, and the Pod does not notice.

@@ -95,6 +95,29 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn what_stands_in_a_volume_that_no_container_mounts_may_be_missing() {
+    let volumes = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  volumes:\n  \
+                   - {name: v, configMap: {name: settings}}\n  \
+                   - {name: w, projected: {sources: [{secret: {name: login}}]}}\n  \
+                   containers:\n  - {name: c, image: i, volumeMounts: [MOUNTS]}\n";
+    for (mounts, expected) in [
+        ("", vec![]),
+        (
+            "{name: v, mountPath: /v}",
+            vec!["spec.volumes[0].configMap"],
+        ),
+        (
+            "{name: w, mountPath: /w}",
+            vec!["spec.volumes[1].projected.sources[0].secret"],
+        ),
+    ] {
+        let unmet = unmet(&pod(&volumes.replace("MOUNTS", mounts)));
+        let fields = unmet.iter().map(|reason| reason.split(':').next().unwrap());
+        assert_eq!(fields.collect::<Vec<_>>(), expected, "{mounts}");
+    }
+}
+
+#[test]
 fn the_uid_depends_on_what_the_pod_refers_to_and_on_nothing_else() {
     let first = pod(&stream(&[POD, SETTINGS, LOGIN]));
     let same = pod(&stream(&[

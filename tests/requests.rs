@@ -662,6 +662,33 @@ fn mounts_are_what_is_asked_for_then_the_pods_own() {
 }
 
 #[test]
+fn a_sub_path_of_a_variable_without_a_value_is_an_error() {
+    let volumes = "  volumes: [{name: v, emptyDir: {}}]\n";
+    for (expression, expected) in [
+        ("a/$(NONE)", Err("missing value for NONE")),
+        ("$(EMPTY)", Err("missing value for EMPTY")),
+        (
+            "$(NONE)/$(EMPTY)/$(FULL)",
+            Err("missing value for EMPTY, NONE"),
+        ),
+        ("a/$(FULL)/$$(NONE)", Ok(())),
+    ] {
+        let container = format!(
+            "name: c, env: [{{name: EMPTY, value: ''}}, {{name: FULL, value: x}}], \
+             volumeMounts: [{{name: v, mountPath: /v, subPathExpr: '{expression}'}}]"
+        );
+        let case = Case::spec(volumes, &[&container]);
+        let spec = &case.pod.pod.spec.as_ref().unwrap().containers[0];
+        let made = container_config(&case.facts, &case.pod, spec, &case.instance);
+        assert_eq!(
+            made.map(drop),
+            expected.map_err(str::to_owned),
+            "{expression}"
+        );
+    }
+}
+
+#[test]
 fn a_container_that_mounts_its_own_hosts_file_keeps_it() {
     let volumes = "  volumes: [{name: h, hostPath: {path: /srv/hosts}}]\n";
     let container = "name: c, volumeMounts: [{name: h, mountPath: /etc/hosts}]";

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::print;
+use super::{print, printable};
 use crate::config::node_name;
 use crate::manifest::objects::Object;
 use crate::manifest::{self, Accepted, Problem, SourceKind};
@@ -38,7 +38,7 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for file in &arguments.files {
         all_good &= check_one(&mut text, file, &node, arguments)?;
     }
-    print(&text)?;
+    print(&printable(&text))?;
     Ok(if all_good {
         ExitCode::SUCCESS
     } else {

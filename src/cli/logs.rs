@@ -42,9 +42,23 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<Duration>,
 
-    /// Only the last lines
-    #[arg(long, value_name = "LINES")]
-    tail: Option<usize>,
+    /// Only the last lines; -1 for all, as for kubectl
+    #[arg(long, value_name = "LINES", value_parser = tail, allow_negative_numbers = true)]
+    tail: Option<Tail>,
+}
+
+/// As many of the last lines, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tail(Option<usize>);
+
+fn tail(text: &str) -> Result<Tail, String> {
+    if text == "-1" {
+        return Ok(Tail(None));
+    }
+    let lines = text
+        .parse()
+        .map_err(|_| "expected a number of lines, or -1 for all")?;
+    Ok(Tail(Some(lines)))
 }
 
 pub(super) fn logs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -70,16 +84,17 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
         since,
         ..Wanted::default()
     };
+    let tail = arguments.tail.and_then(|tail| tail.0);
     let attempt = attempt(&pod, &container, arguments.previous)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if !arguments.follow {
         let attempt = attempt.with_context(|| not_started(&pod, &container))?;
-        let mut cursor = Cursor::new(folder, attempt, wanted, arguments.tail)?;
+        let mut cursor = Cursor::new(folder, attempt, wanted, tail)?;
         cursor.read_all(&mut out)?;
         return Ok(out.flush()?);
     }
     let attempt = attempt.unwrap_or_default();
-    let cursor = Cursor::new(folder, attempt, wanted, arguments.tail)?;
+    let cursor = Cursor::new(folder, attempt, wanted, tail)?;
     let key = PodKey {
         namespace: pod.report.namespace.clone(),
         name: pod.report.name.clone(),
@@ -189,5 +204,18 @@ async fn next(changes: &mut Option<Lines<PodDetails>>) -> anyhow::Result<Option<
     match changes {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_so_many_or_all() {
+        assert_eq!(tail("0"), Ok(Tail(Some(0))));
+        assert_eq!(tail("20"), Ok(Tail(Some(20))));
+        assert_eq!(tail("-1"), Ok(Tail(None)));
+        assert!(tail("-2").is_err() && tail("all").is_err());
     }
 }

@@ -13,12 +13,15 @@ mod ps;
 mod run;
 mod service;
 mod table;
+mod text;
 mod wait;
 
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
+
+pub use text::printable;
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::agent::Agent;
 use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use super::{print, single_threaded};
+use super::{print, printable, single_threaded};
 use crate::pod::report::PodReport;
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
 
@@ -155,7 +155,7 @@ impl ChangedRows {
 fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     if let Some(what) = &status.waiting_for {
-        writeln!(text, "{what}")?;
+        writeln!(text, "{}", printable(what))?;
     }
     let mut rows = vec![HEADER.map(Cell::from)];
     rows.extend(status.pods.iter().map(|pod| row(pod, now)));
@@ -165,10 +165,11 @@ fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std
         note(&mut notes, pod)?;
     }
     if !notes.is_empty() {
-        write!(text, "\n{notes}")?;
+        write!(text, "\n{}", printable(&notes))?;
     }
-    refused(&mut text, status)?;
-    Ok(text)
+    let mut why = String::new();
+    refused(&mut why, status)?;
+    Ok(text + &printable(&why))
 }
 
 const HEADER: [&str; 7] = [
@@ -301,9 +302,9 @@ mod tests {
         let (a, b) = (running("a-n1"), running("b-n1"));
         let first = rows.lines(&status(vec![a.clone(), b.clone()]), now());
         let expected = "\
-NAMESPACE   POD    READY   STATUS    RESTARTS   AGE   SOURCE
-default     a-n1   1/1     Running   0          2m    /m/web.yaml
-default     b-n1   1/1     Running   0          2m    /m/web.yaml
+NAMESPACE   POD    READY   STATUS    RESTARTS   AGE    SOURCE
+default     a-n1   1/1     Running   0          2m5s   /m/web.yaml
+default     b-n1   1/1     Running   0          2m5s   /m/web.yaml
 ";
         assert_eq!(first, expected);
         let unready = PodReport {
@@ -311,12 +312,12 @@ default     b-n1   1/1     Running   0          2m    /m/web.yaml
             ..a.clone()
         };
         let second = rows.lines(&status(vec![unready, b.clone()]), now());
-        let expected = "default     a-n1   0/1     Running   0          2m    /m/web.yaml\n";
+        let expected = "default     a-n1   0/1     Running   0          2m5s   /m/web.yaml\n";
         assert_eq!(second, expected);
         let third = rows.lines(&status(vec![a.clone()]), now());
         let expected = "\
-default     a-n1   1/1     Running   0          2m    /m/web.yaml
-default     b-n1   0/0     Gone      0          2m    /m/web.yaml
+default     a-n1   1/1     Running   0          2m5s   /m/web.yaml
+default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
 ";
         assert_eq!(third, expected);
         assert_eq!(rows.lines(&status(vec![a]), now()), "");
@@ -351,7 +352,7 @@ default     b-n1   0/0     Gone      0          2m    /m/web.yaml
             name: "big-n1".into(),
             phase: "Failed".into(),
             reason: "OutOfcpu".into(),
-            message: "it asks for too much".into(),
+            message: "it asks\nfor \u{1b}[31mtoo much".into(),
             total: 1,
             path: "/m/big.yaml".into(),
             ..PodReport::default()
@@ -368,21 +369,22 @@ default     b-n1   0/0     Gone      0          2m    /m/web.yaml
             pods: vec![updating, rejected],
             refused: vec![RefusedReport {
                 path: "/m/web.bak".into(),
-                problems: vec!["3:5: spec: wrong".into()],
+                problems: vec!["3:5: spec: \u{9b}wrong".into()],
                 keeps: Some("default/x-n1".into()),
             }],
             ..NodeStatus::default()
         };
         let expected = "\
-NAMESPACE   POD      READY   STATUS     RESTARTS   AGE   SOURCE
-default     web-n1   1/1     Running    0          2m    /m/web.yaml
-default     big-n1   0/1     OutOfcpu   0          -     /m/big.yaml
+NAMESPACE   POD      READY   STATUS     RESTARTS   AGE    SOURCE
+default     web-n1   1/1     Running    0          2m5s   /m/web.yaml
+default     big-n1   0/1     OutOfcpu   0          -      /m/big.yaml
 
 default/web-n1: its update waits: ErrImagePull: no such image
-default/big-n1: OutOfcpu: it asks for too much
+default/big-n1: OutOfcpu: it asks
+for ^[[31mtoo much
 
 Refused:
-/m/web.bak:3:5: spec: wrong
+/m/web.bak:3:5: spec: \\u{9b}wrong
   default/x-n1 runs on as it was last accepted from there
 ";
         assert_eq!(page(&status, now(), false).unwrap(), expected);

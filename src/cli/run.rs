@@ -28,6 +28,7 @@ use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, super
 use crate::pod::admission::Ledger;
 use crate::pod::credentials::CredentialFiles;
 use crate::pod::events::Events;
+use crate::pod::folder;
 use crate::pod::image::Images;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
@@ -256,6 +257,14 @@ fn lock_root(root: &Path) -> anyhow::Result<File> {
     let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
     made.with_context(|| format!("cannot make the root directory {}", root.display()))?;
     let path = root.join("lock");
+    let others = || folder::belongs_to_another(root).context("cannot read the root directory");
+    if !path.exists() && others()? {
+        bail!(
+            "the root directory {} has Pods of another agent, such as a kubelet: their folders would be \
+             cleared away. Give podkeeper its own --root-dir",
+            root.display()
+        );
+    }
     let lock = fs::OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use anstyle::{AnsiColor, Style};
 
+use super::text::in_a_line;
+
 /// A cell of a table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cell {
@@ -14,7 +16,7 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
-        let text = text.into();
+        let text = in_a_line(&text.into());
         Self { text, style }
     }
 }
@@ -101,13 +103,30 @@ pub(super) fn age(since: &str, now: jiff::Timestamp) -> String {
     span(now.as_second() - since.as_second())
 }
 
-/// A number of seconds in the largest unit.
+/// A number of seconds in the largest unit, small numbers of it with the next smaller one, as
+/// `kubectl get` writes it (Kubernetes, `duration.HumanDuration`).
 pub(super) fn span(seconds: i64) -> String {
-    match seconds.max(0) {
-        seconds @ 0..120 => format!("{seconds}s"),
-        seconds @ 120..7200 => format!("{}m", seconds / 60),
-        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86400),
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    const YEAR: i64 = 365 * DAY;
+    let seconds = seconds.max(0);
+    let whole = |unit: i64, name: &str| format!("{}{name}", seconds / unit);
+    let both = |unit: i64, name: &str, smaller: i64, its_name: &str| match seconds % unit / smaller
+    {
+        0 => whole(unit, name),
+        rest => format!("{}{rest}{its_name}", whole(unit, name)),
+    };
+    match seconds {
+        _ if seconds < 2 * MINUTE => whole(1, "s"),
+        _ if seconds < 10 * MINUTE => both(MINUTE, "m", 1, "s"),
+        _ if seconds < 3 * HOUR => whole(MINUTE, "m"),
+        _ if seconds < 8 * HOUR => both(HOUR, "h", MINUTE, "m"),
+        _ if seconds < 2 * DAY => whole(HOUR, "h"),
+        _ if seconds < 8 * DAY => both(DAY, "d", HOUR, "h"),
+        _ if seconds < 2 * YEAR => whole(DAY, "d"),
+        _ if seconds < 8 * YEAR => both(YEAR, "y", DAY, "d"),
+        _ => whole(YEAR, "y"),
     }
 }
 
@@ -147,8 +166,22 @@ mod tests {
             (-5, "0s"),
             (119, "119s"),
             (120, "2m"),
-            (7200, "2h"),
+            (125, "2m5s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (7200, "120m"),
+            (3 * 3600, "3h"),
+            (3 * 3600 + 61, "3h1m"),
+            (8 * 3600, "8h"),
+            (47 * 3600 + 3599, "47h"),
             (172_800, "2d"),
+            (172_800 + 3600, "2d1h"),
+            (8 * 86400 - 1, "7d23h"),
+            (8 * 86400, "8d"),
+            (730 * 86400, "2y"),
+            (731 * 86400, "2y1d"),
+            (8 * 365 * 86400 - 1, "7y364d"),
+            (8 * 365 * 86400, "8y"),
         ] {
             assert_eq!(span(seconds), text);
         }

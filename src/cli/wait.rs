@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use tokio::time::Instant;
 
 use super::agent::{Agent, full_name, none, the_one};
 use super::{print, single_threaded};
 use crate::config::{format_duration, parse_duration};
-use crate::server::{PodDetail, PodDetails, PodName};
+use crate::server::{Lines, PodDetail, PodDetails, PodName};
 
 /// How long an agent that ended in the meantime is given to come back before it is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long the agent is given for its first answer at least.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -35,6 +38,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// It is there, its condition Ready holds, and no update of it waits
+    #[value(aliases = ["condition=Ready", "condition=ready"])]
     Ready,
     /// Nothing of it is left
     #[value(alias = "delete")]
@@ -49,45 +53,64 @@ pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         timeout,
     } = arguments;
     single_threaded()?.block_on(async {
-        let mut last = PodDetails::default();
-        let waiting = wait_for(agent, pod, *what, &mut last);
-        match tokio::time::timeout(*timeout, waiting).await {
-            Ok(Ok(said)) => {
-                print(&(said + "\n"))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => bail!(
-                "waited {} in vain: {}",
-                format_duration(*timeout),
-                state(pod, &last)
-            ),
+        let mut last = None;
+        if let Some(said) = wait_for(agent, pod, *what, *timeout, &mut last).await? {
+            print(&(said + "\n"))?;
+            return Ok(ExitCode::SUCCESS);
         }
+        let unanswered = || "the agent does not answer".to_owned();
+        bail!(
+            "waited {} in vain: {}",
+            format_duration(*timeout),
+            last.map_or_else(unanswered, |last| state(pod, &last))
+        )
     })
 }
 
-/// Waits; gives what came of it, and keeps what the agent said last.
+/// Waits; gives what came of it, if something did, and keeps what the agent said last.
 async fn wait_for(
     agent: &Agent,
     pod: &PodName,
     what: What,
-    last: &mut PodDetails,
-) -> anyhow::Result<String> {
+    timeout: Duration,
+    last: &mut Option<PodDetails>,
+) -> anyhow::Result<Option<String>> {
+    let begin = Instant::now();
     let mut changes = agent.follow_pod(pod).await?;
     loop {
-        while let Some(details) = changes.next().await? {
-            if let Some(said) = reached(pod, what, &details)? {
-                return Ok(said);
-            }
-            *last = details;
-        }
-        // The agent has ended; the next one goes on where it was.
-        changes = loop {
-            tokio::time::sleep(PAUSE).await;
-            if let Ok(changes) = agent.follow_pod(pod).await {
-                break changes;
-            }
+        // Whatever the timeout, the agent is heard once, as the API server is by kubectl.
+        let limit = match last {
+            Some(_) => timeout,
+            None => timeout.max(FIRST_ANSWER),
         };
+        let next = async {
+            let next = changes.next().await?;
+            // The agent has ended; the next one goes on where it was.
+            if next.is_none() {
+                changes = again(agent, pod).await;
+            }
+            anyhow::Ok(next)
+        };
+        let left = limit.saturating_sub(begin.elapsed());
+        let Ok(next) = tokio::time::timeout(left, next).await else {
+            return Ok(None);
+        };
+        if let Some(details) = next? {
+            if let Some(said) = reached(pod, what, &details)? {
+                return Ok(Some(said));
+            }
+            *last = Some(details);
+        }
+    }
+}
+
+/// Asks until an agent answers.
+async fn again(agent: &Agent, pod: &PodName) -> Lines<PodDetails> {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        if let Ok(changes) = agent.follow_pod(pod).await {
+            return changes;
+        }
     }
 }
 

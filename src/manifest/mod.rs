@@ -18,6 +18,7 @@ mod requests;
 mod shape;
 mod spelling;
 mod validate;
+pub(crate) mod volumes;
 
 use std::fmt;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::decode::{check_metadata, kind_of};
 use super::document::Document;
 use super::validate::is_dns_subdomain;
-use super::{Problem, StaticPod, add, identity, path};
+use super::{Problem, StaticPod, add, identity, path, volumes};
 
 /// As much as the API lets an object hold.
 const MAX_SIZE: usize = 1 << 20;
@@ -397,7 +397,9 @@ fn references(pod: &Pod) -> Vec<Reference> {
     for (field, container) in inits.chain(mains) {
         of_container(&field, container, &mut found);
     }
+    let used = volumes::used(spec);
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
+        let before = found.len();
         let field = path::index("spec.volumes", i);
         let config_map = volume.config_map.as_ref();
         let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
@@ -411,6 +413,12 @@ fn references(pod: &Pod) -> Vec<Reference> {
         for (j, part) in parts.into_iter().flatten().enumerate() {
             let sources = path::key(&path::key(&field, "projected"), "sources");
             of_projection(&path::index(&sources, j), part, &mut found);
+        }
+        // What no container mounts is not prepared: there is nothing to wait for.
+        if !used.contains(volume.name.as_str()) {
+            for reference in &mut found[before..] {
+                reference.optional = true;
+            }
         }
     }
     found

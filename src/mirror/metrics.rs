@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus::Gauge;
 use prometheus::core::Collector;
+use prometheus::{Gauge, IntCounter};
 use tokio::sync::watch;
 
 use super::Numbers;
-use crate::measure::gauge;
+use crate::measure::{counter, gauge};
 
 /// What the API server has of the node. Cloning it is cheap and shares the measures.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub struct Metrics {
     connected: Gauge,
     mirrors: Gauge,
     refused: Gauge,
-    requests: Gauge,
+    requests: IntCounter,
 }
 
 impl Default for Metrics {
@@ -34,8 +34,8 @@ impl Default for Metrics {
                 "podkeeper_mirror_pods_refused",
                 "Pods for which the API server does not do something.",
             ),
-            requests: gauge(
-                "podkeeper_api_server_requests",
+            requests: counter(
+                "podkeeper_api_server_requests_total",
                 "Requests that the API server was sent since the agent's start.",
             ),
         }
@@ -71,7 +71,9 @@ impl Metrics {
         self.connected.set(f64::from(u8::from(numbers.connected)));
         self.mirrors.set(numbers.mirrors as f64);
         self.refused.set(numbers.refused.len() as f64);
-        self.requests.set(requests.load(Ordering::Relaxed) as f64);
+        let requests = requests.load(Ordering::Relaxed);
+        self.requests
+            .inc_by(requests.saturating_sub(self.requests.get()));
     }
 }
 
@@ -96,15 +98,10 @@ mod tests {
         drop(sender);
         let follow = metrics.clone().follow(numbers, Arc::new(AtomicU64::new(7)));
         follow.await;
-        let all = [
-            &metrics.connected,
-            &metrics.mirrors,
-            &metrics.refused,
-            &metrics.requests,
-        ];
-        assert_eq!(
-            all.map(|gauge| gauge.get().to_string()),
-            ["1", "2", "1", "7"]
-        );
+        let all = [&metrics.connected, &metrics.mirrors, &metrics.refused];
+        assert_eq!(all.map(|gauge| gauge.get().to_string()), ["1", "2", "1"]);
+        assert_eq!(metrics.requests.get(), 7);
+        metrics.take(&Numbers::default(), &AtomicU64::new(9));
+        assert_eq!(metrics.requests.get(), 9);
     }
 }

@@ -99,6 +99,20 @@ pub fn list(paths: &Paths) -> io::Result<Vec<String>> {
     Ok(uids)
 }
 
+/// Whether a root directory has folders of Pods, and none that this agent wrote.
+///
+/// # Errors
+/// The folder of Pods cannot be read; that it is not there is no error.
+pub fn belongs_to_another(root: &Path) -> io::Result<bool> {
+    let paths = Paths {
+        root: root.to_owned(),
+        ..Paths::default()
+    };
+    let uids = list(&paths)?;
+    let ours = |uid: &String| paths.pod(uid).join(RECORD).exists();
+    Ok(!uids.is_empty() && !uids.iter().any(ours))
+}
+
 /// The record of a UID, if there is a readable one.
 #[must_use]
 pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
@@ -239,19 +253,20 @@ pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
 }
 
 /// Removes the folder and the logs of a Pod whose name is not known any more. That there is a folder
-/// of this UID proves that logs with the UID in their name are ours.
+/// of this UID proves that logs with the UID in their name are ours. A folder that is not named as the
+/// UIDs that we give was made by somebody else.
 ///
 /// # Errors
-/// Any I/O error; that something is not there is none.
+/// Any I/O error, or it is somebody else's; that something is not there is none.
 pub fn remove_nameless(paths: &Paths, uid: &str) -> io::Result<()> {
-    // Anything else below our root directory is not a Pod's, and proves nothing.
-    if is_uid(uid) {
-        let suffix = format!("_{uid}");
-        for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().ends_with(&suffix) {
-                ignore_missing(fs::remove_dir_all(entry.path()))?;
-            }
+    if !is_uid(uid) {
+        return Err(io::Error::other("it is not named as a static Pod's"));
+    }
+    let suffix = format!("_{uid}");
+    for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(&suffix) {
+            volume::remove_tree(&entry.path())?;
         }
     }
     remove_folder(paths, uid)

@@ -5,7 +5,11 @@ use std::str::FromStr;
 
 use crate::manifest::PodKey;
 
-/// A Pod as people name it: `NAME`, `NAME-NODE`, or one of these behind `NAMESPACE/`.
+/// What stands before the name of a Pod for kubectl.
+const KINDS: [&str; 2] = ["pod", "pods"];
+
+/// A Pod as people name it: `NAME`, `NAME-NODE`, or one of these behind `NAMESPACE/`. All of it may stand
+/// behind `pod/`, as kubectl has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName {
     namespace: Option<String>,
@@ -48,6 +52,9 @@ impl PodName {
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(namespace) = &self.namespace {
+            if KINDS.contains(&namespace.as_str()) {
+                f.write_str("pod/")?;
+            }
             write!(f, "{namespace}/")?;
         }
         f.write_str(&self.name)
@@ -58,9 +65,13 @@ impl FromStr for PodName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (namespace, name) = match text.split_once('/') {
+        let kind = text
+            .split_once('/')
+            .filter(|(kind, _)| KINDS.contains(kind));
+        let name = kind.map_or(text, |(_, name)| name);
+        let (namespace, name) = match name.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
-            None => (None, text),
+            None => (None, name),
         };
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         let is_name = |name: &str| !name.is_empty() && name.chars().all(good);
@@ -103,6 +114,21 @@ mod tests {
         assert_eq!(selected("b/web"), ["b/web-n1"]);
         assert_eq!(selected("b/db"), [""; 0]);
         assert_eq!(selected("d"), [""; 0]);
+        for name in ["pod/db", "pods/db", "pod/a/db"] {
+            assert_eq!(selected(name), ["a/db-n1"], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was() {
+        for namespace in ["a", "pod", "pods"] {
+            let key = PodKey {
+                namespace: namespace.into(),
+                name: "web-n1".into(),
+            };
+            let name = PodName::of(&key);
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
     }
 
     #[test]

@@ -98,11 +98,20 @@ fn quoted(value: &str) -> String {
             '\u{b}' => write!(text, "\\v"),
             '\u{c}' => write!(text, "\\f"),
             c if c < ' ' || c == '\u{7f}' => write!(text, "\\x{:02x}", c as u32),
-            c => write!(text, "{c}"),
+            c if c.is_ascii() || is_printable(c) => write!(text, "{c}"),
+            c if c <= '\u{ffff}' => write!(text, "\\u{:04x}", c as u32),
+            c => write!(text, "\\U{:08x}", c as u32),
         };
     }
     text.push('"');
     text
+}
+
+/// Whether Go prints a character beyond ASCII as it is: letters, marks, numbers, punctuation and symbols.
+/// The standard library leaves the same ones alone, marks only behind something.
+fn is_printable(c: char) -> bool {
+    let behind: String = ['a', c].iter().collect();
+    behind.escape_debug().eq(behind.chars())
 }
 
 /// A resource of a container of the Pod, divided by its divisor and rounded up. `container` is whose
@@ -169,10 +178,14 @@ mod tests {
         let map = BTreeMap::from([
             ("b".to_owned(), "line\none \"two\"".to_owned()),
             ("a".to_owned(), "é\u{1}".to_owned()),
+            (
+                "c".to_owned(),
+                "e\u{301}'€\u{a0}\u{200b}\u{e0001}".to_owned(),
+            ),
         ]);
         assert_eq!(
             lines(Some(&map)),
-            "a=\"é\\x01\"\nb=\"line\\none \\\"two\\\"\""
+            "a=\"é\\x01\"\nb=\"line\\none \\\"two\\\"\"\nc=\"e\u{301}'€\\u00a0\\u200b\\U000e0001\""
         );
         assert_eq!(lines(None), "");
     }

@@ -1,7 +1,7 @@
 //! `$(VAR)` in values, commands and arguments, as Kubernetes expands it: `$(NAME)` is the variable's
 //! value, `$$` is `$`, and what names no variable stays as it is (API reference, `Container.command`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
@@ -142,27 +142,31 @@ impl Environment {
         Ok(())
     }
 
-    /// The text with its references expanded.
+    /// The text with its references expanded, each to something: what an empty one leaves of a path
+    /// would be another path (the kubelet's `ExpandContainerVolumeMounts`, with its message).
     ///
     /// # Errors
-    /// It refers to a variable that is not there.
+    /// It refers to a variable that is not there, or empty.
     pub(super) fn expand_known(&self, text: &str) -> Result<String, String> {
-        let mut missing = None;
-        let expanded = self.expand_with(text, |name| {
-            missing.get_or_insert_with(|| name.to_owned());
+        let mut missing = BTreeSet::new();
+        let expanded = self.expand_with(text, |name, value| {
+            if value.is_none_or(str::is_empty) {
+                missing.insert(name.to_owned());
+            }
         });
-        match missing {
-            None => Ok(expanded),
-            Some(name) => Err(format!("{text:?} refers to {name:?}, which is no variable")),
+        if missing.is_empty() {
+            return Ok(expanded);
         }
+        let missing: Vec<String> = missing.into_iter().collect();
+        Err(format!("missing value for {}", missing.join(", ")))
     }
 
     /// The text with its references expanded.
     pub(super) fn expand(&self, text: &str) -> String {
-        self.expand_with(text, |_| ())
+        self.expand_with(text, |_, _| ())
     }
 
-    fn expand_with(&self, text: &str, mut on_unknown: impl FnMut(&str)) -> String {
+    fn expand_with(&self, text: &str, mut on_name: impl FnMut(&str, Option<&str>)) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('$') {
@@ -173,11 +177,11 @@ impl Environment {
                 out.push('$');
                 rest = tail;
             } else if let Some((name, tail)) = name {
-                if let Some(value) = self.values.get(name) {
-                    out.push_str(value);
-                } else {
-                    on_unknown(name);
-                    out.extend(["$(", name, ")"]);
+                let value = self.values.get(name).map(String::as_str);
+                on_name(name, value);
+                match value {
+                    Some(value) => out.push_str(value),
+                    None => out.extend(["$(", name, ")"]),
                 }
                 rest = tail;
             } else {

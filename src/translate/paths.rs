@@ -69,6 +69,13 @@ impl Paths {
         self.volume(uid, "empty-dir", volume)
     }
 
+    /// The file that tells that a folder of the Pod's own, such as an emptyDir, was set up completely.
+    #[must_use]
+    pub fn ready(&self, uid: &str, volume: &str) -> PathBuf {
+        let plugin = self.pod(uid).join("plugins/kubernetes.io~empty-dir");
+        plugin.join(volume).join("ready")
+    }
+
     /// The folder of a volume of a kind.
     fn volume(&self, uid: &str, kind: &str, volume: &str) -> PathBuf {
         let volumes = self.pod(uid).join("volumes");

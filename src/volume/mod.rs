@@ -13,23 +13,28 @@ mod mounts;
 mod ownership;
 mod payload;
 mod sub_path;
+#[cfg(test)]
+mod tests;
+mod tree;
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
+use rustix::mount::MountFlags;
 
-use crate::manifest::StaticPod;
 use crate::manifest::quantity::{self, Quantity};
+use crate::manifest::{StaticPod, volumes};
 use crate::translate::{Addresses, NodeFacts, Paths, VolumeSource, pod_limit, volume_source};
 
 pub use env_file::env_files;
 pub use sub_path::prepare_sub_path;
 
 /// Makes the Pod's volumes: folders of its own, files that the agent writes, and host paths of the
-/// `…OrCreate` types. What is there already stays as it is.
+/// `…OrCreate` types. What is there already stays as it is. Volumes that no container uses are left out.
 ///
 /// # Errors
 /// What is wrong, with the field's path.
@@ -37,9 +42,10 @@ pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
     each(&facts.paths, pod, |spec, volume, source| match source {
         VolumeSource::HostPath { path, kind } => host_path::prepare(path, kind),
         VolumeSource::EmptyDir(path) => {
-            let made = prepare_empty_dir(facts, spec, volume, path);
-            made.map_err(|e| e.to_string())?;
-            own(spec, path, false)
+            let none = EmptyDirVolumeSource::default();
+            let source = volume.empty_dir.as_ref().unwrap_or(&none);
+            let ready = facts.paths.ready(&pod.uid, &volume.name);
+            set_up(facts, spec, source, path, &ready, MountFlags::empty())
         }
         VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
     })
@@ -77,7 +83,8 @@ pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), String> {
 pub fn remove(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
     mounts::unmount_below(&folder)?;
-    for inner in ["volume-subpaths", "volumes"] {
+    // What is gone in part is not ready any more.
+    for inner in ["plugins", "volume-subpaths", "volumes"] {
         remove_tree(&folder.join(inner))?;
     }
     Ok(())
@@ -98,7 +105,8 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
         let message = format!("{} is still mounted", mounted.display());
         return Err(io::Error::other(message));
     }
-    fs::remove_dir_all(folder)
+    tree::empty(tree::open(folder)?)?;
+    fs::remove_dir(folder)
 }
 
 fn each(
@@ -109,7 +117,11 @@ fn each(
     let Some(spec) = &pod.pod.spec else {
         return Ok(());
     };
+    let used = volumes::used(spec);
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+        if !used.contains(volume.name.as_str()) {
+            continue;
+        }
         if let Some(source) = volume_source(paths, pod, volume) {
             let path = source.path().display();
             act(spec, volume, &source)
@@ -119,33 +131,61 @@ fn each(
     Ok(())
 }
 
-fn prepare_empty_dir(
+/// Makes a folder of the Pod's own, on its medium and with its group, and tells so by the file `ready`.
+/// One that is ready stays as containers left it, its group and modes too, whatever the Pod's
+/// `fsGroupChangePolicy` (the kubelet's `emptyDir`).
+fn set_up(
     facts: &NodeFacts,
     spec: &PodSpec,
-    volume: &Volume,
+    source: &EmptyDirVolumeSource,
     path: &Path,
-) -> io::Result<()> {
-    make_folder(path)?;
-    let none = EmptyDirVolumeSource::default();
-    let source = volume.empty_dir.as_ref().unwrap_or(&none);
+    ready: &Path,
+    flags: MountFlags,
+) -> Result<(), String> {
     let medium = source.medium.as_deref().unwrap_or_default();
-    if !medium.is_empty() && !mounts::is_mount_point(path)? {
-        if let Some(size) = medium.strip_prefix("HugePages") {
-            let size = page_size(spec, size).map_err(io::Error::other)?;
-            mounts::mount_huge_pages(path, &size)?;
-        } else if medium == "Memory" {
-            mounts::mount_memory(path, memory_size(facts, spec, source).value())?;
-        } else {
-            let message = format!("there is no medium {medium:?}, expected Memory or HugePages");
-            return Err(io::Error::other(message));
+    let set_up = || {
+        make_folder(path)?;
+        let mounted = medium.is_empty() || mounts::is_mount_point(path)?;
+        if mounted && ready.exists() {
+            return Ok(());
         }
+        if !mounted {
+            mount_medium(facts, spec, source, path, flags)?;
+        }
+        // Every container may write to it, whatever user it runs as; memory has the sticky bit besides.
+        let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+        if mode & 0o777 != 0o777 {
+            fs::set_permissions(path, Permissions::from_mode(0o777))?;
+        }
+        if let Some(group) = fs_group(spec) {
+            let given = ownership::give(path, group, false);
+            given.map_err(|e| io::Error::new(e.kind(), format!("fsGroup: {e}")))?;
+        }
+        if let Some(folder) = ready.parent() {
+            make_folder(folder)?;
+        }
+        fs::write(ready, "")
+    };
+    set_up().map_err(|e: io::Error| e.to_string())
+}
+
+fn mount_medium(
+    facts: &NodeFacts,
+    spec: &PodSpec,
+    source: &EmptyDirVolumeSource,
+    path: &Path,
+    flags: MountFlags,
+) -> io::Result<()> {
+    let medium = source.medium.as_deref().unwrap_or_default();
+    if let Some(size) = medium.strip_prefix("HugePages") {
+        let size = page_size(spec, size).map_err(io::Error::other)?;
+        mounts::mount_huge_pages(path, size.value())
+    } else if medium == "Memory" {
+        mounts::mount_memory(path, memory_size(facts, spec, source).value(), flags)
+    } else {
+        let message = format!("there is no medium {medium:?}, expected Memory or HugePages");
+        Err(io::Error::other(message))
     }
-    // Every container may write to it, whatever user it runs as. What a group gave it stays.
-    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
-    if mode & 0o777 == 0o777 {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(mode & 0o7000 | 0o777))
 }
 
 /// A volume in memory takes no more than the Pod may, and than the node has.
@@ -158,25 +198,26 @@ fn memory_size(facts: &NodeFacts, spec: &PodSpec, source: &EmptyDirVolumeSource)
     given.min().unwrap_or_default()
 }
 
-/// The page size as the kernel takes it: that of the medium, or the only one that the Pod asks for.
-fn page_size(spec: &PodSpec, of_medium: &str) -> Result<String, String> {
-    let named = |name: &str| Some(name.strip_suffix('i')?.to_owned());
-    if let Some(size) = of_medium.strip_prefix('-') {
-        return named(size).ok_or_else(|| format!("there are no pages of size {size:?}"));
-    }
+/// The page size: that of the medium, or the only one that the Pod requests. Either way a container
+/// requests it (the kubelet's `getPageSizeMountOption`).
+fn page_size(spec: &PodSpec, of_medium: &str) -> Result<Quantity, String> {
     let inits = spec.init_containers.iter().flatten();
     let own = inits.chain(&spec.containers).flat_map(|c| &c.resources);
-    let resources = own.chain(&spec.resources).flat_map(|r| &r.limits);
-    let mut sizes: Vec<String> = resources
-        .flat_map(|limits| limits.keys())
-        .filter_map(|name| named(name.strip_prefix("hugepages-")?))
+    let resources = own.chain(&spec.resources).flat_map(|r| &r.requests);
+    let requested: BTreeSet<Quantity> = resources
+        .flat_map(|requests| requests.keys())
+        .filter_map(|name| quantity::parse(name.strip_prefix("hugepages-")?))
         .collect();
-    sizes.sort();
-    sizes.dedup();
-    match sizes.as_slice() {
-        [size] => Ok(size.clone()),
-        [] => Err("no container has a limit of huge pages".to_owned()),
-        _ => Err("containers ask for pages of several sizes, name one: HugePages-2Mi".to_owned()),
+    if let Some(written) = of_medium.strip_prefix('-') {
+        let size = quantity::parse(written);
+        let size = size.filter(|size| requested.contains(size));
+        return size.ok_or_else(|| format!("no container requests huge pages of {written}"));
+    }
+    let mut sizes = requested.into_iter();
+    match (sizes.next(), sizes.next()) {
+        (Some(size), None) => Ok(size),
+        (None, _) => Err("no container requests huge pages".to_owned()),
+        _ => Err("containers request pages of several sizes, name one: HugePages-2Mi".to_owned()),
     }
 }
 
@@ -189,36 +230,25 @@ fn write_files(
     addresses: &Addresses,
 ) -> Result<(), String> {
     let payload = payload::payload(facts, pod, volume, addresses)?;
-    let prepare = || {
-        make_folder(path)?;
-        // What may be secret never gets to a disk.
-        if volume.config_map.is_none() && !mounts::is_mount_point(path)? {
-            mounts::mount_memory(path, 0)?;
-        }
-        // Every container may look into it, whatever user it runs as; the files have modes of their own.
-        fs::set_permissions(path, Permissions::from_mode(0o755))?;
-        files::write(path, &payload, fs_group(spec))
+    // What may be secret never gets to a disk.
+    let medium = volume.config_map.is_none().then(|| "Memory".to_owned());
+    let source = EmptyDirVolumeSource {
+        medium,
+        ..EmptyDirVolumeSource::default()
     };
-    prepare().map_err(|e: io::Error| e.to_string())
+    // The kubelet makes these folders as emptyDirs of this name.
+    let name = format!("wrapped_{}", volume.name);
+    let ready = facts.paths.ready(&pod.uid, &name);
+    let flags = MountFlags::NODEV | MountFlags::NOSUID;
+    set_up(facts, spec, &source, path, &ready, flags)?;
+    let written = files::write(path, &payload, fs_group(spec));
+    written.map_err(|e: io::Error| e.to_string())
 }
 
 /// The group that the Pod's volumes belong to.
 fn fs_group(spec: &PodSpec) -> Option<u32> {
     let group = spec.security_context.as_ref()?.fs_group?;
     u32::try_from(group).ok()
-}
-
-fn own(spec: &PodSpec, path: &Path, read_only: bool) -> Result<(), String> {
-    let Some(group) = fs_group(spec) else {
-        return Ok(());
-    };
-    let context = spec.security_context.as_ref();
-    let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
-    let matches = || ownership::root_matches(path, group, read_only);
-    if policy == Some("OnRootMismatch") && matches() {
-        return Ok(());
-    }
-    ownership::give(path, group, read_only).map_err(|e| format!("fsGroup: {e}"))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

@@ -5,8 +5,11 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tracing::warn;
 
 /// Mounts can stand on top of each other.
 const MAX_LAYERS: usize = 64;
@@ -69,19 +72,40 @@ pub(super) fn unmount_below(folder: &Path) -> io::Result<()> {
     Err(io::Error::other(message))
 }
 
-/// Mounts memory on a folder, of so many bytes at most; 0 for the kernel's own limit.
-pub(super) fn mount_memory(folder: &Path, size: i64) -> io::Result<()> {
-    let options = match size {
-        0 => String::new(),
-        size => format!("size={size}"),
+/// Mounts memory on a folder, of so many bytes at most; 0 for the kernel's own limit. It is kept out of
+/// swap where the kernel can do that, as the kubelet does.
+pub(super) fn mount_memory(folder: &Path, size: i64, flags: MountFlags) -> io::Result<()> {
+    let size = (size != 0).then(|| format!("size={size}"));
+    let mount = |noswap: Option<&str>| {
+        let options: Vec<&str> = size.as_deref().into_iter().chain(noswap).collect();
+        let options = CString::new(options.join(","))?;
+        Ok(mount("tmpfs", folder, "tmpfs", flags, options.as_c_str())?)
     };
-    let options = CString::new(options)?;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    Ok(mount("tmpfs", folder, "tmpfs", flags, options.as_c_str())?)
+    match mount(Some("noswap")) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+            warn_of_swap();
+            mount(None)
+        }
+        done => done,
+    }
 }
 
-/// Mounts huge pages of a size (`2M`) on a folder.
-pub(super) fn mount_huge_pages(folder: &Path, size: &str) -> io::Result<()> {
+/// Says once that what is mounted as memory may get to a disk.
+fn warn_of_swap() {
+    static SAID: Once = Once::new();
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    // The first line says what stands in the others.
+    if swaps.lines().count() > 1 {
+        SAID.call_once(|| {
+            warn!(
+                "secrets and volumes in memory may be written to the node's swap: the kernel can keep them out of it from 6.4 on"
+            );
+        });
+    }
+}
+
+/// Mounts huge pages of a size in bytes on a folder.
+pub(super) fn mount_huge_pages(folder: &Path, size: i64) -> io::Result<()> {
     let options = CString::new(format!("pagesize={size}"))?;
     let (flags, kind) = (MountFlags::NODEV, "hugetlbfs");
     Ok(mount("nodev", folder, kind, flags, options.as_c_str())?)
@@ -104,15 +128,34 @@ mod tests {
         let outer = root.path().join("with blank");
         fs::create_dir(&outer).unwrap();
         assert!(!is_mount_point(&outer).unwrap());
-        mount_memory(&outer, 1 << 20).unwrap();
-        mount_memory(&outer, 0).unwrap();
+        mount_memory(&outer, 1 << 20, MountFlags::empty()).unwrap();
+        mount_memory(&outer, 0, MountFlags::NOSUID).unwrap();
         let inner = outer.join("inner");
         fs::create_dir(&inner).unwrap();
-        mount_memory(&inner, 1 << 16).unwrap();
+        mount_memory(&inner, 1 << 16, MountFlags::empty()).unwrap();
         assert!(is_mount_point(&outer).unwrap());
         let found = rustix::fs::statvfs(&inner).unwrap();
         assert_eq!(found.f_blocks * found.f_frsize, 1 << 16);
         unmount_below(root.path()).unwrap();
         assert_eq!(below(root.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn memory_stays_out_of_swap_where_the_kernel_can_do_that() {
+        let root = tempfile::tempdir().unwrap();
+        mount_memory(root.path(), 1 << 16, MountFlags::empty()).unwrap();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        unmount_below(root.path()).unwrap();
+        let point = root.path().to_str().unwrap();
+        let line = table.lines().find(|line| line.contains(point)).unwrap();
+        let release = rustix::system::uname()
+            .release()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let mut numbers = release.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        let release = (numbers.next().unwrap(), numbers.next().unwrap());
+        assert_eq!(line.contains(",noswap"), release >= (6, 4), "{line}");
+        assert!(line.contains("size=64k"), "{line}");
     }
 }

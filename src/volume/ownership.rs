@@ -1,50 +1,48 @@
 //! The group of a Pod's volumes (Kubernetes, Configure a Security Context, "fsGroup").
 
-use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, RawMode, Stat, chmodat, chownat, fchmod, fchown, fstat,
+};
+
+use super::tree;
+
 /// What the group may do with files, and besides with folders, whose content gets the group too.
-const READ: u32 = 0o440;
-const READ_WRITE: u32 = 0o660;
-const FOLDER: u32 = 0o2110;
+const READ: RawMode = 0o440;
+const READ_WRITE: RawMode = 0o660;
+const FOLDER: RawMode = 0o2110;
 
-/// Gives a folder and all in it to a group. Symlinks are given, not followed.
+/// Gives a folder and all in it to a group. Symlinks are given, not followed. No container may have the
+/// folder meanwhile.
 pub(super) fn give(path: &Path, group: u32, read_only: bool) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    lchown(path, None, Some(group))?;
-    if found.is_symlink() {
-        return Ok(());
-    }
-    let mode = found.mode() & 0o7777 | wanted(&found, read_only);
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
-    if found.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), group, read_only)?;
+    let group = Some(Gid::from_raw(group));
+    let folder = tree::open(path)?;
+    let found = fstat(&folder)?;
+    fchown(&folder, None, group)?;
+    fchmod(&folder, mode(&found, read_only))?;
+    tree::visit(folder, |around, name, found| {
+        chownat(around, name, None, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Symlink => Ok(()),
+            _ => chmodat(around, name, mode(found, read_only), AtFlags::empty()),
         }
-    }
-    Ok(())
-}
-
-/// Whether a folder itself has the group and the permissions already.
-pub(super) fn root_matches(path: &Path, group: u32, read_only: bool) -> bool {
-    let found = fs::symlink_metadata(path);
-    found.is_ok_and(|found| {
-        let wanted = wanted(&found, read_only);
-        found.gid() == group && found.mode() & wanted == wanted
     })
 }
 
-fn wanted(found: &Metadata, read_only: bool) -> u32 {
-    let mode = if read_only { READ } else { READ_WRITE };
-    if found.is_dir() { mode | FOLDER } else { mode }
+/// As it is, with what the group may do besides.
+fn mode(found: &Stat, read_only: bool) -> Mode {
+    let group = if read_only { READ } else { READ_WRITE };
+    let folder = if tree::is_folder(found) { FOLDER } else { 0 };
+    Mode::from_raw_mode(found.st_mode & 0o7777 | group | folder)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     #[test]
     fn all_in_a_folder_is_given_to_the_group_and_nothing_outside() {
@@ -55,16 +53,24 @@ mod tests {
         fs::write(&outside, "").unwrap();
         fs::set_permissions(folder.join("inner/file"), Permissions::from_mode(0o600)).unwrap();
         symlink(&outside, folder.join("link")).unwrap();
-        assert!(!root_matches(&folder, 2000, false));
         give(&folder, 2000, false).unwrap();
-        assert!(root_matches(&folder, 2000, false));
         let found = |path: &str| {
             let found = fs::metadata(folder.join(path)).unwrap();
             (found.gid(), found.mode() & 0o7777)
         };
-        assert_eq!(found("inner").0, 2000);
-        assert_eq!(found("inner").1 & 0o2770, 0o2770);
+        for path in ["", "inner"] {
+            assert_eq!(found(path).0, 2000, "{path:?}");
+            assert_eq!(found(path).1 & 0o2770, 0o2770, "{path:?}");
+        }
         assert_eq!(found("inner/file"), (2000, 0o660));
         assert_eq!(fs::metadata(&outside).unwrap().gid(), 0);
+    }
+
+    #[test]
+    fn the_deepest_folder_is_given_too() {
+        let root = tree::tests::Memory::new();
+        let deepest = tree::tests::dig(root.path());
+        give(root.path(), 2000, false).unwrap();
+        assert_eq!(fstat(&deepest).unwrap().st_gid, 2000);
     }
 }

@@ -25,13 +25,20 @@ const TRIES: usize = 32;
 /// Any I/O error; the path leads out of the volume.
 pub fn prepare_sub_path(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let whole = open_root(root)?;
-    let part = match resolve(&whole, Path::new(path), OFlags::PATH) {
-        Err(Errno::NOENT) => {
-            make_folders(&whole, Path::new(path))?;
-            resolve(&whole, Path::new(path), OFlags::PATH)
-        }
-        found => found,
-    };
+    let mut inside = Path::new(path).to_owned();
+    let mut part = resolve(&whole, &inside, OFlags::PATH);
+    // A symlink may name a place in the volume by its path on the node. What it names now is only a
+    // suggestion: it is resolved like any other path.
+    if let Err(Errno::XDEV) = part
+        && let Some(named) = named_inside(root, &inside)
+    {
+        inside = named;
+        part = resolve(&whole, &inside, OFlags::PATH);
+    }
+    if let Err(Errno::NOENT) = part {
+        make_folders(&whole, &inside)?;
+        part = resolve(&whole, &inside, OFlags::PATH);
+    }
     let part = part.map_err(|e| leads_out(e, path))?;
     if fs::symlink_metadata(target).is_ok() {
         mounts::unmount_below(target)?;
@@ -49,6 +56,26 @@ fn leads_out(error: Errno, path: &str) -> io::Error {
         }
         other => other.into(),
     }
+}
+
+/// A path of the volume without the symlinks in it, as far as it is there, if it ends in the volume.
+fn named_inside(root: &Path, path: &Path) -> Option<PathBuf> {
+    let root = fs::canonicalize(root).ok()?;
+    let mut there = root.join(path);
+    let mut missing = vec![];
+    let found = loop {
+        match fs::canonicalize(&there) {
+            Ok(found) => break found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing.push(there.file_name()?.to_owned());
+                there.pop();
+            }
+            Err(_) => return None,
+        }
+    };
+    let mut inside = Path::new(".").join(found.strip_prefix(&root).ok()?);
+    inside.extend(missing.into_iter().rev());
+    Some(inside)
 }
 
 /// The volume's root: a folder, or a single file.
@@ -182,6 +209,33 @@ mod tests {
         symlink("real", place.path("volume/link")).unwrap();
         place.prepare("link/new").unwrap();
         assert!(place.path("volume/real/new").is_dir());
+    }
+
+    #[test]
+    fn a_symlink_that_names_a_place_in_the_volume_by_its_whole_path_is_followed() {
+        let place = Place::new();
+        fs::create_dir(place.path("volume/real")).unwrap();
+        fs::write(place.path("volume/real/file"), "x").unwrap();
+        symlink(place.path("volume/real"), place.path("volume/link")).unwrap();
+        symlink(place.path("volume"), place.path("volume/all")).unwrap();
+        // The volume itself may be named by a symlink too.
+        symlink("volume", place.path("alias")).unwrap();
+        for (root, path, file) in [
+            ("volume", "link", "file"),
+            ("volume", "all", "real/file"),
+            ("alias", "all/link", "file"),
+        ] {
+            prepare_sub_path(&place.path(root), path, &place.path("target/0")).unwrap();
+            let file = place.path("target/0").join(file);
+            assert_eq!(fs::read_to_string(file).unwrap(), "x", "{root} {path}");
+        }
+        place.prepare("link/new/deep").unwrap();
+        assert!(place.path("volume/real/new/deep").is_dir());
+        symlink(place.path("volume/none"), place.path("volume/dangling")).unwrap();
+        for path in ["dangling", "dangling/new"] {
+            assert!(place.prepare(path).is_err(), "{path}");
+        }
+        assert!(!place.path("volume/none").exists());
     }
 
     #[test]

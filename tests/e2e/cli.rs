@@ -356,7 +356,10 @@ async fn crictl_is_told_what_to_run(mut node: Node) {
     );
     node.remove("web.yaml");
     node.wait_gone().await;
-    let gone = output(&node, &["exec", "web"]);
-    assert_eq!(gone.status.code(), Some(1));
-    assert!(text(&gone.stderr).starts_with("podkeeper: there is no Pod web"));
+    node.wait_until("the agent does not know it any more", async || {
+        let gone = output(&node, &["exec", "web"]);
+        let said = text(&gone.stderr);
+        gone.status.code() == Some(1) && said.starts_with("podkeeper: there is no Pod web")
+    })
+    .await;
 }

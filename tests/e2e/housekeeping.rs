@@ -331,7 +331,7 @@ async fn images_that_nothing_uses_or_wants_make_room(mut node: Node) {
     // This one waits for its folder, and has no container yet.
     let folder = node.path("later");
     let waits = format!(
-        "  volumes: [{{name: v, hostPath: {{path: {}, type: Directory}}}}]\n",
+        "    volumeMounts: [{{name: v, mountPath: /v}}]\n  volumes: [{{name: v, hostPath: {{path: {}, type: Directory}}}}]\n",
         folder.display()
     );
     let waits = pod_with("waits", "localhost/podkeeper/web:1", FOREVER, &waits);
@@ -378,9 +378,10 @@ async fn logs_of_a_pod_that_is_known_by_its_uid_alone_go_and_those_of_others_sta
         fs::create_dir_all(log(uid).parent().unwrap()).unwrap();
         fs::write(log(uid), "").unwrap();
     }
-    // What a Pod's folder is like whose record was lost.
+    // What a Pod's folder is like whose record was lost, beside the lock that every agent leaves.
     let folder = node.path("root/pods").join(&uid);
     fs::create_dir_all(folder.join("volumes")).unwrap();
+    fs::write(node.path("root/lock"), "").unwrap();
     node.start_agent();
     node.wait_until("it is gone", async || !folder.exists())
         .await;

@@ -106,7 +106,8 @@ async fn host_paths_are_made_and_checked_by_their_type(mut node: Node) {
     ];
     for (i, (path, kind, _)) in wrong.iter().enumerate() {
         let spec = format!(
-            "{container}  volumes: [{{name: v, hostPath: {{path: {path}, type: {kind}}}}}]\n"
+            "{container}    volumeMounts: [{{name: v, mountPath: /v}}]\n  \
+             volumes: [{{name: v, hostPath: {{path: {path}, type: {kind}}}}}]\n"
         );
         node.put(
             &format!("wrong{i}.yaml"),

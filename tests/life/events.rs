@@ -86,7 +86,8 @@ async fn pods_that_cannot_run_here() {
     let first = pod(&format!("containers: [{{name: c, {image}, {ports}}}]"));
     let second = first.replace("name: p}", "name: second}");
     let volume = "volumes: [{name: v, hostPath: {path: /nowhere/at/all, type: Directory}}]";
-    let third = single("", volume).replace("name: p}", "name: third}");
+    let third = single("volumeMounts: [{name: v, mountPath: /v}]", volume)
+        .replace("name: p}", "name: third}");
     agent.want(&[&first]);
     agent.until_ready("p").await;
     agent.want(&[&first, &second, &third]);

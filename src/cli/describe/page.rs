@@ -6,6 +6,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::cli::table::span;
+use crate::cli::text::in_a_line;
 
 /// Where values begin, from where their names do.
 const COLUMN: usize = 16;
@@ -61,7 +62,7 @@ impl Part<'_> {
     }
 
     pub(super) fn line(&mut self, text: &str) {
-        let indent = self.indent;
+        let (indent, text) = (self.indent, in_a_line(text));
         // Writing to a text cannot fail.
         let _ = writeln!(self.page.text, "{:indent$}{text}", "");
     }

@@ -55,7 +55,7 @@ fn crashing() -> PodDetail {
                     "message": "back-off 20s restarting failed container=web"}},
                 "lastState": {"terminated": {"exitCode": 3, "reason": "Error",
                     "startedAt": "2026-01-01T00:00:58Z", "finishedAt": "2026-01-01T00:01:00Z",
-                    "message": "no such port\nbye\n"}}}],
+                    "message": "no such\u{1b} port\r\nbye\n"}}}],
         },
     });
     PodDetail {
@@ -93,7 +93,7 @@ fn a_page_tells_everything_about_a_pod() {
         field: "spec.containers{web}".into(),
         kind: EventKind::Warning,
         reason: "BackOff".into(),
-        message: "Back-off restarting failed container web".into(),
+        message: "Back-off restarting failed\r container web".into(),
         count: 2,
         first: (THEN + 30) * 1_000_000_000,
         last: (THEN + 60) * 1_000_000_000,
@@ -137,7 +137,7 @@ Containers:
                     back-off 20s restarting failed container=web
     Next try:       2026-01-01T00:01:20Z (in 15s)
     Last exit:      Error, exit code 3, started 2026-01-01T00:00:58Z (7s ago), ended 2026-01-01T00:01:00Z (5s ago)
-                    no such port
+                    no such^[ port
                     bye
     Ready:          no
     Restarts:       2
@@ -162,7 +162,7 @@ Volumes:
   tmp    emptyDir
 Events:
   AGE   TYPE      REASON    CONTAINER   MESSAGE
-  5s    Warning   BackOff   web         Back-off restarting failed container web (2 times since 2026-01-01T00:00:30Z)
+  5s    Warning   BackOff   web         Back-off restarting failed\\r container web (2 times since 2026-01-01T00:00:30Z)
 ";
     let page = describe_pod(&crashing(), &[event], now);
     assert_eq!(page, expected, "{page}");
