@@ -32,9 +32,9 @@ use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
-    Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
-    UserNamespaceRange, container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
-    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
+    container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths, qos_class,
+    sandbox_config, sub_paths,
 };
 use crate::volume;
 
@@ -955,6 +955,7 @@ impl PodTask {
         info!(pod = %self.key, uid, "the Pod is gone");
         self.memory.forget_version(uid);
         self.context.ledger.release(&self.key, uid);
+        self.share_out().await;
         self.records.remove(uid);
         self.kept.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
@@ -963,6 +964,21 @@ impl PodTask {
             self.seen_at(uid, self.context.clock.wall_now());
         }
         Ok(())
+    }
+
+    /// Gives the classes of service what the Pods that are left ask for.
+    async fn share_out(&mut self) {
+        let context = Arc::clone(&self.context);
+        let share_out = move || {
+            let facts = &context.facts;
+            cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
+                context.ledger.burstable_cpu()
+            })
+        };
+        if let Err(error) = blocking(share_out).await {
+            // It has more than it needs until the next Pod starts or goes.
+            warn!(pod = %self.key, %error, "the Pod's class of service keeps its part of the CPU");
+        }
     }
 
     /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
@@ -1183,8 +1199,7 @@ async fn prepare_node(
         let paths = &context.facts.paths;
         folder::create(paths, &version.key, &version.uid, &record)
             .map_err(node_failure("FailedMount"))?;
-        create_cgroup(&context.facts, &version)
-            .map_err(node_failure("FailedCreatePodContainer"))?;
+        create_cgroup(&context, &version).map_err(node_failure("FailedCreatePodContainer"))?;
         volume::prepare(&context.facts, &version, &Addresses::default()).map_err(|message| {
             Failure::Node {
                 reason: "FailedMount",
@@ -1196,13 +1211,16 @@ async fn prepare_node(
     blocking(prepare).await
 }
 
-fn create_cgroup(facts: &NodeFacts, version: &StaticPod) -> std::io::Result<()> {
+fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> {
+    let facts = &context.facts;
     let Some(spec) = &version.pod.spec else {
         return Ok(());
     };
     let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
     let limits = pod_cgroup_limits(facts, spec);
-    cgroup::create(&facts.paths.cgroups, facts.cgroup_driver, &path, &limits)
+    let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
+    cgroup::create(root, driver, &path, &limits)?;
+    cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
 }
 
 async fn write_hosts_file(

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodS
 use tokio::sync::watch;
 
 use crate::manifest::{PodKey, StaticPod};
-use crate::translate::{NodeFacts, apparmor_annotation, is_sidecar, requested, sysctl_name};
+use crate::translate::{
+    NodeFacts, QosClass, apparmor_annotation, is_sidecar, qos_class, requested, sysctl_name,
+};
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -45,6 +47,8 @@ struct Claim {
     cpu: i64,
     /// Bytes.
     memory: i64,
+    /// Whether its class of service is burstable.
+    burstable: bool,
 }
 
 /// A port of the host, on one address or on all of them (`0.0.0.0`).
@@ -119,6 +123,14 @@ impl Ledger {
         }
     }
 
+    /// What all burstable Pods together request of the CPU, in thousandths.
+    #[must_use]
+    pub fn burstable_cpu(&self) -> i64 {
+        let claims = self.lock();
+        let burstable = claims.values().filter(|claim| claim.burstable);
+        burstable.map(|claim| claim.cpu).sum()
+    }
+
     /// Tells when something was given back.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -149,6 +161,7 @@ fn claim(spec: &PodSpec) -> Claim {
         ports: ports.collect(),
         cpu: requested.cpu,
         memory: requested.memory,
+        burstable: qos_class(spec) == QosClass::Burstable,
     }
 }
 

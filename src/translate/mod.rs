@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-pub use cgroup::{CgroupDriver, pod_cgroup_path, pod_cgroup_paths};
+pub use cgroup::{CgroupDriver, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths};
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::ResolvConf;
 pub use downward::{Addresses, field_value, resource_value};
@@ -28,8 +28,8 @@ pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
-    pod_amounts, pod_cgroup_limits, qos_class, requested,
+    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, cpu_shares,
+    is_sidecar, pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
 pub use security::{UserNamespaceRange, apparmor_annotation};

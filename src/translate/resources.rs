@@ -356,7 +356,9 @@ fn linux_resources(
     resources
 }
 
-fn cpu_shares(milli: i64) -> i64 {
+/// The CPU shares that thousandths of a CPU stand for, within the kernel's bounds.
+#[must_use]
+pub fn cpu_shares(milli: i64) -> i64 {
     (milli.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
