@@ -25,6 +25,59 @@ spec:
     hostPath: {path: /srv/podkeeper/made, type: DirectoryOrCreate}
 ";
 
+/// A Pod of each class of service, and one with resources as a whole.
+const CLASSES: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: guaranteed}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: localhost/podkeeper/web:1
+    resources: {limits: {cpu: 300m, memory: 64Mi}}
+  - name: d
+    image: localhost/podkeeper/busybox:1
+    command: [sleep, infinity]
+    resources: {limits: {cpu: 200m, memory: 32Mi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: burstable}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: localhost/podkeeper/busybox:1
+    command: [sleep, infinity]
+    resources: {requests: {cpu: 100m}, limits: {memory: 128Mi}}
+  - name: d
+    image: localhost/podkeeper/busybox:1
+    command: [sleep, infinity]
+    resources: {requests: {cpu: 400m}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: effort}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: localhost/podkeeper/busybox:1
+    command: [sleep, infinity]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: whole}
+spec:
+  terminationGracePeriodSeconds: 1
+  resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: 400m, memory: 80Mi}}
+  containers:
+  - name: c
+    image: localhost/podkeeper/busybox:1
+    command: [sleep, infinity]
+";
+
 /// The machine, installed once as the README says, with nothing running.
 struct Machine {
     dir: String,
@@ -132,7 +185,7 @@ impl Machine {
     fn wait_running(&self, pod: &str) -> String {
         self.wait(
             pod,
-            &format!("podkeeper ps | grep -q '{pod}-.* 1/1 .* Running'"),
+            &format!(r"podkeeper ps | grep -q '{pod}-.* \([0-9]\)/\1 .* Running'"),
         );
         self.tasks()
     }
@@ -278,4 +331,91 @@ fn on_a_machine_the_promised_command_line_works_to_the_letter_and_over_a_boot_wi
     machine.does("systemctl restart podkeeper");
     machine.wait_gone();
     machine.does("systemctl disable --now podkeeper nginx && rm -r /etc/systemd/system/podkeeper.service.d && systemctl daemon-reload");
+}
+
+/// What a setting of a cgroup below `/sys/fs/cgroup` is; of several cgroups, all that differ, in order.
+fn setting(machine: &Machine, group: &str, file: &str) -> String {
+    let read = machine.does(&format!("cat /sys/fs/cgroup/{group}/{file} | sort -u"));
+    read.lines().collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+#[ignore = "needs a machine: run hack/test"]
+fn on_a_machine_slices_have_what_their_pods_and_containers_may_take() {
+    let machine = Machine::take();
+    let config = kubelet("staticPodPath: /etc/podkeeper/manifests\ncgroupDriver: systemd\n");
+    machine.put("/etc/podkeeper/config.yaml", &config);
+    for (number, manifest) in CLASSES.split("---\n").enumerate() {
+        machine.put(&format!("/etc/podkeeper/manifests/{number}.yaml"), manifest);
+    }
+    machine.does("systemctl start podkeeper");
+    for pod in ["guaranteed", "burstable", "effort", "whole"] {
+        machine.wait_running(pod);
+    }
+    let (all, burstable, effort) = (
+        "kubepods.slice",
+        "kubepods.slice/kubepods-burstable.slice",
+        "kubepods.slice/kubepods-besteffort.slice",
+    );
+    let [guaranteed, bursting, little] = [
+        format!("{all}/kubepods-pod*.slice"),
+        format!("{burstable}/kubepods-burstable-pod*.slice"),
+        format!("{effort}/kubepods-besteffort-pod*.slice"),
+    ];
+    let containers = |pod: &str| format!("{pod}/cri-containerd-*.scope");
+    let check = |group: &str, file: &str, expected: &str| {
+        assert_eq!(
+            setting(&machine, group, file),
+            expected,
+            "{group}/{file}\n{}",
+            machine.does("systemd-cgls --no-pager /kubepods.slice; podkeeper ps")
+        );
+    };
+    // The weights of half a CPU, of that and a twentieth, and of nothing.
+    check(&guaranteed, "cpu.weight", "20");
+    check(&guaranteed, "cpu.max", "50000 100000");
+    check(&guaranteed, "memory.max", "100663296");
+    check(
+        &containers(&guaranteed),
+        "memory.max",
+        "33554432, 67108864, max",
+    );
+    check(
+        &containers(&guaranteed),
+        "cpu.max",
+        "20000 100000, 30000 100000, max 100000",
+    );
+    check(burstable, "cpu.weight", "22");
+    check(&bursting, "cpu.weight", "2, 20");
+    check(&bursting, "cpu.max", "40000 100000, max 100000");
+    check(&bursting, "memory.max", "83886080, max");
+    check(
+        &containers(&bursting),
+        "memory.max",
+        "134217728, 83886080, max",
+    );
+    check(effort, "cpu.weight", "1");
+    check(&little, "cpu.weight", "1");
+    check(&little, "memory.max", "max");
+    check(&little, "hugetlb.2MB.max", "0");
+    check(&guaranteed, "hugetlb.2MB.max", "0");
+    // No container swaps, and its processes are killed together; the sandbox's own is no container.
+    check(&containers(&guaranteed), "memory.oom.group", "0, 1");
+    check(&containers(&guaranteed), "memory.swap.max", "0, max");
+    let scores =
+        "for p in $(pidof sleep); do cat /proc/$p/oom_score_adj; done | sort -nu | sed -n '1p;$p'";
+    assert_eq!(machine.does(scores), "-997\n1000");
+
+    // What is left of a class has what it asks for, over a reload of systemd too.
+    machine.does("rm /etc/podkeeper/manifests/1.yaml");
+    machine.wait(
+        "a smaller class",
+        &format!("test $(cat /sys/fs/cgroup/{burstable}/cpu.weight) = 2"),
+    );
+    machine.does("systemctl daemon-reload");
+    check(burstable, "cpu.weight", "2");
+    check(effort, "cpu.weight", "1");
+    machine.does("rm /etc/podkeeper/manifests/*");
+    machine.wait_gone();
+    machine.does("systemctl stop podkeeper");
 }
