@@ -38,6 +38,7 @@ impl Case {
                 image: "sha256:1".into(),
                 addresses: Addresses {
                     pod: vec!["10.0.0.7".into()],
+                    seen: "2026-01-02T03:04:05Z".into(),
                 },
                 ..ContainerInstance::default()
             },
@@ -115,6 +116,21 @@ fn a_variable_can_be_any_field_that_the_downward_api_has() {
         ("D", "metadata.labels['a.b/c']", "one"),
         ("E", "metadata.annotations['x']", "odd: \"é\" $(A) {1}"),
         ("E2", "metadata.annotations['none']", ""),
+        (
+            "E3",
+            "metadata.annotations['kubernetes.io/config.source']",
+            "file",
+        ),
+        (
+            "E4",
+            "metadata.annotations['kubernetes.io/config.hash']",
+            "$UID",
+        ),
+        (
+            "E5",
+            "metadata.annotations['kubernetes.io/config.seen']",
+            "2026-01-02T03:04:05Z",
+        ),
         ("F", "spec.nodeName", "my-node1"),
         ("G", "spec.serviceAccountName", ""),
         ("H", "status.hostIP", "192.0.2.2"),
@@ -182,6 +198,26 @@ fn a_variable_can_be_a_resource_divided_and_rounded_up() {
             "{resource} by {divisor} of {container}"
         );
     }
+    // An init container has that of the node only for itself, and where it is not named.
+    for (asks, container, expected) in [
+        ("first", "", "2000"),
+        ("first", "first", "0"),
+        ("c", "first", "0"),
+        ("first", "c", "2000"),
+        ("c", "limited", "500"),
+    ] {
+        let of = |name: &str| {
+            let env = env("limits.cpu", "1m", container);
+            let env = if name == asks { env } else { json!([]) };
+            format!("name: {name}, env: {env}")
+        };
+        let inits = format!(
+            "  initContainers: [{{image: i, {}}}, {{name: limited, image: i, resources: {{limits: {{cpu: 500m}}}}}}]\n",
+            of("first")
+        );
+        let case = Case::spec(&inits, &[&of("c")]);
+        assert_eq!(case.env(asks)[0].1, expected, "{container} of {asks}");
+    }
     // The Pod's limit as a whole comes before the node's.
     let own = format!("name: c, env: {}", env("limits.cpu", "1m", "c"));
     let case = Case::spec(
@@ -226,6 +262,24 @@ fn ports_are_mapped_as_they_are_written() {
     // Those of init containers and sidecars are not mapped.
     let inits = "  initContainers: [{name: s, image: i, restartPolicy: Always, ports: [{containerPort: 7}]}]\n";
     assert_eq!(ports(inits, &["name: c"]), Value::Null);
+}
+
+#[test]
+fn a_host_name_is_no_longer_than_the_kernel_takes() {
+    let hostname = |name: &str, spec: &str| {
+        let manifest = format!(
+            "metadata: {{name: {name}}}\nspec: {{{spec} containers: [{{name: c, image: i}}]}}\n"
+        );
+        Case::of(&manifest).sandbox("/hostname")
+    };
+    let long = |length: usize, end: &str| "x".repeat(length - end.len()) + end;
+    let asked = |name: String| format!("hostnameOverride: {name},");
+    assert_eq!(hostname("p", "hostname: short,"), "short");
+    assert_eq!(hostname("p", &asked(long(63, ".a"))), long(63, ".a"));
+    assert_eq!(hostname("p", &asked(long(64, "ab"))), long(63, "a"));
+    // What would end in a dot or a dash is cut before it.
+    assert_eq!(hostname("p", &asked(long(64, ".a"))), long(62, ""));
+    assert_eq!(hostname(&long(62, ""), ""), long(62, ""));
 }
 
 #[test]

@@ -371,6 +371,8 @@ impl PodTask {
         };
         self.tell_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
+        // Its variables have the addresses that the node has now.
+        context.facts.host_ips.look();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,
@@ -379,6 +381,7 @@ impl PodTask {
             user,
             addresses: Addresses {
                 pod: ips.map(|s| s.ips.clone()).unwrap_or_default(),
+                seen: self.record(&version).seen,
             },
             volume_images: self.volume_images(&version),
             user_namespace: user_namespace(&context, &version).await?,
@@ -487,7 +490,8 @@ impl PodTask {
             seen: record.map(|r| r.seen.clone()).unwrap_or_default(),
             user_namespace,
         };
-        let host = host_resolver(context);
+        // That it cannot be read any more is no reason to keep a container from starting again.
+        let host = host_resolver(context).unwrap_or_default();
         sandbox_config(&context.facts, &host, version, &instance)
     }
 
@@ -611,7 +615,7 @@ impl PodTask {
     fn pod_ip(&self, uid: &str) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();
-        let of_host = || self.context.facts.host_ips.first().cloned();
+        let of_host = || self.context.facts.host_ips.first();
         ip.or_else(of_host)
             .unwrap_or_else(|| "127.0.0.1".to_owned())
     }
@@ -1200,13 +1204,15 @@ async fn prepare_node(
         folder::create(paths, &version.key, &version.uid, &record)
             .map_err(node_failure("FailedMount"))?;
         create_cgroup(&context, &version).map_err(node_failure("FailedCreatePodContainer"))?;
-        volume::prepare(&context.facts, &version, &Addresses::default()).map_err(|message| {
-            Failure::Node {
-                reason: "FailedMount",
-                message,
-            }
+        let addresses = Addresses {
+            seen: record.seen.clone(),
+            ..Addresses::default()
+        };
+        volume::prepare(&context.facts, &version, &addresses).map_err(|message| Failure::Node {
+            reason: "FailedMount",
+            message,
         })?;
-        Ok(host_resolver(&context))
+        host_resolver(&context).map_err(sandbox_failure)
     };
     blocking(prepare).await
 }
@@ -1266,9 +1272,16 @@ async fn pull_or_local(
 }
 
 /// The host's resolver configuration, as it is now.
-fn host_resolver(context: &Context) -> ResolvConf {
-    let text = std::fs::read_to_string(&context.resolv_conf);
-    ResolvConf::parse(&text.unwrap_or_default())
+///
+/// # Errors
+/// It cannot be read.
+fn host_resolver(context: &Context) -> Result<ResolvConf, String> {
+    let Some(path) = &context.resolv_conf else {
+        return Ok(ResolvConf::none());
+    };
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| format!("--resolv-conf: {}: {e}", path.display()))?;
+    Ok(ResolvConf::parse(&text))
 }
 
 /// Links to a container's log from where log shippers look.

@@ -136,7 +136,7 @@ pub(crate) fn facts() -> NodeFacts {
         swap_controller: true,
         memory_capacity: MEMORY << 10,
         cpus: 2,
-        host_ips: vec![HOST_IP.into()],
+        host_ips: vec![HOST_IP.to_owned()].into(),
         runtime: RuntimeFeatures {
             supplemental_groups_policy: true,
             image_volumes: true,

@@ -21,7 +21,7 @@ fn facts() -> NodeFacts {
     ];
     NodeFacts {
         node_name: "my-node1".into(),
-        host_ips: vec!["$HOST_IP".into()],
+        host_ips: vec!["$HOST_IP".to_owned()].into(),
         cpus: 2,
         memory_capacity: 24_684_092 << 10,
         ephemeral_storage: 264_212_084 << 10,
