@@ -265,6 +265,20 @@ fn ports_are_mapped_as_they_are_written() {
 }
 
 #[test]
+fn a_container_has_the_stop_signal_that_it_asks_for() {
+    for (asked, expected) in [
+        ("SIGUSR1", json!("SIGUSR1")),
+        ("SIGRTMIN+1", json!("SIGRTMINPLUS1")),
+        ("SIGRTMAX-2", json!("SIGRTMAXMINUS2")),
+    ] {
+        let container = format!("name: c, lifecycle: {{stopSignal: {asked}}}");
+        let case = Case::spec("  os: {name: linux}\n", &[&container, "name: d"]);
+        assert_eq!(case.container("c", "/stop_signal"), expected);
+        assert_eq!(case.container("d", "/stop_signal"), Value::Null);
+    }
+}
+
+#[test]
 fn a_host_name_is_no_longer_than_the_kernel_takes() {
     let hostname = |name: &str, spec: &str| {
         let manifest = format!(
@@ -314,7 +328,7 @@ fn annotations_have_ports_and_hooks_as_the_reference_writes_them() {
 #[test]
 fn a_container_says_for_itself_what_its_pod_says_for_all() {
     let pod = "  securityContext: {runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000, \
-               supplementalGroups: [4000], seccompProfile: {type: Localhost, localhostProfile: p/x.json}, \
+               supplementalGroups: [4000], seccompProfile: {type: Localhost, localhostProfile: ./p//x.json}, \
                appArmorProfile: {type: RuntimeDefault}, seLinuxOptions: {level: s0, user: u}}\n";
     let own = "name: own, securityContext: {runAsUser: 0, runAsGroup: 1, seccompProfile: {type: RuntimeDefault}, \
                appArmorProfile: {type: Localhost, localhostProfile: mine}, seLinuxOptions: {type: t}, \
@@ -641,7 +655,12 @@ fn a_sandbox_has_the_most_that_its_containers_need_at_one_time() {
         case.sandbox("/linux/resources/memory_limit_in_bytes"),
         "67108864"
     );
-    // What the sandbox itself costs stands beside that.
+    // What the sandbox itself costs stands beside that, if it is said to cost anything.
+    let case = Case::spec("  overhead: {}\n", &[own]);
+    let expected = json!({"cpu_period": "100000", "cpu_shares": "2"});
+    assert_eq!(case.sandbox("/linux/overhead"), expected);
+    let case = Case::spec("", &[own]);
+    assert_eq!(case.sandbox("/linux/overhead"), json!({}));
     let overhead = "  overhead: {cpu: 250m, memory: 64Mi}\n";
     let case = Case::spec(overhead, &[own]);
     assert_eq!(case.sandbox("/linux/resources/cpu_shares"), "204");

@@ -179,7 +179,7 @@ pub(super) fn sandbox_resources(facts: &NodeFacts, spec: &PodSpec) -> LinuxConta
 
 /// What running the Pod costs besides its containers.
 pub(super) fn overhead(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
-    let Some(overhead) = spec.overhead.as_ref().filter(|o| !o.is_empty()) else {
+    let Some(overhead) = &spec.overhead else {
         return LinuxContainerResources::default();
     };
     let of = |name| amount(Some(overhead), name).unwrap_or_default();
