@@ -202,7 +202,8 @@ impl Machine {
         );
         assert_eq!(self.tasks(), "");
         let left = "ls /var/lib/podkeeper/pods /var/log/pods; \
-                    ls -d /sys/fs/cgroup/kubepods*/*-pod* /sys/fs/cgroup/kubepods*/*/*-pod* 2>/dev/null; true";
+                    ls -d /sys/fs/cgroup/kubepods*/*-pod* /sys/fs/cgroup/kubepods*/*/*-pod* \
+                    /sys/fs/cgroup/kubepods/pod* /sys/fs/cgroup/kubepods/*/pod* 2>/dev/null; true";
         let left = self.does(left);
         let left: Vec<_> = left
             .lines()
@@ -339,69 +340,99 @@ fn setting(machine: &Machine, group: &str, file: &str) -> String {
     read.lines().collect::<Vec<_>>().join(", ")
 }
 
+/// Where a cgroup driver puts the classes of service, their Pods and these's containers.
+struct Layout {
+    burstable: &'static str,
+    effort: &'static str,
+    /// Pods of each class.
+    guaranteed_pods: &'static str,
+    burstable_pods: &'static str,
+    effort_pods: &'static str,
+    /// Below a Pod.
+    containers: &'static str,
+}
+
+const SLICES: Layout = Layout {
+    burstable: "kubepods.slice/kubepods-burstable.slice",
+    effort: "kubepods.slice/kubepods-besteffort.slice",
+    guaranteed_pods: "kubepods.slice/kubepods-pod*.slice",
+    burstable_pods: "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod*.slice",
+    effort_pods: "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod*.slice",
+    containers: "cri-containerd-*.scope",
+};
+
+const FOLDERS: Layout = Layout {
+    burstable: "kubepods/burstable",
+    effort: "kubepods/besteffort",
+    guaranteed_pods: "kubepods/pod*",
+    burstable_pods: "kubepods/burstable/pod*",
+    effort_pods: "kubepods/besteffort/pod*",
+    containers: "*",
+};
+
 #[test]
 #[ignore = "needs a machine: run hack/test"]
-fn on_a_machine_slices_have_what_their_pods_and_containers_may_take() {
+fn on_a_machine_pods_and_containers_have_the_cgroups_of_their_requests() {
     let machine = Machine::take();
-    let config = kubelet("staticPodPath: /etc/podkeeper/manifests\ncgroupDriver: systemd\n");
+    let config = kubelet("staticPodPath: /etc/podkeeper/manifests\n");
     machine.put("/etc/podkeeper/config.yaml", &config);
+    check_classes(&machine, &SLICES);
+    let switch = |from: &str, to: &str| {
+        machine.does(&format!(
+            "sed -i 's/SystemdCgroup = {from}/SystemdCgroup = {to}/' /etc/containerd/config.toml && \
+             systemctl restart containerd"
+        ));
+    };
+    switch("true", "false");
+    check_classes(&machine, &FOLDERS);
+    switch("false", "true");
+}
+
+fn check_classes(machine: &Machine, layout: &Layout) {
     for (number, manifest) in CLASSES.split("---\n").enumerate() {
-        machine.put(&format!("/etc/podkeeper/manifests/{number}.yaml"), manifest);
+        let path = format!("/etc/podkeeper/manifests/{number}.yaml");
+        machine.put(&path, manifest);
     }
     machine.does("systemctl start podkeeper");
     for pod in ["guaranteed", "burstable", "effort", "whole"] {
         machine.wait_running(pod);
     }
-    let (all, burstable, effort) = (
-        "kubepods.slice",
-        "kubepods.slice/kubepods-burstable.slice",
-        "kubepods.slice/kubepods-besteffort.slice",
-    );
-    let [guaranteed, bursting, little] = [
-        format!("{all}/kubepods-pod*.slice"),
-        format!("{burstable}/kubepods-burstable-pod*.slice"),
-        format!("{effort}/kubepods-besteffort-pod*.slice"),
-    ];
-    let containers = |pod: &str| format!("{pod}/cri-containerd-*.scope");
+    let Layout {
+        burstable,
+        effort,
+        guaranteed_pods,
+        burstable_pods,
+        effort_pods,
+        containers,
+    } = layout;
     let check = |group: &str, file: &str, expected: &str| {
-        assert_eq!(
-            setting(&machine, group, file),
-            expected,
-            "{group}/{file}\n{}",
-            machine.does("systemd-cgls --no-pager /kubepods.slice; podkeeper ps")
-        );
+        let found = setting(machine, group, file);
+        let all = || machine.does("systemd-cgls --no-pager; podkeeper ps");
+        assert_eq!(found, expected, "{group}/{file}\n{}", all());
     };
     // The weights of half a CPU, of that and a twentieth, and of nothing.
-    check(&guaranteed, "cpu.weight", "20");
-    check(&guaranteed, "cpu.max", "50000 100000");
-    check(&guaranteed, "memory.max", "100663296");
-    check(
-        &containers(&guaranteed),
-        "memory.max",
-        "33554432, 67108864, max",
-    );
-    check(
-        &containers(&guaranteed),
-        "cpu.max",
-        "20000 100000, 30000 100000, max 100000",
-    );
+    check(guaranteed_pods, "cpu.weight", "20");
     check(burstable, "cpu.weight", "22");
-    check(&bursting, "cpu.weight", "2, 20");
-    check(&bursting, "cpu.max", "40000 100000, max 100000");
-    check(&bursting, "memory.max", "83886080, max");
-    check(
-        &containers(&bursting),
-        "memory.max",
-        "134217728, 83886080, max",
-    );
+    check(burstable_pods, "cpu.weight", "2, 20");
     check(effort, "cpu.weight", "1");
-    check(&little, "cpu.weight", "1");
-    check(&little, "memory.max", "max");
-    check(&little, "hugetlb.2MB.max", "0");
-    check(&guaranteed, "hugetlb.2MB.max", "0");
-    // No container swaps, and its processes are killed together; the sandbox's own is no container.
-    check(&containers(&guaranteed), "memory.oom.group", "0, 1");
-    check(&containers(&guaranteed), "memory.swap.max", "0, max");
+    check(effort_pods, "cpu.weight", "1");
+    check(guaranteed_pods, "cpu.max", "50000 100000");
+    check(guaranteed_pods, "memory.max", "100663296");
+    check(burstable_pods, "cpu.max", "40000 100000, max 100000");
+    check(burstable_pods, "memory.max", "83886080, max");
+    check(effort_pods, "memory.max", "max");
+    for pods in [guaranteed_pods, burstable_pods, effort_pods] {
+        check(pods, "hugetlb.2MB.max", "0");
+    }
+    // The sandbox has a container too, with no limits of its own.
+    let guaranteed = format!("{guaranteed_pods}/{containers}");
+    let cpu = "20000 100000, 30000 100000, max 100000";
+    check(&guaranteed, "cpu.max", cpu);
+    check(&guaranteed, "memory.max", "33554432, 67108864, max");
+    check(&guaranteed, "memory.oom.group", "0, 1");
+    check(&guaranteed, "memory.swap.max", "0, max");
+    let bursting = format!("{burstable_pods}/{containers}");
+    check(&bursting, "memory.max", "134217728, 83886080, max");
     let scores =
         "for p in $(pidof sleep); do cat /proc/$p/oom_score_adj; done | sort -nu | sed -n '1p;$p'";
     assert_eq!(machine.does(scores), "-997\n1000");

@@ -464,6 +464,46 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_of_a_slice_are_limited_in_every_hierarchy_that_has_them() {
+        let limits = CgroupLimits {
+            hugepages: vec![("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)],
+            ..CgroupLimits::default()
+        };
+        let path = "kubepods.slice/kubepods-pod1.slice";
+        let root = tempfile::tempdir().unwrap();
+        let at = |file: &str| root.path().join(file);
+        for hierarchy in ["hugetlb", "cpu"] {
+            fs::create_dir(at(hierarchy)).unwrap();
+        }
+        fs::write(at("hugetlb/hugetlb.2MB.limit_in_bytes"), "").unwrap();
+        let folder = format!("hugetlb/{path}");
+        fs::create_dir_all(at(&folder)).unwrap();
+        for size in ["2MB", "1GB"] {
+            let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+            fs::write(at(&file), "8192").unwrap();
+        }
+        limit_hugepages(root.path(), path, &limits).unwrap();
+        for (size, expected) in [("2MB", "4194304"), ("1GB", "0")] {
+            let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+            assert_eq!(fs::read_to_string(at(&file)).unwrap(), expected);
+        }
+        assert!(!at("cpu/kubepods.slice").exists());
+
+        let root = tempfile::tempdir().unwrap();
+        let at = |file: &str| root.path().join(file);
+        fs::create_dir_all(at(path)).unwrap();
+        for folder in ["", "kubepods.slice"] {
+            fs::write(at(folder).join("cgroup.controllers"), "hugetlb").unwrap();
+        }
+        let file = format!("{path}/hugetlb.2MB.max");
+        fs::write(at(&file), "max").unwrap();
+        limit_hugepages(root.path(), path, &limits).unwrap();
+        assert_eq!(fs::read_to_string(at(&file)).unwrap(), "4194304");
+        let handed = fs::read_to_string(at("kubepods.slice/cgroup.subtree_control"));
+        assert_eq!(handed.unwrap(), "+hugetlb");
+    }
+
+    #[test]
     fn a_cgroup_goes_with_the_empty_ones_below_it_from_every_hierarchy() {
         let root = tempfile::tempdir().unwrap();
         for hierarchy in ["cpu", "memory"] {
