@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use podkeeper::cri::v1;
 use podkeeper::server::{fetch, fetch_status};
+use podkeeper::translate::{QosClass, cpu_shares, qos_class, requested};
 use records::{HOST_IP, Kind, MEMORY, NODE, Places, Recorded, in_their_terms, masked, recorded};
 use runtime::{Call, Life, Runtime, Settings, handler};
 use serde_json::{Value, json};
@@ -39,6 +40,26 @@ mount --bind online /sys/devices/system/cpu/online
 [ ! -e /sys/fs/selinux ] || mount -t tmpfs tmpfs /sys/fs/selinux
 cd "$WORK"
 exec ./podkeeper run "$@"
+"#;
+
+/// What stands in for systemd: it notes what it is asked for, makes the cgroup of a slice that it is to
+/// start, with the controller that systemd leaves alone, and removes that of one that it is to stop.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+echo "$*" >>"$WORK/systemctl.log"
+[ -e /sys/fs/cgroup/cgroup.controllers ] || exit 0
+for slice; do :; done
+folder=/sys/fs/cgroup name= rest=${slice%.slice}-
+while [ -n "$rest" ]; do
+    name=$name${rest%%-*} rest=${rest#*-}
+    folder=$folder/$name.slice
+    name=$name-
+    [ "$1" != start ] || mkdir -p "$folder"
+    [ "$1" != start ] || echo hugetlb >"$folder/cgroup.controllers"
+done
+case $1 in
+start) echo 4096 >"$folder/hugetlb.2MB.max" ;;
+stop) rm -rf "$folder" ;;
+esac
 "#;
 
 /// A node like the one of the records, with the agent on it.
@@ -159,11 +180,7 @@ fn make_node(folder: &Path, cgroups: &[&str]) {
     fs::write(at("podkeeper"), "").unwrap();
     let systemctl = at("bin/systemctl");
     fs::create_dir(at("bin")).unwrap();
-    fs::write(
-        &systemctl,
-        "#!/bin/sh\necho \"$*\" >>\"$WORK/systemctl.log\"\n",
-    )
-    .unwrap();
+    fs::write(&systemctl, SYSTEMCTL).unwrap();
     fs::set_permissions(systemctl, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(at("systemctl.log"), "").unwrap();
 }
@@ -433,6 +450,42 @@ async fn on_a_unified_hierarchy_under_systemd_it_does_so_too() {
     let expected = "CPUWeight=10 CPUQuota=25% MemoryMax=1342177280";
     let guaranteed = asked.iter().filter(|line| line.ends_with(expected));
     assert_eq!(guaranteed.count(), 1, "{asked:?}");
+
+    // systemd knows nothing of huge pages: what was there is overwritten, and none are allowed.
+    let root = node.folder.path().join("node/cgroup");
+    for pod in &pods {
+        let folder = root.join(cgroup_of(&node, pod).trim_start_matches('/'));
+        let limit = fs::read_to_string(folder.join("hugetlb.2MB.max")).unwrap();
+        assert_eq!(limit, "0", "{}", folder.display());
+        let handed = folder.parent().unwrap().join("cgroup.subtree_control");
+        assert_eq!(fs::read_to_string(handed).unwrap(), "+hugetlb");
+    }
+
+    // A best-effort Pod has the least of the CPU, and burstable Pods what they ask for together.
+    let last = |class: &str| {
+        let slice = format!("set-property --runtime -- kubepods-{class}.slice ");
+        let asked = node.systemctl();
+        let mut properties = asked.iter().rev().filter_map(|l| l.strip_prefix(&slice));
+        properties.next().unwrap().to_owned()
+    };
+    assert_eq!(last("besteffort"), "CPUWeight=1");
+    let of_class = pods.iter().map(|pod| pod.pod.pod.spec.as_ref().unwrap());
+    let burstable = of_class.filter(|spec| qos_class(spec) == QosClass::Burstable);
+    let shares = cpu_shares(burstable.map(|spec| requested(spec).cpu).sum());
+    let weight = 1 + (shares - 2) * 9999 / 262_142;
+    assert!(weight > 1, "the records have burstable Pods");
+    assert_eq!(last("burstable"), format!("CPUWeight={weight}"));
+
+    // When Pods go, the others have what they ask for.
+    let manifests = node.folder.path().join("manifests");
+    for entry in fs::read_dir(manifests).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let end = std::time::Instant::now() + PATIENCE;
+    while last("burstable") != "CPUWeight=1" {
+        assert!(std::time::Instant::now() < end, "{:?}", node.systemctl());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -455,4 +508,7 @@ async fn the_driver_is_the_runtimes_and_the_hierarchy_the_nodes() {
     assert_ne!(slice.as_ref(), expected.record.pointer(place));
     *expected.record.pointer_mut(place).unwrap() = slice.unwrap();
     compare_all(&node, &[expected]).await;
+    // There systemd has shares, and would make others of a weight.
+    let asked = node.systemctl();
+    assert!(asked[0].contains(" CPUShares="), "{asked:?}");
 }

@@ -38,6 +38,7 @@ impl Case {
                 image: "sha256:1".into(),
                 addresses: Addresses {
                     pod: vec!["10.0.0.7".into()],
+                    seen: "2026-01-02T03:04:05Z".into(),
                 },
                 ..ContainerInstance::default()
             },
@@ -115,6 +116,21 @@ fn a_variable_can_be_any_field_that_the_downward_api_has() {
         ("D", "metadata.labels['a.b/c']", "one"),
         ("E", "metadata.annotations['x']", "odd: \"é\" $(A) {1}"),
         ("E2", "metadata.annotations['none']", ""),
+        (
+            "E3",
+            "metadata.annotations['kubernetes.io/config.source']",
+            "file",
+        ),
+        (
+            "E4",
+            "metadata.annotations['kubernetes.io/config.hash']",
+            "$UID",
+        ),
+        (
+            "E5",
+            "metadata.annotations['kubernetes.io/config.seen']",
+            "2026-01-02T03:04:05Z",
+        ),
         ("F", "spec.nodeName", "my-node1"),
         ("F2", "spec.host", "my-node1"),
         ("G", "spec.serviceAccountName", ""),
@@ -183,6 +199,26 @@ fn a_variable_can_be_a_resource_divided_and_rounded_up() {
             "{resource} by {divisor} of {container}"
         );
     }
+    // An init container has that of the node only for itself, and where it is not named.
+    for (asks, container, expected) in [
+        ("first", "", "2000"),
+        ("first", "first", "0"),
+        ("c", "first", "0"),
+        ("first", "c", "2000"),
+        ("c", "limited", "500"),
+    ] {
+        let of = |name: &str| {
+            let env = env("limits.cpu", "1m", container);
+            let env = if name == asks { env } else { json!([]) };
+            format!("name: {name}, env: {env}")
+        };
+        let inits = format!(
+            "  initContainers: [{{image: i, {}}}, {{name: limited, image: i, resources: {{limits: {{cpu: 500m}}}}}}]\n",
+            of("first")
+        );
+        let case = Case::spec(&inits, &[&of("c")]);
+        assert_eq!(case.env(asks)[0].1, expected, "{container} of {asks}");
+    }
     // The Pod's limit as a whole comes before the node's.
     let own = format!("name: c, env: {}", env("limits.cpu", "1m", "c"));
     let case = Case::spec(
@@ -230,6 +266,38 @@ fn ports_are_mapped_as_they_are_written() {
 }
 
 #[test]
+fn a_container_has_the_stop_signal_that_it_asks_for() {
+    for (asked, expected) in [
+        ("SIGUSR1", json!("SIGUSR1")),
+        ("SIGRTMIN+1", json!("SIGRTMINPLUS1")),
+        ("SIGRTMAX-2", json!("SIGRTMAXMINUS2")),
+    ] {
+        let container = format!("name: c, lifecycle: {{stopSignal: {asked}}}");
+        let case = Case::spec("  os: {name: linux}\n", &[&container, "name: d"]);
+        assert_eq!(case.container("c", "/stop_signal"), expected);
+        assert_eq!(case.container("d", "/stop_signal"), Value::Null);
+    }
+}
+
+#[test]
+fn a_host_name_is_no_longer_than_the_kernel_takes() {
+    let hostname = |name: &str, spec: &str| {
+        let manifest = format!(
+            "metadata: {{name: {name}}}\nspec: {{{spec} containers: [{{name: c, image: i}}]}}\n"
+        );
+        Case::of(&manifest).sandbox("/hostname")
+    };
+    let long = |length: usize, end: &str| "x".repeat(length - end.len()) + end;
+    let asked = |name: String| format!("hostnameOverride: {name},");
+    assert_eq!(hostname("p", "hostname: short,"), "short");
+    assert_eq!(hostname("p", &asked(long(63, ".a"))), long(63, ".a"));
+    assert_eq!(hostname("p", &asked(long(64, "ab"))), long(63, "a"));
+    // What would end in a dot or a dash is cut before it.
+    assert_eq!(hostname("p", &asked(long(64, ".a"))), long(62, ""));
+    assert_eq!(hostname(&long(62, ""), ""), long(62, ""));
+}
+
+#[test]
 fn annotations_have_ports_and_hooks_as_the_reference_writes_them() {
     let hook = |handler: &str| {
         let container = format!(
@@ -261,7 +329,7 @@ fn annotations_have_ports_and_hooks_as_the_reference_writes_them() {
 #[test]
 fn a_container_says_for_itself_what_its_pod_says_for_all() {
     let pod = "  securityContext: {runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000, \
-               supplementalGroups: [4000], seccompProfile: {type: Localhost, localhostProfile: p/x.json}, \
+               supplementalGroups: [4000], seccompProfile: {type: Localhost, localhostProfile: ./p//x.json}, \
                appArmorProfile: {type: RuntimeDefault}, seLinuxOptions: {level: s0, user: u}}\n";
     let own = "name: own, securityContext: {runAsUser: 0, runAsGroup: 1, seccompProfile: {type: RuntimeDefault}, \
                appArmorProfile: {type: Localhost, localhostProfile: mine}, seLinuxOptions: {type: t}, \
@@ -585,7 +653,12 @@ fn a_sandbox_has_the_most_that_its_containers_need_at_one_time() {
         case.sandbox("/linux/resources/memory_limit_in_bytes"),
         "67108864"
     );
-    // What the sandbox itself costs stands beside that.
+    // What the sandbox itself costs stands beside that, if it is said to cost anything.
+    let case = Case::spec("  overhead: {}\n", &[own]);
+    let expected = json!({"cpu_period": "100000", "cpu_shares": "2"});
+    assert_eq!(case.sandbox("/linux/overhead"), expected);
+    let case = Case::spec("", &[own]);
+    assert_eq!(case.sandbox("/linux/overhead"), json!({}));
     let overhead = "  overhead: {cpu: 250m, memory: 64Mi}\n";
     let case = Case::spec(overhead, &[own]);
     assert_eq!(case.sandbox("/linux/resources/cpu_shares"), "204");

@@ -34,7 +34,7 @@ fn facts() -> NodeFacts {
     };
     NodeFacts {
         runtime_name: "containerd".into(),
-        host_ips: vec!["$HOST_IP".into()],
+        host_ips: vec!["$HOST_IP".to_owned()].into(),
         handlers: [(String::new(), features)].into(),
         ..NodeFacts::default()
     }

@@ -28,6 +28,7 @@ fn requests(facts: &NodeFacts, pod: &StaticPod) -> (Value, Result<Value, String>
         image: "sha256:1".into(),
         addresses: Addresses {
             pod: vec![places.pod_ip.clone()],
+            ..Addresses::default()
         },
         volume_images: images
             .map(|v| (v.name.clone(), "sha256:1".into()))

@@ -36,7 +36,7 @@ use crate::pod::task::Context;
 use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
-use crate::translate::NodeFacts;
+use crate::translate::{HostIps, NodeFacts};
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let config = Config::load(flags)?;
@@ -159,7 +159,7 @@ fn serve_node_api(
     let Some(settings) = config.https.clone() else {
         return;
     };
-    let addresses = host_ips(&config.node.addresses);
+    let addresses = host_ips(&config.node.addresses).all();
     let names = iter::once(config.node_name.clone())
         .chain(addresses)
         .collect();
@@ -242,13 +242,12 @@ fn node_labels(name: &str, given: BTreeMap<String, String>) -> BTreeMap<String, 
 }
 
 /// The node's addresses: those given, or those from which it would reach others.
-fn host_ips(given: &[IpAddr]) -> Vec<String> {
-    let found = if given.is_empty() {
-        machine::addresses()
-    } else {
-        given.to_vec()
-    };
-    found.iter().map(ToString::to_string).collect()
+fn host_ips(given: &[IpAddr]) -> HostIps {
+    if given.is_empty() {
+        return HostIps::found_by(machine::addresses);
+    }
+    let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+    given.into()
 }
 
 /// Makes the root directory and takes hold of it; a second agent on it is refused. The hold ends with

@@ -31,7 +31,7 @@ pub fn kubelet_configuration(settings: &[Setting]) -> Value {
 /// A setting's value as the field has it.
 fn value(kind: Kind, text: &str) -> Value {
     match kind {
-        Kind::Text | Kind::OneOf(_) => json!(text),
+        Kind::Text | Kind::TextOrNone | Kind::OneOf(_) => json!(text),
         Kind::Texts => json!(list(text)),
         Kind::Headers => {
             let names = list(text).into_iter().filter_map(|h| h.split_once(": "));

@@ -18,6 +18,8 @@ const KIND: &str = "KubeletConfiguration";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    /// A text; the empty one does not leave the default, but says that there is to be none.
+    TextOrNone,
     Texts,
     /// Header names with lists of values.
     Headers,
@@ -51,7 +53,7 @@ pub(super) const FIELDS: [(&str, Kind); 40] = [
     ("imageMaximumGCAge", Kind::Duration),
     ("clusterDNS", Kind::Texts),
     ("clusterDomain", Kind::Text),
-    ("resolvConf", Kind::Text),
+    ("resolvConf", Kind::TextOrNone),
     ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
     ("seccompDefault", Kind::Bool),
     ("rotateCertificates", Kind::Bool),
@@ -152,8 +154,8 @@ impl Files {
                 self.ignored.push(ignored(&field));
                 continue;
             };
-            // As the kubelet has it: nothing, zero and the empty text leave the default.
-            if value.is_null() || value == "" {
+            // As the kubelet has it: nothing, zero and, for most, the empty text leave the default.
+            if value.is_null() || (value == "" && *kind != Kind::TextOrNone) {
                 continue;
             }
             match check(value, *kind) {
@@ -267,8 +269,10 @@ fn ignored(field: &str) -> String {
 fn check(value: &Value, kind: Kind) -> Result<bool, String> {
     let wrong = |expected: &str| Err(format!("found {value}, expected {expected}"));
     match (kind, value) {
-        (Kind::Text, Value::String(_)) | (Kind::Bool, Value::Bool(_)) => Ok(true),
-        (Kind::Text, _) => wrong("a string"),
+        (Kind::Text | Kind::TextOrNone, Value::String(_)) | (Kind::Bool, Value::Bool(_)) => {
+            Ok(true)
+        }
+        (Kind::Text | Kind::TextOrNone, _) => wrong("a string"),
         (Kind::Texts, Value::Array(list)) if list.iter().all(Value::is_string) => {
             Ok(!list.is_empty())
         }

@@ -159,8 +159,9 @@ pub struct Flags {
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
 
-    /// The host's resolver configuration [default: /etc/resolv.conf]
-    #[arg(long, value_name = "FILE")]
+    /// The host's resolver configuration; with an empty name there is none, and Pods that would have it look
+    /// names up on this machine only [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE", value_parser = path_or_none)]
     pub resolv_conf: Option<PathBuf>,
 
     /// Who manages cgroups, where the runtime does not tell [default: cgroupfs]
@@ -352,6 +353,12 @@ pub enum Driver {
 
 /// Headers of a request, in order.
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// A path that may be empty, which says that there is to be none.
+#[allow(clippy::unnecessary_wraps, reason = "as flags are parsed")]
+fn path_or_none(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
+}
 
 /// Reads `NAME:VALUE,NAME:VALUE`.
 fn parse_headers(text: &str) -> Result<Headers, String> {

@@ -64,8 +64,8 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain, or empty.
     pub cluster_domain: String,
-    /// The host's resolver configuration.
-    pub resolv_conf: PathBuf,
+    /// The host's resolver configuration, if it is to have one.
+    pub resolv_conf: Option<PathBuf>,
     /// Who manages cgroups, where the runtime does not tell.
     pub cgroup_driver: CgroupDriver,
     /// What the node is said to be and to allow.
@@ -204,7 +204,10 @@ impl Resolver {
     ) -> anyhow::Result<PathBuf> {
         let beside = |given: &Given| {
             let folder = given.file.parent().unwrap_or(Path::new("/"));
-            Ok(folder.join(text(given)))
+            Ok(match text(given) {
+                none if none.is_empty() => PathBuf::new(),
+                path => folder.join(path),
+            })
         };
         let (path, from) = self.pick(flag, given, field, beside)?;
         let path = path.unwrap_or_else(|| default.into());
@@ -352,6 +355,7 @@ impl Config {
         let resolv_conf = flags.resolv_conf.clone();
         let field = Some("resolvConf");
         let resolv_conf = from.path("resolv-conf", resolv_conf, field, "/etc/resolv.conf")?;
+        let resolv_conf = Some(resolv_conf).filter(|path| !path.as_os_str().is_empty());
         let cgroup_driver = cgroup_driver(&mut from, flags)?;
         let node = NodeSettings::load(&mut from, flags)?;
         let ports = Ports::load(&mut from, flags)?;
@@ -883,6 +887,18 @@ staticPodURL: https://h/pods.yaml
 staticPodURLHeader:
   X-Node: [one, two]
 ";
+
+    #[test]
+    fn an_empty_resolver_configuration_is_none() {
+        let default = with_fields("", "").unwrap();
+        let default = default.resolv_conf.unwrap();
+        assert_eq!(default, Path::new("/etc/resolv.conf"));
+        let of_file = with_fields("", "resolvConf: \"\"").unwrap();
+        assert_eq!(of_file.resolv_conf, None);
+        assert_eq!(setting(&of_file, "resolv-conf"), " @/c");
+        let of_flag = with_fields("--resolv-conf=", "resolvConf: /r").unwrap();
+        assert_eq!(of_flag.resolv_conf, None);
+    }
 
     #[test]
     fn a_kubeadm_node_starts_as_it_is() {

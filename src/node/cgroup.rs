@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::debug;
 
-use crate::translate::{CPU_PERIOD, CgroupDriver, CgroupLimits};
+use crate::translate::{
+    CPU_PERIOD, CgroupDriver, CgroupLimits, QosClass, class_cgroup_path, cpu_shares,
+};
 
 /// How often, and after which pause, a cgroup is tried again whose processes are just ending.
 const REMOVAL_TRIES: u32 = 20;
@@ -72,13 +75,13 @@ pub fn create(
     limits: &CgroupLimits,
 ) -> io::Result<()> {
     let path = path.trim_start_matches('/');
-    if driver == CgroupDriver::Systemd {
-        return create_slice(path, limits);
-    }
-    if is_unified(root) {
-        create_unified(root, path, limits)
-    } else {
-        create_in_hierarchies(root, path, limits)
+    match (driver, is_unified(root)) {
+        (CgroupDriver::Systemd, unified) => {
+            create_slice(path, unified, limits)?;
+            limit_hugepages(root, path, limits)
+        }
+        (CgroupDriver::Cgroupfs, true) => create_unified(root, path, limits),
+        (CgroupDriver::Cgroupfs, false) => create_in_hierarchies(root, path, limits),
     }
 }
 
@@ -95,10 +98,38 @@ fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::
         let unlimited = |value: i64| if value == 0 { -1 } else { value };
         set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
         set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
-        for (size, bytes) in &limits.hugepages {
-            set(&folder, &format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
-        }
-        share_out(&folder, "cpu.shares")?;
+        set_hugepages(&folder, limits)?;
+    }
+    Ok(())
+}
+
+/// Limits huge pages of each size, where their controller is; of a size that the Pod says nothing of it has
+/// none.
+fn set_hugepages(folder: &Path, limits: &CgroupLimits) -> io::Result<()> {
+    for (size, bytes) in &limits.hugepages {
+        set(folder, &format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
+        set(folder, &format!("hugetlb.{size}.max"), bytes)?;
+    }
+    Ok(())
+}
+
+/// Limits huge pages of a slice, of which systemd knows nothing: it neither hands their controller down
+/// nor, on cgroup v1, makes a folder in its hierarchy.
+fn limit_hugepages(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    if is_unified(root) {
+        return set_hugepages(&hand_down(root, path)?, limits);
+    }
+    let has_controller = |hierarchy: &PathBuf| {
+        let mut sizes = limits.hugepages.iter();
+        sizes.any(|(size, _)| {
+            let file = format!("hugetlb.{size}.limit_in_bytes");
+            hierarchy.join(file).exists()
+        })
+    };
+    for hierarchy in hierarchies(root).into_iter().filter(has_controller) {
+        let folder = hierarchy.join(path);
+        fs::create_dir_all(&folder)?;
+        set_hugepages(&folder, limits)?;
     }
     Ok(())
 }
@@ -121,6 +152,20 @@ fn create_cpuset(hierarchy: &Path, path: &str) -> io::Result<()> {
 
 /// cgroup v2: one folder, with the controllers handed down to it.
 fn create_unified(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    let folder = hand_down(root, path)?;
+    set(&folder, "cpu.weight", cpu_weight(limits.cpu_shares))?;
+    let or_max = |value: i64| match value {
+        0 => "max".to_owned(),
+        value => value.to_string(),
+    };
+    let quota = format!("{} {CPU_PERIOD}", or_max(limits.cpu_quota));
+    set(&folder, "cpu.max", quota)?;
+    set(&folder, "memory.max", or_max(limits.memory))?;
+    set_hugepages(&folder, limits)
+}
+
+/// Makes a folder of the unified hierarchy, if it is not there, with every controller that it can have.
+fn hand_down(root: &Path, path: &str) -> io::Result<PathBuf> {
     let mut folder = root.to_owned();
     for part in Path::new(path) {
         let controllers = fs::read_to_string(folder.join("cgroup.controllers"))?;
@@ -134,18 +179,7 @@ fn create_unified(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<
         folder.push(part);
         fs::create_dir_all(&folder)?;
     }
-    set(&folder, "cpu.weight", cpu_weight(limits.cpu_shares))?;
-    let or_max = |value: i64| match value {
-        0 => "max".to_owned(),
-        value => value.to_string(),
-    };
-    let quota = format!("{} {CPU_PERIOD}", or_max(limits.cpu_quota));
-    set(&folder, "cpu.max", quota)?;
-    set(&folder, "memory.max", or_max(limits.memory))?;
-    for (size, bytes) in &limits.hugepages {
-        set(&folder, &format!("hugetlb.{size}.max"), bytes)?;
-    }
-    share_out(&folder, "cpu.weight")
+    Ok(folder)
 }
 
 /// CPU shares from 2 to 262144 as a weight from 1 to 10000.
@@ -153,36 +187,48 @@ fn cpu_weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Gives the class that the Pod's cgroup stands in as much of the CPU as its Pods together ask for;
-/// those of the best-effort class ask for none.
-fn share_out(folder: &Path, file: &str) -> io::Result<()> {
-    let Some(class) = folder.parent().filter(|p| is_class(p) && p.exists()) else {
-        return Ok(());
-    };
-    let read = |folder: &Path| -> Option<i64> {
-        fs::read_to_string(folder.join(file))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
-    let (least, most) = match file {
-        "cpu.weight" => (1, 10_000),
-        _ => (2, 262_144),
-    };
-    if class.ends_with("besteffort") {
-        return set(class, file, least);
-    }
-    let pods = fs::read_dir(class)?
-        .flatten()
-        .filter_map(|pod| read(&pod.path()));
-    let sum: i64 = pods.sum();
-    set(class, file, sum.clamp(least, most))
-}
+/// Held while the classes are given their parts: of two Pods that start at once, the one that knows of both
+/// has the last word.
+static CLASSES: Mutex<()> = Mutex::new(());
 
-fn is_class(folder: &Path) -> bool {
-    let name = folder.file_name().unwrap_or_default();
-    name == "burstable" || name == "besteffort"
+/// Gives the classes of service that have a cgroup as much of the CPU as their Pods together ask for
+/// (the kubelet's `setCPUCgroupConfig`): `burstable` tells that of the burstable ones in thousandths of a
+/// CPU, those of the best-effort class ask for none.
+///
+/// # Errors
+/// Any I/O error, or systemd does not do it.
+pub fn share_out(
+    root: &Path,
+    driver: CgroupDriver,
+    burstable: impl FnOnce() -> i64,
+) -> io::Result<()> {
+    let _sole = CLASSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let classes = [
+        (QosClass::Burstable, cpu_shares(burstable())),
+        (QosClass::BestEffort, cpu_shares(0)),
+    ];
+    for (class, shares) in classes {
+        let path = class_cgroup_path(driver, class);
+        let path = path.trim_start_matches('/');
+        let folders = hierarchies(root).into_iter().map(|h| h.join(path));
+        let there: Vec<PathBuf> = folders.filter(|folder| folder.is_dir()).collect();
+        let has = there.iter().any(|folder| {
+            reads(folder, "cpu.shares", shares) || reads(folder, "cpu.weight", cpu_weight(shares))
+        });
+        if has || there.is_empty() {
+            continue;
+        }
+        if driver == CgroupDriver::Systemd {
+            let cpu = cpu_property(is_unified(root), shares);
+            systemctl(&["set-property", "--runtime", "--", slice_name(path), &cpu])?;
+            continue;
+        }
+        for folder in there {
+            set(&folder, "cpu.shares", shares)?;
+            set(&folder, "cpu.weight", cpu_weight(shares))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a setting of a cgroup, where its controller is there.
@@ -195,9 +241,15 @@ fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<(
     fs::write(&path, value.to_string()).map_err(named)
 }
 
+/// Whether a setting of a cgroup has this value.
+fn reads(folder: &Path, file: &str, value: i64) -> bool {
+    let found = fs::read_to_string(folder.join(file));
+    found.is_ok_and(|found| found.trim().parse() == Ok(value))
+}
+
 /// Has systemd make a slice with these limits and hold it.
-fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
-    let slice = path.rsplit('/').next().unwrap_or_default();
+fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> io::Result<()> {
+    let slice = slice_name(path);
     let or_infinity = |value: i64| match value {
         0 => "infinity".to_owned(),
         value => value.to_string(),
@@ -207,7 +259,7 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
         quota => percent(quota),
     };
     let properties = [
-        format!("CPUWeight={}", cpu_weight(limits.cpu_shares)),
+        cpu_property(unified, limits.cpu_shares),
         format!("CPUQuota={quota}"),
         format!("MemoryMax={}", or_infinity(limits.memory)),
     ];
@@ -215,6 +267,20 @@ fn create_slice(path: &str, limits: &CgroupLimits) -> io::Result<()> {
     arguments.extend(properties.iter().map(String::as_str));
     systemctl(&arguments)?;
     systemctl(&["start", "--", slice])
+}
+
+/// A slice is known to systemd by the last part of its path.
+fn slice_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// CPU shares as systemd takes them on the node's hierarchy. It would make other shares of a weight.
+fn cpu_property(unified: bool, shares: i64) -> String {
+    if unified {
+        format!("CPUWeight={}", cpu_weight(shares))
+    } else {
+        format!("CPUShares={shares}")
+    }
 }
 
 /// A quota of each period in percent, with as many digits as systemd takes.
@@ -260,9 +326,6 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
             kill_processes(&folder);
             std::thread::sleep(REMOVAL_PAUSE);
         }
-        for file in ["cpu.shares", "cpu.weight"] {
-            share_out(&folder, file)?;
-        }
     }
     Ok(())
 }
@@ -270,7 +333,7 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
 /// Where a cgroup is a slice of systemd, asks systemd to let go of it: systemd makes the folder of a slice
 /// that it holds anew whenever it looks at it. What it does not do is done by hand afterwards.
 fn stop_slice(path: &str) {
-    let slice = path.rsplit('/').next().unwrap_or_default();
+    let slice = slice_name(path);
     if Path::new(slice)
         .extension()
         .is_none_or(|kind| kind != "slice")
@@ -350,19 +413,94 @@ mod tests {
     }
 
     #[test]
-    fn a_class_has_the_shares_of_its_pods_together() {
+    fn a_class_has_the_shares_of_what_its_pods_request_together() {
         let root = tempfile::tempdir().unwrap();
-        for (name, expected) in [("burstable", "300"), ("besteffort", "2")] {
-            let class = root.path().join("kubepods").join(name);
-            for (pod, shares) in [("pod1", "100\n"), ("pod2", "200\n")] {
-                fs::create_dir_all(class.join(pod)).unwrap();
-                fs::write(class.join(pod).join("cpu.shares"), shares).unwrap();
+        // A hierarchy of each kind: shares in the one, weights in the other.
+        for hierarchy in ["cpu", "unified"] {
+            for class in ["burstable", "besteffort"] {
+                let class = root.path().join(hierarchy).join("kubepods").join(class);
+                fs::create_dir_all(&class).unwrap();
+                let file = match hierarchy {
+                    "cpu" => "cpu.shares",
+                    _ => "cpu.weight",
+                };
+                fs::write(class.join(file), "").unwrap();
             }
-            fs::write(class.join("cpu.shares"), "1024").unwrap();
-            share_out(&class.join("pod1"), "cpu.shares").unwrap();
-            let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
-            assert_eq!(shares, expected, "{name}");
         }
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        for (milli, shares, weight) in [(0, "2", "1"), (1500, "1536", "59")] {
+            share_out(root.path(), CgroupDriver::Cgroupfs, || milli).unwrap();
+            assert_eq!(read("cpu/kubepods/burstable/cpu.shares"), shares);
+            assert_eq!(read("unified/kubepods/burstable/cpu.weight"), weight);
+            assert_eq!(read("cpu/kubepods/besteffort/cpu.shares"), "2");
+            assert_eq!(read("unified/kubepods/besteffort/cpu.weight"), "1");
+        }
+    }
+
+    #[test]
+    fn of_two_that_share_out_at_once_the_one_that_knows_of_both_has_the_last_word() {
+        let root = tempfile::tempdir().unwrap();
+        let class = root.path().join("cpu/kubepods/burstable");
+        fs::create_dir_all(&class).unwrap();
+        fs::write(class.join("cpu.shares"), "").unwrap();
+        let (asked, begin) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let (root, class) = (root.path(), &class);
+            scope.spawn(move || {
+                share_out(root, CgroupDriver::Cgroupfs, || {
+                    asked.send(()).unwrap();
+                    // Time for the other one to overtake, if it could.
+                    std::thread::sleep(REMOVAL_PAUSE);
+                    1000
+                })
+            });
+            begin.recv().unwrap();
+            share_out(root, CgroupDriver::Cgroupfs, || 2000).unwrap();
+            let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
+            assert_eq!(shares, "2048");
+        });
+        let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
+        assert_eq!(shares, "2048");
+    }
+
+    #[test]
+    fn huge_pages_of_a_slice_are_limited_in_every_hierarchy_that_has_them() {
+        let limits = CgroupLimits {
+            hugepages: vec![("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)],
+            ..CgroupLimits::default()
+        };
+        let path = "kubepods.slice/kubepods-pod1.slice";
+        let root = tempfile::tempdir().unwrap();
+        let at = |file: &str| root.path().join(file);
+        for hierarchy in ["hugetlb", "cpu"] {
+            fs::create_dir(at(hierarchy)).unwrap();
+        }
+        fs::write(at("hugetlb/hugetlb.2MB.limit_in_bytes"), "").unwrap();
+        let folder = format!("hugetlb/{path}");
+        fs::create_dir_all(at(&folder)).unwrap();
+        for size in ["2MB", "1GB"] {
+            let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+            fs::write(at(&file), "8192").unwrap();
+        }
+        limit_hugepages(root.path(), path, &limits).unwrap();
+        for (size, expected) in [("2MB", "4194304"), ("1GB", "0")] {
+            let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+            assert_eq!(fs::read_to_string(at(&file)).unwrap(), expected);
+        }
+        assert!(!at("cpu/kubepods.slice").exists());
+
+        let root = tempfile::tempdir().unwrap();
+        let at = |file: &str| root.path().join(file);
+        fs::create_dir_all(at(path)).unwrap();
+        for folder in ["", "kubepods.slice"] {
+            fs::write(at(folder).join("cgroup.controllers"), "hugetlb").unwrap();
+        }
+        let file = format!("{path}/hugetlb.2MB.max");
+        fs::write(at(&file), "max").unwrap();
+        limit_hugepages(root.path(), path, &limits).unwrap();
+        assert_eq!(fs::read_to_string(at(&file)).unwrap(), "4194304");
+        let handed = fs::read_to_string(at("kubepods.slice/cgroup.subtree_control"));
+        assert_eq!(handed.unwrap(), "+hugetlb");
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub async fn supervise(
     let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
+    let mut addresses = context.facts.host_ips.changes();
     let listed = first_look(&context).await;
     if desired.wait_for(Option::is_some).await.is_err() {
         return;
@@ -96,6 +97,10 @@ pub async fn supervise(
                 Hint::Changed(key, id) => supervisor.tell(&key, Message::Changed(id)),
                 Hint::LookAround => supervisor.relist_at = Instant::now(),
             },
+            Ok(()) = addresses.changed() => {
+                let addresses = addresses.borrow_and_update().clone();
+                supervisor.tell_addresses(&addresses);
+            }
             Some(ended) = supervisor.tasks.join_next() => supervisor.task_ended(ended),
             () = tokio::time::sleep_until(supervisor.relist_at) => supervisor.look_around().await,
         }
@@ -309,8 +314,18 @@ impl Supervisor {
         }
     }
 
+    /// Every Pod's status tells the node's addresses.
+    fn tell_addresses(&mut self, addresses: &[String]) {
+        let addresses = addresses.join(", ");
+        info!(addresses, "the node's addresses are others now");
+        for key in self.context.reports.keys() {
+            self.tell(&key, Message::Look);
+        }
+    }
+
     /// Compares what the runtime has with what each task believes.
     async fn look_around(&mut self) {
+        self.context.facts.host_ips.look();
         match Listed::fetch(&self.context.client, &self.context.mark, None).await {
             Ok(listed) => {
                 if std::mem::take(&mut self.runtime_away) {

@@ -32,9 +32,9 @@ use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
-    Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
-    UserNamespaceRange, container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
-    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
+    container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths, qos_class,
+    sandbox_config, sub_paths,
 };
 use crate::volume;
 
@@ -371,6 +371,8 @@ impl PodTask {
         };
         self.tell_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
+        // Its variables have the addresses that the node has now.
+        context.facts.host_ips.look();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,
@@ -379,6 +381,7 @@ impl PodTask {
             user,
             addresses: Addresses {
                 pod: ips.map(|s| s.ips.clone()).unwrap_or_default(),
+                seen: self.record(&version).seen,
             },
             volume_images: self.volume_images(&version),
             user_namespace: user_namespace(&context, &version).await?,
@@ -487,7 +490,8 @@ impl PodTask {
             seen: record.map(|r| r.seen.clone()).unwrap_or_default(),
             user_namespace,
         };
-        let host = host_resolver(context);
+        // That it cannot be read any more is no reason to keep a container from starting again.
+        let host = host_resolver(context).unwrap_or_default();
         sandbox_config(&context.facts, &host, version, &instance)
     }
 
@@ -611,7 +615,7 @@ impl PodTask {
     fn pod_ip(&self, uid: &str) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();
-        let of_host = || self.context.facts.host_ips.first().cloned();
+        let of_host = || self.context.facts.host_ips.first();
         ip.or_else(of_host)
             .unwrap_or_else(|| "127.0.0.1".to_owned())
     }
@@ -955,6 +959,7 @@ impl PodTask {
         info!(pod = %self.key, uid, "the Pod is gone");
         self.memory.forget_version(uid);
         self.context.ledger.release(&self.key, uid);
+        self.share_out().await;
         self.records.remove(uid);
         self.kept.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
@@ -963,6 +968,21 @@ impl PodTask {
             self.seen_at(uid, self.context.clock.wall_now());
         }
         Ok(())
+    }
+
+    /// Gives the classes of service what the Pods that are left ask for.
+    async fn share_out(&mut self) {
+        let context = Arc::clone(&self.context);
+        let share_out = move || {
+            let facts = &context.facts;
+            cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
+                context.ledger.burstable_cpu()
+            })
+        };
+        if let Err(error) = blocking(share_out).await {
+            // It has more than it needs until the next Pod starts or goes.
+            warn!(pod = %self.key, %error, "the Pod's class of service keeps its part of the CPU");
+        }
     }
 
     /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
@@ -1183,26 +1203,30 @@ async fn prepare_node(
         let paths = &context.facts.paths;
         folder::create(paths, &version.key, &version.uid, &record)
             .map_err(node_failure("FailedMount"))?;
-        create_cgroup(&context.facts, &version)
-            .map_err(node_failure("FailedCreatePodContainer"))?;
-        volume::prepare(&context.facts, &version, &Addresses::default()).map_err(|message| {
-            Failure::Node {
-                reason: "FailedMount",
-                message,
-            }
+        create_cgroup(&context, &version).map_err(node_failure("FailedCreatePodContainer"))?;
+        let addresses = Addresses {
+            seen: record.seen.clone(),
+            ..Addresses::default()
+        };
+        volume::prepare(&context.facts, &version, &addresses).map_err(|message| Failure::Node {
+            reason: "FailedMount",
+            message,
         })?;
-        Ok(host_resolver(&context))
+        host_resolver(&context).map_err(sandbox_failure)
     };
     blocking(prepare).await
 }
 
-fn create_cgroup(facts: &NodeFacts, version: &StaticPod) -> std::io::Result<()> {
+fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> {
+    let facts = &context.facts;
     let Some(spec) = &version.pod.spec else {
         return Ok(());
     };
     let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
     let limits = pod_cgroup_limits(facts, spec);
-    cgroup::create(&facts.paths.cgroups, facts.cgroup_driver, &path, &limits)
+    let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
+    cgroup::create(root, driver, &path, &limits)?;
+    cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
 }
 
 async fn write_hosts_file(
@@ -1248,9 +1272,16 @@ async fn pull_or_local(
 }
 
 /// The host's resolver configuration, as it is now.
-fn host_resolver(context: &Context) -> ResolvConf {
-    let text = std::fs::read_to_string(&context.resolv_conf);
-    ResolvConf::parse(&text.unwrap_or_default())
+///
+/// # Errors
+/// It cannot be read.
+fn host_resolver(context: &Context) -> Result<ResolvConf, String> {
+    let Some(path) = &context.resolv_conf else {
+        return Ok(ResolvConf::none());
+    };
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| format!("--resolv-conf: {}: {e}", path.display()))?;
+    Ok(ResolvConf::parse(&text))
 }
 
 /// Links to a container's log from where log shippers look.

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use crate::manifest::quantity;
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{
-    NodeFacts, Requested, apparmor_annotation, is_sidecar, requested, sysctl_name,
+    NodeFacts, QosClass, Requested, apparmor_annotation, is_sidecar, qos_class, requested,
+    sysctl_name,
 };
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
@@ -49,6 +50,8 @@ pub struct Rejection {
 struct Claim {
     ports: BTreeSet<HostPort>,
     requested: Requested,
+    /// Whether its class of service is burstable.
+    burstable: bool,
 }
 
 /// A port of the host, on one address or on all of them (`0.0.0.0`).
@@ -124,6 +127,14 @@ impl Ledger {
         }
     }
 
+    /// What all burstable Pods together request of the CPU, in thousandths.
+    #[must_use]
+    pub fn burstable_cpu(&self) -> i64 {
+        let claims = self.lock();
+        let burstable = claims.values().filter(|claim| claim.burstable);
+        burstable.map(|claim| claim.requested.cpu).sum()
+    }
+
     /// Tells when something was given back.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -152,6 +163,7 @@ fn claim(spec: &PodSpec) -> Claim {
     Claim {
         ports: ports.collect(),
         requested: requested(spec),
+        burstable: qos_class(spec) == QosClass::Burstable,
     }
 }
 

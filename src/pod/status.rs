@@ -26,12 +26,12 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     };
     let seen = view.memory.seen.get(&version.uid).map(|(nanos, _)| *nanos);
     let mut status = PodStatus {
-        host_ip: facts.host_ips.first().cloned(),
+        host_ip: facts.host_ips.first(),
         host_ips: Some(
             facts
                 .host_ips
-                .iter()
-                .cloned()
+                .all()
+                .into_iter()
                 .map(|ip| HostIP { ip })
                 .collect(),
         ),
@@ -80,11 +80,7 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
     let history = view.memory.histories.get(&version.uid);
     if spec.is_some_and(|s| s.host_network == Some(true)) {
         let there = sandbox.is_some() || history.is_some_and(|h| h.finished.is_some());
-        return if there {
-            facts.host_ips.clone()
-        } else {
-            vec![]
-        };
+        return if there { facts.host_ips.all() } else { vec![] };
     }
     let own = sandbox.map(|s| s.ips.clone()).filter(|ips| !ips.is_empty());
     own.or_else(|| history.map(|h| h.ips.clone()))

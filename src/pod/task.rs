@@ -54,8 +54,8 @@ pub struct Context {
     pub mark: String,
     /// The node's name.
     pub node_name: String,
-    /// The host's resolv.conf.
-    pub resolv_conf: std::path::PathBuf,
+    /// The host's resolv.conf, if it is to have one.
+    pub resolv_conf: Option<std::path::PathBuf>,
     /// Pulls.
     pub images: Images,
     /// What Pods take of the node.
@@ -744,11 +744,8 @@ impl PodTask {
     /// Keeps the probes of what runs going, and takes over what they say.
     fn sync_probes(&mut self) {
         let (context, memory) = (&self.context, &self.memory);
-        let of_host = context
-            .facts
-            .host_ips
-            .first()
-            .map_or("127.0.0.1", String::as_str);
+        let of_host = context.facts.host_ips.first();
+        let of_host = of_host.as_deref().unwrap_or("127.0.0.1");
         let mut known = vec![];
         for container in self.observed.containers.iter().filter(|c| !c.gone) {
             let State::Running { started_at } = container.state else {

@@ -17,20 +17,29 @@ pub enum CgroupDriver {
 /// Classes).
 #[must_use]
 pub fn pod_cgroup_path(driver: CgroupDriver, class: QosClass, uid: &str) -> String {
-    let class = class_name(class);
-    match (driver, class) {
-        (CgroupDriver::Cgroupfs, None) => format!("/kubepods/pod{uid}"),
-        (CgroupDriver::Cgroupfs, Some(class)) => format!("/kubepods/{class}/pod{uid}"),
+    let around = class_cgroup_path(driver, class);
+    match (driver, class_name(class)) {
+        (CgroupDriver::Cgroupfs, _) => format!("{around}/pod{uid}"),
         (CgroupDriver::Systemd, None) => {
-            format!(
-                "/kubepods.slice/kubepods-pod{}.slice",
-                uid.replace('-', "_")
-            )
+            format!("{around}/kubepods-pod{}.slice", uid.replace('-', "_"))
         }
-        (CgroupDriver::Systemd, Some(class)) => format!(
-            "/kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{}.slice",
-            uid.replace('-', "_")
-        ),
+        (CgroupDriver::Systemd, Some(class)) => {
+            let uid = uid.replace('-', "_");
+            format!("{around}/kubepods-{class}-pod{uid}.slice")
+        }
+    }
+}
+
+/// The cgroup that the Pods of a class stand in, as a path below the cgroup root.
+#[must_use]
+pub fn class_cgroup_path(driver: CgroupDriver, class: QosClass) -> String {
+    match (driver, class_name(class)) {
+        (CgroupDriver::Cgroupfs, None) => "/kubepods".to_owned(),
+        (CgroupDriver::Cgroupfs, Some(class)) => format!("/kubepods/{class}"),
+        (CgroupDriver::Systemd, None) => "/kubepods.slice".to_owned(),
+        (CgroupDriver::Systemd, Some(class)) => {
+            format!("/kubepods.slice/kubepods-{class}.slice")
+        }
     }
 }
 

@@ -21,9 +21,20 @@ pub struct ResolvConf {
     pub searches: Vec<String>,
     /// What all `options` lines say together.
     pub options: Vec<String>,
+    /// Whether the node is to have none: an empty `--resolv-conf`.
+    is_none: bool,
 }
 
 impl ResolvConf {
+    /// That of a node that is to have none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            is_none: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads the text of a resolv.conf(5); lines that are not understood are skipped, as the resolver
     /// does.
     #[must_use]
@@ -65,6 +76,7 @@ pub(super) fn dns_config(
             cluster_first(facts, host, namespace)
         }
         // Without a cluster's name server, ClusterFirst is the host's configuration.
+        _ if host.is_none => looked_up_nowhere(facts),
         _ => DnsConfig {
             servers: host.servers.clone(),
             searches: host.searches.clone(),
@@ -77,6 +89,23 @@ pub(super) fn dns_config(
     config.servers.truncate(MAX_SERVERS);
     fit_searches(&mut config.searches);
     config
+}
+
+/// What keeps the runtime from taking the host's configuration where there is to be none: this machine's own
+/// name server, by the family of the addresses given for the node, and no domain to search (the kubelet's
+/// `GetPodDNS`).
+fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
+    let given = facts.host_ips.given();
+    let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
+    let mut servers: Vec<String> = given.iter().map(|ip| own(ip).to_owned()).collect();
+    if servers.is_empty() {
+        servers.push("127.0.0.1".to_owned());
+    }
+    DnsConfig {
+        servers,
+        searches: vec![".".to_owned()],
+        options: vec![],
+    }
 }
 
 /// Leaves out what the resolver does not take, from the end.
@@ -241,6 +270,35 @@ mod tests {
         }
         let config = config(&facts(), "ClusterFirstWithHostNet", true, None);
         assert_eq!(config.servers, ["10.0.0.10"]);
+    }
+
+    #[test]
+    fn a_node_without_a_resolver_configuration_looks_names_up_on_itself() {
+        let with = |ips: &[&str], policy: &str| {
+            let spec = PodSpec {
+                dns_policy: Some(policy.into()),
+                ..PodSpec::default()
+            };
+            let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+            let facts = NodeFacts {
+                host_ips: ips.into(),
+                ..facts()
+            };
+            dns_config(&facts, &ResolvConf::none(), "ns", &spec)
+        };
+        let config = with(&[], "Default");
+        assert_eq!(config.servers, ["127.0.0.1"]);
+        assert_eq!(config.searches, ["."]);
+        let config = with(&["10.0.0.1", "fd00::1"], "Default");
+        assert_eq!(config.servers, ["127.0.0.1", "::1"]);
+        // Of no matter where the cluster is asked.
+        let config = with(&[], "ClusterFirst");
+        assert_eq!(config.servers, ["10.0.0.10"]);
+        assert_eq!(
+            config.searches,
+            ["ns.svc.c.local", "svc.c.local", "c.local"]
+        );
+        assert_eq!(with(&[], "None"), DnsConfig::default());
     }
 
     #[test]

@@ -6,16 +6,18 @@ use std::fmt::Write;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector};
 
-use super::NodeFacts;
 use super::resources::{container_limit, container_request, effective_limit};
+use super::{NodeFacts, labels};
 use crate::manifest::StaticPod;
 use crate::manifest::quantity::{self, Quantity};
 
-/// The addresses of a Pod, which it has only once its sandbox runs. The first one first.
+/// What a Pod has only once it is there: its addresses, the first one first, and since when it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The Pod's own; empty where it is on the host's network.
+    /// The Pod's own; empty where it is on the host's network, and before its sandbox runs.
     pub pod: Vec<String>,
+    /// When the Pod was first seen, RFC 3339.
+    pub seen: String,
 }
 
 /// A field of the Pod as text. Labels or annotations as a whole come as `key="value"` lines, sorted;
@@ -31,17 +33,24 @@ pub fn field_value(
 ) -> Result<String, String> {
     let metadata = &pod.pod.metadata;
     let spec = pod.pod.spec.as_ref();
+    // As the kubelet has it, a Pod that came from a source has this annotation like any other.
+    let annotations = || {
+        let mut annotations = metadata.annotations.clone().unwrap_or_default();
+        annotations.insert(labels::CONFIG_SEEN.to_owned(), addresses.seen.clone());
+        annotations
+    };
     if let Some((map, key)) = subscript(field_path) {
-        let map = match map {
-            "metadata.labels" => metadata.labels.as_ref(),
-            "metadata.annotations" => metadata.annotations.as_ref(),
+        let value = match map {
+            "metadata.labels" => metadata.labels.as_ref().and_then(|m| m.get(key)).cloned(),
+            "metadata.annotations" => annotations().remove(key),
             _ => return Err(unknown(field_path)),
         };
-        return Ok(map.and_then(|m| m.get(key)).cloned().unwrap_or_default());
+        return Ok(value.unwrap_or_default());
     }
     let host_network = spec.is_some_and(|s| s.host_network == Some(true));
+    let host_ips = facts.host_ips.all();
     let pod_ips = if host_network {
-        &facts.host_ips
+        &host_ips
     } else {
         &addresses.pod
     };
@@ -51,11 +60,11 @@ pub fn field_value(
         "metadata.namespace" => pod.key.namespace.clone(),
         "metadata.uid" => pod.uid.clone(),
         "metadata.labels" => lines(metadata.labels.as_ref()),
-        "metadata.annotations" => lines(metadata.annotations.as_ref()),
+        "metadata.annotations" => lines(Some(&annotations())),
         "spec.nodeName" | "spec.host" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         "spec.serviceAccountName" => String::new(),
-        "status.hostIP" => first(&facts.host_ips),
-        "status.hostIPs" => facts.host_ips.join(","),
+        "status.hostIP" => first(&host_ips),
+        "status.hostIPs" => host_ips.join(","),
         "status.podIP" => first(pod_ips),
         "status.podIPs" => pod_ips.join(","),
         _ => return Err(unknown(field_path)),
@@ -114,29 +123,54 @@ fn is_printable(c: char) -> bool {
     behind.escape_debug().eq(behind.chars())
 }
 
-/// A resource of a container of the Pod, divided by its divisor and rounded up. `container` is whose
-/// it is where the selector names none. Where no limit is set, the Pod's limit as a whole counts, and then
-/// the node's allocatable amount.
+/// Who asks for a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker<'a> {
+    /// A variable of this container.
+    Variable(&'a str),
+    /// A file of a volume.
+    File,
+}
+
+/// A resource of a container of the Pod, divided by its divisor and rounded up; a variable that names no
+/// container is about its own.
+///
+/// A limit that is not set counts as the node's allocatable amount. For a variable the Pod's limit as a whole
+/// comes before that, and an init container that it names has none (the kubelet's
+/// `defaultPodLimitsForDownwardAPI`, and the downward API volume's `CollectData`).
 ///
 /// # Errors
 /// No such container or resource.
 pub fn resource_value(
     facts: &NodeFacts,
     pod: &StaticPod,
-    container: &str,
+    asker: Asker<'_>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
     let named = selector.container_name.as_deref().filter(|n| !n.is_empty());
-    let named = named.unwrap_or(container);
-    let spec = pod.pod.spec.as_ref();
-    let container = spec.and_then(|s| find_container(s, named));
-    let container = container.ok_or_else(|| format!("there is no container {named:?}"))?;
+    let name = match (named, asker) {
+        (Some(name), _) | (None, Asker::Variable(name)) => name,
+        (None, Asker::File) => "",
+    };
+    let default = PodSpec::default();
+    let spec = pod.pod.spec.as_ref().unwrap_or(&default);
+    let container = find_container(spec, name);
+    let container = container.ok_or_else(|| format!("there is no container {name:?}"))?;
+    let has_defaults =
+        asker == Asker::File || named.is_none() || spec.containers.iter().any(|c| c.name == name);
     let amount = match selector.resource.split_once('.') {
         Some(("requests", name)) => container_request(container, name),
-        Some(("limits", name)) => match limit(spec, container, name) {
-            none if none.is_zero() => allocatable(facts, name),
-            limit => limit,
-        },
+        Some(("limits", name)) => {
+            let limit = match asker {
+                Asker::Variable(_) if has_defaults => limit(spec, container, name),
+                _ => container_limit(container, name),
+            };
+            if limit.is_zero() && has_defaults {
+                allocatable(facts, name)
+            } else {
+                limit
+            }
+        }
         _ => return Err(format!("there is no resource {:?}", selector.resource)),
     };
     let divisor = selector.divisor.as_ref();
@@ -152,10 +186,11 @@ fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
     inits.chain(&spec.containers).find(|c| c.name == name)
 }
 
-fn limit(spec: Option<&PodSpec>, container: &Container, name: &str) -> Quantity {
-    match spec {
-        Some(spec) if ["cpu", "memory"].contains(&name) => effective_limit(spec, container, name),
-        _ => container_limit(container, name),
+fn limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
+    if ["cpu", "memory"].contains(&name) {
+        effective_limit(spec, container, name)
+    } else {
+        container_limit(container, name)
     }
 }
 

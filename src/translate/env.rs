@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
-use super::downward::{field_value, resource_value};
+use super::downward::{Asker, field_value, resource_value};
 use super::{ContainerInstance, NodeFacts};
 use crate::cri::v1::KeyValue;
 use crate::manifest::StaticPod;
@@ -58,7 +58,8 @@ fn referred(
         return value.map(Some);
     }
     if let Some(selector) = &source.resource_field_ref {
-        return resource_value(facts, pod, &container.name, selector).map(Some);
+        let asker = Asker::Variable(&container.name);
+        return resource_value(facts, pod, asker, selector).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {
         let entries = pod.objects.config_map(&key.name);

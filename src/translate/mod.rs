@@ -7,6 +7,7 @@ mod container;
 mod dns;
 mod downward;
 mod env;
+mod host_ips;
 mod hosts;
 pub mod labels;
 mod mounts;
@@ -19,17 +20,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-pub use cgroup::{CgroupDriver, pod_cgroup_path, pod_cgroup_paths};
+pub use cgroup::{CgroupDriver, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths};
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::ResolvConf;
-pub use downward::{Addresses, field_value, resource_value};
+pub use downward::{Addresses, Asker, field_value, resource_value};
 pub use env::EnvFileKey;
+pub use host_ips::HostIps;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, is_sidecar,
-    pod_amounts, pod_cgroup_limits, qos_class, requested,
+    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, cpu_shares,
+    is_sidecar, pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
 pub use security::{UserNamespaceRange, apparmor_annotation};
@@ -62,8 +64,8 @@ pub struct NodeFacts {
     pub cpus: u32,
     /// Bytes of the file system that Pods write to.
     pub ephemeral_storage: u64,
-    /// The node's addresses, the first one first.
-    pub host_ips: Vec<String>,
+    /// The node's addresses.
+    pub host_ips: HostIps,
     /// The node's name.
     pub node_name: String,
     /// The node's labels.

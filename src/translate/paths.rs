@@ -89,10 +89,11 @@ impl Paths {
         folder.join(container).join(index.to_string())
     }
 
-    /// A seccomp profile of the node's own.
+    /// A seccomp profile of the node's own, without what leads nowhere in its name (`.`, `//`).
     #[must_use]
     pub fn seccomp_profile(&self, name: &str) -> PathBuf {
-        self.root.join("seccomp").join(name)
+        let path = self.root.join("seccomp").join(name);
+        path.components().collect()
     }
 
     /// The folder of a container's own files.

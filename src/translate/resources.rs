@@ -175,7 +175,7 @@ pub(super) fn sandbox_resources(facts: &NodeFacts, spec: &PodSpec) -> LinuxConta
 
 /// What running the Pod costs besides its containers.
 pub(super) fn overhead(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
-    let Some(overhead) = spec.overhead.as_ref().filter(|o| !o.is_empty()) else {
+    let Some(overhead) = &spec.overhead else {
         return LinuxContainerResources::default();
     };
     let of = |name| amount(Some(overhead), name).unwrap_or_default();
@@ -366,7 +366,9 @@ fn linux_resources(
     resources
 }
 
-fn cpu_shares(milli: i64) -> i64 {
+/// The CPU shares that thousandths of a CPU stand for, within the kernel's bounds.
+#[must_use]
+pub fn cpu_shares(milli: i64) -> i64 {
     (milli.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 

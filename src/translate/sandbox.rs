@@ -87,16 +87,18 @@ pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String
     ]
 }
 
-/// The Pod's host name: the one it asks for, or its own name cut to what the kernel takes.
+/// The Pod's host name: the one it asks for, or its own name; cut to what the kernel takes (the kubelet's
+/// `truncatePodHostnameIfNeeded`).
 #[must_use]
 pub fn pod_hostname(pod: &StaticPod) -> String {
     let spec = pod.pod.spec.as_ref();
     let asked = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
-    if let Some(asked) = asked.filter(|h| !h.is_empty()) {
-        return asked.to_owned();
+    let name = asked.filter(|h| !h.is_empty()).unwrap_or(&pod.key.name);
+    if name.len() <= MAX_LABEL {
+        return name.to_owned();
     }
-    let name: String = pod.key.name.chars().take(MAX_LABEL).collect();
-    name.trim_end_matches(['-', '.']).to_owned()
+    let cut: String = name.chars().take(MAX_LABEL).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// What the kernel has as the host name: with the domain where the Pod asks for that.

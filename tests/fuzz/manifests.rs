@@ -37,7 +37,7 @@ static NODES: LazyLock<[NodeFacts; 2]> = LazyLock::new(|| {
         memory_capacity: 24 << 30,
         cpus: 2,
         ephemeral_storage: 100 << 30,
-        host_ips: vec!["192.0.2.2".into()],
+        host_ips: vec!["192.0.2.2".to_owned()].into(),
         node_name: NODE.into(),
         ..NodeFacts::default()
     };
@@ -126,6 +126,7 @@ fn check_requests(facts: &NodeFacts, pod: &StaticPod) {
         image: "sha256:0".into(),
         addresses: Addresses {
             pod: vec!["10.0.0.7".into()],
+            ..Addresses::default()
         },
         volume_images: volumes
             .map(|v| (v.name.clone(), "sha256:1".into()))

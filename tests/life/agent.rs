@@ -63,7 +63,7 @@ impl Agent {
             user_namespaces: true,
         };
         let facts = NodeFacts {
-            host_ips: vec!["192.0.2.2".into()],
+            host_ips: vec!["192.0.2.2".to_owned()].into(),
             handlers: [(String::new(), features)].into(),
             ..NodeFacts::default()
         };
@@ -75,6 +75,7 @@ impl Agent {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("cgroups")).unwrap();
+        std::fs::write(at("resolv.conf"), "nameserver 10.255.255.53\n").unwrap();
         let runtime = Runtime::start(&at("cri.sock"), settings);
         WALL.set(Some((Instant::now(), runtime.look(State::now))));
         let facts = NodeFacts {
@@ -271,7 +272,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         mark: facts.paths.mark(),
         facts: facts.clone(),
         node_name: NODE.into(),
-        resolv_conf: PathBuf::from("/nowhere/resolv.conf"),
+        resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         metrics: Metrics::default(),
         ledger: Ledger::default(),

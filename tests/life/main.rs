@@ -7,6 +7,7 @@ mod clock;
 mod events;
 mod faults;
 mod golden;
+mod node;
 mod probes;
 
 #[path = "../runtime/mod.rs"]

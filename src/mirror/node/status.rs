@@ -70,7 +70,8 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
         type_: kind.to_owned(),
         address: address.to_owned(),
     };
-    let ips = facts.host_ips.iter().map(|ip| address("InternalIP", ip));
+    let ips = facts.host_ips.all();
+    let ips = ips.iter().map(|ip| address("InternalIP", ip));
     let name = [address("Hostname", &facts.node_name)];
     ips.chain(name).collect()
 }

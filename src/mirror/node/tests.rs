@@ -23,7 +23,7 @@ fn facts() -> NodeFacts {
     ];
     NodeFacts {
         node_name: "my-node1".into(),
-        host_ips: vec!["$HOST_IP".into()],
+        host_ips: vec!["$HOST_IP".to_owned()].into(),
         cpus: 2,
         max_pods: 110,
         memory_capacity: 24_684_092 << 10,

@@ -1,0 +1,78 @@
+//! The node's addresses, which may change while the agent runs.
+
+use std::net::IpAddr;
+
+use tokio::sync::watch;
+
+/// The node's addresses, the first one first. All who hold a copy see the same: what was given, or what was
+/// found when somebody last looked.
+#[derive(Debug, Clone, Default)]
+pub struct HostIps {
+    known: watch::Sender<Vec<String>>,
+    /// How to look; nothing where they are given.
+    find: Option<fn() -> Vec<IpAddr>>,
+}
+
+impl HostIps {
+    /// Those that `find` finds, now and whenever somebody looks.
+    #[must_use]
+    pub fn found_by(find: fn() -> Vec<IpAddr>) -> Self {
+        let ips = Self {
+            find: Some(find),
+            ..Self::default()
+        };
+        ips.look();
+        ips
+    }
+
+    /// Looks for them anew. A machine that has none just now, such as one whose lease is being renewed,
+    /// keeps those that it had.
+    pub fn look(&self) {
+        let found = self.find.map(|find| find()).unwrap_or_default();
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        self.known.send_if_modified(|known| {
+            let news = !found.is_empty() && *known != found;
+            if news {
+                *known = found;
+            }
+            news
+        });
+    }
+
+    /// Those that are known.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.known.borrow().clone()
+    }
+
+    /// The first one that is known.
+    #[must_use]
+    pub fn first(&self) -> Option<String> {
+        self.known.borrow().first().cloned()
+    }
+
+    /// Those that were given; none where they are looked for.
+    #[must_use]
+    pub fn given(&self) -> Vec<String> {
+        match self.find {
+            Some(_) => vec![],
+            None => self.all(),
+        }
+    }
+
+    /// Tells when they are others.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Vec<String>> {
+        self.known.subscribe()
+    }
+}
+
+impl From<Vec<String>> for HostIps {
+    /// These, whatever the machine has.
+    fn from(given: Vec<String>) -> Self {
+        Self {
+            known: watch::Sender::new(given),
+            find: None,
+        }
+    }
+}
