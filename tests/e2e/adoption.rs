@@ -192,42 +192,43 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
     // of other tests.
     let fake = node.path("kubelet");
     std::fs::copy("/bin/sleep", &fake).unwrap();
-    let run = |prefix: &str| {
+    let agent = format!(
+        "{} run --pod-manifest-path {} --root-dir {} --run-dir {} --healthz-port 0 \
+         --container-runtime-endpoint unix:///nowhere.sock",
+        env!("CARGO_BIN_EXE_podkeeper"),
+        node.path("manifests").display(),
+        node.path("root").display(),
+        node.path("run").display(),
+    );
+    let run = |prefix: &str, agent: &str| {
         let script = format!(
-            "{prefix} {} 100 & sleep 0.3; {} run --pod-manifest-path {} --root-dir {} --run-dir {} \
-             --container-runtime-endpoint unix:///nowhere.sock & agent=$!; sleep 1; kill $agent; wait $agent; \
-             echo status $?; kill -9 -1",
+            "{prefix} {} 1000 & until cat /proc/[0-9]*/comm 2>&1 | grep -qx kubelet; do sleep 0.1; done; \
+             {agent}; echo status $?; kill -9 -1",
             fake.display(),
-            env!("CARGO_BIN_EXE_podkeeper"),
-            node.path("manifests").display(),
-            node.path("root").display(),
-            node.path("run").display(),
         );
         // With a PID namespace of its own, `kill -9 -1` ends what the script started and nothing else.
-        let mut unshare = Command::new("unshare");
-        unshare.args([
-            "--pid",
-            "--fork",
-            "--mount",
-            "--mount-proc",
-            "sh",
-            "-c",
-            &script,
-        ]);
+        let mut unshare = Command::new("timeout");
+        unshare.args(["60", "unshare", "--pid", "--fork", "--kill-child"]);
+        unshare.args(["--mount", "--mount-proc", "sh", "-c", &script]);
         unshare.stdin(Stdio::null()).process_group(0);
         let output = unshare.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8(text).unwrap()
     };
-    let beside = run("");
+    let beside = run("", &agent);
     assert!(beside.contains("a kubelet runs on this node"), "{beside}");
     assert!(beside.contains("status 1"), "{beside}");
-    let contained = run("unshare --pid --fork --mount");
-    assert!(
-        contained.contains("waiting for the container runtime"),
-        "{contained}"
+    let log = node.path("agent.log").display().to_string();
+    let waits = format!(
+        "{agent} 2>{log} & agent=$!; until grep -q 'waiting for the container runtime' {log}; do sleep 0.1; done; \
+         kill $agent; wait $agent"
     );
-    assert!(contained.contains("status 0"), "{contained}");
+    let contained = run("unshare --pid --fork --mount", &waits);
+    assert!(
+        contained.contains("status 0"),
+        "{contained}\n{}",
+        node.log()
+    );
 }
 
 async fn a_restarted_runtime_is_found_again(mut node: Node) {
