@@ -77,14 +77,9 @@ async fn an_ended_agent_leaves_its_pods_running(mut node: Node) {
 }
 
 async fn what_was_removed_meanwhile_stops_with_the_grace_period_it_was_given(mut node: Node) {
-    let out = node.path("out");
-    std::fs::create_dir(&out).unwrap();
+    node.make_out();
     let script = "trap 'sleep 2; echo ended > /out/ended; exit 0' TERM; echo up; while :; do sleep 0.1; done";
-    let more = format!(
-        "    volumeMounts: [{{name: out, mountPath: /out}}]\n  terminationGracePeriodSeconds: 20\n  \
-         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n",
-        out.display()
-    );
+    let more = node.with_out("    $MOUNT\n  terminationGracePeriodSeconds: 20\n  volumes: $OUT\n");
     node.put("web.yaml", &pod_with("web", BUSYBOX, script, &more));
     node.put("stays.yaml", &pod("stays", FOREVER));
     node.start_agent();
@@ -97,7 +92,11 @@ async fn what_was_removed_meanwhile_stops_with_the_grace_period_it_was_given(mut
         node.sandboxes().await.len() == 1
     })
     .await;
-    assert!(out.join("ended").exists(), "it had the time that it needs");
+    assert_eq!(
+        node.lines("ended"),
+        ["ended"],
+        "it had the time that it needs"
+    );
     assert_eq!(node.running_one("stays", "c").await.unwrap().id, stays.id);
     node.remove("stays.yaml");
     node.wait_gone().await;

@@ -249,7 +249,7 @@ impl Node {
 
     // --- a folder that this node shares with containers
 
-    /// Makes the folder that [`manifest`]s call `$OUT`, mounted on `/out`.
+    /// Makes the folder that manifests call `$OUT`, mounted on `/out`.
     pub(crate) fn make_out(&self) {
         fs::create_dir(self.path("out")).unwrap();
     }
@@ -260,16 +260,20 @@ impl Node {
         self.make_out();
     }
 
-    /// Puts a manifest of a Pod with this spec, in which `$OUT` is a volume of the shared folder and
-    /// `$MOUNT` its mount.
+    /// Puts a manifest of a Pod with this spec, in which the folder is named as [`Node::with_out`] says.
     pub(crate) fn put_with_out(&self, name: &str, spec: &str) {
+        let spec = self.with_out(spec);
+        self.put(&format!("{name}.yaml"), &manifest(name, &spec));
+    }
+
+    /// A text in which `$OUT` is a volume of the shared folder, and `$MOUNT` its mount.
+    pub(crate) fn with_out(&self, text: &str) -> String {
         let volume = format!(
             "[{{name: out, hostPath: {{path: {}}}}}]",
             self.path("out").display()
         );
-        let spec = spec.replace("$OUT", &volume);
-        let spec = spec.replace("$MOUNT", "volumeMounts: [{name: out, mountPath: /out}]");
-        self.put(&format!("{name}.yaml"), &manifest(name, &spec));
+        let text = text.replace("$OUT", &volume);
+        text.replace("$MOUNT", "volumeMounts: [{name: out, mountPath: /out}]")
     }
 
     /// The lines of a file in the shared folder.
