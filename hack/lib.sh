@@ -23,9 +23,19 @@ with_lock() {
     ) 9>"$cache/$name.lock"
 }
 
-# free_port: a TCP port of 127.0.0.1 that nobody listens on just now.
+# free_port: a TCP port that nobody listens on just now, of those that the machine takes neither for calls
+# to others (32768 and up, unless set otherwise) nor the tests for themselves.
 free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    python3 - <<'END'
+import random, socket
+for port in random.sample(range(28_000, 32_000), 4_000):
+    try:
+        socket.socket().bind(("0.0.0.0", port))
+    except OSError:
+        continue
+    print(port)
+    break
+END
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds.

@@ -42,7 +42,12 @@ impl Agent {
             .append(true)
             .open(at("log"))
             .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_podkeeper"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+        // The proxies of whoever runs the tests are not theirs.
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
+        command
             .arg("run")
             .args(["--root-dir", &at("root"), "--run-dir", &at("run")])
             .args(["--container-runtime-endpoint", &at("no.sock")])

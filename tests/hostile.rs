@@ -189,7 +189,7 @@ impl Agent {
             .arg(flag("pod-logs-dir", &at("logs")))
             .arg(flag("pod-manifest-path", &at("manifests")))
             .arg(flag("container-runtime-endpoint", &at("no.sock")))
-            .args(["--hostname-override", NODE])
+            .args(["--hostname-override", NODE, "--healthz-port=0"])
             .stdin(Stdio::null())
             .stderr(File::create(at("log")).unwrap())
             .spawn()

@@ -102,7 +102,12 @@ impl Machine {
         if first {
             machine.install();
         }
-        machine.does("systemctl stop podkeeper; rm -rf /etc/podkeeper /etc/kubelet.d; mkdir -p /etc/podkeeper/manifests");
+        // A test that failed has left what it changed.
+        machine.does(
+            "systemctl disable --now podkeeper nginx; \
+             rm -rf /etc/systemd/system/podkeeper.service.d /etc/podkeeper /etc/kubelet.d; \
+             systemctl daemon-reload && mkdir -p /etc/podkeeper/manifests",
+        );
         machine
     }
 
@@ -263,7 +268,10 @@ fn on_a_machine_the_service_starts_stops_reloads_and_is_watched() {
             "test $(systemctl show -P MainPID podkeeper) != {id} && systemctl is-active podkeeper"
         ),
     );
-    machine.does("journalctl -u podkeeper --no-pager | grep -q 'Watchdog timeout'");
+    machine.wait(
+        "why, in the journal",
+        "journalctl -u podkeeper --no-pager | grep -q 'Watchdog timeout'",
+    );
     assert_eq!(machine.wait_running("web"), tasks);
     machine.does("systemctl restart podkeeper");
     assert_eq!(machine.wait_running("web"), tasks);

@@ -20,9 +20,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 mod grpc;
+mod ports;
 mod web;
 
 use grpc::Grpc;
+use ports::free;
 use web::{Reply, Web};
 
 const IP: &str = "127.0.0.1";
@@ -51,12 +53,6 @@ fn port_of(web: &Web) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// A port on which nothing listens.
-async fn free_port() -> u16 {
-    let listener = TcpListener::bind((IP, 0)).await.unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn get(port: u16, path: &str) -> HTTPGetAction {
     HTTPGetAction {
         port: IntOrString::Int(port.into()),
@@ -73,7 +69,24 @@ fn header(name: &str, value: &str) -> HTTPHeader {
     }
 }
 
+/// A probe that has time enough, where being late is not the matter.
+fn unhurried() -> Probe {
+    Probe {
+        timeout_seconds: Some(30),
+        ..Probe::default()
+    }
+}
+
 async fn run_http(action: HTTPGetAction) -> Outcome {
+    let probe = Probe {
+        http_get: Some(action),
+        ..unhurried()
+    };
+    run(&probe, &target(nowhere())).await
+}
+
+/// With the second that a probe has unless it says otherwise.
+async fn run_http_for_a_second(action: HTTPGetAction) -> Outcome {
     let probe = Probe {
         http_get: Some(action),
         ..Probe::default()
@@ -179,7 +192,7 @@ async fn a_host_of_its_own_is_asked_in_place_of_the_pod() {
     };
     let probe = Probe {
         http_get: Some(action),
-        ..Probe::default()
+        ..unhurried()
     };
     let elsewhere = Target {
         ip: "192.0.2.1".to_owned(),
@@ -207,7 +220,7 @@ async fn a_port_may_be_named() {
         let tcp_socket = TCPSocketAction { port, host: None };
         Probe {
             tcp_socket: Some(tcp_socket),
-            ..Probe::default()
+            ..unhurried()
         }
     };
     assert_eq!(run(&named("web"), &target).await, Outcome::Success);
@@ -289,7 +302,11 @@ async fn a_server_that_does_not_answer_is_a_failure_that_says_why() {
         ),
     ] {
         web.say(reply.clone());
-        let found = run_http(get(port, "/")).await;
+        let found = if expected == late {
+            run_http_for_a_second(get(port, "/")).await
+        } else {
+            run_http(get(port, "/")).await
+        };
         let expected = format!("{url}{expected}");
         assert!(
             matches!(&found, Outcome::Failure(m) if m.starts_with(&expected)),
@@ -297,7 +314,7 @@ async fn a_server_that_does_not_answer_is_a_failure_that_says_why() {
         );
     }
 
-    let port = free_port().await;
+    let port = free().port();
     let refused = format!(
         "Get \"http://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused"
     );
@@ -313,7 +330,7 @@ async fn an_answer_that_breaks_off_says_nothing() {
         Reply::Trickle(head.into(), vec![b' '; 99]),
     ] {
         web.say(reply.clone());
-        let found = run_http(get(port_of(&web), "/")).await;
+        let found = run_http_for_a_second(get(port_of(&web), "/")).await;
         assert!(matches!(found, Outcome::Error(_)), "{reply:?}: {found:?}");
     }
 }
@@ -448,12 +465,16 @@ async fn plain_server() -> (u16, Arc<Mutex<Vec<String>>>) {
 }
 
 async fn run_tcp(port: u16) -> Outcome {
+    run_tcp_of(unhurried(), port).await
+}
+
+async fn run_tcp_of(probe: Probe, port: u16) -> Outcome {
     let probe = Probe {
         tcp_socket: Some(TCPSocketAction {
             port: IntOrString::Int(port.into()),
             host: None,
         }),
-        ..Probe::default()
+        ..probe
     };
     run(&probe, &target(nowhere())).await
 }
@@ -476,7 +497,7 @@ async fn a_tcp_probe_of_a_listener_that_is_overrun_times_out() {
     let address = listener.local_addr().unwrap();
     // Nobody accepts, so each success is one less until no more are let in.
     let found = loop {
-        match run_tcp(address.port()).await {
+        match run_tcp_of(Probe::default(), address.port()).await {
             Outcome::Success => {}
             other => break other,
         }
@@ -515,12 +536,16 @@ struct HealthCheckRequest {
 }
 
 async fn run_grpc(port: u16, service: &str) -> Outcome {
+    run_grpc_of(unhurried(), port, service).await
+}
+
+async fn run_grpc_of(probe: Probe, port: u16, service: &str) -> Outcome {
     let probe = Probe {
         grpc: Some(GRPCAction {
             port: port.into(),
             service: Some(service.to_owned()),
         }),
-        ..Probe::default()
+        ..probe
     };
     run(&probe, &target(nowhere())).await
 }
@@ -554,7 +579,12 @@ async fn a_grpc_probe_asks_for_the_health_of_a_service() {
         ),
     ] {
         let (server, port) = Grpc::on_tcp(reply.clone()).await;
-        assert_eq!(run_grpc(port, "db").await, expected, "{reply:?}");
+        let found = if matches!(reply, grpc::Reply::Silence) {
+            run_grpc_of(Probe::default(), port, "db").await
+        } else {
+            run_grpc(port, "db").await
+        };
+        assert_eq!(found, expected, "{reply:?}");
         let calls = server.calls();
         assert_eq!(calls[0].path, "/grpc.health.v1.Health/Check");
         let asked = HealthCheckRequest::decode(&*calls[0].message).unwrap();
@@ -568,7 +598,7 @@ async fn a_grpc_probe_asks_for_the_health_of_a_service() {
 
 #[tokio::test]
 async fn a_grpc_probe_says_why_it_finds_no_server() {
-    let port = free_port().await;
+    let port = free().port();
     let found = run_grpc(port, "").await;
     let expected = format!(
         "error: failed to connect service at \"127.0.0.1:{port}\": \
@@ -730,7 +760,7 @@ async fn a_hooks_request_is_done_with_any_answer() {
     assert!(requests[0].starts_with("get /stop?now=1 http/1.1\r\n"));
     assert!(requests[0].contains("\r\nuser-agent: kube-lifecycle/1.36\r\n"));
 
-    let port = free_port().await;
+    let port = free().port();
     let expected = format!(
         "HTTP lifecycle hook (/stop) for Container \"web\" failed - error: \
          Get \"http://127.0.0.1:{port}/stop\": dial tcp 127.0.0.1:{port}: connect: connection refused"

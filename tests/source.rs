@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use podkeeper::manifest::PodKey;
@@ -240,29 +241,77 @@ async fn hidden_files_folders_and_editors_leftovers_are_ignored() {
     assert_eq!(agent.catches_up().await, Desired::default());
 }
 
+/// The pace of whoever writes a file piece by piece. One that rests is taken for whole, so where the machine
+/// let the test itself rest, nothing is shown.
+struct Pace {
+    last: Instant,
+    slowest: Duration,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self {
+            last: Instant::now(),
+            slowest: Duration::ZERO,
+        }
+    }
+
+    fn write(&mut self, file: &mut File, piece: &[u8]) {
+        file.write_all(piece).unwrap();
+        self.step();
+    }
+
+    fn step(&mut self) {
+        self.slowest = self.slowest.max(self.last.elapsed());
+        self.last = Instant::now();
+    }
+
+    /// Half of what a file has to rest.
+    fn was_kept(&mut self) -> bool {
+        self.step();
+        self.slowest < Duration::from_millis(100)
+    }
+}
+
+/// Tries until the pace was kept, which the test tells.
+async fn at_a_good_pace(mut attempt: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !attempt().await {
+        assert!(Instant::now() < end, "the machine is too busy for this");
+    }
+}
+
 #[tokio::test]
 async fn a_file_being_written_is_not_taken_until_it_is_closed() {
-    let mut agent = Agent::with_web().await;
-    let never_half = Always::so(&agent, |desired| desired.version("web") != Some("v2"));
-    let mut file = File::create(agent.at("web.yaml")).unwrap();
-    file.write_all(pod("web", 2).as_bytes()).unwrap();
-    rename_in(&agent.at("other.yaml"), pod("other", 1));
-    while agent
-        .desired
-        .borrow()
-        .as_ref()
-        .is_none_or(|now| now.version("other").is_none())
-    {
-        file.write_all(b"# more\n").unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    never_half.was_so().await;
-    drop(file);
-    agent
-        .sees("the whole file", |desired| {
-            desired.version("web") == Some("v2")
-        })
-        .await;
+    at_a_good_pace(async || {
+        let mut agent = Agent::with_web().await;
+        let never_half = Always::so(&agent, |desired| desired.version("web") != Some("v2"));
+        let mut file = File::create(agent.at("web.yaml")).unwrap();
+        let mut pace = Pace::begin();
+        pace.write(&mut file, pod("web", 2).as_bytes());
+        rename_in(&agent.at("other.yaml"), pod("other", 1));
+        while agent
+            .desired
+            .borrow()
+            .as_ref()
+            .is_none_or(|now| now.version("other").is_none())
+        {
+            pace.write(&mut file, b"# more\n");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if !pace.was_kept() {
+            return false;
+        }
+        never_half.was_so().await;
+        drop(file);
+        agent
+            .sees("the whole file", |desired| {
+                desired.version("web") == Some("v2")
+            })
+            .await;
+        true
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -278,21 +327,29 @@ async fn a_file_never_closed_is_taken_when_it_is_quiet() {
 
 #[tokio::test]
 async fn a_growing_file_is_taken_whole_in_the_end() {
-    let root = tempfile::tempdir().unwrap();
-    fs::create_dir(root.path().join("manifests")).unwrap();
-    let mut agent = Agent::start_at(root, "manifests", Duration::from_millis(20));
-    let whole = pod("web", 1);
-    let never_half = Always::so(&agent, |desired| desired.refused.is_empty());
-    let mut file = File::create(agent.at("web.yaml")).unwrap();
-    for piece in whole.as_bytes().chunks(16) {
-        file.write_all(piece).unwrap();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(file);
-    agent
-        .sees("web runs", |desired| desired.version("web") == Some("v1"))
-        .await;
-    never_half.was_so().await;
+    at_a_good_pace(async || {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("manifests")).unwrap();
+        let mut agent = Agent::start_at(root, "manifests", Duration::from_millis(20));
+        let whole = pod("web", 1);
+        let never_half = Always::so(&agent, |desired| desired.refused.is_empty());
+        let mut file = File::create(agent.at("web.yaml")).unwrap();
+        let mut pace = Pace::begin();
+        for piece in whole.as_bytes().chunks(16) {
+            pace.write(&mut file, piece);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if !pace.was_kept() {
+            return false;
+        }
+        drop(file);
+        agent
+            .sees("web runs", |desired| desired.version("web") == Some("v1"))
+            .await;
+        never_half.was_so().await;
+        true
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -508,10 +565,32 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
     }
 }
 
+/// Whether a file may be read that nobody may.
+fn may_read_everything() -> bool {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::set_permissions(file.path(), PermissionsExt::from_mode(0)).unwrap();
+    File::open(file.path()).is_ok()
+}
+
 #[tokio::test]
 async fn permissions_taken_away_keep_everything() {
-    if rustix::process::geteuid().is_root() {
-        return; // Nothing is forbidden to root.
+    const AGAIN: &str = "PODKEEPER_TEST_AGAIN";
+    if may_read_everything() {
+        // Nothing is forbidden to root until it gives up these rights, as only a program of its own can.
+        assert!(std::env::var_os(AGAIN).is_none(), "the rights are kept");
+        let again = Command::new("setpriv")
+            .args(["--bounding-set", "-dac_override,-dac_read_search"])
+            .args(["--inh-caps", "-dac_override,-dac_read_search"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "permissions_taken_away_keep_everything"])
+            .env(AGAIN, "")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        let error = String::from_utf8_lossy(&again.stderr);
+        let passed = again.status.success() && said.contains("1 passed");
+        assert!(passed, "{said}{error}");
+        return;
     }
     let mut agent = Agent::with_web().await;
     let chmod = |path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();

@@ -17,6 +17,10 @@ use podkeeper::pod::status::status;
 use podkeeper::translate::{HandlerFeatures, NodeFacts};
 use serde_json::{Value, json};
 
+mod placeholders;
+
+use placeholders::{without_digests, without_times};
+
 const NODE: &str = "my-node1";
 /// A time, in nanoseconds since the epoch.
 const THEN: i64 = 1_700_000_000_000_000_000;
@@ -80,35 +84,6 @@ fn observed(pod: &StaticPod, reference: &Value) -> Observed {
     }
 }
 
-/// Times are a placeholder in the record.
-fn without_times(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            for (key, inner) in map {
-                if key.ends_with("Time") || key.ends_with("At") {
-                    *inner = json!("$TIME");
-                } else {
-                    without_times(inner);
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(without_times),
-        _ => {}
-    }
-}
-
-/// Digests are a placeholder too.
-fn without_digests(text: &str) -> String {
-    let mut parts = text.split("sha256:");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        let digest = part.find(|c: char| !c.is_ascii_hexdigit());
-        let (digest, rest) = part.split_at(digest.unwrap_or(part.len()));
-        let digest = if digest.len() == 64 { "$ID" } else { digest };
-        format!("{text}sha256:{digest}{rest}")
-    })
-}
-
 /// The Pod as it is shown, with the record's placeholders.
 fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
     let told = Told {
@@ -121,7 +96,7 @@ fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
         ..Told::default()
     };
     let text = serde_json::to_string(&told.pod()).unwrap();
-    let text = without_digests(&text.replace(&pod.uid, "$UID"));
+    let text = without_digests(&text.replace(&pod.uid, "$UID"), "$ID");
     let mut ours: Value = serde_json::from_str(&text).unwrap();
     without_times(&mut ours);
     ours["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!("$TIME");

@@ -50,6 +50,14 @@ fn words(desired: &Desired) -> String {
     desired.pods.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A source that runs until it is stopped.
 struct Poller {
     state: TempDir,
@@ -303,9 +311,7 @@ async fn an_unchanged_document_is_not_sent_again_and_a_changed_one_is_compressed
             .filter(|r| !r.contains("if-none-match"))
             .count()
     };
-    while web.requests().len() < 5 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("5 requests", || web.requests().len() >= 5).await;
     assert_eq!(unconditional(&web), 1);
     web.script(answer(2));
     poller.wants("a2").await;
@@ -313,17 +319,13 @@ async fn an_unchanged_document_is_not_sent_again_and_a_changed_one_is_compressed
     let before = web.requests().len();
     poller = poller.restart(|_| {}).await;
     poller.wants("a2").await;
-    while web.requests().len() < before + 3 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("3 more", || web.requests().len() >= before + 3).await;
     assert_eq!(unconditional(&web), 1);
     // Of another URL it says nothing.
     let url = web.url("/other.yaml").parse().unwrap();
     poller = poller.restart(|source| source.url = url).await;
     poller.wants("a2").await;
-    while unconditional(&web) < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("a second without conditions", || unconditional(&web) >= 2).await;
 }
 
 #[tokio::test]
@@ -385,9 +387,7 @@ async fn headers_and_tokens_are_for_the_one_server_and_read_again() {
     fs::write(&token, "second").unwrap();
     poller.wants("a1").await;
     let renewed = |web: &Web| seen(web, &["authorization: bearer second\r\n"]);
-    while !renewed(&web) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("the renewed token", || renewed(&web)).await;
     for (content, said) in [(Some(""), "holds no token"), (None, "cannot read ")] {
         match content {
             Some(content) => fs::write(&token, content).unwrap(),
@@ -425,9 +425,7 @@ async fn the_copy_is_for_the_agent_alone() {
     );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let state = poller.source.state.clone();
-    while !state.join("index.json").exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("the copy", || state.join("index.json").exists()).await;
     assert_eq!(mode(&state), 0o700);
     for entry in fs::read_dir(&state).unwrap() {
         let path = entry.unwrap().path();

@@ -207,7 +207,8 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
 
 async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, cluster: Cluster) {
     const SIZE: u32 = 20 << 20;
-    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo full; while :; do :; done";
+    // It is busy for as long as the test may take, and not for ever.
+    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo full; timeout 300 sh -c 'while :; do :; done'";
     node.put("web.yaml", &pod("web", script));
     start(&mut node, &cluster);
     cluster.wait_running(&node, "web").await;

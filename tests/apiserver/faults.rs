@@ -170,14 +170,13 @@ async fn a_start_and_an_idle_minute_cost_little(mut node: Node, cluster: Cluster
     // Everything that the connection itself asks is asked within this.
     let quiet = async || {
         let mut before = proxy.count();
-        loop {
+        node.wait_until("hardly anything is asked any more", async || {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            let now = proxy.count();
-            if now <= before + 1 {
-                return;
-            }
-            before = now;
-        }
+            let asked = proxy.count() - before;
+            before += asked;
+            asked <= 1
+        })
+        .await;
     };
     quiet().await;
     proxy.take_asked();

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, uid};
 use crate::node::Node;
+use crate::placeholders::without_digests;
 
 mod shared {
     crate::with_apiserver!(shared: mirrors_are_those_of_the_reference_agent,);
@@ -47,18 +48,7 @@ fn with_placeholders(pod: &Value, node: &NodeIdentity) -> Value {
     pod.as_object_mut().unwrap().remove("status");
     let text = pod.to_string().replace(hash.as_str().unwrap(), "$UID");
     let text = text.replace(&node.uid, "$API_UID");
-    serde_json::from_str(&without_digests(&text)).unwrap()
-}
-
-/// `$ID` in place of the digits of every `sha256:…`.
-fn without_digests(text: &str) -> String {
-    let mut parts = text.split("sha256:");
-    let mut bare = parts.next().unwrap().to_owned();
-    for part in parts {
-        bare.push_str("sha256:$ID");
-        bare.push_str(part.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
-    }
-    bare
+    serde_json::from_str(&without_digests(&text, "$ID")).unwrap()
 }
 
 async fn mirrors_are_those_of_the_reference_agent(mut node: Node, cluster: Cluster) {

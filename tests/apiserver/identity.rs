@@ -36,11 +36,13 @@ async fn the_node_is_registered_and_its_lease_renewed(mut node: Node, cluster: C
     node.flag("node-ip", "192.0.2.7");
     node.start_agent();
     let found = wait_node(&node, &cluster).await;
-    let shown = cluster.kubectl(&format!("get node {}", node.name));
-    assert!(
-        shown.contains("Ready") && shown.contains("podkeeper"),
-        "{shown}"
-    );
+    node.wait_until("kubectl shows it as ready", async || {
+        let shown = cluster.kubectl(&format!("get node {} --no-headers", node.name));
+        // NAME STATUS ROLES AGE VERSION
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        words[1] == "Ready" && words[4].contains("podkeeper")
+    })
+    .await;
     assert_eq!(found["metadata"]["labels"]["example.com/rack"], "7");
     assert_eq!(found["status"]["addresses"][0]["address"], "192.0.2.7");
     let taints = found["spec"]["taints"].as_array().unwrap();

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, is_running, uid};
 use crate::node::{FOREVER, Node, pod};
+use crate::proxy::Proxy;
 
 mod shared {
     crate::with_apiserver!(
@@ -100,7 +101,7 @@ async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
     mut node: Node,
     cluster: Cluster,
 ) {
-    cluster.admit(&mut node);
+    let proxy = Proxy::start(&cluster, &mut node);
     for name in ["stays", "goes", "changes"] {
         node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
     }
@@ -123,6 +124,7 @@ async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
     })
     .await;
     cluster.hack("start");
+    proxy.take_asked();
     cluster.wait_running(&node, "comes").await;
     cluster.wait_no_mirror(&node, "goes").await;
     let version = node.report("changes").await.unwrap().uid;
@@ -130,6 +132,11 @@ async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
     cluster.wait_mirror(&node, "changes", is_new).await;
     assert_eq!(uid(&cluster.mirror(&node, "stays").unwrap()), uid(&stays));
     assert_eq!(node.log_lines_with("the API server is away"), 1);
+    // Four Pods of five requests each, as a start costs; the two mirrors that go; the Node, its lease, lists
+    // and watches; and each of these may have been tried once before the server was ready.
+    let asked = proxy.take_asked();
+    println!("{} requests after the outage", asked.len());
+    assert!(asked.len() <= 60, "{asked:#?}");
 }
 
 async fn a_pod_removed_in_the_agents_first_second_has_no_mirror_in_the_end(

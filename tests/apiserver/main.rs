@@ -4,6 +4,9 @@
 #[path = "../e2e/node.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod node;
+#[path = "../placeholders/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod placeholders;
 #[path = "../ports/mod.rs"]
 mod ports;
 

@@ -199,9 +199,17 @@ async fn pass(
     request.headers_mut().insert("host", host.parse().unwrap());
     *request.uri_mut() = uri;
     match shared.client.request(request).await {
+        // Where the API server is not there, kubectl's proxy says so in plain text, and nobody else does.
+        Ok(answer) if is_plain_error(&answer) => Err("cut".to_owned()),
         Ok(answer) => Ok(answer.map(BodyExt::boxed_unsync)),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn is_plain_error(answer: &Response<Incoming>) -> bool {
+    let kind = answer.headers().get("content-type");
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    answer.status() == StatusCode::INTERNAL_SERVER_ERROR && kind.starts_with("text/plain")
 }
 
 /// What an API server says when it does not want.

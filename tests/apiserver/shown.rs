@@ -66,7 +66,7 @@ async fn a_deleted_mirror_comes_back_50_times_and_nothing_restarts(
     node.start_agent();
     let container = node.wait_running("web").await;
     let mut mirror = cluster.wait_running(&node, "web").await;
-    let mut longest = Duration::ZERO;
+    let mut times = vec![];
     for time in 0..50 {
         let how = match time % 2 {
             0 => "--force --grace-period=0",
@@ -78,13 +78,16 @@ async fn a_deleted_mirror_comes_back_50_times_and_nothing_restarts(
         let before = uid(&mirror).to_owned();
         let is_back = |mirror: &Value| uid(mirror) != before && is_running(mirror);
         mirror = cluster.wait_mirror(&node, "web", is_back).await;
-        longest = longest.max(deleted.elapsed());
+        times.push(deleted.elapsed());
         let status = &mirror["status"]["containerStatuses"][0];
         assert_eq!(status["restartCount"], 0);
         let id = format!("containerd://{}", container.id);
         assert_eq!(status["containerID"], id.as_str());
     }
-    println!("the mirror was back, with its status, within {longest:?} each time");
+    // Each time, where the machine has nothing else to do; it may have.
+    times.sort_unstable();
+    println!("the mirror was back, with its status, after {times:?}");
+    assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
     let running = node.running_one("web", "c").await.unwrap();
     assert_eq!(running.id, container.id);
 }

@@ -1,7 +1,7 @@
 //! What cannot run on the node is shown as Failed with Kubernetes' reason, and runs once it can.
 
-use super::identity::free_port;
 use super::node::{BUSYBOX, FOREVER, Node, pod_with};
+use super::ports::free;
 
 super::on_each_containerd!(
     a_host_port_is_one_pods_until_it_is_gone,
@@ -26,7 +26,7 @@ async fn wait_refused(node: &Node, pod: &str, reason: &str, words: &str) {
 }
 
 async fn a_host_port_is_one_pods_until_it_is_gone(mut node: Node) {
-    let port = free_port();
+    let port = free().port();
     let ports = format!("    ports: [{{containerPort: 80, hostPort: {port}}}]\n");
     node.put("a.yaml", &with("a", &ports));
     node.start_agent();

@@ -77,14 +77,9 @@ async fn an_ended_agent_leaves_its_pods_running(mut node: Node) {
 }
 
 async fn what_was_removed_meanwhile_stops_with_the_grace_period_it_was_given(mut node: Node) {
-    let out = node.path("out");
-    std::fs::create_dir(&out).unwrap();
+    node.make_out();
     let script = "trap 'sleep 2; echo ended > /out/ended; exit 0' TERM; echo up; while :; do sleep 0.1; done";
-    let more = format!(
-        "    volumeMounts: [{{name: out, mountPath: /out}}]\n  terminationGracePeriodSeconds: 20\n  \
-         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n",
-        out.display()
-    );
+    let more = node.with_out("    $MOUNT\n  terminationGracePeriodSeconds: 20\n  volumes: $OUT\n");
     node.put("web.yaml", &pod_with("web", BUSYBOX, script, &more));
     node.put("stays.yaml", &pod("stays", FOREVER));
     node.start_agent();
@@ -97,7 +92,11 @@ async fn what_was_removed_meanwhile_stops_with_the_grace_period_it_was_given(mut
         node.sandboxes().await.len() == 1
     })
     .await;
-    assert!(out.join("ended").exists(), "it had the time that it needs");
+    assert_eq!(
+        node.lines("ended"),
+        ["ended"],
+        "it had the time that it needs"
+    );
     assert_eq!(node.running_one("stays", "c").await.unwrap().id, stays.id);
     node.remove("stays.yaml");
     node.wait_gone().await;
@@ -192,42 +191,43 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
     // of other tests.
     let fake = node.path("kubelet");
     std::fs::copy("/bin/sleep", &fake).unwrap();
-    let run = |prefix: &str| {
+    let agent = format!(
+        "{} run --pod-manifest-path {} --root-dir {} --run-dir {} --healthz-port 0 \
+         --container-runtime-endpoint unix:///nowhere.sock",
+        env!("CARGO_BIN_EXE_podkeeper"),
+        node.path("manifests").display(),
+        node.path("root").display(),
+        node.path("run").display(),
+    );
+    let run = |prefix: &str, agent: &str| {
         let script = format!(
-            "{prefix} {} 100 & sleep 0.3; {} run --pod-manifest-path {} --root-dir {} --run-dir {} \
-             --container-runtime-endpoint unix:///nowhere.sock & agent=$!; sleep 1; kill $agent; wait $agent; \
-             echo status $?; kill -9 -1",
+            "{prefix} {} 1000 & until cat /proc/[0-9]*/comm 2>&1 | grep -qx kubelet; do sleep 0.1; done; \
+             {agent}; echo status $?; kill -9 -1",
             fake.display(),
-            env!("CARGO_BIN_EXE_podkeeper"),
-            node.path("manifests").display(),
-            node.path("root").display(),
-            node.path("run").display(),
         );
         // With a PID namespace of its own, `kill -9 -1` ends what the script started and nothing else.
-        let mut unshare = Command::new("unshare");
-        unshare.args([
-            "--pid",
-            "--fork",
-            "--mount",
-            "--mount-proc",
-            "sh",
-            "-c",
-            &script,
-        ]);
+        let mut unshare = Command::new("timeout");
+        unshare.args(["60", "unshare", "--pid", "--fork", "--kill-child"]);
+        unshare.args(["--mount", "--mount-proc", "sh", "-c", &script]);
         unshare.stdin(Stdio::null()).process_group(0);
         let output = unshare.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8(text).unwrap()
     };
-    let beside = run("");
+    let beside = run("", &agent);
     assert!(beside.contains("a kubelet runs on this node"), "{beside}");
     assert!(beside.contains("status 1"), "{beside}");
-    let contained = run("unshare --pid --fork --mount");
-    assert!(
-        contained.contains("waiting for the container runtime"),
-        "{contained}"
+    let log = node.path("agent.log").display().to_string();
+    let waits = format!(
+        "{agent} 2>{log} & agent=$!; until grep -q 'waiting for the container runtime' {log}; do sleep 0.1; done; \
+         kill $agent; wait $agent"
     );
-    assert!(contained.contains("status 0"), "{contained}");
+    let contained = run("unshare --pid --fork --mount", &waits);
+    assert!(
+        contained.contains("status 0"),
+        "{contained}\n{}",
+        node.log()
+    );
 }
 
 async fn a_restarted_runtime_is_found_again(mut node: Node) {

@@ -36,13 +36,9 @@ async fn image_version(node: &Node, pod: &str) -> Option<String> {
 }
 
 async fn an_edit_stops_the_old_pod_and_starts_the_new_one(mut node: Node) {
-    let out = node.path("out");
-    std::fs::create_dir(&out).unwrap();
-    let hook = format!(
-        "    lifecycle: {{preStop: {{exec: {{command: [touch, /out/hook]}}}}}}\n    \
-         volumeMounts: [{{name: out, mountPath: /out}}]\n  \
-         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n",
-        out.display()
+    node.make_out();
+    let hook = node.with_out(
+        "    lifecycle: {preStop: {exec: {command: [touch, /out/hook]}}}\n    $MOUNT\n  volumes: $OUT\n",
     );
     node.put("web.yaml", &pod_with("web", BUSYBOX, FOREVER, &hook));
     node.start_agent();
@@ -52,7 +48,7 @@ async fn an_edit_stops_the_old_pod_and_starts_the_new_one(mut node: Node) {
     node.wait_after("web", &first).await;
     assert_eq!(image_version(&node, "web").await.unwrap(), "2\n");
     assert!(
-        out.join("hook").exists(),
+        node.path("out/hook").exists(),
         "the old version's preStop hook ran"
     );
     node.wait_until("the old version is gone", async || {

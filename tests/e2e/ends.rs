@@ -1,6 +1,6 @@
 //! Hooks, signals and grace periods: how containers end.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -52,17 +52,38 @@ fn seconds(from: SystemTime, to: SystemTime) -> f64 {
     to.duration_since(from).unwrap_or_default().as_secs_f64()
 }
 
-/// Between the two lie so many seconds, to within half a one.
-fn assert_apart(what: &str, from: SystemTime, to: SystemTime, expected: f64) {
+/// Whether so many seconds lie between the two, to within half a one: if not, what was found.
+fn apart(what: &str, from: SystemTime, to: SystemTime, expected: f64) -> Option<String> {
     let found = seconds(from, to);
-    assert!(
-        (found - expected).abs() < 0.5,
-        "{what}: {found} s, expected {expected} s"
-    );
+    let is_kept = (found - expected).abs() < 0.5;
+    (!is_kept).then(|| format!("{what}: {found} s, expected {expected} s"))
+}
+
+/// Measures up to three times, each with an empty shared folder and no Pod, until a round has nothing to
+/// say against. One round may be late because the machine is busy with something else; what is late in all
+/// three is.
+async fn measure(node: &mut Node, mut round: impl AsyncFnMut(&mut Node) -> Vec<String>) {
+    let mut misses = vec![];
+    node.make_out();
+    for _ in 0..3 {
+        let missed = round(node).await;
+        node.wait_gone().await;
+        if missed.is_empty() {
+            return;
+        }
+        misses.push(missed);
+        node.clear_out();
+    }
+    panic!("three times in a row: {misses:#?}");
 }
 
 async fn grace_periods_are_kept_to_within_half_a_second(mut node: Node) {
-    node.make_out();
+    node.start_agent();
+    measure(&mut node, async |node| grace_periods(node).await).await;
+}
+
+/// Ends Pods with grace periods of all kinds; gives those that were not kept.
+async fn grace_periods(node: &Node) -> Vec<String> {
     let hook = |script: &str| {
         format!("lifecycle: {{preStop: {{exec: {{command: [sh, -c, '{script}']}}}}}}")
     };
@@ -79,17 +100,12 @@ async fn grace_periods_are_kept_to_within_half_a_second(mut node: Node) {
     let probe = "livenessProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 1, \
                  terminationGracePeriodSeconds: 3}";
     node.put_with_out("sick", &deaf("sick", 600, probe));
-    node.start_agent();
     for pod in ["plain", "short", "stuck", "sick"] {
         node.wait_written(&format!("{pod}.up")).await;
     }
     let told = node.wait_written("sick.term").await;
-    assert_apart(
-        "a probe's",
-        told,
-        node.wait_finished("sick", "c").await,
-        3.0,
-    );
+    let sick = node.wait_finished("sick", "c").await;
+    let mut missed = vec![apart("a probe's", told, sick, 3.0)];
     node.remove("sick.yaml");
     for pod in ["plain", "short", "stuck"] {
         node.remove(&format!("{pod}.yaml"));
@@ -100,54 +116,57 @@ async fn grace_periods_are_kept_to_within_half_a_second(mut node: Node) {
         node.wait_finished("stuck", "c"),
     );
     let told = node.wait_written("plain.term").await;
-    assert_apart("the Pod's", told, plain, 3.0);
+    missed.push(apart("the Pod's", told, plain, 3.0));
     let (begun, told) = (
         node.wait_written("short.hook").await,
         node.wait_written("short.term").await,
     );
-    assert_apart("the hook's part", begun, told, 1.6);
-    assert_apart("the Pod's with a hook", begun, short, 4.0);
+    missed.push(apart("the hook's part", begun, told, 1.6));
+    missed.push(apart("the Pod's with a hook", begun, short, 4.0));
     let (begun, told) = (
         node.wait_written("stuck.hook").await,
         node.wait_written("stuck.term").await,
     );
-    assert_apart("a hook that hangs is cut off", begun, told, 2.0);
-    assert_apart("and the container has two seconds", told, stuck, 2.0);
+    missed.push(apart("a hook that hangs is cut off", begun, told, 2.0));
+    missed.push(apart("and the container has two seconds", told, stuck, 2.0));
     for container in ["c", "side"] {
         if let Some(container) = node.running_one("sick", container).await {
             node.kill_container(&container.id).await;
         }
     }
-    node.wait_gone().await;
+    missed.into_iter().flatten().collect()
 }
 
 async fn a_grace_period_goes_on_under_a_new_agent(mut node: Node) {
-    node.make_out();
-    node.put_with_out("web", &deaf("web", 6, ""));
     node.start_agent();
-    node.wait_written("web.up").await;
-    node.remove("web.yaml");
-    let told = node.wait_written("web.term").await;
-    node.kill_agent();
-    node.start_agent();
-    let killed = node.wait_finished("web", "c").await;
-    assert_apart("under two agents", told, killed, 6.0);
-    node.wait_gone().await;
+    measure(&mut node, async |node| {
+        node.put_with_out("web", &deaf("web", 6, ""));
+        node.wait_written("web.up").await;
+        node.remove("web.yaml");
+        let told = node.wait_written("web.term").await;
+        node.kill_agent();
+        node.start_agent();
+        let killed = node.wait_finished("web", "c").await;
+        let missed = apart("under two agents", told, killed, 6.0);
+        missed.into_iter().collect()
+    })
+    .await;
 }
 
 async fn a_deadline_ends_a_pod_for_good(mut node: Node) {
-    node.make_out();
-    let spec = deaf("late", 2, "").replace("  volumes", "  activeDeadlineSeconds: 3\n  volumes");
-    node.put_with_out("late", &spec);
     node.start_agent();
+    measure(&mut node, async |node| deadline(node).await).await;
+}
+
+/// Has a Pod ended by its deadline, for good; gives its grace period if that was not kept.
+async fn deadline(node: &mut Node) -> Vec<String> {
+    // Time enough for its start on a busy machine.
+    let spec = deaf("late", 2, "").replace("  volumes", "  activeDeadlineSeconds: 15\n  volumes");
+    node.put_with_out("late", &spec);
     node.wait_written("late.up").await;
     let told = node.wait_written("late.term").await;
-    assert_apart(
-        "a deadline's",
-        told,
-        node.wait_finished("late", "c").await,
-        2.0,
-    );
+    let killed = node.wait_finished("late", "c").await;
+    let missed = apart("a deadline's", told, killed, 2.0);
     let failed = async || {
         let report = node.report("late").await.unwrap_or_default();
         (report.phase, report.reason)
@@ -167,7 +186,7 @@ async fn a_deadline_ends_a_pod_for_good(mut node: Node) {
     let attempts = attempts.map(|c| c.metadata.unwrap().attempt);
     assert_eq!(attempts.max(), Some(0), "nothing was started again");
     node.remove("late.yaml");
-    node.wait_gone().await;
+    missed.into_iter().collect()
 }
 
 /// A web server on the node that tells the paths it is asked for, and when.
@@ -181,9 +200,10 @@ async fn listen() -> (u16, mpsc::UnboundedReceiver<(String, SystemTime)>) {
             let length = stream.read(&mut request).await.unwrap_or(0);
             let text = String::from_utf8_lossy(&request[..length]).into_owned();
             let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+            // Whoever asks goes on when there is an answer, so the time is taken before.
+            let _ = sender.send((path, SystemTime::now()));
             // Who does not wait for the answer does without.
             let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
-            let _ = sender.send((path, SystemTime::now()));
         }
     });
     (port, asked)
@@ -236,7 +256,9 @@ async fn hooks_run_after_the_start_and_before_the_signal(mut node: Node) {
     assert_eq!(node.lines("exec"), ["postStart", "preStop", "signal"]);
     let http = node.wait_written("http").await;
     let slept = node.wait_written("sleep").await;
-    assert!(at <= http, "asked before the signal");
+    // The time of a file is that of the kernel's last tick.
+    let tick = Duration::from_millis(10);
+    assert!(at <= http + tick, "asked before the signal");
     assert!(seconds(at, slept) > 1.0, "slept before the signal");
 }
 

@@ -82,17 +82,12 @@ async fn no_line_is_lost_when_logs_are_rotated_under_a_busy_container_and_the_ag
     node.flag("container-log-max-size", "1Mi");
     node.flag("container-log-max-files", "1000");
     node.flag("container-log-monitor-interval", "100ms");
-    let out = node.path("out");
-    fs::create_dir(&out).unwrap();
+    node.make_out();
     // 100 bytes a line, 50 MB in all.
     let script = format!(
         "busybox awk 'BEGIN {{ for (i = 1; i <= {LINES}; i++) printf \"<%098d\\n\", i }}'; touch /out/done; {AFTERWARDS}"
     );
-    let volumes = format!(
-        "    volumeMounts: [{{name: out, mountPath: /out}}]\n  \
-         volumes: [{{name: out, hostPath: {{path: {}}}}}]\n",
-        out.display()
-    );
+    let volumes = node.with_out("    $MOUNT\n  volumes: $OUT\n");
     node.put("busy.yaml", &pod_with("busy", BUSYBOX, &script, &volumes));
     node.start_agent();
     node.wait_running("busy").await;
@@ -103,8 +98,7 @@ async fn no_line_is_lost_when_logs_are_rotated_under_a_busy_container_and_the_ag
         node.kill_agent();
         node.start_agent();
     }
-    node.wait_until("all is written", async || out.join("done").exists())
-        .await;
+    node.wait_written("done").await;
     let expected: Vec<String> = (1..=LINES).map(|i| format!("<{i:098}")).collect();
     let expected = expected.concat();
     node.wait_until(

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use super::node::{Node, manifest};
+use super::ports::free;
 
 super::on_each_containerd!(
     a_pod_has_the_names_and_name_servers_that_it_asks_for,
@@ -152,19 +153,18 @@ async fn a_pod_uses_the_namespaces_that_it_asks_for(mut node: Node) {
     for (pod, seen) in [("shared", true), ("apart", false)] {
         node.wait_container(pod, "beside").await;
         let id = node.wait_running(pod).await.id;
-        let processes = node.sh(&id, "ps").await;
-        assert_eq!(processes.contains("sleep 1000"), seen, "{pod}: {processes}");
+        let sees = async || node.sh(&id, "ps").await.contains("sleep 1000");
+        if seen {
+            // A moment ago it was the runtime's own program still.
+            node.wait_until("what runs beside is seen", sees).await;
+        } else {
+            assert!(!sees().await, "{pod}");
+        }
     }
     for file in ["host.yaml", "shared.yaml", "apart.yaml"] {
         node.remove(file);
     }
     node.wait_gone().await;
-}
-
-/// A port of this machine that nobody listens on just now.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// The web page that is to be had at an address, if one is.
@@ -177,7 +177,7 @@ fn page(address: &str) -> Option<String> {
 }
 
 async fn a_host_port_leads_to_the_pod(mut node: Node) {
-    let port = free_port();
+    let port = free().port();
     let spec = format!(
         "  containers:\n  - name: c\n    \
          image: localhost/podkeeper/web:1\n    ports: [{{containerPort: 8080, hostPort: {port}}}]\n"
@@ -273,8 +273,12 @@ async fn terminals_input_and_last_words_are_the_containers(mut node: Node) {
     // Without an input `cat` would end at once.
     node.wait_container("web", "input").await;
     let terminal = node.wait_container("web", "terminal").await;
-    let said = "readlink /proc/1/fd/0";
-    assert!(node.sh(&terminal.id, said).await.starts_with("/dev/pts/"));
+    // A moment ago its process was the runtime's own program still.
+    node.wait_until("its input is a terminal", async || {
+        let input = node.sh(&terminal.id, "readlink /proc/1/fd/0").await;
+        input.starts_with("/dev/pts/")
+    })
+    .await;
     let uid = node.report("web").await.unwrap().uid;
     let words = node
         .path("root/pods")

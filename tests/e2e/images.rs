@@ -10,6 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::net::{TcpListener, TcpStream};
 
+use podkeeper::cri::v1;
+
 use super::node::{FOREVER, Node, pod_with};
 
 super::on_each_containerd!(
@@ -191,6 +193,15 @@ async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_th
     node.start_agent();
     let first = node.wait_running("web").await;
     push("busybox-2.tar", &pushed);
+    // A restart does not wait long for the newest image: the runtime has its parts already.
+    let request = v1::PullImageRequest {
+        image: Some(v1::ImageSpec {
+            image: pushed,
+            ..v1::ImageSpec::default()
+        }),
+        ..v1::PullImageRequest::default()
+    };
+    node.client.pull_image(request).await.unwrap();
     node.kill_container(&first.id).await;
     let second = node.wait_after("web", &first).await;
     assert_eq!(

@@ -3,6 +3,7 @@
 use podkeeper::cri::v1;
 
 use super::node::{FOREVER, Node, pod, pod_with};
+use super::ports::free;
 
 super::on_each_containerd!(
     containers_stand_under_the_names_that_a_nodes_tools_expect,
@@ -257,9 +258,7 @@ spec:
 }
 
 async fn host_ports_and_the_hosts_network_answer(mut node: Node) {
-    let port = 20_000
-        + u16::try_from(std::process::id() % 10_000).unwrap()
-        + u16::from(node.version == "2.1");
+    let (port, own) = (free().port(), free().port());
     let web = |name: &str, network: &str, ports: &str| {
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{{network} containers: [{{name: c, \
@@ -268,7 +267,6 @@ async fn host_ports_and_the_hosts_network_answer(mut node: Node) {
     };
     let mapped = format!("ports: [{{containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]");
     node.put("mapped.yaml", &web("mapped", "", &mapped));
-    let own = port + 10_000;
     let command = format!("command: [httpd, '-f', '-p', '{own}', '-h', /www]");
     node.put("host.yaml", &web("host", "hostNetwork: true,", &command));
     node.start_agent();

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,20 +16,66 @@ use podkeeper::server::{NodeStatus, fetch_status};
 use podkeeper::translate::labels;
 use tempfile::TempDir;
 
-/// How long anything may take before the test gives up on it.
+/// How long most things may take before a test gives up on them.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const BUSYBOX: &str = "localhost/podkeeper/busybox:1";
 
-/// Runs an async test on a containerd of this version.
+/// Runs an async test on a containerd of this version. Whatever it leaves there, also where it fails, is
+/// removed after it, so that it does not run beside the tests that follow.
 pub(crate) fn run<F: Future<Output = ()>>(version: &'static str, test: impl FnOnce(Node) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
-    runtime.block_on(async { test(Node::new(version)).await });
+    let node = runtime.block_on(async { Node::new(version) });
+    // The folder stays until the Pods that may have it mounted are gone.
+    let (client, selector, _dir) = (node.client.clone(), node.selector(), Arc::clone(&node.dir));
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async { test(node).await });
+    }));
+    runtime.block_on(remove_all(&client, selector));
+    if let Err(panic) = done {
+        resume_unwind(panic);
+    }
+}
+
+/// Removes every sandbox with these labels, without grace for its containers. What cannot be removed is
+/// told only: the test has its result already.
+async fn remove_all(client: &Client, selector: HashMap<String, String>) {
+    let sandboxes = match list_sandboxes(client, selector).await {
+        Ok(sandboxes) => sandboxes,
+        Err(error) => return eprintln!("cannot tell what the test left: {error}"),
+    };
+    for sandbox in sandboxes {
+        let pod_sandbox_id = sandbox.id;
+        let stop = v1::StopPodSandboxRequest {
+            pod_sandbox_id: pod_sandbox_id.clone(),
+        };
+        let remove = v1::RemovePodSandboxRequest { pod_sandbox_id };
+        let removed = match client.stop_pod_sandbox(stop).await {
+            Ok(_) => client.remove_pod_sandbox(remove).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            eprintln!("the test left a sandbox: {error}");
+        }
+    }
+}
+
+async fn list_sandboxes(
+    client: &Client,
+    label_selector: HashMap<String, String>,
+) -> Result<Vec<v1::PodSandbox>, Error> {
+    let request = v1::ListPodSandboxRequest {
+        filter: Some(v1::PodSandboxFilter {
+            label_selector,
+            ..v1::PodSandboxFilter::default()
+        }),
+    };
+    Ok(client.list_pod_sandbox(request).await?.items)
 }
 
 pub(crate) struct Node {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// Where the containerd is, for those who kill it.
     pub(crate) runtime_dir: PathBuf,
     pub(crate) client: Client,
@@ -37,6 +85,8 @@ pub(crate) struct Node {
     pub(crate) env: Vec<(String, String)>,
     /// Without the folder of manifests.
     pub(crate) without_manifests: bool,
+    /// How long anything may take before the test gives up on it.
+    pub(crate) patience: Duration,
     agent: Option<Child>,
 }
 
@@ -71,8 +121,9 @@ impl Node {
             extra_flags: vec![],
             env: vec![],
             without_manifests: false,
+            patience: PATIENCE,
             agent: None,
-            dir,
+            dir: Arc::new(dir),
         }
     }
 
@@ -110,7 +161,9 @@ impl Node {
             .arg(flag("pod-logs-dir", "logs"))
             .arg(flag("container-logs-dir", "container-logs"))
             .args(["--hostname-override", &self.name, "--log-level", "debug"])
-            .args((!self.has_port()).then_some("--healthz-port=0"))
+            // All agents would open the same ports else.
+            .args((!self.has_flag("--healthz-port")).then_some("--healthz-port=0"))
+            .args((!self.has_flag("--port")).then_some("--port=0"))
             .args(if given { &[] } else { endpoint.as_slice() })
             .args(makes_no_room)
             .args(&self.extra_flags)
@@ -124,10 +177,10 @@ impl Node {
         self.extra_flags.push(format!("--{name}={value}"));
     }
 
-    /// Whether the agent is to open a port; all agents would open the same one else.
-    fn has_port(&self) -> bool {
+    /// Whether the test gives the agent this flag itself.
+    fn has_flag(&self, name: &str) -> bool {
         let mut flags = self.extra_flags.iter();
-        flags.any(|flag| flag.starts_with("--healthz-port"))
+        flags.any(|flag| flag.split('=').next() == Some(name))
     }
 
     pub(crate) fn agent_id(&self) -> u32 {
@@ -196,21 +249,31 @@ impl Node {
 
     // --- a folder that this node shares with containers
 
-    /// Makes the folder that [`manifest`]s call `$OUT`, mounted on `/out`.
+    /// Makes the folder that manifests call `$OUT`, mounted on `/out`.
     pub(crate) fn make_out(&self) {
         fs::create_dir(self.path("out")).unwrap();
     }
 
-    /// Puts a manifest of a Pod with this spec, in which `$OUT` is a volume of the shared folder and
-    /// `$MOUNT` its mount.
+    /// Empties it, for Pods that start over.
+    pub(crate) fn clear_out(&self) {
+        fs::remove_dir_all(self.path("out")).unwrap();
+        self.make_out();
+    }
+
+    /// Puts a manifest of a Pod with this spec, in which the folder is named as [`Node::with_out`] says.
     pub(crate) fn put_with_out(&self, name: &str, spec: &str) {
+        let spec = self.with_out(spec);
+        self.put(&format!("{name}.yaml"), &manifest(name, &spec));
+    }
+
+    /// A text in which `$OUT` is a volume of the shared folder, and `$MOUNT` its mount.
+    pub(crate) fn with_out(&self, text: &str) -> String {
         let volume = format!(
             "[{{name: out, hostPath: {{path: {}}}}}]",
             self.path("out").display()
         );
-        let spec = spec.replace("$OUT", &volume);
-        let spec = spec.replace("$MOUNT", "volumeMounts: [{name: out, mountPath: /out}]");
-        self.put(&format!("{name}.yaml"), &manifest(name, &spec));
+        let text = text.replace("$OUT", &volume);
+        text.replace("$MOUNT", "volumeMounts: [{name: out, mountPath: /out}]")
     }
 
     /// The lines of a file in the shared folder.
@@ -237,7 +300,7 @@ impl Node {
 
     /// Asks until the runtime answers: one that has just been started may not be ready for it.
     async fn ask<T>(&self, mut call: impl AsyncFnMut() -> Result<T, Error>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         loop {
             match call().await {
                 Ok(answer) => return answer,
@@ -249,14 +312,8 @@ impl Node {
 
     /// Every sandbox of this node's Pods.
     pub(crate) async fn sandboxes(&self) -> Vec<v1::PodSandbox> {
-        let request = v1::ListPodSandboxRequest {
-            filter: Some(v1::PodSandboxFilter {
-                label_selector: self.selector(),
-                ..v1::PodSandboxFilter::default()
-            }),
-        };
-        let list = async || self.client.list_pod_sandbox(request.clone()).await;
-        self.ask(list).await.items
+        let list = async || list_sandboxes(&self.client, self.selector()).await;
+        self.ask(list).await
     }
 
     /// Every container of this node's Pods.
@@ -341,19 +398,25 @@ impl Node {
 
     /// The newest container of this name of a Pod, however it is.
     pub(crate) async fn newest(&self, pod: &str, name: &str) -> Option<v1::Container> {
+        let all = self.instances(pod, name).await;
+        all.into_iter().max_by_key(attempt)
+    }
+
+    /// The containers of this name of a Pod, however they are.
+    async fn instances(&self, pod: &str, name: &str) -> Vec<v1::Container> {
         let mut all = self.containers().await;
         all.retain(|c| {
             c.labels[labels::POD_NAME] == self.full_name(pod)
                 && c.labels[labels::CONTAINER_NAME] == name
         });
-        all.into_iter()
-            .max_by_key(|c| c.metadata.as_ref().map(|m| m.attempt))
+        all
     }
 
-    /// When the newest container of this name of a Pod ended, once it has, as the runtime tells.
+    /// When the first container of this name of a Pod ended, once it has, as the runtime tells.
     pub(crate) async fn wait_finished(&self, pod: &str, name: &str) -> SystemTime {
         self.wait(&format!("{name} of {pod} has ended"), async || {
-            let id = self.newest(pod, name).await?.id;
+            let mut all = self.instances(pod, name).await.into_iter();
+            let id = all.find(|c| attempt(c) == 0)?.id;
             let request = v1::ContainerStatusRequest {
                 container_id: id,
                 verbose: false,
@@ -417,7 +480,7 @@ impl Node {
 
     /// Waits until there is an answer.
     pub(crate) async fn wait<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         loop {
             if let Some(answer) = ask().await {
                 return answer;
@@ -453,7 +516,7 @@ impl Node {
 
     /// Waits until nothing is left of any Pod of this node, anywhere.
     pub(crate) async fn wait_gone(&self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         loop {
             let left = self.leftovers().await;
             if left.is_empty() {
@@ -511,8 +574,17 @@ impl Drop for Node {
 /// The program under test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    // The proxies of whoever runs the tests are not theirs.
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
     command.args(arguments);
     command
+}
+
+/// Which start of its name in its Pod a container is, from 0 on.
+fn attempt(container: &v1::Container) -> u32 {
+    container.metadata.as_ref().map_or(0, |m| m.attempt)
 }
 
 pub(crate) fn kill(process: i32) {

@@ -5,6 +5,7 @@ use podkeeper::cri::v1;
 use podkeeper::pod::report::PodReport;
 
 use super::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
+use super::ports::free;
 
 super::on_each_containerd!(
     sidecars_start_before_and_stop_after_the_rest_and_nothing_done_is_done_again,
@@ -61,7 +62,10 @@ async fn sidecars_start_before_and_stop_after_the_rest_and_nothing_done_is_done_
     std::fs::write(node.path("out/go"), "").unwrap();
     wait_ready(&node, "web", 3).await;
     let started = ["start first", "start init", "start second", "start main"];
-    assert_eq!(node.lines("log"), started);
+    node.wait_until("all have begun, in order", async || {
+        node.lines("log") == started
+    })
+    .await;
 
     // A dead instance of a sidecar and an init container that is done, removed by somebody.
     let second = node.wait_container("web", "second").await;
@@ -78,7 +82,11 @@ async fn sidecars_start_before_and_stop_after_the_rest_and_nothing_done_is_done_
     node.start_agent();
     wait_ready(&node, "web", 3).await;
     let again = [started.as_slice(), &["start second"]].concat();
-    assert_eq!(node.lines("log"), again, "nothing else was run again");
+    node.wait_until(
+        "the sidecar has begun again, and nothing else",
+        async || node.lines("log") == again,
+    )
+    .await;
 
     node.remove("web.yaml");
     node.wait_gone().await;
@@ -188,6 +196,7 @@ async fn what_is_finished_stays_so_whatever_is_removed_of_it(mut node: Node) {
 
 async fn restart_rules_go_before_the_policy(mut node: Node) {
     node.make_out();
+    // The first container ends when the other has begun, which is told by what that one wrote.
     let spec = |action: &str, name: &str| {
         format!(
             "
@@ -196,7 +205,7 @@ async fn restart_rules_go_before_the_policy(mut node: Node) {
   containers:
   - name: c
     image: $BUSYBOX
-    command: [sh, -c, '[ -e /out/{name} ] && exit 0; touch /out/{name}; exit 42']
+    command: [sh, -c, '[ -e /out/{name} ] && exit 0; touch /out/{name}; until grep -q {name} /out/others; do sleep 0.1; done; exit 42']
     restartPolicy: Never
     restartPolicyRules: [{{action: {action}, exitCodes: {{operator: In, values: [42]}}}}]
     $MOUNT
@@ -270,7 +279,6 @@ async fn what_containers_leave_to_say_is_shown(mut node: Node) {
         ("path", "Succeeded", "Completed", "elsewhere\n"),
         ("log", "Failed", "Error", "from the log\n"),
         ("none", "Failed", "Error", ""),
-        ("oom", "Failed", "OOMKilled", ""),
     ] {
         node.wait_until(&format!("{pod} has said {message:?}"), async || {
             let report = node.report(pod).await.unwrap_or_default();
@@ -283,6 +291,17 @@ async fn what_containers_leave_to_say_is_shown(mut node: Node) {
         .await;
         node.remove(&format!("{pod}.yaml"));
     }
+    // The runtime hears of the memory and of the end on two ways, in any order.
+    node.wait_until("oom was killed", async || {
+        let report = node.report("oom").await.unwrap_or_default();
+        let said = report.containers.first();
+        report.phase == "Failed"
+            && said.is_some_and(|c| {
+                c.last_exit_code == Some(137) && ["OOMKilled", "Error"].contains(&&*c.reason)
+            })
+    })
+    .await;
+    node.remove("oom.yaml");
     node.wait_gone().await;
 }
 
@@ -303,8 +322,7 @@ async fn the_longest_wait_between_restarts_is_a_setting(mut node: Node) {
 
 async fn a_host_port_passes_on_when_its_old_owner_has_ended(mut node: Node) {
     node.make_out();
-    let port = 10_000 + u16::try_from(std::process::id() % 9_000).unwrap();
-    let port = port + u16::from(node.version == "2.1");
+    let port = free().port();
     let spec = |name: &str, ports: &str| {
         format!(
             "

@@ -8,11 +8,13 @@ super::on_each_containerd!(
     a_startup_probe_comes_before_the_others_and_readiness_survives_the_agent,
 );
 
-/// Probes of both kinds that each have one round a second and no patience. What gives a container up
-/// leaves it a second, the Pod far more than a test may take.
+/// Probes of both kinds that each have one round a second and no patience with a failure. They have it with
+/// a container that has just started and with a busy machine: a late answer is no failure here. What gives
+/// a container up leaves it a second, the Pod far more than a test may take.
 const PROBES: &str = "
-    readinessProbe: {periodSeconds: 1, failureThreshold: 1, $READY}
-    livenessProbe: {periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1, $LIVE}
+    startupProbe: {periodSeconds: 1, failureThreshold: 100, timeoutSeconds: 30, $LIVE}
+    readinessProbe: {periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 30, $READY}
+    livenessProbe: {periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 30, terminationGracePeriodSeconds: 1, $LIVE}
   terminationGracePeriodSeconds: 300
 ";
 
@@ -135,13 +137,16 @@ async fn a_startup_probe_comes_before_the_others_and_readiness_survives_the_agen
     startupProbe:
       exec: {command: [sh, -c, 'echo >> /out/startup; cat /out/up']}
       periodSeconds: 1
+      timeoutSeconds: 30
       failureThreshold: 100
     livenessProbe:
       exec: {command: [sh, -c, 'echo >> /out/live; cat /out/up']}
       periodSeconds: 1
+      timeoutSeconds: 30
       failureThreshold: 1
     readinessProbe:
       exec: {command: [cat, /out/up]}
+      timeoutSeconds: 30
       periodSeconds: 60
 ";
     node.put_with_out("web", spec);

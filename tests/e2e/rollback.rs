@@ -26,7 +26,8 @@ async fn an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_ch
     node.put("web.yaml", &broken);
     node.wait_until("the update is tried", async || {
         let report = node.report("web").await.unwrap_or_default();
-        report.uid != good && report.containers[0].last_exit_code == Some(3)
+        let code = report.containers.first().and_then(|c| c.last_exit_code);
+        report.uid != good && code == Some(3)
     })
     .await;
     // In the middle of the trial.

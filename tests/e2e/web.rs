@@ -6,10 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use podkeeper::cri::v1;
+use podkeeper::pod::report::PodReport;
+use podkeeper::server::fetch_status;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use super::faults::{Reply, Web, faults};
 use super::node::{FOREVER, Node, pod};
+use super::ports::free;
 
 super::on_each_containerd!(
     a_document_is_followed_from_its_first_pod_to_its_last,
@@ -36,12 +39,9 @@ impl Nginx {
     fn new(node: &Node) -> Self {
         let dir = node.path("nginx");
         fs::create_dir_all(dir.join("www")).unwrap();
-        // Free now, and hardly taken by somebody else in the meantime.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
         Self {
             dir,
-            port,
+            port: free().port(),
             server: None,
         }
     }
@@ -87,6 +87,12 @@ impl Nginx {
         fs::rename(aside, self.dir.join("www/pods.yaml")).unwrap();
     }
 
+    /// How many requests it has answered.
+    fn answered(&self) -> usize {
+        let log = fs::read_to_string(self.dir.join("access.log"));
+        log.unwrap_or_default().lines().count()
+    }
+
     fn url(&self, scheme: &str) -> String {
         format!("{scheme}://127.0.0.1:{}/pods.yaml", self.port)
     }
@@ -122,9 +128,20 @@ async fn wait_unreadable(node: &Node, said: &str) {
     .await;
 }
 
-async fn wait_readable(node: &Node) {
+/// Waits until the running agent has nothing against the document any more, for which it has asked from
+/// now on, and its Pods are ready.
+async fn wait_readable(node: &Node, asked: impl Fn() -> usize) {
+    let before = asked();
     node.wait_until("the document can be read", async || {
-        node.status().await.unreadable.is_empty()
+        let Ok(status) = fetch_status(&node.path("run")).await else {
+            return false;
+        };
+        let is_ready = |pod: &PodReport| pod.ready == 1;
+        // Who asks the second time knows the first answer.
+        asked() >= before + 2
+            && status.unreadable.is_empty()
+            && !status.pods.is_empty()
+            && status.pods.iter().all(is_ready)
     })
     .await;
 }
@@ -305,7 +322,7 @@ async fn no_fault_restarts_a_container(mut node: Node) {
         still_runs(&node, "one", &one).await;
         web.say(good.clone());
         restart(&mut node);
-        wait_readable(&node).await;
+        wait_readable(&node, || web.requests().len()).await;
     }
     web.hang_up(true);
     restart(&mut node);
@@ -410,7 +427,7 @@ async fn certificates_and_passwords_are_renewed_while_the_pods_run(mut node: Nod
     wait_unreadable(&node, "answered 400").await;
     still_runs(&node, "one", &one).await;
     authority.sign("client", 2100);
-    wait_readable(&node).await;
+    wait_readable(&node, || nginx.answered()).await;
 
     // The password changes; the agent is told by a reload.
     fs::write(dir.join("passwords"), "node:{PLAIN}changed\n").unwrap();
@@ -418,7 +435,7 @@ async fn certificates_and_passwords_are_renewed_while_the_pods_run(mut node: Nod
     still_runs(&node, "one", &one).await;
     fs::write(node.path("config.yaml"), header("bm9kZTpjaGFuZ2Vk")).unwrap();
     node.signal_agent("HUP");
-    wait_readable(&node).await;
+    wait_readable(&node, || nginx.answered()).await;
 
     // Another authority is none.
     Authority::new(&dir).sign("server", 2100);

@@ -8,6 +8,7 @@ use podkeeper::translate::{HandlerFeatures, NodeFacts};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, NODE, full};
+use crate::placeholders::{without_digests, without_times};
 use crate::records::{self, HOST_IP};
 use crate::runtime::{Life, Settings};
 
@@ -103,37 +104,6 @@ fn masked(agent: &Agent, pod: &Recorded, shown: &Value) -> Value {
     }
     shown["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!("$TIME");
     shown
-}
-
-fn without_digests(text: &str, placeholder: &str) -> String {
-    let mut parts = text.split("sha256:");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        let digest = part.find(|c: char| !c.is_ascii_hexdigit());
-        let (digest, rest) = part.split_at(digest.unwrap_or(part.len()));
-        let digest = if digest.len() >= 32 {
-            placeholder
-        } else {
-            digest
-        };
-        format!("{text}sha256:{digest}{rest}")
-    })
-}
-
-fn without_times(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            for (key, inner) in map {
-                if key.ends_with("Time") || key.ends_with("At") {
-                    *inner = json!("$TIME");
-                } else {
-                    without_times(inner);
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(without_times),
-        _ => {}
-    }
 }
 
 /// The Pod as it is shown, in the records' terms.

@@ -13,5 +13,8 @@ mod probes;
 #[path = "../runtime/mod.rs"]
 mod runtime;
 
+#[path = "../placeholders/mod.rs"]
+mod placeholders;
+
 #[path = "../records/mod.rs"]
 mod records;

@@ -51,7 +51,10 @@ pub(super) fn status(
         capacity: Some(capacity),
         conditions: Some(conditions(measured, before, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: port.map(|port| DaemonEndpoint { port: port.into() }),
+            // The API server writes the port 0 where there is none.
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: port.unwrap_or_default().into(),
+            }),
         }),
         declared_features: Some(DECLARED.map(str::to_owned).into()),
         features: measured
