@@ -81,15 +81,28 @@ async fn runtime(client: &Client) -> Result<(String, v1::StatusResponse), crate:
     Ok((version, status))
 }
 
-/// The conditions of the runtime that do not hold.
+/// The runtime's conditions without which no Pod runs, and what each is about (Container Runtime
+/// Interface, `RuntimeStatus`). A runtime has others to tell its owner something, as containerd's
+/// `ContainerdHasNoDeprecationWarnings`: none of those keeps Pods from running.
+const NEEDED: [(&str, &str); 2] = [
+    ("RuntimeReady", "container runtime"),
+    ("NetworkReady", "container runtime network"),
+];
+
+/// What the runtime needs and has not, in the kubelet's words. One that does not tell has it not.
 fn not_ready(status: &v1::StatusResponse) -> Option<String> {
-    let conditions = status.status.iter().flat_map(|s| &s.conditions);
-    let broken = conditions.filter(|c| !c.status);
-    let words = broken.map(|c| {
-        format!(
-            "container runtime is not ready: {}=false reason:{} message:{}",
-            c.r#type, c.reason, c.message
-        )
+    let conditions = status.status.as_ref().map(|s| s.conditions.as_slice());
+    let conditions = conditions.unwrap_or_default();
+    let words = NEEDED.iter().filter_map(|(kind, what)| {
+        let found = match conditions.iter().find(|c| c.r#type == *kind) {
+            Some(found) if found.status => return None,
+            Some(found) => format!(
+                "{kind}=false reason:{} message:{}",
+                found.reason, found.message
+            ),
+            None => format!("the runtime does not tell {kind}"),
+        };
+        Some(format!("{what} not ready: {found}"))
     });
     let words: Vec<String> = words.collect();
     (!words.is_empty()).then(|| words.join("; "))
@@ -192,24 +205,49 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_condition_that_does_not_hold_is_told() {
-        let condition = |kind: &str, status| v1::RuntimeCondition {
-            r#type: kind.into(),
-            status,
-            reason: "Why".into(),
-            message: "what".into(),
+    fn the_node_is_ready_while_the_runtime_and_its_network_are() {
+        let status = |conditions: &[(&str, bool)]| {
+            let conditions = conditions
+                .iter()
+                .map(|(kind, status)| v1::RuntimeCondition {
+                    r#type: (*kind).into(),
+                    status: *status,
+                    reason: "Why".into(),
+                    message: "what".into(),
+                });
+            v1::StatusResponse {
+                status: Some(v1::RuntimeStatus {
+                    conditions: conditions.collect(),
+                }),
+                ..v1::StatusResponse::default()
+            }
         };
-        let status = |network| v1::StatusResponse {
-            status: Some(v1::RuntimeStatus {
-                conditions: vec![
-                    condition("RuntimeReady", true),
-                    condition("NetworkReady", network),
-                ],
-            }),
-            ..v1::StatusResponse::default()
-        };
-        assert_eq!(not_ready(&status(true)), None);
-        let expected = "container runtime is not ready: NetworkReady=false reason:Why message:what";
-        assert_eq!(not_ready(&status(false)).as_deref(), Some(expected));
+        let (runtime, network) = (("RuntimeReady", true), ("NetworkReady", true));
+        let no_network = ("NetworkReady", false);
+        let warned = ("ContainerdHasNoDeprecationWarnings", false);
+        for (conditions, expected) in [
+            (vec![runtime, network], None),
+            (vec![runtime, network, warned], None),
+            (
+                vec![runtime, no_network, warned],
+                Some(
+                    "container runtime network not ready: NetworkReady=false reason:Why message:what",
+                ),
+            ),
+            (
+                vec![("RuntimeReady", false), no_network],
+                Some(
+                    "container runtime not ready: RuntimeReady=false reason:Why message:what; \
+                     container runtime network not ready: NetworkReady=false reason:Why message:what",
+                ),
+            ),
+            (
+                vec![runtime],
+                Some("container runtime network not ready: the runtime does not tell NetworkReady"),
+            ),
+        ] {
+            let found = not_ready(&status(&conditions));
+            assert_eq!(found.as_deref(), expected, "{conditions:?}");
+        }
     }
 }
