@@ -189,7 +189,7 @@ fn conditions(
         if good { is_good } else { is_bad }
     };
     let pressure = measured.pressure;
-    let (memory, disk, pids) = (pressure.memory, pressure.disk, pressure.pids);
+    let (memory, disk) = (pressure.memory, pressure.disk);
     let all: [Condition; 4] = [
         (
             "MemoryPressure",
@@ -212,16 +212,9 @@ fn conditions(
         ),
         (
             "PIDPressure",
-            pids,
-            word(
-                !pids,
-                "KubeletHasSufficientPID",
-                "KubeletHasInsufficientPID",
-            ),
-            format!(
-                "podkeeper has {} PID available",
-                word(!pids, "sufficient", "insufficient")
-            ),
+            false,
+            "KubeletHasSufficientPID",
+            "podkeeper has sufficient PID available".to_owned(),
         ),
         match &measured.not_ready {
             None => (
