@@ -31,8 +31,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// A request is looked at this often, and for this long at a time.
-const LOOK: Duration = Duration::from_secs(2);
+/// The wait before a request is looked at again, at first and at most, and for how long at a time.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
@@ -142,10 +143,14 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     let request = request(&name, &key, node)?;
     debug!(request = name, "waiting for the client certificate");
     let until = Instant::now() + PATIENCE;
+    let mut look = LOOK;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
-            Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Ok(None) if Instant::now() < until => {
+                tokio::time::sleep(look).await;
+                look = (look * 2).min(LOOK_MAX);
+            }
             Ok(None) => {
                 return Err(Error {
                     kind: ErrorKind::Fault,
