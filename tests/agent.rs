@@ -1,6 +1,7 @@
 //! The program as it is started: what it says of its configuration, what it refuses, and how it reaches
-//! a server through a proxy. No runtime is needed for these.
+//! a server through a proxy. No runtime is needed for these, or only one that answers.
 
+mod runtime;
 mod web;
 
 use std::fs;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use runtime::{Runtime, Settings};
 use tempfile::TempDir;
 use web::{Reply, Web};
 
@@ -78,6 +80,15 @@ fn wait(what: &str, mut test: impl FnMut() -> bool) {
     while !test() {
         assert!(Instant::now() < end, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The same, beside a runtime of this process.
+async fn wait_beside(what: &str, mut test: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !test() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -347,4 +358,43 @@ fn who_does_not_wait_is_told_how_things_are_all_the_same() {
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn an_exec_plugin_that_hangs_does_not_keep_the_agent_from_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let _runtime = Runtime::start(&folder.path().join("no.sock"), Settings::containerd_2_1());
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("manifests")).unwrap();
+    let begun = at("begun");
+    // It hangs for as long as the folder is there.
+    let plugin = format!(
+        ": > {0}; while [ -e {0} ]; do sleep 0.1; done",
+        begun.display()
+    );
+    let kubeconfig = format!(
+        "clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:1'}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n\
+         users: [{{name: u, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, \
+         interactiveMode: Never, args: [-c, '{plugin}']}}}}}}]\n"
+    );
+    fs::write(at("kubeconfig"), kubeconfig).unwrap();
+    let arguments = [
+        format!("--kubeconfig={}", at("kubeconfig").display()),
+        format!("--pod-manifest-path={}", at("manifests").display()),
+        "--port=0".to_owned(),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let process = Agent::spawn(folder.path(), &arguments, &[]);
+    let mut agent = Agent { process, folder };
+    wait_beside("the plugin to be asked", || begun.exists()).await;
+    let id = agent.process.id().to_string();
+    assert!(Command::new("kill").arg(&id).status().unwrap().success());
+    let mut ended = None;
+    wait_beside("the agent to end", || {
+        ended = agent.process.try_wait().unwrap();
+        ended.is_some()
+    })
+    .await;
+    assert_eq!(ended.unwrap().code(), Some(0), "{}", agent.log());
 }

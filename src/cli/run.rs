@@ -51,7 +51,8 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         );
     }
     let _lock = lock_root(&config.paths.root)?;
-    single_threaded()?.block_on(async {
+    let runtime = single_threaded()?;
+    let ended = runtime.block_on(async {
         let server = Server::bind(&config.run_dir).await?;
         let Sources { directory, url } = &config.sources;
         info!(
@@ -89,7 +90,11 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
         }
-    })
+    });
+    // Whatever else is under way may end at any instant, and what hangs, such as an exec plugin or a
+    // file system, is not to keep the agent from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What changes while the agent runs.

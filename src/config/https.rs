@@ -31,6 +31,11 @@ pub(super) fn load(
     let (address, _) = ports::address(from, flags)?;
     // An API server is on another machine.
     let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let mut shown = from.settings.iter_mut();
+    if let Some(shown) = shown.find(|s| s.name == "address" && port != 0) {
+        // In place of the other port's, which is open to this machine only unless told otherwise.
+        shown.value = address.to_string();
+    }
     let settings = HttpsSettings {
         address: SocketAddr::new(address, port),
         certificate: certificate(from, flags)?,
@@ -141,9 +146,13 @@ mod tests {
             ("--port=1 --address=::1", "", Some("[::1]:1")),
             ("", "port: 2\naddress: 10.0.0.1", Some("10.0.0.1:2")),
         ] {
-            let (found, _) = load(flags, fields).unwrap();
-            let found = found.map(|settings| settings.address.to_string());
-            assert_eq!(found.as_deref(), expected, "{flags} {fields}");
+            let config = with_fields(flags, fields).unwrap();
+            let found = config.https.map(|settings| settings.address);
+            let written = found.map(|address| address.to_string());
+            assert_eq!(written.as_deref(), expected, "{flags} {fields}");
+            let shown = config.settings.iter().find(|s| s.name == "address");
+            let address = found.map_or("127.0.0.1".to_owned(), |a| a.ip().to_string());
+            assert_eq!(shown.unwrap().value, address, "{flags} {fields}");
         }
     }
 

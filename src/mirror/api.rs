@@ -128,7 +128,9 @@ impl Api {
         let answer = self.client.request::<T>(request);
         let answer = tokio::time::timeout(deadline, answer).await;
         let answer = answer.map_err(|_| late(deadline))?.map_err(Error::from);
-        if !matches!(&answer, Err(error) if error.kind == ErrorKind::Away) {
+        // That it is too busy may be said by something in front of it.
+        let is_away = |error: &Error| matches!(error.kind, ErrorKind::Away | ErrorKind::Busy(_));
+        if !answer.as_ref().is_err_and(is_away) {
             self.answered
                 .send_if_modified(|answered| !std::mem::replace(answered, true));
         }

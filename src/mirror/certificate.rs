@@ -31,8 +31,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// A request is looked at this often, and for this long at a time.
-const LOOK: Duration = Duration::from_secs(2);
+/// The wait before a request is looked at again, at first and at most, and for how long at a time.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
@@ -142,10 +143,14 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     let request = request(&name, &key, node)?;
     debug!(request = name, "waiting for the client certificate");
     let until = Instant::now() + PATIENCE;
+    let mut look = LOOK;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
-            Ok(None) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Ok(None) if Instant::now() < until => {
+                tokio::time::sleep(look).await;
+                look = (look * 2).min(LOOK_MAX);
+            }
             Ok(None) => {
                 return Err(Error {
                     kind: ErrorKind::Fault,
@@ -262,8 +267,10 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
     fs::remove_file(folder.join(ASKED_KEY))
 }
 
-/// Writes the kubeconfig of a node that got its certificate by the bootstrap kubeconfig: the same
-/// server, and the certificate in the folder.
+/// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
+/// and the certificate in the folder. It is written before the certificate is asked for, as by the
+/// kubelet: where it cannot be written, a certificate would be asked for in vain, and again and again.
+/// Tells whether a valid certificate is there already.
 ///
 /// # Errors
 /// The one cannot be read, or the other not written.
@@ -271,7 +278,7 @@ pub(super) fn write_kubeconfig(
     bootstrap: &Path,
     kubeconfig: &Path,
     folder: &Path,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let found = connection::read(bootstrap)?;
     let context = found.contexts.iter();
     let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
@@ -298,7 +305,13 @@ pub(super) fn write_kubeconfig(
         "current-context": "default-context",
     }));
     let text = text.map_err(|e| Error::away(chain(&e)))?;
-    write(kubeconfig, text.as_bytes()).map_err(|e| cannot("write", kubeconfig, &e))
+    if fs::read_to_string(kubeconfig).ok().as_ref() != Some(&text) {
+        let parent = kubeconfig.parent().unwrap_or(Path::new("/"));
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        let written = made.and_then(|()| write(kubeconfig, text.as_bytes()));
+        written.map_err(|e| cannot("write", kubeconfig, &e))?;
+    }
+    Ok(is_usable(kubeconfig))
 }
 
 /// Writes a file that only root reads, whole or not at all.
@@ -400,5 +413,33 @@ mod tests {
             fs::write(folder.path().join("c.pem"), pem).unwrap();
             assert_eq!(is_usable(&path), expected, "{year}");
         }
+    }
+
+    #[test]
+    fn the_kubeconfig_is_written_before_the_certificate_is_there_and_takes_one_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let text = "clusters: [{name: c, cluster: {server: 'https://h'}}]\n\
+                    contexts: [{name: x, context: {cluster: c, user: u}}]\n\
+                    current-context: x\nusers: [{name: u, user: {token: t}}]\n";
+        fs::write(at("bootstrap"), text).unwrap();
+        let write = |kubeconfig: &Path| write_kubeconfig(&at("bootstrap"), kubeconfig, &at("pki"));
+        let error = write(&at("bootstrap/in-a-file")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write "), "{error}");
+
+        let kubeconfig = at("not/there/kubeconfig");
+        assert_eq!(write(&kubeconfig), Ok(false), "there is no certificate");
+        let inode = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(&kubeconfig).unwrap().ino()
+        };
+        let before = inode();
+        let key = asked_key(&at("pki")).unwrap();
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+        let pem = params.self_signed(&key).unwrap().pem();
+        keep(&at("pki"), pem.as_bytes(), &key).unwrap();
+        assert_eq!(write(&kubeconfig), Ok(true), "it is valid");
+        assert_eq!(inode(), before, "a file that says the same stays");
     }
 }

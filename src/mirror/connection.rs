@@ -13,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::sync::Semaphore;
 use tower::{BoxError, ServiceBuilder};
 
 use super::api::Api;
@@ -25,6 +26,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is looked after this often, and is dead after so many looks.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_LOOKS: u32 = 2;
+/// How long an exec plugin may take.
+const PLUGIN_TIME: Duration = Duration::from_secs(60);
+/// Exec plugins that may be under way at a time: one that hangs cannot be ended from here.
+static PLUGINS: Semaphore = Semaphore::const_new(4);
 /// Connections that nobody uses are kept for this long; the lease is renewed more often.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
@@ -52,6 +57,11 @@ impl Files {
         )
     }
 
+    /// These too.
+    pub(super) fn add(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Whether any of them changed, came or went.
     fn changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
@@ -75,11 +85,28 @@ impl Connection {
     /// Reads the kubeconfig and gets ready to ask its server. `certificate` is a PEM file with a
     /// certificate and its key that is shown in place of one that the kubeconfig holds itself.
     /// Nothing is sent yet; an exec plugin is called.
+    ///
+    /// # Errors
+    /// A file cannot be read or makes no sense, or the exec plugin fails or takes too long.
     pub(super) async fn open(
         kubeconfig: &Path,
         certificate: Option<&Path>,
         requests: Arc<AtomicU64>,
     ) -> Result<Self, Error> {
+        loop {
+            let requests = Arc::clone(&requests);
+            if let Some(connection) = Self::open_now(kubeconfig, certificate, requests).await? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// The same; nothing if a file changes before it is done.
+    async fn open_now(
+        kubeconfig: &Path,
+        certificate: Option<&Path>,
+        requests: Arc<AtomicU64>,
+    ) -> Result<Option<Self>, Error> {
         let mut files = vec![kubeconfig.to_owned()];
         let mut found = read(kubeconfig)?;
         if let Some(certificate) = certificate {
@@ -87,6 +114,7 @@ impl Connection {
             show(&mut found, certificate);
         }
         refuse_proxy(&found)?;
+        prefer_token_file(&mut found);
         files.extend(named_files(&found));
         // Before they are read, so that a change in between is seen as one.
         let files = Files::look(files);
@@ -94,11 +122,26 @@ impl Connection {
         let config = Config::from_custom_kubeconfig(found, &options).await;
         let config =
             config.map_err(|e| Error::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
-        // An exec plugin is a program that may take its time.
-        let client = tokio::task::spawn_blocking(move || client(&config)).await;
-        let client = client.map_err(|e| Error::away(e.to_string()))??;
-        let api = Api::new(client, requests);
-        Ok(Self { api, files })
+        // An exec plugin is a program that may take its time, or hang.
+        let made = async {
+            let place = PLUGINS.acquire().await;
+            // The place is free once the plugin has ended, which may be long after anybody waits for it.
+            tokio::task::spawn_blocking(move || (client(&config), place)).await
+        };
+        let made = tokio::time::timeout(PLUGIN_TIME, made);
+        let client = tokio::select! {
+            made = made => made,
+            () = files.change() => return Ok(None),
+        };
+        let client = client.map_err(|_| {
+            let path = kubeconfig.display();
+            Error::away(format!(
+                "{path}: the exec plugin has not answered within {PLUGIN_TIME:?}"
+            ))
+        })?;
+        let (client, _) = client.map_err(|e| Error::away(e.to_string()))?;
+        let api = Api::new(client?, requests);
+        Ok(Some(Self { api, files }))
     }
 }
 
@@ -127,6 +170,19 @@ fn show(kubeconfig: &mut Kubeconfig, certificate: &Path) {
     user.client_key_data = None;
     user.client_certificate = Some(path.clone());
     user.client_key = Some(path);
+}
+
+/// Where a user has both, the token in the file counts while it can be read (Kubernetes, `tokenFile` of a
+/// kubeconfig).
+fn prefer_token_file(kubeconfig: &mut Kubeconfig) {
+    if let Some(user) = user(kubeconfig)
+        && user
+            .token_file
+            .as_ref()
+            .is_some_and(|f| fs::read(f).is_ok())
+    {
+        user.token = None;
+    }
 }
 
 fn named_files(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
@@ -185,4 +241,94 @@ fn client(config: &Config) -> Result<Client, Error> {
         .map_err(BoxError::from)
         .service(client);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// Writes a kubeconfig with this user, in place of the one before.
+    fn write(folder: &TempDir, user: &str) -> PathBuf {
+        let path = folder.path().join("kubeconfig");
+        let text = format!(
+            "clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:1'}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
+             current-context: x\nusers: [{{name: u, user: {user}}}]\n"
+        );
+        let new = folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &path).unwrap();
+        path
+    }
+
+    /// A user by a plugin that hangs for as long as the folder is there, and says that it has begun.
+    fn hanging(folder: &TempDir) -> (String, PathBuf) {
+        let begun = folder.path().join("begun");
+        let script = format!(
+            "while [ -e {0} ]; do : > {0}; sleep 0.1; done",
+            begun.display()
+        );
+        let begin = format!(": > {}; {script}", begun.display());
+        let user = format!(
+            "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
+             args: [-c, '{begin}']}}}}"
+        );
+        (user, begun)
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_hangs_is_given_up_when_the_kubeconfig_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (user, begun) = hanging(&folder);
+        let path = write(&folder, &user);
+        let opened = tokio::spawn(async move {
+            let opened = Connection::open(&path, None, Arc::default()).await;
+            opened.map(|_| ())
+        });
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        write(&folder, "{token: t}");
+        assert_eq!(opened.await.unwrap(), Ok(()));
+        drop(folder);
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_hangs_is_given_up_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let (user, begun) = hanging(&folder);
+        let path = write(&folder, &user);
+        let opened = tokio::spawn(async move {
+            let opened = Connection::open(&path, None, Arc::default()).await;
+            opened.map(|_| ())
+        });
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(PLUGIN_TIME).await;
+        let error = opened.await.unwrap().unwrap_err().to_string();
+        assert!(
+            error.contains("the exec plugin has not answered"),
+            "{error}"
+        );
+        drop(folder);
+    }
+
+    #[test]
+    fn the_token_in_a_file_counts_where_there_are_two() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "f").unwrap();
+        for (user, kept) in [
+            ("{token: t, tokenFile: file}", false),
+            ("{token: t, tokenFile: none}", true),
+            ("{token: t}", true),
+        ] {
+            let mut found = read(&write(&folder, user)).unwrap();
+            prefer_token_file(&mut found);
+            let user_found = super::user(&mut found).unwrap();
+            assert_eq!(user_found.token.is_some(), kept, "{user}");
+        }
+    }
 }

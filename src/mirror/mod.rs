@@ -213,16 +213,20 @@ impl Mirror {
         let folder = self.certificate_folder();
         if let Some(bootstrap) = &settings.bootstrap_kubeconfig
             && !certificate::is_usable(kubeconfig)
+            && !certificate::write_kubeconfig(bootstrap, kubeconfig, &folder)?
         {
             let requests = Arc::clone(&self.local.requests);
             let first = Connection::open(bootstrap, None, requests).await?;
             let node = &self.local.context.node_name;
             certificate::ask(&first.api, &folder, node).await?;
-            certificate::write_kubeconfig(bootstrap, kubeconfig, &folder)?;
         }
+        // Looked at before it is read, so that one that comes in between ends the connection too.
+        let newest = Files::look([certificate::current(&folder)]);
         let renewed = self.renewed(&folder);
         let requests = Arc::clone(&self.local.requests);
-        Connection::open(kubeconfig, renewed.as_deref(), requests).await
+        let mut connection = Connection::open(kubeconfig, renewed.as_deref(), requests).await?;
+        connection.files.add(newest);
+        Ok(connection)
     }
 
     fn certificate_folder(&self) -> PathBuf {
@@ -296,7 +300,7 @@ impl Mirror {
     }
 
     /// Renews the client certificate in time, if that is wanted. The connection ends when there is a
-    /// new one.
+    /// new one, whatever the kubeconfig shows itself.
     async fn renew_certificate(&self, api: &Api) -> Result<Infallible, Error> {
         let settings = &self.local.settings;
         let folder = self.certificate_folder();

@@ -21,14 +21,15 @@ const OWN: [&str; 13] = [
     "allocatedResources",
 ];
 
-/// The conditions that are the node's to write; others belong to whoever writes them.
+/// The conditions that are the node's to write; others belong to whoever writes them, as
+/// `DisruptionTarget` to whoever evicts or preempts the Pod: this agent does neither.
 const OWN_CONDITIONS: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
-    "DisruptionTarget",
+    "AllContainersRestarting",
     "PodResizePending",
     "PodResizeInProgress",
 ];
@@ -180,13 +181,14 @@ mod tests {
             {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"},
             {"type": "Initialized", "status": "True"},
             {"type": "DisruptionTarget", "status": "True"},
+            {"type": "AllContainersRestarting", "status": "True"},
             {"type": "example.com/gate", "status": "True"}]});
         let ours = json!({"conditions": [
             {"type": "Ready", "status": "True"},
             {"type": "Initialized", "status": "True"}]});
         let expected = json!({"conditions": [
             {"type": "Ready", "status": "True", "reason": null, "message": null},
-            {"$patch": "delete", "type": "DisruptionTarget"}]});
+            {"$patch": "delete", "type": "AllContainersRestarting"}]});
         assert_eq!(patch(ours, theirs), expected);
     }
 }

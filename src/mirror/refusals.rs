@@ -56,7 +56,9 @@ impl Refusals {
         refusal.message.clone_from(&error.message);
         refusal.tries += 1;
         let patience = match error.kind {
-            ErrorKind::Refused(_) | ErrorKind::NotFound | ErrorKind::AlreadyExists => 1,
+            ErrorKind::Refused(_) | ErrorKind::NotFound => 1,
+            // A mirror Pod that is just going away is no other Pod.
+            ErrorKind::AlreadyExists => 2,
             _ => PATIENCE,
         };
         let say = refusal.tries >= patience && refusal.said != Some(error.kind);
@@ -154,14 +156,15 @@ mod tests {
     fn faults_are_said_only_when_they_last() {
         let now = Instant::now();
         let (mut refusals, key) = (Refusals::default(), key("a", "p"));
-        let said: Vec<bool> = (0..6)
-            .map(|_| {
-                refusals
-                    .failed(&key, &error(ErrorKind::Fault), now, 0.5)
-                    .say
-            })
-            .collect();
-        assert_eq!(said, [false, false, false, false, true, false]);
+        let mut said = |kind| -> Vec<bool> {
+            refusals.succeeded(&key);
+            let mut fail = || refusals.failed(&key, &error(kind), now, 0.5).say;
+            (0..6).map(|_| fail()).collect()
+        };
+        let expected = [false, false, false, false, true, false];
+        assert_eq!(said(ErrorKind::Fault), expected);
+        let expected = [false, true, false, false, false, false];
+        assert_eq!(said(ErrorKind::AlreadyExists), expected);
     }
 
     #[test]

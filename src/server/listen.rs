@@ -30,6 +30,8 @@ use super::router::{Body, Endless};
 pub(super) struct Limits {
     /// Callers at a time.
     pub(super) callers: usize,
+    /// As large may a request's line and headers be, in bytes.
+    pub(super) headers: usize,
     /// How long a caller may take for its request's headers.
     pub(super) header_time: Duration,
     /// How long a call may take in all, the reading of the answer too.
@@ -39,12 +41,11 @@ pub(super) struct Limits {
 /// The limits of every listener.
 pub(super) const LIMITS: Limits = Limits {
     callers: 64,
+    headers: 16 * 1024,
     header_time: Duration::from_secs(5),
     call_time: Duration::from_secs(10),
 };
 
-/// As large may the headers be, in bytes.
-const MAX_HEADERS: usize = 16 * 1024;
 /// How long to leave a listener alone that cannot take calls, as without file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -160,7 +161,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     let call = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
-        .max_buf_size(MAX_HEADERS)
+        .max_buf_size(limits.headers)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut call = std::pin::pin!(call);
@@ -240,6 +241,16 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(read(unread) < BODY);
+    }
+
+    #[test]
+    fn a_request_is_as_long_as_the_listener_allows() {
+        let path = "x".repeat(60 * 1024);
+        let request = format!("GET /{path} HTTP/1.1\r\nhost: h\r\n\r\n");
+        for (headers, is_read) in [(LIMITS.headers, false), (128 * 1024, true)] {
+            let at = server(Limits { headers, ..LIMITS });
+            assert_eq!(read(call(at, &request)) > BODY, is_read, "{headers}");
+        }
     }
 
     #[test]

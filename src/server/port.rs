@@ -1,16 +1,19 @@
 //! Ports of the machine's network.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use super::listen::{self, LIMITS};
 use super::router::{Audience, answer};
 use super::state::State;
 
+/// Callers that may wait to be taken.
+const BACKLOG: u32 = 1024;
 /// How long a port that cannot be had is left alone.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -33,7 +36,7 @@ pub async fn serve_port(
 pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener {
     let mut told = false;
     loop {
-        match TcpListener::bind(address).await {
+        match listen_on(address).await {
             Ok(listener) if told => {
                 info!(%address, "the port is open now");
                 return listener;
@@ -50,5 +53,56 @@ pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener
             Err(_) => {}
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Listens on an address. One that stands for all is for callers of both families, whichever it is
+/// written in, as with the kubelet: a cluster of IPv6 nodes asks by that. A machine without IPv6 is asked
+/// by the other alone.
+async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip().is_unspecified() {
+        match listen_on_all(address.port()) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {}
+            listener => return listener,
+        }
+    }
+    TcpListener::bind(address).await
+}
+
+fn listen_on_all(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    socket.set_reuseaddr(true)?;
+    // Else it would be as the machine's `net.ipv6.bindv6only` says.
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpStream;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let has_ipv6 = TcpListener::bind("[::1]:0").await.is_ok();
+        for (address, reached, not_reached) in [
+            ("0.0.0.0:0", vec!["127.0.0.1", "::1"], vec![]),
+            ("[::]:0", vec!["127.0.0.1", "::1"], vec![]),
+            ("127.0.0.1:0", vec!["127.0.0.1"], vec!["::1"]),
+        ] {
+            let listener = bind("port", address.parse().unwrap()).await;
+            let port = listener.local_addr().unwrap().port();
+            let reaches = async |host: &&str| TcpStream::connect((*host, port)).await.is_ok();
+            for host in reached
+                .iter()
+                .filter(|host| has_ipv6 || !host.contains(':'))
+            {
+                assert!(reaches(host).await, "{address} from {host}");
+            }
+            for host in &not_reached {
+                assert!(!reaches(host).await, "{address} from {host}");
+            }
+        }
     }
 }

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, Issuer, KeyPair,
+};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -15,6 +18,7 @@ mod shared {
     crate::with_apiserver!(
         shared:
         a_node_asks_for_its_certificate_and_has_it_renewed,
+        a_renewed_certificate_is_shown_in_place_of_one_in_the_kubeconfig,
     );
 }
 
@@ -35,6 +39,29 @@ fn open_requests(cluster: &Cluster, node: &Node) -> Vec<Value> {
     ours.cloned().collect()
 }
 
+/// Makes a client certificate last these days from now, the past ones negative.
+fn lasts(params: &mut CertificateParams, from: i64, until: i64) {
+    let day = Duration::from_secs(86_400);
+    let at = |days: i64| {
+        let distance = day * u32::try_from(days.unsigned_abs()).unwrap();
+        if days < 0 {
+            SystemTime::now() - distance
+        } else {
+            SystemTime::now() + distance
+        }
+    };
+    params.not_before = at(from).into();
+    params.not_after = at(until).into();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+}
+
+/// The cluster's authority.
+fn issuer(cluster: &Cluster) -> Issuer<'static, KeyPair> {
+    let read = |name: &str| fs::read_to_string(cluster.path(name)).unwrap();
+    let key = KeyPair::from_pem(&read("ca.key")).unwrap();
+    Issuer::from_ca_cert_pem(&read("ca.crt"), key).unwrap()
+}
+
 /// Signs a request for these days from now, the past ones negative, as a cluster's signer does.
 fn sign(cluster: &Cluster, request: &Value, from: i64, until: i64) {
     let name = request["metadata"]["name"].as_str().unwrap();
@@ -52,22 +79,8 @@ fn sign(cluster: &Cluster, request: &Value, from: i64, until: i64) {
         .unwrap();
     let mut asked =
         CertificateSigningRequestParams::from_pem(&String::from_utf8(pem).unwrap()).unwrap();
-    let day = Duration::from_secs(86_400);
-    let at = |days: i64| {
-        let distance = day * u32::try_from(days.unsigned_abs()).unwrap();
-        if days < 0 {
-            SystemTime::now() - distance
-        } else {
-            SystemTime::now() + distance
-        }
-    };
-    asked.params.not_before = at(from).into();
-    asked.params.not_after = at(until).into();
-    asked.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let read = |name: &str| fs::read_to_string(cluster.path(name)).unwrap();
-    let key = KeyPair::from_pem(&read("ca.key")).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(&read("ca.crt"), key).unwrap();
-    let certificate = asked.signed_by(&issuer).unwrap().pem();
+    lasts(&mut asked.params, from, until);
+    let certificate = asked.signed_by(&issuer(cluster)).unwrap().pem();
     let mut signed = cluster
         .get(&format!("certificatesigningrequest {name}"))
         .unwrap();
@@ -100,7 +113,9 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     );
     fs::write(&bootstrap, text).unwrap();
     node.flag("bootstrap-kubeconfig", &bootstrap.display().to_string());
-    node.flag("kubeconfig", &node.path("kubeconfig").display().to_string());
+    // Its folder is made too.
+    let kubeconfig = node.path("kubernetes/kubelet.conf");
+    node.flag("kubeconfig", &kubeconfig.display().to_string());
     node.put("web.yaml", &pod("web", FOREVER));
     node.start_agent();
     node.wait_running("web").await;
@@ -113,8 +128,10 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     // An agent that is killed meanwhile is followed by one that waits for the same.
     node.kill_agent();
     node.start_agent();
+    // One that waits for long says so again.
     node.wait_until("it waits for it", async || {
-        node.log_lines_with("waiting for the client certificate") == 2
+        node.log_lines_with("podkeeper starts") == 2
+            && node.log_lines_with("waiting for the client certificate") >= 2
     })
     .await;
     assert_eq!(open_requests(&cluster, &node).len(), 1);
@@ -141,4 +158,46 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
         node.log_lines_with("what tells the way to the API server changed") == 1
     })
     .await;
+}
+
+async fn a_renewed_certificate_is_shown_in_place_of_one_in_the_kubeconfig(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let subject = &mut params.distinguished_name;
+    subject.push(DnType::OrganizationName, "system:nodes");
+    subject.push(DnType::CommonName, format!("system:node:{}", node.name));
+    // Nine tenths of its life are over, so the next is asked for at once.
+    lasts(&mut params, -18, 1);
+    let certificate = params.signed_by(&key, &issuer(&cluster)).unwrap().pem();
+    let text = format!(
+        "clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: '{}'}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n\
+         users: [{{name: u, user: {{client-certificate-data: {}, client-key-data: {}}}}}]\n",
+        cluster.url(),
+        cluster.path("ca.crt").display(),
+        STANDARD.encode(certificate),
+        STANDARD.encode(key.serialize_pem()),
+    );
+    let kubeconfig = node.path("kubeconfig");
+    fs::write(&kubeconfig, text).unwrap();
+    node.flag("kubeconfig", &kubeconfig.display().to_string());
+    node.flag("rotate-certificates", "true");
+    node.start_agent();
+    let request = node
+        .wait("the next is asked for", async || {
+            open_requests(&cluster, &node).pop()
+        })
+        .await;
+    sign(&cluster, &request, -1, 30);
+    node.wait_until("it is shown", async || {
+        node.log_lines_with("what tells the way to the API server changed") == 1
+    })
+    .await;
+    node.put("web.yaml", &pod("web", FOREVER));
+    cluster.wait_running(&node, "web").await;
+    assert_eq!(node.log_lines_with("the API server is away"), 0);
 }

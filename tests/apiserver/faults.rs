@@ -17,6 +17,8 @@ mod shared {
         an_answer_that_was_lost_makes_no_second_mirror,
         a_cut_watch_loses_nothing,
         a_start_and_an_idle_minute_cost_little,
+        a_status_that_others_add_to_is_told_once,
+        a_label_that_is_refused_keeps_nothing_else_from_being_told,
     );
 }
 
@@ -223,4 +225,78 @@ async fn a_start_and_an_idle_minute_cost_little(mut node: Node, cluster: Cluster
     // The Node's status and a watch that ends may fall into this time.
     assert!(asked.len() - beats <= 3, "{asked:#?}");
     assert_narrow(&asked);
+}
+
+/// The changes of the Node's status that were asked for.
+fn tellings(asked: &[Asked], node: &Node) -> usize {
+    let end = format!("/nodes/{}/status", node.name);
+    let told = asked
+        .iter()
+        .filter(|(method, path)| method == "PATCH" && path.ends_with(&end));
+    told.count()
+}
+
+async fn a_status_that_others_add_to_is_told_once(mut node: Node, cluster: Cluster) {
+    let proxy = Proxy::start(&cluster, &mut node);
+    // A Node without an API of its own has a status like any other.
+    node.flag("port", "0");
+    node.start_agent();
+    node.wait_until("the Node is there", async || {
+        node.log_lines_with("the Node is registered") > 0
+    })
+    .await;
+    let dongles = "{\"status\":{\"capacity\":{\"example.com/dongle\":\"4\"}}}";
+    cluster.kubectl(&format!(
+        "patch node {} --subresource=status --type=merge --patch {dongles}",
+        node.name
+    ));
+    node.wait_until("they may be given to Pods", async || {
+        let found = cluster.get(&format!("node {}", node.name)).unwrap();
+        found["status"]["allocatable"]["example.com/dongle"] == "4"
+    })
+    .await;
+    proxy.take_asked();
+    // The machine is measured as often as the lease is renewed.
+    let mut asked = vec![];
+    node.wait_until("the lease is renewed", async || {
+        asked.extend(proxy.take_asked());
+        let renewed = asked.iter().filter(|(_, path)| path.contains("/leases/"));
+        renewed.count() >= 3
+    })
+    .await;
+    assert_eq!(tellings(&asked, &node), 0, "{asked:#?}");
+    let found = cluster.get(&format!("node {}", node.name)).unwrap();
+    assert_eq!(found["status"]["capacity"]["example.com/dongle"], "4");
+}
+
+async fn a_label_that_is_refused_keeps_nothing_else_from_being_told(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    let proxy = Proxy::start(&cluster, &mut node);
+    node.start_agent();
+    node.wait_until("the Node is there", async || {
+        node.log_lines_with("the Node is registered") > 0
+    })
+    .await;
+    node.kill_agent();
+    proxy.take_asked();
+    let own = format!("/nodes/{}", node.name);
+    proxy.decide(move |(method, path)| {
+        if method == "PATCH" && path.ends_with(&own) {
+            Fate::Answer(403)
+        } else {
+            Fate::Pass
+        }
+    });
+    node.flag("node-labels", "example.com/rack=7");
+    node.start_agent();
+    let mut asked = vec![];
+    node.wait_until("the status is told", async || {
+        asked.extend(proxy.take_asked());
+        tellings(&asked, &node) > 0
+    })
+    .await;
+    let refused = "the API server refuses to change the labels of the Node";
+    assert_eq!(node.log_lines_with(refused), 1);
 }

@@ -141,6 +141,14 @@ async fn rights_that_are_taken_away_are_missed_and_used_again(mut node: Node, cl
     cluster.wait_running(&node, "web").await;
     let binding = format!("clusterrolebinding podkeeper:node:{}", node.name);
     cluster.kubectl(&format!("delete {binding}"));
+    // The API server's authorizer hears of it a little later.
+    let user = format!("system:serviceaccount:podkeeper:node-{}", node.name);
+    node.wait_until("the right is taken away", async || {
+        cluster
+            .ask(&format!("auth can-i create pods --as={user}"))
+            .is_none()
+    })
+    .await;
     for name in ["second", "third"] {
         node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
         node.wait_running(name).await;

@@ -19,6 +19,7 @@ mod identity;
 mod lifecycle;
 mod proxy;
 mod refusals;
+mod registered;
 mod shown;
 
 /// Makes a test of each function, on the API server that all share or on one of its own.

@@ -22,7 +22,9 @@ use k8s_openapi::api::core::v1::Pod;
 use super::document::Places;
 use super::{Problem, add, path, shown};
 
-pub(crate) use names::is_dns_subdomain;
+pub(crate) use names::{
+    LABEL_VALUE, QUALIFIED_NAME, is_dns_subdomain, is_label_value, is_qualified_name,
+};
 
 /// What is to be said of a Pod.
 #[derive(Default)]

@@ -4,9 +4,9 @@
 pub(super) const DNS_LABEL: &str =
     "at most 63 lower-case letters, digits and '-', with a letter or digit at both ends";
 pub(super) const DNS_SUBDOMAIN: &str = "at most 253 lower-case letters, digits, '-' and '.', with a letter or digit at both ends of each part";
-pub(super) const QUALIFIED_NAME: &str =
+pub(crate) const QUALIFIED_NAME: &str =
     "a name such as app or example.com/app, of at most 63 letters, digits, '-', '_' and '.'";
-pub(super) const LABEL_VALUE: &str =
+pub(crate) const LABEL_VALUE: &str =
     "at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends";
 pub(super) const PORT_NAME: &str =
     "at most 15 lower-case letters, digits and single '-', with at least one letter";
@@ -46,14 +46,14 @@ pub(super) fn is_search_domain(domain: &str) -> bool {
 }
 
 /// The key of a label, with or without a domain before it.
-pub(super) fn is_qualified_name(name: &str) -> bool {
+pub(crate) fn is_qualified_name(name: &str) -> bool {
     match name.split_once('/') {
         Some((prefix, name)) => is_dns_subdomain(prefix) && is_qualified_part(name),
         None => is_qualified_part(name),
     }
 }
 
-pub(super) fn is_label_value(value: &str) -> bool {
+pub(crate) fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_qualified_part(value)
 }
 

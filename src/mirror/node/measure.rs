@@ -2,23 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cri::{Client, v1};
 use crate::node::machine;
 
-/// Memory, and shares of disk and process ids, below which the node is under pressure: the reference
-/// agent's limits for evicting Pods (Kubernetes, Node-pressure Eviction). This agent evicts none.
+/// Memory, and shares of disks, below which the node is under pressure: the kubelet's default limits for
+/// evicting Pods, which has none for process ids (Kubernetes, Node-pressure Eviction, "Hard eviction
+/// thresholds"). This agent evicts none.
 const LEAST_MEMORY: u64 = 100 << 20;
 const LEAST_DISK: f64 = 0.10;
+const LEAST_IMAGE_DISK: f64 = 0.15;
 const LEAST_INODES: f64 = 0.05;
-const LEAST_PIDS: f64 = 0.05;
+/// A node that was short of something is under pressure for as long after that
+/// (`evictionPressureTransitionPeriod`).
+const PRESSURE_LASTS: Duration = Duration::from_secs(300);
 
 /// What was measured.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::mirror) struct Measured {
     pub(super) host: Host,
     pub(super) pressure: Pressure,
+    /// When the machine was last seen to be short of memory and disk.
+    pub(super) short: Short,
     /// `containerd://2.1.9`
     pub(super) runtime_version: String,
     /// Whether the runtime knows the policy, if it tells.
@@ -29,12 +38,33 @@ pub(in crate::mirror) struct Measured {
     pub(super) huge_pages: BTreeMap<u64, u64>,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Short {
+    memory: Option<Instant>,
+    disk: Option<Instant>,
+}
+
+impl Short {
+    /// What follows from what the machine is short of now, and was.
+    fn pressure(&mut self, now: Instant, is_short: Pressure) -> Pressure {
+        let under = |last: &mut Option<Instant>, is_short: bool| {
+            if is_short {
+                *last = Some(now);
+            }
+            last.is_some_and(|last| is_short || now - last < PRESSURE_LASTS)
+        };
+        Pressure {
+            memory: under(&mut self.memory, is_short.memory),
+            disk: under(&mut self.disk, is_short.disk),
+        }
+    }
+}
+
 /// What the machine is short of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pressure {
     pub(super) memory: bool,
     pub(super) disk: bool,
-    pub(super) pids: bool,
 }
 
 /// What stays the same while the machine is up.
@@ -53,11 +83,13 @@ impl Measured {
     pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
         let mut measured = Self {
             host: host(),
-            pressure: pressure(root),
             huge_pages: machine::huge_pages(),
             not_ready: None,
             ..before.clone()
         };
+        let images = image_disk(client).await;
+        let is_short = is_short_of(root, images.as_deref());
+        measured.pressure = measured.short.pressure(Instant::now(), is_short);
         match runtime(client).await {
             Ok((version, status)) => {
                 measured.runtime_version = version;
@@ -82,15 +114,28 @@ async fn runtime(client: &Client) -> Result<(String, v1::StatusResponse), crate:
     Ok((version, status))
 }
 
-/// The conditions of the runtime that do not hold.
+/// The runtime's conditions without which no Pod runs, and what each is about (Container Runtime
+/// Interface, `RuntimeStatus`). A runtime has others to tell its owner something, as containerd's
+/// `ContainerdHasNoDeprecationWarnings`: none of those keeps Pods from running.
+const NEEDED: [(&str, &str); 2] = [
+    ("RuntimeReady", "container runtime"),
+    ("NetworkReady", "container runtime network"),
+];
+
+/// What the runtime needs and has not, in the kubelet's words. One that does not tell has it not.
 fn not_ready(status: &v1::StatusResponse) -> Option<String> {
-    let conditions = status.status.iter().flat_map(|s| &s.conditions);
-    let broken = conditions.filter(|c| !c.status);
-    let words = broken.map(|c| {
-        format!(
-            "container runtime is not ready: {}=false reason:{} message:{}",
-            c.r#type, c.reason, c.message
-        )
+    let conditions = status.status.as_ref().map(|s| s.conditions.as_slice());
+    let conditions = conditions.unwrap_or_default();
+    let words = NEEDED.iter().filter_map(|(kind, what)| {
+        let found = match conditions.iter().find(|c| c.r#type == *kind) {
+            Some(found) if found.status => return None,
+            Some(found) => format!(
+                "{kind}=false reason:{} message:{}",
+                found.reason, found.message
+            ),
+            None => format!("the runtime does not tell {kind}"),
+        };
+        Some(format!("{what} not ready: {found}"))
     });
     let words: Vec<String> = words.collect();
     (!words.is_empty()).then(|| words.join("; "))
@@ -123,17 +168,26 @@ fn pretty_name(release: &str) -> Option<String> {
     Some(name.trim_matches(['"', '\'']).to_owned())
 }
 
-fn pressure(root: &Path) -> Pressure {
+/// Where images lie, if the runtime tells.
+async fn image_disk(client: &Client) -> Option<PathBuf> {
+    let answer = client.image_fs_info(v1::ImageFsInfoRequest {}).await.ok()?;
+    let first = answer.image_filesystems.into_iter().next()?;
+    let mount = first.fs_id?.mountpoint;
+    (!mount.is_empty()).then(|| mount.into())
+}
+
+fn is_short_of(root: &Path, images: Option<&Path>) -> Pressure {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let disk = rustix::fs::statvfs(root).ok();
-    let disk = disk.is_some_and(|disk| {
-        is_short(disk.f_bavail, disk.f_blocks, LEAST_DISK)
-            || is_short(disk.f_favail, disk.f_files, LEAST_INODES)
-    });
+    let disk = |path: &Path, share: f64| {
+        let disk = rustix::fs::statvfs(path).ok();
+        disk.is_some_and(|disk| {
+            is_short(disk.f_bavail, disk.f_blocks, share)
+                || is_short(disk.f_favail, disk.f_files, LEAST_INODES)
+        })
+    };
     Pressure {
         memory: available_memory(&meminfo).is_some_and(|bytes| bytes < LEAST_MEMORY),
-        disk,
-        pids: is_short_of_pids().unwrap_or(false),
+        disk: disk(root, LEAST_DISK) || images.is_some_and(|path| disk(path, LEAST_IMAGE_DISK)),
     }
 }
 
@@ -153,17 +207,6 @@ fn available_memory(meminfo: &str) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// By the kernel's count of threads, the fourth field of `/proc/loadavg` (`2/345`), and its limits.
-fn is_short_of_pids() -> Option<bool> {
-    let read = |path: &str| fs::read_to_string(path).ok();
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
-    let load = read("/proc/loadavg")?;
-    let threads = load.split_whitespace().nth(3)?.split_once('/')?.1;
-    let threads: u64 = threads.parse().ok()?;
-    Some(is_short(most.saturating_sub(threads), most, LEAST_PIDS))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,24 +223,71 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_condition_that_does_not_hold_is_told() {
-        let condition = |kind: &str, status| v1::RuntimeCondition {
-            r#type: kind.into(),
-            status,
-            reason: "Why".into(),
-            message: "what".into(),
+    fn pressure_stays_for_five_minutes_after_the_machine_was_short() {
+        let begin = Instant::now();
+        let (mut short, mut seen) = (Short::default(), vec![]);
+        for (seconds, disk) in [
+            (0, false),
+            (10, true),
+            (20, false),
+            (309, false),
+            (310, false),
+        ] {
+            let is_short = Pressure {
+                disk,
+                ..Pressure::default()
+            };
+            let pressure = short.pressure(begin + Duration::from_secs(seconds), is_short);
+            assert!(!pressure.memory);
+            seen.push(pressure.disk);
+        }
+        assert_eq!(seen, [false, true, true, true, false]);
+    }
+
+    #[test]
+    fn the_node_is_ready_while_the_runtime_and_its_network_are() {
+        let status = |conditions: &[(&str, bool)]| {
+            let conditions = conditions
+                .iter()
+                .map(|(kind, status)| v1::RuntimeCondition {
+                    r#type: (*kind).into(),
+                    status: *status,
+                    reason: "Why".into(),
+                    message: "what".into(),
+                });
+            v1::StatusResponse {
+                status: Some(v1::RuntimeStatus {
+                    conditions: conditions.collect(),
+                }),
+                ..v1::StatusResponse::default()
+            }
         };
-        let status = |network| v1::StatusResponse {
-            status: Some(v1::RuntimeStatus {
-                conditions: vec![
-                    condition("RuntimeReady", true),
-                    condition("NetworkReady", network),
-                ],
-            }),
-            ..v1::StatusResponse::default()
-        };
-        assert_eq!(not_ready(&status(true)), None);
-        let expected = "container runtime is not ready: NetworkReady=false reason:Why message:what";
-        assert_eq!(not_ready(&status(false)).as_deref(), Some(expected));
+        let (runtime, network) = (("RuntimeReady", true), ("NetworkReady", true));
+        let no_network = ("NetworkReady", false);
+        let warned = ("ContainerdHasNoDeprecationWarnings", false);
+        for (conditions, expected) in [
+            (vec![runtime, network], None),
+            (vec![runtime, network, warned], None),
+            (
+                vec![runtime, no_network, warned],
+                Some(
+                    "container runtime network not ready: NetworkReady=false reason:Why message:what",
+                ),
+            ),
+            (
+                vec![("RuntimeReady", false), no_network],
+                Some(
+                    "container runtime not ready: RuntimeReady=false reason:Why message:what; \
+                     container runtime network not ready: NetworkReady=false reason:Why message:what",
+                ),
+            ),
+            (
+                vec![runtime],
+                Some("container runtime network not ready: the runtime does not tell NetworkReady"),
+            ),
+        ] {
+            let found = not_ready(&status(&conditions));
+            assert_eq!(found.as_deref(), expected, "{conditions:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::measure::Measured;
-use super::status;
+use super::status::{self, Vain};
 use crate::mirror::Local;
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
@@ -24,7 +24,7 @@ use crate::mirror::watch::{Object, Seen};
 
 /// How often the machine is measured.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often the status is told if nothing changes.
+/// How often the status is told if nothing changes, and labels that were refused are tried again.
 const TELL: Duration = Duration::from_secs(300);
 /// Where Nodes are asked for.
 pub(in crate::mirror) const NODES: &str = "/api/v1/nodes";
@@ -63,11 +63,13 @@ pub(in crate::mirror) struct Registration<'a> {
     identity: watch::Sender<Option<NodeIdentity>>,
     measured: &'a mut Measured,
     seen: Known,
-    /// Whether the labels were looked after.
-    labelled: bool,
+    /// When the labels are to be looked after; `None` once they were.
+    label_at: Option<Instant>,
     /// When the status was told.
     told: Option<Instant>,
+    vain: Vain,
     making: Complaint,
+    labelling: Complaint,
     telling: Complaint,
 }
 
@@ -85,9 +87,11 @@ impl<'a> Registration<'a> {
             identity,
             measured,
             seen: Known::Nothing,
-            labelled: false,
+            label_at: Some(Instant::now()),
             told: None,
+            vain: Vain::default(),
             making: Complaint::new("to make the Node"),
+            labelling: Complaint::new("to change the labels of the Node"),
             telling: Complaint::new("to change the Node"),
         }
     }
@@ -134,7 +138,7 @@ impl<'a> Registration<'a> {
             is_new
         });
         if is_new {
-            self.labelled = false;
+            self.label_at = Some(Instant::now());
             self.told = None;
             self.look_at_taints(seen.as_ref());
         }
@@ -185,7 +189,7 @@ impl<'a> Registration<'a> {
                 info!(node = context.node_name, "the Node is registered");
                 self.making.clear();
                 self.see(Seen::There(node));
-                self.labelled = true;
+                self.label_at = None;
                 self.told = Some(Instant::now());
                 Ok(())
             }
@@ -217,33 +221,59 @@ impl<'a> Registration<'a> {
     }
 
     async fn change(&mut self) -> Result<(), Error> {
+        if self.label_at.is_some_and(|at| at <= Instant::now()) {
+            self.look_at_labels().await?;
+        }
+        let Known::There(seen) = &self.seen else {
+            return Ok(());
+        };
+        let status = self.status(&seen.status);
+        let is_due = self.told.is_none_or(|told| told.elapsed() >= TELL);
+        let differs = !status::says_the_same(&status, &seen.status);
+        if is_due || differs && !self.vain.is_known(&status, &seen.status) {
+            let path = format!("{NODES}/{}/status", self.local.context.node_name);
+            let change = status::status_patch(&status, &seen.status);
+            let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &change).await?;
+            self.told = Some(Instant::now());
+            self.vain.note(&status, &node.status);
+            self.seen = Known::There(Box::new(node));
+        }
+        Ok(())
+    }
+
+    /// Gives the Node its labels. That one is refused keeps nothing else of the Node from being told.
+    ///
+    /// # Errors
+    /// The API server is away.
+    async fn look_at_labels(&mut self) -> Result<(), Error> {
         let Known::There(seen) = &self.seen else {
             return Ok(());
         };
         let facts = &self.local.context.facts;
-        let path = format!("{NODES}/{}", facts.node_name);
-        if !self.labelled {
-            let wanted = &facts.labels;
-            let there = seen.metadata.labels.as_ref();
-            let differs = |(key, value): (&String, &String)| {
-                there.and_then(|labels| labels.get(key)) != Some(value)
-            };
-            if wanted.iter().any(differs) {
-                let change = json!({"metadata": {"labels": wanted}});
-                let kind = PatchType::Merge;
-                let _: IgnoredAny = self.api.patch(&path, kind, &change).await?;
+        let wanted = &facts.labels;
+        let there = seen.metadata.labels.as_ref();
+        let differs = |(key, value): (&String, &String)| {
+            there.and_then(|labels| labels.get(key)) != Some(value)
+        };
+        if wanted.iter().any(differs) {
+            let path = format!("{NODES}/{}", facts.node_name);
+            let change = json!({"metadata": {"labels": wanted}});
+            let changed: Result<IgnoredAny, Error> =
+                self.api.patch(&path, PatchType::Merge, &change).await;
+            match changed {
+                Err(error) if error.kind == ErrorKind::Away => return Err(error),
+                Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
+                    self.labelling.say(&error);
+                    self.label_at = Some(Instant::now() + TELL);
+                    return Ok(());
+                }
+                // It may do better at the next look.
+                Err(_) => return Ok(()),
+                Ok(_) => {}
             }
-            self.labelled = true;
         }
-        let status = self.status(&seen.status);
-        let is_due = self.told.is_none_or(|told| told.elapsed() >= TELL);
-        if is_due || !status::says_the_same(&status, &seen.status) {
-            let path = format!("{path}/status");
-            let change = status::status_patch(&status);
-            let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &change).await?;
-            self.told = Some(Instant::now());
-            self.seen = Known::There(Box::new(node));
-        }
+        self.labelling.clear();
+        self.label_at = None;
         Ok(())
     }
 }

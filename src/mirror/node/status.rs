@@ -16,6 +16,8 @@ use crate::translate::NodeFacts;
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
 /// distributions of the node agent write theirs.
 const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
+/// How resources of huge pages begin, before the size of a page.
+const HUGE_PAGES: &str = "hugepages-";
 /// What this agent does of what nodes declare.
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
@@ -44,10 +46,10 @@ pub(super) fn status(
     port: Option<u16>,
     now: jiff::Timestamp,
 ) -> NodeStatus {
-    let capacity = capacity(facts, measured);
+    let capacity = capacity(facts, measured, before);
     NodeStatus {
         addresses: Some(addresses(facts)),
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(allocatable(&capacity, facts, measured)),
         capacity: Some(capacity),
         conditions: Some(conditions(measured, before, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -79,8 +81,16 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
     ips.chain(name).collect()
 }
 
-/// All of it may be given to Pods: nothing is kept back, and the agent itself is small.
-fn capacity(facts: &NodeFacts, measured: &Measured) -> BTreeMap<String, Quantity> {
+/// What the machine has. Resources that others advertise there stay (Kubernetes, Advertise Extended
+/// Resources for a Node); huge pages of a size that the machine has not go.
+fn capacity(
+    facts: &NodeFacts,
+    measured: &Measured,
+    before: &NodeStatus,
+) -> BTreeMap<String, Quantity> {
+    let others = before.capacity.iter().flatten();
+    let others = others.filter(|(name, _)| !name.starts_with(HUGE_PAGES));
+    let others = others.map(|(name, amount)| (name.clone(), amount.clone()));
     let memory = bytes(facts.memory_capacity >> 10);
     let storage = bytes(facts.ephemeral_storage >> 10);
     let fixed = [
@@ -90,10 +100,24 @@ fn capacity(facts: &NodeFacts, measured: &Measured) -> BTreeMap<String, Quantity
         ("pods".to_owned(), Quantity(facts.max_pods.to_string())),
     ];
     let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
-        let name = format!("hugepages-{}", bytes(*size));
+        let name = format!("{HUGE_PAGES}{}", bytes(*size));
         (name, Quantity(bytes(size * pages)))
     });
-    fixed.into_iter().chain(huge_pages).collect()
+    others.chain(fixed).chain(huge_pages).collect()
+}
+
+/// All of it may be given to Pods: nothing is kept back, and the agent itself is small. Only memory that
+/// is set aside as huge pages is nobody's otherwise.
+fn allocatable(
+    capacity: &BTreeMap<String, Quantity>,
+    facts: &NodeFacts,
+    measured: &Measured,
+) -> BTreeMap<String, Quantity> {
+    let set_aside: u64 = measured.huge_pages.iter().map(|(size, n)| size * n).sum();
+    let memory = (facts.memory_capacity >> 10).saturating_sub(set_aside);
+    let mut allocatable = capacity.clone();
+    allocatable.insert("memory".to_owned(), Quantity(bytes(memory)));
+    allocatable
 }
 
 /// An amount of KiB as the API server writes it, with the largest unit that divides it.
@@ -153,7 +177,7 @@ fn conditions(
         if good { is_good } else { is_bad }
     };
     let pressure = measured.pressure;
-    let (memory, disk, pids) = (pressure.memory, pressure.disk, pressure.pids);
+    let (memory, disk) = (pressure.memory, pressure.disk);
     let all: [Condition; 4] = [
         (
             "MemoryPressure",
@@ -176,16 +200,9 @@ fn conditions(
         ),
         (
             "PIDPressure",
-            pids,
-            word(
-                !pids,
-                "KubeletHasSufficientPID",
-                "KubeletHasInsufficientPID",
-            ),
-            format!(
-                "podkeeper has {} PID available",
-                word(!pids, "sufficient", "insufficient")
-            ),
+            false,
+            "KubeletHasSufficientPID",
+            "podkeeper has sufficient PID available".to_owned(),
         ),
         match &measured.not_ready {
             None => (
@@ -232,6 +249,25 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     )
 }
 
+/// A status that was told without becoming the API server's, and what that one has in its place. An older
+/// API server does not know every field: what it leaves out is not told for ever.
+#[derive(Debug, Default)]
+pub(super) struct Vain(Option<(NodeStatus, NodeStatus)>);
+
+impl Vain {
+    /// Notes what became of a status that was told.
+    pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
+        let differs = !says_the_same(told, answered);
+        self.0 = differs.then(|| (timeless(told), timeless(answered)));
+    }
+
+    /// Whether telling this in place of that is known to change nothing.
+    pub(super) fn is_known(&self, ours: &NodeStatus, theirs: &NodeStatus) -> bool {
+        let known = self.0.as_ref();
+        known.is_some_and(|(told, left)| *told == timeless(ours) && *left == timeless(theirs))
+    }
+}
+
 fn timeless(status: &NodeStatus) -> NodeStatus {
     let mut status = status.clone();
     for condition in status.conditions.iter_mut().flatten() {
@@ -241,12 +277,25 @@ fn timeless(status: &NodeStatus) -> NodeStatus {
     status
 }
 
-/// The strategic merge patch that makes this the Node's status. Conditions of others stay.
-pub(super) fn status_patch(status: &NodeStatus) -> Value {
+/// The strategic merge patch that makes this the Node's status, which was `before`. Conditions of others
+/// stay.
+pub(super) fn status_patch(status: &NodeStatus, before: &NodeStatus) -> Value {
+    let before = [
+        ("capacity", &before.capacity),
+        ("allocatable", &before.allocatable),
+    ];
     let mut status = serde_json::to_value(status).unwrap_or_default();
     if let Some(addresses) = status["addresses"].as_array_mut() {
         // They would be merged by their type, of which there can be two.
         addresses.push(json!({"$patch": "replace"}));
+    }
+    for (field, before) in before {
+        for name in before.iter().flatten().map(|(name, _)| name) {
+            // A resource that is left out would stay.
+            if status[field].get(name).is_none() {
+                status[field][name] = Value::Null;
+            }
+        }
     }
     json!({"status": status})
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::lease::lease;
 use super::measure::{Host, Measured, Pressure};
-use super::status::{node, says_the_same, status, status_patch};
+use super::status::{Vain, node, says_the_same, status, status_patch};
 use crate::mirror::object::NodeIdentity;
 use crate::translate::{HandlerFeatures, NodeFacts};
 
@@ -213,6 +213,37 @@ fn a_status_is_told_again_only_if_it_says_something_new() {
 }
 
 #[test]
+fn a_field_that_the_api_server_does_not_know_is_told_once() {
+    let told = |measured: &Measured, before: &NodeStatus| {
+        status(&facts(), measured, before, Some(10250), now())
+    };
+    let answer = |told: &NodeStatus| NodeStatus {
+        declared_features: None,
+        ..told.clone()
+    };
+    let mut vain = Vain::default();
+    let ours = told(&measured(), &NodeStatus::default());
+    assert!(!vain.is_known(&ours, &NodeStatus::default()));
+    let theirs = answer(&ours);
+    vain.note(&ours, &theirs);
+    let again = told(&measured(), &theirs);
+    assert!(!says_the_same(&again, &theirs) && vain.is_known(&again, &theirs));
+
+    let changed = Measured {
+        not_ready: Some("why".into()),
+        ..measured()
+    };
+    assert!(!vain.is_known(&told(&changed, &theirs), &theirs));
+    let overwritten = NodeStatus {
+        addresses: None,
+        ..theirs
+    };
+    assert!(!vain.is_known(&told(&measured(), &overwritten), &overwritten));
+    vain.note(&ours, &ours);
+    assert!(!vain.is_known(&ours, &ours), "all of it was taken");
+}
+
+#[test]
 fn addresses_replace_those_that_are_there() {
     let ours = status(
         &facts(),
@@ -221,9 +252,57 @@ fn addresses_replace_those_that_are_there() {
         Some(10250),
         now(),
     );
-    let patch = status_patch(&ours);
+    let patch = status_patch(&ours, &NodeStatus::default());
     let addresses = patch["status"]["addresses"].as_array().unwrap();
     assert_eq!(addresses.last(), Some(&json!({"$patch": "replace"})));
+}
+
+/// What the API server has after a patch of the status, as far as this agent's patches go: fields are
+/// replaced, and amounts merged by name.
+fn patched(before: &Value, patch: &Value) -> NodeStatus {
+    let mut after = before.clone();
+    for (field, value) in patch["status"].as_object().unwrap() {
+        if let ("capacity" | "allocatable", Some(amounts)) = (field.as_str(), value.as_object()) {
+            for (name, amount) in amounts {
+                match amount {
+                    Value::Null => drop(after[field].as_object_mut().unwrap().remove(name)),
+                    amount => after[field][name] = amount.clone(),
+                }
+            }
+        } else {
+            after[field] = value.clone();
+        }
+    }
+    after["addresses"].as_array_mut().unwrap().pop();
+    serde_json::from_value(after).unwrap()
+}
+
+#[test]
+fn a_status_that_was_told_is_the_same_then_with_what_others_advertise() {
+    let mut before = json!({
+        "capacity": {"cpu": "9", "example.com/dongle": "4", "hugepages-64Ki": "0"},
+        "allocatable": {"example.com/gone": "1", "hugepages-64Ki": "0"},
+    });
+    for port in [None, Some(10250)] {
+        let theirs: NodeStatus = serde_json::from_value(before.clone()).unwrap();
+        let ours = status(&facts(), &measured(), &theirs, port, now());
+        assert!(!says_the_same(&ours, &theirs));
+        let after = patched(&before, &status_patch(&ours, &theirs));
+        let endpoint = serde_json::to_value(&after.daemon_endpoints).unwrap();
+        let expected = json!({"kubeletEndpoint": {"Port": port.unwrap_or_default()}});
+        assert_eq!(endpoint, expected);
+        for amounts in [&after.capacity, &after.allocatable] {
+            let amounts = serde_json::to_value(amounts).unwrap();
+            assert_eq!(amounts["example.com/dongle"], "4");
+            assert_eq!(amounts["cpu"], "2");
+            assert_eq!(amounts.get("example.com/gone"), None);
+            assert_eq!(amounts.get("hugepages-64Ki"), None);
+        }
+        let again = status(&facts(), &measured(), &after, port, now());
+        assert!(says_the_same(&again, &after));
+        before = serde_json::to_value(&after).unwrap();
+        before["capacity"]["cpu"] = json!("9");
+    }
 }
 
 #[test]
@@ -240,6 +319,7 @@ fn amounts_are_written_as_the_api_server_writes_them() {
         now(),
     );
     let capacity = serde_json::to_value(status.capacity).unwrap();
+    let allocatable = serde_json::to_value(status.allocatable).unwrap();
     for (name, expected) in [
         ("memory", "8Gi"),
         ("hugepages-2Mi", "6Mi"),
@@ -248,6 +328,8 @@ fn amounts_are_written_as_the_api_server_writes_them() {
     ] {
         assert_eq!(capacity[name], expected, "{name}");
     }
+    // 8 GiB without 2 GiB, 6 MiB and 64 KiB.
+    assert_eq!(allocatable["memory"], "6285248Ki");
 }
 
 #[test]

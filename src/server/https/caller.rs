@@ -22,12 +22,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Who shows this certificate: its common name is the user's, its organizations are his groups.
+    /// Who shows this certificate: its common name, the last if there are several, is the user's, its
+    /// organizations are his groups.
     /// A certificate without a name is nobody's.
     pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
         if name.is_empty() {
             return None;
         }
@@ -85,6 +86,9 @@ mod tests {
         let caller = Caller::of_certificate(&shown).unwrap();
         assert_eq!(caller.name, "admin");
         assert_eq!(caller.groups, ["system:masters", "system:authenticated"]);
+        let both = [(DnType::CommonName, "admin"), (DnType::CommonName, "bob")];
+        let caller = Caller::of_certificate(&certificate(&both));
+        assert_eq!(caller.unwrap().name, "bob");
         let nameless = certificate(&[(DnType::OrganizationName, "system:masters")]);
         assert_eq!(Caller::of_certificate(&nameless), None);
     }

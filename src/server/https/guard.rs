@@ -63,12 +63,13 @@ impl Guard {
     ) -> Result<(), Refusal> {
         let caller = match (certified, token(request.headers())) {
             (Some(caller), _) => Some(caller.clone()),
+            // Who shows a token that nobody knows is not let in as somebody without one.
             (None, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
+            (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
             (None, _) => None,
         };
         let caller = match caller {
             Some(caller) => caller,
-            None if self.settings.anonymous => Caller::anonymous(),
             None => {
                 return Err(Refusal {
                     status: StatusCode::UNAUTHORIZED,
@@ -354,6 +355,16 @@ mod tests {
         assert_eq!(ask(&open, "/metrics", None).await.0, 200);
         let user = &asked.lock().unwrap().last().unwrap()["user"].clone();
         assert_eq!(user, "system:anonymous");
+        assert_eq!(ask(&open, "/metrics", Some("bad")).await.0, 401);
+        let nobody_asked = guard(
+            Settings {
+                anonymous: true,
+                token_reviews: false,
+                ..settings()
+            },
+            Some(api(&asked)),
+        );
+        assert_eq!(ask(&nobody_asked, "/metrics", Some("bad")).await.0, 200);
     }
 
     #[tokio::test]

@@ -41,6 +41,8 @@ use tls::Tls;
 
 /// A call may wait for the API server and the runtime.
 const CALL_TIME: Duration = Duration::from_secs(60);
+/// A command for `kubectl exec` stands in the request's line, which may have 64 KiB.
+const HEADERS: usize = 128 * 1024;
 
 /// Serves the node's API for ever. `names` are the node's own, first, and its addresses; `api` is the way
 /// to the API server while there is one.
@@ -61,6 +63,7 @@ pub async fn serve_https(
     let streams = Streams::new(settings.idle_timeout);
     let answers = Arc::new(Answers::new(guard, state, streams));
     let limits = Limits {
+        headers: HEADERS,
         call_time: CALL_TIME,
         ..LIMITS
     };
