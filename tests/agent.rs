@@ -398,3 +398,41 @@ async fn an_exec_plugin_that_hangs_does_not_keep_the_agent_from_ending() {
     .await;
     assert_eq!(ended.unwrap().code(), Some(0), "{}", agent.log());
 }
+
+#[test]
+fn a_folder_is_checked_manifest_by_manifest_and_standard_input_as_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let output = podkeeper(&["check", path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!("{path}: good: no manifests\n")
+    );
+    let pod = |image: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {{containers: [{{name: c, image: {image}}}]}}\n"
+        )
+    };
+    // Neither hidden files nor folders are manifests.
+    for (name, content) in [
+        ("b.yaml", pod("7")),
+        ("a.yaml", pod("i:1")),
+        (".c.yaml", pod("7")),
+    ] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    fs::create_dir(folder.path().join("below")).unwrap();
+    let output = podkeeper(&["check", "--hostname-override=n1", path]);
+    let wrong = "4:38: error: spec.containers[0].image: found the number 7, expected a string: \
+                 put it in quotes, \"7\"\n";
+    let expected = format!("{path}/a.yaml: good: Pod default/web-n1\n{path}/b.yaml:{wrong}");
+    assert_eq!(text(&output.stdout), expected);
+    assert_eq!(output.status.code(), Some(1));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    command.args(["check", "--hostname-override=n1", "-"]);
+    command.stdin(fs::File::open(folder.path().join("b.yaml")).unwrap());
+    let output = command.output().unwrap();
+    assert_eq!(text(&output.stdout), format!("-:{wrong}"));
+    assert_eq!(output.status.code(), Some(1));
+}

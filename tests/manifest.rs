@@ -272,8 +272,40 @@ fn plain_scalars_are_read_as_the_kubelet_reads_them() {
     assert!(refused(&env("yes"))[0].contains("put it in quotes, \"yes\""));
     assert!(refused(&env("0644"))[0].contains("put it in quotes, \"0644\""));
     assert!(refused(&env("off"))[0].contains("put it in quotes, \"off\""));
-    for value in ["\"yes\"", "'0644'", "!!str yes", "yes please"] {
+    // The rules of go-yaml, with which the kubelet reads manifests.
+    for number in [
+        "08", "-010", "1_000", "1_0", "+1", "0x1f", "0o17", "0b11", "1e3", "0_8", "1_0.5", "1_",
+        "0x_1f", "0b1_1", "0o1_7", "0X1f", "0O17", ".5", "5.", "-1_0", "09.5", "1_e3",
+    ] {
+        let problems = refused(&env(number));
+        assert!(problems[0].contains("found the number"), "{problems:?}");
+    }
+    for value in [
+        "\"yes\"",
+        "'0644'",
+        "!!str yes",
+        "yes please",
+        "1_a",
+        "_1",
+        "1:30",
+        "2001-01-01",
+        "1.2.3",
+        "0x",
+        "1e",
+        "'08'",
+    ] {
         good(&env(value));
+    }
+    for (written, seconds) in [("08", 8), ("1_0", 10), ("0_10", 8)] {
+        let pod = good(&format!(
+            "{MINIMAL}  terminationGracePeriodSeconds: {written}\n"
+        ));
+        let spec = pod.pod.pod.spec.as_ref().unwrap();
+        assert_eq!(
+            spec.termination_grace_period_seconds,
+            Some(seconds),
+            "{written}"
+        );
     }
     let octal = good(&(MINIMAL.to_owned() + "  terminationGracePeriodSeconds: 010\n"));
     let grace = octal

@@ -4,17 +4,18 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{print, printable};
 use crate::config::node_name;
 use crate::manifest::objects::Object;
 use crate::manifest::{self, Accepted, Problem, SourceKind};
-use crate::source::directory::read_manifest;
+use crate::source::directory::{manifests_in, read_manifest, read_standard_input};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Manifests
+    /// Manifests, folders of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -35,8 +36,19 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let node = node_name(arguments.hostname_override.clone())?;
     let mut all_good = true;
     let mut text = String::new();
-    for file in &arguments.files {
-        all_good &= check_one(&mut text, file, &node, arguments)?;
+    for path in &arguments.files {
+        if !path.is_dir() {
+            all_good &= check_one(&mut text, path, &node, arguments)?;
+            continue;
+        }
+        let files = manifests_in(path);
+        let files = files.with_context(|| format!("cannot read {}", path.display()))?;
+        if files.is_empty() {
+            writeln!(text, "{}: good: no manifests", path.display())?;
+        }
+        for file in files {
+            all_good &= check_one(&mut text, &file, &node, arguments)?;
+        }
     }
     print(&printable(&text))?;
     Ok(if all_good {
@@ -52,7 +64,11 @@ fn check_one(
     node: &str,
     arguments: &Arguments,
 ) -> anyhow::Result<bool> {
-    let bytes = match read_manifest(file) {
+    let bytes = match file.to_str() {
+        Some("-") => read_standard_input(),
+        _ => read_manifest(file),
+    };
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(message) => return verdict(text, file, Err(vec![Problem::of_file(message)]), false),
     };

@@ -223,6 +223,10 @@ impl Reader<'_> {
                     *value = whole.into();
                 }
             }
+            (Shape::Quantity, Value::String(text)) => {
+                // Blanks around an amount do not count in the API.
+                *text = text.trim().to_owned();
+            }
             _ => {}
         }
         if let Some(expected) = expectation(value, shape) {

@@ -451,8 +451,36 @@ fn yaml_1_1(text: &str) -> Option<Value> {
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Some(Value::Bool(false)),
         _ => {}
     }
-    let digits = text.strip_prefix('0').filter(|d| !d.is_empty())?;
-    let octal = digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    let octal = octal.then(|| i64::from_str_radix(digits, 8).ok()).flatten();
-    octal.map(|n| Value::Number(Number::from(n)))
+    let sign = |text: &str| text.strip_prefix(['-', '+']).map_or(0, |_| 1);
+    if !text[sign(text)..].starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let text = text.replace('_', "");
+    let unsigned = &text[sign(&text)..];
+    whole(&text, unsigned).or_else(|| fraction(&text, unsigned))
+}
+
+/// An integer: in octal behind a zero.
+fn whole(text: &str, unsigned: &str) -> Option<Value> {
+    let lower = unsigned.to_ascii_lowercase();
+    let (digits, base) = match lower.split_at_checked(2) {
+        Some(("0x", digits)) => (digits, 16),
+        Some(("0o", digits)) => (digits, 8),
+        Some(("0b", digits)) => (digits, 2),
+        _ if lower.len() > 1 && lower.starts_with('0') => (&lower[1..], 8),
+        _ => (lower.as_str(), 10),
+    };
+    let negative = text.starts_with('-');
+    // A second sign is none.
+    let number = digits.starts_with(|c: char| c.is_ascii_hexdigit());
+    let number = number.then(|| i64::from_str_radix(digits, base).ok())?;
+    let number = number.map(|n| if negative { -n } else { n });
+    number.map(|n| Value::Number(n.into()))
+}
+
+/// A number with or without a fraction and a power of ten; also one that looks octal and is not, `08`.
+fn fraction(text: &str, unsigned: &str) -> Option<Value> {
+    let known = |c: char| c.is_ascii_digit() || ".eE+-".contains(c);
+    let number = text.parse().ok().filter(|_| unsigned.chars().all(known));
+    number.and_then(Number::from_f64).map(Value::Number)
 }

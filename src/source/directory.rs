@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tokio::time::sleep_until;
 use tracing::warn;
 
 use super::claims::{Claim, Standing, order, settle};
-use super::files::{self, Entry, Found, Stamp, is_ignored};
+use super::files::{self, Entry, Found, MAX_BYTES, Stamp, is_ignored};
 use super::log::publish;
 use super::store::{Keep, Remembered, Store};
 use super::watch::Watch;
@@ -110,6 +111,39 @@ pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
         Found::Folder => Err("is a folder; a manifest must be a regular file".to_owned()),
         Found::Nothing | Found::Unchanged => Err("does not exist".to_owned()),
     }
+}
+
+/// Reads one manifest from standard input, of at most 10 MiB too.
+///
+/// # Errors
+/// Why it is not read.
+pub fn read_standard_input() -> Result<Vec<u8>, String> {
+    let mut bytes = vec![];
+    let read = io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    match read {
+        Err(error) => Err(format!("cannot be read: {error}")),
+        Ok(_) if bytes.len() as u64 > MAX_BYTES => Err(format!(
+            "is larger than {MAX_BYTES} bytes, more than any manifest"
+        )),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// The manifests of a folder by the rules of the source, in the order of their names.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn manifests_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = vec![];
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !is_ignored(&entry.file_name()) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Looks, publishes, stores and waits, until nobody listens any more.

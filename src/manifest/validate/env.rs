@@ -122,7 +122,10 @@ impl Validator<'_> {
     }
 
     fn file_key(&mut self, field: &Field, selector: &FileKeySelector, spec: &PodSpec) {
-        self.file_path(&field.key("path"), &selector.path);
+        let path_field = field.key("path");
+        if self.required(&path_field, &selector.path, "a path in the volume") {
+            self.path_below(&path_field, &selector.path);
+        }
         let key_field = field.key("key");
         if self.required(
             &key_field,

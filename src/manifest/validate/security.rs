@@ -43,14 +43,12 @@ impl Validator<'_> {
                 &context.supplemental_groups_policy,
                 ["Merge", "Strict"],
             ),
-            (
-                "seLinuxChangePolicy",
-                &context.se_linux_change_policy,
-                ["Recursive", "MountOption"],
-            ),
         ] {
             self.one_of_if_set(&field.key(name), policy.as_deref(), &known);
         }
+        // Kubernetes 1.36 takes MountOption only where the feature SELinuxMount is switched on.
+        let policy = context.se_linux_change_policy.as_deref();
+        self.one_of_if_set(&field.key("seLinuxChangePolicy"), policy, &["Recursive"]);
         self.sysctls(&field, spec, context.sysctls.as_ref());
         self.profiles(
             &field,
