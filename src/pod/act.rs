@@ -220,6 +220,10 @@ impl PodTask {
                 self.stale = true;
                 return;
             }
+            // The kubelet shows the runtime's bare words there.
+            Err(Failure::Runtime(error)) if matches!(subject, Subject::Container(..)) => {
+                (reason, error.message())
+            }
             Err(Failure::Runtime(error)) => (reason, error.to_string()),
             Err(Failure::Node { reason, message }) => (reason, message),
         };
@@ -416,6 +420,7 @@ impl PodTask {
             state: State::Created,
             image: instance.image.clone(),
             image_ref: instance.image,
+            user: None,
             backoff,
             grace_period: pod_spec.and_then(|s| s.termination_grace_period_seconds),
             gone: false,
@@ -525,7 +530,7 @@ impl PodTask {
             Error::Unavailable { .. } => Failure::Runtime(e),
             e => Failure::Node {
                 reason: "RunContainerError",
-                message: e.to_string(),
+                message: e.message(),
             },
         })?;
         let normal = EventKind::Normal;
@@ -565,6 +570,7 @@ impl PodTask {
             known.state = now.state;
             known.image = now.image;
             known.image_ref = now.image_ref;
+            known.user = now.user;
         }
         link_log(&self.context, &self.key, known).await;
     }
@@ -996,7 +1002,7 @@ impl PodTask {
             return;
         };
         let (image, policy) = (wanted.image.to_owned(), wanted.policy);
-        let after = self.waited_before(&uid, &container);
+        let (after, error) = self.failed_before(&uid, &container);
         let always = policy == Some("Always");
         if !always {
             match image::local(&self.context.client, &image).await {
@@ -1004,7 +1010,7 @@ impl PodTask {
                 Ok(None) if policy == Some("Never") => {
                     let error = ImageError {
                         reason: "ErrImageNeverPull",
-                        message: format!("{image} is not there, and imagePullPolicy is Never"),
+                        message: tell::never_pulled(&image),
                     };
                     return self.image_arrived(uid, container, Err(error));
                 }
@@ -1034,16 +1040,19 @@ impl PodTask {
                 took: began.elapsed(),
             }
         };
-        self.memory.images.insert(key, Image::Pulling { after });
+        self.memory
+            .images
+            .insert(key, Image::Pulling { after, error });
         self.pulls.push(result.boxed());
     }
 
-    fn waited_before(&self, uid: &str, container: &str) -> Duration {
+    /// The wait that the last failure to get an image brought about, and why that failed.
+    fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
         let key = (uid.to_owned(), container.to_owned());
         match self.memory.images.get(&key) {
-            Some(Image::Pulling { after }) => *after,
-            Some(Image::Failed { delay, .. }) => *delay,
-            _ => Duration::ZERO,
+            Some(Image::Pulling { after, error }) => (*after, error.clone()),
+            Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
+            _ => (Duration::ZERO, String::new()),
         }
     }
 
@@ -1075,7 +1084,8 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let delay = backoff::next(self.waited_before(&uid, &container));
+        let (waited, _) = self.failed_before(&uid, &container);
+        let delay = backoff::next(waited);
         let image = match result {
             Ok(LocalImage {
                 reference,
@@ -1088,11 +1098,10 @@ impl PodTask {
                 pulled: pulled.is_some(),
             },
             Err(error) => {
-                let wanted = wanted_images(&version).find(|image| image.holder == container);
-                if let Some(wanted) = wanted {
-                    self.tell_no_image(&uid, &container, wanted.image, &error);
-                }
-                let ImageError { reason, message } = error;
+                let ImageError { reason, message } = match image_of(&version, &container) {
+                    Some(image) => self.tell_no_image(&version, &container, image, error),
+                    None => error,
+                };
                 let retry_in = delay.as_secs();
                 warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
                 Image::Failed {
@@ -1105,6 +1114,12 @@ impl PodTask {
         };
         self.memory.images.insert((uid, container), image);
     }
+}
+
+/// The image that a container or a volume of this version needs.
+fn image_of<'a>(version: &'a StaticPod, holder: &str) -> Option<&'a str> {
+    let mut wanted = wanted_images(version);
+    wanted.find_map(|image| (image.holder == holder).then_some(image.image))
 }
 
 fn config_failure(message: String) -> Failure {

@@ -217,6 +217,7 @@ impl Instance {
             state: State::Exited(exit),
             image: self.image.clone(),
             image_ref: self.image_ref.clone(),
+            user: None,
             backoff: self.backoff.map(Duration::from_secs),
             grace_period: None,
             gone: true,

@@ -11,7 +11,7 @@ use super::observed::{Container, Exit};
 use crate::manifest::PodKey;
 use crate::translate::Paths;
 
-/// As much of the file counts, in bytes.
+/// As much of the file's end counts, in bytes, as with the kubelet.
 const FILE_BYTES: u64 = 4096;
 /// As much of the log's end counts.
 const LOG_BYTES: usize = 2048;
@@ -28,7 +28,8 @@ pub(super) fn last_words(
     exit: &Exit,
 ) -> String {
     let (uid, name, attempt) = (&container.uid, &container.name, container.attempt);
-    let said = read_start(&paths.termination_log(uid, name, attempt));
+    let (said, _) = read_last(&paths.termination_log(uid, name, attempt), FILE_BYTES);
+    let said = String::from_utf8_lossy(&said).into_owned();
     let policy = spec.termination_message_policy.as_deref();
     if !said.is_empty() || exit.code == 0 || policy != Some("FallbackToLogsOnError") {
         return said;
@@ -37,34 +38,31 @@ pub(super) fn last_words(
     end_of_log(&read_end(&log))
 }
 
-fn read_start(path: &Path) -> String {
-    let mut bytes = vec![];
-    if let Ok(file) = File::open(path) {
-        // What could be read counts.
-        let _ = file.take(FILE_BYTES).read_to_end(&mut bytes);
+fn read_end(path: &Path) -> String {
+    let (mut bytes, cut) = read_last(path, LOG_READ);
+    if cut {
+        // The first line is cut.
+        let first = bytes.iter().position(|b| *b == b'\n');
+        bytes.drain(..first.map_or(0, |at| at + 1));
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn read_end(path: &Path) -> String {
+/// The last bytes of a file, and whether there are more before them.
+fn read_last(path: &Path, length: u64) -> (Vec<u8>, bool) {
     let mut bytes = vec![];
-    if let Ok(mut file) = File::open(path) {
-        let length = file.metadata().map_or(0, |m| m.len());
-        let from = length.saturating_sub(LOG_READ);
-        if file.seek(SeekFrom::Start(from)).is_ok() {
-            // What could be read counts.
-            let _ = file.take(LOG_READ).read_to_end(&mut bytes);
-        }
-        if from > 0 {
-            // The first line is cut.
-            let cut = bytes
-                .iter()
-                .position(|b| *b == b'\n')
-                .map_or(0, |at| at + 1);
-            bytes.drain(..cut);
-        }
+    let Ok(mut file) = File::open(path) else {
+        return (bytes, false);
+    };
+    let from = file
+        .metadata()
+        .map_or(0, |m| m.len())
+        .saturating_sub(length);
+    if file.seek(SeekFrom::Start(from)).is_ok() {
+        // What could be read counts.
+        let _ = file.take(length).read_to_end(&mut bytes);
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    (bytes, from > 0)
 }
 
 /// The last lines of a log in the runtime's form (CRI, "logging": time, stream, tags, text).
@@ -96,6 +94,25 @@ mod tests {
         assert_eq!(end_of_log(log), "half line\nsecond\n");
         assert_eq!(end_of_log(""), "");
         assert_eq!(end_of_log("broken\n"), "\n");
+    }
+
+    #[test]
+    fn of_a_long_file_the_end_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("said");
+        for (said, read, cut) in [
+            ("short".to_owned(), "short".to_owned(), false),
+            ("x".repeat(4096), "x".repeat(4096), false),
+            (
+                format!("{}the reason", "x".repeat(5000)),
+                format!("{}the reason", "x".repeat(4086)),
+                true,
+            ),
+        ] {
+            std::fs::write(&file, said).unwrap();
+            assert_eq!(read_last(&file, FILE_BYTES), (read.into_bytes(), cut));
+        }
+        assert_eq!(read_last(&folder.path().join("none"), 10), (vec![], false));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub enum Image {
     Pulling {
         /// The wait that came before; zero the first time.
         after: Duration,
+        /// Why the last pull failed; empty the first time.
+        error: String,
     },
     /// At hand for the next start.
     Ready {

@@ -28,6 +28,8 @@ pub mod rules;
 #[cfg(test)]
 mod rules_tests;
 pub mod status;
+#[cfg(test)]
+mod status_tests;
 pub mod task;
 mod tell;
 mod waiting;

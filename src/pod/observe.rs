@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::LinuxContainerUser;
+
 use super::moment::Clock;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::cri::{Client, Error, if_found, v1};
@@ -202,6 +204,7 @@ pub async fn inspect_container(
             state: state(clock, &status),
             image: status.image.clone().unwrap_or_default().image,
             image_ref: status.image_ref.clone(),
+            user: status.user.clone().and_then(|user| user.linux).map(user),
             backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
             grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
             gone: false,
@@ -222,6 +225,14 @@ pub async fn stop_signal(client: &Client, id: &str) -> Result<Option<v1::Signal>
     let status = answer.and_then(|answer| answer.status);
     let signal = status.map(|status| status.stop_signal());
     Ok(signal.filter(|signal| *signal != v1::Signal::RuntimeDefault))
+}
+
+fn user(user: v1::LinuxContainerUser) -> LinuxContainerUser {
+    LinuxContainerUser {
+        uid: user.uid,
+        gid: user.gid,
+        supplemental_groups: Some(user.supplemental_groups).filter(|groups| !groups.is_empty()),
+    }
 }
 
 fn state(clock: &Clock, status: &v1::ContainerStatus) -> State {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::LinuxContainerUser;
+
 use super::moment::Moment;
 
 /// All sandboxes and containers of one Pod name, whatever their UID.
@@ -49,6 +51,8 @@ pub struct Container {
     pub image: String,
     /// What the image's name stands for: a digest or an id.
     pub image_ref: String,
+    /// Who it runs as, where the runtime tells.
+    pub user: Option<LinuxContainerUser>,
     /// The wait that came before its start, where it is not the first; from its annotation.
     pub backoff: Option<Duration>,
     /// The grace period it was made with, in seconds; from its annotation.

@@ -17,6 +17,7 @@ use super::rules::{
     Restart, Role, all_containers, containers, deadline, init_containers, is_finished, restart,
     restarts_all, role,
 };
+use super::waiting;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
 use crate::probe::Kind;
@@ -632,7 +633,12 @@ impl<'a> Planner<'a> {
             }
             State::Exited(exit) => match restart(self.view, version, last, exit) {
                 Restart::Never => None,
-                Restart::At(due, _) if self.must_wait_until(due) => None,
+                Restart::At(due, _) if self.must_wait_until(due) => {
+                    // What is told of a start that failed changes before.
+                    let retry = waiting::retry(self.view, version, &spec.name);
+                    retry.map(|retry| self.must_wait_until(retry));
+                    None
+                }
                 Restart::At(_, delay) => Some(Start::Anew {
                     attempt,
                     backoff: Some(delay),

@@ -489,6 +489,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
         images.insert(("u1".into(), name.into()), image);
     };
     let pulling = Image::Pulling {
+        error: String::new(),
         after: Duration::ZERO,
     };
     let ready = Image::Ready {

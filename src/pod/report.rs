@@ -139,7 +139,7 @@ pub fn report(
     let status = shown.map(|version| status(view, facts, version));
     let status = status.unwrap_or_default();
     if let Some(version) = shown {
-        describe(&mut report, &status, version);
+        describe(&mut report, &status, view, version);
     }
     let stays = |uid: &String| wanted.is_some() && !view.memory.terminating.contains(uid);
     let stays = shown.is_some_and(|v| stays(&v.uid));
@@ -194,11 +194,13 @@ fn leaving_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     view.memory.versions.get(uid)
 }
 
-fn describe(report: &mut PodReport, status: &PodStatus, version: &StaticPod) {
+fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version: &StaticPod) {
     let ips = status.pod_ips.iter().flatten();
     report.ips = ips.map(|ip| ip.ip.clone()).collect();
     let statuses = status.container_statuses.iter().flatten();
-    report.containers = statuses.map(container_report).collect();
+    report.containers = statuses
+        .map(|s| container_report(s, view, version))
+        .collect();
     let sidecars = status.init_container_statuses.iter().flatten();
     let sidecars = sidecars.filter(|s| role(version, &s.name) == Role::Sidecar);
     let counted = sidecars.chain(status.container_statuses.iter().flatten());
@@ -213,7 +215,7 @@ fn describe(report: &mut PodReport, status: &PodStatus, version: &StaticPod) {
         return;
     }
     let troubled = report.containers.iter().find(|c| c.state != "running");
-    let waiting = init_waiting(version, status).filter(|_| report.phase == "Pending");
+    let waiting = init_waiting(view, version, status).filter(|_| report.phase == "Pending");
     let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
     if let Some(Waiting { reason, message }) = waiting {
         report.reason = reason;
@@ -226,14 +228,14 @@ fn restarts(status: &ContainerStatus) -> u32 {
 }
 
 /// What the containers wait for that must come first, as kubectl writes it.
-fn init_waiting(version: &StaticPod, status: &PodStatus) -> Option<Waiting> {
+fn init_waiting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Option<Waiting> {
     let inits = status.init_container_statuses.as_deref()?;
     let done = |status: &ContainerStatus| match role(version, &status.name) {
         Role::Sidecar => status.started == Some(true),
         _ => status.ready,
     };
     let (index, open) = inits.iter().enumerate().find(|(_, status)| !done(status))?;
-    let report = container_report(open);
+    let report = container_report(open, view, version);
     let progress = || format!("Init:{index}/{}", inits.len());
     let reason = match report.state.as_str() {
         "running" => progress(),
@@ -243,8 +245,12 @@ fn init_waiting(version: &StaticPod, status: &PodStatus) -> Option<Waiting> {
     Some(Waiting::new(&reason, report.message))
 }
 
-/// A container's status, in few words.
-fn container_report(status: &ContainerStatus) -> ContainerReport {
+/// A container's status, in few words, with what holds it up where the status does not say.
+fn container_report(
+    status: &ContainerStatus,
+    view: View<'_>,
+    version: &StaticPod,
+) -> ContainerReport {
     let id = status.container_id.as_deref().unwrap_or_default();
     let mut report = ContainerReport {
         name: status.name.clone(),
@@ -253,6 +259,11 @@ fn container_report(status: &ContainerStatus) -> ContainerReport {
         last_exit_code: last_code(status),
         ..ContainerReport::default()
     };
+    if let Some(Waiting { reason, message }) = waiting::held_up(view, version, &status.name) {
+        "waiting".clone_into(&mut report.state);
+        (report.reason, report.message) = (reason, message);
+        return report;
+    }
     let Some(state) = &status.state else {
         return report;
     };

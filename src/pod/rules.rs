@@ -35,8 +35,11 @@ pub fn restart(view: View<'_>, version: &StaticPod, container: &Container, exit:
 }
 
 /// Whether a container that ended with this code runs again, by its own rules first, then its own
-/// policy, then the Pod's.
+/// policy, then the Pod's. An init container that succeeded is done, whatever its rules say of 0.
 fn runs_again(version: &StaticPod, name: &str, code: i32) -> bool {
+    if role(version, name) == Role::Init && code == 0 {
+        return false;
+    }
     let spec = all_containers(version).find(|c| c.name == name);
     if spec.and_then(|spec| restart_rule(spec, code)).is_some() {
         return true;
@@ -74,6 +77,26 @@ pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
         let rule = exit.and_then(|exit| restart_rule(spec, exit.code));
         rule.is_some_and(|rule| rule.action == RESTART_ALL)
     })
+}
+
+/// Whether a rule of this version can start all of its containers anew.
+#[must_use]
+pub fn can_restart_all(version: &StaticPod) -> bool {
+    let mut rules = all_containers(version).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    rules.any(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether all containers of a version start anew, and the first of them was not made yet.
+#[must_use]
+pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
+    let asked = all_containers(version).any(|spec| {
+        let history = view.observed.history_of(&version.uid, &spec.name);
+        let exit = history.first().and_then(|c| c.exit());
+        let rule = exit.and_then(|exit| restart_rule(spec, exit.code));
+        rule.is_some_and(|rule| rule.action == RESTART_ALL)
+    });
+    let mut here = view.observed.containers_of(&version.uid);
+    restarts_all(view, version) || asked && here.all(|c| view.memory.is_replaced(c))
 }
 
 /// Whether a container that is stopped because it does not work is to run again.

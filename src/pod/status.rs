@@ -10,13 +10,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::admission::Rejection;
 use super::history::Condition;
 use super::plan::View;
-use super::rules::{Role, all_containers, is_finished, role};
+use super::rules::{all_containers, is_finished};
 use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
 
 use conditions::conditions;
 pub(super) use containers::last_code;
 use containers::{container_status, of_containers, of_init_containers};
+
+/// As much counts of what all containers of a Pod have to say of their ends, in bytes.
+const MESSAGE_BYTES: usize = 12 * 1024;
 
 /// The status of a version of a Pod.
 #[must_use]
@@ -25,6 +28,22 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
         return PodStatus::default();
     };
     let seen = view.memory.seen.get(&version.uid).map(|(nanos, _)| *nanos);
+    let status = PodStatus {
+        qos_class: Some(format!("{:?}", qos_class(spec))),
+        start_time: seen.and_then(time),
+        ..PodStatus::default()
+    };
+    // A Pod that may not run here has neither containers nor conditions nor addresses, as with the kubelet.
+    if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
+        return PodStatus {
+            phase: Some("Failed".to_owned()),
+            reason: Some(reason.to_string()),
+            message: Some(format!("Pod was rejected: {message}")),
+            ..status
+        };
+    }
+    let (requests, resources) = pod_amounts(spec);
+    let inits = of_init_containers(view, facts, version);
     let mut status = PodStatus {
         host_ip: facts.host_ips.first(),
         host_ips: Some(
@@ -35,34 +54,42 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
                 .map(|ip| HostIP { ip })
                 .collect(),
         ),
-        qos_class: Some(format!("{:?}", qos_class(spec))),
-        start_time: seen.and_then(time),
-        ..PodStatus::default()
+        allocated_resources: Some(requests).filter(|r| !r.is_empty()),
+        resources: Some(resources),
+        container_statuses: Some(of_containers(view, facts, version)),
+        init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
+        ..status
     };
-    if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
-        status.phase = Some("Failed".to_owned());
-        status.reason = Some(reason.to_string());
-        status.message = Some(format!("Pod was rejected: {message}"));
-    } else {
-        let (requests, resources) = pod_amounts(spec);
-        status.allocated_resources = Some(requests).filter(|r| !r.is_empty());
-        status.resources = Some(resources);
-        status.container_statuses = Some(of_containers(view, facts, version));
-        let inits = of_init_containers(view, facts, version);
-        status.init_container_statuses = Some(inits).filter(|inits| !inits.is_empty());
-        status.phase = Some(phase(view, version, &status).to_owned());
-        let finished = view.memory.finished(&version.uid);
-        if let Some(finished) = finished.filter(|f| !f.reason.is_empty()) {
-            status.reason = Some(finished.reason.clone());
-            status.message = Some(finished.message.clone());
-        }
-        let ips = pod_ips(view, facts, version);
-        status.pod_ip = ips.first().cloned();
-        let ips: Vec<PodIP> = ips.into_iter().map(|ip| PodIP { ip }).collect();
-        status.pod_ips = Some(ips).filter(|ips| !ips.is_empty());
+    status.phase = Some(phase(view, version, &status).to_owned());
+    let finished = view.memory.finished(&version.uid);
+    if let Some(finished) = finished.filter(|f| !f.reason.is_empty()) {
+        status.reason = Some(finished.reason.clone());
+        status.message = Some(finished.message.clone());
     }
+    let ips = pod_ips(view, facts, version);
+    status.pod_ip = ips.first().cloned();
+    let ips: Vec<PodIP> = ips.into_iter().map(|ip| PodIP { ip }).collect();
+    status.pod_ips = Some(ips).filter(|ips| !ips.is_empty());
     status.conditions = Some(conditions(view, version, &status));
+    cut_messages(version, &mut status);
     status
+}
+
+/// Cuts what the containers had to say of their ends to what the Pod as a whole may say, each to the same
+/// share (Kubernetes, Determine the Reason for Pod Failure).
+fn cut_messages(version: &StaticPod, status: &mut PodStatus) {
+    let share = MESSAGE_BYTES / all_containers(version).count().max(1);
+    let inits = status.init_container_statuses.iter_mut().flatten();
+    let all = inits.chain(status.container_statuses.iter_mut().flatten());
+    let now_and_before = all.flat_map(|s| [&mut s.state, &mut s.last_state]);
+    let ended = now_and_before
+        .flatten()
+        .filter_map(|state| state.terminated.as_mut());
+    for message in ended.filter_map(|ended| ended.message.as_mut()) {
+        let mut cuts = (0..=share.min(message.len())).rev();
+        let fits = cuts.find(|at| message.is_char_boundary(*at));
+        message.truncate(fits.unwrap_or(0));
+    }
 }
 
 /// A time of the machine as the API has it, in whole seconds; `None` for one that is not known.
@@ -87,39 +114,39 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
         .unwrap_or_default()
 }
 
-/// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase").
+/// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase"). One that is over still is Running while a
+/// sidecar of it runs, unless it failed before its own containers came or was cut short.
 fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> &'static str {
-    if let Some(finished) = view.memory.finished(&version.uid) {
-        return if finished.phase == "Succeeded" {
-            "Succeeded"
-        } else {
-            "Failed"
-        };
+    let finished = view.memory.finished(&version.uid);
+    let end = match finished {
+        Some(finished) if finished.phase == "Succeeded" => Some("Succeeded"),
+        Some(_) => Some("Failed"),
+        None => is_finished(view, version).then(|| end_phase(version, status)),
+    };
+    if let Some(end) = end {
+        let cut_short = finished.is_some_and(|f| !f.reason.is_empty());
+        let lingers = containers::has_running_sidecar(version, status);
+        let runs_out = lingers && !cut_short && !containers::has_failed_init(version, status);
+        return if runs_out { "Running" } else { end };
     }
-    let statuses = status.container_statuses.as_deref().unwrap_or_default();
-    if is_finished(view, version) {
-        let inits = status
-            .init_container_statuses
-            .as_deref()
-            .unwrap_or_default();
-        let failed = |code: i32| code != 0;
-        let codes = statuses.iter().map(last_code);
-        let broken = inits
-            .iter()
-            .filter(|s| role(version, &s.name) == Role::Init)
-            .any(|s| last_code(s).is_some_and(failed));
-        let all_good = codes.into_iter().all(|code| code == Some(0));
-        return if all_good && !broken {
-            "Succeeded"
-        } else {
-            "Failed"
-        };
-    }
-    let never_ran = statuses.iter().any(containers::never_ran);
-    if never_ran || containers::is_initializing(version, status) {
+    let mut statuses = status.container_statuses.iter().flatten();
+    let never_ran = statuses.any(containers::never_ran);
+    if never_ran || containers::is_initializing(view, version, status) {
         return "Pending";
     }
     "Running"
+}
+
+/// The phase of a Pod whose containers are over for good, sidecars aside.
+#[must_use]
+pub fn end_phase(version: &StaticPod, status: &PodStatus) -> &'static str {
+    let mut statuses = status.container_statuses.iter().flatten();
+    let all_good = statuses.all(|s| last_code(s) == Some(0));
+    if all_good && !containers::has_failed_init(version, status) {
+        "Succeeded"
+    } else {
+        "Failed"
+    }
 }
 
 /// The conditions of a status, as they are kept.

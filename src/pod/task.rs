@@ -30,7 +30,7 @@ use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
 use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
-use super::{folder, status};
+use super::{folder, status, waiting};
 use crate::blocking::blocking;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
@@ -410,7 +410,9 @@ impl PodTask {
             self.keep_rollback(None).await;
             return None;
         }
-        let said = rollback::complaint(&status);
+        let mut said = vec![rollback::complaint(&status)];
+        said.extend(waiting::all_held_up(self.view(), &version));
+        let said = said.join("; ");
         let (uid, seconds) = (version.uid.clone(), limit.as_secs());
         warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
         let message = format!("not Ready within {seconds} s: {said}");
@@ -448,7 +450,7 @@ impl PodTask {
         let status = status::status(self.view(), &self.context.facts, &version);
         if ended {
             history.finished = Some(Finished {
-                phase: status.phase.clone().unwrap_or_default(),
+                phase: status::end_phase(&version, &status).to_owned(),
                 since: self.context.clock.wall_now(),
                 ..Finished::default()
             });

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
 use super::events::EventKind;
 use super::image::{ImageError, LocalImage};
 use super::memory::Subject;
-use super::plan::{Why, volume_holder};
+use super::plan::{Why, image_volumes, volume_holder};
+use super::rules::all_containers;
 use super::task::PodTask;
+use crate::manifest::StaticPod;
 
 impl PodTask {
     /// An event about what needs an image: a container, or a volume, which has no field of its own.
@@ -36,8 +40,8 @@ impl PodTask {
         };
         let message = format!(
             "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
-            shown(took),
-            shown(in_all.max(took)),
+            in_go(took),
+            in_go(in_all.max(took)),
             local.size
         );
         self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
@@ -51,36 +55,51 @@ impl PodTask {
         self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
     }
 
-    /// Tells that an image cannot be had, and that a pull waits before it is tried again.
-    pub(super) fn tell_no_image(&self, uid: &str, holder: &str, image: &str, error: &ImageError) {
+    /// Tells that an image cannot be had, and that a pull waits before it is tried again. Gives the error
+    /// as the statuses of those who need the image have it.
+    pub(super) fn tell_no_image(
+        &self,
+        version: &StaticPod,
+        holder: &str,
+        image: &str,
+        error: ImageError,
+    ) -> ImageError {
         let ImageError { reason, message } = error;
-        let (event, message) = match *reason {
-            "InvalidImageName" => (
-                "InspectFailed",
-                format!("Failed to apply default image tag \"{image}\": {message}"),
-            ),
-            "ImageInspectError" => (
-                "InspectFailed",
-                format!("Failed to inspect image \"{image}\": {message}"),
-            ),
-            "ErrImageNeverPull" => (
-                "ErrImageNeverPull",
-                format!("Container image \"{image}\" is not present with pull policy of Never"),
-            ),
-            _ => (
-                "Failed",
-                format!("Failed to pull image \"{image}\": {message}"),
-            ),
+        let pull = format!("Failed to pull image \"{image}\": {message}");
+        let (event, message, told) = match reason {
+            "InvalidImageName" => {
+                let text = format!("Failed to apply default image tag \"{image}\": {message}");
+                ("InspectFailed", text.clone(), text)
+            }
+            "ImageInspectError" => {
+                let text = format!("Failed to inspect image \"{image}\": {message}");
+                ("InspectFailed", text.clone(), text)
+            }
+            "ErrImageNeverPull" => ("ErrImageNeverPull", message.clone(), message),
+            _ => ("Failed", message, pull),
         };
-        let warning = EventKind::Warning;
-        self.image_event(uid, holder, warning, event, &message);
-        let error = format!("Error: {reason}");
-        self.image_event(uid, holder, warning, "Failed", &error);
-        if *reason == "ErrImagePull" {
+        let (uid, warning) = (&version.uid, EventKind::Warning);
+        self.image_event(uid, holder, warning, event, &told);
+        self.tell_not_started(version, holder, reason);
+        if reason == "ErrImagePull" {
             let message = format!("Back-off pulling image \"{image}\"");
             self.image_event(uid, holder, EventKind::Normal, "BackOff", &message);
-            let error = "Error: ImagePullBackOff";
-            self.image_event(uid, holder, warning, "Failed", error);
+            self.tell_not_started(version, holder, "ImagePullBackOff");
+        }
+        ImageError { reason, message }
+    }
+
+    /// Tells of each container that it is not started for want of this image: the one whose image it is,
+    /// or those that have the volume mounted.
+    fn tell_not_started(&self, version: &StaticPod, holder: &str, reason: &str) {
+        let needs = |spec: &&ContainerSpec| {
+            let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
+            holders.any(|needed| needed == holder)
+        };
+        let message = format!("Error: {reason}");
+        for spec in all_containers(version).filter(needs) {
+            let (name, warning) = (Some(spec.name.as_str()), EventKind::Warning);
+            self.event(&version.uid, name, warning, "Failed", &message);
         }
     }
 
@@ -107,6 +126,11 @@ impl PodTask {
     }
 }
 
+/// What is said of an image that is not there and is never pulled.
+pub(super) fn never_pulled(image: &str) -> String {
+    format!("Container image \"{image}\" is not present with pull policy of Never")
+}
+
 /// What the event of a container's end by us says.
 pub(super) fn killing(name: &str, why: Option<Why>, is_sidecar: bool, again: bool) -> String {
     let probe = match why {
@@ -122,8 +146,8 @@ pub(super) fn killing(name: &str, why: Option<Why>, is_sidecar: bool, again: boo
     format!("Container {name} failed {probe} probe{then}")
 }
 
-/// A duration in whole milliseconds, as the reference agent writes it: `350ms`, `1.2s`, `2m0.05s`.
-fn shown(duration: Duration) -> String {
+/// A duration in whole milliseconds, as Go and so the reference agent writes it: `350ms`, `1.2s`, `2m0.05s`.
+pub(super) fn in_go(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis < 1000 {
         return if millis == 0 {
@@ -161,7 +185,7 @@ mod tests {
             (125_005, "2m5.005s"),
             (3_600_000, "1h0m0s"),
         ] {
-            assert_eq!(shown(Duration::from_millis(millis)), text);
+            assert_eq!(in_go(Duration::from_millis(millis)), text);
         }
     }
 

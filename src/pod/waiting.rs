@@ -4,8 +4,9 @@ use super::admission::Rejection;
 use super::backoff;
 use super::memory::{Failure, Image, Memory, PostStart, Subject};
 use super::moment::Moment;
-use super::plan::{View, wanted_images};
-use super::rules::{Restart, init_containers, restart};
+use super::observed::Container;
+use super::plan::{View, WantedImage, image_volumes, wanted_images};
+use super::rules::{Restart, all_containers, init_containers, is_finished, restart};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
 
@@ -27,13 +28,14 @@ impl Waiting {
     }
 }
 
-/// What a container waits for that does not run yet.
+/// What a container waits for that does not run yet, as its status has it: the kubelet tells there what
+/// came of starting that container, and of nothing else.
 pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Waiting {
-    let (memory, uid) = (view.memory, version.uid.as_str());
-    if let Some(obstacle) = obstacle(memory, uid, name) {
+    if let Some(obstacle) = obstacle(view, version, name) {
         return obstacle;
     }
-    if let Some(missing) = missing_objects(version).filter(|_| view.observed.has_none_of(uid)) {
+    let missing = missing_objects(version);
+    if let Some(missing) = missing.filter(|_| view.observed.has_none_of(&version.uid)) {
         return missing;
     }
     let reason = if init_containers(version).is_empty() {
@@ -50,62 +52,140 @@ pub(super) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
     (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
 }
 
-/// What failed or is not there, if anything.
-pub(super) fn obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
-    if let Some(failure) = failure(memory, uid, container) {
-        return Some(Waiting::new(failure.reason, failure.message.clone()));
+/// What came of starting a container the last time, if it failed.
+pub(super) fn obstacle(view: View<'_>, version: &StaticPod, name: &str) -> Option<Waiting> {
+    if let Some(failure) = start_failure(view.memory, &version.uid, name) {
+        // The kubelet has no word of its own for what else a container's configuration needs.
+        let reason = match failure.reason {
+            reason @ ("CreateContainerError" | "RunContainerError") => reason,
+            _ => "CreateContainerConfigError",
+        };
+        return Some(Waiting::new(reason, failure.message.clone()));
     }
-    image_obstacle(memory, uid, container)
+    let mut images = images_of(version, name).into_iter().rev();
+    images.find_map(|image| image_obstacle(view.memory, version, &image))
 }
 
-fn failure<'a>(memory: &'a Memory, uid: &str, container: &str) -> Option<&'a Failure> {
+/// What holds up a container that is to run, beyond what its status has room for: the Pod's sandbox and
+/// volumes, and pulls that are under way.
+pub(super) fn held_up(view: View<'_>, version: &StaticPod, name: &str) -> Option<Waiting> {
+    let (memory, uid) = (view.memory, version.uid.as_str());
+    let newest = view.observed.history_of(uid, name).into_iter().next();
+    let is_over = |c: &Container| {
+        let exit = c.exit();
+        exit.is_some_and(|exit| restart(view, version, c, exit) == Restart::Never)
+    };
+    let stays = newest.is_some_and(|c| c.is_live() || is_over(c));
+    if stays || is_finished(view, version) || start_failure(memory, uid, name).is_some() {
+        return None;
+    }
+    if let Some(failure) = pod_failure(memory, uid) {
+        return Some(Waiting::new(failure.reason, failure.message.clone()));
+    }
+    let mut images = images_of(version, name).into_iter();
+    images.find_map(|image| pulling(memory, version, &image))
+}
+
+/// What holds up the containers of a version that are to run, for people; empty where nothing does.
+pub(super) fn all_held_up(view: View<'_>, version: &StaticPod) -> Vec<String> {
+    let held_up = all_containers(version).filter_map(|c| held_up(view, version, &c.name));
+    let mut said: Vec<String> = held_up
+        .map(|w| format!("{}: {}", w.reason, w.message))
+        .collect();
+    said.dedup();
+    said
+}
+
+fn start_failure<'a>(memory: &'a Memory, uid: &str, container: &str) -> Option<&'a Failure> {
+    let subject = Subject::Container(uid.to_owned(), container.to_owned());
+    memory.failures.get(&subject)
+}
+
+fn pod_failure<'a>(memory: &'a Memory, uid: &str) -> Option<&'a Failure> {
     let subjects = [
-        Subject::Container(uid.to_owned(), container.to_owned()),
         Subject::Sandbox(uid.to_owned()),
         Subject::Volumes(uid.to_owned()),
     ];
     subjects.iter().find_map(|s| memory.failures.get(s))
 }
 
-fn image_obstacle(memory: &Memory, uid: &str, container: &str) -> Option<Waiting> {
-    match memory.images.get(&(uid.to_owned(), container.to_owned()))? {
-        Image::Ready { .. } => None,
-        Image::Pulling { .. } => Some(Waiting::new("Pulling", "the image is being pulled")),
+/// The images that a container needs: its own, and those behind its volumes, which the kubelet sees to
+/// first and so stand last here.
+fn images_of<'a>(version: &'a StaticPod, name: &str) -> Vec<WantedImage<'a>> {
+    let spec = all_containers(version).find(|c| c.name == name);
+    let volumes = spec.into_iter().flat_map(|c| image_volumes(version, c));
+    let holders: Vec<String> = std::iter::once(name.to_owned()).chain(volumes).collect();
+    let image = |holder: &String| wanted_images(version).find(|image| image.holder == *holder);
+    holders.iter().filter_map(image).collect()
+}
+
+fn state_of<'a>(memory: &'a Memory, version: &StaticPod, holder: &str) -> Option<&'a Image> {
+    memory.images.get(&(version.uid.clone(), holder.to_owned()))
+}
+
+/// Why an image cannot be had, in the kubelet's words: after the first failure it calls the waiting by
+/// another name.
+fn image_obstacle(
+    memory: &Memory,
+    version: &StaticPod,
+    image: &WantedImage<'_>,
+) -> Option<Waiting> {
+    let back_off = format!("Back-off pulling image \"{}\"", image.image);
+    match state_of(memory, version, &image.holder)? {
+        Image::Pulling { error, .. } if !error.is_empty() => Some(Waiting::new(
+            "ImagePullBackOff",
+            format!("{back_off}: ErrImagePull: {error}"),
+        )),
         Image::Failed {
             reason,
             message,
             delay,
             ..
-        } => {
-            // After the first failure Kubernetes calls the waiting by another name.
-            let backing_off = *reason == "ErrImagePull" && *delay > backoff::INITIAL;
-            let reason = if backing_off {
-                "ImagePullBackOff"
-            } else {
-                reason
-            };
-            Some(Waiting::new(reason, message.clone()))
-        }
+        } if *reason == "ErrImagePull" && *delay > backoff::INITIAL => Some(Waiting::new(
+            "ImagePullBackOff",
+            format!("{back_off}: {reason}: {message}"),
+        )),
+        Image::Failed {
+            reason, message, ..
+        } => Some(Waiting::new(reason, message.clone())),
+        Image::Ready { .. } | Image::Pulling { .. } => None,
     }
 }
 
-/// When a container that waits is tried again, where that is a matter of time.
+fn pulling(memory: &Memory, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
+    let state = state_of(memory, version, &image.holder);
+    matches!(state, Some(Image::Pulling { .. }))
+        .then(|| Waiting::new("Pulling", "the image is being pulled"))
+}
+
+/// When a container that waits is tried again, where that is a matter of time: once all that it waits for
+/// is due.
 pub(super) fn until(view: View<'_>, version: &StaticPod, name: &str) -> Option<Moment> {
     let (memory, uid) = (view.memory, version.uid.as_str());
-    if let Some(failure) = failure(memory, uid, name) {
-        return Some(failure.retry);
-    }
-    match memory.images.get(&(uid.to_owned(), name.to_owned())) {
-        Some(Image::Failed { retry, .. }) => return Some(*retry),
-        Some(Image::Pulling { .. }) => return None,
-        _ => {}
+    let failure = start_failure(memory, uid, name).or_else(|| pod_failure(memory, uid));
+    let failure = failure.map(|f| f.retry);
+    let mut images = vec![];
+    for image in images_of(version, name) {
+        match state_of(memory, version, &image.holder) {
+            Some(Image::Failed { retry, .. }) => images.push(*retry),
+            Some(Image::Pulling { .. }) if failure.is_none() => return None,
+            _ => {}
+        }
     }
     let history = view.observed.history_of(uid, name);
-    let newest = history.first()?;
-    match restart(view, version, newest, newest.exit()?) {
-        Restart::At(due, _) => Some(due).filter(|due| *due > view.now),
-        Restart::Never => None,
-    }
+    let ended = history.first().and_then(|c| Some((*c, c.exit()?)));
+    let again = ended.map(|(newest, exit)| restart(view, version, newest, exit));
+    let restart = match again {
+        Some(Restart::At(due, _)) => Some(due).filter(|due| *due > view.now),
+        _ => None,
+    };
+    failure.into_iter().chain(images).chain(restart).max()
+}
+
+/// When a failed start of a container is tried again, if that is still to come.
+pub(super) fn retry(view: View<'_>, version: &StaticPod, name: &str) -> Option<Moment> {
+    let failure = start_failure(view.memory, &version.uid, name)?;
+    Some(failure.retry).filter(|retry| *retry > view.now)
 }
 
 /// Why a container that runs was given up, if the hook after its start was the reason.
@@ -125,8 +205,13 @@ pub(super) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
     if let Some(waiting) = missing_objects(version) {
         return waiting;
     }
-    let mut obstacles =
-        wanted_images(version).filter_map(|image| obstacle(view.memory, uid, &image.holder));
+    if let Some(failure) = pod_failure(view.memory, uid) {
+        return Waiting::new(failure.reason, failure.message.clone());
+    }
+    let mut obstacles = wanted_images(version).filter_map(|image| {
+        pulling(view.memory, version, &image)
+            .or_else(|| image_obstacle(view.memory, version, &image))
+    });
     let stopping = || Waiting::new("Terminating", "the old version is being stopped");
     obstacles.next().unwrap_or_else(stopping)
 }

@@ -64,7 +64,7 @@ pub fn container_config(
 ) -> Result<ContainerConfig, String> {
     let default = PodSpec::default();
     let pod_spec = pod.pod.spec.as_ref().unwrap_or(&default);
-    check_non_root(pod_spec, spec, &instance.user)?;
+    check_non_root(pod, pod_spec, spec, &instance.user)?;
     let environment = environment(facts, pod, spec, instance)?;
     let mounts = mounts(facts, pod, pod_spec, spec, instance, &environment)?;
     let mut own_labels: HashMap<String, String> = pod_labels(facts, pod).into_iter().collect();

@@ -143,6 +143,7 @@ pub(super) fn container_security_context(
 /// # Errors
 /// It would, or it cannot be told.
 pub(super) fn check_non_root(
+    version: &StaticPod,
     spec: &PodSpec,
     container: &Container,
     image_user: &ImageUser,
@@ -154,17 +155,21 @@ pub(super) fn check_non_root(
         return Ok(());
     }
     let user = own.and_then(|s| s.run_as_user);
-    match (user.or(pod.and_then(|s| s.run_as_user)), image_user) {
-        (Some(0), _) => Err("runAsNonRoot is true, but runAsUser is 0, which is root".to_owned()),
-        (None, ImageUser::Uid(0)) => Err(
-            "runAsNonRoot is true, but the image runs as root: set runAsUser to another user"
-                .to_owned(),
+    let trouble = match (user.or(pod.and_then(|s| s.run_as_user)), image_user) {
+        (Some(0), _) => "container's runAsUser breaks non-root policy".to_owned(),
+        (None, ImageUser::Uid(0)) => {
+            "container has runAsNonRoot and image will run as root".to_owned()
+        }
+        (None, ImageUser::Name(name)) => format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
         ),
-        (Some(_), _) | (None, ImageUser::Uid(_)) => Ok(()),
-        (None, ImageUser::Name(name)) => Err(format!(
-            "runAsNonRoot is true, but the image names its user {name:?}, and a name may be root: set runAsUser to a number"
-        )),
-    }
+        (Some(_), _) | (None, ImageUser::Uid(_)) => return Ok(()),
+    };
+    let (key, uid, name) = (&version.key, &version.uid, &container.name);
+    Err(format!(
+        "{trouble} (pod: \"{}_{}({uid})\", container: {name})",
+        key.name, key.namespace
+    ))
 }
 
 /// The group of the Pod's volumes first, as the kubelet has it.

@@ -221,9 +221,18 @@ async fn what_must_not_be_root_is_not(mut node: Node) {
     }
     node.start_agent();
     for (name, words) in [
-        ("root", "the image runs as root"),
-        ("told", "runAsUser is 0"),
-        ("named", "the image names its user \"app\""),
+        (
+            "root",
+            "container has runAsNonRoot and image will run as root (pod: \"root-",
+        ),
+        (
+            "told",
+            "container's runAsUser breaks non-root policy (pod: \"told-",
+        ),
+        (
+            "named",
+            "image has non-numeric user (app), cannot verify user is non-root (pod: \"named-",
+        ),
     ] {
         let report = node.wait_reason(name, "CreateContainerConfigError").await;
         assert!(report.message.contains(words), "{report:#?}");

@@ -60,7 +60,7 @@ async fn the_wait_is_shown_with_its_end_and_survives_the_agent() {
         .await;
     let status = agent.container("p", "c").unwrap();
     let message = status.state.unwrap().waiting.unwrap().message.unwrap();
-    assert!(message.starts_with("back-off 80s restarting failed container=c pod="));
+    assert!(message.starts_with("back-off 1m20s restarting failed container=c pod="));
     let ended = status.last_state.unwrap().terminated.unwrap();
     assert_eq!(ended.exit_code, 3);
     let ended = ended.finished_at.unwrap().0;
@@ -103,7 +103,8 @@ async fn an_image_that_cannot_be_had_is_asked_for_ever_more_rarely_until_it_is_t
         |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ImagePullBackOff");
     agent.until_told("it has failed again", waits_longer).await;
     let waiting = agent.container("p", "c").unwrap().state.unwrap().waiting;
-    assert!(waiting.unwrap().message.unwrap().contains("no such host"));
+    let back_off = "Back-off pulling image \"busybox:1.36\": ErrImagePull: no such host";
+    assert_eq!(waiting.unwrap().message.as_deref(), Some(back_off));
     agent.until_ready("p").await;
     let calls = agent.runtime.calls();
     let pulls = calls.iter().filter(|c| c.method == "PullImage");

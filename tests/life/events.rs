@@ -29,8 +29,12 @@ async fn until_told(agent: &Agent, pod: &str, expected: &[String]) {
 #[tokio::test(start_paused = true)]
 async fn calls_and_hooks_that_fail() {
     let agent = Agent::start(Settings::containerd_2_1());
-    for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
-        let failure = Fate::Fails(Status::unknown("no"));
+    for (method, error) in [
+        ("RunPodSandbox", "no"),
+        ("CreateContainer", "no, it is not made"),
+        ("StartContainer", "no, it is not started"),
+    ] {
+        let failure = Fate::Fails(Status::unknown(error));
         agent.runtime.rule(Rule::of(method, failure).nth(1, 1));
     }
     agent.runtime.commands(|_, _| Executed {
@@ -42,8 +46,8 @@ async fn calls_and_hooks_that_fail() {
     let field = "spec.containers{c}";
     let expected = [
         "Warning FailedCreatePodSandBox : Failed to create pod sandbox: ".to_owned(),
-        format!("Warning Failed {field}: Error: CreateContainer"),
-        format!("Warning Failed {field}: Error: StartContainer"),
+        format!("Warning Failed {field}: Error: no, it is not made"),
+        format!("Warning Failed {field}: Error: no, it is not started"),
         format!("Warning FailedPostStartHook {field}: PostStartHook failed"),
         format!("Normal Killing {field}: FailedPostStartHook"),
         format!("Warning FailedPreStopHook {field}: PreStopHook failed"),
@@ -119,4 +123,37 @@ async fn images_that_are_not_there() {
         format!("Warning Failed {field}: Error: ErrImageNeverPull"),
     ];
     until_told(&agent, "p", &expected).await;
+    let waiting = agent.container("p", "c").unwrap().state.unwrap().waiting;
+    let said = "Container image \"busybox:1.36\" is not present with pull policy of Never";
+    assert_eq!(waiting.unwrap().message.as_deref(), Some(said));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_behind_a_volume_that_cannot_be_pulled() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent.runtime.image("busybox:1.36", Some(0), "");
+    let failure = Fate::Fails(Status::unknown("no such image"));
+    agent.runtime.rule(Rule::of("PullImage", failure));
+    let image = "image: 'busybox:1.36'";
+    let mount = "volumeMounts: [{name: v, mountPath: /v}]";
+    let volumes = "volumes: [{name: v, image: {reference: 'data:1'}}]";
+    agent.want(&[&pod(&format!(
+        "containers: [{{name: c, {image}, {mount}}}, {{name: other, {image}}}], {volumes}"
+    ))]);
+    let failed = "Failed to pull image \"data:1\": ";
+    let expected = [
+        "Normal Pulling : Pulling image \"data:1\"".to_owned(),
+        format!("Warning Failed : {failed}"),
+        "Warning Failed spec.containers{c}: Error: ErrImagePull".to_owned(),
+        "Normal BackOff : Back-off pulling image \"data:1\"".to_owned(),
+        "Warning Failed spec.containers{c}: Error: ImagePullBackOff".to_owned(),
+    ];
+    until_told(&agent, "p", &expected).await;
+    let of_other = |event: &String| event.starts_with("Warning") && event.contains("{other}");
+    assert!(!told(&agent, "p").iter().any(of_other));
+    let waits = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImagePull");
+    agent.until_told("the container says so", waits).await;
 }

@@ -1,12 +1,16 @@
 //! A Pod's conditions, and since when they hold.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container as ContainerSpec, ContainerStatus, PodCondition, PodStatus,
+};
 
 use super::time;
 use crate::manifest::StaticPod;
 use crate::pod::moment::Moment;
 use crate::pod::plan::View;
-use crate::pod::rules::{Role, role};
+use crate::pod::rules::{
+    Role, can_restart_all, containers, init_containers, is_restarting_all, role,
+};
 
 /// What is said of a condition.
 struct Finding {
@@ -24,6 +28,10 @@ impl Finding {
         }
     }
 
+    fn word(&self) -> &'static str {
+        if self.holds { "True" } else { "False" }
+    }
+
     fn because(holds: bool, reason: &'static str, message: Option<String>) -> Self {
         Self {
             holds,
@@ -33,23 +41,28 @@ impl Finding {
     }
 }
 
-/// The conditions of a status that is complete but for them. One that is as it was keeps its time.
+/// The conditions of a status that is complete but for them, in the kubelet's order. One that is as it was
+/// keeps its time.
 pub(super) fn conditions(
     view: View<'_>,
     version: &StaticPod,
     status: &PodStatus,
 ) -> Vec<PodCondition> {
     let ready_to_start = view.observed.ready_sandbox(&version.uid).is_some();
-    let containers_ready = containers_ready(version, status);
-    let all = [
+    let mut all = vec![
         ("PodReadyToStartContainers", Finding::plain(ready_to_start)),
-        ("Initialized", initialized(version, status)),
-        ("Ready", ready(version, status)),
-        ("ContainersReady", containers_ready),
-        ("PodScheduled", Finding::plain(true)),
+        ("Initialized", initialized(view, version, status)),
     ];
+    // A readiness gate sees those that were found before Ready is.
+    all.push(("Ready", ready(version, status, &all)));
+    all.push(("ContainersReady", containers_ready(version, status)));
+    all.push(("PodScheduled", Finding::plain(true)));
+    if can_restart_all(version) {
+        let restarting = all_containers_restarting(view, version, status);
+        all.push(("AllContainersRestarting", restarting));
+    }
     let condition = |(kind, finding): (&str, Finding)| {
-        let word = if finding.holds { "True" } else { "False" };
+        let word = finding.word();
         PodCondition {
             type_: kind.to_owned(),
             status: word.to_owned(),
@@ -59,7 +72,7 @@ pub(super) fn conditions(
             ..PodCondition::default()
         }
     };
-    all.map(condition).into()
+    all.into_iter().map(condition).collect()
 }
 
 /// Since when a condition holds, in nanoseconds since the epoch: as long as remembered, else from now.
@@ -86,23 +99,40 @@ fn is_over(status: &PodStatus) -> Option<&'static str> {
     }
 }
 
-fn initialized(version: &StaticPod, status: &PodStatus) -> Finding {
+/// The statuses of these containers, in the order of the manifest, which is the one that messages name them
+/// in.
+fn in_order<'a>(
+    specs: &'a [ContainerSpec],
+    statuses: Option<&'a Vec<ContainerStatus>>,
+) -> impl Iterator<Item = &'a ContainerStatus> {
+    let of = move |spec: &ContainerSpec| statuses?.iter().find(|s| s.name == spec.name);
+    specs.iter().filter_map(of)
+}
+
+fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Finding {
     if status.phase.as_deref() == Some("Succeeded") {
         return Finding::because(true, "PodCompleted", None);
     }
-    let inits = status
-        .init_container_statuses
-        .as_deref()
-        .unwrap_or_default();
     let open = |s: &&ContainerStatus| match role(version, &s.name) {
         Role::Sidecar => s.started != Some(true),
         _ => !s.ready,
     };
     // Once one of the Pod's own containers ran, whatever came before was done.
-    let mains = status.container_statuses.iter().flatten();
-    let begun = mains.into_iter().any(|s| s.container_id.is_some());
-    let open: Vec<&str> = inits.iter().filter(open).map(|s| s.name.as_str()).collect();
-    if open.is_empty() || begun {
+    let mut mains = status.container_statuses.iter().flatten();
+    let begun = mains.any(|s| {
+        let state = s.state.as_ref();
+        state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+    });
+    // Nor does it become undone: init containers run once more where all containers start anew.
+    let history = view.memory.histories.get(&version.uid);
+    let mut known = history.into_iter().flat_map(|h| &h.conditions);
+    let before = known.any(|c| c.kind == "Initialized" && c.status == "True");
+    let inits = in_order(
+        init_containers(version),
+        status.init_container_statuses.as_ref(),
+    );
+    let open: Vec<&str> = inits.filter(open).map(|s| s.name.as_str()).collect();
+    if open.is_empty() || begun || before {
         return Finding::plain(true);
     }
     let message = format!("containers with incomplete status: [{}]", open.join(" "));
@@ -113,10 +143,14 @@ fn containers_ready(version: &StaticPod, status: &PodStatus) -> Finding {
     if let Some(reason) = is_over(status) {
         return Finding::because(false, reason, None);
     }
-    let inits = status.init_container_statuses.iter().flatten();
+    let inits = in_order(
+        init_containers(version),
+        status.init_container_statuses.as_ref(),
+    );
     let sidecars = inits.filter(|s| role(version, &s.name) == Role::Sidecar);
-    let all = sidecars.chain(status.container_statuses.iter().flatten());
-    let unready: Vec<&str> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let mains = in_order(containers(version), status.container_statuses.as_ref());
+    let unready = sidecars.chain(mains).filter(|s| !s.ready);
+    let unready: Vec<&str> = unready.map(|s| s.name.as_str()).collect();
     if unready.is_empty() {
         return Finding::plain(true);
     }
@@ -124,19 +158,44 @@ fn containers_ready(version: &StaticPod, status: &PodStatus) -> Finding {
     Finding::because(false, "ContainersNotReady", Some(message))
 }
 
-/// Ready is what the containers are, and what gates there are; nobody opens those of a static Pod.
-fn ready(version: &StaticPod, status: &PodStatus) -> Finding {
+/// Ready is what the containers are, and what gates there are. Of the conditions that gates can be about
+/// only those found so far are there; nobody sets others on a static Pod.
+fn ready(version: &StaticPod, status: &PodStatus, found: &[(&str, Finding)]) -> Finding {
     let containers = containers_ready(version, status);
-    let spec = version.pod.spec.as_ref();
-    let gates = spec.and_then(|s| s.readiness_gates.as_deref());
-    match gates.and_then(|gates| gates.first()) {
-        Some(gate) if containers.holds => {
-            let message = format!(
-                "corresponding condition of pod readiness gate {:?} does not exist.",
-                gate.condition_type
-            );
-            Finding::because(false, "ReadinessGatesNotReady", Some(message))
-        }
-        _ => containers,
+    if !containers.holds {
+        return containers;
     }
+    let spec = version.pod.spec.as_ref();
+    let gates = spec.and_then(|s| s.readiness_gates.as_ref());
+    let closed = gates.into_iter().flatten().filter_map(|gate| {
+        let gate = gate.condition_type.as_str();
+        match found.iter().find(|(kind, _)| *kind == gate) {
+            None => Some(format!(
+                "corresponding condition of pod readiness gate {gate:?} does not exist."
+            )),
+            Some((_, finding)) if !finding.holds => Some(format!(
+                "the status of pod readiness gate {gate:?} is not \"True\", but {}",
+                finding.word()
+            )),
+            Some(_) => None,
+        }
+    });
+    let closed: Vec<String> = closed.collect();
+    if closed.is_empty() {
+        return containers;
+    }
+    Finding::because(false, "ReadinessGatesNotReady", Some(closed.join(", ")))
+}
+
+/// Whether all containers are on their way to start anew (Kubernetes, Pod Lifecycle, "Restart All
+/// Containers").
+fn all_containers_restarting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Finding {
+    if let Some(reason) = is_over(status) {
+        return Finding::because(false, reason, None);
+    }
+    if !is_restarting_all(view, version) {
+        return Finding::plain(false);
+    }
+    let message = "container exited with restart policy rule".to_owned();
+    Finding::because(true, "RestartAllContainersStarted", Some(message))
 }

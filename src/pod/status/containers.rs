@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Container as ContainerSpec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, PodSpec, PodStatus, VolumeMount, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, PodSpec, PodStatus, VolumeMount,
+    VolumeMountStatus,
 };
 
 use super::time;
 use crate::manifest::StaticPod;
 use crate::pod::observed::{Container, Exit, State};
 use crate::pod::plan::View;
-use crate::pod::rules::{Restart, Role, containers, init_containers, is_finished, restart, role};
+use crate::pod::rules::{
+    Restart, Role, containers, init_containers, is_finished, is_restarting_all, restart, role,
+};
+use crate::pod::tell::in_go;
 use crate::pod::waiting::{self, Waiting};
 use crate::translate::{NodeFacts, container_amounts};
 
@@ -48,7 +52,7 @@ pub(super) fn container_status(
 ) -> ContainerStatus {
     let history = view.observed.history_of(&version.uid, &spec.name);
     let Some((newest, older)) = history.split_first() else {
-        return never_made(view, version, spec);
+        return never_made(view, facts, version, spec);
     };
     let pod_spec = version.pod.spec.as_ref();
     let (allocated, resources) = container_amounts(pod_spec, spec);
@@ -68,19 +72,29 @@ pub(super) fn container_status(
         image: newest.image.clone(),
         image_id: newest.image_ref.clone(),
         container_id: Some(facts.container_id(&newest.id)),
-        ready: is_ready(view, version, newest, started),
+        ready: is_ready(view, version, newest, &state, started),
         started: Some(started),
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
         allocated_resources: Some(allocated).filter(|a| !a.is_empty()),
         resources: Some(resources),
+        user: newest
+            .user
+            .clone()
+            .map(|linux| ContainerUser { linux: Some(linux) }),
         volume_mounts: volume_mounts(facts, pod_spec, spec),
         ..ContainerStatus::default()
     }
 }
 
-fn never_made(view: View<'_>, version: &StaticPod, spec: &ContainerSpec) -> ContainerStatus {
+/// What is said of a container that was never made; its resources are told with its first instance.
+fn never_made(
+    view: View<'_>,
+    facts: &NodeFacts,
+    version: &StaticPod,
+    spec: &ContainerSpec,
+) -> ContainerStatus {
     ContainerStatus {
         name: spec.name.clone(),
         image: spec.image.clone().unwrap_or_default(),
@@ -89,6 +103,7 @@ fn never_made(view: View<'_>, version: &StaticPod, spec: &ContainerSpec) -> Cont
             view, version, &spec.name,
         ))),
         last_state: Some(ContainerState::default()),
+        volume_mounts: volume_mounts(facts, version.pod.spec.as_ref(), spec),
         ..ContainerStatus::default()
     }
 }
@@ -100,12 +115,18 @@ fn is_started(view: View<'_>, container: &Container) -> bool {
     hook.is_none() && view.memory.health(&container.id).started
 }
 
-fn is_ready(view: View<'_>, version: &StaticPod, container: &Container, started: bool) -> bool {
-    match (&container.state, role(version, &container.name)) {
-        (State::Exited(exit), Role::Init) => exit.code == 0,
-        (_, Role::Init) => false,
-        _ => started && view.memory.health(&container.id).ready,
+fn is_ready(
+    view: View<'_>,
+    version: &StaticPod,
+    container: &Container,
+    state: &ContainerState,
+    started: bool,
+) -> bool {
+    if role(version, &container.name) == Role::Init {
+        let ended = state.terminated.as_ref();
+        return ended.is_some_and(|ended| ended.exit_code == 0);
     }
+    started && view.memory.health(&container.id).ready
 }
 
 fn state(
@@ -151,21 +172,31 @@ fn pause(
         return None;
     }
     let (uid, name) = (&version.uid, &container.name);
-    if let Some(obstacle) = waiting::obstacle(view.memory, uid, name) {
-        return Some(obstacle);
+    // The kubelet shows how a sidecar ended that ended well, although it starts it again.
+    if exit.code == 0 && role(version, name) == Role::Sidecar {
+        return None;
     }
-    let left = due.since(view.now);
-    (!left.is_zero()).then(|| {
-        let key = &version.key;
-        let message = format!(
-            "back-off {}s restarting failed container={name} pod={}_{}({uid}), next start at {}",
-            delay.as_secs(),
-            key.name,
-            key.namespace,
-            next_start(exit, delay)
-        );
-        Waiting::new("CrashLoopBackOff", message)
-    })
+    let retry = waiting::retry(view, version, name);
+    if due <= view.now || retry.is_some() {
+        let obstacle = waiting::obstacle(view, version, name);
+        return obstacle.or_else(|| restarting_all(view, version, container));
+    }
+    let key = &version.key;
+    let message = format!(
+        "back-off {} restarting failed container={name} pod={}_{}({uid}), next start at {}",
+        in_go(delay),
+        key.name,
+        key.namespace,
+        next_start(exit, delay)
+    );
+    Some(Waiting::new("CrashLoopBackOff", message))
+}
+
+/// What a container waits for that starts anew because all do. The kubelet has removed it by then.
+fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) -> Option<Waiting> {
+    let waits = is_restarting_all(view, version) && view.memory.is_replaced(container);
+    let message = "The container is removed because RestartAllContainers in place";
+    waits.then(|| Waiting::new("RestartingAllContainers", message))
 }
 
 /// When a container that ended so starts again, RFC 3339.
@@ -233,13 +264,47 @@ pub(in crate::pod) fn last_code(status: &ContainerStatus) -> Option<i32> {
 
 /// Whether no instance of it ever ran.
 pub(super) fn never_ran(status: &ContainerStatus) -> bool {
-    let waits = status.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
+    // One whose hook after its start failed ran.
+    let waits = waiting.is_some_and(|w| w.reason.as_deref() != Some("PostStartHookError"));
     waits && last_code(status).is_none()
 }
 
-/// Whether a container that comes before the Pod's own still runs, or has not run yet.
-pub(super) fn is_initializing(version: &StaticPod, status: &PodStatus) -> bool {
+fn runs(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|s| s.running.is_some())
+}
+
+fn of_role<'a>(
+    version: &'a StaticPod,
+    status: &'a PodStatus,
+    of: Role,
+) -> impl Iterator<Item = &'a ContainerStatus> {
     let inits = status.init_container_statuses.iter().flatten();
-    let mut inits = inits.filter(|s| role(version, &s.name) == Role::Init);
-    inits.any(|s| never_ran(s) || s.state.as_ref().is_some_and(|s| s.running.is_some()))
+    inits.filter(move |s| role(version, &s.name) == of)
+}
+
+/// Whether a container that comes before the Pod's own still runs, or has not run yet. A sidecar that is
+/// still to start counts only until one of the Pod's own was made in this sandbox.
+pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodStatus) -> bool {
+    if of_role(version, status, Role::Init).any(|s| never_ran(s) || runs(s)) {
+        return true;
+    }
+    let sandbox = view.observed.ready_sandbox(&version.uid);
+    let begun = containers(version).iter().any(|spec| {
+        let history = view.observed.history_of(&version.uid, &spec.name);
+        let mut here = history.iter();
+        here.any(|c| sandbox.is_some_and(|s| s.id == c.sandbox))
+    });
+    of_role(version, status, Role::Sidecar)
+        .any(|s| never_ran(s) || runs(s) && s.started != Some(true) && !begun)
+}
+
+/// Whether an init container ended badly the last time.
+pub(super) fn has_failed_init(version: &StaticPod, status: &PodStatus) -> bool {
+    of_role(version, status, Role::Init).any(|s| last_code(s).is_some_and(|code| code != 0))
+}
+
+/// Whether a sidecar runs.
+pub(super) fn has_running_sidecar(version: &StaticPod, status: &PodStatus) -> bool {
+    of_role(version, status, Role::Sidecar).any(runs)
 }
