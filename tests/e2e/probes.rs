@@ -89,9 +89,10 @@ async fn each_kind_of_probe_makes_a_pod_unready_and_ready_again_and_restarts_it(
     node.start_agent();
     wait_all(&node, "is ready", 1, 0).await;
 
+    // The server, and whatever it made to answer a probe that has just asked.
     let kill = |port: u16| {
         format!(
-            "kill $(ps | grep 'httpd -p {port}' | grep -v grep | tail -n 1 | (read id rest; echo $id))"
+            "ps | grep 'httpd -p {port}' | grep -v -e grep -e 'sh -c' | while read id rest; do kill $id; done; true"
         )
     };
     let unready = "rm /tmp/ready";
