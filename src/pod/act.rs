@@ -977,7 +977,7 @@ impl PodTask {
     }
 
     /// Gives the classes of service what the Pods that are left ask for.
-    async fn share_out(&mut self) {
+    pub(super) async fn share_out(&mut self) {
         let context = Arc::clone(&self.context);
         let share_out = move || {
             let facts = &context.facts;

@@ -192,6 +192,9 @@ impl PodTask {
         }
         // Every Pod that is there has noted what it takes before a new one takes anything.
         tokio::task::yield_now().await;
+        if !self.memory.admitted.is_empty() {
+            self.share_out().await;
+        }
         let Context { client, clock, .. } = &*self.context;
         match start.listed.inspect(client, clock, &self.observed).await {
             Ok(observed) => {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use podkeeper::translate::{HostIps, NodeFacts};
 
-use crate::agent::{Agent, pod, single};
+use crate::agent::{Agent, HOUR, SECOND, pod, single};
 use crate::runtime::Settings;
 
 thread_local! {
@@ -152,4 +152,37 @@ async fn files_have_the_nodes_amounts_and_when_the_pod_was_first_seen() {
     agent.die_and_start().await;
     agent.until_ready("p").await;
     assert_eq!(read("annotations"), annotations);
+}
+
+#[tokio::test(start_paused = true)]
+async fn burstable_pods_have_the_shares_that_they_ask_for_together() {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    let class = agent.folder.path().join("cgroups/cpu/kubepods/burstable");
+    std::fs::create_dir_all(&class).unwrap();
+    let file = class.join("cpu.shares");
+    std::fs::write(&file, "1024").unwrap();
+    let shares = || std::fs::read_to_string(&file).unwrap();
+    let small = single("resources: {requests: {cpu: 250m}}", "");
+    let large = small.replace("name: p}", "name: q}").replace("250m", "1");
+    agent.want(&[&small, &large]);
+    agent.until_ready("p").await;
+    agent.until_ready("q").await;
+    assert_eq!(shares(), "1280");
+    // An agent that starts looks after what another one left.
+    std::fs::write(&file, "1024").unwrap();
+    agent.die_and_start().await;
+    let come_to = async |expected: &str| {
+        let waiting = async {
+            while shares() != expected {
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        tokio::time::timeout(HOUR, waiting).await.is_ok()
+    };
+    assert!(come_to("1280").await, "{}", shares());
+    agent.want(&[&small]);
+    assert!(come_to("256").await, "{}", shares());
+    agent.want(&[]);
+    agent.until_gone().await;
+    assert_eq!(shares(), "2");
 }
