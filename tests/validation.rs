@@ -569,31 +569,6 @@ fn what_is_for_schedulers() {
         let text = "maxSkew: 1, topologyKey: a, whenUnsatisfiable: ScheduleAnyway";
         format!("{{spec.topologySpreadConstraints: [{{{text}, {change}}}]}}")
     };
-    let near = |term: &str| {
-        format!(
-            "{{spec.affinity: {{podAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: [{{{term}}}]}}}}}}"
-        )
-    };
-    for (term, at) in [
-        ("topologyKey: a b", "topologyKey"),
-        (
-            "topologyKey: a, labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}",
-            "labelSelector.matchExpressions[0].values[0]",
-        ),
-        (
-            "topologyKey: a, labelSelector: {}, matchLabelKeys: [x, y], mismatchLabelKeys: [y]",
-            "matchLabelKeys[1]",
-        ),
-    ] {
-        let problems = read(&near(term)).expect_err(term);
-        // That it has no effect here is a warning.
-        let problems: Vec<_> = problems
-            .into_iter()
-            .filter(|p| p.field != "spec.affinity.podAffinity")
-            .collect();
-        let around = "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
-        assert_eq!(fields(&problems), format!("{around}.{at}"), "{term}");
-    }
     assert_refused(&[
         (
             &spread("labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}"),
@@ -633,6 +608,35 @@ fn what_is_for_schedulers() {
             "spec.topologySpreadConstraints[0].labelSelector.matchExpressions[0].values",
         ),
     ]);
+}
+
+#[test]
+fn what_is_said_of_where_other_pods_are() {
+    let near = |term: &str| {
+        format!(
+            "{{spec.affinity: {{podAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: [{{{term}}}]}}}}}}"
+        )
+    };
+    for (term, at) in [
+        ("topologyKey: a b", "topologyKey"),
+        (
+            "topologyKey: a, labelSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}",
+            "labelSelector.matchExpressions[0].values[0]",
+        ),
+        (
+            "topologyKey: a, labelSelector: {}, matchLabelKeys: [x, y], mismatchLabelKeys: [y]",
+            "matchLabelKeys[1]",
+        ),
+    ] {
+        let problems = read(&near(term)).expect_err(term);
+        // That it has no effect here is a warning.
+        let problems: Vec<_> = problems
+            .into_iter()
+            .filter(|p| p.field != "spec.affinity.podAffinity")
+            .collect();
+        let around = "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
+        assert_eq!(fields(&problems), format!("{around}.{at}"), "{term}");
+    }
 }
 
 #[test]

@@ -182,6 +182,9 @@ fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Reject
     Ok(())
 }
 
+/// One of the amounts that are requested.
+type Side = fn(&Requested) -> i64;
+
 /// Holds what is requested against what the node has, in the kubelet's order and words.
 fn check_resources(
     facts: &NodeFacts,
@@ -198,7 +201,7 @@ fn check_resources(
     let pages = facts.huge_pages.iter();
     let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
     let memory = facts.memory_capacity.saturating_sub(set_aside);
-    let all: [(&str, fn(&Requested) -> i64, i64); 3] = [
+    let all: [(&str, Side, i64); 3] = [
         ("cpu", |r| r.cpu, i64::from(facts.cpus) * 1000),
         ("memory", |r| r.memory, bytes(memory)),
         (
