@@ -568,7 +568,7 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
 /// Whether a file may be read that nobody may.
 fn may_read_everything() -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::set_permissions(file.path(), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(file.path(), PermissionsExt::from_mode(0o0)).unwrap();
     File::open(file.path()).is_ok()
 }
 

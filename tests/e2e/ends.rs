@@ -63,7 +63,7 @@ fn apart(what: &str, from: SystemTime, to: SystemTime, expected: f64) -> Option<
 /// say against. One round may be late because the machine is busy with something else; what is late in all
 /// three is.
 async fn measure(node: &mut Node, mut round: impl AsyncFnMut(&mut Node) -> Vec<String>) {
-    let mut misses = vec![];
+    let mut rounds = vec![];
     node.make_out();
     for _ in 0..3 {
         let missed = round(node).await;
@@ -71,10 +71,10 @@ async fn measure(node: &mut Node, mut round: impl AsyncFnMut(&mut Node) -> Vec<S
         if missed.is_empty() {
             return;
         }
-        misses.push(missed);
+        rounds.push(missed);
         node.clear_out();
     }
-    panic!("three times in a row: {misses:#?}");
+    panic!("three times in a row: {rounds:#?}");
 }
 
 async fn grace_periods_are_kept_to_within_half_a_second(mut node: Node) {
