@@ -274,6 +274,8 @@ mod tests {
         Settings {
             address: ([127, 0, 0, 1], 0).into(),
             certificate: None,
+            only_tls13: false,
+            cipher_suites: vec![],
             client_ca_file: None,
             token_reviews: true,
             token_ttl: Duration::from_secs(120),
