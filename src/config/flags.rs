@@ -106,7 +106,7 @@ pub struct Flags {
     pub tls_private_key_file: Option<PathBuf>,
 
     /// Oldest version of TLS that is taken at --port: `VersionTLS12` or `VersionTLS13` [default:
-    /// VersionTLS12]
+    /// `VersionTLS12`]
     #[arg(long, value_name = "VERSION", value_parser = ["VersionTLS12", "VersionTLS13"])]
     pub tls_min_version: Option<String>,
 

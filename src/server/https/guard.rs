@@ -68,14 +68,11 @@ impl Guard {
             (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
             (None, _) => None,
         };
-        let caller = match caller {
-            Some(caller) => caller,
-            None => {
-                return Err(Refusal {
-                    status: StatusCode::UNAUTHORIZED,
-                    why: self.whom(),
-                });
-            }
+        let Some(caller) = caller else {
+            return Err(Refusal {
+                status: StatusCode::UNAUTHORIZED,
+                why: self.whom(),
+            });
         };
         match self.settings.authorization {
             Authorization::AlwaysAllow => Ok(()),

@@ -243,7 +243,7 @@ mod tests {
         assert!(known_cipher_suites().contains(&named));
         let all = provider(&[]).cipher_suites;
         assert_eq!(all.len(), known_cipher_suites().len());
-        let found = provider(&[named.clone()]).cipher_suites;
+        let found = provider(std::slice::from_ref(&named)).cipher_suites;
         let old: Vec<String> = found
             .iter()
             .filter(|suite| suite.tls13().is_none())

@@ -150,8 +150,8 @@ fn pod_labels(pod: &PodUsage) -> String {
     )
 }
 
-fn milliseconds(nanoseconds: i64) -> Option<i64> {
-    Some(nanoseconds / 1_000_000)
+fn milliseconds(nanoseconds: i64) -> i64 {
+    nanoseconds / 1_000_000
 }
 
 fn cpu(labels: String, cpu: Option<&v1::CpuUsage>) -> Option<Sample> {
@@ -161,7 +161,7 @@ fn cpu(labels: String, cpu: Option<&v1::CpuUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: format!("{seconds}.{rest:09}"),
-        time: milliseconds(cpu.timestamp),
+        time: Some(milliseconds(cpu.timestamp)),
     })
 }
 
@@ -170,7 +170,7 @@ fn memory(labels: String, memory: Option<&v1::MemoryUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: number(memory.working_set_bytes.as_ref())?.to_string(),
-        time: milliseconds(memory.timestamp),
+        time: Some(milliseconds(memory.timestamp)),
     })
 }
 
@@ -179,7 +179,7 @@ fn swap(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: number(swap.swap_usage_bytes.as_ref())?.to_string(),
-        time: milliseconds(swap.timestamp),
+        time: Some(milliseconds(swap.timestamp)),
     })
 }
 
@@ -191,7 +191,7 @@ fn swap_limit(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: used.saturating_add(available).to_string(),
-        time: milliseconds(swap.timestamp),
+        time: Some(milliseconds(swap.timestamp)),
     })
 }
 
@@ -206,7 +206,7 @@ fn pod_swap(labels: String, pod: &PodUsage) -> Option<Sample> {
     Some(Sample {
         labels,
         value: used.to_string(),
-        time: milliseconds(time),
+        time: Some(milliseconds(time)),
     })
 }
 
