@@ -44,6 +44,16 @@ fn value(kind: Kind, text: &str) -> Value {
         },
         Kind::Count | Kind::Port | Kind::AtLeast(_) | Kind::Percent => json!(number(text)),
         Kind::Bool => json!(text == "true"),
+        Kind::Taints => list(text).into_iter().map(taint).collect(),
+    }
+}
+
+/// A taint as the field has it, of `KEY=VALUE:EFFECT`.
+fn taint(text: &str) -> Value {
+    let (name, effect) = text.rsplit_once(':').unwrap_or((text, ""));
+    match name.split_once('=') {
+        Some((key, value)) => json!({"key": key, "value": value, "effect": effect}),
+        None => json!({"key": name, "effect": effect}),
     }
 }
 
@@ -87,6 +97,8 @@ mod tests {
             "--container-runtime-endpoint=unix:///c.sock",
             "--allowed-unsafe-sysctls=net.core.somaxconn",
             "--v=4",
+            "--register-with-taints=a=b:NoExecute,c:NoSchedule",
+            "--tls-min-version=VersionTLS13",
         ]);
         let config = Config::load(&line.flags).unwrap();
         let shown = kubelet_configuration(&config.settings);
@@ -111,6 +123,17 @@ mod tests {
             ("healthzBindAddress", json!("127.0.0.1")),
             ("logging", json!({"format": "text", "verbosity": 4})),
             ("port", json!(0)),
+            ("tlsMinVersion", json!("VersionTLS13")),
+            ("tlsCipherSuites", json!([])),
+            ("registerNode", json!(false)),
+            (
+                "registerWithTaints",
+                json!([
+                    {"key": "a", "value": "b", "effect": "NoExecute"},
+                    {"key": "c", "effect": "NoSchedule"},
+                ]),
+            ),
+            ("nodeLeaseDurationSeconds", json!(40)),
             (
                 "authentication",
                 json!({

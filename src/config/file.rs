@@ -32,11 +32,13 @@ pub(super) enum Kind {
     /// The same from 0 to 100.
     Percent,
     Bool,
+    /// Taints of a Node, each an object.
+    Taints,
     OneOf(&'static [&'static str]),
 }
 
 /// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 40] = [
+pub(super) const FIELDS: [(&str, Kind); 45] = [
     ("staticPodPath", Kind::Text),
     ("fileCheckFrequency", Kind::Duration),
     ("staticPodURL", Kind::Text),
@@ -62,6 +64,14 @@ pub(super) const FIELDS: [(&str, Kind); 40] = [
     ("port", Kind::Port),
     ("tlsCertFile", Kind::Text),
     ("tlsPrivateKeyFile", Kind::Text),
+    (
+        "tlsMinVersion",
+        Kind::OneOf(&["VersionTLS12", "VersionTLS13"]),
+    ),
+    ("tlsCipherSuites", Kind::Texts),
+    ("registerNode", Kind::Bool),
+    ("registerWithTaints", Kind::Taints),
+    ("nodeLeaseDurationSeconds", Kind::Count),
     ("authentication.anonymous.enabled", Kind::Bool),
     ("authentication.webhook.enabled", Kind::Bool),
     ("authentication.webhook.cacheTTL", Kind::Duration),
@@ -299,7 +309,16 @@ fn check(value: &Value, kind: Kind) -> Result<bool, String> {
         (Kind::Percent, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 100) => Ok(true),
         (Kind::Percent, _) => wrong("a number from 0 to 100"),
         (Kind::Bool, _) => wrong("true or false"),
+        (Kind::Taints, Value::Array(list)) if list.iter().all(is_taint) => Ok(true),
+        (Kind::Taints, _) => wrong("a list of taints with key, value and effect"),
         (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
         (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),
     }
+}
+
+/// Whether this is a taint as far as its form goes: a key and an effect, with a value or without.
+fn is_taint(value: &Value) -> bool {
+    value["key"].is_string()
+        && value["effect"].is_string()
+        && (value["value"].is_null() || value["value"].is_string())
 }

@@ -105,6 +105,16 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub tls_private_key_file: Option<PathBuf>,
 
+    /// Oldest version of TLS that is taken at --port: `VersionTLS12` or `VersionTLS13` [default:
+    /// `VersionTLS12`]
+    #[arg(long, value_name = "VERSION", value_parser = ["VersionTLS12", "VersionTLS13"])]
+    pub tls_min_version: Option<String>,
+
+    /// Cipher suites that are taken there with TLS 1.2; repeatable, or separated by commas [default: all
+    /// that are safe]
+    #[arg(long, value_name = "SUITES", value_delimiter = ',')]
+    pub tls_cipher_suites: Vec<String>,
+
     /// Authority of client certificates that are taken at --port, PEM
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
@@ -254,6 +264,10 @@ pub struct Flags {
     /// podkeeper.io/static-only:NoSchedule]
     #[arg(long, value_name = "TAINTS", value_delimiter = ',')]
     pub register_with_taints: Vec<String>,
+
+    /// For how many seconds the Node's lease holds, which is renewed four times as often [default: 40]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub node_lease_duration_seconds: Option<u32>,
 
     /// How many sandboxes and containers are made, started or stopped at a time [default: twice the
     /// number of cores]

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
+use serde_json::Value;
 
 use super::flags::Mode;
 use super::{Flags, Given, Resolver, ports, text};
-use crate::server::{Authorization, HttpsSettings};
+use crate::server::{Authorization, HttpsSettings, known_cipher_suites};
 
 /// The kubelet's port.
 const PORT: u16 = 10250;
@@ -39,6 +40,8 @@ pub(super) fn load(
     let settings = HttpsSettings {
         address: SocketAddr::new(address, port),
         certificate: certificate(from, flags)?,
+        only_tls13: only_tls13(from, flags)?,
+        cipher_suites: cipher_suites(from, flags)?,
         client_ca_file: from.optional_path(
             "client-ca-file",
             flags.client_ca_file.clone(),
@@ -111,6 +114,37 @@ fn certificate(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<(Pat
     }
 }
 
+/// Whether TLS 1.2 is not taken.
+fn only_tls13(from: &mut Resolver, flags: &Flags) -> anyhow::Result<bool> {
+    let (given, flag) = (flags.tls_min_version.clone(), "tls-min-version");
+    let (version, at) = from.pick(flag, given, Some("tlsMinVersion"), |given| Ok(text(given)))?;
+    let version = version.unwrap_or_else(|| "VersionTLS12".to_owned());
+    from.note(flag, &version, &at);
+    Ok(version == "VersionTLS13")
+}
+
+/// The names of cipher suites that are taken; empty for all.
+fn cipher_suites(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Vec<String>> {
+    let (given, flag) = (flags.tls_cipher_suites.clone(), "tls-cipher-suites");
+    let given = Some(given).filter(|given| !given.is_empty());
+    let read = |given: &Given| {
+        let texts = given.value.as_array().into_iter().flatten();
+        Ok(texts.filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let (names, at) = from.pick(flag, given, Some("tlsCipherSuites"), read)?;
+    let names: Vec<String> = names.unwrap_or_default();
+    from.note(flag, names.join(","), &at);
+    let known = known_cipher_suites();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        let at = at.or_flag(flag);
+        bail!(
+            "{at}: found {unknown:?}, expected some of {}",
+            known.join(", ")
+        );
+    }
+    Ok(names)
+}
+
 fn authorization(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Authorization> {
     let field = Some("authorization.mode");
     let read = |given: &Given| match text(given).as_str() {
@@ -163,6 +197,7 @@ mod tests {
         assert!(found.token_reviews && !found.anonymous);
         assert_eq!(found.authorization, Authorization::Webhook);
         assert_eq!((found.client_ca_file, found.certificate), (None, None));
+        assert!(!found.only_tls13 && found.cipher_suites.is_empty());
         let times = [
             found.token_ttl,
             found.authorized_ttl,
@@ -185,6 +220,8 @@ authorization:
   webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 1s}
 tlsCertFile: /c
 tlsPrivateKeyFile: /k
+tlsMinVersion: VersionTLS13
+tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256]
 streamingConnectionIdleTimeout: 5m";
 
     #[test]
@@ -196,6 +233,10 @@ streamingConnectionIdleTimeout: 5m";
         let authority = found.client_ca_file.unwrap();
         assert_eq!(authority, PathBuf::from("/etc/kubernetes/pki/ca.crt"));
         assert_eq!(found.certificate, Some(("/c".into(), "/k".into())));
+        assert!(found.only_tls13);
+        let suites = found.cipher_suites.join(" ");
+        let expected = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 TLS_AES_128_GCM_SHA256";
+        assert_eq!(suites, expected);
         let times = [
             found.token_ttl,
             found.authorized_ttl,
@@ -231,6 +272,19 @@ streamingConnectionIdleTimeout: 5m";
             ),
         ] {
             let error = load(flags, "").unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        for (field, expected) in [
+            (
+                "tlsMinVersion: VersionTLS11",
+                "expected one of VersionTLS12, VersionTLS13",
+            ),
+            (
+                "tlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA]",
+                "tlsCipherSuites: found \"TLS_RSA_WITH_AES_128_CBC_SHA\", expected some of TLS_",
+            ),
+        ] {
+            let error = load("", field).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         let error = load("", "authorization: {mode: Node}")

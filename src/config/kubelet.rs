@@ -4,8 +4,7 @@
 /// Flags of one concern, and what to do about them.
 const FLAGS: [(&str, &str); 7] = [
     (
-        "enable-debugging-handlers enable-server rotate-server-certificates tls-cipher-suites \
-         tls-min-version",
+        "enable-debugging-handlers enable-server rotate-server-certificates",
         "leave it out; --port=0 closes the port of the node's API",
     ),
     (

@@ -985,6 +985,30 @@ staticPodURLHeader:
         let given = format!("{line} --register-with-taints=a=b:NoExecute,c:PreferNoSchedule");
         let api = config(&given).unwrap().api_server.unwrap();
         assert_eq!(taints(api), ["a=b:NoExecute", "c=:PreferNoSchedule"]);
+        let file = "registerNode: false\nnodeLeaseDurationSeconds: 60\nregisterWithTaints:\n\
+                    - {key: a, value: b, effect: NoExecute}\n- {key: c, effect: PreferNoSchedule}\n";
+        let told = tests::with_fields("--kubeconfig=/k", file).unwrap();
+        let told = told.api_server.unwrap();
+        assert!(!told.register_node);
+        assert_eq!(told.lease_seconds, 60);
+        assert_eq!(taints(told), ["a=b:NoExecute", "c=:PreferNoSchedule"]);
+        let told = tests::with_fields("--kubeconfig=/k", "registerWithTaints: []").unwrap();
+        assert_eq!(taints(told.api_server.unwrap()), [""; 0]);
+        for (field, expected) in [
+            ("registerWithTaints: [a]", "expected a list of taints"),
+            (
+                "registerWithTaints: [{key: a, effect: Never}]",
+                "registerWithTaints: found \"a:Never\", expected KEY=VALUE:EFFECT",
+            ),
+            (
+                "nodeLeaseDurationSeconds: 4000000000",
+                "expected a smaller number",
+            ),
+        ] {
+            let error = tests::with_fields("--kubeconfig=/k", field).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(expected), "{error}");
+        }
         let none = config(&format!("{line} --register-with-taints=")).unwrap();
         assert_eq!(taints(none.api_server.unwrap()), [""; 0]);
         let api = config(&format!("{line} --bootstrap-kubeconfig=/b")).unwrap();
@@ -1216,7 +1240,7 @@ staticPodURLHeader:
         use clap::CommandFactory;
         for flag in [
             "--memory-manager-policy=Static",
-            "--tls-min-version=VersionTLS13",
+            "--rotate-server-certificates=true",
             "--eviction-hard=memory.available<5%",
         ] {
             let advice = kubelet::advice(flag).unwrap();

@@ -11,7 +11,7 @@ use super::{Flags, Given, Resolver};
 use crate::manifest::{LABEL_VALUE, QUALIFIED_NAME, is_label_value, is_qualified_name};
 
 /// The labels of Kubernetes' own domains that a node gives itself (Kubernetes, Well-Known Labels; the same
-/// that the kubelet takes and the admission plugin NodeRestriction lets pass).
+/// that the kubelet takes and the admission plugin `NodeRestriction` lets pass).
 const OWN_LABELS: [&str; 11] = [
     "kubernetes.io/hostname",
     "kubernetes.io/os",

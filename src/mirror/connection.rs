@@ -266,13 +266,12 @@ mod tests {
     fn hanging(folder: &TempDir) -> (String, PathBuf) {
         let begun = folder.path().join("begun");
         let script = format!(
-            "while [ -e {0} ]; do : > {0}; sleep 0.1; done",
+            ": > {0}; while [ -e {0} ]; do sleep 0.1; done",
             begun.display()
         );
-        let begin = format!(": > {}; {script}", begun.display());
         let user = format!(
             "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
-             args: [-c, '{begin}']}}}}"
+             args: [-c, '{script}']}}}}"
         );
         (user, begun)
     }

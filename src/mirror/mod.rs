@@ -70,6 +70,8 @@ pub struct Settings {
     pub register_node: bool,
     /// The taints that it is made with.
     pub taints: Vec<Taint>,
+    /// For how many seconds its lease holds.
+    pub lease_seconds: u32,
     /// The port on which the node serves what kubectl asks it for, if it does.
     pub port: Option<u16>,
 }
@@ -275,7 +277,7 @@ impl Mirror {
                 watch::watch(api, pods::PODS, ("spec.nodeName", name), pod_sender),
                 registration.keep(node_news),
                 keeper.keep(pod_news),
-                node::renew(api, identity),
+                node::renew(api, identity, local.settings.lease_seconds),
                 events::tell(local, api, outbox),
                 self.renew_certificate(api),
                 self.tell_when_up(api, link),

@@ -1158,7 +1158,7 @@ fn differences_from_the_kubelet_that_are_meant() {
 fn a_pod_that_may_not_run_here_has_nothing_but_its_end() {
     let mut scene = single("Always").without_sandbox();
     let rejection = Rejection {
-        reason: "NodePorts",
+        reason: "NodePorts".into(),
         message: "taken".into(),
     };
     scene.memory.rejections.insert("u".into(), rejection);

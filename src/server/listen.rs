@@ -259,6 +259,7 @@ mod tests {
         let ages = Duration::from_secs(600);
         let at = server(Limits {
             callers: 2,
+            headers: LIMITS.headers,
             header_time: ages,
             call_time: ages,
         });

@@ -16,7 +16,7 @@ mod socket;
 mod state;
 
 pub use client::{Lines, fetch, fetch_status, follow};
-pub use https::{Authorization, Settings as HttpsSettings, serve_https};
+pub use https::{Authorization, Settings as HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::Metrics;
 pub use port::serve_port;
 pub use router::Audience;

@@ -1,7 +1,9 @@
 //! What kubectl asks the node for through the API server: logs, streams and usage; and who is refused.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -34,14 +36,67 @@ fn start(node: &mut Node, cluster: &Cluster) -> u16 {
     port
 }
 
-/// Starts a program with pipes to its streams.
-fn spawn(command: &mut Command) -> Child {
-    command
+/// How long a program may run before the test gives up on it.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A program with pipes to its streams. It is ended when it is dropped, so that a test that fails leaves
+/// nothing behind, and when it takes too long, which ends what reads from it.
+struct Running {
+    child: Arc<Mutex<Child>>,
+    _watched: mpsc::Sender<()>,
+}
+
+fn spawn(command: &mut Command) -> Running {
+    let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .spawn();
+    let child = Arc::new(Mutex::new(child.unwrap()));
+    let (sender, watched) = mpsc::channel();
+    let watch = Arc::clone(&child);
+    std::thread::spawn(move || {
+        if watched.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // It may have ended just now.
+            let _ = watch.lock().unwrap().kill();
+        }
+    });
+    Running {
+        child,
+        _watched: sender,
+    }
+}
+
+impl Running {
+    fn stdin(&self) -> ChildStdin {
+        self.child.lock().unwrap().stdin.take().unwrap()
+    }
+
+    fn stdout(&self) -> BufReader<ChildStdout> {
+        BufReader::new(self.child.lock().unwrap().stdout.take().unwrap())
+    }
+
+    fn stderr(&self) -> ChildStderr {
+        self.child.lock().unwrap().stderr.take().unwrap()
+    }
+
+    /// Waits until it has ended.
+    fn wait(&self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 async fn kubectl_logs_shows_what_a_container_says(mut node: Node, cluster: Cluster) {
@@ -93,8 +148,8 @@ async fn kubectl_logs_follows_a_container_to_its_end(mut node: Node, cluster: Cl
     cluster.wait_running(&node, "web").await;
     let container = node.running_one("web", "c").await.unwrap();
     let follow = format!("logs --follow {}", node.full_name("web"));
-    let mut child = spawn(&mut cluster.command(&follow));
-    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let child = spawn(&mut cluster.command(&follow));
+    let mut said = child.stdout();
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     assert_eq!(line, "up\n");
@@ -103,7 +158,7 @@ async fn kubectl_logs_follows_a_container_to_its_end(mut node: Node, cluster: Cl
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "bye\n");
-    assert!(child.wait().unwrap().success());
+    assert!(child.wait().success());
 }
 
 async fn kubectl_exec_runs_a_command_with_its_streams_and_exit_code(
@@ -115,18 +170,23 @@ async fn kubectl_exec_runs_a_command_with_its_streams_and_exit_code(
     cluster.wait_running(&node, "web").await;
     let mut command = cluster.command(&format!("exec -i {}", node.full_name("web")));
     command.args(["--", "sh", "-c", "cat; echo problem >&2; exit 7"]);
-    let mut child = spawn(&mut command);
+    let child = spawn(&mut command);
     let text = "a line of the caller's\n".repeat(10_000);
-    let mut input = child.stdin.take().unwrap();
+    let (mut input, mut problems) = (child.stdin(), child.stderr());
     let written = text.clone();
     let writer = std::thread::spawn(move || input.write_all(written.as_bytes()));
-    let done = child.wait_with_output().unwrap();
+    let error = std::thread::spawn(move || {
+        let mut error = String::new();
+        problems.read_to_string(&mut error).map(|_| error)
+    });
+    let mut said = vec![];
+    child.stdout().read_to_end(&mut said).unwrap();
     writer.join().unwrap().unwrap();
-    let error = String::from_utf8_lossy(&done.stderr);
-    let length = done.stdout.len();
-    assert!(done.stdout == text.as_bytes(), "{length} bytes, {error}");
+    let error = error.join().unwrap().unwrap();
+    let length = said.len();
+    assert!(said == text.as_bytes(), "{length} bytes, {error}");
     assert!(error.contains("problem"), "{error}");
-    assert_eq!(done.status.code(), Some(7), "{error}");
+    assert_eq!(child.wait().code(), Some(7), "{error}");
     // A container that is not there is named.
     let mut command = cluster.command(&format!("exec {} -c other", node.full_name("web")));
     let done = command.args(["--", "true"]).output().unwrap();
@@ -145,21 +205,15 @@ async fn kubectl_exec_gives_a_terminal(mut node: Node, cluster: Cluster) {
         node.full_name("web")
     );
     let mut command = Command::new("script");
-    let mut child =
-        spawn(command.args(["--quiet", "--return", "--command", &kubectl, "/dev/null"]));
-    let mut input = child.stdin.take().unwrap();
+    let child = spawn(command.args(["--quiet", "--return", "--command", &kubectl, "/dev/null"]));
+    let mut input = child.stdin();
     input
         .write_all(b"tty -s && echo it is a $((1 + 1))nd terminal; exit 3\n")
         .unwrap();
     let mut shown = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut shown)
-        .unwrap();
+    child.stdout().read_to_string(&mut shown).unwrap();
     assert!(shown.contains("it is a 2nd terminal"), "{shown}");
-    assert_eq!(child.wait().unwrap().code(), Some(3), "{shown}");
+    assert_eq!(child.wait().code(), Some(3), "{shown}");
 }
 
 async fn kubectl_attach_joins_a_containers_streams(mut node: Node, cluster: Cluster) {
@@ -170,15 +224,12 @@ async fn kubectl_attach_joins_a_containers_streams(mut node: Node, cluster: Clus
     node.put("web.yaml", &manifest("web", &spec));
     start(&mut node, &cluster);
     cluster.wait_running(&node, "web").await;
-    let mut child = spawn(&mut cluster.command(&format!("attach -i {}", node.full_name("web"))));
-    let mut input = child.stdin.take().unwrap();
+    let child = spawn(&mut cluster.command(&format!("attach -i {}", node.full_name("web"))));
+    let mut input = child.stdin();
     input.write_all(b"hello\n").unwrap();
     let mut line = String::new();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    said.read_line(&mut line).unwrap();
+    child.stdout().read_line(&mut line).unwrap();
     assert_eq!(line, "heard hello\n");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Cluster) {
@@ -187,9 +238,9 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
     start(&mut node, &cluster);
     cluster.wait_running(&node, "web").await;
     let forward = format!("port-forward {} :8080", node.full_name("web"));
-    let mut child = spawn(&mut cluster.command(&forward));
+    let child = spawn(&mut cluster.command(&forward));
     let mut line = String::new();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut said = child.stdout();
     said.read_line(&mut line).unwrap();
     let place = line.split_whitespace().nth(2).unwrap();
     // The server in the Pod takes one call at a time, and none for a moment in between.
@@ -201,8 +252,6 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
         done.output().unwrap().stdout == b"hello from the pod"
     })
     .await;
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, cluster: Cluster) {

@@ -14,17 +14,20 @@ use crate::mirror::error::{Error, ErrorKind};
 use crate::mirror::object::NodeIdentity;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-const RENEW: Duration = Duration::from_secs(10);
+/// A lease is renewed after this part of the time for which it holds, as by the kubelet.
+const RENEW: u32 = 4;
 const DEADLINE: Duration = Duration::from_secs(10);
-const LASTS_SECONDS: i32 = 40;
 /// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Renews the lease of the node while the API server has the Node, until it is away.
+/// Renews the lease of the node, which holds for so many seconds, while the API server has the Node, until
+/// it is away.
 pub(in crate::mirror) async fn renew(
     api: &Api,
     mut identity: watch::Receiver<Option<NodeIdentity>>,
+    seconds: u32,
 ) -> Result<Infallible, Error> {
+    let renew = Duration::from_secs(seconds.into()) / RENEW;
     let mut complaint = Complaint::new("to renew the lease of the Node");
     let (mut tries, mut newest) = (0, 0);
     loop {
@@ -35,7 +38,7 @@ pub(in crate::mirror) async fn renew(
             continue;
         };
         // Nothing else is asked as regularly, so this is where a server that hangs is noticed.
-        let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node)).await;
+        let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node, seconds)).await;
         let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
         let pause = match renewed {
             Ok(version) if version < newest => {
@@ -44,7 +47,7 @@ pub(in crate::mirror) async fn renew(
             Ok(version) => {
                 complaint.clear();
                 (tries, newest) = (0, version);
-                RENEW
+                renew
             }
             Err(error) if error.kind == ErrorKind::Away => return Err(error),
             Err(error) => {
@@ -54,7 +57,7 @@ pub(in crate::mirror) async fn renew(
                     complaint.say(&error);
                 }
                 if is_final {
-                    RENEW
+                    renew
                 } else {
                     RETRY * tries.min(10)
                 }
@@ -66,9 +69,9 @@ pub(in crate::mirror) async fn renew(
 
 /// Gives the version of the renewed lease. Versions only rise, unless the API server's store was put
 /// back or emptied: then whatever it told before is worth nothing.
-async fn renew_once(api: &Api, node: &NodeIdentity) -> Result<u64, Error> {
+async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<u64, Error> {
     let path = format!("{LEASES}/{}", node.name);
-    let lease = lease(node, jiff::Timestamp::now());
+    let lease = lease(node, seconds, jiff::Timestamp::now());
     let renewed: Result<Lease, Error> = api.patch(&path, PatchType::Merge, &lease).await;
     let renewed = match renewed {
         Err(error) if error.kind == ErrorKind::NotFound => api.create(LEASES, &lease).await?,
@@ -79,8 +82,8 @@ async fn renew_once(api: &Api, node: &NodeIdentity) -> Result<u64, Error> {
     Ok(version.parse().unwrap_or(u64::MAX))
 }
 
-/// The lease as of now. It goes with the Node.
-pub(super) fn lease(node: &NodeIdentity, now: jiff::Timestamp) -> Lease {
+/// The lease as of now, for so many seconds. It goes with the Node.
+pub(super) fn lease(node: &NodeIdentity, seconds: u32, now: jiff::Timestamp) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(node.name.clone()),
@@ -96,7 +99,7 @@ pub(super) fn lease(node: &NodeIdentity, now: jiff::Timestamp) -> Lease {
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(node.name.clone()),
-            lease_duration_seconds: Some(LASTS_SECONDS),
+            lease_duration_seconds: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
             renew_time: Some(MicroTime(now)),
             ..LeaseSpec::default()
         }),

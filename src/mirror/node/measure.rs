@@ -34,6 +34,8 @@ pub(in crate::mirror) struct Measured {
     pub(super) supplemental_groups_policy: Option<bool>,
     /// Why Pods cannot be run just now.
     pub(super) not_ready: Option<String>,
+    /// All room for swap, in bytes.
+    pub(super) swap: u64,
     /// Pages set aside, by their size in KiB.
     pub(super) huge_pages: BTreeMap<u64, u64>,
 }
@@ -84,6 +86,7 @@ impl Measured {
         let mut measured = Self {
             host: host(),
             huge_pages: machine::huge_pages(),
+            swap: swap_capacity(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
             not_ready: None,
             ..before.clone()
         };
@@ -200,9 +203,17 @@ fn is_short(left: u64, all: u64, share: f64) -> bool {
     all > 0 && (left as f64) < share * all as f64
 }
 
+fn swap_capacity(meminfo: &str) -> u64 {
+    bytes(meminfo, "SwapTotal:").unwrap_or_default()
+}
+
 fn available_memory(meminfo: &str) -> Option<u64> {
+    bytes(meminfo, "MemAvailable:")
+}
+
+fn bytes(meminfo: &str, name: &str) -> Option<u64> {
     let mut lines = meminfo.lines();
-    let rest = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let rest = lines.find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes << 10)
 }
@@ -216,7 +227,8 @@ mod tests {
         let release = "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
         let name = pretty_name(release);
         assert_eq!(name.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
-        let meminfo = "MemTotal: 9 kB\nMemAvailable:   2048 kB\n";
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:   2048 kB\nSwapTotal: 4 kB\n";
+        assert_eq!(swap_capacity(meminfo), 4 << 10);
         assert_eq!(available_memory(meminfo), Some(2 << 20));
         assert!(is_short(9, 100, 0.1) && !is_short(10, 100, 0.1));
         assert!(!is_short(0, 0, 0.1), "a file system that does not count");

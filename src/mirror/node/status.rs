@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -148,6 +149,9 @@ fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
         os_image: host.os_image.clone(),
         container_runtime_version: measured.runtime_version.clone(),
         kubelet_version: VERSION.to_owned(),
+        swap: (measured.swap > 0).then(|| NodeSwapStatus {
+            capacity: i64::try_from(measured.swap).ok(),
+        }),
         ..NodeSystemInfo::default()
     }
 }

@@ -311,6 +311,7 @@ fn amounts_are_written_as_the_api_server_writes_them() {
     let mut measured = measured();
     facts.memory_capacity = 8 << 30;
     measured.huge_pages = [(2048, 3), (1 << 20, 2), (64, 1)].into();
+    measured.swap = 1 << 30;
     let status = status(
         &facts,
         &measured,
@@ -318,6 +319,8 @@ fn amounts_are_written_as_the_api_server_writes_them() {
         Some(10250),
         now(),
     );
+    let swap = status.node_info.and_then(|info| info.swap);
+    assert_eq!(swap.and_then(|swap| swap.capacity), Some(1 << 30));
     let capacity = serde_json::to_value(status.capacity).unwrap();
     let allocatable = serde_json::to_value(status.allocatable).unwrap();
     for (name, expected) in [
@@ -333,13 +336,13 @@ fn amounts_are_written_as_the_api_server_writes_them() {
 }
 
 #[test]
-fn the_lease_lasts_40_seconds_and_goes_with_the_node() {
+fn the_lease_lasts_as_long_as_told_and_goes_with_the_node() {
     let node = NodeIdentity {
         name: "n".into(),
         uid: "u".into(),
     };
-    let lease = serde_json::to_value(lease(&node, now())).unwrap();
-    assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
+    let lease = serde_json::to_value(lease(&node, 60, now())).unwrap();
+    assert_eq!(lease["spec"]["leaseDurationSeconds"], 60);
     assert_eq!(lease["spec"]["holderIdentity"], "n");
     assert_eq!(lease["spec"]["renewTime"], "2026-01-02T03:04:05.000000Z");
     assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], "u");

@@ -68,14 +68,11 @@ impl Guard {
             (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
             (None, _) => None,
         };
-        let caller = match caller {
-            Some(caller) => caller,
-            None => {
-                return Err(Refusal {
-                    status: StatusCode::UNAUTHORIZED,
-                    why: self.whom(),
-                });
-            }
+        let Some(caller) = caller else {
+            return Err(Refusal {
+                status: StatusCode::UNAUTHORIZED,
+                why: self.whom(),
+            });
         };
         match self.settings.authorization {
             Authorization::AlwaysAllow => Ok(()),
@@ -274,6 +271,8 @@ mod tests {
         Settings {
             address: ([127, 0, 0, 1], 0).into(),
             certificate: None,
+            only_tls13: false,
+            cipher_suites: vec![],
             client_ca_file: None,
             token_reviews: true,
             token_ttl: Duration::from_secs(120),

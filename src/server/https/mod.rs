@@ -38,6 +38,7 @@ use guard::Guard;
 pub use settings::{Authorization, Settings};
 use streams::Streams;
 use tls::Tls;
+pub use tls::known_cipher_suites;
 
 /// A call may wait for the API server and the runtime.
 const CALL_TIME: Duration = Duration::from_secs(60);

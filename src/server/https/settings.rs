@@ -11,6 +11,10 @@ pub struct Settings {
     pub address: SocketAddr,
     /// The serving certificate and its key, PEM; `None` for one of our own making.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether TLS 1.2 is not taken.
+    pub only_tls13: bool,
+    /// The cipher suites that are taken with TLS 1.2, by name; empty for all that are safe.
+    pub cipher_suites: Vec<String>,
     /// The authority of client certificates that are taken, PEM.
     pub client_ca_file: Option<PathBuf>,
     /// Whether the API server is asked whose a token is.

@@ -13,7 +13,8 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use tracing::{info, warn};
 
 use super::settings::Settings;
@@ -29,6 +30,8 @@ pub(super) struct Tls {
     certificate: PathBuf,
     key: PathBuf,
     client_ca_file: Option<PathBuf>,
+    only_tls13: bool,
+    cipher_suites: Vec<String>,
     kept: Mutex<Kept>,
 }
 
@@ -56,6 +59,8 @@ impl Tls {
             certificate,
             key,
             client_ca_file: settings.client_ca_file.clone(),
+            only_tls13: settings.only_tls13,
+            cipher_suites: settings.cipher_suites.clone(),
             kept: Mutex::default(),
         })
     }
@@ -98,12 +103,17 @@ impl Tls {
     }
 
     fn read(&self) -> anyhow::Result<ServerConfig> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider(&self.cipher_suites));
+        let versions: &[_] = if self.only_tls13 {
+            &[&TLS13]
+        } else {
+            &[&TLS13, &TLS12]
+        };
         let certificates = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&self.key);
         let key = key.with_context(|| format!("no key in {}", self.key.display()))?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
+            .with_protocol_versions(versions)?;
         let builder = match &self.client_ca_file {
             Some(file) => builder.with_client_cert_verifier(verifier(file, provider)?),
             None => builder.with_client_cert_verifier(Arc::new(NoClientAuth)),
@@ -117,6 +127,27 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+/// The cipher suites that can be chosen from, by the names that `tlsCipherSuites` has for them.
+#[must_use]
+pub fn known_cipher_suites() -> Vec<String> {
+    ring::ALL_CIPHER_SUITES.iter().map(name_of).collect()
+}
+
+fn name_of(suite: &SupportedCipherSuite) -> String {
+    let name = suite.suite().as_str().unwrap_or_default();
+    name.replacen("TLS13_", "TLS_", 1)
+}
+
+/// What connections are secured by, with only these cipher suites, or all if none is named. Those of TLS
+/// 1.3 cannot be chosen from: all of them are safe (Go, `crypto/tls`, as with the kubelet).
+fn provider(names: &[String]) -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.retain(|suite| {
+        names.is_empty() || suite.tls13().is_some() || names.contains(&name_of(suite))
+    });
+    provider
 }
 
 /// Takes clients with a certificate of an authority in this file, and those without any.
@@ -200,7 +231,55 @@ mod tests {
             certificate,
             key,
             client_ca_file,
+            only_tls13: false,
+            cipher_suites: vec![],
             kept: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn only_the_cipher_suites_that_are_named_are_taken_with_tls_1_2() {
+        let named = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".to_owned();
+        assert!(known_cipher_suites().contains(&named));
+        let all = provider(&[]).cipher_suites;
+        assert_eq!(all.len(), known_cipher_suites().len());
+        let found = provider(std::slice::from_ref(&named)).cipher_suites;
+        let old: Vec<String> = found
+            .iter()
+            .filter(|suite| suite.tls13().is_none())
+            .map(name_of)
+            .collect();
+        assert_eq!(old, [named]);
+        assert!(found.iter().any(|suite| suite.tls13().is_some()));
+    }
+
+    #[tokio::test]
+    async fn an_older_version_is_taken_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        for (only_tls13, version, is_taken) in [
+            (false, &TLS12, true),
+            (false, &TLS13, true),
+            (true, &TLS12, false),
+            (true, &TLS13, true),
+        ] {
+            let mut tls = tls(folder.path(), None);
+            tls.only_tls13 = only_tls13;
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(certificates(&tls.certificate).unwrap().remove(0))
+                .unwrap();
+            let client = rustls::ClientConfig::builder_with_provider(Arc::new(provider(&[])))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let server = tokio_rustls::TlsAcceptor::from(tls.config().unwrap()).accept(far);
+            let client = tokio_rustls::TlsConnector::from(Arc::new(client));
+            let client = client.connect("n1".try_into().unwrap(), near);
+            let (server, client) = tokio::join!(server, client);
+            let taken = server.is_ok() && client.is_ok();
+            assert_eq!(taken, is_taken, "{only_tls13} {version:?}");
         }
     }
 

@@ -6,81 +6,26 @@ use std::fmt::Write;
 use super::{ContainerUsage, PodUsage, Usage, number};
 use crate::cri::v1;
 
-/// One value: its labels, itself, and when it was measured in milliseconds since the epoch.
+/// One value: its labels, itself, and when it was measured in milliseconds since the epoch, if that matters.
 struct Sample {
     labels: String,
     value: String,
-    time: i64,
+    time: Option<i64>,
 }
 
-/// The page.
-pub(in crate::server::https) fn metrics(usage: &Usage) -> String {
+/// The page; `usage` is nothing where measuring failed, which the last of its values tells.
+pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
     let mut page = Page::default();
-    let node = &usage.node;
-    let pods = || usage.pods.iter().map(|pod| (pod_labels(pod), pod));
-    let containers = || {
-        let all = usage.pods.iter();
-        all.flat_map(|pod| pod.containers.iter().map(|c| (labels(pod, c), c)))
-    };
-    page.family(
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        containers().filter_map(|(labels, c)| cpu(labels, c.cpu.as_ref())),
-    );
-    page.family(
-        "container_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the container in bytes",
-        containers().filter_map(|(labels, c)| memory(labels, c.memory.as_ref())),
-    );
-    page.family(
-        "container_start_time_seconds",
-        "gauge",
-        "Start time of the container since unix epoch in seconds",
-        containers().filter_map(|(labels, c)| start(labels, c)),
-    );
-    page.family(
-        "container_swap_usage_bytes",
-        "gauge",
-        "Current amount of the container swap usage in bytes. Reported only on non-windows systems",
-        containers().filter_map(|(labels, c)| swap(labels, c.swap.as_ref())),
-    );
-    page.family(
-        "node_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the node in core-seconds",
-        cpu(String::new(), node.cpu.as_ref()).into_iter(),
-    );
-    page.family(
-        "node_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the node in bytes",
-        memory(String::new(), node.memory.as_ref()).into_iter(),
-    );
-    page.family(
-        "node_swap_usage_bytes",
-        "gauge",
-        "Current swap usage of the node in bytes. Reported only on non-windows systems",
-        swap(String::new(), node.swap.as_ref()).into_iter(),
-    );
-    page.family(
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        pods().filter_map(|(labels, pod)| cpu(labels, pod.cpu.as_ref())),
-    );
-    page.family(
-        "pod_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the pod in bytes",
-        pods().filter_map(|(labels, pod)| memory(labels, pod.memory.as_ref())),
-    );
+    if let Some(usage) = usage {
+        page.usage(usage);
+    }
     // Without this one, who reads the page could not tell that nothing failed.
-    page.0.push_str(
+    let error = u8::from(usage.is_none());
+    let _ = write!(
+        page.0,
         "# HELP resource_scrape_error 1 if there was an error while getting container metrics, 0 otherwise\n\
          # TYPE resource_scrape_error gauge\n\
-         resource_scrape_error 0\n",
+         resource_scrape_error {error}\n",
     );
     page.0
 }
@@ -89,6 +34,82 @@ pub(in crate::server::https) fn metrics(usage: &Usage) -> String {
 struct Page(String);
 
 impl Page {
+    fn usage(&mut self, usage: &Usage) {
+        let page = self;
+        let node = &usage.node;
+        let pods = || usage.pods.iter().map(|pod| (pod_labels(pod), pod));
+        let containers = || {
+            let all = usage.pods.iter();
+            all.flat_map(|pod| pod.containers.iter().map(|c| (labels(pod, c), c)))
+        };
+        page.family(
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the container in core-seconds",
+            containers().filter_map(|(labels, c)| cpu(labels, c.cpu.as_ref())),
+        );
+        page.family(
+            "container_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the container in bytes",
+            containers().filter_map(|(labels, c)| memory(labels, c.memory.as_ref())),
+        );
+        page.family(
+            "container_start_time_seconds",
+            "gauge",
+            "Start time of the container since unix epoch in seconds",
+            containers().filter_map(|(labels, c)| start(labels, c)),
+        );
+        page.family(
+        "container_swap_limit_bytes",
+        "gauge",
+        "Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+        containers().filter_map(|(labels, c)| swap_limit(labels, c.swap.as_ref())),
+    );
+        page.family(
+        "container_swap_usage_bytes",
+        "gauge",
+        "Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+        containers().filter_map(|(labels, c)| swap(labels, c.swap.as_ref())),
+    );
+        page.family(
+            "node_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the node in core-seconds",
+            cpu(String::new(), node.cpu.as_ref()).into_iter(),
+        );
+        page.family(
+            "node_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the node in bytes",
+            memory(String::new(), node.memory.as_ref()).into_iter(),
+        );
+        page.family(
+            "node_swap_usage_bytes",
+            "gauge",
+            "Current swap usage of the node in bytes. Reported only on non-windows systems",
+            swap(String::new(), node.swap.as_ref()).into_iter(),
+        );
+        page.family(
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the pod in core-seconds",
+            pods().filter_map(|(labels, pod)| cpu(labels, pod.cpu.as_ref())),
+        );
+        page.family(
+            "pod_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the pod in bytes",
+            pods().filter_map(|(labels, pod)| memory(labels, pod.memory.as_ref())),
+        );
+        page.family(
+            "pod_swap_usage_bytes",
+            "gauge",
+            "Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+            pods().filter_map(|(labels, pod)| pod_swap(labels, pod)),
+        );
+    }
+
     fn family(
         &mut self,
         name: &str,
@@ -108,7 +129,8 @@ impl Page {
             time,
         } in samples
         {
-            let _ = writeln!(self.0, "{name}{labels} {value} {time}");
+            let time = time.map(|time| format!(" {time}")).unwrap_or_default();
+            let _ = writeln!(self.0, "{name}{labels} {value}{time}");
         }
     }
 }
@@ -139,7 +161,7 @@ fn cpu(labels: String, cpu: Option<&v1::CpuUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: format!("{seconds}.{rest:09}"),
-        time: milliseconds(cpu.timestamp),
+        time: Some(milliseconds(cpu.timestamp)),
     })
 }
 
@@ -148,7 +170,7 @@ fn memory(labels: String, memory: Option<&v1::MemoryUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: number(memory.working_set_bytes.as_ref())?.to_string(),
-        time: milliseconds(memory.timestamp),
+        time: Some(milliseconds(memory.timestamp)),
     })
 }
 
@@ -157,18 +179,44 @@ fn swap(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     Some(Sample {
         labels,
         value: number(swap.swap_usage_bytes.as_ref())?.to_string(),
-        time: milliseconds(swap.timestamp),
+        time: Some(milliseconds(swap.timestamp)),
     })
 }
 
-/// It is as old as the container's other numbers.
+/// What is used and what is still to be had.
+fn swap_limit(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
+    let swap = swap?;
+    let used = number(swap.swap_usage_bytes.as_ref()).unwrap_or_default();
+    let available = number(swap.swap_available_bytes.as_ref())?;
+    Some(Sample {
+        labels,
+        value: used.saturating_add(available).to_string(),
+        time: Some(milliseconds(swap.timestamp)),
+    })
+}
+
+/// A Pod uses what its containers do.
+fn pod_swap(labels: String, pod: &PodUsage) -> Option<Sample> {
+    let all = pod.containers.iter().filter_map(|c| c.swap.as_ref());
+    let known = all.filter_map(|swap| {
+        let used = number(swap.swap_usage_bytes.as_ref())?;
+        Some((used, swap.timestamp))
+    });
+    let (used, time) = known.reduce(|a, b| (a.0.saturating_add(b.0), a.1.max(b.1)))?;
+    Some(Sample {
+        labels,
+        value: used.to_string(),
+        time: Some(milliseconds(time)),
+    })
+}
+
+/// It does not change, so it has no time of its own.
 fn start(labels: String, container: &ContainerUsage) -> Option<Sample> {
     let started = container.started.as_ref()?;
-    let measured = container.cpu.as_ref()?.timestamp;
     Some(Sample {
         labels,
         value: started.0.as_second().to_string(),
-        time: milliseconds(measured),
+        time: None,
     })
 }
 
@@ -178,7 +226,14 @@ mod tests {
 
     #[test]
     fn each_value_stands_with_its_names_and_its_time() {
-        let page = metrics(&Usage::example());
+        let mut usage = Usage::example();
+        let some = |value| Some(v1::UInt64Value { value });
+        usage.pods[0].containers[0].swap = Some(v1::SwapUsage {
+            timestamp: 1_767_225_600_250_000_000,
+            swap_usage_bytes: some(7),
+            swap_available_bytes: some(3),
+        });
+        let page = metrics(Some(&usage));
         let values: Vec<&str> = page.lines().filter(|l| !l.starts_with('#')).collect();
         let container = "{container=\"c\",namespace=\"ns\",pod=\"web-n1\"}";
         let pod = "{namespace=\"ns\",pod=\"web-n1\"}";
@@ -188,15 +243,21 @@ mod tests {
             [
                 format!("container_cpu_usage_seconds_total{container} 1.500000000 {time}"),
                 format!("container_memory_working_set_bytes{container} 4096 {time}"),
-                format!("container_start_time_seconds{container} 1767225600 {time}"),
+                format!("container_start_time_seconds{container} 1767225600"),
+                format!("container_swap_limit_bytes{container} 10 {time}"),
+                format!("container_swap_usage_bytes{container} 7 {time}"),
                 format!("node_cpu_usage_seconds_total 9.000000001 {time}"),
                 format!("node_memory_working_set_bytes 1073741824 {time}"),
                 format!("pod_cpu_usage_seconds_total{pod} 1.600000000 {time}"),
                 format!("pod_memory_working_set_bytes{pod} 8192 {time}"),
+                format!("pod_swap_usage_bytes{pod} 7 {time}"),
                 "resource_scrape_error 0".to_owned(),
             ]
         );
         let kinds = page.lines().filter(|l| l.starts_with("# TYPE")).count();
         assert_eq!(kinds, values.len(), "{page}");
+        let failed = metrics(None);
+        let values: Vec<&str> = failed.lines().filter(|l| !l.starts_with('#')).collect();
+        assert_eq!(values, ["resource_scrape_error 1"]);
     }
 }
