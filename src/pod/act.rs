@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::admission::Rejection;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
-use super::history::Finished;
+use super::history::{Finished, GivenUp};
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
@@ -622,6 +622,8 @@ impl PodTask {
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
+        // Whatever was wrong with one of them, it ends with the others.
+        history.given_up.clear();
         info!(pod = %self.key, "a container's end starts all of them anew");
         let message = "All containers are restarted, as a container's restart rule says";
         self.event(
@@ -726,27 +728,28 @@ impl PodTask {
         ids: &[String],
         why: Why,
     ) -> Result<(), Failure> {
-        let given_up = [Why::Liveness, Why::Startup, Why::PostStart].contains(&why);
-        if given_up {
-            self.give_up(uid, ids, why);
-        }
-        let of_probe = ids
-            .first()
-            .and_then(|id| self.probe_grace_period(uid, id, why));
+        let given_up = match ids {
+            [id] if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) => {
+                Some(self.give_up(uid, id, why).await)
+            }
+            _ => None,
+        };
         let finished = self.memory.finished(uid).filter(|f| f.since > 0);
         let over_since = finished.filter(|_| why == Why::Over);
         let over_since = over_since.map(|f| Since::from(f.since));
+        let since = given_up.as_ref().map(|g| g.since).or(over_since);
         let stop = Stop {
-            grace_period: match why {
-                Why::RestartAll => 0,
-                _ => of_probe.unwrap_or_else(|| self.grace_period(uid)),
+            grace_period: match (why, &given_up) {
+                (Why::RestartAll, _) => 0,
+                (_, Some(given_up)) => given_up.grace_period,
+                _ => self.grace_period(uid),
             },
-            spent: over_since.map_or(Duration::ZERO, |since| self.time_since(since)),
+            spent: since.map_or(Duration::ZERO, |since| self.time_since(since)),
             with_hook: why != Why::RestartAll,
             why: Some(why),
         };
         self.stop_all(uid, ids, stop).await?;
-        for id in ids.iter().filter(|_| given_up) {
+        for id in ids.iter().filter(|_| given_up.is_some()) {
             let known = self.observed.containers.iter().find(|c| c.id == *id);
             if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
                 self.tell_pause(container, exit);
@@ -755,28 +758,46 @@ impl PodTask {
         Ok(())
     }
 
-    /// A container that does not work is to run again, unless nothing of the Pod ever does.
-    fn give_up(&mut self, uid: &str, ids: &[String], why: Why) {
-        let Some(version) = self.version(uid) else {
+    /// Begins the stop of a container that does not work, or finds it begun. It stands on disk before
+    /// anything is stopped: an agent that dies meanwhile is followed by one that goes on with it.
+    async fn give_up(&mut self, uid: &str, id: &str, why: Why) -> GivenUp {
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        if let Some(begun) = history.given_up.get_mut(id) {
+            begun.since = begun.since.fixed(&self.context.clock);
+            return begun.clone();
+        }
+        let grace_period = self.probe_grace_period(uid, id, why);
+        let message = match self.memory.post_starts.get(id) {
+            Some(PostStart::Failed(message)) => message.clone(),
+            _ => String::new(),
+        };
+        let given_up = GivenUp {
+            why,
+            message,
+            since: Since::now(&self.context.clock),
+            grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
+        };
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        history.given_up.insert(id.to_owned(), given_up.clone());
+        self.remember().await;
+        self.tell_given_up(uid, id, why);
+        given_up
+    }
+
+    fn tell_given_up(&self, uid: &str, id: &str, why: Why) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((version, container)) = self.version(uid).zip(known) else {
             return;
         };
-        let containers = self.observed.containers_of(uid);
-        let containers = containers.filter(|c| ids.contains(&c.id)).cloned();
-        for container in containers.collect::<Vec<_>>() {
-            let name = &container.name;
-            let again = restarts_on_failure(&version, name);
-            if again {
-                let history = self.memory.histories.entry(uid.to_owned()).or_default();
-                history.replace(&container);
-            }
-            let what = match why {
-                Why::Liveness => "failed its liveness probe",
-                Why::Startup => "failed its startup probe",
-                _ => "failed its postStart hook",
-            };
-            let then = if again { ", it will be restarted" } else { "" };
-            warn!(pod = %self.key, container = name, "the container {what}{then}");
-        }
+        let name = &container.name;
+        let what = match why {
+            Why::Liveness => "failed its liveness probe",
+            Why::Startup => "failed its startup probe",
+            _ => "failed its postStart hook",
+        };
+        let again = restarts_on_failure(&version, name);
+        let then = if again { ", it will be restarted" } else { "" };
+        warn!(pod = %self.key, container = name, "the container {what}{then}");
     }
 
     /// The grace period that a probe gives the container it gives up, in seconds.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
+use serde::{Deserialize, Serialize};
 
 use super::memory::{Image, Memory, PostStart, Subject};
 use super::moment::Moment;
@@ -141,7 +142,7 @@ pub enum Step {
 }
 
 /// Why single containers are stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// They stand in the way: in a dead sandbox, or replaced by a newer one.
     Stray,
@@ -429,10 +430,14 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Stops a container that its probes or the hook after its start gave up.
+    /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
+    /// on, whatever they say since.
     fn stop_given_up(&mut self, uid: &str) -> Option<Step> {
         let memory = self.view.memory;
         let why = |c: &Container| {
+            if let Some(given_up) = memory.given_up(c) {
+                return Some(given_up.why);
+            }
             if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
                 return Some(Why::PostStart);
             }
@@ -493,7 +498,10 @@ impl<'a> Planner<'a> {
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, state) => {
                     due.push(spec);
-                    let started = last.is_some_and(|c| memory.health(&c.id).started && !hooked(c));
+                    let started = last.is_some_and(|c| {
+                        let works = memory.given_up(c).is_none() && !hooked(c);
+                        works && memory.health(&c.id).started
+                    });
                     matches!(state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,

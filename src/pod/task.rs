@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
-use super::plan::{View, plan};
+use super::plan::{View, Why, plan};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
@@ -222,6 +222,10 @@ impl PodTask {
             self.memory.terminating.insert(uid.to_owned());
         }
         if let Some(history) = folder::read_history(paths, uid) {
+            let given_up = history.given_up.iter();
+            let hooks = given_up.filter(|(_, given_up)| given_up.why == Why::PostStart);
+            let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
+            self.memory.post_starts.extend(hooks);
             self.kept.insert(uid.to_owned(), history.clone());
             self.memory.histories.insert(uid.to_owned(), history);
         }
@@ -345,7 +349,7 @@ impl PodTask {
     }
 
     /// Brings each version's history up to date, on disk too.
-    async fn remember(&mut self) {
+    pub(super) async fn remember(&mut self) {
         let uids: Vec<String> = self.memory.versions.keys().cloned().collect();
         for uid in uids {
             if self.memory.terminating.contains(&uid) || !self.memory.traces.contains(&uid) {

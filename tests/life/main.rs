@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod golden;
 mod probes;
+mod stops;
 
 #[path = "../runtime/mod.rs"]
 mod runtime;
