@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -19,7 +20,7 @@ use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
 use super::observed::{Container, Sandbox, State};
-use super::plan::{Step, Why, image_volumes, volume_holder, wanted_images};
+use super::plan::{Step, View, Why, image_volumes, is_urgent, volume_holder, wanted_images};
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
@@ -82,27 +83,69 @@ struct Stop {
     why: Option<Why>,
 }
 
-/// A container that was stopped.
+impl Stop {
+    /// How much of the grace period is left, this long after the stop began.
+    fn left(&self, elapsed: Duration) -> Duration {
+        let grace = Duration::from_secs(self.grace_period.unsigned_abs());
+        grace.saturating_sub(self.spent + elapsed)
+    }
+}
+
+/// Containers that are stopped together, in groups: those of one get their stop signal once all of the
+/// groups before have ended.
+struct Turns {
+    /// How many of each group have not ended yet.
+    left: Vec<usize>,
+    /// Whether one could not be stopped; those after it wait for another try.
+    failed: bool,
+}
+
+impl Turns {
+    /// Whether it is this group's turn, or will not be.
+    fn is_decided(&self, group: usize) -> bool {
+        self.failed || self.left[..group].iter().all(|left| *left == 0)
+    }
+}
+
+/// A container that is stopped.
+struct Stopping {
+    id: String,
+    name: String,
+    spec: Option<ContainerSpec>,
+    /// The place of its group among all.
+    group: usize,
+    turns: Arc<watch::Sender<Turns>>,
+}
+
+/// What came of it.
 struct Stopped {
     id: String,
     name: String,
     /// Whether the hook before failed.
     hook_failed: bool,
+    /// The runtime's answer; nothing where its turn did not come.
+    result: Option<Result<(), Error>>,
 }
 
-/// Stops one container: its preStop hook, its signal, and the kill.
+/// Stops one container: its preStop hook, its signal when it is its turn, and the kill. Hooks do not wait
+/// for turns, and nobody's turn is waited for once the grace period is over; as with the kubelet.
 async fn stop_one(
     context: Arc<Context>,
     pod: PodKey,
-    (id, name): (String, String),
-    spec: Option<ContainerSpec>,
     ip: String,
+    container: Stopping,
     stop: Stop,
-) -> Result<Stopped, Error> {
-    let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
-    let left = grace.saturating_sub(stop.spent);
+) -> Stopped {
+    let Stopping {
+        id,
+        name,
+        spec,
+        group,
+        turns,
+    } = container;
     let began = Instant::now();
     let mut hook_failed = false;
+    let left = stop.left(Duration::ZERO);
     if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
         let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
         if let Err(error) = hook {
@@ -110,16 +153,31 @@ async fn stop_one(
             hook_failed = true;
         }
     }
-    let left = match stop.grace_period {
-        0 => Duration::ZERO,
-        _ => left.saturating_sub(began.elapsed()).max(MINIMUM_GRACE),
+    let mut seen = turns.subscribe();
+    let turn = seen.wait_for(|turns| turns.is_decided(group));
+    // That the time is over is no error, and the sender is here.
+    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
+    let failed = turns.borrow().failed && group > 0;
+    let result = if failed {
+        None
+    } else {
+        let left = match stop.grace_period {
+            0 => Duration::ZERO,
+            _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
+        };
+        let result = if_found(signal_and_kill(&context.client, &id, left).await);
+        turns.send_modify(|turns| match result {
+            Ok(_) => turns.left[group] -= 1,
+            Err(_) => turns.failed = true,
+        });
+        Some(result.map(drop))
     };
-    if_found(signal_and_kill(&context.client, &id, left).await)?;
-    Ok(Stopped {
+    Stopped {
         id,
         name,
         hook_failed,
-    })
+        result,
+    }
 }
 
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
@@ -828,29 +886,63 @@ impl PodTask {
     }
 
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
-    /// the grace period is over, which is one for all of them.
+    /// the grace period is over, which is one for all of them. Given up where something more urgent comes
+    /// up; what is stopped goes on without us then.
     async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
-        let began = Instant::now();
-        let groups = match self.version(uid) {
-            Some(version) => stop_order(&version, &self.observed, ids),
-            None => vec![ids.to_vec()],
-        };
-        for group in groups {
-            let spent = stop.spent + began.elapsed();
-            self.stop_group(uid, &group, Stop { spent, ..stop }).await?;
+        let mut stops = self.begin_stops(uid, ids, stop);
+        // What has ended for good has its grace period already, and it is the Pod's.
+        let patient = matches!(stop.why, None | Some(Why::Over));
+        let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
+        let mut failure = None;
+        while !stops.is_empty() {
+            let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
+                debug!(pod = %self.key, uid, "a stop is given up for something more urgent");
+                self.stale = true;
+                return Ok(());
+            };
+            let Some(stopped) = stopped else {
+                break;
+            };
+            if stopped.hook_failed {
+                let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+            }
+            match stopped.result {
+                Some(Ok(())) => {
+                    self.has_ended(&stopped.id).await;
+                    self.publish();
+                }
+                Some(Err(error)) => failure = Some(error),
+                None => {}
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    /// Stops containers side by side.
-    async fn stop_group(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
+    /// Begins to stop containers side by side, and tells of each.
+    fn begin_stops(
+        &self,
+        uid: &str,
+        ids: &[String],
+        stop: Stop,
+    ) -> FuturesUnordered<impl Future<Output = Stopped> + use<>> {
         let version = self.version(uid);
+        let groups = match &version {
+            Some(version) => stop_order(version, &self.observed, ids),
+            None => vec![ids.to_vec()],
+        };
         let ip = self.pod_ip(uid);
-        let named = self.observed.containers.iter();
-        let named = named
-            .filter(|c| ids.contains(&c.id))
-            .map(|c| (c.id.clone(), c.name.clone()));
-        let stops = named.map(|(id, name)| {
+        let turns = Turns {
+            left: groups.iter().map(Vec::len).collect(),
+            failed: false,
+        };
+        let turns = Arc::new(watch::Sender::new(turns));
+        let stops = FuturesUnordered::new();
+        for (group, id) in (groups.into_iter().enumerate())
+            .flat_map(|(group, ids)| ids.into_iter().map(move |id| (group, id)))
+        {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let name = known.map(|c| c.name.clone()).unwrap_or_default();
             let spec = version.as_ref().and_then(|v| {
                 let spec = all_containers(v).find(|c| c.name == name);
                 spec.cloned()
@@ -860,32 +952,18 @@ impl PodTask {
             let again = again.is_some_and(|v| restarts_on_failure(v, &name));
             let message = tell::killing(&name, stop.why, sidecar, again);
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
-            let context = Arc::clone(&self.context);
-            stop_one(
-                context,
-                self.key.clone(),
-                (id, name),
+            let container = Stopping {
+                id,
+                name,
                 spec,
-                ip.clone(),
-                stop,
-            )
-        });
-        let stops = join_all(stops.collect::<Vec<_>>());
-        let outcomes = self.meanwhile(stops).await;
-        let mut failure = None;
-        for outcome in outcomes {
-            match outcome {
-                Ok(stopped) => {
-                    if stopped.hook_failed {
-                        let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
-                        self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
-                    }
-                    self.has_ended(&stopped.id).await;
-                }
-                Err(e) => failure = Some(e),
-            }
+                group,
+                turns: Arc::clone(&turns),
+            };
+            let context = Arc::clone(&self.context);
+            let (pod, ip) = (self.key.clone(), ip.clone());
+            stops.push(stop_one(context, pod, ip, container, stop));
         }
-        failure.map_or(Ok(()), |e| Err(e.into()))
+        stops
     }
 
     /// Learns how a container ended that was stopped.

@@ -178,6 +178,21 @@ pub fn plan(view: View<'_>) -> Plan {
     }
 }
 
+/// Whether something is not to wait until single containers of this version have been stopped: that it is on
+/// its way out, which has a grace period of its own, or that another can be made ready.
+#[must_use]
+pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
+    match plan(view).step {
+        Some(Step::Terminate { .. }) => true,
+        Some(
+            Step::Admit { uid: other }
+            | Step::WantImage { uid: other, .. }
+            | Step::CheckVolumes { uid: other },
+        ) => other != uid,
+        _ => false,
+    }
+}
+
 /// The version that runs on while the wanted one cannot take over yet.
 #[must_use]
 pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
@@ -274,7 +289,8 @@ impl<'a> Planner<'a> {
         }
         // The wanted version first, the remains of the old one after: that makes the gap short.
         let step = match (self.view.wanted, kept) {
-            (Some(wanted), Some(kept)) => self.run(kept).or_else(|| self.prepare(wanted)),
+            // Nothing of the kept version may hold up the wanted one.
+            (Some(wanted), Some(kept)) => self.prepare(wanted).or_else(|| self.run(kept)),
             (Some(wanted), None) if !leaving.contains(&wanted.uid.as_str()) => self.run(wanted),
             _ => None,
         };

@@ -578,20 +578,28 @@ impl PodTask {
     }
 
     /// Waits for work that takes its time, such as a container's end within its grace period. What happens
-    /// meanwhile is taken in and told: readiness above all.
-    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+    /// meanwhile is taken in and told: readiness above all. Gives nothing where the work is given up because
+    /// of that.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        is_given_up: impl Fn(View<'_>) -> bool,
+    ) -> Option<T> {
         tokio::pin!(work);
         loop {
             tokio::select! {
-                done = &mut work => return done,
+                done = &mut work => return Some(done),
                 goes_on = self.next() => {
                     if !goes_on {
-                        return work.await;
+                        return Some(work.await);
                     }
                 }
             }
             self.sync_probes();
             self.publish();
+            if is_given_up(self.view()) {
+                return None;
+            }
         }
     }
 
