@@ -48,6 +48,9 @@ const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// registry that is away must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
 
+/// Kubernetes' word for an image that is not there and must not be pulled.
+const NEVER_PULL: &str = "ErrImageNeverPull";
+
 /// Why a step failed: the runtime's error, or something of the node's.
 enum Failure {
     Runtime(Error),
@@ -1082,7 +1085,7 @@ impl PodTask {
                 Ok(Some(local)) => return self.image_arrived(uid, container, Ok(local)),
                 Ok(None) if policy == Some("Never") => {
                     let error = ImageError {
-                        reason: "ErrImageNeverPull",
+                        reason: NEVER_PULL,
                         message: format!("{image} is not there, and imagePullPolicy is Never"),
                     };
                     return self.image_arrived(uid, container, Err(error));
@@ -1154,7 +1157,11 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let delay = backoff::next(self.waited_before(&uid, &container));
+        let before = self.memory.images.get(&(uid.clone(), container.clone()));
+        let before = match before {
+            Some(Image::Failed { message, .. }) => Some(message.clone()),
+            _ => None,
+        };
         let image = match result {
             Ok(LocalImage {
                 reference,
@@ -1172,8 +1179,15 @@ impl PodTask {
                     self.tell_no_image(&uid, &container, wanted.image, &error);
                 }
                 let ImageError { reason, message } = error;
+                let delay = match reason {
+                    // Looking costs no registry anything, and whoever has the image brought does not say so.
+                    NEVER_PULL => backoff::INITIAL,
+                    _ => backoff::next(self.waited_before(&uid, &container)),
+                };
                 let retry_in = delay.as_secs();
-                warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                if before.is_none_or(|before| before != message) {
+                    warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                }
                 Image::Failed {
                     reason,
                     message,
