@@ -711,7 +711,6 @@ impl PodTask {
 
     /// Ends all containers of a version, which then is on its way out for good.
     async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
-        self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
         let mark = self.begin_end(uid).await?;
@@ -754,21 +753,18 @@ impl PodTask {
 
     /// Where a version that was good gives way to one that is taken back if it does not become so, notes
     /// what to go back to.
-    async fn begin_trial(&mut self, old: &str) {
-        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
-            return;
-        };
+    pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
         let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
         let status = self
             .version(old)
             .map(|v| status(self.view(), &self.context.facts, &v));
         let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
-        let asked = rollback::limit(&new, self.context.rollback_after).is_some();
-        let stands_in = self
-            .rollback
-            .as_ref()
-            .is_some_and(|r| r.failed.is_some() && r.uid == old);
-        if new.uid == old || !was_good || !asked || stands_in {
+        let asked = rollback::limit(new, self.context.rollback_after).is_some();
+        let stands_in = |r: &Rollback| r.failed.is_some() && r.uid == old;
+        let begun = |r: &Rollback| r.is_trial(&new.uid);
+        let settled = self.rollback.as_ref();
+        let settled = settled.is_some_and(|r| stands_in(r) || begun(r));
+        if !was_good || !asked || settled {
             return;
         }
         if let Some(good) = self.records.get(old).cloned() {

@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
-use super::plan::{View, Why, plan};
+use super::plan::{View, Why, kept_version, plan};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
@@ -251,6 +251,7 @@ impl PodTask {
             }
             self.sync_probes();
             self.remember().await;
+            self.begin_trials().await;
             let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
@@ -373,6 +374,23 @@ impl PodTask {
                     warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
                 }
             }
+        }
+    }
+
+    /// Begins the trial of a version that is about to take over, whether or not anything of the old one
+    /// still runs.
+    async fn begin_trials(&mut self) {
+        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        if !self.observed.has_none_of(&new.uid) || kept_version(self.view()).is_some() {
+            return;
+        }
+        let others = self.memory.versions.keys().filter(|uid| **uid != new.uid);
+        let there =
+            |uid: &&String| self.memory.traces.contains(*uid) || !self.observed.has_none_of(uid);
+        for old in others.filter(there).cloned().collect::<Vec<_>>() {
+            self.begin_trial(&old, &new).await;
         }
     }
 
