@@ -34,8 +34,8 @@ use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, NodeFacts, ResolvConf, SandboxInstance, SubPath,
-    UserNamespaceRange, container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
-    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    UserNamespaceRange, container_config, hostname_problem, is_sidecar, pod_cgroup_limits,
+    pod_cgroup_path, pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
 use crate::volume;
 
@@ -249,7 +249,7 @@ impl PodTask {
                 uid,
                 reason,
                 message,
-            } => return self.fail(&uid, reason, message),
+            } => return self.fail(&uid, reason, message).await,
             Step::StopSandbox { id } => {
                 let result = self.stop_sandbox(&id).await;
                 (Subject::Removal(id), "FailedKillPod", result)
@@ -354,8 +354,11 @@ impl PodTask {
             seen: record.seen.clone(),
             user_namespace: user_namespace(&context, &version).await?,
         };
-        let config = sandbox_config(&context.facts, &host, &version, &instance);
         self.records.insert(uid.to_owned(), record);
+        if let Some(problem) = hostname_problem(&context.facts, &version) {
+            return Err(sandbox_failure(problem));
+        }
+        let config = sandbox_config(&context.facts, &host, &version, &instance);
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: runtime_handler(&context, &version)?,
@@ -376,7 +379,6 @@ impl PodTask {
         });
         let ip = sandbox.ips.first().cloned().unwrap_or_default();
         info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
-        write_hosts_file(&context, &version, &sandbox.ips).await?;
         self.observed.sandboxes.push(sandbox);
         Ok(())
     }
@@ -696,8 +698,9 @@ impl PodTask {
         );
     }
 
-    /// A version has failed for good.
-    fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
+    /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
+    /// it but its folder.
+    async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
         warn!(pod = %self.key, reason, message, "the Pod has failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
@@ -707,6 +710,17 @@ impl PodTask {
             message,
             since: self.context.clock.wall_now(),
         });
+        let Some(version) = self.version(uid) else {
+            return;
+        };
+        let record = self.record(&version);
+        self.memory.traces.insert(uid.to_owned());
+        self.records.insert(uid.to_owned(), record.clone());
+        let paths = self.context.facts.paths.clone();
+        let create = move || folder::create(&paths, &version.key, &version.uid, &record);
+        if let Err(error) = blocking(create).await {
+            warn!(pod = %self.key, %error, "it cannot be kept that the Pod has failed");
+        }
     }
 
     /// Ends all containers of a version, which then is on its way out for good.
@@ -1255,11 +1269,8 @@ async fn prepare_container(
         let mut instance = instance;
         folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
             .map_err(|e| e.to_string())?;
-        // An agent that died right after it had made the sandbox did not come to write it.
-        if !facts.paths.hosts_file(&version.uid).exists() {
-            folder::write_hosts_file(facts, &version, &instance.addresses.pod)
-                .map_err(|e| e.to_string())?;
-        }
+        folder::write_hosts_file(facts, &version, &instance.addresses.pod)
+            .map_err(|e| e.to_string())?;
         volume::refresh(facts, &version, &instance.addresses)?;
         instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
         for part in sub_paths(facts, &version, &spec, &instance)? {
@@ -1312,18 +1323,6 @@ fn create_cgroup(facts: &NodeFacts, version: &StaticPod) -> std::io::Result<()> 
     let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
     let limits = pod_cgroup_limits(facts, spec);
     cgroup::create(&facts.paths.cgroups, facts.cgroup_driver, &path, &limits)
-}
-
-async fn write_hosts_file(
-    context: &Arc<Context>,
-    version: &Arc<StaticPod>,
-    ips: &[String],
-) -> Result<(), Failure> {
-    let context = Arc::clone(context);
-    let version = Arc::clone(version);
-    let ips = ips.to_vec();
-    let write = move || folder::write_hosts_file(&context.facts, &version, &ips);
-    blocking(write).await.map_err(node_failure("FailedMount"))
 }
 
 async fn pull_or_local(

@@ -273,13 +273,17 @@ impl PodTask {
         }
     }
 
-    /// Gives back what a Pod that is over took of the node.
+    /// Gives back what a Pod that is over took of the node, once nothing of it runs any more: until then a
+    /// sidecar may hold its port, and what it uses is not free.
     fn give_back(&self) {
         let Some(wanted) = &self.wanted else {
             return;
         };
-        if is_finished(self.view(), &wanted.pod) {
-            self.context.ledger.release(&self.key, &wanted.pod.uid);
+        let uid = &wanted.pod.uid;
+        let runs = self.observed.containers_of(uid).any(Container::is_live)
+            || self.observed.ready_sandbox(uid).is_some();
+        if is_finished(self.view(), &wanted.pod) && !runs {
+            self.context.ledger.release(&self.key, uid);
         }
     }
 

@@ -7,7 +7,9 @@ mod clock;
 mod events;
 mod faults;
 mod golden;
+mod node;
 mod probes;
+mod rollback;
 mod stops;
 
 #[path = "../runtime/mod.rs"]
