@@ -149,7 +149,7 @@ async fn an_image_that_must_not_be_pulled_is_looked_for_again_and_again() {
     agent.want(&[&single("imagePullPolicy: Never", "")]);
     let never = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImageNeverPull");
     agent.until_told("the image is not there", never).await;
-    tokio::time::sleep(HOUR).await;
+    tokio::time::sleep(HOUR + 100 * SECOND).await;
     assert!(never(&agent));
     let before = tokio::time::Instant::now();
     agent.runtime.image("busybox:1.36", Some(0), "");
