@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
-use super::history::Finished;
+use super::history::{Finished, GivenUp};
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
 use super::observed::{Container, Sandbox, State};
-use super::plan::{Step, Why, image_volumes, volume_holder, wanted_images};
+use super::plan::{Step, View, Why, image_volumes, is_urgent, volume_holder, wanted_images};
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
@@ -33,8 +34,8 @@ use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
-    container_config, is_sidecar, pod_cgroup_limits, pod_cgroup_path, pod_cgroup_paths, qos_class,
-    sandbox_config, sub_paths,
+    container_config, hostname_problem, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
+    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
 use crate::volume;
 
@@ -46,6 +47,9 @@ const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// How long a container that ran before waits for a pull before it starts from the image at hand: a
 /// registry that is away must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
+
+/// Kubernetes' word for an image that is not there and must not be pulled.
+const NEVER_PULL: &str = "ErrImageNeverPull";
 
 /// Why a step failed: the runtime's error, or something of the node's.
 enum Failure {
@@ -82,27 +86,69 @@ struct Stop {
     why: Option<Why>,
 }
 
-/// A container that was stopped.
+impl Stop {
+    /// How much of the grace period is left, this long after the stop began.
+    fn left(&self, elapsed: Duration) -> Duration {
+        let grace = Duration::from_secs(self.grace_period.unsigned_abs());
+        grace.saturating_sub(self.spent + elapsed)
+    }
+}
+
+/// Containers that are stopped together, in groups: those of one get their stop signal once all of the
+/// groups before have ended.
+struct Turns {
+    /// How many of each group have not ended yet.
+    left: Vec<usize>,
+    /// Whether one could not be stopped; those after it wait for another try.
+    failed: bool,
+}
+
+impl Turns {
+    /// Whether it is this group's turn, or will not be.
+    fn is_decided(&self, group: usize) -> bool {
+        self.failed || self.left[..group].iter().all(|left| *left == 0)
+    }
+}
+
+/// A container that is stopped.
+struct Stopping {
+    id: String,
+    name: String,
+    spec: Option<ContainerSpec>,
+    /// The place of its group among all.
+    group: usize,
+    turns: Arc<watch::Sender<Turns>>,
+}
+
+/// What came of it.
 struct Stopped {
     id: String,
     name: String,
     /// Whether the hook before failed.
     hook_failed: bool,
+    /// The runtime's answer; nothing where its turn did not come.
+    result: Option<Result<(), Error>>,
 }
 
-/// Stops one container: its preStop hook, its signal, and the kill.
+/// Stops one container: its preStop hook, its signal when it is its turn, and the kill. Hooks do not wait
+/// for turns, and nobody's turn is waited for once the grace period is over; as with the kubelet.
 async fn stop_one(
     context: Arc<Context>,
     pod: PodKey,
-    (id, name): (String, String),
-    spec: Option<ContainerSpec>,
     ip: String,
+    container: Stopping,
     stop: Stop,
-) -> Result<Stopped, Error> {
-    let grace = Duration::from_secs(stop.grace_period.unsigned_abs());
-    let left = grace.saturating_sub(stop.spent);
+) -> Stopped {
+    let Stopping {
+        id,
+        name,
+        spec,
+        group,
+        turns,
+    } = container;
     let began = Instant::now();
     let mut hook_failed = false;
+    let left = stop.left(Duration::ZERO);
     if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
         let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
         if let Err(error) = hook {
@@ -110,16 +156,31 @@ async fn stop_one(
             hook_failed = true;
         }
     }
-    let left = match stop.grace_period {
-        0 => Duration::ZERO,
-        _ => left.saturating_sub(began.elapsed()).max(MINIMUM_GRACE),
+    let mut seen = turns.subscribe();
+    let turn = seen.wait_for(|turns| turns.is_decided(group));
+    // That the time is over is no error, and the sender is here.
+    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
+    let failed = turns.borrow().failed && group > 0;
+    let result = if failed {
+        None
+    } else {
+        let left = match stop.grace_period {
+            0 => Duration::ZERO,
+            _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
+        };
+        let result = if_found(signal_and_kill(&context.client, &id, left).await);
+        turns.send_modify(|turns| match result {
+            Ok(_) => turns.left[group] -= 1,
+            Err(_) => turns.failed = true,
+        });
+        Some(result.map(drop))
     };
-    if_found(signal_and_kill(&context.client, &id, left).await)?;
-    Ok(Stopped {
+    Stopped {
         id,
         name,
         hook_failed,
-    })
+        result,
+    }
 }
 
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
@@ -188,7 +249,7 @@ impl PodTask {
                 uid,
                 reason,
                 message,
-            } => return self.fail(&uid, reason, message),
+            } => return self.fail(&uid, reason, message).await,
             Step::StopSandbox { id } => {
                 let result = self.stop_sandbox(&id).await;
                 (Subject::Removal(id), "FailedKillPod", result)
@@ -297,8 +358,11 @@ impl PodTask {
             seen: record.seen.clone(),
             user_namespace: user_namespace(&context, &version).await?,
         };
-        let config = sandbox_config(&context.facts, &host, &version, &instance);
         self.records.insert(uid.to_owned(), record);
+        if let Some(problem) = hostname_problem(&context.facts, &version) {
+            return Err(sandbox_failure(problem));
+        }
+        let config = sandbox_config(&context.facts, &host, &version, &instance);
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: runtime_handler(&context, &version)?,
@@ -319,7 +383,6 @@ impl PodTask {
         });
         let ip = sandbox.ips.first().cloned().unwrap_or_default();
         info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
-        write_hosts_file(&context, &version, &sandbox.ips).await?;
         self.observed.sandboxes.push(sandbox);
         Ok(())
     }
@@ -632,6 +695,8 @@ impl PodTask {
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
+        // Whatever was wrong with one of them, it ends with the others.
+        history.given_up.clear();
         info!(pod = %self.key, "a container's end starts all of them anew");
         let message = "All containers are restarted, as a container's restart rule says";
         self.event(
@@ -643,8 +708,9 @@ impl PodTask {
         );
     }
 
-    /// A version has failed for good.
-    fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
+    /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
+    /// it but its folder.
+    async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
         warn!(pod = %self.key, reason, message, "the Pod has failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
@@ -654,11 +720,21 @@ impl PodTask {
             message,
             since: self.context.clock.wall_now(),
         });
+        let Some(version) = self.version(uid) else {
+            return;
+        };
+        let record = self.record(&version);
+        self.memory.traces.insert(uid.to_owned());
+        self.records.insert(uid.to_owned(), record.clone());
+        let paths = self.context.facts.paths.clone();
+        let create = move || folder::create(&paths, &version.key, &version.uid, &record);
+        if let Err(error) = blocking(create).await {
+            warn!(pod = %self.key, %error, "it cannot be kept that the Pod has failed");
+        }
     }
 
     /// Ends all containers of a version, which then is on its way out for good.
     async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
-        self.begin_trial(uid).await;
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
         let mark = self.begin_end(uid).await?;
@@ -701,21 +777,18 @@ impl PodTask {
 
     /// Where a version that was good gives way to one that is taken back if it does not become so, notes
     /// what to go back to.
-    async fn begin_trial(&mut self, old: &str) {
-        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
-            return;
-        };
+    pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
         let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
         let status = self
             .version(old)
             .map(|v| status(self.view(), &self.context.facts, &v));
         let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
-        let asked = rollback::limit(&new, self.context.rollback_after).is_some();
-        let stands_in = self
-            .rollback
-            .as_ref()
-            .is_some_and(|r| r.failed.is_some() && r.uid == old);
-        if new.uid == old || !was_good || !asked || stands_in {
+        let asked = rollback::limit(new, self.context.rollback_after).is_some();
+        let stands_in = |r: &Rollback| r.failed.is_some() && r.uid == old;
+        let begun = |r: &Rollback| r.is_trial(&new.uid);
+        let settled = self.rollback.as_ref();
+        let settled = settled.is_some_and(|r| stands_in(r) || begun(r));
+        if !was_good || !asked || settled {
             return;
         }
         if let Some(good) = self.records.get(old).cloned() {
@@ -736,27 +809,28 @@ impl PodTask {
         ids: &[String],
         why: Why,
     ) -> Result<(), Failure> {
-        let given_up = [Why::Liveness, Why::Startup, Why::PostStart].contains(&why);
-        if given_up {
-            self.give_up(uid, ids, why);
-        }
-        let of_probe = ids
-            .first()
-            .and_then(|id| self.probe_grace_period(uid, id, why));
+        let given_up = match ids {
+            [id] if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) => {
+                Some(self.give_up(uid, id, why).await)
+            }
+            _ => None,
+        };
         let finished = self.memory.finished(uid).filter(|f| f.since > 0);
         let over_since = finished.filter(|_| why == Why::Over);
         let over_since = over_since.map(|f| Since::from(f.since));
+        let since = given_up.as_ref().map(|g| g.since).or(over_since);
         let stop = Stop {
-            grace_period: match why {
-                Why::RestartAll => 0,
-                _ => of_probe.unwrap_or_else(|| self.grace_period(uid)),
+            grace_period: match (why, &given_up) {
+                (Why::RestartAll, _) => 0,
+                (_, Some(given_up)) => given_up.grace_period,
+                _ => self.grace_period(uid),
             },
-            spent: over_since.map_or(Duration::ZERO, |since| self.time_since(since)),
+            spent: since.map_or(Duration::ZERO, |since| self.time_since(since)),
             with_hook: why != Why::RestartAll,
             why: Some(why),
         };
         self.stop_all(uid, ids, stop).await?;
-        for id in ids.iter().filter(|_| given_up) {
+        for id in ids.iter().filter(|_| given_up.is_some()) {
             let known = self.observed.containers.iter().find(|c| c.id == *id);
             if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
                 self.tell_pause(container, exit);
@@ -765,28 +839,46 @@ impl PodTask {
         Ok(())
     }
 
-    /// A container that does not work is to run again, unless nothing of the Pod ever does.
-    fn give_up(&mut self, uid: &str, ids: &[String], why: Why) {
-        let Some(version) = self.version(uid) else {
+    /// Begins the stop of a container that does not work, or finds it begun. It stands on disk before
+    /// anything is stopped: an agent that dies meanwhile is followed by one that goes on with it.
+    async fn give_up(&mut self, uid: &str, id: &str, why: Why) -> GivenUp {
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        if let Some(begun) = history.given_up.get_mut(id) {
+            begun.since = begun.since.fixed(&self.context.clock);
+            return begun.clone();
+        }
+        let grace_period = self.probe_grace_period(uid, id, why);
+        let message = match self.memory.post_starts.get(id) {
+            Some(PostStart::Failed(message)) => message.clone(),
+            _ => String::new(),
+        };
+        let given_up = GivenUp {
+            why,
+            message,
+            since: Since::now(&self.context.clock),
+            grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
+        };
+        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        history.given_up.insert(id.to_owned(), given_up.clone());
+        self.remember().await;
+        self.tell_given_up(uid, id, why);
+        given_up
+    }
+
+    fn tell_given_up(&self, uid: &str, id: &str, why: Why) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((version, container)) = self.version(uid).zip(known) else {
             return;
         };
-        let containers = self.observed.containers_of(uid);
-        let containers = containers.filter(|c| ids.contains(&c.id)).cloned();
-        for container in containers.collect::<Vec<_>>() {
-            let name = &container.name;
-            let again = restarts_on_failure(&version, name);
-            if again {
-                let history = self.memory.histories.entry(uid.to_owned()).or_default();
-                history.replace(&container);
-            }
-            let what = match why {
-                Why::Liveness => "failed its liveness probe",
-                Why::Startup => "failed its startup probe",
-                _ => "failed its postStart hook",
-            };
-            let then = if again { ", it will be restarted" } else { "" };
-            warn!(pod = %self.key, container = name, "the container {what}{then}");
-        }
+        let name = &container.name;
+        let what = match why {
+            Why::Liveness => "failed its liveness probe",
+            Why::Startup => "failed its startup probe",
+            _ => "failed its postStart hook",
+        };
+        let again = restarts_on_failure(&version, name);
+        let then = if again { ", it will be restarted" } else { "" };
+        warn!(pod = %self.key, container = name, "the container {what}{then}");
     }
 
     /// The grace period that a probe gives the container it gives up, in seconds.
@@ -817,29 +909,63 @@ impl PodTask {
     }
 
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
-    /// the grace period is over, which is one for all of them.
+    /// the grace period is over, which is one for all of them. Given up where something more urgent comes
+    /// up; what is stopped goes on without us then.
     async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
-        let began = Instant::now();
-        let groups = match self.version(uid) {
-            Some(version) => stop_order(&version, &self.observed, ids),
-            None => vec![ids.to_vec()],
-        };
-        for group in groups {
-            let spent = stop.spent + began.elapsed();
-            self.stop_group(uid, &group, Stop { spent, ..stop }).await?;
+        let mut stops = self.begin_stops(uid, ids, stop);
+        // What has ended for good has its grace period already, and it is the Pod's.
+        let patient = matches!(stop.why, None | Some(Why::Over));
+        let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
+        let mut failure = None;
+        while !stops.is_empty() {
+            let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
+                debug!(pod = %self.key, uid, "a stop is given up for something more urgent");
+                self.stale = true;
+                return Ok(());
+            };
+            let Some(stopped) = stopped else {
+                break;
+            };
+            if stopped.hook_failed {
+                let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+            }
+            match stopped.result {
+                Some(Ok(())) => {
+                    self.has_ended(&stopped.id).await;
+                    self.publish();
+                }
+                Some(Err(error)) => failure = Some(error),
+                None => {}
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    /// Stops containers side by side.
-    async fn stop_group(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
+    /// Begins to stop containers side by side, and tells of each.
+    fn begin_stops(
+        &self,
+        uid: &str,
+        ids: &[String],
+        stop: Stop,
+    ) -> FuturesUnordered<impl Future<Output = Stopped> + use<>> {
         let version = self.version(uid);
+        let groups = match &version {
+            Some(version) => stop_order(version, &self.observed, ids),
+            None => vec![ids.to_vec()],
+        };
         let ip = self.pod_ip(uid);
-        let named = self.observed.containers.iter();
-        let named = named
-            .filter(|c| ids.contains(&c.id))
-            .map(|c| (c.id.clone(), c.name.clone()));
-        let stops = named.map(|(id, name)| {
+        let turns = Turns {
+            left: groups.iter().map(Vec::len).collect(),
+            failed: false,
+        };
+        let turns = Arc::new(watch::Sender::new(turns));
+        let stops = FuturesUnordered::new();
+        for (group, id) in (groups.into_iter().enumerate())
+            .flat_map(|(group, ids)| ids.into_iter().map(move |id| (group, id)))
+        {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let name = known.map(|c| c.name.clone()).unwrap_or_default();
             let spec = version.as_ref().and_then(|v| {
                 let spec = all_containers(v).find(|c| c.name == name);
                 spec.cloned()
@@ -849,32 +975,18 @@ impl PodTask {
             let again = again.is_some_and(|v| restarts_on_failure(v, &name));
             let message = tell::killing(&name, stop.why, sidecar, again);
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
-            let context = Arc::clone(&self.context);
-            stop_one(
-                context,
-                self.key.clone(),
-                (id, name),
+            let container = Stopping {
+                id,
+                name,
                 spec,
-                ip.clone(),
-                stop,
-            )
-        });
-        let stops = join_all(stops.collect::<Vec<_>>());
-        let outcomes = self.meanwhile(stops).await;
-        let mut failure = None;
-        for outcome in outcomes {
-            match outcome {
-                Ok(stopped) => {
-                    if stopped.hook_failed {
-                        let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
-                        self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
-                    }
-                    self.has_ended(&stopped.id).await;
-                }
-                Err(e) => failure = Some(e),
-            }
+                group,
+                turns: Arc::clone(&turns),
+            };
+            let context = Arc::clone(&self.context);
+            let (pod, ip) = (self.key.clone(), ip.clone());
+            stops.push(stop_one(context, pod, ip, container, stop));
         }
-        failure.map_or(Ok(()), |e| Err(e.into()))
+        stops
     }
 
     /// Learns how a container ended that was stopped.
@@ -1009,7 +1121,7 @@ impl PodTask {
                 Ok(Some(local)) => return self.image_arrived(uid, container, Ok(local)),
                 Ok(None) if policy == Some("Never") => {
                     let error = ImageError {
-                        reason: "ErrImageNeverPull",
+                        reason: NEVER_PULL,
                         message: tell::never_pulled(&image),
                     };
                     return self.image_arrived(uid, container, Err(error));
@@ -1084,8 +1196,11 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let (waited, _) = self.failed_before(&uid, &container);
-        let delay = backoff::next(waited);
+        let before = self.memory.images.get(&(uid.clone(), container.clone()));
+        let before = match before {
+            Some(Image::Failed { message, .. }) => Some(message.clone()),
+            _ => None,
+        };
         let image = match result {
             Ok(LocalImage {
                 reference,
@@ -1102,8 +1217,15 @@ impl PodTask {
                     Some(image) => self.tell_no_image(&version, &container, image, error),
                     None => error,
                 };
+                let delay = match reason {
+                    // Looking costs no registry anything, and whoever has the image brought does not say so.
+                    NEVER_PULL => backoff::INITIAL,
+                    _ => backoff::next(self.failed_before(&uid, &container).0),
+                };
                 let retry_in = delay.as_secs();
-                warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                if before.is_none_or(|before| before != message) {
+                    warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                }
                 Image::Failed {
                     reason,
                     message,
@@ -1181,11 +1303,8 @@ async fn prepare_container(
         let mut instance = instance;
         folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
             .map_err(|e| e.to_string())?;
-        // An agent that died right after it had made the sandbox did not come to write it.
-        if !facts.paths.hosts_file(&version.uid).exists() {
-            folder::write_hosts_file(facts, &version, &instance.addresses.pod)
-                .map_err(|e| e.to_string())?;
-        }
+        folder::write_hosts_file(facts, &version, &instance.addresses.pod)
+            .map_err(|e| e.to_string())?;
         volume::refresh(facts, &version, &instance.addresses)?;
         instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
         for part in sub_paths(facts, &version, &spec, &instance)? {
@@ -1242,18 +1361,6 @@ fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> 
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
     cgroup::create(root, driver, &path, &limits)?;
     cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
-}
-
-async fn write_hosts_file(
-    context: &Arc<Context>,
-    version: &Arc<StaticPod>,
-    ips: &[String],
-) -> Result<(), Failure> {
-    let context = Arc::clone(context);
-    let version = Arc::clone(version);
-    let ips = ips.to_vec();
-    let write = move || folder::write_hosts_file(&context.facts, &version, &ips);
-    blocking(write).await.map_err(node_failure("FailedMount"))
 }
 
 async fn pull_or_local(

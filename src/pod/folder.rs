@@ -180,14 +180,19 @@ pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool)
     )
 }
 
-/// Writes the Pod's `/etc/hosts`. In place, since running containers have the file mounted.
+/// Writes the Pod's `/etc/hosts`, as the kubelet does at each start of a container: the host's own may
+/// have changed, and what containers wrote into it does not stay. In place, since running containers have
+/// the file mounted, and only where it differs, since they may be reading it.
 ///
 /// # Errors
 /// Any I/O error.
 pub fn write_hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String]) -> io::Result<()> {
     let host = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let path = facts.paths.hosts_file(&pod.uid);
-    fs::write(&path, hosts_file(facts, pod, ips, &host))?;
+    let text = hosts_file(facts, pod, ips, &host);
+    if !fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
+        fs::write(&path, text)?;
+    }
     fs::set_permissions(&path, Permissions::from_mode(0o644))
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::moment::Clock;
+use super::moment::{Clock, Since};
 use super::observed::{Container, Exit, Observed, State};
+use super::plan::Why;
 
 /// What a container is told to have ended with when nobody saw its end: killed.
 const UNSEEN_EXIT: i32 = 137;
@@ -22,8 +23,12 @@ const UNSEEN_EXIT: i32 = 137;
 pub struct History {
     /// The newest instance of each container, by name.
     pub containers: BTreeMap<String, Instance>,
-    /// By container name: instances with a lower attempt are to be replaced, whatever they ended with.
+    /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
+    /// since all of the Pod starts anew.
     pub floors: BTreeMap<String, u32>,
+    /// By container id: instances that do not work and are stopped for that. Those that are over stay
+    /// until another takes their place.
+    pub given_up: BTreeMap<String, GivenUp>,
     /// How the Pod ended for good, if it did.
     pub finished: Option<Finished>,
     /// The Pod's conditions.
@@ -57,6 +62,19 @@ pub struct Instance {
     pub exit: Option<Ended>,
     /// When it started, in nanoseconds since the epoch; 0 if it was not seen to.
     pub started_at: i64,
+}
+
+/// The stop of an instance that does not work. It goes on as it began, over restarts of the agent too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// What was wrong with it.
+    pub why: Why,
+    /// What there is to say about that, where it was the hook after its start.
+    pub message: String,
+    /// When the stop began.
+    pub since: Since,
+    /// The instance's grace period, in seconds.
+    pub grace_period: i64,
 }
 
 /// How an instance ended.
@@ -107,6 +125,8 @@ impl History {
                 self.containers.insert(container.name.clone(), instance);
             }
         }
+        let newest: BTreeSet<&String> = self.containers.values().map(|i| &i.id).collect();
+        self.given_up.retain(|id, _| newest.contains(id));
     }
 
     /// The containers of this UID that the runtime had and has not any more, as they are remembered. One
@@ -128,6 +148,7 @@ impl History {
     /// The container with this id was removed by us.
     pub fn forget(&mut self, id: &str) {
         self.containers.retain(|_, instance| instance.id != id);
+        self.given_up.remove(id);
     }
 
     /// Whether an instance is to be replaced, whatever it ended with.
@@ -166,6 +187,7 @@ impl History {
         self.finished != before.finished
             || self.was_good != before.was_good
             || self.floors != before.floors
+            || self.given_up != before.given_up
             || ends(self) != ends(before)
     }
 }

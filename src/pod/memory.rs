@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::admission::Rejection;
 use super::backoff;
 use super::folder::Terminating;
-use super::history::{Finished, History};
+use super::history::{Finished, GivenUp, History};
 use super::moment::Moment;
 use super::observed::Container;
 use crate::manifest::StaticPod;
@@ -139,7 +139,15 @@ impl Memory {
         self.histories.get(uid)?.finished.as_ref()
     }
 
-    /// Whether an instance of a container is to be replaced, whatever it ended with.
+    /// The stop of a container that does not work, if it was begun.
+    #[must_use]
+    pub fn given_up(&self, container: &Container) -> Option<&GivenUp> {
+        let history = self.histories.get(&container.uid)?;
+        history.given_up.get(&container.id)
+    }
+
+    /// Whether an instance of a container is to be replaced, whatever it ended with, since all of the Pod
+    /// starts anew.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
         let history = self.histories.get(&container.uid);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
+use serde::{Deserialize, Serialize};
 
 use super::memory::{Image, Memory, PostStart, Subject};
 use super::moment::Moment;
@@ -142,7 +143,7 @@ pub enum Step {
 }
 
 /// Why single containers are stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// They stand in the way: in a dead sandbox, or replaced by a newer one.
     Stray,
@@ -175,6 +176,21 @@ pub fn plan(view: View<'_>) -> Plan {
     Plan {
         wake: if step.is_some() { None } else { planner.wake },
         step,
+    }
+}
+
+/// Whether something is not to wait until single containers of this version have been stopped: that it is on
+/// its way out, which has a grace period of its own, or that another can be made ready.
+#[must_use]
+pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
+    match plan(view).step {
+        Some(Step::Terminate { .. }) => true,
+        Some(
+            Step::Admit { uid: other }
+            | Step::WantImage { uid: other, .. }
+            | Step::CheckVolumes { uid: other },
+        ) => other != uid,
+        _ => false,
     }
 }
 
@@ -274,7 +290,8 @@ impl<'a> Planner<'a> {
         }
         // The wanted version first, the remains of the old one after: that makes the gap short.
         let step = match (self.view.wanted, kept) {
-            (Some(wanted), Some(kept)) => self.run(kept).or_else(|| self.prepare(wanted)),
+            // Nothing of the kept version may hold up the wanted one.
+            (Some(wanted), Some(kept)) => self.prepare(wanted).or_else(|| self.run(kept)),
             (Some(wanted), None) if !leaving.contains(&wanted.uid.as_str()) => self.run(wanted),
             _ => None,
         };
@@ -430,10 +447,14 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Stops a container that its probes or the hook after its start gave up.
+    /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
+    /// on, whatever they say since.
     fn stop_given_up(&mut self, uid: &str) -> Option<Step> {
         let memory = self.view.memory;
         let why = |c: &Container| {
+            if let Some(given_up) = memory.given_up(c) {
+                return Some(given_up.why);
+            }
             if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
                 return Some(Why::PostStart);
             }
@@ -494,7 +515,10 @@ impl<'a> Planner<'a> {
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, state) => {
                     due.push(spec);
-                    let started = last.is_some_and(|c| memory.health(&c.id).started && !hooked(c));
+                    let started = last.is_some_and(|c| {
+                        let works = memory.given_up(c).is_none() && !hooked(c);
+                        works && memory.health(&c.id).started
+                    });
                     matches!(state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,

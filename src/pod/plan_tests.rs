@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
 use super::admission::Rejection;
-use super::history::Finished;
+use super::history::{Finished, GivenUp};
 use super::memory::{Image, Memory, Subject};
-use super::moment::Moment;
+use super::moment::{Moment, Since};
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use super::plan::{Plan, Step, View, Why, kept_version, plan};
 use super::rules::{Restart, is_finished, restart};
@@ -186,9 +186,14 @@ impl World {
                 let exit = self.exit(0);
                 for id in &ids {
                     if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) {
-                        let container = self.observed.containers.iter().find(|c| c.id == *id);
+                        let given_up = GivenUp {
+                            why,
+                            message: String::new(),
+                            since: Since::from(0),
+                            grace_period: 30,
+                        };
                         let history = self.memory.histories.entry(uid.clone()).or_default();
-                        history.replace(container.unwrap());
+                        history.given_up.insert(id.clone(), given_up);
                     }
                     self.set_state(id, exit.clone());
                 }

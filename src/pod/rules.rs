@@ -27,11 +27,18 @@ pub enum Restart {
 /// The answer of the restart rules and policies for a container that ended so.
 #[must_use]
 pub fn restart(view: View<'_>, version: &StaticPod, container: &Container, exit: &Exit) -> Restart {
-    if !view.memory.is_replaced(container) && !runs_again(version, &container.name, exit.code) {
+    if !is_replaced(view, version, container) && !runs_again(version, &container.name, exit.code) {
         return Restart::Never;
     }
     let delay = backoff::restart_delay(container.backoff, exit.ran(), view.longest_backoff);
     Restart::At(exit.ended.after(delay), delay)
+}
+
+/// Whether an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
+/// because it did not work.
+fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bool {
+    let given_up = view.memory.given_up(container).is_some();
+    view.memory.is_replaced(container) || given_up && restarts_on_failure(version, &container.name)
 }
 
 /// Whether a container that ended with this code runs again, by its own rules first, then its own
@@ -72,7 +79,7 @@ fn restart_rule(spec: &ContainerSpec, code: i32) -> Option<&ContainerRestartRule
 pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
     all_containers(version).any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
-        let last = history.first().filter(|c| !view.memory.is_replaced(c));
+        let last = history.first().filter(|c| !is_replaced(view, version, c));
         let exit = last.and_then(|c| c.exit());
         let rule = exit.and_then(|exit| restart_rule(spec, exit.code));
         rule.is_some_and(|rule| rule.action == RESTART_ALL)

@@ -220,6 +220,8 @@ fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never(
         ("Always", Why::Liveness, Kind::Liveness, true),
         ("OnFailure", Why::Liveness, Kind::Liveness, true),
         ("Always", Why::Startup, Kind::Startup, true),
+        ("Never", Why::Liveness, Kind::Liveness, false),
+        ("Never", Why::Startup, Kind::Startup, false),
     ] {
         let mut world = started(&single(policy, &json!({})));
         let failed = Failed {

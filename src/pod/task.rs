@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
-use super::plan::{View, plan};
+use super::plan::{View, Why, kept_version, plan};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
@@ -225,6 +225,10 @@ impl PodTask {
             self.memory.terminating.insert(uid.to_owned());
         }
         if let Some(history) = folder::read_history(paths, uid) {
+            let given_up = history.given_up.iter();
+            let hooks = given_up.filter(|(_, given_up)| given_up.why == Why::PostStart);
+            let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
+            self.memory.post_starts.extend(hooks);
             self.kept.insert(uid.to_owned(), history.clone());
             self.memory.histories.insert(uid.to_owned(), history);
         }
@@ -250,6 +254,7 @@ impl PodTask {
             }
             self.sync_probes();
             self.remember().await;
+            self.begin_trials().await;
             let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
@@ -271,13 +276,17 @@ impl PodTask {
         }
     }
 
-    /// Gives back what a Pod that is over took of the node.
+    /// Gives back what a Pod that is over took of the node, once nothing of it runs any more: until then a
+    /// sidecar may hold its port, and what it uses is not free.
     fn give_back(&self) {
         let Some(wanted) = &self.wanted else {
             return;
         };
-        if is_finished(self.view(), &wanted.pod) {
-            self.context.ledger.release(&self.key, &wanted.pod.uid);
+        let uid = &wanted.pod.uid;
+        let runs = self.observed.containers_of(uid).any(Container::is_live)
+            || self.observed.ready_sandbox(uid).is_some();
+        if is_finished(self.view(), &wanted.pod) && !runs {
+            self.context.ledger.release(&self.key, uid);
         }
     }
 
@@ -348,7 +357,7 @@ impl PodTask {
     }
 
     /// Brings each version's history up to date, on disk too.
-    async fn remember(&mut self) {
+    pub(super) async fn remember(&mut self) {
         let uids: Vec<String> = self.memory.versions.keys().cloned().collect();
         for uid in uids {
             if self.memory.terminating.contains(&uid) || !self.memory.traces.contains(&uid) {
@@ -372,6 +381,23 @@ impl PodTask {
                     warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
                 }
             }
+        }
+    }
+
+    /// Begins the trial of a version that is about to take over, whether or not anything of the old one
+    /// still runs.
+    async fn begin_trials(&mut self) {
+        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        if !self.observed.has_none_of(&new.uid) || kept_version(self.view()).is_some() {
+            return;
+        }
+        let others = self.memory.versions.keys().filter(|uid| **uid != new.uid);
+        let there =
+            |uid: &&String| self.memory.traces.contains(*uid) || !self.observed.has_none_of(uid);
+        for old in others.filter(there).cloned().collect::<Vec<_>>() {
+            self.begin_trial(&old, &new).await;
         }
     }
 
@@ -579,20 +605,28 @@ impl PodTask {
     }
 
     /// Waits for work that takes its time, such as a container's end within its grace period. What happens
-    /// meanwhile is taken in and told: readiness above all.
-    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+    /// meanwhile is taken in and told: readiness above all. Gives nothing where the work is given up because
+    /// of that.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        is_given_up: impl Fn(View<'_>) -> bool,
+    ) -> Option<T> {
         tokio::pin!(work);
         loop {
             tokio::select! {
-                done = &mut work => return done,
+                done = &mut work => return Some(done),
                 goes_on = self.next() => {
                     if !goes_on {
-                        return work.await;
+                        return Some(work.await);
                     }
                 }
             }
             self.sync_probes();
             self.publish();
+            if is_given_up(self.view()) {
+                return None;
+            }
         }
     }
 

@@ -112,9 +112,14 @@ fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
     }
 }
 
-/// Why the Pod cannot have the host name that it asks for, if it cannot.
+/// Why the Pod cannot have the host name that it asks for, if it cannot. On the host's network it has the
+/// host's, whatever it asks for.
 #[must_use]
 pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
+    let spec = pod.pod.spec.as_ref();
+    if spec.is_some_and(|s| s.host_network == Some(true)) {
+        return None;
+    }
     let name = kernel_hostname(facts, pod);
     let long = name.len() > MAX_HOSTNAME;
     long.then(|| {

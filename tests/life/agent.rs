@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use podkeeper::cri::Client;
+use podkeeper::manifest::objects::{ObjectSet, attach};
 use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::node::supervisor::supervise;
 use podkeeper::pod::admission::Ledger;
@@ -129,6 +130,7 @@ impl Agent {
         for manifest in manifests {
             let pod = parse(manifest.as_bytes(), NODE, SourceKind::File);
             let pod = pod.unwrap_or_else(|e| panic!("{manifest}: {e:?}")).pod;
+            let pod = attach(&pod, &ObjectSet::default());
             let origin = Origin::File(PathBuf::from("/manifests/pod.yaml"));
             let warnings = vec![];
             let wanted = DesiredPod {

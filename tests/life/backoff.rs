@@ -140,3 +140,22 @@ async fn an_image_that_cannot_be_had_is_asked_for_ever_more_rarely_until_it_is_t
     );
     assert_eq!(agent.running("p"), [("c".to_owned(), 0)], "{}", full("p"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_must_not_be_pulled_is_looked_for_again_and_again() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent.want(&[&single("imagePullPolicy: Never", "")]);
+    let never = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImageNeverPull");
+    agent.until_told("the image is not there", never).await;
+    tokio::time::sleep(HOUR + 100 * SECOND).await;
+    assert!(never(&agent));
+    let before = tokio::time::Instant::now();
+    agent.runtime.image("busybox:1.36", Some(0), "");
+    agent.until_ready("p").await;
+    assert!(before.elapsed() <= 10 * SECOND, "{:?}", before.elapsed());
+    let calls = agent.runtime.calls();
+    assert!(calls.iter().all(|call| call.method != "PullImage"));
+}

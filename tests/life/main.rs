@@ -7,8 +7,11 @@ mod clock;
 mod events;
 mod faults;
 mod golden;
+mod host;
 mod node;
 mod probes;
+mod rollback;
+mod stops;
 
 #[path = "../runtime/mod.rs"]
 mod runtime;
