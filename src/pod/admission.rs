@@ -197,13 +197,9 @@ fn check_resources(
         fits("pods", 1, pods, facts.max_pods.into())?;
     }
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-    // What is set aside as huge pages is nobody's otherwise.
-    let pages = facts.huge_pages.iter();
-    let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
-    let memory = facts.memory_capacity.saturating_sub(set_aside);
     let all: [(&str, Side, i64); 3] = [
         ("cpu", |r| r.cpu, i64::from(facts.cpus) * 1000),
-        ("memory", |r| r.memory, bytes(memory)),
+        ("memory", |r| r.memory, bytes(facts.allocatable_memory())),
         (
             "ephemeral-storage",
             |r| r.ephemeral_storage,

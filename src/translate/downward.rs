@@ -198,7 +198,7 @@ fn allocatable(facts: &NodeFacts, name: &str) -> Quantity {
     let whole = |amount: u64| Quantity::of(i64::try_from(amount).unwrap_or(i64::MAX));
     match name {
         "cpu" => whole(facts.cpus.into()),
-        "memory" => whole(facts.memory_capacity),
+        "memory" => whole(facts.allocatable_memory()),
         "ephemeral-storage" => whole(facts.ephemeral_storage),
         _ => Quantity::default(),
     }

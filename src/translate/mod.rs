@@ -107,6 +107,15 @@ pub struct HandlerFeatures {
 }
 
 impl NodeFacts {
+    /// The memory that Pods may have, in bytes: all but what is set aside as huge pages, which is nobody's
+    /// otherwise (the kubelet's `MachineInfo`).
+    #[must_use]
+    pub fn allocatable_memory(&self) -> u64 {
+        let pages = self.huge_pages.iter();
+        let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
+        self.memory_capacity.saturating_sub(set_aside)
+    }
+
     /// A container's id as the API has it: with the runtime's name.
     #[must_use]
     pub fn container_id(&self, id: &str) -> String {
