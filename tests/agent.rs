@@ -139,7 +139,7 @@ fn the_configuration_is_shown_with_where_it_comes_from_and_without_secrets() {
         file,
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
          staticPodPath: /etc/kubernetes/manifests\nstaticPodURL: https://user:hunter2@h/p?token=hunter2\n\
-         staticPodURLHeader: {X-Secret: [hunter2]}\nmaxPods: 110\n",
+         staticPodURLHeader: {X-Secret: [hunter2]}\npodsPerCore: 10\n",
     )
     .unwrap();
     let arguments = [
@@ -181,7 +181,7 @@ fn the_configuration_is_shown_with_where_it_comes_from_and_without_secrets() {
     let warnings = text(&shown.stderr);
     assert_eq!(
         warnings,
-        "warning: fields of the KubeletConfiguration without effect here: maxPods\n"
+        "warning: fields of the KubeletConfiguration without effect here: podsPerCore\n"
     );
 
     let json = podkeeper(&[&arguments[..], &["--output=json"]].concat());
@@ -203,9 +203,9 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
             "podkeeper: there are no manifests to run: give --pod-manifest-path",
         ),
         (
-            &["run", "--max-pods=5"],
+            &["run", "--pods-per-core=5"],
             2,
-            "error: --max-pods is a flag of the kubelet that podkeeper does not have",
+            "error: --pods-per-core is a flag of the kubelet that podkeeper does not have",
         ),
         (
             &["run", "--pod-manifst-path=/m"],
