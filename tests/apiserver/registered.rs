@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::node::Node;
+use crate::ports::free;
 
 mod shared {
     crate::with_apiserver!(shared: the_node_is_that_of_the_reference_agent,);
@@ -102,6 +103,8 @@ fn put(object: &mut Value, place: &str, value: Value) {
 async fn the_node_is_that_of_the_reference_agent(mut node: Node, cluster: Cluster) {
     cluster.admit(&mut node);
     node.flag("node-ip", "192.0.2.7");
+    let port = free().port();
+    node.flag("port", &port.to_string());
     node.start_agent();
     let found = node
         .wait("the Node is ready", async || {
@@ -123,6 +126,9 @@ async fn the_node_is_that_of_the_reference_agent(mut node: Node, cluster: Cluste
         assert_eq!(names(&found), names(&expected));
         assert_eq!(found["status"][amounts]["pods"], "110");
     }
+    let at = "/status/daemonEndpoints/kubeletEndpoint/Port";
+    assert_eq!(found.pointer(at), Some(&json!(port)));
+    put(&mut found, at, json!(10250));
     let runtime = &found["status"]["nodeInfo"]["containerRuntimeVersion"];
     let runtime = runtime.as_str().unwrap();
     assert!(runtime.starts_with("containerd://2.1."), "{runtime}");
