@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::node::{BUSYBOX, FOREVER, Node, manifest, pod};
+use crate::node::{BUSYBOX, FOREVER, Node, PATIENCE, manifest, pod};
 use crate::ports::free;
 
 mod shared {
@@ -23,6 +23,10 @@ mod shared {
         usage_is_measured_and_shown_through_the_api_server,
         who_is_unknown_or_has_no_right_is_refused,
     );
+}
+
+mod own {
+    crate::with_apiserver!(own: kubectl_top_shows_what_pods_and_the_node_use);
 }
 
 /// Starts the agent with the node's API on a port of its own; gives the port.
@@ -254,11 +258,17 @@ async fn kubectl_port_forward_reaches_a_pods_port(mut node: Node, cluster: Clust
     .await;
 }
 
+/// A script that uses so much memory, and CPU time for as long as a test may take, but not for ever.
+fn busy(mebibytes: u32) -> String {
+    format!(
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count={mebibytes}; echo full; \
+         timeout 300 sh -c 'while :; do :; done'"
+    )
+}
+
 async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, cluster: Cluster) {
     const SIZE: u32 = 20 << 20;
-    // It is busy for as long as the test may take, and not for ever.
-    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; echo full; timeout 300 sh -c 'while :; do :; done'";
-    node.put("web.yaml", &pod("web", script));
+    node.put("web.yaml", &pod("web", &busy(SIZE >> 20)));
     start(&mut node, &cluster);
     cluster.wait_running(&node, "web").await;
     let name = node.full_name("web");
@@ -306,6 +316,60 @@ async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, clus
     let all = &summary["node"]["memory"];
     let used = all["workingSetBytes"].as_u64().unwrap();
     assert!(used > bytes && used < podkeeper::node::machine::memory_capacity());
+}
+
+/// The millicores and mebibytes in a line of `kubectl top` that starts with these names.
+fn usage(table: &str, names: &[&str]) -> Option<(u64, u64)> {
+    let lines = table.lines().map(|line| line.split_whitespace().collect());
+    let mut numbers = lines.filter_map(|words: Vec<&str>| {
+        let numbers = words.strip_prefix(names)?;
+        let cpu = numbers.first()?.strip_suffix('m')?.parse().ok()?;
+        let memory = numbers.iter().find_map(|word| word.strip_suffix("Mi"))?;
+        Some((cpu, memory.parse().ok()?))
+    });
+    numbers.next()
+}
+
+async fn kubectl_top_shows_what_pods_and_the_node_use(mut node: Node, cluster: Cluster) {
+    const SIZE: u32 = 20;
+    // A metrics-server looks every 10 s, and tells of what it has seen twice.
+    node.patience = 3 * PATIENCE;
+    cluster.hack("metrics-server");
+    let spec = format!(
+        "  containers:\n  - {{name: c, image: {BUSYBOX}, command: [sh, -c, \"{}\"]}}\n  \
+         - {{name: idle, image: {BUSYBOX}, command: $FOREVER}}\n",
+        busy(SIZE)
+    );
+    node.put("web.yaml", &manifest("web", &spec));
+    start(&mut node, &cluster);
+    cluster.wait_running(&node, "web").await;
+    let name = node.full_name("web");
+    let top = |what: &str| cluster.ask(&format!("top {what}"));
+    let is_right = |(cpu, memory): (u64, u64)| cpu > 0 && memory >= SIZE.into();
+    let pod = node
+        .wait("kubectl top shows the Pod", async || {
+            usage(&top(&format!("pod {name}"))?, &[&name]).filter(|u| is_right(*u))
+        })
+        .await;
+    assert!(pod.1 < 2 * u64::from(SIZE), "{pod:?}");
+    // The busy one of its containers is told from the other.
+    node.wait_until("kubectl top shows the containers", async || {
+        let Some(table) = top(&format!("pod {name} --containers")) else {
+            return false;
+        };
+        let (busy, idle) = (
+            usage(&table, &[&name, "c"]),
+            usage(&table, &[&name, "idle"]),
+        );
+        busy.is_some_and(is_right) && idle.is_some_and(|idle| Some(idle) < busy)
+    })
+    .await;
+    let all = node
+        .wait("kubectl top shows the node", async || {
+            usage(&top("node")?, &[&node.name]).filter(|u| is_right(*u))
+        })
+        .await;
+    assert!(all.1 > pod.1, "{all:?} {pod:?}");
 }
 
 /// What the node's API answers to a caller with this token, or without: its code and text.
