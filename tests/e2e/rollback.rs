@@ -59,6 +59,10 @@ async fn an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_ch
     .await;
     node.remove("web.yaml");
     node.wait_gone().await;
-    let kept = std::fs::read_dir(node.path("root/rollbacks"));
-    assert_eq!(kept.unwrap().count(), 0, "nothing is kept of it");
+    // That is the last thing of it that goes.
+    node.wait_until("nothing is kept of the update", async || {
+        let kept = std::fs::read_dir(node.path("root/rollbacks"));
+        kept.unwrap().count() == 0
+    })
+    .await;
 }
