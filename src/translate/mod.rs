@@ -107,11 +107,17 @@ pub struct HandlerFeatures {
 }
 
 impl NodeFacts {
-    /// The memory that Pods may have, in bytes: all but what is set aside as huge pages, which is nobody's
-    /// otherwise (the kubelet's `MachineInfo`).
+    /// The memory that Pods may have, in bytes, by the huge pages that there were when the agent started.
     #[must_use]
     pub fn allocatable_memory(&self) -> u64 {
-        let pages = self.huge_pages.iter();
+        self.memory_beside(&self.huge_pages)
+    }
+
+    /// The memory that Pods may have beside these huge pages, in bytes: what is set aside as such is nobody's
+    /// otherwise (the kubelet's `MachineInfo`). `huge_pages` says how many there are by their size in KiB.
+    #[must_use]
+    pub fn memory_beside(&self, huge_pages: &BTreeMap<u64, u64>) -> u64 {
+        let pages = huge_pages.iter();
         let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
         self.memory_capacity.saturating_sub(set_aside)
     }

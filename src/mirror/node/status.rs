@@ -114,8 +114,7 @@ fn allocatable(
     facts: &NodeFacts,
     measured: &Measured,
 ) -> BTreeMap<String, Quantity> {
-    let set_aside: u64 = measured.huge_pages.iter().map(|(size, n)| size * n).sum();
-    let memory = (facts.memory_capacity >> 10).saturating_sub(set_aside);
+    let memory = facts.memory_beside(&measured.huge_pages) >> 10;
     let mut allocatable = capacity.clone();
     allocatable.insert("memory".to_owned(), Quantity(bytes(memory)));
     allocatable
