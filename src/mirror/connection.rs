@@ -262,8 +262,8 @@ mod tests {
         path
     }
 
-    /// A user by a plugin that hangs for as long as the folder is there, and says that it has begun.
-    fn hanging(folder: &TempDir) -> (String, PathBuf) {
+    /// Begins to connect by a plugin that hangs for as long as the folder is there, and waits until it does.
+    async fn hanging(folder: &TempDir) -> tokio::task::JoinHandle<Result<(), Error>> {
         let begun = folder.path().join("begun");
         let script = format!(
             ": > {0}; while [ -e {0} ]; do sleep 0.1; done",
@@ -273,14 +273,7 @@ mod tests {
             "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
              args: [-c, '{script}']}}}}"
         );
-        (user, begun)
-    }
-
-    #[tokio::test]
-    async fn a_plugin_that_hangs_is_given_up_when_the_kubeconfig_changes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (user, begun) = hanging(&folder);
-        let path = write(&folder, &user);
+        let path = write(folder, &user);
         let opened = tokio::spawn(async move {
             let opened = Connection::open(&path, None, Arc::default()).await;
             opened.map(|_| ())
@@ -288,6 +281,13 @@ mod tests {
         while !begun.exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        opened
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_hangs_is_given_up_when_the_kubeconfig_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = hanging(&folder).await;
         write(&folder, "{token: t}");
         assert_eq!(opened.await.unwrap(), Ok(()));
         drop(folder);
@@ -296,15 +296,7 @@ mod tests {
     #[tokio::test]
     async fn a_plugin_that_hangs_is_given_up_after_a_while() {
         let folder = tempfile::tempdir().unwrap();
-        let (user, begun) = hanging(&folder);
-        let path = write(&folder, &user);
-        let opened = tokio::spawn(async move {
-            let opened = Connection::open(&path, None, Arc::default()).await;
-            opened.map(|_| ())
-        });
-        while !begun.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let opened = hanging(&folder).await;
         tokio::time::pause();
         tokio::time::advance(PLUGIN_TIME).await;
         let error = opened.await.unwrap().unwrap_err().to_string();

@@ -16,7 +16,8 @@ use super::rules::{is_finished, stop_order};
 use crate::manifest::{PodKey, StaticPod};
 use crate::probe::{Failed, Health, Kind};
 
-fn pod(spec: Value) -> Arc<StaticPod> {
+/// A Pod of this specification, with the UID `u`.
+pub(super) fn pod(spec: Value) -> Arc<StaticPod> {
     Arc::new(StaticPod {
         key: PodKey {
             namespace: "default".into(),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateTerminated, ContainerStatus, LinuxContainerUser, Pod,
-    PodCondition, PodStatus,
+    ContainerState, ContainerStateTerminated, ContainerStatus, LinuxContainerUser, PodCondition,
+    PodStatus,
 };
 use serde_json::{Value, json};
 
@@ -19,8 +19,9 @@ use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use super::plan::{View, volume_holder};
 use super::report::report;
+use super::rules_tests;
 use super::status::{end_phase, status};
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::translate::{HandlerFeatures, NodeFacts};
 
@@ -47,19 +48,6 @@ fn pod(spec: &str) -> Scene {
             container["image"] = json!("i");
         }
     }
-    let version = StaticPod {
-        key: PodKey {
-            namespace: "default".into(),
-            name: "p-n1".into(),
-        },
-        uid: "u".into(),
-        pod: Pod {
-            spec: Some(serde_json::from_value(spec).unwrap()),
-            ..Pod::default()
-        },
-        document: Value::Null,
-        objects: Arc::default(),
-    };
     let sandbox = Sandbox {
         id: "s".into(),
         uid: "u".into(),
@@ -71,7 +59,7 @@ fn pod(spec: &str) -> Scene {
     let mut memory = Memory::default();
     memory.seen.insert("u".into(), (THEN, NOW));
     Scene {
-        version: Arc::new(version),
+        version: rules_tests::pod(spec),
         observed: Observed {
             sandboxes: vec![sandbox],
             containers: vec![],
