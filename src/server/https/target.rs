@@ -82,23 +82,36 @@ pub(super) struct Right {
 }
 
 /// Paths with a subresource of their own; `true` for those where the right to everything will do too.
-const SUBRESOURCES: [(&str, &str, bool); 7] = [
+const SUBRESOURCES: [(&str, &str, bool); 11] = [
     ("pods", "pods", true),
+    ("runningpods", "pods", true),
     ("healthz", "healthz", true),
     ("configz", "configz", true),
     ("stats", "stats", false),
     ("metrics", "metrics", false),
     ("logs", "log", false),
     ("spec", "spec", false),
+    ("checkpoint", "checkpoint", false),
+    ("statusz", "statusz", false),
+    ("flagz", "configz", false),
 ];
 
 /// The subresource that stands for everything.
 const PROXY: &str = "proxy";
 
+/// First words of the paths that run commands or open connections in containers, also those of the
+/// kubelet's that are not served here.
+const STREAMS: [&str; 5] = ["exec", "attach", "portForward", "run", "cri"];
+
 impl Right {
     /// What a request takes. A method without a verb of its own gives none, which nobody was granted.
+    ///
+    /// A stream takes `create` by whatever method it is asked for: a WebSocket is opened by a GET, and the
+    /// right to read must not be enough to run a command.
     pub(super) fn of(method: &Method, path: &str) -> Self {
+        let first = path.trim_start_matches('/').split('/').next();
         let verb = match *method {
+            _ if first.is_some_and(|first| STREAMS.contains(&first)) => "create",
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
             Method::PUT => "update",
@@ -106,7 +119,6 @@ impl Right {
             Method::DELETE => "delete",
             _ => "",
         };
-        let first = path.trim_start_matches('/').split('/').next();
         let known = SUBRESOURCES.iter().find(|(p, ..)| Some(*p) == first);
         let subresources = match known {
             Some((_, own, true)) => vec![*own, PROXY],
@@ -186,9 +198,12 @@ mod tests {
             ("/metrics", "get metrics"),
             ("/metrics/resource", "get metrics"),
             ("/logs/x", "get log"),
+            ("/checkpoint/ns/p/c", "get checkpoint"),
+            ("/runningpods/", "get pods or proxy"),
+            ("/statusz", "get statusz"),
+            ("/flagz", "get configz"),
             ("/spec", "get spec"),
             ("/containerLogs/ns/p/c", "get proxy"),
-            ("/exec/ns/p/c", "get proxy"),
             ("/statsx", "get proxy"),
             ("/", "get proxy"),
         ] {
@@ -202,7 +217,37 @@ mod tests {
             (Method::HEAD, "get"),
             (Method::TRACE, ""),
         ] {
-            assert_eq!(right(method, "/exec/ns/p/c"), format!("{verb} proxy"));
+            let asked = right(method, "/containerLogs/ns/p/c");
+            assert_eq!(asked, format!("{verb} proxy"));
         }
+    }
+
+    #[test]
+    fn the_right_to_read_is_never_enough_for_a_stream() {
+        for path in [
+            "/exec/ns/p/c",
+            "//exec/ns/p/c",
+            "/exec/ns/p/uid/c",
+            "/exec",
+            "/attach/ns/p/c",
+            "/portForward/ns/p",
+            "/run/ns/p/c",
+            "/cri/exec/token",
+        ] {
+            for method in [
+                Method::GET,
+                Method::HEAD,
+                Method::POST,
+                Method::PUT,
+                Method::OPTIONS,
+                Method::TRACE,
+            ] {
+                let right = Right::of(&method, path);
+                assert_eq!(right.verb, "create", "{method} {path}");
+                assert_eq!(right.subresources, ["proxy"], "{method} {path}");
+            }
+        }
+        let logs = Right::of(&Method::GET, "/execs/ns/p/c");
+        assert_eq!(logs.verb, "get");
     }
 }
