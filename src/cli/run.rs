@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::service::Manager;
 use super::single_threaded;
+use crate::blocking::limited;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
 use crate::mirror::Mirror;
@@ -37,6 +39,9 @@ use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use crate::translate::{HostIps, NodeFacts};
+
+/// The time in which the files of the configuration have to be read at a reload.
+const CONFIG_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let config = Config::load(flags)?;
@@ -314,7 +319,10 @@ impl Reloader {
         Ok(async move {
             while asked.recv().await.is_some() {
                 self.manager.tell_reloading();
-                match Config::load(&self.flags) {
+                let flags = self.flags.clone();
+                let load = move || Config::load(&flags);
+                let loaded = limited("the configuration", CONFIG_LIMIT, load).await;
+                match loaded.map_err(Into::into).flatten() {
                     Ok(config) => self.apply(config),
                     Err(error) => {
                         let error = format!("{error:#}");
