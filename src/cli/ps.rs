@@ -11,8 +11,9 @@ use jiff::Timestamp;
 
 use super::agent::Agent;
 use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
+use super::text::explained;
 use super::{print, printable, single_threaded};
-use crate::pod::report::PodReport;
+use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
 
 /// How often the ages on a terminal are brought up to date.
@@ -162,7 +163,7 @@ fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std
     text += &Table::new(colour).lines("", &rows);
     let mut notes = String::new();
     for pod in &status.pods {
-        note(&mut notes, pod)?;
+        note(&mut notes, pod, now)?;
     }
     if !notes.is_empty() {
         write!(text, "\n{}", printable(&notes))?;
@@ -221,29 +222,65 @@ fn style(pod: &PodReport) -> anstyle::Style {
     }
 }
 
-/// What there is to say about a Pod that is not simply running.
-fn note(text: &mut String, pod: &PodReport) -> std::fmt::Result {
+/// What there is to say about a Pod that is not simply running: what it waits for, since when, and what is
+/// under way.
+fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result {
     let name = format!("{}/{}", pod.namespace, pod.name);
+    let same = |c: &ContainerReport| (&c.reason, &c.message) == (&pod.reason, &pod.message);
     // A Pod that the node does not take, or that waits for an init container, has no container to say so.
-    let told = pod.containers.iter().any(|c| c.message == pod.message);
-    if !told && !pod.message.is_empty() {
-        writeln!(text, "{name}: {}: {}", pod.reason, pod.message)?;
+    if !pod.reason.is_empty() && !pod.containers.iter().any(same) {
+        let waits = waits(&pod.reason, &pod.since, now, &pod.message);
+        writeln!(text, "{name}: {waits}")?;
     }
-    for container in &pod.containers {
-        if pod.phase != "Terminating" && !container.message.is_empty() {
-            let (reason, message) = (&container.reason, &container.message);
-            writeln!(
-                text,
-                "{name}: container {}: {reason}: {message}",
-                container.name
-            )?;
+    let ends = pod.phase == "Terminating";
+    for container in pod.containers.iter().filter(|_| !ends) {
+        let ContainerReport {
+            name: container,
+            state,
+            reason,
+            message,
+            since,
+            ..
+        } = container;
+        if state == "waiting" && !reason.is_empty() {
+            let waits = waits(reason, since, now, message);
+            writeln!(text, "{name}: container {container}: {waits}")?;
+        } else if !message.is_empty() {
+            writeln!(text, "{name}: container {container}: {reason}: {message}")?;
         }
     }
+    for step in &pod.steps {
+        let of = match step.container.as_str() {
+            "" => String::new(),
+            container => format!("container {container}: "),
+        };
+        let (step, time) = (&step.name, age(&step.since, now));
+        writeln!(text, "{name}: {of}under way: {step} for {time}")?;
+    }
     if let Some(update) = &pod.update {
-        let (reason, message) = (&update.reason, &update.message);
-        writeln!(text, "{name}: its update waits: {reason}: {message}")?;
+        let waits = waits("its update waits", &update.since, now, "");
+        let reason = explained(&update.reason, &update.message);
+        writeln!(text, "{name}: {waits}: {reason}")?;
+    }
+    for warning in &pod.warnings {
+        let gap = gap(warning);
+        writeln!(text, "{name}: warning: {}{gap}{warning}", pod.path)?;
     }
     Ok(())
+}
+
+/// What is waited for, for how long, and what there is to say about that.
+fn waits(reason: &str, since: &str, now: Timestamp, message: &str) -> String {
+    match since {
+        "" => explained(reason, message),
+        since => explained(&format!("{reason} for {}", age(since, now)), message),
+    }
+}
+
+/// What stands between a file and something about it, which begins with a line where it has one.
+fn gap(problem: &str) -> &'static str {
+    let at_line = problem.starts_with(|c: char| c.is_ascii_digit());
+    if at_line { ":" } else { ": " }
 }
 
 fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
@@ -259,8 +296,7 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
     writeln!(text, "\nRefused:")?;
     for refused in &status.refused {
         for problem in &refused.problems {
-            let at_line = problem.starts_with(|c: char| c.is_ascii_digit());
-            let gap = if at_line { ":" } else { ": " };
+            let gap = gap(problem);
             writeln!(text, "{}{gap}{problem}", refused.path)?;
         }
         if let Some(pod) = &refused.keeps {
@@ -273,6 +309,7 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::progress::StepReport;
     use crate::server::RefusedReport;
 
     fn now() -> Timestamp {
@@ -346,6 +383,64 @@ default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
     }
 
     #[test]
+    fn what_a_pod_waits_for_is_shown_with_its_time_and_what_is_under_way() {
+        let step = |name: &str, container: &str| StepReport {
+            name: name.into(),
+            container: container.into(),
+            since: "2026-01-01T00:00:30Z".into(),
+            ..StepReport::default()
+        };
+        let waiting = |name: &str, reason: &str, message: &str| ContainerReport {
+            name: name.into(),
+            state: "waiting".into(),
+            reason: reason.into(),
+            message: message.into(),
+            since: "2026-01-01T00:00:05Z".into(),
+            ..ContainerReport::default()
+        };
+        let creating = PodReport {
+            phase: "Pending".into(),
+            reason: "ContainerCreating".into(),
+            since: "2026-01-01T00:00:05Z".into(),
+            containers: vec![
+                waiting("a", "ContainerCreating", ""),
+                waiting("b", "Pulling", "the image \"b:1\" is being pulled"),
+            ],
+            steps: vec![step("RunPodSandbox", ""), step("PullImage", "b")],
+            warnings: vec!["10:5: spec.containers[0].comand: unknown field".into()],
+            ..running("web-n1")
+        };
+        let init = PodReport {
+            phase: "Pending".into(),
+            reason: "Init:0/1".into(),
+            since: "2026-01-01T00:00:00Z".into(),
+            update: Some(crate::pod::report::UpdateReport {
+                reason: "Terminating".into(),
+                since: "2026-01-01T00:02:00Z".into(),
+                ..Default::default()
+            }),
+            ..running("init-n1")
+        };
+        let status = NodeStatus {
+            pods: vec![creating, init],
+            ..NodeStatus::default()
+        };
+        let page = page(&status, now(), false).unwrap();
+        let notes = page.split_once("\n\n").unwrap().1;
+        let expected = "\
+default/web-n1: container a: ContainerCreating for 2m
+default/web-n1: container b: Pulling for 2m: the image \"b:1\" is being pulled
+default/web-n1: under way: RunPodSandbox for 95s
+default/web-n1: container b: under way: PullImage for 95s
+default/web-n1: warning: /m/web.yaml:10:5: spec.containers[0].comand: unknown field
+default/init-n1: Init:0/1 for 2m5s
+default/init-n1: its update waits for 5s: Terminating
+";
+        assert_eq!(notes, expected);
+        assert!(page.lines().all(|line| line == line.trim_end()), "{page}");
+    }
+
+    #[test]
     fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
         let rejected = PodReport {
             namespace: "default".into(),
@@ -362,6 +457,7 @@ default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
                 uid: "u".into(),
                 reason: "ErrImagePull".into(),
                 message: "no such image".into(),
+                ..Default::default()
             }),
             ..running("web-n1")
         };

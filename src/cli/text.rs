@@ -27,6 +27,14 @@ pub(super) fn in_a_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
+/// A reason with its message, if there is one.
+pub(super) fn explained(reason: &str, message: &str) -> String {
+    match message {
+        "" => reason.to_owned(),
+        _ => format!("{reason}: {message}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::agent::{Agent, full_name, none, the_one};
+use super::table::age;
+use super::text::explained;
 use super::{print, single_threaded};
 use crate::config::{format_duration, parse_duration};
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
@@ -62,7 +65,7 @@ pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bail!(
             "waited {} in vain: {}",
             format_duration(*timeout),
-            last.map_or_else(unanswered, |last| state(pod, &last))
+            last.map_or_else(unanswered, |last| state(pod, &last, Timestamp::now()))
         )
     })
 }
@@ -136,7 +139,7 @@ fn is_ready(pod: &PodDetail) -> bool {
 }
 
 /// How a Pod stands that is not as it was wanted.
-fn state(name: &PodName, details: &PodDetails) -> String {
+fn state(name: &PodName, details: &PodDetails, now: Timestamp) -> String {
     let [pod] = details.pods.as_slice() else {
         return none(name, details);
     };
@@ -148,8 +151,11 @@ fn state(name: &PodName, details: &PodDetails) -> String {
         }
     }
     if let Some(update) = &report.update {
-        let (reason, message) = (&update.reason, &update.message);
-        said = format!("{said}; its update waits: {reason}: {message}");
+        let reason = explained(&update.reason, &update.message);
+        said = format!("{said}; its update waits: {reason}");
+    }
+    for step in &report.steps {
+        said = format!("{said}; {} for {}", step.name, age(&step.since, now));
     }
     let (ready, total) = (report.ready, report.total);
     format!("{said} ({ready} of {total} containers are ready)")
@@ -158,6 +164,7 @@ fn state(name: &PodName, details: &PodDetails) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::progress::StepReport;
     use serde_json::json;
 
     fn details(ready: &str) -> PodDetails {
@@ -209,10 +216,22 @@ mod tests {
     #[test]
     fn who_waited_in_vain_is_told_how_the_pod_stands() {
         let name = "web".parse().unwrap();
+        let now = "2026-01-01T00:01:35Z".parse().unwrap();
+        let mut creating = details("False");
+        creating.pods[0].report.reason = "ContainerCreating".into();
+        creating.pods[0].report.steps = vec![StepReport {
+            name: "RunPodSandbox".into(),
+            since: "2026-01-01T00:00:00Z".into(),
+            ..StepReport::default()
+        }];
         assert_eq!(
-            state(&name, &details("False")),
+            state(&name, &creating, now),
+            "default/web-n1 is Pending: ContainerCreating; RunPodSandbox for 95s (0 of 2 containers are ready)"
+        );
+        assert_eq!(
+            state(&name, &details("False"), now),
             "default/web-n1 is Pending: ErrImagePull (0 of 2 containers are ready)"
         );
-        assert!(state(&name, &PodDetails::default()).starts_with("there is no Pod web"));
+        assert!(state(&name, &PodDetails::default(), now).starts_with("there is no Pod web"));
     }
 }

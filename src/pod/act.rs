@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -21,6 +21,7 @@ use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
 use super::observed::{Container, Sandbox, State};
 use super::plan::{Step, View, Why, image_volumes, is_urgent, volume_holder, wanted_images};
+use super::progress::UnderWay;
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
@@ -334,6 +335,7 @@ impl PodTask {
     async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
         let version = self.known_version(uid)?;
         let context = Arc::clone(&self.context);
+        let _step = self.under_way(uid, None, "CheckVolumes");
         let checked = blocking(move || volume::check(&context.facts, &version)).await;
         checked.map_err(|message| Failure::Node {
             reason: "FailedMount",
@@ -352,7 +354,9 @@ impl PodTask {
         let record = self.record(&version);
         self.memory.traces.insert(uid.to_owned());
         let context = Arc::clone(&self.context);
+        let step = self.under_way(uid, None, "PrepareVolumes");
         let host = prepare_node(&context, &version, record.clone()).await?;
+        drop(step);
         let instance = SandboxInstance {
             attempt,
             seen: record.seen.clone(),
@@ -368,7 +372,9 @@ impl PodTask {
             runtime_handler: runtime_handler(&context, &version)?,
         };
         let answer = {
-            let _permit = context.limiter.acquire().await;
+            let step = self.under_way(uid, None, "WaitForTurn");
+            let _permit = turn(step, &context.limiter).await;
+            let _step = self.under_way(uid, None, "RunPodSandbox");
             context.client.run_pod_sandbox(request).await?
         };
         let id = answer.pod_sandbox_id;
@@ -454,7 +460,9 @@ impl PodTask {
             user_namespace: user_namespace(&context, &version).await?,
             ..ContainerInstance::default()
         };
+        let step = self.under_way(uid, Some(container), "PrepareContainer");
         instance = prepare_container(&context, &version, spec, instance).await?;
+        drop(step);
         let config = container_config(&context.facts, &version, spec, &instance);
         let config = config.map_err(config_failure)?;
         let request = v1::CreateContainerRequest {
@@ -462,8 +470,11 @@ impl PodTask {
             config: Some(config),
             sandbox_config: Some(self.sandbox_config(&version, sandbox, instance.user_namespace)),
         };
-        let _permit = context.limiter.acquire().await;
+        let step = self.under_way(uid, Some(container), "WaitForTurn");
+        let _permit = turn(step, &context.limiter).await;
+        let step = self.under_way(uid, Some(container), "CreateContainer");
         let created = context.client.create_container(request).await;
+        drop(step);
         if created.is_err() {
             // An image behind a volume may have gone; the next try looks for it again.
             let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
@@ -571,7 +582,8 @@ impl PodTask {
     ) -> Result<(), Failure> {
         let context = Arc::clone(&self.context);
         let version = self.known_version(uid)?;
-        let _permit = context.limiter.acquire().await;
+        let step = self.under_way(uid, Some(container), "WaitForTurn");
+        let _permit = turn(step, &context.limiter).await;
         match all_containers(&version).find(|c| c.name == container) {
             Some(spec) => self.start_created(&version, spec, id).await,
             None => Ok(()),
@@ -588,7 +600,9 @@ impl PodTask {
         let request = v1::StartContainerRequest {
             container_id: id.to_owned(),
         };
+        let step = self.under_way(&version.uid, Some(container), "StartContainer");
         let started = self.context.client.start_container(request).await;
+        drop(step);
         started.map_err(|e| match e {
             Error::Unavailable { .. } => Failure::Runtime(e),
             e => Failure::Node {
@@ -673,7 +687,9 @@ impl PodTask {
         hooks.insert(id.to_owned(), PostStart::Running);
         let client = self.context.client.clone();
         let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
+        let step = self.under_way(&version.uid, Some(&spec.name), "PostStartHook");
         let hook = async move {
+            let _step = step;
             let result = hook::post_start(&client, &spec, &id, &ip, Duration::MAX).await;
             (id, result)
         };
@@ -913,6 +929,7 @@ impl PodTask {
     /// up; what is stopped goes on without us then.
     async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
         let mut stops = self.begin_stops(uid, ids, stop);
+        let _step = self.under_way(uid, None, "StopContainers");
         // What has ended for good has its grace period already, and it is the Pod's.
         let patient = matches!(stop.why, None | Some(Why::Over));
         let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
@@ -1016,7 +1033,11 @@ impl PodTask {
         let request = v1::StopPodSandboxRequest {
             pod_sandbox_id: id.to_owned(),
         };
-        let _permit = context.limiter.acquire().await;
+        let known = self.observed.sandboxes.iter().find(|s| s.id == id);
+        let uid = known.map(|s| s.uid.clone()).unwrap_or_default();
+        let step = self.under_way(&uid, None, "WaitForTurn");
+        let _permit = turn(step, &context.limiter).await;
+        let _step = self.under_way(&uid, None, "StopPodSandbox");
         if_found(context.client.stop_pod_sandbox(request).await)?;
         self.memory.stopped_sandboxes.insert(id.to_owned());
         if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
@@ -1029,6 +1050,9 @@ impl PodTask {
         let request = v1::RemovePodSandboxRequest {
             pod_sandbox_id: id.to_owned(),
         };
+        let known = self.observed.sandboxes.iter().find(|s| s.id == id);
+        let uid = known.map_or("", |s| &s.uid);
+        let _step = self.under_way(uid, None, "RemovePodSandbox");
         if_found(self.context.client.remove_pod_sandbox(request).await)?;
         self.memory.stopped_sandboxes.remove(id);
         self.observed.forget(id);
@@ -1040,6 +1064,9 @@ impl PodTask {
         let request = v1::RemoveContainerRequest {
             container_id: id.to_owned(),
         };
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let (uid, name) = known.map_or(("", ""), |c| (&c.uid, &c.name));
+        let _step = self.under_way(uid, Some(name), "RemoveContainer");
         if_found(self.context.client.remove_container(request).await)?;
         let histories = self.memory.histories.values_mut();
         histories.for_each(|history| history.forget(id));
@@ -1071,6 +1098,7 @@ impl PodTask {
             }
             folder::remove(&facts.paths, &key, &owned_uid)
         };
+        let _step = self.under_way(uid, None, "CleanUp");
         blocking(clear)
             .await
             .map_err(node_failure("FailedRemoval"))?;
@@ -1139,7 +1167,9 @@ impl PodTask {
             .any(|c| c.name == container);
         let client = self.context.client.clone();
         let key = (uid.clone(), container.clone());
+        let step = self.under_way(&uid, image_container(&container), "PullImage");
         let result = async move {
+            let _step = step;
             let result = if ran_before {
                 pull_or_local(pull, &client, &image).await
             } else {
@@ -1236,6 +1266,18 @@ impl PodTask {
         };
         self.memory.images.insert((uid, container), image);
     }
+}
+
+/// Waits for a place among the expensive calls; the step is under way meanwhile.
+async fn turn(_step: UnderWay, limiter: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    // It is never closed.
+    limiter.acquire().await.ok()
+}
+
+/// The container whose image this is; a volume's image is the Pod's.
+fn image_container(holder: &str) -> Option<&str> {
+    let of_volume = holder.starts_with(&volume_holder(""));
+    (!of_volume).then_some(holder)
 }
 
 /// The image that a container or a volume of this version needs.

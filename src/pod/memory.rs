@@ -12,6 +12,7 @@ use super::folder::Terminating;
 use super::history::{Finished, GivenUp, History};
 use super::moment::Moment;
 use super::observed::Container;
+use super::progress::Progress;
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::translate::ImageUser;
@@ -49,6 +50,8 @@ pub struct Memory {
     pub probes: BTreeMap<String, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.
     pub post_starts: BTreeMap<String, PostStart>,
+    /// The steps that are under way, for people.
+    pub progress: Progress,
 }
 
 /// A hook after the start of a container.
@@ -118,6 +121,8 @@ pub struct Failure {
     pub message: String,
     /// Failures in a row.
     pub tries: u32,
+    /// Time of the first of these failures.
+    pub since: Moment,
     /// When to try again.
     pub retry: Moment,
 }
@@ -167,10 +172,12 @@ impl Memory {
         let news = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let retry = now.after(backoff::step_delay(tries));
+        let since = before.map_or(now, |f| f.since);
         let failure = Failure {
             reason,
             message,
             tries,
+            since,
             retry,
         };
         self.failures.insert(subject, failure);

@@ -21,6 +21,7 @@ pub mod observed;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
+pub mod progress;
 pub mod report;
 pub mod reports;
 pub mod rollback;

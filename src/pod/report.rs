@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Record;
 use super::observed::Container;
 use super::plan::{View, kept_version};
+use super::progress::{Progress, StepReport, rfc3339};
 use super::rules::{Role, containers, role};
 use super::status::{last_code, status};
 use super::waiting::{self, Waiting};
@@ -31,6 +33,15 @@ pub struct PodReport {
     pub reason: String,
     /// What there is to say about the reason.
     pub message: String,
+    /// Since when it waits for the reason's end, RFC 3339; empty where that is not known.
+    #[serde(default)]
+    pub since: String,
+    /// Steps that are under way.
+    #[serde(default)]
+    pub steps: Vec<StepReport>,
+    /// What is dubious about the manifest, each as `line:column: field: message`.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Containers that run.
     pub ready: usize,
     /// Containers in all.
@@ -62,6 +73,9 @@ pub struct ContainerReport {
     pub reason: String,
     /// What there is to say about the reason.
     pub message: String,
+    /// Since when it runs, has ended or waits, RFC 3339; empty where that is not known.
+    #[serde(default)]
+    pub since: String,
     /// How often it was restarted.
     pub restarts: u32,
     /// The exit code of the last instance that is over.
@@ -77,6 +91,9 @@ pub struct UpdateReport {
     pub reason: String,
     /// What there is to say about that.
     pub message: String,
+    /// When it was first seen, RFC 3339; empty where that is not known.
+    #[serde(default)]
+    pub since: String,
 }
 
 /// All that a Pod's task tells of its Pod.
@@ -92,6 +109,8 @@ pub struct Told {
     pub terminating: bool,
     /// When each container that waits is tried again, by its name, in nanoseconds since the epoch.
     pub until: BTreeMap<String, i64>,
+    /// The steps that are under way.
+    pub progress: Progress,
 }
 
 impl Told {
@@ -105,6 +124,15 @@ impl Told {
         }
         pod.status = Some(self.status.clone());
         Some(pod)
+    }
+
+    /// The report with the steps that are under way now.
+    #[must_use]
+    pub fn current_report(&self) -> PodReport {
+        PodReport {
+            steps: self.progress.steps(),
+            ..self.report.clone()
+        }
     }
 
     /// Whether the Pod's condition Ready holds.
@@ -147,6 +175,7 @@ pub fn report(
         "Terminating".clone_into(&mut report.phase);
         report.reason.clear();
         report.message.clear();
+        report.since.clear();
     }
     let newer = view.wanted.filter(|w| w.uid != report.uid);
     report.update = newer.map(|version| {
@@ -155,8 +184,11 @@ pub fn report(
             uid: version.uid.clone(),
             reason,
             message,
+            since: text(waiting::first_seen(view, &version.uid)),
         }
     });
+    let warnings = wanted.into_iter().flat_map(|w| &w.warnings);
+    report.warnings = warnings.map(ToString::to_string).collect();
     let until = shown.filter(|_| stays);
     let until = until.map(|version| until_when(view, version, &status));
     Told {
@@ -165,22 +197,19 @@ pub fn report(
         status,
         terminating: !stays,
         until: until.unwrap_or_default(),
+        progress: view.memory.progress.clone(),
     }
 }
 
 /// When each container that waits is tried again, by the machine's clock as it stood when the version was
 /// first seen.
 fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeMap<String, i64> {
-    let Some((seen, moment)) = view.memory.seen.get(&version.uid) else {
-        return BTreeMap::new();
-    };
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
     let waiting = all.filter(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_some()));
     let until = waiting.filter_map(|s| {
         let due = waiting::until(view, version, &s.name)?;
-        let millis = due.0.saturating_sub(moment.0);
-        let nanos = seen.saturating_add(millis.saturating_mul(1_000_000));
+        let nanos = waiting::wall_at(view, &version.uid, due)?;
         Some((s.name.clone(), nanos))
     });
     until.collect()
@@ -212,14 +241,16 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
     if let Some(reason) = &status.reason {
         report.reason.clone_from(reason);
         report.message = status.message.clone().unwrap_or_default();
+        report.since = text(waiting::first_seen(view, &version.uid));
         return;
     }
     let troubled = report.containers.iter().find(|c| c.state != "running");
     let waiting = init_waiting(view, version, status).filter(|_| report.phase == "Pending");
-    let waiting = waiting.or_else(|| troubled.map(|c| Waiting::new(&c.reason, &c.message)));
-    if let Some(Waiting { reason, message }) = waiting {
+    let troubled = troubled.map(|c| (Waiting::new(&c.reason, &c.message), c.since.clone()));
+    if let Some((Waiting { reason, message }, since)) = waiting.or(troubled) {
         report.reason = reason;
         report.message = message;
+        report.since = since;
     }
 }
 
@@ -227,8 +258,17 @@ fn restarts(status: &ContainerStatus) -> u32 {
     status.restart_count.try_into().unwrap_or(0)
 }
 
-/// What the containers wait for that must come first, as kubectl writes it.
-fn init_waiting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Option<Waiting> {
+/// A time in nanoseconds since the epoch as RFC 3339.
+fn text(nanos: Option<i64>) -> String {
+    nanos.map_or_else(String::new, rfc3339)
+}
+
+/// What the containers wait for that must come first, as kubectl writes it, and since when.
+fn init_waiting(
+    view: View<'_>,
+    version: &StaticPod,
+    status: &PodStatus,
+) -> Option<(Waiting, String)> {
     let inits = status.init_container_statuses.as_deref()?;
     let done = |status: &ContainerStatus| match role(version, &status.name) {
         Role::Sidecar => status.started == Some(true),
@@ -242,7 +282,7 @@ fn init_waiting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Opti
         _ if ["", "PodInitializing"].contains(&report.reason.as_str()) => progress(),
         _ => format!("Init:{}", report.reason),
     };
-    Some(Waiting::new(&reason, report.message))
+    Some((Waiting::new(&reason, report.message), report.since))
 }
 
 /// A container's status, in few words, with what holds it up where the status does not say.
@@ -262,16 +302,22 @@ fn container_report(
     if let Some(Waiting { reason, message }) = waiting::held_up(view, version, &status.name) {
         "waiting".clone_into(&mut report.state);
         (report.reason, report.message) = (reason, message);
+        report.since = text(waiting::since(view, version, &status.name));
         return report;
     }
     let Some(state) = &status.state else {
         return report;
     };
+    let at = |time: &Option<Time>| time.as_ref().map(|t| t.0.to_string()).unwrap_or_default();
     let (word, reason, message) = if let Some(waiting) = &state.waiting {
+        report.since = text(waiting::since(view, version, &status.name));
         ("waiting", &waiting.reason, &waiting.message)
     } else if let Some(terminated) = &state.terminated {
+        report.since = at(&terminated.finished_at);
         ("terminated", &terminated.reason, &terminated.message)
     } else {
+        let running = state.running.as_ref();
+        report.since = running.map(|r| at(&r.started_at)).unwrap_or_default();
         ("running", &None, &None)
     };
     word.clone_into(&mut report.state);

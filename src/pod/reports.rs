@@ -55,7 +55,9 @@ impl Reports {
     #[must_use]
     pub fn all(&self) -> Vec<PodReport> {
         let all = self.lock();
-        all.values().map(|(told, _)| told.report.clone()).collect()
+        all.values()
+            .map(|(told, _)| told.current_report())
+            .collect()
     }
 
     /// All that is told of all Pods, by namespace and name.

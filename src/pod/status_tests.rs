@@ -152,6 +152,7 @@ impl Scene {
             reason,
             message: "no".into(),
             tries: 1,
+            since: NOW,
             retry,
         };
         self.memory.failures.insert(subject, failure);

@@ -26,6 +26,7 @@ use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::{View, Why, kept_version, plan};
+use super::progress::{UnderWay, rfc3339};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
@@ -307,6 +308,12 @@ impl PodTask {
         self.memory.seen.insert(uid.to_owned(), (nanos, moment));
     }
 
+    /// Records a step that begins now; it is under way until what this returns is dropped.
+    pub(super) fn under_way(&self, uid: &str, container: Option<&str>, name: &str) -> UnderWay {
+        let now = self.context.clock.wall_now();
+        self.memory.progress.begin(uid, container, name, now)
+    }
+
     /// Tells of something that happened to a version; `container` is the container that it is about.
     pub(super) fn event(
         &self,
@@ -346,10 +353,13 @@ impl PodTask {
         let failed = self.rollback.as_ref().zip(self.asked.as_ref());
         if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
             let message = rollback.failed.clone().unwrap_or_default();
+            let since = waiting::first_seen(self.view(), &asked.pod.uid);
+            let since = since.map_or_else(String::new, rfc3339);
             told.report.update = Some(UpdateReport {
                 uid: asked.pod.uid.clone(),
                 reason: "RolledBack".to_owned(),
                 message,
+                since,
             });
         }
         let belief = observe::belief(&self.observed);

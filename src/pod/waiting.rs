@@ -153,9 +153,14 @@ fn image_obstacle(
 }
 
 fn pulling(memory: &Memory, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
-    let state = state_of(memory, version, &image.holder);
-    matches!(state, Some(Image::Pulling { .. }))
-        .then(|| Waiting::new("Pulling", "the image is being pulled"))
+    let Some(Image::Pulling { error, .. }) = state_of(memory, version, &image.holder) else {
+        return None;
+    };
+    let mut message = "the image is being pulled".to_owned();
+    if !error.is_empty() {
+        message = format!("{message}; the last pull failed: {error}");
+    }
+    Some(Waiting::new("Pulling", message))
 }
 
 /// When a container that waits is tried again, where that is a matter of time: once all that it waits for
@@ -180,6 +185,40 @@ pub(super) fn until(view: View<'_>, version: &StaticPod, name: &str) -> Option<M
         _ => None,
     };
     failure.into_iter().chain(images).chain(restart).max()
+}
+
+/// Start of a container's wait, in nanoseconds since the epoch: the first of the failures that it waits for
+/// the end of, else its last end, else the time when its version was first seen.
+pub(super) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
+    let (memory, uid) = (view.memory, version.uid.as_str());
+    let failure = start_failure(memory, uid, name).or_else(|| pod_failure(memory, uid));
+    if let Some(failure) = failure {
+        return wall_at(view, uid, failure.since);
+    }
+    let images = images_of(version, name).into_iter();
+    let mut failed = images.filter_map(|image| match state_of(memory, version, &image.holder) {
+        Some(Image::Failed { retry, delay, .. }) => Some(retry.before(*delay)),
+        _ => None,
+    });
+    if let Some(failed) = failed.next() {
+        return wall_at(view, uid, failed);
+    }
+    let history = view.observed.history_of(uid, name);
+    let ended = history.first().and_then(|c| c.exit());
+    let ended = ended.map(|exit| exit.finished_at);
+    ended.filter(|at| *at > 0).or_else(|| first_seen(view, uid))
+}
+
+/// Time when a version was first seen, in nanoseconds since the epoch.
+pub(super) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
+    view.memory.seen.get(uid).map(|(nanos, _)| *nanos)
+}
+
+/// Time of the machine at a moment, by its clock as it stood when the version was first seen.
+pub(super) fn wall_at(view: View<'_>, uid: &str, at: Moment) -> Option<i64> {
+    let (seen, moment) = view.memory.seen.get(uid)?;
+    let millis = at.0.saturating_sub(moment.0);
+    Some(seen.saturating_add(millis.saturating_mul(1_000_000)))
 }
 
 /// When a failed start of a container is tried again, if that is still to come.

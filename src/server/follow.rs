@@ -17,6 +17,8 @@ use crate::source::Desired;
 
 /// Pieces are at least this far apart, so that a burst of changes costs few.
 const BETWEEN: Duration = Duration::from_millis(100);
+/// Steps that are under way come and go without a change: these are looked for this often.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A body that begins with what `next` gives now, and goes on with what it gives after each change of
 /// the state. A reader who is slow misses what was in between; no more than one piece waits for him.
@@ -114,6 +116,7 @@ impl Changes {
             changed = reports.changed() => changed.ok(),
             changed = events.changed() => changed.ok(),
             changed = self.pulse.changed(), if first_pulse => changed.ok(),
+            () = tokio::time::sleep(TICK) => Some(()),
         }
     }
 }

@@ -267,7 +267,7 @@ impl State {
 
 fn detail(context: &Context, key: &PodKey, told: &Told) -> PodDetail {
     PodDetail {
-        report: told.report.clone(),
+        report: told.current_report(),
         pod: told.pod(),
         terminating: told.terminating,
         until: told.until.clone(),

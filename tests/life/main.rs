@@ -11,6 +11,7 @@ mod host;
 mod node;
 mod probes;
 mod rollback;
+mod steps;
 mod stops;
 
 #[path = "../runtime/mod.rs"]

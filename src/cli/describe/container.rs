@@ -13,9 +13,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::page::{Part, since};
+use super::steps;
 use crate::cli::agent::status;
 use crate::cli::table::{span, time};
+use crate::pod::report::ContainerReport;
 use crate::server::PodDetail;
+
+/// What is reported of a container.
+fn report_of<'a>(detail: &'a PodDetail, name: &str) -> Option<&'a ContainerReport> {
+    let mut reports = detail.report.containers.iter();
+    reports.find(|report| report.name == name)
+}
 
 /// Says all there is about a container.
 pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container, now: Timestamp) {
@@ -23,8 +31,9 @@ pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container
     let mut page = page.indented();
     if let Some(status) = status(detail, &spec.name) {
         let until = detail.until.get(&spec.name).copied();
-        how_it_stands(&mut page, status, until, now);
+        how_it_stands(&mut page, status, report_of(detail, &spec.name), until, now);
     }
+    page.list("Under way", &steps(&detail.report, &spec.name, now));
     what_it_runs(&mut page, spec);
     what_it_is_given(&mut page, spec);
     how_it_is_looked_after(&mut page, spec);
@@ -33,15 +42,21 @@ pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container
 fn how_it_stands(
     page: &mut Part<'_>,
     status: &ContainerStatus,
+    report: Option<&ContainerReport>,
     until: Option<i64>,
     now: Timestamp,
 ) {
+    let own = status.state.as_ref();
+    let own = own.map_or(String::new(), |s| state(s, now));
+    // The report tells what the API has no room for: pulls, the sandbox, volumes.
+    let waits = report.filter(|r| r.state == "waiting" && !r.reason.is_empty());
     page.field(
         "State",
-        status
-            .state
-            .as_ref()
-            .map_or(String::new(), |s| state(s, now)),
+        waits.map_or(own, |r| waiting(&r.reason, &r.message)),
+    );
+    page.field(
+        "Waits since",
+        waits.map_or(String::new(), |r| since(&r.since, now)),
     );
     if let Some(until) = until {
         let left = until.div_euclid(1_000_000_000) - now.as_second();
@@ -67,11 +82,12 @@ fn state(state: &ContainerState, now: Timestamp) -> String {
     let Some(waiting) = &state.waiting else {
         return String::new();
     };
-    let reason = waiting.reason.as_deref().unwrap_or_default();
-    match &waiting.message {
-        Some(message) => format!("waiting: {reason}\n{message}"),
-        None => format!("waiting: {reason}"),
-    }
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    self::waiting(&text(&waiting.reason), &text(&waiting.message))
+}
+
+fn waiting(reason: &str, message: &str) -> String {
+    format!("waiting: {reason}\n{message}")
 }
 
 fn terminated(ended: &ContainerStateTerminated, now: Timestamp) -> String {
@@ -259,8 +275,10 @@ fn exec(action: &ExecAction) -> String {
 fn http_get(action: &HTTPGetAction) -> String {
     let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
     let host = action.host.as_deref().unwrap_or_default();
-    let path = action.path.as_deref().unwrap_or("/");
-    format!("GET {scheme}://{host}:{}{path}", number(&action.port))
+    let path = action.path.as_deref().unwrap_or_default();
+    // One that is given without its slash is asked for with it.
+    let path = path.strip_prefix('/').unwrap_or(path);
+    format!("GET {scheme}://{host}:{}/{path}", number(&action.port))
 }
 
 fn tcp_socket(action: &TCPSocketAction) -> String {

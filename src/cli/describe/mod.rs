@@ -13,9 +13,12 @@ use serde_json::Value;
 
 use super::agent::{Agent, spec};
 use super::table::{Cell, Table, age};
+use super::text::explained;
 use super::{print, single_threaded};
 use crate::manifest::PodKey;
 use crate::pod::events::Event;
+use crate::pod::progress::StepReport;
+use crate::pod::report::PodReport;
 use crate::server::{PodDetail, PodName};
 use page::{Page, pairs, since};
 
@@ -85,13 +88,14 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
     page.field("Status", &report.phase);
     page.field("Reason", &report.reason);
     page.field("Message", &report.message);
+    page.field("Waits since", waits_since(report, now));
+    page.list("Under way", &steps(report, "", now));
     if let Some(update) = &report.update {
-        let (uid, reason) = (&update.uid, &update.reason);
-        page.field(
-            "Update",
-            format!("{uid} waits: {reason}: {}", update.message),
-        );
+        let reason = explained(&update.reason, &update.message);
+        page.field("Update", format!("{} waits: {reason}", update.uid));
+        page.field("Update seen", since(&update.since, now));
     }
+    page.list("Warnings", &report.warnings);
     page.field("IPs", report.ips.join(", "));
     if let Some(status) = &pod.status {
         let ips = status.host_ips.iter().flatten();
@@ -100,6 +104,21 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
         page.field("QoS class", status.qos_class.as_deref().unwrap_or_default());
     }
     page.field("Logs", detail.logs.display().to_string());
+}
+
+/// Since when it waits for what its reason names.
+fn waits_since(report: &PodReport, now: Timestamp) -> String {
+    match report.reason.as_str() {
+        "" => String::new(),
+        _ => since(&report.since, now),
+    }
+}
+
+/// The steps that are under way for a container, or for the Pod as a whole.
+fn steps(report: &PodReport, container: &str, now: Timestamp) -> Vec<String> {
+    let own = report.steps.iter().filter(|s| s.container == container);
+    let step = |step: &StepReport| format!("{} since {}", step.name, since(&step.since, now));
+    own.map(step).collect()
 }
 
 /// What of the spec concerns all containers.

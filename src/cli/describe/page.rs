@@ -72,7 +72,7 @@ impl Part<'_> {
         let mut name = format!("{name}:");
         for line in value.as_ref().lines() {
             let width = COLUMN;
-            self.line(&format!("{name:width$}{line}"));
+            self.line(format!("{name:width$}{line}").trim_end());
             name.clear();
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::pod::events::EventKind;
-use crate::pod::report::PodReport;
+use crate::pod::progress::StepReport;
+use crate::pod::report::{ContainerReport, PodReport};
 use serde_json::json;
 
 /// 2026-01-01T00:00:00Z.
@@ -73,6 +74,7 @@ fn crashing() -> PodDetail {
                 uid: "4567".into(),
                 reason: "ErrImagePull".into(),
                 message: "no such image".into(),
+                ..Default::default()
             }),
             ..PodReport::default()
         },
@@ -166,6 +168,51 @@ Events:
 ";
     let page = describe_pod(&crashing(), &[event], now);
     assert_eq!(page, expected, "{page}");
+}
+
+#[test]
+fn what_a_pod_waits_for_is_described_with_its_time() {
+    let step = |name: &str, container: &str| StepReport {
+        name: name.into(),
+        container: container.into(),
+        since: "2026-01-01T00:00:30Z".into(),
+        ..StepReport::default()
+    };
+    let mut pod = crashing();
+    pod.report.since = "2026-01-01T00:01:00Z".into();
+    pod.report.steps = vec![step("RunPodSandbox", ""), step("PullImage", "web")];
+    pod.report.warnings = vec!["10:5: spec.containers[0].comand: unknown field".into()];
+    pod.report.containers = vec![ContainerReport {
+        name: "web".into(),
+        state: "waiting".into(),
+        reason: "Pulling".into(),
+        message: "the image \"web:1\" is being pulled".into(),
+        since: "2026-01-01T00:00:30Z".into(),
+        ..ContainerReport::default()
+    }];
+    if let Some(update) = &mut pod.report.update {
+        update.message.clear();
+    }
+    let spec = pod.pod.as_mut().and_then(|pod| pod.spec.as_mut()).unwrap();
+    let probe = spec.containers[0].readiness_probe.as_mut().unwrap();
+    probe.http_get.as_mut().unwrap().path = Some("ok".into());
+    spec.containers[0].command = Some(vec!["sh".into(), "-c".into(), "a\n\nb ".into()]);
+    let page = describe_pod(&pod, &[], Timestamp::from_second(THEN + 65).unwrap());
+    for lines in [
+        "Reason:         CrashLoopBackOff\n",
+        "Waits since:    2026-01-01T00:01:00Z (5s ago)\n\
+         Under way:      RunPodSandbox since 2026-01-01T00:00:30Z (35s ago)\n\
+         Update:         4567 waits: ErrImagePull\n\
+         Warnings:       10:5: spec.containers[0].comand: unknown field\n",
+        "    State:          waiting: Pulling\n                    \
+         the image \"web:1\" is being pulled\n    \
+         Waits since:    2026-01-01T00:00:30Z (35s ago)\n",
+        "    Under way:      PullImage since 2026-01-01T00:00:30Z (35s ago)\n",
+        "    Readiness:      GET http://:http/ok after 0s",
+    ] {
+        assert!(page.contains(lines), "no {lines} in\n{page}");
+    }
+    assert!(page.lines().all(|line| line == line.trim_end()), "{page}");
 }
 
 #[test]
