@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::moment::{Clock, Since};
+use super::moment::{Clock, Moment, Since};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::Why;
 
@@ -62,6 +62,20 @@ pub struct Instance {
     pub exit: Option<Ended>,
     /// When it started, in nanoseconds since the epoch; 0 if it was not seen to.
     pub started_at: i64,
+    /// The last instance before it that was seen to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+}
+
+/// An instance of a container that ended and has a successor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The runtime's ID.
+    pub id: String,
+    /// Its start, in nanoseconds since the epoch; 0 if it was not seen.
+    pub started_at: i64,
+    /// Its end.
+    pub ended: Ended,
 }
 
 /// The stop of an instance that does not work. It goes on as it began, over restarts of the agent too.
@@ -118,10 +132,15 @@ pub struct Condition {
 impl History {
     /// Takes over how the newest instance of each container of this UID stands.
     pub fn note(&mut self, observed: &Observed, uid: &str) {
-        for container in observed.containers_of(uid) {
+        let mut observed: Vec<&Container> = observed.containers_of(uid).collect();
+        observed.sort_by_key(|c| c.attempt);
+        for container in observed {
             let known = self.containers.get(&container.name);
             if known.is_none_or(|known| known.attempt <= container.attempt) {
-                let instance = Instance::of(container);
+                let instance = Instance {
+                    previous: known.and_then(|known| known.before(container)),
+                    ..Instance::of(container)
+                };
                 self.containers.insert(container.name.clone(), instance);
             }
         }
@@ -193,6 +212,17 @@ impl History {
 }
 
 impl Instance {
+    /// The last end before that of this newest instance, which follows `self` or is the same.
+    fn before(&self, newest: &Container) -> Option<Previous> {
+        let ended = self.exit.as_ref().filter(|_| self.attempt < newest.attempt);
+        let own = ended.map(|ended| Previous {
+            id: self.id.clone(),
+            started_at: self.started_at,
+            ended: ended.clone(),
+        });
+        own.or_else(|| self.previous.clone())
+    }
+
     fn of(container: &Container) -> Self {
         let (exit, started_at) = match &container.state {
             State::Exited(exit) => (Some(Ended::of(exit)), exit.started_at),
@@ -208,18 +238,15 @@ impl Instance {
             backoff: container.backoff.map(|wait| wait.as_secs()),
             exit,
             started_at,
+            previous: None,
         }
     }
 
     fn revive(&self, uid: &str, name: &str, clock: &Clock) -> Container {
         let exit = match &self.exit {
             Some(ended) => Exit {
-                code: ended.code,
-                reason: ended.reason.clone(),
-                message: ended.message.clone(),
-                started_at: self.started_at,
-                finished_at: ended.finished_at,
                 ended: clock.moment_of(ended.finished_at),
+                ..ended.exit(self.started_at)
             },
             None => Exit {
                 code: UNSEEN_EXIT,
@@ -248,6 +275,19 @@ impl Instance {
 }
 
 impl Ended {
+    /// The same as an exit, of an instance with this start, without the agent's time.
+    #[must_use]
+    pub fn exit(&self, started_at: i64) -> Exit {
+        Exit {
+            code: self.code,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            started_at,
+            finished_at: self.finished_at,
+            ended: Moment::default(),
+        }
+    }
+
     fn of(exit: &Exit) -> Self {
         Self {
             code: exit.code,

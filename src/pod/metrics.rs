@@ -7,7 +7,7 @@ use prometheus::{Histogram, IntCounter};
 
 use super::observed::{Container, State};
 use super::plan::View;
-use super::rules::containers;
+use super::rules::{containers, restart_backoff};
 use crate::manifest::StaticPod;
 use crate::measure::{counter, histogram};
 
@@ -58,7 +58,7 @@ impl Metrics {
             return;
         }
         self.restarts.inc();
-        if let Some(took) = restart_duration(view, started) {
+        if let Some(took) = restart_duration(view, version, started) {
             self.restart_durations.observe(took.as_secs_f64());
         }
     }
@@ -88,12 +88,12 @@ fn start_duration(view: View<'_>, version: &StaticPod) -> Option<Duration> {
 }
 
 /// The time since the end of the instance before, without the back-off.
-fn restart_duration(view: View<'_>, started: &Container) -> Option<Duration> {
+fn restart_duration(view: View<'_>, version: &StaticPod, started: &Container) -> Option<Duration> {
     let history = view.observed.history_of(&started.uid, &started.name);
     let mut before = history.iter().filter(|c| c.attempt < started.attempt);
-    let ended = before.find_map(|c| c.exit())?.ended;
-    let pause = started.backoff.unwrap_or_default();
-    Some(view.now.since(ended).saturating_sub(pause))
+    let (before, exit) = before.find_map(|c| Some((*c, c.exit()?)))?;
+    let pause = restart_backoff(view, version, before, exit).wait;
+    Some(view.now.since(exit.ended).saturating_sub(pause))
 }
 
 #[cfg(test)]
@@ -164,11 +164,11 @@ mod tests {
             ended: Moment(5500),
             ..Exit::default()
         };
-        let old = container("a0", "a", 0, State::Exited(exit));
-        let new = Container {
-            backoff: Some(Duration::from_secs(10)),
-            ..container("a1", "a", 1, running())
+        let old = Container {
+            backoff: Some(Duration::ZERO),
+            ..container("a0", "a", 0, State::Exited(exit))
         };
+        let new = container("a1", "a", 1, running());
         let found = after_start(vec![old, new.clone()], "a1");
         assert_eq!(found, [(0, 0.0), (1, 0.5)]);
         // One that was removed by hand left nobody to tell when it ended.

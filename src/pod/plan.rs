@@ -16,7 +16,7 @@ use super::moment::Moment;
 use super::observed::{Container, Observed, Sandbox, State};
 use super::rules::{
     Restart, Role, all_containers, containers, deadline, init_containers, is_finished, restart,
-    restarts_all, role,
+    restart_all_due, restart_backoff, role,
 };
 use super::waiting;
 use crate::manifest::StaticPod;
@@ -80,7 +80,7 @@ pub enum Step {
         container: String,
         /// The new container's attempt.
         attempt: u32,
-        /// The wait that came before, where it is a restart.
+        /// The back-off period that the restart used up, where it is one.
         backoff: Option<Duration>,
     },
     /// Start a container that was made but not started.
@@ -393,8 +393,9 @@ impl<'a> Planner<'a> {
             return self.admit(uid);
         }
         let current = observed.ready_sandbox(uid);
-        if restarts_all(self.view, version) {
-            return Some(Step::RestartAll { uid: uid.into() });
+        if let Some(due) = restart_all_due(self.view, version) {
+            let waits = self.must_wait_until(due);
+            return (!waits).then(|| Step::RestartAll { uid: uid.into() });
         }
         let stray = self.stray(uid, current);
         let waits_for_strays = !stray.is_empty();
@@ -663,9 +664,9 @@ impl<'a> Planner<'a> {
                     retry.map(|retry| self.must_wait_until(retry));
                     None
                 }
-                Restart::At(_, delay) => Some(Start::Anew {
+                Restart::At(..) => Some(Start::Anew {
                     attempt,
-                    backoff: Some(delay),
+                    backoff: restart_backoff(self.view, version, last, exit).recorded,
                 }),
             },
         }

@@ -5,15 +5,17 @@
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRule, PodSpec};
 use std::time::Duration;
 
-use super::backoff;
+use super::backoff::{self, RestartBackoff};
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed};
-use super::plan::View;
+use super::plan::{View, Why};
 use crate::manifest::StaticPod;
 use crate::translate::is_sidecar;
 
 /// The action of a restart rule that starts all of the Pod anew.
 const RESTART_ALL: &str = "RestartAllContainers";
+/// Least time between two restarts of a Pod as a whole, which have no back-off.
+const RESTART_ALL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether and when a container that is over runs again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,54 @@ pub fn restart(view: View<'_>, version: &StaticPod, container: &Container, exit:
     if !is_replaced(view, version, container) && !runs_again(version, &container.name, exit.code) {
         return Restart::Never;
     }
-    let delay = backoff::restart_delay(container.backoff, exit.ran(), view.longest_backoff);
-    Restart::At(exit.ended.after(delay), delay)
+    let wait = restart_backoff(view, version, container, exit).wait;
+    Restart::At(exit.ended.after(wait), wait)
+}
+
+/// Returns the back-off of a container that ended so and runs again, as the kubelet has it.
+#[must_use]
+pub fn restart_backoff(
+    view: View<'_>,
+    version: &StaticPod,
+    container: &Container,
+    exit: &Exit,
+) -> RestartBackoff {
+    let (recorded, ran) = (container.backoff, exit.ran());
+    // The kubelet removes the containers of a Pod that restarts as a whole, and finds none to back off for.
+    if view.memory.is_replaced(container) {
+        let wait = Duration::ZERO;
+        return RestartBackoff { wait, recorded };
+    }
+    let given_up = view.memory.given_up(container).map(|given_up| given_up.why);
+    let spec = all_containers(version).find(|c| c.name == container.name);
+    let probe = match given_up {
+        Some(Why::Liveness) => spec.and_then(|spec| spec.liveness_probe.as_ref()),
+        Some(Why::Startup) => spec.and_then(|spec| spec.startup_probe.as_ref()),
+        _ => return backoff::after_exit(recorded, ran, view.longest_backoff),
+    };
+    // The kubelet's rounds do not begin with the container: the same failure may be a period later there.
+    let late = probe.and_then(|probe| probe.period_seconds).unwrap_or(0);
+    let late = Duration::from_secs(late.try_into().unwrap_or(0));
+    let since_last_exit = last_end(view, container).map(|last| {
+        let between = exit.finished_at.saturating_sub(last);
+        let between = Duration::from_nanos(between.try_into().unwrap_or(0));
+        between.max(ran).saturating_add(late)
+    });
+    backoff::after_probe_failure(recorded, ran, since_last_exit, view.longest_backoff)
+}
+
+/// Returns when the instance before this one ended, in nanoseconds since the epoch.
+fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
+    let all = view.observed.history_of(&container.uid, &container.name);
+    let mut before = all.iter().filter(|c| c.attempt < container.attempt);
+    let observed = before.find_map(|c| c.exit()).map(|exit| exit.finished_at);
+    observed.or_else(|| {
+        let history = view.memory.histories.get(&container.uid)?;
+        let known = history.containers.get(&container.name)?;
+        let previous = known.previous.as_ref();
+        let previous = previous.filter(|_| known.attempt == container.attempt)?;
+        Some(previous.ended.finished_at)
+    })
 }
 
 /// Whether an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
@@ -77,13 +125,25 @@ fn restart_rule(spec: &ContainerSpec, code: i32) -> Option<&ContainerRestartRule
 /// Whether a container ended in a way that starts all containers of the Pod anew.
 #[must_use]
 pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
-    all_containers(version).any(|spec| {
+    restart_all_due(view, version).is_some()
+}
+
+/// Returns the time from which all containers of the Pod start anew, if one ended in a way that asks for it.
+#[must_use]
+pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<Moment> {
+    let due = |spec: &ContainerSpec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
-        let last = history.first().filter(|c| !is_replaced(view, version, c));
-        let exit = last.and_then(|c| c.exit());
-        let rule = exit.and_then(|exit| restart_rule(spec, exit.code));
-        rule.is_some_and(|rule| rule.action == RESTART_ALL)
-    })
+        let last = history.first().filter(|c| !is_replaced(view, version, c))?;
+        let exit = last.exit()?;
+        let rule = restart_rule(spec, exit.code)?;
+        // One that ends at once each time would keep the runtime busy with nothing else.
+        let wait = match last.attempt {
+            0 => Duration::ZERO,
+            _ => RESTART_ALL_INTERVAL.saturating_sub(exit.ran()),
+        };
+        (rule.action == RESTART_ALL).then(|| exit.ended.after(wait))
+    };
+    all_containers(version).filter_map(due).min()
 }
 
 /// Whether a rule of this version can start all of its containers anew.

@@ -350,6 +350,38 @@ fn a_rule_may_start_all_containers_anew_in_the_same_sandbox() {
 }
 
 #[test]
+fn a_restart_of_all_containers_waits_for_no_crash_back_off() {
+    let pod = pod(json!({
+        "initContainers": [{"name": "init", "image": "i"}],
+        "containers": [{"name": "a", "image": "i", "restartPolicyRules": [
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]}],
+    }));
+    let mut world = started(&pod);
+    world.end("init", 0);
+    world.settle();
+    // It crashes by itself, and its back-off begins.
+    for _ in 0..3 {
+        world.end("a", 1);
+        world.settle_for_good();
+    }
+    let before = world.newest("a").unwrap().backoff;
+    assert_eq!(before, Some(Duration::from_secs(20)));
+    let ended = world.now;
+    world.end("a", 88);
+    world.settle_for_good();
+    assert_eq!(world.live_names(), ["init"]);
+    world.end("init", 0);
+    world.settle_for_good();
+    assert_eq!(world.live_names(), ["a"]);
+    assert!(world.now.since(ended) <= Duration::from_secs(1));
+    assert_eq!(
+        world.newest("a").unwrap().backoff,
+        before,
+        "and it is not lost"
+    );
+}
+
+#[test]
 fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
     let pod = pod(json!({
         "activeDeadlineSeconds": 60,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use crate::agent::{Agent, HOUR, SECOND, full, single};
-use crate::runtime::{Fate, Life, Rule, Settings};
+use crate::runtime::{Executed, Fate, Life, Rule, Settings};
 
 /// The waits between starts of a container that ends at once, in whole seconds.
 fn waits(starts: &[f64]) -> Vec<u64> {
@@ -75,6 +75,53 @@ async fn the_wait_is_shown_with_its_end_and_survives_the_agent() {
     let starts = agent.starts("p", "c");
     let wait = starts[5] - starts[4];
     assert!((79.5..81.0).contains(&wait), "{wait}");
+}
+
+/// Starts of a container whose liveness probe fails after 15 s, seven of them, in whole seconds; the agent
+/// dies after the start with this number.
+async fn starts_after_liveness_failures(dies_after: Option<usize>) -> Vec<u64> {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.commands(|_, _| Executed {
+        code: 1,
+        ..Executed::default()
+    });
+    let probe = "livenessProbe: {exec: {command: [fails]}, periodSeconds: 5, failureThreshold: 3}";
+    agent.want(&[&single(probe, "terminationGracePeriodSeconds: 1")]);
+    for count in 1..8 {
+        let enough = |agent: &Agent| agent.starts("p", "c").len() >= count;
+        agent.until_told("it is started again", enough).await;
+        if dies_after == Some(count) {
+            tokio::time::sleep(SECOND).await;
+            agent.die_and_start().await;
+        }
+    }
+    let starts = agent.starts("p", "c").into_iter();
+    starts
+        .map(|at| Duration::from_secs_f64(at.round()).as_secs())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_after_liveness_failures_are_never_later_than_the_kubelets() {
+    let kubelet = [0, 15, 30, 45, 80, 135, 230];
+    let found = starts_after_liveness_failures(None).await;
+    assert_eq!(
+        found[..4],
+        kubelet[..4],
+        "the first ones at once: {found:?}"
+    );
+    let later = found.iter().zip(kubelet).any(|(at, kubelet)| *at > kubelet);
+    assert!(!later, "{found:?}");
+    assert!(found[6] - found[5] > 80, "it still backs off: {found:?}");
+    for dies_after in [1, 3, 5] {
+        let again = starts_after_liveness_failures(Some(dies_after)).await;
+        // A new agent has its own rounds.
+        let near = again.iter().zip(&found).all(|(a, b)| a.abs_diff(*b) <= 15);
+        assert!(
+            near,
+            "died after start {dies_after}: {again:?}, else {found:?}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,11 +56,14 @@ pub(super) fn container_status(
     };
     let pod_spec = version.pod.spec.as_ref();
     let (allocated, resources) = container_amounts(pod_spec, spec);
-    let before = older.iter().find_map(|c| Some((*c, c.exit()?)));
+    let before = older
+        .iter()
+        .find_map(|c| Some((c.id.clone(), c.exit()?.clone())));
+    let before = before.or_else(|| remembered_end(view, newest));
     let state = state(view, facts, version, newest);
-    let mut last_state = before.map(|(c, exit)| terminated(facts, c, exit));
+    let mut last_state = before.map(|(id, exit)| terminated(facts, &id, &exit));
     if let (State::Exited(exit), None) = (&newest.state, &state.terminated) {
-        last_state = Some(terminated(facts, newest, exit));
+        last_state = Some(terminated(facts, &newest.id, exit));
     }
     let last_state = last_state.map(|terminated| ContainerState {
         terminated: Some(terminated),
@@ -151,7 +154,7 @@ fn state(
         State::Exited(exit) => match pause(view, version, container, exit) {
             Some(waiting) => waiting_state(waiting),
             None => ContainerState {
-                terminated: Some(terminated(facts, container, exit)),
+                terminated: Some(terminated(facts, &container.id, exit)),
                 ..ContainerState::default()
             },
         },
@@ -216,11 +219,25 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
     }
 }
 
-fn terminated(facts: &NodeFacts, container: &Container, exit: &Exit) -> ContainerStateTerminated {
+/// Returns the ID and the end of the instance before this newest one, which the runtime no longer has.
+fn remembered_end(view: View<'_>, newest: &Container) -> Option<(String, Exit)> {
+    let history = view.memory.histories.get(&newest.uid)?;
+    let known = history.containers.get(&newest.name)?;
+    let previous = known
+        .previous
+        .as_ref()
+        .filter(|_| known.attempt == newest.attempt)?;
+    Some((
+        previous.id.clone(),
+        previous.ended.exit(previous.started_at),
+    ))
+}
+
+fn terminated(facts: &NodeFacts, id: &str, exit: &Exit) -> ContainerStateTerminated {
     let word = if exit.code == 0 { "Completed" } else { "Error" };
     let reason = Some(exit.reason.as_str()).filter(|r| !r.is_empty());
     ContainerStateTerminated {
-        container_id: Some(facts.container_id(&container.id)),
+        container_id: Some(facts.container_id(id)),
         exit_code: exit.code,
         reason: Some(reason.unwrap_or(word).to_owned()),
         message: Some(exit.message.clone()).filter(|m| !m.is_empty()),
