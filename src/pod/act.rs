@@ -44,6 +44,8 @@ use crate::volume;
 /// up the grace period; the kubelet's.
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 /// A grace period that is shorter than whole seconds by less than this is as good as whole.
+/// The time that a preStop hook has beyond the grace period: until the kill, and a second for that.
+const HOOK_OVERTIME: Duration = Duration::from_secs(3);
 const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// How long a container that ran before waits for a pull before it starts from the image at hand: a
 /// registry that is away must not keep down what already ran here.
@@ -148,36 +150,38 @@ async fn stop_one(
         turns,
     } = container;
     let began = Instant::now();
-    let mut hook_failed = false;
     let left = stop.left(Duration::ZERO);
-    if let Some(spec) = spec.filter(|_| stop.with_hook && !left.is_zero()) {
-        let hook = hook::pre_stop(&context.client, &spec, &id, &ip, left).await;
-        if let Err(error) = hook {
-            warn!(%pod, container = spec.name, error, "the preStop hook failed");
-            hook_failed = true;
+    let spec = spec.filter(|_| stop.with_hook && !left.is_zero());
+    // It is waited for during the grace period, and may run on until its container is killed.
+    let hook = async {
+        match &spec {
+            Some(spec) => {
+                let limit = left.saturating_add(HOOK_OVERTIME);
+                hook::pre_stop(&context.client, spec, &id, &ip, limit).await
+            }
+            None => Ok(()),
         }
     }
-    let mut seen = turns.subscribe();
-    let turn = seen.wait_for(|turns| turns.is_decided(group));
-    // That the time is over is no error, and the sender is here.
-    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
-    let failed = turns.borrow().failed && group > 0;
-    let result = if failed {
-        None
-    } else {
-        let left = match stop.grace_period {
-            0 => Duration::ZERO,
-            _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
-        };
-        let result = if_found(signal_and_kill(&context.client, &id, left).await);
-        turns.send_modify(|turns| match result {
-            Ok(_) => turns.left[group] -= 1,
-            Err(_) => turns.failed = true,
-        });
-        Some(result.map(drop))
+    };
+    tokio::pin!(hook);
+    let done = tokio::time::timeout(left, &mut hook).await;
+    let overtime = done.is_err();
+    let failure = match done {
+        Ok(result) => result.err(),
+        Err(_) => Some(format!("it was not done within {} s", left.as_secs())),
+    };
+    let hook_failed = failure.is_some();
+    if let Some(error) = failure {
+        warn!(%pod, container = name, error, "the preStop hook failed");
+    let ends = stop_in_turn(&context.client, &id, group, &turns, stop, began);
+    tokio::pin!(ends);
+    let result = tokio::select! {
+        result = &mut ends => result,
+        // What becomes of it now has been reported.
+        _ = &mut hook, if overtime => ends.await,
     };
     Stopped {
-        id,
+        id: id.clone(),
         name,
         hook_failed,
         result,
@@ -185,6 +189,34 @@ async fn stop_one(
 }
 
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
+/// Sends a container its stop signal when it is its turn; nothing where its turn does not come.
+async fn stop_in_turn(
+    client: &Client,
+    id: &str,
+    group: usize,
+    turns: &watch::Sender<Turns>,
+    stop: Stop,
+    began: Instant,
+) -> Option<Result<(), Error>> {
+    let mut seen = turns.subscribe();
+    let turn = seen.wait_for(|turns| turns.is_decided(group));
+    // That the time is over is no error, and the sender is here.
+    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
+    if turns.borrow().failed && group > 0 {
+        return None;
+    }
+    let left = match stop.grace_period {
+        0 => Duration::ZERO,
+        _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
+    };
+    let result = if_found(signal_and_kill(client, id, left).await);
+    turns.send_modify(|turns| match result {
+        Ok(_) => turns.left[group] -= 1,
+        Err(_) => turns.failed = true,
+    });
+    Some(result.map(drop))
+}
+
 /// where that would be too late, it is told to kill when the time has come.
 async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
     let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
