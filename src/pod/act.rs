@@ -669,6 +669,7 @@ impl PodTask {
         self.begin_post_start(version, spec, id);
         Ok(())
     }
+        self.expect_post_start(version, spec, id).await;
 
     /// Takes over what the runtime tells of a container that was started just now; it may be over already.
     async fn started(&mut self, id: &str, now: Option<Container>) {
@@ -759,6 +760,39 @@ impl PodTask {
     /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
     /// it but its folder.
     async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
+    /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
+    async fn expect_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        if lifecycle.is_some_and(|l| l.post_start.is_some()) {
+            let history = self
+                .memory
+                .histories
+                .entry(version.uid.clone())
+                .or_default();
+            history.post_starts.insert(id.to_owned());
+            self.remember().await;
+        }
+    }
+
+    /// Runs the hooks again that ran when an earlier agent ended.
+    pub(super) fn resume_post_starts(&mut self) {
+        let hooks = self.memory.post_starts.iter();
+        let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
+        let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let running = known.filter(|c| matches!(c.state, State::Running { .. }));
+            let version = running.and_then(|c| Some((self.version(&c.uid)?, c.name.clone())));
+            let Some((version, name)) = version else {
+                continue;
+            };
+            if let Some(spec) = all_containers(&version).find(|c| c.name == name) {
+                info!(pod = %self.key, container = name, "Running the interrupted postStart hook again");
+                self.begin_post_start(&version, spec, &id);
+            }
+        }
+    }
+
         warn!(pod = %self.key, reason, message, "the Pod has failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
@@ -956,6 +990,7 @@ impl PodTask {
         own.or_else(given).unwrap_or(30).max(0)
     }
 
+        history.post_starts.remove(id);
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them. Given up where something more urgent comes
     /// up; what is stopped goes on without us then.

@@ -29,6 +29,9 @@ pub struct History {
     /// By container id: instances that do not work and are stopped for that. Those that are over stay
     /// until another takes their place.
     pub given_up: BTreeMap<String, GivenUp>,
+    /// The IDs of the containers whose postStart hook is not done.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub post_starts: BTreeSet<String>,
     /// How the Pod ended for good, if it did.
     pub finished: Option<Finished>,
     /// The Pod's conditions.
@@ -146,6 +149,7 @@ impl History {
         }
         let newest: BTreeSet<&String> = self.containers.values().map(|i| &i.id).collect();
         self.given_up.retain(|id, _| newest.contains(id));
+        self.post_starts.retain(|id| newest.contains(id));
     }
 
     /// The containers of this UID that the runtime had and has not any more, as they are remembered. One
@@ -168,6 +172,7 @@ impl History {
     pub fn forget(&mut self, id: &str) {
         self.containers.retain(|_, instance| instance.id != id);
         self.given_up.remove(id);
+        self.post_starts.remove(id);
     }
 
     /// Whether an instance is to be replaced, whatever it ended with.

@@ -64,6 +64,8 @@ pub enum PostStart {
 }
 
 /// Whether a container's image is at hand.
+    /// It ran when an earlier agent ended, and is to run again.
+    Interrupted,
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// Being pulled.

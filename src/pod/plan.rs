@@ -507,7 +507,8 @@ impl<'a> Planner<'a> {
             last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !memory.is_replaced(c))
         };
         let hooked = |c: &Container| {
-            c.is_live() && memory.post_starts.get(&c.id) == Some(&PostStart::Running)
+            let hook = memory.post_starts.get(&c.id);
+            c.is_live() && matches!(hook, Some(PostStart::Running | PostStart::Interrupted))
         };
         let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
         let mut due = vec![];

@@ -262,6 +262,10 @@ impl PodTask {
             self.publish();
             match plan.step {
                 Some(step) => self.act(step).await,
+            let given_up = |id: &&String| history.given_up.contains_key(*id);
+            let open = history.post_starts.iter().filter(|id| !given_up(id));
+            let open = open.map(|id| (id.clone(), PostStart::Interrupted));
+            self.memory.post_starts.extend(open);
                 None if self.is_over() => {
                     self.keep_rollback(None).await;
                     return;
@@ -285,6 +289,7 @@ impl PodTask {
         };
         let uid = &wanted.pod.uid;
         let runs = self.observed.containers_of(uid).any(Container::is_live)
+            self.resume_post_starts();
             || self.observed.ready_sandbox(uid).is_some();
         if is_finished(self.view(), &wanted.pod) && !runs {
             self.context.ledger.release(&self.key, uid);
@@ -882,3 +887,6 @@ impl PodTask {
         });
     }
 }
+                if let Some(history) = self.memory.histories.get_mut(&uid) {
+                    history.post_starts.remove(id);
+                }

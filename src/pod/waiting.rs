@@ -230,7 +230,7 @@ pub(super) fn retry(view: View<'_>, version: &StaticPod, name: &str) -> Option<M
 /// Why a container that runs was given up, if the hook after its start was the reason.
 pub(super) fn failed_hook(memory: &Memory, id: &str) -> Option<Waiting> {
     match memory.post_starts.get(id)? {
-        PostStart::Running => None,
+        PostStart::Running | PostStart::Interrupted => None,
         PostStart::Failed(message) => Some(Waiting::new("PostStartHookError", message.clone())),
     }
 }
