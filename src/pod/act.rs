@@ -425,7 +425,7 @@ impl PodTask {
         Ok(())
     }
 
-    fn record(&self, version: &StaticPod) -> Record {
+    pub(super) fn record(&self, version: &StaticPod) -> Record {
         let known = self.records.get(&version.uid);
         let path = self.wanted.as_ref().filter(|w| w.pod.uid == version.uid);
         let path = path.map(|w| w.origin.to_string());

@@ -206,6 +206,7 @@ impl PodTask {
                 debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
                 self.stale = true;
             }
+                self.restore_record().await;
         }
         let running = self
             .observed
@@ -224,6 +225,31 @@ impl PodTask {
         self.memory.traces.insert(uid.to_owned());
         if folder::read_terminating(paths, uid).is_some() {
             self.memory.terminating.insert(uid.to_owned());
+    /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
+    /// of it from here on.
+    async fn restore_record(&mut self) {
+        let Some(version) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let uid = version.uid.clone();
+        let lost = !self.records.contains_key(&uid) && !self.memory.terminating.contains(&uid);
+        let oldest = self.observed.sandboxes_of(&uid).map(|s| s.created).min();
+        let Some(oldest) = oldest.filter(|_| lost) else {
+            return;
+        };
+        let clock = &self.context.clock;
+        let age = i64::try_from(clock.now().since(oldest).as_nanos()).unwrap_or(i64::MAX);
+        self.seen_at(&uid, clock.wall_now().saturating_sub(age));
+        let record = self.record(&version);
+        self.memory.traces.insert(uid.clone());
+        let (paths, written) = (self.context.facts.paths.clone(), record.clone());
+        let write = move || folder::create(&paths, &version.key, &version.uid, &written);
+        if let Err(error) = blocking(write).await {
+            warn!(pod = %self.key, %error, "Failed to write the record of a Pod whose folder was lost");
+        }
+        self.records.insert(uid, record);
+    }
+
         }
         if let Some(history) = folder::read_history(paths, uid) {
             let given_up = history.given_up.iter();

@@ -52,7 +52,10 @@ pub(super) fn container_status(
 ) -> ContainerStatus {
     let history = view.observed.history_of(&version.uid, &spec.name);
     let Some((newest, older)) = history.split_first() else {
-        return never_made(view, facts, version, spec);
+        return match role(version, &spec.name) {
+            Role::Init if has_begun(view, version) => removed_init(facts, version, spec),
+            _ => never_made(view, facts, version, spec),
+        };
     };
     let pod_spec = version.pod.spec.as_ref();
     let (allocated, resources) = container_amounts(pod_spec, spec);
@@ -105,6 +108,32 @@ fn never_made(
         state: Some(waiting_state(waiting::first_start(
             view, version, &spec.name,
         ))),
+        last_state: Some(ContainerState::default()),
+        volume_mounts: volume_mounts(facts, version.pod.spec.as_ref(), spec),
+        ..ContainerStatus::default()
+    }
+}
+
+/// Returns the status of an init container that somebody removed, and that nothing is remembered of: the
+/// Pod's own containers came after it, so it was done (the kubelet's words).
+fn removed_init(facts: &NodeFacts, version: &StaticPod, spec: &ContainerSpec) -> ContainerStatus {
+    let terminated = ContainerStateTerminated {
+        reason: Some("Completed".to_owned()),
+        message: Some(
+            "Unable to get init container status from container runtime and pod has been initialized"
+                .to_owned(),
+        ),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerStatus {
+        name: spec.name.clone(),
+        image: spec.image.clone().unwrap_or_default(),
+        ready: true,
+        started: Some(false),
+        state: Some(ContainerState {
+            terminated: Some(terminated),
+            ..ContainerState::default()
+        }),
         last_state: Some(ContainerState::default()),
         volume_mounts: volume_mounts(facts, version.pod.spec.as_ref(), spec),
         ..ContainerStatus::default()
@@ -306,6 +335,13 @@ pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodS
     if of_role(version, status, Role::Init).any(|s| never_ran(s) || runs(s)) {
         return true;
     }
+    let begun = has_begun(view, version);
+    of_role(version, status, Role::Sidecar)
+        .any(|s| never_ran(s) || runs(s) && s.started != Some(true) && !begun)
+}
+
+/// Whether one of the Pod's own containers was made in its sandbox: all that come before them were done.
+fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
     let sandbox = view.observed.ready_sandbox(&version.uid);
     let begun = containers(version).iter().any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
