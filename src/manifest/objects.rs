@@ -589,6 +589,32 @@ fn digest(objects: &Objects) -> [u8; 32] {
 /// What the Pod refers to and cannot do without, and that no manifest has.
 #[must_use]
 pub fn unmet(pod: &StaticPod) -> Vec<String> {
+    unmet_below(pod, "spec.")
+}
+
+/// The same for the Pod's volumes alone.
+#[must_use]
+pub fn unmet_by_volumes(pod: &StaticPod) -> Vec<String> {
+    unmet_below(pod, "spec.volumes[")
+}
+
+/// The same for the variables of one container.
+#[must_use]
+pub fn unmet_by_container(pod: &StaticPod, name: &str) -> Vec<String> {
+    let spec = pod.pod.spec.as_ref();
+    let inits = spec.and_then(|s| s.init_containers.as_deref());
+    let mains = spec.map(|s| s.containers.as_slice());
+    let lists = [("spec.initContainers", inits), ("spec.containers", mains)];
+    let place = lists.into_iter().find_map(|(list, containers)| {
+        let mut containers = containers.unwrap_or_default().iter();
+        let at = containers.position(|c| c.name == name)?;
+        Some(format!("{}.", path::index(list, at)))
+    });
+    place.map_or(vec![], |place| unmet_below(pod, &place))
+}
+
+/// The same for the fields below this one.
+fn unmet_below(pod: &StaticPod, place: &str) -> Vec<String> {
     if pod.objects.is_empty() {
         return vec![];
     }
@@ -598,7 +624,7 @@ pub fn unmet(pod: &StaticPod) -> Vec<String> {
         } = r;
         let entries = pod.objects.get(*kind, name);
         match (entries, &r.key) {
-            _ if r.optional => None,
+            _ if r.optional || !field.starts_with(place) => None,
             (None, _) => Some(format!("{field}: no manifest has the {kind} {name:?}")),
             (Some(entries), Some(key)) if !entries.contains_key(key) => {
                 Some(format!("{field}: the {kind} {name:?} has no key {key:?}"))

@@ -149,6 +149,14 @@ pub fn mark_terminating(paths: &Paths, uid: &str, mark: Terminating) -> io::Resu
     Ok(mark)
 }
 
+/// Takes back that the Pod's end has begun.
+///
+/// # Errors
+/// Any I/O error; that it was not marked is none.
+pub fn unmark_terminating(paths: &Paths, uid: &str) -> io::Result<()> {
+    ignore_missing(fs::remove_file(paths.pod(uid).join(TERMINATING)))
+}
+
 /// When the Pod's end began, if it has.
 #[must_use]
 pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {

@@ -20,13 +20,16 @@ use super::rules::{
 };
 use super::waiting;
 use crate::manifest::StaticPod;
-use crate::manifest::objects::unmet;
+use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
 use crate::probe::Kind;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
 /// making sandboxes is the dearest thing a runtime does.
 const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a version waits for objects to come after it, where it can start without some of them.
+const OBJECTS_COME: Duration = Duration::from_secs(2);
 
 /// All that the planner looks at.
 #[derive(Debug, Clone, Copy)]
@@ -385,8 +388,7 @@ impl<'a> Planner<'a> {
         if let Some(step) = self.fail(version) {
             return Some(step);
         }
-        // Another version comes once a manifest has what is missing.
-        if observed.has_none_of(uid) && !unmet(version).is_empty() {
+        if observed.has_none_of(uid) && self.is_held_for_objects(version) {
             return None;
         }
         if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
@@ -434,6 +436,7 @@ impl<'a> Planner<'a> {
             .or_else(|| self.collect_garbage(version))
     }
 
+            .filter(|spec| unmet_by_container(version, &spec.name).is_empty())
     /// A version that has run for longer than it may has failed (API reference,
     /// `activeDeadlineSeconds`).
     fn fail(&mut self, version: &StaticPod) -> Option<Step> {
@@ -447,6 +450,25 @@ impl<'a> Planner<'a> {
             message: "Pod was active on the node longer than the specified deadline".to_owned(),
         })
     }
+    /// Whether a version waits as a whole for objects that no manifest has. As with the kubelet it does
+    /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
+    /// is missing another version comes, so one that came with its objects is given the time to do so.
+    fn is_held_for_objects(&mut self, version: &StaticPod) -> bool {
+        if unmet(version).is_empty() {
+            return false;
+        }
+        let starts = |spec: &ContainerSpec| unmet_by_container(version, &spec.name).is_empty();
+        let can_start = match init_containers(version).first() {
+            Some(first) => starts(first),
+            None => containers(version).iter().any(starts),
+        };
+        if !can_start || !unmet_by_volumes(version).is_empty() {
+            return true;
+        }
+        let seen = self.view.memory.seen.get(&version.uid);
+        seen.is_some_and(|(_, seen)| self.must_wait_until(seen.after(OBJECTS_COME)))
+    }
+
 
     /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
     /// on, whatever they say since.

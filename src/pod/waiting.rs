@@ -8,7 +8,7 @@ use super::observed::Container;
 use super::plan::{View, WantedImage, image_volumes, wanted_images};
 use super::rules::{Restart, all_containers, init_containers, is_finished, restart};
 use crate::manifest::StaticPod;
-use crate::manifest::objects::unmet;
+use crate::manifest::objects::{unmet, unmet_by_container};
 
 /// Why something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,8 +34,11 @@ pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Wa
     if let Some(obstacle) = obstacle(view, version, name) {
         return obstacle;
     }
-    let missing = missing_objects(version);
-    if let Some(missing) = missing.filter(|_| view.observed.has_none_of(&version.uid)) {
+    let unmet = match view.observed.has_none_of(&version.uid) {
+        true => unmet(version),
+        false => unmet_by_container(version, name),
+    };
+    if let Some(missing) = missing(&unmet) {
         return missing;
     }
     let reason = if init_containers(version).is_empty() {
@@ -48,7 +51,10 @@ pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Wa
 
 /// The `ConfigMap`s and `Secret`s that the version waits for.
 pub(super) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
-    let unmet = unmet(version);
+    missing(&unmet(version))
+}
+
+fn missing(unmet: &[String]) -> Option<Waiting> {
     (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
 }
 
