@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Rejection;
+use super::effects::stop_subject;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
 use super::history::{Finished, GivenUp};
@@ -269,13 +270,7 @@ impl PodTask {
             }
             Step::StopContainers { uid, ids, why } => {
                 let result = self.stop_containers(&uid, &ids, why).await;
-                let subject = match (why, ids.as_slice()) {
-                    (Why::Liveness | Why::Startup | Why::PostStart, [id]) => {
-                        Subject::Removal(id.clone())
-                    }
-                    _ => Subject::Stop(uid),
-                };
-                (subject, "FailedKillPod", result)
+                (stop_subject(&uid, &ids, why), "FailedKillPod", result)
             }
             Step::RestartAll { uid } => return self.restart_all(&uid),
             Step::Fail {
@@ -305,9 +300,25 @@ impl PodTask {
 
     fn note(&mut self, subject: Subject, reason: &'static str, result: Result<(), Failure>) {
         let (reason, message) = match result {
+        // A stop that was given up for something more urgent is to come again.
+        let now = self.context.clock.now();
+        if result.is_ok() && !self.stale && !self.effects.succeeded(done, now) {
+            return;
+        }
             Ok(()) => {
                 self.memory.failures.remove(&subject);
                 return;
+    /// Notes a step that succeeded a short while ago and is the next one again as failed: it changed
+    /// nothing. Tells whether it was one.
+    pub(super) fn has_changed_nothing(&mut self, step: &Step) -> bool {
+        let now = self.context.clock.now();
+        let Some((subject, reason, message)) = self.effects.take_repeated(step, now) else {
+            return false;
+        };
+        self.note(subject, reason, Err(Failure::Node { reason, message }));
+        true
+    }
+
             }
             // The runtime is away: nobody's fault, and looking waits until it is back.
             Err(Failure::Runtime(Error::Unavailable { .. })) => {
@@ -409,7 +420,7 @@ impl PodTask {
             let _step = self.under_way(uid, None, "RunPodSandbox");
             context.client.run_pod_sandbox(request).await?
         };
-        let id = answer.pod_sandbox_id;
+        self.memory.made.insert(subject, context.clock.now());
         let sandbox = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
         let sandbox = sandbox.unwrap_or(Sandbox {
             id,
@@ -437,6 +448,11 @@ impl PodTask {
             seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
             source: version.source(),
             document: version.document.clone(),
+        if !ready {
+            let message = "the sandbox is not ready after RunPodSandbox succeeded";
+            return Err(sandbox_failure(message.to_owned()));
+        }
+        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
             objects: Objects::clone(&version.objects),
         }
     }
@@ -665,6 +681,19 @@ impl PodTask {
         }
         let metrics = &self.context.metrics;
         metrics.container_started(self.view(), version, id);
+        let subject = Subject::Container(version.uid.clone(), container.clone());
+        self.memory.made.insert(subject, self.context.clock.now());
+        // The runtime tells what it calls the image only now.
+        let (client, clock) = (&self.context.client, &self.context.clock);
+        let now = observe::inspect_container(client, clock, id).await;
+        if let Ok(Some(now)) = &now
+            && now.state == State::Created
+        {
+            return Err(Failure::Node {
+                reason: "RunContainerError",
+                message: "the container is not started after StartContainer succeeded".to_owned(),
+            });
+        }
         self.check_stop_signal(version, spec, id).await;
         self.begin_post_start(version, spec, id);
         Ok(())
@@ -1121,7 +1150,6 @@ impl PodTask {
         let uid = known.map_or("", |s| &s.uid);
         let _step = self.under_way(uid, None, "RemovePodSandbox");
         if_found(self.context.client.remove_pod_sandbox(request).await)?;
-        self.memory.stopped_sandboxes.remove(id);
         self.observed.forget(id);
         self.observed.containers.retain(|c| c.sandbox != id);
         Ok(())

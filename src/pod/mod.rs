@@ -8,6 +8,7 @@ mod act;
 pub mod admission;
 pub mod backoff;
 pub mod credentials;
+mod effects;
 pub mod events;
 pub mod folder;
 pub mod history;

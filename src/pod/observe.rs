@@ -247,7 +247,11 @@ fn state(clock: &Clock, status: &v1::ContainerStatus) -> State {
             message: status.message.clone(),
             started_at: status.started_at,
             finished_at: status.finished_at,
-            ended: clock.moment_of(status.finished_at),
+            ended: match status.finished_at {
+                // A runtime that does not know when it ended makes it end as it is seen to have.
+                ..=0 => clock.now(),
+                known => clock.moment_of(known),
+            },
         }),
         v1::ContainerState::ContainerUnknown => State::Unknown,
     }

@@ -619,8 +619,8 @@ impl<'a> Planner<'a> {
     fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
         let newest = self.view.observed.newest_sandbox(uid);
         if let Some(dead) = newest.filter(|s| s.attempt > 0) {
-            let due = dead.created.after(SANDBOX_INTERVAL);
-            if self.must_wait_until(due) {
+            let made = self.view.memory.last_made(&subject, dead.created);
+            if self.must_wait_until(made.after(SANDBOX_INTERVAL)) {
                 return None;
             }
         }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRul
 use std::time::Duration;
 
 use super::backoff::{self, RestartBackoff};
+use super::memory::Subject;
 use super::moment::Moment;
 use super::observed::{Container, Exit, Observed};
 use super::plan::{View, Why};
@@ -33,7 +34,10 @@ pub fn restart(view: View<'_>, version: &StaticPod, container: &Container, exit:
         return Restart::Never;
     }
     let wait = restart_backoff(view, version, container, exit).wait;
-    Restart::At(exit.ended.after(wait), wait)
+    let subject = Subject::Container(container.uid.clone(), container.name.clone());
+    // No instance ended before it was started, whatever the runtime reports.
+    let ended = view.memory.last_made(&subject, exit.ended);
+    Restart::At(ended.after(wait), wait)
 }
 
 /// Returns the back-off of a container that ended so and runs again, as the kubelet has it.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::admission::Ledger;
+use super::effects::{self, Effects};
 use super::events::{About, EventKind, Events};
 use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
@@ -128,6 +129,7 @@ pub struct PodTask {
     pub(super) rollback: Option<Rollback>,
     pub(super) observed: Observed,
     pub(super) memory: Memory,
+    pub(super) effects: Effects,
     /// Where and when each version was first seen.
     pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
@@ -141,6 +143,8 @@ pub struct PodTask {
     given_back: watch::Receiver<u64>,
     /// Whether the runtime has to be asked about everything before the next plan.
     pub(super) stale: bool,
+    /// Whether the runtime was asked about everything since the last step.
+    end_is_verified: bool,
 }
 
 impl PodTask {
@@ -162,12 +166,14 @@ impl PodTask {
             rollback: None,
             observed: Observed::default(),
             memory: Memory::default(),
+            effects: Effects::default(),
             records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
             post_starts: FuturesUnordered::new(),
             kept: std::collections::BTreeMap::default(),
             changed: BTreeSet::new(),
             stale: false,
+            end_is_verified: false,
         };
         task.adopt(start).await;
         task.keep().await;
@@ -285,6 +291,7 @@ impl PodTask {
             let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
+            self.forget_outdated_failures();
             self.publish();
             match plan.step {
                 Some(step) => self.act(step).await,
@@ -908,6 +915,12 @@ impl PodTask {
         self.memory.stopped_sandboxes.retain(there);
         self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
+    fn forget_outdated_failures(&mut self) {
+        for subject in effects::outdated(self.view()) {
+            self.memory.failures.remove(&subject);
+        }
+    }
+
             Subject::Removal(id) => there(id),
             _ => true,
         });

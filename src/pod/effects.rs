@@ -1,0 +1,176 @@
+//! Steps that succeed and change nothing. A step that succeeded is never the next one again while what it
+//! brought about lasts: where the planner names it once more shortly after, the runtime reported success
+//! and has the same as before. Such a step has failed, and backs off as any other that failed.
+
+use std::time::Duration;
+
+use super::memory::{Memory, Subject};
+use super::moment::Moment;
+use super::observed::{Container, State};
+use super::plan::{Step, View, Why};
+
+/// A step that comes again later than this is not a repetition: what it brought about has lasted. Longer
+/// than the longest back-off of a step and a round of looking at the runtime.
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// Steps that succeeded a short while ago.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Effects {
+    done: Vec<Done>,
+}
+
+/// A step that succeeded.
+#[derive(Debug, Clone)]
+struct Done {
+    step: Step,
+    at: Moment,
+    /// Whether it has not been the next one since.
+    is_trusted: bool,
+    /// Whether it ever was the next one again.
+    is_repeated: bool,
+}
+
+impl Effects {
+    /// Takes note of a step that succeeded. Returns whether that is to be believed: not of one that had
+    /// no effect the last time.
+    pub(super) fn succeeded(&mut self, step: Step, now: Moment) -> bool {
+        self.done.retain(|done| now.since(done.at) < WINDOW);
+        if let Some(done) = self.done.iter_mut().find(|done| done.step == step) {
+            (done.at, done.is_trusted) = (now, true);
+            return !done.is_repeated;
+        }
+        if subject(&step).is_some() {
+            self.done.push(Done {
+                step,
+                at: now,
+                is_trusted: true,
+                is_repeated: false,
+            });
+        }
+        true
+    }
+
+    /// Returns what failed, with its reason and message, where a step is the next one again that succeeded
+    /// a short while ago; only once for each success.
+    pub(super) fn take_repeated(
+        &mut self,
+        step: &Step,
+        now: Moment,
+    ) -> Option<(Subject, &'static str, String)> {
+        let mut recent = self.done.iter_mut().filter(|d| now.since(d.at) < WINDOW);
+        let done = recent.find(|done| done.step == *step && done.is_trusted)?;
+        (done.is_trusted, done.is_repeated) = (false, true);
+        let (subject, reason, method) = subject(step)?;
+        let message = format!(
+            "{method} succeeded, but the container runtime reports the same state as before"
+        );
+        Some((subject, reason, message))
+    }
+}
+
+/// Returns what a step is about that changes something in the runtime, the reason of its failures, and the
+/// CRI method that it calls.
+fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
+    Some(match step {
+        Step::RunSandbox { uid, .. } => (
+            Subject::Sandbox(uid.clone()),
+            "FailedCreatePodSandBox",
+            "RunPodSandbox",
+        ),
+        Step::RunContainer { uid, container, .. } => (
+            Subject::Container(uid.clone(), container.clone()),
+            "CreateContainerError",
+            "CreateContainer",
+        ),
+        Step::StartContainer { uid, container, .. } => (
+            Subject::Container(uid.clone(), container.clone()),
+            "RunContainerError",
+            "StartContainer",
+        ),
+        Step::Terminate { uid } => {
+            let subject = Subject::Stop(uid.clone());
+            (subject, "FailedKillPod", "StopContainer")
+        }
+        Step::StopContainers { uid, ids, why } => {
+            let subject = stop_subject(uid, ids, *why);
+            (subject, "FailedKillPod", "StopContainer")
+        }
+        Step::StopSandbox { id } => {
+            let subject = Subject::Removal(id.clone());
+            (subject, "FailedKillPod", "StopPodSandbox")
+        }
+        Step::RemoveSandbox { id } => {
+            let subject = Subject::Removal(id.clone());
+            (subject, "FailedRemoval", "RemovePodSandbox")
+        }
+        Step::RemoveContainer { id } => {
+            let subject = Subject::Removal(id.clone());
+            (subject, "FailedRemoval", "RemoveContainer")
+        }
+        Step::Admit { .. }
+        | Step::WantImage { .. }
+        | Step::CheckVolumes { .. }
+        | Step::RestartAll { .. }
+        | Step::Fail { .. }
+        | Step::ClearTraces { .. }
+        | Step::StartAgain { .. } => return None,
+    })
+}
+
+/// Returns what the stop of single containers is about: one that does not work has its own back-off.
+pub(super) fn stop_subject(uid: &str, ids: &[String], why: Why) -> Subject {
+    match (why, ids) {
+        (Why::Liveness | Why::Startup | Why::PostStart, [id]) => Subject::Removal(id.clone()),
+        _ => Subject::Stop(uid.to_owned()),
+    }
+}
+
+/// Returns the failures that what is there contradicts: the sandbox is ready after all, the container runs,
+/// the containers have stopped.
+pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
+    let (observed, Memory { failures, .. }) = (view.observed, view.memory);
+    let is_outdated = |subject: &Subject| match subject {
+        Subject::Sandbox(uid) => observed.ready_sandbox(uid).is_some(),
+        Subject::Container(uid, name) => {
+            let newest = observed.history_of(uid, name).into_iter().next();
+            newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
+        }
+        Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
+        Subject::Volumes(_) | Subject::Removal(_) | Subject::Traces(_) => false,
+    };
+    failures
+        .keys()
+        .filter(|s| is_outdated(s))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_comes_again_at_once_has_changed_nothing() {
+        let step = || Step::StopSandbox { id: "s".into() };
+        let mut effects = Effects::default();
+        let at = |seconds: u64| Moment(0).after(Duration::from_secs(seconds));
+        assert_eq!(effects.take_repeated(&step(), at(0)), None);
+        assert!(effects.succeeded(step(), at(0)));
+        let other = Step::StopSandbox { id: "t".into() };
+        assert_eq!(effects.take_repeated(&other, at(1)), None);
+        let (subject, reason, message) = effects.take_repeated(&step(), at(1)).unwrap();
+        assert_eq!(subject, Subject::Removal("s".into()));
+        assert_eq!(reason, "FailedKillPod");
+        assert!(
+            message.starts_with("StopPodSandbox succeeded, but"),
+            "{message}"
+        );
+        assert_eq!(effects.take_repeated(&step(), at(1)), None, "taken once");
+        effects.succeeded(step(), at(2));
+        assert_eq!(
+            effects.take_repeated(&step(), at(122)),
+            None,
+            "it has lasted"
+        );
+    }
+}
