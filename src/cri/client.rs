@@ -255,6 +255,7 @@ async fn with_deadline<T>(
         Err(_) => Err(Error::Deadline {
             method,
             after: deadline,
+            message: String::new(),
         }),
     }
 }

@@ -18,12 +18,14 @@ pub enum Error {
         message: String,
     },
     /// No answer within the call's deadline. Whether it took effect is not known.
-    #[error("{method}: no answer within {} s", .after.as_secs())]
+    #[error("{method}: {}", no_answer(*.after, .message))]
     Deadline {
         /// The CRI method.
         method: &'static str,
         /// The deadline.
         after: Duration,
+        /// The runtime's words, where it was the one to give up; empty otherwise.
+        message: String,
     },
     /// The sandbox, container or image named in the call is not there.
     #[error("{method}: not found: {message}")]
@@ -61,6 +63,7 @@ impl Error {
             return Self::Deadline {
                 method,
                 after: deadline,
+                message: String::new(),
             };
         }
         let message = match status.source() {
@@ -71,6 +74,7 @@ impl Error {
             Code::DeadlineExceeded if status.source().is_none() => Self::Deadline {
                 method,
                 after: deadline,
+                message,
             },
             Code::Unavailable => Self::Unavailable { method, message },
             _ if status.source().is_some() => Self::Unavailable { method, message },
@@ -121,6 +125,14 @@ pub fn if_found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Ok(answer) => Ok(Some(answer)),
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+fn no_answer(after: Duration, message: &str) -> String {
+    if message.is_empty() {
+        format!("no answer within {} s", after.as_secs())
+    } else {
+        message.to_owned()
     }
 }
 
@@ -175,6 +187,14 @@ mod tests {
         let status = Status::from_error(Box::new(TimeoutExpired(())));
         let error = Error::from_status("M", Duration::from_secs(3), &status);
         assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_deadline_of_the_runtimes_keeps_its_words() {
+        let own = Status::from_error(Box::new(TimeoutExpired(())));
+        let own = Error::from_status("M", Duration::from_secs(3), &own);
+        assert_eq!(own.to_string(), "M: no answer within 3 s");
+        assert_eq!(from(Code::DeadlineExceeded).to_string(), "M: words");
     }
 
     #[test]

@@ -418,7 +418,15 @@ impl PodTask {
             let step = self.under_way(uid, None, "WaitForTurn");
             let _permit = turn(step, &context.limiter).await;
             let _step = self.under_way(uid, None, "RunPodSandbox");
-            context.client.run_pod_sandbox(request).await?
+            context.client.run_pod_sandbox(request).await
+        };
+        let subject = Subject::Sandbox(uid.to_owned());
+        let id = match answer {
+            Ok(answer) => answer.pod_sandbox_id,
+            Err(error) => {
+                self.pass_reserved_name(subject, attempt, &error).await;
+                return Err(error.into());
+            }
         };
         self.memory.made.insert(subject, context.clock.now());
         let sandbox = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
@@ -529,7 +537,14 @@ impl PodTask {
             let images = &mut self.memory.images;
             images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
         }
-        let answer = created?;
+        let answer = match created {
+            Ok(answer) => answer,
+            Err(error) => {
+                let subject = Subject::Container(uid.to_owned(), container.to_owned());
+                self.pass_reserved_name(subject, attempt, &error).await;
+                return Err(create_failure(&version, spec, error));
+            }
+        };
         let normal = EventKind::Normal;
         self.event(uid, Some(container), normal, "Created", "Container created");
         let pod_spec = version.pod.spec.as_ref();
@@ -1423,6 +1438,29 @@ async fn user_namespace(
     let range = move || folder::user_namespace(&context.facts.paths, &uid);
     let range = blocking(range).await;
     range
+/// Returns the failure to make a container. A call without an answer has no cause of its own: what the
+/// runtime does first with the container is look at its mounts.
+fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Failure {
+    if !matches!(error, Error::Deadline { .. }) {
+        return error.into();
+    }
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let mounts = spec.volume_mounts.iter().flatten();
+    let mounted: Vec<&str> = mounts.map(|m| m.name.as_str()).collect();
+    let volumes = volumes.into_iter().flatten();
+    let volumes = volumes.filter(|v| mounted.contains(&v.name.as_str()));
+    let paths = volumes.filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()));
+    let paths: Vec<&str> = paths.collect();
+    if paths.is_empty() {
+        return error.into();
+    }
+    let paths = paths.join(", ");
+    Failure::Node {
+        reason: "CreateContainerError",
+        message: format!("{error}; one of its hostPath volumes may not answer: {paths}"),
+    }
+}
+
         .map(Some)
         .map_err(node_failure("FailedCreatePodSandBox"))
 }

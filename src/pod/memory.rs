@@ -13,6 +13,7 @@ use super::history::{Finished, GivenUp, History};
 use super::moment::Moment;
 use super::observed::Container;
 use super::progress::Progress;
+use super::reserved::name_holder;
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::translate::ImageUser;
@@ -42,6 +43,10 @@ pub struct Memory {
     pub rejected_before: BTreeMap<String, Rejection>,
     /// What failed and has not succeeded since.
     pub failures: BTreeMap<Subject, Failure>,
+    /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
+    pub made: BTreeMap<Subject, Moment>,
+    /// Lowest attempt whose name the runtime does not hold for something that it does not have.
+    pub free_attempts: BTreeMap<Subject, u32>,
     /// What is kept of each version beyond what the runtime has, by UID.
     pub histories: BTreeMap<String, History>,
     /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
@@ -161,6 +166,22 @@ impl Memory {
         history.is_some_and(|history| history.is_replaced(container))
     }
 
+    /// Returns the last start in this matter, or `reported` by the runtime if that is later.
+    #[must_use]
+    pub fn last_made(&self, subject: &Subject, reported: Moment) -> Moment {
+        self.made
+            .get(subject)
+            .map_or(reported, |made| reported.max(*made))
+    }
+
+    /// Returns the attempt that the next sandbox or container in this matter has, `next` or a later one.
+    #[must_use]
+    pub fn free_attempt(&self, subject: &Subject, next: u32) -> u32 {
+        self.free_attempts
+            .get(subject)
+            .map_or(next, |free| next.max(*free))
+    }
+
     /// One more failure in this matter. Tells whether it is news: the first, or one with another
     /// message.
     pub fn failed(
@@ -171,6 +192,9 @@ impl Memory {
         now: Moment,
     ) -> bool {
         let before = self.failures.get(&subject);
+        // A name is in use because of what failed before: that is the cause to show.
+        let cause = before.filter(|_| name_holder(&message).is_some());
+        let (reason, message) = cause.map_or((reason, message), |f| (f.reason, f.message.clone()));
         let news = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let retry = now.after(backoff::step_delay(tries));
@@ -200,6 +224,9 @@ impl Memory {
         self.seen.remove(uid);
         self.images.retain(|(owner, _), _| owner != uid);
         self.failures
+            .retain(|subject, _| subject.uid() != Some(uid));
+        self.made.retain(|subject, _| subject.uid() != Some(uid));
+        self.free_attempts
             .retain(|subject, _| subject.uid() != Some(uid));
     }
 }

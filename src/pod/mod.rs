@@ -25,6 +25,7 @@ mod plan_tests;
 pub mod progress;
 pub mod report;
 pub mod reports;
+mod reserved;
 pub mod rollback;
 pub mod rules;
 #[cfg(test)]

@@ -626,7 +626,7 @@ impl<'a> Planner<'a> {
         }
         let step = Step::RunSandbox {
             uid: uid.into(),
-            attempt: newest.map_or(0, |s| s.attempt + 1),
+            attempt: self.view.memory.free_attempt(&subject, next),
         };
         self.unless_failing(&Subject::Sandbox(uid.into()), step)
     }
@@ -645,11 +645,11 @@ impl<'a> Planner<'a> {
                 backoff: None,
             });
         };
-        let attempt = last.attempt + 1;
         match &last.state {
             State::Running { .. } | State::Unknown => None,
             State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
                 Some(Start::Made(last.id.clone()))
+        let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
             }
             // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
             State::Created => Some(Start::Anew {
@@ -665,6 +665,9 @@ impl<'a> Planner<'a> {
             {
                 Some(Start::Anew {
                     attempt,
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
+        let next = history.first().map_or(0, |c| c.attempt.saturating_add(1));
+        let attempt = self.view.memory.free_attempt(&subject, next);
                     backoff: last.backoff,
                 })
             }

@@ -1,0 +1,70 @@
+//! Names that the runtime holds for a sandbox or a container that it does not have: what a call left that
+//! ran into its deadline. containerd gives such a name back only when it restarts, so the next attempt, which
+//! has another name, is made in its place. Nothing here is kept over restarts of the agent: the next one
+//! finds the same.
+
+use super::memory::Subject;
+use super::task::PodTask;
+use crate::cri::{Client, Error, if_found, v1};
+
+/// Returns the ID that a name is reserved for, where an error of the runtime says so.
+#[must_use]
+pub(super) fn name_holder(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("is reserved for \"")?;
+    let (id, _) = rest.split_once('"')?;
+    Some(id).filter(|id| !id.is_empty())
+}
+
+impl PodTask {
+    /// Passes over an attempt whose name is reserved for something that the runtime does not know.
+    pub(super) async fn pass_reserved_name(
+        &mut self,
+        subject: Subject,
+        attempt: u32,
+        error: &Error,
+    ) {
+        let message = error.message();
+        let Some(id) = name_holder(&message) else {
+            return;
+        };
+        if let Ok(false) = exists(&self.context.client, &subject, id).await {
+            let next = attempt.saturating_add(1);
+            self.memory.free_attempts.insert(subject, next);
+        }
+    }
+}
+
+/// Whether the runtime has a sandbox or a container with this ID.
+async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Error> {
+    if let Subject::Sandbox(_) = subject {
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: false,
+        };
+        return Ok(if_found(client.pod_sandbox_status(request).await)?.is_some());
+    }
+    let request = v1::ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    Ok(if_found(client.container_status(request).await)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_name_is_read_from_the_runtimes_words() {
+        let of = "failed to reserve container name \"c_p_ns_u_0\": name \"c_p_ns_u_0\" is reserved for \"1a2b\"";
+        assert_eq!(name_holder(of), Some("1a2b"));
+        for other in [
+            "",
+            "is reserved for \"\"",
+            "is reserved for \"x",
+            "no such image",
+        ] {
+            assert_eq!(name_holder(other), None, "{other}");
+        }
+    }
+}
