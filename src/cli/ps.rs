@@ -203,9 +203,9 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
 
 /// How a Pod stands, in one word.
 fn word(pod: &PodReport) -> &str {
-    match pod.reason.as_str() {
-        "" => &pod.phase,
-        reason => reason,
+    match (pod.phase.as_str(), pod.reason.as_str()) {
+        (phase, "") | (phase @ "Terminating", _) => phase,
+        (_, reason) => reason,
     }
 }
 
@@ -265,6 +265,13 @@ fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result 
     for warning in &pod.warnings {
         let gap = gap(warning);
         writeln!(text, "{name}: warning: {}{gap}{warning}", pod.path)?;
+    }
+    if let Some(cleanup) = &pod.cleanup {
+        let (reason, message) = (&cleanup.reason, &cleanup.message);
+        writeln!(
+            text,
+            "{name}: the clean-up of its old version fails: {reason}: {message}"
+        )?;
     }
     Ok(())
 }

@@ -323,6 +323,7 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
             if error.kind() != io::ErrorKind::ResourceBusy || tries == REMOVAL_TRIES {
                 return Err(error);
             }
+            thaw(&folder);
             kill_processes(&folder);
             std::thread::sleep(REMOVAL_PAUSE);
         }
@@ -342,6 +343,22 @@ fn stop_slice(path: &str) {
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {
         debug!(slice, %error, "systemd does not stop a slice");
+    }
+}
+
+/// Lets the processes of a cgroup and those below it run: a frozen one does not hear its kill.
+fn thaw(folder: &Path) {
+    for (file, thawed) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+        let file = folder.join(file);
+        if file.exists() {
+            // Where it cannot be done the kill has no effect, and the removal tells.
+            let _ = fs::write(file, thawed);
+        }
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw(&entry.path());
+        }
     }
 }
 
@@ -386,7 +403,11 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
     }
     match fs::remove_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+        Err(e) => Err(io::Error::new(
+            e.kind(),
+            format!("{}: {e}", folder.display()),
+        )),
+        Ok(()) => Ok(()),
     }
 }
 

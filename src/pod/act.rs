@@ -16,7 +16,7 @@ use super::admission::Rejection;
 use super::effects::stop_subject;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
-use super::history::{Finished, GivenUp};
+use super::history::{Finished, GivenUp, History};
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
@@ -44,9 +44,9 @@ use crate::volume;
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
 /// up the grace period; the kubelet's.
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
-/// A grace period that is shorter than whole seconds by less than this is as good as whole.
 /// The time that a preStop hook has beyond the grace period: until the kill, and a second for that.
 const HOOK_OVERTIME: Duration = Duration::from_secs(3);
+/// A grace period that is shorter than whole seconds by less than this is as good as whole.
 const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// How long a container that ran before waits for a pull before it starts from the image at hand: a
 /// registry that is away must not keep down what already ran here.
@@ -162,7 +162,6 @@ async fn stop_one(
             }
             None => Ok(()),
         }
-    }
     };
     tokio::pin!(hook);
     let done = tokio::time::timeout(left, &mut hook).await;
@@ -174,6 +173,7 @@ async fn stop_one(
     let hook_failed = failure.is_some();
     if let Some(error) = failure {
         warn!(%pod, container = name, error, "the preStop hook failed");
+    }
     let ends = stop_in_turn(&context.client, &id, group, &turns, stop, began);
     tokio::pin!(ends);
     let result = tokio::select! {
@@ -189,7 +189,6 @@ async fn stop_one(
     }
 }
 
-/// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
 /// Sends a container its stop signal when it is its turn; nothing where its turn does not come.
 async fn stop_in_turn(
     client: &Client,
@@ -218,6 +217,7 @@ async fn stop_in_turn(
     Some(result.map(drop))
 }
 
+/// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
 /// where that would be too late, it is told to kill when the time has come.
 async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
     let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
@@ -235,6 +235,7 @@ async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<()
 impl PodTask {
     /// Carries out one step, and notes its outcome.
     pub(super) async fn act(&mut self, step: Step) {
+        let done = step.clone();
         let (subject, reason, result) = match step {
             Step::Admit { uid } => return self.admit(uid),
             Step::WantImage { uid, container } => return self.want_image(uid, container).await,
@@ -294,20 +295,19 @@ impl PodTask {
                 let result = self.clear_traces(&uid).await;
                 (Subject::Traces(uid), "FailedRemoval", result)
             }
+            Step::StartAgain { uid } => {
+                let result = self.start_again(&uid).await;
+                (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
+            }
         };
-        self.note(subject, reason, result);
-    }
-
-    fn note(&mut self, subject: Subject, reason: &'static str, result: Result<(), Failure>) {
-        let (reason, message) = match result {
         // A stop that was given up for something more urgent is to come again.
         let now = self.context.clock.now();
         if result.is_ok() && !self.stale && !self.effects.succeeded(done, now) {
             return;
         }
-            Ok(()) => {
-                self.memory.failures.remove(&subject);
-                return;
+        self.note(subject, reason, result);
+    }
+
     /// Notes a step that succeeded a short while ago and is the next one again as failed: it changed
     /// nothing. Tells whether it was one.
     pub(super) fn has_changed_nothing(&mut self, step: &Step) -> bool {
@@ -319,6 +319,11 @@ impl PodTask {
         true
     }
 
+    fn note(&mut self, subject: Subject, reason: &'static str, result: Result<(), Failure>) {
+        let (reason, message) = match result {
+            Ok(()) => {
+                self.memory.failures.remove(&subject);
+                return;
             }
             // The runtime is away: nobody's fault, and looking waits until it is back.
             Err(Failure::Runtime(Error::Unavailable { .. })) => {
@@ -438,9 +443,16 @@ impl PodTask {
             created: context.clock.now(),
             ips: vec![],
         });
-        let ip = sandbox.ips.first().cloned().unwrap_or_default();
-        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
+        let (ip, ready) = (
+            sandbox.ips.first().cloned().unwrap_or_default(),
+            sandbox.ready,
+        );
         self.observed.sandboxes.push(sandbox);
+        if !ready {
+            let message = "the sandbox is not ready after RunPodSandbox succeeded";
+            return Err(sandbox_failure(message.to_owned()));
+        }
+        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
         Ok(())
     }
 
@@ -456,11 +468,6 @@ impl PodTask {
             seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
             source: version.source(),
             document: version.document.clone(),
-        if !ready {
-            let message = "the sandbox is not ready after RunPodSandbox succeeded";
-            return Err(sandbox_failure(message.to_owned()));
-        }
-        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
             objects: Objects::clone(&version.objects),
         }
     }
@@ -660,6 +667,7 @@ impl PodTask {
         id: &str,
     ) -> Result<(), Failure> {
         let container = &spec.name;
+        self.expect_post_start(version, spec, id).await;
         let request = v1::StartContainerRequest {
             container_id: id.to_owned(),
         };
@@ -673,29 +681,6 @@ impl PodTask {
                 message: e.message(),
             },
         })?;
-        let normal = EventKind::Normal;
-        self.event(
-            &version.uid,
-            Some(container),
-            normal,
-            "Started",
-            "Container started",
-        );
-        // The runtime tells what it calls the image only now.
-        let (client, clock) = (&self.context.client, &self.context.clock);
-        let now = observe::inspect_container(client, clock, id).await;
-        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
-            known.state = State::Running {
-                started_at: self.context.clock.wall_now(),
-            };
-            info!(pod = %self.key, container, attempt = known.attempt, "container runs");
-            let before = self.observed.clone();
-            self.started(id, now.ok().flatten()).await;
-            self.complete(&before).await;
-            self.tell_ends(&before);
-        }
-        let metrics = &self.context.metrics;
-        metrics.container_started(self.view(), version, id);
         let subject = Subject::Container(version.uid.clone(), container.clone());
         self.memory.made.insert(subject, self.context.clock.now());
         // The runtime tells what it calls the image only now.
@@ -709,11 +694,30 @@ impl PodTask {
                 message: "the container is not started after StartContainer succeeded".to_owned(),
             });
         }
+        let normal = EventKind::Normal;
+        self.event(
+            &version.uid,
+            Some(container),
+            normal,
+            "Started",
+            "Container started",
+        );
+        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+            known.state = State::Running {
+                started_at: self.context.clock.wall_now(),
+            };
+            info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            let before = self.observed.clone();
+            self.started(id, now.ok().flatten()).await;
+            self.complete(&before).await;
+            self.tell_ends(&before);
+        }
+        let metrics = &self.context.metrics;
+        metrics.container_started(self.view(), version, id);
         self.check_stop_signal(version, spec, id).await;
         self.begin_post_start(version, spec, id);
         Ok(())
     }
-        self.expect_post_start(version, spec, id).await;
 
     /// Takes over what the runtime tells of a container that was started just now; it may be over already.
     async fn started(&mut self, id: &str, now: Option<Container>) {
@@ -752,6 +756,39 @@ impl PodTask {
             "StopSignalNotSupported",
             &message,
         );
+    }
+
+    /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
+    async fn expect_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        if lifecycle.is_some_and(|l| l.post_start.is_some()) {
+            let history = self
+                .memory
+                .histories
+                .entry(version.uid.clone())
+                .or_default();
+            history.post_starts.insert(id.to_owned());
+            self.remember().await;
+        }
+    }
+
+    /// Runs the hooks again that ran when an earlier agent ended.
+    pub(super) fn resume_post_starts(&mut self) {
+        let hooks = self.memory.post_starts.iter();
+        let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
+        let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let running = known.filter(|c| matches!(c.state, State::Running { .. }));
+            let version = running.and_then(|c| Some((self.version(&c.uid)?, c.name.clone())));
+            let Some((version, name)) = version else {
+                continue;
+            };
+            if let Some(spec) = all_containers(&version).find(|c| c.name == name) {
+                info!(pod = %self.key, container = name, "Running the interrupted postStart hook again");
+                self.begin_post_start(&version, spec, &id);
+            }
+        }
     }
 
     /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.
@@ -804,39 +841,6 @@ impl PodTask {
     /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
     /// it but its folder.
     async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
-    /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
-    async fn expect_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
-        let lifecycle = spec.lifecycle.as_ref();
-        if lifecycle.is_some_and(|l| l.post_start.is_some()) {
-            let history = self
-                .memory
-                .histories
-                .entry(version.uid.clone())
-                .or_default();
-            history.post_starts.insert(id.to_owned());
-            self.remember().await;
-        }
-    }
-
-    /// Runs the hooks again that ran when an earlier agent ended.
-    pub(super) fn resume_post_starts(&mut self) {
-        let hooks = self.memory.post_starts.iter();
-        let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
-        let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
-        for id in ids {
-            let known = self.observed.containers.iter().find(|c| c.id == id);
-            let running = known.filter(|c| matches!(c.state, State::Running { .. }));
-            let version = running.and_then(|c| Some((self.version(&c.uid)?, c.name.clone())));
-            let Some((version, name)) = version else {
-                continue;
-            };
-            if let Some(spec) = all_containers(&version).find(|c| c.name == name) {
-                info!(pod = %self.key, container = name, "Running the interrupted postStart hook again");
-                self.begin_post_start(&version, spec, &id);
-            }
-        }
-    }
-
         warn!(pod = %self.key, reason, message, "the Pod has failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
@@ -986,6 +990,7 @@ impl PodTask {
         };
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
         history.given_up.insert(id.to_owned(), given_up.clone());
+        history.post_starts.remove(id);
         self.remember().await;
         self.tell_given_up(uid, id, why);
         given_up
@@ -1034,7 +1039,6 @@ impl PodTask {
         own.or_else(given).unwrap_or(30).max(0)
     }
 
-        history.post_starts.remove(id);
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them. Given up where something more urgent comes
     /// up; what is stopped goes on without us then.
@@ -1226,6 +1230,30 @@ impl PodTask {
         Ok(())
     }
 
+    /// Lets a version start that ended before its clean-up succeeded: nothing of the old instances counts
+    /// for the new ones but their names.
+    async fn start_again(&mut self, uid: &str) -> Result<(), Failure> {
+        let (paths, owner) = (self.context.facts.paths.clone(), uid.to_owned());
+        let unmark = move || folder::unmark_terminating(&paths, &owner);
+        let unmarked = blocking(unmark).await;
+        unmarked.map_err(node_failure("FailedCreatePodSandBox"))?;
+        info!(pod = %self.key, uid, "Starting the Pod again before its clean-up has succeeded");
+        let mut history = History::default();
+        for container in self.observed.containers_of(uid) {
+            history.replace(container);
+        }
+        let memory = &mut self.memory;
+        memory.histories.insert(uid.to_owned(), history);
+        memory.terminating.remove(uid);
+        memory.ends.remove(uid);
+        memory.rejections.remove(uid);
+        memory.failures.remove(&Subject::Traces(uid.to_owned()));
+        self.records.remove(uid);
+        self.kept.remove(uid);
+        self.seen_at(uid, self.context.clock.wall_now());
+        Ok(())
+    }
+
     /// Gives the classes of service what the Pods that are left ask for.
     pub(super) async fn share_out(&mut self) {
         let context = Arc::clone(&self.context);
@@ -1410,6 +1438,29 @@ fn sandbox_failure(message: String) -> Failure {
     }
 }
 
+/// Returns the failure to make a container. A call without an answer has no cause of its own: what the
+/// runtime does first with the container is look at its mounts.
+fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Failure {
+    if !matches!(error, Error::Deadline { .. }) {
+        return error.into();
+    }
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let mounts = spec.volume_mounts.iter().flatten();
+    let mounted: Vec<&str> = mounts.map(|m| m.name.as_str()).collect();
+    let volumes = volumes.into_iter().flatten();
+    let volumes = volumes.filter(|v| mounted.contains(&v.name.as_str()));
+    let paths = volumes.filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()));
+    let paths: Vec<&str> = paths.collect();
+    if paths.is_empty() {
+        return error.into();
+    }
+    let paths = paths.join(", ");
+    Failure::Node {
+        reason: "CreateContainerError",
+        message: format!("{error}; one of its hostPath volumes may not answer: {paths}"),
+    }
+}
+
 /// The runtime handler that the Pod's runtime class names.
 fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, Failure> {
     let Some(spec) = &version.pod.spec else {
@@ -1438,29 +1489,6 @@ async fn user_namespace(
     let range = move || folder::user_namespace(&context.facts.paths, &uid);
     let range = blocking(range).await;
     range
-/// Returns the failure to make a container. A call without an answer has no cause of its own: what the
-/// runtime does first with the container is look at its mounts.
-fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Failure {
-    if !matches!(error, Error::Deadline { .. }) {
-        return error.into();
-    }
-    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    let mounts = spec.volume_mounts.iter().flatten();
-    let mounted: Vec<&str> = mounts.map(|m| m.name.as_str()).collect();
-    let volumes = volumes.into_iter().flatten();
-    let volumes = volumes.filter(|v| mounted.contains(&v.name.as_str()));
-    let paths = volumes.filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()));
-    let paths: Vec<&str> = paths.collect();
-    if paths.is_empty() {
-        return error.into();
-    }
-    let paths = paths.join(", ");
-    Failure::Node {
-        reason: "CreateContainerError",
-        message: format!("{error}; one of its hostPath volumes may not answer: {paths}"),
-    }
-}
-
         .map(Some)
         .map_err(node_failure("FailedCreatePodSandBox"))
 }

@@ -260,7 +260,7 @@ pub fn remove_container(
 /// Any I/O error; that something is not there is none.
 pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
     let logs = paths.pod_logs(key, uid);
-    volume::remove_tree(&logs)?;
+    volume::remove_tree(&logs).map_err(at(&logs))?;
     log_links::remove(paths, key, &logs)?;
     remove_folder(paths, uid)
 }
@@ -294,11 +294,17 @@ fn is_uid(text: &str) -> bool {
 /// again.
 fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
     let folder = paths.pod(uid);
-    volume::remove(paths, uid)?;
+    volume::remove(paths, uid).map_err(at(&folder.join("volumes")))?;
     for inner in ["containers", "etc-hosts"] {
-        volume::remove_tree(&folder.join(inner))?;
+        let inner = folder.join(inner);
+        volume::remove_tree(&inner).map_err(at(&inner))?;
     }
-    volume::remove_tree(&folder)
+    volume::remove_tree(&folder).map_err(at(&folder))
+}
+
+/// Names the path in an I/O error.
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.

@@ -64,13 +64,13 @@ pub struct Memory {
 pub enum PostStart {
     /// It runs; what comes after the container waits.
     Running,
+    /// It ran when an earlier agent ended, and is to run again.
+    Interrupted,
     /// It failed, with its message; the container is to be stopped.
     Failed(String),
 }
 
 /// Whether a container's image is at hand.
-    /// It ran when an earlier agent ended, and is to run again.
-    Interrupted,
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// Being pulled.

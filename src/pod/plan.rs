@@ -18,7 +18,7 @@ use super::rules::{
     Restart, Role, all_containers, containers, deadline, init_containers, is_finished, restart,
     restart_all_due, restart_backoff, role,
 };
-use super::waiting;
+use super::waiting::{self, cleanup_failure};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
 use crate::probe::Kind;
@@ -140,6 +140,11 @@ pub enum Step {
     },
     /// Clear away what a version left on the node outside the runtime.
     ClearTraces {
+        /// The version.
+        uid: String,
+    },
+    /// Start a version again that has ended, before its clean-up has succeeded.
+    StartAgain {
         /// The version.
         uid: String,
     },
@@ -281,6 +286,9 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn next(&mut self) -> Option<Step> {
+        if let Some(step) = self.start_again() {
+            return Some(step);
+        }
         let kept = kept_version(self.view);
         let leaving = self.leaving(kept);
         for uid in &leaving {
@@ -316,10 +324,26 @@ impl<'a> Planner<'a> {
         uids
     }
 
+    /// A version that is wanted again after its end starts without waiting for a clean-up that fails.
+    fn start_again(&self) -> Option<Step> {
+        let (memory, uid) = (self.view.memory, self.view.wanted?.uid.as_str());
+        let ended = memory.terminating.contains(uid) && !self.holds_processes(uid);
+        let fails = ended && cleanup_failure(self.view, uid).is_some();
+        fails.then(|| Step::StartAgain { uid: uid.into() })
+    }
+
     fn holds_processes(&self, uid: &str) -> bool {
         let observed = self.view.observed;
         observed.containers_of(uid).any(Container::is_live)
-            || observed.sandboxes_of(uid).any(|s| self.needs_stop(s))
+            || observed.sandboxes_of(uid).any(|s| self.holds_up(s))
+    }
+
+    /// Whether nothing may start in place of this sandbox yet. One that is not ready has no process left,
+    /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
+    fn holds_up(&self, sandbox: &Sandbox) -> bool {
+        let removal = Subject::Removal(sandbox.id.clone());
+        let fails = self.view.memory.failures.contains_key(&removal);
+        sandbox.ready || self.needs_stop(sandbox) && !fails
     }
 
     fn needs_stop(&self, sandbox: &Sandbox) -> bool {
@@ -342,7 +366,8 @@ impl<'a> Planner<'a> {
     /// Removes what a stopped version left: in the runtime first, then on the node.
     fn clear(&mut self, uid: &str) -> Option<Step> {
         let observed = self.view.observed;
-        let sandboxes = observed.sandboxes_of(uid).map(|s| s.id.clone()).collect();
+        let stopped = observed.sandboxes_of(uid).filter(|s| !self.needs_stop(s));
+        let sandboxes = stopped.map(|s| s.id.clone()).collect();
         let step = self.first_of(sandboxes, |id| Step::RemoveSandbox { id });
         if step.is_some() {
             return step;
@@ -411,6 +436,7 @@ impl<'a> Planner<'a> {
         let wants: Vec<(&ContainerSpec, Start)> = self
             .due(version, current)
             .into_iter()
+            .filter(|spec| unmet_by_container(version, &spec.name).is_empty())
             .filter_map(|spec| Some((spec, self.wanted_start(version, spec, current)?)))
             .collect();
         let image = self.image_for(version, &wants);
@@ -424,32 +450,6 @@ impl<'a> Planner<'a> {
         step.or_else(|| self.collect_garbage(version))
     }
 
-    /// Ends what is left running of a version that is over.
-    fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
-        let (uid, observed) = (version.uid.as_str(), self.view.observed);
-        if let Some(step) = self.stop_live(uid, Why::Over) {
-            return Some(step);
-        }
-        let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
-        let ids = ready.map(|s| s.id.clone()).collect();
-        self.first_of(ids, |id| Step::StopSandbox { id })
-            .or_else(|| self.collect_garbage(version))
-    }
-
-            .filter(|spec| unmet_by_container(version, &spec.name).is_empty())
-    /// A version that has run for longer than it may has failed (API reference,
-    /// `activeDeadlineSeconds`).
-    fn fail(&mut self, version: &StaticPod) -> Option<Step> {
-        let due = deadline(self.view, version)?;
-        if self.must_wait_until(due) {
-            return None;
-        }
-        Some(Step::Fail {
-            uid: version.uid.clone(),
-            reason: "DeadlineExceeded",
-            message: "Pod was active on the node longer than the specified deadline".to_owned(),
-        })
-    }
     /// Whether a version waits as a whole for objects that no manifest has. As with the kubelet it does
     /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
     /// is missing another version comes, so one that came with its objects is given the time to do so.
@@ -469,6 +469,31 @@ impl<'a> Planner<'a> {
         seen.is_some_and(|(_, seen)| self.must_wait_until(seen.after(OBJECTS_COME)))
     }
 
+    /// Ends what is left running of a version that is over.
+    fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
+        let (uid, observed) = (version.uid.as_str(), self.view.observed);
+        if let Some(step) = self.stop_live(uid, Why::Over) {
+            return Some(step);
+        }
+        let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
+        let ids = ready.map(|s| s.id.clone()).collect();
+        self.first_of(ids, |id| Step::StopSandbox { id })
+            .or_else(|| self.collect_garbage(version))
+    }
+
+    /// A version that has run for longer than it may has failed (API reference,
+    /// `activeDeadlineSeconds`).
+    fn fail(&mut self, version: &StaticPod) -> Option<Step> {
+        let due = deadline(self.view, version)?;
+        if self.must_wait_until(due) {
+            return None;
+        }
+        Some(Step::Fail {
+            uid: version.uid.clone(),
+            reason: "DeadlineExceeded",
+            message: "Pod was active on the node longer than the specified deadline".to_owned(),
+        })
+    }
 
     /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
     /// on, whatever they say since.
@@ -618,17 +643,19 @@ impl<'a> Planner<'a> {
 
     fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
         let newest = self.view.observed.newest_sandbox(uid);
+        let subject = Subject::Sandbox(uid.into());
         if let Some(dead) = newest.filter(|s| s.attempt > 0) {
             let made = self.view.memory.last_made(&subject, dead.created);
             if self.must_wait_until(made.after(SANDBOX_INTERVAL)) {
                 return None;
             }
         }
+        let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
         let step = Step::RunSandbox {
             uid: uid.into(),
             attempt: self.view.memory.free_attempt(&subject, next),
         };
-        self.unless_failing(&Subject::Sandbox(uid.into()), step)
+        self.unless_failing(&subject, step)
     }
 
     /// How a container has to be started now, if it has to; what must wait sets the alarm.
@@ -639,17 +666,17 @@ impl<'a> Planner<'a> {
         current: Option<&Sandbox>,
     ) -> Option<Start> {
         let history = self.view.observed.history_of(&version.uid, &spec.name);
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
+        let next = history.first().map_or(0, |c| c.attempt.saturating_add(1));
+        let attempt = self.view.memory.free_attempt(&subject, next);
         let Some(last) = history.first() else {
-            return Some(Start::Anew {
-                attempt: 0,
-                backoff: None,
-            });
+            let backoff = None;
+            return Some(Start::Anew { attempt, backoff });
         };
         match &last.state {
             State::Running { .. } | State::Unknown => None,
             State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
                 Some(Start::Made(last.id.clone()))
-        let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
             }
             // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
             State::Created => Some(Start::Anew {
@@ -665,9 +692,6 @@ impl<'a> Planner<'a> {
             {
                 Some(Start::Anew {
                     attempt,
-        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
-        let next = history.first().map_or(0, |c| c.attempt.saturating_add(1));
-        let attempt = self.view.memory.free_attempt(&subject, next);
                     backoff: last.backoff,
                 })
             }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
 use super::admission::Rejection;
-use super::history::{Finished, GivenUp};
+use super::history::{Finished, GivenUp, History};
 use super::memory::{Image, Memory, Subject};
 use super::moment::{Moment, Since};
 use super::observed::{Container, Exit, Observed, Sandbox, State};
@@ -224,6 +224,15 @@ impl World {
                 self.observed.containers.retain(|c| c.sandbox != id);
             }
             Step::RemoveContainer { id } => self.observed.forget(&id),
+            Step::StartAgain { uid } => {
+                let mut history = History::default();
+                for container in self.observed.containers_of(&uid) {
+                    history.replace(container);
+                }
+                self.memory.histories.insert(uid.clone(), history);
+                self.memory.terminating.remove(&uid);
+                self.memory.failures.remove(&Subject::Traces(uid));
+            }
             Step::ClearTraces { uid } => {
                 self.memory.forget_version(&uid);
                 let wanted = self.wanted.clone();

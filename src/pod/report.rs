@@ -58,6 +58,18 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
     /// A newer version that waits to take over.
     pub update: Option<UpdateReport>,
+    /// What keeps an old version of a Pod that runs from being cleaned up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<CleanupReport>,
+}
+
+/// A clean-up that fails, and is tried again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupReport {
+    /// `FailedKillPod` or `FailedRemoval`.
+    pub reason: String,
+    /// The runtime's or the node's error.
+    pub message: String,
 }
 
 /// A container of a Pod.
@@ -173,9 +185,13 @@ pub fn report(
     let stays = shown.is_some_and(|v| stays(&v.uid));
     if !stays {
         "Terminating".clone_into(&mut report.phase);
-        report.reason.clear();
-        report.message.clear();
         report.since.clear();
+        let failure = waiting::cleanup_of_others(view, "").unwrap_or_default();
+        (report.reason, report.message) = (failure.reason, failure.message);
+    } else if report.uid == view.wanted.map(|w| w.uid.as_str()).unwrap_or_default() {
+        let failure = waiting::cleanup_of_others(view, &report.uid);
+        report.cleanup =
+            failure.map(|Waiting { reason, message }| CleanupReport { reason, message });
     }
     let newer = view.wanted.filter(|w| w.uid != report.uid);
     report.update = newer.map(|version| {

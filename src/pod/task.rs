@@ -206,13 +206,13 @@ impl PodTask {
         match start.listed.inspect(client, clock, &self.observed).await {
             Ok(observed) => {
                 self.observed = observed;
+                self.restore_record().await;
                 self.complete(&Observed::default()).await;
             }
             Err(e) => {
                 debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
                 self.stale = true;
             }
-                self.restore_record().await;
         }
         let running = self
             .observed
@@ -225,12 +225,6 @@ impl PodTask {
         }
     }
 
-    /// Remembers what the folder of a version tells of it.
-    fn recall(&mut self, uid: &str) {
-        let paths = &self.context.facts.paths;
-        self.memory.traces.insert(uid.to_owned());
-        if folder::read_terminating(paths, uid).is_some() {
-            self.memory.terminating.insert(uid.to_owned());
     /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
     /// of it from here on.
     async fn restore_record(&mut self) {
@@ -256,12 +250,22 @@ impl PodTask {
         self.records.insert(uid, record);
     }
 
+    /// Remembers what the folder of a version tells of it.
+    fn recall(&mut self, uid: &str) {
+        let paths = &self.context.facts.paths;
+        self.memory.traces.insert(uid.to_owned());
+        if folder::read_terminating(paths, uid).is_some() {
+            self.memory.terminating.insert(uid.to_owned());
         }
         if let Some(history) = folder::read_history(paths, uid) {
             let given_up = history.given_up.iter();
             let hooks = given_up.filter(|(_, given_up)| given_up.why == Why::PostStart);
             let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
             self.memory.post_starts.extend(hooks);
+            let given_up = |id: &&String| history.given_up.contains_key(*id);
+            let open = history.post_starts.iter().filter(|id| !given_up(id));
+            let open = open.map(|id| (id.clone(), PostStart::Interrupted));
+            self.memory.post_starts.extend(open);
             self.kept.insert(uid.to_owned(), history.clone());
             self.memory.histories.insert(uid.to_owned(), history);
         }
@@ -285,20 +289,25 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.resume_post_starts();
             self.sync_probes();
+            self.forget_outdated_failures();
             self.remember().await;
             self.begin_trials().await;
             let trial_ends = self.judge().await;
             self.give_back();
             let plan = plan(self.view());
-            self.forget_outdated_failures();
             self.publish();
             match plan.step {
-                Some(step) => self.act(step).await,
-            let given_up = |id: &&String| history.given_up.contains_key(*id);
-            let open = history.post_starts.iter().filter(|id| !given_up(id));
-            let open = open.map(|id| (id.clone(), PostStart::Interrupted));
-            self.memory.post_starts.extend(open);
+                Some(step) if self.has_changed_nothing(&step) => {}
+                Some(step) => {
+                    self.end_is_verified = false;
+                    self.act(step).await;
+                }
+                // What was removed is looked for once more, or the next task would begin with it anew.
+                None if self.is_over() && !self.end_is_verified => {
+                    (self.stale, self.end_is_verified) = (true, true);
+                }
                 None if self.is_over() => {
                     self.keep_rollback(None).await;
                     return;
@@ -322,7 +331,6 @@ impl PodTask {
         };
         let uid = &wanted.pod.uid;
         let runs = self.observed.containers_of(uid).any(Container::is_live)
-            self.resume_post_starts();
             || self.observed.ready_sandbox(uid).is_some();
         if is_finished(self.view(), &wanted.pod) && !runs {
             self.context.ledger.release(&self.key, uid);
@@ -893,6 +901,9 @@ impl PodTask {
         match result {
             Ok(()) => {
                 self.memory.post_starts.remove(id);
+                if let Some(history) = self.memory.histories.get_mut(&uid) {
+                    history.post_starts.remove(id);
+                }
             }
             Err(message) => {
                 warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
@@ -901,6 +912,12 @@ impl PodTask {
                 let hooks = &mut self.memory.post_starts;
                 hooks.insert(id.to_owned(), PostStart::Failed(message));
             }
+        }
+    }
+
+    fn forget_outdated_failures(&mut self) {
+        for subject in effects::outdated(self.view()) {
+            self.memory.failures.remove(&subject);
         }
     }
 
@@ -915,17 +932,8 @@ impl PodTask {
         self.memory.stopped_sandboxes.retain(there);
         self.memory.post_starts.retain(|id, _| there(id));
         self.memory.failures.retain(|subject, _| match subject {
-    fn forget_outdated_failures(&mut self) {
-        for subject in effects::outdated(self.view()) {
-            self.memory.failures.remove(&subject);
-        }
-    }
-
             Subject::Removal(id) => there(id),
             _ => true,
         });
     }
 }
-                if let Some(history) = self.memory.histories.get_mut(&uid) {
-                    history.post_starts.remove(id);
-                }

@@ -103,11 +103,24 @@ impl PodTask {
         }
     }
 
+    /// Returns the version that a failure is about.
+    fn uid_of(&self, subject: &Subject) -> Option<String> {
+        let Subject::Removal(id) = subject else {
+            return subject.uid().map(str::to_owned);
+        };
+        let mut sandboxes = self.observed.sandboxes.iter();
+        let mut containers = self.observed.containers.iter();
+        let sandbox = sandboxes.find(|s| s.id == *id).map(|s| &s.uid);
+        let uid = sandbox.or_else(|| containers.find(|c| c.id == *id).map(|c| &c.uid));
+        uid.cloned()
+    }
+
     /// Tells that a step failed which has a place among Kubernetes' events.
     pub(super) fn tell_failure(&self, subject: &Subject, reason: &str, message: &str) {
-        let Some(uid) = subject.uid() else {
+        let Some(uid) = self.uid_of(subject) else {
             return;
         };
+        let uid = uid.as_str();
         if let Subject::Container(_, container) = subject {
             let message = format!("Error: {message}");
             let warning = EventKind::Warning;
@@ -119,7 +132,7 @@ impl PodTask {
                 format!("unable to ensure pod container exists: {message}")
             }
             "FailedKillPod" => format!("error killing pod: {message}"),
-            "FailedMount" => message.to_owned(),
+            "FailedMount" | "FailedRemoval" => message.to_owned(),
             _ => return,
         };
         self.event(uid, None, EventKind::Warning, reason, &message);

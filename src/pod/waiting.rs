@@ -58,6 +58,26 @@ fn missing(unmet: &[String]) -> Option<Waiting> {
     (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
 }
 
+/// Returns the failure that holds up the stop or the clean-up of a version, if one does.
+pub(super) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&'a Failure> {
+    let sandboxes = view.observed.sandboxes_of(uid).map(|s| &s.id);
+    let ids = sandboxes.chain(view.observed.containers_of(uid).map(|c| &c.id));
+    let removals = ids.map(|id| Subject::Removal(id.clone()));
+    let stop = std::iter::once(Subject::Stop(uid.to_owned()));
+    let mut subjects = stop
+        .chain(removals)
+        .chain([Subject::Traces(uid.to_owned())]);
+    subjects.find_map(|subject| view.memory.failures.get(&subject))
+}
+
+/// Returns the failure that holds up the clean-up of anything but this version.
+pub(super) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
+    let traces = view.memory.traces.iter().map(String::as_str);
+    let mut others = view.observed.uids().chain(traces).filter(|uid| *uid != but);
+    let failure = others.find_map(|uid| cleanup_failure(view, uid))?;
+    Some(Waiting::new(failure.reason, failure.message.clone()))
+}
+
 /// What came of starting a container the last time, if it failed.
 pub(super) fn obstacle(view: View<'_>, version: &StaticPod, name: &str) -> Option<Waiting> {
     if let Some(failure) = start_failure(view.memory, &version.uid, name) {
@@ -257,6 +277,14 @@ pub(super) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
         pulling(view.memory, version, &image)
             .or_else(|| image_obstacle(view.memory, version, &image))
     });
-    let stopping = || Waiting::new("Terminating", "the old version is being stopped");
+    let stopping = || {
+        let failure = cleanup_of_others(view, uid);
+        let failure = failure.map(|f| format!(": {}: {}", f.reason, f.message));
+        let failure = failure.unwrap_or_default();
+        Waiting::new(
+            "Terminating",
+            format!("the old version is being stopped{failure}"),
+        )
+    };
     obstacles.next().unwrap_or_else(stopping)
 }

@@ -106,9 +106,19 @@ impl Agent {
 
     /// The agent dies and another one starts, as after `kill -9`.
     pub(crate) async fn die_and_start(&mut self) {
+        self.die().await;
+        self.start_next();
+    }
+
+    /// The agent dies, as by `kill -9`.
+    pub(crate) async fn die(&mut self) {
         self.supervisor.abort();
         // It ends by that alone.
         let _ = (&mut self.supervisor).await;
+    }
+
+    /// Another agent starts after one that died.
+    pub(crate) fn start_next(&mut self) {
         self.context = context(&self.runtime, &self.facts, self.longest_backoff);
         self.supervisor = supervisor(&self.context, &self.desired);
     }

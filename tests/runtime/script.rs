@@ -74,6 +74,10 @@ pub(crate) enum Fate {
     Late(Duration),
     /// It never ends.
     Hangs,
+    /// It succeeds, and nothing happens.
+    Nothing,
+    /// It runs into its deadline, and the name of what it was to make stays reserved for nothing.
+    LeavesName,
 }
 
 /// Which calls a fate is for.

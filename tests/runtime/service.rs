@@ -26,14 +26,16 @@ pub(super) struct Service(pub(super) Arc<Shared>);
 
 impl Service {
     /// Records a call and lets it meet its fate; then it is carried out.
-    async fn serve<Q: Send + Sync + 'static, A>(
+    async fn serve<Q: Send + Sync + 'static, A: Default>(
         &self,
         method: &'static str,
         request: Request<Q>,
         carry_out: impl FnOnce(&mut State, &Q) -> Answer<A>,
     ) -> Answer<Response<A>> {
         let request = Arc::new(request.into_inner());
-        let error = self.meet_fate(method, &request).await?;
+        let Some(error) = self.meet_fate(method, &request).await? else {
+            return Ok(Response::new(A::default()));
+        };
         let answer = self.0.change(|state| carry_out(state, &request));
         match error {
             Some(error) => Err(error),
@@ -41,12 +43,12 @@ impl Service {
         }
     }
 
-    /// The error that the call is to end with, though it is carried out.
+    /// The error that the call is to end with, though it is carried out; nothing where it is not.
     async fn meet_fate<Q: Send + Sync + 'static>(
         &self,
         method: &'static str,
         request: &Arc<Q>,
-    ) -> Answer<Option<Status>> {
+    ) -> Answer<Option<Option<Status>>> {
         let mut error = None;
         for fate in self.0.record(method, Arc::<Q>::clone(request)) {
             match fate {
@@ -54,9 +56,14 @@ impl Service {
                 Fate::DoneButFails(status) => error = Some(status),
                 Fate::Late(delay) => tokio::time::sleep(delay).await,
                 Fate::Hangs => std::future::pending().await,
+                Fate::Nothing => return Ok(None),
+                Fate::LeavesName => {
+                    self.0.change(|state| state.reserve(&**request));
+                    return Err(Status::deadline_exceeded("context deadline exceeded"));
+                }
             }
         }
-        Ok(error)
+        Ok(Some(error))
     }
 
     /// A started container that ends by itself does so later.
@@ -150,7 +157,9 @@ macro_rules! service {
                     &self,
                     request: Request<v1::$stream_request>,
                 ) -> Answer<Response<Self::$stream>> {
-                    self.serve(stringify!($stream), request, not_implemented).await
+                    let request = Arc::new(request.into_inner());
+                    self.meet_fate(stringify!($stream), &request).await?;
+                    self.0.change(|state| not_implemented(state, &()))
                 }
             )*
             $($rest)*
@@ -219,7 +228,9 @@ service! {
         ) -> Answer<Response<v1::StartContainerResponse>> {
             let id = request.get_ref().container_id.clone();
             let answer = self.serve("StartContainer", request, State::start_container).await;
-            self.let_live(&id);
+            if self.0.look(|state| state.container(&id).is_some_and(|c| c.is_running())) {
+                self.let_live(&id);
+            }
             answer
         }
 
@@ -228,7 +239,9 @@ service! {
             request: Request<v1::StopContainerRequest>,
         ) -> Answer<Response<v1::StopContainerResponse>> {
             let request = Arc::new(request.into_inner());
-            let error = self.meet_fate("StopContainer", &request).await?;
+            let Some(error) = self.meet_fate("StopContainer", &request).await? else {
+                return Ok(Response::new(v1::StopContainerResponse {}));
+            };
             self.let_stop(&request).await;
             error.map_or(Ok(Response::new(v1::StopContainerResponse {})), Err)
         }
@@ -238,7 +251,7 @@ service! {
             request: Request<v1::ExecSyncRequest>,
         ) -> Answer<Response<v1::ExecSyncResponse>> {
             let request = Arc::new(request.into_inner());
-            let error = self.meet_fate("ExecSync", &request).await?;
+            let error = self.meet_fate("ExecSync", &request).await?.flatten();
             let answer = self.execute(&request).await?;
             error.map_or(Ok(Response::new(answer)), Err)
         }
@@ -255,7 +268,9 @@ service! {
                     not_implemented(state, &())
                 }
             };
-            let events = self.serve("GetContainerEvents", request, open).await?.into_inner();
+            let request = Arc::new(request.into_inner());
+            let error = self.meet_fate("GetContainerEvents", &request).await?.flatten();
+            let events = error.map_or_else(|| self.0.change(|state| open(state, &())), Err)?;
             let next = |mut events: Receiver<v1::ContainerEventResponse>| async {
                 match events.recv().await {
                     Ok(event) => Some((Ok(event), events)),

@@ -81,6 +81,10 @@ pub(crate) struct State {
     pub(crate) containers: Vec<Container>,
     /// Whether containers start only if what they mount is there, as with a real runtime.
     pub(crate) needs_mounts: bool,
+    /// Names that are held for ids of nothing, by what is to be called so.
+    reserved: Vec<(String, String)>,
+    /// Whether ends have no time.
+    pub(crate) no_end_times: bool,
     /// Containers that were started beside a running one of their name and Pod: never to be.
     pub(crate) doubles: Vec<String>,
     /// By the name they were asked for.
@@ -105,6 +109,8 @@ impl State {
             sandboxes: vec![],
             containers: vec![],
             needs_mounts: false,
+            reserved: vec![],
+            no_end_times: false,
             doubles: vec![],
             images: BTreeMap::new(),
             events: broadcast::channel(4096).0,
@@ -200,6 +206,46 @@ impl State {
         hex(&format!("{kind}{}", self.made))
     }
 
+    /// Holds the name of what a request is to make for an id of nothing.
+    pub(super) fn reserve(&mut self, request: &dyn Any) {
+        let run = request.downcast_ref::<v1::RunPodSandboxRequest>();
+        let create = request.downcast_ref::<v1::CreateContainerRequest>();
+        let name = (run.map(|run| sandbox_name(run.config.as_ref())))
+            .or(create.map(|create| self.container_name(create)));
+        let id = self.next_id("lost");
+        self.reserved.extend(name.map(|name| (name, id)));
+    }
+
+    fn container_name(&self, request: &v1::CreateContainerRequest) -> String {
+        self.full_name(request.config.as_ref(), &request.pod_sandbox_id)
+    }
+
+    fn name_of(&self, container: &Container) -> String {
+        self.full_name(Some(&container.config), &container.sandbox)
+    }
+
+    fn full_name(&self, config: Option<&v1::ContainerConfig>, sandbox: &str) -> String {
+        let metadata = config.and_then(|config| config.metadata.clone());
+        let metadata = metadata.unwrap_or_default();
+        let pod = self
+            .sandbox(sandbox)
+            .and_then(|s| s.config.metadata.clone());
+        let (pod, attempt) = (pod.unwrap_or_default(), metadata.attempt);
+        let name = [metadata.name, pod.name, pod.namespace, pod.uid];
+        format!("{}_{attempt}", name.join("_"))
+    }
+
+    /// The error of a request for a name that is held for something else, in containerd's words.
+    fn taken(&self, kind: &str, name: &str, holder: Option<&str>) -> Answer<()> {
+        let lost = self.reserved.iter().find(|(known, _)| known == name);
+        let holder = holder.or(lost.map(|(_, id)| id.as_str()));
+        holder.map_or(Ok(()), |id| {
+            Err(Status::unknown(format!(
+                "failed to reserve {kind} name \"{name}\": name \"{name}\" is reserved for \"{id}\""
+            )))
+        })
+    }
+
     // --- sandboxes
 
     pub(super) fn run_sandbox(
@@ -212,14 +258,9 @@ impl State {
             let text = format!("no runtime for {handler:?} is configured");
             return Err(Status::unknown(text));
         }
-        if let Some(holder) = self
-            .sandboxes
-            .iter()
-            .find(|s| s.config.metadata == config.metadata)
-        {
-            let text = format!("the name of the sandbox is reserved for {}", holder.id);
-            return Err(Status::unknown(text));
-        }
+        let same = |s: &&Sandbox| s.config.metadata == config.metadata;
+        let holder = self.sandboxes.iter().find(same).map(|s| s.id.as_str());
+        self.taken("sandbox", &sandbox_name(Some(&config)), holder)?;
         let linux = config.linux.clone().unwrap_or_default();
         let options = linux.security_context.unwrap_or_default().namespace_options;
         let on_host = options.unwrap_or_default().network() == v1::NamespaceMode::Node;
@@ -332,11 +373,10 @@ impl State {
         if self.image(&image).is_none() {
             return Err(not_found("image", &image));
         }
-        let same = |c: &&Container| c.pod == pod && c.config.metadata == config.metadata;
-        if let Some(holder) = self.containers.iter().find(same) {
-            let text = format!("the name of the container is reserved for {}", holder.id);
-            return Err(Status::unknown(text));
-        }
+        let name = self.container_name(request);
+        let same = |c: &&Container| self.name_of(c) == name;
+        let holder = self.containers.iter().find(same).map(|c| c.id.as_str());
+        self.taken("container", &name, holder)?;
         let id = self.next_id("container");
         self.containers.push(Container {
             id: id.clone(),
@@ -394,7 +434,7 @@ impl State {
             return;
         };
         known.state = v1::ContainerState::ContainerExited;
-        known.finished_at = now;
+        known.finished_at = if self.no_end_times { 0 } else { now };
         known.exit_code = code;
         known.reason = match code {
             0 => "Completed".to_owned(),
@@ -555,6 +595,13 @@ fn subject_by_image(request: &dyn Any) -> Option<Subject> {
         pod: None,
         container,
     })
+}
+
+fn sandbox_name(config: Option<&v1::PodSandboxConfig>) -> String {
+    let metadata = config.and_then(|config| config.metadata.clone());
+    let metadata = metadata.unwrap_or_default();
+    let (name, namespace) = (metadata.name, metadata.namespace);
+    format!("{name}_{namespace}_{}_{}", metadata.uid, metadata.attempt)
 }
 
 fn sandbox_state(sandbox: &Sandbox) -> v1::PodSandboxState {

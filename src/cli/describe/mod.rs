@@ -96,6 +96,13 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
         page.field("Update seen", since(&update.since, now));
     }
     page.list("Warnings", &report.warnings);
+    if let Some(cleanup) = &report.cleanup {
+        let (reason, message) = (&cleanup.reason, &cleanup.message);
+        page.field(
+            "Clean-up",
+            format!("of the old version fails: {reason}: {message}"),
+        );
+    }
     page.field("IPs", report.ips.join(", "));
     if let Some(status) = &pod.status {
         let ips = status.host_ips.iter().flatten();

@@ -343,13 +343,11 @@ pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodS
 /// Whether one of the Pod's own containers was made in its sandbox: all that come before them were done.
 fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
     let sandbox = view.observed.ready_sandbox(&version.uid);
-    let begun = containers(version).iter().any(|spec| {
+    containers(version).iter().any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
         let mut here = history.iter();
         here.any(|c| sandbox.is_some_and(|s| s.id == c.sandbox))
-    });
-    of_role(version, status, Role::Sidecar)
-        .any(|s| never_ran(s) || runs(s) && s.started != Some(true) && !begun)
+    })
 }
 
 /// Whether an init container ended badly the last time.
