@@ -315,7 +315,8 @@ fn systemctl(arguments: &[&str]) -> io::Result<()> {
 pub fn remove(root: &Path, path: &str) -> io::Result<()> {
     let path = path.trim_start_matches('/');
     stop_slice(path);
-    for root in hierarchies(root) {
+    let roots = hierarchies(root);
+    for root in &roots {
         let folder = root.join(path);
         let mut tries = 0;
         while let Err(error) = remove_tree(&folder) {
@@ -323,7 +324,10 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
             if error.kind() != io::ErrorKind::ResourceBusy || tries == REMOVAL_TRIES {
                 return Err(error);
             }
-            thaw(&folder);
+            // With cgroup v1 what freezes a process is in a hierarchy of its own.
+            for root in &roots {
+                thaw(&root.join(path));
+            }
             kill_processes(&folder);
             std::thread::sleep(REMOVAL_PAUSE);
         }

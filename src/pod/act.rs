@@ -1131,8 +1131,10 @@ impl PodTask {
         };
         match now {
             Ok(Some(now)) => {
-                info!(pod = %self.key, container = known.name, "container stopped");
                 known.state = now.state;
+                if known.exit().is_some() {
+                    info!(pod = %self.key, container = known.name, "container stopped");
+                }
             }
             Ok(None) => self.observed.forget(id),
             Err(error) => {
@@ -1218,6 +1220,7 @@ impl PodTask {
             .map_err(node_failure("FailedRemoval"))?;
         info!(pod = %self.key, uid, "the Pod is gone");
         self.memory.forget_version(uid);
+        self.effects.forget(uid);
         self.context.ledger.release(&self.key, uid);
         self.share_out().await;
         self.records.remove(uid);
@@ -1248,6 +1251,11 @@ impl PodTask {
         memory.ends.remove(uid);
         memory.rejections.remove(uid);
         memory.failures.remove(&Subject::Traces(uid.to_owned()));
+        self.effects.forget(uid);
+        // It may have given back what it took when it was over.
+        if let Some(version) = self.version(uid) {
+            self.context.ledger.note(&version);
+        }
         self.records.remove(uid);
         self.kept.remove(uid);
         self.seen_at(uid, self.context.clock.wall_now());

@@ -50,6 +50,14 @@ impl Effects {
         true
     }
 
+    /// Forgets the stops of a version that is gone, or starts again.
+    pub(super) fn forget(&mut self, version: &str) {
+        self.done.retain(|done| match &done.step {
+            Step::Terminate { uid } | Step::StopContainers { uid, .. } => uid != version,
+            _ => true,
+        });
+    }
+
     /// Returns what failed, with its reason and message, where a step is the next one again that succeeded
     /// a short while ago; only once for each success.
     pub(super) fn take_repeated(
@@ -68,25 +76,10 @@ impl Effects {
     }
 }
 
-/// Returns what a step is about that changes something in the runtime, the reason of its failures, and the
+/// Returns what a step is about that ends or removes something in the runtime, the reason of its failures, and the
 /// CRI method that it calls.
 fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
     Some(match step {
-        Step::RunSandbox { uid, .. } => (
-            Subject::Sandbox(uid.clone()),
-            "FailedCreatePodSandBox",
-            "RunPodSandbox",
-        ),
-        Step::RunContainer { uid, container, .. } => (
-            Subject::Container(uid.clone(), container.clone()),
-            "CreateContainerError",
-            "CreateContainer",
-        ),
-        Step::StartContainer { uid, container, .. } => (
-            Subject::Container(uid.clone(), container.clone()),
-            "RunContainerError",
-            "StartContainer",
-        ),
         Step::Terminate { uid } => {
             let subject = Subject::Stop(uid.clone());
             (subject, "FailedKillPod", "StopContainer")
@@ -107,7 +100,11 @@ fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
             let subject = Subject::Removal(id.clone());
             (subject, "FailedRemoval", "RemoveContainer")
         }
-        Step::Admit { .. }
+        // What starts is looked at right after, and counts as failed where it does not run.
+        Step::RunSandbox { .. }
+        | Step::RunContainer { .. }
+        | Step::StartContainer { .. }
+        | Step::Admit { .. }
         | Step::WantImage { .. }
         | Step::CheckVolumes { .. }
         | Step::RestartAll { .. }

@@ -206,7 +206,6 @@ impl PodTask {
         match start.listed.inspect(client, clock, &self.observed).await {
             Ok(observed) => {
                 self.observed = observed;
-                self.restore_record().await;
                 self.complete(&Observed::default()).await;
             }
             Err(e) => {
@@ -233,6 +232,7 @@ impl PodTask {
         };
         let uid = version.uid.clone();
         let lost = !self.records.contains_key(&uid) && !self.memory.terminating.contains(&uid);
+        let lost = lost && self.observed.ready_sandbox(&uid).is_some();
         let oldest = self.observed.sandboxes_of(&uid).map(|s| s.created).min();
         let Some(oldest) = oldest.filter(|_| lost) else {
             return;
@@ -289,6 +289,7 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.restore_record().await;
             self.resume_post_starts();
             self.sync_probes();
             self.forget_outdated_failures();

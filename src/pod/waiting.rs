@@ -34,9 +34,10 @@ pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Wa
     if let Some(obstacle) = obstacle(view, version, name) {
         return obstacle;
     }
-    let unmet = match view.observed.has_none_of(&version.uid) {
-        true => unmet(version),
-        false => unmet_by_container(version, name),
+    let unmet = if view.observed.has_none_of(&version.uid) {
+        unmet(version)
+    } else {
+        unmet_by_container(version, name)
     };
     if let Some(missing) = missing(&unmet) {
         return missing;

@@ -13,6 +13,8 @@ super::on_each_containerd!(
     a_grace_period_goes_on_under_a_new_agent,
     a_deadline_ends_a_pod_for_good,
     hooks_run_after_the_start_and_before_the_signal,
+    a_pre_stop_hook_lives_as_long_as_its_container,
+    a_post_start_hook_is_run_again_after_the_agents_end,
     a_container_whose_post_start_hook_fails_is_started_anew,
     a_stop_signal_that_the_runtime_does_not_know_is_told,
 );
@@ -260,6 +262,68 @@ async fn hooks_run_after_the_start_and_before_the_signal(mut node: Node) {
     let tick = Duration::from_millis(10);
     assert!(at <= http + tick, "asked before the signal");
     assert!(seconds(at, slept) > 1.0, "slept before the signal");
+}
+
+async fn a_pre_stop_hook_lives_as_long_as_its_container(mut node: Node) {
+    let spec = r#"
+  terminationGracePeriodSeconds: 2
+  volumes: $OUT
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: [sh, -c, "trap '' TERM; touch /out/up; while :; do touch /out/main; sleep 0.05; done"]
+    $MOUNT
+    lifecycle: {preStop: {exec: {command: [sh, -c, "while :; do touch /out/hook; sleep 0.05; done"]}}}
+"#;
+    node.start_agent();
+    measure(&mut node, async |node| {
+        node.put_with_out("web", spec);
+        node.wait_written("up").await;
+        node.remove("web.yaml");
+        node.wait_gone().await;
+        let hook = node.wait_written("hook").await;
+        let main = node.wait_written("main").await;
+        let apart = apart("the last sign of each", hook, main, 0.0);
+        apart.into_iter().collect()
+    })
+    .await;
+}
+
+async fn a_post_start_hook_is_run_again_after_the_agents_end(mut node: Node) {
+    node.make_out();
+    let spec = r#"
+  volumes: $OUT
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: $FOREVER
+    $MOUNT
+    lifecycle: {postStart: {exec: {command: [sh, -c, "echo begun >> /out/log; while [ ! -e /out/go ]; do sleep 0.1; done; echo done >> /out/log"]}}}
+"#;
+    node.put_with_out("web", spec);
+    node.start_agent();
+    node.wait_written("log").await;
+    let container = node.running_one("web", "c").await.unwrap();
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("the hook runs again", async || {
+        let begun = node
+            .lines("log")
+            .iter()
+            .filter(|line| *line == "begun")
+            .count();
+        begun == 2
+    })
+    .await;
+    assert_eq!(node.report("web").await.unwrap().ready, 0);
+    std::fs::write(node.path("out").join("go"), "").unwrap();
+    node.wait_until("it is ready", async || {
+        node.report("web").await.unwrap().ready == 1
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, container.id);
+    node.remove("web.yaml");
+    node.wait_gone().await;
 }
 
 async fn a_container_whose_post_start_hook_fails_is_started_anew(mut node: Node) {
