@@ -14,14 +14,13 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::units::time::Later;
+
 /// The most operations with a limit that are under way in the whole process, hanging ones included.
 const MAX_THREADS: usize = 256;
 
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// The limit in place of one that is too long for the clock.
-const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Runs file work off the tasks' thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -66,7 +65,7 @@ pub(crate) async fn limited<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
     let start = Instant::now();
-    let end = start.checked_add(limit).unwrap_or(start + MAX_LIMIT);
+    let end = start.later(limit);
     let turn = Turn::wait(subject, start, end).await?;
     let timed_out = || TimedOut {
         subject: subject.to_owned(),
@@ -108,7 +107,7 @@ async fn spawn<T: Send + 'static>(
         if Instant::now() >= end {
             return None;
         }
-        sleep_until((Instant::now() + RETRY).min(end)).await;
+        sleep_until(Instant::now().later(RETRY).min(end)).await;
     }
 }
 
@@ -156,7 +155,7 @@ impl Turn {
             } else if Instant::now() >= end {
                 return Err(timed_out(start));
             } else {
-                sleep_until((Instant::now() + RETRY).min(end)).await;
+                sleep_until(Instant::now().later(RETRY).min(end)).await;
             }
         }
     }

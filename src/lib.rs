@@ -5,6 +5,8 @@
 //! and one task per Pod, under the supervisor in [`node`], does it. [`mirror`] shows all of it at an
 //! API server, where there is one.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod blocking;
 pub mod cli;
 pub mod config;
@@ -20,4 +22,5 @@ pub mod probe;
 pub mod server;
 pub mod source;
 pub mod translate;
+pub mod units;
 pub mod volume;

@@ -436,3 +436,42 @@ fn a_folder_is_checked_manifest_by_manifest_and_standard_input_as_a_file() {
     assert_eq!(text(&output.stdout), format!("-:{wrong}"));
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let write = |frequency: &str| {
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let path = folder.path().display();
+        let fields = format!("staticPodPath: {path}\nfileCheckFrequency: {frequency}\n");
+        fs::write(&file, [head, &fields].concat()).unwrap();
+    };
+    write("20s");
+    let mut agent = Agent::start(&[&format!("--config={}", file.display())], &[]);
+    let reload = |agent: &Agent| {
+        let id = i32::try_from(agent.process.id()).unwrap();
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+    };
+    // From here on it listens for signals.
+    wait("the agent to start", || {
+        agent.log().contains("waiting for the container runtime")
+    });
+    write("3000000000000000h");
+    reload(&agent);
+    wait("the refusal", || {
+        agent.log().contains("the configuration is refused")
+    });
+    assert!(
+        agent.log().contains("fileCheckFrequency"),
+        "{}",
+        agent.log()
+    );
+    write("2562047h");
+    reload(&agent);
+    wait("the reload", || {
+        agent.log().contains("configuration read again")
+    });
+    assert!(agent.process.try_wait().unwrap().is_none(), "it has ended");
+}

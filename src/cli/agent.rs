@@ -90,7 +90,7 @@ pub(super) fn none(name: &PodName, details: &PodDetails) -> String {
 
 fn listed(names: &[String]) -> String {
     let more = names.len().saturating_sub(MAX_NAMES);
-    let names = names[..names.len() - more].join(", ");
+    let names = names[..names.len().min(MAX_NAMES)].join(", ");
     match more {
         0 => names,
         more => format!("{names} and {more} more"),
@@ -160,7 +160,7 @@ pub(super) fn choose(pod: &PodDetail, given: Option<&str>) -> anyhow::Result<Str
 fn names(pod: &PodDetail) -> String {
     let mains = spec(pod).map_or(0, |s| s.containers.len());
     let all: Vec<&Container> = containers(pod).collect();
-    let (inits, mains) = all.split_at(all.len() - mains);
+    let (inits, mains) = all.split_at(all.len().saturating_sub(mains));
     let mains = mains.iter().map(|c| c.name.clone());
     let inits = inits.iter().map(|c| format!("{} (init)", c.name));
     mains.chain(inits).collect::<Vec<_>>().join(", ")

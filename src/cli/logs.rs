@@ -13,6 +13,7 @@ use crate::config::parse_duration;
 use crate::logs::{Cursor, Wanted, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use crate::units::time::earlier;
 
 /// How often to see whether there is more.
 const LOOK: Duration = Duration::from_millis(100);
@@ -79,7 +80,7 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let container = choose(&pod, arguments.container.as_deref())?;
     let folder = pod.logs.join(&container);
     let now = jiff::Timestamp::now();
-    let since = arguments.since.map(|age| now - age);
+    let since = arguments.since.map(|age| earlier(now, age));
     let wanted = Wanted {
         since,
         ..Wanted::default()

@@ -105,7 +105,7 @@ fn cut_line(line: &str, columns: usize) -> String {
         } else if room == 0 {
             continue;
         } else {
-            room -= 1;
+            room = room.saturating_sub(1);
         }
         text.push(c);
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::node::supervisor::goes_round;
+use crate::units::time::half;
 
 /// What the service manager has not heard yet; more is not told.
 const UNHEARD: usize = 16;
@@ -55,7 +56,7 @@ impl Manager {
             } else {
                 warn!("the supervisor does not go round, the service manager is told no more");
             }
-            tokio::time::sleep(patience / 3).await;
+            tokio::time::sleep(half(patience)).await;
         }
     }
 

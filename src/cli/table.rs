@@ -57,7 +57,12 @@ impl<const N: usize> Table<N> {
         let mut line = indent.to_owned();
         let filled = row.iter().rposition(|cell| !cell.text.is_empty());
         let last = filled.unwrap_or_default();
-        for (at, (cell, width)) in row.iter().zip(&self.widths).enumerate().take(last + 1) {
+        for (at, (cell, width)) in row
+            .iter()
+            .zip(&self.widths)
+            .enumerate()
+            .take(last.saturating_add(1))
+        {
             let Cell { text, style } = cell;
             let colour = self.colour && !style.is_plain();
             let text = if colour {
@@ -67,7 +72,9 @@ impl<const N: usize> Table<N> {
             };
             line.push_str(&text);
             if at < last {
-                let gap = width + 3 - cell.text.chars().count();
+                let gap = width
+                    .saturating_add(3)
+                    .saturating_sub(cell.text.chars().count());
                 // Writing to a text cannot fail.
                 let _ = write!(line, "{:gap$}", "");
             }
@@ -100,7 +107,7 @@ pub(super) fn age(since: &str, now: jiff::Timestamp) -> String {
     let Ok(since) = since.parse::<jiff::Timestamp>() else {
         return "-".to_owned();
     };
-    span(now.as_second() - since.as_second())
+    span(now.as_second().saturating_sub(since.as_second()))
 }
 
 /// A number of seconds in the largest unit, small numbers of it with the next smaller one, as
@@ -111,8 +118,10 @@ pub(super) fn span(seconds: i64) -> String {
     const DAY: i64 = 24 * HOUR;
     const YEAR: i64 = 365 * DAY;
     let seconds = seconds.max(0);
-    let whole = |unit: i64, name: &str| format!("{}{name}", seconds / unit);
-    let both = |unit: i64, name: &str, smaller: i64, its_name: &str| match seconds % unit / smaller
+    let whole = |unit: i64, name: &str| format!("{}{name}", seconds.div_euclid(unit));
+    let both = |unit: i64, name: &str, smaller: i64, its_name: &str| match seconds
+        .rem_euclid(unit)
+        .div_euclid(smaller)
     {
         0 => whole(unit, name),
         rest => format!("{}{rest}{its_name}", whole(unit, name)),

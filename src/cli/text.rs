@@ -14,7 +14,7 @@ pub fn printable(text: &str) -> String {
             '\n' | '\t' => write!(out, "{c}"),
             '\r' => write!(out, "\\r"),
             '\u{7f}' => write!(out, "^?"),
-            '\0'..' ' => write!(out, "^{}", char::from(c as u8 + b'@')),
+            '\0'..' ' => write!(out, "^{}", char::from((c as u8).saturating_add(b'@'))),
             c if c.is_control() => write!(out, "{}", c.escape_unicode()),
             c => write!(out, "{c}"),
         };

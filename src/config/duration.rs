@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longest duration that the kubelet reads, in seconds rounded up: Go counts nanoseconds in 64 bits.
+const LONGEST: Duration = Duration::from_secs(9_223_372_037);
+
 const UNITS: [(&str, f64); 7] = [
     ("ns", 1e-9),
     ("us", 1e-6),
@@ -36,7 +39,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() {
         return Err(wrong());
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err(format!(
+            "found {text:?}, expected a duration of at most {}",
+            format_duration(LONGEST)
+        )),
+    }
 }
 
 /// Writes a duration as the kubelet does: `20s`, `1m30s`, `1h0m0s`, `300ms`.
@@ -102,6 +111,8 @@ mod tests {
             "1..5s",
             "1m-5s",
             "99999999999999999999h",
+            "3000000000000000h",
+            "2562048h",
         ] {
             let error = parse_duration(text).unwrap_err();
             assert!(error.contains("expected"), "{text}: {error}");

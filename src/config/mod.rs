@@ -11,6 +11,8 @@ mod https;
 pub(crate) mod kubelet;
 mod life;
 mod node;
+#[cfg(test)]
+mod number_tests;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -369,7 +371,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let concurrency = flags.runtime_concurrency.map(usize::from);
         let at = concurrency.map_or(From::Default, |_| From::Flag("runtime-concurrency"));
-        let runtime_concurrency = concurrency.unwrap_or(2 * cores);
+        let runtime_concurrency = concurrency.unwrap_or(cores.saturating_mul(2));
         from.note("runtime-concurrency", runtime_concurrency, &at);
         let life = LifeSettings::load(&mut from, flags)?;
         let (log_format, log_level) = logging(&mut from, flags)?;

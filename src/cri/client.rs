@@ -23,6 +23,7 @@ use super::v1::runtime_service_client::RuntimeServiceClient;
     reason = "the contract's messages, by their own names"
 )]
 use super::v1::*;
+use crate::units::time::{bounded, seconds, whole_seconds};
 
 /// For calls that only read the runtime's memory.
 const QUERY: Duration = Duration::from_secs(30);
@@ -110,10 +111,10 @@ impl Client {
         container_id: &str,
         grace_seconds: i64,
     ) -> Result<(), Error> {
-        let deadline = Duration::from_secs(grace_seconds.max(0).unsigned_abs()) + CHANGE;
+        let deadline = seconds(grace_seconds).saturating_add(CHANGE);
         let message = StopContainerRequest {
             container_id: container_id.to_owned(),
-            timeout: grace_seconds,
+            timeout: whole_seconds(seconds(grace_seconds)),
         };
         let mut client = self.runtime();
         let call = Box::pin(client.stop_container(request(message, deadline)));
@@ -132,7 +133,7 @@ impl Client {
         command: &[String],
         timeout: Duration,
     ) -> Result<ExecSyncResponse, Error> {
-        let deadline = timeout + QUERY;
+        let deadline = bounded(timeout).saturating_add(QUERY);
         let message = ExecSyncRequest {
             container_id: container_id.to_owned(),
             cmd: command.to_vec(),
@@ -230,17 +231,12 @@ calls! {
     images.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse, "ImageFsInfo", QUERY;
 }
 
-/// A time in whole seconds, as the runtime counts, and none too short: zero would be no limit at all.
-fn whole_seconds(time: Duration) -> i64 {
-    let started = u64::from(time.subsec_nanos() > 0);
-    let seconds = time.as_secs().saturating_add(started);
-    i64::try_from(seconds).unwrap_or(i64::MAX)
-}
-
 /// A request that tells the runtime our deadline, so that it stops working for nobody.
 fn request<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(deadline);
+    // A header of eight digits: what is longer panics.
+    #[allow(clippy::disallowed_methods, reason = "bounded here")]
+    request.set_timeout(bounded(deadline));
     request
 }
 

@@ -46,9 +46,9 @@ impl Cursor {
         let mut wanted = wanted;
         let mut next = files.keys().next().cloned().unwrap_or(Place::Live);
         if let Some(tail) = tail {
-            let mut lines = 0;
+            let mut lines = 0_usize;
             for (place, path) in files.iter().rev() {
-                lines += count(open(path)?.0)?;
+                lines = lines.saturating_add(count(open(path)?.0)?);
                 next = place.clone();
                 // One line more is there: the first one that is wanted is whole.
                 if lines > tail {

@@ -126,9 +126,10 @@ fn timestamp(time: &[u8]) -> Vec<u8> {
 
 /// How many whole lines of the container's there are.
 pub(crate) fn count(source: impl Read) -> io::Result<usize> {
-    let mut lines = 0;
+    let mut lines = 0_usize;
     LineReader::new(source).read(|line| {
-        lines += usize::from(Part::parse(line).is_none_or(|part| part.is_last));
+        let whole = Part::parse(line).is_none_or(|part| part.is_last);
+        lines = lines.saturating_add(usize::from(whole));
         Ok(())
     })?;
     Ok(lines)
@@ -169,7 +170,7 @@ impl<R: Read> LineReader<R> {
                     take(&self.begun)?;
                     self.begun.clear();
                 }
-                rest = &rest[end + 1..];
+                rest = &rest[end.saturating_add(1)..];
             }
             self.begun.extend(rest);
         }

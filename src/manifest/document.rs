@@ -4,6 +4,11 @@
 //! it takes is bounded whatever it says. The kubelet reads plain scalars by the rules of YAML 1.1,
 //! where `0644` is an octal number and `yes` a boolean, so these are corrected afterwards.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "positions and counts in a text whose size is bounded"
+)]
+
 use std::cell::Cell;
 use std::fmt;
 
@@ -474,7 +479,7 @@ fn whole(text: &str, unsigned: &str) -> Option<Value> {
     // A second sign is none.
     let number = digits.starts_with(|c: char| c.is_ascii_hexdigit());
     let number = number.then(|| i64::from_str_radix(digits, base).ok())?;
-    let number = number.map(|n| if negative { -n } else { n });
+    let number = number.map(|n| if negative { n.saturating_neg() } else { n });
     number.map(|n| Value::Number(n.into()))
 }
 

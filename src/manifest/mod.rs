@@ -10,6 +10,8 @@ pub(crate) mod document;
 mod fields;
 mod identity;
 mod list;
+#[cfg(test)]
+mod numbers;
 pub mod objects;
 pub(crate) mod path;
 mod places;

@@ -222,7 +222,11 @@ pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Objec
     };
     reader.head();
     reader.fields(kind);
-    let size: usize = reader.entries.iter().map(|(k, v)| k.len() + v.len()).sum();
+    let size: usize = reader
+        .entries
+        .iter()
+        .map(|(k, v)| k.len().saturating_add(v.len()))
+        .fold(0, usize::saturating_add);
     if size > MAX_SIZE {
         let message = format!("holds {size} bytes, expected at most {MAX_SIZE}");
         reader.refuse("", message);

@@ -3,6 +3,11 @@
 //! Of YAML it is made from the events of a second parser. That is also the first look at a text that may
 //! be hostile, so it takes no more than it may.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "positions and counts in a text whose size is bounded"
+)]
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;

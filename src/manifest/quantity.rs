@@ -19,7 +19,14 @@ impl Quantity {
     /// So many whole units.
     pub(crate) fn of(value: i64) -> Self {
         Self {
-            nanos: i128::from(value) * NANOS,
+            nanos: i128::from(value).saturating_mul(NANOS),
+        }
+    }
+
+    /// The sum, as far as it can be counted.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
         }
     }
 
@@ -48,7 +55,9 @@ impl Quantity {
         if sample.ends_with('i') && whole && units.abs() >= 1024 {
             return suffixed(units, 1024, &BINARY);
         }
-        let exponent = sample.rfind(['e', 'E']).filter(|at| at + 1 < sample.len());
+        let exponent = sample
+            .rfind(['e', 'E'])
+            .filter(|at| at.saturating_add(1) < sample.len());
         match exponent {
             Some(_) => with_exponent(self.nanos),
             None => suffixed(self.nanos, 1000, &DECIMAL),
@@ -61,7 +70,7 @@ impl Quantity {
 
     /// Whether it is so many times the other.
     pub(crate) fn is_multiple_of(self, unit: Self) -> bool {
-        unit.nanos != 0 && self.nanos % unit.nanos == 0
+        self.nanos.checked_rem(unit.nanos) == Some(0)
     }
 
     pub(crate) fn is_zero(self) -> bool {
@@ -74,34 +83,27 @@ impl Quantity {
     }
 }
 
-impl std::ops::Add for Quantity {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            nanos: self.nanos.saturating_add(other.nanos),
-        }
-    }
-}
-
 fn suffixed(mut number: i128, step: i128, suffixes: &[&str]) -> String {
     if number == 0 {
         return "0".to_owned();
     }
-    let mut at = 0;
-    while number % step == 0 && at + 1 < suffixes.len() {
-        number /= step;
-        at += 1;
+    let mut suffixes = suffixes.iter();
+    let mut suffix = suffixes.next();
+    while number.checked_rem(step) == Some(0)
+        && let Some(next) = suffixes.next()
+    {
+        number = number.checked_div(step).unwrap_or(0);
+        suffix = Some(next);
     }
-    format!("{number}{}", suffixes[at])
+    format!("{number}{}", suffix.unwrap_or(&""))
 }
 
 /// Thousands as powers of ten: `12e3`.
 fn with_exponent(mut nanos: i128) -> String {
-    let mut exponent = -9;
+    let mut exponent = -9_i32;
     while nanos != 0 && nanos % 1000 == 0 {
         nanos /= 1000;
-        exponent += 3;
+        exponent = exponent.saturating_add(3);
     }
     match (nanos, exponent) {
         (0, _) => "0".to_owned(),
@@ -121,26 +123,30 @@ pub(crate) fn parse(text: &str) -> Option<Quantity> {
     let end = unsigned.find(|c| !plain(c)).unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.len() + fraction.len() == 0 || fraction.contains('.') {
+    if number.bytes().all(|b| b == b'.') || fraction.contains('.') {
         return None;
     }
     let whole = whole.trim_start_matches('0');
-    if whole.len() + fraction.len() > MAX_DIGITS {
+    if whole.len().saturating_add(fraction.len()) > MAX_DIGITS {
         return None;
     }
     let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
     let (base, exponent) = scale(suffix)?;
     let places = i32::try_from(fraction.len()).ok()?;
     let nanos = digits.checked_mul(base)?;
-    let nanos = shift(nanos, exponent + 9 - places)?;
+    let nanos = shift(nanos, exponent.saturating_add(9).saturating_sub(places))?;
     Some(Quantity {
-        nanos: if negative { -nanos } else { nanos },
+        nanos: if negative {
+            nanos.saturating_neg()
+        } else {
+            nanos
+        },
     })
 }
 
 /// A suffix as a factor and a power of ten.
 fn scale(suffix: &str) -> Option<(i128, i32)> {
-    let binary = |power: u32| Some((1i128 << (10 * power), 0));
+    let binary = |power: u32| Some((1024_i128.saturating_pow(power), 0));
     match suffix {
         "" => Some((1, 0)),
         "n" => Some((1, -9)),
@@ -175,7 +181,9 @@ fn shift(number: i128, power: i32) -> Option<i128> {
 }
 
 fn div_up(number: i128, by: i128) -> i128 {
-    number.div_euclid(by) + i128::from(number.rem_euclid(by) != 0)
+    let whole = number.checked_div_euclid(by).unwrap_or(i128::MAX);
+    let more = number.checked_rem_euclid(by).unwrap_or(0) != 0;
+    whole.saturating_add(i128::from(more))
 }
 
 fn saturate(number: i128) -> i64 {

@@ -55,11 +55,11 @@ fn together(spec: &PodSpec, written: impl Fn(&Container) -> Option<Written>) -> 
             .and_then(|w| quantity::parse(&w.0))
             .unwrap_or_default()
     };
-    let add = |sum: Quantity, c: &Container| sum + of(c);
+    let add = |sum: Quantity, c: &Container| sum.plus(of(c));
     let mut sidecars = Quantity::default();
     let mut most = Quantity::default();
     for init in spec.init_containers.iter().flatten() {
-        let needed = sidecars + of(init);
+        let needed = sidecars.plus(of(init));
         most = most.max(needed);
         if is_sidecar(init) {
             sidecars = needed;

@@ -1,5 +1,10 @@
 //! What was probably meant by a field that is not there: a name like it, or the place where it belongs.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "positions and counts in a text whose size is bounded"
+)]
+
 use std::cmp::Reverse;
 use std::sync::LazyLock;
 

@@ -24,6 +24,7 @@ use super::api::Api;
 use super::connection;
 use super::error::{Error, ErrorKind, chain};
 use crate::hex::hex;
+use crate::units::time::Later;
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -86,7 +87,8 @@ impl Validity {
         let life = self.until.duration_since(self.from).as_secs_f64();
         let part = life * (RENEW.0 + (RENEW.1 - RENEW.0) * chance);
         let part = jiff::SignedDuration::try_from_secs_f64(part);
-        self.from + part.unwrap_or_default()
+        let at = self.from.saturating_add(part.unwrap_or_default());
+        at.unwrap_or(self.until)
     }
 }
 
@@ -142,14 +144,14 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
     debug!(request = name, "waiting for the client certificate");
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now().later(PATIENCE);
     let mut look = LOOK;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
             Ok(None) if Instant::now() < until => {
                 tokio::time::sleep(look).await;
-                look = (look * 2).min(LOOK_MAX);
+                look = look.saturating_mul(2).min(LOOK_MAX);
             }
             Ok(None) => {
                 return Err(Error {

@@ -21,6 +21,7 @@ use super::error::{Error, ErrorKind};
 use crate::hex::hex;
 use crate::manifest::PodKey;
 use crate::pod::events::{Event, EventKind};
+use crate::units::time::Later;
 
 /// A Pod may have so many requests at once, and one more each time this has passed (the reference
 /// agent's limits).
@@ -64,10 +65,11 @@ impl Budget {
 
     /// Takes one request, or tells when there will be one.
     fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let steps = now.duration_since(self.filled).as_secs() / REFILL.as_secs();
+        let steps = now.duration_since(self.filled).as_nanos();
+        let steps = steps.checked_div(REFILL.as_nanos()).unwrap_or(0);
         let steps = u32::try_from(steps).unwrap_or(BUDGET);
         self.left = self.left.saturating_add(steps).min(BUDGET);
-        self.filled += REFILL * steps;
+        self.filled = self.filled.later(REFILL.saturating_mul(steps));
         if self.left == BUDGET {
             self.filled = now;
         }
@@ -76,13 +78,13 @@ impl Budget {
                 self.left = left;
                 Ok(())
             }
-            None => Err(self.filled + REFILL),
+            None => Err(self.filled.later(REFILL)),
         }
     }
 
     fn is_full(&self, now: Instant) -> bool {
-        let missing = BUDGET - self.left;
-        now.duration_since(self.filled) >= REFILL * missing
+        let missing = BUDGET.saturating_sub(self.left);
+        now.duration_since(self.filled) >= REFILL.saturating_mul(missing)
     }
 }
 
@@ -143,7 +145,7 @@ pub(super) async fn tell(
     newest.mark_changed();
     let mut wake = None;
     loop {
-        let until = wake.unwrap_or_else(|| Instant::now() + REFILL);
+        let until = wake.unwrap_or_else(|| Instant::now().later(REFILL));
         tokio::select! {
             Ok(()) = newest.changed() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep_until(until) => {}

@@ -36,6 +36,7 @@ use tracing::{info, warn};
 use crate::manifest::PodKey;
 use crate::pod::task::Context;
 use crate::source::Desired;
+use crate::units::time::scaled;
 use api::Api;
 use complaint::Complaint;
 use connection::{Connection, Files};
@@ -195,8 +196,8 @@ impl Mirror {
             if began.elapsed() >= GOOD {
                 delay = RETRY;
             }
-            self.rest(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            delay = (delay * 2).min(RETRY_MAX);
+            self.rest(scaled(delay, 0.5 + fastrand::f64() / 2.0)).await;
+            delay = delay.saturating_mul(2).min(RETRY_MAX);
         }
     }
 

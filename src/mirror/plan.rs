@@ -16,6 +16,7 @@ use super::object::{NodeIdentity, SeenPod};
 use super::patch::status_patch;
 use crate::manifest::PodKey;
 use crate::pod::report::Told;
+use crate::units::time::Later;
 
 /// A Pod whose status never rests is told of once in this time.
 pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
@@ -96,8 +97,8 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
 /// Before when a step is not to be taken.
 fn earliest(memory: &Memory, key: &PodKey, step: &Step) -> Option<Instant> {
     let gap = match step {
-        Step::Create => memory.created.get(key).map(|at| *at + CREATE_GAP),
-        Step::Patch(_) => memory.patched.get(key).map(|at| *at + PATCH_GAP),
+        Step::Create => memory.created.get(key).map(|at| at.later(CREATE_GAP)),
+        Step::Patch(_) => memory.patched.get(key).map(|at| at.later(PATCH_GAP)),
         Step::Delete(_) => None,
     };
     memory.not_before.get(key).copied().max(gap)

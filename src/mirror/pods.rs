@@ -26,6 +26,7 @@ use super::{Local, Numbers};
 use crate::manifest::PodKey;
 use crate::pod::events::{About, EventKind};
 use crate::pod::report::Told;
+use crate::units::time::{Later, scaled};
 
 /// What changes together is told together: a status rests this long before it is told.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -114,11 +115,11 @@ impl<'a> Pods<'a> {
     /// Starts what is to be done now, and tells when to look again.
     fn go_on(&mut self) -> Instant {
         let now = Instant::now();
-        let later = now + Duration::from_secs(60);
+        let later = now.later(Duration::from_secs(60));
         if let Some(until) = self.busy_until.filter(|until| *until > now) {
             return until;
         }
-        let settles = self.unsettled.map(|since| since + SETTLE);
+        let settles = self.unsettled.map(|since| since.later(SETTLE));
         let settled = settles.is_none_or(|at| at <= now);
         let Plan { steps, wake } = self.plan(settled, now);
         if settled {
@@ -188,7 +189,7 @@ impl<'a> Pods<'a> {
             Err(error) if error.kind == ErrorKind::Away => return Err(error),
             Err(error) => {
                 if let ErrorKind::Busy(after) = error.kind {
-                    self.busy_until = Some(now + after.mul_f64(0.75 + fastrand::f64() / 2.0));
+                    self.busy_until = Some(now.later(scaled(after, 0.75 + fastrand::f64() / 2.0)));
                 }
                 self.failed(&key, &step, &error, now);
             }

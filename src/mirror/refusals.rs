@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 use crate::manifest::PodKey;
+use crate::units::time::{Later, scaled};
 
 /// The wait before the same is tried again, at first and at most.
 const RETRY: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Refusals {
         });
         refusal.kind = error.kind;
         refusal.message.clone_from(&error.message);
-        refusal.tries += 1;
+        refusal.tries = refusal.tries.saturating_add(1);
         let patience = match error.kind {
             ErrorKind::Refused(_) | ErrorKind::NotFound => 1,
             // A mirror Pod that is just going away is no other Pod.
@@ -65,13 +66,15 @@ impl Refusals {
         if say {
             refusal.said = Some(error.kind);
         }
-        let wait = (RETRY * 2_u32.pow((refusal.tries - 1).min(16))).min(RETRY_MAX);
+        let wait = RETRY
+            .saturating_mul(2_u32.saturating_pow(refusal.tries.saturating_sub(1)))
+            .min(RETRY_MAX);
         let wait = match error.kind {
             ErrorKind::Busy(after) => wait.max(after),
             _ => wait,
         };
         Verdict {
-            at: now + wait.mul_f64(0.75 + chance / 2.0),
+            at: now.later(scaled(wait, 0.75 + chance / 2.0)),
             say,
         }
     }

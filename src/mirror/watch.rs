@@ -17,6 +17,7 @@ use tracing::debug;
 use super::api::Api;
 use super::complaint::Complaint;
 use super::error::{Error, ErrorKind};
+use crate::units::time::scaled;
 
 /// How long the server lets a watch run; a random part is added, so that watches do not end together.
 const WATCH_SECONDS: u64 = 300;
@@ -90,8 +91,8 @@ pub(super) async fn watch<T: Object>(
             delay = RETRY;
             continue;
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        delay = (delay * 2).min(RETRY_MAX);
+        tokio::time::sleep(scaled(pause, 0.5 + fastrand::f64())).await;
+        delay = delay.saturating_mul(2).min(RETRY_MAX);
     }
 }
 
@@ -111,7 +112,7 @@ async fn round<T: Object>(
         tell(sender, Seen::All(list.items)).await?;
         list.metadata.resource_version
     };
-    let seconds = WATCH_SECONDS + fastrand::u64(..WATCH_SECONDS);
+    let seconds = fastrand::u64(WATCH_SECONDS..=2 * WATCH_SECONDS);
     let target = format!(
         "{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}"
     );

@@ -184,7 +184,11 @@ fn hand_down(root: &Path, path: &str) -> io::Result<PathBuf> {
 
 /// CPU shares from 2 to 262144 as a weight from 1 to 10000.
 fn cpu_weight(shares: i64) -> i64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+    let above = shares.clamp(2, 262_144).saturating_sub(2);
+    above
+        .saturating_mul(9999)
+        .div_euclid(262_142)
+        .saturating_add(1)
 }
 
 /// Held while the classes are given their parts: of two Pods that start at once, the one that knows of both
@@ -285,7 +289,7 @@ fn cpu_property(unified: bool, shares: i64) -> String {
 
 /// A quota of each period in percent, with as many digits as systemd takes.
 fn percent(quota: i64) -> String {
-    let hundredths = (quota * 10_000).div_euclid(CPU_PERIOD).max(1);
+    let hundredths = quota.saturating_mul(10_000).div_euclid(CPU_PERIOD).max(1);
     match hundredths % 100 {
         0 => format!("{}%", hundredths / 100),
         rest => format!("{}.{rest:02}%", hundredths / 100),
@@ -318,9 +322,9 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
     let roots = hierarchies(root);
     for root in &roots {
         let folder = root.join(path);
-        let mut tries = 0;
+        let mut tries = 0_u32;
         while let Err(error) = remove_tree(&folder) {
-            tries += 1;
+            tries = tries.saturating_add(1);
             if error.kind() != io::ErrorKind::ResourceBusy || tries == REMOVAL_TRIES {
                 return Err(error);
             }

@@ -34,7 +34,9 @@ pub fn name(key: &PodKey, container: &str, id: &str) -> String {
 
 /// Names are ASCII, so that characters are bytes.
 fn cut(name: &str) -> String {
-    name.chars().take(MAX_NAME - SUFFIX.len()).collect()
+    name.chars()
+        .take(MAX_NAME.saturating_sub(SUFFIX.len()))
+        .collect()
 }
 
 /// Makes the link to a container's log, unless the log is not there; `true` if it is new. A link of that

@@ -141,7 +141,7 @@ fn upkeep(mut parts: Vec<String>, max_files: usize) -> Upkeep {
     let (mut remove, good): (Vec<_>, Vec<_>) =
         parts.iter().cloned().partition(|p| is_left_over(&p));
     // The log itself, and the part that it is about to become.
-    let too_many = (good.len() + 2).saturating_sub(max_files);
+    let too_many = good.len().saturating_add(2).saturating_sub(max_files);
     let (oldest, keep) = good.split_at(too_many.min(good.len()));
     remove.extend_from_slice(oldest);
     let plain = keep.iter().filter(|part| !part.ends_with(COMPRESSED));

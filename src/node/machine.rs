@@ -28,11 +28,11 @@ pub fn cpus() -> u32 {
 
 /// How many numbers a list such as `0-3,5` has.
 fn count(list: &str) -> Option<u32> {
-    let mut numbers = 0;
+    let mut numbers = 0_u32;
     for part in list.split(',') {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
-        numbers += to.checked_sub(from)? + 1;
+        numbers = numbers.checked_add(to.checked_sub(from)?.checked_add(1)?)?;
     }
     Some(numbers)
 }

@@ -50,7 +50,7 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
             Err(error) => return Err(error),
         }
         tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RETRY_MAX);
+        delay = delay.saturating_mul(2).min(RETRY_MAX);
     };
     let cgroup_driver = cgroup_driver(client, driver).await;
     // Before containerd 2.0 nothing is told of features.

@@ -21,6 +21,7 @@ use crate::pod::observe::{Listed, owner};
 use crate::pod::task::{Context, Message, PodTask, Start};
 use crate::source::{Desired, DesiredPod, Origin};
 use crate::translate::labels;
+use crate::units::time::Later;
 
 /// How often to look around while no events come in, and while they do.
 const RELIST: Duration = Duration::from_secs(1);
@@ -70,7 +71,7 @@ pub async fn supervise(
         pods: BTreeMap::new(),
         tasks: JoinSet::new(),
         runtime_away: false,
-        relist_at: Instant::now() + RELIST,
+        relist_at: Instant::now().later(RELIST),
         connected,
         remembered: BTreeMap::new(),
     };
@@ -118,7 +119,7 @@ async fn first_look(context: &Context) -> Listed {
             Err(error) => warn!(%error, "cannot list what the container runtime has"),
         }
         tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RELIST_MAX);
+        delay = delay.saturating_mul(2).min(RELIST_MAX);
     }
 }
 
@@ -344,7 +345,7 @@ impl Supervisor {
         } else {
             RELIST
         };
-        self.relist_at = Instant::now() + pause;
+        self.relist_at = Instant::now().later(pause);
     }
 
     fn compare(&mut self, listed: Listed) {

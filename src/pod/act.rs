@@ -39,6 +39,7 @@ use crate::translate::{
     container_config, hostname_problem, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
     pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
+use crate::units::time::{seconds, whole_seconds};
 use crate::volume;
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
@@ -93,8 +94,8 @@ struct Stop {
 impl Stop {
     /// How much of the grace period is left, this long after the stop began.
     fn left(&self, elapsed: Duration) -> Duration {
-        let grace = Duration::from_secs(self.grace_period.unsigned_abs());
-        grace.saturating_sub(self.spent + elapsed)
+        let spent = self.spent.saturating_add(elapsed);
+        seconds(self.grace_period).saturating_sub(spent)
     }
 }
 
@@ -211,7 +212,7 @@ async fn stop_in_turn(
     };
     let result = if_found(signal_and_kill(client, id, left).await);
     turns.send_modify(|turns| match result {
-        Ok(_) => turns.left[group] -= 1,
+        Ok(_) => turns.left[group] = turns.left[group].saturating_sub(1),
         Err(_) => turns.failed = true,
     });
     Some(result.map(drop))
@@ -220,10 +221,9 @@ async fn stop_in_turn(
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
 /// where that would be too late, it is told to kill when the time has come.
 async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
-    let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
-    let seconds = whole.as_secs().try_into().unwrap_or(i64::MAX);
-    let stop = client.stop_container(id, seconds);
-    if whole.saturating_sub(left) < NEARLY_WHOLE {
+    let whole = whole_seconds(left);
+    let stop = client.stop_container(id, whole);
+    if seconds(whole).saturating_sub(left) < NEARLY_WHOLE {
         return stop.await;
     }
     match tokio::time::timeout(left, stop).await {
@@ -419,6 +419,9 @@ impl PodTask {
             config: Some(config),
             runtime_handler: runtime_handler(&context, &version)?,
         };
+        if attempt == u32::MAX {
+            self.free_last_sandbox(uid).await?;
+        }
         let answer = {
             let step = self.under_way(uid, None, "WaitForTurn");
             let _permit = turn(step, &context.limiter).await;
@@ -481,6 +484,26 @@ impl PodTask {
         time.unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
     }
 
+    /// Attempts end at [`u32::MAX`]: the last sandbox gives way to the next of that number.
+    async fn free_last_sandbox(&mut self, uid: &str) -> Result<(), Failure> {
+        let is_last = |s: &&Sandbox| s.attempt == u32::MAX && !s.ready;
+        let last = self.observed.sandboxes_of(uid).find(is_last);
+        match last.map(|s| s.id.clone()) {
+            Some(id) => self.remove_sandbox(&id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same for an instance of a container.
+    async fn free_last_container(&mut self, uid: &str, name: &str) -> Result<(), Failure> {
+        let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
+        let last = self.observed.containers_of(uid).find(is_last);
+        match last.map(|c| c.id.clone()) {
+            Some(id) => self.remove_container(&id).await,
+            None => Ok(()),
+        }
+    }
+
     async fn run_container(
         &mut self,
         uid: &str,
@@ -533,6 +556,9 @@ impl PodTask {
             config: Some(config),
             sandbox_config: Some(self.sandbox_config(&version, sandbox, instance.user_namespace)),
         };
+        if attempt == u32::MAX {
+            self.free_last_container(uid, container).await?;
+        }
         let step = self.under_way(uid, Some(container), "WaitForTurn");
         let _permit = turn(step, &context.limiter).await;
         let step = self.under_way(uid, Some(container), "CreateContainer");

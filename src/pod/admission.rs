@@ -123,7 +123,8 @@ impl Ledger {
     pub fn release(&self, key: &PodKey, uid: &str) {
         let had = self.lock().remove(&(key.clone(), uid.to_owned()));
         if had.is_some() {
-            self.changes.send_modify(|count| *count += 1);
+            self.changes
+                .send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
@@ -132,7 +133,9 @@ impl Ledger {
     pub fn burstable_cpu(&self) -> i64 {
         let claims = self.lock();
         let burstable = claims.values().filter(|claim| claim.burstable);
-        burstable.map(|claim| claim.requested.cpu).sum()
+        burstable
+            .map(|claim| claim.requested.cpu)
+            .fold(0, i64::saturating_add)
     }
 
     /// Tells when something was given back.
@@ -198,7 +201,7 @@ fn check_resources(
     }
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let all: [(&str, Side, i64); 3] = [
-        ("cpu", |r| r.cpu, i64::from(facts.cpus) * 1000),
+        ("cpu", |r| r.cpu, i64::from(facts.cpus).saturating_mul(1000)),
         ("memory", |r| r.memory, bytes(facts.allocatable_memory())),
         (
             "ephemeral-storage",
@@ -207,7 +210,10 @@ fn check_resources(
         ),
     ];
     for (name, of, capacity) in all {
-        let used = others.iter().map(|(_, c)| of(&c.requested)).sum();
+        let used = others
+            .iter()
+            .map(|(_, c)| of(&c.requested))
+            .fold(0, i64::saturating_add);
         // Nothing is what the machine does not tell.
         if capacity > 0 {
             fits(name, of(&claim.requested), used, capacity)?;
@@ -215,7 +221,10 @@ fn check_resources(
     }
     for (name, requested) in &claim.requested.huge_pages {
         let of = |c: &Claim| c.requested.huge_pages.get(name).copied();
-        let used = others.iter().filter_map(|(_, c)| of(c)).sum();
+        let used = others
+            .iter()
+            .filter_map(|(_, c)| of(c))
+            .fold(0, i64::saturating_add);
         fits(name, *requested, used, huge_pages(facts, name))?;
     }
     Ok(())
@@ -238,8 +247,13 @@ fn fits(name: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Reje
 fn huge_pages(facts: &NodeFacts, name: &str) -> i64 {
     let size = name.strip_prefix("hugepages-").and_then(quantity::parse);
     let size = size.and_then(|size| u64::try_from(size.value() >> 10).ok());
-    let pages = size.and_then(|size| facts.huge_pages.get(&size).map(|pages| size * pages));
-    let bytes = pages.unwrap_or(0) << 10;
+    let pages = size.and_then(|size| {
+        facts
+            .huge_pages
+            .get(&size)
+            .map(|pages| size.saturating_mul(*pages))
+    });
+    let bytes = pages.unwrap_or(0).saturating_mul(1024);
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 

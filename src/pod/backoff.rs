@@ -73,7 +73,7 @@ fn period(recorded: Option<Duration>, ran: Duration, longest: Duration) -> Optio
 /// The wait after one more failure in a row; `previous` is zero before the first.
 #[must_use]
 pub fn next(previous: Duration) -> Duration {
-    (previous * 2).clamp(INITIAL, MAXIMUM)
+    previous.saturating_mul(2).clamp(INITIAL, MAXIMUM)
 }
 
 /// The wait before a step that the runtime failed is tried again: short at first, because most such

@@ -238,7 +238,7 @@ fn auth(entry: &Value) -> Result<AuthConfig, String> {
 
 fn user_and_password(auth: &str) -> Option<(String, String)> {
     // The padding at the end may be left out.
-    let padding = "=".repeat((4 - auth.len() % 4) % 4);
+    let padding = "=".repeat(auth.len().wrapping_neg() % 4);
     let bytes = STANDARD.decode(auth.to_owned() + &padding).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, password) = text.split_once(':')?;

@@ -91,7 +91,7 @@ impl Events {
     pub fn record(&self, about: About<'_>, kind: EventKind, reason: &str, message: &str) {
         let now = wall_now();
         let mut kept = self.lock();
-        let number = *self.newest.borrow() + 1;
+        let number = self.newest.borrow().saturating_add(1);
         let message = cut(message);
         let same = |e: &Event| {
             e.uid == about.uid
@@ -160,7 +160,7 @@ impl Events {
 }
 
 fn cut(message: &str) -> &str {
-    let fits = |(at, c): (usize, char)| at + c.len_utf8();
+    let fits = |(at, c): (usize, char)| at.saturating_add(c.len_utf8());
     let ends = message.char_indices().map(fits);
     let end = ends.take_while(|end| *end <= MAX_MESSAGE).last();
     &message[..end.unwrap_or(0)]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::moment::{Clock, Moment, Since};
 use super::observed::{Container, Exit, Observed, State};
 use super::plan::Why;
+use crate::units::time::{bounded, nanos};
 
 /// What a container is told to have ended with when nobody saw its end: killed.
 const UNSEEN_EXIT: i32 = 137;
@@ -25,7 +26,7 @@ pub struct History {
     pub containers: BTreeMap<String, Instance>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
     /// since all of the Pod starts anew.
-    pub floors: BTreeMap<String, u32>,
+    pub floors: BTreeMap<String, u64>,
     /// By container id: instances that do not work and are stopped for that. Those that are over stay
     /// until another takes their place.
     pub given_up: BTreeMap<String, GivenUp>,
@@ -179,13 +180,13 @@ impl History {
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
         let floor = self.floors.get(&container.name);
-        floor.is_some_and(|floor| container.attempt < *floor)
+        floor.is_some_and(|floor| u64::from(container.attempt) < *floor)
     }
 
     /// From now on this instance and those before it are to be replaced.
     pub fn replace(&mut self, container: &Container) {
         let floor = self.floors.entry(container.name.clone()).or_default();
-        *floor = (*floor).max(container.attempt + 1);
+        *floor = (*floor).max(u64::from(container.attempt).saturating_add(1));
     }
 
     /// Whether the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds
@@ -194,8 +195,7 @@ impl History {
     pub fn was_ready_for(&self, duration: Duration, now: i64) -> bool {
         let mut conditions = self.conditions.iter();
         let ready = conditions.find(|c| c.kind == "Ready" && c.status == "True");
-        let duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
-        ready.is_some_and(|c| now.saturating_sub(c.since) >= duration)
+        ready.is_some_and(|c| now.saturating_sub(c.since) >= nanos(duration))
     }
 
     /// Whether anything in it that must not be lost differs from `before`: how containers ended.
@@ -272,7 +272,7 @@ impl Instance {
             image: self.image.clone(),
             image_ref: self.image_ref.clone(),
             user: None,
-            backoff: self.backoff.map(Duration::from_secs),
+            backoff: self.backoff.map(Duration::from_secs).map(bounded),
             grace_period: None,
             gone: true,
         }

@@ -43,7 +43,7 @@ fn read_end(path: &Path) -> String {
     if cut {
         // The first line is cut.
         let first = bytes.iter().position(|b| *b == b'\n');
-        bytes.drain(..first.map_or(0, |at| at + 1));
+        bytes.drain(..first.map_or(0, |at| at.saturating_add(1)));
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

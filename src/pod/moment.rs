@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::units::time::Later;
+
 /// A point of monotonic time, in milliseconds from a start that only differences depend on. May lie
 /// before the agent's start, so it can be negative. Setting the machine's clock does not move it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -79,7 +81,7 @@ impl Clock {
     /// The time of the machine that has [`Moment`] `moment`.
     #[must_use]
     pub fn instant_of(&self, moment: Moment) -> Instant {
-        self.start + moment.since(Moment(0))
+        self.start.later(moment.since(Moment(0)))
     }
 }
 

@@ -10,6 +10,7 @@ use super::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::cri::{Client, Error, if_found, v1};
 use crate::manifest::PodKey;
 use crate::translate::labels;
+use crate::units::time::bounded;
 
 /// The sandboxes and containers of one Pod, as lists give them.
 #[derive(Debug, Clone, Default)]
@@ -205,7 +206,9 @@ pub async fn inspect_container(
             image: status.image.clone().unwrap_or_default().image,
             image_ref: status.image_ref.clone(),
             user: status.user.clone().and_then(|user| user.linux).map(user),
-            backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
+            backoff: note(labels::RESTART_BACKOFF)
+                .map(Duration::from_secs)
+                .map(bounded),
             grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
             gone: false,
         }

@@ -252,7 +252,10 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
     let counted: Vec<&ContainerStatus> = counted.collect();
     report.total = containers(version).len().max(counted.len());
     report.ready = counted.iter().filter(|s| s.ready).count();
-    report.restarts = counted.iter().map(|s| restarts(s)).sum();
+    report.restarts = counted
+        .iter()
+        .map(|s| restarts(s))
+        .fold(0, u32::saturating_add);
     report.phase = status.phase.clone().unwrap_or_default();
     if let Some(reason) = &status.reason {
         report.reason.clone_from(reason);

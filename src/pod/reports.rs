@@ -41,14 +41,16 @@ impl Reports {
         all.insert(key.clone(), (told, belief));
         drop(all);
         if changed {
-            self.changes.send_modify(|count| *count += 1);
+            self.changes
+                .send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
     /// The Pod is gone.
     pub fn remove(&self, key: &PodKey) {
         self.lock().remove(key);
-        self.changes.send_modify(|count| *count += 1);
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// All reports, by namespace and name.

@@ -18,6 +18,7 @@ use super::moment::Since;
 use crate::config::parse_duration;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
+use crate::units::time::half;
 
 /// What is known of an update that can be taken back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub(super) const SETTLED: Duration = Duration::from_secs(10);
 /// How long a version must be Ready to pass, by the time it has to become so.
 #[must_use]
 pub fn settled(limit: Duration) -> Duration {
-    SETTLED.min(limit / 2)
+    SETTLED.min(half(limit))
 }
 
 impl Rollback {

@@ -12,6 +12,7 @@ use super::observed::{Container, Exit, Observed};
 use super::plan::{View, Why};
 use crate::manifest::StaticPod;
 use crate::translate::is_sidecar;
+use crate::units;
 
 /// The action of a restart rule that starts all of the Pod anew.
 const RESTART_ALL: &str = "RestartAllContainers";
@@ -205,7 +206,7 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
 pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<Moment> {
     let seconds = spec(version)?.active_deadline_seconds?;
     let (_, seen) = view.memory.seen.get(&version.uid)?;
-    let limit = Duration::from_secs(seconds.try_into().ok()?);
+    let limit = (seconds >= 0).then(|| units::time::seconds(seconds))?;
     Some(seen.after(limit))
 }
 

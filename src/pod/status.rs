@@ -78,7 +78,9 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
 /// Cuts what the containers had to say of their ends to what the Pod as a whole may say, each to the same
 /// share (Kubernetes, Determine the Reason for Pod Failure).
 fn cut_messages(version: &StaticPod, status: &mut PodStatus) {
-    let share = MESSAGE_BYTES / all_containers(version).count().max(1);
+    let share = MESSAGE_BYTES
+        .checked_div(all_containers(version).count())
+        .unwrap_or(MESSAGE_BYTES);
     let inits = status.init_container_statuses.iter_mut().flatten();
     let all = inits.chain(status.container_statuses.iter_mut().flatten());
     let now_and_before = all.flat_map(|s| [&mut s.state, &mut s.last_state]);

@@ -40,6 +40,7 @@ use crate::probe::hook::POST_START_FAILED;
 use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
 use crate::source::DesiredPod;
 use crate::translate::NodeFacts;
+use crate::units::time::Later;
 
 /// How long a runtime that does not answer is left alone, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
@@ -715,10 +716,10 @@ impl PodTask {
                 Ok(()) => return true,
                 Err(e) => debug!(pod = %self.key, error = %e, "cannot look at the Pod"),
             }
-            if !self.wait(Some(Instant::now() + delay)).await {
+            if !self.wait(Some(Instant::now().later(delay))).await {
                 return false;
             }
-            delay = (delay * 2).min(RUNTIME_RETRY_MAX);
+            delay = delay.saturating_mul(2).min(RUNTIME_RETRY_MAX);
         }
     }
 

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::http::Request;
 use super::{Target, start_of};
 use crate::cri::Client;
+use crate::units::time::seconds;
 
 /// What the reference agent's event `FailedPostStartHook` says. The failure itself stays out of it.
 pub const POST_START_FAILED: &str = "PostStartHook failed";
@@ -95,8 +96,7 @@ async fn run(
         return http_get(target, container, action).await.map_err(failed);
     }
     if let Some(action) = &hook.sleep {
-        let seconds = action.seconds.try_into().unwrap_or(0);
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        tokio::time::sleep(seconds(action.seconds)).await;
         return Ok(());
     }
     Err(

@@ -265,7 +265,7 @@ fn headers(action: &HTTPGetAction) -> Result<HeaderMap, String> {
 /// hold as it is, escaped.
 fn path_and_query(path: &str) -> String {
     let path = path.split('#').next().unwrap_or_default();
-    let mut escaped = String::with_capacity(path.len() + 1);
+    let mut escaped = String::with_capacity(path.len().saturating_add(1));
     if !path.starts_with('/') {
         escaped.push('/');
     }

@@ -399,7 +399,7 @@ impl Age {
     }
 
     fn now(self) -> Duration {
-        self.then + self.at.elapsed()
+        self.then.saturating_add(self.at.elapsed())
     }
 }
 

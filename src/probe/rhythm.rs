@@ -53,15 +53,18 @@ impl Rhythm {
     pub(super) fn after(&self, last: Duration) -> Duration {
         let regular = self.regular();
         if let Some(since) = last.checked_sub(regular) {
-            let into = since.as_nanos() % self.period.as_nanos();
-            let into = Duration::from_nanos(into.try_into().unwrap_or(u64::MAX));
-            return last + self.period.saturating_sub(into);
+            let into = since.as_nanos().checked_rem(self.period.as_nanos());
+            let into = Duration::from_nanos(into.unwrap_or(0).try_into().unwrap_or(u64::MAX));
+            return last.saturating_add(self.period.saturating_sub(into));
         }
         if !self.looks_early() {
             return regular;
         }
         match last.checked_sub(self.delay) {
-            Some(since) => (self.delay + since * 2 + EARLY).min(regular),
+            Some(since) => {
+                let twice = since.saturating_mul(2).saturating_add(EARLY);
+                self.delay.saturating_add(twice).min(regular)
+            }
             None => self.delay,
         }
     }

@@ -14,6 +14,7 @@ use super::router::Body;
 use super::state::State;
 use crate::pod::task::Context;
 use crate::source::Desired;
+use crate::units::time::Later;
 
 /// Pieces are at least this far apart, so that a burst of changes costs few.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -59,7 +60,7 @@ impl<N: FnMut(&State) -> Option<Vec<u8>>> Follower<N> {
             tokio::time::sleep_until(self.earliest).await;
             self.changes.mark_seen();
             if let Some(piece) = (self.next)(&self.state) {
-                self.earliest = Instant::now() + BETWEEN;
+                self.earliest = Instant::now().later(BETWEEN);
                 return Some(piece);
             }
             self.changes.wait().await?;

@@ -29,6 +29,7 @@ use super::watch::Watch;
 use super::{Desired, LastRead, Origin, Refused};
 use crate::manifest::objects::{Object, ObjectKey, ObjectSet, attach};
 use crate::manifest::{self, Accepted, Manifest, Problem, SourceKind, StaticPod};
+use crate::units::time::Later;
 
 /// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
 /// anew, and a listing can miss a file that is renamed meanwhile.
@@ -176,14 +177,14 @@ async fn follow(
 
         let due = look
             .again
-            .map_or(now + period, |again| again.min(now + period));
+            .map_or(now.later(period), |again| again.min(now.later(period)));
         loop {
             tokio::select! {
                 () = sender.closed() => return keeper.finish().await,
                 done = keeper.done() => done?,
                 () = sleep_until(due.into()) => { heard = false; break }
                 () = directory.watch.listen() => if directory.watch.heard.look {
-                    sleep_until((now + BETWEEN_LOOKS).into()).await;
+                    sleep_until(now.later(BETWEEN_LOOKS).into()).await;
                     heard = true;
                     break;
                 }
@@ -457,7 +458,7 @@ impl Directory {
             .filter_map(|known| self.confirm_at(known));
         let again = absences.chain(self.watch.heard.due()).min();
         let again = if self.watch.heard.look {
-            Some(now + BETWEEN_LOOKS)
+            Some(now.later(BETWEEN_LOOKS))
         } else {
             again
         };
@@ -726,9 +727,9 @@ impl Directory {
     /// When a missing file counts as gone.
     fn confirm_at(&self, known: &Known) -> Option<Instant> {
         let since = known.gone_since?;
-        let replaced = self.replaced.map(|replaced| replaced + CONFIRM_ASIDE);
+        let replaced = self.replaced.map(|replaced| replaced.later(CONFIRM_ASIDE));
         let wait = if known.aside { CONFIRM_ASIDE } else { CONFIRM };
-        Some((since + wait).max(replaced.unwrap_or(since)))
+        Some(since.later(wait).max(replaced.unwrap_or(since)))
     }
 
     /// Lets go of the files that were missing for long enough.

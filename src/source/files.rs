@@ -118,7 +118,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     fn new(stat: &Stat) -> Self {
-        let nanos = |s: i128, n: i128| s * 1_000_000_000 + n;
+        let nanos = |s: i128, n: i128| s.saturating_mul(1_000_000_000).saturating_add(n);
         Self {
             device: stat.st_dev,
             inode: stat.st_ino,

@@ -19,6 +19,8 @@ use tracing::{info, warn};
 
 use super::files::is_ignored;
 
+use crate::units::time::Later;
+
 /// A file that was written to, but not closed, is taken when this long nothing was written.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -100,7 +102,7 @@ struct Writing {
 
 impl Writing {
     fn due(self) -> Instant {
-        (self.last + QUIET).min(self.first + MAX_UNSETTLED)
+        self.last.later(QUIET).min(self.first.later(MAX_UNSETTLED))
     }
 }
 
@@ -140,7 +142,7 @@ impl Heard {
     pub(super) fn waited_long(&self, name: &OsStr, now: Instant) -> bool {
         self.writing
             .get(name)
-            .is_some_and(|writing| now >= writing.first + MAX_UNSETTLED)
+            .is_some_and(|writing| now >= writing.first.later(MAX_UNSETTLED))
     }
 
     /// A file is being written to.

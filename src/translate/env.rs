@@ -172,7 +172,7 @@ impl Environment {
         let mut rest = text;
         while let Some(at) = rest.find('$') {
             out.push_str(&rest[..at]);
-            let after = &rest[at + 1..];
+            let after = &rest[at.saturating_add(1)..];
             let name = after.strip_prefix('(').and_then(|s| s.split_once(')'));
             if let Some(tail) = after.strip_prefix('$') {
                 out.push('$');

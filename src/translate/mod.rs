@@ -118,7 +118,9 @@ impl NodeFacts {
     #[must_use]
     pub fn memory_beside(&self, huge_pages: &BTreeMap<u64, u64>) -> u64 {
         let pages = huge_pages.iter();
-        let set_aside: u64 = pages.map(|(size, pages)| (size * pages) << 10).sum();
+        let set_aside = pages
+            .map(|(size, pages)| size.saturating_mul(*pages).saturating_mul(1024))
+            .fold(0, u64::saturating_add);
         self.memory_capacity.saturating_sub(set_aside)
     }
 

@@ -149,18 +149,22 @@ pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
 }
 
 fn in_all(spec: &PodSpec, of: impl Fn(&Container) -> Quantity) -> Quantity {
-    let sum = |list: &[Container]| list.iter().map(&of).fold(Quantity::default(), |a, b| a + b);
+    let sum = |list: &[Container]| {
+        list.iter()
+            .map(&of)
+            .fold(Quantity::default(), Quantity::plus)
+    };
     let mut sidecars = Quantity::default();
     let mut peak = Quantity::default();
     for init in spec.init_containers.iter().flatten() {
         if is_sidecar(init) {
-            sidecars = sidecars + of(init);
+            sidecars = sidecars.plus(of(init));
             peak = peak.max(sidecars);
         } else {
-            peak = peak.max(sidecars + of(init));
+            peak = peak.max(sidecars.plus(of(init)));
         }
     }
-    peak.max(sum(&spec.containers) + sidecars)
+    peak.max(sum(&spec.containers).plus(sidecars))
 }
 
 /// The resources of a Pod's sandbox.
@@ -222,7 +226,7 @@ pub struct Requested {
 #[must_use]
 pub fn requested(spec: &PodSpec) -> Requested {
     let overhead = |name: &str| amount(spec.overhead.as_ref(), name).unwrap_or_default();
-    let all = |name: &str| pod_request(spec, name) + overhead(name);
+    let all = |name: &str| pod_request(spec, name).plus(overhead(name));
     let containers = all_containers(spec).filter_map(|c| c.resources.as_ref());
     let resources = containers.chain(&spec.resources);
     let names = resources.flat_map(|r| r.requests.iter().chain(&r.limits));
@@ -328,7 +332,7 @@ pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
     };
     let limited = |name| {
         if everywhere(name) {
-            pod_limit(spec, name) + overhead(name)
+            pod_limit(spec, name).plus(overhead(name))
         } else {
             Quantity::default()
         }
@@ -394,7 +398,10 @@ fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
         .unwrap_or(i64::MAX)
         .max(1);
     let share = unclaimed_memory(spec);
-    let score = |memory: i64| 1000 - memory.saturating_add(share).saturating_mul(1000) / capacity;
+    let score = |memory: i64| {
+        let all = memory.saturating_add(share).saturating_mul(1000);
+        1000_i64.saturating_sub(all.checked_div(capacity).unwrap_or(i64::MAX))
+    };
     let mut own = score(container_request(container, "memory").value());
     if is_sidecar(container) {
         let least = spec
@@ -415,7 +422,8 @@ fn unclaimed_memory(spec: &PodSpec) -> i64 {
     };
     let claimed = in_all(spec, |c| container_request(c, "memory"));
     let count = i64::try_from(all_containers(spec).count()).unwrap_or(i64::MAX);
-    (requested.value() - claimed.value()) / count.max(1)
+    let unclaimed = requested.value().saturating_sub(claimed.value());
+    unclaimed.checked_div(count).unwrap_or(0)
 }
 
 /// Every page size of the node with its limit, by default none.

@@ -100,7 +100,7 @@ fn read_inside(root: &Path, path: &str) -> Result<Option<String>, String> {
 fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
     let mut lines = text.lines().enumerate();
     while let Some((index, line)) = lines.next() {
-        let number = index + 1;
+        let number = index.saturating_add(1);
         let line = line.trim_start_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
             continue;

@@ -73,6 +73,7 @@ impl Agent {
 
     /// On a node that is like this, with folders of the test's own.
     pub(crate) fn start_on(settings: Settings, facts: NodeFacts) -> Self {
+        crate::panics::watch();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("cgroups")).unwrap();
@@ -269,6 +270,7 @@ impl Drop for Agent {
         let doubles = self.runtime.look(|state| state.doubles.clone());
         if !std::thread::panicking() {
             assert_eq!(doubles, [""; 0], "two live containers of a name");
+            assert_eq!(crate::panics::seen(), [""; 0], "the agent panicked");
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::runtime::{Executed, Fate, Life, Rule, Settings};
 fn waits(starts: &[f64]) -> Vec<u64> {
     let pairs = starts.windows(2);
     pairs
-        .map(|pair| Duration::from_secs_f64((pair[1] - pair[0]).round()).as_secs())
+        .map(|pair| Duration::try_from_secs_f64((pair[1] - pair[0]).round()).unwrap())
+        .map(|wait| wait.as_secs())
         .collect()
 }
 

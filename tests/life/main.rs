@@ -10,6 +10,8 @@ mod golden;
 mod host;
 mod lies;
 mod node;
+mod numbers;
+mod panics;
 mod probes;
 mod recovery;
 mod rollback;

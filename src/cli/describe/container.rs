@@ -59,7 +59,9 @@ fn how_it_stands(
         waits.map_or(String::new(), |r| since(&r.since, now)),
     );
     if let Some(until) = until {
-        let left = until.div_euclid(1_000_000_000) - now.as_second();
+        let left = until
+            .div_euclid(1_000_000_000)
+            .saturating_sub(now.as_second());
         page.field("Next try", format!("{} (in {})", time(until), span(left)));
     }
     let last = status.last_state.as_ref();

@@ -19,7 +19,9 @@ pub(super) fn describe(page: &mut Page, events: &[Event], now: Timestamp) {
     let mut rows = vec![["AGE", "TYPE", "REASON", "CONTAINER", "MESSAGE"].map(Cell::from)];
     let recent = &events[events.len().saturating_sub(RECENT)..];
     rows.extend(recent.iter().map(|event| {
-        let ago = now.as_second() - event.last.div_euclid(1_000_000_000);
+        let ago = now
+            .as_second()
+            .saturating_sub(event.last.div_euclid(1_000_000_000));
         [
             span(ago),
             format!("{:?}", event.kind),

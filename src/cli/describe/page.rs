@@ -56,7 +56,7 @@ impl Page {
 impl Part<'_> {
     pub(super) fn indented(&mut self) -> Part<'_> {
         Part {
-            indent: self.indent + 2,
+            indent: self.indent.saturating_add(2),
             page: &mut *self.page,
         }
     }
@@ -95,6 +95,6 @@ pub(super) fn since(time: &str, now: Timestamp) -> String {
         return String::new();
     };
     let whole = Timestamp::from_second(parsed.as_second()).unwrap_or(parsed);
-    let ago = span(now.as_second() - parsed.as_second());
+    let ago = span(now.as_second().saturating_sub(parsed.as_second()));
     format!("{whole} ({ago} ago)")
 }

@@ -57,9 +57,9 @@ impl Validator<'_> {
     }
 
     fn annotations(&mut self, field: &Field, metadata: &ObjectMeta) {
-        let mut size = 0;
+        let mut size = 0_usize;
         for (key, value) in metadata.annotations.iter().flatten() {
-            size += key.len() + value.len();
+            size = size.saturating_add(key.len()).saturating_add(value.len());
             // Upper case is taken in the domain of an annotation, though not of a label.
             let good = is_qualified_name(&key.to_lowercase());
             self.expect(good, &field.key(key), key, names::QUALIFIED_NAME);

@@ -12,6 +12,7 @@ use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{Error, ErrorKind};
 use crate::mirror::object::NodeIdentity;
+use crate::units::time::scaled;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 /// A lease is renewed after this part of the time for which it holds, as by the kubelet.
@@ -27,9 +28,10 @@ pub(in crate::mirror) async fn renew(
     mut identity: watch::Receiver<Option<NodeIdentity>>,
     seconds: u32,
 ) -> Result<Infallible, Error> {
-    let renew = Duration::from_secs(seconds.into()) / RENEW;
+    let renew = Duration::from_secs(seconds.into());
+    let renew = renew.checked_div(RENEW).unwrap_or(renew);
     let mut complaint = Complaint::new("to renew the lease of the Node");
-    let (mut tries, mut newest) = (0, 0);
+    let (mut tries, mut newest) = (0_u32, 0);
     loop {
         let known = identity.wait_for(Option::is_some).await;
         let known = known.map(|known| known.clone());
@@ -51,7 +53,7 @@ pub(in crate::mirror) async fn renew(
             }
             Err(error) if error.kind == ErrorKind::Away => return Err(error),
             Err(error) => {
-                tries += 1;
+                tries = tries.saturating_add(1);
                 let is_final = matches!(error.kind, ErrorKind::Refused(_));
                 if is_final || tries > 5 {
                     complaint.say(&error);
@@ -59,11 +61,11 @@ pub(in crate::mirror) async fn renew(
                 if is_final {
                     renew
                 } else {
-                    RETRY * tries.min(10)
+                    RETRY.saturating_mul(tries.min(10))
                 }
             }
         };
-        tokio::time::sleep(pause.mul_f64(0.95 + fastrand::f64() / 10.0)).await;
+        tokio::time::sleep(scaled(pause, 0.95 + fastrand::f64() / 10.0)).await;
     }
 }
 

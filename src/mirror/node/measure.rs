@@ -53,7 +53,7 @@ impl Short {
             if is_short {
                 *last = Some(now);
             }
-            last.is_some_and(|last| is_short || now - last < PRESSURE_LASTS)
+            last.is_some_and(|last| is_short || now.duration_since(last) < PRESSURE_LASTS)
         };
         Pressure {
             memory: under(&mut self.memory, is_short.memory),

@@ -21,6 +21,7 @@ use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{Error, ErrorKind};
 use crate::mirror::object::NodeIdentity;
 use crate::mirror::watch::{Object, Seen};
+use crate::units::time::Later;
 
 /// How often the machine is measured.
 const LOOK: Duration = Duration::from_secs(10);
@@ -264,7 +265,7 @@ impl<'a> Registration<'a> {
                 Err(error) if error.kind == ErrorKind::Away => return Err(error),
                 Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
                     self.labelling.say(&error);
-                    self.label_at = Some(Instant::now() + TELL);
+                    self.label_at = Some(Instant::now().later(TELL));
                     return Ok(());
                 }
                 // It may do better at the next look.

@@ -102,7 +102,7 @@ fn capacity(
     ];
     let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
         let name = format!("{HUGE_PAGES}{}", bytes(*size));
-        (name, Quantity(bytes(size * pages)))
+        (name, Quantity(bytes(size.saturating_mul(*pages))))
     });
     others.chain(fixed).chain(huge_pages).collect()
 }

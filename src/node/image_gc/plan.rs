@@ -30,7 +30,8 @@ impl Policy {
         if !is_high && !begun {
             return 0;
         }
-        let wanted = disk.capacity / 100 * u64::from(100 - self.low_percent);
+        let wanted =
+            (disk.capacity / 100).saturating_mul(100_u8.saturating_sub(self.low_percent).into());
         wanted.saturating_sub(disk.available)
     }
 }
@@ -122,7 +123,10 @@ pub(super) fn plan<'a>(
         policy.max_age.is_some_and(|max| unused_for > max)
     });
     let mut plan: Vec<_> = old.into_iter().map(|(image, _)| image).collect();
-    let mut freed: u64 = plan.iter().map(|image| image.size).sum();
+    let mut freed: u64 = plan
+        .iter()
+        .map(|image| image.size)
+        .fold(0, u64::saturating_add);
     for (image, known) in others {
         let may_go = known.was_there || since(known.seen) >= policy.min_age;
         if freed < excess && may_go {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::units::time::Later;
+
 /// As many answers are remembered at most.
 const MOST: usize = 1024;
 
@@ -38,7 +40,7 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(question, (answer, now + holds));
+        all.insert(question, (answer, now.later(holds)));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::logs::{Cursor, Wanted, instance};
 use crate::pod::report::Told;
 use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
+use crate::units::time::earlier;
 
 /// How often to see whether there is more.
 const LOOK: Duration = Duration::from_millis(100);
@@ -46,7 +47,7 @@ struct Options {
 impl Options {
     fn parse(query: &Query, now: Timestamp) -> Result<Self, String> {
         let seconds: Option<u32> = query.read("sinceSeconds", "a number of seconds")?;
-        let ago = seconds.map(|s| now - Duration::from_secs(s.into()));
+        let ago = seconds.map(|s| earlier(now, Duration::from_secs(s.into())));
         let time = query.read("sinceTime", "a time as in RFC 3339")?;
         if ago.is_some() && time.is_some() {
             return Err("sinceSeconds, sinceTime: found both, expected one of them".to_owned());
@@ -227,7 +228,7 @@ impl Write for Pieces {
             Some(left) => {
                 let wanted = usize::try_from(*left).unwrap_or(usize::MAX);
                 let wanted = &bytes[..bytes.len().min(wanted)];
-                *left -= wanted.len() as u64;
+                *left = left.saturating_sub(wanted.len() as u64);
                 wanted
             }
         };

@@ -350,7 +350,7 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
     }
     let mut body = vec![];
     while let Some(piece) = response.chunk().await.map_err(|error| broken(&error))? {
-        if body.len() + piece.len() > MAX_DOCUMENT {
+        if body.len().saturating_add(piece.len()) > MAX_DOCUMENT {
             return Err(too_large());
         }
         body.extend_from_slice(&piece);
@@ -359,7 +359,8 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
         "" | "identity" => body,
         "gzip" | "x-gzip" => {
             let mut plain = vec![];
-            let mut decoder = MultiGzDecoder::new(&*body).take(MAX_DOCUMENT as u64 + 1);
+            let mut decoder =
+                MultiGzDecoder::new(&*body).take((MAX_DOCUMENT as u64).saturating_add(1));
             decoder
                 .read_to_end(&mut plain)
                 .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;

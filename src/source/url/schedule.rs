@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::units::time::scaled;
+
 /// The longest wait after failures that the server did not ask for.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// The first wait after a failure while there is no document at all.
@@ -38,7 +40,7 @@ impl Schedule {
     pub(super) fn first(&mut self, has_document: bool) -> Duration {
         self.spread = has_document;
         if has_document {
-            self.period.mul_f64(self.rng.f64())
+            scaled(self.period, self.rng.f64())
         } else {
             Duration::ZERO
         }
@@ -50,7 +52,7 @@ impl Schedule {
         if std::mem::replace(&mut self.spread, true) {
             self.around(self.period, 0.1)
         } else {
-            self.period.mul_f64(self.rng.f64())
+            scaled(self.period, self.rng.f64())
         }
     }
 
@@ -72,14 +74,14 @@ impl Schedule {
         match retry_after {
             None => wait,
             Some(asked) => {
-                let more = asked.mul_f64(0.25).max(self.period).mul_f64(self.rng.f64());
-                wait.max(asked + more)
+                let more = scaled(scaled(asked, 0.25).max(self.period), self.rng.f64());
+                wait.max(asked.saturating_add(more))
             }
         }
     }
 
     fn around(&mut self, middle: Duration, part: f64) -> Duration {
-        middle.mul_f64(1.0 - part + 2.0 * part * self.rng.f64())
+        scaled(middle, 1.0 - part + 2.0 * part * self.rng.f64())
     }
 }
 

@@ -188,7 +188,7 @@ fn memory_sum(containers: &[ContainerUsage]) -> Option<v1::MemoryUsage> {
 /// The sum of what is told; nothing if nothing is.
 fn sum<'a>(values: impl Iterator<Item = Option<&'a v1::UInt64Value>>) -> Option<v1::UInt64Value> {
     let told: Vec<u64> = values.filter_map(number).collect();
-    let value = told.iter().sum();
+    let value = told.iter().copied().fold(0, u64::saturating_add);
     (!told.is_empty()).then_some(v1::UInt64Value { value })
 }
 

@@ -41,11 +41,12 @@ fn busy_nanoseconds(stat: &str, ticks_per_second: u64) -> Option<u64> {
     let fields = line.split_whitespace().map(|field| field.parse().ok());
     let fields: Vec<u64> = fields.collect::<Option<_>>()?;
     let busy = fields.iter().take(8).enumerate();
-    let busy: u64 = busy
+    let busy = busy
         .filter(|(i, _)| !matches!(i, 3 | 4))
-        .map(|(_, n)| n)
-        .sum();
-    Some(busy.saturating_mul(1_000_000_000 / ticks_per_second.max(1)))
+        .map(|(_, n)| *n)
+        .fold(0, u64::saturating_add);
+    let tick = 1_000_000_000_u64.checked_div(ticks_per_second);
+    Some(busy.saturating_mul(tick.unwrap_or(0)))
 }
 
 fn boot_time(stat: &str) -> Option<Time> {
@@ -62,7 +63,7 @@ fn memory(meminfo: &str, time: i64) -> Option<v1::MemoryUsage> {
     Some(v1::MemoryUsage {
         timestamp: time,
         working_set_bytes: some(working_set),
-        available_bytes: some(all - working_set),
+        available_bytes: some(all.saturating_sub(working_set)),
         usage_bytes: some(usage),
         rss_bytes: bytes(meminfo, "AnonPages").and_then(some),
         ..v1::MemoryUsage::default()
