@@ -34,7 +34,7 @@ use objects::Objects;
 
 pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
 pub(crate) use validate::{
-    LABEL_VALUE, QUALIFIED_NAME, is_dns_subdomain, is_label_value, is_qualified_name,
+    LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
 
 /// Nobody mends more problems than this at once.

@@ -343,10 +343,9 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
 /// that it holds anew whenever it looks at it. What it does not do is done by hand afterwards.
 fn stop_slice(path: &str) {
     let slice = slice_name(path);
-    if Path::new(slice)
-        .extension()
-        .is_none_or(|kind| kind != "slice")
-    {
+    // Nothing but what Pods have is ever stopped.
+    let is_slice = Path::new(slice).extension().is_some_and(|e| e == "slice");
+    if !is_slice || !slice.starts_with("kubepods-") {
         return;
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {

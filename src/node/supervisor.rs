@@ -17,6 +17,7 @@ use super::events::{self, Connected, Hint};
 use crate::cri::v1;
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
+use crate::pod::identity::Uid;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::task::{Context, Message, PodTask, Start};
 use crate::source::{Desired, DesiredPod, Origin};
@@ -204,10 +205,17 @@ impl Supervisor {
         }
         let mut owned = vec![];
         for uid in uids {
+            let valid = match Uid::parse(&uid) {
+                Ok(valid) => valid,
+                Err(error) => {
+                    warn!(folder = uid, %error, "Left a folder alone that is not a static Pod's");
+                    continue;
+                }
+            };
             let record = folder::read_record(paths, &uid).map(|r| r.key());
             if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
                 owned.push((key, uid));
-            } else if let Err(error) = folder::remove_nameless(paths, &uid) {
+            } else if let Err(error) = folder::remove_nameless(paths, &valid) {
                 warn!(uid, %error, "cannot clear away a folder without a Pod");
             }
         }

@@ -2,6 +2,7 @@
 //! date: by what the step itself brought about, or, when it failed, by asking anew.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::effects::stop_subject;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
 use super::history::{Finished, GivenUp, History};
+use super::identity::{Uid, check_id};
 use super::image::{self, ImageError, LocalImage};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
@@ -437,19 +439,21 @@ impl PodTask {
             }
         };
         self.memory.made.insert(subject, context.clock.now());
-        let sandbox = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
-        let sandbox = sandbox.unwrap_or(Sandbox {
+        check_id(&id).map_err(|e| sandbox_failure(format!("RunPodSandbox: {e}")))?;
+        let status = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
+        let (ready, created, ips) = match status {
+            Some(status) => (status.ready, status.created, status.ips),
+            None => (false, context.clock.now(), vec![]),
+        };
+        let ip = ips.first().cloned().unwrap_or_default();
+        let sandbox = Sandbox {
             id,
             uid: uid.to_owned(),
             attempt,
-            ready: false,
-            created: context.clock.now(),
-            ips: vec![],
-        });
-        let (ip, ready) = (
-            sandbox.ips.first().cloned().unwrap_or_default(),
-            sandbox.ready,
-        );
+            ready,
+            created,
+            ips,
+        };
         self.observed.sandboxes.push(sandbox);
         if !ready {
             let message = "the sandbox is not ready after RunPodSandbox succeeded";
@@ -578,6 +582,10 @@ impl PodTask {
                 return Err(create_failure(&version, spec, error));
             }
         };
+        check_id(&answer.container_id).map_err(|e| Failure::Node {
+            reason: "CreateContainerError",
+            message: format!("CreateContainer: {e}"),
+        })?;
         let normal = EventKind::Normal;
         self.event(uid, Some(container), normal, "Created", "Container created");
         let pod_spec = version.pod.spec.as_ref();
@@ -1222,7 +1230,8 @@ impl PodTask {
         if let Some(known) = known {
             let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
             let remove = move || {
-                folder::remove_container(&paths, &key, &known.uid, &known.name, known.attempt)
+                let uid = Uid::parse(&known.uid)?;
+                folder::remove_container(&paths, &key, &uid, &known.name, known.attempt)
             };
             blocking(remove)
                 .await
@@ -1233,12 +1242,13 @@ impl PodTask {
 
     async fn clear_traces(&mut self, uid: &str) -> Result<(), Failure> {
         let (facts, key) = (self.context.facts.clone(), self.key.clone());
-        let owned_uid = uid.to_owned();
+        let valid = Uid::parse(uid).map_err(io::Error::from);
+        let valid = valid.map_err(node_failure("FailedRemoval"))?;
         let clear = move || {
-            for path in pod_cgroup_paths(facts.cgroup_driver, &owned_uid) {
+            for path in pod_cgroup_paths(facts.cgroup_driver, valid.as_str()) {
                 cgroup::remove(&facts.paths.cgroups, &path)?;
             }
-            folder::remove(&facts.paths, &key, &owned_uid)
+            folder::remove(&facts.paths, &key, &valid)
         };
         let _step = self.under_way(uid, None, "CleanUp");
         blocking(clear)

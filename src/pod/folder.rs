@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::identity::{Uid, check_container, check_key};
 use super::moment::Since;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
@@ -113,11 +114,12 @@ pub fn belongs_to_another(root: &Path) -> io::Result<bool> {
     Ok(!uids.is_empty() && !uids.iter().any(ours))
 }
 
-/// The record of a UID, if there is a readable one.
+/// The record of a UID, if there is a readable one of a Pod that can be.
 #[must_use]
 pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
     let text = fs::read(paths.pod(uid).join(RECORD)).ok()?;
-    serde_json::from_slice(&text).ok()
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    check_key(&record.key()).ok().map(|()| record)
 }
 
 /// Makes the Pod's folder and record, and then its log folder: what carries the Pod's name outside its
@@ -231,10 +233,13 @@ pub fn prepare_container(
 pub fn remove_container(
     paths: &Paths,
     key: &PodKey,
-    uid: &str,
+    uid: &Uid,
     container: &str,
     attempt: u32,
 ) -> io::Result<()> {
+    check_key(key)?;
+    check_container(container)?;
+    let uid = uid.as_str();
     ignore_missing(fs::remove_file(
         paths.termination_log(uid, container, attempt),
     ))?;
@@ -258,23 +263,20 @@ pub fn remove_container(
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
-pub fn remove(paths: &Paths, key: &PodKey, uid: &str) -> io::Result<()> {
-    let logs = paths.pod_logs(key, uid);
+pub fn remove(paths: &Paths, key: &PodKey, uid: &Uid) -> io::Result<()> {
+    check_key(key)?;
+    let logs = paths.pod_logs(key, uid.as_str());
     volume::remove_tree(&logs).map_err(at(&logs))?;
     log_links::remove(paths, key, &logs)?;
     remove_folder(paths, uid)
 }
 
 /// Removes the folder and the logs of a Pod whose name is not known any more. That there is a folder
-/// of this UID proves that logs with the UID in their name are ours. A folder that is not named as the
-/// UIDs that we give was made by somebody else.
+/// of this UID proves that logs with the UID in their name are ours.
 ///
 /// # Errors
-/// Any I/O error, or it is somebody else's; that something is not there is none.
-pub fn remove_nameless(paths: &Paths, uid: &str) -> io::Result<()> {
-    if !is_uid(uid) {
-        return Err(io::Error::other("it is not named as a static Pod's"));
-    }
+/// Any I/O error; that something is not there is none.
+pub fn remove_nameless(paths: &Paths, uid: &Uid) -> io::Result<()> {
     let suffix = format!("_{uid}");
     for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
         let entry = entry?;
@@ -285,14 +287,10 @@ pub fn remove_nameless(paths: &Paths, uid: &str) -> io::Result<()> {
     remove_folder(paths, uid)
 }
 
-/// Whether it is written as the UIDs that we give.
-fn is_uid(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// Removes the Pod's folder. The record goes last, so that a removal that was cut off is taken up
 /// again.
-fn remove_folder(paths: &Paths, uid: &str) -> io::Result<()> {
+fn remove_folder(paths: &Paths, uid: &Uid) -> io::Result<()> {
+    let uid = uid.as_str();
     let folder = paths.pod(uid);
     volume::remove(paths, uid).map_err(at(&folder.join("volumes")))?;
     for inner in ["containers", "etc-hosts"] {

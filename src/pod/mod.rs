@@ -12,6 +12,7 @@ mod effects;
 pub mod events;
 pub mod folder;
 pub mod history;
+pub mod identity;
 pub mod image;
 mod last_words;
 pub mod memory;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
+use super::identity::{check_key, is_valid_container, is_valid_sandbox};
 use super::moment::Clock;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::cri::{Client, Error, if_found, v1};
@@ -21,7 +22,8 @@ pub struct Listed {
     pub containers: Vec<v1::Container>,
 }
 
-/// Whose a sandbox or container is, if it carries this mark.
+/// Pod of a sandbox or container with these labels; `None` where its owner label is not `mark` or the
+/// names that it claims are no Pod's.
 #[must_use]
 #[allow(
     clippy::implicit_hasher,
@@ -29,10 +31,11 @@ pub struct Listed {
 )]
 pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
     labels.get(labels::ROOT_DIR).filter(|m| *m == mark)?;
-    Some(PodKey {
+    let key = PodKey {
         namespace: labels.get(labels::POD_NAMESPACE)?.clone(),
         name: labels.get(labels::POD_NAME)?.clone(),
-    })
+    };
+    check_key(&key).ok().map(|()| key)
 }
 
 /// The state of a sandbox or container, as a number that changes when anything worth a look does.
@@ -40,7 +43,7 @@ pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
 pub type Belief = Vec<(String, i32)>;
 
 impl Listed {
-    /// Everything that carries this mark, of one Pod or of all.
+    /// Everything that carries this mark, of one Pod or of all, with a valid identity.
     ///
     /// # Errors
     /// Any failure of the two calls.
@@ -62,10 +65,13 @@ impl Listed {
                 ..v1::ContainerFilter::default()
             }),
         };
-        Ok(Self {
+        let mut listed = Self {
             sandboxes: client.list_pod_sandbox(sandboxes).await?.items,
             containers: client.list_containers(containers).await?.containers,
-        })
+        };
+        listed.sandboxes.retain(is_valid_sandbox);
+        listed.containers.retain(is_valid_container);
+        Ok(listed)
     }
 
     /// What a task that saw this would believe.
@@ -93,7 +99,14 @@ impl Listed {
             if let Some(known) = known.filter(|s| s.ready == ready) {
                 observed.sandboxes.push(known.clone());
             } else if let Some(sandbox) = inspect_sandbox(client, clock, &item.id).await? {
-                observed.sandboxes.push(sandbox);
+                let metadata = item.metadata.unwrap_or_default();
+                // The identity is the one that was checked.
+                observed.sandboxes.push(Sandbox {
+                    id: item.id,
+                    uid: metadata.uid,
+                    attempt: metadata.attempt,
+                    ..sandbox
+                });
             }
         }
         for item in self.containers {
@@ -102,9 +115,16 @@ impl Listed {
                 observed.containers.push(known.clone());
             } else {
                 let container = inspect_container(client, clock, &item.id).await?;
-                observed.containers.extend(container.map(|mut c| {
-                    c.sandbox = item.pod_sandbox_id;
-                    c
+                let metadata = item.metadata.unwrap_or_default();
+                let uid = item.labels.get(labels::POD_UID);
+                let uid = uid.cloned().unwrap_or_default();
+                observed.containers.extend(container.map(|c| Container {
+                    id: item.id,
+                    sandbox: item.pod_sandbox_id,
+                    uid,
+                    name: metadata.name,
+                    attempt: metadata.attempt,
+                    ..c
                 }));
             }
         }

@@ -119,7 +119,8 @@ fn of_container(status: &ContainerStatus) -> String {
 #[must_use]
 pub fn read(paths: &Paths, key: &PodKey) -> Option<Rollback> {
     let text = fs::read(file(paths, key)).ok()?;
-    serde_json::from_slice(&text).ok()
+    let rollback: Rollback = serde_json::from_slice(&text).ok()?;
+    (rollback.good.key() == *key).then_some(rollback)
 }
 
 /// The versions that are kept to go back to, of all Pods.

@@ -25,7 +25,7 @@ use super::memory::{Memory, PostStart};
 use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
-use super::observed::{Container, Exit, Observed, State};
+use super::observed::{Container, Exit, Observed, Sandbox, State};
 use super::plan::{View, Why, kept_version, plan};
 use super::progress::{UnderWay, rfc3339};
 use super::report::{UpdateReport, report};
@@ -758,7 +758,17 @@ impl PodTask {
             self.tell_ends(&before);
         } else if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
             match observe::inspect_sandbox(&context.client, &context.clock, id).await? {
-                Some(now) => *known = now,
+                // Who it is does not change.
+                Some(now) => {
+                    let (id, uid) = (known.id.clone(), known.uid.clone());
+                    let attempt = known.attempt;
+                    *known = Sandbox {
+                        id,
+                        uid,
+                        attempt,
+                        ..now
+                    };
+                }
                 None => self.observed.forget(id),
             }
             self.tell_ends(&before);

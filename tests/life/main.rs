@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod golden;
 mod host;
+mod identity;
 mod lies;
 mod node;
 mod numbers;

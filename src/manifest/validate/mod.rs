@@ -23,7 +23,7 @@ use super::document::Places;
 use super::{Problem, add, path, shown};
 
 pub(crate) use names::{
-    LABEL_VALUE, QUALIFIED_NAME, is_dns_subdomain, is_label_value, is_qualified_name,
+    LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
 
 /// What is to be said of a Pod.

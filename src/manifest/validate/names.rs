@@ -22,7 +22,7 @@ const MAX_SUBDOMAIN: usize = 253;
 const MAX_PORT_NAME: usize = 15;
 
 /// An RFC 1123 label in lower case.
-pub(super) fn is_dns_label(name: &str) -> bool {
+pub(crate) fn is_dns_label(name: &str) -> bool {
     name.len() <= MAX_LABEL && is_dns_part(name)
 }
 
