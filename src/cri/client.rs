@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint as TransportEndpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -42,6 +43,8 @@ pub struct Client {
     channel: Channel,
     endpoint: Arc<Endpoint>,
     calls: Calls,
+    /// How often it connected.
+    connections: watch::Sender<u64>,
 }
 
 impl Client {
@@ -57,9 +60,15 @@ impl Client {
     pub fn measured(endpoint: Endpoint, calls: Calls) -> Self {
         let endpoint = Arc::new(endpoint);
         let socket: Arc<Path> = Arc::from(endpoint.socket());
+        let connections = watch::Sender::new(0_u64);
+        let counted = connections.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let socket = Arc::clone(&socket);
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            let (socket, counted) = (Arc::clone(&socket), counted.clone());
+            async move {
+                let stream = UnixStream::connect(socket).await?;
+                counted.send_modify(|count| *count = count.wrapping_add(1));
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
         });
         // The name only fills the `:authority` header; the connector decides where to connect.
         let channel = TransportEndpoint::from_static("http://localhost")
@@ -68,7 +77,14 @@ impl Client {
             channel,
             endpoint,
             calls,
+            connections,
         }
+    }
+
+    /// Number of connections so far: after each the runtime may be another one.
+    #[must_use]
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.subscribe()
     }
 
     /// Where the runtime is.
@@ -134,6 +150,22 @@ impl Client {
         timeout: Duration,
     ) -> Result<ExecSyncResponse, Error> {
         let deadline = bounded(timeout).saturating_add(QUERY);
+        self.exec_sync_within(container_id, command, timeout, deadline)
+            .await
+    }
+
+    /// The same, waiting for the runtime's answer for at most `deadline`: it comes only once everything that
+    /// holds the command's output has ended.
+    ///
+    /// # Errors
+    /// Any [`Error`]; a command that fails is not an error but an exit code in the answer.
+    pub async fn exec_sync_within(
+        &self,
+        container_id: &str,
+        command: &[String],
+        timeout: Duration,
+        deadline: Duration,
+    ) -> Result<ExecSyncResponse, Error> {
         let message = ExecSyncRequest {
             container_id: container_id.to_owned(),
             cmd: command.to_vec(),

@@ -1,30 +1,116 @@
 //! The probe that runs a command in the container.
+//!
+//! A runtime answers once everything that holds the command's output has ended, which for a child that
+//! the command left behind may be never. A round is decided at the probe's timeout all the same. The call
+//! stays open until it ends or is given up, and until then no other is made: so no two commands of a
+//! probe run at a time, and the processes that they leave in the container are few.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ExecAction;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use super::{Outcome, Target, start_of};
 use crate::cri::Error;
+use crate::cri::v1::ExecSyncResponse;
+use crate::units::time::Later;
 
-/// Whether the command ends with exit code 0. The runtime kills it after `limit`, which is a failure;
-/// that the runtime cannot run it is none.
-pub(super) async fn probe(target: &Target, action: &ExecAction, limit: Duration) -> Outcome {
-    let command = action.command.as_deref().unwrap_or_default();
-    let done = target
-        .client
-        .exec_sync(&target.container_id, command, limit);
-    match done.await {
-        Ok(done) if done.exit_code == 0 => Outcome::Success,
-        Ok(done) => {
-            let output = [done.stdout, done.stderr].concat();
-            Outcome::Failure(start_of(&output))
+/// How much later than the runtime a round finds that its time is over: the runtime's answer comes
+/// first, where it does.
+const SLACK: Duration = Duration::from_millis(200);
+/// How long a call stays open after its round. Twice as long after each call in a row that was given up,
+/// since each may have left a process.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The call of a probe that its round did not see the end of. It ends with its owner.
+#[derive(Debug, Default)]
+pub(super) struct Open(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// One at most.
+    call: JoinSet<Result<ExecSyncResponse, Error>>,
+    /// When the call is given up.
+    until: Option<Instant>,
+    /// Calls in a row that were given up.
+    given_up: u32,
+}
+
+impl State {
+    /// The end of the call, if it comes within `limit`; at once where there is no call.
+    async fn end(&mut self, limit: Duration) -> Option<Option<Result<ExecSyncResponse, Error>>> {
+        let ended = timeout(limit, self.call.join_next()).await.ok()?;
+        let is_late = self.until.is_some_and(|until| Instant::now() >= until);
+        match &ended {
+            Some(Ok(Err(Error::Deadline { .. }))) if is_late => {
+                self.given_up = self.given_up.saturating_add(1);
+            }
+            Some(_) => self.given_up = 0,
+            None => {}
         }
-        Err(Error::Deadline { .. }) => Outcome::Failure(format!(
+        Some(ended.map(|joined| match joined {
+            Ok(answer) => answer,
+            // A panic of the call's is the probe's.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(Error::Failed {
+                    method: "ExecSync",
+                    message: error.to_string(),
+                }),
+            },
+        }))
+    }
+
+    /// How long a call may go on after its round.
+    fn patience(&self) -> Duration {
+        let times = 2_u32.saturating_pow(self.given_up);
+        PATIENCE.saturating_mul(times).min(MAX_PATIENCE)
+    }
+}
+
+/// Whether the command ends with exit code 0 within `limit`; that the runtime cannot run it is no failure.
+/// While the call of an earlier round is open, the command is not run, and its time is over as well.
+pub(super) async fn probe(
+    target: &Target,
+    action: &ExecAction,
+    limit: Duration,
+    open: &Open,
+) -> Outcome {
+    let mut state = open.0.lock().await;
+    let command = action.command.clone().unwrap_or_default();
+    let timed_out = |command: &[String]| {
+        Outcome::Failure(format!(
             "command timed out: {:?} timed out after {}s",
             command.join(" "),
             limit.as_secs()
-        )),
-        Err(error) => Outcome::Error(error.to_string()),
+        ))
+    };
+    let wait = limit.saturating_add(SLACK);
+    if state.end(wait).await.is_none() {
+        return timed_out(&command);
+    }
+    let deadline = limit.saturating_add(state.patience());
+    let (client, id, words) = (
+        target.client.clone(),
+        target.container_id.clone(),
+        command.clone(),
+    );
+    state.until = Some(Instant::now().later(deadline));
+    state.call.spawn(async move {
+        let call = client.exec_sync_within(&id, &words, limit, deadline);
+        call.await
+    });
+    match state.end(wait).await {
+        Some(Some(Ok(done))) if done.exit_code == 0 => Outcome::Success,
+        Some(Some(Ok(done))) => {
+            let output = [done.stdout, done.stderr].concat();
+            Outcome::Failure(start_of(&output))
+        }
+        None | Some(Some(Err(Error::Deadline { .. }))) => timed_out(&command),
+        Some(Some(Err(error))) => Outcome::Error(error.to_string()),
+        Some(None) => Outcome::Error("the command was not run".to_owned()),
     }
 }

@@ -109,9 +109,14 @@ pub enum Outcome {
 /// Carries out one probe, once, within its `timeoutSeconds` (Kubernetes, Configure Liveness, Readiness
 /// and Startup Probes). What it says is worded as the reference agent does.
 pub async fn run(probe: &Probe, target: &Target) -> Outcome {
+    run_round(probe, target, &exec::Open::default()).await
+}
+
+/// Carries out one round of a probe, whose commands' calls may stay `open` between its rounds.
+async fn run_round(probe: &Probe, target: &Target, open: &exec::Open) -> Outcome {
     let limit = seconds(probe.timeout_seconds).max(Duration::from_secs(1));
     if let Some(action) = &probe.exec {
-        return exec::probe(target, action, limit).await;
+        return exec::probe(target, action, limit, open).await;
     }
     if let Some(action) = &probe.http_get {
         return http::probe(target, action, limit).await;

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::exec::Open;
 use super::rhythm::Rhythm;
 use super::state::{Kind, ProbeResult, ProbeState};
 use super::task::Task;
@@ -170,6 +171,8 @@ pub(super) type Run = Arc<dyn Fn(Arc<Subject>) -> BoxFuture<'static, Outcome> + 
 pub(super) struct Subject {
     pub(super) probe: Probe,
     pub(super) target: Target,
+    /// The call of a command that an earlier round did not see the end of.
+    pub(super) open: Open,
 }
 
 /// What a probe's task found in one round.
@@ -204,7 +207,8 @@ impl Probes {
     #[must_use]
     pub fn new(client: Client) -> Self {
         let run = |subject: Arc<Subject>| {
-            async move { super::run(&subject.probe, &subject.target).await }.boxed()
+            async move { super::run_round(&subject.probe, &subject.target, &subject.open).await }
+                .boxed()
         };
         Self::with(client, Arc::new(run))
     }
@@ -339,7 +343,13 @@ impl Probed {
             .filter_map(|kind| Some((kind, kind.of(spec)?)));
         let subjects = probes.map(|(kind, probe)| {
             let (probe, target) = (probe.clone(), target.clone());
-            (kind, Arc::new(Subject { probe, target }))
+            let open = Open::default();
+            let subject = Subject {
+                probe,
+                target,
+                open,
+            };
+            (kind, Arc::new(subject))
         });
         Self {
             name: spec.name.clone(),
@@ -363,7 +373,12 @@ impl Probed {
             if subject.target.ip != wanted.ip {
                 let (probe, mut target) = (subject.probe.clone(), subject.target.clone());
                 wanted.ip.clone_into(&mut target.ip);
-                *subject = Arc::new(Subject { probe, target });
+                let open = Open::default();
+                *subject = Arc::new(Subject {
+                    probe,
+                    target,
+                    open,
+                });
                 self.tasks.remove(kind);
             }
         }

@@ -1,11 +1,15 @@
 //! Probes: what they find changes readiness and restarts, as documented.
 
+use podkeeper::pod::events::Event;
+use podkeeper::server::fetch;
+
 use super::grpc::{Grpc, Reply};
 use super::node::Node;
 
 super::on_each_containerd!(
     each_kind_of_probe_makes_a_pod_unready_and_ready_again_and_restarts_it,
     a_startup_probe_comes_before_the_others_and_readiness_survives_the_agent,
+    a_probe_that_leaves_a_child_is_decided_at_its_timeout,
 );
 
 /// Probes of both kinds that each have one round a second and no patience with a failure. They have it with
@@ -181,6 +185,52 @@ async fn a_startup_probe_comes_before_the_others_and_readiness_survives_the_agen
         before,
         "it has started long ago"
     );
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+/// What probes that failed said.
+async fn unhealthy(node: &Node) -> Vec<Event> {
+    let events = fetch(&node.path("run"), "/v1/events").await;
+    let mut events: Vec<Event> = events.unwrap();
+    events.retain(|event| event.reason == "Unhealthy");
+    events
+}
+
+async fn a_probe_that_leaves_a_child_is_decided_at_its_timeout(mut node: Node) {
+    let spec = "
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: $FOREVER
+    livenessProbe:
+      exec: {command: [sh, -c, 'sleep 300 &']}
+      timeoutSeconds: 1
+      periodSeconds: 5
+      failureThreshold: 3
+";
+    node.put("web.yaml", &super::node::manifest("web", spec));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    let begun = std::time::Instant::now();
+    // What the probe left is counted before the container is restarted.
+    node.wait_until("two rounds have failed", async || {
+        let events = unhealthy(&node).await;
+        events.iter().map(|e| e.count).sum::<u32>() >= 2
+    })
+    .await;
+    let left = node
+        .exec(&first.id, &["sh", "-c", "ps | grep -c '[s]leep 300'"])
+        .await;
+    assert_eq!(left.trim(), "1", "children left");
+    let second = node.wait_after("web", &first).await;
+    assert_ne!(second.id, first.id);
+    // Three rounds of five seconds, not three calls of half a minute.
+    assert!(begun.elapsed().as_secs() < 45, "{:?}", begun.elapsed());
+    let events = unhealthy(&node).await;
+    let right = |e: &Event| e.message.contains("timed out after 1s");
+    assert!(events.iter().all(right), "{events:#?}");
     node.remove("web.yaml");
     node.wait_gone().await;
 }

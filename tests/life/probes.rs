@@ -138,3 +138,80 @@ async fn a_pod_that_never_restarts_has_failed_when_a_probe_gives_it_up() {
     let state = agent.container("p", "c").unwrap().state.unwrap();
     assert_eq!(state.terminated.unwrap().exit_code, 143);
 }
+
+/// A command whose child holds its output for so long after its end.
+fn leaves_a_child(agent: &Agent, held: std::time::Duration) {
+    agent.runtime.commands(move |_, _| Executed {
+        held,
+        ..Executed::default()
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_leaves_a_child_is_decided_at_its_timeout() {
+    for kind in ["livenessProbe", "startupProbe"] {
+        let agent = Agent::start(Settings::containerd_2_1());
+        leaves_a_child(&agent, 300 * SECOND);
+        let probe = format!(
+            "{kind}: {{exec: {{command: [sh]}}, timeoutSeconds: 1, periodSeconds: 5, failureThreshold: 3}}"
+        );
+        agent.want(&[&single(&probe, "")]);
+        let restarted = |agent: &Agent| agent.report("p").restarts == 1;
+        agent.until_told("it is restarted", restarted).await;
+        let starts = agent.starts("p", "c");
+        assert!((15.0..18.0).contains(&starts[1]), "{kind}: {starts:?}");
+        let said = agent.events("p").into_iter();
+        let said: Vec<String> = said
+            .filter(|e| e.reason == "Unhealthy")
+            .map(|e| e.message)
+            .collect();
+        assert!(
+            said.iter().all(|m| m.contains("timed out after 1s")),
+            "{said:?}"
+        );
+        assert!(!said.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_of_a_probe_never_run_side_by_side_and_leave_few_processes() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    // A child that never ends: each command that is run leaves one.
+    leaves_a_child(&agent, 1000 * HOUR);
+    let probe = "readinessProbe: {exec: {command: [sh]}, timeoutSeconds: 1, periodSeconds: 5}";
+    agent.want(&[&single(probe, "")]);
+    let runs = |agent: &Agent| !agent.running("p").is_empty();
+    agent.until_told("it runs", runs).await;
+    tokio::time::sleep(HOUR).await;
+    let commands = agent
+        .runtime
+        .calls()
+        .iter()
+        .filter(|c| c.method == "ExecSync")
+        .count();
+    assert!(
+        (2..=9).contains(&commands),
+        "{commands} commands in an hour"
+    );
+    assert_eq!(agent.runtime.look(|state| state.most_executing), 1);
+    // Once the command leaves nothing, it is run again and counts.
+    leaves_a_child(&agent, std::time::Duration::ZERO);
+    agent.until_ready("p").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_killed_at_its_timeout_is_run_again_at_the_next_round() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.commands(|_, _| Executed {
+        takes: 10 * SECOND,
+        ..Executed::default()
+    });
+    let probe = "livenessProbe: {exec: {command: [sh]}, timeoutSeconds: 1, periodSeconds: 5, failureThreshold: 3}";
+    agent.want(&[&single(probe, "")]);
+    let restarted = |agent: &Agent| agent.report("p").restarts == 1;
+    agent.until_told("it is restarted", restarted).await;
+    let calls = agent.runtime.calls();
+    let commands = calls.iter().filter(|c| c.method == "ExecSync").count();
+    assert_eq!(commands, 3);
+    assert_eq!(agent.runtime.look(|state| state.most_executing), 1);
+}

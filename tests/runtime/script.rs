@@ -61,6 +61,8 @@ pub(crate) struct Executed {
     pub(crate) stderr: String,
     /// How long it takes.
     pub(crate) takes: Duration,
+    /// How long after its end a child of it still holds its output, which the answer waits for.
+    pub(crate) held: Duration,
 }
 
 /// What becomes of a call.

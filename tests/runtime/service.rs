@@ -82,6 +82,22 @@ impl Service {
         });
     }
 
+    /// A command in a container, counted among those that run until its call has ended.
+    async fn execute_counted(&self, request: &v1::ExecSyncRequest) -> Answer<v1::ExecSyncResponse> {
+        struct Counted<'a>(&'a Service);
+        impl Drop for Counted<'_> {
+            fn drop(&mut self) {
+                self.0.0.change(|state| state.executing -= 1);
+            }
+        }
+        self.0.change(|state| {
+            state.executing += 1;
+            state.most_executing = state.most_executing.max(state.executing);
+        });
+        let _counted = Counted(self);
+        self.execute(request).await
+    }
+
     /// A command in a container; one that takes longer than it may ends with an error.
     async fn execute(&self, request: &v1::ExecSyncRequest) -> Answer<v1::ExecSyncResponse> {
         let executed = self.0.look(|state| {
@@ -98,11 +114,11 @@ impl Service {
         })?;
         let limit = Duration::from_secs(request.timeout.try_into().unwrap_or(0));
         if !limit.is_zero() && executed.takes > limit {
-            tokio::time::sleep(limit).await;
+            tokio::time::sleep(limit + executed.held).await;
             let text = format!("the command took longer than {} s", limit.as_secs());
             return Err(Status::deadline_exceeded(text));
         }
-        tokio::time::sleep(executed.takes).await;
+        tokio::time::sleep(executed.takes + executed.held).await;
         Ok(v1::ExecSyncResponse {
             stdout: executed.stdout.into_bytes(),
             stderr: executed.stderr.into_bytes(),
@@ -252,7 +268,7 @@ service! {
         ) -> Answer<Response<v1::ExecSyncResponse>> {
             let request = Arc::new(request.into_inner());
             let error = self.meet_fate("ExecSync", &request).await?.flatten();
-            let answer = self.execute(&request).await?;
+            let answer = self.execute_counted(&request).await?;
             error.map_or(Ok(Response::new(answer)), Err)
         }
 

@@ -87,6 +87,9 @@ pub(crate) struct State {
     pub(crate) no_end_times: bool,
     /// Containers that were started beside a running one of their name and Pod: never to be.
     pub(crate) doubles: Vec<String>,
+    /// Calls of commands that are under way, and the most that were at a time.
+    pub(crate) executing: usize,
+    pub(crate) most_executing: usize,
     /// By the name they were asked for.
     pub(crate) images: BTreeMap<String, v1::Image>,
     pub(super) events: broadcast::Sender<v1::ContainerEventResponse>,
@@ -112,6 +115,8 @@ impl State {
             reserved: vec![],
             no_end_times: false,
             doubles: vec![],
+            executing: 0,
+            most_executing: 0,
             images: BTreeMap::new(),
             events: broadcast::channel(4096).0,
             made: 0,
