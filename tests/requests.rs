@@ -723,7 +723,7 @@ fn mounts_are_what_is_asked_for_then_the_pods_own() {
         recursive_read_only_mounts: true,
         ..HandlerFeatures::default()
     };
-    case.facts.handlers.insert(String::new(), features);
+    case.facts.runtime = [(String::new(), features)].into();
     expected[0]["recursive_read_only"] = json!(true);
     assert_eq!(case.container("c", "/mounts"), expected);
     // On a node with SELinux all but the host's own gets a label that the container may read.

@@ -39,7 +39,7 @@ fn facts() -> NodeFacts {
     NodeFacts {
         runtime_name: "containerd".into(),
         host_ips: vec!["$HOST_IP".to_owned()].into(),
-        handlers: [(String::new(), features)].into(),
+        runtime: [(String::new(), features)].into(),
         ..NodeFacts::default()
     }
 }

@@ -204,8 +204,7 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         host_ips: host_ips(&config.node.addresses),
         seccomp_default: config.node.seccomp_default,
         runtime_name: runtime.name,
-        runtime: runtime.features,
-        handlers: runtime.handlers,
+        runtime: runtime.reported.into(),
         runtime_classes: config.node.runtime_classes,
         labels: node_labels(&config.node_name, config.node.labels),
         node_name: config.node_name.clone(),
@@ -214,7 +213,7 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         selinux: machine::has_selinux(),
         paths: config.paths,
     };
-    Ok(Arc::new(Context {
+    let context = Arc::new(Context {
         client,
         mark: facts.paths.mark(),
         node_name: config.node_name,
@@ -229,7 +228,17 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         metrics: metrics.pods.clone(),
         longest_backoff: config.life.longest_backoff,
         rollback_after: config.life.rollback_after,
-    }))
+    });
+    let (client, facts) = (context.client.clone(), context.facts.clone());
+    let changed = Arc::clone(&context);
+    let on_change = move || changed.ledger.node_changed();
+    tokio::spawn(runtime::keep_features(
+        client,
+        facts,
+        runtime.connection,
+        on_change,
+    ));
+    Ok(context)
 }
 
 /// The labels that every node has, under their older names too, and those given (Kubernetes, Well-Known

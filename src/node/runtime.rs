@@ -1,17 +1,24 @@
 //! Getting to know the runtime: waiting until it answers, and what it says of itself.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
 
 use crate::cri::{Client, Error, v1};
-use crate::translate::{CgroupDriver, HandlerFeatures, RuntimeFeatures};
+use crate::translate::{CgroupDriver, HandlerFeatures, NodeFacts, Reported, RuntimeFeatures};
 
 /// The version of the contract that we speak.
 const API_VERSION: &str = "v1";
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long the agent's start waits for what is not needed to keep Pods running: the features that the
+/// runtime reports, and its cgroup driver.
+const FEATURES: Duration = Duration::from_secs(10);
+const CGROUP_DRIVER: Duration = Duration::from_secs(60);
 
 /// What the runtime is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +29,10 @@ pub struct RuntimeInfo {
     pub version: String,
     /// Who manages cgroups, in its opinion.
     pub cgroup_driver: CgroupDriver,
-    /// What it can do, whatever the handler.
-    pub features: RuntimeFeatures,
-    /// What its handlers can do, by name.
-    pub handlers: BTreeMap<String, HandlerFeatures>,
+    /// What it and its handlers can do.
+    pub reported: Reported,
+    /// Number of the connection over which it said so.
+    pub connection: u64,
 }
 
 /// Waits until the runtime answers, however long that takes, and tells what it is. `driver` is taken
@@ -34,48 +41,154 @@ pub struct RuntimeInfo {
 /// # Errors
 /// The runtime answers, but does not speak CRI v1.
 pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error> {
-    let mut delay = RETRY;
-    let version = loop {
-        let request = v1::VersionRequest {
-            version: API_VERSION.to_owned(),
-        };
-        match client.version(request).await {
-            Ok(version) => break version,
-            Err(error) if error.is_retryable() => {
-                if delay == RETRY {
-                    let endpoint = client.endpoint().to_string();
-                    warn!(endpoint, %error, "waiting for the container runtime");
-                }
-            }
-            Err(error) => return Err(error),
+    let connections = client.connections();
+    let version = version(client).await?;
+    let connection = *connections.borrow();
+    let asked = timeout(CGROUP_DRIVER, cgroup_driver(client, driver)).await;
+    let cgroup_driver = asked.unwrap_or_else(|_| {
+        warn!(
+            ?driver,
+            "The container runtime does not report its cgroup driver, using --cgroup-driver"
+        );
+        driver
+    });
+    let reported = if let Ok(status) = timeout(FEATURES, status(client, false)).await {
+        reported(&version, status)
+    } else {
+        warn!("The container runtime does not report its features, asking again");
+        Reported {
+            is_incomplete: true,
+            ..reported(&version, v1::StatusResponse::default())
         }
-        tokio::time::sleep(delay).await;
-        delay = delay.saturating_mul(2).min(RETRY_MAX);
-    };
-    let cgroup_driver = cgroup_driver(client, driver).await;
-    // Before containerd 2.0 nothing is told of features.
-    let status = client.status(v1::StatusRequest { verbose: false }).await;
-    let status = status.unwrap_or_default();
-    let told = status.features.unwrap_or_default();
-    let info = RuntimeInfo {
-        features: RuntimeFeatures {
-            supplemental_groups_policy: told.supplemental_groups_policy,
-            image_volumes: mounts_images(&version.runtime_name, &version.runtime_version),
-        },
-        handlers: handlers(status.runtime_handlers),
-        name: version.runtime_name,
-        version: version.runtime_version,
-        cgroup_driver,
     };
     info!(
-        runtime = info.name,
-        version = info.version,
+        runtime = version.runtime_name,
+        version = version.runtime_version,
         api_version = version.runtime_api_version,
         endpoint = %client.endpoint(),
         ?cgroup_driver,
         "the container runtime answers"
     );
-    Ok(info)
+    Ok(RuntimeInfo {
+        name: version.runtime_name,
+        version: version.runtime_version,
+        cgroup_driver,
+        reported,
+        connection,
+    })
+}
+
+/// Keeps what is known of the runtime's features as the runtime reports them: asks until it has answered,
+/// and again after each connection, since it may have been upgraded. `connection` is the one over which
+/// it was last asked. `on_change` is called when something has changed.
+pub async fn keep_features(
+    client: Client,
+    facts: NodeFacts,
+    mut connection: u64,
+    on_change: impl Fn(),
+) {
+    let mut connections = client.connections();
+    loop {
+        if !facts.runtime.is_incomplete() {
+            // The sender is the client's own.
+            let _ = connections.wait_for(|now| *now != connection).await;
+        }
+        let asked = *connections.borrow_and_update();
+        match ask(&client, facts.cgroup_driver).await {
+            Ok(info) => {
+                if info.cgroup_driver != facts.cgroup_driver {
+                    let (before, now) = (facts.cgroup_driver, info.cgroup_driver);
+                    warn!(
+                        ?before,
+                        ?now,
+                        "The container runtime has another cgroup driver, it counts from the agent's next start on"
+                    );
+                }
+                let (runtime, version) = (info.name, info.version);
+                if facts.runtime.replace(info.reported) {
+                    info!(runtime, version, "The container runtime's features changed");
+                    on_change();
+                } else {
+                    debug!(runtime, version, "Connected to the container runtime");
+                }
+            }
+            // Whatever it is now, it is no better known than before.
+            Err(error) => {
+                warn!(%error, "The container runtime does not speak CRI v1");
+                tokio::time::sleep(RETRY_MAX).await;
+                continue;
+            }
+        }
+        connection = asked;
+    }
+}
+
+/// Asks the runtime what it is, until it has answered everything.
+async fn ask(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error> {
+    let version = version(client).await?;
+    let cgroup_driver = cgroup_driver(client, driver).await;
+    let status = status(client, false).await;
+    Ok(RuntimeInfo {
+        reported: reported(&version, status),
+        name: version.runtime_name,
+        version: version.runtime_version,
+        cgroup_driver,
+        connection: 0,
+    })
+}
+
+async fn version(client: &Client) -> Result<v1::VersionResponse, Error> {
+    let request = || v1::VersionRequest {
+        version: API_VERSION.to_owned(),
+    };
+    answered(client, || client.version(request())).await
+}
+
+/// The runtime's status; an empty one where it has none.
+async fn status(client: &Client, verbose: bool) -> v1::StatusResponse {
+    let status = answered(client, || client.status(v1::StatusRequest { verbose })).await;
+    status.unwrap_or_default()
+}
+
+/// Makes a call again and again until it is answered. A runtime that is starting is unreachable, is not
+/// initialized yet, or says something else that it will not say later: the one answer that counts as
+/// such is that it does not have the method.
+async fn answered<T, F: Future<Output = Result<T, Error>>>(
+    client: &Client,
+    call: impl Fn() -> F,
+) -> Result<T, Error> {
+    let mut delay = RETRY;
+    let mut said = String::new();
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error @ Error::Unimplemented { .. }) => return Err(error),
+            Err(error) => {
+                let error = error.to_string();
+                if error != said {
+                    let endpoint = client.endpoint().to_string();
+                    warn!(endpoint, error, "waiting for the container runtime");
+                    said = error;
+                }
+            }
+        }
+        tokio::time::sleep(delay).await;
+        delay = delay.saturating_mul(2).min(RETRY_MAX);
+    }
+}
+
+/// What a runtime of this version with this status can do.
+fn reported(version: &v1::VersionResponse, status: v1::StatusResponse) -> Reported {
+    // Before containerd 2.0 nothing is told of features.
+    let told = status.features.unwrap_or_default();
+    Reported {
+        features: RuntimeFeatures {
+            supplemental_groups_policy: told.supplemental_groups_policy,
+            image_volumes: mounts_images(&version.runtime_name, &version.runtime_version),
+        },
+        handlers: handlers(status.runtime_handlers),
+        is_incomplete: false,
+    }
 }
 
 /// What the runtime's handlers can do, by name.
@@ -106,21 +219,21 @@ fn mounts_images(name: &str, version: &str) -> bool {
 /// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
 /// tell it in their verbose status.
 async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
-    let from_config = match client.runtime_config(v1::RuntimeConfigRequest {}).await {
-        Ok(config) => config.linux.map(|linux| linux.cgroup_driver()),
-        Err(_) => None,
-    };
-    match from_config {
+    let config = answered(client, || {
+        client.runtime_config(v1::RuntimeConfigRequest {})
+    })
+    .await;
+    let from_config = config.ok().and_then(|config| config.linux);
+    match from_config.map(|linux| linux.cgroup_driver()) {
         Some(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
         Some(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
-        None => cgroup_driver_from_status(client, otherwise).await,
+        None => driver_of_status(&status(client, true).await, otherwise),
     }
 }
 
-async fn cgroup_driver_from_status(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
-    let status = client.status(v1::StatusRequest { verbose: true }).await;
-    let config = status.ok().and_then(|s| s.info.get("config").cloned());
-    let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(&c).ok());
+fn driver_of_status(status: &v1::StatusResponse, otherwise: CgroupDriver) -> CgroupDriver {
+    let config = status.info.get("config");
+    let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
     let of = |place: &str| config.as_ref().and_then(|c| c.pointer(place));
     let default = of("/containerd/defaultRuntimeName").and_then(|name| name.as_str());
     let runtimes = of("/containerd/runtimes").and_then(|runtimes| runtimes.as_object());

@@ -1523,7 +1523,15 @@ async fn user_namespace(
     let Some(spec) = spec.filter(|s| s.host_users == Some(false)) else {
         return Ok(None);
     };
-    if !context.facts.handler_features(spec).user_namespaces {
+    let supported = context.facts.handler_features(spec).user_namespaces;
+    if !supported && context.facts.runtime.is_incomplete() {
+        return Err(sandbox_failure(
+            "spec.hostUsers is false, and the container runtime has not reported yet whether it supports \
+             user namespaces"
+                .to_owned(),
+        ));
+    }
+    if !supported {
         return Err(sandbox_failure(
             "spec.hostUsers is false, but the container runtime does not support user namespaces here"
                 .to_owned(),

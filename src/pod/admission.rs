@@ -119,6 +119,12 @@ impl Ledger {
         }
     }
 
+    /// Has those look again who were refused: the node is not what it was.
+    pub fn node_changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Gives back what a version had taken.
     pub fn release(&self, key: &PodKey, uid: &str) {
         let had = self.lock().remove(&(key.clone(), uid.to_owned()));
@@ -289,7 +295,14 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
             format!("spec.os.name is {os:?}, the node runs \"linux\""),
         );
     }
-    if !facts.runtime.supplemental_groups_policy && groups_policy(spec) == Some("Strict") {
+    let strict = groups_policy(spec) == Some("Strict");
+    let supported = facts.runtime.features().supplemental_groups_policy;
+    if strict && !supported && facts.runtime.is_incomplete() {
+        let message = "spec.securityContext.supplementalGroupsPolicy is Strict, and the container runtime \
+                       has not reported yet whether it supports that";
+        return refuse("RuntimeFeaturesNotReported", message.to_owned());
+    }
+    if strict && !supported {
         let message = "spec.securityContext.supplementalGroupsPolicy is Strict, which this container \
                        runtime does not support: containerd does from 2.0 on";
         return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());

@@ -265,7 +265,7 @@ fn facts() -> NodeFacts {
     };
     NodeFacts {
         runtime_name: "containerd".into(),
-        handlers: [(String::new(), features)].into(),
+        runtime: [(String::new(), features)].into(),
         ..NodeFacts::default()
     }
 }

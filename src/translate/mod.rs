@@ -13,6 +13,7 @@ pub mod labels;
 mod mounts;
 mod paths;
 mod resources;
+mod runtime_facts;
 mod sandbox;
 mod security;
 
@@ -33,6 +34,7 @@ pub use resources::{
     Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, cpu_shares,
     is_sidecar, pod_amounts, pod_cgroup_limits, qos_class, requested,
 };
+pub use runtime_facts::{HandlerFeatures, Reported, RuntimeFacts, RuntimeFeatures};
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
 pub use security::{UserNamespaceRange, apparmor_annotation};
 
@@ -80,30 +82,10 @@ pub struct NodeFacts {
     pub seccomp_default: bool,
     /// What the runtime calls itself: `containerd`.
     pub runtime_name: String,
-    /// What the runtime can do, whatever the handler.
-    pub runtime: RuntimeFeatures,
-    /// What the runtime's handlers can do, by name; the empty name is the default one.
-    pub handlers: BTreeMap<String, HandlerFeatures>,
+    /// What the runtime and its handlers can do.
+    pub runtime: RuntimeFacts,
     /// The handler of each runtime class.
     pub runtime_classes: BTreeMap<String, String>,
-}
-
-/// What a runtime can do, whatever the handler.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RuntimeFeatures {
-    /// Leave out the groups that the image has a user in.
-    pub supplemental_groups_policy: bool,
-    /// Mount images as volumes.
-    pub image_volumes: bool,
-}
-
-/// What a runtime handler can do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HandlerFeatures {
-    /// Mounts that are read-only with all that is mounted below.
-    pub recursive_read_only_mounts: bool,
-    /// User namespaces.
-    pub user_namespaces: bool,
 }
 
 impl NodeFacts {
@@ -151,6 +133,6 @@ impl NodeFacts {
     #[must_use]
     pub fn handler_features(&self, spec: &PodSpec) -> HandlerFeatures {
         let handler = self.runtime_handler(spec).unwrap_or_default();
-        self.handlers.get(handler).copied().unwrap_or_default()
+        self.runtime.handler(handler)
     }
 }

@@ -114,7 +114,7 @@ fn image_mount(
     instance: &ContainerInstance,
     sub_path: String,
 ) -> Result<Mount, String> {
-    if !facts.runtime.image_volumes {
+    if !facts.runtime.features().image_volumes {
         return Err(format!(
             "volume {:?} is an image, and this container runtime does not mount images: containerd does from 2.1 on",
             volume.name
@@ -153,6 +153,17 @@ fn recursive_read_only(
     mount: &VolumeMount,
 ) -> Result<bool, String> {
     let supported = facts.handler_features(spec).recursive_read_only_mounts;
+    let asked = matches!(
+        mount.recursive_read_only.as_deref(),
+        Some("Enabled" | "IfPossible")
+    );
+    if asked && !supported && facts.runtime.is_incomplete() {
+        return Err(format!(
+            "volume {:?} has recursiveReadOnly, and the container runtime has not reported yet whether it \
+             supports that",
+            mount.name
+        ));
+    }
     match mount.recursive_read_only.as_deref() {
         Some("Enabled") if !supported => Err(format!(
             "volume {:?} is to be mounted with recursiveReadOnly: Enabled, which the container runtime does not support here",

@@ -14,6 +14,7 @@ use super::node::{FOREVER, Node, pod};
 super::on_each_containerd!(
     an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers,
     a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers,
+    a_runtime_that_starts_with_the_agent_is_waited_for,
 );
 
 /// The main path, on the newest containerd as well.
@@ -171,6 +172,36 @@ async fn a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers(mu
     }
     node.wait_gone().await;
     // The runtime goes before the folder it lives in.
+    node.kill_agent();
+    drop(own);
+}
+
+async fn a_runtime_that_starts_with_the_agent_is_waited_for(mut node: Node) {
+    let own = Own::start(&mut node);
+    for pod in ["one", "two", "three"] {
+        let spec = "\n  containers: [{name: c, image: $BUSYBOX, command: $FOREVER}]\n";
+        node.put(&format!("{pod}.yaml"), &super::node::manifest(pod, spec));
+    }
+    node.start_agent();
+    for pod in ["one", "two", "three"] {
+        node.wait_running(pod).await;
+    }
+    let before = ids(&node).await;
+    for round in 0..6u64 {
+        node.kill_agent();
+        containerd(&["kill"], &own.0);
+        let dir = own.0.clone();
+        let runtime = std::thread::spawn(move || containerd(&["start"], &dir));
+        tokio::time::sleep(Duration::from_millis(round * 60)).await;
+        node.start_agent();
+        runtime.join().unwrap();
+        node.wait_known(3).await;
+    }
+    assert_eq!(ids(&node).await, before);
+    for pod in ["one", "two", "three"] {
+        node.remove(&format!("{pod}.yaml"));
+    }
+    node.wait_gone().await;
     node.kill_agent();
     drop(own);
 }

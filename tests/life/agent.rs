@@ -65,7 +65,7 @@ impl Agent {
         };
         let facts = NodeFacts {
             host_ips: vec!["192.0.2.2".to_owned()].into(),
-            handlers: [(String::new(), features)].into(),
+            runtime: [(String::new(), features)].into(),
             ..NodeFacts::default()
         };
         Self::start_on(settings, facts)

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use podkeeper::translate::{HandlerFeatures, NodeFacts};
+use podkeeper::translate::{HandlerFeatures, NodeFacts, Reported};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, NODE, full};
@@ -58,10 +58,13 @@ fn facts() -> NodeFacts {
         recursive_read_only_mounts: true,
         user_namespaces: true,
     };
-    NodeFacts {
+    let facts = records::facts();
+    facts.runtime.replace(Reported {
+        features: facts.runtime.features(),
         handlers: [(String::new(), features)].into(),
-        ..records::facts()
-    }
+        ..Reported::default()
+    });
+    facts
 }
 
 /// An agent on the records' node, whose runtime does as the records' did.

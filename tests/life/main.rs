@@ -16,6 +16,7 @@ mod panics;
 mod probes;
 mod recovery;
 mod rollback;
+mod start;
 mod steps;
 mod stops;
 

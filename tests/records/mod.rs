@@ -148,7 +148,8 @@ pub(crate) fn facts() -> NodeFacts {
         runtime: RuntimeFeatures {
             supplemental_groups_policy: true,
             image_volumes: true,
-        },
+        }
+        .into(),
         ..NodeFacts::default()
     }
 }

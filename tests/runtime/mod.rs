@@ -12,6 +12,7 @@ mod settings;
 mod state;
 
 use std::any::Any;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -99,6 +100,8 @@ pub(crate) struct Runtime {
     shared: Arc<Shared>,
     socket: PathBuf,
     server: JoinHandle<()>,
+    /// Every connection that was accepted.
+    connections: Arc<Mutex<Vec<std::os::unix::net::UnixStream>>>,
 }
 
 impl Runtime {
@@ -109,9 +112,16 @@ impl Runtime {
             changes: watch::channel(0).0,
         });
         let listener = UnixListener::bind(socket).unwrap();
-        let incoming = stream::unfold(listener, |listener| async {
+        let connections = Arc::<Mutex<Vec<_>>>::default();
+        let accepted = Arc::clone(&connections);
+        let incoming = stream::unfold((listener, accepted), |(listener, accepted)| async {
             let stream = listener.accept().await.map(|(stream, _)| stream);
-            Some((stream, listener))
+            if let Ok(stream) = &stream {
+                let other = stream.as_fd().try_clone_to_owned().unwrap();
+                let mut accepted = accepted.lock().unwrap_or_else(PoisonError::into_inner);
+                accepted.push(other.into());
+            }
+            Some((stream, (listener, accepted)))
         });
         let service = service::Service(Arc::clone(&shared));
         let server = Server::builder()
@@ -124,6 +134,19 @@ impl Runtime {
             shared,
             socket: socket.to_owned(),
             server,
+            connections,
+        }
+    }
+
+    /// Breaks every connection, as a runtime does that is started again.
+    pub(crate) fn disconnect(&self) {
+        let mut connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for connection in connections.drain(..) {
+            // The other side may have closed it.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
         }
     }
 

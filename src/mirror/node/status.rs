@@ -156,9 +156,9 @@ fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
 }
 
 fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
-    let handlers = facts.handlers.iter();
+    let handlers = facts.runtime.handlers().into_iter();
     let handlers = handlers.map(|(name, features)| NodeRuntimeHandler {
-        name: Some(name.clone()),
+        name: Some(name),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
             user_namespaces: Some(features.user_namespaces),

@@ -29,8 +29,8 @@ fn facts() -> NodeFacts {
         memory_capacity: 24_684_092 << 10,
         ephemeral_storage: 264_212_084 << 10,
         labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
-        handlers: ["", "gvisor", "runc"]
-            .map(|name| (name.into(), able))
+        runtime: ["", "gvisor", "runc"]
+            .map(|name| (name.to_owned(), able))
             .into(),
         ..NodeFacts::default()
     }
