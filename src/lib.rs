@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod cri;
 mod hex;
+mod host;
 mod logs;
 pub mod manifest;
 mod measure;

@@ -1,6 +1,7 @@
 //! `podkeeper logs`: what a container said, from the files that the runtime writes.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use clap::Args;
 use super::agent::{self, Agent, choose, containers, full_name, status};
 use super::single_threaded;
 use crate::config::parse_duration;
+use crate::host::untrusted::Location;
 use crate::logs::{Cursor, Wanted, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
@@ -78,7 +80,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let (pod, _) = arguments.agent.pod(&arguments.pod).await?;
     let container = choose(&pod, arguments.container.as_deref())?;
-    let folder = pod.logs.join(&container);
+    let folder = folder(&pod, &container);
     let now = jiff::Timestamp::now();
     let since = arguments.since.map(|age| earlier(now, age));
     let wanted = Wanted {
@@ -88,14 +90,15 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let tail = arguments.tail.and_then(|tail| tail.0);
     let attempt = attempt(&pod, &container, arguments.previous)?;
     let mut out = BufWriter::new(io::stdout().lock());
+    let needed = Box::new(|| true);
     if !arguments.follow {
         let attempt = attempt.with_context(|| not_started(&pod, &container))?;
-        let mut cursor = Cursor::new(folder, attempt, wanted, tail)?;
+        let mut cursor = Cursor::new(folder, attempt, wanted, tail, needed)?;
         cursor.read_all(&mut out)?;
         return Ok(out.flush()?);
     }
     let attempt = attempt.unwrap_or_default();
-    let cursor = Cursor::new(folder, attempt, wanted, tail)?;
+    let cursor = Cursor::new(folder, attempt, wanted, tail, needed)?;
     let key = PodKey {
         namespace: pod.report.namespace.clone(),
         name: pod.report.name.clone(),
@@ -111,9 +114,16 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     follower.run(&mut out).await
 }
 
+/// The folder of a container's logs, below that of all Pods.
+fn folder(pod: &PodDetail, container: &str) -> Location {
+    let all = pod.logs.parent().unwrap_or(Path::new("/"));
+    let own = pod.logs.file_name().unwrap_or_default();
+    Location::new(all, own).join(container)
+}
+
 /// The instance of a container whose log is meant, if there is one.
 fn attempt(pod: &PodDetail, container: &str, previous: bool) -> anyhow::Result<Option<u32>> {
-    let found = instance(&pod.logs.join(container), status(pod, container), previous);
+    let found = instance(&folder(pod, container), status(pod, container), previous);
     if previous && found.is_none() {
         bail!(
             "container {container} of Pod {} did not run before, or its log is gone",
@@ -155,6 +165,9 @@ impl Follower<'_> {
     async fn run(&mut self, out: &mut BufWriter<StdoutLock<'_>>) -> anyhow::Result<()> {
         loop {
             let more = self.cursor.read_on(out)?;
+            if !more && !self.is_running() {
+                self.cursor.flush(out)?;
+            }
             out.flush()?;
             if !more && self.is_over() {
                 return Ok(());
@@ -179,8 +192,18 @@ impl Follower<'_> {
         }
         self.pod = details.pods.pop();
         if let Some(pod) = &self.pod {
-            self.cursor.go_on_in(pod.logs.join(&self.container));
+            self.cursor.go_on_in(folder(pod, &self.container));
         }
+    }
+
+    /// Whether an instance of the container runs, as far as is known.
+    fn is_running(&self) -> bool {
+        let status = self
+            .pod
+            .as_ref()
+            .and_then(|pod| status(pod, &self.container));
+        let state = status.and_then(|status| status.state.as_ref());
+        state.is_some_and(|state| state.running.is_some())
     }
 
     /// Whether the container will not say any more.

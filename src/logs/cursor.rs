@@ -3,25 +3,29 @@
 use std::fs::Metadata;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
-use super::files::{Place, attempts, files, open};
-use super::lines::{Joiner, LineReader, Wanted, count};
+use super::files::{Files, Place, attempts, files, open};
+use super::lines::{Joiner, LineReader, RawLine, Wanted, count};
+use crate::host::untrusted::{Folder, Location};
+
+/// Tells whether anybody still waits for what is read.
+pub(crate) type Needed = Box<dyn Fn() -> bool + Send>;
 
 /// Where in a container's log we are.
 pub(crate) struct Cursor {
-    folder: PathBuf,
+    folder: Location,
     attempt: u32,
     joiner: Joiner,
     at: Option<At>,
     /// The place to open next, where it is known.
     next: Place,
     /// Where the log goes on, once this one is at its end.
-    then: Option<PathBuf>,
+    then: Option<Location>,
     /// Something comes after the open file, which is looked at once more before it is left.
     leaving: bool,
     /// Whether what comes after this instance is read too.
     goes_on: bool,
+    needed: Needed,
 }
 
 /// An open file.
@@ -37,25 +41,33 @@ struct At {
 impl Cursor {
     /// The beginning of what is there of an instance's log, or of its last `tail` lines.
     pub(crate) fn new(
-        folder: PathBuf,
+        folder: Location,
         attempt: u32,
         wanted: Wanted,
         tail: Option<usize>,
+        needed: Needed,
     ) -> io::Result<Self> {
-        let files = files(&folder, attempt);
         let mut wanted = wanted;
-        let mut next = files.keys().next().cloned().unwrap_or(Place::Live);
-        if let Some(tail) = tail {
-            let mut lines = 0_usize;
-            for (place, path) in files.iter().rev() {
-                lines = lines.saturating_add(count(open(path)?.0)?);
-                next = place.clone();
-                // One line more is there: the first one that is wanted is whole.
-                if lines > tail {
-                    break;
+        let mut next = Place::Live;
+        if let Some((folder, files)) = files(&folder, attempt) {
+            next = files.keys().next().cloned().unwrap_or(Place::Live);
+            let tail = tail.filter(|_| !files.is_empty());
+            if let Some(tail) = tail {
+                let mut lines = 0_usize;
+                for (number, (place, name)) in files.iter().rev().enumerate() {
+                    let counted = count(open(&folder, name)?.0, || still_needed(&needed));
+                    let (whole, open) = readable(place, counted)?;
+                    // What is begun in an older file goes on in the next one.
+                    let open = if number == 0 { open } else { 0 };
+                    lines = lines.saturating_add(whole).saturating_add(open);
+                    next = place.clone();
+                    // One line more is there: the first one that is wanted is whole.
+                    if lines > tail {
+                        break;
+                    }
                 }
+                wanted.skip = lines.saturating_sub(tail);
             }
-            wanted.skip = lines.saturating_sub(tail);
         }
         Ok(Self {
             folder,
@@ -66,6 +78,7 @@ impl Cursor {
             then: None,
             leaving: false,
             goes_on: true,
+            needed,
         })
     }
 
@@ -77,17 +90,32 @@ impl Cursor {
 
     /// Writes all that is there of this instance.
     pub(crate) fn read_all(&mut self, out: &mut impl Write) -> io::Result<()> {
-        for (place, path) in files(&self.folder, self.attempt) {
-            if place >= self.next {
-                let mut reader = LineReader::new(open(&path)?.0);
-                reader.read(|line| self.joiner.take(line, out))?;
-            }
+        let Some((folder, files)) = files(&self.folder, self.attempt) else {
+            return Ok(());
+        };
+        for (place, name) in files.range(self.next.clone()..) {
+            let mut reader = LineReader::new(open(&folder, name)?.0);
+            let (joiner, needed) = (&mut self.joiner, &self.needed);
+            let mut take = |line: RawLine<'_>| {
+                still_needed(needed)?;
+                joiner.take(line, out)
+            };
+            readable(place, reader.read(&mut take))?;
+            reader.finish(&mut take)?;
         }
-        Ok(())
+        self.flush(out)
+    }
+
+    /// Writes what is there of a line that is not whole, as the last one may be of an instance that ended.
+    pub(crate) fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
+        if let Some(at) = &mut self.at {
+            at.reader.finish(|line| self.joiner.take(line, out))?;
+        }
+        self.joiner.flush(out)
     }
 
     /// When this log is at its end, the container's log goes on in this folder.
-    pub(crate) fn go_on_in(&mut self, folder: PathBuf) {
+    pub(crate) fn go_on_in(&mut self, folder: Location) {
         self.then = Some(folder).filter(|folder| *folder != self.folder);
     }
 
@@ -96,12 +124,17 @@ impl Cursor {
     pub(crate) fn read_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let mut any = false;
         loop {
-            if self.at.is_none() && !self.open()? && !self.moves_on() {
+            if self.at.is_none() && !self.open()? && !self.moves_on(out)? {
                 return Ok(any);
             }
             if let Some(at) = &mut self.at {
-                any |= at.reader.read(|line| self.joiner.take(line, out))?;
-                if !self.leave() {
+                let (joiner, needed) = (&mut self.joiner, &self.needed);
+                let read = at.reader.read(|line| {
+                    still_needed(needed)?;
+                    joiner.take(line, out)
+                });
+                any |= readable(&at.place, read)?;
+                if !self.leave(out)? {
                     return Ok(any || self.leaving);
                 }
             }
@@ -110,13 +143,15 @@ impl Cursor {
 
     /// Opens the next file; tells whether it is there.
     fn open(&mut self) -> io::Result<bool> {
-        let files = files(&self.folder, self.attempt);
-        // What was to come next may have been removed as too old.
-        let mut from = files.range(self.next.clone()..);
-        let Some((place, path)) = from.next() else {
+        let Some((folder, files)) = files(&self.folder, self.attempt) else {
             return Ok(false);
         };
-        let (reader, metadata) = match open(path) {
+        // What was to come next may have been removed as too old.
+        let mut from = files.range(self.next.clone()..);
+        let Some((place, name)) = from.next() else {
+            return Ok(false);
+        };
+        let (reader, metadata) = match open(&folder, name) {
             Ok(opened) => opened,
             // It was rotated or removed at this very moment.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -133,55 +168,50 @@ impl Cursor {
     }
 
     /// Closes a file that is at its end, if something comes after it; tells whether it does.
-    fn leave(&mut self) -> bool {
+    fn leave(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let Some(at) = &self.at else {
-            return false;
+            return Ok(false);
         };
-        let files = files(&self.folder, self.attempt);
         let next = match &at.place {
             // Nobody writes to it any more.
             Place::Rotated(time) => Some(Place::Rotated(format!("{time}\0"))),
-            Place::Live => match files.get(&Place::Live) {
-                Some(path) if !is(path, at.identity) => {
-                    let newest = &at.newest_rotated;
-                    let mut new = files.keys().filter(|place| Some(*place) > newest.as_ref());
-                    // The first of those that came is this file itself, under its new name.
-                    Some(new.nth(1).cloned().unwrap_or(Place::Live))
-                }
-                _ => None,
-            },
+            Place::Live => files(&self.folder, self.attempt)
+                .and_then(|(folder, files)| after_live(&folder, &files, at)),
         };
         let is_live = at.place == Place::Live;
         let goes_on = next.is_some() || self.following().is_some();
         // The last words may have been written while we looked for what comes after: once more.
         if !goes_on || is_live && !std::mem::replace(&mut self.leaving, true) {
-            return false;
+            return Ok(false);
         }
         self.leaving = false;
-        self.at = None;
+        if let Some(mut at) = self.at.take() {
+            at.reader.finish(|line| self.joiner.take(line, out))?;
+        }
         match next {
             Some(next) => self.next = next,
-            None => return self.moves_on(),
+            None => return self.moves_on(out),
         }
-        true
+        Ok(true)
     }
 
     /// Goes on to the instance after this one; tells whether there is one.
-    fn moves_on(&mut self) -> bool {
+    fn moves_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let Some((folder, attempt)) = self.following() else {
-            return false;
+            return Ok(false);
         };
+        self.joiner.end(out)?;
         if folder != self.folder {
             self.then = None;
         }
-        let first = files(&folder, attempt).into_keys().next();
+        let first = files(&folder, attempt).and_then(|(_, files)| files.into_keys().next());
         self.next = first.unwrap_or(Place::Live);
         (self.folder, self.attempt) = (folder, attempt);
-        true
+        Ok(true)
     }
 
     /// The instance after this one.
-    fn following(&self) -> Option<(PathBuf, u32)> {
+    fn following(&self) -> Option<(Location, u32)> {
         if !self.goes_on {
             return None;
         }
@@ -196,12 +226,42 @@ impl Cursor {
     }
 }
 
+/// The place after a live file that was renamed since it was opened; `None` if it was not.
+fn after_live(folder: &Folder, files: &Files, at: &At) -> Option<Place> {
+    let live = folder.find(files.get(&Place::Live)?).ok()??;
+    if live.identity == at.identity {
+        return None;
+    }
+    let newest = &at.newest_rotated;
+    let mut new = files.keys().filter(|place| Some(*place) > newest.as_ref());
+    // The first of those that came is this file itself, under its new name.
+    Some(new.nth(1).cloned().unwrap_or(Place::Live))
+}
+
+/// What was read of a file; of a rotated one that is broken, what could be read counts.
+fn readable<T: Default>(place: &Place, read: io::Result<T>) -> io::Result<T> {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    match read {
+        Err(e)
+            if *place != Place::Live
+                && matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof) =>
+        {
+            Ok(T::default())
+        }
+        read => read,
+    }
+}
+
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn is(path: &PathBuf, known: (u64, u64)) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| identity(&metadata) == known)
+/// Ends the reading for somebody who went away.
+fn still_needed(needed: &Needed) -> io::Result<()> {
+    if needed() {
+        return Ok(());
+    }
+    Err(io::ErrorKind::BrokenPipe.into())
 }
 
 #[cfg(test)]
@@ -209,6 +269,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::fs::File;
+    use std::path::PathBuf;
     use tempfile::TempDir;
 
     /// A container's folder, and what is written and read there.
@@ -227,6 +288,10 @@ mod tests {
 
         fn path(&self, name: &str) -> PathBuf {
             self.dir.path().join(name)
+        }
+
+        fn location(&self) -> Location {
+            Location::new(self.dir.path(), "")
         }
 
         fn say(&self, file: &str, lines: &[&str]) {
@@ -252,8 +317,8 @@ mod tests {
         }
 
         fn cursor(&self, tail: Option<usize>) -> Cursor {
-            let folder = self.dir.path().to_owned();
-            Cursor::new(folder, 0, Wanted::default(), tail).unwrap()
+            let folder = self.location();
+            Cursor::new(folder, 0, Wanted::default(), tail, Box::new(|| true)).unwrap()
         }
 
         /// What two looks give.
@@ -357,7 +422,7 @@ mod tests {
         old.say("0.log", &["a"]);
         let mut cursor = old.cursor(None);
         assert_eq!(old.read_on(&mut cursor), "a ");
-        cursor.go_on_in(new.dir.path().to_owned());
+        cursor.go_on_in(new.location());
         old.say("0.log", &["last words"]);
         assert_eq!(old.read_on(&mut cursor), "last words ");
         new.say("0.log", &["b"]);

@@ -1,12 +1,15 @@
 //! The files of a container's log: `N.log` for its instance N, and what was rotated away from it,
-//! `N.log.TIME`, or `N.log.TIME.gz` once compressed.
+//! `N.log.TIME`, or `N.log.TIME.gz` once compressed. Their order is that of the names: a rotation gives each
+//! part a later time than any before it, whatever the machine's clock says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::Metadata;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+
+use crate::host::untrusted::{Folder, Location};
 
 /// Where a file stands among those of one instance: rotated ones in the order of their times, then the
 /// one that is written.
@@ -17,18 +20,26 @@ pub(crate) enum Place {
     Live,
 }
 
+/// The files of one instance by their places, as names in the folder.
+pub(crate) type Files = BTreeMap<Place, String>;
+
 /// The instances that have a log in a folder.
-pub(crate) fn attempts(folder: &Path) -> BTreeSet<u32> {
-    let names = names(folder).into_iter();
-    let attempt = |name: String| name.split_once(".log")?.0.parse().ok();
-    names.filter_map(attempt).collect()
+pub(crate) fn attempts(folder: &Location) -> BTreeSet<u32> {
+    let attempt = |name: &str| name.split_once(".log")?.0.parse().ok();
+    let names = folder.open();
+    let names = names.and_then(|folder| folder.names(|name| attempt(name).is_some()));
+    let names = names.unwrap_or_default();
+    names.iter().filter_map(|name| attempt(name)).collect()
 }
 
-/// The files of one instance, oldest first. One that is being compressed is there once.
-pub(crate) fn files(folder: &Path, attempt: u32) -> BTreeMap<Place, PathBuf> {
+/// The folder, and the files of one instance in it, oldest first; nothing where there is no folder. One that
+/// is being compressed is there once. What is no regular file is no part of a log.
+pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, Files)> {
+    let folder = folder.open().ok()?;
     let live = format!("{attempt}.log");
-    let mut files = BTreeMap::new();
-    let mut names = names(folder);
+    let mut files = Files::new();
+    let names = folder.names(|name| name.starts_with(&live));
+    let mut names = names.unwrap_or_default();
     // Of a file and its compressed form the file comes first, and stays.
     names.sort();
     for name in names {
@@ -44,22 +55,25 @@ pub(crate) fn files(folder: &Path, attempt: u32) -> BTreeMap<Place, PathBuf> {
             }
             _ => continue,
         };
-        files.entry(place).or_insert_with(|| folder.join(name));
+        let is_plain = || {
+            folder
+                .find(&name)
+                .is_ok_and(|f| f.is_some_and(|f| f.is_plain))
+        };
+        if place == Place::Live || is_plain() {
+            files.entry(place).or_insert(name);
+        }
     }
-    files
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.collect()
+    Some((folder, files))
 }
 
 /// Opens a log for reading, unpacked.
-pub(crate) fn open(path: &Path) -> io::Result<(Box<dyn Read + Send>, fs::Metadata)> {
-    let file = File::open(path)?;
+pub(crate) fn open(folder: &Folder, name: &str) -> io::Result<(Box<dyn Read + Send>, Metadata)> {
+    let file = folder.open(name)?;
     let metadata = file.metadata()?;
-    let packed = path.extension().is_some_and(|extension| extension == "gz");
+    let packed = Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "gz");
     let reader: Box<dyn Read + Send> = if packed {
         Box::new(MultiGzDecoder::new(file))
     } else {
@@ -71,6 +85,7 @@ pub(crate) fn open(path: &Path) -> io::Result<(Box<dyn Read + Send>, fs::Metadat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn files_are_known_by_instance_and_time_however_they_are_packed() {
@@ -86,11 +101,11 @@ mod tests {
         ] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(attempts(folder.path()), [0, 1, 10].into());
+        let location = Location::new(folder.path(), "");
+        assert_eq!(attempts(&location), [0, 1, 10].into());
         let of = |attempt| -> Vec<String> {
-            let files = files(folder.path(), attempt);
-            let names = files.values().map(|path| path.file_name().unwrap());
-            names.map(|n| n.to_string_lossy().into_owned()).collect()
+            let (_, files) = files(&location, attempt).unwrap();
+            files.into_values().collect()
         };
         assert_eq!(of(1), ["1.log.20260101-000000.gz", "1.log.20260102-000000"]);
         assert_eq!(of(0), ["0.log"]);

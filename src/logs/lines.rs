@@ -24,6 +24,9 @@ pub(crate) struct Joiner {
     wanted: Wanted,
     /// What is not whole yet, of standard output and standard error.
     open: [Option<Open>; 2],
+    /// The stream of the log's line that is being taken, and whether that line ends the container's;
+    /// nothing where it is not in the runtime's form.
+    taking: Option<(usize, bool)>,
 }
 
 #[derive(Debug)]
@@ -36,20 +39,45 @@ impl Joiner {
     pub(crate) fn new(wanted: Wanted) -> Self {
         Self {
             wanted,
-            open: [None, None],
+            ..Self::default()
         }
     }
 
-    /// Takes one line of the log.
-    pub(crate) fn take(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<()> {
-        let Some(part) = Part::parse(line) else {
-            // Not in the runtime's form: told as it is.
-            out.write_all(line)?;
-            return out.write_all(b"\n");
+    /// Takes one line of the log, or a piece of one.
+    pub(crate) fn take(&mut self, line: RawLine<'_>, out: &mut impl Write) -> io::Result<()> {
+        let mut text = line.text;
+        if line.begins {
+            let part = Part::parse(text);
+            self.taking = part.as_ref().map(|part| self.begin(part));
+            text = part.map_or(text, |part| part.text);
+        }
+        let Some((stream, is_last)) = self.taking else {
+            // Not in the runtime's form: written as it is.
+            out.write_all(text)?;
+            return out.write_all(if line.ends { b"\n" } else { b"" });
         };
-        let open = &mut self.open[usize::from(part.is_error)];
+        let is_whole = line.ends && is_last;
+        if let Some(open) = self.open[stream].as_mut().filter(|open| open.is_wanted) {
+            open.text.extend(text);
+            if is_whole {
+                open.text.push(b'\n');
+            }
+            if is_whole || open.text.len() > MAX_LINE {
+                out.write_all(&open.text)?;
+                open.text.clear();
+            }
+        }
+        if is_whole {
+            self.open[stream] = None;
+        }
+        Ok(())
+    }
+
+    /// Notes that a line of the container's begins, unless the part goes on with one.
+    fn begin(&mut self, part: &Part<'_>) -> (usize, bool) {
+        let stream = usize::from(part.is_error);
         let wanted = &mut self.wanted;
-        let open = open.get_or_insert_with(|| {
+        self.open[stream].get_or_insert_with(|| {
             let young = wanted.since.is_none_or(|since| part.is_since(since));
             let skipped = wanted.skip > 0;
             wanted.skip = wanted.skip.saturating_sub(1);
@@ -63,21 +91,46 @@ impl Joiner {
                 is_wanted: young && !skipped,
             }
         });
-        if open.is_wanted {
-            open.text.extend(part.text);
-        }
-        if part.is_last {
-            open.text.push(b'\n');
-        }
-        if open.is_wanted && (part.is_last || open.text.len() > MAX_LINE) {
-            out.write_all(&open.text)?;
-            open.text.clear();
-        }
-        if part.is_last {
-            self.open[usize::from(part.is_error)] = None;
+        (stream, part.is_last)
+    }
+
+    /// Writes what is there of lines that are not whole, as the last one of a container that ended without a
+    /// newline: without one, as `kubectl logs` does.
+    pub(crate) fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let open = self.open.iter_mut().flatten();
+        let mut texts = open.map(|open| &mut open.text).filter(|t| !t.is_empty());
+        let mut next = texts.next();
+        while let Some(text) = next {
+            next = texts.next();
+            if next.is_some() {
+                text.push(b'\n');
+            }
+            out.write_all(text)?;
+            text.clear();
         }
         Ok(())
     }
+
+    /// Ends the lines that are not whole: what comes next begins a new one.
+    pub(crate) fn end(&mut self, out: &mut impl Write) -> io::Result<()> {
+        for open in &mut self.open {
+            if let Some(open) = open.take().filter(|open| open.is_wanted) {
+                out.write_all(&open.text)?;
+                out.write_all(b"\n")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A line of the log without its newline, or a piece of a long one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawLine<'a> {
+    pub(crate) text: &'a [u8],
+    /// The line begins with this piece.
+    pub(crate) begins: bool,
+    /// The line ends with this piece.
+    pub(crate) ends: bool,
 }
 
 /// A line of the log: a part of one of the container's lines.
@@ -124,34 +177,52 @@ fn timestamp(time: &[u8]) -> Vec<u8> {
     }
 }
 
-/// How many whole lines of the container's there are.
-pub(crate) fn count(source: impl Read) -> io::Result<usize> {
-    let mut lines = 0_usize;
-    LineReader::new(source).read(|line| {
-        let whole = Part::parse(line).is_none_or(|part| part.is_last);
-        lines = lines.saturating_add(usize::from(whole));
+/// Counts the container's whole lines, and those that are begun at the end.
+pub(crate) fn count(
+    source: impl Read,
+    mut go_on: impl FnMut() -> io::Result<()>,
+) -> io::Result<(usize, usize)> {
+    let (mut whole, mut open) = (0, [false; 2]);
+    let mut reader = LineReader::new(source);
+    let mut take = |line: RawLine<'_>| {
+        go_on()?;
+        match Part::parse(line.text).filter(|_| line.begins) {
+            Some(part) => {
+                whole += usize::from(part.is_last);
+                open[usize::from(part.is_error)] = !part.is_last;
+            }
+            None => whole += usize::from(line.begins),
+        }
         Ok(())
-    })?;
-    Ok(lines)
+    };
+    reader.read(&mut take)?;
+    reader.finish(&mut take)?;
+    Ok((whole, open.into_iter().filter(|open| *open).count()))
 }
 
 /// Reads what is there line by line, again and again: a line whose end is not there yet is kept until
-/// it is.
+/// it is, or given in pieces if it is long.
 pub(crate) struct LineReader<R> {
     source: R,
+    /// What is there of a line and was not given yet.
     begun: Vec<u8>,
+    /// Pieces of the line were given.
+    is_given: bool,
 }
 
 impl<R: Read> LineReader<R> {
     pub(crate) fn new(source: R) -> Self {
-        let begun = vec![];
-        Self { source, begun }
+        Self {
+            source,
+            begun: vec![],
+            is_given: false,
+        }
     }
 
     /// Gives the lines that are there to `take`; tells whether there was anything.
     pub(crate) fn read(
         &mut self,
-        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+        mut take: impl FnMut(RawLine<'_>) -> io::Result<()>,
     ) -> io::Result<bool> {
         let mut chunk = vec![0; CHUNK];
         let mut any = false;
@@ -163,17 +234,45 @@ impl<R: Read> LineReader<R> {
             any = true;
             let mut rest = &chunk[..length];
             while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-                if self.begun.is_empty() {
-                    take(&rest[..end])?;
-                } else {
-                    self.begun.extend(&rest[..end]);
-                    take(&self.begun)?;
-                    self.begun.clear();
-                }
-                rest = &rest[end.saturating_add(1)..];
+                self.give(&rest[..end], true, &mut take)?;
+                rest = &rest[end + 1..];
             }
-            self.begun.extend(rest);
+            if self.begun.len() + rest.len() > MAX_LINE {
+                self.give(rest, false, &mut take)?;
+            } else {
+                self.begun.extend(rest);
+            }
         }
+    }
+
+    /// Gives what is there of a line that will not go on.
+    pub(crate) fn finish(
+        &mut self,
+        mut take: impl FnMut(RawLine<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.is_given || !self.begun.is_empty() {
+            self.give(b"", true, &mut take)?;
+        }
+        Ok(())
+    }
+
+    /// Gives what was kept of a line and what goes on with it.
+    fn give(
+        &mut self,
+        text: &[u8],
+        ends: bool,
+        take: &mut impl FnMut(RawLine<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let begins = !self.is_given;
+        self.is_given = !ends;
+        if self.begun.is_empty() {
+            return take(RawLine { text, begins, ends });
+        }
+        self.begun.extend(text);
+        let text = &self.begun;
+        let given = take(RawLine { text, begins, ends });
+        self.begun.clear();
+        given
     }
 }
 
@@ -192,7 +291,7 @@ mod tests {
     fn joined(wanted: Wanted) -> String {
         let (mut joiner, mut out) = (Joiner::new(wanted), vec![]);
         let mut reader = LineReader::new(LOG.as_bytes());
-        let take = |line: &[u8]| joiner.take(line, &mut out);
+        let take = |line: RawLine<'_>| joiner.take(line, &mut out);
         assert!(reader.read(take).unwrap());
         String::from_utf8(out).unwrap()
     }
@@ -203,7 +302,7 @@ mod tests {
             joined(Wanted::default()),
             "an error\nhalf a line, and the end\n\ntagged\nnot in form\n"
         );
-        assert_eq!(count(LOG.as_bytes()).unwrap(), 5);
+        assert_eq!(count(LOG.as_bytes(), || Ok(())).unwrap(), (5, 0));
     }
 
     #[test]
@@ -252,8 +351,8 @@ mod tests {
         let mut reader = LineReader::new(std::io::Cursor::new(b"one\ntw".to_vec()));
         let mut lines = vec![];
         let mut read = |reader: &mut LineReader<std::io::Cursor<Vec<u8>>>| {
-            let take = |line: &[u8]| {
-                lines.push(String::from_utf8_lossy(line).into_owned());
+            let take = |line: RawLine<'_>| {
+                lines.push(String::from_utf8_lossy(line.text).into_owned());
                 Ok(())
             };
             reader.read(take).unwrap()
@@ -270,10 +369,57 @@ mod tests {
         let (mut joiner, mut out) = (Joiner::new(Wanted::default()), vec![]);
         let part = format!("t stdout P {}", "x".repeat(100_000));
         for _ in 0..30 {
-            joiner.take(part.as_bytes(), &mut out).unwrap();
+            let line = RawLine {
+                text: part.as_bytes(),
+                begins: true,
+                ends: true,
+            };
+            joiner.take(line, &mut out).unwrap();
         }
         let held = joiner.open[0].as_ref().unwrap().text.len();
         assert!(held <= MAX_LINE + 100_000, "{held}");
         assert_eq!(out.len() + held, 3_000_000);
+    }
+
+    #[test]
+    fn the_last_line_is_written_without_a_newline_as_the_container_wrote_it() {
+        for (log, tail, text) in [
+            ("t stdout F first\nt stdout P last\n", (1, 1), "first\nlast"),
+            ("t stdout P a\nt stdout P b\n", (0, 1), "ab"),
+            ("t stdout P a\nt stderr P b\n", (0, 2), "a\nb"),
+            ("t stdout P a\nt stdout F b\n", (1, 0), "ab\n"),
+            // The log itself was cut off.
+            ("t stdout F a\nt stdout F b", (2, 0), "a\nb\n"),
+        ] {
+            assert_eq!(count(log.as_bytes(), || Ok(())).unwrap(), tail, "{log}");
+            let (mut joiner, mut out) = (Joiner::default(), vec![]);
+            let mut reader = LineReader::new(log.as_bytes());
+            let mut take = |line: RawLine<'_>| joiner.take(line, &mut out);
+            reader.read(&mut take).unwrap();
+            reader.finish(&mut take).unwrap();
+            joiner.flush(&mut out).unwrap();
+            joiner.flush(&mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), text, "{log}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_log_without_end_takes_no_endless_memory() {
+        for (head, counted) in [("t stdout F ", 1), ("", 1)] {
+            let log = format!("{head}{}\nt stdout F next\n", "x".repeat(5 * MAX_LINE));
+            let (mut joiner, mut out) = (Joiner::default(), vec![]);
+            let mut reader = LineReader::new(log.as_bytes());
+            let mut longest = 0;
+            reader
+                .read(|line| {
+                    longest = longest.max(line.text.len());
+                    joiner.take(line, &mut out)
+                })
+                .unwrap();
+            assert!(longest <= MAX_LINE + CHUNK, "{longest}");
+            let expected = format!("{}\nnext\n", "x".repeat(5 * MAX_LINE));
+            assert!(out == expected.as_bytes(), "{} bytes", out.len());
+            assert_eq!(count(log.as_bytes(), || Ok(())).unwrap(), (counted + 1, 0));
+        }
     }
 }

@@ -5,9 +5,11 @@ mod cursor;
 mod files;
 mod lines;
 
-use std::path::Path;
+use std::io;
 
 use k8s_openapi::api::core::v1::ContainerStatus;
+
+use crate::host::untrusted::Location;
 
 pub(crate) use cursor::Cursor;
 pub(crate) use lines::Wanted;
@@ -15,7 +17,7 @@ pub(crate) use lines::Wanted;
 /// The instance of a container whose log in this folder is meant, if there is one: the newest, or the one
 /// that ran before it.
 pub(crate) fn instance(
-    folder: &Path,
+    folder: &Location,
     status: Option<&ContainerStatus>,
     previous: bool,
 ) -> Option<u32> {
@@ -30,4 +32,15 @@ pub(crate) fn instance(
     let waits = state.is_some_and(|s| s.waiting.is_some());
     let mut before = attempts.iter().rev().copied();
     before.find(|attempt| waits || Some(*attempt) < newest)
+}
+
+/// Checks that an instance's log can be read, if it is there.
+///
+/// # Errors
+/// What stands in its place is no log, such as a symlink or a named pipe.
+pub(crate) fn check(folder: &Location, attempt: u32) -> io::Result<()> {
+    match folder.open()?.open(format!("{attempt}.log")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,6 @@
 //! doing, and not again while the same is found and nothing was to do about it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::log_links::{self, Link};
 use super::log_rotation::{self, Rotation, is_part};
 use crate::blocking::blocking;
 use crate::cri::{Error, v1};
+use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
 use crate::pod::folder;
 use crate::pod::observe::owner;
@@ -133,9 +133,7 @@ impl LogKeeper {
         let client = &self.context.client;
         let writer = holder.filter(|h| h.running && h.ours.is_some());
         let done = match (finding, writer) {
-            (Finding::Large(log, _), Some(writer)) => {
-                log_rotation::rotate(client, &writer.id, log, self.rotation.max_files).await
-            }
+            (Finding::Large(log, _), Some(writer)) => self.rotate(log, &writer.id).await,
             (
                 Finding::Headless(log) | Finding::Dangling(Link { target: log, .. }),
                 Some(writer),
@@ -159,6 +157,14 @@ impl LogKeeper {
         };
         self.note(&finding.subject(), done);
         true
+    }
+
+    /// Rotates the log of a running container.
+    async fn rotate(&self, log: &Path, id: &str) -> anyhow::Result<()> {
+        let Some((folder, name)) = Location::around(&self.context.facts.paths.logs, log) else {
+            return Ok(());
+        };
+        log_rotation::rotate(&self.context.client, id, folder, name, self.rotation).await
     }
 
     /// Makes the link to the log of one of our containers; `false` if there is none to make.
@@ -206,7 +212,8 @@ fn look(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
     let logs = logs_of_pods(paths)?;
     let links = log_links::list(paths)?;
     let linked: BTreeSet<&Path> = links.iter().map(|link| link.target.as_path()).collect();
-    let is_there = |log: &Path| logs.get(log).is_some_and(Option::is_some) || log.exists();
+    let is_there =
+        |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links::is_there(paths, log);
     let dangling = links.iter().filter(|link| !is_there(&link.target));
     let mut found: BTreeSet<_> = dangling.cloned().map(Finding::Dangling).collect();
     for (log, size) in &logs {
@@ -235,13 +242,20 @@ type Logs = BTreeMap<PathBuf, Option<u64>>;
 
 fn logs_of_pods(paths: &Paths) -> io::Result<Logs> {
     let uids: BTreeSet<String> = folder::list(paths)?.into_iter().collect();
+    let all = Location::new(&paths.logs, "");
     let mut logs = Logs::new();
-    for pod in entries(&paths.logs)? {
-        let name = pod.file_name();
-        let uid = name.to_str().and_then(|name| name.rsplit('_').next());
-        if uid.is_some_and(|uid| uids.contains(uid)) {
-            for container in entries(&pod.path())? {
-                add_logs(&container.path(), &mut logs)?;
+    let is_ours = |name: &str| {
+        name.rsplit('_')
+            .next()
+            .is_some_and(|uid| uids.contains(uid))
+    };
+    for pod in names(&all, is_ours)? {
+        let pod = all.join(pod);
+        // What is wrong with one folder, which its containers may have written to, is no matter of others.
+        for container in names(&pod, |_| true).unwrap_or_default() {
+            let folder = pod.join(container);
+            if let Err(error) = add_logs(&folder, &mut logs) {
+                debug!(%error, "Container log folder cannot be read");
             }
         }
     }
@@ -249,38 +263,42 @@ fn logs_of_pods(paths: &Paths) -> io::Result<Logs> {
 }
 
 /// Adds the logs of one container.
-fn add_logs(folder: &Path, logs: &mut Logs) -> io::Result<()> {
-    for entry in entries(folder)? {
-        let name = entry.file_name();
-        let Some((number, _)) = name.to_str().and_then(|name| name.split_once(".log")) else {
-            continue;
-        };
-        if number.parse::<u32>().is_err() {
-            continue;
-        }
-        let log = format!("{number}.log");
-        let path = folder.join(&log);
-        if name == *log {
-            let file = entry.metadata().ok().filter(fs::Metadata::is_file);
-            logs.insert(path, Some(file.map_or(0, |file| file.len())));
-        } else if is_part(&name.to_string_lossy(), &log) {
+fn add_logs(location: &Location, logs: &mut Logs) -> io::Result<()> {
+    let Some(folder) = if_there(location.open())? else {
+        return Ok(());
+    };
+    let number = |name: &str| Some(name.split_once(".log")?.0.parse::<u32>().ok()?.to_string());
+    for name in folder.names(|name| number(name).is_some())? {
+        let log = format!("{}.log", number(&name).unwrap_or_default());
+        let path = location.path().join(&log);
+        if name == log {
+            let file = folder.find(name)?.filter(|found| found.is_plain);
+            logs.insert(path, Some(file.map_or(0, |file| file.size)));
+        } else if is_part(&name, &log) {
             logs.entry(path).or_insert(None);
         }
     }
     Ok(())
 }
 
-/// What is in a folder; nothing if there is none, since Pods come and go.
-fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.collect(),
+/// The names in a folder that are wanted; none if there is no folder, since Pods come and go.
+fn names(folder: &Location, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    match if_there(folder.open())? {
+        Some(folder) => folder.names(wanted),
+        None => Ok(vec![]),
+    }
+}
+
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
         Err(e)
             if matches!(
                 e.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
             ) =>
         {
-            Ok(vec![])
+            Ok(None)
         }
         Err(e) => Err(e),
     }
@@ -290,6 +308,7 @@ fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
 mod tests {
     use super::*;
     use std::collections::HashMap;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     const MARK: &str = "/root-dir";

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
 use crate::translate::Paths;
 
@@ -51,7 +52,7 @@ pub fn make(
     id: &str,
     log: &Path,
 ) -> io::Result<bool> {
-    if !log.exists() {
+    if !is_there(paths, log) {
         return Ok(false);
     }
     let path = paths.container_logs.join(name(key, container, id));
@@ -63,6 +64,13 @@ pub fn make(
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Whether something has the path of a log; what it is does not matter.
+pub(super) fn is_there(paths: &Paths, log: &Path) -> bool {
+    let found = Location::around(&paths.logs, log)
+        .and_then(|(folder, name)| folder.open().ok()?.find(name).ok());
+    found.flatten().is_some()
 }
 
 /// The links that lead below the Pods' log directory.

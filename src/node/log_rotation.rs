@@ -4,28 +4,36 @@
 //! No line is lost: until the runtime has begun the new file it writes to the old one under its new
 //! name, which stays as it is until the next rotation, so that log shippers can finish it too. A
 //! rotation that was cut off at any instant is finished by the next.
+//!
+//! The order of the names is that of the parts, also where the machine's clock was set back: a part's time
+//! is later than that of any part before it. Containers that ship logs can write to the folder, so that all
+//! is done through [`untrusted`](crate::host::untrusted).
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use jiff::Timestamp;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use tracing::debug;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use tracing::{debug, warn};
 
 use crate::blocking::blocking;
 use crate::cri::Client;
 use crate::cri::v1::ReopenContainerLogRequest;
+use crate::host::untrusted::{Folder, Location};
 
 const COMPRESSED: &str = ".gz";
 const UNFINISHED: &str = ".tmp";
 /// The times in names of rotated parts: in UTC, so that their order is that of the names.
 const TIME: &str = "%Y%m%d-%H%M%S";
+/// A part larger than this, and than twice the size from which logs are rotated, is not compressed: that
+/// would keep the logs of all other containers waiting for long.
+const LARGEST_COMPRESSED: u64 = 1 << 30;
 
 /// How containers' logs are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,30 +46,44 @@ pub struct Rotation {
     pub interval: Duration,
 }
 
-/// Rotates the log of a running container.
+impl Rotation {
+    fn largest_compressed(&self) -> u64 {
+        let twice = self.max_size.unwrap_or(0).saturating_mul(2);
+        twice.max(LARGEST_COMPRESSED)
+    }
+}
+
+/// Rotates the log `log` of a running container, in the folder of its logs.
 ///
 /// # Errors
 /// The log could not be rotated and is as it was, or its earlier parts could not be tidied up.
 pub(super) async fn rotate(
     client: &Client,
     container_id: &str,
-    log: &Path,
-    max_files: usize,
+    folder: Location,
+    log: String,
+    rotation: Rotation,
 ) -> anyhow::Result<()> {
-    let path = log.to_owned();
-    // A full disk keeps parts from being compressed, which must not let the log grow on.
-    let tidied = blocking(move || tidy(&path, max_files)).await;
-    let rotated = with_suffix(log, &format!(".{}", Timestamp::now().strftime(TIME)));
-    if rotated.exists() || with_suffix(&rotated, COMPRESSED).exists() {
-        // A name for each second.
+    let rotated = blocking(move || {
+        let folder = folder.open()?;
+        // A full disk keeps parts from being compressed, which must not let the log grow on.
+        let tidied = tidy(&folder, &log, rotation);
+        let name = next_part(&parts(&folder, &log)?, &log, Timestamp::now());
+        if let Some(name) = &name {
+            folder.rename_new(&log, name)?;
+        }
+        anyhow::Ok((folder, log, name, tidied))
+    });
+    let (folder, log, name, tidied) = rotated.await?;
+    let Some(name) = name else {
         return tidied;
-    }
-    fs::rename(log, &rotated).with_context(|| format!("cannot rename {}", log.display()))?;
+    };
     if let Err(error) = reopen(client, container_id).await {
-        put_back(&rotated, log).with_context(|| error.to_string())?;
+        let put_back = blocking(move || put_back(&folder, &name, &log)).await;
+        put_back.with_context(|| error.to_string())?;
         return Err(error);
     }
-    debug!(log = %log.display(), "rotated the log");
+    debug!(id = container_id, log, "Rotated container log");
     tidied
 }
 
@@ -75,56 +97,82 @@ pub(super) async fn reopen(client: &Client, container_id: &str) -> anyhow::Resul
 }
 
 /// Takes a renaming back, unless the runtime has begun a new file all the same.
-fn put_back(rotated: &Path, log: &Path) -> anyhow::Result<()> {
-    match renameat_with(CWD, rotated, CWD, log, RenameFlags::NOREPLACE) {
+fn put_back(folder: &Folder, rotated: &str, log: &str) -> anyhow::Result<()> {
+    match folder.rename_new(rotated, log) {
         // The Pod may have been removed meanwhile.
-        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot rename {}", rotated.display())),
+        Err(e)
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+            ) =>
+        {
+            Err(e).context("cannot rename the log back")
+        }
+        _ => Ok(()),
     }
+}
+
+/// The name of the next part: a second has one, and none is before a part that is there. `None` if this
+/// second has its part.
+fn next_part(parts: &[String], log: &str, now: Timestamp) -> Option<String> {
+    let now = now.to_zoned(TimeZone::UTC).datetime();
+    let now = now.with().subsec_nanosecond(0).build().ok()?;
+    let newest = parts.iter().filter_map(|part| time_of(part, log)).max();
+    let time = match newest {
+        Some(newest) if newest == now => return None,
+        // The clock was set back.
+        Some(newest) if newest > now => newest.checked_add(Span::new().seconds(1)).ok()?,
+        _ => now,
+    };
+    Some(format!("{log}.{}", time.strftime(TIME)))
+}
+
+/// The time in the name of a part of the log `log` that a rotation made or left unfinished; `None` for
+/// another file.
+fn time_of(name: &str, log: &str) -> Option<DateTime> {
+    let rest = name.strip_prefix(log)?.strip_prefix('.')?;
+    let time = match rest.strip_suffix(UNFINISHED) {
+        Some(unfinished) => unfinished.split('.').next()?,
+        None => rest.strip_suffix(COMPRESSED).unwrap_or(rest),
+    };
+    let is_digit = |(at, byte): (usize, u8)| (at == 8) || byte.is_ascii_digit();
+    let is_time = time.len() == "YYYYMMDD-HHMMSS".len() && time.bytes().enumerate().all(is_digit);
+    let time = DateTime::strptime(TIME, time).ok().filter(|_| is_time)?;
+    // Nothing could come after it.
+    (time.year() < 9999).then_some(time)
 }
 
 /// Whether the name is that of a part of the log `log` that a rotation made or left unfinished.
 pub(super) fn is_part(name: &str, log: &str) -> bool {
-    let rest = name.strip_prefix(log).and_then(|r| r.strip_prefix('.'));
-    let Some(rest) = rest else {
-        return false;
+    time_of(name, log).is_some()
+}
+
+/// Removes parts that are too many or left over, and compresses the others. What fails keeps nothing else
+/// from being done.
+fn tidy(folder: &Folder, log: &str, rotation: Rotation) -> anyhow::Result<()> {
+    let parts = parts(folder, log).with_context(|| format!("cannot list the parts of {log}"))?;
+    let upkeep = upkeep(parts, rotation.max_files);
+    let mut tidied = Ok(());
+    for part in &upkeep.remove {
+        let removed = folder.remove(part).context("cannot remove a part");
+        tidied = tidied.and(removed);
+    }
+    for part in &upkeep.compress {
+        let compressed = compress(folder, part, rotation.largest_compressed());
+        let compressed = compressed.with_context(|| format!("cannot compress {part}"));
+        tidied = tidied.and(compressed);
+    }
+    tidied
+}
+
+/// The parts of a log; a folder is none, whatever its name.
+fn parts(folder: &Folder, log: &str) -> io::Result<Vec<String>> {
+    let parts = folder.names(|name| is_part(name, log))?.into_iter();
+    let is_file = |name: &String| {
+        let found = folder.find(name);
+        found.is_ok_and(|found| found.is_some_and(|found| !found.is_folder))
     };
-    let time = rest
-        .strip_suffix(COMPRESSED)
-        .or_else(|| rest.strip_suffix(UNFINISHED))
-        .unwrap_or(rest);
-    time.len() == "YYYYMMDD-HHMMSS".len()
-        && time.bytes().enumerate().all(|(at, byte)| match at {
-            8 => byte == b'-',
-            _ => byte.is_ascii_digit(),
-        })
-}
-
-/// Removes parts that are too many or left over, and compresses the others.
-fn tidy(log: &Path, max_files: usize) -> anyhow::Result<()> {
-    let parts =
-        parts(log).with_context(|| format!("cannot list the parts of {}", log.display()))?;
-    let upkeep = upkeep(parts, max_files);
-    let at = |name: &String| log.with_file_name(name);
-    for part in upkeep.remove.iter().map(at) {
-        fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
-    }
-    for part in upkeep.compress.iter().map(at) {
-        compress(&part).with_context(|| format!("cannot compress {}", part.display()))?;
-    }
-    Ok(())
-}
-
-fn parts(log: &Path) -> io::Result<Vec<String>> {
-    let name = log.file_name().unwrap_or_default().to_string_lossy();
-    let mut parts = vec![];
-    for entry in fs::read_dir(log.parent().unwrap_or(Path::new("/")))? {
-        let entry = entry?.file_name().to_string_lossy().into_owned();
-        if is_part(&entry, &name) {
-            parts.push(entry);
-        }
-    }
-    Ok(parts)
+    Ok(parts.filter(is_file).collect())
 }
 
 /// What is to be done about the parts of a log before it is rotated once more.
@@ -151,43 +199,63 @@ fn upkeep(mut parts: Vec<String>, max_files: usize) -> Upkeep {
     }
 }
 
-/// Puts a compressed file in the place of a part, whole or not at all.
-fn compress(part: &Path) -> io::Result<()> {
-    let unfinished = with_suffix(part, UNFINISHED);
-    let written = write_compressed(part, &unfinished);
+/// Puts a compressed file in the place of a part, whole or not at all. What is no regular file of one name
+/// stays as it is until it is removed as the oldest, and so does a part that is too large.
+fn compress(folder: &Folder, part: &str, largest: u64) -> io::Result<()> {
+    let found = folder.find(part)?;
+    let Some(found) = found.filter(|found| found.is_plain && found.size <= largest) else {
+        warn!(
+            part,
+            "Rotated log is not compressed: it is too large, or not a regular file"
+        );
+        return Ok(());
+    };
+    let source = folder.open(part)?.take(found.size);
+    let (file, unfinished) = folder.create_temporary(&format!("{part}."), UNFINISHED, 0o600)?;
+    let written = write_compressed(source, file);
+    let written = written.and_then(|()| folder.rename(&unfinished, &format!("{part}{COMPRESSED}")));
     if let Err(error) = written {
         // The next rotation removes it, if this cannot.
-        let _ = fs::remove_file(&unfinished);
+        let _ = folder.remove(&unfinished);
         return Err(error);
     }
-    fs::rename(&unfinished, with_suffix(part, COMPRESSED))?;
-    fs::remove_file(part)
+    folder.remove(part)
 }
 
-fn write_compressed(part: &Path, to: &Path) -> io::Result<()> {
-    let mut source = File::open(part)?;
-    let mode = source.metadata()?.permissions().mode() & 0o777;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(to)?;
-    let mut encoder = GzEncoder::new(file, Compression::default());
+/// Writes what the source has, compressed, to a file with the source's permissions.
+fn write_compressed(mut source: io::Take<File>, to: File) -> io::Result<()> {
+    let mode = source.get_ref().metadata()?.permissions().mode() & 0o777;
+    to.set_permissions(Permissions::from_mode(mode))?;
+    let mut encoder = GzEncoder::new(to, Compression::default());
     io::copy(&mut source, &mut encoder)?;
     encoder.finish()?.sync_all()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use rustix::fs::{CWD, FileType, mknodat};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    const ROTATION: Rotation = Rotation {
+        max_size: Some(1 << 20),
+        max_files: 5,
+        interval: Duration::from_secs(10),
+    };
+
+    fn open(dir: &tempfile::TempDir) -> Folder {
+        Location::new(dir.path(), "").open().unwrap()
+    }
+
+    fn left(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = names.collect();
+        left.sort();
+        left
+    }
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| format!("0.log.{name}")).collect()
@@ -274,16 +342,17 @@ mod tests {
         let lines = "a line\n".repeat(10_000);
         fs::write(&part, &lines).unwrap();
         fs::set_permissions(&part, fs::Permissions::from_mode(0o640)).unwrap();
-        fs::write(with_suffix(&part, UNFINISHED), "half").unwrap();
+        let unfinished = format!("0.log.{T1}.0a0b0c0d{UNFINISHED}");
+        for unfinished in [format!("0.log.{T1}{UNFINISHED}"), unfinished] {
+            fs::write(dir.path().join(unfinished), "half").unwrap();
+        }
         fs::write(dir.path().join("0.log.bak"), "theirs").unwrap();
-        tidy(&log, 5).unwrap();
-        let mut left: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
+        tidy(&open(&dir), "0.log", ROTATION).unwrap();
         let compressed = format!("0.log.{T1}.gz");
-        assert_eq!(left, ["0.log", compressed.as_str(), "0.log.bak"]);
+        assert_eq!(
+            left(dir.path()),
+            ["0.log", compressed.as_str(), "0.log.bak"]
+        );
         let file = File::open(dir.path().join(compressed)).unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
         let mut text = String::new();
@@ -297,13 +366,110 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (log, rotated) = (dir.path().join("0.log"), dir.path().join("rotated"));
         fs::write(&rotated, "old").unwrap();
-        put_back(&rotated, &log).unwrap();
+        put_back(&open(&dir), "rotated", "0.log").unwrap();
         assert_eq!(fs::read_to_string(&log).unwrap(), "old");
         fs::write(&rotated, "older").unwrap();
-        put_back(&rotated, &log).unwrap();
+        put_back(&open(&dir), "rotated", "0.log").unwrap();
         assert_eq!(fs::read_to_string(&log).unwrap(), "old");
         assert_eq!(fs::read_to_string(&rotated).unwrap(), "older");
         fs::remove_file(&rotated).unwrap();
-        put_back(&rotated, &log).unwrap();
+        put_back(&open(&dir), "rotated", "0.log").unwrap();
+    }
+
+    #[test]
+    fn the_names_of_parts_are_in_order_however_the_clock_was_set() {
+        let now = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mut parts = vec![];
+        let mut rotate = |time: &str| {
+            let part = next_part(&parts, "0.log", now(time));
+            parts.extend(part.clone());
+            part.map(|part| part["0.log.".len()..].to_owned())
+        };
+        for (time, name) in [
+            ("2026-12-31T23:59:59.9Z", Some("20261231-235959")),
+            ("2026-12-31T23:59:59.9Z", None),
+            ("2027-12-31T23:59:59Z", Some("20271231-235959")),
+            // It was a year ahead, and is set right.
+            ("2027-01-01T00:00:00Z", Some("20280101-000000")),
+            ("2027-01-01T00:00:10Z", Some("20280101-000001")),
+            ("2028-01-01T00:00:02Z", Some("20280101-000002")),
+        ] {
+            assert_eq!(rotate(time).as_deref(), name, "{time}");
+        }
+        assert!(parts.is_sorted());
+        // What a container gave a time after which nothing can come is no part.
+        let last = ["0.log.99991231-235959".to_owned()];
+        let next = next_part(&last, "0.log", now("2026-01-01T00:00:00Z"));
+        assert_eq!(next.as_deref(), Some("0.log.20260101-000000"));
+    }
+
+    #[test]
+    fn a_part_of_a_time_to_come_goes_as_the_oldest() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("0.log.20991231-235959"), "").unwrap();
+        let rotation = Rotation {
+            max_files: 3,
+            ..ROTATION
+        };
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        for number in 0..3 {
+            let folder = open(&dir);
+            tidy(&folder, "0.log", rotation).unwrap();
+            fs::write(dir.path().join("0.log"), number.to_string()).unwrap();
+            let name = next_part(&parts(&folder, "0.log").unwrap(), "0.log", now);
+            folder.rename("0.log", &name.unwrap()).unwrap();
+        }
+        let expected = ["0.log.21000101-000001.gz", "0.log.21000101-000002"];
+        assert_eq!(left(dir.path()), expected);
+    }
+
+    #[test]
+    fn what_a_container_put_in_the_way_is_neither_opened_nor_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join("logs").join(name);
+        fs::create_dir(at("")).unwrap();
+        let (secret, linked) = (dir.path().join("secret"), dir.path().join("linked"));
+        fs::write(&secret, "secret").unwrap();
+        fs::write(&linked, "secret").unwrap();
+        let part = |n: u32| format!("0.log.20260101-00000{n}");
+        symlink(&secret, at(&part(1))).unwrap();
+        fs::hard_link(&linked, at(&part(2))).unwrap();
+        mknodat(CWD, at(&part(3)), FileType::Fifo, 0o600.into(), 0).unwrap();
+        fs::create_dir(at(&part(4))).unwrap();
+        fs::write(at(&part(5)), "a line\n").unwrap();
+        for end in [".tmp", ".gz.tmp", ".gz"] {
+            symlink(&secret, at(&format!("{}{end}", part(6)))).unwrap();
+        }
+        symlink(&secret, at(&format!("{}.tmp", part(5)))).unwrap();
+        let folder = Location::new(dir.path(), "logs").open().unwrap();
+        let rotation = Rotation {
+            max_files: 10,
+            ..ROTATION
+        };
+        tidy(&folder, "0.log", rotation).unwrap();
+        assert!(at(&format!("{}.gz", part(5))).is_file());
+        for n in 1..4 {
+            assert!(!at(&format!("{}.gz", part(n))).exists(), "{n}");
+            fs::symlink_metadata(at(&part(n))).unwrap();
+        }
+        let rotation = Rotation {
+            max_files: 2,
+            ..ROTATION
+        };
+        tidy(&folder, "0.log", rotation).unwrap();
+        assert_eq!(left(&at("")), [part(4)]);
+        for file in [secret, linked] {
+            assert_eq!(fs::read_to_string(file).unwrap(), "secret");
+        }
+    }
+
+    #[test]
+    fn a_part_of_any_size_keeps_no_other_log_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = format!("0.log.{T1}");
+        let file = File::create(dir.path().join(&part)).unwrap();
+        file.set_len(1 << 40).unwrap();
+        tidy(&open(&dir), "0.log", ROTATION).unwrap();
+        assert_eq!(left(dir.path()), [part]);
     }
 }

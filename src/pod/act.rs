@@ -32,6 +32,7 @@ use super::task::{Context, PodTask, Pulled};
 use super::{backoff, observe, tell};
 use crate::blocking::blocking;
 use crate::cri::{Client, Error, if_found, v1};
+use crate::host::untrusted::read_path;
 use crate::manifest::objects::Objects;
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
@@ -1648,6 +1649,9 @@ async fn pull_or_local(
     }
 }
 
+/// The most bytes of a resolver configuration that are read.
+const MAX_RESOLVER: u64 = 1 << 20;
+
 /// The host's resolver configuration, as it is now.
 ///
 /// # Errors
@@ -1656,9 +1660,8 @@ fn host_resolver(context: &Context) -> Result<ResolvConf, String> {
     let Some(path) = &context.resolv_conf else {
         return Ok(ResolvConf::none());
     };
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|e| format!("--resolv-conf: {}: {e}", path.display()))?;
-    Ok(ResolvConf::parse(&text))
+    let text = read_path(path, MAX_RESOLVER).map_err(|e| format!("--resolv-conf: {e}"))?;
+    Ok(ResolvConf::parse(&String::from_utf8_lossy(&text)))
 }
 
 /// Links to a container's log from where log shippers look.

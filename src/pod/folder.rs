@@ -14,11 +14,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Container;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::history::History;
 use super::identity::{Uid, check_container, check_key};
 use super::moment::Since;
+use crate::host::untrusted::{self, Folder};
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::node::log_links;
@@ -29,6 +34,11 @@ const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
 const USER_NAMESPACE: &str = "userns.json";
 const HISTORY: &str = "history.json";
+/// The most bytes of a file of a Pod's own folder that are read: a manifest of 10 MiB as JSON has no more.
+const MAX_OWN: u64 = 64 << 20;
+const HOSTS: &str = "/etc/hosts";
+/// The most bytes of the host's `/etc/hosts` that are read.
+const MAX_HOSTS: u64 = 16 << 20;
 /// As many ids as a Pod with a user namespace has: the images' users are all below.
 const IDS_PER_POD: u32 = 65_536;
 
@@ -117,8 +127,7 @@ pub fn belongs_to_another(root: &Path) -> io::Result<bool> {
 /// The record of a UID, if there is a readable one of a Pod that can be.
 #[must_use]
 pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
-    let text = fs::read(paths.pod(uid).join(RECORD)).ok()?;
-    let record: Record = serde_json::from_slice(&text).ok()?;
+    let record: Record = read_own(paths, uid, RECORD)?;
     check_key(&record.key()).ok().map(|()| record)
 }
 
@@ -133,9 +142,7 @@ pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Re
         write_json(&paths.pod(uid).join(RECORD), record)?;
     }
     // Log shippers run as other users.
-    let mut log_folder = DirBuilder::new();
-    log_folder.recursive(true).mode(0o755);
-    log_folder.create(paths.pod_logs(key, uid))
+    paths.log_location(key, uid).create(0o755).map(drop)
 }
 
 /// Notes that the Pod's end has begun, and gives when that first was.
@@ -156,21 +163,22 @@ pub fn mark_terminating(paths: &Paths, uid: &str, mark: Terminating) -> io::Resu
 /// # Errors
 /// Any I/O error; that it was not marked is none.
 pub fn unmark_terminating(paths: &Paths, uid: &str) -> io::Result<()> {
-    ignore_missing(fs::remove_file(paths.pod(uid).join(TERMINATING)))
+    match paths.pod_location(uid).open() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        folder => folder?.remove(TERMINATING),
+    }
 }
 
 /// When the Pod's end began, if it has.
 #[must_use]
 pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
-    let text = fs::read(paths.pod(uid).join(TERMINATING)).ok()?;
-    serde_json::from_slice(&text).ok()
+    read_own(paths, uid, TERMINATING)
 }
 
 /// What is kept of a version beyond what the runtime has of it, if there is a readable file of it.
 #[must_use]
 pub fn read_history(paths: &Paths, uid: &str) -> Option<History> {
-    let text = fs::read(paths.pod(uid).join(HISTORY)).ok()?;
-    serde_json::from_slice(&text).ok()
+    read_own(paths, uid, HISTORY)
 }
 
 /// Keeps the history of a version; `lasting` where it must outlive a power failure. Nothing is kept of
@@ -191,22 +199,59 @@ pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool)
 }
 
 /// Writes the Pod's `/etc/hosts`, as the kubelet does at each start of a container: the host's own may
-/// have changed, and what containers wrote into it does not stay. In place, since running containers have
-/// the file mounted, and only where it differs, since they may be reading it.
+/// have changed, and what containers wrote into it does not stay. Only where it differs, since running
+/// containers may be reading it.
 ///
 /// # Errors
-/// Any I/O error.
+/// Any I/O error; the file is then as long as it was.
 pub fn write_hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String]) -> io::Result<()> {
-    let host = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let path = facts.paths.hosts_file(&pod.uid);
+    let on_host = pod.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    let host = if on_host { host_hosts() } else { String::new() };
     let text = hosts_file(facts, pod, ips, &host);
-    if !fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
-        fs::write(&path, text)?;
-    }
-    fs::set_permissions(&path, Permissions::from_mode(0o644))
+    let folder = facts.paths.pod_location(&pod.uid).open()?;
+    let hosts = facts.paths.hosts_file(&pod.uid);
+    let name = hosts.file_name().and_then(|name| name.to_str());
+    write_shared(&folder, name.unwrap_or_default(), text.as_bytes())
 }
 
-/// Makes what one instance of a container needs: its log folder and the file for its last words.
+/// The host's own `/etc/hosts`, or as much of it as is read.
+fn host_hosts() -> String {
+    match untrusted::read_path(Path::new(HOSTS), MAX_HOSTS) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                warn!(%error, "Pods of the host's network get no entries of its hosts file");
+            }
+            String::new()
+        }
+    }
+}
+
+/// Writes a file that running containers have mounted, so that it stays the same one. It is never empty
+/// meanwhile, and a full disk leaves it as it was: room is taken first, and it is cut last.
+fn write_shared(folder: &Folder, name: &str, text: &[u8]) -> io::Result<()> {
+    let length = text.len() as u64;
+    let Some(found) = folder.find(name)?.filter(|found| found.is_plain) else {
+        // Nobody has it yet, or something else is in its place.
+        return folder.replace(name, text, 0o644, false);
+    };
+    let same = |content: Vec<u8>| content == text;
+    if found.size == length && folder.read(name, length).is_ok_and(same) {
+        return folder.set_mode(name, 0o644);
+    }
+    let mut file = folder.open_to_write(name)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length) {
+        // Not every file system can take room before.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    file.write_all(text)?;
+    file.set_len(length)?;
+    file.set_permissions(Permissions::from_mode(0o644))
+}
+
+/// Makes what one instance of a container needs: its log folder, in which nothing has the log's name but a
+/// log, and the file for its last words.
 ///
 /// # Errors
 /// Any I/O error.
@@ -216,13 +261,27 @@ pub fn prepare_container(
     spec: &Container,
     attempt: u32,
 ) -> io::Result<()> {
-    let logs = paths.pod_logs(&pod.key, &pod.uid).join(&spec.name);
-    DirBuilder::new().recursive(true).mode(0o755).create(logs)?;
-    private_folder(&paths.container(&pod.uid, &spec.name))?;
-    let file = paths.termination_log(&pod.uid, &spec.name, attempt);
-    fs::write(&file, "")?;
+    let logs = paths.log_location(&pod.key, &pod.uid).join(&spec.name);
+    let logs = logs.create(0o755)?;
+    let log = format!("{attempt}.log");
+    if logs.find(&log)?.is_some_and(|found| !found.is_plain) {
+        // The runtime would write through a link, or wait for who reads a pipe.
+        clear_name(&logs, &log)?;
+    }
+    let (folder, file) = paths.termination_location(&pod.uid, &spec.name, attempt);
+    let folder = folder.create(0o750)?;
+    clear_name(&folder, &file)?;
+    let file = folder.create_new(&file, 0o600)?;
     // The container may run as anybody.
-    fs::set_permissions(&file, Permissions::from_mode(0o666))
+    file.set_permissions(Permissions::from_mode(0o666))
+}
+
+/// Removes whatever has a name in a folder, a folder with all in it.
+fn clear_name(folder: &Folder, name: &str) -> io::Result<()> {
+    match folder.find(name)? {
+        Some(found) if found.is_folder => volume::remove_tree(&folder.path().join(name)),
+        _ => folder.remove(name),
+    }
 }
 
 /// Removes what one instance of a container left: its log, rotated parts and the link to it included,
@@ -240,23 +299,18 @@ pub fn remove_container(
     check_key(key)?;
     check_container(container)?;
     let uid = uid.as_str();
-    ignore_missing(fs::remove_file(
-        paths.termination_log(uid, container, attempt),
-    ))?;
+    let (own, file) = paths.termination_location(uid, container, attempt);
+    if let Ok(own) = own.open() {
+        clear_name(&own, &file)?;
+    }
     let log = paths.container_log(key, uid, container, attempt);
     log_links::remove(paths, key, &log)?;
-    let logs = paths.pod_logs(key, uid).join(container);
-    let prefix = format!("{attempt}.log");
-    let Ok(entries) = fs::read_dir(&logs) else {
+    let Ok(logs) = paths.log_location(key, uid).join(container).open() else {
         return Ok(());
     };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            ignore_missing(fs::remove_file(entry.path()))?;
-        }
-    }
-    Ok(())
+    let prefix = format!("{attempt}.log");
+    let own = logs.names(|name| name.starts_with(&prefix))?;
+    own.iter().try_for_each(|name| clear_name(&logs, name))
 }
 
 /// Removes the Pod's logs with the links to them, and its folder.
@@ -334,8 +388,13 @@ pub fn user_namespace(paths: &Paths, uid: &str) -> io::Result<UserNamespaceRange
 }
 
 fn read_user_namespace(paths: &Paths, uid: &str) -> Option<UserNamespaceRange> {
-    let text = fs::read(paths.pod(uid).join(USER_NAMESPACE)).ok()?;
-    serde_json::from_slice(&text).ok()
+    read_own(paths, uid, USER_NAMESPACE)
+}
+
+/// What a file of the Pod's own folder says, if it is there and readable.
+fn read_own<T: DeserializeOwned>(paths: &Paths, uid: &str, name: &str) -> Option<T> {
+    let folder = paths.pod_location(uid).open().ok()?;
+    serde_json::from_slice(&folder.read(name, MAX_OWN).ok()?).ok()
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {
@@ -362,9 +421,57 @@ pub(super) fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::R
     fs::rename(&temporary, path)
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    use std::os::unix::fs::MetadataExt;
+
+    use crate::host::untrusted::Location;
+
+    #[test]
+    fn a_hosts_file_is_written_in_place_whatever_a_container_made_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Location::new(dir.path(), "").open().unwrap();
+        let path = dir.path().join("etc-hosts");
+        write_shared(&folder, "etc-hosts", b"first").unwrap();
+        let file = fs::metadata(&path).unwrap().ino();
+        for (size, text) in [
+            (None, "second, longer"),
+            (Some(1 << 40), "third"),
+            (Some(0), "4"),
+        ] {
+            if let Some(size) = size {
+                let spoilt = OpenOptions::new().write(true).open(&path).unwrap();
+                spoilt.set_len(size).unwrap();
+            }
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            for _ in 0..2 {
+                write_shared(&folder, "etc-hosts", text.as_bytes()).unwrap();
+                assert_eq!(fs::read_to_string(&path).unwrap(), text);
+                let found = fs::metadata(&path).unwrap();
+                assert_eq!((found.ino(), found.mode() & 0o777), (file, 0o644));
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_a_hosts_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let limit = c"size=64k";
+        mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), limit).unwrap();
+        let folder = Location::new(dir.path(), "").open().unwrap();
+        write_shared(&folder, "etc-hosts", b"first").unwrap();
+        let full = fs::write(dir.path().join("full"), vec![b'x'; 1 << 20]);
+        let longer = write_shared(&folder, "etc-hosts", &[b'y'; 10_000]);
+        let after = folder.read("etc-hosts", 100);
+        let shorter = write_shared(&folder, "etc-hosts", b"next");
+        let last = folder.read("etc-hosts", 100);
+        drop(folder);
+        unmount(dir.path(), UnmountFlags::DETACH).unwrap();
+        assert!(full.is_err() && longer.is_err());
+        assert_eq!(after.unwrap(), b"first");
+        assert!(shorter.is_ok());
+        assert_eq!(last.unwrap(), b"next");
     }
 }

@@ -1,13 +1,10 @@
 //! What a container left to say of its end: the file it may write, or the end of its log (Kubernetes,
 //! Determine the Reason for Pod Failure).
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 use super::observed::{Container, Exit};
+use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
 use crate::translate::Paths;
 
@@ -28,18 +25,18 @@ pub(super) fn last_words(
     exit: &Exit,
 ) -> String {
     let (uid, name, attempt) = (&container.uid, &container.name, container.attempt);
-    let (said, _) = read_last(&paths.termination_log(uid, name, attempt), FILE_BYTES);
+    let (said, _) = read_last(&paths.termination_location(uid, name, attempt), FILE_BYTES);
     let said = String::from_utf8_lossy(&said).into_owned();
     let policy = spec.termination_message_policy.as_deref();
     if !said.is_empty() || exit.code == 0 || policy != Some("FallbackToLogsOnError") {
         return said;
     }
-    let log = paths.container_log(key, uid, name, attempt);
-    end_of_log(&read_end(&log))
+    let folder = paths.log_location(key, uid).join(name);
+    end_of_log(&read_end(&(folder, format!("{attempt}.log"))))
 }
 
-fn read_end(path: &Path) -> String {
-    let (mut bytes, cut) = read_last(path, LOG_READ);
+fn read_end(log: &(Location, String)) -> String {
+    let (mut bytes, cut) = read_last(log, LOG_READ);
     if cut {
         // The first line is cut.
         let first = bytes.iter().position(|b| *b == b'\n');
@@ -48,21 +45,14 @@ fn read_end(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The last bytes of a file, and whether there are more before them.
-fn read_last(path: &Path, length: u64) -> (Vec<u8>, bool) {
-    let mut bytes = vec![];
-    let Ok(mut file) = File::open(path) else {
-        return (bytes, false);
-    };
-    let from = file
-        .metadata()
-        .map_or(0, |m| m.len())
-        .saturating_sub(length);
-    if file.seek(SeekFrom::Start(from)).is_ok() {
-        // What could be read counts.
-        let _ = file.take(length).read_to_end(&mut bytes);
-    }
-    (bytes, from > 0)
+/// The last bytes of a file, and whether there are more before them; nothing of a file that cannot be read,
+/// and of what is no file.
+fn read_last((folder, name): &(Location, String), length: u64) -> (Vec<u8>, bool) {
+    let read = folder
+        .open()
+        .and_then(|folder| folder.read_end(name, length));
+    let (bytes, before) = read.unwrap_or_default();
+    (bytes, before > 0)
 }
 
 /// The last lines of a log in the runtime's form (CRI, "logging": time, stream, tags, text).
@@ -86,6 +76,8 @@ fn end_of_log(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, mknodat};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn the_end_of_a_log_is_its_text_without_times_and_streams() {
@@ -100,6 +92,7 @@ mod tests {
     fn of_a_long_file_the_end_counts() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("said");
+        let at = |name: &str| (Location::new(folder.path(), ""), name.to_owned());
         for (said, read, cut) in [
             ("short".to_owned(), "short".to_owned(), false),
             ("x".repeat(4096), "x".repeat(4096), false),
@@ -110,9 +103,21 @@ mod tests {
             ),
         ] {
             std::fs::write(&file, said).unwrap();
-            assert_eq!(read_last(&file, FILE_BYTES), (read.into_bytes(), cut));
+            assert_eq!(read_last(&at("said"), FILE_BYTES), (read.into_bytes(), cut));
         }
-        assert_eq!(read_last(&folder.path().join("none"), 10), (vec![], false));
+        assert_eq!(read_last(&at("none"), 10), (vec![], false));
+        symlink(&file, folder.path().join("link")).unwrap();
+        mknodat(
+            CWD,
+            folder.path().join("pipe"),
+            FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        for name in ["link", "pipe"] {
+            assert_eq!(read_last(&at(name), 10), (vec![], false), "{name}");
+        }
     }
 
     #[test]

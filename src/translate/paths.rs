@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Volume;
 
+use crate::host::untrusted::Location;
 use crate::manifest::{PodKey, StaticPod};
 
 /// The agent's folders, absolute.
@@ -76,9 +77,15 @@ impl Paths {
         plugin.join(volume).join("ready")
     }
 
+    /// The folder of the Pod's own volumes.
+    #[must_use]
+    pub fn volumes(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumes")
+    }
+
     /// The folder of a volume of a kind.
     fn volume(&self, uid: &str, kind: &str, volume: &str) -> PathBuf {
-        let volumes = self.pod(uid).join("volumes");
+        let volumes = self.volumes(uid);
         volumes.join(format!("kubernetes.io~{kind}")).join(volume)
     }
 
@@ -109,11 +116,33 @@ impl Paths {
         folder.join(format!("{attempt:08x}"))
     }
 
+    /// The same file, as one that its container can write to: the folder, and its name there.
+    pub(crate) fn termination_location(
+        &self,
+        uid: &str,
+        container: &str,
+        attempt: u32,
+    ) -> (Location, String) {
+        let folder = self.pod_location(uid).join("containers").join(container);
+        (folder, format!("{attempt:08x}"))
+    }
+
+    /// The Pod's own folder, as one that containers may be able to write to.
+    pub(crate) fn pod_location(&self, uid: &str) -> Location {
+        Location::new(&self.root, "pods").join(uid)
+    }
+
     /// The folder of a Pod's logs.
     #[must_use]
     pub fn pod_logs(&self, key: &PodKey, uid: &str) -> PathBuf {
         let name = format!("{}_{}_{uid}", key.namespace, key.name);
         self.logs.join(name)
+    }
+
+    /// The folder of a Pod's logs, as one that containers may be able to write to.
+    pub(crate) fn log_location(&self, key: &PodKey, uid: &str) -> Location {
+        let name = format!("{}_{}_{uid}", key.namespace, key.name);
+        Location::new(&self.logs, name)
     }
 
     /// The log of one instance of a container.

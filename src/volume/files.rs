@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::ownership;
 use super::payload::Payload;
+use crate::host::untrusted::Location;
 
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
@@ -105,7 +106,10 @@ fn holds(folder: &Path, payload: &Payload) -> bool {
     let same = |(path, file): (&String, &super::payload::File)| {
         let path = folder.join(path);
         let mode = fs::symlink_metadata(&path).map(|m| m.mode() & 0o777);
-        fs::read(&path).is_ok_and(|content| content == file.content)
+        let size = file.content.len() as u64;
+        let found = Location::around(folder, &path)
+            .and_then(|(around, name)| around.open().ok()?.read(name, size).ok());
+        found.is_some_and(|content| content == file.content)
             && mode.is_ok_and(|mode| mode & file.mode == file.mode)
     };
     let mut found = BTreeSet::new();

@@ -19,6 +19,7 @@ super::on_each_containerd!(logs_are_followed_over_rotation_and_restarts);
 mod on_one {
     super::super::on_containerd!(
         "2.1": a_pod_that_keeps_ending_is_described,
+        a_last_line_without_a_newline_is_shown,
         waiting_ends_when_the_pod_is_ready_or_gone,
         events_and_changes_are_told_as_they_come,
         programs_read_pods_health_and_metrics,
@@ -139,6 +140,53 @@ async fn logs_are_followed_over_rotation_and_restarts(mut node: Node) {
     })
     .await;
     assert!(logs.process.wait().unwrap().success());
+}
+
+async fn a_last_line_without_a_newline_is_shown(mut node: Node) {
+    let script = |wait: &str| format!("echo first; printf 'last words, no newline'; {wait}");
+    let never = "  restartPolicy: Never\n";
+    let runs = "while [ ! -e /out/end ]; do sleep 0.05; done";
+    let volumes = node.with_out("    $MOUNT\n  volumes: $OUT\n") + never;
+    node.make_out();
+    let image = super::node::BUSYBOX;
+    node.put("web.yaml", &pod_with("web", image, &script(runs), &volumes));
+    node.start_agent();
+    node.wait_running("web").await;
+    let mut followed = Running::start(&node, "followed", &["logs", "web", "--follow"]);
+    node.wait_until("it is followed", async || followed.said() == "first\n")
+        .await;
+    fs::write(node.path("out/end"), "").unwrap();
+    node.wait_until("it has ended", async || {
+        followed.process.try_wait().unwrap().is_some()
+    })
+    .await;
+    let expected = "first\nlast words, no newline";
+    assert_eq!(followed.said(), expected);
+    for (words, expected) in [
+        (&["logs", "web"][..], expected),
+        (&["logs", "web", "--tail=1"], "last words, no newline"),
+        (&["logs", "web", "--tail=2"], expected),
+        (&["logs", "web", "--tail=0"], ""),
+    ] {
+        let shown = text(&output(&node, words).stdout);
+        assert_eq!(shown, expected, "{words:?}");
+    }
+    // What comes after it begins a line.
+    let again = script("sleep 1; exit 1").replace("first", "again");
+    node.put("again.yaml", &pod("again", &again));
+    node.wait_until("it was started again", async || {
+        node.report("again").await.is_some_and(|r| r.restarts > 0)
+    })
+    .await;
+    let followed = Running::start(&node, "again", &["logs", "again", "--follow"]);
+    let both = "again\nlast words, no newline\n";
+    node.wait_until("the next instance follows", async || {
+        followed.said().contains(both) || followed.said() == "again\nlast words, no newline"
+    })
+    .await;
+    node.remove("web.yaml");
+    node.remove("again.yaml");
+    node.wait_gone().await;
 }
 
 async fn a_pod_that_keeps_ending_is_described(mut node: Node) {

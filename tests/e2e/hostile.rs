@@ -1,13 +1,223 @@
 //! Containers that mean harm to the node that they run on.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 
+use rustix::fs::{CWD, FileType, mknodat};
 use serde_json::json;
 
-use super::node::{BUSYBOX, Node};
+use super::node::{BUSYBOX, FOREVER, Node, command, pod, pod_with};
 
 super::on_each_containerd!(a_link_swapped_into_a_volume_shows_nothing_of_the_host);
+
+mod on_one {
+    super::super::on_containerd!(
+        "2.1": what_a_container_makes_of_its_hosts_file_costs_nothing,
+        what_stands_in_the_place_of_a_log_is_neither_shown_nor_waited_for,
+        what_stands_in_the_place_of_parts_keeps_no_log_from_being_rotated,
+        a_new_instance_never_writes_its_log_through_a_link
+    );
+}
+
+/// A Pod's folder of the logs of its container `c`.
+async fn log_folder(node: &Node, pod: &str) -> PathBuf {
+    let uid = node.report(pod).await.unwrap().uid;
+    let name = format!("default_{}_{uid}", node.full_name(pod));
+    node.path("logs").join(name).join("c")
+}
+
+/// What `podkeeper logs` gives, within a time in which it ends if nothing holds it up.
+fn logs(node: &Node, words: &[&str]) -> Output {
+    let run_dir = format!("--run-dir={}", node.path("run").display());
+    let logs = command(&["logs", &run_dir]).get_program().to_owned();
+    let mut limited = std::process::Command::new("timeout");
+    limited.arg("30").arg(logs).args(["logs", &run_dir]);
+    limited.args(words).stdin(Stdio::null()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8(text).unwrap()
+}
+
+async fn what_a_container_makes_of_its_hosts_file_costs_nothing(mut node: Node) {
+    let script =
+        "grep -q localhost /etc/hosts && touch /out/whole; truncate -s 1G /etc/hosts; exit 1";
+    let volumes = node.with_out("    $MOUNT\n  volumes: $OUT\n");
+    node.make_out();
+    node.put("web.yaml", &pod_with("web", BUSYBOX, script, &volumes));
+    node.start_agent();
+    for restarts in 1..3 {
+        node.wait_until("it was started again", async || {
+            let report = node.report("web").await;
+            report.is_some_and(|r| r.restarts >= restarts)
+        })
+        .await;
+        node.wait_written("whole").await;
+        fs::remove_file(node.path("out/whole")).unwrap();
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", node.agent_id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    let peak: u64 = peak.parse().unwrap();
+    assert!(peak < 200 << 10, "{peak} KiB");
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+async fn what_stands_in_the_place_of_a_log_is_neither_shown_nor_waited_for(mut node: Node) {
+    let secret = node.path("secret");
+    fs::write(&secret, "the host's secret\n").unwrap();
+    node.put("web.yaml", &pod("web", &format!("echo mine; {FOREVER}")));
+    node.put(
+        "other.yaml",
+        &pod("other", &format!("echo theirs; {FOREVER}")),
+    );
+    node.start_agent();
+    node.wait_running("web").await;
+    node.wait_running("other").await;
+    let folder = log_folder(&node, "web").await;
+    let log = folder.join("0.log");
+    let is_whole = async || said(&logs(&node, &["web"])).contains("up");
+    node.wait_until("it has said all", is_whole).await;
+    let own = fs::read(&log).unwrap();
+    let linked = folder.with_file_name("linked");
+    for (found, put) in [
+        (
+            "a symlink",
+            Box::new(|| symlink(&secret, &log).unwrap()) as Box<dyn Fn()>,
+        ),
+        (
+            "several names",
+            Box::new(|| fs::hard_link(&secret, &log).unwrap()),
+        ),
+        (
+            "a named pipe",
+            Box::new(|| mknodat(CWD, &log, FileType::Fifo, 0o600.into(), 0).unwrap()),
+        ),
+        ("a folder", Box::new(|| fs::create_dir(&log).unwrap())),
+    ] {
+        fs::rename(&log, &linked).unwrap();
+        put();
+        for words in [&["web"][..], &["web", "--tail=3"], &["web", "--follow"]] {
+            let output = logs(&node, words);
+            let said = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{found} {words:?}: {said}");
+            assert!(said.contains(found), "{words:?}: {said}");
+            assert!(!said.contains("secret\n"), "{words:?}: {said}");
+        }
+        if found == "a folder" {
+            fs::remove_dir(&log).unwrap();
+        } else {
+            fs::remove_file(&log).unwrap();
+        }
+        fs::rename(&linked, &log).unwrap();
+    }
+    assert_eq!(fs::read(&log).unwrap(), own);
+    // Parts that are none are left out.
+    for (time, target) in [("20200101-000000", "link"), ("20200101-000001", "pipe")] {
+        let part = folder.join(format!("0.log.{time}"));
+        match target {
+            "link" => symlink(&secret, part).unwrap(),
+            _ => mknodat(CWD, part, FileType::Fifo, 0o600.into(), 0).unwrap(),
+        }
+    }
+    let broken = folder.join("0.log.20200101-000002.gz");
+    fs::write(broken, "no gzip").unwrap();
+    for words in [&["web"][..], &["web", "--tail=9"]] {
+        assert_eq!(said(&logs(&node, words)), "mine\nup\n", "{words:?}");
+    }
+    assert_eq!(said(&logs(&node, &["other"])), "theirs\nup\n");
+    node.remove("web.yaml");
+    node.remove("other.yaml");
+    node.wait_gone().await;
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "the host's secret\n");
+}
+
+async fn what_stands_in_the_place_of_parts_keeps_no_log_from_being_rotated(mut node: Node) {
+    let secret = node.path("secret");
+    fs::write(&secret, "secret").unwrap();
+    node.flag("container-log-max-size", "4Ki");
+    node.flag("container-log-max-files", "9");
+    node.flag("container-log-monitor-interval", "50ms");
+    let busy = "trap 'exit 0' TERM; while :; do echo some words to fill the log; sleep 0.01; done";
+    node.put("a.yaml", &pod("a", busy));
+    node.put("b.yaml", &pod("b", busy));
+    node.start_agent();
+    for name in ["a", "b"] {
+        node.wait_running(name).await;
+    }
+    let folder = log_folder(&node, "a").await;
+    let at = |name: &str| folder.join(name);
+    symlink(&secret, at("0.log.20200101-000000")).unwrap();
+    mknodat(
+        CWD,
+        at("0.log.20200101-000001"),
+        FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    fs::create_dir(at("0.log.20200101-000002")).unwrap();
+    fs::hard_link(&secret, at("0.log.20200101-000003")).unwrap();
+    symlink(&secret, at("0.log.20200101-000004.tmp")).unwrap();
+    for name in ["a", "b"] {
+        let folder = log_folder(&node, name).await;
+        node.wait_until("its parts are compressed", async || {
+            let parts = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
+            let packed = parts.filter(|p| p.extension().is_some_and(|end| end == "gz"));
+            packed.count() > 1
+        })
+        .await;
+    }
+    for time in ["000000", "000001", "000003"] {
+        assert!(!at(&format!("0.log.20200101-{time}.gz")).exists(), "{time}");
+    }
+    node.remove("a.yaml");
+    node.remove("b.yaml");
+    node.wait_gone().await;
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
+}
+
+async fn a_new_instance_never_writes_its_log_through_a_link(mut node: Node) {
+    let outside = node.path("outside");
+    fs::create_dir(&outside).unwrap();
+    node.make_out();
+    let script = "while [ ! -e /out/end ]; do sleep 0.05; done; rm /out/end; exit 1";
+    let volumes = node.with_out("    $MOUNT\n  volumes: $OUT\n");
+    node.put("web.yaml", &pod_with("web", BUSYBOX, script, &volumes));
+    node.start_agent();
+    node.wait_running("web").await;
+    let folder = log_folder(&node, "web").await;
+    symlink(outside.join("log"), folder.join("1.log")).unwrap();
+    fs::write(node.path("out/end"), "").unwrap();
+    node.wait_until("it runs again", async || {
+        let report = node.report("web").await.unwrap();
+        report.restarts == 1 && report.ready == 1
+    })
+    .await;
+    assert!(
+        fs::symlink_metadata(folder.join("1.log"))
+            .unwrap()
+            .is_file()
+    );
+    // The whole folder is led elsewhere.
+    fs::rename(&folder, folder.with_file_name("moved")).unwrap();
+    symlink(&outside, &folder).unwrap();
+    fs::write(node.path("out/end"), "").unwrap();
+    node.wait_until("it runs again", async || {
+        let report = node.report("web").await.unwrap();
+        report.restarts == 2 && report.ready == 1
+    })
+    .await;
+    assert!(folder.join("2.log").is_file());
+    assert!(!folder.is_symlink());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
 
 /// Containers that each have parts of the volume mounted, besides the one that swaps.
 const READERS: usize = 6;

@@ -16,6 +16,7 @@ super::on_each_containerd!(
     no_line_is_lost_when_logs_are_rotated_under_a_busy_container_and_the_agent_is_killed,
     a_log_has_no_more_files_than_are_to_be_kept,
     a_rotation_that_was_cut_off_is_finished,
+    a_log_that_was_rotated_in_a_time_to_come_goes_as_the_oldest,
     every_container_that_is_there_has_a_link_to_its_log,
     links_without_a_log_go_when_the_agent_starts_and_those_of_others_stay,
     images_that_nothing_uses_or_wants_make_room,
@@ -179,6 +180,76 @@ async fn a_rotation_that_was_cut_off_is_finished(mut node: Node) {
     assert!(expected.starts_with(&lines), "{lines}");
     node.remove("web.yaml");
     node.wait_gone().await;
+}
+
+async fn a_log_that_was_rotated_in_a_time_to_come_goes_as_the_oldest(mut node: Node) {
+    const AHEAD: &str = "0.log.20991231-235959";
+    node.flag("container-log-max-size", "2Ki");
+    node.flag("container-log-max-files", "3");
+    node.flag("container-log-monitor-interval", "50ms");
+    let script = "trap 'exit 0' TERM; i=0; while :; do i=$((i + 1)); echo $i; sleep 0.01; done";
+    node.put("web.yaml", &pod("web", script));
+    node.start_agent();
+    node.wait_running("web").await;
+    let folder = log_folder(&node, "web").await;
+    // The machine's clock was years ahead at the first rotation.
+    node.kill_agent();
+    for part in parts(&folder).into_values().flatten() {
+        fs::remove_file(folder.join(part)).unwrap();
+    }
+    let id = node.newest("web", "c").await.unwrap().id;
+    fs::rename(folder.join("0.log"), folder.join(AHEAD)).unwrap();
+    let first = fs::read_to_string(folder.join(AHEAD)).unwrap();
+    node.client
+        .reopen_container_log(v1::ReopenContainerLogRequest { container_id: id })
+        .await
+        .unwrap();
+    node.start_agent();
+    let mut rotations = BTreeSet::new();
+    node.wait_until("it was rotated often", async || {
+        rotations.extend(parts(&folder).into_keys());
+        rotations.len() > 5
+    })
+    .await;
+    node.kill_agent();
+    let left = parts(&folder);
+    assert!(left.len() == 2, "{left:?}");
+    assert!(!left.contains_key(&AHEAD["0.log.".len()..]), "{left:?}");
+    // The parts that are there are the newest, one after the other.
+    let numbers =
+        |text: &str| -> Vec<u64> { text.split('|').filter_map(|n| n.parse().ok()).collect() };
+    let last_of_first = first
+        .lines()
+        .last()
+        .and_then(|l| l.rsplit(' ').next()?.parse().ok());
+    let text = written_lines(&folder);
+    let found = numbers(&text);
+    let expected: Vec<u64> = (found[0]..).take(found.len()).collect();
+    assert_eq!(found, expected);
+    assert!(found[0] > last_of_first.unwrap_or(0));
+    node.start_agent();
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+/// The lines that the container wrote, each with a bar behind it.
+fn written_lines(folder: &Path) -> String {
+    let parts = parts(folder).into_values().flatten();
+    let mut text = String::new();
+    for name in parts.chain(["0.log".to_owned()]) {
+        let mut log = String::new();
+        let mut file = fs::File::open(folder.join(&name)).unwrap();
+        if is_compressed(&name) {
+            GzDecoder::new(file).read_to_string(&mut log).unwrap();
+        } else {
+            file.read_to_string(&mut log).unwrap();
+        }
+        for line in log.lines() {
+            text += line.splitn(4, ' ').nth(3).unwrap_or_default();
+            text += "|";
+        }
+    }
+    text
 }
 
 async fn wait_for_words(node: &Node, log: &Path, words: &str) {

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,8 @@ use super::query::Query;
 use super::refusal::Refusal;
 use super::target::ContainerName;
 use crate::blocking::blocking;
-use crate::logs::{Cursor, Wanted, instance};
+use crate::host::untrusted::Location;
+use crate::logs::{self, Cursor, Wanted, instance};
 use crate::pod::report::Told;
 use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
@@ -82,17 +82,31 @@ pub(super) async fn answer(
         Ok(options) => options,
         Err(why) => return Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
     };
-    let logs = context.facts.paths.pod_logs(&name.pod, &told.report.uid);
+    let logs = context
+        .facts
+        .paths
+        .log_location(&name.pod, &told.report.uid);
     let folder = logs.join(&name.container);
     let status = status(told, &name.container).cloned();
     let (previous, at) = (options.previous, folder.clone());
     let found = blocking({
         let status = status.clone();
-        move || instance(&at, status.as_ref(), previous)
+        move || {
+            let attempt = instance(&at, status.as_ref(), previous);
+            let checked = attempt.map_or(Ok(()), |attempt| logs::check(&at, attempt));
+            checked.map(|()| attempt)
+        }
     });
-    let Some(attempt) = found.await else {
-        let why = nothing_said(&name, status.as_ref(), previous);
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+    let attempt = match found.await {
+        Ok(Some(attempt)) => attempt,
+        Ok(None) => {
+            let why = nothing_said(&name, status.as_ref(), previous);
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        }
+        Err(error) => {
+            let why = format!("failed to open log file: {error}");
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why));
+        }
     };
     let (sender, receiver) = mpsc::channel(PIECES);
     let reader = Reader {
@@ -144,7 +158,7 @@ struct Reader {
     context: Arc<Context>,
     name: ContainerName,
     attempt: u32,
-    folder: PathBuf,
+    folder: Location,
     options: Options,
     sender: mpsc::Sender<Bytes>,
 }
@@ -167,7 +181,9 @@ impl Reader {
         let mut out = BufWriter::with_capacity(PIECE, pieces);
         let (folder, attempt) = (self.folder.clone(), self.attempt);
         let (wanted, tail) = (self.options.wanted, self.options.tail);
-        let cursor = blocking(move || Cursor::new(folder, attempt, wanted, tail));
+        let receiver = self.sender.clone();
+        let needed = Box::new(move || !receiver.is_closed());
+        let cursor = blocking(move || Cursor::new(folder, attempt, wanted, tail, needed));
         let mut cursor = cursor.await?.of_one_instance();
         if !self.options.follow {
             return blocking(move || {
@@ -187,7 +203,11 @@ impl Reader {
             })
             .await?;
             if over && !more {
-                return Ok(());
+                return blocking(move || {
+                    cursor.flush(&mut out)?;
+                    out.flush()
+                })
+                .await;
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -207,7 +227,7 @@ impl Reader {
         let newer = u32::try_from(status.restart_count).is_ok_and(|n| n > self.attempt);
         let runs = status.state.as_ref().is_some_and(|s| s.running.is_some());
         let logs = &self.context.facts.paths;
-        let folder = logs.pod_logs(&self.name.pod, &told.report.uid);
+        let folder = logs.log_location(&self.name.pod, &told.report.uid);
         newer || !runs || folder.join(&self.name.container) != self.folder
     }
 }

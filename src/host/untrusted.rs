@@ -1,0 +1,518 @@
+//! Files below folders that containers can write to, such as the logs of all Pods where one has `/var/log`
+//! mounted: the one place that opens, creates, renames and removes them.
+//!
+//! A [`Location`] is a folder that the agent knows, and a way down from it. What a container put in the way
+//! does no harm: below the known folder no symlink is followed; only regular files with a single name are
+//! opened, so that neither a named pipe blocks nor a hard link shows another file; new files are created
+//! under names that nothing has; and what is read is bounded by the caller. A [`Folder`] stays what it was
+//! when it was opened, whatever is renamed meanwhile.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, fstat, mkdirat, openat, renameat,
+    renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// The most names that are read from one folder.
+const MAX_NAMES: usize = 100_000;
+/// How often another name is tried for a new file.
+const TRIES: usize = 16;
+
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// A folder below one that the agent knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Location {
+    known: PathBuf,
+    inside: PathBuf,
+}
+
+impl Location {
+    /// The folder `inside` of a folder that the agent knows, which may itself be a symlink.
+    pub(crate) fn new(known: impl Into<PathBuf>, inside: impl Into<PathBuf>) -> Self {
+        let (known, inside) = (known.into(), inside.into());
+        Self { known, inside }
+    }
+
+    /// The folder in which `path` stands, below the folder `known`, with the name that it has there.
+    pub(crate) fn around(known: &Path, path: &Path) -> Option<(Self, String)> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let inside = path.parent()?.strip_prefix(known).ok()?;
+        Some((Self::new(known, inside), name))
+    }
+
+    /// A folder in this one.
+    pub(crate) fn join(&self, inside: impl AsRef<Path>) -> Self {
+        Self::new(&self.known, self.inside.join(inside))
+    }
+
+    /// Its path, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.known.join(&self.inside)
+    }
+
+    /// Opens the folder.
+    ///
+    /// # Errors
+    /// Any I/O error; something on the way down is no folder.
+    pub(crate) fn open(&self) -> io::Result<Folder> {
+        self.walk(|fd, part| openat(fd, part, FOLDER, Mode::empty()))
+    }
+
+    /// Opens the folder; what is missing of it and on the way to it is created with this mode. Something else
+    /// that has the name of a folder of the way down is removed.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn create(&self, mode: u32) -> io::Result<Folder> {
+        let mut known = DirBuilder::new();
+        let created = known.recursive(true).mode(mode).create(&self.known);
+        created.map_err(|e| named(e, &self.known))?;
+        self.walk(|fd, part| {
+            let mut opened = openat(fd, part, FOLDER, Mode::empty());
+            if let Err(Errno::NOTDIR | Errno::LOOP) = opened {
+                unlinkat(fd, part, AtFlags::empty())?;
+                opened = Err(Errno::NOENT);
+            }
+            if let Err(Errno::NOENT) = opened {
+                match mkdirat(fd, part, Mode::from_raw_mode(mode)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                opened = openat(fd, part, FOLDER, Mode::empty());
+            }
+            opened
+        })
+    }
+
+    fn walk(&self, step: impl Fn(&OwnedFd, &Path) -> Result<OwnedFd, Errno>) -> io::Result<Folder> {
+        let known = FOLDER.difference(OFlags::NOFOLLOW);
+        let mut path = self.known.clone();
+        let opened = openat(CWD, &self.known, known, Mode::empty());
+        let mut fd = opened.map_err(|e| named(e.into(), &path))?;
+        for part in self.inside.components() {
+            let Component::Normal(part) = part else {
+                return Err(refused(&self.path(), "a path that leads out of its folder"));
+            };
+            path.push(part);
+            fd = step(&fd, part.as_ref()).map_err(|e| match e {
+                Errno::NOTDIR | Errno::LOOP => expected(&path, "no folder", "a folder"),
+                error => named(error.into(), &path),
+            })?;
+        }
+        Ok(Folder { fd, path })
+    }
+}
+
+/// A folder that is open.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// A file as it was found, not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// It is a regular file with a single name.
+    pub(crate) is_plain: bool,
+    /// It is a folder.
+    pub(crate) is_folder: bool,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// Device and inode.
+    pub(crate) identity: (u64, u64),
+}
+
+impl From<&Stat> for Found {
+    fn from(stat: &Stat) -> Self {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        Self {
+            is_plain: kind == FileType::RegularFile && stat.st_nlink <= 1,
+            is_folder: kind == FileType::Directory,
+            size: stat.st_size.try_into().unwrap_or(0),
+            identity: (stat.st_dev, stat.st_ino),
+        }
+    }
+}
+
+impl Folder {
+    /// Where it was when it was opened.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names in the folder that are wanted, in no order: not more than there can be in one that no
+    /// container flooded.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn names(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+        let mut names = vec![];
+        for entry in Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if names.len() < MAX_NAMES && name != "." && name != ".." && wanted(name) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// What has a name, itself if it is a symlink; `None` if nothing has it.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn find(&self, name: impl AsRef<Path>) -> io::Result<Option<Found>> {
+        match statat(&self.fd, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Found::from(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(named(error.into(), &self.path.join(name))),
+        }
+    }
+
+    /// Opens a regular file that has no other name, for reading. Never blocks, and nothing else is opened:
+    /// what has the name is looked at first, and opened by what it is.
+    ///
+    /// # Errors
+    /// Any I/O error; what has the name is no such file.
+    pub(crate) fn open(&self, name: impl AsRef<Path>) -> io::Result<File> {
+        self.open_plain(name.as_ref(), OFlags::RDONLY)
+    }
+
+    /// Opens the same for writing from its beginning.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_to_write(&self, name: impl AsRef<Path>) -> io::Result<File> {
+        self.open_plain(name.as_ref(), OFlags::WRONLY)
+    }
+
+    fn open_plain(&self, name: &Path, access: OFlags) -> io::Result<File> {
+        let path = self.path.join(name);
+        let open = || {
+            let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = openat(&self.fd, name, look, Mode::empty())?;
+            let stat = fstat(&found)?;
+            if !Found::from(&stat).is_plain {
+                return Err(expected(&path, kind(&stat), "a regular file of one name"));
+            }
+            open_found(&found, access)
+        };
+        open().map_err(|e| named(e, &path))
+    }
+
+    /// The content of a file that [`open`](Self::open) opens.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), or the file has more bytes than `limit`.
+    pub(crate) fn read(&self, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+        let file = self.open(name.as_ref())?;
+        bounded(file, limit).map_err(|e| named(e, &self.path.join(name)))
+    }
+
+    /// The last bytes of a file that [`open`](Self::open) opens, as many as `length`, with the number of
+    /// bytes before them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn read_end(
+        &self,
+        name: impl AsRef<Path>,
+        length: u64,
+    ) -> io::Result<(Vec<u8>, u64)> {
+        let mut file = self.open(name)?;
+        let from = file.metadata()?.len().saturating_sub(length);
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = vec![];
+        file.take(length).read_to_end(&mut bytes)?;
+        Ok((bytes, from))
+    }
+
+    /// Creates a file for writing, under a name that begins and ends so and that nothing has; gives the name.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn create_temporary(
+        &self,
+        begin: &str,
+        end: &str,
+        mode: u32,
+    ) -> io::Result<(File, String)> {
+        for _ in 0..TRIES {
+            let name = format!("{begin}{:08x}{end}", fastrand::u32(..));
+            match self.create_new(&name, mode) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                created => return Ok((created?, name)),
+            }
+        }
+        Err(refused(&self.path, "no name is free for a new file"))
+    }
+
+    /// Creates a file for writing, under a name that nothing has.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn create_new(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode);
+        let created = openat(&self.fd, name.as_ref(), flags, mode);
+        let created = created.map_err(|e| named(e.into(), &self.path.join(name)))?;
+        Ok(created.into())
+    }
+
+    /// Puts a file with this content in the place of whatever has the name, whole or not at all; one that is
+    /// `lasting` outlives a power failure.
+    ///
+    /// # Errors
+    /// Any I/O error; what has the name is then as it was.
+    pub(crate) fn replace(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        lasting: bool,
+    ) -> io::Result<()> {
+        let (mut file, temporary) = self.create_temporary(&format!(".{name}."), ".tmp", mode)?;
+        let written = file.write_all(content);
+        let written = written.and_then(|()| if lasting { file.sync_all() } else { Ok(()) });
+        let replaced = written.and_then(|()| self.rename(&temporary, name));
+        if replaced.is_err() {
+            // The error that is reported is the first one.
+            let _ = self.remove(&temporary);
+        }
+        replaced
+    }
+
+    /// Gives a file that [`open`](Self::open) opens this mode, if it has another.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn set_mode(&self, name: &str, mode: u32) -> io::Result<()> {
+        let file = self.open(name)?;
+        if file.metadata()?.permissions().mode() & 0o7777 == mode {
+            return Ok(());
+        }
+        file.set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Renames what has the first name, in place of what has the second.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let renamed = renameat(&self.fd, from, &self.fd, to);
+        renamed.map_err(|e| named(e.into(), &self.path.join(from)))
+    }
+
+    /// Renames what has the first name, unless something has the second.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub(crate) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        let renamed = renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE);
+        renamed.map_err(|e| named(e.into(), &self.path.join(from)))
+    }
+
+    /// Removes a name that is no folder's.
+    ///
+    /// # Errors
+    /// Any I/O error; that nothing has the name is none.
+    pub(crate) fn remove(&self, name: impl AsRef<Path>) -> io::Result<()> {
+        match unlinkat(&self.fd, name.as_ref(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(named(error.into(), &self.path.join(name))),
+        }
+    }
+}
+
+/// Opens what was found.
+fn open_found(found: &OwnedFd, access: OFlags) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?.into())
+}
+
+/// The content of a file of the host by its path, symlinks followed, if it is a regular file.
+///
+/// # Errors
+/// Any I/O error; it is something else; it has more bytes than `limit`.
+pub(crate) fn read_path(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let read = || {
+        let found = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&found)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(expected(path, kind(&stat), "a regular file"));
+        }
+        bounded(open_found(&found, OFlags::RDONLY)?, limit)
+    };
+    read().map_err(|e| named(e, path))
+}
+
+fn bounded(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = vec![];
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        let message = format!("found more than {limit} bytes, the most that is read");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(content)
+}
+
+fn kind(stat: &Stat) -> &'static str {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => "a file with several names (hard links)",
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symlink",
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "something unknown",
+    }
+}
+
+fn expected(path: &Path, found: &str, expected: &str) -> io::Error {
+    refused(path, &format!("found {found}, expected {expected}"))
+}
+
+fn refused(path: &Path, message: &str) -> io::Error {
+    let message = format!("{}: {message}", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// The error with the path that it is about, unless it names one.
+fn named(error: io::Error, path: &Path) -> io::Error {
+    if error.raw_os_error().is_none() && error.kind() == io::ErrorKind::InvalidData {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::mknodat;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A folder with one beside it that must not be reached.
+    fn place() -> (tempfile::TempDir, Location) {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["logs/pod", "outside"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        fs::write(root.path().join("outside/secret"), "secret").unwrap();
+        let location = Location::new(root.path().join("logs"), "pod");
+        (root, location)
+    }
+
+    #[test]
+    fn only_regular_files_of_one_name_are_opened() {
+        let (root, location) = place();
+        let at = |name: &str| location.path().join(name);
+        fs::write(at("file"), "content").unwrap();
+        let outside = root.path().join("outside/secret");
+        symlink(&outside, at("link")).unwrap();
+        symlink("file", at("inner-link")).unwrap();
+        fs::hard_link(&outside, at("hard")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        mknodat(CWD, at("pipe"), FileType::Fifo, 0o600.into(), 0).unwrap();
+        let folder = location.open().unwrap();
+        assert_eq!(folder.read("file", 7).unwrap(), b"content");
+        assert_eq!(folder.read_end("file", 3).unwrap(), (b"ent".to_vec(), 4));
+        assert!(folder.read("file", 6).is_err());
+        for (name, found) in [
+            ("link", "a symlink"),
+            ("inner-link", "a symlink"),
+            ("hard", "several names"),
+            ("folder", "a folder"),
+            ("pipe", "a named pipe"),
+        ] {
+            let error = folder.open(name).unwrap_err().to_string();
+            let path = at(name).display().to_string();
+            assert!(error.starts_with(&path) && error.contains(found), "{error}");
+            assert!(folder.open_to_write(name).is_err(), "{name}");
+            assert!(!folder.find(name).unwrap().unwrap().is_plain, "{name}");
+        }
+        let missing = folder.open("none").unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert_eq!(folder.find("none").unwrap(), None);
+    }
+
+    #[test]
+    fn no_link_on_the_way_down_is_followed() {
+        let (root, location) = place();
+        symlink("../outside", root.path().join("logs/link")).unwrap();
+        let outside = Location::new(root.path().join("logs"), "link");
+        let error = outside.open().unwrap_err().to_string();
+        assert!(error.contains("found no folder"), "{error}");
+        for inside in ["../outside", "/etc", "pod/../../outside"] {
+            let outside = Location::new(root.path().join("logs"), inside);
+            assert!(outside.open().is_err(), "{inside}");
+        }
+        // The known folder itself may be one.
+        symlink("logs", root.path().join("known")).unwrap();
+        let known = Location::new(root.path().join("known"), "pod");
+        known.open().unwrap().create_new("file", 0o600).unwrap();
+        assert!(location.path().join("file").is_file());
+    }
+
+    #[test]
+    fn a_folder_is_created_in_place_of_a_link_to_another() {
+        let (root, location) = place();
+        symlink("../../outside", location.path().join("c")).unwrap();
+        let folder = location.join("c").create(0o755).unwrap();
+        folder.create_new("file", 0o600).unwrap();
+        assert!(location.path().join("c/file").is_file());
+        assert!(!root.path().join("outside/file").exists());
+        let again = location.join("c").create(0o755).unwrap();
+        assert_eq!(again.names(|_| true).unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn new_files_never_go_through_a_planted_link() {
+        let (root, location) = place();
+        let folder = location.open().unwrap();
+        let outside = root.path().join("outside/secret");
+        symlink(&outside, location.path().join("file")).unwrap();
+        let error = folder.create_new("file", 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        folder.replace("file", b"new", 0o600, true).unwrap();
+        assert_eq!(folder.read("file", 10).unwrap(), b"new");
+        assert_eq!(fs::read_to_string(outside).unwrap(), "secret");
+        assert_eq!(folder.names(|_| true).unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn a_file_of_the_host_is_read_within_its_bound() {
+        let (root, _) = place();
+        let link = root.path().join("link");
+        symlink("outside/secret", &link).unwrap();
+        assert_eq!(read_path(&link, 6).unwrap(), b"secret");
+        for (path, limit) in [
+            (link.as_path(), 5),
+            (Path::new("/dev/zero"), 5),
+            (root.path(), 5),
+        ] {
+            let error = read_path(path, limit).unwrap_err().to_string();
+            assert!(error.contains("found "), "{error}");
+        }
+    }
+}
