@@ -10,7 +10,7 @@ use super::admission::Rejection;
 use super::backoff;
 use super::folder::Terminating;
 use super::history::{Finished, GivenUp, History};
-use super::moment::Moment;
+use super::moment::{Moment, Wall};
 use super::observed::Container;
 use super::progress::Progress;
 use super::reserved::name_holder;
@@ -51,6 +51,8 @@ pub struct Memory {
     pub histories: BTreeMap<String, History>,
     /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
     pub seen: BTreeMap<String, (i64, Moment)>,
+    /// The machine's time.
+    pub wall: Wall,
     /// What the probes say, by container id.
     pub probes: BTreeMap<String, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.

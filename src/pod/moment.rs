@@ -78,10 +78,54 @@ impl Clock {
         self.now().before(Duration::from_nanos(age.unsigned_abs()))
     }
 
+    /// The machine's time at a moment, in nanoseconds since the epoch, as its clock stands now.
+    #[must_use]
+    pub fn wall_of(&self, moment: Moment) -> i64 {
+        let millis = moment.0.saturating_sub(self.now().0);
+        self.wall_now()
+            .saturating_add(millis.saturating_mul(1_000_000))
+    }
+
     /// The time of the machine that has [`Moment`] `moment`.
     #[must_use]
     pub fn instant_of(&self, moment: Moment) -> Instant {
         self.start.later(moment.since(Moment(0)))
+    }
+}
+
+/// The machine's time beside monotonic time, as they were last compared. Follows the machine's clock only
+/// where that was set, so that a time that is worked out twice is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wall {
+    /// The machine's time at the moment 0, in nanoseconds since the epoch.
+    origin: Option<i64>,
+}
+
+impl Wall {
+    /// Clocks that are compared differ by so many nanoseconds though none was set.
+    const TOLERANCE: u64 = 2_000_000_000;
+
+    /// Compares the clocks.
+    pub fn follow(&mut self, clock: &Clock) {
+        let now = clock.wall_of(Moment(0));
+        let same = |origin: i64| origin.abs_diff(now) <= Self::TOLERANCE;
+        self.origin = self.origin.filter(|origin| same(*origin)).or(Some(now));
+    }
+
+    /// The machine's time at a moment; `None` before the clocks were compared.
+    #[must_use]
+    pub fn at(self, moment: Moment) -> Option<i64> {
+        let nanos = moment.0.saturating_mul(1_000_000);
+        self.origin.map(|origin| origin.saturating_add(nanos))
+    }
+
+    /// A time that the machine's clock gave, unless the clock was set since: then the time that it would give
+    /// to the same moment now.
+    #[must_use]
+    pub fn corrected(self, nanos: i64, moment: Moment) -> i64 {
+        let now = self.at(moment);
+        now.filter(|now| now.abs_diff(nanos) > 2 * Self::TOLERANCE)
+            .unwrap_or(nanos)
     }
 }
 
@@ -139,4 +183,38 @@ impl From<Since> for i64 {
 pub fn wall_now() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    static NOW: AtomicI64 = AtomicI64::new(0);
+
+    #[tokio::test(start_paused = true)]
+    async fn times_are_those_of_the_clock_as_it_was_set_last() {
+        const SECOND: i64 = 1_000_000_000;
+        const YEAR: i64 = 365 * 24 * 3600 * SECOND;
+        let clock = Clock::with_wall(|| NOW.load(Ordering::Relaxed));
+        let mut wall = Wall::default();
+        let later = Moment(5_000);
+        assert_eq!(wall.at(later), None);
+        assert_eq!(wall.corrected(7, later), 7);
+        for (now, origin) in [
+            (YEAR, YEAR),
+            (YEAR + SECOND, YEAR),
+            (10 * SECOND, 10 * SECOND),
+            (9 * SECOND, 10 * SECOND),
+            (YEAR, YEAR),
+        ] {
+            NOW.store(now, Ordering::Relaxed);
+            wall.follow(&clock);
+            assert_eq!(wall.at(later), Some(origin + 5 * SECOND));
+            assert_eq!(clock.wall_of(later), now + 5 * SECOND);
+        }
+        let near = YEAR + 5 * SECOND + 1;
+        assert_eq!(wall.corrected(near, later), near);
+        assert_eq!(wall.corrected(2 * YEAR, later), YEAR + 5 * SECOND);
+    }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Record;
+use super::moment::Moment;
 use super::observed::Container;
 use super::plan::{View, kept_version};
 use super::progress::{Progress, StepReport, rfc3339};
@@ -119,8 +120,8 @@ pub struct Told {
     pub status: PodStatus,
     /// Whether it is on its way out.
     pub terminating: bool,
-    /// When each container that waits is tried again, by its name, in nanoseconds since the epoch.
-    pub until: BTreeMap<String, i64>,
+    /// When each container that waits is tried again, by its name.
+    pub until: BTreeMap<String, Moment>,
     /// The steps that are under way.
     pub progress: Progress,
 }
@@ -217,16 +218,14 @@ pub fn report(
     }
 }
 
-/// When each container that waits is tried again, by the machine's clock as it stood when the version was
-/// first seen.
-fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeMap<String, i64> {
+/// When each container that waits is tried again.
+fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeMap<String, Moment> {
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
     let waiting = all.filter(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_some()));
     let until = waiting.filter_map(|s| {
         let due = waiting::until(view, version, &s.name)?;
-        let nanos = waiting::wall_at(view, &version.uid, due)?;
-        Some((s.name.clone(), nanos))
+        Some((s.name.clone(), due))
     });
     until.collect()
 }

@@ -290,6 +290,7 @@ impl PodTask {
             if !self.look().await {
                 return;
             }
+            self.memory.wall.follow(&self.context.clock);
             self.restore_record().await;
             self.resume_post_starts();
             self.sync_probes();

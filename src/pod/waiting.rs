@@ -232,8 +232,9 @@ pub(super) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i
     }
     let history = view.observed.history_of(uid, name);
     let ended = history.first().and_then(|c| c.exit());
-    let ended = ended.map(|exit| exit.finished_at);
-    ended.filter(|at| *at > 0).or_else(|| first_seen(view, uid))
+    let ended = ended.filter(|exit| exit.finished_at > 0);
+    let ended = ended.map(|exit| view.memory.wall.corrected(exit.finished_at, exit.ended));
+    ended.or_else(|| first_seen(view, uid))
 }
 
 /// Time when a version was first seen, in nanoseconds since the epoch.
@@ -241,8 +242,11 @@ pub(super) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
     view.memory.seen.get(uid).map(|(nanos, _)| *nanos)
 }
 
-/// Time of the machine at a moment, by its clock as it stood when the version was first seen.
-pub(super) fn wall_at(view: View<'_>, uid: &str, at: Moment) -> Option<i64> {
+/// Time of the machine at a moment, by its clock as it stands, or stood when the version was first seen.
+fn wall_at(view: View<'_>, uid: &str, at: Moment) -> Option<i64> {
+    if let Some(at) = view.memory.wall.at(at) {
+        return Some(at);
+    }
     let (seen, moment) = view.memory.seen.get(uid)?;
     let millis = at.0.saturating_sub(moment.0);
     Some(seen.saturating_add(millis.saturating_mul(1_000_000)))

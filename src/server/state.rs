@@ -270,7 +270,11 @@ fn detail(context: &Context, key: &PodKey, told: &Told) -> PodDetail {
         report: told.current_report(),
         pod: told.pod(),
         terminating: told.terminating,
-        until: told.until.clone(),
+        until: told
+            .until
+            .iter()
+            .map(|(name, due)| (name.clone(), context.clock.wall_of(*due)))
+            .collect(),
         logs: context.facts.paths.pod_logs(key, &told.report.uid),
     }
 }

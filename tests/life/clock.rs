@@ -165,3 +165,28 @@ async fn an_update_has_the_time_it_was_given() {
         agent.until_ready("p").await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_time_that_is_shown_stays_a_year_ahead() {
+    const YEAR: i64 = 365 * DAY;
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.set_clock(YEAR);
+    agent.runtime.lives(|_, _, _| Life::ends(1));
+    agent.want(&[&single("", "")]);
+    let waits = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("CrashLoopBackOff");
+    agent.until_told("it waits", waits).await;
+    agent.set_clock(-YEAR);
+    let now = || agent.context.clock.wall_now();
+    let left = |nanos: i64| (nanos - now()) / 1_000_000_000;
+    let due = agent.told("p").unwrap().until["c"];
+    assert!((0..=300).contains(&left(agent.context.clock.wall_of(due))));
+    let restarts = agent.report("p").restarts;
+    let again = |agent: &Agent| agent.report("p").restarts > restarts && waits(agent);
+    agent.until_told("it waits again", again).await;
+    let state = agent.container("p", "c").and_then(|c| c.state);
+    let message = state.and_then(|s| s.waiting?.message).unwrap();
+    let next = message.rsplit(' ').next().unwrap();
+    let next: jiff::Timestamp = next.parse().unwrap();
+    let next = i64::try_from(next.as_nanosecond()).unwrap();
+    assert!((0..=300).contains(&left(next)), "{message}");
+}

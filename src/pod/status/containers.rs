@@ -219,7 +219,7 @@ fn pause(
         in_go(delay),
         key.name,
         key.namespace,
-        next_start(exit, delay)
+        next_start(view, exit, delay)
     );
     Some(Waiting::new("CrashLoopBackOff", message))
 }
@@ -232,9 +232,10 @@ fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) ->
 }
 
 /// When a container that ended so starts again, RFC 3339.
-fn next_start(exit: &Exit, delay: Duration) -> String {
-    let delay = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
-    let due = time(exit.finished_at.saturating_add(delay));
+fn next_start(view: View<'_>, exit: &Exit, delay: Duration) -> String {
+    let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+    let due = exit.finished_at.saturating_add(nanos);
+    let due = time(view.memory.wall.corrected(due, exit.ended.after(delay)));
     due.map_or_else(String::new, |due| due.0.to_string())
 }
 
