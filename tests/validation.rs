@@ -865,6 +865,55 @@ fn variables_and_whole_objects() {
 }
 
 #[test]
+fn texts_of_a_container_do_not_expand_without_end() {
+    let levels = |levels: usize| {
+        let value = |level: usize| match level {
+            0 => "x".to_owned(),
+            level => format!("$(V{})", level - 1).repeat(10),
+        };
+        let env = (0..levels).map(|n| format!("{{name: V{n}, value: {}}}", value(n)));
+        format!("[{}]", env.collect::<Vec<_>>().join(", "))
+    };
+    let all = |env: &str, more: &str| format!("{{C.env: {env}, {more}}}");
+    assert_accepted(&[&all(&levels(6), "C.args: [$(V5)$(V5)]")]);
+    for (change, field, variable) in [
+        (all(&levels(7), ""), "spec.containers[0].env[6].value", "V6"),
+        (
+            all(&levels(40), ""),
+            "spec.containers[0].env[6].value",
+            "V6",
+        ),
+        (
+            all(
+                &levels(6),
+                &format!("C.args: [a, {}]", "$(V0)$(V5)".repeat(10)),
+            ),
+            "spec.containers[0].args[1]",
+            "V5",
+        ),
+        (
+            all(&levels(6), &format!("C.command: [{}]", "$(V5)".repeat(10))),
+            "spec.containers[0].command[0]",
+            "V5",
+        ),
+        (
+            format!("{{I.env: {}}}", levels(7)),
+            "spec.initContainers[0].env[6].value",
+            "V6",
+        ),
+    ] {
+        let problems = read(&change).unwrap_err();
+        assert_eq!(fields(&problems), field);
+        let message = problems[0].to_string();
+        assert!(
+            message.contains(&format!("variable \"{variable}\"")),
+            "{message}"
+        );
+        assert!(message.contains("at most 1048576"), "{message}");
+    }
+}
+
+#[test]
 fn mounts() {
     let mount = |more: &str| format!("{{C.volumeMounts: [{{name: data, mountPath: /x, {more}}}]}}");
     assert_accepted(&[

@@ -7,6 +7,7 @@
 mod decode;
 mod defaults;
 pub(crate) mod document;
+pub(crate) mod expansion;
 mod fields;
 mod identity;
 mod list;

@@ -65,7 +65,7 @@ pub fn container_config(
     let default = PodSpec::default();
     let pod_spec = pod.pod.spec.as_ref().unwrap_or(&default);
     check_non_root(pod, pod_spec, spec, &instance.user)?;
-    let environment = environment(facts, pod, spec, instance)?;
+    let mut environment = environment(facts, pod, spec, instance)?;
     let mounts = mounts(facts, pod, pod_spec, spec, instance, &environment)?;
     let mut own_labels: HashMap<String, String> = pod_labels(facts, pod).into_iter().collect();
     own_labels.insert(labels::CONTAINER_NAME.into(), spec.name.clone());
@@ -81,8 +81,8 @@ pub fn container_config(
             user_specified_image: spec.image.clone().unwrap_or_default(),
             ..ImageSpec::default()
         }),
-        command: environment.expand_all(spec.command.as_ref()),
-        args: environment.expand_all(spec.args.as_ref()),
+        command: environment.expand_all("command", spec.command.as_ref())?,
+        args: environment.expand_all("args", spec.args.as_ref())?,
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         envs: environment.into_key_values(),
         mounts,

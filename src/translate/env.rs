@@ -9,7 +9,11 @@ use super::downward::{Asker, field_value, resource_value};
 use super::{ContainerInstance, NodeFacts};
 use crate::cri::v1::KeyValue;
 use crate::manifest::StaticPod;
+use crate::manifest::expansion::{MAX_EXPANDED, Piece, pieces};
 use crate::manifest::objects::Entries;
+
+/// The most bytes of a path.
+const MAX_PATH: usize = 4096;
 
 /// Which variable of which file: the volume, the path in it, and the key.
 pub type EnvFileKey = (String, String, String);
@@ -34,10 +38,14 @@ pub(super) fn environment(
         let value = match &variable.value_from {
             Some(source) if written.is_empty() => {
                 let value = referred(facts, pod, container, instance, source);
-                value.map_err(|e| format!("env {:?}: {e}", variable.name))?
+                value.and_then(|value| {
+                    let size = value.as_ref().map_or(0, String::len);
+                    environment.take_room(size).map(|()| value)
+                })
             }
-            _ => Some(environment.expand(written)),
+            _ => environment.expand(written).map(Some),
         };
+        let value = value.map_err(|e| format!("env {:?}: {e}", variable.name))?;
         if let Some(value) = value {
             environment.set(&variable.name, value);
         }
@@ -103,13 +111,34 @@ fn entry(
 }
 
 /// Variables in the order of their first mention; a name stands once, with its last value.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Environment {
     order: Vec<String>,
     values: BTreeMap<String, String>,
+    /// The bytes that the container's texts may still have.
+    room: usize,
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self {
+            order: vec![],
+            values: BTreeMap::new(),
+            room: MAX_EXPANDED,
+        }
+    }
 }
 
 impl Environment {
+    /// Takes room for a text of the container's.
+    ///
+    /// # Errors
+    /// There is not so much left.
+    fn take_room(&mut self, size: usize) -> Result<(), String> {
+        self.room = self.room.checked_sub(size).ok_or_else(too_large)?;
+        Ok(())
+    }
+
     fn set(&mut self, name: &str, value: String) {
         if self.values.insert(name.to_owned(), value).is_none() {
             self.order.push(name.to_owned());
@@ -138,6 +167,8 @@ impl Environment {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (key, value) in entries {
             let value = String::from_utf8_lossy(value).into_owned();
+            let room = self.take_room(value.len());
+            room.map_err(|e| format!("envFrom: {kind} {name:?}: {e}"))?;
             self.set(&format!("{prefix}{key}"), value);
         }
         Ok(())
@@ -150,57 +181,73 @@ impl Environment {
     /// It refers to a variable that is not there, or empty.
     pub(super) fn expand_known(&self, text: &str) -> Result<String, String> {
         let mut missing = BTreeSet::new();
-        let expanded = self.expand_with(text, |name, value| {
+        let expanded = self.expand_with(text, MAX_PATH, |name, value| {
             if value.is_none_or(str::is_empty) {
                 missing.insert(name.to_owned());
             }
         });
-        if missing.is_empty() {
-            return Ok(expanded);
+        if !missing.is_empty() {
+            let missing: Vec<String> = missing.into_iter().collect();
+            return Err(format!("missing value for {}", missing.join(", ")));
         }
-        let missing: Vec<String> = missing.into_iter().collect();
-        Err(format!("missing value for {}", missing.join(", ")))
+        expanded.ok_or_else(|| {
+            format!("found more than {MAX_PATH} bytes once $(VAR) is expanded, which no path has")
+        })
     }
 
     /// The text with its references expanded.
-    pub(super) fn expand(&self, text: &str) -> String {
-        self.expand_with(text, |_, _| ())
+    ///
+    /// # Errors
+    /// The container's texts have too many bytes with it.
+    pub(super) fn expand(&mut self, text: &str) -> Result<String, String> {
+        let expanded = self.expand_with(text, self.room, |_, _| ());
+        let expanded = expanded.ok_or_else(too_large)?;
+        self.take_room(expanded.len())?;
+        Ok(expanded)
     }
 
-    fn expand_with(&self, text: &str, mut on_name: impl FnMut(&str, Option<&str>)) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            let after = &rest[at.saturating_add(1)..];
-            let name = after.strip_prefix('(').and_then(|s| s.split_once(')'));
-            if let Some(tail) = after.strip_prefix('$') {
-                out.push('$');
-                rest = tail;
-            } else if let Some((name, tail)) = name {
-                let value = self.values.get(name).map(String::as_str);
-                on_name(name, value);
-                match value {
-                    Some(value) => out.push_str(value),
-                    None => out.extend(["$(", name, ")"]),
+    /// The text with its references expanded; `None` where it would have more bytes than `limit`.
+    fn expand_with(
+        &self,
+        text: &str,
+        limit: usize,
+        mut on_name: impl FnMut(&str, Option<&str>),
+    ) -> Option<String> {
+        let mut out = String::new();
+        for piece in pieces(text) {
+            let (text, around) = match piece {
+                Piece::Text(text) => (text, false),
+                Piece::Reference(name) => {
+                    let value = self.values.get(name).map(String::as_str);
+                    on_name(name, value);
+                    (value.unwrap_or(name), value.is_none())
                 }
-                rest = tail;
-            } else {
-                out.push('$');
-                rest = after;
+            };
+            let around = if around { ["$(", ")"] } else { ["", ""] };
+            let more = around[0].len() + text.len() + around[1].len();
+            if more > limit.saturating_sub(out.len()) {
+                return None;
             }
+            out.extend([around[0], text, around[1]]);
         }
-        out.push_str(rest);
-        out
+        Some(out)
     }
 
-    /// Each text expanded.
-    pub(super) fn expand_all(&self, texts: Option<&Vec<String>>) -> Vec<String> {
-        texts
-            .into_iter()
-            .flatten()
-            .map(|t| self.expand(t))
-            .collect()
+    /// Each text of one of the container's fields expanded.
+    ///
+    /// # Errors
+    /// The container's texts have too many bytes with one of them.
+    pub(super) fn expand_all(
+        &mut self,
+        field: &str,
+        texts: Option<&Vec<String>>,
+    ) -> Result<Vec<String>, String> {
+        let texts = texts.into_iter().flatten().enumerate();
+        let expanded = texts.map(|(index, text)| {
+            let text = self.expand(text);
+            text.map_err(|e| format!("{field}[{index}]: {e}"))
+        });
+        expanded.collect()
     }
 
     /// As the runtime takes it.
@@ -212,6 +259,13 @@ impl Environment {
         };
         self.order.into_iter().map(pair).collect()
     }
+}
+
+fn too_large() -> String {
+    format!(
+        "with it more than {MAX_EXPANDED} bytes are found in all values, the command and the arguments of \
+         the container once $(VAR) is expanded"
+    )
 }
 
 #[cfg(test)]
@@ -231,7 +285,7 @@ mod tests {
         }
     }
 
-    fn environment(container: &Container) -> Environment {
+    fn try_environment(container: &Container) -> Result<Environment, String> {
         let pod = StaticPod {
             key: crate::manifest::PodKey {
                 namespace: "n".into(),
@@ -243,12 +297,31 @@ mod tests {
             objects: std::sync::Arc::default(),
         };
         let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
-        super::environment(&facts, &pod, container, &instance).unwrap()
+        super::environment(&facts, &pod, container, &instance)
+    }
+
+    fn environment(container: &Container) -> Environment {
+        try_environment(container).unwrap()
+    }
+
+    #[test]
+    fn all_texts_of_a_container_share_what_room_there_is() {
+        let half = "x".repeat(MAX_EXPANDED / 2);
+        let variables = [("A", half.as_str()), ("B", "$(A)"), ("C", "$(A)")];
+        let error = try_environment(&container(&variables)).unwrap_err();
+        assert!(error.starts_with("env \"C\": "), "{error}");
+        let mut environment = environment(&container(&variables[..2]));
+        let args = vec![String::new(), "x".to_owned()];
+        let error = environment.expand_all("args", Some(&args)).unwrap_err();
+        assert!(error.starts_with("args[1]: "), "{error}");
+        let error = environment.expand_known("$(A)").unwrap_err();
+        assert!(error.contains("more than 4096 bytes"), "{error}");
+        assert_eq!(environment.expand_known("a/b").unwrap(), "a/b");
     }
 
     #[test]
     fn references_expand_as_kubernetes_documents_it() {
-        let environment = environment(&container(&[("A", "1"), ("B", "x$(A)y")]));
+        let mut environment = environment(&container(&[("A", "1"), ("B", "x$(A)y")]));
         for (text, expected) in [
             ("$(A)", "1"),
             ("$(A)$(B)", "1x1y"),
@@ -261,7 +334,7 @@ mod tests {
             ("a$$b", "a$b"),
             ("ä$(A)ö", "ä1ö"),
         ] {
-            assert_eq!(environment.expand(text), expected, "{text}");
+            assert_eq!(environment.expand(text).unwrap(), expected, "{text}");
         }
     }
 

@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::super::defaults::is_huge_pages;
-use super::super::shown;
+use super::super::expansion::{MAX_EXPANDED, TooLarge, too_large};
+use super::super::{path, shown};
 use super::{Field, Validator, names, unexpected};
 
 /// The fields that a variable can have.
@@ -53,6 +54,22 @@ impl Validator<'_> {
         }
         for (field, source) in field.items("envFrom", &container.env_from) {
             self.env_from(&field, source);
+        }
+        if let Some(TooLarge {
+            field: text,
+            variable,
+            bytes,
+        }) = too_large(container)
+        {
+            let by = match variable.as_str() {
+                "" => String::new(),
+                variable => format!(" with variable {}", shown(variable)),
+            };
+            let message = format!(
+                "found {bytes} bytes{by} once $(VAR) is expanded, expected at most {MAX_EXPANDED} in all \
+                 values, the command and the arguments of a container"
+            );
+            self.refuse(&Field(path::join(&field.0, &text)), message);
         }
     }
 
