@@ -12,6 +12,7 @@ mod host_path;
 mod mounts;
 mod ownership;
 mod payload;
+mod propagation;
 mod sub_path;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use sub_path::prepare_sub_path;
 /// # Errors
 /// What is wrong, with the field's path.
 pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
+    share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
         VolumeSource::HostPath { path, kind } => host_path::prepare(path, kind),
         VolumeSource::EmptyDir(path) => {
@@ -56,6 +58,7 @@ pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
 /// # Errors
 /// What is wrong, with the field's path.
 pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
+    share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
         VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
         VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => Ok(()),
@@ -107,6 +110,30 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
     }
     tree::empty(tree::open(folder)?)?;
     fs::remove_dir(folder)
+}
+
+/// Makes the folder of the Pod's own volumes a shared mount, if a container asks for the propagation of mounts
+/// in one of them.
+fn share(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
+    let Some(spec) = &pod.pod.spec else {
+        return Ok(());
+    };
+    let folder = paths.volumes(&pod.uid);
+    let is_own = |name: &str| {
+        let mut volumes = spec.volumes.iter().flatten();
+        let source = volumes.find(|v| v.name == name);
+        let source = source.and_then(|v| volume_source(paths, pod, v));
+        source.is_some_and(|source| source.path().starts_with(&folder))
+    };
+    let containers = spec.init_containers.iter().flatten();
+    let mounts = containers.chain(&spec.containers);
+    let mut mounts = mounts.flat_map(|c| c.volume_mounts.iter().flatten());
+    let propagates = |kind: &str| ["HostToContainer", "Bidirectional"].contains(&kind);
+    if !mounts.any(|m| m.mount_propagation.as_deref().is_some_and(propagates) && is_own(&m.name)) {
+        return Ok(());
+    }
+    let shared = make_folder(&folder).and_then(|()| propagation::share(&folder));
+    shared.map_err(|e| format!("mountPropagation: {}: {e}", folder.display()))
 }
 
 fn each(

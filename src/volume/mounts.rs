@@ -11,6 +11,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tracing::warn;
 
+/// Every mount that the agent sees.
+pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
 /// Mounts can stand on top of each other.
 const MAX_LAYERS: usize = 64;
 
@@ -22,7 +24,7 @@ pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(e),
     };
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = fs::read(MOUNTS)?;
     let points = table.split(|b| *b == b'\n').filter_map(mount_point);
     let mut points: Vec<PathBuf> = points.filter(|p| p.starts_with(&folder)).collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
@@ -30,7 +32,7 @@ pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The mount point of a line of `/proc/self/mountinfo` (`proc_pid_mountinfo`(5)).
-fn mount_point(line: &[u8]) -> Option<PathBuf> {
+pub(super) fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let field = line.split(|b| *b == b' ').nth(4)?;
     Some(OsString::from_vec(unescaped(field)).into())
 }

@@ -16,6 +16,7 @@ super::on_each_containerd!(
     host_paths_are_made_and_checked_by_their_type,
     volumes_of_the_pods_own_have_the_medium_the_size_and_the_group_they_ask_for,
     mounts_have_the_propagation_and_the_flags_they_ask_for,
+    mounts_propagate_in_volumes_of_the_pods_own_wherever_the_agent_keeps_them,
     images_are_volumes_where_the_runtime_mounts_them,
     a_symlink_in_a_volume_leads_no_sub_path_out_of_it,
     a_removal_ends_at_the_pods_own_folders,
@@ -378,6 +379,84 @@ async fn mounts_have_the_propagation_and_the_flags_they_ask_for(mut node: Node) 
     node.remove("flags.yaml");
     node.remove("recursive.yaml");
     node.wait_gone().await;
+}
+
+async fn mounts_propagate_in_volumes_of_the_pods_own_wherever_the_agent_keeps_them(mut node: Node) {
+    let root = host_folder(&node, "root");
+    // Whatever the machine's own mounts are like, these are private.
+    let _private = Mounted::new(&["--bind", &root, &root]);
+    mount(&["--make-private", &root]);
+    let spec = r"
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: $FOREVER
+    securityContext: {privileged: true}
+    volumeMounts:
+    - {name: disk, mountPath: /disk, mountPropagation: Bidirectional}
+    - {name: memory, mountPath: /memory, mountPropagation: Bidirectional}
+    - {name: disk, mountPath: /part, subPath: part, mountPropagation: Bidirectional}
+  - name: sees
+    image: $BUSYBOX
+    command: $FOREVER
+    volumeMounts:
+    - {name: disk, mountPath: /disk, mountPropagation: HostToContainer}
+    - {name: memory, mountPath: /memory, mountPropagation: HostToContainer}
+  - name: alone
+    image: $BUSYBOX
+    command: $FOREVER
+    volumeMounts: [{name: disk, mountPath: /disk}, {name: memory, mountPath: /memory}]
+  volumes:
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory}}
+";
+    node.put("shared.yaml", &manifest("shared", spec));
+    node.put(
+        "plain.yaml",
+        &super::node::pod("plain", super::node::FOREVER),
+    );
+    node.start_agent();
+    let id = node.wait_running("shared").await.id;
+    let sees = node.wait_container("shared", "sees").await.id;
+    let alone = node.wait_container("shared", "alone").await.id;
+    node.wait_running("plain").await;
+    for folder in ["disk", "memory", "part"] {
+        let script = format!(
+            "mkdir /{folder}/t && mount -t tmpfs none /{folder}/t && touch /{folder}/t/file"
+        );
+        node.sh(&id, &script).await;
+    }
+    let uid = node.report("shared").await.unwrap().uid;
+    let volumes = Path::new(&root).join("pods").join(uid).join("volumes");
+    let own = mounts_below(&volumes);
+    let places = ["disk/t", "memory/t", "disk/part/t"];
+    let volume = volumes.join("kubernetes.io~empty-dir");
+    for place in places {
+        assert!(
+            volume.join(place).join("file").is_file(),
+            "{place}: {own:?}"
+        );
+    }
+    let count = "ls /disk/t /memory/t /disk/part/t 2>/dev/null | grep -c file; true";
+    assert_eq!(node.sh(&sees, count).await, "3");
+    assert_eq!(node.sh(&alone, count).await, "0");
+    // A new instance sees what is mounted already, and a new agent changes nothing.
+    node.kill_agent();
+    node.start_agent();
+    node.wait_known(1).await;
+    assert_eq!(mounts_below(&volumes), own);
+    node.kill_container(&sees).await;
+    node.wait_until("it sees them", async || {
+        match node.running_one("shared", "sees").await {
+            Some(next) if next.id != sees => node.sh(&next.id, count).await == "3",
+            _ => false,
+        }
+    })
+    .await;
+    node.remove("shared.yaml");
+    node.remove("plain.yaml");
+    node.wait_gone().await;
+    assert_eq!(mounts_below(Path::new(&root)), [root]);
 }
 
 async fn images_are_volumes_where_the_runtime_mounts_them(mut node: Node) {
