@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::print;
+use super::{print, printable};
 use crate::config::{Config, Flags};
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ enum Output {
 pub(super) fn config(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.flags)?;
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", printable(warning));
     }
     let text = match arguments.output {
         Output::Json => serde_json::to_string_pretty(&config.settings)? + "\n",

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::agent::Agent;
 use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
 use super::text::explained;
+use super::text::printable_json;
 use super::{print, printable, single_threaded};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
@@ -50,7 +51,7 @@ pub(super) fn ps(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         let status = fetch_status(run_dir).await?;
         let text = match arguments.output {
-            Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+            Output::Json => printable_json(&serde_json::to_string_pretty(&status)?) + "\n",
             Output::Table => page(&status, Timestamp::now(), in_colour())?,
         };
         print(&text)?;
@@ -71,7 +72,7 @@ async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result
         status = next.context("the agent has ended")?;
         let now = Timestamp::now();
         let text = match output {
-            Output::Json => serde_json::to_string(&status)? + "\n",
+            Output::Json => printable_json(&serde_json::to_string(&status)?) + "\n",
             Output::Table if redraws => {
                 CLEAR.to_owned() + &cut(&page(&status, now, in_colour())?, terminal_size())
             }

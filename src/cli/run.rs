@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::service::Manager;
 use super::single_threaded;
+use super::text::LogWriter;
 use crate::blocking::limited;
 use crate::config::{Config, Flags, LogFormat, Setting};
 use crate::cri::Client;
@@ -395,7 +396,7 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
     let (filter, handle) = reload::Layer::new(filter(level));
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_writer(io::stderr);
+        .with_writer(|| LogWriter);
     let all = Registry::default().with(filter);
     match format {
         LogFormat::Text => {

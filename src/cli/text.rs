@@ -1,10 +1,11 @@
 //! Texts that may come from anybody, on their way to a terminal.
 
 use std::fmt::Write;
+use std::io;
 
-/// The text with every control character but ends of lines written out: what a container leaves as its
-/// last words, or a server on the web says, must not steer the terminal of who reads it
-/// (CVE-2021-25743; `kubectl` writes `^[` too).
+/// The text with every control character but ends of lines written out, and every character that is not
+/// seen: what a container leaves as its last words, or a server on the web says, must not steer the terminal
+/// of who reads it (CVE-2021-25743; `kubectl` writes `^[` too), nor look like another text (CVE-2021-42574).
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -15,14 +16,88 @@ pub fn printable(text: &str) -> String {
             '\r' => write!(out, "\\r"),
             '\u{7f}' => write!(out, "^?"),
             '\0'..' ' => write!(out, "^{}", char::from((c as u8).saturating_add(b'@'))),
-            c if c.is_control() => write!(out, "{}", c.escape_unicode()),
+            c if c.is_control() || is_invisible(c) => write!(out, "{}", c.escape_unicode()),
             c => write!(out, "{c}"),
         };
     }
     out
 }
 
-/// The same, on one line.
+/// Whether a character is not seen, but may change how others are: directions of writing, joiners, blanks of
+/// no width, selectors of variants, tags, other ends of lines. These are Unicode's default ignorable code
+/// points, and its other format characters and separators of lines.
+#[must_use]
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// Where log lines are written: standard error, where characters that are not seen are written out. What
+/// steers a terminal is written out where lines are formatted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = escaped(&String::from_utf8_lossy(line), is_invisible);
+        io::stderr().write_all(shown.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// JSON that says the same, in which every character that steers a terminal or is not seen is escaped. They can
+/// only stand in its strings, but for ends of lines.
+pub(super) fn printable_json(json: &str) -> String {
+    escaped(json, |c| c != '\n' && c.is_control() || is_invisible(c))
+}
+
+/// The text with some characters written as JSON and most languages write them.
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_escaped(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a text cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The printable text on one line.
 pub(super) fn in_a_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
@@ -46,9 +121,28 @@ mod tests {
             ("\u{1b}[2Jgone", "^[[2Jgone"),
             ("a\rb\0\u{7}\u{7f}", "a\\rb^@^G^?"),
             ("\u{9b}31m", "\\u{9b}31m"),
+            ("a\u{202e}b\u{2066}c", "a\\u{202e}b\\u{2066}c"),
+            ("a\u{200b}b\u{feff}\u{ad}", "a\\u{200b}b\\u{feff}\\u{ad}"),
+            ("\u{2028}\u{e0041}\u{3164}", "\\u{2028}\\u{e0041}\\u{3164}"),
+            ("שלום 日本語 e\u{301}", "שלום 日本語 e\u{301}"),
         ] {
             assert_eq!(printable(text), shown);
         }
         assert_eq!(in_a_line("a\nb\tc\u{1b}"), "a b c^[");
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_is_not_seen() {
+        let value = serde_json::json!({"a\u{202e}": ["\u{9b}31m", "\u{e0041}é\n", "\u{7f}"]});
+        for json in [
+            value.to_string(),
+            serde_json::to_string_pretty(&value).unwrap(),
+        ] {
+            let shown = printable_json(&json);
+            assert_eq!(printable(&shown), shown);
+            let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            assert_eq!(read, value);
+            assert!(shown.contains("\\udb40\\udc41é"), "{shown}");
+        }
     }
 }

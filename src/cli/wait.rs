@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::agent::{Agent, full_name, none, the_one};
 use super::table::age;
 use super::text::explained;
-use super::{print, single_threaded};
+use super::{print, printable, single_threaded};
 use crate::config::{format_duration, parse_duration};
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
 
@@ -58,7 +58,7 @@ pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
         let mut last = None;
         if let Some(said) = wait_for(agent, pod, *what, *timeout, &mut last).await? {
-            print(&(said + "\n"))?;
+            print(&(printable(&said) + "\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         let unanswered = || "the agent does not answer".to_owned();
