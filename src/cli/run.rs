@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info, warn};
@@ -45,6 +46,7 @@ use crate::translate::{HostIps, NodeFacts};
 const CONFIG_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    leave_no_core_dump();
     let config = Config::load(flags)?;
     let log_level = start_logging(config.log_format, config.log_level);
     for warning in &config.warnings {
@@ -101,6 +103,18 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     // file system, is not to keep the agent from ending.
     runtime.shutdown_background();
     ended
+}
+
+/// Keeps the agent's memory, in which there are Secrets, out of core dumps. A handler of dumps is not bound by
+/// the limit of their size, so that the process is no such one either.
+fn leave_no_core_dump() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Neither can fail for a process that gives something up.
+    let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// What changes while the agent runs.
