@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +40,7 @@ impl Server {
             .mode(0o700)
             .create(run_dir);
         made.with_context(|| format!("cannot make {}", run_dir.display()))?;
+        check_owned(run_dir)?;
         if UnixStream::connect(&path).await.is_ok() {
             bail!(
                 "another podkeeper answers on {}; give this one its own --run-dir",
@@ -65,9 +66,64 @@ impl Server {
     }
 }
 
+/// Checks that nobody else can put anything in the folder: who can could answer in the agent's place.
+fn check_owned(run_dir: &Path) -> anyhow::Result<()> {
+    let found = fs::symlink_metadata(run_dir);
+    let found = found.with_context(|| format!("cannot look at {}", run_dir.display()))?;
+    let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+    let found = match found.mode() & 0o7777 {
+        _ if !found.is_dir() => "no folder".to_owned(),
+        mode if owner != own || mode & 0o022 != 0 => {
+            format!("a folder of user {owner} with mode {mode:04o}")
+        }
+        _ => return Ok(()),
+    };
+    bail!(
+        "run-dir {}: found {found}, expected a folder of user {own} that nobody else can write to; \
+         remove it, or set its owner and mode (0700)",
+        run_dir.display()
+    );
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // A socket that stays behind is replaced by the next agent.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{chown, symlink};
+
+    #[tokio::test]
+    async fn a_run_folder_is_the_agents_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let folder = |name: &str, mode: u32, owner: u32| {
+            fs::create_dir(at(name)).unwrap();
+            fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+            chown(at(name), Some(owner), None).unwrap();
+        };
+        folder("closed", 0o700, 0);
+        folder("read", 0o755, 0);
+        folder("group", 0o770, 0);
+        folder("all", 0o1777, 0);
+        folder("other", 0o700, 1000);
+        symlink("closed", at("link")).unwrap();
+        for name in ["new", "closed", "read"] {
+            Server::bind(&at(name)).await.unwrap();
+        }
+        for (name, found) in [
+            ("group", "user 0 with mode 0770"),
+            ("all", "user 0 with mode 1777"),
+            ("other", "user 1000 with mode 0700"),
+            ("link", "no folder"),
+        ] {
+            let error = Server::bind(&at(name)).await.unwrap_err().to_string();
+            assert!(error.contains(found), "{error}");
+            assert_eq!(fs::read_dir(at(name)).unwrap().count(), 0, "{name}");
+        }
     }
 }
