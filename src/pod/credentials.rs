@@ -22,6 +22,10 @@ use crate::cri::v1::AuthConfig;
 /// The largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// As long as a host's name may be, in bytes, and as long as a pattern of them that is looked at.
+const MAX_HOST: usize = 253;
+const MAX_PATTERN: usize = 1024;
+
 /// The registry of images that name none, and its other names.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_TOO: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
@@ -311,6 +315,9 @@ impl Repository {
     /// Whether an image's repository is one of this pattern's: the host part by part, the same port,
     /// and a path that begins like this one's.
     fn covers(&self, image: &Self) -> bool {
+        if self.host.len() > MAX_PATTERN || image.host.len() > MAX_HOST {
+            return false;
+        }
         let parts = |host: &str| host.split('.').map(str::to_owned).collect::<Vec<_>>();
         let (patterns, names) = (parts(&self.host), parts(&image.host));
         self.port == image.port
@@ -321,25 +328,48 @@ impl Repository {
 }
 
 /// Whether a name is one of a pattern's: `*` is any text, `?` any character, `[a-c]` one of these and
-/// `[^a-c]` one of the others.
+/// `[^a-c]` one of the others. Only the last star is ever tried with another text: what the earlier ones
+/// stand for need not be longer than it has to.
 fn matches(pattern: &str, name: &str) -> bool {
-    let Some(first) = pattern.chars().next() else {
-        return name.is_empty();
-    };
-    let rest = &pattern[first.len_utf8()..];
-    let mut left = name.chars();
-    match first {
-        '*' => {
-            let ends = name.char_indices().map(|(at, _)| at);
-            ends.chain([name.len()])
-                .any(|at| matches(rest, &name[at..]))
+    let (mut pattern, mut name) = (pattern, name);
+    // Behind the last star, and the name from where it is tried next.
+    let mut star: Option<(&str, &str)> = None;
+    loop {
+        if let Some(rest) = pattern.strip_prefix('*') {
+            star = Some((rest, name));
+            pattern = rest;
+            continue;
         }
-        '?' => left.next().is_some() && matches(rest, left.as_str()),
-        '[' => match (rest.split_once(']'), left.next()) {
-            (Some((class, rest)), Some(c)) => is_of(class, c) && matches(rest, left.as_str()),
-            _ => false,
-        },
-        first => left.next() == Some(first) && matches(rest, left.as_str()),
+        if pattern.is_empty() && name.is_empty() {
+            return true;
+        }
+        if let Some((rest, left)) = matches_one(pattern, name) {
+            (pattern, name) = (rest, left);
+            continue;
+        }
+        let Some((rest, from)) = star else {
+            return false;
+        };
+        let mut left = from.chars();
+        if left.next().is_none() {
+            return false;
+        }
+        star = Some((rest, left.as_str()));
+        (pattern, name) = (rest, left.as_str());
+    }
+}
+
+/// What is left of both, if the name's first character is one of what stands first in the pattern.
+fn matches_one<'a>(pattern: &'a str, name: &'a str) -> Option<(&'a str, &'a str)> {
+    let (mut rest, mut left) = (pattern.chars(), name.chars());
+    let (first, c) = (rest.next()?, left.next()?);
+    match first {
+        '?' => Some((rest.as_str(), left.as_str())),
+        '[' => {
+            let (class, rest) = rest.as_str().split_once(']')?;
+            is_of(class, c).then_some((rest, left.as_str()))
+        }
+        first => (first == c).then_some((rest.as_str(), left.as_str())),
     }
 }
 
@@ -409,10 +439,32 @@ mod tests {
             ("https://index.docker.io/v1/", "reg.example/busybox", false),
             ("", "busybox", false),
             ("[", "busybox", false),
+            ("r*g*e*.example", "registry-one.example/a", true),
+            ("*[a-c]*?.example", "xbyz.example/a", true),
+            ("*[a-c]?.example", "xbyz.example/a", false),
+            ("***.example", "reg.example/a", true),
+            ("*a*b.example", "aabab.example/a", true),
+            ("*a*b.example", "aabac.example/a", false),
         ] {
             let covers = Repository::of_entry(entry).covers(&Repository::of_image(image));
             assert_eq!(covers, covered, "{entry} {image}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_takes_no_longer_than_another() {
+        let stars = "a*".repeat(100);
+        for (name, covered) in [("a".repeat(240), false), ("a".repeat(239) + "b", true)] {
+            let pattern = Repository::of_entry(&format!("{stars}b"));
+            let image = Repository::of_image(&format!("{name}:80/a"));
+            let image = Repository {
+                port: String::new(),
+                ..image
+            };
+            assert_eq!(pattern.covers(&image), covered);
+        }
+        let long = Repository::of_entry(&"*".repeat(2000));
+        assert!(!long.covers(&Repository::of_image("busybox")));
     }
 
     fn auths(file: &str) -> Map<String, Value> {
