@@ -95,6 +95,43 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn texts_that_objects_make_too_large_are_named() {
+    let settings = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{a: {}}}\n",
+        "x".repeat(200_000)
+    );
+    let with = |env: &str, args: &str| {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers:\n  \
+             - {{name: c, image: i, envFrom: [{{prefix: S_, configMapRef: {{name: settings}}}}], \
+             env: [{env}], args: [{args}]}}\n"
+        );
+        unmet(&pod(&stream(&[&settings, &manifest])))
+    };
+    let key = "{name: K, valueFrom: {configMapKeyRef: {name: settings, key: a}}}";
+    assert_eq!(with(key, "$(S_a)$(K)"), [""; 0]);
+    for (env, args, field, variable) in [
+        ("", "$(S_a)$(S_a)$(S_a)$(S_a)$(S_a)", "args[0]", "S_a"),
+        (key, "x, $(K)$(K)$(K)$(K)", "args[1]", "K"),
+        (
+            &format!("{key}, {{name: V, value: $(K)$(K)$(K)$(K)}}"),
+            "",
+            "env[1].value",
+            "V",
+        ),
+    ] {
+        let unmet = with(env, args);
+        let begin = format!("spec.containers[0].{field}: found 1");
+        let variable = format!("variable \"{variable}\"");
+        assert_eq!(unmet.len(), 1, "{unmet:?}");
+        assert!(
+            unmet[0].starts_with(&begin) && unmet[0].contains(&variable),
+            "{unmet:?}"
+        );
+    }
+}
+
+#[test]
 fn what_stands_in_a_volume_that_no_container_mounts_may_be_missing() {
     let volumes = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  volumes:\n  \
                    - {name: v, configMap: {name: settings}}\n  \

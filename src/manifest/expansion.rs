@@ -2,11 +2,14 @@
 //! `$$` is `$` (API reference, `Container.command`). And how much may come of it: a few lines that each
 //! repeat the one above make terabytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, EnvVarSource};
 
-use super::path;
+use super::objects::Objects;
+use super::{path, shown};
 
 /// The most bytes that all values, the command and the arguments of one container have, expanded. Linux
 /// starts no program with much more.
@@ -51,48 +54,86 @@ pub(super) struct TooLarge {
     /// The field's path below the container's.
     pub(super) field: String,
     /// The variable: the one whose value it is, or the largest one that it refers to.
-    pub(super) variable: String,
+    variable: String,
     /// The bytes that all texts up to this one have, expanded.
-    pub(super) bytes: usize,
+    bytes: usize,
 }
 
-/// The first text of a container with which its texts have more bytes than may be, as far as the manifest
-/// tells: values that come from elsewhere count as empty. Nothing is expanded for it.
-pub(super) fn too_large(container: &Container) -> Option<TooLarge> {
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "found {} bytes", self.bytes)?;
+        if !self.variable.is_empty() {
+            write!(f, " with variable {}", shown(&self.variable))?;
+        }
+        write!(
+            f,
+            " once $(VAR) is expanded, expected at most {MAX_EXPANDED} in all values, the command and the \
+             arguments of a container"
+        )
+    }
+}
+
+/// The first text of a container with which its texts have more bytes than may be, as far as it is known what
+/// its variables are: other values count as empty. Nothing is expanded for it.
+pub(super) fn too_large(container: &Container, objects: &Objects) -> Option<TooLarge> {
+    measure(container, objects).err()
+}
+
+fn measure(container: &Container, objects: &Objects) -> Result<(), TooLarge> {
     let mut sizes = Sizes::default();
+    for (index, source) in container.env_from.iter().flatten().enumerate() {
+        let config_map = source.config_map_ref.as_ref();
+        let secret = source.secret_ref.as_ref();
+        let entries = config_map.and_then(|r| objects.config_map(&r.name));
+        let entries = entries.or_else(|| objects.secret(&secret?.name));
+        let entries = entries.map(BTreeMap::iter);
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        for (key, value) in entries.into_iter().flatten() {
+            let name = format!("{prefix}{key}");
+            let field = || path::index("envFrom", index);
+            sizes.set(name.into(), value.len(), field)?;
+        }
+    }
     for (index, variable) in container.env.iter().flatten().enumerate() {
         let written = variable.value.as_deref().unwrap_or_default();
-        let size = sizes.add(written);
-        sizes.known.insert(&variable.name, size);
-        if sizes.total > MAX_EXPANDED {
-            let item = path::index("env", index);
-            return Some(sizes.too_large(path::key(&item, "value"), &variable.name));
-        }
+        let size = match &variable.value_from {
+            Some(source) if written.is_empty() => referred(source, objects),
+            _ => sizes.of(written),
+        };
+        let field = || path::key(&path::index("env", index), "value");
+        sizes.set(variable.name.as_str().into(), size, field)?;
     }
     let texts = [("command", &container.command), ("args", &container.args)];
     for (list, texts) in texts {
         for (index, text) in texts.iter().flatten().enumerate() {
-            sizes.add(text);
-            if sizes.total > MAX_EXPANDED {
-                let largest = sizes.largest(text).unwrap_or_default();
-                return Some(sizes.too_large(path::index(list, index), largest));
-            }
+            let size = sizes.of(text);
+            let largest = sizes.largest(text).unwrap_or_default();
+            sizes.take(size, largest, || path::index(list, index))?;
         }
     }
-    None
+    Ok(())
+}
+
+/// The bytes of the value of a variable that an object has.
+fn referred(source: &EnvVarSource, objects: &Objects) -> usize {
+    let config_map = source.config_map_key_ref.as_ref();
+    let config_map = config_map.and_then(|r| objects.config_map(&r.name)?.get(&r.key));
+    let secret = source.secret_key_ref.as_ref();
+    let value = config_map.or_else(|| secret.and_then(|r| objects.secret(&r.name)?.get(&r.key)));
+    value.map_or(0, Vec::len)
 }
 
 /// How many bytes the values of variables have, and all texts so far.
 #[derive(Default)]
 struct Sizes<'a> {
-    known: BTreeMap<&'a str, usize>,
+    known: BTreeMap<Cow<'a, str>, usize>,
     total: usize,
 }
 
 impl<'a> Sizes<'a> {
     /// The bytes of a text, expanded.
-    fn add(&mut self, text: &str) -> usize {
-        let size = pieces(text).fold(0_usize, |size, piece| {
+    fn of(&self, text: &str) -> usize {
+        pieces(text).fold(0_usize, |size, piece| {
             size.saturating_add(match piece {
                 Piece::Text(text) => text.len(),
                 Piece::Reference(name) => match self.known.get(name) {
@@ -100,28 +141,48 @@ impl<'a> Sizes<'a> {
                     None => name.len().saturating_add("$()".len()),
                 },
             })
-        });
-        self.total = self.total.saturating_add(size);
-        size
+        })
     }
 
-    fn largest(&self, text: &'a str) -> Option<&'a str> {
+    /// Adds a text of this size, made with this variable.
+    fn take(
+        &mut self,
+        size: usize,
+        variable: &str,
+        field: impl Fn() -> String,
+    ) -> Result<(), TooLarge> {
+        self.total = self.total.saturating_add(size);
+        if self.total <= MAX_EXPANDED {
+            return Ok(());
+        }
+        Err(TooLarge {
+            field: field(),
+            variable: variable.to_owned(),
+            bytes: self.total,
+        })
+    }
+
+    /// Adds a variable's value of this size.
+    fn set(
+        &mut self,
+        name: Cow<'a, str>,
+        size: usize,
+        field: impl Fn() -> String,
+    ) -> Result<(), TooLarge> {
+        self.take(size, &name, field)?;
+        self.known.insert(name, size);
+        Ok(())
+    }
+
+    /// The largest variable that a text refers to.
+    fn largest<'t>(&self, text: &'t str) -> Option<&'t str> {
         let names = pieces(text).filter_map(|piece| match piece {
             Piece::Reference(name) => Some(name),
             Piece::Text(_) => None,
         });
-        names.max_by_key(|name| self.known.get(name))
-    }
-
-    fn too_large(&self, field: String, variable: &str) -> TooLarge {
-        TooLarge {
-            field,
-            variable: variable.to_owned(),
-            bytes: self.total,
-        }
+        names.max_by_key(|name| self.known.get(*name))
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +206,8 @@ mod tests {
     fn what_a_container_makes_of_its_texts_is_counted_without_making_it() {
         let large = |container: serde_json::Value| {
             let container: Container = serde_json::from_value(container).unwrap();
-            too_large(&container).map(|found| (found.field, found.variable, found.bytes))
+            too_large(&container, &Objects::default())
+                .map(|found| (found.field, found.variable, found.bytes))
         };
         let half = "x".repeat(MAX_EXPANDED / 2);
         let found = |field: &str, variable: &str, bytes| {

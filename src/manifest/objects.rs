@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::decode::{check_metadata, kind_of};
 use super::document::Document;
+use super::expansion::too_large;
 use super::validate::is_dns_subdomain;
 use super::{Problem, StaticPod, add, identity, path, volumes};
 
@@ -590,7 +591,8 @@ fn digest(objects: &Objects) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// What the Pod refers to and cannot do without, and that no manifest has.
+/// What the Pod refers to and cannot do without, and that no manifest has; and what of it a container cannot have
+/// in its texts, since they would be too large.
 #[must_use]
 pub fn unmet(pod: &StaticPod) -> Vec<String> {
     unmet_below(pod, "spec.")
@@ -638,5 +640,23 @@ fn unmet_below(pod: &StaticPod, place: &str) -> Vec<String> {
     };
     let mut unmet: Vec<String> = references(&pod.pod).iter().filter_map(missing).collect();
     unmet.dedup();
+    unmet.extend(too_large_texts(pod));
     unmet
+}
+
+/// The containers' texts that are too large with what they refer to.
+fn too_large_texts(pod: &StaticPod) -> Vec<String> {
+    let Some(spec) = &pod.pod.spec else {
+        return vec![];
+    };
+    let inits = spec.init_containers.iter().flatten().enumerate();
+    let inits = inits.map(|(index, container)| ("spec.initContainers", index, container));
+    let mains = spec.containers.iter().enumerate();
+    let mains = mains.map(|(index, container)| ("spec.containers", index, container));
+    let found = inits.chain(mains).filter_map(|(list, index, container)| {
+        let found = too_large(container, &pod.objects)?;
+        let field = path::join(&path::index(list, index), &found.field);
+        Some(format!("{field}: {found}"))
+    });
+    found.collect()
 }

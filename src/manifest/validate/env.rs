@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::super::defaults::is_huge_pages;
-use super::super::expansion::{MAX_EXPANDED, TooLarge, too_large};
+use super::super::expansion::too_large;
+use super::super::objects::Objects;
 use super::super::{path, shown};
 use super::{Field, Validator, names, unexpected};
 
@@ -55,21 +56,9 @@ impl Validator<'_> {
         for (field, source) in field.items("envFrom", &container.env_from) {
             self.env_from(&field, source);
         }
-        if let Some(TooLarge {
-            field: text,
-            variable,
-            bytes,
-        }) = too_large(container)
-        {
-            let by = match variable.as_str() {
-                "" => String::new(),
-                variable => format!(" with variable {}", shown(variable)),
-            };
-            let message = format!(
-                "found {bytes} bytes{by} once $(VAR) is expanded, expected at most {MAX_EXPANDED} in all \
-                 values, the command and the arguments of a container"
-            );
-            self.refuse(&Field(path::join(&field.0, &text)), message);
+        if let Some(found) = too_large(container, &Objects::default()) {
+            let field = Field(path::join(&field.0, &found.field));
+            self.refuse(&field, found.to_string());
         }
     }
 
