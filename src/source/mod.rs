@@ -8,6 +8,7 @@ mod claims;
 pub mod directory;
 mod files;
 mod freshness;
+mod limits;
 mod log;
 mod merge;
 mod store;
