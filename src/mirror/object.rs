@@ -27,7 +27,14 @@ pub struct NodeIdentity {
 /// `None` while no version of the Pod is known.
 #[must_use]
 pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
-    let Pod { metadata, spec, .. } = told.pod()?;
+    let Pod {
+        metadata, mut spec, ..
+    } = told.pod()?;
+    if let Some(spec) = &mut spec {
+        // The API server works them out from the priority class, and refuses any others. They have no effect
+        // on a node.
+        (spec.priority, spec.preemption_policy) = (None, None);
+    }
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.insert(MIRROR.to_owned(), metadata.uid?);
     Some(Pod {
