@@ -196,7 +196,15 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
         format!("{}/{}", pod.ready, pod.total),
         word(pod).to_owned(),
         pod.restarts.to_string(),
-        age(&pod.seen, now),
+        // One that waits before anything was made of it has waited since it was first seen.
+        age(
+            if pod.seen.is_empty() {
+                &pod.since
+            } else {
+                &pod.seen
+            },
+            now,
+        ),
         pod.path.clone(),
     ]
 }

@@ -169,7 +169,7 @@ pub fn report(
     let mut report = PodReport {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        uid: shown.map(|v| v.uid.clone()).unwrap_or_default(),
+        uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
         ..PodReport::default()
     };
     let record = records.get(&report.uid);
@@ -229,6 +229,15 @@ fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeM
         Some((s.name.clone(), nanos))
     });
     until.collect()
+}
+
+/// The UID of what is left of the Pod, where there is no version to show; empty if nothing is.
+fn left(view: View<'_>) -> String {
+    let sandbox = view.observed.sandboxes.iter().map(|s| &s.uid);
+    let mut left = sandbox
+        .chain(&view.memory.terminating)
+        .chain(&view.memory.traces);
+    left.next().cloned().unwrap_or_default()
 }
 
 /// The version that is on its way out while its containers still run.
