@@ -343,18 +343,18 @@ fn files_that_name_one_pod_are_told_with_both_paths() {
     let at = |name: &str| folder.path().join(name).display().to_string();
     fs::create_dir(at("m")).unwrap();
     fs::create_dir(at("other")).unwrap();
-    let pod = |name: &str, image: &str| {
+    let pod_of = |name: &str, image: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: {image}}}]}}\n"
         )
     };
     let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n";
     for (file, content) in [
-        ("m/a-copy.bak", pod("web", "i:1")),
-        ("m/b.yaml", pod("web", "i:2") + map),
-        ("m/c.yaml", pod("db", "i:1") + map),
-        ("other/b.yaml", pod("web", "i:2")),
-        ("single.yaml", pod("db", "i:2")),
+        ("m/a-copy.bak", pod_of("web", "i:1")),
+        ("m/b.yaml", pod_of("web", "i:2") + map),
+        ("m/c.yaml", pod_of("db", "i:1") + map),
+        ("other/b.yaml", pod_of("web", "i:2")),
+        ("single.yaml", pod_of("db", "i:2")),
     ] {
         fs::write(at(file), content).unwrap();
     }
@@ -406,6 +406,11 @@ fn files_that_name_one_pod_are_told_with_both_paths() {
         "is not carried out",
     );
     assert!(said.contains(&pod), "{said}");
+    // Two names of one file are two manifests.
+    fs::create_dir(at("links")).unwrap();
+    fs::write(at("links/a.yaml"), pod_of("web", "i:1")).unwrap();
+    std::os::unix::fs::symlink("a.yaml", at("links/b.yaml")).unwrap();
+    assert!(check(&["links"]).0.contains("is defined by"));
     // The same file twice is one file.
     assert_eq!(check(&["m/b.yaml", "m/b.yaml"]).1, Some(0));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -75,8 +75,7 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         let first = files.len();
         for path in paths {
-            // A file that is named twice is the same one.
-            if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            if seen.insert(identity(&path)) {
                 files.push(Checked::read(path, &node, arguments));
             }
         }
@@ -228,6 +227,18 @@ impl<'a> Checked<'a> {
             writeln!(text, "{path}: good: no Pods")?;
         }
         Ok(all_good)
+    }
+}
+
+/// Tells a name that is given twice from another name: two links to one file are two manifests.
+fn identity(path: &Path) -> PathBuf {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     }
 }
 
