@@ -124,3 +124,27 @@ impl SeenPod {
         self.uid() == other.uid() && version(self) < version(other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{SourceKind, parse};
+
+    #[test]
+    fn a_mirror_has_no_priority_but_its_class() {
+        let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {priority: 7, \
+                        preemptionPolicy: Never, priorityClassName: high, containers: [{name: c, image: i}]}}";
+        let accepted = parse(manifest.as_bytes(), "n1", SourceKind::File).unwrap();
+        let told = Told {
+            version: Some(accepted.pod),
+            ..Told::default()
+        };
+        let node = NodeIdentity {
+            name: "n1".into(),
+            uid: "u".into(),
+        };
+        let spec = mirror(&told, &node).unwrap().spec.unwrap();
+        assert_eq!((spec.priority, spec.preemption_policy), (None, None));
+        assert_eq!(spec.priority_class_name.as_deref(), Some("high"));
+    }
+}
