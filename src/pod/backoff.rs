@@ -105,7 +105,7 @@ mod tests {
         for _ in 0..count {
             starts.push(now.as_secs());
             let end = now + secs(ran);
-            let decision = decide(recorded, last_end.map(|last| end - last));
+            let decision = decide(recorded, last_end.map(|last| end.saturating_sub(last)));
             (recorded, last_end) = (decision.recorded, Some(end));
             now = end + decision.wait;
         }
