@@ -316,6 +316,106 @@ fn what_is_dubious_is_a_warning_or_an_error_as_asked() {
 }
 
 #[test]
+fn each_finding_has_its_own_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    let container = "{name: c, image: 7, comand: [a]}";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, uid: u}}\nspec: {{containers: [{container}]}}\n"
+    );
+    fs::write(&file, pod).unwrap();
+    let path = file.to_str().unwrap();
+    let output = podkeeper(&["check", "--hostname-override=n1", path]);
+    let said = text(&output.stdout);
+    let words: Vec<_> = said
+        .lines()
+        .map(|line| line.split(": ").nth(1).unwrap())
+        .collect();
+    assert_eq!(words, ["warning", "error", "warning"], "{said}");
+    assert_eq!(output.status.code(), Some(1));
+    let output = podkeeper(&["check", "--strict", "--hostname-override=n1", path]);
+    assert_eq!(text(&output.stdout).matches(": error: ").count(), 3);
+}
+
+#[test]
+fn files_that_name_one_pod_are_told_with_both_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::create_dir(at("m")).unwrap();
+    fs::create_dir(at("other")).unwrap();
+    let pod_of = |name: &str, image: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: {image}}}]}}\n"
+        )
+    };
+    let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n";
+    for (file, content) in [
+        ("m/a-copy.bak", pod_of("web", "i:1")),
+        ("m/b.yaml", pod_of("web", "i:2") + map),
+        ("m/c.yaml", pod_of("db", "i:1") + map),
+        ("other/b.yaml", pod_of("web", "i:2")),
+        ("single.yaml", pod_of("db", "i:2")),
+    ] {
+        fs::write(at(file), content).unwrap();
+    }
+    let check = |files: &[&str]| {
+        let mut words = vec!["check".to_owned(), "--hostname-override=n1".to_owned()];
+        words.extend(files.iter().map(|file| at(file)));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = podkeeper(&words);
+        (text(&output.stdout), output.status.code())
+    };
+    let (said, code) = check(&["m"]);
+    let twice = |what: &str, first: &str, second: &str, then: &str| {
+        let (first, second) = (at(first), at(second));
+        format!(
+            "{second}: error: metadata.name: {what} is defined by {first} already, so {second} {then}"
+        )
+    };
+    // Names with a manifest's ending come first, as the agent has it.
+    let pod = twice(
+        "Pod default/web-n1",
+        "m/b.yaml",
+        "m/a-copy.bak",
+        "is not carried out",
+    );
+    let map = twice(
+        "ConfigMap default/settings",
+        "m/b.yaml",
+        "m/c.yaml",
+        "does not count",
+    );
+    assert!(said.contains(&pod) && said.contains(&map), "{said}");
+    assert_eq!(said.matches(": error: ").count(), 2, "{said}");
+    assert_eq!(code, Some(1));
+    // Folders are those of different agents; a file that is named with one is to go there.
+    let (said, code) = check(&["other", "m/b.yaml"]);
+    assert!(said.contains(&at("other/b.yaml")), "{said}");
+    assert_eq!(
+        (said.matches(": error: ").count(), code),
+        (1, Some(1)),
+        "{said}"
+    );
+    let (said, _) = check(&["other", "m"]);
+    assert_eq!(said.matches(": error: ").count(), 2, "{said}");
+    let (said, _) = check(&["m/c.yaml", "single.yaml"]);
+    let pod = twice(
+        "Pod default/db-n1",
+        "m/c.yaml",
+        "single.yaml",
+        "is not carried out",
+    );
+    assert!(said.contains(&pod), "{said}");
+    // Two names of one file are two manifests.
+    fs::create_dir(at("links")).unwrap();
+    fs::write(at("links/a.yaml"), pod_of("web", "i:1")).unwrap();
+    std::os::unix::fs::symlink("a.yaml", at("links/b.yaml")).unwrap();
+    assert!(check(&["links"]).0.contains("is defined by"));
+    // The same file twice is one file.
+    assert_eq!(check(&["m/b.yaml", "m/b.yaml"]).1, Some(0));
+}
+
+#[test]
 fn a_root_directory_of_another_agent_is_refused_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");

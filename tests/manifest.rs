@@ -329,6 +329,54 @@ fn an_unknown_field_is_a_warning_with_the_name_that_was_meant() {
 }
 
 #[test]
+fn tabs_and_templates_are_named_with_their_place() {
+    for (text, expected) in [
+        (
+            MINIMAL.replace("    image", "\timage"),
+            "8:1: not YAML: found a tab",
+        ),
+        (
+            MINIMAL.replace("  - name", "  -\tname"),
+            "7:4: not YAML: found a tab",
+        ),
+        (
+            format!("{{{{- if .Values.web }}}}\n{MINIMAL}{{{{- end }}}}\n"),
+            "1:1: not YAML: found a template, \"{{- if .Values.web }}\"",
+        ),
+        (
+            MINIMAL.replace("busybox:1", "{{ .Values.image }}"),
+            "8:12: not YAML: found a template",
+        ),
+        (
+            MINIMAL.replace("  containers:", "  ${OPTIONS}\n  containers:"),
+            "6:3: not YAML: found a template",
+        ),
+        (
+            MINIMAL.replace("name: web", "name: ${NAME}"),
+            "metadata.name: found \"${NAME}\", expected",
+        ),
+        (
+            MINIMAL.replace(
+                "spec:\n",
+                "spec:\n  restartPolicy: '{{ .Values.policy }}'\n",
+            ),
+            "it looks like a template that was not filled in",
+        ),
+    ] {
+        let problems = refused(&text);
+        assert!(problems[0].contains(expected), "{text}: {problems:#?}");
+        assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
+    }
+    // A command may have both.
+    let script =
+        "    command:\n    - sh\n    - -c\n    - |\n      echo {{ x }} ${HOME}\n      \tdone\n";
+    assert_eq!(good(&(MINIMAL.to_owned() + script)).warnings, []);
+    // What is wrong elsewhere is not theirs.
+    let problems = refused(&(MINIMAL.to_owned() + script + "  dnsPolicy: [\n"));
+    assert!(!problems[0].contains("template"), "{problems:#?}");
+}
+
+#[test]
 fn what_an_api_server_added_has_no_effect() {
     let text = with(
         "  name: web",

@@ -95,7 +95,12 @@ fn metadata() {
         // The full name, with the node's behind it, is a good one.
         "{metadata.name: web--}",
         "{metadata.name: web.a-}",
-        &format!("{{metadata.name: {}}}", "a".repeat(244)),
+        // The folder of its logs, NAMESPACE_NAME-NODE_UID, is as long as the name of a file may be.
+        &format!("{{metadata.name: {}}}", "a".repeat(205)),
+        &format!(
+            "{{metadata.namespace: a, metadata.name: {}}}",
+            "a".repeat(211)
+        ),
         "{metadata.annotations: {Example.com/A: x}, metadata.labels: {example.com/a: '', b: x_y}}",
         "{metadata.labels: {a: null}}",
         "{metadata.annotations: {container.apparmor.security.beta.kubernetes.io/web: unconfined}}",
@@ -107,7 +112,22 @@ fn metadata() {
         ("{metadata.name: web.}", "metadata.name"),
         ("{metadata.name: web_}", "metadata.name"),
         (
-            &format!("{{metadata.name: {}}}", "a".repeat(245)),
+            &format!("{{metadata.name: {}}}", "a".repeat(206)),
+            "metadata.name",
+        ),
+        (
+            &format!(
+                "{{metadata.namespace: a, metadata.name: {}}}",
+                "a".repeat(212)
+            ),
+            "metadata.name",
+        ),
+        (
+            &format!(
+                "{{metadata.namespace: {}, metadata.name: {}}}",
+                "a".repeat(63),
+                "a".repeat(150)
+            ),
             "metadata.name",
         ),
         (
@@ -120,33 +140,27 @@ fn metadata() {
             "metadata.labels[Example.com/a]",
         ),
         ("{metadata.labels: {a: -x}}", "metadata.labels.a"),
-        (
-            "{metadata.generation: -1}",
-            "metadata.generation metadata.generation",
-        ),
+        ("{metadata.generation: -1}", "metadata.generation"),
         (
             "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n}]}",
-            "metadata.ownerReferences metadata.ownerReferences[0].uid",
+            "metadata.ownerReferences[0].uid",
         ),
         (
             "{metadata.ownerReferences: [{apiVersion: a/b/c, kind: Node, name: n, uid: u}]}",
-            "metadata.ownerReferences metadata.ownerReferences[0].apiVersion",
+            "metadata.ownerReferences[0].apiVersion",
         ),
         (
             "{metadata.ownerReferences: [{apiVersion: v1, kind: Event, name: n, uid: u}]}",
-            "metadata.ownerReferences metadata.ownerReferences[0]",
+            "metadata.ownerReferences[0]",
         ),
         (
             "{metadata.ownerReferences: [{apiVersion: v1, kind: Node, name: n, uid: u, controller: true}, {apiVersion: v1, kind: Node, name: m, uid: v, controller: true}]}",
-            "metadata.ownerReferences metadata.ownerReferences[1]",
+            "metadata.ownerReferences[1]",
         ),
-        (
-            "{metadata.finalizers: [a]}",
-            "metadata.finalizers metadata.finalizers[0]",
-        ),
+        ("{metadata.finalizers: [a]}", "metadata.finalizers[0]"),
         (
             "{metadata.finalizers: [orphan, foregroundDeletion]}",
-            "metadata.finalizers metadata.finalizers",
+            "metadata.finalizers",
         ),
     ]);
     let much = "x".repeat(257 << 10);
@@ -164,6 +178,80 @@ fn metadata() {
             "metadata.finalizers",
         ),
     ]);
+}
+
+#[test]
+fn a_name_that_is_too_long_is_refused_with_the_length_that_fits() {
+    let name = "a".repeat(240);
+    let problems = read(&format!("{{metadata.name: {name}}}")).unwrap_err();
+    let message = &problems[0].message;
+    assert!(
+        message.contains("is 249 characters long with the node's name \"my-node1\", expected at most 214, so at most 205 without it"),
+        "{message}"
+    );
+}
+
+/// A field that is refused, missing or misplaced is told once.
+#[test]
+fn one_cause_is_one_finding() {
+    let token =
+        "{spec.volumes.1: {name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}}";
+    let source = "{C.env: [{name: A, valueFrom: {fieldref: {fieldPath: metadata.name}}}]}";
+    assert_refused(&[
+        (
+            token,
+            "spec.volumes[1].projected.sources[0].serviceAccountToken",
+        ),
+        // What is missing is there under another name, or at another place.
+        (
+            "{C.image: null, C.imag: busybox}",
+            "spec.containers[0].imag",
+        ),
+        ("{C.image: null, spec.image: busybox}", "spec.image"),
+        ("{metadata: null, metdata: {name: web}}", "metdata"),
+        (source, "spec.containers[0].env[0].valueFrom.fieldref"),
+        (
+            "{C.lifecycle: {preStop: {excec: {command: [a]}}}}",
+            "spec.containers[0].lifecycle.preStop.excec",
+        ),
+        // Each of two is told.
+        (
+            "{C.image: null, I.imag: busybox}",
+            "spec.containers[0].image spec.initContainers[0].imag",
+        ),
+    ]);
+    for (change, field) in [
+        ("{C.image: null, C.imag: busybox}", "imag"),
+        (source, "fieldref"),
+    ] {
+        let problems = read(change).unwrap_err();
+        let slip = problems.iter().find(|p| p.field.ends_with(field)).unwrap();
+        assert!(!slip.is_warning(), "{change}: {slip:?}");
+    }
+}
+
+#[test]
+fn a_field_at_the_wrong_place_is_told_where_it_belongs() {
+    for (change, there) in [
+        (
+            "{C.terminationGracePeriodSeconds: 5}",
+            "it belongs below spec. It has no effect",
+        ),
+        (
+            "{metadata.terminationGracePeriodSeconds: 5}",
+            "it belongs below spec. It has no effect",
+        ),
+        ("{C.hostNetwork: true}", "it belongs below spec."),
+        ("{spec.labels: {a: b}}", "it belongs below metadata."),
+        (
+            "{metadata.kind: Pod}",
+            "it belongs at the top of the document.",
+        ),
+    ] {
+        let accepted = read(change).unwrap();
+        let message = &accepted.warnings[0].message;
+        assert!(message.contains(there), "{change}: {message}");
+    }
 }
 
 /// Kubernetes, Well-Known Labels, Annotations and Taints.
@@ -447,11 +535,6 @@ fn what_is_refused_on_purpose_although_the_api_takes_it() {
             volume("gitRepo: {repository: a}"),
             "spec.volumes[1].gitRepo",
             "Kubernetes makes no such volumes any more",
-        ),
-        (
-            volume("hostpath: {path: /etc}"),
-            "spec.volumes[1]",
-            "a mistyped kind would become an emptyDir",
         ),
         (
             of_pod("seccompProfile: {type: Localhost, localhostProfile: ''}"),
@@ -1109,12 +1192,54 @@ fn volumes() {
     ] {
         assert_refused(&[(&volume(bad), &format!("spec.volumes[1].{field}"))]);
     }
+    assert_refused(&[("{spec.volumes.1.name: data}", "spec.volumes[1].name")]);
+    // A volume of no kind that is known is an emptyDir, as with the kubelet.
+    for kind in [
+        "empty-dir: {}",
+        "hostpath: {path: /etc}",
+        "tmpfs: {size: 1Mi}",
+    ] {
+        let accepted = read(&volume(kind)).unwrap();
+        let field = kind.split(':').next().unwrap();
+        let field = format!("spec.volumes[1].{field}");
+        assert_eq!(fields(&accepted.warnings), field, "{kind}");
+        let message = &accepted.warnings[0].message;
+        assert!(
+            message.ends_with(": the volume is an emptyDir"),
+            "{message}"
+        );
+        let spec = accepted.pod.pod.spec.as_ref().unwrap();
+        let volume = &spec.volumes.as_ref().unwrap()[1];
+        assert!(
+            volume.empty_dir.is_some() && volume.host_path.is_none(),
+            "{kind}"
+        );
+    }
+    assert_warned(&[(
+        "{spec.volumes.1: {name: v, emptyDir: {}, empty-dir: {}}}",
+        "spec.volumes[1].empty-dir",
+    )]);
+    let long = "a".repeat(256);
     assert_refused(&[
-        ("{spec.volumes.1.name: data}", "spec.volumes[1].name"),
-        // What would quietly become an emptyDir is a mistyped kind.
         (
-            "{spec.volumes.1: {name: v, hostpath: {path: /etc}}}",
-            "spec.volumes[1] spec.volumes[1].hostpath",
+            &format!("{{spec.volumes.1: {{name: v, hostPath: {{path: /a/{long}}}}}}}"),
+            "spec.volumes[1].hostPath.path",
+        ),
+        (
+            &format!("{{C.volumeMounts.0.subPath: a/{long}}}"),
+            "spec.containers[0].volumeMounts[0].subPath",
+        ),
+        (
+            &format!("{{C.volumeMounts.0.mountPath: /{long}}}"),
+            "spec.containers[0].volumeMounts[0].mountPath",
+        ),
+        (
+            &format!("{{C.volumeMounts.0.mountPath: /{}}}", "a/".repeat(2048)),
+            "spec.containers[0].volumeMounts[0].mountPath",
+        ),
+        (
+            &format!("{{C.workingDir: /{long}}}"),
+            "spec.containers[0].workingDir",
         ),
     ]);
     assert_accepted(&["{spec.volumes.1: {name: v}}"]);

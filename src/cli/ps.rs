@@ -197,7 +197,15 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
         format!("{}/{}", pod.ready, pod.total),
         word(pod).to_owned(),
         pod.restarts.to_string(),
-        age(&pod.seen, now),
+        // One that waits before anything was made of it has waited since it was first seen.
+        age(
+            if pod.seen.is_empty() {
+                &pod.since
+            } else {
+                &pod.seen
+            },
+            now,
+        ),
         pod.path.clone(),
     ]
 }
@@ -241,14 +249,20 @@ fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result 
             reason,
             message,
             since,
+            last_exit_code,
             ..
         } = container;
         if state == "waiting" && !reason.is_empty() {
             let waits = waits(reason, since, now, message);
-            writeln!(text, "{name}: container {container}: {waits}")?;
+            let last =
+                last_exit_code.map_or(String::new(), |code| format!("; last exit code {code}"));
+            writeln!(text, "{name}: container {container}: {waits}{last}")?;
         } else if !message.is_empty() {
             writeln!(text, "{name}: container {container}: {reason}: {message}")?;
         }
+    }
+    for what in &pod.waits_for {
+        writeln!(text, "{name}: not Ready: {what}")?;
     }
     for step in &pod.steps {
         let of = match step.container.as_str() {
@@ -429,8 +443,13 @@ default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
             }),
             ..running("init-n1")
         };
+        let unready = PodReport {
+            ready: 0,
+            waits_for: vec!["container c: the readiness probe does not succeed".into()],
+            ..running("unready-n1")
+        };
         let status = NodeStatus {
-            pods: vec![creating, init],
+            pods: vec![creating, init, unready],
             ..NodeStatus::default()
         };
         let page = page(&status, now(), false).unwrap();
@@ -443,6 +462,7 @@ default/web-n1: container b: under way: PullImage for 95s
 default/web-n1: warning: /m/web.yaml:10:5: spec.containers[0].comand: unknown field
 default/init-n1: Init:0/1 for 2m5s
 default/init-n1: its update waits for 5s: Terminating
+default/unready-n1: not Ready: container c: the readiness probe does not succeed
 ";
         assert_eq!(notes, expected);
         assert!(page.lines().all(|line| line == line.trim_end()), "{page}");

@@ -9,8 +9,8 @@ use serde_json::{Map, Number, Value};
 use super::document::Document;
 use super::fields::{Treatment, says_something, treatment};
 use super::shape::{self, Object, Shape};
-use super::spelling::{Place, step, unknown_field};
-use super::{MAX_PROBLEMS, Problem, add, path, quantity, shown};
+use super::spelling::{Meant, Place, Unknown, step, unknown_field};
+use super::{MAX_PROBLEMS, Problem, add, hints, path, quantity, shown};
 
 /// Smaller whole numbers are exact as floating-point ones.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -25,6 +25,21 @@ pub(super) struct Decoded {
     pub(super) warnings: Vec<Problem>,
     /// The fields that were left out for their type, as problems name them.
     pub(super) left_out: Vec<String>,
+    /// The objects of which a field was refused, as problems name them.
+    pub(super) refused_in: Vec<String>,
+    /// What was probably meant by unknown fields.
+    pub(super) slips: Vec<Slip>,
+}
+
+/// What was probably meant by an unknown field.
+#[derive(Debug)]
+pub(super) struct Slip {
+    /// The field, as its warning names it.
+    pub(super) field: String,
+    /// The field that was meant, as problems name it.
+    pub(super) meant: String,
+    /// Whether that is told by its place alone, without the numbers of lists' items.
+    pub(super) anywhere: bool,
 }
 
 /// The document as a Pod, as far as it can be read.
@@ -38,6 +53,8 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
         problems: vec![],
         warnings: vec![],
         left_out: vec![],
+        refused_in: vec![],
+        slips: vec![],
     };
     let mut value = document.value.clone();
     if let Value::Object(fields) = &mut value {
@@ -52,6 +69,8 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
         problems: reader.problems,
         warnings: reader.warnings,
         left_out: reader.left_out,
+        refused_in: reader.refused_in,
+        slips: reader.slips,
     })
 }
 
@@ -63,6 +82,8 @@ pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>
         problems: vec![],
         warnings: vec![],
         left_out: vec![],
+        refused_in: vec![],
+        slips: vec![],
     };
     let name = "metadata";
     let shape = shape::pod().field(name);
@@ -77,7 +98,9 @@ pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>
 fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
     let Value::Object(fields) = &document.value else {
         let found = kind_of(&document.value);
-        let message = format!("found {found}, expected a Pod (an object with apiVersion and kind)");
+        let hint = document.value.as_str().map_or("", hints::of_template);
+        let message =
+            format!("found {found}, expected a Pod (an object with apiVersion and kind){hint}");
         return Err(vec![document.places.problem("", message)]);
     };
     let mut problems = vec![];
@@ -149,11 +172,13 @@ struct Reader<'a> {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     left_out: Vec<String>,
+    refused_in: Vec<String>,
+    slips: Vec<Slip>,
 }
 
 impl Reader<'_> {
     fn object(&mut self, fields: &mut Map<String, Value>, object: &Object, at: &mut At) {
-        self.check_volume(fields, object, at);
+        let consequence = Self::consequence(fields, object);
         for (name, value) in fields.iter_mut() {
             match object.field(name) {
                 Some(shape) => {
@@ -164,22 +189,24 @@ impl Reader<'_> {
                 }
                 None if !at.warned && self.warnings.len() <= MAX_PROBLEMS => {
                     let field = path::key(&at.field, name);
-                    let message = unknown_field(name, object, &at.place);
-                    self.warn(&field, message);
+                    let Unknown { message, meant } = unknown_field(name, object, &at.place);
+                    self.warn(&field, message + consequence);
+                    self.slips
+                        .extend(meant.map(|meant| self.slip(&field, meant)));
                 }
                 None => {}
             }
         }
     }
 
-    /// What of a volume is left without its kind would become an emptyDir: that must not come of a slip.
-    fn check_volume(&mut self, fields: &Map<String, Value>, object: &Object, at: &At) {
-        let known = |name: &String| object.field(name).is_some();
-        let kind = |name: &String| name != "name" && known(name);
-        if object.name == "Volume" && !fields.keys().any(kind) && !fields.keys().all(known) {
-            let message =
-                "found no kind of volume that is known, expected one such as hostPath or emptyDir";
-            self.refuse(&at.field, message);
+    /// What there is to say beyond a field's being unknown. A volume of no known kind is an emptyDir, as
+    /// with the kubelet.
+    fn consequence(fields: &Map<String, Value>, object: &Object) -> &'static str {
+        let kind = |name: &String| name != "name" && object.field(name).is_some();
+        if object.name == "Volume" && !fields.keys().any(kind) {
+            ": the volume is an emptyDir"
+        } else {
+            ""
         }
     }
 
@@ -190,6 +217,10 @@ impl Reader<'_> {
             match treatment {
                 Treatment::Refused(why) => {
                     let problem = self.document.places.problem_with_key(&at.field, why);
+                    if self.refused_in.len() < MAX_PROBLEMS {
+                        let around = path::parent(&problem.field).to_owned();
+                        self.refused_in.push(around);
+                    }
                     add(&mut self.problems, problem);
                     *value = Value::Null;
                 }
@@ -248,14 +279,27 @@ impl Reader<'_> {
         self.value(value, shape, at);
     }
 
-    fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        let problem = self.document.places.problem(field, message);
-        add(&mut self.problems, problem);
+    fn slip(&self, field: &str, meant: Meant) -> Slip {
+        let places = &self.document.places;
+        let (meant, anywhere) = match meant {
+            Meant::Here(name) => (path::key(path::parent(field), name), false),
+            Meant::There(path) => (path, true),
+        };
+        let meant = places.path(&meant);
+        Slip {
+            field: places.path(field),
+            meant: if anywhere {
+                path::without_numbers(&meant)
+            } else {
+                meant
+            },
+            anywhere,
+        }
     }
 
     fn warn(&mut self, field: &str, message: impl Into<String>) {
         let problem = self.document.places.problem_with_key(field, message);
-        add(&mut self.warnings, problem);
+        add(&mut self.warnings, problem.warning());
     }
 
     /// Says what was found and what the API wants instead.
@@ -269,6 +313,9 @@ impl Reader<'_> {
             other => kind_of(other).to_owned(),
         };
         let advice = match (shape, found) {
+            (_, Value::String(text)) if !hints::of_template(text).is_empty() => {
+                hints::of_template(text).to_owned()
+            }
             (Shape::Text, _) if scalar => format!(": put it in quotes, \"{written}\""),
             (Shape::Boolean | Shape::Integer(..), Value::String(text)) if is_plain(text, shape) => {
                 format!(": take it out of its quotes, {text}")

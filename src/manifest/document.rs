@@ -16,10 +16,10 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::Problem;
 use super::places::{
     self, MAX_DEPTH, MAX_VALUES, Node, not_yaml, number, too_deep, too_many_values,
 };
+use super::{Problem, hints};
 
 pub(crate) use super::places::Places;
 
@@ -119,13 +119,14 @@ fn not_text(bytes: &[u8], at: usize) -> Problem {
 
 fn read_text(text: &str) -> Result<Vec<Document>, Problem> {
     let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
+    let yaml = || read_yaml(text).map_err(|problem| hints::explained(text, problem));
     if !inside.is_some_and(|inside| inside.starts_with(['"', '}'])) {
-        return read_yaml(text);
+        return yaml();
     }
     // What YAML alone understands (a comment, a comma too many) is fine as well.
     match read_json(text) {
         Ok(document) => Ok(vec![document]),
-        Err(problem) => read_yaml(text).map_err(|_| problem),
+        Err(problem) => yaml().map_err(|_| hints::explained(text, problem)),
     }
 }
 

@@ -9,6 +9,7 @@ mod defaults;
 pub(crate) mod document;
 pub(crate) mod expansion;
 mod fields;
+mod hints;
 mod identity;
 mod list;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use decode::Decoded;
+use decode::{Decoded, Slip};
 use document::Document;
 use objects::Objects;
 
@@ -92,9 +93,21 @@ impl StaticPod {
     }
 }
 
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Severity {
+    /// The manifest is not carried out.
+    #[default]
+    Error,
+    /// It is carried out, and what it says there may not be what was meant.
+    Warning,
+}
+
 /// Something wrong, or dubious, at one place of a manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problem {
+    /// How much it weighs.
+    pub severity: Severity,
     /// Line, from 1; 0 where there is no place to point at.
     pub line: u32,
     /// Column in characters, from 1; 0 where there is no place to point at.
@@ -143,13 +156,24 @@ fn parse_document(
         mut problems,
         mut warnings,
         left_out,
+        refused_in,
+        slips,
     } = decode::decode(&document)?;
     defaults::set_defaults(&mut pod);
     let found = validate::validate(&pod, node_name, &document.places);
-    // What is missing only because it was of another type is not told again.
-    let told = |p: &Problem| left_out.iter().any(|field| path::concerns(&p.field, field));
+    // What is missing only because it was of another type, or refused, is not told again.
+    let told = |p: &Problem| {
+        left_out.iter().any(|field| path::concerns(&p.field, field))
+            || refused_in.contains(&p.field)
+    };
     problems.extend(found.problems.into_iter().filter(|p| !told(p)));
+    for slip in &slips {
+        blame(slip, &mut problems, &mut warnings);
+    }
     warnings.extend(found.warnings);
+    // Of a field that is wrong it does not matter that it has no effect.
+    let wrong = |w: &Problem| problems.iter().any(|p| path::is_inside(&p.field, &w.field));
+    warnings.retain(|w| !wrong(w));
     warnings.sort_by_key(|p| (p.line, p.column));
     if !problems.is_empty() {
         // An unknown field may be the very reason, as a mistyped name is.
@@ -171,6 +195,36 @@ fn parse_document(
         pod: Arc::new(pod),
         warnings,
     })
+}
+
+/// Where something is missing because its name was mistyped or stands at another place, that name is what
+/// is wrong: one finding for one cause.
+fn blame(slip: &Slip, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    let Slip {
+        field,
+        meant,
+        anywhere,
+    } = slip;
+    let missing = |problem: &Problem| {
+        let at = if *anywhere {
+            path::without_numbers(&problem.field)
+        } else {
+            problem.field.clone()
+        };
+        let inside = path::is_inside(&at, meant);
+        let empty = ["names no source", "does nothing"];
+        let empty = empty.iter().any(|words| problem.message.starts_with(words));
+        inside && problem.message.starts_with("missing")
+            || empty && problem.field == path::parent(meant) && !anywhere
+    };
+    let warning = warnings.iter().position(|w| w.field == *field);
+    if let Some(at) = warning.filter(|_| problems.iter().any(missing)) {
+        problems.retain(|problem| !missing(problem));
+        problems.push(Problem {
+            severity: Severity::Error,
+            ..warnings.remove(at)
+        });
+    }
 }
 
 /// Adds a problem, unless there are too many already; the last one then says so.
@@ -206,11 +260,24 @@ impl Problem {
     #[must_use]
     pub fn of_file(message: impl Into<String>) -> Self {
         Self {
-            line: 0,
-            column: 0,
-            field: String::new(),
             message: message.into(),
+            ..Self::default()
         }
+    }
+
+    /// The same as a warning.
+    #[must_use]
+    pub fn warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
+    /// Whether it is a warning.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
     }
 }
 

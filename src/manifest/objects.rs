@@ -309,7 +309,7 @@ impl Reader<'_> {
                     let problem = document
                         .places
                         .problem_with_key(path::key("", name), message);
-                    add(&mut self.warnings, problem);
+                    add(&mut self.warnings, problem.warning());
                 }
             }
         }

@@ -156,6 +156,11 @@ impl Places {
         problem_at(place, field, message)
     }
 
+    /// The path of a field from the whole document, as problems have it.
+    pub(super) fn path(&self, field: &str) -> String {
+        path::join(&self.within, field)
+    }
+
     /// A problem with a field's being there at all; it points at the field's name.
     pub(crate) fn problem_with_key(
         &self,
@@ -270,6 +275,7 @@ fn problem_at(place: Place, field: String, message: impl Into<String>) -> Proble
         column: place.column,
         field: shortened(field),
         message: shortened(message.into()),
+        ..Problem::default()
     }
 }
 

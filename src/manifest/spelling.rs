@@ -9,29 +9,64 @@ use std::cmp::Reverse;
 use std::sync::LazyLock;
 
 use super::fields::treatment;
+use super::hints;
 use super::shape::{Object, Shape, pod};
 
+/// The field of the Pod, and of a probe.
+const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
 /// Longer than any name of a field by far; what is longer is no slip of the pen.
 const LONGEST: usize = 64;
 
 /// Where an object stands, without the numbers of lists' items: `["spec", "containers[]"]`.
 pub(super) type Place = Vec<String>;
 
+/// A field that the object at its place does not have.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    /// What was probably meant.
+    pub(super) message: String,
+    /// The field that was.
+    pub(super) meant: Option<Meant>,
+}
+
+/// A field that was probably meant by another one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// One of the same object.
+    Here(&'static str),
+    /// One of any object, by its path without the numbers of lists' items.
+    There(String),
+}
+
 /// Says what was probably meant by a field that the object at this place does not have.
-pub(super) fn unknown_field(name: &str, object: &Object, place: &[String]) -> String {
+pub(super) fn unknown_field(name: &str, object: &Object, place: &[String]) -> Unknown {
+    let unknown = |message: String, meant| Unknown { message, meant };
+    let hint = hints::of_template(name);
+    if !hint.is_empty() {
+        return unknown(format!("unknown field{hint}. It has no effect"), None);
+    }
     let names = object.fields.iter().map(|(name, _)| *name);
-    if let Some(known) = nearest(name, names) {
-        return format!("unknown field, did you mean {known}? It has no effect");
+    let own = nearest(name, names);
+    let elsewhere = elsewhere(name, place);
+    // A name that is right elsewhere is hardly that of another field by two slips.
+    let misplaced = elsewhere.as_ref().is_some_and(|(known, _)| *known == name);
+    if let Some(known) = own.filter(|known| !misplaced || distance(name, known) <= Some(1)) {
+        let message = format!("unknown field, did you mean {known}? It has no effect");
+        return unknown(message, Some(Meant::Here(known)));
     }
-    match elsewhere(name, place) {
-        Some((known, there)) if known == name => {
-            format!("unknown field here, it belongs below {there}. It has no effect")
-        }
-        Some((known, there)) => {
-            format!("unknown field, did you mean {known} below {there}? It has no effect")
-        }
-        None => "unknown field, it has no effect".to_owned(),
-    }
+    let Some((known, there)) = elsewhere else {
+        return unknown("unknown field, it has no effect".to_owned(), None);
+    };
+    let (below, path) = match there.as_str() {
+        "" => ("at the top of the document".to_owned(), known.to_owned()),
+        there => (format!("below {there}"), format!("{there}.{known}")),
+    };
+    let message = if known == name {
+        format!("unknown field here, it belongs {below}. It has no effect")
+    } else {
+        format!("unknown field, did you mean {known} {below}? It has no effect")
+    };
+    unknown(message, Some(Meant::There(path)))
 }
 
 /// The most similar of the names, if one is similar enough.
@@ -54,7 +89,12 @@ fn distance(name: &str, known: &str) -> Option<usize> {
 fn elsewhere(name: &str, place: &[String]) -> Option<(&'static str, String)> {
     let objects = objects().iter();
     let candidates = objects.filter_map(|(there, object)| {
+        // A probe's own grace period takes the place of the Pod's, which is the one that is meant
+        // anywhere else.
+        let in_probe = || place.len() >= there.len() && place[..there.len()] == **there;
+        let overrides = |name: &str| (object.name, name) == ("Probe", GRACE_PERIOD) && !in_probe();
         let names = object.fields.iter().map(|(name, _)| *name);
+        let names = names.filter(|name| !overrides(name));
         let known = nearest(name, names)?;
         let common = there.iter().zip(place).take_while(|(a, b)| a == b).count();
         let steps = there.len() + place.len() - 2 * common;
@@ -82,9 +122,7 @@ fn objects() -> &'static [(Place, &'static Object)] {
 }
 
 fn collect(object: &'static Object, at: &Place, into: &mut Vec<(Place, &'static Object)>) {
-    if !at.is_empty() {
-        into.push((at.clone(), object));
-    }
+    into.push((at.clone(), object));
     for (name, shape) in &object.fields {
         let settled = treatment(object.name, name).is_final();
         if let Some(inner) = shape.object().filter(|_| !settled) {
@@ -110,7 +148,7 @@ mod tests {
     fn said(name: &str, place: &str) -> String {
         let place: Place = place.split('.').map(str::to_owned).collect();
         let found = objects().iter().find(|(there, _)| *there == place);
-        unknown_field(name, found.expect("such a place").1, &place)
+        unknown_field(name, found.expect("such a place").1, &place).message
     }
 
     #[test]
@@ -151,6 +189,32 @@ mod tests {
             ),
             ("hostNetwork", "spec.containers[]", "it belongs below spec."),
             ("labels", "spec", "it belongs below metadata."),
+            (
+                GRACE_PERIOD,
+                "spec.containers[]",
+                "unknown field here, it belongs below spec. It",
+            ),
+            (GRACE_PERIOD, "metadata", "it belongs below spec. It"),
+            (
+                GRACE_PERIOD,
+                "spec.containers[].lifecycle",
+                "it belongs below spec. It",
+            ),
+            (
+                GRACE_PERIOD,
+                "spec.containers[].livenessProbe.httpGet",
+                "it belongs below spec.containers[].livenessProbe.",
+            ),
+            (
+                "command",
+                "spec.containers[].livenessProbe",
+                "it belongs below spec.containers[].livenessProbe.exec.",
+            ),
+            ("volumes", "spec.containers[]", "it belongs below spec. It"),
+            ("restartPolicy", "metadata", "it belongs below spec. It"),
+            ("host", "spec.containers[]", "it belongs below"),
+            ("spec", "metadata", "it belongs at the top of the document."),
+            ("metadata", "spec", "it belongs at the top of the document."),
             (
                 "containerPort",
                 "spec.containers[]",

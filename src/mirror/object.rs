@@ -27,7 +27,14 @@ pub struct NodeIdentity {
 /// `None` while no version of the Pod is known.
 #[must_use]
 pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
-    let Pod { metadata, spec, .. } = told.pod()?;
+    let Pod {
+        metadata, mut spec, ..
+    } = told.pod()?;
+    if let Some(spec) = &mut spec {
+        // The API server works them out from the priority class, and refuses any others. They have no effect
+        // on a node.
+        (spec.priority, spec.preemption_policy) = (None, None);
+    }
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.insert(MIRROR.to_owned(), metadata.uid?);
     Some(Pod {
@@ -115,5 +122,29 @@ impl SeenPod {
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
         self.uid() == other.uid() && version(self) < version(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{SourceKind, parse};
+
+    #[test]
+    fn a_mirror_has_no_priority_but_its_class() {
+        let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {priority: 7, \
+                        preemptionPolicy: Never, priorityClassName: high, containers: [{name: c, image: i}]}}";
+        let accepted = parse(manifest.as_bytes(), "n1", SourceKind::File).unwrap();
+        let told = Told {
+            version: Some(accepted.pod),
+            ..Told::default()
+        };
+        let node = NodeIdentity {
+            name: "n1".into(),
+            uid: "u".into(),
+        };
+        let spec = mirror(&told, &node).unwrap().spec.unwrap();
+        assert_eq!((spec.priority, spec.preemption_policy), (None, None));
+        assert_eq!(spec.priority_class_name.as_deref(), Some("high"));
     }
 }

@@ -12,7 +12,7 @@ use super::moment::Moment;
 use super::observed::Container;
 use super::plan::{View, kept_version};
 use super::progress::{Progress, StepReport, rfc3339};
-use super::rules::{Role, containers, role};
+use super::rules::{Role, all_containers, containers, role};
 use super::status::{last_code, status};
 use super::waiting::{self, Waiting};
 use crate::manifest::{PodKey, StaticPod};
@@ -37,6 +37,9 @@ pub struct PodReport {
     /// Since when it waits for the reason's end, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
+    /// What a Pod that runs waits for to be Ready: its probes, its readiness gates.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
     /// Steps that are under way.
     #[serde(default)]
     pub steps: Vec<StepReport>,
@@ -170,7 +173,7 @@ pub fn report(
     let mut report = PodReport {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        uid: shown.map(|v| v.uid.clone()).unwrap_or_default(),
+        uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
         ..PodReport::default()
     };
     let record = records.get(&report.uid);
@@ -187,6 +190,7 @@ pub fn report(
     if !stays {
         "Terminating".clone_into(&mut report.phase);
         report.since.clear();
+        report.waits_for.clear();
         let failure = waiting::cleanup_of_others(view, "").unwrap_or_default();
         (report.reason, report.message) = (failure.reason, failure.message);
     } else if report.uid == view.wanted.map(|w| w.uid.as_str()).unwrap_or_default() {
@@ -230,6 +234,15 @@ fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeM
     until.collect()
 }
 
+/// The UID of what is left of the Pod, where there is no version to show; empty if nothing is.
+fn left(view: View<'_>) -> String {
+    let sandbox = view.observed.sandboxes.iter().map(|s| &s.uid);
+    let mut left = sandbox
+        .chain(&view.memory.terminating)
+        .chain(&view.memory.traces);
+    left.next().cloned().unwrap_or_default()
+}
+
 /// The version that is on its way out while its containers still run.
 fn leaving_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let mut leaving = view.memory.terminating.iter();
@@ -256,6 +269,9 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
         .map(|s| restarts(s))
         .fold(0, u32::saturating_add);
     report.phase = status.phase.clone().unwrap_or_default();
+    if report.phase == "Running" {
+        report.waits_for = unready(version, status);
+    }
     if let Some(reason) = &status.reason {
         report.reason.clone_from(reason);
         report.message = status.message.clone().unwrap_or_default();
@@ -270,6 +286,37 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
         report.message = message;
         report.since = since;
     }
+}
+
+/// What a Pod that runs waits for to be Ready.
+fn unready(version: &StaticPod, status: &PodStatus) -> Vec<String> {
+    let mut waits_for = vec![];
+    let conditions = status.conditions.iter().flatten();
+    let condition = |kind: &str| conditions.clone().find(|c| c.type_ == kind);
+    let since = condition("ContainersReady").filter(|c| c.status == "False");
+    let since = since.and_then(|c| c.last_transition_time.as_ref());
+    let since = since.map_or(String::new(), |time| format!(", since {}", time.0));
+    let inits = status.init_container_statuses.iter().flatten();
+    let inits = inits.filter(|s| role(version, &s.name) == Role::Sidecar);
+    for container in inits.chain(status.container_statuses.iter().flatten()) {
+        let state = container.state.as_ref();
+        let runs = state.is_some_and(|s| s.running.is_some());
+        let spec = all_containers(version).find(|c| c.name == container.name);
+        let startup = spec.is_some_and(|s| s.startup_probe.is_some());
+        let probe = match container.started {
+            Some(true) => "the readiness probe does not succeed",
+            _ if startup => "the startup probe has not succeeded yet",
+            // The hook after its start is a step that is under way.
+            _ => continue,
+        };
+        if runs && !container.ready {
+            waits_for.push(format!("container {}: {probe}{since}", container.name));
+        }
+    }
+    let gates =
+        condition("Ready").filter(|c| c.reason.as_deref() == Some("ReadinessGatesNotReady"));
+    waits_for.extend(gates.and_then(|ready| ready.message.clone()));
+    waits_for
 }
 
 fn restarts(status: &ContainerStatus) -> u32 {

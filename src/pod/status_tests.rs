@@ -23,6 +23,7 @@ use super::rules_tests;
 use super::status::{end_phase, status};
 use crate::manifest::StaticPod;
 use crate::probe::Health;
+use crate::source::{DesiredPod, Origin};
 use crate::translate::{HandlerFeatures, NodeFacts};
 
 /// The time, in nanoseconds since the epoch: 2023-11-14T22:13:20Z.
@@ -948,6 +949,46 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
         assert_eq!(container.state, "waiting", "{container:#?}");
         let said = (container.reason.as_str(), container.message.as_str());
         assert_eq!(said, (reason, message));
+    }
+}
+
+#[test]
+fn the_agents_own_report_tells_what_a_running_pod_waits_for() {
+    let told = |scene: &Scene| {
+        let wanted = DesiredPod {
+            pod: Arc::clone(&scene.version),
+            origin: Origin::File("/m/p.yaml".into()),
+            warnings: vec![],
+        };
+        let key = &scene.version.key;
+        report(scene.view(), &facts(), key, Some(&wanted), &BTreeMap::new()).report
+    };
+    let probes = "{name: a, image: i, startupProbe: {exec: {command: [a]}}, readinessProbe: {exec: {command: [a]}}}";
+    let pod = |gates: &str| pod(&format!("{{{gates} containers: [{probes}]}}"));
+    for (scene, expected) in [
+        (
+            pod("").runs("a").probe("a", false, false),
+            Some("container a: the startup probe has not succeeded yet"),
+        ),
+        (
+            pod("").runs("a").probe("a", true, false),
+            Some("container a: the readiness probe does not succeed"),
+        ),
+        (
+            pod("readinessGates: [{conditionType: x}],")
+                .runs("a")
+                .probe("a", true, true),
+            Some("corresponding condition of pod readiness gate \"x\" does not exist."),
+        ),
+        (pod("").runs("a").probe("a", true, true), None),
+    ] {
+        let waits_for = told(&scene).waits_for;
+        let first = waits_for.first().map(String::as_str);
+        let same = expected.is_none_or(|words| first.is_some_and(|first| first.starts_with(words)));
+        assert!(
+            same && first.is_some() == expected.is_some(),
+            "{waits_for:?}"
+        );
     }
 }
 

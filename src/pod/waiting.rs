@@ -222,14 +222,6 @@ pub(super) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i
     if let Some(failure) = failure {
         return wall_at(view, uid, failure.since);
     }
-    let images = images_of(version, name).into_iter();
-    let mut failed = images.filter_map(|image| match state_of(memory, version, &image.holder) {
-        Some(Image::Failed { retry, delay, .. }) => Some(retry.before(*delay)),
-        _ => None,
-    });
-    if let Some(failed) = failed.next() {
-        return wall_at(view, uid, failed);
-    }
     let history = view.observed.history_of(uid, name);
     let ended = history.first().and_then(|c| c.exit());
     let ended = ended.filter(|exit| exit.finished_at > 0);

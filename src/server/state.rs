@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::metrics::Metrics;
 use super::select::PodName;
 use crate::config::{Setting, kubelet_configuration};
-use crate::manifest::PodKey;
+use crate::manifest::{PodKey, Problem};
 use crate::node::supervisor::goes_round;
 use crate::pod::events::Event;
 use crate::pod::report::{PodReport, Told};
@@ -159,7 +159,7 @@ impl State {
         let desired = self.desired.borrow().clone().unwrap_or_default();
         let refused = desired.refused.into_iter().map(|refused| RefusedReport {
             path: refused.origin.to_string(),
-            problems: refused.problems.iter().map(ToString::to_string).collect(),
+            problems: refused.problems.iter().map(said).collect(),
             keeps: refused.keeps.map(|key| key.to_string()),
         });
         NodeStatus {
@@ -262,6 +262,21 @@ impl State {
     /// All metrics in Prometheus' text form.
     pub(super) fn metrics(&self) -> prometheus::Result<String> {
         self.metrics.text(self)
+    }
+}
+
+/// What is wrong or dubious, with the word for it where it is a warning.
+fn said(problem: &Problem) -> String {
+    let Problem { line, column, .. } = *problem;
+    let said = problem.to_string();
+    match (problem.is_warning(), line) {
+        (false, _) => said,
+        (true, 0) => format!("warning: {said}"),
+        (true, _) => {
+            let place = format!("{line}:{column}: ");
+            let said = said.strip_prefix(&place).unwrap_or(&said);
+            format!("{place}warning: {said}")
+        }
     }
 }
 

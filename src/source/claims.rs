@@ -75,6 +75,26 @@ impl Claim {
     }
 }
 
+/// The files whose Pod another one has already, each with what to say of that; with nothing known of what
+/// runs.
+pub fn duplicate_pods<'a>(
+    pods: impl IntoIterator<Item = (&'a Path, &'a Accepted)>,
+) -> Vec<(PathBuf, Problem)> {
+    let claim = |(path, accepted): (&Path, &Accepted)| Claim {
+        path: path.to_owned(),
+        standing: Standing::Accepted(accepted.clone()),
+        held: None,
+        gone: false,
+    };
+    let claims: Vec<Claim> = pods.into_iter().map(claim).collect();
+    let refused = settle(&claims, None).refused.into_iter();
+    let of_file = refused.filter_map(|refused| {
+        let path = refused.origin.file()?.to_owned();
+        Some((path, refused.problems.into_iter().next()?))
+    });
+    of_file.collect()
+}
+
 /// Sorts manifests that name the same first: those with a usual ending, then by name.
 pub(super) fn order(path: &Path) -> impl Ord + use<> {
     let name = path.file_name().unwrap_or_default();
@@ -204,16 +224,15 @@ fn refusal(claim: &Claim, won: Option<&Bid>, winners: &BTreeMap<&PodKey, Bid>) -
 }
 
 fn duplicate(key: &PodKey, path: &Path, winner: &Path) -> Problem {
+    let message = format!(
+        "Pod {key} is defined by {} already, so {} is not carried out; remove one of the two files or \
+         give its Pod another name",
+        winner.display(),
+        path.display(),
+    );
     Problem {
-        line: 0,
-        column: 0,
         field: "metadata.name".to_owned(),
-        message: format!(
-            "Pod {key} is defined by {} already, so {} is not carried out; remove one of the two \
-             files or give its Pod another name",
-            winner.display(),
-            path.display(),
-        ),
+        ..Problem::of_file(message)
     }
 }
 
@@ -257,13 +276,8 @@ mod tests {
     }
 
     fn broken() -> Standing {
-        let message = "broken".to_owned();
-        Standing::Refused(vec![Problem {
-            line: 1,
-            column: 1,
-            field: String::new(),
-            message,
-        }])
+        let message = "broken";
+        Standing::Refused(vec![Problem::of_file(message)])
     }
 
     /// What runs, as `UID file`, and what is refused, as `file keeps`.

@@ -392,6 +392,20 @@ fn duplicate_object(key: &ObjectKey, path: &Path, winner: &Path) -> Problem {
     }
 }
 
+/// The files with a `ConfigMap` or `Secret` that another one has already, each with what to say of that.
+pub fn duplicate_objects<'a>(
+    objects: impl IntoIterator<Item = (&'a Path, &'a ObjectKey)>,
+) -> Vec<(PathBuf, Problem)> {
+    let mut objects: Vec<_> = objects.into_iter().collect();
+    objects.sort_by_key(|(path, _)| order(path));
+    let mut owners: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
+    let again = objects.into_iter().filter_map(|(path, key)| {
+        let winner = *owners.entry(key).or_insert(path);
+        (winner != path).then(|| (path.to_owned(), duplicate_object(key, path, winner)))
+    });
+    again.collect()
+}
+
 /// The manifest path and all that is known of it.
 struct Directory {
     manifest_path: PathBuf,

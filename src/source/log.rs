@@ -78,6 +78,7 @@ fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
             column,
             field,
             message,
+            ..
         } in &new.warnings
         {
             warn!(pod = %key, %source, line, column, field, "{message}");
@@ -88,13 +89,19 @@ fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
 fn log_refused(refused: &Refused) {
     let source = &refused.origin;
     let keeps = refused.keeps.as_ref().map(ToString::to_string);
-    for Problem {
-        line,
-        column,
-        field,
-        message,
-    } in &refused.problems
-    {
-        warn!(%source, line, column, field, keeps, "manifest refused: {message}");
+    for problem in &refused.problems {
+        let Problem {
+            line,
+            column,
+            field,
+            message,
+            ..
+        } = problem;
+        let what = if problem.is_warning() {
+            "manifest refused, and a warning about it"
+        } else {
+            "manifest refused"
+        };
+        warn!(%source, line, column, field, keeps, "{what}: {message}");
     }
 }

@@ -8,6 +8,7 @@ mod claims;
 pub mod directory;
 mod files;
 mod freshness;
+mod limits;
 mod log;
 mod merge;
 mod store;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use claims::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
 pub use merge::Sources;
 

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 
 use super::files::is_ignored;
+use super::limits;
 
 use crate::units::time::Later;
 
@@ -326,7 +327,8 @@ impl Watch {
     fn complain(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.complained, true) {
             let path = self.manifest_path.display();
-            warn!(%path, %error, "no inotify: changes are found by the periodic look alone");
+            let advice = limits::advice(error);
+            warn!(%path, %error, advice, "no inotify: changes are found by the periodic look alone");
         }
     }
 

@@ -20,6 +20,7 @@ mod on_one {
     super::super::on_containerd!(
         "2.1": a_pod_that_keeps_ending_is_described,
         a_last_line_without_a_newline_is_shown,
+        what_is_under_way_is_shown_with_its_time_and_warnings_beside_it,
         waiting_ends_when_the_pod_is_ready_or_gone,
         events_and_changes_are_told_as_they_come,
         programs_read_pods_health_and_metrics,
@@ -229,6 +230,45 @@ async fn a_pod_that_keeps_ending_is_described(mut node: Node) {
     let expected = format!("podkeeper: there is no Pod web; there are default/{name}\n");
     assert_eq!(said, expected);
     node.remove("bad.yaml");
+    node.wait_gone().await;
+}
+
+async fn what_is_under_way_is_shown_with_its_time_and_warnings_beside_it(mut node: Node) {
+    let hook = "    comand: [a]\n    lifecycle: {postStart: {exec: {command: [sleep, '1000']}}}\n";
+    let volume = "  volumes:\n  - {name: v, empty-dir: {}}\n  terminationGracePeriodSeconds: 1\n";
+    let image = super::node::BUSYBOX;
+    let spec = format!("{hook}{volume}");
+    node.put("web.yaml", &pod_with("web", image, FOREVER, &spec));
+    node.start_agent();
+    let name = node.full_name("web");
+    let page = node
+        .wait("the hook runs", async || {
+            let page = text(&output(&node, &["ps"]).stdout);
+            page.contains("under way: PostStartHook").then_some(page)
+        })
+        .await;
+    let manifest = node.manifest("web.yaml");
+    let manifest = manifest.display();
+    for words in [
+        format!("default/{name}: container c: under way: PostStartHook for "),
+        format!("default/{name}: warning: {manifest}:"),
+        "spec.containers[0].comand: unknown field, did you mean command? It has no effect\n"
+            .to_owned(),
+        "did you mean emptyDir? It has no effect: the volume is an emptyDir\n".to_owned(),
+    ] {
+        assert!(page.contains(&words), "no {words:?} in\n{page}");
+    }
+    let described = text(&output(&node, &["describe", "web"]).stdout);
+    for words in [
+        "    Under way:      PostStartHook since 20",
+        "Warnings:       ",
+    ] {
+        assert!(described.contains(words), "no {words:?} in\n{described}");
+    }
+    for line in page.lines().chain(described.lines()) {
+        assert_eq!(line, line.trim_end(), "no line ends in blanks");
+    }
+    node.remove("web.yaml");
     node.wait_gone().await;
 }
 

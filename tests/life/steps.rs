@@ -128,3 +128,44 @@ async fn what_failed_last_stays_told_while_it_is_tried_again() {
     assert_eq!(report.since, first, "since the first failure");
     agent.until_ready("p").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_takes_long_is_shown_with_what_is_left_of_the_pod() {
+    let agent = Agent::start(Settings::containerd_1_6());
+    agent.want(&[&single("", "")]);
+    agent.until_ready("p").await;
+    let uid = agent.report("p").uid;
+    let late = Fate::Late(SECOND * 95);
+    agent
+        .runtime
+        .rule(Rule::of("StopPodSandbox", late).nth(1, 1));
+    agent.want(&[]);
+    until_under_way(&agent, "StopPodSandbox").await;
+    tokio::time::sleep(SECOND * 60).await;
+    let step = until_under_way(&agent, "StopPodSandbox").await;
+    assert!((59..=62).contains(&age(&agent, &step)));
+    let report = report(&agent);
+    assert_eq!(
+        (report.phase.as_str(), &report.uid, &step.uid),
+        ("Terminating", &uid, &uid)
+    );
+    agent.until_gone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_had_is_waited_for_since_the_pod_was_first_seen() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_1_6()
+    });
+    let gone = Fate::Fails(Status::unknown("no such host"));
+    agent.runtime.rule(Rule::of("PullImage", gone).nth(1, 3));
+    agent.want(&[&single("", "")]);
+    let failed = |agent: &Agent| agent.report("p").reason == "ErrImagePull";
+    agent.until_told("the pull failed", failed).await;
+    let first = report(&agent).since;
+    let again = |agent: &Agent| agent.report("p").reason == "ImagePullBackOff";
+    agent.until_told("it failed again", again).await;
+    assert_eq!(report(&agent).since, first);
+    agent.until_ready("p").await;
+}

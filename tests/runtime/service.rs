@@ -244,7 +244,7 @@ service! {
         ) -> Answer<Response<v1::StartContainerResponse>> {
             let id = request.get_ref().container_id.clone();
             let answer = self.serve("StartContainer", request, State::start_container).await;
-            if self.0.look(|state| state.container(&id).is_some_and(|c| c.is_running())) {
+            if self.0.look(|state| state.container(&id).is_some_and(super::state::Container::is_running)) {
                 self.let_live(&id);
             }
             answer
@@ -277,7 +277,7 @@ service! {
             &self,
             request: Request<v1::GetEventsRequest>,
         ) -> Answer<Response<Self::GetContainerEventsStream>> {
-            let open = |state: &mut State, _: &_| {
+            let open = |state: &mut State, (): &()| {
                 if state.settings.events {
                     Ok(state.events.subscribe())
                 } else {

@@ -89,6 +89,7 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
     page.field("Reason", &report.reason);
     page.field("Message", &report.message);
     page.field("Waits since", waits_since(report, now));
+    page.list("Not Ready", &report.waits_for);
     page.list("Under way", &steps(report, "", now));
     if let Some(update) = &report.update {
         let reason = explained(&update.reason, &update.message);

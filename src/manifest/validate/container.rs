@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerRestartRule, PodSpec};
 
+use super::super::hints;
 use super::super::requests::is_sidecar;
 use super::{Field, Validator, names, unexpected};
 
@@ -66,7 +67,12 @@ impl Validator<'_> {
         if self.required(&image_field, image, "the image's name") {
             let good = image.trim() == image;
             self.expect(good, &image_field, image, "no blanks around the name");
+            if !hints::of_template(image).is_empty() {
+                self.warn(&image_field, unexpected(image, "the image's name"));
+            }
         }
+        let working_dir = container.working_dir.as_deref().unwrap_or_default();
+        self.path_fits(&field.key("workingDir"), working_dir);
         let policies = ["Always", "IfNotPresent", "Never"];
         let policy = container.image_pull_policy.as_deref();
         self.one_of(&field.key("imagePullPolicy"), policy, &policies);

@@ -12,6 +12,8 @@ use crate::config::parse_duration;
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// As long as a name may be.
 const MAX_NAME: usize = 253;
+/// Digits of a Pod's UID.
+const UID: usize = 32;
 /// The finalizers of Kubernetes itself, without a domain.
 const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 /// Seccomp profiles were once named by annotations.
@@ -46,9 +48,21 @@ impl Validator<'_> {
         // The API sees the full name alone, so this one may end in what cannot end a name.
         let full = format!("{name}-{}", node_name.to_lowercase());
         let length = full.len();
-        if length > MAX_NAME {
+        // The folder of its logs is NAMESPACE_NAME_UID, which readers of logs take apart.
+        let namespace = metadata.namespace.as_deref().filter(|n| !n.is_empty());
+        let namespace = namespace.unwrap_or("default").len();
+        let most = names::MAX_FILE_NAME.saturating_sub(namespace);
+        let most = most.saturating_sub("__".len()).saturating_sub(UID);
+        let most = most.min(MAX_NAME);
+        if length > most {
+            let own = most
+                .saturating_sub(node_name.len())
+                .saturating_sub("-".len());
             let message = format!(
-                "is {length} characters long with the node's name {node_name:?}, expected at most {MAX_NAME}"
+                "is {length} characters long with the node's name {node_name:?}, expected at most {most}, \
+                 so at most {own} without it: the folder of its logs, NAMESPACE_NAME_UID, is the name of a \
+                 file, of at most {} characters",
+                names::MAX_FILE_NAME
             );
             self.refuse(field, message);
         } else {

@@ -20,7 +20,7 @@ mod volume;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::document::Places;
-use super::{Problem, add, path, shown};
+use super::{Problem, add, hints, path, shown};
 
 pub(crate) use names::{
     LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
@@ -91,7 +91,7 @@ impl Validator<'_> {
 
     fn warn(&mut self, field: &Field, message: impl Into<String>) {
         let problem = self.places.problem(&field.0, message);
-        add(&mut self.found.warnings, problem);
+        add(&mut self.found.warnings, problem.warning());
     }
 
     /// Refuses unless the rule holds for what was found.
@@ -187,10 +187,26 @@ impl Validator<'_> {
         if names::has_parent(path) {
             self.refuse(field, unexpected(path, "a path without '..'"));
         }
+        self.path_fits(field, path);
+    }
+
+    /// No file system has longer names, and the kernel takes no longer paths.
+    fn path_fits(&mut self, field: &Field, path: &str) {
+        let longest = path.split('/').map(str::len).max().unwrap_or(0);
+        if longest > names::MAX_FILE_NAME {
+            let most = names::MAX_FILE_NAME;
+            let message = format!("has a name of {longest} bytes, expected at most {most}");
+            self.refuse(field, message);
+        } else if path.len() > names::MAX_PATH {
+            let (length, most) = (path.len(), names::MAX_PATH);
+            let message = format!("is {length} bytes long, expected at most {most}");
+            self.refuse(field, message);
+        }
     }
 }
 
 /// Says that one thing was found and another expected.
 fn unexpected(found: &str, expected: &str) -> String {
-    format!("found {}, expected {expected}", shown(found))
+    let hint = hints::of_template(found);
+    format!("found {}, expected {expected}{hint}", shown(found))
 }

@@ -19,6 +19,7 @@ impl Validator<'_> {
             }
             let path_field = field.key("mountPath");
             let path = &mount.mount_path;
+            self.path_fits(&path_field, path);
             if self.required(&path_field, path, "a path in the container") && !paths.insert(path) {
                 self.twice(&path_field, path, "path");
             }

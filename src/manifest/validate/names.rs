@@ -17,6 +17,10 @@ pub(super) const SYSCTL: &str =
     "the name of a sysctl such as net.ipv4.tcp_syncookies, of at most 253 characters";
 pub(super) const HEADER: &str = "the name of a header, of letters, digits and '-'";
 
+/// As long as a file's name may be, in bytes.
+pub(super) const MAX_FILE_NAME: usize = 255;
+/// As long as a path may be, in bytes; the kernel counts the end of the text too.
+pub(super) const MAX_PATH: usize = 4095;
 const MAX_LABEL: usize = 63;
 const MAX_SUBDOMAIN: usize = 253;
 const MAX_PORT_NAME: usize = 15;

@@ -138,17 +138,23 @@ fn add(
     if runs(&version) {
         next.insert(key.clone(), version);
     }
+    Some(Bad {
+        problems: vec![repeated(&key)],
+        keeps: None,
+    })
+}
+
+/// What to say of a Pod that stands more than once in a document.
+#[must_use]
+pub fn repeated(key: &PodKey) -> Problem {
     let message = format!(
         "Pod {key} stands more than once in the document, with different content, and only one of \
          them is carried out; remove the others or give their Pods other names"
     );
-    Some(Bad {
-        problems: vec![Problem {
-            field: "metadata.name".to_owned(),
-            ..Problem::of_file(message)
-        }],
-        keeps: None,
-    })
+    Problem {
+        field: "metadata.name".to_owned(),
+        ..Problem::of_file(message)
+    }
 }
 
 #[cfg(test)]

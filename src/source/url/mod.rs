@@ -28,6 +28,7 @@ pub(super) use copy::forget;
 use copy::{Copy, Document, Documents, Index, digest};
 use fetch::{Answer, Failure, Fetcher, Validators};
 pub use fetch::{Patience, Request};
+pub use held::repeated;
 use held::{Bad, Held, Version, take, take_objects};
 use schedule::Schedule;
 use signature::Keys;
