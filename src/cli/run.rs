@@ -20,6 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use super::log_limit::LogLimit;
 use super::service::Manager;
 use super::single_threaded;
 use crate::blocking::limited;
@@ -407,7 +408,7 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_writer(io::stderr);
-    let all = Registry::default().with(filter);
+    let all = Registry::default().with(filter).with(LogLimit::default());
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal;

@@ -1131,8 +1131,11 @@ impl PodTask {
         };
         match now {
             Ok(Some(now)) => {
+                // A runtime that goes on to call it running was told of its end in vain, and one that
+                // ended before is not stopped once more.
+                let was_live = known.is_live();
                 known.state = now.state;
-                if known.exit().is_some() {
+                if was_live && known.exit().is_some() {
                     info!(pod = %self.key, container = known.name, "container stopped");
                 }
             }
@@ -1271,9 +1274,14 @@ impl PodTask {
                 context.ledger.burstable_cpu()
             })
         };
-        if let Err(error) = blocking(share_out).await {
+        let problem = blocking(share_out)
+            .await
+            .err()
+            .map(|error| error.to_string());
+        if self.complaints.is_news("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
-            warn!(pod = %self.key, %error, "the Pod's class of service keeps its part of the CPU");
+            let error = problem.unwrap_or_default();
+            warn!(pod = %self.key, error, "Failed to update QoS CPU shares");
         }
     }
 
