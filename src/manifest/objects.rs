@@ -586,53 +586,131 @@ fn digest(objects: &Objects) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Something that a Pod refers to and cannot do without, and that no manifest has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    kind: ObjectKind,
+    name: String,
+    /// The key that the object lacks; nothing where there is no such object.
+    key: Option<String>,
+    field: String,
+    /// What refers to it.
+    pub user: User,
+}
+
+/// What of a Pod refers to an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// The volume of this name.
+    Volume(String),
+    /// The variables of the container of this name.
+    Container(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            kind, name, field, ..
+        } = self;
+        match &self.key {
+            None => write!(f, "{field}: no manifest has the {kind} {name:?}"),
+            Some(key) => write!(f, "{field}: the {kind} {name:?} has no key {key:?}"),
+        }
+    }
+}
+
+impl Missing {
+    /// The same in the kubelet's words (pkg/kubelet/kubelet_pods.go, pkg/volume/configmap, `secret`).
+    #[must_use]
+    pub fn event_message(&self, namespace: &str) -> String {
+        let Self {
+            kind, name, user, ..
+        } = self;
+        let lower = kind.to_string().to_lowercase();
+        match (&self.key, user) {
+            (None, _) => format!("{lower} {name:?} not found"),
+            (Some(key), User::Container(_)) => {
+                format!("couldn't find key {key} in {kind} {namespace}/{name}")
+            }
+            (Some(key), User::Volume(_)) => match kind {
+                ObjectKind::ConfigMap => {
+                    format!("configmap references non-existent config key: {key}")
+                }
+                ObjectKind::Secret => format!("references non-existent secret key: {key}"),
+            },
+        }
+    }
+}
+
+/// What a reference at this field belongs to.
+fn user_of(field: &str, pod: &Pod) -> Option<User> {
+    let spec = pod.spec.as_ref()?;
+    let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
+    let index: usize = rest.split_once(']')?.0.parse().ok()?;
+    let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
+    match list {
+        "volumes" => {
+            let volumes = spec.volumes.as_deref().unwrap_or_default();
+            Some(User::Volume(volumes.get(index)?.name.clone()))
+        }
+        "initContainers" => container(spec.init_containers.as_deref().unwrap_or_default()),
+        _ => container(&spec.containers),
+    }
+}
+
 /// What the Pod refers to and cannot do without, and that no manifest has.
 #[must_use]
+pub fn missing(pod: &StaticPod) -> Vec<Missing> {
+    if pod.objects.is_empty() {
+        return vec![];
+    }
+    let is_missing = |r: &Reference| {
+        let entries = pod.objects.get(r.kind, &r.name);
+        let has_it = match (entries, &r.key) {
+            (None, _) => false,
+            (Some(entries), Some(key)) => entries.contains_key(key),
+            (Some(_), None) => true,
+        };
+        !r.optional && !has_it
+    };
+    let references = references(&pod.pod).into_iter().filter(is_missing);
+    let missing = references.filter_map(|r| {
+        let is_there = pod.objects.get(r.kind, &r.name).is_some();
+        Some(Missing {
+            user: user_of(&r.field, &pod.pod)?,
+            kind: r.kind,
+            name: r.name,
+            key: r.key.filter(|_| is_there),
+            field: r.field,
+        })
+    });
+    missing.collect()
+}
+
+/// The same as texts with their fields.
+#[must_use]
 pub fn unmet(pod: &StaticPod) -> Vec<String> {
-    unmet_below(pod, "spec.")
+    unmet_by(pod, |_| true)
 }
 
 /// The same for the Pod's volumes alone.
 #[must_use]
 pub fn unmet_by_volumes(pod: &StaticPod) -> Vec<String> {
-    unmet_below(pod, "spec.volumes[")
+    unmet_by(pod, |user| matches!(user, User::Volume(_)))
 }
 
 /// The same for the variables of one container.
 #[must_use]
 pub fn unmet_by_container(pod: &StaticPod, name: &str) -> Vec<String> {
-    let spec = pod.pod.spec.as_ref();
-    let inits = spec.and_then(|s| s.init_containers.as_deref());
-    let mains = spec.map(|s| s.containers.as_slice());
-    let lists = [("spec.initContainers", inits), ("spec.containers", mains)];
-    let place = lists.into_iter().find_map(|(list, containers)| {
-        let mut containers = containers.unwrap_or_default().iter();
-        let at = containers.position(|c| c.name == name)?;
-        Some(format!("{}.", path::index(list, at)))
-    });
-    place.map_or(vec![], |place| unmet_below(pod, &place))
+    unmet_by(
+        pod,
+        |user| matches!(user, User::Container(of) if of == name),
+    )
 }
 
-/// The same for the fields below this one.
-fn unmet_below(pod: &StaticPod, place: &str) -> Vec<String> {
-    if pod.objects.is_empty() {
-        return vec![];
-    }
-    let missing = |r: &Reference| {
-        let Reference {
-            kind, name, field, ..
-        } = r;
-        let entries = pod.objects.get(*kind, name);
-        match (entries, &r.key) {
-            _ if r.optional || !field.starts_with(place) => None,
-            (None, _) => Some(format!("{field}: no manifest has the {kind} {name:?}")),
-            (Some(entries), Some(key)) if !entries.contains_key(key) => {
-                Some(format!("{field}: the {kind} {name:?} has no key {key:?}"))
-            }
-            _ => None,
-        }
-    };
-    let mut unmet: Vec<String> = references(&pod.pod).iter().filter_map(missing).collect();
+fn unmet_by(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+    let missing = missing(pod).into_iter().filter(|m| is_meant(&m.user));
+    let mut unmet: Vec<String> = missing.map(|m| m.to_string()).collect();
     unmet.dedup();
     unmet
 }

@@ -27,17 +27,18 @@ use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
 use super::task::{Context, PodTask, Pulled};
+use super::waiting::MISSING_OBJECT;
 use super::{backoff, observe, tell};
 use crate::blocking::blocking;
 use crate::cri::{Client, Error, if_found, v1};
-use crate::manifest::objects::Objects;
+use crate::manifest::objects::{self, Objects, User};
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
-    container_config, hostname_problem, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
-    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    container_config, dns_problems, hostname_problem, is_sidecar, pod_cgroup_limits,
+    pod_cgroup_path, pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
 use crate::volume;
 
@@ -382,6 +383,7 @@ impl PodTask {
 
     async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
         let version = self.known_version(uid)?;
+        self.check_objects(&version)?;
         let context = Arc::clone(&self.context);
         let _step = self.under_way(uid, None, "CheckVolumes");
         let checked = blocking(move || volume::check(&context.facts, &version)).await;
@@ -391,6 +393,40 @@ impl PodTask {
         })?;
         self.memory.checked.insert(uid.to_owned());
         Ok(())
+    }
+
+    /// Fails where a `ConfigMap` or `Secret` is missing, with an event for each volume or container that
+    /// needs it.
+    fn check_objects(&self, version: &StaticPod) -> Result<(), Failure> {
+        let mut failure = None;
+        for missing in objects::missing(version) {
+            let message = missing.event_message(&version.key.namespace);
+            let (container, reason, message) = match &missing.user {
+                User::Volume(volume) => {
+                    let message = tell::failed_mount(volume, &message);
+                    (None, "FailedMount", message)
+                }
+                User::Container(name) => {
+                    let message = format!("Error: {message}");
+                    (Some(name.as_str()), "Failed", message)
+                }
+            };
+            self.event(
+                &version.uid,
+                container,
+                EventKind::Warning,
+                reason,
+                &message,
+            );
+            failure.get_or_insert(missing);
+        }
+        // The event has been recorded.
+        failure.map_or(Ok(()), |missing| {
+            Err(Failure::Node {
+                reason: MISSING_OBJECT,
+                message: missing.to_string(),
+            })
+        })
     }
 
     async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), Failure> {
@@ -413,6 +449,10 @@ impl PodTask {
         self.records.insert(uid.to_owned(), record);
         if let Some(problem) = hostname_problem(&context.facts, &version) {
             return Err(sandbox_failure(problem));
+        }
+        for problem in dns_problems(&context.facts, &host, &version) {
+            let warning = EventKind::Warning;
+            self.event(uid, None, warning, "DNSConfigForming", &problem);
         }
         let config = sandbox_config(&context.facts, &host, &version, &instance);
         let request = v1::RunPodSandboxRequest {
