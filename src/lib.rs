@@ -9,6 +9,7 @@
 
 mod blocking;
 pub mod cli;
+mod complaints;
 pub mod config;
 pub mod cri;
 mod hex;

@@ -9,9 +9,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ports::free;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,6 +28,7 @@ struct Agent {
     folder: TempDir,
     read_only: SocketAddr,
     healthz: SocketAddr,
+    https: SocketAddr,
 }
 
 impl Agent {
@@ -33,6 +37,7 @@ impl Agent {
     }
 
     fn on(read_only: SocketAddr, healthz: SocketAddr) -> Self {
+        let https = free();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         fs::create_dir(at("manifests")).unwrap();
@@ -44,6 +49,9 @@ impl Agent {
             .args(["--pod-manifest-path", &at("manifests")])
             .args(["--read-only-port", &read_only.port().to_string()])
             .args(["--healthz-port", &healthz.port().to_string()])
+            .args(["--port", &https.port().to_string()])
+            .args(["--hostname-override", "n1", "--anonymous-auth"])
+            .args(["--authorization-mode", "AlwaysAllow"])
             .stdin(Stdio::null())
             .stderr(fs::File::create(at("log")).unwrap())
             .spawn()
@@ -53,6 +61,7 @@ impl Agent {
             folder,
             read_only,
             healthz,
+            https,
         };
         wait("the agent to answer", || agent.answers());
         agent
@@ -294,6 +303,110 @@ fn no_number_of_callers_keeps_others_out() {
         let text = b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n";
         (0..1000).map(|_| call(text)).collect::<Vec<_>>()
     });
+}
+
+/// A caller far away: what he sends arrives a tenth of a second after he could send it.
+struct Far<S>(S);
+
+impl<S: Read> Read for Far<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<S: Write> Write for Far<S> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, bytes: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.write_vectored(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Asks for something and reads the whole response; gives what is wrong with it.
+fn complaint(mut stream: impl Read + Write, path: &str) -> Option<String> {
+    let mut answer = vec![];
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
+    let sent = stream.write_all(request.as_bytes());
+    let read = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    let is_whole = text.starts_with("HTTP/1.1 ") && text.ends_with(['}', '\n']);
+    let is_good = sent.is_ok() && read.is_ok() && is_whole;
+    (!is_good).then(|| format!("{path}: {sent:?} {read:?} {text}"))
+}
+
+/// Connects for ever, a thousand times a second, and asks for nothing.
+fn flood<S: Send + 'static>(connect: impl Fn() -> std::io::Result<S> + Send + 'static) {
+    std::thread::spawn(move || {
+        let mut held = std::collections::VecDeque::new();
+        let mut next = Instant::now();
+        while let Ok(stream) = connect() {
+            held.push_back(stream);
+            if held.len() > 2000 {
+                held.pop_front();
+            }
+            next += Duration::from_millis(1);
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    });
+}
+
+#[test]
+fn a_thousand_idle_connections_a_second_keep_no_far_caller_out() {
+    let agent = Agent::start();
+    wait("the certificate", || {
+        TcpStream::connect(agent.https).is_ok() && agent.path("root/pki/kubelet.crt").exists()
+    });
+    let mut roots = rustls::RootCertStore::empty();
+    let certificate =
+        rustls::pki_types::CertificateDer::from_pem_file(agent.path("root/pki/kubelet.crt"));
+    roots.add(certificate.unwrap()).unwrap();
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tls = Arc::new(tls);
+    let (read_only, https) = (agent.read_only, agent.https);
+    let socket = agent.path("run/podkeeper.sock");
+    flood(move || TcpStream::connect(read_only));
+    flood(move || TcpStream::connect(https));
+    flood({
+        let socket = socket.clone();
+        move || UnixStream::connect(&socket)
+    });
+    let connect = move |at: SocketAddr| {
+        let stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Far(stream)
+    };
+    let caller = move |number: usize| match number % 3 {
+        0 => complaint(connect(read_only), "/configz"),
+        1 => {
+            let tls = rustls::ClientConnection::new(Arc::clone(&tls), "n1".try_into().unwrap());
+            let stream = rustls::StreamOwned::new(tls.unwrap(), connect(https));
+            complaint(stream, "/pods")
+        }
+        _ => complaint(Far(UnixStream::connect(&socket).unwrap()), "/healthz"),
+    };
+    let caller = Arc::new(caller);
+    let callers: Vec<_> = (0..90)
+        .map(|number| {
+            let caller = Arc::clone(&caller);
+            // They come one after the other, as the flood goes on.
+            std::thread::sleep(Duration::from_millis(10));
+            std::thread::spawn(move || caller(number))
+        })
+        .collect();
+    let complaints = callers.into_iter().map(|caller| caller.join().unwrap());
+    assert_eq!(complaints.flatten().collect::<Vec<_>>(), [""; 0]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod config;
 mod crictl;
 mod describe;
 mod events;
+mod log_limit;
 mod logs;
 mod man;
 mod ps;

@@ -12,14 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use super::log_limit::LogLimit;
 use super::service::Manager;
 use super::single_threaded;
 use super::text::LogWriter;
@@ -44,6 +47,8 @@ use crate::translate::{HostIps, NodeFacts};
 
 /// The time in which the files of the configuration have to be read at a reload.
 const CONFIG_LIMIT: Duration = Duration::from_secs(30);
+/// Open files that are enough whatever callers do.
+const MAX_FILES: u64 = 65_536;
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     leave_no_core_dump();
@@ -52,6 +57,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    raise_file_limit();
     if let Some(id) = kubelet::find_beside() {
         bail!(
             "a kubelet runs on this node (process {id}): it would kill Pods that it does not know. \
@@ -103,6 +109,22 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     // file system, is not to keep the agent from ending.
     runtime.shutdown_background();
     ended
+}
+
+/// Raises the limit of open files as far as it may be, up to what callers, Pods and watches could need: systemd
+/// gives a service 1024 unless it raises that itself.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MAX_FILES).min(MAX_FILES);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            debug!(%error, "cannot raise the limit of open files");
+        }
+    }
 }
 
 /// Keeps the agent's memory, in which there are Secrets, out of core dumps. A handler of dumps is not bound by
@@ -411,7 +433,7 @@ fn start_logging(format: LogFormat, level: tracing::Level) -> LogLevel {
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_writer(|| LogWriter);
-    let all = Registry::default().with(filter);
+    let all = Registry::default().with(filter).with(LogLimit::default());
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal;

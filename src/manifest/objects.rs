@@ -30,7 +30,7 @@ const MAX_KEY: usize = 253;
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// Which of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// Settings.
     ConfigMap,
@@ -48,7 +48,7 @@ impl fmt::Display for ObjectKind {
 }
 
 /// Which object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
     /// `ConfigMap` or `Secret`.
     pub kind: ObjectKind,
@@ -136,26 +136,43 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// On disk, with what they hold in base64.
+/// The content of one object on disk: in base64.
+pub(crate) struct StoredEntries(pub(crate) Entries);
+
+impl Serialize for StoredEntries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            self.0
+                .iter()
+                .map(|(key, value)| (key, STANDARD.encode(value))),
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for StoredEntries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let bytes = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
+        let entries: Result<_, base64::DecodeError> = texts.into_iter().map(bytes).collect();
+        entries.map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// On disk.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
-    secrets: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    config_maps: BTreeMap<String, Option<StoredEntries>>,
+    secrets: BTreeMap<String, Option<StoredEntries>>,
 }
 
 impl Serialize for Objects {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |entries: &Entries| -> BTreeMap<String, String> {
-            let entries = entries.iter();
-            entries
-                .map(|(k, v)| (k.clone(), STANDARD.encode(v)))
-                .collect()
-        };
         let all = |objects: &BTreeMap<String, Option<Arc<Entries>>>| {
-            let objects = objects.iter();
-            objects
-                .map(|(name, entries)| (name.clone(), entries.as_deref().map(text)))
-                .collect()
+            let objects = objects.iter().map(|(name, entries)| {
+                let entries = entries.as_deref().cloned();
+                (name.clone(), entries.map(StoredEntries))
+            });
+            objects.collect()
         };
         let stored = Stored {
             config_maps: all(&self.config_maps),
@@ -168,21 +185,14 @@ impl Serialize for Objects {
 impl<'de> Deserialize<'de> for Objects {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let stored = Stored::deserialize(deserializer)?;
-        let bytes = |entries: BTreeMap<String, String>| {
-            let entry = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
-            let entries: Result<Entries, base64::DecodeError> =
-                entries.into_iter().map(entry).collect();
-            entries.map(Arc::new)
-        };
-        let all = |objects: BTreeMap<String, Option<BTreeMap<String, String>>>| {
+        let all = |objects: BTreeMap<String, Option<StoredEntries>>| {
             let objects = objects.into_iter();
-            objects
-                .map(|(name, entries)| Ok((name, entries.map(bytes).transpose()?)))
-                .collect::<Result<_, base64::DecodeError>>()
+            let objects = objects.map(|(name, entries)| (name, entries.map(|e| Arc::new(e.0))));
+            objects.collect()
         };
         Ok(Self {
-            config_maps: all(stored.config_maps).map_err(D::Error::custom)?,
-            secrets: all(stored.secrets).map_err(D::Error::custom)?,
+            config_maps: all(stored.config_maps),
+            secrets: all(stored.secrets),
         })
     }
 }
@@ -591,69 +601,150 @@ fn digest(objects: &Objects) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// What the Pod refers to and cannot do without, and that no manifest has; and what of it a container cannot have
-/// in its texts, since they would be too large.
+/// Something that a Pod refers to and cannot do without, and that no manifest has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    kind: ObjectKind,
+    name: String,
+    /// The key that the object lacks; nothing where there is no such object.
+    key: Option<String>,
+    field: String,
+    /// What refers to it.
+    pub user: User,
+}
+
+/// What of a Pod refers to an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// The volume of this name.
+    Volume(String),
+    /// The variables of the container of this name.
+    Container(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            kind, name, field, ..
+        } = self;
+        match &self.key {
+            None => write!(f, "{field}: no manifest has the {kind} {name:?}"),
+            Some(key) => write!(f, "{field}: the {kind} {name:?} has no key {key:?}"),
+        }
+    }
+}
+
+impl Missing {
+    /// The same in the kubelet's words (pkg/kubelet/kubelet_pods.go, pkg/volume/configmap, `secret`).
+    #[must_use]
+    pub fn event_message(&self, namespace: &str) -> String {
+        let Self {
+            kind, name, user, ..
+        } = self;
+        let lower = kind.to_string().to_lowercase();
+        match (&self.key, user) {
+            (None, _) => format!("{lower} {name:?} not found"),
+            (Some(key), User::Container(_)) => {
+                format!("couldn't find key {key} in {kind} {namespace}/{name}")
+            }
+            (Some(key), User::Volume(_)) => match kind {
+                ObjectKind::ConfigMap => {
+                    format!("configmap references non-existent config key: {key}")
+                }
+                ObjectKind::Secret => format!("references non-existent secret key: {key}"),
+            },
+        }
+    }
+}
+
+/// What a reference at this field belongs to.
+fn user_of(field: &str, pod: &Pod) -> Option<User> {
+    let spec = pod.spec.as_ref()?;
+    let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
+    let index: usize = rest.split_once(']')?.0.parse().ok()?;
+    let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
+    match list {
+        "volumes" => {
+            let volumes = spec.volumes.as_deref().unwrap_or_default();
+            Some(User::Volume(volumes.get(index)?.name.clone()))
+        }
+        "initContainers" => container(spec.init_containers.as_deref().unwrap_or_default()),
+        _ => container(&spec.containers),
+    }
+}
+
+/// What the Pod refers to and cannot do without, and that no manifest has.
+#[must_use]
+pub fn missing(pod: &StaticPod) -> Vec<Missing> {
+    if pod.objects.is_empty() {
+        return vec![];
+    }
+    let is_missing = |r: &Reference| {
+        let entries = pod.objects.get(r.kind, &r.name);
+        let has_it = match (entries, &r.key) {
+            (None, _) => false,
+            (Some(entries), Some(key)) => entries.contains_key(key),
+            (Some(_), None) => true,
+        };
+        !r.optional && !has_it
+    };
+    let references = references(&pod.pod).into_iter().filter(is_missing);
+    let missing = references.filter_map(|r| {
+        let is_there = pod.objects.get(r.kind, &r.name).is_some();
+        Some(Missing {
+            user: user_of(&r.field, &pod.pod)?,
+            kind: r.kind,
+            name: r.name,
+            key: r.key.filter(|_| is_there),
+            field: r.field,
+        })
+    });
+    missing.collect()
+}
+
+/// The same as texts with their fields; and what of it a container cannot have in its texts, since they would
+/// be too large.
 #[must_use]
 pub fn unmet(pod: &StaticPod) -> Vec<String> {
-    unmet_below(pod, "spec.")
+    unmet_by(pod, |_| true)
 }
 
 /// The same for the Pod's volumes alone.
 #[must_use]
 pub fn unmet_by_volumes(pod: &StaticPod) -> Vec<String> {
-    unmet_below(pod, "spec.volumes[")
+    unmet_by(pod, |user| matches!(user, User::Volume(_)))
 }
 
 /// The same for the variables of one container.
 #[must_use]
 pub fn unmet_by_container(pod: &StaticPod, name: &str) -> Vec<String> {
-    let spec = pod.pod.spec.as_ref();
-    let inits = spec.and_then(|s| s.init_containers.as_deref());
-    let mains = spec.map(|s| s.containers.as_slice());
-    let lists = [("spec.initContainers", inits), ("spec.containers", mains)];
-    let place = lists.into_iter().find_map(|(list, containers)| {
-        let mut containers = containers.unwrap_or_default().iter();
-        let at = containers.position(|c| c.name == name)?;
-        Some(format!("{}.", path::index(list, at)))
-    });
-    place.map_or(vec![], |place| unmet_below(pod, &place))
+    unmet_by(
+        pod,
+        |user| matches!(user, User::Container(of) if of == name),
+    )
 }
 
-/// The same for the fields below this one.
-fn unmet_below(pod: &StaticPod, place: &str) -> Vec<String> {
-    if pod.objects.is_empty() {
-        return vec![];
-    }
-    let missing = |r: &Reference| {
-        let Reference {
-            kind, name, field, ..
-        } = r;
-        let entries = pod.objects.get(*kind, name);
-        match (entries, &r.key) {
-            _ if r.optional || !field.starts_with(place) => None,
-            (None, _) => Some(format!("{field}: no manifest has the {kind} {name:?}")),
-            (Some(entries), Some(key)) if !entries.contains_key(key) => {
-                Some(format!("{field}: the {kind} {name:?} has no key {key:?}"))
-            }
-            _ => None,
-        }
-    };
-    let mut unmet: Vec<String> = references(&pod.pod).iter().filter_map(missing).collect();
+fn unmet_by(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+    let missing = missing(pod).into_iter().filter(|m| is_meant(&m.user));
+    let mut unmet: Vec<String> = missing.map(|m| m.to_string()).collect();
     unmet.dedup();
-    unmet.extend(too_large_texts(pod));
+    unmet.extend(too_large_texts(pod, is_meant));
     unmet
 }
 
 /// The containers' texts that are too large with what they refer to.
-fn too_large_texts(pod: &StaticPod) -> Vec<String> {
-    let Some(spec) = &pod.pod.spec else {
+fn too_large_texts(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+    // Without objects the manifest was refused for it.
+    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !pod.objects.is_empty()) else {
         return vec![];
     };
     let inits = spec.init_containers.iter().flatten().enumerate();
     let inits = inits.map(|(index, container)| ("spec.initContainers", index, container));
     let mains = spec.containers.iter().enumerate();
     let mains = mains.map(|(index, container)| ("spec.containers", index, container));
-    let found = inits.chain(mains).filter_map(|(list, index, container)| {
+    let all = inits.chain(mains);
+    let all = all.filter(|(.., container)| is_meant(&User::Container(container.name.clone())));
+    let found = all.filter_map(|(list, index, container)| {
         let found = too_large(container, &pod.objects)?;
         let field = path::join(&path::index(list, index), &found.field);
         Some(format!("{field}: {found}"))

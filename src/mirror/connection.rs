@@ -8,16 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use base64::Engine as _;
+use hyper::Request;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use jiff::{SignedDuration, Timestamp};
 use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, ExecConfig, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tokio::sync::Semaphore;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, service_fn};
+use tracing::debug;
 
 use super::api::Api;
+use super::bounded::{Bound, Bounded};
 use super::error::{Error, chain};
+use super::plugin::{self, Credential};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -26,17 +31,20 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is looked after this often, and is dead after so many looks.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_LOOKS: u32 = 2;
-/// How long an exec plugin may take.
-const PLUGIN_TIME: Duration = Duration::from_secs(60);
-/// Exec plugins that may be under way at a time: one that hangs cannot be ended from here.
-static PLUGINS: Semaphore = Semaphore::const_new(4);
+/// A credential with a time of its own is got anew this long before it is over, but not more often than this.
+const RENEW: SignedDuration = SignedDuration::from_secs(30);
+const RENEW_PAUSE: Duration = Duration::from_secs(10);
+/// The clock of a machine may jump, so it is looked at this often.
+const CLOCK_LOOK: Duration = Duration::from_secs(60);
 /// Connections that nobody uses are kept for this long; the lease is renewed more often.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// A connection, and the files that it was made from.
+/// A connection, and what it was made from.
 pub(super) struct Connection {
     pub(super) api: Api,
     pub(super) files: Files,
+    /// The exec plugin that gave the credential, and when that is over.
+    plugin: Option<(ExecConfig, Option<Timestamp>)>,
 }
 
 /// Files as they were when they were read.
@@ -84,18 +92,21 @@ fn stamp(path: &Path) -> Option<Stamp> {
 impl Connection {
     /// Reads the kubeconfig and gets ready to ask its server. `certificate` is a PEM file with a
     /// certificate and its key that is shown in place of one that the kubeconfig holds itself.
-    /// Nothing is sent yet; an exec plugin is called.
+    /// Nothing is sent yet; an exec plugin is called, unless there is a `fresh` credential of it.
     ///
     /// # Errors
     /// A file cannot be read or makes no sense, or the exec plugin fails or takes too long.
     pub(super) async fn open(
         kubeconfig: &Path,
         certificate: Option<&Path>,
+        mut fresh: Option<Credential>,
         requests: Arc<AtomicU64>,
     ) -> Result<Self, Error> {
         loop {
             let requests = Arc::clone(&requests);
-            if let Some(connection) = Self::open_now(kubeconfig, certificate, requests).await? {
+            let fresh = fresh.take();
+            let opened = Self::open_now(kubeconfig, certificate, fresh, requests).await?;
+            if let Some(connection) = opened {
                 return Ok(connection);
             }
         }
@@ -105,6 +116,7 @@ impl Connection {
     async fn open_now(
         kubeconfig: &Path,
         certificate: Option<&Path>,
+        fresh: Option<Credential>,
         requests: Arc<AtomicU64>,
     ) -> Result<Option<Self>, Error> {
         let mut files = vec![kubeconfig.to_owned()];
@@ -114,6 +126,7 @@ impl Connection {
             show(&mut found, certificate);
         }
         refuse_proxy(&found)?;
+        refuse_auth_provider(&mut found)?;
         prefer_token_file(&mut found);
         files.extend(named_files(&found));
         // Before they are read, so that a change in between is seen as one.
@@ -122,26 +135,72 @@ impl Connection {
         let config = Config::from_custom_kubeconfig(found, &options).await;
         let config =
             config.map_err(|e| Error::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
-        // An exec plugin is a program that may take its time, or hang.
-        let made = async {
-            let place = PLUGINS.acquire().await;
-            // The place is free once the plugin has ended, which may be long after anybody waits for it.
-            tokio::task::spawn_blocking(move || (client(&config), place)).await
+        let mut config = config;
+        let mut plugin = None;
+        if let Some(exec) = exec_plugin(&mut config.auth_info) {
+            let credential = match fresh {
+                Some(fresh) => fresh,
+                None => tokio::select! {
+                    printed = plugin::run(&exec) => printed.map_err(|e| of_plugin(kubeconfig, &e))?,
+                    () = files.change() => return Ok(None),
+                },
+            };
+            plugin = Some((exec, credential.expires));
+            show_credential(&mut config.auth_info, credential);
+        }
+        let api = Api::new(client(&config)?, requests);
+        Ok(Some(Self { api, files, plugin }))
+    }
+
+    /// Waits until the exec plugin's credential is nearly over, and gets another one.
+    ///
+    /// # Errors
+    /// It is over, and the plugin gives no other.
+    pub(super) async fn renewed(&self) -> Result<Credential, Error> {
+        let Some((exec, Some(expires))) = &self.plugin else {
+            return std::future::pending().await;
         };
-        let made = tokio::time::timeout(PLUGIN_TIME, made);
-        let client = tokio::select! {
-            made = made => made,
-            () = files.change() => return Ok(None),
-        };
-        let client = client.map_err(|_| {
-            let path = kubeconfig.display();
-            Error::away(format!(
-                "{path}: the exec plugin has not answered within {PLUGIN_TIME:?}"
-            ))
-        })?;
-        let (client, _) = client.map_err(|e| Error::away(e.to_string()))?;
-        let api = Api::new(client?, requests);
-        Ok(Some(Self { api, files }))
+        loop {
+            tokio::time::sleep(RENEW_PAUSE).await;
+            let left = expires
+                .duration_since(Timestamp::now())
+                .saturating_sub(RENEW);
+            if left.is_positive() {
+                tokio::time::sleep(left.unsigned_abs().min(CLOCK_LOOK)).await;
+                continue;
+            }
+            match plugin::run(exec).await {
+                Ok(credential) => return Ok(credential),
+                Err(error) if Timestamp::now() < *expires => {
+                    debug!(%error, "the exec plugin gives no new credential yet");
+                }
+                Err(error) => return Err(Error::away(error.to_string())),
+            }
+        }
+    }
+}
+
+fn of_plugin(kubeconfig: &Path, error: &plugin::Error) -> Error {
+    Error::away(format!("{}: {error}", kubeconfig.display()))
+}
+
+/// Takes the exec plugin that is to give the credential; what stands in the kubeconfig itself comes before.
+fn exec_plugin(user: &mut AuthInfo) -> Option<ExecConfig> {
+    let exec = user.exec.take()?;
+    let has_password = user.username.is_some() && user.password.is_some();
+    let has_own = has_password || user.token.is_some() || user.token_file.is_some();
+    (!has_own).then_some(exec)
+}
+
+/// Shows what an exec plugin printed.
+fn show_credential(user: &mut AuthInfo, credential: Credential) {
+    user.token = credential.token.map(Into::into);
+    let encode = |pem: String| base64::engine::general_purpose::STANDARD.encode(pem);
+    let certificate = credential.client_certificate_data.map(encode);
+    let key = credential.client_key_data.map(encode);
+    if let (Some(certificate), Some(key)) = (certificate, key) {
+        user.client_certificate_data = Some(certificate);
+        user.client_key_data = Some(key.into());
     }
 }
 
@@ -218,6 +277,19 @@ fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
     Ok(())
 }
 
+/// Providers of the time before exec plugins: the kubelet has none of them any more, and one of them would
+/// run a program without a limit.
+fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), Error> {
+    let provider = user(kubeconfig).and_then(|user| user.auth_provider.as_ref());
+    match provider {
+        Some(provider) => Err(Error::away(format!(
+            "the kubeconfig has the auth-provider {:?}, expected none: use an exec plugin",
+            provider.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// A client of its own making: the library's usual one tries again by itself and writes a log line
 /// for each failure, which are both ours to do.
 fn client(config: &Config) -> Result<Client, Error> {
@@ -234,6 +306,17 @@ fn client(config: &Config) -> Result<Client, Error> {
         .pool_idle_timeout(IDLE_TIME)
         .pool_timer(hyper_util::rt::TokioTimer::new())
         .build::<_, Body>(connector.map_err(wrong)?);
+    let client = service_fn(move |request: Request<Body>| {
+        let bound = Bound::of(&request);
+        let response = client.request(request);
+        async move {
+            let response = response.await?;
+            let bound = bound.for_status(response.status());
+            Ok::<_, hyper_util::client::legacy::Error>(
+                response.map(|body| Bounded::new(body, bound)),
+            )
+        }
+    });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(wrong)?)
@@ -246,6 +329,7 @@ fn client(config: &Config) -> Result<Client, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mirror::plugin::PLUGIN_TIME;
     use tempfile::TempDir;
 
     /// Writes a kubeconfig with this user, in place of the one before.
@@ -275,7 +359,7 @@ mod tests {
         );
         let path = write(folder, &user);
         let opened = tokio::spawn(async move {
-            let opened = Connection::open(&path, None, Arc::default()).await;
+            let opened = Connection::open(&path, None, None, Arc::default()).await;
             opened.map(|_| ())
         });
         while !begun.exists() {
@@ -305,6 +389,83 @@ mod tests {
             "{error}"
         );
         drop(folder);
+    }
+
+    /// An API server whose every response begins so and never ends; gives its port.
+    async fn endless(begin: &'static str) -> u16 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let mut chunk =
+                        format!("{begin}\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
+                    while stream.write_all(&chunk).await.is_ok() {
+                        chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_response_that_never_ends_is_not_read_on_and_is_told_of() {
+        use futures_util::StreamExt;
+        use serde_json::Value;
+
+        use crate::mirror::error::ErrorKind;
+        for begin in ["HTTP/1.1 200 OK", "HTTP/1.1 500 Internal Server Error"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(&folder, "{token: t}");
+            let port = endless(begin).await;
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(
+                &path,
+                text.replace("127.0.0.1:1", &format!("127.0.0.1:{port}")),
+            )
+            .unwrap();
+            let connection = Connection::open(&path, None, None, Arc::default())
+                .await
+                .unwrap();
+            let api = &connection.api;
+            let object = api.get::<Value>("/api/v1/nodes/n").await.unwrap_err();
+            let list = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn";
+            let list_error = api.get::<Value>(list).await.unwrap_err();
+            let watched = match api.watch::<Value>(&format!("{list}&watch=true")).await {
+                Ok(mut events) => events.next().await.unwrap().unwrap_err(),
+                Err(error) => error,
+            };
+            for error in [object, list_error, watched] {
+                assert_eq!(error.kind, ErrorKind::Refused(413), "{begin}: {error}");
+                assert!(error.message.contains("found more than"), "{error}");
+            }
+            // Reviews of callers go the same way.
+            let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+            let review = Request::post(path).body(vec![]).unwrap();
+            let error = api.client().request::<Value>(review).await.unwrap_err();
+            let error = Error::from(error);
+            assert!(error.message.contains("more than 1048576 bytes"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_provider_of_old_is_refused_and_runs_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let ran = folder.path().join("ran");
+        let user = format!(
+            "{{auth-provider: {{name: gcp, config: {{cmd-path: touch, cmd-args: {}}}}}}}",
+            ran.display()
+        );
+        let opened = Connection::open(&write(&folder, &user), None, None, Arc::default()).await;
+        let error = opened.map(drop).unwrap_err().to_string();
+        assert!(
+            error.contains("auth-provider \"gcp\", expected none"),
+            "{error}"
+        );
+        assert!(!ran.exists());
     }
 
     #[test]

@@ -5,6 +5,10 @@ use std::time::Duration;
 use kube::core::Status;
 use thiserror::Error;
 
+use super::bounded::TooLong;
+
+/// HTTP's code for what is larger than anybody wants to read.
+const CONTENT_TOO_LARGE: u16 = 413;
 /// Longer waits than this are not taken from a server.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -83,11 +87,30 @@ impl Error {
 
 impl From<kube::Error> for Error {
     fn from(error: kube::Error) -> Self {
+        if let Some(too_long) = too_long(&error) {
+            // Asked again it would be as long.
+            let message = too_long.to_string();
+            let kind = ErrorKind::Refused(CONTENT_TOO_LARGE);
+            return Self { kind, message };
+        }
         match error {
             kube::Error::Api(status) => Self::of_status(*status),
             kube::Error::Service(error) => Self::away(chain(&*error)),
             other => Self::away(chain(&other)),
         }
+    }
+}
+
+fn too_long(error: &(dyn std::error::Error + 'static)) -> Option<TooLong> {
+    if let Some(found) = error.downcast_ref::<TooLong>() {
+        return Some(*found);
+    }
+    // An error of the system's does not tell of the one that it holds, only of that one's cause.
+    let held = error.downcast_ref::<std::io::Error>();
+    let held = held.and_then(std::io::Error::get_ref);
+    match held {
+        Some(held) => too_long(held),
+        None => error.source().and_then(too_long),
     }
 }
 

@@ -5,6 +5,7 @@
 //! lease, a mirror Pod for each static Pod, and the events.
 
 mod api;
+mod bounded;
 mod certificate;
 mod complaint;
 mod connection;
@@ -17,6 +18,7 @@ mod patch;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod plugin;
 mod pods;
 mod refusals;
 mod watch;
@@ -31,7 +33,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::manifest::PodKey;
 use crate::pod::task::Context;
@@ -102,6 +104,8 @@ struct Local {
 #[derive(Default)]
 struct Remembered {
     link: Link,
+    /// A new credential of the exec plugin's, for the next connection.
+    credential: Option<plugin::Credential>,
     pods: pods::Remembered,
     outbox: events::Outbox,
     measured: node::Measured,
@@ -125,6 +129,16 @@ impl Link {
             info!("the API server answers");
         }
     }
+}
+
+/// What ended a connection.
+enum Ended {
+    /// The API server is away.
+    Failed(Error),
+    /// What tells the way there changed.
+    Changed,
+    /// The exec plugin gave a new credential.
+    Renewed,
 }
 
 /// A node at an API server.
@@ -179,16 +193,23 @@ impl Mirror {
         let mut delay = RETRY;
         loop {
             let began = Instant::now();
-            let ended = match self.connect().await {
+            let ended = match self.connect(remembered.credential.take()).await {
                 Ok(connection) => {
                     self.client.send_replace(Some(connection.api.client()));
                     Box::pin(self.session(&connection, &mut remembered)).await
                 }
-                Err(error) => Some(error),
+                Err(error) => Ended::Failed(error),
             };
-            let Some(error) = ended else {
-                info!("what tells the way to the API server changed, connecting anew");
-                continue;
+            let error = match ended {
+                Ended::Failed(error) => error,
+                Ended::Changed => {
+                    info!("what tells the way to the API server changed, connecting anew");
+                    continue;
+                }
+                Ended::Renewed => {
+                    debug!("the exec plugin gave a new credential, connecting anew");
+                    continue;
+                }
             };
             remembered.link.is_away(&error);
             self.numbers
@@ -210,7 +231,7 @@ impl Mirror {
     }
 
     /// Gets ready to ask the API server, with a certificate that is got first if there is none.
-    async fn connect(&self) -> Result<Connection, Error> {
+    async fn connect(&self, fresh: Option<plugin::Credential>) -> Result<Connection, Error> {
         let settings = &self.local.settings;
         let kubeconfig = &settings.kubeconfig;
         let folder = self.certificate_folder();
@@ -219,7 +240,7 @@ impl Mirror {
             && !certificate::write_kubeconfig(bootstrap, kubeconfig, &folder)?
         {
             let requests = Arc::clone(&self.local.requests);
-            let first = Connection::open(bootstrap, None, requests).await?;
+            let first = Connection::open(bootstrap, None, None, requests).await?;
             let node = &self.local.context.node_name;
             certificate::ask(&first.api, &folder, node).await?;
         }
@@ -227,7 +248,8 @@ impl Mirror {
         let newest = Files::look([certificate::current(&folder)]);
         let renewed = self.renewed(&folder);
         let requests = Arc::clone(&self.local.requests);
-        let mut connection = Connection::open(kubeconfig, renewed.as_deref(), requests).await?;
+        let renewed = renewed.as_deref();
+        let mut connection = Connection::open(kubeconfig, renewed, fresh, requests).await?;
         connection.files.add(newest);
         Ok(connection)
     }
@@ -254,12 +276,12 @@ impl Mirror {
         (settings.rotate_certificates && newest.until > shown.until).then_some(current)
     }
 
-    /// Everything that is done on one connection; gives what ended it, or nothing if what it was made
-    /// from changed.
-    async fn session(&self, connection: &Connection, remembered: &mut Remembered) -> Option<Error> {
+    /// Everything that is done on one connection; gives what ended it.
+    async fn session(&self, connection: &Connection, remembered: &mut Remembered) -> Ended {
         let local = &self.local;
         let Remembered {
             link,
+            credential,
             pods,
             outbox,
             measured,
@@ -289,8 +311,15 @@ impl Mirror {
             }
         };
         tokio::select! {
-            error = all => Some(error),
-            () = connection.files.change() => None,
+            error = all => Ended::Failed(error),
+            () = connection.files.change() => Ended::Changed,
+            renewed = connection.renewed() => match renewed {
+                Ok(renewed) => {
+                    *credential = Some(renewed);
+                    Ended::Renewed
+                }
+                Err(error) => Ended::Failed(error),
+            },
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::api::{Api, PatchType};
+use super::bounded::MAX_ITEMS;
 use super::error::{Error, ErrorKind};
 use super::object::{NodeIdentity, SeenPod, mirror};
 use super::patch::status_patch;
@@ -307,7 +308,9 @@ impl<'a> Pods<'a> {
                 let key = pod.key();
                 let is_late = self.deleted.contains(pod.uid())
                     || all.get(&key).is_some_and(|known| pod.is_older_than(known));
-                if !is_late {
+                // A server that tells of ever more Pods is not believed for ever.
+                let has_room = all.len() < MAX_ITEMS || all.contains_key(&key);
+                if !is_late && has_room {
                     all.insert(key, pod);
                 }
             }

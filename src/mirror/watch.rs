@@ -4,17 +4,20 @@
 //! change, and all objects again when the server lost the thread.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::core::WatchEvent;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::api::Api;
+use super::bounded::MAX_ITEMS;
 use super::complaint::Complaint;
 use super::error::{Error, ErrorKind};
 use crate::units::time::scaled;
@@ -45,8 +48,50 @@ pub(super) trait Object: DeserializeOwned + Clone + Send + 'static {
 #[derive(Deserialize)]
 struct List<T> {
     metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    #[serde(default = "Items::default")]
+    items: Items<T>,
+}
+
+/// Objects of a list, of which there are not endlessly many: small ones take far more memory than they
+/// have bytes.
+struct Items<T>(Vec<T>);
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self(vec![])
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Items<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MAX_ITEMS} objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Items<T>, A::Error> {
+                let mut all = vec![];
+                while let Some(item) = items.next_element()? {
+                    if all.len() >= MAX_ITEMS {
+                        return Err(A::Error::invalid_length(all.len(), &self));
+                    }
+                    all.push(item);
+                }
+                Ok(Items(all))
+            }
+
+            // An empty list of Go's may be null.
+            fn visit_unit<E>(self) -> Result<Items<T>, E> {
+                Ok(Items::default())
+            }
+        }
+
+        deserializer.deserialize_any(Reader(PhantomData))
+    }
 }
 
 #[derive(Deserialize)]
@@ -109,7 +154,7 @@ async fn round<T: Object>(
     } else {
         let list: List<T> = api.get(path).await?;
         complaint.clear();
-        tell(sender, Seen::All(list.items)).await?;
+        tell(sender, Seen::All(list.items.0)).await?;
         list.metadata.resource_version
     };
     let seconds = fastrand::u64(WATCH_SECONDS..=2 * WATCH_SECONDS);
@@ -153,4 +198,28 @@ async fn round<T: Object>(
 async fn tell<T>(sender: &mpsc::Sender<Seen<T>>, seen: Seen<T>) -> Result<(), Error> {
     let told = sender.send(seen).await;
     told.map_err(|_| Error::away("nobody listens any more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::IgnoredAny;
+
+    #[test]
+    fn a_list_has_so_many_objects_and_no_more() {
+        let list = |items: String| {
+            let text = format!("{{\"metadata\": {{}}, \"items\": {items}}}");
+            let list: Result<List<IgnoredAny>, _> = serde_json::from_str(&text);
+            list.map(|list| list.items.0.len())
+                .map_err(|e| e.to_string())
+        };
+        let many = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
+        assert_eq!(list(many(MAX_ITEMS)), Ok(MAX_ITEMS));
+        assert_eq!(list("null".to_owned()), Ok(0));
+        let error = list(many(MAX_ITEMS + 1)).unwrap_err();
+        assert!(
+            error.contains("expected a list of at most 5000 objects"),
+            "{error}"
+        );
+    }
 }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::complaints::Complaints;
 use super::log_links::{self, Link};
 use super::log_rotation::{self, Rotation, is_part};
 use crate::blocking::blocking;
+use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
 use crate::host::untrusted::Location;
 use crate::manifest::PodKey;

@@ -2,7 +2,6 @@
 //! like, and its housekeeping: containers' logs and images.
 
 pub mod cgroup;
-mod complaints;
 pub mod events;
 pub mod image_gc;
 pub mod kubelet;

@@ -5,6 +5,7 @@
 //! runtime comes before any task, so that what an earlier agent left is found before anything starts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
+use crate::blocking::limited;
+use crate::complaints::Complaints;
 use crate::cri::v1;
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
@@ -29,6 +32,8 @@ const RELIST: Duration = Duration::from_secs(1);
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
 /// How long a runtime that does not answer is left alone at most.
 const RELIST_MAX: Duration = Duration::from_secs(5);
+/// Time to find out if another agent runs.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// How often to see whether every Pod was looked at for the first time.
 const FIRST_PASS: Duration = Duration::from_millis(20);
@@ -114,10 +119,15 @@ pub async fn supervise(
 async fn first_look(context: &Context) -> Listed {
     warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
+    let mut complaints = Complaints::default();
     loop {
         match Listed::fetch(&context.client, &context.mark, None).await {
             Ok(listed) => return listed,
-            Err(error) => warn!(%error, "cannot list what the container runtime has"),
+            Err(error) => {
+                if complaints.is_news("list", Some(&error.to_string())) {
+                    warn!(%error, "Failed to list what the container runtime has, trying again");
+                }
+            }
         }
         tokio::time::sleep(delay).await;
         delay = delay.saturating_mul(2).min(RELIST_MAX);
@@ -136,10 +146,20 @@ async fn warn_of_others(context: &Context) {
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
     let others: BTreeSet<&String> = marks.filter(|m| **m != context.mark).collect();
+    // An agent that runs looks after its own; several on one node are no surprise to anybody.
+    let mut left = vec![];
     for root_dir in others {
+        // A label says where that is, so it may be anywhere.
+        let root = PathBuf::from(root_dir);
+        let is_locked = limited(root_dir, LOCK_LOOK, move || folder::is_locked(&root));
+        if !is_locked.await.unwrap_or_default() {
+            left.push(root_dir.as_str());
+        }
+    }
+    if !left.is_empty() {
         warn!(
-            root_dir,
-            "there are Pods of an agent with this other root directory, they are left alone"
+            root_dirs = left.join(", "),
+            "There are Pods of agents with other root directories that do not run, they are left alone"
         );
     }
 }

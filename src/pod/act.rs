@@ -29,18 +29,19 @@ use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
 use super::task::{Context, PodTask, Pulled};
+use super::waiting::MISSING_OBJECT;
 use super::{backoff, observe, tell};
 use crate::blocking::blocking;
 use crate::cri::{Client, Error, if_found, v1};
 use crate::host::untrusted::read_path;
-use crate::manifest::objects::Objects;
+use crate::manifest::objects::{self, Objects, User};
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
-    container_config, hostname_problem, is_sidecar, pod_cgroup_limits, pod_cgroup_path,
-    pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    container_config, dns_problems, hostname_problem, is_sidecar, pod_cgroup_limits,
+    pod_cgroup_path, pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
 };
 use crate::units::time::{seconds, whole_seconds};
 use crate::volume;
@@ -385,6 +386,7 @@ impl PodTask {
 
     async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
         let version = self.known_version(uid)?;
+        self.check_objects(&version)?;
         let context = Arc::clone(&self.context);
         let _step = self.under_way(uid, None, "CheckVolumes");
         let checked = blocking(move || volume::check(&context.facts, &version)).await;
@@ -394,6 +396,40 @@ impl PodTask {
         })?;
         self.memory.checked.insert(uid.to_owned());
         Ok(())
+    }
+
+    /// Fails where a `ConfigMap` or `Secret` is missing, with an event for each volume or container that
+    /// needs it.
+    fn check_objects(&self, version: &StaticPod) -> Result<(), Failure> {
+        let mut failure = None;
+        for missing in objects::missing(version) {
+            let message = missing.event_message(&version.key.namespace);
+            let (container, reason, message) = match &missing.user {
+                User::Volume(volume) => {
+                    let message = tell::failed_mount(volume, &message);
+                    (None, "FailedMount", message)
+                }
+                User::Container(name) => {
+                    let message = format!("Error: {message}");
+                    (Some(name.as_str()), "Failed", message)
+                }
+            };
+            self.event(
+                &version.uid,
+                container,
+                EventKind::Warning,
+                reason,
+                &message,
+            );
+            failure.get_or_insert(missing);
+        }
+        // The event has been recorded.
+        failure.map_or(Ok(()), |missing| {
+            Err(Failure::Node {
+                reason: MISSING_OBJECT,
+                message: missing.to_string(),
+            })
+        })
     }
 
     async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), Failure> {
@@ -416,6 +452,10 @@ impl PodTask {
         self.records.insert(uid.to_owned(), record);
         if let Some(problem) = hostname_problem(&context.facts, &version) {
             return Err(sandbox_failure(problem));
+        }
+        for problem in dns_problems(&context.facts, &host, &version) {
+            let warning = EventKind::Warning;
+            self.event(uid, None, warning, "DNSConfigForming", &problem);
         }
         let config = sandbox_config(&context.facts, &host, &version, &instance);
         let request = v1::RunPodSandboxRequest {
@@ -1166,8 +1206,11 @@ impl PodTask {
         };
         match now {
             Ok(Some(now)) => {
+                // A runtime that goes on to call it running was told of its end in vain, and one that
+                // ended before is not stopped once more.
+                let was_live = known.is_live();
                 known.state = now.state;
-                if known.exit().is_some() {
+                if was_live && known.exit().is_some() {
                     info!(pod = %self.key, container = known.name, "container stopped");
                 }
             }
@@ -1308,9 +1351,14 @@ impl PodTask {
                 context.ledger.burstable_cpu()
             })
         };
-        if let Err(error) = blocking(share_out).await {
+        let problem = blocking(share_out)
+            .await
+            .err()
+            .map(|error| error.to_string());
+        if self.complaints.is_news("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
-            warn!(pod = %self.key, %error, "the Pod's class of service keeps its part of the CPU");
+            let error = problem.unwrap_or_default();
+            warn!(pod = %self.key, error, "Failed to update QoS CPU shares");
         }
     }
 

@@ -33,6 +33,12 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
+/// The kubelet's messages of its predicates; what is known here beyond them follows after a colon.
+const NO_FREE_PORTS: &str =
+    "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+const NO_MATCH: &str =
+    "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+
 /// The label of a node, or of a Pod that is for such a node, with its operating system.
 const OS_LABEL: &str = "kubernetes.io/os";
 
@@ -181,7 +187,9 @@ fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Reject
         let taken = |(_, other): &&(&PodKey, &Claim)| other.ports.iter().any(|p| p.clashes(port));
         if let Some((holder, _)) = others.iter().find(taken) {
             let HostPort { port, protocol, .. } = port;
-            let message = format!("the host port {port}/{protocol} is taken by the Pod {holder}");
+            let message = format!(
+                "{NO_FREE_PORTS}: the host port {port}/{protocol} is taken by the Pod {holder}"
+            );
             return Err(Rejection {
                 reason: "NodePorts".into(),
                 message,
@@ -265,7 +273,8 @@ fn huge_pages(facts: &NodeFacts, name: &str) -> i64 {
 
 /// The node is one of those that the Pod is for.
 fn check_labels(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
-    affinity_problem(facts, spec).map_or(Ok(()), |message| {
+    affinity_problem(facts, spec).map_or(Ok(()), |problem| {
+        let message = format!("{NO_MATCH}: {problem}");
         let reason = "NodeAffinity".into();
         Err(Rejection { reason, message })
     })
@@ -278,21 +287,27 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
         Err(Rejection { reason, message })
     };
     if let Some(message) = sysctl_problem(facts, spec) {
-        return refuse("SysctlForbidden", message);
+        return refuse("SysctlForbidden", format!("forbidden sysctl: {message}"));
     }
     let labels = pod.pod.metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(OS_LABEL));
     if let Some(label) = label.filter(|label| *label != "linux") {
         return refuse(
             "PodOSSelectorNodeLabelDoesNotMatch",
-            format!("the Pod's label {OS_LABEL} is {label:?}, the node's is \"linux\""),
+            format!(
+                "Failed to admit pod as the `{OS_LABEL}` label doesn't match node label: it is {label:?}, \
+                 the node's is \"linux\""
+            ),
         );
     }
     let os = spec.os.as_ref().map(|os| os.name.as_str());
     if let Some(os) = os.filter(|os| *os != "linux") {
         return refuse(
             "PodOSNotSupported",
-            format!("spec.os.name is {os:?}, the node runs \"linux\""),
+            format!(
+                "Failed to admit pod as the OS field doesn't match node OS: spec.os.name is {os:?}, the \
+                 node runs \"linux\""
+            ),
         );
     }
     let strict = groups_policy(spec) == Some("Strict");
@@ -303,12 +318,12 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
         return refuse("RuntimeFeaturesNotReported", message.to_owned());
     }
     if strict && !supported {
-        let message = "spec.securityContext.supplementalGroupsPolicy is Strict, which this container \
-                       runtime does not support: containerd does from 2.0 on";
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node: its container \
+                       runtime does not support it, containerd does from 2.0 on";
         return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());
     }
     if !facts.apparmor && asks_for_apparmor(pod, spec) {
-        let message = "the Pod asks for an AppArmor profile, and the node has no AppArmor";
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
         return refuse("AppArmor", message.to_owned());
     }
     Ok(())
@@ -348,11 +363,16 @@ fn sysctl_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
         let of_host = (spec.host_network == Some(true) && name.starts_with("net."))
             || (spec.host_ipc == Some(true) && ipc.iter().any(|p| name.starts_with(p)));
         if of_host {
-            return Some(format!("the sysctl {name} would change the host's own"));
+            let of = if name.starts_with("net.") {
+                "net"
+            } else {
+                "ipc"
+            };
+            return Some(format!("{name:?} not allowed with host {of} enabled"));
         }
         if !allowed(&name) {
             return Some(format!(
-                "the sysctl {name} is not safe: allow it with --allowed-unsafe-sysctls={name}"
+                "{name:?} not allowlisted: it is not safe, allow it with --allowed-unsafe-sysctls={name}"
             ));
         }
     }
@@ -667,5 +687,62 @@ mod tests {
             let admitted = Ledger::default().admit(&facts(), &pod);
             assert_eq!(reason(admitted), expected, "{extra}");
         }
+    }
+
+    /// Monitoring matches these texts: the kubelet's 1.36 (`pkg/kubelet/lifecycle`, `pkg/kubelet/sysctl`,
+    /// `pkg/security/apparmor`).
+    #[test]
+    fn a_rejection_begins_with_the_kubelets_message() {
+        let sysctls = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
+        for (extra, expected) in [
+            (
+                json!({"nodeSelector": {"disk": "hdd"}}),
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+            ),
+            (
+                json!({"securityContext": sysctls("kernel.msgmax")}),
+                "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+            ),
+            (
+                json!({"hostNetwork": true, "securityContext": sysctls("net.core.somaxconn")}),
+                "forbidden sysctl: \"net.core.somaxconn\" not allowed with host net enabled",
+            ),
+            (
+                json!({"hostIPC": true, "securityContext": sysctls("kernel.shm_rmid_forced")}),
+                "forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host ipc enabled",
+            ),
+            (
+                json!({"os": {"name": "windows"}}),
+                "Failed to admit pod as the OS field doesn't match node OS",
+            ),
+            (
+                json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
+                "SupplementalGroupsPolicy=Strict is not supported in this node",
+            ),
+            (
+                json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}),
+                "Cannot enforce AppArmor: AppArmor is not enabled on the host",
+            ),
+        ] {
+            let pod = pod("a", "1", with(&extra));
+            let rejection = Ledger::default().admit(&facts(), &pod).unwrap_err();
+            let message = rejection.message;
+            assert!(message.starts_with(expected), "{message}");
+        }
+        let mut labelled = pod("a", "1", with(&json!({})));
+        labelled.pod.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
+        let rejection = Ledger::default().admit(&facts(), &labelled).unwrap_err();
+        let expected =
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        assert!(rejection.message.starts_with(expected));
+        let ledger = Ledger::default();
+        let first = ledger.admit(&facts(), &pod("a", "1", port(80, "")));
+        assert_eq!(reason(first), "admitted");
+        let rejection = ledger
+            .admit(&facts(), &pod("b", "2", port(80, "")))
+            .unwrap_err();
+        let expected = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod \
+                        ports: ";
+        assert!(rejection.message.starts_with(expected));
     }
 }

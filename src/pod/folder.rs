@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -122,6 +122,21 @@ pub fn belongs_to_another(root: &Path) -> io::Result<bool> {
     let uids = list(&paths)?;
     let ours = |uid: &String| paths.pod(uid).join(RECORD).exists();
     Ok(!uids.is_empty() && !uids.iter().any(ours))
+}
+
+/// Returns if an agent runs with this root directory: if anybody has locked its lock file. It is not
+/// locked here to find out, which would keep an agent that starts just now from starting.
+#[must_use]
+pub fn is_locked(root: &Path) -> bool {
+    let Ok(lock) = fs::symlink_metadata(root.join("lock")) else {
+        return false;
+    };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // `1: FLOCK  ADVISORY  WRITE 123 00:1d:4711 0 EOF`; file systems with several devices show another
+    // device there than for the file.
+    let file = format!(":{}", lock.ino());
+    let mut locks = locks.lines().map(|line| line.split_whitespace());
+    locks.any(|mut words| words.nth(1) == Some("FLOCK") && words.any(|word| word.ends_with(&file)))
 }
 
 /// The record of a UID, if there is a readable one of a Pod that can be.
@@ -473,5 +488,17 @@ mod tests {
         assert_eq!(after.unwrap(), b"first");
         assert!(shorter.is_ok());
         assert_eq!(last.unwrap(), b"next");
+    }
+
+    #[test]
+    fn a_root_directory_is_locked_while_an_agent_holds_its_lock_file() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_locked(root.path()));
+        let lock = fs::File::create(root.path().join("lock")).unwrap();
+        assert!(!is_locked(root.path()));
+        lock.lock().unwrap();
+        assert!(is_locked(root.path()));
+        drop(lock);
+        assert!(!is_locked(root.path()));
     }
 }

@@ -396,11 +396,31 @@ impl<'a> Planner<'a> {
         if image.is_some() || self.view.memory.checked.contains(uid) {
             return image;
         }
+        // Another version comes once a manifest has what is missing.
         if !unmet(version).is_empty() {
+            return self.report_missing(version);
+        }
+        self.check_volumes(uid)
+    }
+
+    /// Has the check of the volumes fail for objects that no manifest has, so that events tell of them. Those
+    /// that came with the Pod are given the time to be read.
+    fn report_missing(&mut self, version: &StaticPod) -> Option<Step> {
+        if unmet(version).is_empty() {
             return None;
         }
-        let step = Step::CheckVolumes { uid: uid.clone() };
-        self.unless_failing(&Subject::Volumes(uid.clone()), step)
+        let seen = self.view.memory.seen.get(&version.uid);
+        let come = seen.map(|(_, seen)| seen.after(OBJECTS_COME));
+        if come.is_some_and(|come| self.must_wait_until(come)) {
+            return None;
+        }
+        self.check_volumes(&version.uid)
+    }
+
+    fn check_volumes(&mut self, uid: &str) -> Option<Step> {
+        let uid = uid.to_owned();
+        let subject = Subject::Volumes(uid.clone());
+        self.unless_failing(&subject, Step::CheckVolumes { uid })
     }
 
     /// Brings a version up and keeps it up.
@@ -414,7 +434,7 @@ impl<'a> Planner<'a> {
             return Some(step);
         }
         if observed.has_none_of(uid) && self.is_held_for_objects(version) {
-            return None;
+            return self.report_missing(version);
         }
         if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
             return self.admit(uid);
@@ -447,7 +467,8 @@ impl<'a> Planner<'a> {
             Some(sandbox) => self.start_first_of(version, wants, sandbox),
             None => self.run_sandbox(uid),
         };
-        step.or_else(|| self.collect_garbage(version))
+        step.or_else(|| self.report_missing(version))
+            .or_else(|| self.collect_garbage(version))
     }
 
     /// Whether a version waits as a whole for objects that no manifest has. As with the kubelet it does

@@ -34,6 +34,7 @@ use super::rollback::{self, Rollback};
 use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
 use super::{folder, status, waiting};
 use crate::blocking::blocking;
+use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
 use crate::probe::hook::POST_START_FAILED;
@@ -45,6 +46,9 @@ use crate::units::time::Later;
 /// How long a runtime that does not answer is left alone, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Subject of complaints about histories.
+const HISTORY: &str = "history";
 
 /// What all Pods' tasks share.
 #[derive(Debug)]
@@ -138,6 +142,8 @@ pub struct PodTask {
     probes: Probes,
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
+    /// What could not be written, so that it is logged once.
+    pub(super) complaints: Complaints,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -172,6 +178,7 @@ impl PodTask {
             pulls: FuturesUnordered::new(),
             post_starts: FuturesUnordered::new(),
             kept: std::collections::BTreeMap::default(),
+            complaints: Complaints::default(),
             changed: BTreeSet::new(),
             stale: false,
             end_is_verified: false,
@@ -434,10 +441,13 @@ impl PodTask {
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
             match blocking(write).await {
                 Ok(()) => {
+                    self.complaints.is_news(HISTORY, None);
                     self.kept.insert(uid, history);
                 }
                 Err(error) => {
-                    warn!(pod = %self.key, %error, "the Pod's history cannot be kept");
+                    if self.complaints.is_news(HISTORY, Some(&error.to_string())) {
+                        warn!(pod = %self.key, %error, "Failed to write the Pod's history");
+                    }
                 }
             }
         }
@@ -520,8 +530,10 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let kept = self.rollback.clone();
         let write = move || rollback::write(&paths, &key, kept.as_ref());
-        if let Err(error) = blocking(write).await {
-            warn!(pod = %self.key, %error, "what is known of the update cannot be kept");
+        let problem = blocking(write).await.err().map(|error| error.to_string());
+        if self.complaints.is_news("update", problem.as_deref()) {
+            let error = problem.unwrap_or_default();
+            warn!(pod = %self.key, error, "Failed to write what is known of the update");
         }
     }
 

@@ -132,11 +132,27 @@ impl PodTask {
                 format!("unable to ensure pod container exists: {message}")
             }
             "FailedKillPod" => format!("error killing pod: {message}"),
-            "FailedMount" | "FailedRemoval" => message.to_owned(),
+            "FailedMount" => match volume_of(message) {
+                Some((volume, problem)) => failed_mount(volume, problem),
+                None => message.to_owned(),
+            },
+            "FailedRemoval" => message.to_owned(),
             _ => return,
         };
         self.event(uid, None, EventKind::Warning, reason, &message);
     }
+}
+
+/// What the event of a volume that cannot be set up says.
+pub(super) fn failed_mount(volume: &str, problem: &str) -> String {
+    // The kubelet has the space before the colon, too.
+    format!("MountVolume.SetUp failed for volume \"{volume}\" : {problem}")
+}
+
+/// The volume that a problem is about, and the problem: `volume "data": …`.
+fn volume_of(message: &str) -> Option<(&str, &str)> {
+    let (volume, problem) = message.strip_prefix("volume \"")?.split_once("\": ")?;
+    (!volume.contains('"')).then_some((volume, problem))
 }
 
 /// What is said of an image that is not there and is never pulled.

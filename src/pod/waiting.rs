@@ -10,6 +10,9 @@ use super::rules::{Restart, all_containers, init_containers, is_finished, restar
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{unmet, unmet_by_container};
 
+/// Kubernetes' word for what waits for a `ConfigMap` or `Secret`.
+pub(super) const MISSING_OBJECT: &str = "CreateContainerConfigError";
+
 /// Why something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
@@ -56,7 +59,7 @@ pub(super) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
 }
 
 fn missing(unmet: &[String]) -> Option<Waiting> {
-    (!unmet.is_empty()).then(|| Waiting::new("CreateContainerConfigError", unmet.join("; ")))
+    (!unmet.is_empty()).then(|| Waiting::new(MISSING_OBJECT, unmet.join("; ")))
 }
 
 /// Returns the failure that holds up the stop or the clean-up of a version, if one does.
@@ -133,7 +136,9 @@ fn pod_failure<'a>(memory: &'a Memory, uid: &str) -> Option<&'a Failure> {
         Subject::Sandbox(uid.to_owned()),
         Subject::Volumes(uid.to_owned()),
     ];
-    subjects.iter().find_map(|s| memory.failures.get(s))
+    let mut failures = subjects.iter().filter_map(|s| memory.failures.get(s));
+    // Of objects that are missing those tell that wait for them.
+    failures.find(|failure| failure.reason != MISSING_OBJECT)
 }
 
 /// The images that a container needs: its own, and those behind its volumes, which the kubelet sees to

@@ -1,172 +1,197 @@
-//! Taking calls, with bounds on what callers may cost.
+//! Accepting connections, with limits on what callers may cost.
 //!
-//! There are so many at a time and no more. One more takes the place of the one that has been here
-//! longest: an honest caller is done in a moment, so whoever dawdles is the one to go, and a flood of
-//! them keeps nobody out. A request has to be there, and a call to be over, in a given time, unless its
-//! answer is one that goes on.
+//! There are so many connections at a time and no more; which one has to go is decided in `callers`. A
+//! request has to be there, and a call to be over, in a given time, unless its response is one that goes
+//! on.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::task::AbortHandle;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::debug;
 
+use super::callers::{Callers, Phase, Place, Source};
 use super::router::{Body, Endless};
+use super::wire::{Ending, Wire};
 
 /// What callers of one listener may cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Callers at a time.
-    pub(super) callers: usize,
-    /// As large may a request's line and headers be, in bytes.
+    /// Connections at a time whose request is not there yet.
+    pub(super) waiting: usize,
+    /// Requests at a time that are served.
+    pub(super) served: usize,
+    /// Largest size of a request's line and headers, in bytes.
     pub(super) headers: usize,
-    /// How long a caller may take for its request's headers.
+    /// Time that a caller has for his request's headers.
     pub(super) header_time: Duration,
-    /// How long a call may take in all, the reading of the answer too.
+    /// Time that a call may take in all, the reading of the response too.
     pub(super) call_time: Duration,
 }
 
-/// The limits of every listener.
+/// The limits of every listener. So many may wait that a caller whose request takes most of a second to
+/// arrive gets through a flood of a thousand connections a second from his own address.
 pub(super) const LIMITS: Limits = Limits {
-    callers: 64,
+    waiting: 1024,
+    served: 128,
     headers: 16 * 1024,
     header_time: Duration::from_secs(5),
     call_time: Duration::from_secs(10),
 };
 
-/// How long to leave a listener alone that cannot take calls, as without file descriptors.
+/// Part of the process' file descriptors that one listener's waiting connections may take.
+const PART_OF_FILES: u64 = 16;
+/// How long to leave a listener alone that cannot accept connections, as without file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where calls come in.
+/// Where connections come in.
 pub(super) trait Listener {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Stream;
 
-    async fn take_call(&self) -> io::Result<Self::Stream>;
+    async fn accept_from(&self) -> io::Result<(Self::Stream, Source)>;
+}
+
+/// A connection as it comes in.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Waits until the caller has sent something, or hung up.
+    fn sent(&self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 impl Listener for UnixListener {
-    type Stream = tokio::net::UnixStream;
+    type Stream = UnixStream;
 
-    async fn take_call(&self) -> io::Result<Self::Stream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn accept_from(&self) -> io::Result<(Self::Stream, Source)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, Source::Local))
     }
 }
 
 impl Listener for TcpListener {
-    type Stream = tokio::net::TcpStream;
+    type Stream = TcpStream;
 
-    async fn take_call(&self) -> io::Result<Self::Stream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn accept_from(&self) -> io::Result<(Self::Stream, Source)> {
+        let (stream, address) = self.accept().await?;
+        Ok((stream, address.ip().into()))
     }
 }
 
-/// Takes calls for ever, and answers each request with what `answer` makes of it.
+impl Stream for UnixStream {
+    async fn sent(&self) -> io::Result<()> {
+        self.readable().await
+    }
+}
+
+impl Stream for TcpStream {
+    async fn sent(&self) -> io::Result<()> {
+        self.readable().await
+    }
+}
+
+/// Accepts connections for ever, and answers each request with what `answer` makes of it.
 pub(super) async fn serve<L: Listener>(
     listener: &L,
     limits: Limits,
     answer: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
 ) {
-    take_calls(listener, limits.callers, move |stream, stays| {
+    accept_all(listener, limits, move |stream, place| {
         let answer = answer.clone();
         let answer = move |request| std::future::ready(answer(&request));
-        serve_one(stream, limits, answer, stays)
+        serve_one(stream, limits, answer, place)
     })
     .await;
 }
 
-/// Takes calls for ever, no more than so many at a time, and leaves each to `call`.
-pub(super) async fn take_calls<L: Listener, C: Future<Output = ()> + Send + 'static>(
+/// Accepts connections for ever, and leaves each to `call` once its caller has sent something: until then
+/// it costs next to nothing.
+pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'static>(
     listener: &L,
-    callers: usize,
-    call: impl Fn(L::Stream, Arc<AtomicBool>) -> C,
+    limits: Limits,
+    call: impl Fn(L::Stream, Arc<Place>) -> C + Clone + Send + 'static,
 ) {
-    let mut served = Callers::default();
+    let callers = Arc::new(Callers::new(places(limits.waiting), limits.served));
     loop {
-        let stream = match listener.take_call().await {
-            Ok(stream) => stream,
+        let (stream, source) = match listener.accept_from().await {
+            Ok(accepted) => accepted,
             Err(error) => {
-                debug!(%error, "cannot take a call");
+                debug!(%error, "cannot accept a connection");
+                callers.drop_one();
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
-        served.make_room(callers);
-        let stays = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(call(stream, Arc::clone(&stays))).abort_handle();
-        served.0.push_back(Caller { task, stays });
-    }
-}
-
-/// Those who are served, longest first.
-#[derive(Debug, Default)]
-struct Callers(VecDeque<Caller>);
-
-#[derive(Debug)]
-struct Caller {
-    task: AbortHandle,
-    /// Whether its answer goes on. There are few of these, by a bound of their own.
-    stays: Arc<AtomicBool>,
-}
-
-impl Callers {
-    /// Makes room for one more.
-    fn make_room(&mut self, most: usize) {
-        self.0.retain(|caller| !caller.task.is_finished());
-        while self.0.len() >= most {
-            let dawdles = |caller: &Caller| !caller.stays.load(Ordering::Relaxed);
-            let Some(longest) = self.0.iter().position(dawdles) else {
-                return;
-            };
-            if let Some(longest) = self.0.remove(longest) {
-                longest.task.abort();
+        let place = Arc::new(callers.admit(source));
+        let number = place.number();
+        let call = call.clone();
+        let task = tokio::spawn(async move {
+            match tokio::time::timeout(limits.header_time, stream.sent()).await {
+                Ok(Ok(())) => call(stream, place).await,
+                Ok(Err(error)) => debug!(%error, "a connection broke off"),
+                Err(_) => debug!("a caller has sent nothing"),
             }
-        }
+        });
+        callers.set_task(number, task.abort_handle());
     }
 }
 
-/// Serves one caller. `stays` is set once his answer is one that goes on.
+/// So many connections may wait in a process that may have so many files.
+fn places(most: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let part = usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX);
+    most.min(part.max(16))
+}
+
+/// Serves one caller.
 pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
     answer: impl Fn(Request<Incoming>) -> A,
-    stays: Arc<AtomicBool>,
+    place: Arc<Place>,
 ) {
     let service = service_fn(|request| {
-        let answer = answer(request);
+        let answer = place.begin().then(|| answer(request));
         async {
-            let mut response = answer.await;
+            let mut response = match answer {
+                Some(answer) => answer.await,
+                None => too_many(),
+            };
             // One request, one connection; one that is upgraded goes on, and has a header of its own.
-            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let is_upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if !is_upgraded {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
-            if response.extensions().get::<Endless>().is_some() {
-                stays.store(true, Ordering::Relaxed);
+            if is_upgraded || response.extensions().get::<Endless>().is_some() {
+                place.set_phase(Phase::Streaming);
             }
+            let response = response.map(|body| match body.size_hint().exact() {
+                // Its end is known from its length.
+                Some(_) => body,
+                None => Ending::new(body, Arc::clone(&place)).boxed_unsync(),
+            });
             Ok::<_, Infallible>(response)
         }
     });
+    let wire = Wire::new(stream, Arc::clone(&place));
     let call = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_buf_size(limits.headers)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(wire), service)
         .with_upgrades();
     let mut call = std::pin::pin!(call);
     let ended = match tokio::time::timeout(limits.call_time, &mut call).await {
-        Err(_) if stays.load(Ordering::Relaxed) => call.await,
+        Err(_) if place.phase() == Some(Phase::Streaming) => call.await,
         Err(_) => {
             debug!("a caller took too long");
             return;
@@ -176,6 +201,16 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     if let Err(error) = ended {
         debug!(%error, "a call broke off");
     }
+}
+
+/// Response to a request for which there is no room.
+fn too_many() -> Response<Body> {
+    let text = Bytes::from_static(b"too many requests are being served, try again later\n");
+    let mut response = Response::new(Full::new(text).boxed_unsync());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 #[cfg(test)]
@@ -258,7 +293,8 @@ mod tests {
         // Nobody is let go because of the time here, however busy the machine is.
         let ages = Duration::from_secs(600);
         let at = server(Limits {
-            callers: 2,
+            waiting: 2,
+            served: 2,
             headers: LIMITS.headers,
             header_time: ages,
             call_time: ages,
@@ -271,21 +307,5 @@ mod tests {
         // The last one may still finish.
         (&last).write_all(&WHOLE.as_bytes()[8..]).unwrap();
         assert!(read(last) > BODY);
-    }
-
-    #[tokio::test]
-    async fn who_is_told_of_changes_keeps_his_place() {
-        let caller = |stays| Caller {
-            task: tokio::spawn(std::future::pending::<()>()).abort_handle(),
-            stays: Arc::new(AtomicBool::new(stays)),
-        };
-        let mut callers = Callers([true, false, true, false].map(caller).into());
-        callers.make_room(3);
-        let left: Vec<bool> = callers
-            .0
-            .iter()
-            .map(|c| c.stays.load(Ordering::Relaxed))
-            .collect();
-        assert_eq!(left, [true, true]);
     }
 }

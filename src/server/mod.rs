@@ -4,6 +4,7 @@
 //! The `router` turns each request into an answer, at once and without changing anything. What a caller
 //! may cost is bounded in `listen`, whoever he is: connections, headers, and the time for them.
 
+mod callers;
 mod client;
 mod follow;
 mod https;
@@ -14,6 +15,7 @@ mod router;
 mod select;
 mod socket;
 mod state;
+mod wire;
 
 pub use client::{Lines, fetch, fetch_status, follow};
 pub use https::{Authorization, Settings as HttpsSettings, known_cipher_suites, serve_https};

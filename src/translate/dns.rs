@@ -1,9 +1,12 @@
 //! What a Pod's `/etc/resolv.conf` says, by its DNS policy (Kubernetes, DNS for Services and Pods).
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
 use super::NodeFacts;
 use crate::cri::v1::DnsConfig;
+use crate::manifest::StaticPod;
 
 /// The resolver takes no more name servers than this.
 const MAX_SERVERS: usize = 3;
@@ -59,13 +62,8 @@ impl ResolvConf {
     }
 }
 
-/// The DNS configuration of a Pod's sandbox.
-pub(super) fn dns_config(
-    facts: &NodeFacts,
-    host: &ResolvConf,
-    namespace: &str,
-    spec: &PodSpec,
-) -> DnsConfig {
+/// The DNS configuration that a Pod asks for, however much that is.
+fn full_config(facts: &NodeFacts, host: &ResolvConf, namespace: &str, spec: &PodSpec) -> DnsConfig {
     let host_network = spec.host_network == Some(true);
     let mut config = match spec.dns_policy.as_deref() {
         Some("None") => DnsConfig::default(),
@@ -86,9 +84,63 @@ pub(super) fn dns_config(
     if let Some(own) = &spec.dns_config {
         merge(&mut config, own);
     }
+    config
+}
+
+/// The DNS configuration of a Pod's sandbox, as far as the resolver takes it.
+pub(super) fn dns_config(
+    facts: &NodeFacts,
+    host: &ResolvConf,
+    namespace: &str,
+    spec: &PodSpec,
+) -> DnsConfig {
+    let mut config = full_config(facts, host, namespace, spec);
     config.servers.truncate(MAX_SERVERS);
     fit_searches(&mut config.searches);
     config
+}
+
+/// What a Pod does not get of its DNS configuration, or gets in vain; the first two in the kubelet's words,
+/// for events with its reason `DNSConfigForming`.
+#[must_use]
+pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Vec<String> {
+    let Some(spec) = &pod.pod.spec else {
+        return vec![];
+    };
+    let namespace = &pod.key.namespace;
+    let full = full_config(facts, host, namespace, spec);
+    let fits = dns_config(facts, host, namespace, spec);
+    let mut problems = vec![];
+    if fits.servers != full.servers {
+        problems.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver \
+             line is: {}",
+            fits.servers.join(" ")
+        ));
+    }
+    if fits.searches != full.searches {
+        problems.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line \
+             is: {}",
+            fits.searches.join(" ")
+        ));
+    }
+    // With an empty --resolv-conf names are not to be looked up.
+    let looks_up = spec.host_network != Some(true) && !host.is_none;
+    let is_loopback = |server: &&String| {
+        let address = server.split('%').next().unwrap_or_default();
+        address
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+    };
+    if let Some(server) = fits.servers.iter().find(is_loopback).filter(|_| looks_up) {
+        problems.push(format!(
+            "Nameserver {server} is a loopback address, where nothing of the node answers in a Pod with its \
+             own network: name another resolver configuration by --resolv-conf (with systemd-resolved, \
+             /run/systemd/resolve/resolv.conf)"
+        ));
+    }
+    problems
 }
 
 /// What keeps the runtime from taking the host's configuration where there is to be none: this machine's own
@@ -254,6 +306,74 @@ mod tests {
             Some(own(vec![long(254, 0), long(9, 1)])),
         );
         assert_eq!(wider.searches, [long(9, 1)]);
+    }
+
+    /// The kubelet's words: pkg/kubelet/network/dns.
+    #[test]
+    fn what_is_left_out_or_answers_nowhere_is_told() {
+        let many = PodDNSConfig {
+            nameservers: Some((1..=4).map(|n| format!("10.0.0.{n}")).collect()),
+            ..PodDNSConfig::default()
+        };
+        let long = PodDNSConfig {
+            nameservers: Some(vec!["10.0.0.1".into()]),
+            searches: Some(vec!["a.b".into(), "x".repeat(254)]),
+            options: None,
+        };
+        let local = ResolvConf::parse("nameserver 127.0.0.53\n");
+        let local_too = ResolvConf::parse("nameserver 10.0.0.1\nnameserver ::1%lo\n");
+        let loopback = |server: &str| format!("Nameserver {server} is a loopback address");
+        let cases = [
+            (
+                "None",
+                false,
+                Some(many),
+                host(),
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied \
+                 nameserver line is: 10.0.0.1 10.0.0.2 10.0.0.3"
+                    .to_owned(),
+            ),
+            (
+                "None",
+                true,
+                Some(long),
+                host(),
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search \
+                 line is: a.b"
+                    .to_owned(),
+            ),
+            ("Default", false, None, local.clone(), loopback("127.0.0.53")),
+            ("Default", false, None, local_too, loopback("::1%lo")),
+            ("Default", false, None, host(), String::new()),
+            // The node's own network has the node's own name server.
+            ("Default", true, None, local.clone(), String::new()),
+            ("ClusterFirst", false, None, local, String::new()),
+            ("Default", false, None, ResolvConf::none(), String::new()),
+        ];
+        for (policy, host_network, dns_config, host, expected) in cases {
+            let pod = StaticPod {
+                key: crate::manifest::PodKey {
+                    namespace: "ns".into(),
+                    name: "web".into(),
+                },
+                uid: String::new(),
+                pod: k8s_openapi::api::core::v1::Pod {
+                    spec: Some(PodSpec {
+                        dns_policy: Some(policy.into()),
+                        host_network: Some(host_network),
+                        dns_config,
+                        ..PodSpec::default()
+                    }),
+                    ..Default::default()
+                },
+                document: serde_json::Value::Null,
+                objects: std::sync::Arc::default(),
+            };
+            let problems = dns_problems(&facts(), &host, &pod);
+            let told = problems.join("\n");
+            let is_told = told.starts_with(&expected) && told.is_empty() == expected.is_empty();
+            assert!(is_told && problems.len() < 2, "{policy} {host:?}: {told}");
+        }
     }
 
     #[test]

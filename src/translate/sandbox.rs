@@ -124,7 +124,8 @@ pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
     let long = name.len() > MAX_HOSTNAME;
     long.then(|| {
         format!(
-            "spec.setHostnameAsFQDN: the host name {name:?} is {} characters long, the kernel takes at most {MAX_HOSTNAME}",
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long \
+             ({MAX_HOSTNAME} characters is the max, {} characters requested)",
             name.len()
         )
     })

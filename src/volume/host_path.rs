@@ -37,18 +37,22 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
         }
         Err(e) => return Err(format!("expected type {kind}: {e}")),
     };
-    let fits = match kind {
-        "Directory" | "DirectoryOrCreate" => found.is_dir(),
-        "File" | "FileOrCreate" => found.is_file(),
-        "Socket" => found.is_socket(),
-        "CharDevice" => found.is_char_device(),
-        "BlockDevice" => found.is_block_device(),
-        _ => false,
+    let (fits, expected) = match kind {
+        "Directory" | "DirectoryOrCreate" => (found.is_dir(), "directory"),
+        "File" | "FileOrCreate" => (found.is_file(), "file"),
+        "Socket" => (found.is_socket(), "socket file"),
+        "CharDevice" => (found.is_char_device(), "character device"),
+        "BlockDevice" => (found.is_block_device(), "block device"),
+        _ => (false, kind),
     };
     if fits {
         return Ok(());
     }
-    Err(format!("found {}, expected type {kind}", name_of(found)))
+    // The kubelet's words first (pkg/volume/hostpath).
+    let (path, found) = (path.display(), name_of(found));
+    Err(format!(
+        "hostPath type check failed: {path} is not a {expected}: found {found}, expected type {kind}"
+    ))
 }
 
 fn name_of(kind: fs::FileType) -> &'static str {

@@ -150,9 +150,9 @@ fn each(
             continue;
         }
         if let Some(source) = volume_source(paths, pod, volume) {
-            let path = source.path().display();
+            let (name, path) = (&volume.name, source.path().display());
             act(spec, volume, &source)
-                .map_err(|e| format!("spec.volumes[{index}]: {path}: {e}"))?;
+                .map_err(|e| format!("volume {name:?}: {e} (spec.volumes[{index}], {path})"))?;
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What goes wrong is told as events, in Kubernetes' words.
 
+use podkeeper::translate::NodeFacts;
 use tonic::Status;
 
 use crate::agent::{Agent, SECOND, full, pod, single};
@@ -98,13 +99,68 @@ async fn pods_that_cannot_run_here() {
     until_told(&agent, "second", &["Warning NodePorts : ".to_owned()]).await;
     let status = agent.status("second");
     assert_eq!(status.phase.as_deref(), Some("Failed"));
-    assert!(
-        status
-            .message
-            .unwrap()
-            .starts_with("Pod was rejected: the host port 8080")
+    assert!(status.message.unwrap().starts_with(
+        "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports"
+    ));
+    let mount = "Warning FailedMount : MountVolume.SetUp failed for volume \"v\" : ".to_owned();
+    until_told(&agent, "third", &[mount]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_no_manifest_has() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let volumes =
+        "volumes: [{name: v, configMap: {name: nowhere}}, {name: w, secret: {secretName: s}}]";
+    let mounts = "volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /w}]";
+    let variable = "env: [{name: X, valueFrom: {secretKeyRef: {name: nowhere, key: k}}}]";
+    let second = single(variable, "").replace("name: p}", "name: second}");
+    agent.want(&[&single(mounts, volumes), &second]);
+    let expected = [("v", "configmap \"nowhere\""), ("w", "secret \"s\"")].map(|(volume, object)| {
+        format!("Warning FailedMount : MountVolume.SetUp failed for volume \"{volume}\" : {object} not found")
+    });
+    until_told(&agent, "p", &expected).await;
+    let expected = "Warning Failed spec.containers{c}: Error: secret \"nowhere\" not found";
+    until_told(&agent, "second", &[expected.to_owned()]).await;
+    // They are repeated for as long as that lasts.
+    for pod in ["p", "second"] {
+        let mut newest = agent.context.events.newest();
+        let is_repeated = || agent.events(pod).iter().any(|event| event.count > 2);
+        while !is_repeated() {
+            newest.changed().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_cannot_be_looked_up_and_a_host_name_that_is_too_long() {
+    let facts = NodeFacts {
+        cluster_domain: "cluster.local".into(),
+        ..NodeFacts::default()
+    };
+    let agent = Agent::start_on(Settings::containerd_2_1(), facts);
+    // They are added to the host's own.
+    let servers = "nameservers: [127.0.0.53, 10.0.0.1, 10.0.0.2]";
+    agent.want(&[&single(
+        "",
+        &format!("dnsPolicy: Default, dnsConfig: {{{servers}}}"),
+    )]);
+    let expected = [
+        "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: \
+         10.255.255.53 127.0.0.53 10.0.0.1",
+        "Nameserver 127.0.0.53 is a loopback address",
+    ]
+    .map(|message| format!("Warning DNSConfigForming : {message}"));
+    until_told(&agent, "p", &expected).await;
+    agent.until_ready("p").await;
+    let (host, domain) = ("h".repeat(40), "s".repeat(30));
+    let name = format!("hostname: {host}, subdomain: {domain}, setHostnameAsFQDN: true");
+    agent.want(&[&single("", &name)]);
+    let expected = format!(
+        "Warning FailedCreatePodSandBox : Failed to create pod sandbox: failed to construct FQDN from pod \
+         hostname and cluster domain, FQDN {host}.{domain}.default.svc.cluster.local is too long (64 \
+         characters is the max, 97 characters requested)"
     );
-    until_told(&agent, "third", &["Warning FailedMount : ".to_owned()]).await;
+    until_told(&agent, "p", &[expected]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,7 @@ async fn a_host_name_that_is_too_long_for_the_kernel_is_refused_before_there_is_
     let refused = |agent: &Agent| {
         let events = agent.events("p").into_iter();
         let mut refused = events.filter(|e| e.reason == "FailedCreatePodSandBox");
-        refused.any(|e| e.message.contains("setHostnameAsFQDN"))
+        refused.any(|e| e.message.contains("failed to construct FQDN"))
     };
     agent.until_told("it is refused", refused).await;
     tokio::time::sleep(60 * SECOND).await;

@@ -15,9 +15,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::complaints::Complaints;
 use super::supervisor::PulseReceiver;
 use crate::blocking::blocking;
+use crate::complaints::Complaints;
 use crate::cri::v1;
 use crate::pod::image;
 use crate::pod::task::Context;
@@ -42,6 +42,10 @@ pub async fn keep(
     if policy.is_off() || pulse.wait_for(Option::is_some).await.is_err() {
         return;
     }
+    // Until it is known what is wanted nothing may be removed: that is no problem unless it lasts.
+    let mut known = desired.clone();
+    let is_known = |desired: &Option<Desired>| desired.as_ref().is_some_and(|d| !d.web_unknown);
+    let _ = tokio::time::timeout(PERIOD, known.wait_for(is_known)).await;
     let mut collector = Collector {
         context,
         desired,
@@ -54,7 +58,10 @@ pub async fn keep(
         let trouble = done.err().map(|error| format!("{error:#}"));
         if collector.complaints.is_news("round", trouble.as_deref()) {
             let error = trouble.unwrap_or_default();
-            warn!(error, "images are not looked after, none is removed");
+            warn!(
+                error,
+                "Image garbage collection failed, no image is removed"
+            );
         }
         tokio::time::sleep(PERIOD).await;
     }

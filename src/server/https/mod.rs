@@ -27,7 +27,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use super::listen::{LIMITS, Limits, serve_one, take_calls};
+use super::callers::Phase;
+use super::listen::{LIMITS, Limits, accept_all, serve_one};
 use super::port::bind;
 use super::state::State;
 use crate::blocking::blocking;
@@ -69,20 +70,22 @@ pub async fn serve_https(
         ..LIMITS
     };
     let listener = bind("port", settings.address).await;
-    take_calls(&listener, limits.callers, move |stream, stays| {
+    accept_all(&listener, limits, move |stream, place| {
         let (tls, answers) = (Arc::clone(&tls), Arc::clone(&answers));
         async move {
+            place.set_phase(Phase::Handshake);
             let secured = tokio::time::timeout(limits.header_time, secure(&tls, stream)).await;
             let (stream, caller) = match secured {
                 Ok(Ok(secured)) => secured,
                 Ok(Err(error)) => return debug!(%error, "a connection was not secured"),
                 Err(_) => return debug!("a caller took too long to secure his connection"),
             };
+            place.set_phase(Phase::Talking);
             let answer = move |request| {
                 let (answers, caller) = (Arc::clone(&answers), caller.clone());
                 async move { answers.answer(request, caller.as_ref()).await }
             };
-            serve_one(stream, limits, answer, stays).await;
+            serve_one(stream, limits, answer, place).await;
         }
     })
     .await;

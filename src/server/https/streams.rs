@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::refusal::{Refusal, respond};
 use crate::server::router::Body;
+use crate::server::wire::END_PAUSE;
 
 /// Streams at a time.
 const MOST: usize = 64;
@@ -190,8 +191,9 @@ async fn carry(
     if let Err(error) = ended {
         debug!(%error, "a stream broke off");
     }
-    // The other end may be gone already.
+    // The other end may be gone already. What was said last is not to come together with the end.
     let farewell = async {
+        tokio::time::sleep(END_PAUSE).await;
         let _ = to_caller.shutdown().await;
         let _ = to_runtime.shutdown().await;
     };

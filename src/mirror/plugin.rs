@@ -1,0 +1,424 @@
+//! Exec plugins of a kubeconfig: programs that print the credential to show (Kubernetes, client-go
+//! credential plugins).
+//!
+//! A plugin has a limited time and may print a limited amount. One that exceeds either is killed with all
+//! that it started, and nobody waits for it any more.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::config::{ExecConfig, ExecInteractiveMode};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Time that a plugin may take.
+pub(super) const PLUGIN_TIME: Duration = Duration::from_secs(60);
+/// Time after its end in which what it left running may still print.
+const LEFT_TIME: Duration = Duration::from_secs(1);
+/// Bytes that it may print.
+const MAX_OUTPUT: usize = 1 << 20;
+/// Bytes that are shown of what it complains about.
+const MAX_COMPLAINT: usize = 1024;
+
+/// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
+/// file system, whatever it is sent.
+fn places() -> Arc<Semaphore> {
+    const MOST: usize = 16;
+    static PLACES: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
+    Arc::clone(PLACES.get_or_init(|| Arc::new(Semaphore::new(MOST))))
+}
+
+/// A plugin gave no credential.
+#[derive(Debug, Error)]
+pub(super) enum Error {
+    #[error("users[].user.exec.command: found none, expected the program of the exec plugin")]
+    NoCommand,
+    #[error(
+        "users[].user.exec.interactiveMode: found Always, expected Never or IfAvailable: nobody is there \
+         to be asked"
+    )]
+    Interactive,
+    #[error(
+        "users[].user.exec.provideClusterInfo: the cluster of the current context is not known"
+    )]
+    NoCluster,
+    #[error("exec plugins that were killed have not ended yet, so that no other one is started")]
+    Unkillable,
+    #[error("cannot start the exec plugin {command:?}: {error}{}", .hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Start {
+        command: String,
+        error: std::io::Error,
+        hint: Option<String>,
+    },
+    #[error("the exec plugin has not answered within {PLUGIN_TIME:?} and was killed")]
+    TimedOut,
+    #[error("the exec plugin printed more than {MAX_OUTPUT} bytes and was killed")]
+    TooLong,
+    #[error("the exec plugin failed, {status}: {complaint}")]
+    Failed {
+        status: ExitStatus,
+        complaint: String,
+    },
+    #[error("cannot read what the exec plugin prints: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("the exec plugin printed no ExecCredential: {0}")]
+    Parse(String),
+    #[error(
+        "the exec plugin printed an ExecCredential without what is needed: expected status.token, or both \
+         status.clientCertificateData and status.clientKeyData"
+    )]
+    Empty,
+}
+
+/// What a plugin printed.
+#[derive(Deserialize)]
+struct ExecCredential {
+    status: Option<Credential>,
+}
+
+/// A credential to show to the API server.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Credential {
+    pub(super) token: Option<String>,
+    /// PEM.
+    pub(super) client_certificate_data: Option<String>,
+    /// PEM.
+    pub(super) client_key_data: Option<String>,
+    expiration_timestamp: Option<String>,
+    /// The same, parsed.
+    #[serde(skip)]
+    pub(super) expires: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let expires = &self.expires;
+        f.debug_struct("Credential")
+            .field("expires", expires)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Credential {
+    fn parse(text: &[u8]) -> Result<Self, Error> {
+        // JSON is YAML, too; client-go reads either.
+        let parsed: Result<ExecCredential, _> = serde_yaml::from_slice(text);
+        let parsed = parsed.map_err(|e| Error::Parse(shortened(&e.to_string())))?;
+        let mut found = parsed.status.ok_or(Error::Empty)?;
+        let texts = [
+            &mut found.token,
+            &mut found.client_certificate_data,
+            &mut found.client_key_data,
+        ];
+        for text in texts {
+            text.take_if(|text| text.is_empty());
+        }
+        let has_certificate = found.client_certificate_data.is_some();
+        if has_certificate != found.client_key_data.is_some()
+            || !(has_certificate || found.token.is_some())
+        {
+            return Err(Error::Empty);
+        }
+        if let Some(time) = &found.expiration_timestamp {
+            let wrong = |e: jiff::Error| Error::Parse(format!("status.expirationTimestamp: {e}"));
+            found.expires = Some(time.parse().map_err(wrong)?);
+        }
+        Ok(found)
+    }
+}
+
+/// Runs a plugin and reads its credential. One whose result is not awaited any more is killed.
+///
+/// # Errors
+/// It cannot be started, takes too long, prints too much, fails, or prints something else.
+pub(super) async fn run(exec: &ExecConfig) -> Result<Credential, Error> {
+    let mut command = command(exec)?;
+    let place = places()
+        .try_acquire_owned()
+        .map_err(|_| Error::Unkillable)?;
+    let child = command.spawn().map_err(|error| Error::Start {
+        command: exec.command.clone().unwrap_or_default(),
+        error,
+        hint: exec.install_hint.clone(),
+    })?;
+    let mut running = Running {
+        child: Some(child),
+        place: Some(place),
+    };
+    let ended = tokio::time::timeout(PLUGIN_TIME, running.end()).await;
+    let (status, printed, complaint) = ended.map_err(|_| Error::TimedOut)??;
+    if !status.success() {
+        let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
+        return Err(Error::Failed { status, complaint });
+    }
+    Credential::parse(&printed)
+}
+
+fn command(exec: &ExecConfig) -> Result<Command, Error> {
+    let program = exec.command.as_ref().ok_or(Error::NoCommand)?;
+    if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
+        return Err(Error::Interactive);
+    }
+    let mut spec = json!({"interactive": false});
+    if exec.provide_cluster_info {
+        let cluster = exec.cluster.as_ref().ok_or(Error::NoCluster)?;
+        spec["cluster"] = serde_json::to_value(cluster).map_err(|_| Error::NoCluster)?;
+    }
+    let info = json!({
+        "apiVersion": exec.api_version,
+        "kind": "ExecCredential",
+        "spec": spec,
+    });
+    let mut command = Command::new(program);
+    command.args(exec.args.iter().flatten());
+    for pair in exec.env.iter().flatten() {
+        if let (Some(name), Some(value)) = (pair.get("name"), pair.get("value")) {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("KUBERNETES_EXEC_INFO", info.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // So that what it starts can be killed with it.
+        .process_group(0);
+    Ok(command)
+}
+
+/// A plugin that runs. It is killed where this is dropped before its end.
+struct Running {
+    child: Option<Child>,
+    /// Its place among all that run.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Running {
+    /// Waits for its end; gives how it ended, and what it printed to its standard output and error.
+    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Error> {
+        let (mut printed, mut complaint) = (vec![], vec![]);
+        let Some(child) = &mut self.child else {
+            return Err(Error::NoCommand);
+        };
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let status = {
+            let reading = async {
+                tokio::try_join!(
+                    read_all(stdout, &mut printed),
+                    read_begin(stderr, &mut complaint)
+                )
+            };
+            let mut reading = std::pin::pin!(reading);
+            let mut is_read = false;
+            let status = loop {
+                tokio::select! {
+                    status = child.wait() => break status?,
+                    read = &mut reading, if !is_read => {
+                        read?;
+                        is_read = true;
+                    }
+                }
+            };
+            if !is_read {
+                // What it left running may hold its output for ever.
+                if let Ok(read) = tokio::time::timeout(LEFT_TIME, reading).await {
+                    read?;
+                }
+            }
+            status
+        };
+        self.child = None;
+        Ok((status, printed, complaint))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        // Its number is its own until its end has been seen.
+        let number = child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = number.and_then(Pid::from_raw) {
+            // It may have ended just now.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let place = self.place.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = child.wait().await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Reads to the end, but no more than may be.
+async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+    let Some(mut from) = from else {
+        return Ok(());
+    };
+    let mut chunk = [0; 4096];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        if to.len().saturating_add(length) > MAX_OUTPUT {
+            return Err(Error::TooLong);
+        }
+        to.extend_from_slice(&chunk[..length]);
+    }
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn read_begin(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+    let Some(mut from) = from else {
+        return Ok(());
+    };
+    let mut chunk = [0; 4096];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let room = MAX_COMPLAINT.saturating_sub(to.len());
+        to.extend_from_slice(&chunk[..length.min(room)]);
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn exec(script: &str) -> ExecConfig {
+        let exec = json!({
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "sh",
+            "args": ["-c", script],
+            "env": [{"name": "GIVEN", "value": "x"}],
+            "interactiveMode": "Never",
+        });
+        serde_json::from_value(exec).unwrap()
+    }
+
+    async fn error(script: &str) -> String {
+        run(&exec(script)).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_plugin_prints_a_credential_in_json_or_yaml() {
+        let json = r#"{"kind": "ExecCredential", "status": {"token": "t", "expirationTimestamp": "2026-01-01T00:00:00Z"}}"#;
+        let found = run(&exec(&format!("echo '{json}'"))).await.unwrap();
+        assert_eq!(found.token.as_deref(), Some("t"));
+        assert_eq!(found.expires, "2026-01-01T00:00:00Z".parse().ok());
+        let script = "printf 'status:\\n  clientCertificateData: c\\n  clientKeyData: k\\n'";
+        let found = run(&exec(script)).await.unwrap();
+        assert_eq!(found.client_certificate_data.as_deref(), Some("c"));
+        // It is told who asks, and nobody answers it.
+        let script = r#"read x; case "$KUBERNETES_EXEC_INFO" in *'"interactive":false'*) echo "status: {token: '$GIVEN$x'}";; esac"#;
+        let found = run(&exec(script)).await.unwrap();
+        assert_eq!(found.token.as_deref(), Some("x"));
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_gives_no_credential_is_told_of() {
+        for (script, expected) in [
+            (
+                "echo cannot log in >&2; exit 3",
+                "exit status: 3: cannot log in",
+            ),
+            ("echo '{}'", "expected status.token, or both"),
+            (
+                "echo 'status: {clientKeyData: k}'",
+                "expected status.token, or both",
+            ),
+            ("echo '{'", "printed no ExecCredential"),
+            (
+                "echo 'status: {token: t, expirationTimestamp: x}'",
+                "status.expirationTimestamp",
+            ),
+            ("yes", "printed more than"),
+            (
+                "yes >&2 & sleep 0.2; kill $!; exit 1",
+                "the exec plugin failed",
+            ),
+        ] {
+            let error = error(script).await;
+            assert!(
+                error.contains(expected) && error.len() < 2000,
+                "{script}: {error}"
+            );
+        }
+        let mut none = exec("");
+        none.command = Some("/no/such/plugin".to_owned());
+        none.install_hint = Some("install it".to_owned());
+        let error = run(&none).await.unwrap_err().to_string();
+        assert!(
+            error.contains("\"/no/such/plugin\"") && error.ends_with("install it"),
+            "{error}"
+        );
+    }
+
+    fn runs(pid: &str) -> bool {
+        let state = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+        state.is_ok_and(|state| !state.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn plugins_that_hang_are_killed_with_what_they_started_and_keep_no_other_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = |number: usize| folder.path().join(number.to_string());
+        let plugins = (0..4).map(|number| {
+            let file = begun(number);
+            let script = format!(
+                "sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait",
+                file.display()
+            );
+            tokio::spawn(async move { run(&exec(&script)).await.map(drop) })
+        });
+        let plugins: Vec<_> = plugins.collect();
+        while !(0..4).all(|number| begun(number).exists()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(PLUGIN_TIME).await;
+        for plugin in plugins {
+            let error = plugin.await.unwrap().unwrap_err().to_string();
+            assert!(error.contains("has not answered within 60s"), "{error}");
+        }
+        tokio::time::resume();
+        for number in 0..4 {
+            let pids = fs::read_to_string(begun(number)).unwrap();
+            for pid in pids.split_whitespace() {
+                while runs(pid) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+        let good = run(&exec("echo 'status: {token: t}'")).await.unwrap();
+        assert_eq!(good.token.as_deref(), Some("t"));
+    }
+
+    #[tokio::test]
+    async fn a_plugin_whose_child_holds_its_output_is_over_when_it_is() {
+        let script = "sleep 1000 & echo $! >&2; echo \"status: {token: '$!'}\"";
+        let found = run(&exec(script)).await.unwrap();
+        let pid: i32 = found.token.unwrap().parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+}
