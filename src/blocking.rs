@@ -20,8 +20,8 @@ const MAX_THREADS: usize = 256;
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The limit in place of one that is too long for the clock.
-const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The limit of work that may take as long as it does, and is waited for beside other things.
+pub(crate) const UNLIMITED: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Runs file work off the tasks' thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -66,7 +66,7 @@ pub(crate) async fn limited<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
     let start = Instant::now();
-    let end = start.checked_add(limit).unwrap_or(start + MAX_LIMIT);
+    let end = start.checked_add(limit).unwrap_or(start + UNLIMITED);
     let turn = Turn::wait(subject, start, end).await?;
     let timed_out = || TimedOut {
         subject: subject.to_owned(),

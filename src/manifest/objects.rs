@@ -29,7 +29,7 @@ const MAX_KEY: usize = 253;
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// Which of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// Settings.
     ConfigMap,
@@ -47,7 +47,7 @@ impl fmt::Display for ObjectKind {
 }
 
 /// Which object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
     /// `ConfigMap` or `Secret`.
     pub kind: ObjectKind,
@@ -135,26 +135,43 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// On disk, with what they hold in base64.
+/// The content of one object on disk: in base64.
+pub(crate) struct StoredEntries(pub(crate) Entries);
+
+impl Serialize for StoredEntries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            self.0
+                .iter()
+                .map(|(key, value)| (key, STANDARD.encode(value))),
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for StoredEntries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let bytes = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
+        let entries: Result<_, base64::DecodeError> = texts.into_iter().map(bytes).collect();
+        entries.map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// On disk.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
-    secrets: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    config_maps: BTreeMap<String, Option<StoredEntries>>,
+    secrets: BTreeMap<String, Option<StoredEntries>>,
 }
 
 impl Serialize for Objects {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |entries: &Entries| -> BTreeMap<String, String> {
-            let entries = entries.iter();
-            entries
-                .map(|(k, v)| (k.clone(), STANDARD.encode(v)))
-                .collect()
-        };
         let all = |objects: &BTreeMap<String, Option<Arc<Entries>>>| {
-            let objects = objects.iter();
-            objects
-                .map(|(name, entries)| (name.clone(), entries.as_deref().map(text)))
-                .collect()
+            let objects = objects.iter().map(|(name, entries)| {
+                let entries = entries.as_deref().cloned();
+                (name.clone(), entries.map(StoredEntries))
+            });
+            objects.collect()
         };
         let stored = Stored {
             config_maps: all(&self.config_maps),
@@ -167,21 +184,14 @@ impl Serialize for Objects {
 impl<'de> Deserialize<'de> for Objects {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let stored = Stored::deserialize(deserializer)?;
-        let bytes = |entries: BTreeMap<String, String>| {
-            let entry = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
-            let entries: Result<Entries, base64::DecodeError> =
-                entries.into_iter().map(entry).collect();
-            entries.map(Arc::new)
-        };
-        let all = |objects: BTreeMap<String, Option<BTreeMap<String, String>>>| {
+        let all = |objects: BTreeMap<String, Option<StoredEntries>>| {
             let objects = objects.into_iter();
-            objects
-                .map(|(name, entries)| Ok((name, entries.map(bytes).transpose()?)))
-                .collect::<Result<_, base64::DecodeError>>()
+            let objects = objects.map(|(name, entries)| (name, entries.map(|e| Arc::new(e.0))));
+            objects.collect()
         };
         Ok(Self {
-            config_maps: all(stored.config_maps).map_err(D::Error::custom)?,
-            secrets: all(stored.secrets).map_err(D::Error::custom)?,
+            config_maps: all(stored.config_maps),
+            secrets: all(stored.secrets),
         })
     }
 }

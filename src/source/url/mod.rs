@@ -242,6 +242,7 @@ impl Poller {
             refused: self.bad.iter().map(refused).collect(),
             unreadable: self.complaint.clone().into_iter().collect(),
             web_unknown: self.unknown,
+            ..Desired::default()
         }
     }
 
