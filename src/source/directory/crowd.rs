@@ -16,7 +16,9 @@ use crate::source::files::Stamp;
 /// The refused manifests that are listed, besides those that keep a Pod.
 pub(super) const MAX_LISTED: usize = 250;
 /// The time in each look for files that nothing runs from.
-pub(super) const BUDGET: Duration = Duration::from_millis(100);
+pub(super) const BUDGET: Duration = Duration::from_millis(250);
+/// The files in each look that were never read.
+pub(super) const MAX_NEW: usize = 10_000;
 /// Files of the rest that are looked at again at each periodic look.
 pub(super) const RECHECKED: usize = 2000;
 

@@ -29,8 +29,8 @@ pub(super) const FILE_LIMIT: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_millis(20);
 /// The most files that hang at a time; others that may hang too are then not tried.
 const MAX_HANGING: usize = 64;
-/// The same for regular files, whose folder answered just now.
-const MAX_HANGING_REGULAR: usize = 128;
+/// The same for regular files, whose folder answered just now, and for files that did before.
+const MAX_HANGING_KNOWN: usize = 128;
 /// Files that are read ahead of the one that is taken in.
 const CHANNEL: usize = 4;
 
@@ -130,6 +130,23 @@ struct Threads {
 }
 
 impl Threads {
+    /// Where too many threads are stuck, takes those files out of the queue that would add to them, and
+    /// adds their names to `rest`. Gives how many.
+    fn thin_out(&mut self, stuck: usize, rest: &mut Vec<OsString>) -> usize {
+        let before = self.queue.len();
+        if stuck >= MAX_HANGING {
+            self.queue.retain(|(job, hanging)| {
+                let may_hang = job.kind != FileType::RegularFile && job.stamp.is_none();
+                let is_kept = hanging.is_some() || (!may_hang && stuck < MAX_HANGING_KNOWN);
+                if !is_kept {
+                    rest.push(job.name.clone());
+                }
+                is_kept
+            });
+        }
+        before - self.queue.len()
+    }
+
     /// True when every file that is being read takes this long, and one is.
     fn are_all_stuck(&self, time: Duration) -> bool {
         let youngest = self.slots.iter().flatten().map(|slot| slot.since).max();
@@ -157,7 +174,8 @@ impl Reader {
 
     /// The files that hang, and since when.
     pub(super) fn hanging(&self) -> impl Iterator<Item = (&OsString, Instant)> {
-        let hanging = self.hanging.iter().filter(|(_, h)| h.late.is_none());
+        let hangs = |h: &Hanging| h.late.is_none() && h.since.elapsed() >= FILE_LIMIT;
+        let hanging = self.hanging.iter().filter(move |(_, h)| hangs(h));
         hanging.map(|(name, hanging)| (name, hanging.since))
     }
 
@@ -167,27 +185,28 @@ impl Reader {
     }
 
     /// Reads files in this order, but for those that hang, and gives each to `take` until that breaks
-    /// off. Returns how many were not given. Waits no longer than about two limits for all that hang
-    /// together.
+    /// off. Waits no longer than about two limits for all that hang together.
     pub(super) fn read(
         &mut self,
         folder: &Arc<OwnedFd>,
         path: &Path,
         jobs: Vec<Job>,
         mut take: impl FnMut(OsString, Found) -> ControlFlow<()>,
-    ) -> usize {
+    ) {
         self.collect_late();
-        let total = jobs.len();
-        let mut unread = total;
         let has_links = jobs.iter().any(|job| job.kind == FileType::Symlink);
         let queue = jobs.into_iter().map(|job| {
             let known = self.hanging.remove(&job.name);
             (job, known)
         });
-        let threads = Threads {
+        let mut threads = Threads {
             queue: queue.collect(),
             slots: vec![],
         };
+        let mut rest = vec![];
+        let left = self.left.load(Ordering::Relaxed);
+        threads.thin_out(left, &mut rest);
+        let outstanding = threads.queue.len();
         let shared = Arc::new(Shared {
             folder: Arc::clone(folder),
             path: path.to_owned(),
@@ -198,39 +217,37 @@ impl Reader {
             left: Arc::clone(&self.left),
         });
         let (sender, receiver) = sync_channel(CHANNEL);
-        let mut give = |name, found| {
-            unread -= 1;
-            take(name, found)
-        };
         if shared.start_thread(&sender) {
-            let rest = self.gather(&shared, (&sender, &receiver), total, &mut give);
+            let channel = (&sender, &receiver);
+            self.gather(&shared, channel, outstanding, &mut rest, &mut take);
             for name in rest {
-                if give(name, Found::Unanswered).is_break() {
+                if take(name, Found::Unanswered).is_break() {
                     break;
                 }
             }
         }
         self.take_back(&shared);
-        unread
     }
 
-    /// Gives what the threads read, until all is read or the rest hangs. Returns the names of the rest.
+    /// Gives what the threads read, until all is read or what is left hangs; the names of that are added
+    /// to `rest`.
     fn gather(
         &mut self,
         shared: &Arc<Shared>,
         (sender, receiver): (&SyncSender<Done>, &Receiver<Done>),
         mut outstanding: usize,
-        give: &mut impl FnMut(OsString, Found) -> ControlFlow<()>,
-    ) -> Vec<OsString> {
-        let mut rest = vec![];
-        while outstanding > rest.len() {
+        rest: &mut Vec<OsString>,
+        take: &mut impl FnMut(OsString, Found) -> ControlFlow<()>,
+    ) {
+        while outstanding > 0 {
             if let Ok(done) = receiver.recv_timeout(STUCK) {
                 outstanding -= 1;
                 if let Some(hanging) = done.hanging {
                     self.hanging.insert(done.name.clone(), hanging);
                 }
-                if give(done.name, done.found).is_break() {
-                    return vec![];
+                if take(done.name, done.found).is_break() {
+                    rest.clear();
+                    return;
                 }
                 continue;
             }
@@ -238,35 +255,17 @@ impl Reader {
             if !threads.are_all_stuck(STUCK) {
                 continue;
             }
-            self.thin_out(&mut threads, &mut rest);
+            let stuck = threads.slots.iter().flatten().count() + self.left.load(Ordering::Relaxed);
+            outstanding -= threads.thin_out(stuck, rest);
             let is_empty = threads.queue.is_empty();
             if is_empty && threads.are_all_stuck(FILE_LIMIT) {
                 rest.extend(threads.slots.iter().flatten().map(|slot| slot.name.clone()));
-                return rest;
+                return;
             }
             drop(threads);
             if !is_empty && !shared.start_thread(sender) {
-                return rest;
+                return;
             }
-        }
-        rest
-    }
-
-    /// Where too many files hang, takes those out of the queue that may hang too.
-    fn thin_out(&mut self, threads: &mut Threads, rest: &mut Vec<OsString>) {
-        let stuck = threads.slots.iter().flatten().count() + self.left.load(Ordering::Relaxed);
-        if stuck < MAX_HANGING {
-            return;
-        }
-        for (job, hanging) in std::mem::take(&mut threads.queue) {
-            if job.kind == FileType::RegularFile && stuck < MAX_HANGING_REGULAR {
-                threads.queue.push_back((job, hanging));
-                continue;
-            }
-            if let Some(hanging) = hanging {
-                self.hanging.insert(job.name.clone(), hanging);
-            }
-            rest.push(job.name);
         }
     }
 
@@ -291,7 +290,12 @@ impl Reader {
 
     fn collect_late(&mut self) {
         for Late { name, way, found } in self.late.1.try_iter() {
-            if let Some(hanging) = self.hanging.get_mut(&name).filter(|h| h.way == way) {
+            let Some(hanging) = self.hanging.get_mut(&name) else {
+                continue;
+            };
+            // One that was left at once did not know its way yet.
+            if hanging.way.is_none() || hanging.way == way {
+                hanging.way = way;
                 hanging.late = Some(found);
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FileType;
 use sha2::{Digest, Sha256};
 
-use super::crowd::BUDGET;
+use super::crowd::{BUDGET, MAX_NEW};
 use super::known::{Known, Seen};
 use super::look::Directory;
 use super::place::Contents;
@@ -28,6 +28,8 @@ struct Plan {
     good: usize,
     /// How many of them are read as soon as there is time.
     due: usize,
+    /// How many more there are.
+    later: usize,
 }
 
 impl Directory {
@@ -83,7 +85,13 @@ impl Directory {
         now: Instant,
         cautious: bool,
     ) -> HashSet<OsString> {
-        let Plan { jobs, good, due } = self.plan(contents, now, cautious);
+        let plan = self.plan(contents, now, cautious);
+        let Plan {
+            jobs,
+            good,
+            due,
+            later,
+        } = plan;
         let mut vanished = HashSet::new();
         let mut given = 0;
         let mut others_since = None;
@@ -111,7 +119,7 @@ impl Directory {
                 ControlFlow::Continue(())
             }
         });
-        self.unread = due.saturating_sub(given);
+        self.unread = due.saturating_sub(given) + later;
         vanished
     }
 
@@ -119,6 +127,7 @@ impl Directory {
     /// listed as refused, those that never were read, and some of the rest.
     fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> Plan {
         let mut classes = [const { vec![] }; 4];
+        let mut later = 0;
         for entry in &contents.names.entries {
             // A link is never written to itself.
             let written = entry.kind != FileType::Symlink;
@@ -133,7 +142,11 @@ impl Directory {
                 None if self.rest.contains(&entry.name) => continue,
                 None => 3,
             };
-            classes[class].push(job(entry, known));
+            if class == 3 && classes[3].len() >= MAX_NEW {
+                later += 1;
+            } else {
+                classes[class].push(job(entry, known));
+            }
         }
         for class in &mut classes {
             // Links may lead to where nothing answers.
@@ -142,7 +155,7 @@ impl Directory {
         let good = classes[0].len();
         let mut jobs: Vec<Job> = classes.into_iter().flatten().collect();
         let due = jobs.len();
-        if cautious {
+        if cautious && later == 0 {
             let names = contents.names.entries.iter();
             let rest = self.rest.next(names.map(|entry| entry.name.as_os_str()));
             let rest = rest.into_iter().filter(|name| !self.news.contains(*name));
@@ -153,7 +166,12 @@ impl Directory {
                 })
             }));
         }
-        Plan { jobs, good, due }
+        Plan {
+            jobs,
+            good,
+            due,
+            later,
+        }
     }
 
     /// The manifest path that a name in the folder stands for.
