@@ -22,6 +22,9 @@ const MAX_THREADS: usize = 256;
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// The limit of work that may take as long as it does, and is waited for beside other things.
+pub(crate) const UNLIMITED: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Runs file work off the tasks' thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {

@@ -367,6 +367,7 @@ fn objects_come_back_from_disk_as_they_were() {
 struct Folder {
     root: tempfile::TempDir,
     desired: watch::Receiver<Option<Desired>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Folder {
@@ -377,14 +378,24 @@ impl Folder {
         for (name, text) in files {
             fs::write(manifests.join(name), text).unwrap();
         }
-        let source = DirectorySource {
-            path: manifests,
-            node_name: NODE.into(),
-            rescan: Duration::from_secs(3600),
-            state: root.path().join("state"),
-        };
-        let desired = source.spawn();
-        Self { root, desired }
+        let (desired, task) = launch(root.path());
+        Self {
+            root,
+            desired,
+            task,
+        }
+    }
+
+    /// Ends the source, does something, and starts it again.
+    async fn restart(self, meanwhile: impl FnOnce(&Self)) -> Self {
+        let (_, none) = watch::channel(None);
+        let (empty, ended) = (none, tokio::spawn(async {}));
+        let mut folder = self;
+        drop(std::mem::replace(&mut folder.desired, empty));
+        std::mem::replace(&mut folder.task, ended).await.unwrap();
+        meanwhile(&folder);
+        (folder.desired, folder.task) = launch(folder.root.path());
+        folder
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -408,6 +419,22 @@ impl Folder {
         let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
         assert!(seen.is_ok(), "{what}");
     }
+}
+
+fn launch(
+    root: &std::path::Path,
+) -> (
+    watch::Receiver<Option<Desired>>,
+    tokio::task::JoinHandle<()>,
+) {
+    let source = DirectorySource {
+        path: root.join("manifests"),
+        node_name: NODE.into(),
+        rescan: Duration::from_secs(3600),
+        state: root.join("state"),
+    };
+    let (sender, desired) = watch::channel(None);
+    (desired, tokio::spawn(source.run(sender)))
 }
 
 fn has(pod: &StaticPod, value: &str) -> bool {
@@ -458,6 +485,94 @@ async fn of_two_objects_of_one_name_the_first_file_counts() {
     let passed =
         |desired: &Desired, pod: &StaticPod| desired.refused.is_empty() && has(pod, "copy");
     folder.sees("the copy counts now", passed).await;
+}
+
+/// A file is refused, and both paths stand in the message.
+fn refuses(desired: &Desired, loser: &str, winner: &str) -> bool {
+    desired.refused.iter().any(|refused| {
+        let message = &refused.problems[0].message;
+        let by = refused
+            .origin
+            .file()
+            .is_some_and(|path| path.ends_with(loser));
+        by && message.contains(&format!("{winner} already")) && message.contains(loser)
+    })
+}
+
+#[tokio::test]
+async fn an_object_in_use_is_never_taken_over_by_a_newcomer() {
+    let newcomer = SETTINGS.replace("two", "newcomer");
+    let files = [
+        ("pod.yaml", POD),
+        ("login.yaml", LOGIN),
+        ("settings.yaml", SETTINGS),
+    ];
+    let mut folder = Folder::new(&files);
+    folder.sees("complete", |_, pod| has(pod, "two")).await;
+    folder.write("a.yaml", &newcomer);
+    let stays = |desired: &Desired, pod: &StaticPod| {
+        refuses(desired, "a.yaml", "settings.yaml") && has(pod, "two")
+    };
+    folder.sees("the newcomer is refused", stays).await;
+    let mut folder = folder.restart(|_| {}).await;
+    folder.sees("so after a start", stays).await;
+    // One that came while the agent was away, and what is in use became broken meanwhile.
+    let mut folder = folder
+        .restart(|folder| {
+            folder.write("settings.yaml", "kind: ConfigMap\n");
+            folder.write("b.yaml", &newcomer);
+        })
+        .await;
+    let holds = |desired: &Desired, pod: &StaticPod| {
+        refuses(desired, "a.yaml", "settings.yaml")
+            && refuses(desired, "b.yaml", "settings.yaml")
+            && has(pod, "two")
+    };
+    folder.sees("what was accepted stays in use", holds).await;
+    // A file that is renamed takes its objects along.
+    folder.write("settings.yaml", SETTINGS);
+    folder
+        .sees("mended", |desired, _| desired.refused.len() == 2)
+        .await;
+    fs::rename(folder.path("settings.yaml"), folder.path("z.yaml")).unwrap();
+    let renamed = |desired: &Desired, pod: &StaticPod| {
+        refuses(desired, "a.yaml", "z.yaml") && has(pod, "two")
+    };
+    folder.sees("renamed", renamed).await;
+    fs::remove_file(folder.path("z.yaml")).unwrap();
+    folder
+        .sees("the newcomer counts now", |_, pod| has(pod, "newcomer"))
+        .await;
+}
+
+#[tokio::test]
+async fn objects_outlive_a_directory_that_is_away_at_the_start() {
+    let files = [
+        ("pod.yaml", POD),
+        ("login.yaml", LOGIN),
+        ("settings.yaml", SETTINGS),
+    ];
+    let mut folder = Folder::new(&files);
+    folder.sees("complete", |_, pod| has(pod, "two")).await;
+    let uid = |folder: &Folder| {
+        let desired = folder.desired.borrow();
+        let mut pods = desired.as_ref().unwrap().pods.values();
+        pods.next().unwrap().pod.uid.clone()
+    };
+    let before = uid(&folder);
+    let mut folder = folder
+        .restart(|folder| {
+            fs::rename(
+                folder.root.path().join("manifests"),
+                folder.root.path().join("away"),
+            )
+            .unwrap();
+        })
+        .await;
+    let held =
+        |desired: &Desired, pod: &StaticPod| desired.unreadable.len() == 1 && has(pod, "two");
+    folder.sees("the Pod has what it had", held).await;
+    assert_eq!(uid(&folder), before);
 }
 
 #[tokio::test]

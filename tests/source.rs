@@ -1,6 +1,9 @@
 //! The directory source against real files and real inotify: what is followed, what is refused, and
 //! what keeps running whatever happens to the files.
 
+mod mounts;
+mod weather;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use podkeeper::manifest::{PodKey, SourceKind};
-use podkeeper::source::Desired;
 use podkeeper::source::url::{Patience, Request, UrlSource};
+use podkeeper::source::{Desired, Freshness, Sources};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use web::{Reply, Web, faults};
@@ -276,6 +276,78 @@ fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_gzip_has_one_member_and_nothing_behind_it() {
+    let web = Web::start(Reply::ok(pods("a1")));
+    let mut poller = Poller::start(&web.url("/pods.yaml"));
+    poller.wants("a1").await;
+    let gzipped = |body: Vec<u8>| Reply::new("200 OK", "Content-Encoding: gzip\r\n", body);
+    let stream = pods("a2 b1");
+    let (front, back) = stream.split_at(40);
+    for (body, said) in [
+        (
+            [gzip(front), gzip(back)].concat(),
+            "expected a gzip of one member",
+        ),
+        // As many empty ones as 10 MiB hold.
+        (gzip("").repeat(500_000), "expected a gzip of one member"),
+        (
+            [gzip(&stream), b"junk".to_vec()].concat(),
+            "expected a gzip of one member",
+        ),
+        (gzip(&" ".repeat(11 << 20)), "larger than"),
+        (gzip(&stream)[..60].to_vec(), "no whole gzip"),
+    ] {
+        web.say(gzipped(body));
+        let desired = poller.complains(said).await;
+        assert_eq!(words(&desired), "a1");
+    }
+    web.say(gzipped(gzip(&stream)));
+    poller.wants("a2 b1").await;
+}
+
+/// Follows the document through all sources, as the agent does.
+fn follow(poller: &Poller, freshness: &Freshness) -> watch::Receiver<Option<Desired>> {
+    let sources = Sources {
+        directory: None,
+        url: Some(poller.source.clone()),
+    };
+    let (_, sources) = watch::channel(sources);
+    Sources::follow(sources, poller.state.path(), freshness.clone())
+}
+
+#[tokio::test]
+async fn a_document_that_never_changes_grows_old_however_often_it_is_asked_for() {
+    let web = Web::start(Reply::new("200 OK", "ETag: \"1\"\r\n", pods("a1")));
+    let mut poller = Poller::start(&web.url("/pods.yaml"));
+    poller.wants("a1").await;
+    web.say(Reply::raw("HTTP/1.1 304 Not Modified\r\n\r\n"));
+    // The agent has had it for long.
+    let index = poller.source.state.join("index.json");
+    let (_, none) = watch::channel(None);
+    drop(std::mem::replace(&mut poller.desired, none));
+    poller.task.await.unwrap();
+    poller.task = tokio::spawn(async {});
+    let text = fs::read_to_string(&index).unwrap();
+    let mut kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(kept["changed"].is_i64(), "{kept}");
+    kept["changed"] = 1_000_000_000.into();
+    fs::write(&index, kept.to_string()).unwrap();
+
+    let freshness = Freshness::default();
+    assert_eq!(freshness.url.content_age(), None);
+    let _desired = follow(&poller, &freshness);
+    wait_until("it is asked for", || freshness.url.age().is_some()).await;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    assert!(freshness.url.content_age().unwrap() > year);
+    assert!(freshness.url.age().unwrap() < year);
+    web.say(Reply::ok(pods("a2")));
+    wait_until("a change makes it young", || {
+        freshness.url.content_age().unwrap() < year
+    })
+    .await;
 }
 
 #[tokio::test]

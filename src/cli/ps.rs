@@ -325,6 +325,9 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
             writeln!(text, "  {pod} runs on as it was last accepted from there")?;
         }
     }
+    if status.unlisted > 0 {
+        writeln!(text, "{} more files, which are not listed", status.unlisted)?;
+    }
     Ok(())
 }
 

@@ -39,6 +39,7 @@ struct Gauges {
     refused: Gauge,
     unreadable: Gauge,
     source_age: GaugeVec,
+    content_age: GaugeVec,
     pulse_age: GaugeVec,
     events_dropped: IntCounter,
     build: GaugeVec,
@@ -97,6 +98,11 @@ impl Gauges {
                 "Time since the manifests were last read well, by source.",
                 &["source"],
             ),
+            content_age: gauges(
+                "podkeeper_source_content_age_seconds",
+                "Time since the document in force was signed, or last changed, by source.",
+                &["source"],
+            ),
             pulse_age: gauges(
                 "podkeeper_supervisor_age_seconds",
                 "Time since the supervisor last went round.",
@@ -129,13 +135,14 @@ impl Gauges {
         all
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 12] {
+    fn collectors(&self) -> [Box<dyn Collector>; 13] {
         [
             Box::new(self.pods.clone()),
             Box::new(self.pods_ready.clone()),
             Box::new(self.refused.clone()),
             Box::new(self.unreadable.clone()),
             Box::new(self.source_age.clone()),
+            Box::new(self.content_age.clone()),
             Box::new(self.pulse_age.clone()),
             Box::new(self.events_dropped.clone()),
             Box::new(self.build.clone()),
@@ -163,13 +170,19 @@ impl Gauges {
         let ready = told.iter().filter(|(_, told)| told.is_ready());
         self.pods_ready.set(count(ready.count()));
         if let Some(desired) = &*state.desired.borrow() {
-            self.refused.set(count(desired.refused.len()));
+            self.refused
+                .set(count(desired.refused.len() + desired.unlisted));
             self.unreadable.set(count(desired.unreadable.len()));
         }
         self.source_age.reset();
+        self.content_age.reset();
         for (source, read) in [("directory", &freshness.directory), ("url", &freshness.url)] {
             if let Some(age) = read.age() {
                 let gauge = self.source_age.with_label_values(&[source]);
+                gauge.set(age.as_secs_f64());
+            }
+            if let Some(age) = read.content_age() {
+                let gauge = self.content_age.with_label_values(&[source]);
                 gauge.set(age.as_secs_f64());
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -27,6 +28,12 @@ use crate::translate::CgroupDriver;
 /// Callers at a time that are told of changes as they come.
 const MAX_FOLLOWERS: usize = 32;
 
+/// Manifests that do not answer for this long are a fault of the node's.
+const MAX_UNANSWERED: Duration = Duration::from_secs(30);
+
+/// The most of them that are named.
+const MAX_SHOWN: usize = 10;
+
 const UNLOOKED: &str = "not every Pod was looked at yet";
 
 /// Everything that `podkeeper ps` shows.
@@ -36,6 +43,9 @@ pub struct NodeStatus {
     pub pods: Vec<PodReport>,
     /// Manifests that are not carried out as they stand.
     pub refused: Vec<RefusedReport>,
+    /// How many more manifests are refused than are listed.
+    #[serde(default)]
+    pub unlisted: usize,
     /// Why manifests cannot be read just now, for each source that cannot.
     pub unreadable: Vec<String>,
     /// What the agent waits for before it can do anything.
@@ -140,17 +150,44 @@ impl State {
     ///
     /// # Errors
     /// Why it does not.
-    pub(super) fn health(&self) -> Result<(), &'static str> {
+    pub(super) fn health(&self) -> Result<(), String> {
         if goes_round(&self.pulse) {
-            return Ok(());
+            return match self.unanswered() {
+                Some(what) => Err(what),
+                None => Ok(()),
+            };
         }
         let started = self.pulse.borrow().is_some();
         let waiting = self.waiting_for().filter(|_| !started);
-        Err(waiting.unwrap_or(if started {
-            "the supervisor does not go round"
+        Err(waiting
+            .unwrap_or(if started {
+                "the supervisor does not go round"
+            } else {
+                UNLOOKED
+            })
+            .to_owned())
+    }
+
+    /// The manifests that have not answered for long.
+    fn unanswered(&self) -> Option<String> {
+        let desired = self.desired.borrow();
+        let unanswered = desired.iter().flat_map(|desired| &desired.unanswered);
+        let waited = unanswered.map(|what| (what.path.display(), what.since.elapsed()));
+        let long: Vec<_> = waited
+            .filter(|(_, waited)| *waited >= MAX_UNANSWERED)
+            .map(|(path, waited)| format!("{path} has not answered for {}s", waited.as_secs()))
+            .collect();
+        let (more, shown) = (
+            long.len().saturating_sub(MAX_SHOWN),
+            &long[..long.len().min(MAX_SHOWN)],
+        );
+        let more = if more > 0 {
+            format!(", and {more} more")
         } else {
-            UNLOOKED
-        }))
+            String::new()
+        };
+        let what = shown.join(", ") + &more;
+        (!long.is_empty()).then(|| format!("{what}; what was accepted from there keeps running"))
     }
 
     pub(super) fn node_status(&self) -> NodeStatus {
@@ -167,6 +204,7 @@ impl State {
                 .map(|c| Reports::all(&c.reports))
                 .unwrap_or_default(),
             refused: refused.collect(),
+            unlisted: desired.unlisted,
             unreadable: desired.unreadable,
             waiting_for: waiting_for.map(str::to_owned),
         }

@@ -5,7 +5,7 @@
 //! carried out as it stands, keeps the version that it last ran.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,11 @@ pub(super) fn order(path: &Path) -> impl Ord + use<> {
     (stem.is_none(), name, path.as_os_str().to_owned())
 }
 
+/// True for names that come before all others.
+pub(super) fn has_usual_ending(path: &Path) -> bool {
+    path.file_name().and_then(manifest_stem).is_some()
+}
+
 /// The name without its ending, if that is a manifest's usual one. Names are compared without it,
 /// so that `web.yaml` comes before its copies `web-old.yaml` and `web.old.yaml`.
 fn manifest_stem(name: &OsStr) -> Option<&OsStr> {
@@ -138,8 +143,12 @@ pub(super) fn settle<'a>(
         unreadable: unreadable.into_iter().collect(),
         ..Desired::default()
     };
+    let by_path: HashMap<&Path, &Bid> = winners
+        .values()
+        .map(|bid| (bid.claim.path.as_path(), bid))
+        .collect();
     for claim in &claims {
-        let won = winners.values().find(|bid| bid.claim.path == claim.path);
+        let won = by_path.get(claim.path.as_path()).copied();
         desired.refused.extend(refusal(claim, won, &winners));
     }
     for (key, Bid { claim, pod, .. }) in winners {

@@ -4,6 +4,7 @@
 //! folder, so that one look sees one folder even while it is being replaced; and nothing but a
 //! regular file is ever opened, and that without waiting.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -19,6 +20,9 @@ use rustix::io::Errno;
 
 /// The largest manifest that is read.
 pub(super) const MAX_BYTES: u64 = 10 * 1024 * 1024;
+
+/// The most names of a folder that are looked at.
+const MAX_NAMES: usize = 200_000;
 
 /// A file changed this short before it was read may have changed again within one tick of the file
 /// system's clock, so that its times do not show it.
@@ -60,18 +64,44 @@ pub(super) fn identity(folder: BorrowedFd) -> Result<(u64, u64), Errno> {
     fstat(folder).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// All names in a folder, sorted.
-pub(super) fn list(folder: BorrowedFd) -> Result<Vec<Entry>, Errno> {
-    let mut entries = Vec::new();
-    for entry in Dir::read_from(folder)? {
+/// The names in a folder that may be manifests.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Sorted, without folders and without names that belong to something else.
+    pub(super) entries: Vec<Entry>,
+    /// The inodes of names that belong to something else.
+    pub(super) ignored: HashSet<u64>,
+    /// There are more names than are listed.
+    pub(super) is_cut: bool,
+}
+
+/// Lists a folder.
+pub(super) fn list(folder: BorrowedFd) -> Result<Names, Errno> {
+    let mut names = Names::default();
+    for (count, entry) in Dir::read_from(folder)?.enumerate() {
+        if count >= MAX_NAMES {
+            names.is_cut = true;
+            break;
+        }
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            entries.extend(make_entry(folder, name, entry.ino(), entry.file_type())?);
+        if name == "." || name == ".." {
+            continue;
+        }
+        let Some(entry) = make_entry(folder, name, entry.ino(), entry.file_type())? else {
+            continue;
+        };
+        if entry.kind == FileType::Directory {
+            continue;
+        }
+        if is_ignored(&entry.name) {
+            names.ignored.insert(entry.inode);
+        } else {
+            names.entries.push(entry);
         }
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    names.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(names)
 }
 
 /// One name of a folder, if it is there.
@@ -167,6 +197,8 @@ pub(super) enum Found {
     Unchanged,
     /// Something that cannot be read as a manifest, and why.
     Unusable(String),
+    /// Reading it has not ended yet.
+    Unanswered,
     /// The content.
     Content {
         stamp: Stamp,

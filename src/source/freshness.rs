@@ -1,7 +1,7 @@
 //! When each source was last read well.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// When each source was last read well. Cloning it shares it.
 #[derive(Debug, Clone, Default)]
@@ -12,27 +12,51 @@ pub struct Freshness {
     pub url: LastRead,
 }
 
-/// When one source was last read well; nothing while it never was, and while there is none.
+/// When one source was last read well, and how old what it says is; nothing while it never was, and while
+/// there is none.
 #[derive(Debug, Clone, Default)]
-pub struct LastRead(Arc<Mutex<Option<Instant>>>);
+pub struct LastRead(Arc<Mutex<Times>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    read: Option<Instant>,
+    /// When the content was signed, or last changed, in seconds since 1970.
+    content: Option<i64>,
+}
 
 impl LastRead {
     /// How long ago it was.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.map(|last| last.elapsed())
+        self.times().read.map(|last| last.elapsed())
+    }
+
+    /// Age of the content, whenever it was read: a server that answers for ever that nothing changed
+    /// makes it no younger.
+    #[must_use]
+    pub fn content_age(&self) -> Option<Duration> {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let content = self.times().content?.try_into().unwrap_or_default();
+        Some(
+            since_1970
+                .ok()?
+                .saturating_sub(Duration::from_secs(content)),
+        )
     }
 
     pub(super) fn now(&self) {
-        self.set(Some(Instant::now()));
+        self.times().read = Some(Instant::now());
+    }
+
+    pub(super) fn content_is_of(&self, time: Option<i64>) {
+        self.times().content = time;
     }
 
     pub(super) fn never(&self) {
-        self.set(None);
+        *self.times() = Times::default();
     }
 
-    fn set(&self, last: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -32,6 +32,13 @@ fn log_changes(old: &Desired, new: &Desired) {
     if new.unreadable.is_empty() && !old.unreadable.is_empty() {
         info!("the manifests can be read again");
     }
+    if old.unlisted == 0 && new.unlisted > 0 {
+        let files = new.unlisted;
+        warn!(
+            files,
+            "many more files are refused, they are not listed one by one"
+        );
+    }
     for (key, wanted) in &new.pods {
         log_pod(key, old.pods.get(key), wanted);
     }

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::directory::DirectorySource;
 use super::url::{self, UrlSource};
 use super::{Desired, Freshness, LastRead, Refused, aside};
+use crate::blocking::blocking;
 use crate::manifest::{PodKey, Problem};
 
 /// The names of the folders and files below the root directory.
@@ -133,7 +134,8 @@ async fn follow(
     freshness: Freshness,
     sender: watch::Sender<Option<Desired>>,
 ) {
-    let mut owned = Owned::read(&url_state);
+    let state = url_state.clone();
+    let mut owned = blocking(move || Owned::read(&state)).await;
     let mut files = Running::new(freshness.directory);
     let mut web = Running::new(freshness.url);
     let mut eager = false;
@@ -147,10 +149,11 @@ async fn follow(
         })
         .await;
         eager = true;
-        if wanted.url.is_none()
-            && let Err(error) = url::forget(&url_state)
-        {
-            warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
+        if wanted.url.is_none() {
+            let state = url_state.clone();
+            if let Err(error) = blocking(move || url::forget(&state)).await {
+                warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
+            }
         }
         loop {
             if let (Some(files), Some(web)) = (&files.last, &web.last) {

@@ -11,6 +11,7 @@ mod freshness;
 mod limits;
 mod log;
 mod merge;
+mod mounts;
 mod store;
 pub mod url;
 mod watch;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use claims::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
@@ -36,9 +38,22 @@ pub struct Desired {
     /// Why a source as a whole cannot be read just now, for each that cannot; what was wanted stays
     /// wanted.
     pub unreadable: Vec<String>,
+    /// How many more manifests are refused than are listed.
+    pub unlisted: usize,
+    /// What does not answer; what was accepted from there stays wanted.
+    pub unanswered: Vec<Unanswered>,
     /// What the URL wants is not known yet: a Pod that came from there and runs is not to be stopped
     /// for not being among those wanted.
     pub web_unknown: bool,
+}
+
+/// A manifest, or the directory of them, that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// When reading it began.
+    pub since: Instant,
 }
 
 /// Where a manifest stands.

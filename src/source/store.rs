@@ -1,12 +1,13 @@
 //! Accepted manifests on disk, so that a broken edit does not stop a Pod over a restart either.
 //!
 //! One file for each manifest path that a Pod runs from, named by the path's hash and holding the
-//! document as it was written. It is never a reason to run a Pod by itself: the directory source
-//! decides. A file is written aside, synced and renamed, so that it is whole or not there; one that
+//! document as it was written, the ConfigMaps and Secrets that the Pod refers to, and the mount that the
+//! manifest lay on. It is never a reason to run a Pod by itself: the directory source decides. A file is written aside, synced and renamed, so that it is whole or not there; one that
 //! cannot be read is logged, skipped and left alone.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,14 +20,16 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::aside;
+use super::mounts::Place;
 use crate::hex::hex;
+use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
 use crate::manifest::{PodKey, StaticPod};
 
 /// The form of the files that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
 
 /// One file of the store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
     /// The manifest.
@@ -37,6 +40,22 @@ struct Stored {
     /// When this version was accepted, RFC 3339.
     accepted: String,
     document: serde_json::Value,
+    /// Missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    objects: Vec<StoredObject>,
+    /// Missing in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
+}
+
+/// A `ConfigMap` or `Secret` that the Pod refers to.
+#[derive(Serialize, Deserialize)]
+struct StoredObject {
+    /// The manifest that it stands in.
+    path: StoredPath,
+    #[serde(flatten)]
+    key: ObjectKey,
+    entries: StoredEntries,
 }
 
 /// A path as text, or as its bytes where it is not UTF-8.
@@ -74,6 +93,36 @@ pub(super) struct Remembered {
     pub(super) key: PodKey,
     /// The document as it was written.
     pub(super) document: serde_json::Value,
+    /// What goes with it.
+    pub(super) beside: Beside,
+}
+
+/// A `ConfigMap` or `Secret` in use and the manifest that it stands in.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct KeptObject {
+    pub(super) path: PathBuf,
+    pub(super) key: ObjectKey,
+    pub(super) entries: Arc<Entries>,
+}
+
+/// What is kept beside a Pod's document.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Beside {
+    /// The objects that the Pod refers to.
+    pub(super) objects: Vec<KeptObject>,
+    /// The mount that the manifest lay on.
+    pub(super) place: Option<Place>,
+}
+
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.objects.iter().map(|object| &object.key);
+        let keys: Vec<_> = keys.collect();
+        f.debug_struct("Beside")
+            .field("objects", &keys)
+            .field("place", &self.place)
+            .finish()
+    }
 }
 
 /// What the store is to hold for one manifest path.
@@ -82,15 +131,15 @@ pub(super) enum Keep {
     /// What it holds already.
     AsItIs,
     /// This version.
-    Version(Arc<StaticPod>),
+    Version(Arc<StaticPod>, Beside),
 }
 
 /// The store's folder and what is known to be in it.
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    /// The key and UID that each manifest path's file holds.
-    on_disk: BTreeMap<PathBuf, (PodKey, String)>,
+    /// What each manifest path's file holds: the Pod's key and UID, and what is kept beside it.
+    on_disk: BTreeMap<PathBuf, (PodKey, String, Beside)>,
 }
 
 impl Store {
@@ -131,11 +180,22 @@ impl Store {
             namespace: stored.namespace,
             name: stored.name,
         };
-        self.on_disk.insert(path.clone(), (key.clone(), stored.uid));
+        let objects = stored.objects.into_iter().map(|object| KeptObject {
+            path: object.path.into(),
+            key: object.key,
+            entries: Arc::new(object.entries.0),
+        });
+        let beside = Beside {
+            objects: objects.collect(),
+            place: stored.place,
+        };
+        let on_disk = (key.clone(), stored.uid, beside.clone());
+        self.on_disk.insert(path.clone(), on_disk);
         Remembered {
             path,
             key,
             document: stored.document,
+            beside,
         }
     }
 
@@ -148,13 +208,19 @@ impl Store {
     }
 
     /// The version to write for `path`, if it is not on disk.
-    fn outdated<'a>(&self, path: &Path, keep: &'a Keep) -> Option<&'a StaticPod> {
-        let Keep::Version(pod) = keep else {
+    fn outdated<'a>(
+        &self,
+        path: &Path,
+        keep: &'a Keep,
+    ) -> Option<(&'a Arc<StaticPod>, &'a Beside)> {
+        let Keep::Version(pod, beside) = keep else {
             return None;
         };
-        let current = self.on_disk.get(path);
-        let same = current.is_some_and(|(key, uid)| *key == pod.key && *uid == pod.uid);
-        (!same).then_some(pod)
+        let same = self
+            .on_disk
+            .get(path)
+            .is_some_and(|(key, uid, known)| *key == pod.key && *uid == pod.uid && known == beside);
+        (!same).then_some((pod, beside))
     }
 
     /// Makes the folder hold `wanted` and nothing else. What is new is written before what is old
@@ -171,10 +237,10 @@ impl Store {
             .mode(0o700)
             .create(&self.folder)?;
         for (path, keep) in wanted {
-            if let Some(pod) = self.outdated(path, keep) {
-                self.write(path, pod)?;
-                self.on_disk
-                    .insert(path.clone(), (pod.key.clone(), pod.uid.clone()));
+            if let Some((pod, beside)) = self.outdated(path, keep) {
+                self.write(path, pod, beside)?;
+                let on_disk = (pod.key.clone(), pod.uid.clone(), beside.clone());
+                self.on_disk.insert(path.clone(), on_disk);
             }
         }
         aside::sync(&self.folder)?;
@@ -193,7 +259,12 @@ impl Store {
         aside::sync(&self.folder)
     }
 
-    fn write(&self, path: &Path, pod: &StaticPod) -> io::Result<()> {
+    fn write(&self, path: &Path, pod: &StaticPod, beside: &Beside) -> io::Result<()> {
+        let objects = beside.objects.iter().map(|object| StoredObject {
+            path: object.path.as_path().into(),
+            key: object.key.clone(),
+            entries: StoredEntries(Entries::clone(&object.entries)),
+        });
         let stored = Stored {
             version: VERSION,
             path: path.into(),
@@ -202,6 +273,8 @@ impl Store {
             uid: pod.uid.clone(),
             accepted: jiff::Timestamp::now().to_string(),
             document: pod.document.clone(),
+            objects: objects.collect(),
+            place: beside.place.clone(),
         };
         let content = serde_json::to_vec_pretty(&stored)?;
         aside::write(&self.folder, &file_name(path), &content)

@@ -31,6 +31,10 @@ const MAX_UNSETTLED: Duration = Duration::from_secs(3);
 /// How often arming is tried while the folders change under it; the periodic look comes anyway.
 const MAX_ARMINGS: usize = 5;
 
+/// The most reads of events at a time, more than a full queue takes; a flood of events is dropped
+/// with its queue.
+const MAX_READS: usize = 2048;
+
 /// What a watched folder is watched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
@@ -114,17 +118,18 @@ pub(super) struct Heard {
     pub(super) look: bool,
     /// The watched folders are not the right ones any more, or events were lost.
     rearm: bool,
-    /// The names that anything was heard of.
+    /// The names that anything was heard of since the last look began.
     touched: HashSet<OsString>,
     /// The files that are being written to.
     writing: HashMap<OsString, Writing>,
 }
 
 impl Heard {
-    /// A look begins: what is heard from now on may have come too late for it.
-    pub(super) fn begin_look(&mut self) {
+    /// A look begins: what is heard from now on may have come too late for it. Gives the names that
+    /// anything was heard of before.
+    pub(super) fn begin_look(&mut self) -> HashSet<OsString> {
         self.look = false;
-        self.touched.clear();
+        std::mem::take(&mut self.touched)
     }
 
     /// Whether anything was heard of a file since the look began.
@@ -220,14 +225,15 @@ impl Heard {
 
 /// One inotify instance and the folders that it watches.
 #[derive(Debug)]
-struct Armed {
-    inotify: AsyncFd<Inotify>,
+struct Armed<I> {
+    inotify: I,
     /// The folders that are watched: fewer than asked for where one could not be.
     spots: Vec<Spot>,
     roles: HashMap<WatchDescriptor, Vec<Role>>,
 }
 
-impl Armed {
+impl Armed<Inotify> {
+    /// Touches the folders, so that it may hang.
     fn new(wanted: &[Spot]) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let mut roles: HashMap<_, Vec<_>> = HashMap::new();
@@ -243,17 +249,59 @@ impl Armed {
                 Err(_) => {}
             }
         }
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe for the sake of types that change their descriptor; \
-                      Inotify owns one and keeps it"
-        )]
-        let inotify = AsyncFd::new(inotify)?;
         Ok(Self {
             inotify,
             spots,
             roles,
         })
+    }
+
+    /// Must run inside the runtime.
+    fn register(self) -> io::Result<Armed<AsyncFd<Inotify>>> {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that change their descriptor; \
+                      Inotify owns one and keeps it"
+        )]
+        let inotify = AsyncFd::new(self.inotify)?;
+        Ok(Armed {
+            inotify,
+            spots: self.spots,
+            roles: self.roles,
+        })
+    }
+}
+
+/// The watched folders brought up to date, away from whoever listens: touching them may hang.
+#[derive(Debug)]
+pub(super) struct Arming {
+    manifest_path: PathBuf,
+    /// The folders that are watched; `None` when new watches are needed in any case.
+    spots: Option<Vec<Spot>>,
+}
+
+/// What came of arming: nothing when the right folders are watched already.
+#[derive(Debug)]
+pub(super) struct NewWatches(Option<io::Result<Armed<Inotify>>>);
+
+impl Arming {
+    /// Watches the folders that there are now, if those are not the ones watched already.
+    pub(super) fn run(mut self) -> NewWatches {
+        let mut new = None;
+        for _ in 0..MAX_ARMINGS {
+            let spots = spots(&self.manifest_path);
+            if self.spots.as_ref() == Some(&spots) {
+                break;
+            }
+            match Armed::new(&spots) {
+                Ok(armed) => {
+                    self.spots = Some(armed.spots.clone());
+                    new = Some(Ok(armed));
+                }
+                Err(error) => return NewWatches(Some(Err(error))),
+            }
+        }
+        NewWatches(new)
     }
 }
 
@@ -277,14 +325,14 @@ fn is_limit(error: &io::Error) -> bool {
 pub(super) struct Watch {
     manifest_path: PathBuf,
     /// `None` while inotify cannot be had.
-    armed: Option<Armed>,
+    armed: Option<Armed<AsyncFd<Inotify>>>,
     /// It was logged that inotify cannot be had.
     complained: bool,
     pub(super) heard: Heard,
 }
 
 impl Watch {
-    /// An ear that hears nothing until [`Watch::refresh`].
+    /// An ear that hears nothing until [`Watch::adopt`].
     pub(super) fn new(manifest_path: PathBuf) -> Self {
         Self {
             manifest_path,
@@ -299,28 +347,30 @@ impl Watch {
         self.armed.is_some()
     }
 
-    /// Watches the folders that there are now, if those are not the ones watched already or events
-    /// were lost. To be called before each look; must run inside the runtime.
-    pub(super) fn refresh(&mut self) {
+    /// A look begins: takes in what came before it. Gives what brings the watches up to date, and the
+    /// names that something was heard of.
+    pub(super) fn begin_look(&mut self) -> (Arming, HashSet<OsString>) {
         self.drain(Instant::now());
-        for _ in 0..MAX_ARMINGS {
-            let spots = spots(&self.manifest_path);
-            let current = self
-                .armed
-                .as_ref()
-                .is_some_and(|armed| armed.spots == spots);
-            if current && !self.heard.rearm {
-                return;
-            }
-            self.heard = Heard::default();
-            self.armed = None;
-            match Armed::new(&spots) {
-                Ok(armed) => self.armed = Some(armed),
-                Err(error) => return self.complain(&error),
-            }
-            if std::mem::take(&mut self.complained) {
-                info!("inotify can be had again");
-            }
+        let news = self.heard.begin_look();
+        let armed = self.armed.as_ref().filter(|_| !self.heard.rearm);
+        let arming = Arming {
+            manifest_path: self.manifest_path.clone(),
+            spots: armed.map(|armed| armed.spots.clone()),
+        };
+        (arming, news)
+    }
+
+    /// Listens to the new watches from now on. Must run inside the runtime.
+    pub(super) fn adopt(&mut self, NewWatches(new): NewWatches) {
+        let Some(new) = new else { return };
+        self.heard = Heard::default();
+        self.armed = None;
+        match new.and_then(Armed::register) {
+            Ok(armed) => self.armed = Some(armed),
+            Err(error) => return self.complain(&error),
+        }
+        if std::mem::take(&mut self.complained) {
+            info!("inotify can be had again");
         }
     }
 
@@ -336,7 +386,7 @@ impl Watch {
     pub(super) fn drain(&mut self, now: Instant) {
         let Some(armed) = &mut self.armed else { return };
         let mut buffer = [0; 4096];
-        loop {
+        for _ in 0..MAX_READS {
             match armed.inotify.get_mut().read_events(&mut buffer) {
                 Ok(events) => {
                     for event in events {
@@ -353,6 +403,8 @@ impl Watch {
                 }
             }
         }
+        self.heard.look = true;
+        self.heard.rearm = true;
     }
 
     /// Waits for events and takes them in; for ever while inotify cannot be had. May be cancelled.

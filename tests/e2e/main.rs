@@ -30,6 +30,8 @@ mod web;
 mod faults;
 #[path = "../grpc/mod.rs"]
 mod grpc;
+#[path = "../mounts/mod.rs"]
+mod mounts;
 #[path = "../ports/mod.rs"]
 mod ports;
 

@@ -1,7 +1,11 @@
 //! S1 to S3: what lies in the directory runs, and what does not belong there does not.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 
+use super::mounts::{Mounted, folder};
 use super::node::{FOREVER, Node, pod, pod_with};
 
 super::on_each_containerd!(
@@ -11,6 +15,8 @@ super::on_each_containerd!(
     a_broken_edit_leaves_the_pod_running_over_restarts_of_the_agent,
     a_backup_copy_never_takes_the_pod_over,
     without_the_directory_everything_keeps_running,
+    a_mount_that_hangs_holds_up_no_other_pod,
+    a_directory_beneath_another_mount_stops_nothing,
 );
 
 async fn yaml_and_json_run_under_any_file_name(mut node: Node) {
@@ -161,6 +167,117 @@ async fn without_the_directory_everything_keeps_running(mut node: Node) {
     })
     .await;
     assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+/// What `/healthz` says.
+fn health(at: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+async fn a_mount_that_hangs_holds_up_no_other_pod(mut node: Node) {
+    let at = super::ports::free();
+    node.flag("healthz-port", &at.port().to_string());
+    let dead = folder(node.path("dead"));
+    node.put("held.yaml", &pod("held", FOREVER));
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let held = node.wait_running("held").await;
+    let web = node.wait_running("web").await;
+
+    // One manifest becomes a link to where nothing answers, another is new there.
+    let mount = Mounted::hanging(&dead);
+    for name in ["held.yaml", "new.yaml"] {
+        symlink(dead.join(name), node.manifest(".link")).unwrap();
+        fs::rename(node.manifest(".link"), node.manifest(name)).unwrap();
+    }
+    let named = async |node: &Node| {
+        let refused = node.status().await.refused;
+        let named = refused
+            .iter()
+            .filter(|r| r.problems[0].contains("did not answer"));
+        named.count() == 2
+    };
+    node.wait_until("both are named", async || named(&node).await)
+        .await;
+    node.kill_container(&web.id).await;
+    let web = node.wait_after("web", &web).await;
+    node.put("late.yaml", &pod("late", FOREVER));
+    node.wait_running("late").await;
+    node.remove("late.yaml");
+    node.wait_until("the late one is gone", async || {
+        node.report("late").await.is_none()
+    })
+    .await;
+    node.wait_until("it lasts", async || {
+        let health = health(at);
+        health.contains(" 503 ") && health.contains("held.yaml") && health.contains("new.yaml")
+    })
+    .await;
+
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("so at a start", async || named(&node).await)
+        .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, web.id);
+    assert_eq!(node.running_one("held", "c").await.unwrap().id, held.id);
+    node.kill_container(&held.id).await;
+    node.wait_after("held", &held).await;
+
+    drop(mount);
+    for name in ["held.yaml", "new.yaml", "web.yaml"] {
+        node.remove(name);
+    }
+    node.wait_gone().await;
+    assert!(health(at).contains(" 200 "));
+}
+
+async fn a_directory_beneath_another_mount_stops_nothing(mut node: Node) {
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let first = node.wait_running("web").await;
+    let over = Mounted::empty(&node.path("manifests"));
+    let told = async |node: &Node| {
+        let status = node.status().await;
+        let why = status.unreadable.first();
+        why.is_some_and(|why| why.contains("not mounted"))
+            && status.pods.iter().any(|p| p.ready == 1)
+    };
+    node.wait_until("it is told", async || told(&node).await)
+        .await;
+    node.kill_agent();
+    node.start_agent();
+    node.wait_until("so at a start", async || told(&node).await)
+        .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, first.id);
+    drop(over);
+    node.wait_until("it is back", async || {
+        node.status().await.unreadable.is_empty()
+    })
+    .await;
+    // A directory that hangs at the start.
+    node.kill_agent();
+    let over = Mounted::hanging(&node.path("manifests"));
+    node.start_agent();
+    node.wait_until("what was accepted counts", async || {
+        let status = node.status().await;
+        let why = status.unreadable.first();
+        why.is_some_and(|why| why.contains("no answer")) && status.pods.iter().any(|p| p.ready == 1)
+    })
+    .await;
+    node.kill_container(&first.id).await;
+    let second = node.wait_after("web", &first).await;
+    drop(over);
+    node.wait_until("it is back", async || {
+        node.status().await.unreadable.is_empty()
+    })
+    .await;
+    assert_eq!(node.running_one("web", "c").await.unwrap().id, second.id);
     node.remove("web.yaml");
     node.wait_gone().await;
 }

@@ -47,6 +47,9 @@ pub(super) struct Index {
     pub(super) validators: Validators,
     /// When the newest document that ever counted was signed, in seconds since 1970.
     pub(super) newest: Option<i64>,
+    /// When the document last became another one, in seconds since 1970.
+    #[serde(default)]
+    pub(super) changed: Option<i64>,
     pub(super) pods: Vec<Entry>,
 }
 

@@ -5,17 +5,19 @@
 //! be renewed while the agent runs.
 
 use std::error::Error as _;
-use std::io::Read;
+use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Identity, Response, StatusCode, Url, Version};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::shown;
+use crate::blocking::{blocking, limited};
 
 /// The largest document, decoded, in bytes; that of a file is the same.
 pub(super) const MAX_DOCUMENT: usize = 10 * 1024 * 1024;
@@ -25,6 +27,11 @@ const MAX_REDIRECTS: usize = 5;
 const KEEP_CONNECTION: Duration = Duration::from_secs(90);
 /// The longest that a server may ask for patience.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// The files that a request names, which may lie on a mount that does not answer.
+const SECRETS: &str = "the manifest URL's certificate, key or token file";
+/// The time in which they have to be read.
+const SECRETS_LIMIT: Duration = Duration::from_secs(10);
 
 /// How to ask for a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub(super) struct Failure {
     pub(super) status: Option<StatusCode>,
     /// The server asked to be left alone for this long.
     pub(super) retry_after: Option<Duration>,
+    /// Nothing listens there, on this very machine.
+    pub(super) is_local_refusal: bool,
 }
 
 impl Failure {
@@ -99,6 +108,7 @@ impl Failure {
             message: message.into(),
             status: None,
             retry_after: None,
+            is_local_refusal: false,
         }
     }
 }
@@ -134,15 +144,17 @@ impl Fetcher {
         url: &Url,
         known: Option<&Validators>,
     ) -> Result<Answer, Failure> {
-        let client = self.client()?;
+        let client = self.client().await?;
         let patience = self.request.patience.all;
         let answer = timeout(patience, self.follow(&client, url, known)).await;
         answer.unwrap_or_else(|_| Err(Failure::new(format!("no whole answer within {patience:?}"))))
     }
 
     /// The client, made anew when its certificates changed.
-    fn client(&mut self) -> Result<Client, Failure> {
-        let secrets = read_secrets(&self.request)?;
+    async fn client(&mut self) -> Result<Client, Failure> {
+        let request = self.request.clone();
+        let secrets = limited(SECRETS, SECRETS_LIMIT, move || read_secrets(&request)).await;
+        let secrets = secrets.map_err(|error| Failure::new(error.to_string()))??;
         let same_tls = secrets.ca == self.secrets.ca && secrets.identity == self.secrets.identity;
         self.secrets = secrets;
         if let Some(client) = self.client.as_ref().filter(|_| same_tls) {
@@ -166,7 +178,10 @@ impl Fetcher {
             if same_host(url, &at) {
                 request = request.headers(self.own_headers());
             }
-            let response = request.send().await.map_err(|error| broken(&error))?;
+            let response = request.send().await.map_err(|error| Failure {
+                is_local_refusal: is_loopback(&at) && is_refusal(&error),
+                ..broken(&error)
+            })?;
             let code = response.status();
             if !is_redirect(code) {
                 return take(response, known.is_some()).await;
@@ -319,6 +334,7 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
                 message: format!("the server answered {code}"),
                 status: Some(code),
                 retry_after: retry_after(response.headers(), SystemTime::now()),
+                is_local_refusal: false,
             });
         }
     }
@@ -341,7 +357,6 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
              chunks",
         ));
     }
-    let too_large = || Failure::new(format!("the document is larger than {MAX_DOCUMENT} bytes"));
     if response
         .content_length()
         .is_some_and(|length| length > MAX_DOCUMENT as u64)
@@ -358,16 +373,8 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
     let body = match encoding.to_ascii_lowercase().as_str() {
         "" | "identity" => body,
         "gzip" | "x-gzip" => {
-            let mut plain = vec![];
-            let mut decoder =
-                MultiGzDecoder::new(&*body).take((MAX_DOCUMENT as u64).saturating_add(1));
-            decoder
-                .read_to_end(&mut plain)
-                .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;
-            if plain.len() > MAX_DOCUMENT {
-                return Err(too_large());
-            }
-            plain
+            // Unpacking takes far longer than the packed size tells.
+            blocking(move || unpack(&body)).await?
         }
         other => {
             let message = format!("the answer is encoded as {other:?}, expected gzip or nothing");
@@ -375,6 +382,29 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
         }
     };
     Ok(Answer::Document { body, validators })
+}
+
+fn too_large() -> Failure {
+    Failure::new(format!("the document is larger than {MAX_DOCUMENT} bytes"))
+}
+
+/// Unpacks a gzip of one member, as servers send it.
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut plain = vec![];
+    let mut decoder = GzDecoder::new(packed);
+    let mut bounded = Read::by_ref(&mut decoder).take(MAX_DOCUMENT as u64 + 1);
+    bounded
+        .read_to_end(&mut plain)
+        .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;
+    if plain.len() > MAX_DOCUMENT {
+        return Err(too_large());
+    }
+    match decoder.into_inner().len() {
+        0 => Ok(plain),
+        more => Err(Failure::new(format!(
+            "the answer has {more} bytes after its gzip, expected a gzip of one member and nothing else"
+        ))),
+    }
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
@@ -402,6 +432,28 @@ fn broken(error: &reqwest::Error) -> Failure {
     } else {
         why
     })
+}
+
+/// True when the URL leads to this machine itself, whatever it resolves to.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    }
+}
+
+fn is_refusal(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn deepest(error: &reqwest::Error) -> String {
@@ -435,6 +487,36 @@ mod tests {
             ("http://a/x", "http://a.b/x", false),
         ] {
             assert_eq!(same_host(&url(own), &url(other)), same, "{own} {other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_on_this_machine_is_told_from_other_failures() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener);
+        let mut fetcher = Fetcher::new(Request::default());
+        let failure = fetcher.fetch(&url(&format!("http://{at}/x")), None).await;
+        assert!(failure.unwrap_err().is_local_refusal);
+        let failure = fetcher.fetch(&url("http://nowhere.invalid/x"), None).await;
+        assert!(!failure.unwrap_err().is_local_refusal);
+    }
+
+    #[test]
+    fn this_machine_is_told_by_its_address_or_name() {
+        for (text, local) in [
+            ("http://127.0.0.1:8000/x", true),
+            ("http://127.8.9.10/x", true),
+            ("http://[::1]:8000/x", true),
+            ("http://[::ffff:127.0.0.1]/x", true),
+            ("https://localhost/x", true),
+            ("https://LOCALHOST./x", true),
+            ("http://128.0.0.1/x", false),
+            ("http://[::2]/x", false),
+            ("http://localhost.example/x", false),
+            ("http://127.0.0.1.example/x", false),
+        ] {
+            assert_eq!(is_loopback(&url(text)), local, "{text}");
         }
     }
 

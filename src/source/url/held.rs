@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::manifest::objects::ObjectSet;
+use crate::manifest::objects::{Object, ObjectSet};
 use crate::manifest::{Accepted, Entry, ObjectEntry, PodKey, Problem, StaticPod};
 
 /// A Pod as it was last accepted.
@@ -79,18 +79,27 @@ pub(super) fn take_objects(before: &ObjectSet, entries: Vec<ObjectEntry>) -> (Ob
     let mut untold = false;
     for ObjectEntry { key, result } in entries {
         match (result, key) {
-            (Ok(object), _) if next.get(&object.key).is_some_and(|e| *e != object.entries) => {
+            (Ok(object), _) => {
+                let Object { key, entries, .. } = object;
+                match next.get(&key) {
+                    None => {
+                        next.insert(key, entries);
+                        continue;
+                    }
+                    Some(first) if *first == entries => continue,
+                    Some(_) => {}
+                }
                 let message = format!(
-                    "{} stands more than once in the document, with different content; the first counts",
-                    object.key
+                    "{key} stands more than once in the document, with different content; the one in use \
+                     counts, or the first"
                 );
                 refuse(vec![Problem {
                     field: "metadata.name".to_owned(),
                     ..Problem::of_file(message)
                 }]);
-            }
-            (Ok(object), _) => {
-                next.insert(object.key, object.entries);
+                if before.get(&key) == Some(&entries) {
+                    next.insert(key, entries);
+                }
             }
             (Err(problems), key) => {
                 refuse(problems);
@@ -193,6 +202,33 @@ mod tests {
             format!("{name}{}", image.trim_start_matches("i:"))
         };
         held.values().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn of_two_objects_the_one_in_use_counts_wherever_it_stands() {
+        let settings = |text: &str| {
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\ndata: {{k: {text}}}\n---\n"
+            )
+        };
+        let take = |before: &ObjectSet, text: String| {
+            let objects = parse_all(text.as_bytes(), "n", SourceKind::Http)
+                .unwrap()
+                .objects;
+            take_objects(before, objects)
+        };
+        let (used, bad) = take(&ObjectSet::new(), settings("one"));
+        assert!(bad.is_empty());
+        for text in [
+            settings("two") + &settings("one"),
+            settings("one") + &settings("two"),
+            settings("one") + &settings("one") + &settings("two"),
+        ] {
+            let (next, bad) = take(&used, text);
+            assert_eq!((next, bad.len()), (used.clone(), 1));
+        }
+        let (next, _) = take(&ObjectSet::new(), settings("two") + &settings("one"));
+        assert_ne!(next, used, "the first of two that are new");
     }
 
     #[test]

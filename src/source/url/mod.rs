@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::log::publish;
 use super::{Desired, DesiredPod, LastRead, Origin, Refused};
+use crate::blocking::{blocking, limited};
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 pub(super) use copy::forget;
@@ -68,14 +69,13 @@ impl UrlSource {
         eager: bool,
         read: LastRead,
     ) {
-        let folder = self.state.clone();
-        let Ok((copy, kept)) = spawn_blocking(|| Copy::open(folder)).await else {
-            return;
-        };
+        let state = self.state.clone();
+        let (copy, kept) = blocking(|| Copy::open(state)).await;
         let mut poller = Poller::new(self, copy);
         if let Some((index, documents)) = kept {
-            poller.restore(index, documents);
+            poller = poller.open(index, documents).await;
         }
+        read.content_is_of(poller.content_time());
         publish(&sender, poller.desired());
         poller.poll_for_ever(&sender, eager, &read).await;
     }
@@ -143,6 +143,23 @@ impl Poller {
             copy_complaint: None,
             source,
         }
+    }
+
+    /// Takes over what was kept, unless the keys to check it by do not answer.
+    async fn open(mut self, kept: Index, documents: Documents) -> Self {
+        if let Some(keys) = self.keys.clone() {
+            let readable = limited(KEYS, OPEN_LIMIT, move || keys.read()).await;
+            if let Err(error) = readable {
+                self.index.newest = kept.newest;
+                self.complain(format!("the kept copy does not count: {error}"));
+                return self;
+            }
+        }
+        let restore = move || {
+            self.restore(kept, documents);
+            self
+        };
+        blocking(restore).await
     }
 
     /// Takes over what was kept, as far as it counts by today's keys and rules. A copy from another
@@ -243,6 +260,7 @@ impl Poller {
             refused: self.bad.iter().map(refused).collect(),
             unreadable: self.complaint.clone().into_iter().collect(),
             web_unknown: self.unknown,
+            ..Desired::default()
         }
     }
 
@@ -267,18 +285,31 @@ impl Poller {
             if outcome.is_ok() {
                 read.now();
             }
+            read.content_is_of(self.content_time());
             publish(sender, self.desired());
             self.keep().await;
             wait = match outcome {
                 Ok(()) => schedule.after_success(),
-                Err(retry_after) => schedule.after_failure(!self.unknown, retry_after),
+                Err(failure) if failure.is_local_refusal => {
+                    schedule.after_local_refusal(!self.unknown)
+                }
+                Err(failure) => schedule.after_failure(!self.unknown, failure.retry_after),
             };
             debug!(source = %self.origin, ?wait, "polled");
         }
     }
 
-    /// Asks the server once. An error is for the server to get over, and says how long it asked for.
-    async fn poll(&mut self) -> Result<(), Option<Duration>> {
+    /// When the document in force was signed, or when it last changed where none is signed.
+    fn content_time(&self) -> Option<i64> {
+        let time = self
+            .keys
+            .as_ref()
+            .map_or(self.index.changed, |_| self.index.newest);
+        time.filter(|_| self.index.current.is_some())
+    }
+
+    /// Asks the server once. An error is for the server to get over.
+    async fn poll(&mut self) -> Result<(), Failure> {
         let known = match &self.rejected {
             Some(rejected) => Some(&rejected.validators),
             None => self.index.current.as_ref().map(|_| &self.index.validators),
@@ -296,65 +327,36 @@ impl Poller {
             Ok(Answer::Document { body, validators }) => self.consider(body, validators).await,
             Err(failure) => Err(failure),
         };
-        failed.map_err(|failure| {
-            self.complain(failure.message);
-            failure.retry_after
-        })
+        failed.inspect_err(|failure| self.complain(&failure.message))
     }
 
-    /// Takes a document into force, if it is good.
+    /// Takes a document into force, if it is good. Nothing of it is parsed before its signature, where
+    /// one is asked for.
     async fn consider(&mut self, body: Vec<u8>, validators: Validators) -> Result<(), Failure> {
-        let digest = digest(&body);
+        let body = Arc::new(body);
+        let share = Arc::clone(&body);
+        let digest = blocking(move || digest(&share)).await;
         if self.index.current.as_ref() == Some(&digest) {
             self.index.validators = validators;
             self.rejected = None;
             self.complaint = None;
             return Ok(());
         }
-        let mut reject = |why: String, body| {
-            self.complaint = Some(format!("{}: {why}", self.origin));
-            self.rejected = Some(Rejected {
-                validators: validators.clone(),
-                body,
-            });
+        let judged = match self.verify(&body).await {
+            Ok(signature) => self.parse(&body).await.map(|parsed| (signature, parsed)),
+            Err(Bar::Failed(failure)) => return Err(failure),
+            Err(Bar::Rejected(why)) => Err(why),
         };
-        let mut signature = None;
-        let mut signed_at = None;
-        if let Some(keys) = &self.keys {
-            match fetch_signature(&mut self.fetcher, &self.source.url).await {
-                Ok(found) => {
-                    let newest = self.index.newest;
-                    let verdict = keys.verify(&body, &found);
-                    match verdict.and_then(|time| not_older(time, newest)) {
-                        Ok(time) => signed_at = Some(time),
-                        Err(why) => {
-                            reject(why, body);
-                            return Ok(());
-                        }
-                    }
-                    signature = Some(found);
-                }
-                Err(failure) if failure.status.is_some_and(|code| code.is_client_error()) => {
-                    reject(
-                        format!("the document is not signed: {}", failure.message),
-                        body,
-                    );
-                    return Ok(());
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        let parsed = match manifest::parse_all(&body, &self.source.node_name, KIND) {
-            Ok(parsed) => parsed,
-            Err(problems) => {
-                let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                reject(
-                    format!("the document is refused as a whole: {}", why.join("; ")),
-                    body,
-                );
+        let body = Arc::unwrap_or_clone(body);
+        let (signature, parsed) = match judged {
+            Ok(good) => good,
+            Err(why) => {
+                self.complain(why);
+                self.rejected = Some(Rejected { validators, body });
                 return Ok(());
             }
         };
+        let (signature, signed_at) = signature.unzip();
         self.take(parsed, &digest);
         self.rejected = None;
         self.complaint = None;
@@ -362,9 +364,43 @@ impl Poller {
         self.index.current = Some(digest.clone());
         self.index.validators = validators;
         self.index.newest = signed_at.or(self.index.newest);
+        self.index.changed = Some(jiff::Timestamp::now().as_second());
         self.documents
             .insert(digest, Arc::new(Document { body, signature }));
         Ok(())
+    }
+
+    /// Gets and checks the signature of a document, and tells when it was made; nothing where none is
+    /// asked for.
+    async fn verify(&mut self, body: &Arc<Vec<u8>>) -> Result<Option<(Vec<u8>, i64)>, Bar> {
+        let Some(keys) = self.keys.clone() else {
+            return Ok(None);
+        };
+        let signature = match fetch_signature(&mut self.fetcher, &self.source.url).await {
+            Ok(found) => found,
+            Err(failure) if failure.status.is_some_and(|code| code.is_client_error()) => {
+                let why = format!("the document is not signed: {}", failure.message);
+                return Err(Bar::Rejected(why));
+            }
+            Err(failure) => return Err(Bar::Failed(failure)),
+        };
+        let body = Arc::clone(body);
+        let verify = move || (keys.verify(&body, &signature), signature);
+        let verified = limited(KEYS, KEYS_LIMIT, verify).await;
+        let (verdict, signature) =
+            verified.map_err(|error| Bar::Failed(Failure::new(error.to_string())))?;
+        let time = verdict.and_then(|time| not_older(time, self.index.newest));
+        time.map(|time| Some((signature, time)))
+            .map_err(Bar::Rejected)
+    }
+
+    async fn parse(&self, body: &Arc<Vec<u8>>) -> Result<Parsed, String> {
+        let (body, node_name) = (Arc::clone(body), self.source.node_name.clone());
+        let parsed = blocking(move || manifest::parse_all(&body, &node_name, KIND)).await;
+        parsed.map_err(|problems| {
+            let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            format!("the document is refused as a whole: {}", why.join("; "))
+        })
     }
 
     /// Brings the kept copy in line with what is in force.
@@ -411,6 +447,22 @@ impl Poller {
         self.copy_complaint = complaint;
     }
 }
+
+/// What keeps a document from being taken into force.
+#[derive(Debug)]
+enum Bar {
+    /// The document itself.
+    Rejected(String),
+    /// Something that the server, or the node, may get over.
+    Failed(Failure),
+}
+
+/// The files of public keys, which may lie on a mount that does not answer.
+const KEYS: &str = "the manifest URL's public key files";
+/// The time in which a signature has to be checked by them.
+const KEYS_LIMIT: Duration = Duration::from_secs(30);
+/// The same at the start, where all manifests wait for it.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 const KIND: SourceKind = SourceKind::Http;
 

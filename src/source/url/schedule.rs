@@ -80,6 +80,22 @@ impl Schedule {
         }
     }
 
+    /// The wait after a server on this machine that is not there: asking costs nobody anything, so that it
+    /// never grows beyond the period.
+    pub(super) fn after_local_refusal(&mut self, has_document: bool) -> Duration {
+        let first = if has_document {
+            self.period
+        } else {
+            self.period.min(EAGER)
+        };
+        let doubled = first.saturating_mul(1 << self.failures.min(16));
+        if doubled < self.period {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.spread = true;
+        self.around(doubled.min(self.period), 0.1)
+    }
+
     fn around(&mut self, middle: Duration, part: f64) -> Duration {
         scaled(middle, 1.0 - part + 2.0 * part * self.rng.f64())
     }
@@ -162,6 +178,19 @@ mod tests {
         assert!(last.unwrap() >= MAX_BACKOFF / 2);
         schedule.after_success();
         assert!(schedule.after_failure(false, None) <= EAGER * 3 / 2);
+    }
+
+    #[test]
+    fn a_server_of_this_machine_is_asked_at_the_plain_period_however_long_it_is_away() {
+        for has_document in [false, true] {
+            let mut schedule = Schedule::new(PERIOD, Rng::with_seed(1));
+            let waits = (0..1000).map(|_| schedule.after_local_refusal(has_document));
+            let waits: Vec<_> = waits.collect();
+            assert!(waits.iter().all(|wait| *wait <= PERIOD * 11 / 10));
+            assert!(waits[10..].iter().all(|wait| *wait >= PERIOD * 9 / 10));
+            let first = if has_document { PERIOD } else { EAGER };
+            assert!(waits[0] <= first * 11 / 10, "{:?}", waits[0]);
+        }
     }
 
     #[test]

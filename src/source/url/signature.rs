@@ -17,6 +17,14 @@ impl Keys {
         (!files.is_empty()).then_some(Self { files })
     }
 
+    /// Reads all files once, to find out that they answer; what is wrong with them is for
+    /// [`Keys::verify`] to say.
+    pub(super) fn read(&self) {
+        for file in &self.files {
+            let _ = PublicKey::from_file(file);
+        }
+    }
+
     /// Tells when the document was signed, in seconds since 1970, as the signer's trusted comment
     /// says.
     ///

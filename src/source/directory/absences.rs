@@ -1,0 +1,105 @@
+//! Manifests that are missing: since when, whether they were only put aside, and when they are gone.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::known::Known;
+use super::look::Directory;
+use crate::source::claims::Standing;
+use crate::units::time::Later;
+
+/// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
+/// anew, and a listing can miss a file that is renamed meanwhile.
+const CONFIRM: Duration = Duration::from_millis(10);
+
+/// The same for a file that was only put aside, as editors do before they write it anew, and for
+/// all files when the folder itself was replaced and may still be filling.
+const CONFIRM_ASIDE: Duration = Duration::from_millis(500);
+
+impl Directory {
+    /// Notes which manifests are missing and since when. A broken one that was only renamed takes
+    /// the version that it held along. `present` gives the inode of a name that is there, and `aside`
+    /// are those of names that are no manifests.
+    pub(super) fn note_absences(
+        &mut self,
+        present: impl Fn(&Path) -> Option<u64>,
+        aside: &HashSet<u64>,
+        now: Instant,
+    ) {
+        for (path, known) in &mut self.known {
+            if let Some(inode) = present(path) {
+                known.inode = inode;
+                known.gone_since = None;
+            } else {
+                known.gone_since.get_or_insert(now);
+            }
+            known.claim.gone = known.gone_since.is_some();
+        }
+        for path in self.missing() {
+            self.pass_on_held(&path);
+        }
+        for known in self.known.values_mut() {
+            known.aside = known.claim.gone && aside.contains(&known.inode);
+        }
+    }
+
+    fn missing(&self) -> Vec<PathBuf> {
+        let missing = self.known.iter().filter(|(_, known)| known.claim.gone);
+        missing.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Where a missing file is found under another name, broken, its last accepted version goes
+    /// with it.
+    fn pass_on_held(&mut self, missing: &Path) {
+        let Some((seen, held)) = self
+            .known
+            .get(missing)
+            .and_then(|old| Some((old.seen?, old.claim.held.clone()?)))
+        else {
+            return;
+        };
+        let heir = self.known.values_mut().find(|known| {
+            !known.claim.gone
+                && known.claim.held.is_none()
+                && matches!(known.claim.standing, Standing::Refused(_))
+                && known
+                    .seen
+                    .is_some_and(|new| new.stamp.same_content(&seen.stamp))
+        });
+        if let Some(heir) = heir {
+            heir.claim.held = Some(held);
+            self.known.remove(missing);
+        }
+    }
+
+    /// While the folder cannot be read, nothing is known to be missing.
+    pub(super) fn forget_absences(&mut self) {
+        self.watch.heard.retain(|_| false);
+        for known in self.known.values_mut() {
+            known.gone_since = None;
+            known.claim.gone = false;
+        }
+    }
+
+    /// When a missing file counts as gone.
+    pub(super) fn confirm_at(&self, known: &Known) -> Option<Instant> {
+        let since = known.gone_since?;
+        let replaced = self.replaced.map(|replaced| replaced.later(CONFIRM_ASIDE));
+        let wait = if known.aside { CONFIRM_ASIDE } else { CONFIRM };
+        Some(since.later(wait).max(replaced.unwrap_or(since)))
+    }
+
+    /// Lets go of the files that were missing for long enough.
+    pub(super) fn confirm_absences(&mut self, now: Instant) {
+        let gone: Vec<PathBuf> = self
+            .known
+            .iter()
+            .filter(|(_, known)| self.confirm_at(known).is_some_and(|at| at <= now))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in gone {
+            self.known.remove(&path);
+        }
+    }
+}

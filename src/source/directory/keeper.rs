@@ -1,0 +1,80 @@
+//! Brings what is kept on disk in line with what runs, beside the looks, one write at a time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tracing::warn;
+
+use crate::source::store::{Keep, Store};
+
+/// The store and what it is to hold.
+pub(super) struct Keeper {
+    wanted: BTreeMap<PathBuf, Keep>,
+    /// The store while nothing is written.
+    idle: Option<Store>,
+    /// The store while it is being written.
+    busy: Option<JoinHandle<(Store, io::Result<()>)>>,
+    /// What was logged of the last failure.
+    complaint: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            wanted: BTreeMap::new(),
+            idle: Some(store),
+            busy: None,
+            complaint: None,
+        }
+    }
+
+    pub(super) fn want(&mut self, wanted: BTreeMap<PathBuf, Keep>) {
+        self.wanted = wanted;
+    }
+
+    /// Starts writing, if nothing is being written and something is to be.
+    pub(super) fn start(&mut self) {
+        if let Some(mut store) = self.idle.take_if(|store| store.differs(&self.wanted)) {
+            let wanted = self.wanted.clone();
+            self.busy = Some(spawn_blocking(move || {
+                let result = store.keep(&wanted);
+                (store, result)
+            }));
+        }
+    }
+
+    /// Waits for the write under way, for ever if there is none, and starts the next. A failed
+    /// write waits for the next look. May be cancelled.
+    pub(super) async fn done(&mut self) -> Result<(), JoinError> {
+        let Some(busy) = &mut self.busy else {
+            return std::future::pending().await;
+        };
+        let outcome = busy.await;
+        self.busy = None;
+        let (store, result) = outcome?;
+        self.idle = Some(store);
+        let complaint = result.err().map(|error| error.to_string());
+        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            warn!(
+                error,
+                "accepted manifests cannot be kept for the agent's next start"
+            );
+        }
+        self.complaint = complaint;
+        if self.complaint.is_none() {
+            self.start();
+        }
+        Ok(())
+    }
+
+    /// Writes what is still to be written.
+    pub(super) async fn finish(mut self) -> Result<(), JoinError> {
+        self.start();
+        while self.busy.is_some() {
+            self.done().await?;
+        }
+        Ok(())
+    }
+}

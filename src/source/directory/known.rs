@@ -1,0 +1,130 @@
+//! What is known of each manifest: what it says, the version that runs from it, and whether it is there.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tracing::warn;
+
+use crate::manifest::objects::Object;
+use crate::manifest::{self, Accepted, Manifest, Problem, SourceKind};
+use crate::source::claims::{Claim, Standing};
+use crate::source::files::Stamp;
+use crate::source::store::Remembered;
+
+/// What is known of one manifest path.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) claim: Claim,
+    /// The `ConfigMap`s and `Secret`s that the file last had while it was good.
+    pub(super) objects: Vec<Object>,
+    /// The content that the claim's standing comes from.
+    pub(super) seen: Option<Seen>,
+    /// The inode of the name itself; 0 while not known.
+    pub(super) inode: u64,
+    /// When it was first found missing.
+    pub(super) gone_since: Option<Instant>,
+    /// It is missing, but was put aside under a name that is no manifest's.
+    pub(super) aside: bool,
+    /// Why the stored version cannot run any more.
+    pub(super) lapsed: Option<Problem>,
+    /// It is among the refused manifests that are listed.
+    pub(super) is_listed: bool,
+}
+
+/// A file's content as it was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) stamp: Stamp,
+    /// The stamp may not show a change since.
+    pub(super) racy: bool,
+    pub(super) digest: [u8; 32],
+}
+
+impl Known {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let claim = Claim {
+            path,
+            standing: Standing::Unread,
+            held: None,
+            gone: false,
+        };
+        Self {
+            claim,
+            objects: vec![],
+            seen: None,
+            inode: 0,
+            gone_since: None,
+            aside: false,
+            lapsed: None,
+            is_listed: false,
+        }
+    }
+
+    /// What the store remembers of a path, with the document read by today's rules.
+    pub(super) fn remembered(remembered: Remembered, node_name: &str) -> Self {
+        let mut known = Self::new(remembered.path);
+        match parse(remembered.document.to_string().as_bytes(), node_name) {
+            Ok(accepted) => known.claim.held = Some(accepted.pod),
+            Err(problems) => {
+                let why: Vec<_> = problems
+                    .iter()
+                    .map(|problem| format!("{} {}", problem.field, problem.message))
+                    .collect();
+                let message = format!(
+                    "the last accepted version, of Pod {}, is not accepted by this version of the \
+                     agent and cannot be kept running: {}",
+                    remembered.key,
+                    why.join("; ").trim(),
+                );
+                let problem = Problem::of_file(message);
+                known.lapsed = Some(problem.clone());
+                known.claim.standing = Standing::Refused(vec![problem]);
+            }
+        }
+        known
+    }
+
+    pub(super) fn refuse(&mut self, mut problems: Vec<Problem>) {
+        problems.extend(self.lapsed.clone());
+        self.claim.standing = Standing::Refused(problems);
+    }
+
+    pub(super) fn accept(&mut self, manifest: Manifest) {
+        self.lapsed = None;
+        self.is_listed = false;
+        for object in &manifest.objects {
+            for warning in &object.warnings {
+                let file = self.claim.path.display();
+                warn!(%file, object = %object.key, %warning, "a dubious manifest");
+            }
+        }
+        self.objects = manifest.objects;
+        self.claim.standing = match manifest.pod {
+            Some(accepted) => Standing::Accepted(accepted),
+            None => Standing::NoPod,
+        };
+    }
+
+    /// True when something of it runs or may run.
+    pub(super) fn is_good(&self) -> bool {
+        let refused = matches!(self.claim.standing, Standing::Refused(_));
+        self.claim.held.is_some() || !self.objects.is_empty() || !refused
+    }
+
+    /// The stamp by which the file need not be read again.
+    pub(super) fn trusted_stamp(&self) -> Option<&Stamp> {
+        self.seen
+            .as_ref()
+            .filter(|seen| !seen.racy)
+            .map(|seen| &seen.stamp)
+    }
+
+    /// The stamp of what was last read.
+    pub(super) fn stamp(&self) -> Option<&Stamp> {
+        self.seen.as_ref().map(|seen| &seen.stamp)
+    }
+}
+
+fn parse(bytes: &[u8], node_name: &str) -> Result<Accepted, Vec<Problem>> {
+    manifest::parse(bytes, node_name, SourceKind::File)
+}

@@ -1,0 +1,321 @@
+//! One look: what the folder holds now against what is known, and what is wanted after that.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::crowd::{BUDGET, Rest};
+use super::known::Known;
+use super::objects::Owners;
+use super::place::{Listing, Request};
+use super::reader::Reader;
+use super::{BETWEEN_LOOKS, DirectorySource, LIST_LIMIT};
+use crate::manifest::objects::{Object, attach};
+use crate::manifest::{PodKey, StaticPod};
+use crate::source::claims::settle;
+use crate::source::mounts;
+use crate::source::store::{Beside, Keep, Remembered, Store};
+use crate::source::watch::Watch;
+use crate::source::{Desired, Unanswered};
+use crate::units::time::Later;
+
+/// What a look gave.
+pub(super) struct Look {
+    pub(super) desired: Desired,
+    /// No file's absence is still to be confirmed, and no file's content waited for.
+    pub(super) sure: bool,
+    /// When to look again before the period is over.
+    pub(super) again: Option<Instant>,
+}
+
+/// The manifest path and all that is known of it.
+pub(super) struct Directory {
+    pub(super) manifest_path: PathBuf,
+    pub(super) node_name: String,
+    pub(super) watch: Watch,
+    pub(super) known: BTreeMap<PathBuf, Known>,
+    /// Device and inode of the folder at the last look that could read it.
+    pub(super) identity: Option<(u64, u64)>,
+    /// When the folder was last found replaced.
+    pub(super) replaced: Option<Instant>,
+    /// The mount that the folder lay on when it last had manifests.
+    pub(super) place: Option<mounts::Place>,
+    owners: Owners,
+    pub(super) rest: Rest,
+    /// The names that something was heard of before this look.
+    pub(super) news: HashSet<OsString>,
+    /// Not every file was read since the agent's start.
+    pub(super) is_first_pass: bool,
+    /// Files that were not read yet for want of time.
+    pub(super) unread: usize,
+    /// The Pods wanted at the last look.
+    pods: HashSet<PodKey>,
+    /// Since when the folder does not answer, once that is longer than the limit.
+    unanswered: Option<Instant>,
+}
+
+impl Directory {
+    /// Reads the store. What was accepted under another manifest path is not wanted any more.
+    pub(super) fn open(config: DirectorySource) -> (Self, Store) {
+        let (store, remembered) = Store::open(config.state);
+        let mut directory = Self {
+            watch: Watch::new(config.path.clone()),
+            manifest_path: config.path,
+            node_name: config.node_name,
+            known: BTreeMap::new(),
+            identity: None,
+            replaced: None,
+            place: None,
+            owners: Owners::default(),
+            rest: Rest::default(),
+            news: HashSet::new(),
+            is_first_pass: true,
+            unread: 0,
+            pods: HashSet::new(),
+            unanswered: None,
+        };
+        for manifest in remembered {
+            if directory.has(&manifest.path) {
+                directory.restore(manifest);
+            }
+        }
+        (directory, store)
+    }
+
+    /// True for paths that manifests of this directory may have.
+    fn has(&self, path: &Path) -> bool {
+        path == self.manifest_path || path.parent() == Some(&self.manifest_path)
+    }
+
+    fn restore(&mut self, manifest: Remembered) {
+        let beside = manifest.beside.clone();
+        let known = Known::remembered(manifest, &self.node_name);
+        let path = known.claim.path.clone();
+        match self.known.entry(path) {
+            // An object in it was restored before.
+            Entry::Occupied(mut entry) => {
+                let objects = std::mem::take(&mut entry.get_mut().objects);
+                entry.insert(Known { objects, ..known });
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(known);
+            }
+        }
+        for object in &beside.objects {
+            if !self.has(&object.path) {
+                continue;
+            }
+            self.owners.restore(object);
+            let path = object.path.clone();
+            let known = self
+                .known
+                .entry(path)
+                .or_insert_with_key(|p| Known::new(p.clone()));
+            if known.objects.iter().all(|known| known.key != object.key) {
+                known.objects.push(Object {
+                    key: object.key.clone(),
+                    entries: Arc::clone(&object.entries),
+                    warnings: vec![],
+                });
+            }
+        }
+        self.place = beside.place.or(self.place.take());
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.manifest_path
+    }
+
+    /// A look begins: gives what is to be listed for it.
+    pub(super) fn begin_look(&mut self) -> Request {
+        let (arming, news) = self.watch.begin_look();
+        self.news.extend(news);
+        let path = self.manifest_path.clone();
+        let names = self.known.keys().filter_map(|known| known.file_name());
+        Request {
+            is_file: self.known.contains_key(&path),
+            was_folder: self.known.keys().any(|known| *known != path),
+            known: names.map(ToOwned::to_owned).collect(),
+            path,
+            arming,
+        }
+    }
+
+    /// True while it was reported that the folder does not answer.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// What is wanted while the folder does not answer.
+    pub(super) fn unanswered(&mut self, since: Instant) -> Desired {
+        self.unanswered = Some(since);
+        self.forget_absences();
+        let limit = LIST_LIMIT.as_secs();
+        let why = self.describe(&format!("no answer within {limit}s"));
+        let mut desired = self.settle(Some(why));
+        desired.unanswered.push(Unanswered {
+            path: self.manifest_path.clone(),
+            since,
+        });
+        desired
+    }
+
+    /// Takes in what was listed, reads what changed and settles who gets which Pod. `unheard` is for a
+    /// look that no event asked for: what changed then may be half written.
+    pub(super) fn look(
+        &mut self,
+        reader: &mut Reader,
+        listing: Listing,
+        now: Instant,
+        unheard: bool,
+    ) -> Look {
+        self.unanswered = None;
+        self.watch.adopt(listing.watches);
+        let cautious = unheard || !self.watch.is_armed();
+        let unreadable = match listing.contents {
+            Ok(contents) => self.survey(reader, &contents, now, cautious),
+            Err(error) => {
+                self.unread = 0;
+                self.forget_absences();
+                Some(self.describe_error(error))
+            }
+        };
+        self.news.clear();
+        // A manifest that is missing may have been renamed to one that was not read yet.
+        let is_partial = self.is_first_pass && self.unread > 0;
+        if !is_partial {
+            self.confirm_absences(now);
+        }
+        let mut desired = self.settle(unreadable);
+        let hanging = reader.hanging().map(|(name, since)| Unanswered {
+            path: self.manifest_path.join(name),
+            since,
+        });
+        desired.unanswered = hanging.collect();
+        desired.unanswered.sort_by(|a, b| a.path.cmp(&b.path));
+        let all_there = self.known.values().all(|known| !known.claim.gone);
+        let sure = (all_there || is_partial) && self.watch.heard.due().is_none();
+        Look {
+            desired,
+            sure,
+            again: self.again(now),
+        }
+    }
+
+    /// When to look again before the period is over.
+    fn again(&self, now: Instant) -> Option<Instant> {
+        if self.watch.heard.look {
+            return Some(now.later(BETWEEN_LOOKS));
+        }
+        let absences = self
+            .known
+            .values()
+            .filter_map(|known| self.confirm_at(known));
+        let unread = (self.unread > 0).then(|| now.later(BUDGET));
+        absences.chain(self.watch.heard.due()).chain(unread).min()
+    }
+
+    /// Settles who gets which Pod and which objects.
+    fn settle(&mut self, unreadable: Option<String>) -> Desired {
+        let mut desired = settle(self.known.values().map(|known| &known.claim), unreadable);
+        self.hold(&desired);
+        let (objects, refused) = self.owners.settle(self.known.values());
+        desired.refused.extend(refused);
+        desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
+        for wanted in desired.pods.values_mut() {
+            wanted.pod = attach(&wanted.pod, &objects);
+        }
+        self.cut_rest(&mut desired);
+        desired
+    }
+
+    /// Lists only so many refused files, and forgets what the others say.
+    fn cut_rest(&mut self, desired: &mut Desired) {
+        if self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
+            // Another file may have that Pod.
+            self.rest.clear();
+        }
+        self.pods = desired.pods.keys().cloned().collect();
+        let is_complete = self.unread == 0;
+        self.rest.cut(desired, &mut self.known, is_complete);
+    }
+
+    /// Why the manifests cannot be read.
+    fn describe(&self, why: &str) -> String {
+        let path = self.manifest_path.display();
+        if self.has_accepted() {
+            format!("{path} cannot be read: {why}; what was accepted from it keeps running")
+        } else {
+            format!("{path} cannot be read: {why}; waiting for it")
+        }
+    }
+
+    fn describe_error(&self, error: Errno) -> String {
+        if error == Errno::NOENT && !self.has_accepted() {
+            return self.describe_missing();
+        }
+        self.describe(&error.to_string())
+    }
+
+    pub(super) fn describe_missing(&self) -> String {
+        format!(
+            "{} does not exist; waiting for it",
+            self.manifest_path.display()
+        )
+    }
+
+    /// Why a folder without manifests does not count, if so: it lies on another mount than those that
+    /// were accepted from it.
+    pub(super) fn describe_unmounted(&self, place: &mounts::Place) -> Option<String> {
+        let before = self
+            .place
+            .as_ref()
+            .filter(|before| !before.is_same(place))?;
+        let (before, now) = (before.describe(), place.describe());
+        let why = format!(
+            "it is empty and on {now}, where the accepted manifests came from {before}, which is taken \
+             for not mounted"
+        );
+        self.has_accepted().then(|| self.describe(&why))
+    }
+
+    fn has_accepted(&self) -> bool {
+        self.known.values().any(|known| known.claim.held.is_some())
+    }
+
+    /// Remembers which version is carried out from which file.
+    fn hold(&mut self, desired: &Desired) {
+        let mut held: HashMap<&Path, &Arc<StaticPod>> = desired
+            .pods
+            .values()
+            .filter_map(|wanted| Some((wanted.origin.file()?, &wanted.pod)))
+            .collect();
+        for (path, known) in &mut self.known {
+            known.claim.held = held.remove(path.as_path()).cloned();
+        }
+    }
+
+    /// What the store is to hold: what runs, and what this version of the agent could not read.
+    pub(super) fn to_keep(&self, desired: &Desired) -> BTreeMap<PathBuf, Keep> {
+        let lapsed = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.lapsed.is_some());
+        let lapsed = lapsed.map(|(path, _)| (path.clone(), Keep::AsItIs));
+        let runs = desired.pods.values();
+        let runs = runs.filter_map(|w| {
+            let path = w.origin.file()?.to_owned();
+            let beside = Beside {
+                objects: self.owners.used_by(&w.pod),
+                place: self.place.clone(),
+            };
+            Some((path, Keep::Version(Arc::clone(&w.pod), beside)))
+        });
+        lapsed.chain(runs).collect()
+    }
+}

@@ -1,0 +1,245 @@
+//! Manifests in a directory, or in one file.
+//!
+//! Each look reads the whole state and gives a whole [`Desired`]; events and time only say when to
+//! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
+//! read; what is published was read from files that nobody was heard writing to; and whatever does not
+//! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
+
+mod absences;
+mod crowd;
+mod keeper;
+mod known;
+mod look;
+mod objects;
+mod place;
+mod reader;
+mod survey;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::CWD;
+use tokio::sync::watch;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::sleep_until;
+
+use self::keeper::Keeper;
+use self::look::{Directory, Look};
+use self::place::{Listing, Request};
+pub use self::objects::duplicate_objects;
+use self::reader::Reader;
+use super::files::{self, Found, MAX_BYTES, is_ignored};
+use super::log::publish;
+use super::mounts::{self, MountWatch};
+use super::{Desired, LastRead};
+use crate::blocking::{UNLIMITED, limited};
+use crate::units::time::Later;
+
+/// Looks for events are at least this far apart, so that a burst costs few.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// The longest rest after a look that took long.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// The shortest period of looks.
+const MIN_PERIOD: Duration = Duration::from_millis(10);
+
+/// The time in which the directory has to be listed.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where manifests are, and how to follow them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectorySource {
+    /// A directory of manifests, or one manifest.
+    pub path: PathBuf,
+    /// The node's name, in lower case.
+    pub node_name: String,
+    /// How often to look whatever inotify says; the kubelet's `fileCheckFrequency`.
+    pub rescan: Duration,
+    /// The folder where accepted manifests are kept over restarts; made when needed.
+    pub state: PathBuf,
+}
+
+impl DirectorySource {
+    /// Follows the manifests in a task of its own on the current runtime; see
+    /// [`DirectorySource::run`].
+    #[must_use]
+    pub fn spawn(self) -> watch::Receiver<Option<Desired>> {
+        let (sender, receiver) = watch::channel(None);
+        tokio::spawn(self.run(sender));
+        receiver
+    }
+
+    /// Follows the manifests until the last receiver is dropped, and ends with everything stored.
+    ///
+    /// The channel gets its first value after the first full look, and then all that is wanted,
+    /// each time that something changed. Must run on a runtime with time and I/O.
+    ///
+    /// # Panics
+    /// When reading a manifest does.
+    pub async fn run(self, sender: watch::Sender<Option<Desired>>) {
+        self.run_telling(sender, LastRead::default()).await;
+    }
+
+    /// The same, and tells each time that the manifests were read well.
+    pub(super) async fn run_telling(
+        mut self,
+        sender: watch::Sender<Option<Desired>>,
+        read: LastRead,
+    ) {
+        // A path that cannot be made absolute is found unreadable soon enough.
+        let path = std::path::absolute(&self.path).unwrap_or(self.path);
+        self.path = path.components().collect();
+        // Any other error is that the runtime has ended.
+        if let Err(Ok(panic)) = follow(self, sender, read)
+            .await
+            .map_err(JoinError::try_into_panic)
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Reads one manifest by the rules of the source: a regular file of at most 10 MiB.
+///
+/// # Errors
+/// Why the file is not read.
+pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
+    match files::read(CWD, path.as_os_str(), None) {
+        Found::Content { bytes, .. } => Ok(bytes),
+        Found::Unusable(problem) => Err(problem),
+        Found::Folder => Err("is a folder; a manifest must be a regular file".to_owned()),
+        Found::Nothing | Found::Unchanged | Found::Unanswered => Err("does not exist".to_owned()),
+    }
+}
+
+/// Reads one manifest from standard input, of at most 10 MiB too.
+///
+/// # Errors
+/// Why it is not read.
+pub fn read_standard_input() -> Result<Vec<u8>, String> {
+    let mut bytes = vec![];
+    let read = io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    match read {
+        Err(error) => Err(format!("cannot be read: {error}")),
+        Ok(_) if bytes.len() as u64 > MAX_BYTES => Err(format!(
+            "is larger than {MAX_BYTES} bytes, more than any manifest"
+        )),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// The manifests of a folder by the rules of the source, in the order of their names.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn manifests_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = vec![];
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !is_ignored(&entry.file_name()) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// Looks, publishes, stores and waits, until nobody listens any more.
+async fn follow(
+    config: DirectorySource,
+    sender: watch::Sender<Option<Desired>>,
+    read: LastRead,
+) -> Result<(), JoinError> {
+    let period = config.rescan.max(MIN_PERIOD);
+    let (mut directory, store) = spawn_blocking(|| Directory::open(config)).await?;
+    let mut keeper = Keeper::new(store);
+    let mut reader = Reader::new();
+    let mounts = MountWatch::new();
+    // What was written before the folder was watched was not heard of.
+    let mut heard = false;
+    loop {
+        let Some(listing) = list(&mut directory, &mut keeper, &mounts, &sender).await? else {
+            return keeper.finish().await;
+        };
+        let now = Instant::now();
+        let look;
+        (directory, reader, look) = spawn_blocking(move || {
+            let look = directory.look(&mut reader, listing, now, !heard);
+            (directory, reader, look)
+        })
+        .await?;
+        let Look {
+            desired,
+            sure,
+            again,
+        } = look;
+        if desired.unreadable.is_empty() {
+            read.now();
+        }
+        keeper.want(directory.to_keep(&desired));
+        if sure || sender.borrow().is_some() {
+            publish(&sender, desired);
+        }
+        keeper.start();
+
+        // Looks at a large folder leave others as much time as they take.
+        let soonest = Instant::now() + now.elapsed().clamp(BETWEEN_LOOKS, MAX_PAUSE);
+        let due = again.map_or(now.later(period), |again| again.min(now.later(period)));
+        loop {
+            tokio::select! {
+                () = sender.closed() => return keeper.finish().await,
+                done = keeper.done() => done?,
+                () = sleep_until(due.max(soonest).into()) => { heard = false; break }
+                () = mounts.changed() => { heard = false; break }
+                () = reader.wake.notified() => { heard = false; break }
+                () = directory.watch.listen() => if directory.watch.heard.look {
+                    heard = true;
+                    break;
+                }
+            }
+        }
+        sleep_until(soonest.into()).await;
+    }
+}
+
+/// Lists the folder, however long that takes. Once the limit has passed, what was accepted counts, and
+/// it is tried again beside what hangs when the path leads over other mounts. Gives nothing when nobody
+/// listens any more.
+async fn list(
+    directory: &mut Directory,
+    keeper: &mut Keeper,
+    mounts: &MountWatch,
+    sender: &watch::Sender<Option<Desired>>,
+) -> Result<Option<Listing>, JoinError> {
+    let since = Instant::now();
+    loop {
+        let way = mounts::on_the_way(&mounts::mountinfo(), directory.path());
+        let request = directory.begin_look();
+        let subject = format!("{} over mounts {way:?}", directory.path().display());
+        let listing = limited(&subject, UNLIMITED, move || Request::run(request));
+        tokio::pin!(listing);
+        loop {
+            tokio::select! {
+                listed = &mut listing => match listed {
+                    Ok(listing) => return Ok(Some(listing)),
+                    // It ends no sooner than in a year.
+                    Err(_) => break,
+                },
+                () = sender.closed() => return Ok(None),
+                done = keeper.done() => done?,
+                () = sleep_until(since.later(LIST_LIMIT).into()), if !directory.is_unanswered() => {
+                    publish(sender, directory.unanswered(since));
+                }
+                () = mounts.changed() => {
+                    if mounts::on_the_way(&mounts::mountinfo(), directory.path()) != way {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Which file each `ConfigMap` and `Secret` comes from.
+//!
+//! The rule is that of Pods: of several files that define one object, names with a usual ending come
+//! first, then the file that it already comes from, then the order of names. What is in use is never
+//! taken over by a newcomer of equal standing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::known::Known;
+use crate::manifest::objects::{Entries, Object, ObjectKey, ObjectKind, ObjectSet};
+use crate::manifest::{Problem, StaticPod};
+use crate::source::claims::{has_usual_ending, order};
+use crate::source::store::KeptObject;
+use crate::source::{Origin, Refused};
+
+/// The file that each object comes from, and what it held.
+#[derive(Debug, Default)]
+pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, Arc<Entries>)>);
+
+impl Owners {
+    /// What was in use before the agent's start.
+    pub(super) fn restore(&mut self, kept: &KeptObject) {
+        let owner = (kept.path.clone(), Arc::clone(&kept.entries));
+        self.0.insert(kept.key.clone(), owner);
+    }
+
+    /// Settles which objects count, and refuses the others.
+    pub(super) fn settle<'a>(
+        &mut self,
+        known: impl Iterator<Item = &'a Known>,
+    ) -> (ObjectSet, Vec<Refused>) {
+        let mut candidates: BTreeMap<&ObjectKey, Vec<(&Known, &Object)>> = BTreeMap::new();
+        for known in known {
+            for object in &known.objects {
+                let of_key = candidates.entry(&object.key).or_default();
+                of_key.push((known, object));
+            }
+        }
+        let mut set = ObjectSet::new();
+        let mut owners = BTreeMap::new();
+        let mut refused = vec![];
+        for (key, mut candidates) in candidates {
+            candidates.sort_by_cached_key(|(known, object)| self.rank(known, object));
+            let mut candidates = candidates.into_iter();
+            let Some((winner, object)) = candidates.next() else {
+                continue;
+            };
+            let path = &winner.claim.path;
+            set.insert(key.clone(), Arc::clone(&object.entries));
+            owners.insert(key.clone(), (path.clone(), Arc::clone(&object.entries)));
+            // While the winner may be gone, the others wait.
+            for (loser, _) in
+                candidates.filter(|(loser, _)| !winner.claim.gone && !loser.claim.gone)
+            {
+                refused.push(Refused {
+                    origin: Origin::File(loser.claim.path.clone()),
+                    problems: vec![duplicate(key, &loser.claim.path, path)],
+                    keeps: None,
+                });
+            }
+        }
+        self.0 = owners;
+        (set, refused)
+    }
+
+    /// Sorts the file that an object comes from first. One with the same content goes before others,
+    /// since a file may have been renamed.
+    fn rank(&self, known: &Known, object: &Object) -> impl Ord + use<> {
+        let Known { claim, .. } = known;
+        let owner = self.0.get(&object.key);
+        let owns = owner.is_some_and(|(path, _)| *path == claim.path);
+        let same = owner.is_some_and(|(_, entries)| *entries == object.entries);
+        (
+            claim.gone && !owns,
+            !has_usual_ending(&claim.path),
+            !owns,
+            !same,
+            order(&claim.path),
+        )
+    }
+
+    /// The objects that a Pod refers to, to be kept over a restart.
+    pub(super) fn used_by(&self, pod: &StaticPod) -> Vec<KeptObject> {
+        let of_kind = |kind| {
+            move |name: &String| ObjectKey {
+                kind,
+                namespace: pod.key.namespace.clone(),
+                name: name.clone(),
+            }
+        };
+        let config_maps = pod.objects.config_maps.keys();
+        let secrets = pod.objects.secrets.keys();
+        let config_maps = config_maps.map(of_kind(ObjectKind::ConfigMap));
+        let keys = config_maps.chain(secrets.map(of_kind(ObjectKind::Secret)));
+        let kept = keys.filter_map(|key| {
+            let (path, entries) = self.0.get(&key)?;
+            Some(KeptObject {
+                path: path.clone(),
+                key,
+                entries: Arc::clone(entries),
+            })
+        });
+        kept.collect()
+    }
+}
+
+/// Returns the files with a `ConfigMap` or `Secret` that another one has already, each with its problem,
+/// where none of them is in use.
+pub fn duplicate_objects<'a>(
+    objects: impl IntoIterator<Item = (&'a Path, &'a ObjectKey)>,
+) -> Vec<(PathBuf, Problem)> {
+    let mut objects: Vec<_> = objects.into_iter().collect();
+    objects.sort_by_key(|(path, _)| (!has_usual_ending(path), order(path)));
+    let mut owners: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
+    let again = objects.into_iter().filter_map(|(path, key)| {
+        let winner = *owners.entry(key).or_insert(path);
+        (winner != path).then(|| (path.to_owned(), duplicate(key, path, winner)))
+    });
+    again.collect()
+}
+
+fn duplicate(key: &ObjectKey, path: &Path, winner: &Path) -> Problem {
+    let field = "metadata.name".to_owned();
+    let (path, winner) = (path.display(), winner.display());
+    let again = "remove one of the two or give it another name";
+    let message =
+        format!("{key} is defined by {winner} already, so {path} does not count; {again}");
+    Problem {
+        field,
+        ..Problem::of_file(message)
+    }
+}

@@ -1,0 +1,272 @@
+//! What the files of the folder say: which are read, in which order, and what is taken in.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::FileType;
+use sha2::{Digest, Sha256};
+
+use super::crowd::{BUDGET, MAX_NEW};
+use super::known::{Known, Seen};
+use super::look::Directory;
+use super::place::Contents;
+use super::reader::{FILE_LIMIT, Job, Reader};
+use crate::manifest::{self, Problem};
+use crate::source::files::{Entry, Found};
+
+/// A file found changed without an event is taken when it is at least this old.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// The files to read, in this order.
+#[derive(Debug, Default)]
+struct Plan {
+    jobs: Vec<Job>,
+    /// How many of them are read in any case, since something runs from them.
+    good: usize,
+    /// How many of them are read as soon as there is time.
+    due: usize,
+    /// How many more there are.
+    later: usize,
+}
+
+impl Directory {
+    /// Takes in everything that the folder holds. Gives what is missing where the one manifest is, or
+    /// why the folder does not count.
+    pub(super) fn survey(
+        &mut self,
+        reader: &mut Reader,
+        contents: &Contents,
+        now: Instant,
+        cautious: bool,
+    ) -> Option<String> {
+        let is_empty = contents.names.entries.is_empty();
+        if is_empty && let Some(why) = self.describe_unmounted(&contents.place) {
+            self.unread = 0;
+            self.forget_absences();
+            return Some(why);
+        }
+        let before = self.identity.replace(contents.identity);
+        if before.is_some_and(|before| before != contents.identity) {
+            self.replaced = Some(now);
+        }
+        let vanished = self.read_files(reader, contents, now, cautious);
+        let present = |name: &OsStr| {
+            let entry = contents.entry(name).filter(|_| !vanished.contains(name));
+            entry.map(|entry| entry.inode)
+        };
+        self.watch.heard.retain(|name| present(name).is_some());
+        self.rest.retain(|name| present(name).is_some());
+        reader.retain(|name| present(name).is_some());
+        if self.unread == 0 {
+            self.is_first_pass = false;
+        }
+        let inode = |path: &Path| match &contents.only {
+            Some(only) => present(only),
+            None => present(path.file_name()?),
+        };
+        self.note_absences(inode, &contents.names.ignored, now);
+        let good = |known: &Known| !known.claim.gone && known.is_good();
+        if self.known.values().any(good) {
+            self.place = Some(contents.place.clone());
+        }
+        let waiting = contents.only.is_some() && contents.names.entries.is_empty();
+        waiting.then(|| self.describe_missing())
+    }
+
+    /// Reads and takes in the files, as far as the time of a look goes. Gives the names that turned out
+    /// to be no manifests.
+    fn read_files(
+        &mut self,
+        reader: &mut Reader,
+        contents: &Contents,
+        now: Instant,
+        cautious: bool,
+    ) -> HashSet<OsString> {
+        let plan = self.plan(contents, now, cautious);
+        let Plan {
+            jobs,
+            good,
+            due,
+            later,
+        } = plan;
+        let mut vanished = HashSet::new();
+        let mut given = 0;
+        let mut others_since = None;
+        let path = self.manifest_path.clone();
+        reader.read(&contents.folder, &path, jobs, |name, found| {
+            given += 1;
+            let is_rest = given > due;
+            // Whoever wrote to a file before it was read was heard of by now.
+            self.watch.drain(now);
+            if self.watch.heard.was_touched(&name) {
+                self.watch.heard.look = true;
+            } else if !self.take_in(contents, &name, found, now, cautious) {
+                vanished.insert(name.clone());
+            }
+            if is_rest {
+                self.rest.looked_at(name);
+            }
+            if given < good {
+                return ControlFlow::Continue(());
+            }
+            let since = others_since.get_or_insert_with(Instant::now);
+            if given > good && since.elapsed() >= BUDGET {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        self.unread = due.saturating_sub(given) + later;
+        vanished
+    }
+
+    /// What to read: files that something runs from, those that something was heard of, those that are
+    /// listed as refused, those that never were read, and some of the rest.
+    fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> Plan {
+        let mut classes = [const { vec![] }; 4];
+        let mut later = 0;
+        for entry in &contents.names.entries {
+            // A link is never written to itself.
+            let written = entry.kind != FileType::Symlink;
+            if written && self.watch.heard.is_being_written(&entry.name, now) {
+                continue;
+            }
+            let known = self.known.get(&self.path_of(contents, &entry.name));
+            let class = match known {
+                Some(known) if known.is_good() => 0,
+                _ if self.news.contains(&entry.name) => 1,
+                Some(_) => 2,
+                None if self.rest.contains(&entry.name) => continue,
+                None => 3,
+            };
+            if class == 3 && classes[3].len() >= MAX_NEW {
+                later += 1;
+            } else {
+                classes[class].push(job(entry, known));
+            }
+        }
+        for class in &mut classes {
+            // Links may lead to where nothing answers.
+            class.sort_by_key(|job| job.kind == FileType::Symlink);
+        }
+        let good = classes[0].len();
+        let mut jobs: Vec<Job> = classes.into_iter().flatten().collect();
+        let due = jobs.len();
+        if cautious && later == 0 {
+            let names = contents.names.entries.iter();
+            let rest = self.rest.next(names.map(|entry| entry.name.as_os_str()));
+            let rest = rest.into_iter().filter(|name| !self.news.contains(*name));
+            jobs.extend(rest.filter_map(|name| {
+                Some(Job {
+                    stamp: self.rest.stamp(name),
+                    ..job(contents.entry(name)?, None)
+                })
+            }));
+        }
+        Plan {
+            jobs,
+            good,
+            due,
+            later,
+        }
+    }
+
+    /// The manifest path that a name in the folder stands for.
+    fn path_of(&self, contents: &Contents, name: &OsStr) -> PathBuf {
+        match contents.only {
+            Some(_) => self.manifest_path.clone(),
+            None => self.manifest_path.join(name),
+        }
+    }
+
+    /// Takes in what reading a file gave. False when there is no manifest under this name.
+    fn take_in(
+        &mut self,
+        contents: &Contents,
+        name: &OsStr,
+        found: Found,
+        now: Instant,
+        cautious: bool,
+    ) -> bool {
+        let path = self.path_of(contents, name);
+        let heard = &mut self.watch.heard;
+        let holds = self
+            .known
+            .get(&path)
+            .is_some_and(|known| known.claim.held.is_some());
+        let problem = match found {
+            Found::Nothing => return false,
+            Found::Folder if !holds => return false,
+            Found::Folder => "is a symbolic link to a folder".to_owned(),
+            Found::Unusable(problem) => problem,
+            Found::Unanswered => format!(
+                "did not answer within {}s, as a file on a mount that hangs; it is read once it answers",
+                FILE_LIMIT.as_secs()
+            ),
+            Found::Unchanged => {
+                heard.finished(name);
+                return true;
+            }
+            Found::Content {
+                stamp,
+                bytes,
+                steady,
+            } => {
+                let wall = SystemTime::now();
+                let new = self.known.get(&path).and_then(Known::stamp) != Some(&stamp);
+                let young = cautious && new && stamp.modified_within(SETTLED, wall);
+                if (young || !steady) && !heard.waited_long(name, now) {
+                    heard.wrote(name, now);
+                    return true;
+                }
+                heard.finished(name);
+                let racy = stamp.racy(wall);
+                let seen = Seen {
+                    stamp,
+                    racy,
+                    digest: Sha256::digest(&bytes).into(),
+                };
+                self.rest.remove(name);
+                self.take_content(path, seen, &bytes);
+                return true;
+            }
+        };
+        heard.finished(name);
+        self.rest.remove(name);
+        let known = self
+            .known
+            .entry(path)
+            .or_insert_with_key(|path| Known::new(path.clone()));
+        known.seen = None;
+        known.refuse(vec![Problem::of_file(problem)]);
+        true
+    }
+
+    /// Takes in a file's content, which is parsed only when it is another one.
+    fn take_content(&mut self, path: PathBuf, seen: Seen, bytes: &[u8]) {
+        let known = self
+            .known
+            .entry(path)
+            .or_insert_with_key(|path| Known::new(path.clone()));
+        let before = known.seen.replace(seen);
+        if before.is_some_and(|before| before.digest == seen.digest) {
+            return;
+        }
+        match manifest::parse_file(bytes, &self.node_name) {
+            Ok(manifest) => known.accept(manifest),
+            Err(problems) => known.refuse(problems),
+        }
+    }
+}
+
+fn job(entry: &Entry, known: Option<&Known>) -> Job {
+    Job {
+        name: entry.name.clone(),
+        inode: entry.inode,
+        kind: entry.kind,
+        stamp: known.and_then(Known::trusted_stamp).copied(),
+    }
+}

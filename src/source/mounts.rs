@@ -1,0 +1,214 @@
+//! Mounts: which one a folder lies on, and notice of their changes.
+//!
+//! A folder that is a mount point shows an empty folder of another file system once it is unmounted,
+//! and nothing but the mount tells the two apart. What is remembered of a mount holds over a boot,
+//! where device numbers may not.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::debug;
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The file system that a folder lies on, and where that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The boot in which the device had its number.
+    boot: String,
+    device: u64,
+    /// `None` where the mount is not visible.
+    mount: Option<Mount>,
+}
+
+/// One line of mountinfo, as far as it says which mount this is (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Mount {
+    point: String,
+    root: String,
+    #[serde(rename = "type")]
+    kind: String,
+    source: String,
+}
+
+impl Place {
+    /// The place of an open folder.
+    ///
+    /// # Errors
+    /// The folder cannot be looked at.
+    pub(super) fn of(folder: BorrowedFd) -> Result<Self, Errno> {
+        let device = fstat(folder)?.st_dev;
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let boot = boot.trim().to_owned();
+        let mount = mount_of(folder);
+        Ok(Self {
+            boot,
+            device,
+            mount,
+        })
+    }
+
+    /// True when both are the same mount of the same file system. Devices are compared within one
+    /// boot only.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let same_device = self.device == other.device || self.boot != other.boot;
+        let same_mount = match (&self.mount, &other.mount) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        same_device && same_mount
+    }
+
+    /// The mount as an operator knows it.
+    pub(super) fn describe(&self) -> String {
+        match &self.mount {
+            Some(Mount {
+                point,
+                kind,
+                source,
+                ..
+            }) => format!("{source} ({kind}) mounted on {point}"),
+            None => format!("device {}", self.device),
+        }
+    }
+}
+
+/// The mount of an open folder, by its number.
+fn mount_of(folder: BorrowedFd) -> Option<Mount> {
+    let info = format!("/proc/self/fdinfo/{}", folder.as_raw_fd());
+    let info = fs::read_to_string(info).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let id = id.trim();
+    let mounts = mountinfo();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').next() == Some(id))?;
+    parse(line)
+}
+
+/// A line: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS FIELDS… - TYPE SOURCE OPTIONS`.
+fn parse(line: &str) -> Option<Mount> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut front = front.split(' ').skip(3);
+    let (root, point) = (front.next()?, front.next()?);
+    let mut back = back.split(' ');
+    let (kind, source) = (back.next()?, back.next()?);
+    Some(Mount {
+        point: point.to_owned(),
+        root: root.to_owned(),
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+    })
+}
+
+/// All mounts of this process; empty where they cannot be read.
+pub(super) fn mountinfo() -> String {
+    let bytes = fs::read(MOUNTINFO).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
+/// other numbers.
+pub(super) fn on_the_way(mountinfo: &str, path: &Path) -> Vec<u64> {
+    let lines = mountinfo.lines().filter(|line| {
+        let point = line.split(' ').nth(4);
+        // Blanks and the like are escaped, and such mounts not found here.
+        point.is_some_and(|point| path.starts_with(point))
+    });
+    let ids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
+    ids.collect()
+}
+
+/// Notice of changes of the mounts.
+#[derive(Debug)]
+pub(super) struct MountWatch(Option<AsyncFd<File>>);
+
+impl MountWatch {
+    /// Must run inside the runtime. Where changes cannot be noticed, none is.
+    pub(super) fn new() -> Self {
+        let watch = File::open(MOUNTINFO).and_then(|file| {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for the sake of types that change their descriptor; \
+                          File owns one and keeps it"
+            )]
+            AsyncFd::with_interest(file, Interest::PRIORITY)
+        });
+        Self(
+            watch
+                .inspect_err(|error| debug!(%error, "mounts cannot be watched"))
+                .ok(),
+        )
+    }
+
+    /// Waits for the next change. May be cancelled.
+    pub(super) async fn changed(&self) {
+        let Some(watch) = &self.0 else {
+            return std::future::pending().await;
+        };
+        match watch.ready(Interest::PRIORITY).await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const NFS: &str = "36 35 0:40 / /etc/kubernetes/manifests rw,noatime shared:1 master:2 - nfs4 \
+                       filer:/export rw,hard";
+
+    fn place(boot: &str, device: u64, line: &str) -> Place {
+        Place {
+            boot: boot.to_owned(),
+            device,
+            mount: parse(line),
+        }
+    }
+
+    #[test]
+    fn a_mount_is_told_from_what_lies_beneath_it_over_boots() {
+        let root = "25 1 8:1 / / rw - ext4 /dev/sda1 rw";
+        let bind = "37 25 8:1 /srv/manifests /etc/kubernetes/manifests rw - ext4 /dev/sda1 rw";
+        for (one, other, same) in [
+            (place("a", 40, NFS), place("a", 40, NFS), true),
+            (place("a", 40, NFS), place("b", 41, NFS), true),
+            // Another file system is mounted in its place.
+            (place("a", 40, NFS), place("a", 41, NFS), false),
+            (place("a", 40, NFS), place("a", 1, root), false),
+            (place("a", 40, NFS), place("b", 40, root), false),
+            // One device, seen through another mount.
+            (place("a", 1, bind), place("a", 1, root), false),
+            (place("a", 1, root), place("a", 1, ""), true),
+        ] {
+            assert_eq!(one.is_same(&other), same, "{one:?} {other:?}");
+        }
+        let described = place("a", 40, NFS).describe();
+        assert_eq!(
+            described,
+            "filer:/export (nfs4) mounted on /etc/kubernetes/manifests"
+        );
+    }
+
+    #[test]
+    fn the_place_of_a_folder_is_found() {
+        let proc = File::open("/proc").unwrap();
+        let place = Place::of(proc.as_fd()).unwrap();
+        assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
+        assert!(place.is_same(&Place::of(proc.as_fd()).unwrap()));
+        let way = on_the_way(&mountinfo(), Path::new("/proc/self"));
+        assert!(!way.is_empty());
+        assert_ne!(way, on_the_way(&mountinfo(), Path::new("/etc")));
+    }
+}
