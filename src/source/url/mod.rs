@@ -213,6 +213,7 @@ impl Poller {
             // Whatever of it could not be read is not known to be unwanted.
             self.unknown = self.complaint.is_some();
             self.index.current = Some(current);
+            self.index.changed = kept.changed;
             if kept.url == self.index.url {
                 self.index.validators = kept.validators;
             }
