@@ -270,7 +270,7 @@ async fn a_folder_full_of_junk_keeps_no_good_manifest_waiting() {
     let root = tempfile::tempdir().unwrap();
     let path = folder(root.path().join("manifests"));
     for i in 0..5000 {
-        fs::write(path.join(format!("{i}")), format!("kind: [ # {i}")).unwrap();
+        fs::write(path.join(format!("junk{i}")), format!("kind: [ # {i}")).unwrap();
     }
     rename_in(&path.join("z.yaml"), pod("z", 1));
     let mut agent = Agent::start_at(root, "manifests", NEVER);
@@ -289,12 +289,12 @@ async fn a_folder_full_of_junk_keeps_no_good_manifest_waiting() {
         })
         .await;
     // One of those that are not listed is mended.
-    rename_in(&agent.at("4999"), pod("mended", 1));
+    rename_in(&agent.at("junk4999"), pod("mended", 1));
     agent
         .sees("the mended", |desired| desired.version("mended").is_some())
         .await;
     for i in 0..4999 {
-        fs::remove_file(agent.at(&format!("{i}"))).unwrap();
+        fs::remove_file(agent.at(&format!("junk{i}"))).unwrap();
     }
     let desired = agent
         .sees("all junk is gone", |desired| {
