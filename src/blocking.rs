@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::units::time::Later;
+use crate::units::time::{LONGEST, Later};
 
 /// The most operations with a limit that are under way in the whole process, hanging ones included.
 const MAX_THREADS: usize = 256;
@@ -23,7 +23,7 @@ const MAX_THREADS: usize = 256;
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The limit of work that may take as long as it does, and is waited for beside other things.
-pub(crate) const UNLIMITED: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const UNLIMITED: Duration = LONGEST;
 
 /// Runs file work off the tasks' thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -37,7 +37,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject} has not answered for {}", seconds(*waited))]
 pub(crate) struct TimedOut {
-    /// The path, or whatever else the caller named.
+    /// The path, or what else the caller named.
     pub(crate) subject: String,
     /// Time since the operation that hangs began.
     pub(crate) waited: Duration,
@@ -134,7 +134,7 @@ fn under_way() -> MutexGuard<'static, HashMap<String, UnderWay>> {
 #[derive(Debug)]
 struct Turn {
     subject: String,
-    /// Dropped after the subject is free, which tells those who wait for it.
+    /// Dropped after the subject is free, which notifies those who wait for it.
     _ended: watch::Sender<()>,
 }
 

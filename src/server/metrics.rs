@@ -170,8 +170,9 @@ impl Gauges {
         let ready = told.iter().filter(|(_, told)| told.is_ready());
         self.pods_ready.set(count(ready.count()));
         if let Some(desired) = &*state.desired.borrow() {
-            self.refused
-                .set(count(desired.refused.len() + desired.unlisted));
+            self.refused.set(count(
+                desired.refused.len().saturating_add(desired.unlisted),
+            ));
             self.unreadable.set(count(desired.unreadable.len()));
         }
         self.source_age.reset();

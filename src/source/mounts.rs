@@ -1,7 +1,7 @@
 //! Mounts: which one a folder lies on, and notice of their changes.
 //!
 //! A folder that is a mount point shows an empty folder of another file system once it is unmounted,
-//! and nothing but the mount tells the two apart. What is remembered of a mount holds over a boot,
+//! and only the mount distinguishes the two. What is remembered of a mount holds over a boot,
 //! where device numbers may not.
 
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub(super) struct Place {
     mount: Option<Mount>,
 }
 
-/// One line of mountinfo, as far as it says which mount this is (proc_pid_mountinfo(5)).
+/// One line of mountinfo, as far as it says which mount this is (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Mount {
     point: String,

@@ -1,9 +1,10 @@
 //! Accepted manifests on disk, so that a broken edit does not stop a Pod over a restart either.
 //!
 //! One file for each manifest path that a Pod runs from, named by the path's hash and holding the
-//! document as it was written, the ConfigMaps and Secrets that the Pod refers to, and the mount that the
-//! manifest lay on. It is never a reason to run a Pod by itself: the directory source decides. A file is written aside, synced and renamed, so that it is whole or not there; one that
-//! cannot be read is logged, skipped and left alone.
+//! document as it was written, the `ConfigMap`s and `Secret`s that the Pod refers to, and the mount that
+//! the manifest lay on. It is never a reason to run a Pod by itself: the directory source decides. A file
+//! is written aside, synced and renamed, so that it is whole or not there; one that cannot be read is
+//! logged, skipped and left alone.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -97,7 +97,7 @@ impl Rest {
                 return true;
             }
             if count < MAX_LISTED {
-                count += 1;
+                count = count.saturating_add(1);
                 of_file.is_listed = true;
                 return true;
             }
@@ -109,7 +109,7 @@ impl Rest {
             false
         });
         if count < MAX_LISTED / 2 {
-            let room = MAX_LISTED - count;
+            let room = MAX_LISTED.saturating_sub(count);
             let names: Vec<_> = self.files.keys().take(room).cloned().collect();
             for name in names {
                 self.files.remove(&name);

@@ -245,7 +245,7 @@ impl Directory {
         self.rest.cut(desired, &mut self.known, is_complete);
     }
 
-    /// Why the manifests cannot be read.
+    /// The message for manifests that cannot be read for this reason.
     fn describe(&self, why: &str) -> String {
         let path = self.manifest_path.display();
         if self.has_accepted() {
@@ -269,7 +269,7 @@ impl Directory {
         )
     }
 
-    /// Why a folder without manifests does not count, if so: it lies on another mount than those that
+    /// The reason for which a folder without manifests does not count, if there is one: it lies on another mount than those that
     /// were accepted from it.
     pub(super) fn describe_unmounted(&self, place: &mounts::Place) -> Option<String> {
         let before = self

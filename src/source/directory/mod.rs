@@ -2,7 +2,7 @@
 //!
 //! Each look reads the whole state and gives a whole [`Desired`]; events and time only say when to
 //! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
-//! read; what is published was read from files that nobody was heard writing to; and whatever does not
+//! read; what is published was read from files that nobody was heard writing to; and what does not
 //! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
 
 mod absences;
@@ -27,8 +27,8 @@ use tokio::time::sleep_until;
 
 use self::keeper::Keeper;
 use self::look::{Directory, Look};
-use self::place::{Listing, Request};
 pub use self::objects::duplicate_objects;
+use self::place::{Listing, Request};
 use self::reader::Reader;
 use super::files::{self, Found, MAX_BYTES, is_ignored};
 use super::log::publish;
@@ -187,7 +187,7 @@ async fn follow(
         keeper.start();
 
         // Looks at a large folder leave others as much time as they take.
-        let soonest = Instant::now() + now.elapsed().clamp(BETWEEN_LOOKS, MAX_PAUSE);
+        let soonest = Instant::now().later(now.elapsed().clamp(BETWEEN_LOOKS, MAX_PAUSE));
         let due = again.map_or(now.later(period), |again| again.min(now.later(period)));
         loop {
             tokio::select! {

@@ -144,7 +144,7 @@ impl Threads {
                 is_kept
             });
         }
-        before - self.queue.len()
+        before.saturating_sub(self.queue.len())
     }
 
     /// True when every file that is being read takes this long, and one is.
@@ -241,7 +241,7 @@ impl Reader {
     ) {
         while outstanding > 0 {
             if let Ok(done) = receiver.recv_timeout(STUCK) {
-                outstanding -= 1;
+                outstanding = outstanding.saturating_sub(1);
                 if let Some(hanging) = done.hanging {
                     self.hanging.insert(done.name.clone(), hanging);
                 }
@@ -255,8 +255,9 @@ impl Reader {
             if !threads.are_all_stuck(STUCK) {
                 continue;
             }
-            let stuck = threads.slots.iter().flatten().count() + self.left.load(Ordering::Relaxed);
-            outstanding -= threads.thin_out(stuck, rest);
+            let left = self.left.load(Ordering::Relaxed);
+            let stuck = threads.slots.iter().flatten().count().saturating_add(left);
+            outstanding = outstanding.saturating_sub(threads.thin_out(stuck, rest));
             let is_empty = threads.queue.is_empty();
             if is_empty && threads.are_all_stuck(FILE_LIMIT) {
                 rest.extend(threads.slots.iter().flatten().map(|slot| slot.name.clone()));

@@ -93,11 +93,11 @@ impl Directory {
             later,
         } = plan;
         let mut vanished = HashSet::new();
-        let mut given = 0;
+        let mut given = 0_usize;
         let mut others_since = None;
         let path = self.manifest_path.clone();
         reader.read(&contents.folder, &path, jobs, |name, found| {
-            given += 1;
+            given = given.saturating_add(1);
             let is_rest = given > due;
             // Whoever wrote to a file before it was read was heard of by now.
             self.watch.drain(now);
@@ -119,7 +119,7 @@ impl Directory {
                 ControlFlow::Continue(())
             }
         });
-        self.unread = due.saturating_sub(given) + later;
+        self.unread = due.saturating_sub(given).saturating_add(later);
         vanished
     }
 
@@ -143,7 +143,7 @@ impl Directory {
                 None => 3,
             };
             if class == 3 && classes[3].len() >= MAX_NEW {
-                later += 1;
+                later = usize::saturating_add(later, 1);
             } else {
                 classes[class].push(job(entry, known));
             }

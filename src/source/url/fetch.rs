@@ -392,7 +392,7 @@ fn too_large() -> Failure {
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut plain = vec![];
     let mut decoder = GzDecoder::new(packed);
-    let mut bounded = Read::by_ref(&mut decoder).take(MAX_DOCUMENT as u64 + 1);
+    let mut bounded = Read::by_ref(&mut decoder).take((MAX_DOCUMENT as u64).saturating_add(1));
     bounded
         .read_to_end(&mut plain)
         .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;
