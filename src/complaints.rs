@@ -28,7 +28,9 @@ impl Complaints {
         };
         let now = Instant::now();
         let known = self.0.get(subject);
-        if known.is_some_and(|known| known.text == text && now - known.logged < REPEAT) {
+        let is_told =
+            |known: &Problem| known.text == text && now.duration_since(known.logged) < REPEAT;
+        if known.is_some_and(is_told) {
             return false;
         }
         let problem = Problem {

@@ -635,7 +635,7 @@ impl std::fmt::Display for Missing {
 }
 
 impl Missing {
-    /// The same in the kubelet's words (pkg/kubelet/kubelet_pods.go, pkg/volume/configmap, `secret`).
+    /// The same in the kubelet's words (`pkg/kubelet/kubelet_pods.go`, `pkg/volume/configmap`).
     #[must_use]
     pub fn event_message(&self, namespace: &str) -> String {
         let Self {

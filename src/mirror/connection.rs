@@ -138,12 +138,13 @@ impl Connection {
         let mut config = config;
         let mut plugin = None;
         if let Some(exec) = exec_plugin(&mut config.auth_info) {
-            let credential = match fresh {
-                Some(fresh) => fresh,
-                None => tokio::select! {
+            let credential = if let Some(fresh) = fresh {
+                fresh
+            } else {
+                tokio::select! {
                     printed = plugin::run(&exec) => printed.map_err(|e| of_plugin(kubeconfig, &e))?,
                     () = files.change() => return Ok(None),
-                },
+                }
             };
             plugin = Some((exec, credential.expires));
             show_credential(&mut config.auth_info, credential);
@@ -403,7 +404,7 @@ mod tests {
                     let mut chunk =
                         format!("{begin}\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
                     while stream.write_all(&chunk).await.is_ok() {
-                        chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+                        chunk = [b"10000\r\n", &vec![b'x'; 0x10000][..], b"\r\n"].concat();
                     }
                 });
             }

@@ -217,7 +217,9 @@ impl Table {
 
     /// Ends one connection of those that wait; `false` where there is none.
     fn drop_waiting(&mut self, most: usize) -> bool {
-        let too_many = |(phase, part): &&(Phase, usize)| self.count(*phase) > most / part;
+        let too_many = |(phase, part): &&(Phase, usize)| {
+            self.count(*phase) > most.checked_div(*part).unwrap_or(0)
+        };
         let phase = match PARTS.iter().find(too_many) {
             Some((phase, _)) => *phase,
             None if self.count(Phase::Silent) > 0 => Phase::Silent,

@@ -218,7 +218,7 @@ mod tests {
     struct Records {
         stream: DuplexStream,
         written: Vec<u8>,
-        records: Arc<Mutex<Vec<String>>>,
+        flushed: Arc<Mutex<Vec<String>>>,
     }
 
     impl AsyncRead for Records {
@@ -246,7 +246,7 @@ mod tests {
             let written = std::mem::take(&mut self.written);
             if !written.is_empty() {
                 let record = String::from_utf8(written).unwrap();
-                self.records.lock().unwrap().push(record);
+                self.flushed.lock().unwrap().push(record);
             }
             Poll::Ready(Ok(()))
         }
@@ -267,7 +267,7 @@ mod tests {
         let stream = Records {
             stream: far,
             written: vec![],
-            records: Arc::clone(&records),
+            flushed: Arc::clone(&records),
         };
         let place = place();
         let wire = Wire::new(stream, Arc::clone(&place));
