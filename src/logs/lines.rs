@@ -182,16 +182,16 @@ pub(crate) fn count(
     source: impl Read,
     mut go_on: impl FnMut() -> io::Result<()>,
 ) -> io::Result<(usize, usize)> {
-    let (mut whole, mut open) = (0, [false; 2]);
+    let (mut whole, mut open) = (0_usize, [false; 2]);
     let mut reader = LineReader::new(source);
     let mut take = |line: RawLine<'_>| {
         go_on()?;
         match Part::parse(line.text).filter(|_| line.begins) {
             Some(part) => {
-                whole += usize::from(part.is_last);
+                whole = whole.saturating_add(part.is_last.into());
                 open[usize::from(part.is_error)] = !part.is_last;
             }
-            None => whole += usize::from(line.begins),
+            None => whole = whole.saturating_add(line.begins.into()),
         }
         Ok(())
     };
@@ -235,9 +235,9 @@ impl<R: Read> LineReader<R> {
             let mut rest = &chunk[..length];
             while let Some(end) = rest.iter().position(|b| *b == b'\n') {
                 self.give(&rest[..end], true, &mut take)?;
-                rest = &rest[end + 1..];
+                rest = &rest[end.saturating_add(1)..];
             }
-            if self.begun.len() + rest.len() > MAX_LINE {
+            if self.begun.len().saturating_add(rest.len()) > MAX_LINE {
                 self.give(rest, false, &mut take)?;
             } else {
                 self.begun.extend(rest);

@@ -215,20 +215,20 @@ impl Environment {
     ) -> Option<String> {
         let mut out = String::new();
         for piece in pieces(text) {
-            let (text, around) = match piece {
-                Piece::Text(text) => (text, false),
+            let texts = match piece {
+                Piece::Text(text) => ["", text, ""],
                 Piece::Reference(name) => {
                     let value = self.values.get(name).map(String::as_str);
                     on_name(name, value);
-                    (value.unwrap_or(name), value.is_none())
+                    value.map_or(["$(", name, ")"], |value| ["", value, ""])
                 }
             };
-            let around = if around { ["$(", ")"] } else { ["", ""] };
-            let more = around[0].len() + text.len() + around[1].len();
-            if more > limit.saturating_sub(out.len()) {
-                return None;
+            for text in texts {
+                if text.len() > limit.saturating_sub(out.len()) {
+                    return None;
+                }
+                out.push_str(text);
             }
-            out.extend([around[0], text, around[1]]);
         }
         Some(out)
     }
