@@ -476,7 +476,7 @@ impl PodTask {
             Ok(answer) => answer.pod_sandbox_id,
             Err(error) => {
                 self.pass_reserved_name(subject, attempt, &error).await;
-                return Err(error.into());
+                return Err(run_sandbox_failure(&version, error));
             }
         };
         self.memory.made.insert(subject, context.clock.now());
@@ -1528,6 +1528,19 @@ fn sandbox_failure(message: String) -> Failure {
     Failure::Node {
         reason: "FailedCreatePodSandBox",
         message,
+    }
+}
+
+/// Returns the failure to run a sandbox. A call without an answer has no cause of its own: what takes long
+/// in it is the network.
+fn run_sandbox_failure(version: &StaticPod, error: Error) -> Failure {
+    let spec = version.pod.spec.as_ref();
+    let on_host = spec.is_some_and(|s| s.host_network == Some(true));
+    match error {
+        Error::Deadline { ref message, .. } if message.is_empty() && !on_host => {
+            sandbox_failure(format!("{error}; the network plugin (CNI) may not answer"))
+        }
+        error => error.into(),
     }
 }
 

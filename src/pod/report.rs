@@ -176,6 +176,8 @@ pub fn report(
         uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
         ..PodReport::default()
     };
+    let known = view.memory.versions.get(&report.uid);
+    report.total = known.map_or(0, |version| containers(version).len());
     let record = records.get(&report.uid);
     let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();

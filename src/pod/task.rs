@@ -21,7 +21,7 @@ use super::events::{About, EventKind, Events};
 use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
 use super::last_words::last_words;
-use super::memory::{Memory, PostStart};
+use super::memory::{Memory, PostStart, Subject};
 use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Listed};
@@ -807,8 +807,11 @@ impl PodTask {
                 Some(None) => {}
             }
         }
-        for old in before.sandboxes.iter().filter(|s| s.ready) {
-            let ready = |s: &super::observed::Sandbox| s.id == old.id && s.ready;
+        // One whose stop failed has been stopped all the same.
+        let removal = |s: &Sandbox| Subject::Removal(s.id.clone());
+        let died = |s: &&Sandbox| s.ready && !self.memory.failures.contains_key(&removal(s));
+        for old in before.sandboxes.iter().filter(died) {
+            let ready = |s: &Sandbox| s.id == old.id && s.ready;
             if !self.observed.sandboxes.iter().any(ready) {
                 warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
             }
@@ -948,7 +951,6 @@ impl PodTask {
 
     /// Forgets what concerns sandboxes and containers that are gone.
     fn prune(&mut self) {
-        use super::memory::Subject;
         let observed = &self.observed;
         let there = |id: &String| {
             observed.sandboxes.iter().any(|s| &s.id == id)
