@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Outcome, Target, start_of};
 use crate::cri::Error;
-use crate::cri::v1::ExecSyncResponse;
+use crate::cri::v1::{ExecSyncResponse, VersionRequest};
 use crate::units::time::Later;
 
 /// How much later than the runtime a round finds that its time is over: the runtime's answer comes
@@ -24,6 +24,8 @@ const SLACK: Duration = Duration::from_millis(200);
 /// since each may have left a process.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_PATIENCE: Duration = Duration::from_secs(3600);
+/// How soon a runtime answers that is not stuck itself.
+const ALIVE: Duration = Duration::from_secs(2);
 
 /// The call of a probe that its round did not see the end of. It ends with its owner.
 #[derive(Debug, Default)]
@@ -37,6 +39,8 @@ struct State {
     until: Option<Instant>,
     /// Calls in a row that were given up.
     given_up: u32,
+    /// The runtime answered nothing when the last round was over.
+    is_silent: bool,
 }
 
 impl State {
@@ -51,6 +55,7 @@ impl State {
             Some(_) => self.given_up = 0,
             None => {}
         }
+        self.is_silent &= ended.is_none();
         Some(ended.map(|joined| match joined {
             Ok(answer) => answer,
             // A panic of the call's is the probe's.
@@ -62,6 +67,28 @@ impl State {
                 }),
             },
         }))
+    }
+
+    /// Outcome of a round whose call was not answered in time. A runtime that answers nothing at all says
+    /// nothing about the container: a healthy one is not restarted for that, and the call is given up.
+    async fn unanswered(
+        &mut self,
+        target: &Target,
+        command: &[String],
+        limit: Duration,
+    ) -> Outcome {
+        let asked = target.client.version(VersionRequest::default());
+        let answered = timeout(ALIVE, asked).await;
+        let was_silent = std::mem::replace(&mut self.is_silent, !matches!(answered, Ok(Ok(_))));
+        let error = match answered {
+            Ok(Ok(_)) if !was_silent => return timed_out(command, limit),
+            // What it was asked while it was stuck may never be answered.
+            Ok(Ok(_)) => "the container runtime did not answer until now".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the container runtime does not answer".to_owned(),
+        };
+        self.call = JoinSet::new();
+        Outcome::Error(error)
     }
 
     /// How long a call may go on after its round.
@@ -81,16 +108,9 @@ pub(super) async fn probe(
 ) -> Outcome {
     let mut state = open.0.lock().await;
     let command = action.command.clone().unwrap_or_default();
-    let timed_out = |command: &[String]| {
-        Outcome::Failure(format!(
-            "command timed out: {:?} timed out after {}s",
-            command.join(" "),
-            limit.as_secs()
-        ))
-    };
     let wait = limit.saturating_add(SLACK);
     if state.end(wait).await.is_none() {
-        return timed_out(&command);
+        return state.unanswered(target, &command, limit).await;
     }
     let deadline = limit.saturating_add(state.patience());
     let (client, id, words) = (
@@ -109,8 +129,17 @@ pub(super) async fn probe(
             let output = [done.stdout, done.stderr].concat();
             Outcome::Failure(start_of(&output))
         }
-        None | Some(Some(Err(Error::Deadline { .. }))) => timed_out(&command),
+        None => state.unanswered(target, &command, limit).await,
+        Some(Some(Err(Error::Deadline { .. }))) => timed_out(&command, limit),
         Some(Some(Err(error))) => Outcome::Error(error.to_string()),
         Some(None) => Outcome::Error("the command was not run".to_owned()),
     }
+}
+
+fn timed_out(command: &[String], limit: Duration) -> Outcome {
+    Outcome::Failure(format!(
+        "command timed out: {:?} timed out after {}s",
+        command.join(" "),
+        limit.as_secs()
+    ))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::agent::{Agent, HOUR, SECOND, single};
-use crate::runtime::{Executed, Life, Settings};
+use crate::runtime::{Executed, Fate, Life, Rule, Settings};
 
 const PROBES: &str = "readinessProbe: {exec: {command: [ready]}, periodSeconds: 1, failureThreshold: 2}, \
      livenessProbe: {exec: {command: [live]}, periodSeconds: 2, failureThreshold: 3}";
@@ -214,4 +214,28 @@ async fn a_command_that_is_killed_at_its_timeout_is_run_again_at_the_next_round(
     let commands = calls.iter().filter(|c| c.method == "ExecSync").count();
     assert_eq!(commands, 3);
     assert_eq!(agent.runtime.look(|state| state.most_executing), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_answers_nothing_is_no_reason_to_restart_a_container() {
+    let agent = Agent::start(Settings::containerd_1_6());
+    let works = switch(&agent);
+    agent.want(&[&single(PROBES, "")]);
+    agent.until_ready("p").await;
+    for method in [
+        "ExecSync",
+        "Version",
+        "ListPodSandbox",
+        "ListContainers",
+        "ContainerStatus",
+    ] {
+        agent.runtime.rule(Rule::of(method, Fate::Hangs));
+    }
+    tokio::time::sleep(300 * SECOND).await;
+    agent.runtime.clear_rules();
+    tokio::time::sleep(300 * SECOND).await;
+    works("live", true);
+    agent.until_ready("p").await;
+    assert_eq!(agent.running("p"), [("c".to_owned(), 0)]);
+    assert_eq!(agent.starts("p", "c").len(), 1);
 }

@@ -136,8 +136,16 @@ impl Service {
         let timeout = Duration::from_secs(request.timeout.try_into().unwrap_or(0));
         if let Some(life) = self.0.look(running) {
             let (after, code) = life.stopped(timeout);
-            tokio::time::sleep(after).await;
-            self.0.change(|state| state.exit(id, code));
+            // It may end by itself before.
+            let mut changes = self.0.changes.subscribe();
+            let ended = async {
+                while self.0.look(running).is_some() {
+                    changes.changed().await.unwrap();
+                }
+            };
+            if tokio::time::timeout(after, ended).await.is_err() {
+                self.0.change(|state| state.exit(id, code));
+            }
         }
     }
 }
