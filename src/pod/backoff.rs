@@ -76,14 +76,17 @@ pub fn next(previous: Duration) -> Duration {
     previous.saturating_mul(2).clamp(INITIAL, MAXIMUM)
 }
 
-/// The longest wait before a step that failed: the kubelet tries again after 10 to 15 s.
-const STEP_MAXIMUM: Duration = Duration::from_secs(15);
+/// The longest wait before a step that failed.
+pub const STEP_MAXIMUM: Duration = Duration::from_secs(60);
+/// The same for what a Pod needs before its containers, its sandbox and its volumes: the kubelet tries again
+/// after 10 to 15 s.
+pub const SANDBOX_MAXIMUM: Duration = Duration::from_secs(15);
 
 /// The wait before a step that the runtime failed is tried again: short at first, because most such
-/// failures pass quickly. `tries` counts the failures in a row, from 1.
+/// failures pass quickly. `tries` counts the failures in a row, from 1; `longest` is the longest wait.
 #[must_use]
-pub fn step_delay(tries: u32) -> Duration {
-    Duration::from_millis(500 << tries.clamp(1, 16)).min(STEP_MAXIMUM)
+pub fn step_delay(tries: u32, longest: Duration) -> Duration {
+    Duration::from_millis(500 << tries.clamp(1, 16)).min(longest)
 }
 
 #[cfg(test)]
@@ -175,9 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_step_is_tried_again_soon_and_never_later_than_by_the_kubelet() {
-        let waits: Vec<u64> = (1..9).map(|n| step_delay(n).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 15, 15, 15, 15]);
-        assert_eq!(step_delay(u32::MAX), secs(15));
+    fn a_failed_step_is_tried_again_soon_and_a_sandbox_never_later_than_by_the_kubelet() {
+        for (longest, expected) in [
+            (STEP_MAXIMUM, [1, 2, 4, 8, 16, 32, 60, 60]),
+            (SANDBOX_MAXIMUM, [1, 2, 4, 8, 15, 15, 15, 15]),
+        ] {
+            let waits: Vec<u64> = (1..9).map(|n| step_delay(n, longest).as_secs()).collect();
+            assert_eq!(waits, expected);
+            assert_eq!(step_delay(u32::MAX, longest), longest);
+        }
     }
 }

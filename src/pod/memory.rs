@@ -199,7 +199,11 @@ impl Memory {
         let (reason, message) = cause.map_or((reason, message), |f| (f.reason, f.message.clone()));
         let news = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
-        let retry = now.after(backoff::step_delay(tries));
+        let longest = match subject {
+            Subject::Sandbox(_) | Subject::Volumes(_) => backoff::SANDBOX_MAXIMUM,
+            _ => backoff::STEP_MAXIMUM,
+        };
+        let retry = now.after(backoff::step_delay(tries, longest));
         let since = before.map_or(now, |f| f.since);
         let failure = Failure {
             reason,
