@@ -79,7 +79,8 @@ async fn live_with(lie: impl Fn(&Agent), runs_first: bool, what: &str) {
         let calls = changes(&agent) - before;
         let lines = warnings.0.load(Ordering::Relaxed) - said;
         println!("{what}, runs first: {runs_first}: {calls} calls, {lines} lines");
-        assert!(calls <= 60, "{what}: {calls} calls in ten minutes");
+        // Two versions at most, each tried every 15 s at last.
+        assert!(calls <= 100, "{what}: {calls} calls in ten minutes");
         assert!(
             lines <= 4,
             "{what}: {lines} lines of the log in ten minutes"
