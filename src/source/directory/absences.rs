@@ -90,11 +90,14 @@ impl Directory {
         Some(since.later(wait).max(replaced.unwrap_or(since)))
     }
 
-    /// Lets go of the files that were missing for long enough.
-    pub(super) fn confirm_absences(&mut self, now: Instant) {
+    /// Lets go of the files that were missing for long enough. While others were not read yet
+    /// (`is_partial`), one that was never seen since the agent's start may have been renamed to one of
+    /// them.
+    pub(super) fn confirm_absences(&mut self, now: Instant, is_partial: bool) {
         let gone: Vec<PathBuf> = self
             .known
             .iter()
+            .filter(|(_, known)| !is_partial || known.inode != 0)
             .filter(|(_, known)| self.confirm_at(known).is_some_and(|at| at <= now))
             .map(|(path, _)| path.clone())
             .collect();

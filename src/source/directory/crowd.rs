@@ -17,6 +17,8 @@ use crate::source::files::Stamp;
 pub(super) const MAX_LISTED: usize = 250;
 /// The time in each look for files that nothing runs from.
 pub(super) const BUDGET: Duration = Duration::from_millis(250);
+/// The same where finding out what to read takes long already.
+pub(super) const MAX_BUDGET: Duration = Duration::from_secs(1);
 /// The files in each look that were never read.
 pub(super) const MAX_NEW: usize = 10_000;
 /// Files of the rest that are looked at again at each periodic look.

@@ -186,11 +186,8 @@ impl Directory {
             }
         };
         self.news.clear();
-        // A manifest that is missing may have been renamed to one that was not read yet.
         let is_partial = self.is_first_pass && self.unread > 0;
-        if !is_partial {
-            self.confirm_absences(now);
-        }
+        self.confirm_absences(now, is_partial);
         let mut desired = self.settle(unreadable);
         let hanging = reader.hanging().map(|(name, since)| Unanswered {
             path: self.manifest_path.join(name),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FileType;
 use sha2::{Digest, Sha256};
 
-use super::crowd::{BUDGET, MAX_NEW};
+use super::crowd::{BUDGET, MAX_BUDGET, MAX_NEW};
 use super::known::{Known, Seen};
 use super::look::Directory;
 use super::place::Contents;
@@ -96,6 +96,9 @@ impl Directory {
         let mut given = 0_usize;
         let mut others_since = None;
         let path = self.manifest_path.clone();
+        // Planning a look at very many files takes its time too, and reading is what gets on.
+        let spent = now.elapsed().saturating_mul(2);
+        let budget = spent.clamp(BUDGET, MAX_BUDGET);
         reader.read(&contents.folder, &path, jobs, |name, found| {
             given = given.saturating_add(1);
             let is_rest = given > due;
@@ -113,7 +116,7 @@ impl Directory {
                 return ControlFlow::Continue(());
             }
             let since = others_since.get_or_insert_with(Instant::now);
-            if given > good && since.elapsed() >= BUDGET {
+            if given > good && since.elapsed() >= budget {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
