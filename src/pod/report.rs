@@ -169,7 +169,7 @@ pub fn report(
     records: &BTreeMap<String, Record>,
 ) -> Told {
     let kept = kept_version(view);
-    let shown = kept.or_else(|| leaving_version(view)).or(view.wanted);
+    let shown = kept.or_else(|| ending_version(view)).or(view.wanted);
     let mut report = PodReport {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
@@ -245,12 +245,21 @@ fn left(view: View<'_>) -> String {
     left.next().cloned().unwrap_or_default()
 }
 
-/// The version that is on its way out while its containers still run.
-fn leaving_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
-    let mut leaving = view.memory.terminating.iter();
-    let live = |uid: &&String| view.observed.containers_of(uid).any(Container::is_live);
-    let uid = leaving.find(live)?;
-    view.memory.versions.get(uid)
+/// The version that has not ended yet and gives way to another one or to none: it is the Pod until nothing of
+/// it runs any more.
+fn ending_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
+    let (observed, memory) = (view.observed, view.memory);
+    let wanted = view.wanted.map(|w| w.uid.as_str());
+    let live = |uid: &str| observed.containers_of(uid).any(Container::is_live);
+    let ends = |uid: &str| Some(uid) != wanted || memory.terminating.contains(uid);
+    let runs = |uid: &str| live(uid) || observed.ready_sandbox(uid).is_some();
+    let ending = observed.uids().filter(|uid| ends(uid) && runs(uid));
+    let ending = ending.filter_map(|uid| memory.versions.get(uid));
+    ending.max_by_key(|version| {
+        let uid = version.uid.as_str();
+        let newest = observed.sandboxes_of(uid).map(|s| s.created).max();
+        (live(uid), newest, uid)
+    })
 }
 
 fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version: &StaticPod) {
