@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,7 +19,7 @@ use tracing::{error, info, warn};
 use super::events::{self, Connected, Hint};
 use crate::blocking::limited;
 use crate::complaints::Complaints;
-use crate::cri::v1;
+use crate::cri::{Error, v1};
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::identity::Uid;
@@ -30,6 +32,8 @@ use crate::units::time::Later;
 /// How often to look around while no events come in, and while they do.
 const RELIST: Duration = Duration::from_secs(1);
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
+/// The time of the next look while one is under way.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 /// How long a runtime that does not answer is left alone at most.
 const RELIST_MAX: Duration = Duration::from_secs(5);
 /// Time to find out if another agent runs.
@@ -86,6 +90,8 @@ pub async fn supervise(
         desired.borrow_and_update().clone().unwrap_or_default(),
     );
     let mut passed = false;
+    // A list that does not come holds up nothing but the next one.
+    let mut lists = FuturesUnordered::new();
     loop {
         passed = passed || supervisor.has_passed();
         if passed {
@@ -109,7 +115,11 @@ pub async fn supervise(
                 supervisor.tell_addresses(&addresses);
             }
             Some(ended) = supervisor.tasks.join_next() => supervisor.task_ended(ended),
-            () = tokio::time::sleep_until(supervisor.relist_at) => supervisor.look_around().await,
+            () = tokio::time::sleep_until(supervisor.relist_at), if lists.is_empty() => {
+                supervisor.relist_at = Instant::now().later(NEVER);
+                lists.push(list_all(Arc::clone(&supervisor.context)));
+            }
+            Some(listed) = lists.next() => supervisor.look_around(listed),
         }
     }
     source.abort();
@@ -132,6 +142,12 @@ async fn first_look(context: &Context) -> Listed {
         tokio::time::sleep(delay).await;
         delay = delay.saturating_mul(2).min(RELIST_MAX);
     }
+}
+
+/// Everything of ours that the runtime has.
+async fn list_all(context: Arc<Context>) -> Result<Listed, Error> {
+    context.facts.host_ips.look();
+    Listed::fetch(&context.client, &context.mark, None).await
 }
 
 /// Says that Pods of an agent with another root directory are there: they are left alone, which is
@@ -353,9 +369,8 @@ impl Supervisor {
     }
 
     /// Compares what the runtime has with what each task believes.
-    async fn look_around(&mut self) {
-        self.context.facts.host_ips.look();
-        match Listed::fetch(&self.context.client, &self.context.mark, None).await {
+    fn look_around(&mut self, listed: Result<Listed, Error>) {
+        match listed {
             Ok(listed) => {
                 if std::mem::take(&mut self.runtime_away) {
                     info!("the container runtime is back");
@@ -373,7 +388,8 @@ impl Supervisor {
         } else {
             RELIST
         };
-        self.relist_at = Instant::now().later(pause);
+        // Unless one was asked for while this one was under way.
+        self.relist_at = self.relist_at.min(Instant::now().later(pause));
     }
 
     fn compare(&mut self, listed: Listed) {
