@@ -83,6 +83,33 @@ pub(crate) async fn limited<T: Send + 'static>(
     }
 }
 
+/// The same on the runtime's blocking pool: for work that every Pod has all the time, and of which little hangs
+/// at a time. The pool is larger than what may hang. Time that a test has paused stands still meanwhile.
+///
+/// # Errors
+/// The work, or earlier work on the same subject, did not end in time.
+///
+/// # Panics
+/// When the work does.
+pub(crate) async fn pooled<T: Send + 'static>(
+    subject: &str,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TimedOut> {
+    let start = Instant::now();
+    let end = start.later(limit);
+    let turn = Turn::wait(subject, start, end).await?;
+    let work = blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    timeout_at(end, work).await.map_err(|_| TimedOut {
+        subject: subject.to_owned(),
+        waited: start.elapsed(),
+    })
+}
+
 /// Starts the work on its own thread; `None` when no thread could be had until `end`.
 async fn spawn<T: Send + 'static>(
     turn: Turn,

@@ -16,7 +16,7 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,6 +37,7 @@ use crate::pod::credentials::CredentialFiles;
 use crate::pod::events::Events;
 use crate::pod::folder;
 use crate::pod::image::Images;
+use crate::pod::limiter::Limiter;
 use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
@@ -258,7 +259,7 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         facts,
         ledger: Ledger::default(),
-        limiter: Semaphore::new(config.runtime_concurrency),
+        limiter: Limiter::new(config.runtime_concurrency),
         clock: Clock::default(),
         reports: Reports::default(),
         events: Events::default(),

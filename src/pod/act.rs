@@ -2,14 +2,13 @@
 //! date: by what the step itself brought about, or, when it failed, by asking anew.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -18,20 +17,21 @@ use super::effects::stop_subject;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
 use super::history::{Finished, GivenUp, History};
-use super::identity::{Uid, check_id};
+use super::identity::check_id;
 use super::image::{self, ImageError, LocalImage};
+use super::jobs::{self, FILES, file_subject, timed_out};
+use super::limiter::{Class, Kind, Place};
 use super::memory::{Image, PostStart, Subject};
 use super::moment::Since;
 use super::observed::{Container, Sandbox, State};
 use super::plan::{Step, View, Why, image_volumes, is_urgent, volume_holder, wanted_images};
-use super::progress::UnderWay;
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
 use super::status::status;
 use super::task::{Context, PodTask, Pulled};
 use super::waiting::MISSING_OBJECT;
 use super::{backoff, observe, tell};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, pooled};
 use crate::cri::{Client, Error, if_found, v1};
 use crate::host::untrusted::read_path;
 use crate::manifest::objects::{self, Objects, User};
@@ -41,7 +41,7 @@ use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
     container_config, dns_problems, hostname_problem, is_sidecar, pod_cgroup_limits,
-    pod_cgroup_path, pod_cgroup_paths, qos_class, sandbox_config, sub_paths,
+    pod_cgroup_path, qos_class, sandbox_config, sub_paths,
 };
 use crate::units::time::{seconds, whole_seconds};
 use crate::volume;
@@ -57,16 +57,25 @@ const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 /// registry that is away must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
 
+/// How long the status of a container is waited for that was stopped.
+const INSPECTION: Duration = Duration::from_secs(5);
+
 /// Kubernetes' word for an image that is not there and must not be pulled.
-const NEVER_PULL: &str = "ErrImageNeverPull";
+pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 
 /// Why a step failed: the runtime's error, or something of the node's.
-enum Failure {
+pub(super) enum Failure {
     Runtime(Error),
     Node {
         reason: &'static str,
         message: String,
     },
+    /// It was dropped, since something else of the Pod had to be done.
+    Hangs {
+        after: Duration,
+    },
+    /// It was dropped, since it is no longer wanted.
+    Dropped,
 }
 
 impl From<Error> for Failure {
@@ -75,7 +84,7 @@ impl From<Error> for Failure {
     }
 }
 
-fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> Failure {
+pub(super) fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> Failure {
     move |e| Failure::Node {
         reason,
         message: e.to_string(),
@@ -242,11 +251,13 @@ impl PodTask {
         let done = step.clone();
         let (subject, reason, result) = match step {
             Step::Admit { uid } => return self.admit(uid),
-            Step::WantImage { uid, container } => return self.want_image(uid, container).await,
-            Step::CheckVolumes { uid } => {
-                let result = self.check_volumes(&uid).await;
-                (Subject::Volumes(uid), "FailedMount", result)
-            }
+            Step::WantImage { uid, container } => return self.want_image(uid, container),
+            Step::TakeTurn { uid } => return self.take_turn(uid),
+            Step::CheckVolumes { .. }
+            | Step::StopSandbox { .. }
+            | Step::RemoveSandbox { .. }
+            | Step::RemoveContainer { .. }
+            | Step::ClearTraces { .. } => return self.begin(step),
             Step::RunSandbox { uid, attempt } => {
                 let result = self.run_sandbox(&uid, attempt).await;
                 (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
@@ -283,22 +294,6 @@ impl PodTask {
                 reason,
                 message,
             } => return self.fail(&uid, reason, message).await,
-            Step::StopSandbox { id } => {
-                let result = self.stop_sandbox(&id).await;
-                (Subject::Removal(id), "FailedKillPod", result)
-            }
-            Step::RemoveSandbox { id } => {
-                let result = self.remove_sandbox(&id).await;
-                (Subject::Removal(id), "FailedRemoval", result)
-            }
-            Step::RemoveContainer { id } => {
-                let result = self.remove_container(&id).await;
-                (Subject::Removal(id), "FailedRemoval", result)
-            }
-            Step::ClearTraces { uid } => {
-                let result = self.clear_traces(&uid).await;
-                (Subject::Traces(uid), "FailedRemoval", result)
-            }
             Step::StartAgain { uid } => {
                 let result = self.start_again(&uid).await;
                 (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
@@ -323,14 +318,19 @@ impl PodTask {
         true
     }
 
-    fn note(&mut self, subject: Subject, reason: &'static str, result: Result<(), Failure>) {
+    pub(super) fn note(
+        &mut self,
+        subject: Subject,
+        reason: &'static str,
+        result: Result<(), Failure>,
+    ) {
         let (reason, message) = match result {
             Ok(()) => {
                 self.memory.failures.remove(&subject);
                 return;
             }
             // The runtime is away: nobody's fault, and looking waits until it is back.
-            Err(Failure::Runtime(Error::Unavailable { .. })) => {
+            Err(Failure::Runtime(Error::Unavailable { .. }) | Failure::Dropped) => {
                 self.stale = true;
                 return;
             }
@@ -340,6 +340,7 @@ impl PodTask {
             }
             Err(Failure::Runtime(error)) => (reason, error.to_string()),
             Err(Failure::Node { reason, message }) => (reason, message),
+            Err(Failure::Hangs { after }) => (reason, hangs(after)),
         };
         self.stale = true;
         self.tell_failure(&subject, reason, &message);
@@ -350,12 +351,12 @@ impl PodTask {
         }
     }
 
-    fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
+    pub(super) fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
         self.memory.versions.get(uid).cloned()
     }
 
     /// The version; the planner only names versions that are known.
-    fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, Failure> {
+    pub(super) fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, Failure> {
         self.version(uid).ok_or_else(|| Failure::Node {
             reason: "Unknown",
             message: format!("there is no manifest of {uid}"),
@@ -384,23 +385,9 @@ impl PodTask {
         }
     }
 
-    async fn check_volumes(&mut self, uid: &str) -> Result<(), Failure> {
-        let version = self.known_version(uid)?;
-        self.check_objects(&version)?;
-        let context = Arc::clone(&self.context);
-        let _step = self.under_way(uid, None, "CheckVolumes");
-        let checked = blocking(move || volume::check(&context.facts, &version)).await;
-        checked.map_err(|message| Failure::Node {
-            reason: "FailedMount",
-            message,
-        })?;
-        self.memory.checked.insert(uid.to_owned());
-        Ok(())
-    }
-
     /// Fails where a `ConfigMap` or `Secret` is missing, with an event for each volume or container that
     /// needs it.
-    fn check_objects(&self, version: &StaticPod) -> Result<(), Failure> {
+    pub(super) fn check_objects(&self, version: &StaticPod) -> Result<(), Failure> {
         let mut failure = None;
         for missing in objects::missing(version) {
             let message = missing.event_message(&version.key.namespace);
@@ -440,14 +427,16 @@ impl PodTask {
         }
         let record = self.record(&version);
         self.memory.traces.insert(uid.to_owned());
-        let context = Arc::clone(&self.context);
+        let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.to_owned()));
         let step = self.under_way(uid, None, "PrepareVolumes");
-        let host = prepare_node(&context, &version, record.clone()).await?;
+        let prepared = prepare_node(&context, &version, record.clone());
+        let host = self.part(&subject, prepared).await??;
         drop(step);
+        let user_namespace = user_namespace(&context, &version);
         let instance = SandboxInstance {
             attempt,
             seen: record.seen.clone(),
-            user_namespace: user_namespace(&context, &version).await?,
+            user_namespace: self.part(&subject, user_namespace).await??,
         };
         self.records.insert(uid.to_owned(), record);
         if let Some(problem) = hostname_problem(&context.facts, &version) {
@@ -465,13 +454,13 @@ impl PodTask {
         if attempt == u32::MAX {
             self.free_last_sandbox(uid).await?;
         }
-        let answer = {
-            let step = self.under_way(uid, None, "WaitForTurn");
-            let _permit = turn(step, &context.limiter).await;
-            let _step = self.under_way(uid, None, "RunPodSandbox");
-            context.client.run_pod_sandbox(request).await
-        };
-        let subject = Subject::Sandbox(uid.to_owned());
+        let class = self.sandbox_class(&version);
+        let mut place = self.place(&subject, class).await?;
+        let step = self.under_way(uid, None, "RunPodSandbox");
+        let call = context.client.run_pod_sandbox(request);
+        let call = place.run(Kind::RunSandbox, call);
+        let answer = self.part(&subject, call).await?;
+        drop((place, step));
         let id = match answer {
             Ok(answer) => answer.pod_sandbox_id,
             Err(error) => {
@@ -479,9 +468,12 @@ impl PodTask {
                 return Err(run_sandbox_failure(&version, error));
             }
         };
-        self.memory.made.insert(subject, context.clock.now());
+        self.memory
+            .made
+            .insert(subject.clone(), context.clock.now());
         check_id(&id).map_err(|e| sandbox_failure(format!("RunPodSandbox: {e}")))?;
-        let status = observe::inspect_sandbox(&context.client, &context.clock, &id).await?;
+        let status = observe::inspect_sandbox(&context.client, &context.clock, &id);
+        let status = self.part(&subject, status).await??;
         let (ready, created, ips) = match status {
             Some(status) => (status.ready, status.created, status.ips),
             None => (false, context.clock.now(), vec![]),
@@ -534,7 +526,12 @@ impl PodTask {
         let is_last = |s: &&Sandbox| s.attempt == u32::MAX && !s.ready;
         let last = self.observed.sandboxes_of(uid).find(is_last);
         match last.map(|s| s.id.clone()) {
-            Some(id) => self.remove_sandbox(&id).await,
+            Some(id) => {
+                let remove = jobs::remove_sandbox(Arc::clone(&self.context), id.clone());
+                let removed = self.part(&Subject::Sandbox(uid.to_owned()), remove).await?;
+                self.apply(&Step::RemoveSandbox { id }, &removed);
+                removed
+            }
             None => Ok(()),
         }
     }
@@ -544,7 +541,15 @@ impl PodTask {
         let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
         let last = self.observed.containers_of(uid).find(is_last);
         match last.map(|c| c.id.clone()) {
-            Some(id) => self.remove_container(&id).await,
+            Some(id) => {
+                let (context, key) = (Arc::clone(&self.context), self.key.clone());
+                let known = self.observed.containers.iter().find(|c| c.id == id);
+                let remove = jobs::remove_container(context, key, id.clone(), known.cloned());
+                let subject = Subject::Container(uid.to_owned(), name.to_owned());
+                let removed = self.part(&subject, remove).await?;
+                self.apply(&Step::RemoveContainer { id }, &removed);
+                removed
+            }
             None => Ok(()),
         }
     }
@@ -575,6 +580,9 @@ impl PodTask {
         };
         self.tell_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let user_namespace = user_namespace(&context, &version);
+        let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
         context.facts.host_ips.look();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
@@ -588,37 +596,40 @@ impl PodTask {
                 seen: self.record(&version).seen,
             },
             volume_images: self.volume_images(&version),
-            user_namespace: user_namespace(&context, &version).await?,
+            user_namespace,
             ..ContainerInstance::default()
         };
         let step = self.under_way(uid, Some(container), "PrepareContainer");
-        instance = prepare_container(&context, &version, spec, instance).await?;
+        let prepared = prepare_container(&context, &version, spec, instance);
+        let (prepared, host) = self.part(&subject, prepared).await??;
         drop(step);
+        instance = prepared;
         let config = container_config(&context.facts, &version, spec, &instance);
         let config = config.map_err(config_failure)?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(config),
-            sandbox_config: Some(self.sandbox_config(&version, sandbox, instance.user_namespace)),
+            sandbox_config: Some(self.sandbox_config(
+                &version,
+                sandbox,
+                &host,
+                instance.user_namespace,
+            )),
         };
         if attempt == u32::MAX {
             self.free_last_container(uid, container).await?;
         }
-        let step = self.under_way(uid, Some(container), "WaitForTurn");
-        let _permit = turn(step, &context.limiter).await;
+        let class = self.container_class(&version, container);
+        let mut place = self.place(&subject, class).await?;
         let step = self.under_way(uid, Some(container), "CreateContainer");
-        let created = context.client.create_container(request).await;
+        let create = context.client.create_container(request);
+        let create = place.run(Kind::CreateContainer, create);
+        let created = self.part(&subject, create).await?;
         drop(step);
-        if created.is_err() {
-            // An image behind a volume may have gone; the next try looks for it again.
-            let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
-            let images = &mut self.memory.images;
-            images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
-        }
         let answer = match created {
             Ok(answer) => answer,
             Err(error) => {
-                let subject = Subject::Container(uid.to_owned(), container.to_owned());
+                self.forget_volume_images(uid);
                 self.pass_reserved_name(subject, attempt, &error).await;
                 return Err(create_failure(&version, spec, error));
             }
@@ -644,10 +655,30 @@ impl PodTask {
             grace_period: pod_spec.and_then(|s| s.termination_grace_period_seconds),
             gone: false,
         });
-        self.start_created(&version, spec, &answer.container_id)
+        self.start_created(&version, spec, &answer.container_id, &mut place)
             .await?;
+        drop(place);
         self.learn_late(uid, container, attempt).await;
         Ok(())
+    }
+
+    /// Waits for a place among the expensive calls.
+    async fn place(&mut self, subject: &Subject, class: Class) -> Result<Place, Failure> {
+        let uid = subject.uid().unwrap_or_default();
+        let container = match subject {
+            Subject::Container(_, name) => Some(name.as_str()),
+            _ => None,
+        };
+        let _step = self.under_way(uid, container, "WaitForTurn");
+        let limiter = self.context.limiter.clone();
+        self.part(subject, limiter.place(class)).await
+    }
+
+    /// An image behind a volume may have gone; the next try looks for it again.
+    fn forget_volume_images(&mut self, uid: &str) {
+        let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
+        let images = &mut self.memory.images;
+        images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
     }
 
     /// Tells which of the images that a container is made with were there already.
@@ -675,8 +706,10 @@ impl PodTask {
         let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
             return;
         };
-        let (id, client, clock) = (before.id.clone(), &self.context.client, &self.context.clock);
-        if let Ok(Some(now)) = observe::inspect_container(client, clock, &id).await
+        let (id, context) = (before.id.clone(), Arc::clone(&self.context));
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let now = observe::inspect_container(&context.client, &context.clock, &id);
+        if let Ok(Ok(Some(now))) = self.part(&subject, now).await
             && let Some(now) = now.exit()
         {
             let known = self.observed.containers.iter_mut().find(|c| c.id == id);
@@ -704,6 +737,7 @@ impl PodTask {
         &self,
         version: &StaticPod,
         sandbox: &str,
+        host: &ResolvConf,
         user_namespace: Option<UserNamespaceRange>,
     ) -> v1::PodSandboxConfig {
         let context = &self.context;
@@ -714,9 +748,7 @@ impl PodTask {
             seen: record.map(|r| r.seen.clone()).unwrap_or_default(),
             user_namespace,
         };
-        // That it cannot be read any more is no reason to keep a container from starting again.
-        let host = host_resolver(context).unwrap_or_default();
-        sandbox_config(&context.facts, &host, version, &instance)
+        sandbox_config(&context.facts, host, version, &instance)
     }
 
     async fn start_container(
@@ -725,14 +757,14 @@ impl PodTask {
         container: &str,
         id: &str,
     ) -> Result<(), Failure> {
-        let context = Arc::clone(&self.context);
         let version = self.known_version(uid)?;
-        let step = self.under_way(uid, Some(container), "WaitForTurn");
-        let _permit = turn(step, &context.limiter).await;
-        match all_containers(&version).find(|c| c.name == container) {
-            Some(spec) => self.start_created(&version, spec, id).await,
-            None => Ok(()),
-        }
+        let Some(spec) = all_containers(&version).find(|c| c.name == container) else {
+            return Ok(());
+        };
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let class = self.container_class(&version, container);
+        let mut place = self.place(&subject, class).await?;
+        self.start_created(&version, spec, id, &mut place).await
     }
 
     async fn start_created(
@@ -740,14 +772,19 @@ impl PodTask {
         version: &StaticPod,
         spec: &ContainerSpec,
         id: &str,
+        place: &mut Place,
     ) -> Result<(), Failure> {
         let container = &spec.name;
         self.expect_post_start(version, spec, id).await;
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Container(version.uid.clone(), container.clone());
         let request = v1::StartContainerRequest {
             container_id: id.to_owned(),
         };
         let step = self.under_way(&version.uid, Some(container), "StartContainer");
-        let started = self.context.client.start_container(request).await;
+        let start = context.client.start_container(request);
+        let start = place.run(Kind::StartContainer, start);
+        let started = self.part(&subject, start).await?;
         drop(step);
         started.map_err(|e| match e {
             Error::Unavailable { .. } => Failure::Runtime(e),
@@ -756,11 +793,12 @@ impl PodTask {
                 message: e.message(),
             },
         })?;
-        let subject = Subject::Container(version.uid.clone(), container.clone());
-        self.memory.made.insert(subject, self.context.clock.now());
+        self.memory
+            .made
+            .insert(subject.clone(), context.clock.now());
         // The runtime tells what it calls the image only now.
-        let (client, clock) = (&self.context.client, &self.context.clock);
-        let now = observe::inspect_container(client, clock, id).await;
+        let now = observe::inspect_container(&context.client, &context.clock, id);
+        let now = self.part(&subject, now).await.unwrap_or(Ok(None));
         if let Ok(Some(now)) = &now
             && now.state == State::Created
         {
@@ -805,7 +843,8 @@ impl PodTask {
             known.image_ref = now.image_ref;
             known.user = now.user;
         }
-        link_log(&self.context, &self.key, known).await;
+        let (context, key, known) = (Arc::clone(&self.context), self.key.clone(), known.clone());
+        self.own_files(link_log(&context, &key, &known)).await;
     }
 
     /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
@@ -814,8 +853,10 @@ impl PodTask {
         let Some(signal) = lifecycle.and_then(|l| l.stop_signal.as_deref()) else {
             return;
         };
-        let has = observe::stop_signal(&self.context.client, id).await;
-        if !matches!(has, Ok(None)) {
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
+        let has = observe::stop_signal(&context.client, id);
+        if !matches!(self.part(&subject, has).await, Ok(Ok(None))) {
             return;
         }
         let message = format!(
@@ -894,6 +935,34 @@ impl PodTask {
             .unwrap_or_else(|| "127.0.0.1".to_owned())
     }
 
+    /// The class of the calls that make a sandbox of a version.
+    fn sandbox_class(&self, version: &StaticPod) -> Class {
+        let spec = version.pod.spec.as_ref();
+        if spec.is_some_and(|s| s.host_network == Some(true)) {
+            Class::HostNetwork
+        } else if self.has_run(&version.uid) {
+            Class::Restart
+        } else {
+            Class::FirstStart
+        }
+    }
+
+    /// The class of the calls that make and start a container of a version.
+    fn container_class(&self, version: &StaticPod, name: &str) -> Class {
+        let instances = self.observed.history_of(&version.uid, name);
+        if instances.into_iter().any(has_started) {
+            Class::Running
+        } else {
+            self.sandbox_class(version)
+        }
+    }
+
+    /// Whether a version ran before, or follows one that was stopped for it.
+    fn has_run(&self, uid: &str) -> bool {
+        let mut instances = self.observed.containers_of(uid);
+        self.memory.successors.contains(uid) || instances.any(has_started)
+    }
+
     /// From now on every container of a version is to be replaced.
     fn restart_all(&mut self, uid: &str) {
         let history = self.memory.histories.entry(uid.to_owned()).or_default();
@@ -933,7 +1002,7 @@ impl PodTask {
         self.records.insert(uid.to_owned(), record.clone());
         let paths = self.context.facts.paths.clone();
         let create = move || folder::create(&paths, &version.key, &version.uid, &record);
-        if let Err(error) = blocking(create).await {
+        if let Err(error) = self.own_files(blocking(create)).await {
             warn!(pod = %self.key, %error, "it cannot be kept that the Pod has failed");
         }
     }
@@ -963,7 +1032,8 @@ impl PodTask {
             grace_period: self.grace_period(uid),
         };
         let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.to_owned());
-        let marked = blocking(move || folder::mark_terminating(&paths, &owned_uid, mark)).await;
+        let marked = move || folder::mark_terminating(&paths, &owned_uid, mark);
+        let marked = self.own_files(blocking(marked)).await;
         let mark = marked.map_err(node_failure("FailedKillPod"))?;
         let since = mark.since.fixed(&self.context.clock);
         let mark = Terminating { since, ..mark };
@@ -1196,11 +1266,29 @@ impl PodTask {
         stops
     }
 
+    /// What a container is taken for that was stopped well, is not to run again, and whose status the runtime
+    /// does not give.
+    fn assumed_end(&self, id: &str) -> Option<Container> {
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == id)?
+            .clone();
+        let state = State::Exited(observe::unseen_end(&self.context.clock));
+        Some(Container { state, ..known })
+    }
+
     /// Learns how a container ended that was stopped.
     async fn has_ended(&mut self, id: &str) {
         let before = self.observed.clone();
-        let Context { client, clock, .. } = &*self.context;
-        let now = observe::inspect_container(client, clock, id).await;
+        let context = Arc::clone(&self.context);
+        let now = observe::inspect_container(&context.client, &context.clock, id);
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let uid = known.map(|c| c.uid.clone()).unwrap_or_default();
+        let ends = |task: &Self| !task.is_version_kept(&uid);
+        let now = self.beside(now, |task, took| took >= INSPECTION && ends(task));
+        let now = now.await.unwrap_or_else(|| Ok(self.assumed_end(id)));
         let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
             return;
         };
@@ -1223,102 +1311,12 @@ impl PodTask {
         self.complete(&before).await;
     }
 
-    async fn stop_sandbox(&mut self, id: &str) -> Result<(), Failure> {
-        let context = Arc::clone(&self.context);
-        let request = v1::StopPodSandboxRequest {
-            pod_sandbox_id: id.to_owned(),
-        };
-        let known = self.observed.sandboxes.iter().find(|s| s.id == id);
-        let uid = known.map(|s| s.uid.clone()).unwrap_or_default();
-        let step = self.under_way(&uid, None, "WaitForTurn");
-        let _permit = turn(step, &context.limiter).await;
-        let _step = self.under_way(&uid, None, "StopPodSandbox");
-        if_found(context.client.stop_pod_sandbox(request).await)?;
-        self.memory.stopped_sandboxes.insert(id.to_owned());
-        if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
-            known.ready = false;
-        }
-        Ok(())
-    }
-
-    async fn remove_sandbox(&mut self, id: &str) -> Result<(), Failure> {
-        let request = v1::RemovePodSandboxRequest {
-            pod_sandbox_id: id.to_owned(),
-        };
-        let known = self.observed.sandboxes.iter().find(|s| s.id == id);
-        let uid = known.map_or("", |s| &s.uid);
-        let _step = self.under_way(uid, None, "RemovePodSandbox");
-        if_found(self.context.client.remove_pod_sandbox(request).await)?;
-        self.observed.forget(id);
-        self.observed.containers.retain(|c| c.sandbox != id);
-        Ok(())
-    }
-
-    async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
-        let request = v1::RemoveContainerRequest {
-            container_id: id.to_owned(),
-        };
-        let known = self.observed.containers.iter().find(|c| c.id == id);
-        let (uid, name) = known.map_or(("", ""), |c| (&c.uid, &c.name));
-        let _step = self.under_way(uid, Some(name), "RemoveContainer");
-        if_found(self.context.client.remove_container(request).await)?;
-        let histories = self.memory.histories.values_mut();
-        histories.for_each(|history| history.forget(id));
-        let known = self
-            .observed
-            .containers
-            .iter()
-            .find(|c| c.id == id)
-            .cloned();
-        self.observed.forget(id);
-        if let Some(known) = known {
-            let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
-            let remove = move || {
-                let uid = Uid::parse(&known.uid)?;
-                folder::remove_container(&paths, &key, &uid, &known.name, known.attempt)
-            };
-            blocking(remove)
-                .await
-                .map_err(node_failure("FailedRemoval"))?;
-        }
-        Ok(())
-    }
-
-    async fn clear_traces(&mut self, uid: &str) -> Result<(), Failure> {
-        let (facts, key) = (self.context.facts.clone(), self.key.clone());
-        let valid = Uid::parse(uid).map_err(io::Error::from);
-        let valid = valid.map_err(node_failure("FailedRemoval"))?;
-        let clear = move || {
-            for path in pod_cgroup_paths(facts.cgroup_driver, valid.as_str()) {
-                cgroup::remove(&facts.paths.cgroups, &path)?;
-            }
-            folder::remove(&facts.paths, &key, &valid)
-        };
-        let _step = self.under_way(uid, None, "CleanUp");
-        blocking(clear)
-            .await
-            .map_err(node_failure("FailedRemoval"))?;
-        info!(pod = %self.key, uid, "the Pod is gone");
-        self.memory.forget_version(uid);
-        self.effects.forget(uid);
-        self.context.ledger.release(&self.key, uid);
-        self.share_out().await;
-        self.records.remove(uid);
-        self.kept.remove(uid);
-        if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
-            let version = Arc::clone(&wanted.pod);
-            self.memory.versions.insert(uid.to_owned(), version);
-            self.seen_at(uid, self.context.clock.wall_now());
-        }
-        Ok(())
-    }
-
     /// Lets a version start that ended before its clean-up succeeded: nothing of the old instances counts
     /// for the new ones but their names.
     async fn start_again(&mut self, uid: &str) -> Result<(), Failure> {
         let (paths, owner) = (self.context.facts.paths.clone(), uid.to_owned());
         let unmark = move || folder::unmark_terminating(&paths, &owner);
-        let unmarked = blocking(unmark).await;
+        let unmarked = self.own_files(blocking(unmark)).await;
         unmarked.map_err(node_failure("FailedCreatePodSandBox"))?;
         info!(pod = %self.key, uid, "Starting the Pod again before its clean-up has succeeded");
         let mut history = History::default();
@@ -1344,83 +1342,19 @@ impl PodTask {
 
     /// Gives the classes of service what the Pods that are left ask for.
     pub(super) async fn share_out(&mut self) {
-        let context = Arc::clone(&self.context);
-        let share_out = move || {
-            let facts = &context.facts;
-            cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
-                context.ledger.burstable_cpu()
-            })
-        };
-        let problem = blocking(share_out)
-            .await
-            .err()
-            .map(|error| error.to_string());
+        let (context, key) = (Arc::clone(&self.context), self.key.clone());
+        let share_out = move || jobs::share_out(&context);
+        let shared = self.own_files(blocking(share_out)).await;
+        let problem = shared.err().map(|error| error.to_string());
         if self.complaints.is_news("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
             let error = problem.unwrap_or_default();
-            warn!(pod = %self.key, error, "Failed to update QoS CPU shares");
+            warn!(pod = %key, error, "Failed to update QoS CPU shares");
         }
-    }
-
-    /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
-    /// is not (Kubernetes, Images, "Image pull policy").
-    async fn want_image(&mut self, uid: String, container: String) {
-        let Some(version) = self.version(&uid) else {
-            return;
-        };
-        let wanted = wanted_images(&version).find(|image| image.holder == container);
-        let Some(wanted) = wanted else {
-            return;
-        };
-        let (image, policy) = (wanted.image.to_owned(), wanted.policy);
-        let (after, error) = self.failed_before(&uid, &container);
-        let always = policy == Some("Always");
-        if !always {
-            match image::local(&self.context.client, &image).await {
-                Ok(Some(local)) => return self.image_arrived(uid, container, Ok(local)),
-                Ok(None) if policy == Some("Never") => {
-                    let error = ImageError {
-                        reason: NEVER_PULL,
-                        message: tell::never_pulled(&image),
-                    };
-                    return self.image_arrived(uid, container, Err(error));
-                }
-                Ok(None) => {}
-                Err(error) => return self.image_arrived(uid, container, Err(error)),
-            }
-        }
-        self.tell_pulling(&uid, &container, &image);
-        let began = Instant::now();
-        let pull = self.context.images.pull(&self.context.client, &image);
-        let ran_before = self
-            .observed
-            .containers_of(&uid)
-            .any(|c| c.name == container);
-        let client = self.context.client.clone();
-        let key = (uid.clone(), container.clone());
-        let step = self.under_way(&uid, image_container(&container), "PullImage");
-        let result = async move {
-            let _step = step;
-            let result = if ran_before {
-                pull_or_local(pull, &client, &image).await
-            } else {
-                pull.await
-            };
-            Pulled {
-                uid,
-                holder: container,
-                result,
-                took: began.elapsed(),
-            }
-        };
-        self.memory
-            .images
-            .insert(key, Image::Pulling { after, error });
-        self.pulls.push(result.boxed());
     }
 
     /// The wait that the last failure to get an image brought about, and why that failed.
-    fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
+    pub(super) fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
         let key = (uid.to_owned(), container.to_owned());
         match self.memory.images.get(&key) {
             Some(Image::Pulling { after, error }) => (*after, error.clone()),
@@ -1448,7 +1382,7 @@ impl PodTask {
     }
 
     /// Notes what came of looking for an image.
-    fn image_arrived(
+    pub(super) fn image_arrived(
         &mut self,
         uid: String,
         container: String,
@@ -1499,14 +1433,8 @@ impl PodTask {
     }
 }
 
-/// Waits for a place among the expensive calls; the step is under way meanwhile.
-async fn turn(_step: UnderWay, limiter: &Semaphore) -> Option<SemaphorePermit<'_>> {
-    // It is never closed.
-    limiter.acquire().await.ok()
-}
-
 /// The container whose image this is; a volume's image is the Pod's.
-fn image_container(holder: &str) -> Option<&str> {
+pub(super) fn image_container(holder: &str) -> Option<&str> {
     let of_volume = holder.starts_with(&volume_holder(""));
     (!of_volume).then_some(holder)
 }
@@ -1515,6 +1443,22 @@ fn image_container(holder: &str) -> Option<&str> {
 fn image_of<'a>(version: &'a StaticPod, holder: &str) -> Option<&'a str> {
     let mut wanted = wanted_images(version);
     wanted.find_map(|image| (image.holder == holder).then_some(image.image))
+}
+
+fn has_started(container: &Container) -> bool {
+    match &container.state {
+        State::Created => false,
+        State::Exited(exit) => exit.started_at > 0 || container.gone,
+        State::Running { .. } | State::Unknown => true,
+    }
+}
+
+/// What to say of a call that was dropped so that the task could do something else.
+fn hangs(after: Duration) -> String {
+    format!(
+        "no answer within {}s, cancelled since another container or an update of the Pod needed attention",
+        after.as_secs()
+    )
 }
 
 fn config_failure(message: String) -> Failure {
@@ -1607,14 +1551,15 @@ async fn user_namespace(
         .map_err(node_failure("FailedCreatePodSandBox"))
 }
 
-/// Makes what one instance of a container needs on the node.
+/// Makes what one instance of a container needs on the node; gives the host's resolver configuration too.
 async fn prepare_container(
     context: &Arc<Context>,
     version: &Arc<StaticPod>,
     spec: &ContainerSpec,
     instance: ContainerInstance,
-) -> Result<ContainerInstance, Failure> {
+) -> Result<(ContainerInstance, ResolvConf), Failure> {
     let (context, version, spec) = (Arc::clone(context), Arc::clone(version), spec.clone());
+    let subject = file_subject("container set-up", &version);
     let prepare = move || {
         let facts = &context.facts;
         let mut instance = instance;
@@ -1637,9 +1582,13 @@ async fn prepare_container(
             volume::prepare_sub_path(&root, &path, &target)
                 .map_err(|e| format!("volume {volume:?}: {e}"))?;
         }
-        Ok(instance)
+        // That it cannot be read any more is no reason to keep a container from starting again.
+        let host = host_resolver(&context).unwrap_or_default();
+        Ok((instance, host))
     };
-    blocking(prepare).await.map_err(config_failure)
+    let prepared = pooled(&subject, FILES, prepare).await;
+    let prepared = prepared.map_err(timed_out("CreateContainerConfigError"))?;
+    prepared.map_err(config_failure)
 }
 
 /// Makes the Pod's folders and volumes; gives the host's resolver configuration.
@@ -1650,6 +1599,7 @@ async fn prepare_node(
 ) -> Result<ResolvConf, Failure> {
     let context = Arc::clone(context);
     let version = Arc::clone(version);
+    let subject = file_subject("volume set-up", &version);
     let prepare = move || {
         let paths = &context.facts.paths;
         folder::create(paths, &version.key, &version.uid, &record)
@@ -1665,7 +1615,8 @@ async fn prepare_node(
         })?;
         host_resolver(&context).map_err(sandbox_failure)
     };
-    blocking(prepare).await
+    let prepared = pooled(&subject, FILES, prepare).await;
+    prepared.map_err(timed_out("FailedMount"))?
 }
 
 fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> {
@@ -1680,7 +1631,7 @@ fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> 
     cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
 }
 
-async fn pull_or_local(
+pub(super) async fn pull_or_local(
     pull: impl Future<Output = Result<LocalImage, ImageError>>,
     client: &crate::cri::Client,
     image: &str,

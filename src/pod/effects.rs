@@ -107,6 +107,7 @@ fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
         | Step::Admit { .. }
         | Step::WantImage { .. }
         | Step::CheckVolumes { .. }
+        | Step::TakeTurn { .. }
         | Step::RestartAll { .. }
         | Step::Fail { .. }
         | Step::ClearTraces { .. }
@@ -133,7 +134,7 @@ pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
             newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
         }
         Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
-        Subject::Volumes(_) | Subject::Removal(_) | Subject::Traces(_) => false,
+        Subject::Volumes(_) | Subject::Removal(_) | Subject::Traces(_) | Subject::Turn(_) => false,
     };
     failures
         .keys()

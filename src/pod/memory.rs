@@ -31,6 +31,12 @@ pub struct Memory {
     pub ends: BTreeMap<String, Terminating>,
     /// UIDs whose host paths were found in order before they take over.
     pub checked: BTreeSet<String>,
+    /// UIDs that have their turn among the node's updates: they may take over.
+    pub turns: BTreeSet<String>,
+    /// UIDs that take the place of a version that was stopped for them: their start is a restart.
+    pub successors: BTreeSet<String>,
+    /// What is under way beside the task's steps, and since when.
+    pub under_way: BTreeMap<Subject, Moment>,
     /// Sandboxes whose network and processes the runtime was told to give back.
     pub stopped_sandboxes: BTreeSet<String>,
     /// Images, by UID and container name.
@@ -75,6 +81,8 @@ pub enum PostStart {
 /// Whether a container's image is at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
+    /// The runtime is being asked for it, after this failure if there was one.
+    Checking(Option<Box<Image>>),
     /// Being pulled.
     Pulling {
         /// The wait that came before; zero the first time.
@@ -119,6 +127,8 @@ pub enum Subject {
     Stop(String),
     /// Clearing away what this UID left on the node.
     Traces(String),
+    /// The turn of this UID among the node's updates.
+    Turn(String),
 }
 
 /// A failure, and when to try again.
@@ -216,6 +226,13 @@ impl Memory {
         news
     }
 
+    /// Whether what a version left is being cleared away right now.
+    #[must_use]
+    pub fn is_being_cleared(&self, uid: &str) -> bool {
+        let subject = Subject::Traces(uid.to_owned());
+        self.under_way.contains_key(&subject)
+    }
+
     /// Nothing of this UID is left anywhere.
     pub fn forget_version(&mut self, uid: &str) {
         self.versions.remove(uid);
@@ -223,6 +240,8 @@ impl Memory {
         self.terminating.remove(uid);
         self.ends.remove(uid);
         self.checked.remove(uid);
+        self.turns.remove(uid);
+        self.successors.remove(uid);
         self.admitted.remove(uid);
         self.rejections.remove(uid);
         self.rejected_before.remove(uid);
@@ -245,7 +264,8 @@ impl Subject {
             | Self::Volumes(uid)
             | Self::Container(uid, _)
             | Self::Stop(uid)
-            | Self::Traces(uid) => Some(uid),
+            | Self::Traces(uid)
+            | Self::Turn(uid) => Some(uid),
             Self::Removal(_) => None,
         }
     }

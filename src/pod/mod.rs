@@ -7,6 +7,7 @@
 mod act;
 pub mod admission;
 pub mod backoff;
+mod beside;
 pub mod credentials;
 mod effects;
 pub mod events;
@@ -14,7 +15,9 @@ pub mod folder;
 pub mod history;
 pub mod identity;
 pub mod image;
+mod jobs;
 mod last_words;
+pub mod limiter;
 pub mod memory;
 pub mod metrics;
 pub mod moment;

@@ -1,6 +1,6 @@
 //! Asking the runtime what it has of one Pod.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
@@ -42,6 +42,29 @@ pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
 /// The supervisor compares what it lists with what each task believes by it.
 pub type Belief = Vec<(String, i32)>;
 
+/// How long the status of what the list tells enough of is waited for.
+const INSPECTION: Duration = Duration::from_secs(5);
+
+/// How far the list alone is enough, where the runtime does not give a status in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// What is wanted: the list is enough for what runs.
+    Wanted,
+    /// A version that gives way to another one: what has ended may have ended in any way.
+    Replaced,
+    /// A version that is on its way out: how it ended does not matter any more.
+    Leaving,
+}
+
+/// What was observed, and the ids of what only the list told of.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inspected {
+    /// The Pod's state.
+    pub observed: Observed,
+    /// What is to be inspected again.
+    pub assumed: BTreeSet<String>,
+}
+
 impl Listed {
     /// Everything that carries this mark, of one Pod or of all, with a valid identity.
     ///
@@ -82,7 +105,8 @@ impl Listed {
         sorted(sandboxes.chain(containers))
     }
 
-    /// The Pod's state in full, with details asked for where `before` does not have them already.
+    /// The Pod's state in full, with details asked for where `before` does not have them already. Where they
+    /// do not come in time, what the list tells is enough as far as the version's role allows that.
     ///
     /// # Errors
     /// Any failure of a call; what vanishes meanwhile is none.
@@ -91,34 +115,50 @@ impl Listed {
         client: &Client,
         clock: &Clock,
         before: &Observed,
-    ) -> Result<Observed, Error> {
-        let mut observed = Observed::default();
+        role: impl Fn(&str) -> Role,
+    ) -> Result<Inspected, Error> {
+        let mut inspected = Inspected::default();
         for item in self.sandboxes {
             let ready = item.state == v1::PodSandboxState::SandboxReady as i32;
             let known = before.sandboxes.iter().find(|s| s.id == item.id);
             if let Some(known) = known.filter(|s| s.ready == ready) {
-                observed.sandboxes.push(known.clone());
-            } else if let Some(sandbox) = inspect_sandbox(client, clock, &item.id).await? {
-                let metadata = item.metadata.unwrap_or_default();
-                // The identity is the one that was checked.
-                observed.sandboxes.push(Sandbox {
+                inspected.observed.sandboxes.push(known.clone());
+                continue;
+            }
+            let uid = item.metadata.as_ref().map_or("", |m| m.uid.as_str());
+            let assumed =
+                || (!ready || role(uid) != Role::Wanted).then(|| listed_sandbox(clock, &item));
+            let call = inspect_sandbox(client, clock, &item.id);
+            let sandbox = inspected.within(&item.id, call, assumed).await?;
+            let metadata = item.metadata.unwrap_or_default();
+            // The identity is the one that was checked.
+            inspected
+                .observed
+                .sandboxes
+                .extend(sandbox.map(|s| Sandbox {
                     id: item.id,
                     uid: metadata.uid,
                     attempt: metadata.attempt,
-                    ..sandbox
-                });
-            }
+                    ..s
+                }));
         }
         for item in self.containers {
             let known = before.containers.iter().find(|c| c.id == item.id);
             if let Some(known) = known.filter(|c| state_number(&c.state) == item.state) {
-                observed.containers.push(known.clone());
-            } else {
-                let container = inspect_container(client, clock, &item.id).await?;
-                let metadata = item.metadata.unwrap_or_default();
-                let uid = item.labels.get(labels::POD_UID);
-                let uid = uid.cloned().unwrap_or_default();
-                observed.containers.extend(container.map(|c| Container {
+                inspected.observed.containers.push(known.clone());
+                continue;
+            }
+            let uid = item.labels.get(labels::POD_UID).map_or("", String::as_str);
+            let assumed = || listed_container(clock, &item, role(uid));
+            let call = inspect_container(client, clock, &item.id);
+            let container = inspected.within(&item.id, call, assumed).await?;
+            let metadata = item.metadata.unwrap_or_default();
+            let uid = item.labels.get(labels::POD_UID);
+            let uid = uid.cloned().unwrap_or_default();
+            inspected
+                .observed
+                .containers
+                .extend(container.map(|c| Container {
                     id: item.id,
                     sandbox: item.pod_sandbox_id,
                     uid,
@@ -126,9 +166,92 @@ impl Listed {
                     attempt: metadata.attempt,
                     ..c
                 }));
-            }
         }
-        Ok(observed)
+        Ok(inspected)
+    }
+}
+
+impl Inspected {
+    /// Waits for a status; after a while for nothing that can be assumed.
+    async fn within<T>(
+        &mut self,
+        id: &str,
+        call: impl Future<Output = Result<Option<T>, Error>>,
+        assumed: impl FnOnce() -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(assumed) = assumed() else {
+            return call.await;
+        };
+        // Where one status does not come, the others of the Pod are not waited for either.
+        if self.assumed.is_empty()
+            && let Ok(found) = tokio::time::timeout(INSPECTION, call).await
+        {
+            return found;
+        }
+        self.assumed.insert(id.to_owned());
+        Ok(Some(assumed))
+    }
+}
+
+/// A sandbox as the list has it.
+fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
+    let metadata = item.metadata.clone().unwrap_or_default();
+    Sandbox {
+        id: item.id.clone(),
+        uid: metadata.uid,
+        attempt: metadata.attempt,
+        ready: item.state == v1::PodSandboxState::SandboxReady as i32,
+        created: clock.moment_of(item.created_at),
+        ips: vec![],
+    }
+}
+
+/// A container as the list has it, if that is enough for one of this role.
+fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Option<Container> {
+    let state = match item.state() {
+        v1::ContainerState::ContainerCreated => State::Created,
+        v1::ContainerState::ContainerRunning => State::Running {
+            started_at: item.created_at,
+        },
+        v1::ContainerState::ContainerExited => match role {
+            Role::Wanted => return None,
+            Role::Replaced => State::Unknown,
+            Role::Leaving => State::Exited(unseen_end(clock)),
+        },
+        v1::ContainerState::ContainerUnknown => State::Unknown,
+    };
+    let metadata = item.metadata.clone().unwrap_or_default();
+    let note = |key: &str| item.annotations.get(key)?.parse::<u64>().ok();
+    Some(Container {
+        id: item.id.clone(),
+        sandbox: item.pod_sandbox_id.clone(),
+        uid: item
+            .labels
+            .get(labels::POD_UID)
+            .cloned()
+            .unwrap_or_default(),
+        name: metadata.name,
+        attempt: metadata.attempt,
+        state,
+        image: item.image.clone().unwrap_or_default().image,
+        image_ref: item.image_ref.clone(),
+        user: None,
+        backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
+        grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
+        gone: false,
+    })
+}
+
+/// The end of a container that nobody saw, as the kubelet tells it.
+#[must_use]
+pub fn unseen_end(clock: &Clock) -> Exit {
+    Exit {
+        code: 137,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: "The container could not be located when the pod was terminated".to_owned(),
+        started_at: 0,
+        finished_at: clock.wall_now(),
+        ended: clock.now(),
     }
 }
 

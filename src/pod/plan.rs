@@ -30,6 +30,8 @@ const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a version waits for objects to come after it, where it can start without some of them.
 const OBJECTS_COME: Duration = Duration::from_secs(2);
+/// How long the stop of a dead sandbox is waited for before the next one is made.
+const SANDBOX_STOP: Duration = Duration::from_secs(10);
 
 /// All that the planner looks at.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +65,11 @@ pub enum Step {
     },
     /// See whether the host paths that this version needs are there, before the old version stops.
     CheckVolumes {
+        /// The version.
+        uid: String,
+    },
+    /// Wait for this version's turn among the node's updates, before the old version stops.
+    TakeTurn {
         /// The version.
         uid: String,
     },
@@ -196,7 +203,8 @@ pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
         Some(
             Step::Admit { uid: other }
             | Step::WantImage { uid: other, .. }
-            | Step::CheckVolumes { uid: other },
+            | Step::CheckVolumes { uid: other }
+            | Step::TakeTurn { uid: other },
         ) => other != uid,
         _ => false,
     }
@@ -214,6 +222,7 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let versions = view.memory.versions.values();
     versions
         .filter(|v| v.uid != wanted.uid && !view.memory.terminating.contains(&v.uid))
+        .filter(|v| !view.memory.is_being_cleared(&v.uid))
         .filter(|v| view.memory.traces.contains(&v.uid) || !view.observed.has_none_of(&v.uid))
         .max_by_key(|v| {
             let newest = view.observed.sandboxes_of(&v.uid).map(|s| s.created).max();
@@ -221,9 +230,14 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
         })
 }
 
-/// Whether a version can start the moment the old one has ended: every image is at hand and every
-/// host path in order.
+/// Whether a version can start the moment the old one has ended: every image is at hand, every host path
+/// in order, and it is its turn among the node's updates.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
+    view.memory.turns.contains(&version.uid) && is_prepared(view, version)
+}
+
+/// Whether all is there that a version needs.
+fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
     let memory = view.memory;
     let checked = memory.checked.contains(&version.uid) && memory.admitted.contains(&version.uid);
     checked
@@ -303,10 +317,16 @@ impl<'a> Planner<'a> {
         let step = match (self.view.wanted, kept) {
             // Nothing of the kept version may hold up the wanted one.
             (Some(wanted), Some(kept)) => self.prepare(wanted).or_else(|| self.run(kept)),
-            (Some(wanted), None) if !leaving.contains(&wanted.uid.as_str()) => self.run(wanted),
+            (Some(wanted), None) if self.can_run(wanted, &leaving) => self.run(wanted),
             _ => None,
         };
         step.or_else(|| leaving.iter().find_map(|uid| self.clear(uid)))
+    }
+
+    /// Whether nothing that an earlier instance of the same version left has to go first.
+    fn can_run(&self, version: &StaticPod, leaving: &[&str]) -> bool {
+        let uid = version.uid.as_str();
+        !leaving.contains(&uid) && !self.view.memory.is_being_cleared(uid)
     }
 
     /// Versions that are to go: all but the wanted and the kept one, and those on their way out.
@@ -327,7 +347,9 @@ impl<'a> Planner<'a> {
     /// A version that is wanted again after its end starts without waiting for a clean-up that fails.
     fn start_again(&self) -> Option<Step> {
         let (memory, uid) = (self.view.memory, self.view.wanted?.uid.as_str());
-        let ended = memory.terminating.contains(uid) && !self.holds_processes(uid);
+        let ended = memory.terminating.contains(uid)
+            && !self.holds_processes(uid)
+            && !memory.is_being_cleared(uid);
         let fails = ended && cleanup_failure(self.view, uid).is_some();
         fails.then(|| Step::StartAgain { uid: uid.into() })
     }
@@ -342,7 +364,10 @@ impl<'a> Planner<'a> {
     /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
     fn holds_up(&self, sandbox: &Sandbox) -> bool {
         let removal = Subject::Removal(sandbox.id.clone());
-        let fails = self.view.memory.failures.contains_key(&removal);
+        let memory = self.view.memory;
+        let hangs = |begun: &Moment| begun.after(SANDBOX_STOP) <= self.view.now;
+        let fails = memory.failures.contains_key(&removal)
+            || memory.under_way.get(&removal).is_some_and(hangs);
         sandbox.ready || self.needs_stop(sandbox) && !fails
     }
 
@@ -366,6 +391,9 @@ impl<'a> Planner<'a> {
     /// Removes what a stopped version left: in the runtime first, then on the node.
     fn clear(&mut self, uid: &str) -> Option<Step> {
         let observed = self.view.observed;
+        if self.is_cleaning() {
+            return None;
+        }
         let stopped = observed.sandboxes_of(uid).filter(|s| !self.needs_stop(s));
         let sandboxes = stopped.map(|s| s.id.clone()).collect();
         let step = self.first_of(sandboxes, |id| Step::RemoveSandbox { id });
@@ -393,14 +421,21 @@ impl<'a> Planner<'a> {
         }
         let image =
             wanted_images(version).find_map(|image| self.want_image(version, &image.holder));
-        if image.is_some() || self.view.memory.checked.contains(uid) {
+        if image.is_some() {
             return image;
         }
         // Another version comes once a manifest has what is missing.
         if !unmet(version).is_empty() {
             return self.report_missing(version);
         }
-        self.check_volumes(uid)
+        if !self.view.memory.checked.contains(uid) {
+            return self.check_volumes(uid);
+        }
+        if !is_prepared(self.view, version) || self.view.memory.turns.contains(uid) {
+            return None;
+        }
+        let step = Step::TakeTurn { uid: uid.clone() };
+        self.unless_failing(&Subject::Turn(uid.clone()), step)
     }
 
     /// Has the check of the volumes fail for objects that no manifest has, so that events tell of them. Those
@@ -447,7 +482,7 @@ impl<'a> Planner<'a> {
         let stray = self.stray(uid, current);
         let waits_for_strays = !stray.is_empty();
         let step = self.clear_the_way(uid, current, stray);
-        if step.is_some() || waits_for_strays {
+        if step.is_some() || waits_for_strays || self.waits_for_stops(uid, current) {
             return step;
         }
         if let Some(step) = self.stop_given_up(uid) {
@@ -465,6 +500,13 @@ impl<'a> Planner<'a> {
         }
         let step = match current {
             Some(sandbox) => self.start_first_of(version, wants, sandbox),
+            // Its images are looked for first, and that takes no time.
+            None if wants
+                .iter()
+                .any(|(spec, _)| self.is_checking(version, spec)) =>
+            {
+                None
+            }
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.report_missing(version))
@@ -656,10 +698,27 @@ impl<'a> Planner<'a> {
             let subject = Subject::Stop(uid.clone());
             return self.unless_failing(&subject, Step::StopContainers { uid, ids, why });
         }
+        let ids = self.dead_sandboxes(uid, current);
+        self.first_of(ids, |id| Step::StopSandbox { id })
+    }
+
+    /// The other sandboxes of a version that still have to be stopped.
+    fn dead_sandboxes(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
         let others = self.view.observed.sandboxes_of(uid);
         let others = others.filter(|s| current.is_none_or(|c| c.id != s.id) && self.needs_stop(s));
-        let ids = others.map(|s| s.id.clone()).collect();
-        self.first_of(ids, |id| Step::StopSandbox { id })
+        others.map(|s| s.id.clone()).collect()
+    }
+
+    /// Whether a sandbox is being stopped whose network and ports the next one may need; a stop that hangs
+    /// is not waited for.
+    fn waits_for_stops(&mut self, uid: &str, current: Option<&Sandbox>) -> bool {
+        let ids = self.dead_sandboxes(uid, current);
+        let begun = ids.into_iter().filter_map(|id| {
+            let subject = Subject::Removal(id);
+            self.view.memory.under_way.get(&subject).copied()
+        });
+        let begun = begun.max();
+        begun.is_some_and(|begun| self.must_wait_until(begun.after(SANDBOX_STOP)))
     }
 
     fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
@@ -767,10 +826,27 @@ impl<'a> Planner<'a> {
     }
 
     fn is_pulling(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        self.is_checking(version, spec)
+            || self.has_image(version, spec, |image| {
+                matches!(image, Image::Pulling { .. })
+            })
+    }
+
+    fn is_checking(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        self.has_image(version, spec, |image| matches!(image, Image::Checking(_)))
+    }
+
+    /// Whether one of the images that a container needs is in such a state.
+    fn has_image(
+        &self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        test: impl Fn(&Image) -> bool,
+    ) -> bool {
         let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
         holders.any(|holder| {
             let image = self.view.memory.images.get(&(version.uid.clone(), holder));
-            matches!(image, Some(Image::Pulling { .. }))
+            image.is_some_and(&test)
         })
     }
 
@@ -809,7 +885,9 @@ impl<'a> Planner<'a> {
     fn want_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
         let key = (version.uid.clone(), container.to_owned());
         match self.view.memory.images.get(&key) {
-            Some(Image::Ready { .. } | Image::Pulling { .. }) => return None,
+            Some(Image::Ready { .. } | Image::Checking(_) | Image::Pulling { .. }) => {
+                return None;
+            }
             Some(Image::Failed { retry, .. }) if self.must_wait_until(*retry) => return None,
             Some(Image::Failed { .. }) | None => {}
         }
@@ -820,6 +898,9 @@ impl<'a> Planner<'a> {
     /// Removes containers and sandboxes that nobody needs any more. Of each name the newest container
     /// stays, and beside one that is not over the last one that is, for its log.
     fn collect_garbage(&mut self, version: &StaticPod) -> Option<Step> {
+        if self.is_cleaning() {
+            return None;
+        }
         let observed = self.view.observed;
         let uid = version.uid.as_str();
         let mut old: Vec<String> = vec![];
@@ -859,8 +940,19 @@ impl<'a> Planner<'a> {
             .find_map(|id| self.unless_failing(&Subject::Removal(id.clone()), step(id)))
     }
 
-    /// The step, unless it failed a short while ago.
+    /// Whether something of the Pod is being removed: that goes on beside its steps, one at a time.
+    fn is_cleaning(&self) -> bool {
+        let mut under_way = self.view.memory.under_way.keys();
+        under_way.any(|subject| matches!(subject, Subject::Removal(_) | Subject::Traces(_)))
+    }
+
+    /// The step, unless it is under way or failed a short while ago.
     fn unless_failing(&mut self, subject: &Subject, step: Step) -> Option<Step> {
+        if let Some(begun) = self.view.memory.under_way.get(subject) {
+            // From then on it counts as one that hangs.
+            self.must_wait_until(begun.after(SANDBOX_STOP));
+            return None;
+        }
         match self.view.memory.failures.get(subject) {
             Some(failure) if self.must_wait_until(failure.retry) => None,
             _ => Some(step),

@@ -161,6 +161,9 @@ impl World {
             Step::CheckVolumes { uid } => {
                 self.memory.checked.insert(uid);
             }
+            Step::TakeTurn { uid } => {
+                self.memory.turns.insert(uid);
+            }
             Step::RunSandbox { uid, attempt } => {
                 let taken = self
                     .observed

@@ -27,7 +27,9 @@ impl PodTask {
         let Some(id) = name_holder(&message) else {
             return;
         };
-        if let Ok(false) = exists(&self.context.client, &subject, id).await {
+        let client = self.context.client.clone();
+        let there = exists(&client, &subject, id);
+        if let Ok(Ok(false)) = self.part(&subject, there).await {
             let next = attempt.saturating_add(1);
             self.memory.free_attempts.insert(subject, next);
         }

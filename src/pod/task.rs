@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -20,20 +20,24 @@ use super::effects::{self, Effects};
 use super::events::{About, EventKind, Events};
 use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
+use super::jobs::{FILES, Job};
 use super::last_words::last_words;
+use super::limiter::{Lease, Limiter};
 use super::memory::{Memory, PostStart, Subject};
 use super::metrics::Metrics;
 use super::moment::{Clock, Moment, Since};
-use super::observe::{self, Listed};
+use super::observe::{self, Inspected, Listed, Role};
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use super::plan::{View, Why, kept_version, plan};
 use super::progress::{UnderWay, rfc3339};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
 use super::rollback::{self, Rollback};
-use super::rules::{Restart, all_containers, has_ended, init_containers, is_finished, restart};
+use super::rules::{
+    Restart, all_containers, containers, has_ended, init_containers, is_finished, restart,
+};
 use super::{folder, status, waiting};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, pooled};
 use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
@@ -49,6 +53,9 @@ const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Subject of complaints about histories.
 const HISTORY: &str = "history";
+
+/// How long what only the runtime's list tells of is left at that.
+const ASSUMED: Duration = Duration::from_secs(10);
 
 /// What all Pods' tasks share.
 #[derive(Debug)]
@@ -67,8 +74,8 @@ pub struct Context {
     pub images: Images,
     /// What Pods take of the node.
     pub ledger: Ledger,
-    /// Dear calls at a time.
-    pub limiter: Semaphore,
+    /// Expensive calls at a time.
+    pub limiter: Limiter,
     /// The time.
     pub clock: Clock,
     /// Where each task tells what it knows.
@@ -122,6 +129,10 @@ type Pull = BoxFuture<'static, Pulled>;
 type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
 
 /// The task of one Pod.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is about something of its own"
+)]
 pub struct PodTask {
     pub(super) key: PodKey,
     pub(super) context: Arc<Context>,
@@ -139,19 +150,31 @@ pub struct PodTask {
     pub(super) records: std::collections::BTreeMap<String, folder::Record>,
     pub(super) pulls: FuturesUnordered<Pull>,
     pub(super) post_starts: FuturesUnordered<PostStartHook>,
+    /// What goes on beside the steps.
+    pub(super) jobs: FuturesUnordered<Job>,
+    /// The turn among the node's updates that a version has.
+    pub(super) turn: Option<(String, Lease)>,
     probes: Probes,
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
     /// What could not be written, so that it is logged once.
     pub(super) complaints: Complaints,
     /// Ids to look at before the next plan.
-    changed: BTreeSet<String>,
+    pub(super) changed: BTreeSet<String>,
     /// When something of the node was given back.
     given_back: watch::Receiver<u64>,
     /// Whether the runtime has to be asked about everything before the next plan.
     pub(super) stale: bool,
     /// Whether the runtime was asked about everything since the last step.
     end_is_verified: bool,
+    /// Whether something was taken in since the task last began to look.
+    heard: bool,
+    /// What the supervisor saw of the Pod before the task's first look.
+    listed: Option<Listed>,
+    /// Ids of which only the runtime's list is known.
+    assumed: BTreeSet<String>,
+    /// Whether the runtime's state was read; nothing is reported before.
+    looked: bool,
 }
 
 impl PodTask {
@@ -177,11 +200,17 @@ impl PodTask {
             records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
             post_starts: FuturesUnordered::new(),
+            jobs: FuturesUnordered::new(),
+            turn: None,
             kept: std::collections::BTreeMap::default(),
             complaints: Complaints::default(),
             changed: BTreeSet::new(),
-            stale: false,
+            stale: true,
             end_is_verified: false,
+            heard: false,
+            listed: None,
+            assumed: BTreeSet::new(),
+            looked: false,
         };
         task.adopt(start).await;
         task.keep().await;
@@ -210,23 +239,12 @@ impl PodTask {
         if !self.memory.admitted.is_empty() {
             self.share_out().await;
         }
-        let Context { client, clock, .. } = &*self.context;
-        match start.listed.inspect(client, clock, &self.observed).await {
-            Ok(observed) => {
-                self.observed = observed;
-                self.complete(&Observed::default()).await;
-            }
-            Err(e) => {
-                debug!(pod = %self.key, error = %e, "cannot look at the Pod yet");
-                self.stale = true;
-            }
-        }
-        let running = self
-            .observed
-            .containers
-            .iter()
-            .filter(|c| c.is_live())
-            .count();
+        self.listed = Some(start.listed);
+    }
+
+    fn tell_adopted(&self) {
+        let running = self.observed.containers.iter();
+        let running = running.filter(|c| c.is_live()).count();
         if running > 0 {
             info!(pod = %self.key, containers = running, "found the Pod running");
         }
@@ -252,7 +270,7 @@ impl PodTask {
         self.memory.traces.insert(uid.clone());
         let (paths, written) = (self.context.facts.paths.clone(), record.clone());
         let write = move || folder::create(&paths, &version.key, &version.uid, &written);
-        if let Err(error) = blocking(write).await {
+        if let Err(error) = self.own_files(blocking(write)).await {
             warn!(pod = %self.key, %error, "Failed to write the record of a Pod whose folder was lost");
         }
         self.records.insert(uid, record);
@@ -291,6 +309,7 @@ impl PodTask {
 
     async fn keep(&mut self) {
         loop {
+            self.heard = false;
             while let Ok(message) = self.inbox.try_recv() {
                 self.take(message);
             }
@@ -306,6 +325,7 @@ impl PodTask {
             self.begin_trials().await;
             let trial_ends = self.judge().await;
             self.give_back();
+            self.follow_takeover();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
@@ -322,12 +342,17 @@ impl PodTask {
                     self.keep_rollback(None).await;
                     return;
                 }
+                // It came while files were written, after it would have been looked at.
+                None if self.heard => {}
                 None => {
-                    let wake = [plan.wake, trial_ends].into_iter().flatten().min();
+                    let inspect =
+                        (!self.assumed.is_empty()).then(|| self.context.clock.now().after(ASSUMED));
+                    let wake = [plan.wake, trial_ends, inspect].into_iter().flatten().min();
                     let alarm = wake.map(|at| self.context.clock.instant_of(at));
                     if !self.wait(alarm).await {
                         return;
                     }
+                    self.stale |= inspect.is_some_and(|at| at <= self.context.clock.now());
                 }
             }
         }
@@ -344,6 +369,31 @@ impl PodTask {
             || self.observed.ready_sandbox(uid).is_some();
         if is_finished(self.view(), &wanted.pod) && !runs {
             self.context.ledger.release(&self.key, uid);
+        }
+    }
+
+    /// Notes which version follows one that is being stopped, and gives the turn among the node's updates back
+    /// once that version is up or not wanted any more.
+    fn follow_takeover(&mut self) {
+        let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
+        let uid = wanted.as_ref().map(|w| w.uid.as_str());
+        let mut leaving = self.memory.terminating.iter();
+        if let Some(uid) = uid.filter(|uid| leaving.any(|other| other != uid)) {
+            self.memory.successors.insert(uid.to_owned());
+        }
+        self.memory.turns.retain(|turn| Some(turn.as_str()) == uid);
+        let Some((turn, _)) = &self.turn else {
+            return;
+        };
+        let there = |name: &str| !self.observed.history_of(turn, name).is_empty();
+        let is_coming = wanted.is_some_and(|version| {
+            let mut own = containers(&version).iter();
+            version.uid == *turn
+                && !is_finished(self.view(), &version)
+                && !own.all(|c| there(&c.name))
+        });
+        if !is_coming {
+            self.turn = None;
         }
     }
 
@@ -403,6 +453,9 @@ impl PodTask {
     }
 
     pub(super) fn publish(&self) {
+        if !self.looked {
+            return;
+        }
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
         let mut told = report(self.view(), facts, &self.key, wanted, &self.records);
@@ -439,7 +492,7 @@ impl PodTask {
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
-            match blocking(write).await {
+            match self.own_files(blocking(write)).await {
                 Ok(()) => {
                     self.complaints.is_news(HISTORY, None);
                     self.kept.insert(uid, history);
@@ -530,7 +583,8 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let kept = self.rollback.clone();
         let write = move || rollback::write(&paths, &key, kept.as_ref());
-        let problem = blocking(write).await.err().map(|error| error.to_string());
+        let written = self.own_files(blocking(write)).await;
+        let problem = written.err().map(|error| error.to_string());
         if self.complaints.is_news("update", problem.as_deref()) {
             let error = problem.unwrap_or_default();
             warn!(pod = %self.key, error, "Failed to write what is known of the update");
@@ -605,7 +659,12 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let id = container.id.clone();
         let read = move || last_words(&paths, &key, &spec, &container, &exit);
-        let words = blocking(read).await;
+        let subject = format!("termination message of {id}");
+        let read = pooled(&subject, FILES, read);
+        let words = self.own_files(read).await.unwrap_or_else(|error| {
+            warn!(pod = %self.key, %error, "Failed to read the termination message");
+            String::new()
+        });
         let known = self.observed.containers.iter_mut().find(|c| c.id == id);
         if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
         {
@@ -703,7 +762,7 @@ impl PodTask {
 
     /// Waits until something happens, and takes it in. Nothing is lost where the wait is given up. Tells
     /// whether the task goes on.
-    async fn next(&mut self) -> bool {
+    pub(super) async fn next(&mut self) -> bool {
         let given_back = &mut self.given_back;
         tokio::select! {
             message = self.inbox.recv() => match message {
@@ -712,11 +771,13 @@ impl PodTask {
             },
             Some(pulled) = self.pulls.next() => self.pulled(pulled),
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
+            Some(done) = self.jobs.next() => self.job_done(done),
             news = self.probes.next() => self.tell_of_probe(&news),
             Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
                 self.memory.rejections.clear();
             }
         }
+        self.heard = true;
         true
     }
 
@@ -726,7 +787,9 @@ impl PodTask {
         let mut delay = RUNTIME_RETRY;
         loop {
             match self.try_look().await {
-                Ok(()) => return true,
+                Ok(true) => return true,
+                // Something else matters now.
+                Ok(false) => continue,
                 Err(e) => debug!(pod = %self.key, error = %e, "cannot look at the Pod"),
             }
             if !self.wait(Some(Instant::now().later(delay))).await {
@@ -736,43 +799,100 @@ impl PodTask {
         }
     }
 
-    async fn try_look(&mut self) -> Result<(), Error> {
-        let context = Arc::clone(&self.context);
+    /// Tells whether all that was to be read was read.
+    async fn try_look(&mut self) -> Result<bool, Error> {
         if self.stale {
-            let listed = Listed::fetch(&context.client, &context.mark, Some(&self.key)).await?;
-            let before = self.observed.clone();
-            self.observed = listed
-                .inspect(&context.client, &context.clock, &before)
-                .await?;
+            // What changes from now on is read again.
             self.stale = false;
             self.changed.clear();
-            self.complete(&before).await;
-            self.tell_ends(&before);
-            self.prune();
+            let looked = self.look_at_all().await;
+            self.stale |= !matches!(looked, Ok(true));
+            return looked;
         }
-        while let Some(id) = self.changed.first().cloned() {
-            self.look_at(&context, &id).await?;
-            self.changed.remove(&id);
+        while let Some(id) = self.changed.pop_first() {
+            let looked = self.look_at(&id).await;
+            self.stale |= !matches!(looked, Ok(true));
+            if self.stale {
+                return looked;
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn look_at(&mut self, context: &Context, id: &str) -> Result<(), Error> {
-        let before = self.observed.clone();
-        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
-            if known.exit().is_some() {
-                return Ok(());
+    /// Reads the Pod's whole state. Given up where the wanted version changes meanwhile, which changes what of
+    /// the state matters.
+    async fn look_at_all(&mut self) -> Result<bool, Error> {
+        let context = Arc::clone(&self.context);
+        let wanted = self.wanted.as_ref().map(|w| w.pod.uid.clone());
+        let is_other = |task: &Self, _| task.wanted.as_ref().map(|w| &w.pod.uid) != wanted.as_ref();
+        let listed = if let Some(listed) = self.listed.take() {
+            listed
+        } else {
+            let key = self.key.clone();
+            let fetch = Listed::fetch(&context.client, &context.mark, Some(&key));
+            match self.beside(fetch, is_other).await {
+                Some(listed) => listed?,
+                None => return Ok(false),
             }
-            match observe::inspect_container(&context.client, &context.clock, id).await? {
-                Some(now) => known.state = now.state,
-                None => self.observed.forget(id),
+        };
+        let before = self.observed.clone();
+        let mut known = before.clone();
+        self.assumed.iter().for_each(|id| known.forget(id));
+        let terminating = self.memory.terminating.clone();
+        let role = |uid: &str| match &wanted {
+            None => Role::Leaving,
+            Some(_) if terminating.contains(uid) => Role::Leaving,
+            Some(wanted) if wanted == uid => Role::Wanted,
+            Some(_) => Role::Replaced,
+        };
+        let inspect = listed
+            .clone()
+            .inspect(&context.client, &context.clock, &known, role);
+        let Some(inspected) = self.beside(inspect, is_other).await else {
+            self.listed = (!self.looked).then_some(listed);
+            return Ok(false);
+        };
+        let Inspected { observed, assumed } = inspected?;
+        (self.observed, self.assumed) = (observed, assumed);
+        self.complete(&before).await;
+        self.tell_ends(&before);
+        self.prune();
+        if !std::mem::replace(&mut self.looked, true) {
+            self.tell_adopted();
+        }
+        Ok(true)
+    }
+
+    /// Reads the state of one container or sandbox. Tells whether it could be had.
+    async fn look_at(&mut self, id: &str) -> Result<bool, Error> {
+        let context = Arc::clone(&self.context);
+        let before = self.observed.clone();
+        if let Some(known) = before.containers.iter().find(|c| c.id == id) {
+            if known.exit().is_some() {
+                return Ok(true);
+            }
+            let inspect = observe::inspect_container(&context.client, &context.clock, id);
+            let Some(now) = self.look_within(&known.uid, inspect).await? else {
+                return Ok(false);
+            };
+            match (
+                now,
+                self.observed.containers.iter_mut().find(|c| c.id == id),
+            ) {
+                (Some(now), Some(known)) => known.state = now.state,
+                (None, _) => self.observed.forget(id),
+                (Some(_), None) => {}
             }
             self.complete(&before).await;
             self.tell_ends(&before);
-        } else if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == id) {
-            match observe::inspect_sandbox(&context.client, &context.clock, id).await? {
+        } else if let Some(known) = before.sandboxes.iter().find(|s| s.id == id) {
+            let inspect = observe::inspect_sandbox(&context.client, &context.clock, id);
+            let Some(now) = self.look_within(&known.uid, inspect).await? else {
+                return Ok(false);
+            };
+            match (now, self.observed.sandboxes.iter_mut().find(|s| s.id == id)) {
                 // Who it is does not change.
-                Some(now) => {
+                (Some(now), Some(known)) => {
                     let (id, uid) = (known.id.clone(), known.uid.clone());
                     let attempt = known.attempt;
                     *known = Sandbox {
@@ -782,11 +902,24 @@ impl PodTask {
                         ..now
                     };
                 }
-                None => self.observed.forget(id),
+                (None, _) => self.observed.forget(id),
+                (Some(_), None) => {}
             }
             self.tell_ends(&before);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Waits for a status. Where it does not come and its version is not to run on, the list has to be enough,
+    /// and nothing is given.
+    async fn look_within<T>(
+        &mut self,
+        uid: &str,
+        inspect: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Error> {
+        let is_wanted = |task: &Self| task.wanted.as_ref().is_some_and(|w| w.pod.uid == uid);
+        let done = self.beside(inspect, |task, _| !is_wanted(task)).await;
+        done.transpose()
     }
 
     /// Logs what ended without our doing.
@@ -865,7 +998,7 @@ impl PodTask {
     }
 
     /// Keeps the probes of what runs going, and takes over what they say.
-    fn sync_probes(&mut self) {
+    pub(super) fn sync_probes(&mut self) {
         let (context, memory) = (&self.context, &self.memory);
         let of_host = context.facts.host_ips.first();
         let of_host = of_host.as_deref().unwrap_or("127.0.0.1");

@@ -151,8 +151,15 @@ fn images_of<'a>(version: &'a StaticPod, name: &str) -> Vec<WantedImage<'a>> {
     holders.iter().filter_map(image).collect()
 }
 
+/// How it stands with an image; while the runtime is asked for it, that is how it stood before.
 fn state_of<'a>(memory: &'a Memory, version: &StaticPod, holder: &str) -> Option<&'a Image> {
-    memory.images.get(&(version.uid.clone(), holder.to_owned()))
+    match memory
+        .images
+        .get(&(version.uid.clone(), holder.to_owned()))?
+    {
+        Image::Checking(before) => before.as_deref(),
+        image => Some(image),
+    }
 }
 
 /// Why an image cannot be had, in the kubelet's words: after the first failure it calls the waiting by
@@ -180,7 +187,7 @@ fn image_obstacle(
         Image::Failed {
             reason, message, ..
         } => Some(Waiting::new(reason, message.clone())),
-        Image::Ready { .. } | Image::Pulling { .. } => None,
+        Image::Ready { .. } | Image::Checking(_) | Image::Pulling { .. } => None,
     }
 }
 
@@ -279,14 +286,27 @@ pub(super) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
         pulling(view.memory, version, &image)
             .or_else(|| image_obstacle(view.memory, version, &image))
     });
-    let stopping = || {
+    obstacles.next().unwrap_or_else(|| takeover(view, version))
+}
+
+/// What a version still waits for that nothing stands in the way of: its turn, or the end of the old one.
+fn takeover(view: View<'_>, version: &StaticPod) -> Waiting {
+    let (memory, uid) = (view.memory, &version.uid);
+    let ends = |other: &str| other != uid && memory.terminating.contains(other);
+    if view.observed.uids().any(ends) {
         let failure = cleanup_of_others(view, uid);
         let failure = failure.map(|f| format!(": {}: {}", f.reason, f.message));
         let failure = failure.unwrap_or_default();
-        Waiting::new(
-            "Terminating",
-            format!("the old version is being stopped{failure}"),
-        )
+        let message = format!("the old version is being stopped{failure}");
+        return Waiting::new("Terminating", message);
+    }
+    let is_under_way = |subject: Subject| memory.under_way.contains_key(&subject);
+    let message = if is_under_way(Subject::Volumes(uid.clone())) {
+        "its volumes are being checked"
+    } else if is_under_way(Subject::Turn(uid.clone())) {
+        "other Pods of this node are being updated"
+    } else {
+        "its images and volumes are being checked"
     };
-    obstacles.next().unwrap_or_else(stopping)
+    Waiting::new("Preparing", message)
 }

@@ -14,6 +14,7 @@ use podkeeper::pod::admission::Ledger;
 use podkeeper::pod::credentials::CredentialFiles;
 use podkeeper::pod::events::{Event, Events};
 use podkeeper::pod::image::Images;
+use podkeeper::pod::limiter::Limiter;
 use podkeeper::pod::metrics::Metrics;
 use podkeeper::pod::moment::Clock;
 use podkeeper::pod::report::{PodReport, Told};
@@ -22,7 +23,7 @@ use podkeeper::pod::task::Context;
 use podkeeper::source::{Desired, DesiredPod, Origin};
 use podkeeper::translate::{HandlerFeatures, NodeFacts, Paths};
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -290,7 +291,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         metrics: Metrics::default(),
         ledger: Ledger::default(),
-        limiter: Semaphore::new(4),
+        limiter: Limiter::new(4),
         clock: Clock::with_wall(wall),
         reports: Reports::default(),
         events: Events::default(),

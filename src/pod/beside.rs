@@ -1,0 +1,161 @@
+//! Work of a step beside the Pod's task, which keeps reading its inbox meanwhile.
+//!
+//! What a step waits for, a call or file work, is awaited here and nowhere else. A step that is no longer
+//! wanted is dropped and its call cancelled, and so is one that hangs while another container of the Pod
+//! or an update needs the task. The state is read again from the runtime before the next step.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::act::Failure;
+use super::memory::Subject;
+use super::observed::Container;
+use super::plan::{Step, View, kept_version, plan};
+use super::task::PodTask;
+
+/// How long the end of a call is waited for that is no longer wanted: most end by then, and a call that is
+/// cancelled leaves work to the runtime.
+const UNWANTED: Duration = Duration::from_secs(2);
+/// How long a call may take while something else of the Pod has to be done.
+const HANGS: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+impl PodTask {
+    /// Awaits work while the task keeps reading its inbox. Gives nothing where the work was dropped since it
+    /// gives way: `gives_way` is asked every second, with how long the work has taken.
+    pub(super) fn beside<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        gives_way: impl Fn(&Self, Duration) -> bool,
+    ) -> impl Future<Output = Option<T>> {
+        // Boxed here and not inside, for every Pod's task would hold room for the largest otherwise.
+        let mut work = Box::pin(work);
+        let began = Instant::now();
+        async move {
+            loop {
+                let tick = tokio::time::sleep(TICK);
+                tokio::select! {
+                    biased;
+                    done = &mut work => return Some(done),
+                    goes_on = self.next() => {
+                        if !goes_on {
+                            return Some(work.await);
+                        }
+                        if began.elapsed() < TICK {
+                            continue;
+                        }
+                    }
+                    () = tick => {}
+                }
+                self.sync_probes();
+                self.publish();
+                if gives_way(self, began.elapsed()) {
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Awaits short work on the agent's own files, which is never dropped.
+    pub(super) fn own_files<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> impl Future<Output = T> {
+        let done = self.beside(work, |_, _| false);
+        async move {
+            // Work that never gives way comes to its end.
+            done.await.expect("work that does not give way")
+        }
+    }
+
+    /// Awaits a part of a step in this matter.
+    ///
+    /// # Errors
+    /// The step was dropped.
+    pub(super) fn part<T>(
+        &mut self,
+        subject: &Subject,
+        part: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        let part = Box::pin(part);
+        async move {
+            let done = self.beside(part, |task, took| task.gives_way(subject, took));
+            if let Some(done) = done.await {
+                return Ok(done);
+            }
+            Err(if self.is_kept(subject) {
+                Failure::Hangs { after: HANGS }
+            } else {
+                Failure::Dropped
+            })
+        }
+    }
+
+    fn gives_way(&self, subject: &Subject, took: Duration) -> bool {
+        if took >= UNWANTED && (!self.is_kept(subject) || self.update_needs_task(subject)) {
+            return true;
+        }
+        took >= HANGS && self.container_needs_task(subject)
+    }
+
+    /// Whether the version that a step is about is still to run.
+    fn is_kept(&self, subject: &Subject) -> bool {
+        subject.uid().is_some_and(|uid| self.is_version_kept(uid))
+    }
+
+    /// Whether a version is to run: it is wanted, or runs on until the wanted one can take over.
+    pub(super) fn is_version_kept(&self, uid: &str) -> bool {
+        let view = self.view();
+        let kept = [view.wanted, kept_version(view)];
+        let is_named = kept.into_iter().flatten().any(|v| v.uid == uid);
+        is_named && !self.memory.terminating.contains(uid)
+    }
+
+    /// The next step if this one had just failed.
+    fn step_without(&self, subject: &Subject) -> Option<Step> {
+        let mut memory = self.memory.clone();
+        let view = self.view();
+        memory.failed(subject.clone(), "", String::new(), view.now);
+        let memory = &memory;
+        plan(View { memory, ..view }).step
+    }
+
+    /// Whether the version that is to take over has to be prepared.
+    fn update_needs_task(&self, subject: &Subject) -> bool {
+        let wanted = self.wanted.as_ref().map(|w| w.pod.uid.as_str());
+        if wanted == subject.uid() {
+            return false;
+        }
+        let other = |uid: &str| Some(uid) != subject.uid();
+        match self.step_without(subject) {
+            Some(
+                Step::Admit { uid }
+                | Step::WantImage { uid, .. }
+                | Step::CheckVolumes { uid }
+                | Step::TakeTurn { uid },
+            ) => other(&uid),
+            _ => false,
+        }
+    }
+
+    /// Whether a container that ran has to be looked at, stopped or started again.
+    fn container_needs_task(&self, subject: &Subject) -> bool {
+        let Subject::Container(uid, name) = subject else {
+            return false;
+        };
+        let others = || self.observed.containers_of(uid).filter(|c| c.name != *name);
+        let is_changed =
+            |c: &Container| c.is_live() && (self.stale || self.changed.contains(&c.id));
+        if others().any(is_changed) {
+            return true;
+        }
+        match self.step_without(subject) {
+            Some(Step::WantImage { container, .. }) => others().any(|c| c.name == container),
+            Some(Step::RunContainer { attempt, .. }) => attempt > 0,
+            Some(Step::StopContainers { .. } | Step::RestartAll { .. } | Step::Fail { .. }) => true,
+            _ => false,
+        }
+    }
+}
