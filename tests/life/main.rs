@@ -7,6 +7,7 @@ mod clock;
 mod events;
 mod faults;
 mod golden;
+mod hangs;
 mod host;
 mod identity;
 mod lies;
