@@ -8,6 +8,7 @@ mod cli;
 mod edits;
 mod ends;
 mod env;
+mod hangs;
 mod hostile;
 mod housekeeping;
 mod identity;
