@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Id};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -150,17 +151,20 @@ struct UnderWay {
     ended: watch::Receiver<()>,
 }
 
-/// All operations that are under way, by subject.
-static UNDER_WAY: LazyLock<Mutex<HashMap<String, UnderWay>>> = LazyLock::new(Mutex::default);
+/// All operations that are under way, by the runtime of their callers and by subject: agents in one process,
+/// as in tests, may have Pods of one name.
+type AllUnderWay = HashMap<(Id, String), UnderWay>;
 
-fn under_way() -> MutexGuard<'static, HashMap<String, UnderWay>> {
+static UNDER_WAY: LazyLock<Mutex<AllUnderWay>> = LazyLock::new(Mutex::default);
+
+fn under_way() -> MutexGuard<'static, AllUnderWay> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The right to work on a subject, until it is dropped.
 #[derive(Debug)]
 struct Turn {
-    subject: String,
+    subject: (Id, String),
     /// Dropped after the subject is free, which notifies those who wait for it.
     _ended: watch::Sender<()>,
 }
@@ -192,17 +196,18 @@ impl Turn {
 
     /// Takes the subject; the error is who has it, or nothing when all threads are taken.
     fn take(subject: &str, start: Instant, end: Instant) -> Result<Self, Option<UnderWay>> {
+        let subject = (Handle::current().id(), subject.to_owned());
         let mut under_way = under_way();
-        if let Some(other) = under_way.get(subject) {
+        if let Some(other) = under_way.get(&subject) {
             return Err(Some(other.clone()));
         }
         if under_way.len() >= MAX_THREADS {
             return Err(None);
         }
         let (sender, ended) = watch::channel(());
-        under_way.insert(subject.to_owned(), UnderWay { start, end, ended });
+        under_way.insert(subject.clone(), UnderWay { start, end, ended });
         Ok(Self {
-            subject: subject.to_owned(),
+            subject,
             _ended: sender,
         })
     }
