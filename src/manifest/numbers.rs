@@ -52,7 +52,9 @@ fn given(object: &'static Object, value: &Value, into: &mut Fields) {
             into.insert((object.name, field));
         } else if let Some(inner) = shape.object() {
             let items = value.as_array().map_or(std::slice::from_ref(value), |v| v);
-            items.iter().for_each(|item| given(inner, item, into));
+            for item in items {
+                given(inner, item, into);
+            }
         }
     }
 }

@@ -97,9 +97,8 @@ async fn starts_after_liveness_failures(dies_after: Option<usize>) -> Vec<u64> {
         }
     }
     let starts = agent.starts("p", "c").into_iter();
-    starts
-        .map(|at| Duration::from_secs_f64(at.round()).as_secs())
-        .collect()
+    let whole = |at: f64| Duration::try_from_secs_f64(at.round()).unwrap().as_secs();
+    starts.map(whole).collect()
 }
 
 #[tokio::test(start_paused = true)]

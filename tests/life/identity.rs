@@ -59,7 +59,7 @@ fn claims() -> Vec<Claim> {
                 &mut claim.uid,
                 &mut claim.container,
             ];
-            *into.into_iter().nth(part).unwrap() = wrong.clone();
+            into.into_iter().nth(part).unwrap().clone_from(&wrong);
             claims.push(claim);
         }
     }

@@ -186,20 +186,20 @@ fn times(state: &mut State, nanos: i64) {
 
 const ANSWERS: [Change; 15] = [
     ("backoff u64::MAX", |s| {
-        annotate(s, labels::RESTART_BACKOFF, "18446744073709551615")
+        annotate(s, labels::RESTART_BACKOFF, "18446744073709551615");
     }),
     ("backoff i64::MAX", |s| {
-        annotate(s, labels::RESTART_BACKOFF, "9223372036854775807")
+        annotate(s, labels::RESTART_BACKOFF, "9223372036854775807");
     }),
     ("backoff -1", |s| annotate(s, labels::RESTART_BACKOFF, "-1")),
     ("grace u64::MAX", |s| {
-        annotate(s, labels::TERMINATION_GRACE_PERIOD, "18446744073709551615")
+        annotate(s, labels::TERMINATION_GRACE_PERIOD, "18446744073709551615");
     }),
     ("grace i64::MAX", |s| {
-        annotate(s, labels::TERMINATION_GRACE_PERIOD, "9223372036854775807")
+        annotate(s, labels::TERMINATION_GRACE_PERIOD, "9223372036854775807");
     }),
     ("grace -1", |s| {
-        annotate(s, labels::TERMINATION_GRACE_PERIOD, "-1")
+        annotate(s, labels::TERMINATION_GRACE_PERIOD, "-1");
     }),
     ("attempt 0", |s| attempts(s, 0)),
     ("attempt u32::MAX", |s| attempts(s, u32::MAX)),
@@ -208,12 +208,12 @@ const ANSWERS: [Change; 15] = [
     ("times i64::MAX", |s| times(s, i64::MAX)),
     ("times i64::MIN", |s| times(s, i64::MIN)),
     ("restart count", |s| {
-        annotate(s, labels::RESTART_COUNT, "18446744073709551615")
+        annotate(s, labels::RESTART_COUNT, "18446744073709551615");
     }),
     ("ids -1", |s| {
         s.images
             .values_mut()
-            .for_each(|i| i.uid = Some(v1::Int64Value { value: -1 }))
+            .for_each(|i| i.uid = Some(v1::Int64Value { value: -1 }));
     }),
     ("ids MAX", |s| {
         s.images.values_mut().for_each(|i| {
