@@ -145,7 +145,8 @@ impl ChangedRows {
             told.insert(name(pod), pod.clone());
         }
         for mut pod in gone.into_values() {
-            "Gone".clone_into(&mut pod.reason);
+            "Gone".clone_into(&mut pod.phase);
+            pod.reason.clear();
             (pod.ready, pod.total) = (0, 0);
             rows.push(row(&pod, now));
         }
@@ -383,6 +384,23 @@ default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
 ";
         assert_eq!(third, expected);
         assert_eq!(rows.lines(&status(vec![a]), now()), "");
+    }
+
+    #[test]
+    fn a_pod_that_was_terminating_is_gone_in_the_end() {
+        let mut rows = ChangedRows::new();
+        let ending = PodReport {
+            phase: "Terminating".into(),
+            ..running("a-n1")
+        };
+        let status = NodeStatus {
+            pods: vec![ending],
+            ..NodeStatus::default()
+        };
+        rows.lines(&status, now());
+        let last = rows.lines(&NodeStatus::default(), now());
+        let expected = "default     a-n1   0/0     Gone          0          2m5s   /m/web.yaml\n";
+        assert_eq!(last, expected);
     }
 
     #[test]

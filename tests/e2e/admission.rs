@@ -89,7 +89,12 @@ async fn what_the_node_does_not_have_is_refused_by_its_reason(mut node: Node) {
     ];
     if !apparmor {
         let profile = "    securityContext: {appArmorProfile: {type: RuntimeDefault}}\n";
-        refused.push(("apparmor", profile.into(), "AppArmor", "no AppArmor"));
+        refused.push((
+            "apparmor",
+            profile.into(),
+            "AppArmor",
+            "AppArmor is not enabled",
+        ));
     }
     for (name, spec, ..) in &refused {
         node.put(&format!("{name}.yaml"), &with(name, spec));

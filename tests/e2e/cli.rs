@@ -309,12 +309,16 @@ async fn waiting_ends_when_the_pod_is_ready_or_gone(mut node: Node) {
 
     // Over a restart of the agent too.
     let waiting = ask(&node, &["wait", "--for=deleted", &name, "--timeout=60s"]);
-    let mut waiting = { waiting }.stdout(Stdio::piped()).spawn().unwrap();
+    let mut waiting = { waiting };
+    waiting.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut waiting = waiting.spawn().unwrap();
     node.kill_agent();
     node.remove("bad.yaml");
     node.start_agent();
     node.wait_known(1).await;
-    assert!(waiting.try_wait().unwrap().is_none(), "it is there");
+    if waiting.try_wait().unwrap().is_some() {
+        panic!("it is there: {:?}", waiting.wait_with_output());
+    }
     node.remove("web.yaml");
     node.wait_gone().await;
     node.wait_until("the waiting ends", async || {

@@ -278,7 +278,7 @@ async fn groups_of_the_image_count_unless_the_pod_says_otherwise(mut node: Node)
         assert!(
             report
                 .message
-                .contains("supplementalGroupsPolicy is Strict"),
+                .contains("SupplementalGroupsPolicy=Strict is not supported"),
             "{report:#?}"
         );
     }
