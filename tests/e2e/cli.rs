@@ -309,16 +309,20 @@ async fn waiting_ends_when_the_pod_is_ready_or_gone(mut node: Node) {
 
     // Over a restart of the agent too.
     let waiting = ask(&node, &["wait", "--for=deleted", &name, "--timeout=60s"]);
-    let mut waiting = { waiting };
-    waiting.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut waiting = waiting.spawn().unwrap();
+    let mut waiting = { waiting }.stdout(Stdio::piped()).spawn().unwrap();
+    let files = format!("/proc/{}/fd", waiting.id());
+    node.wait_until("the agent is asked", async || {
+        let files = fs::read_dir(&files).unwrap().flatten();
+        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        targets.any(|target| target.to_string_lossy().starts_with("socket:"))
+    })
+    .await;
     node.kill_agent();
     node.remove("bad.yaml");
     node.start_agent();
     node.wait_known(1).await;
-    if waiting.try_wait().unwrap().is_some() {
-        panic!("it is there: {:?}", waiting.wait_with_output());
-    }
+    let ended = waiting.try_wait().unwrap();
+    assert!(ended.is_none(), "it is there: {ended:?}");
     node.remove("web.yaml");
     node.wait_gone().await;
     node.wait_until("the waiting ends", async || {
