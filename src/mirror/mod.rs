@@ -203,11 +203,11 @@ impl Mirror {
             let error = match ended {
                 Ended::Failed(error) => error,
                 Ended::Changed => {
-                    info!("what tells the way to the API server changed, connecting anew");
+                    info!("API server connection settings changed, reconnecting");
                     continue;
                 }
                 Ended::Renewed => {
-                    debug!("the exec plugin gave a new credential, connecting anew");
+                    debug!("Exec plugin returned a new credential, reconnecting");
                     continue;
                 }
             };

@@ -136,7 +136,7 @@ pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'sta
         let task = tokio::spawn(async move {
             match tokio::time::timeout(limits.header_time, stream.sent()).await {
                 Ok(Ok(())) => call(stream, place).await,
-                Ok(Err(error)) => debug!(%error, "a connection broke off"),
+                Ok(Err(error)) => debug!(%error, "Connection closed early"),
                 Err(_) => debug!("a caller has sent nothing"),
             }
         });

@@ -271,7 +271,7 @@ impl Owned {
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!(
                 error,
-                "whose Pod is whose cannot be kept for the agent's next start"
+                "Failed to write the owners of Pods for the next start of the agent"
             );
         }
         self.complaint = complaint;

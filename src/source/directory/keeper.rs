@@ -59,7 +59,7 @@ impl Keeper {
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!(
                 error,
-                "accepted manifests cannot be kept for the agent's next start"
+                "Failed to write accepted manifests for the next start of the agent"
             );
         }
         self.complaint = complaint;

@@ -442,7 +442,7 @@ impl Poller {
         {
             warn!(
                 error,
-                "the document cannot be kept for the agent's next start"
+                "Failed to write the document for the next start of the agent"
             );
         }
         self.copy_complaint = complaint;
