@@ -155,7 +155,7 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     node.put("second.yaml", &pod("second", FOREVER));
     cluster.wait_running(&node, "second").await;
     node.wait_until("it is shown", async || {
-        node.log_lines_with("what tells the way to the API server changed") == 1
+        node.log_lines_with("API server connection settings changed") == 1
     })
     .await;
 }
@@ -194,7 +194,7 @@ async fn a_renewed_certificate_is_shown_in_place_of_one_in_the_kubeconfig(
         .await;
     sign(&cluster, &request, -1, 30);
     node.wait_until("it is shown", async || {
-        node.log_lines_with("what tells the way to the API server changed") == 1
+        node.log_lines_with("API server connection settings changed") == 1
     })
     .await;
     node.put("web.yaml", &pod("web", FOREVER));
