@@ -940,10 +940,15 @@ impl PodTask {
                 Some(None) => {}
             }
         }
-        // One whose stop failed has been stopped all the same.
-        let removal = |s: &Sandbox| Subject::Removal(s.id.clone());
-        let died = |s: &&Sandbox| s.ready && !self.memory.failures.contains_key(&removal(s));
-        for old in before.sandboxes.iter().filter(died) {
+        // The runtime tells of the end before it answers, and one whose stop failed has ended all the same.
+        let memory = &self.memory;
+        let is_stopped = |s: &Sandbox| {
+            let removal = Subject::Removal(s.id.clone());
+            memory.under_way.contains_key(&removal)
+                || memory.failures.contains_key(&removal)
+                || memory.stopped_sandboxes.contains(&s.id)
+        };
+        for old in before.sandboxes.iter().filter(|s| s.ready && !is_stopped(s)) {
             let ready = |s: &Sandbox| s.id == old.id && s.ready;
             if !self.observed.sandboxes.iter().any(ready) {
                 warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");

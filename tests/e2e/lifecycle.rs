@@ -112,6 +112,8 @@ async fn a_dead_sandbox_is_made_anew(mut node: Node) {
     assert_eq!(new.unwrap().metadata.as_ref().unwrap().attempt, 1);
     node.remove("web.yaml");
     node.wait_gone().await;
+    // The one that was stopped for the removal did not die.
+    assert_eq!(node.log_lines_with("sandbox died"), 1, "{}", node.log());
 }
 
 async fn a_container_that_keeps_ending_backs_off_and_says_so(mut node: Node) {
