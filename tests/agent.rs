@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use runtime::{Runtime, Settings};
+use runtime::{Fate, Rule, Runtime, Settings};
 use tempfile::TempDir;
 use web::{Reply, Web};
 
@@ -574,4 +574,104 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
         agent.log().contains("configuration read again")
     });
     assert!(agent.process.try_wait().unwrap().is_none(), "it has ended");
+}
+
+/// An agent over a scripted runtime of which these methods never answer from its start, and these once its
+/// Pods run.
+async fn others_do_not_notice_that_these_hang(at_start: &[&'static str], later: &[&'static str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(&folder.path().join("no.sock"), Settings::containerd_2_1());
+    let hang = |methods: &[&'static str]| {
+        for method in methods {
+            runtime.rule(Rule::of(method, Fate::Hangs));
+        }
+    };
+    hang(at_start);
+    let manifests = folder.path().join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    let put = |name: &str, version: u32| {
+        let manifest = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: \
+             [{{name: c, image: 'busybox:1', env: [{{name: VERSION, value: v{version}}}]}}]}}}}"
+        );
+        let hidden = manifests.join(".new");
+        fs::write(&hidden, manifest).unwrap();
+        fs::rename(hidden, manifests.join(format!("{name}.yaml"))).unwrap();
+    };
+    for pod in ["killed", "edited", "removed"] {
+        put(pod, 1);
+    }
+    let arguments = [
+        format!("--pod-manifest-path={}", manifests.display()),
+        format!("--pod-logs-dir={}", folder.path().join("logs").display()),
+        format!(
+            "--container-logs-dir={}",
+            folder.path().join("links").display()
+        ),
+        "--hostname-override=n".to_owned(),
+        "--port=0".to_owned(),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let process = Agent::spawn(folder.path(), &arguments, &[]);
+    let agent = Agent { process, folder };
+    let running = |pod: &str| {
+        runtime.look(|state| {
+            let newest = state
+                .newest(&format!("{pod}-n"), "c")
+                .filter(|c| c.is_running())?;
+            let version = newest.config.envs.iter().find(|e| e.key == "VERSION")?;
+            let attempt = newest.config.metadata.as_ref()?.attempt;
+            Some((version.value.clone(), attempt))
+        })
+    };
+    let runs = async |pod: &str, version: &str, attempt: u32| {
+        let wanted = Some((version.as_bytes().to_vec(), attempt));
+        wait_beside(&format!("{pod} {version} {attempt}"), || {
+            running(pod) == wanted
+        })
+        .await;
+    };
+    for pod in ["killed", "edited", "removed"] {
+        runs(pod, "v1", 0).await;
+    }
+    hang(later);
+    runtime.exit("killed-n", "c", 1);
+    runs("killed", "v1", 1).await;
+    put("edited", 2);
+    runs("edited", "v2", 0).await;
+    fs::remove_file(manifests.join("removed.yaml")).unwrap();
+    wait_beside("the removal", || running("removed").is_none()).await;
+    put("new", 1);
+    runs("new", "v1", 0).await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn events_that_never_come_hold_up_nothing() {
+    others_do_not_notice_that_these_hang(&["GetContainerEvents"], &[]).await;
+}
+
+#[tokio::test]
+async fn housekeeping_that_hangs_holds_up_nothing() {
+    let housekeeping = [
+        "ImageFsInfo",
+        "ListImages",
+        "RemoveImage",
+        "ReopenContainerLog",
+        "ContainerStats",
+        "ListContainerStats",
+        "ListPodSandboxStats",
+        "PodSandboxStats",
+    ];
+    others_do_not_notice_that_these_hang(&housekeeping, &[]).await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_says_nothing_of_itself_any_more_is_still_worked_with() {
+    others_do_not_notice_that_these_hang(&[], &["Status", "Version", "RuntimeConfig"]).await;
+}
+
+#[tokio::test]
+async fn lists_that_hang_hold_up_nothing_that_events_tell() {
+    others_do_not_notice_that_these_hang(&[], &["ListContainers", "ListPodSandbox"]).await;
 }

@@ -948,7 +948,11 @@ impl PodTask {
                 || memory.failures.contains_key(&removal)
                 || memory.stopped_sandboxes.contains(&s.id)
         };
-        for old in before.sandboxes.iter().filter(|s| s.ready && !is_stopped(s)) {
+        for old in before
+            .sandboxes
+            .iter()
+            .filter(|s| s.ready && !is_stopped(s))
+        {
             let ready = |s: &Sandbox| s.id == old.id && s.ready;
             if !self.observed.sandboxes.iter().any(ready) {
                 warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
