@@ -4,6 +4,8 @@
 //! Work with a limit never runs on the runtime's blocking pool, so that what hangs there takes
 //! nobody's place, and at most one operation for each subject is under way. A thread that hangs in
 //! the kernel cannot be ended: it is left behind, and its subject counts as hanging until it returns.
+//! An owner of many subjects, a Pod that is edited again and again, never leaves so many behind that
+//! others get no thread.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,7 +20,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::units::time::{LONGEST, Later};
 
 /// The most operations with a limit that are under way in the whole process, hanging ones included.
-const MAX_THREADS: usize = 256;
+const MAX_THREADS: usize = 1024;
+
+/// Threads of the runtime's blocking pool: more than can hang.
+pub(crate) const POOL: usize = 1536;
 
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
@@ -34,6 +39,34 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// The subject of file work: operations on equal subjects run one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Subject {
+    /// Whose threads hang: a Pod, or the subject itself.
+    owner: String,
+    /// What tells subjects of one name apart: a Pod's UID.
+    part: String,
+    /// A path, or what else an error is to name.
+    name: String,
+}
+
+impl Subject {
+    /// A subject of an owner that may have many.
+    pub(crate) fn of(owner: impl ToString, part: &str, name: String) -> Self {
+        Self {
+            owner: owner.to_string(),
+            part: part.to_owned(),
+            name,
+        }
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(name: &str) -> Self {
+        Self::of(name, "", name.to_owned())
+    }
+}
+
 /// File work that did not end within its limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject} has not answered for {}", seconds(*waited))]
@@ -42,6 +75,15 @@ pub(crate) struct TimedOut {
     pub(crate) subject: String,
     /// Time since the operation that hangs began.
     pub(crate) waited: Duration,
+}
+
+impl TimedOut {
+    fn since(subject: &Subject, start: Instant) -> Self {
+        Self {
+            subject: subject.name.clone(),
+            waited: start.elapsed(),
+        }
+    }
 }
 
 fn seconds(time: Duration) -> String {
@@ -55,7 +97,7 @@ fn seconds(time: Duration) -> String {
 ///
 /// `subject` is what the work touches and what an error names, for instance a path or a Pod's folder.
 /// Operations on one subject run one after the other. While one hangs beyond its own limit, later ones
-/// fail at once without being started. When the future is dropped, or the limit has passed, work
+/// fail at once without being started, and so do others of an owner of which as many hang as threads are free. When the future is dropped, or the limit has passed, work
 /// that was started still runs to its end, and its result is dropped.
 ///
 /// # Errors
@@ -64,17 +106,15 @@ fn seconds(time: Duration) -> String {
 /// # Panics
 /// When the work does.
 pub(crate) async fn limited<T: Send + 'static>(
-    subject: &str,
+    subject: impl Into<Subject>,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
+    let subject = subject.into();
     let start = Instant::now();
     let end = start.later(limit);
-    let turn = Turn::wait(subject, start, end).await?;
-    let timed_out = || TimedOut {
-        subject: subject.to_owned(),
-        waited: start.elapsed(),
-    };
+    let turn = Turn::wait(&subject, start, end).await?;
+    let timed_out = || TimedOut::since(&subject, start);
     let result = spawn(turn, end, work).await.ok_or_else(timed_out)?;
     match timeout_at(end, result).await {
         Ok(Ok(Ok(done))) => Ok(done),
@@ -93,22 +133,21 @@ pub(crate) async fn limited<T: Send + 'static>(
 /// # Panics
 /// When the work does.
 pub(crate) async fn pooled<T: Send + 'static>(
-    subject: &str,
+    subject: impl Into<Subject>,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
+    let subject = subject.into();
     let start = Instant::now();
     let end = start.later(limit);
-    let turn = Turn::wait(subject, start, end).await?;
+    let turn = Turn::wait(&subject, start, end).await?;
     let work = blocking(move || {
         let done = work();
         drop(turn);
         done
     });
-    timeout_at(end, work).await.map_err(|_| TimedOut {
-        subject: subject.to_owned(),
-        waited: start.elapsed(),
-    })
+    let done = timeout_at(end, work).await;
+    done.map_err(|_| TimedOut::since(&subject, start))
 }
 
 /// Starts the work on its own thread; `None` when no thread could be had until `end`.
@@ -153,7 +192,7 @@ struct UnderWay {
 
 /// All operations that are under way, by the runtime of their callers and by subject: agents in one process,
 /// as in tests, may have Pods of one name.
-type AllUnderWay = HashMap<(Id, String), UnderWay>;
+type AllUnderWay = HashMap<(Id, Subject), UnderWay>;
 
 static UNDER_WAY: LazyLock<Mutex<AllUnderWay>> = LazyLock::new(Mutex::default);
 
@@ -161,48 +200,68 @@ fn under_way() -> MutexGuard<'static, AllUnderWay> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What keeps an operation from being started.
+#[derive(Debug)]
+enum Taken {
+    /// Another one on the same subject.
+    By(UnderWay),
+    /// As many of the same owner hang as threads are free, the oldest of them since this time.
+    Hanging(Instant),
+    /// All threads are taken.
+    AllThreads,
+}
+
 /// The right to work on a subject, until it is dropped.
 #[derive(Debug)]
 struct Turn {
-    subject: (Id, String),
+    subject: (Id, Subject),
     /// Dropped after the subject is free, which notifies those who wait for it.
     _ended: watch::Sender<()>,
 }
 
 impl Turn {
     /// Waits until nobody else works on the subject and a thread is free.
-    async fn wait(subject: &str, start: Instant, end: Instant) -> Result<Self, TimedOut> {
-        let timed_out = |since: Instant| TimedOut {
-            subject: subject.to_owned(),
-            waited: since.elapsed(),
-        };
+    async fn wait(subject: &Subject, start: Instant, end: Instant) -> Result<Self, TimedOut> {
         loop {
-            let other = match Self::take(subject, start, end) {
+            match Self::take(subject, start, end) {
                 Ok(turn) => return Ok(turn),
-                Err(other) => other,
-            };
-            if let Some(mut other) = other {
-                let until = other.end.min(end);
-                if timeout_at(until, other.ended.changed()).await.is_err() {
-                    return Err(timed_out(other.start));
+                Err(Taken::By(mut other)) => {
+                    let until = other.end.min(end);
+                    if timeout_at(until, other.ended.changed()).await.is_err() {
+                        return Err(TimedOut::since(subject, other.start));
+                    }
                 }
-            } else if Instant::now() >= end {
-                return Err(timed_out(start));
-            } else {
-                sleep_until(Instant::now().later(RETRY).min(end)).await;
+                Err(Taken::Hanging(oldest)) => return Err(TimedOut::since(subject, oldest)),
+                Err(Taken::AllThreads) if Instant::now() >= end => {
+                    return Err(TimedOut::since(subject, start));
+                }
+                Err(Taken::AllThreads) => {
+                    sleep_until(Instant::now().later(RETRY).min(end)).await;
+                }
             }
         }
     }
 
-    /// Takes the subject; the error is who has it, or nothing when all threads are taken.
-    fn take(subject: &str, start: Instant, end: Instant) -> Result<Self, Option<UnderWay>> {
-        let subject = (Handle::current().id(), subject.to_owned());
+    fn take(subject: &Subject, start: Instant, end: Instant) -> Result<Self, Taken> {
+        let subject = (Handle::current().id(), subject.clone());
         let mut under_way = under_way();
         if let Some(other) = under_way.get(&subject) {
-            return Err(Some(other.clone()));
+            return Err(Taken::By(other.clone()));
         }
-        if under_way.len() >= MAX_THREADS {
-            return Err(None);
+        let now = Instant::now();
+        let same_owner =
+            |(id, other): &(Id, Subject)| *id == subject.0 && other.owner == subject.1.owner;
+        let others = under_way.iter().filter(|(other, _)| same_owner(other));
+        let hanging: Vec<Instant> = others
+            .filter(|(_, other)| other.end <= now)
+            .map(|(_, other)| other.start)
+            .collect();
+        let free = MAX_THREADS.saturating_sub(under_way.len());
+        if let Some(oldest) = hanging.iter().min().filter(|_| hanging.len() >= free) {
+            return Err(Taken::Hanging(*oldest));
+        }
+        if free == 0 {
+            return Err(Taken::AllThreads);
         }
         let (sender, ended) = watch::channel(());
         under_way.insert(subject.clone(), UnderWay { start, end, ended });
@@ -260,6 +319,37 @@ mod tests {
             .collect();
         for one in all {
             assert_eq!(one.await.unwrap(), Ok(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_owner_of_much_that_hangs_leaves_threads_to_others() {
+        let subject = |owner: &str, part: usize| {
+            Subject::of(owner, &part.to_string(), format!("check of {owner}"))
+        };
+        let mut hanging = vec![];
+        for owner in ["a", "b", "c"] {
+            for part in 0.. {
+                let (release, hang) = mpsc::channel::<()>();
+                let (started, has_started) = mpsc::channel();
+                let work = move || {
+                    started.send(()).unwrap();
+                    hang.recv().is_ok()
+                };
+                let error = limited(subject(owner, part), Duration::ZERO, work).await;
+                assert_eq!(error.unwrap_err().subject, format!("check of {owner}"));
+                if has_started.recv().is_err() {
+                    break;
+                }
+                hanging.push(release);
+            }
+            let healthy = subject("healthy", 0);
+            assert_eq!(limited(healthy, LONG, || 1).await, Ok(1));
+        }
+        assert!(hanging.len() > MAX_THREADS / 2, "{}", hanging.len());
+        hanging.clear();
+        while limited(subject("a", 0), LONG, || ()).await.is_err() {
+            tokio::task::yield_now().await;
         }
     }
 

@@ -108,6 +108,7 @@ fn advice(error: &clap::Error) -> Option<String> {
 fn single_threaded() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(crate::blocking::POOL)
         .build()?;
     Ok(runtime)
 }

@@ -167,7 +167,9 @@ async fn warn_of_others(context: &Context) {
     for root_dir in others {
         // A label says where that is, so it may be anywhere.
         let root = PathBuf::from(root_dir);
-        let is_locked = limited(root_dir, LOCK_LOOK, move || folder::is_locked(&root));
+        let is_locked = limited(root_dir.as_str(), LOCK_LOOK, move || {
+            folder::is_locked(&root)
+        });
         if !is_locked.await.unwrap_or_default() {
             left.push(root_dir.as_str());
         }

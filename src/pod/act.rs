@@ -1586,7 +1586,7 @@ async fn prepare_container(
         let host = host_resolver(&context).unwrap_or_default();
         Ok((instance, host))
     };
-    let prepared = pooled(&subject, FILES, prepare).await;
+    let prepared = pooled(subject, FILES, prepare).await;
     let prepared = prepared.map_err(timed_out("CreateContainerConfigError"))?;
     prepared.map_err(config_failure)
 }
@@ -1615,7 +1615,7 @@ async fn prepare_node(
         })?;
         host_resolver(&context).map_err(sandbox_failure)
     };
-    let prepared = pooled(&subject, FILES, prepare).await;
+    let prepared = pooled(subject, FILES, prepare).await;
     prepared.map_err(timed_out("FailedMount"))?
 }
 

@@ -21,7 +21,7 @@ use super::plan::{Step, wanted_images};
 use super::progress::UnderWay;
 use super::task::{Context, PodTask, Pulled};
 use super::tell;
-use crate::blocking::{TimedOut, pooled};
+use crate::blocking::{self, TimedOut, pooled};
 use crate::cri::{if_found, v1};
 use crate::manifest::{PodKey, StaticPod};
 use crate::node::cgroup;
@@ -57,17 +57,18 @@ pub(super) enum Done {
 
 type Work = BoxFuture<'static, Result<(), Failure>>;
 
-/// The subject of file work for a version, by which it queues and is named: one for all versions of a Pod with
-/// the same host paths, so that edits do not multiply what hangs.
-pub(super) fn file_subject(what: &str, version: &StaticPod) -> String {
+/// Subject of file work for a version, named with its host paths. Work for another version does not wait
+/// for it, however many of a Pod's versions hang.
+pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject {
     let spec = version.pod.spec.as_ref();
     let volumes = spec.and_then(|s| s.volumes.as_ref()).into_iter().flatten();
     let paths = volumes.filter_map(|v| v.host_path.as_ref().map(|p| p.path.as_str()));
     let paths: Vec<&str> = paths.collect();
-    match paths.as_slice() {
+    let name = match paths.as_slice() {
         [] => format!("{what} of {}", version.key),
         paths => format!("{what} of {} ({})", version.key, paths.join(", ")),
-    }
+    };
+    blocking::Subject::of(&version.key, &version.uid, name)
 }
 
 /// A failure of file work that hangs.
@@ -334,7 +335,7 @@ impl PodTask {
 async fn check_volumes(context: Arc<Context>, version: Arc<StaticPod>) -> Result<(), Failure> {
     let subject = file_subject("volume check", &version);
     let check = move || volume::check(&context.facts, &version);
-    let checked = pooled(&subject, FILES, check).await;
+    let checked = pooled(subject, FILES, check).await;
     let checked = checked.map_err(timed_out("FailedMount"))?;
     checked.map_err(|message| Failure::Node {
         reason: "FailedMount",
@@ -376,6 +377,7 @@ pub(super) async fn remove_container(
         return Ok(());
     };
     let paths = context.facts.paths.clone();
+    let owner = key.clone();
     let remove = move || {
         let Container {
             uid, name, attempt, ..
@@ -383,15 +385,15 @@ pub(super) async fn remove_container(
         let uid = Uid::parse(uid)?;
         folder::remove_container(&paths, &key, &uid, name, *attempt)
     };
-    let subject = format!("removal of container {id}");
-    let removed = pooled(&subject, REMOVAL, remove).await;
+    let subject = blocking::Subject::of(owner, &id, format!("removal of container {id}"));
+    let removed = pooled(subject, REMOVAL, remove).await;
     let removed = removed.map_err(timed_out("FailedRemoval"))?;
     removed.map_err(node_failure("FailedRemoval"))
 }
 
 /// Takes away all that a version has on the node, and gives back what it took of the node.
 async fn clear_traces(context: Arc<Context>, key: PodKey, uid: String) -> Result<(), Failure> {
-    let subject = format!("clean-up of {uid}");
+    let subject = blocking::Subject::of(&key, &uid, format!("clean-up of {uid}"));
     let valid = Uid::parse(&uid).map_err(io::Error::from);
     let valid = valid.map_err(node_failure("FailedRemoval"))?;
     let clear = move || {
@@ -407,7 +409,7 @@ async fn clear_traces(context: Arc<Context>, key: PodKey, uid: String) -> Result
         }
         Ok(())
     };
-    let cleared = pooled(&subject, REMOVAL, clear).await;
+    let cleared = pooled(subject, REMOVAL, clear).await;
     let cleared = cleared.map_err(timed_out("FailedRemoval"))?;
     cleared.map_err(node_failure("FailedRemoval"))
 }

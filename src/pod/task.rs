@@ -37,7 +37,7 @@ use super::rules::{
     Restart, all_containers, containers, has_ended, init_containers, is_finished, restart,
 };
 use super::{folder, status, waiting};
-use crate::blocking::{blocking, pooled};
+use crate::blocking::{self, blocking, pooled};
 use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
@@ -659,8 +659,8 @@ impl PodTask {
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let id = container.id.clone();
         let read = move || last_words(&paths, &key, &spec, &container, &exit);
-        let subject = format!("termination message of {id}");
-        let read = pooled(&subject, FILES, read);
+        let subject = blocking::Subject::of(&self.key, &id, format!("termination message of {id}"));
+        let read = pooled(subject, FILES, read);
         let words = self.own_files(read).await.unwrap_or_else(|error| {
             warn!(pod = %self.key, %error, "Failed to read the termination message");
             String::new()

@@ -220,7 +220,7 @@ async fn list(
         let way = mounts::on_the_way(&mounts::mountinfo(), directory.path());
         let request = directory.begin_look();
         let subject = format!("{} over mounts {way:?}", directory.path().display());
-        let listing = limited(&subject, UNLIMITED, move || Request::run(request));
+        let listing = limited(subject.as_str(), UNLIMITED, move || Request::run(request));
         tokio::pin!(listing);
         loop {
             tokio::select! {
