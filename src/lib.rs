@@ -14,6 +14,7 @@ pub mod config;
 pub mod cri;
 mod hex;
 mod host;
+mod json;
 mod logs;
 pub mod manifest;
 mod measure;

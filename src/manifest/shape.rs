@@ -43,6 +43,11 @@ pub(super) struct Object {
 }
 
 impl Object {
+    fn of(name: &'static str, mut fields: Vec<(&'static str, Shape)>) -> Self {
+        fields.sort_by_key(|(name, _)| *name);
+        Self { name, fields }
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&Shape> {
         let found = self.fields.iter().find(|(field, _)| *field == name);
         found.map(|(_, shape)| shape)
@@ -185,8 +190,7 @@ impl<'de> Deserializer<'de> for Sketch<'_> {
             next: "",
             into: &mut fields,
         })?;
-        fields.sort_by_key(|(name, _)| *name);
-        *self.into = Shape::Object(Object { name, fields });
+        *self.into = Shape::Object(Object::of(name, fields));
         Ok(value)
     }
 

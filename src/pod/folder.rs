@@ -24,6 +24,7 @@ use super::history::History;
 use super::identity::{Uid, check_container, check_key};
 use super::moment::Since;
 use crate::host::untrusted::{self, Folder};
+use crate::json;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::node::log_links;
@@ -409,7 +410,7 @@ fn read_user_namespace(paths: &Paths, uid: &str) -> Option<UserNamespaceRange> {
 /// What a file of the Pod's own folder says, if it is there and readable.
 fn read_own<T: DeserializeOwned>(paths: &Paths, uid: &str, name: &str) -> Option<T> {
     let folder = paths.pod_location(uid).open().ok()?;
-    serde_json::from_slice(&folder.read(name, MAX_OWN).ok()?).ok()
+    json::from_slice(&folder.read(name, MAX_OWN).ok()?).ok()
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::{Record, write_private};
 use super::moment::Since;
 use crate::config::parse_duration;
+use crate::json;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
 use crate::units::time::half;
@@ -119,7 +120,7 @@ fn of_container(status: &ContainerStatus) -> String {
 #[must_use]
 pub fn read(paths: &Paths, key: &PodKey) -> Option<Rollback> {
     let text = fs::read(file(paths, key)).ok()?;
-    let rollback: Rollback = serde_json::from_slice(&text).ok()?;
+    let rollback: Rollback = json::from_slice(&text).ok()?;
     (rollback.good.key() == *key).then_some(rollback)
 }
 
@@ -137,7 +138,7 @@ pub fn kept_records(paths: &Paths) -> io::Result<Vec<Record>> {
     for entry in entries {
         let text = fs::read(entry?.path())?;
         // One that is not whole is not gone back to either.
-        let kept = serde_json::from_slice::<Rollback>(&text).ok();
+        let kept = json::from_slice::<Rollback>(&text).ok();
         records.extend(kept.map(|kept| kept.good));
     }
     Ok(records)

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use super::socket::socket;
 use super::state::NodeStatus;
+use crate::json;
 
 /// An agent that does not answer in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::R
     });
     let body = body.await?;
     let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    let lines = lines.map(serde_json::from_slice);
+    let lines = lines.map(json::from_slice);
     Ok(lines.collect::<Result<_, _>>()?)
 }
 
@@ -84,7 +85,7 @@ impl<T: DeserializeOwned> Lines<T> {
         loop {
             if let Some(end) = self.unread.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
-                return Ok(Some(serde_json::from_slice(&line)?));
+                return Ok(Some(json::from_slice(&line)?));
             }
             let Some(body) = &mut self.body else {
                 return Ok(None);

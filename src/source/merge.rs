@@ -14,6 +14,7 @@ use super::directory::DirectorySource;
 use super::url::{self, UrlSource};
 use super::{Desired, Freshness, LastRead, Refused, aside};
 use crate::blocking::blocking;
+use crate::json;
 use crate::manifest::{PodKey, Problem};
 
 /// The names of the folders and files below the root directory.
@@ -246,7 +247,7 @@ struct OwnedPod {
 impl Owned {
     fn read(folder: &Path) -> Self {
         let keys = match std::fs::read(folder.join(OWNED)) {
-            Ok(bytes) => serde_json::from_slice::<Vec<OwnedPod>>(&bytes).unwrap_or_default(),
+            Ok(bytes) => json::from_slice::<Vec<OwnedPod>>(&bytes).unwrap_or_default(),
             Err(_) => vec![],
         };
         let key = |OwnedPod { namespace, name }| PodKey { namespace, name };
