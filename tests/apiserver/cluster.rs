@@ -1,11 +1,11 @@
 //! An API server for tests, and kubectl to ask it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::node::Node;
 
@@ -121,7 +121,7 @@ impl Cluster {
 
     /// What the API server would make of an object, for the identity of a kubeconfig.
     pub(crate) fn try_out(&self, kubeconfig: &Path, object: &Value) -> Value {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), object.to_string()).unwrap();
         let done = Command::new(self.path("kubectl"))
             .arg("--kubeconfig")
@@ -178,6 +178,52 @@ impl Cluster {
             self.ask("get --raw /readyz").is_some() && self.mirror(node, pod).is_none()
         })
         .await;
+    }
+}
+
+/// A watch of the Pods of the namespace `default` that have this name.
+pub(crate) struct Watch {
+    kubectl: Child,
+    written: NamedTempFile,
+}
+
+impl Watch {
+    /// Starts to watch; returns once the API server has sent the Pod as it is.
+    pub(crate) async fn start(cluster: &Cluster, node: &Node, pod: &str) -> Self {
+        let path = "/api/v1/namespaces/default/pods?watch=1&timeoutSeconds=600&fieldSelector=metadata.name%3D";
+        let written = NamedTempFile::new().unwrap();
+        let kubectl = cluster
+            .command(&format!("get --raw {path}{}", node.full_name(pod)))
+            .stdin(Stdio::null())
+            .stdout(written.reopen().unwrap())
+            .spawn();
+        let watch = Self {
+            kubectl: kubectl.unwrap(),
+            written,
+        };
+        node.wait_until("the watch has begun", async || !watch.events().is_empty())
+            .await;
+        watch
+    }
+
+    /// The events so far, in order: type and Pod.
+    pub(crate) fn events(&self) -> Vec<(String, Value)> {
+        let text = std::fs::read_to_string(self.written.path()).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let event = |line| {
+            let mut event: Value = serde_json::from_str(line).unwrap();
+            let kind = event["type"].as_str().unwrap().to_owned();
+            (kind, event["object"].take())
+        };
+        whole.lines().map(event).collect()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
 }
 
