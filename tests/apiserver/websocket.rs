@@ -12,7 +12,7 @@ mod shared {
     crate::with_apiserver!(shared: logs_over_a_websocket_are_whole_every_time);
 }
 
-/// What a WebSocket carries whose server sends data until it closes it.
+/// Returns the data that a server sends over a WebSocket until it closes it.
 fn websocket(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
@@ -30,7 +30,7 @@ fn websocket(address: &str, path: &str) -> String {
     String::from_utf8(payload(frames)).unwrap()
 }
 
-/// The data in frames that a server sent (RFC 6455, section 5.2).
+/// Returns the data in frames that a server sent (RFC 6455, section 5.2).
 fn payload(mut frames: &[u8]) -> Vec<u8> {
     const CLOSE: u8 = 8;
     let mut data = vec![];
