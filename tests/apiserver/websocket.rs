@@ -76,8 +76,8 @@ async fn logs_over_a_websocket_are_whole_every_time(mut node: Node, cluster: Clu
     let proxy = spawn(&mut cluster.command("proxy --port=0"));
     let address = proxy.line().rsplit(' ').next().unwrap().to_owned();
     for (name, lines) in logs {
-        let numbers: String = (1..=lines).map(|n| format!("{n}\n")).collect();
-        let whole = numbers + "the last line\n";
+        let numbers: Vec<String> = (1..=lines).map(|n| n.to_string()).collect();
+        let whole = numbers.join("\n") + "\nthe last line\n";
         let path = format!(
             "/api/v1/namespaces/default/pods/{}/log",
             node.full_name(name)
