@@ -181,29 +181,31 @@ impl Cluster {
     }
 }
 
-/// A watch of the Pods of the namespace `default` that have this name.
+/// A watch of the Pods of the namespace `default` that have one name.
 pub(crate) struct Watch {
     kubectl: Child,
     written: NamedTempFile,
 }
 
 impl Watch {
-    /// Starts to watch; returns once the API server has sent the Pod as it is.
-    pub(crate) async fn start(cluster: &Cluster, node: &Node, pod: &str) -> Self {
-        let path = "/api/v1/namespaces/default/pods?watch=1&timeoutSeconds=600&fieldSelector=metadata.name%3D";
+    /// Watches what happens to a Pod after this state of it. Without one, an etcd of the 3.4 series keeps
+    /// the API server from starting the watch.
+    pub(crate) fn start(cluster: &Cluster, pod: &Value) -> Self {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let version = pod["metadata"]["resourceVersion"].as_str().unwrap();
         let written = NamedTempFile::new().unwrap();
         let kubectl = cluster
-            .command(&format!("get --raw {path}{}", node.full_name(pod)))
+            .command(&format!(
+                "get --raw /api/v1/namespaces/default/pods?watch=1&timeoutSeconds=600\
+                 &resourceVersion={version}&fieldSelector=metadata.name%3D{name}"
+            ))
             .stdin(Stdio::null())
             .stdout(written.reopen().unwrap())
             .spawn();
-        let watch = Self {
+        Self {
             kubectl: kubectl.unwrap(),
             written,
-        };
-        node.wait_until("the watch has begun", async || !watch.events().is_empty())
-            .await;
-        watch
+        }
     }
 
     /// The events so far, in order: type and Pod.
