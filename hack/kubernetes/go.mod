@@ -2,6 +2,8 @@ module podkeeper/hack/kubernetes
 
 go 1.26.0
 
+// hack/conformance builds k8s.io/kubernetes/test/e2e_node too: go.sum has what only that needs.
+
 tool (
 	k8s.io/kubernetes/cmd/kube-apiserver
 	k8s.io/kubernetes/cmd/kubectl

@@ -46,6 +46,8 @@ pub enum Error {
     Failed {
         /// The CRI method.
         method: &'static str,
+        /// The gRPC code that it came with.
+        code: Code,
         /// The runtime's words.
         message: String,
     },
@@ -80,7 +82,11 @@ impl Error {
             _ if status.source().is_some() => Self::Unavailable { method, message },
             Code::NotFound => Self::NotFound { method, message },
             Code::Unimplemented => Self::Unimplemented { method },
-            _ => Self::Failed { method, message },
+            code => Self::Failed {
+                method,
+                code,
+                message,
+            },
         }
     }
 
@@ -113,6 +119,45 @@ impl Error {
             Self::Deadline { .. } | Self::Unimplemented { .. } => self.to_string(),
         }
     }
+
+    /// Returns the message that the kubelet's gRPC client has for the failure.
+    #[must_use]
+    pub fn rpc_message(&self) -> String {
+        match self {
+            Self::Deadline { message, .. } if message.is_empty() => {
+                "context deadline exceeded".to_owned()
+            }
+            Self::Unimplemented { method } => format!("unknown method {method}"),
+            Self::Unavailable { message, .. }
+            | Self::Deadline { message, .. }
+            | Self::NotFound { message, .. }
+            | Self::Failed { message, .. } => message.clone(),
+        }
+    }
+
+    /// Returns the failure as the kubelet's gRPC client writes it: `rpc error: code = Unknown desc = …`.
+    #[must_use]
+    pub fn rpc_error(&self) -> String {
+        let code = match self {
+            Self::Unavailable { .. } => Code::Unavailable,
+            Self::Deadline { .. } => Code::DeadlineExceeded,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::Failed { code, .. } => *code,
+        };
+        rpc_error(code, &self.rpc_message())
+    }
+}
+
+/// Returns a gRPC status as Go's clients write it.
+pub(crate) fn rpc_error(code: Code, message: &str) -> String {
+    let code = match code {
+        // Go spells only these otherwise.
+        Code::Ok => "OK".to_owned(),
+        Code::Cancelled => "Canceled".to_owned(),
+        code => format!("{code:?}"),
+    };
+    format!("rpc error: code = {code} desc = {message}")
 }
 
 /// The answer, or nothing where what was asked about is not there: that ends a look or a removal, and
@@ -195,6 +240,25 @@ mod tests {
         let own = Error::from_status("M", Duration::from_secs(3), &own);
         assert_eq!(own.to_string(), "M: no answer within 3 s");
         assert_eq!(from(Code::DeadlineExceeded).to_string(), "M: words");
+    }
+
+    #[test]
+    fn failures_are_written_as_the_kubelets_client_writes_them() {
+        for (code, name) in [
+            (Code::Unknown, "Unknown"),
+            (Code::NotFound, "NotFound"),
+            (Code::Cancelled, "Canceled"),
+            (Code::FailedPrecondition, "FailedPrecondition"),
+            (Code::Unavailable, "Unavailable"),
+            (Code::DeadlineExceeded, "DeadlineExceeded"),
+        ] {
+            let expected = format!("rpc error: code = {name} desc = words");
+            assert_eq!(from(code).rpc_error(), expected);
+        }
+        let own = Status::from_error(Box::new(TimeoutExpired(())));
+        let own = Error::from_status("M", Duration::from_secs(3), &own);
+        let expected = "rpc error: code = DeadlineExceeded desc = context deadline exceeded";
+        assert_eq!(own.rpc_error(), expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 pub use calls::Calls;
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
+pub(crate) use error::rpc_error;
 pub use error::{Error, if_found};
 
 /// Messages and stubs generated from `proto/cri_v1.proto`.

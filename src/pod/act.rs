@@ -66,6 +66,14 @@ pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 /// Why a step failed: the runtime's error, or something of the node's.
 pub(super) enum Failure {
     Runtime(Error),
+    /// The runtime's error with a reason of its own, and what is known of its cause.
+    Call {
+        reason: &'static str,
+        error: Error,
+        hint: Option<String>,
+    },
+    /// Containers that were not stopped, each with the runtime's error.
+    Stops(Vec<(String, Error)>),
     Node {
         reason: &'static str,
         message: String,
@@ -76,6 +84,82 @@ pub(super) enum Failure {
     },
     /// It was dropped, since it is no longer wanted.
     Dropped,
+}
+
+impl Failure {
+    /// Returns true if nothing failed on the Pod's or the node's side: the runtime is away, or the step is no
+    /// longer wanted.
+    fn is_away_or_dropped(&self) -> bool {
+        let is_away = |error: &Error| matches!(error, Error::Unavailable { .. });
+        match self {
+            Self::Runtime(error) | Self::Call { error, .. } => is_away(error),
+            Self::Stops(stops) => stops.iter().any(|(_, error)| is_away(error)),
+            Self::Dropped => true,
+            Self::Node { .. } | Self::Hangs { .. } => false,
+        }
+    }
+
+    /// Returns the failure's own reason, where it has one.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Call { reason, .. } | Self::Node { reason, .. } => Some(reason),
+            Self::Runtime(_) | Self::Stops(_) | Self::Hangs { .. } | Self::Dropped => None,
+        }
+    }
+
+    /// Returns the message for statuses and logs.
+    fn message(&self, subject: &Subject) -> String {
+        let of_runtime = |error: &Error| match subject {
+            // The kubelet shows the runtime's bare words there.
+            Subject::Container(..) => error.message(),
+            _ => error.to_string(),
+        };
+        match self {
+            Self::Runtime(error) => of_runtime(error),
+            Self::Call { error, hint, .. } => with_hint(of_runtime(error), hint.as_deref()),
+            Self::Stops(stops) => {
+                let messages = stops.iter().map(|(_, error)| of_runtime(error));
+                messages.collect::<Vec<_>>().join(", ")
+            }
+            Self::Node { message, .. } => message.clone(),
+            Self::Hangs { after } => hangs(*after),
+            Self::Dropped => String::new(),
+        }
+    }
+
+    /// Returns the message for events, in the kubelet's words where a call to the runtime failed. `uid` is the
+    /// version's.
+    pub(super) fn event_message(&self, subject: &Subject, reason: &str, uid: &str) -> String {
+        let of_runtime = |error: &Error| match (subject, reason) {
+            (Subject::Container(..), _) => error.rpc_message(),
+            (_, "FailedCreatePodSandBox") => error.rpc_error(),
+            (_, "FailedKillPod") => tell::failed_kill("PodSandbox", uid, error),
+            _ => error.to_string(),
+        };
+        match self {
+            Self::Runtime(error) => of_runtime(error),
+            Self::Call { error, hint, .. } => with_hint(of_runtime(error), hint.as_deref()),
+            Self::Stops(stops) => {
+                let failed =
+                    |(name, error): &(String, Error)| tell::failed_kill("Container", name, error);
+                match stops.as_slice() {
+                    [stop] => failed(stop),
+                    stops => {
+                        let all: Vec<String> = stops.iter().map(failed).collect();
+                        format!("[{}]", all.join(", "))
+                    }
+                }
+            }
+            Self::Node { .. } | Self::Hangs { .. } | Self::Dropped => self.message(subject),
+        }
+    }
+}
+
+fn with_hint(message: String, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) => format!("{message}; {hint}"),
+        None => message,
+    }
 }
 
 impl From<Error> for Failure {
@@ -324,26 +408,21 @@ impl PodTask {
         reason: &'static str,
         result: Result<(), Failure>,
     ) {
-        let (reason, message) = match result {
+        let failure = match result {
             Ok(()) => {
                 self.memory.failures.remove(&subject);
                 return;
             }
-            // The runtime is away: nobody's fault, and looking waits until it is back.
-            Err(Failure::Runtime(Error::Unavailable { .. }) | Failure::Dropped) => {
-                self.stale = true;
-                return;
-            }
-            // The kubelet shows the runtime's bare words there.
-            Err(Failure::Runtime(error)) if matches!(subject, Subject::Container(..)) => {
-                (reason, error.message())
-            }
-            Err(Failure::Runtime(error)) => (reason, error.to_string()),
-            Err(Failure::Node { reason, message }) => (reason, message),
-            Err(Failure::Hangs { after }) => (reason, hangs(after)),
+            Err(failure) => failure,
         };
         self.stale = true;
-        self.tell_failure(&subject, reason, &message);
+        // The runtime is away: nobody's fault, and looking waits until it is back.
+        if failure.is_away_or_dropped() {
+            return;
+        }
+        self.tell_failure(&subject, reason, &failure);
+        let reason = failure.reason().unwrap_or(reason);
+        let message = failure.message(&subject);
         let now = self.context.clock.now();
         let news = self.memory.failed(subject, reason, message.clone(), now);
         if news {
@@ -786,12 +865,10 @@ impl PodTask {
         let start = place.run(Kind::StartContainer, start);
         let started = self.part(&subject, start).await?;
         drop(step);
-        started.map_err(|e| match e {
-            Error::Unavailable { .. } => Failure::Runtime(e),
-            e => Failure::Node {
-                reason: "RunContainerError",
-                message: e.message(),
-            },
+        started.map_err(|error| Failure::Call {
+            reason: "RunContainerError",
+            error,
+            hint: None,
         })?;
         self.memory
             .made
@@ -1193,7 +1270,7 @@ impl PodTask {
         // What has ended for good has its grace period already, and it is the Pod's.
         let patient = matches!(stop.why, None | Some(Why::Over));
         let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
-        let mut failure = None;
+        let mut failed = vec![];
         while !stops.is_empty() {
             let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
                 debug!(pod = %self.key, uid, "a stop is given up for something more urgent");
@@ -1212,11 +1289,14 @@ impl PodTask {
                     self.has_ended(&stopped.id).await;
                     self.publish();
                 }
-                Some(Err(error)) => failure = Some(error),
+                Some(Err(error)) => failed.push((stopped.name, error)),
                 None => {}
             }
         }
-        failure.map_or(Ok(()), |e| Err(e.into()))
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Stops(failed))
     }
 
     /// Begins to stop containers side by side, and tells of each.
@@ -1481,9 +1561,11 @@ fn run_sandbox_failure(version: &StaticPod, error: Error) -> Failure {
     let spec = version.pod.spec.as_ref();
     let on_host = spec.is_some_and(|s| s.host_network == Some(true));
     match error {
-        Error::Deadline { ref message, .. } if message.is_empty() && !on_host => {
-            sandbox_failure(format!("{error}; the network plugin (CNI) may not answer"))
-        }
+        Error::Deadline { ref message, .. } if message.is_empty() && !on_host => Failure::Call {
+            reason: "FailedCreatePodSandBox",
+            error,
+            hint: Some("the network plugin (CNI) may not answer".to_owned()),
+        },
         error => error.into(),
     }
 }
@@ -1505,9 +1587,12 @@ fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Fa
         return error.into();
     }
     let paths = paths.join(", ");
-    Failure::Node {
+    Failure::Call {
         reason: "CreateContainerError",
-        message: format!("{error}; one of its hostPath volumes may not answer: {paths}"),
+        error,
+        hint: Some(format!(
+            "one of its hostPath volumes may not answer: {paths}"
+        )),
     }
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
+use super::act::Failure;
 use super::events::EventKind;
 use super::image::{ImageError, LocalImage};
 use super::memory::Subject;
 use super::plan::{Why, image_volumes, volume_holder};
 use super::rules::all_containers;
 use super::task::PodTask;
+use crate::cri::Error;
 use crate::manifest::StaticPod;
 
 impl PodTask {
@@ -116,11 +118,13 @@ impl PodTask {
     }
 
     /// Tells that a step failed which has a place among Kubernetes' events.
-    pub(super) fn tell_failure(&self, subject: &Subject, reason: &str, message: &str) {
+    pub(super) fn tell_failure(&self, subject: &Subject, reason: &'static str, failure: &Failure) {
         let Some(uid) = self.uid_of(subject) else {
             return;
         };
         let uid = uid.as_str();
+        let reason = failure.reason().unwrap_or(reason);
+        let message = failure.event_message(subject, reason, uid);
         if let Subject::Container(_, container) = subject {
             let message = format!("Error: {message}");
             let warning = EventKind::Warning;
@@ -132,15 +136,21 @@ impl PodTask {
                 format!("unable to ensure pod container exists: {message}")
             }
             "FailedKillPod" => format!("error killing pod: {message}"),
-            "FailedMount" => match volume_of(message) {
+            "FailedMount" => match volume_of(&message) {
                 Some((volume, problem)) => failed_mount(volume, problem),
-                None => message.to_owned(),
+                None => message,
             },
-            "FailedRemoval" => message.to_owned(),
+            "FailedRemoval" => message,
             _ => return,
         };
         self.event(uid, None, EventKind::Warning, reason, &message);
     }
+}
+
+/// Returns the kubelet's message about a `Container` or `PodSandbox` that the runtime failed to stop.
+pub(super) fn failed_kill(kind: &str, target: &str, error: &Error) -> String {
+    let error = error.rpc_error();
+    format!("failed to \"Kill{kind}\" for {target:?} with Kill{kind}Error: {error:?}")
 }
 
 /// What the event of a volume that cannot be set up says.

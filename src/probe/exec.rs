@@ -63,6 +63,7 @@ impl State {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => Err(Error::Failed {
                     method: "ExecSync",
+                    code: tonic::Code::Internal,
                     message: error.to_string(),
                 }),
             },

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use super::dial::{address, connect};
 use super::{Outcome, Target};
+use crate::cri::rpc_error;
 use v1::health_check_response::ServingStatus;
 use v1::health_client::HealthClient;
 
@@ -93,8 +94,8 @@ fn explain(status: &Status, limit: Duration) -> String {
         ),
         Code::DeadlineExceeded => late(limit),
         code => format!(
-            "error: health rpc probe failed: rpc error: code = {code:?} desc = {}",
-            status.message()
+            "error: health rpc probe failed: {}",
+            rpc_error(code, status.message())
         ),
     }
 }

@@ -1,11 +1,11 @@
 //! An API server for tests, and kubectl to ask it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::node::Node;
 
@@ -121,7 +121,7 @@ impl Cluster {
 
     /// What the API server would make of an object, for the identity of a kubeconfig.
     pub(crate) fn try_out(&self, kubeconfig: &Path, object: &Value) -> Value {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), object.to_string()).unwrap();
         let done = Command::new(self.path("kubectl"))
             .arg("--kubeconfig")
@@ -178,6 +178,54 @@ impl Cluster {
             self.ask("get --raw /readyz").is_some() && self.mirror(node, pod).is_none()
         })
         .await;
+    }
+}
+
+/// A watch of the Pods of the namespace `default` that have one name.
+pub(crate) struct Watch {
+    kubectl: Child,
+    written: NamedTempFile,
+}
+
+impl Watch {
+    /// Watches what happens to a Pod after this state of it. Without one, an etcd of the 3.4 series keeps
+    /// the API server from starting the watch.
+    pub(crate) fn start(cluster: &Cluster, pod: &Value) -> Self {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let version = pod["metadata"]["resourceVersion"].as_str().unwrap();
+        let written = NamedTempFile::new().unwrap();
+        let kubectl = cluster
+            .command(&format!(
+                "get --raw /api/v1/namespaces/default/pods?watch=1&timeoutSeconds=600\
+                 &resourceVersion={version}&fieldSelector=metadata.name%3D{name}"
+            ))
+            .stdin(Stdio::null())
+            .stdout(written.reopen().unwrap())
+            .spawn();
+        Self {
+            kubectl: kubectl.unwrap(),
+            written,
+        }
+    }
+
+    /// The events so far, in order: type and Pod.
+    pub(crate) fn events(&self) -> Vec<(String, Value)> {
+        let text = std::fs::read_to_string(self.written.path()).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let event = |line| {
+            let mut event: Value = serde_json::from_str(line).unwrap();
+            let kind = event["type"].as_str().unwrap().to_owned();
+            (kind, event["object"].take())
+        };
+        whole.lines().map(event).collect()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
 }
 

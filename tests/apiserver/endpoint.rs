@@ -30,7 +30,7 @@ mod own {
 }
 
 /// Starts the agent with the node's API on a port of its own; gives the port.
-fn start(node: &mut Node, cluster: &Cluster) -> u16 {
+pub(crate) fn start(node: &mut Node, cluster: &Cluster) -> u16 {
     cluster.admit(node);
     let port = free().port();
     node.flag("port", &port.to_string());
@@ -45,12 +45,12 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A program with pipes to its streams. It is ended when it is dropped, so that a test that fails leaves
 /// nothing behind, and when it takes too long, which ends what reads from it.
-struct Running {
+pub(crate) struct Running {
     child: Arc<Mutex<Child>>,
     _watched: mpsc::Sender<()>,
 }
 
-fn spawn(command: &mut Command) -> Running {
+pub(crate) fn spawn(command: &mut Command) -> Running {
     let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -82,6 +82,13 @@ impl Running {
 
     fn stderr(&self) -> ChildStderr {
         self.child.lock().unwrap().stderr.take().unwrap()
+    }
+
+    /// The next line that it prints, without its end.
+    pub(crate) fn line(&self) -> String {
+        let mut line = String::new();
+        self.stdout().read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     /// Waits until it has ended.

@@ -1,15 +1,19 @@
 //! The mirror Pods follow the static Pods, whenever the agent or the API server is not there.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use crate::cluster::{Cluster, is_running, uid};
-use crate::node::{FOREVER, Node, pod};
+use crate::cluster::{Cluster, Watch, is_running, uid};
+use crate::endpoint::start;
+use crate::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
 use crate::proxy::Proxy;
 
 mod shared {
     crate::with_apiserver!(
         shared:
         a_mirror_is_replaced_when_its_pod_changes,
+        an_edited_pod_keeps_its_mirror_for_the_whole_grace_period,
         a_mirror_stays_until_its_pod_has_really_ended,
         a_mirror_is_adopted_by_the_next_agent,
         the_mirror_of_a_pod_that_went_without_an_agent_goes_with_the_next,
@@ -43,6 +47,77 @@ async fn a_mirror_is_replaced_when_its_pod_changes(mut node: Node, cluster: Clus
     assert_ne!(uid(&before), uid(&after));
     let uid = node.report("web").await.unwrap().uid;
     assert_eq!(*hash(&after), uid.as_str());
+}
+
+/// The Pods that the node serves at `/pods`.
+fn served_pods(cluster: &Cluster, node: &Node) -> Vec<Value> {
+    let path = format!("/api/v1/nodes/{}/proxy/pods", node.name);
+    let list = cluster.kubectl(&format!("get --raw {path}"));
+    let list: Value = serde_json::from_str(&list).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+async fn an_edited_pod_keeps_its_mirror_for_the_whole_grace_period(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    const GRACE: Duration = Duration::from_secs(12);
+    // It ends only when it is killed.
+    let deaf = "trap '' TERM; echo up; while :; do sleep 0.1; done";
+    let grace = format!("  terminationGracePeriodSeconds: {}\n", GRACE.as_secs());
+    node.put("web.yaml", &pod_with("web", BUSYBOX, deaf, &grace));
+    start(&mut node, &cluster);
+    let container = node.wait_running("web").await;
+    let before = cluster.wait_running(&node, "web").await;
+    let version = node.report("web").await.unwrap().uid;
+    assert_eq!(*hash(&before), version.as_str());
+    let watch = Watch::start(&cluster, &before);
+
+    let edited = Instant::now();
+    node.put("web.yaml", &pod_with("web", BUSYBOX, FOREVER, &grace));
+    // What is seen before the old container is found running was seen while it ran.
+    let (mut seen, mut ran) = (0, Duration::ZERO);
+    loop {
+        let mirror = cluster.mirror(&node, "web");
+        let shown = node.report("web").await;
+        let pods = served_pods(&cluster, &node);
+        let time = edited.elapsed();
+        let running = node.running_one("web", "c").await;
+        if running.is_none_or(|running| running.id != container.id) {
+            break;
+        }
+        let mirror = mirror.unwrap();
+        assert_eq!(uid(&mirror), uid(&before), "after {time:?}: {mirror:#}");
+        assert_eq!(mirror["status"]["phase"], "Running", "after {time:?}");
+        assert_eq!(shown.unwrap().uid, version, "after {time:?}");
+        assert_eq!(pods.len(), 1, "after {time:?}");
+        assert_eq!(uid(&pods[0]), version, "after {time:?}");
+        assert_eq!(pods[0]["status"]["phase"], "Running", "after {time:?}");
+        (seen, ran) = (seen + 1, time);
+    }
+    println!("the old version was seen {seen} times, the last time after {ran:?}");
+    assert!(ran > GRACE / 2, "{ran:?}");
+
+    let is_new = |mirror: &Value| uid(mirror) != uid(&before) && is_running(mirror);
+    let after = cluster.wait_mirror(&node, "web", is_new).await;
+    let new = node.report("web").await.unwrap().uid;
+    assert_ne!(new, version);
+    assert_eq!(*hash(&after), new.as_str());
+    let pods = served_pods(&cluster, &node);
+    assert_eq!((pods.len(), uid(&pods[0])), (1, new.as_str()));
+    node.wait_until("the watch has the new mirror running", async || {
+        let events = watch.events();
+        events.last().is_some_and(|(_, pod)| is_new(pod))
+    })
+    .await;
+    let events = watch.events();
+    let whole: Vec<(&str, &str)> = events
+        .iter()
+        .filter(|(kind, _)| kind != "MODIFIED")
+        .map(|(kind, pod)| (kind.as_str(), uid(pod)))
+        .collect();
+    let (old, new) = (uid(&before), uid(&after));
+    assert_eq!(whole, [("DELETED", old), ("ADDED", new)], "{events:#?}");
 }
 
 async fn a_mirror_stays_until_its_pod_has_really_ended(mut node: Node, cluster: Cluster) {

@@ -21,6 +21,7 @@ mod proxy;
 mod refusals;
 mod registered;
 mod shown;
+mod websocket;
 
 /// Makes a test of each function, on the API server that all share or on one of its own.
 macro_rules! with_apiserver {

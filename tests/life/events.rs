@@ -46,7 +46,8 @@ async fn calls_and_hooks_that_fail() {
     agent.want(&[&single(&format!("lifecycle: {{{hooks}}}"), "")]);
     let field = "spec.containers{c}";
     let expected = [
-        "Warning FailedCreatePodSandBox : Failed to create pod sandbox: ".to_owned(),
+        "Warning FailedCreatePodSandBox : Failed to create pod sandbox: rpc error: code = Unknown desc = no"
+            .to_owned(),
         format!("Warning Failed {field}: Error: no, it is not made"),
         format!("Warning Failed {field}: Error: no, it is not started"),
         format!("Warning FailedPostStartHook {field}: PostStartHook failed"),
@@ -54,6 +55,80 @@ async fn calls_and_hooks_that_fail() {
         format!("Warning FailedPreStopHook {field}: PreStopHook failed"),
     ];
     until_told(&agent, "p", &expected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_not_answered() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    for method in ["RunPodSandbox", "CreateContainer", "StartContainer"] {
+        agent.runtime.rule(Rule::of(method, Fate::Hangs).nth(1, 1));
+    }
+    let volume = "volumes: [{name: v, hostPath: {path: /}}]";
+    agent.want(&[&single("volumeMounts: [{name: v, mountPath: /v}]", volume)]);
+    let exceeded = "context deadline exceeded";
+    let field = "spec.containers{c}";
+    let expected = [
+        format!(
+            "Warning FailedCreatePodSandBox : Failed to create pod sandbox: rpc error: code = \
+             DeadlineExceeded desc = {exceeded}; the network plugin (CNI) may not answer"
+        ),
+        format!(
+            "Warning Failed {field}: Error: {exceeded}; one of its hostPath volumes may not answer: /"
+        ),
+        format!("Warning Failed {field}: Error: {exceeded}"),
+    ];
+    until_told(&agent, "p", &expected).await;
+    agent.until_ready("p").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn stops_that_fail() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let image = "image: 'busybox:1.36'";
+    let containers = format!("{{name: a, {image}}}, {{name: b, {image}}}");
+    agent.want(&[&pod(&format!("containers: [{containers}]"))]);
+    agent.until_ready("p").await;
+    let uid = agent.report("p").uid;
+    let fails = Fate::Fails;
+    let stop = fails(Status::internal("no \"stop\""));
+    agent
+        .runtime
+        .rule(Rule::of("StopContainer", stop.clone()).container("a"));
+    agent.want(&[]);
+    let failed = |kind: &str, target: &str, error: &str| {
+        format!("failed to \"Kill{kind}\" for \"{target}\" with Kill{kind}Error: \"{error}\"")
+    };
+    let killing = "Warning FailedKillPod : error killing pod:";
+    let internal = "rpc error: code = Internal desc = no \\\"stop\\\"";
+    let of_a = failed("Container", "a", internal);
+    until_told(&agent, "p", &[format!("{killing} {of_a}")]).await;
+
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.want(&[&pod(&format!("containers: [{containers}]"))]);
+    agent.until_ready("p").await;
+    agent
+        .runtime
+        .rule(Rule::of("StopContainer", stop).nth(1, 2));
+    let network = fails(Status::unknown("no network"));
+    agent.runtime.rule(Rule::of("StopPodSandbox", network));
+    agent.want(&[]);
+    until_told(
+        &agent,
+        "p",
+        &[format!("{killing} [failed to \"KillContainer\" for ")],
+    )
+    .await;
+    let all = told(&agent, "p");
+    let both = all.iter().find(|e| e.starts_with(killing)).unwrap();
+    for name in ["a", "b"] {
+        assert!(
+            both.contains(&failed("Container", name, internal)),
+            "{both}"
+        );
+    }
+    let unknown = "rpc error: code = Unknown desc = no network";
+    let of_sandbox = failed("PodSandbox", &uid, unknown);
+    until_told(&agent, "p", &[format!("{killing} {of_sandbox}")]).await;
 }
 
 #[tokio::test(start_paused = true)]

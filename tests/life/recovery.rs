@@ -29,7 +29,9 @@ fn without_teardown() -> Agent {
 fn killed_in_vain(agent: &Agent) -> bool {
     let events = agent.events("p");
     let mut events = events.iter();
-    events.any(|e| e.reason == "FailedKillPod" && e.message.contains(PLUGIN))
+    // The kubelet quotes the runtime's error in it.
+    let quoted = format!("{:?}", format!("rpc error: code = Unknown desc = {PLUGIN}"));
+    events.any(|e| e.reason == "FailedKillPod" && e.message.ends_with(&quoted))
 }
 
 #[tokio::test(start_paused = true)]
