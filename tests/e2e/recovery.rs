@@ -114,11 +114,12 @@ async fn names_of_calls_that_outlast_their_deadline_are_passed_over(mut node: No
     };
     node.wait_until("the path is named", &names_path).await;
     // The next attempts hang as well, and none of them hides the cause.
-    let reserved = async || {
+    let tried_again = async || {
         assert!(names_path().await, "{:#?}", node.report("mount").await);
-        node.log_lines_with("is reserved for") > 0 || is_passed(&node).await
+        is_under_way(&node, "mount", "CreateContainer").await
     };
-    node.wait_until("the name is passed over", reserved).await;
+    node.wait_until("the container is tried again", tried_again)
+        .await;
     mount.detach();
     assert!(wait_attempt(&node, "mount").await > 0);
     node.wait_until("the network plugin is named", async || {
@@ -132,13 +133,6 @@ async fn names_of_calls_that_outlast_their_deadline_are_passed_over(mut node: No
     node.remove("mount.yaml");
     node.remove("network.yaml");
     node.wait_gone().await;
-}
-
-/// Whether a container is made again, after the first call for it has ended.
-async fn is_passed(node: &Node) -> bool {
-    let report = node.report("mount").await.unwrap_or_default();
-    let mut steps = report.steps.iter();
-    steps.any(|s| s.name == "CreateContainer") && !report.message.is_empty()
 }
 
 async fn a_name_reserved_by_a_call_that_was_dropped_is_passed_over(mut node: Node) {
