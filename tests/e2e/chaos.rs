@@ -1,10 +1,13 @@
 //! Whatever happens to the agent or the runtime, it ends in exactly the wanted containers.
 
-use std::collections::BTreeSet;
+mod hangs;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use podkeeper::cri::v1::{PodSandbox, PodSandboxState};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -41,32 +44,55 @@ fn apply(node: &Node, wanted: &mut [Option<u8>; 5], (index, version): Change) {
     wanted[index] = version;
 }
 
-async fn wait_for_exactly(node: &Node, wanted: &[Option<u8>; 5]) {
-    let mut uids = BTreeSet::new();
-    for (index, version) in wanted.iter().enumerate() {
-        if version.is_some() {
-            let bytes = std::fs::read(node.manifest(&format!("{}.yaml", PODS[index]))).unwrap();
-            let kind = podkeeper::manifest::SourceKind::File;
-            let accepted = podkeeper::manifest::parse(&bytes, &node.name, kind).unwrap();
-            uids.insert(accepted.pod.uid.clone());
-        }
-    }
+/// The Pod in a manifest of the node: its UID, and how many containers it has.
+fn defined(node: &Node, pod: &str) -> (String, usize) {
+    let bytes = std::fs::read(node.manifest(&format!("{pod}.yaml"))).unwrap();
+    let kind = podkeeper::manifest::SourceKind::File;
+    let accepted = podkeeper::manifest::parse(&bytes, &node.name, kind).unwrap();
+    let spec = accepted.pod.pod.spec.as_ref().unwrap();
+    (accepted.pod.uid.clone(), spec.containers.len())
+}
+
+/// The Pods that have a manifest.
+fn names(wanted: &[Option<u8>; 5]) -> impl Iterator<Item = &'static str> {
+    let pods = PODS.into_iter().zip(wanted);
+    pods.filter_map(|(pod, version)| version.map(|_| pod))
+}
+
+/// Waits until the Pods of these manifests run, each container once, and nothing is left of others.
+/// What is dead stays for its log alone: the last dead container of each, and the sandbox that it was in.
+async fn wait_for_exactly(node: &Node, wanted: impl IntoIterator<Item = &str>) {
+    let wanted: BTreeMap<String, usize> =
+        wanted.into_iter().map(|pod| defined(node, pod)).collect();
+    let uids: BTreeSet<String> = wanted.keys().cloned().collect();
+    let all: usize = wanted.values().sum();
     node.wait_until("exactly what is wanted runs", async || {
-        let sandboxes = node.sandboxes().await;
+        let containers = node.containers().await;
+        let (ready, dead): (Vec<_>, Vec<_>) = node
+            .sandboxes()
+            .await
+            .into_iter()
+            .partition(|s| s.state() == PodSandboxState::SandboxReady);
         let running = node.running().await;
         for (pod, containers) in &running {
             assert!(containers.len() < 2, "{pod:?} runs twice: {containers:#?}");
         }
-        let there = sandboxes
+        let there = ready
             .iter()
             .map(|s| s.metadata.as_ref().unwrap().uid.clone());
         let there: BTreeSet<String> = there.collect();
+        let is_kept = |s: &PodSandbox| {
+            let is_wanted = uids.contains(&s.metadata.as_ref().unwrap().uid);
+            is_wanted && containers.iter().any(|c| c.pod_sandbox_id == s.id)
+        };
         let folders = std::fs::read_dir(node.path("root/pods"))
             .into_iter()
             .flatten();
         there == uids
-            && sandboxes.len() == uids.len()
-            && running.len() == uids.len()
+            && ready.len() == uids.len()
+            && dead.iter().all(is_kept)
+            && running.len() == all
+            && containers.len() <= 2 * all
             && folders.count() == uids.len()
     })
     .await;
@@ -94,7 +120,7 @@ async fn an_agent_killed_at_any_instant_ends_in_exactly_the_wanted_containers(mu
         node.kill_agent();
         node.start_agent();
         if kill % 5 == 4 {
-            wait_for_exactly(&node, &wanted).await;
+            wait_for_exactly(&node, names(&wanted)).await;
             // None is started twice: what runs now runs for as long as nothing is changed.
             let before = ids(&node).await;
             node.kill_agent();
@@ -137,6 +163,7 @@ impl Own {
         let socket = own.0.join("run/containerd.sock");
         let endpoint = format!("unix://{}", socket.display());
         node.client = podkeeper::cri::Client::new(endpoint.parse().unwrap());
+        node.runtime_dir.clone_from(&own.0);
         own
     }
 }
@@ -166,7 +193,7 @@ async fn a_runtime_restarted_under_load_ends_in_exactly_the_wanted_containers(mu
         containerd(&["start"], &own.0);
     }
     node.patience *= 2;
-    wait_for_exactly(&node, &wanted).await;
+    wait_for_exactly(&node, names(&wanted)).await;
     for index in 0..PODS.len() {
         apply(&node, &mut wanted, (index, None));
     }

@@ -1,87 +1,30 @@
 //! A network or a mount that does not answer holds up its own Pod and nobody else.
 
-use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-
-use super::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
+use super::mounts::{Mounted, folder};
+use super::network::Held;
+use super::node::{BUSYBOX, FOREVER, Node, manifest, pod, pod_with};
 
 super::on_each_containerd!(
     a_network_that_hangs_holds_up_nobody_else,
     a_pod_whose_network_hangs_follows_its_manifest,
     a_host_path_that_hangs_in_an_update_leaves_the_old_version_supervised,
     a_host_path_that_hangs_holds_up_nobody_else,
+    a_post_start_hook_that_leaves_a_child_is_waited_for_and_shown,
 );
 
 /// Less than any call that hangs may take.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Pods whose network hangs, until this is dropped.
-struct Held(Vec<PathBuf>);
-
-impl Held {
-    fn new(node: &Node, pods: &[&str]) -> Self {
-        let hold = node.runtime_dir.join("cni/hold");
-        let files = pods.iter().map(|pod| hold.join(node.full_name(pod)));
-        let files: Vec<PathBuf> = files.collect();
-        for file in &files {
-            fs::write(file, "").unwrap();
-        }
-        Self(files)
-    }
-
-    /// Waits until the network of all of them hangs.
-    async fn wait(&self, node: &Node) {
-        let waits = |file: &PathBuf| file.with_extension("waits").exists();
-        node.wait_until("the networks hang", async || self.0.iter().all(waits))
-            .await;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        for file in &self.0 {
-            // One that never waited has no second file.
-            let _ = fs::remove_file(file);
-            let _ = fs::remove_file(file.with_extension("waits"));
-        }
-    }
-}
-
-/// A mount on which every look waits until this is dropped.
-struct DeadMount {
-    path: PathBuf,
-    _connection: File,
-}
-
-impl DeadMount {
-    fn new(path: &Path) -> Self {
-        fs::create_dir(path).unwrap();
-        let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let connection = fuse.unwrap();
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
-            connection.as_raw_fd()
-        );
-        let options = CString::new(options).unwrap();
-        let flags = MountFlags::empty();
-        mount("dead", path, "fuse", flags, options.as_c_str()).unwrap();
-        Self {
-            path: path.to_owned(),
-            _connection: connection,
-        }
-    }
-}
-
-impl Drop for DeadMount {
-    fn drop(&mut self) {
-        // What hangs ends with the connection, which is closed next.
-        let _ = unmount(&self.path, UnmountFlags::DETACH);
-    }
+/// The lines of a Pod's spec that mount a host path in its container.
+pub(crate) fn host_path(path: &Path, kind: &str) -> String {
+    format!(
+        "    volumeMounts: [{{name: v, mountPath: /v}}]\n  volumes: [{{name: v, hostPath: {{path: {}, \
+         type: {kind:?}}}}}]\n",
+        path.display()
+    )
 }
 
 /// Pods that run before anything hangs.
@@ -160,22 +103,19 @@ async fn a_pod_whose_network_hangs_follows_its_manifest(mut node: Node) {
 
 async fn a_host_path_that_hangs_in_an_update_leaves_the_old_version_supervised(mut node: Node) {
     node.patience = SOON;
-    let dead = DeadMount::new(&node.path("dead"));
+    let dead = folder(node.path("dead"));
+    let _mount = Mounted::hanging(&dead);
     node.put("p.yaml", &pod("p", FOREVER));
     node.start_agent();
     let first = node.wait_running("p").await;
     let uid = node.report("p").await.unwrap().uid;
-    let volumes = format!(
-        "    volumeMounts: [{{name: v, mountPath: /v}}]\n  volumes: [{{name: v, hostPath: {{path: {}, \
-         type: Directory}}}}]\n",
-        dead.path.display()
-    );
+    let volumes = host_path(&dead, "Directory");
     let update = pod_with("p", BUSYBOX, FOREVER, &volumes);
     node.put("p.yaml", &update);
     node.wait_until("the update waits for the mount", async || {
         let report = node.report("p").await;
         let update = report.and_then(|r| r.update);
-        let named = |message: &str| message.contains(&dead.path.display().to_string());
+        let named = |message: &str| message.contains(&dead.display().to_string());
         update.is_some_and(|u| u.reason == "FailedMount" && named(&u.message))
     })
     .await;
@@ -200,22 +140,16 @@ async fn a_host_path_that_hangs_in_an_update_leaves_the_old_version_supervised(m
 
 async fn a_host_path_that_hangs_holds_up_nobody_else(mut node: Node) {
     others_run(&mut node).await;
-    let dead = DeadMount::new(&node.path("dead"));
+    let dead = folder(node.path("dead"));
+    let mount = Mounted::hanging(&dead);
     // One that the agent looks at, and those that the runtime does.
-    let volumes = |kind: &str| {
-        format!(
-            "    volumeMounts: [{{name: v, mountPath: /v}}]\n  volumes: [{{name: v, hostPath: {{path: {}, \
-             type: {kind:?}}}}}]\n",
-            dead.path.display()
-        )
-    };
     for (name, kind) in [
         ("h0", ""),
         ("h1", ""),
         ("h2", ""),
         ("h3", "DirectoryOrCreate"),
     ] {
-        let hanging = pod_with(name, BUSYBOX, FOREVER, &volumes(kind));
+        let hanging = pod_with(name, BUSYBOX, FOREVER, &host_path(&dead, kind));
         node.put(&format!("{name}.yaml"), &hanging);
     }
     node.wait_until("a container hangs", async || {
@@ -233,5 +167,52 @@ async fn a_host_path_that_hangs_holds_up_nobody_else(mut node: Node) {
             .any(|p| p.name.starts_with('h') && !p.name.starts_with("host"))
     })
     .await;
-    drop(dead);
+    drop(mount);
+}
+
+async fn a_post_start_hook_that_leaves_a_child_is_waited_for_and_shown(mut node: Node) {
+    node.patience = SOON;
+    let spec = "
+  containers:
+  - name: c
+    image: $BUSYBOX
+    command: $FOREVER
+    lifecycle: {postStart: {exec: {command: [sh, -c, 'sleep 300 &']}}}
+";
+    node.put("web.yaml", &manifest("web", spec));
+    node.start_agent();
+    let mut container = node.wait_running("web").await;
+    let is_shown = "container c: under way: PostStartHook for";
+    for end in ["killed", "waited for"] {
+        node.wait_until("the hook is shown", async || node.ps().contains(is_shown))
+            .await;
+        assert_eq!(
+            node.report("web").await.unwrap().ready,
+            0,
+            "not Ready before"
+        );
+        if end == "killed" {
+            node.kill_container(&container.id).await;
+            container = node.wait_after("web", &container).await;
+        }
+    }
+    let child = "kill $(ps | grep '[s]leep 300' | awk '{print $1}')";
+    node.wait_until("the child is there", async || {
+        node.sh(&container.id, "ps | grep -c '[s]leep 300'; true")
+            .await
+            == "1"
+    })
+    .await;
+    node.sh(&container.id, child).await;
+    node.wait_known(1).await;
+    assert_eq!(node.wait_running("web").await.id, container.id);
+    assert!(!node.ps().contains(is_shown), "{}", node.ps());
+    // An edit and a removal do not wait for it.
+    let edited = manifest("web", &format!("{spec}    env: [{{name: A, value: b}}]\n"));
+    node.put("web.yaml", &edited);
+    node.wait_after("web", &container).await;
+    node.wait_until("the hook is shown", async || node.ps().contains(is_shown))
+        .await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
 }

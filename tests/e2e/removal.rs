@@ -70,7 +70,7 @@ async fn left_five_seconds_later(node: &Node) -> Vec<String> {
     }
 }
 
-fn mounts_with(words: &str) -> usize {
+pub(crate) fn mounts_with(words: &str) -> usize {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     mounts.lines().filter(|l| l.contains(words)).count()
 }
