@@ -52,7 +52,7 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A subject of an owner that may have many.
-    pub(crate) fn of(owner: impl ToString, part: &str, name: String) -> Self {
+    pub(crate) fn of(owner: &impl ToString, part: &str, name: String) -> Self {
         Self {
             owner: owner.to_string(),
             part: part.to_owned(),
@@ -63,7 +63,7 @@ impl Subject {
 
 impl From<&str> for Subject {
     fn from(name: &str) -> Self {
-        Self::of(name, "", name.to_owned())
+        Self::of(&name, "", name.to_owned())
     }
 }
 
@@ -325,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn an_owner_of_much_that_hangs_leaves_threads_to_others() {
         let subject = |owner: &str, part: usize| {
-            Subject::of(owner, &part.to_string(), format!("check of {owner}"))
+            Subject::of(&owner, &part.to_string(), format!("check of {owner}"))
         };
         let mut hanging = vec![];
         for owner in ["a", "b", "c"] {

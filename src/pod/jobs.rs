@@ -385,7 +385,7 @@ pub(super) async fn remove_container(
         let uid = Uid::parse(uid)?;
         folder::remove_container(&paths, &key, &uid, name, *attempt)
     };
-    let subject = blocking::Subject::of(owner, &id, format!("removal of container {id}"));
+    let subject = blocking::Subject::of(&owner, &id, format!("removal of container {id}"));
     let removed = pooled(subject, REMOVAL, remove).await;
     let removed = removed.map_err(timed_out("FailedRemoval"))?;
     removed.map_err(node_failure("FailedRemoval"))
