@@ -172,7 +172,15 @@ pub async fn local(client: &Client, image: &str) -> Result<Option<LocalImage>, I
     };
     match if_found(client.image_status(request).await) {
         Ok(answer) => Ok(answer.and_then(|answer| answer.image).map(local_image)),
-        Err(e) => Err(image_error(&e, "ImageInspectError")),
+        Err(error) => {
+            let refusal = image_error(&error, "ImageInspectError");
+            let message = match refusal.reason {
+                // As the kubelet has it, in the status too.
+                "ImageInspectError" => error.rpc_error(),
+                _ => refusal.message,
+            };
+            Err(ImageError { message, ..refusal })
+        }
     }
 }
 

@@ -260,6 +260,24 @@ async fn images_that_are_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn images_that_cannot_be_looked_up() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let failure = Fate::Fails(Status::internal("no store"));
+    agent.runtime.rule(Rule::of("ImageStatus", failure));
+    agent.want(&[&single("", "")]);
+    let said =
+        "Failed to inspect image \"busybox:1.36\": rpc error: code = Internal desc = no store";
+    let field = "spec.containers{c}";
+    let expected = [
+        format!("Warning InspectFailed {field}: {said}"),
+        format!("Warning Failed {field}: Error: ImageInspectError"),
+    ];
+    until_told(&agent, "p", &expected).await;
+    let waiting = agent.container("p", "c").unwrap().state.unwrap().waiting;
+    assert_eq!(waiting.unwrap().message.as_deref(), Some(said));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_image_behind_a_volume_that_cannot_be_pulled() {
     let agent = Agent::start(Settings {
         every_image: false,
