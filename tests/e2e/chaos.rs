@@ -60,7 +60,7 @@ fn names(wanted: &[Option<u8>; 5]) -> impl Iterator<Item = &'static str> {
 }
 
 /// Waits until the Pods of these manifests run, each container once, and nothing is left of others.
-/// What is dead stays for its log alone: the last dead container of each, and the sandbox that it was in.
+/// The last dead container of each name may stay for its log, and so may the sandbox that it ran in.
 async fn wait_for_exactly(node: &Node, wanted: impl IntoIterator<Item = &str>) {
     let wanted: BTreeMap<String, usize> =
         wanted.into_iter().map(|pod| defined(node, pod)).collect();

@@ -1,4 +1,4 @@
-//! Networks of Pods that hang or fail, by files that the network plugin of `hack/containerd` looks for.
+//! Faults of Pods' networks: files that the network plugin of `hack/containerd` looks for.
 
 use std::fs;
 use std::path::PathBuf;
@@ -48,10 +48,10 @@ impl Drop for Held {
     }
 }
 
-/// What the plugin says where it cannot give a network back.
+/// The plugin's error when its DEL fails.
 pub(crate) const NOT_GIVEN_BACK: &str = "the network agent is not up";
 
-/// A Pod whose network is not given back, until this is dropped.
+/// A Pod for which the plugin's DEL fails, until this is dropped.
 pub(crate) struct Kept(PathBuf);
 
 impl Kept {

@@ -1,4 +1,4 @@
-//! What fails on the way out or is lost on the way in holds up nothing that can go on.
+//! Failed clean-ups and calls without an answer do not keep Pods from starting.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ async fn is_warned(node: &Node, reason: &str, words: &str) -> bool {
     events.any(|e| e.reason == reason && e.message.contains(words))
 }
 
-/// The attempt of a Pod's container `c` that runs: its number, once the restarts and the log agree.
+/// Waits until a Pod's container `c` runs, with the restart count and the log file of its attempt; returns the
+/// attempt.
 async fn wait_attempt(node: &Node, pod: &str) -> u32 {
     let attempt = node.wait_running(pod).await.metadata.unwrap().attempt;
     let report = node

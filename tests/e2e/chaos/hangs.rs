@@ -1,5 +1,5 @@
-//! Chaos with networks and mounts that hang and containers that mean harm: healthy Pods do not notice, and
-//! it ends in exactly the wanted containers.
+//! Chaos with hanging networks, hanging mounts and hostile containers: healthy Pods are not disturbed, and in
+//! the end exactly the wanted containers run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,7 +39,7 @@ const MOUNTING: [(&str, &str); 3] = [("m0", ""), ("m1", "Directory"), ("m2", "Di
 /// A manifest on that mount.
 const LINK: &str = "link.yaml";
 
-/// Containers that mean harm, by what they run and more lines of their Pod's spec. `$LOGS` stands for the
+/// Hostile containers: the Pod's name, the script and more lines of the Pod's spec. `$LOGS` stands for the
 /// folder of the node's logs.
 const HOSTILE: [(&str, &str, &str); 7] = [
     (
@@ -89,7 +89,7 @@ const SOON: Duration = Duration::from_secs(45);
 /// The most memory that the agent may ever have had, in KiB.
 const MEMORY: u64 = 200 << 10;
 
-/// What happens to the node.
+/// A fault of the node or a change of its manifests.
 #[derive(Debug, Clone)]
 enum Fault {
     /// The agent is killed, and started so many milliseconds later.
@@ -137,7 +137,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// The node and what is wrong with it.
+/// The node and the faults in effect.
 struct Chaos {
     node: Node,
     /// Where a mount hangs, one that comes and goes and one that stays.
@@ -158,7 +158,7 @@ struct Chaos {
 }
 
 impl Chaos {
-    /// A node on which all is well.
+    /// Starts the agent and the Pods that are there from the beginning.
     async fn start(mut node: Node) -> Self {
         node.patience = 2 * SOON;
         node.flag("runtime-concurrency", "2");
@@ -226,6 +226,7 @@ impl Chaos {
         }
     }
 
+    /// Carries out one fault.
     async fn inflict(&mut self, own: &Own, fault: &Fault) {
         let versioned = |version: u8| format!("echo {version}; {FOREVER}");
         match *fault {
@@ -320,7 +321,7 @@ impl Chaos {
         });
     }
 
-    /// Waits until the healthy Pods are as they are wanted, whatever hangs beside them.
+    /// Waits until killed containers run again and edited Pods run in their version, while others hang.
     async fn wait_healthy(&mut self) {
         while !self.killed.is_empty() {
             self.check().await;
@@ -345,7 +346,7 @@ impl Chaos {
         assert!(peak < MEMORY, "the agent took {peak} KiB");
     }
 
-    /// Ends all that is wrong; gives the names of the Pods that are wanted then.
+    /// Ends all faults and removes the hostile Pods; returns the names of the Pods that are left.
     fn mend(&mut self) -> Vec<&'static str> {
         self.held.clear();
         self.kept.clear();
@@ -366,7 +367,7 @@ impl Chaos {
     }
 }
 
-/// Random faults, the same ones for the same seed.
+/// The generator of faults, which gives the same ones for the same `PODKEEPER_TEST_SEED`.
 fn runner() -> TestRunner {
     let given = std::env::var("PODKEEPER_TEST_SEED").ok();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros();
