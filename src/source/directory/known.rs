@@ -29,6 +29,12 @@ pub(super) struct Known {
     pub(super) lapsed: Option<Problem>,
     /// It is among the refused manifests that are listed.
     pub(super) is_listed: bool,
+    /// A Pod or an object of it counts.
+    pub(super) in_use: bool,
+    /// Bytes of the content that was accepted last.
+    pub(super) size: u64,
+    /// It was refused for the limits of the folder alone.
+    pub(super) lacks_room: bool,
 }
 
 /// A file's content as it was read.
@@ -57,6 +63,9 @@ impl Known {
             aside: false,
             lapsed: None,
             is_listed: false,
+            in_use: false,
+            size: 0,
+            lacks_room: false,
         }
     }
 
@@ -64,7 +73,10 @@ impl Known {
     pub(super) fn remembered(remembered: Remembered, node_name: &str) -> Self {
         let mut known = Self::new(remembered.path);
         match parse(remembered.document.to_string().as_bytes(), node_name) {
-            Ok(accepted) => known.claim.held = Some(accepted.pod),
+            Ok(accepted) => {
+                known.claim.held = Some(accepted.pod);
+                known.in_use = true;
+            }
             Err(problems) => {
                 let why: Vec<_> = problems
                     .iter()
@@ -86,12 +98,14 @@ impl Known {
 
     pub(super) fn refuse(&mut self, mut problems: Vec<Problem>) {
         problems.extend(self.lapsed.clone());
+        self.lacks_room = false;
         self.claim.standing = Standing::Refused(problems);
     }
 
     pub(super) fn accept(&mut self, manifest: Manifest) {
         self.lapsed = None;
         self.is_listed = false;
+        self.lacks_room = false;
         for object in &manifest.objects {
             for warning in &object.warnings {
                 let file = self.claim.path.display();
