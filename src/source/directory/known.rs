@@ -33,8 +33,6 @@ pub(super) struct Known {
     pub(super) in_use: bool,
     /// Bytes of the content that was accepted last.
     pub(super) size: u64,
-    /// It was refused for the limits of the folder alone.
-    pub(super) lacks_room: bool,
 }
 
 /// A file's content as it was read.
@@ -44,6 +42,14 @@ pub(super) struct Seen {
     /// The stamp may not show a change since.
     pub(super) racy: bool,
     pub(super) digest: [u8; 32],
+}
+
+impl Seen {
+    /// Has the content read and parsed again, though it is the same.
+    pub(super) fn forget_content(&mut self) {
+        self.racy = true;
+        self.digest = [0; 32];
+    }
 }
 
 impl Known {
@@ -65,7 +71,6 @@ impl Known {
             is_listed: false,
             in_use: false,
             size: 0,
-            lacks_room: false,
         }
     }
 
@@ -98,14 +103,12 @@ impl Known {
 
     pub(super) fn refuse(&mut self, mut problems: Vec<Problem>) {
         problems.extend(self.lapsed.clone());
-        self.lacks_room = false;
         self.claim.standing = Standing::Refused(problems);
     }
 
     pub(super) fn accept(&mut self, manifest: Manifest) {
         self.lapsed = None;
         self.is_listed = false;
-        self.lacks_room = false;
         for object in &manifest.objects {
             for warning in &object.warnings {
                 let file = self.claim.path.display();

@@ -18,7 +18,7 @@ use super::room::Room;
 use super::{BETWEEN_LOOKS, DirectorySource, LIST_LIMIT};
 use crate::manifest::objects::{Object, attach};
 use crate::manifest::{PodKey, StaticPod};
-use crate::source::claims::settle;
+use crate::source::claims::{Standing, settle};
 use crate::source::mounts;
 use crate::source::store::{Beside, Keep, Remembered, Store};
 use crate::source::watch::Watch;
@@ -283,8 +283,11 @@ impl Directory {
         if has_room || is_less || self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
             // Another file may have that Pod or object, or there is room for another.
             self.rest.clear();
-            for known in self.known.values_mut().filter(|known| known.lacks_room) {
-                known.seen = None;
+            let refused = |known: &&mut Known| matches!(known.claim.standing, Standing::Refused(_));
+            for known in self.known.values_mut().filter(refused) {
+                if let Some(seen) = &mut known.seen {
+                    seen.forget_content();
+                }
             }
             self.lacks_room = false;
             self.reread = true;

@@ -274,7 +274,6 @@ impl Directory {
         {
             // Not even parsed, which is what takes time.
             known.refuse(vec![problem]);
-            known.lacks_room = true;
             self.lacks_room = true;
             return;
         }
@@ -286,7 +285,6 @@ impl Directory {
                 }
                 Err(problem) => {
                     known.refuse(vec![problem]);
-                    known.lacks_room = true;
                     self.lacks_room = true;
                 }
             },
