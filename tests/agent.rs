@@ -1,6 +1,7 @@
 //! The program as it is started: what it says of its configuration, what it refuses, and how it reaches
 //! a server through a proxy. No runtime is needed for these, or only one that answers.
 
+mod mounts;
 mod runtime;
 mod web;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mounts::{Mounted, folder};
 use runtime::{Fate, Rule, Runtime, Settings};
 use tempfile::TempDir;
 use web::{Reply, Web};
@@ -441,6 +443,37 @@ fn a_root_directory_of_another_agent_is_refused_and_left_as_it_is() {
     assert!(log.contains(&said), "{log}");
     assert!(files.iter().all(|file| file.exists()));
     assert!(!root.join("lock").exists(), "it is refused again");
+}
+
+#[test]
+#[ignore = "needs root: run hack/test"]
+fn a_root_directory_that_hangs_is_named_and_waited_for() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = folder(temporary.path().join("root"));
+    let mount = Mounted::hanging(&root);
+    let mut agent = Agent {
+        process: Agent::spawn(
+            temporary.path(),
+            &["--manifest-url=http://127.0.0.1:1/"],
+            &[],
+        ),
+        folder: temporary,
+    };
+    let named = |agent: &Agent| {
+        let log = agent.log();
+        log.contains("The root directory does not answer")
+            && log.contains(&root.display().to_string())
+    };
+    wait("it is named", || named(&agent));
+    assert!(!agent.log().contains("podkeeper starts"));
+    assert!(agent.process.try_wait().unwrap().is_none());
+    // Beneath it is one that answers, though the first call hangs on.
+    mount.detach();
+    wait("the agent to start", || {
+        agent.log().contains("podkeeper starts")
+    });
+    assert!(agent.log().contains("The root directory answers"));
+    assert!(root.join("lock").exists());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 /// Long enough that only inotify can have told.
 const NEVER: Duration = Duration::from_secs(3600);
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn pod(name: &str, version: u32) -> String {
     format!(

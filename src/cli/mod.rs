@@ -11,6 +11,7 @@ mod log_limit;
 mod logs;
 mod man;
 mod ps;
+mod root_dir;
 mod run;
 mod service;
 mod table;

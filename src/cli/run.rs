@@ -1,17 +1,14 @@
 //! `podkeeper run`: the agent itself. Everything is read and checked first, then built, then run.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::iter;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -23,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::log_limit::LogLimit;
+use super::root_dir;
 use super::service::Manager;
 use super::single_threaded;
 use super::text::LogWriter;
@@ -35,7 +33,6 @@ use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, super
 use crate::pod::admission::Ledger;
 use crate::pod::credentials::CredentialFiles;
 use crate::pod::events::Events;
-use crate::pod::folder;
 use crate::pod::image::Images;
 use crate::pod::limiter::Limiter;
 use crate::pod::moment::Clock;
@@ -65,7 +62,8 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
              Stop it first, for good with: systemctl disable --now kubelet"
         );
     }
-    let _lock = lock_root(&config.paths.root)?;
+    let manager = Manager::new();
+    let _lock = root_dir::lock(&config.paths.root, &manager)?;
     let runtime = single_threaded()?;
     let ended = runtime.block_on(async {
         let server = Server::bind(&config.run_dir).await?;
@@ -82,7 +80,6 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         let (sources_sender, sources) = watch::channel(config.sources.clone());
         let (pulse_sender, pulse) = watch::channel(None);
         let (settings_sender, settings) = watch::channel(config.settings.clone());
-        let manager = Manager::new();
         let reloader = Reloader {
             flags: flags.clone(),
             settings: settings_sender,
@@ -305,36 +302,6 @@ fn host_ips(given: &[IpAddr]) -> HostIps {
     }
     let given: Vec<String> = given.iter().map(ToString::to_string).collect();
     given.into()
-}
-
-/// Makes the root directory and takes hold of it; a second agent on it is refused. The hold ends with
-/// the process, however that ends.
-fn lock_root(root: &Path) -> anyhow::Result<File> {
-    let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
-    made.with_context(|| format!("cannot make the root directory {}", root.display()))?;
-    let path = root.join("lock");
-    let others = || folder::belongs_to_another(root).context("cannot read the root directory");
-    if !path.exists() && others()? {
-        bail!(
-            "the root directory {} has Pods of another agent, such as a kubelet: their folders would be \
-             cleared away. Give podkeeper its own --root-dir",
-            root.display()
-        );
-    }
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => bail!(
-            "another podkeeper runs with the root directory {}; give this one its own --root-dir",
-            root.display()
-        ),
-        Err(fs::TryLockError::Error(e)) => Err(e).context("cannot lock the root directory"),
-    }
 }
 
 async fn asked_to_end() -> io::Result<&'static str> {

@@ -60,6 +60,11 @@ impl Manager {
         }
     }
 
+    /// Tells what the agent waits for, as `systemctl status` shows it; empty for nothing.
+    pub(super) fn tell_status(&self, text: &'static str) {
+        self.tell([NotifyState::Status(text)]);
+    }
+
     /// Tells that the configuration is being read again.
     pub(super) fn tell_reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {

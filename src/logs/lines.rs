@@ -278,6 +278,8 @@ impl<R: Read> LineReader<R> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LOG: &str = "2026-01-01T00:00:00.1Z stdout P half a \n\
@@ -420,6 +422,64 @@ mod tests {
             let expected = format!("{}\nnext\n", "x".repeat(5 * MAX_LINE));
             assert!(out == expected.as_bytes(), "{} bytes", out.len());
             assert_eq!(count(log.as_bytes(), || Ok(())).unwrap(), (counted + 1, 0));
+        }
+    }
+
+    /// Pieces of a log, most of them in the runtime's form and some of them not.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let whole = prop_oneof![
+            Just("2026-01-01T00:00:00.1Z stdout F "),
+            Just("2026-01-01T00:00:00.2Z stderr P "),
+            Just("9999-12-31T23:59:59Z stdout P:x "),
+            Just("-99999-01-01T00:00:00Z stderr F"),
+            Just("99999999999999999999 stdout F "),
+            Just("2026-01-01T00:00:00Z stdin F "),
+            Just("\n"),
+            Just(" "),
+        ];
+        let whole = whole.prop_map(|text: &str| text.as_bytes().to_vec());
+        prop_oneof![4 => whole, 1 => proptest::collection::vec(any::<u8>(), 0..40)]
+    }
+
+    /// Gives a log in pieces of this size.
+    struct Slowly<'a>(&'a [u8], usize);
+
+    impl Read for Slowly<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = self.1.min(self.0.len()).min(buffer.len());
+            let (now, later) = self.0.split_at(length);
+            buffer[..length].copy_from_slice(now);
+            self.0 = later;
+            Ok(length)
+        }
+    }
+
+    fn read_all(log: &[u8], size: usize, wanted: Wanted) -> Vec<u8> {
+        let (mut joiner, mut out) = (Joiner::new(wanted), vec![]);
+        let mut reader = LineReader::new(Slowly(log, size));
+        reader.read(|line| joiner.take(line, &mut out)).unwrap();
+        reader.finish(|line| joiner.take(line, &mut out)).unwrap();
+        joiner.end(&mut out).unwrap();
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_read_in_pieces_of_any_size(
+            pieces in proptest::collection::vec(piece(), 0..60),
+            size in 1..200_usize,
+            skip in 0..10_usize,
+            timestamps: bool,
+            since: Option<i32>,
+        ) {
+            let log = pieces.concat();
+            let since = since.map(|s| jiff::Timestamp::from_second(s.into()).unwrap());
+            let wanted = Wanted { since, skip, timestamps };
+            let at_once = read_all(&log, usize::MAX, wanted);
+            prop_assert_eq!(&read_all(&log, size, wanted), &at_once);
+            let (whole, open) = count(Slowly(&log, size), || Ok(())).unwrap();
+            prop_assert_eq!(count(&*log, || Ok(())).unwrap(), (whole, open));
+            prop_assert!(at_once.len() <= log.len() + (whole + open) * 40);
         }
     }
 }

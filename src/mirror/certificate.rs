@@ -70,7 +70,10 @@ impl Validity {
         let found = found.flatten().find(|pem| pem.label == "CERTIFICATE")?;
         let certificate = found.parse_x509().ok()?;
         let validity = certificate.validity();
-        let time = |time: i64| Timestamp::from_second(time).ok();
+        // That a certificate never expires is written as the last second of 9999, which is after the last of
+        // all timestamps (RFC 5280, 4.1.2.5).
+        let (first, last) = (Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
+        let time = |time: i64| Timestamp::from_second(time.clamp(first, last)).ok();
         Some(Self {
             from: time(validity.not_before.timestamp())?,
             until: time(validity.not_after.timestamp())?,
@@ -363,6 +366,44 @@ mod tests {
         ] {
             let at = validity.renew_at(chance).to_string();
             assert!(at.starts_with(date), "{chance}: {at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_may_be_valid_at_any_time_or_at_none() {
+        let key = KeyPair::generate().unwrap();
+        for (from, until) in [
+            (0, 0),
+            (0, 9999),
+            (1949, 1950),
+            (1969, 1970),
+            (2026, 9999),
+            (2049, 2050),
+            (9998, 9999),
+            (9999, 0),
+        ] {
+            let mut params = CertificateParams::default();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 12, 31);
+            let pem = params.self_signed(&key).unwrap().pem();
+            let Some(validity) = Validity::of_pem(pem.as_bytes()) else {
+                // A time before those of certificates is not read.
+                assert!(from.min(until) < 1950, "{from} to {until}");
+                continue;
+            };
+            for chance in [0.0, 0.5, 1.0] {
+                let at = validity.renew_at(chance);
+                let (least, most) = (
+                    validity.from.min(validity.until),
+                    validity.from.max(validity.until),
+                );
+                assert!((least..=most).contains(&at), "{from} to {until}: {at}");
+            }
+            // What is over is renewed at once, and what is far off is waited for.
+            let due =
+                tokio::time::timeout(Duration::from_secs(3600), wait_until_due(validity, 0.5));
+            let is_due = validity.renew_at(0.5) <= Timestamp::now();
+            assert_eq!(due.await.is_ok(), is_due, "{from} to {until}");
         }
     }
 

@@ -347,6 +347,33 @@ mod tests {
         path
     }
 
+    #[test]
+    fn a_kubeconfig_that_is_too_deep_or_grows_without_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        let first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        let laughs = (1..20).fold(first, |text, i| {
+            let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
+            text + &format!("a{i}: &a{i} [{aliases}]\n")
+        });
+        let texts = [
+            "[".repeat(1 << 20),
+            "{a: ".repeat(1 << 18),
+            "{\"a\":".repeat(1 << 18),
+            "- ".repeat(1 << 19),
+            "? ".repeat(1 << 19),
+            "a: &a [*a]\n".to_owned(),
+            format!("users: {}", "[".repeat(1 << 20)),
+            format!("{laughs}users: *a19\n"),
+            format!("clusters: [{{name: c, cluster: {}", "{a: ".repeat(1 << 18)),
+        ];
+        for text in texts {
+            fs::write(&path, &text).unwrap();
+            let is_read = read(&path).is_ok();
+            assert!(!is_read || text.len() < 1 << 16, "{}", &text[..20]);
+        }
+    }
+
     /// Begins to connect by a plugin that hangs for as long as the folder is there, and waits until it does.
     async fn hanging(folder: &TempDir) -> tokio::task::JoinHandle<Result<(), Error>> {
         let begun = folder.path().join("begun");

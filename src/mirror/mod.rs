@@ -13,6 +13,8 @@ mod error;
 mod events;
 pub mod metrics;
 mod node;
+#[cfg(test)]
+mod numbers_tests;
 mod object;
 mod patch;
 mod plan;

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use serde::Deserialize;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::watch::Object;
 use crate::manifest::PodKey;
@@ -63,7 +65,8 @@ pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct SeenPod {
     pub(super) metadata: SeenMeta,
-    #[serde(default)]
+    /// Empty where it makes no sense, so that it is written anew.
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) status: PodStatus,
 }
 
@@ -77,7 +80,19 @@ pub(super) struct SeenMeta {
     pub(super) resource_version: Option<String>,
     pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) owner_references: Option<Vec<OwnerReference>>,
-    pub(super) deletion_timestamp: Option<Time>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    pub(super) deletion_timestamp: Option<IgnoredAny>,
+}
+
+/// A part of an object, or its default where a value is none of its type: one object that makes no sense is
+/// not to keep all others of a list from being seen.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 impl Object for SeenPod {

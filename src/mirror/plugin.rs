@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use kube::config::{ExecConfig, ExecInteractiveMode};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
@@ -17,6 +19,8 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::manifest::document;
 
 /// Time that a plugin may take.
 pub(super) const PLUGIN_TIME: Duration = Duration::from_secs(60);
@@ -109,8 +113,12 @@ impl std::fmt::Debug for Credential {
 
 impl Credential {
     fn parse(text: &[u8]) -> Result<Self, Error> {
-        // JSON is YAML, too; client-go reads either.
-        let parsed: Result<ExecCredential, _> = serde_yaml::from_slice(text);
+        // JSON or YAML, as client-go reads it, but none that is nested too deep or grows without end.
+        let document = document::read_one(text, "ExecCredential").map_err(|problems| {
+            let problems = problems.iter().map(|problem| problem.message.as_str());
+            Error::Parse(shortened(&problems.collect::<Vec<_>>().join("; ")))
+        })?;
+        let parsed: Result<ExecCredential, _> = serde_json::from_value(document.value);
         let parsed = parsed.map_err(|e| Error::Parse(shortened(&e.to_string())))?;
         let mut found = parsed.status.ok_or(Error::Empty)?;
         let texts = [
@@ -129,10 +137,24 @@ impl Credential {
         }
         if let Some(time) = &found.expiration_timestamp {
             let wrong = |e: jiff::Error| Error::Parse(format!("status.expirationTimestamp: {e}"));
-            found.expires = Some(time.parse().map_err(wrong)?);
+            found.expires = Some(parse_time(time).map_err(wrong)?);
         }
         Ok(found)
     }
+}
+
+/// Parses an RFC 3339 time. The last day of 9999, which stands for never, counts as the last timestamp there is.
+fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
+    text.parse().or_else(|error| {
+        let civil = text.trim_end_matches(['Z', 'z']).parse::<DateTime>();
+        let is_never =
+            civil.is_ok_and(|time| time > Timestamp::MAX.to_zoned(TimeZone::UTC).datetime());
+        if is_never {
+            Ok(Timestamp::MAX)
+        } else {
+            Err(error)
+        }
+    })
 }
 
 /// Runs a plugin and reads its credential. One whose result is not awaited any more is killed.
@@ -333,6 +355,62 @@ mod tests {
         let script = r#"read x; case "$KUBERNETES_EXEC_INFO" in *'"interactive":false'*) echo "status: {token: '$GIVEN$x'}";; esac"#;
         let found = run(&exec(script)).await.unwrap();
         assert_eq!(found.token.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_credential_may_be_over_at_any_time_or_never() {
+        for (time, expected) in [
+            ("9999-12-31T23:59:59Z", Some(Timestamp::MAX)),
+            (
+                "9999-12-30T22:00:00Z",
+                Timestamp::from_second(Timestamp::MAX.as_second()).ok(),
+            ),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z".parse().ok()),
+            (
+                "-009999-01-03T00:00:00Z",
+                "-009999-01-03T00:00:00Z".parse().ok(),
+            ),
+            ("99999-01-01T00:00:00Z", None),
+            ("9223372036854775807", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            let printed = format!("status: {{token: t, expirationTimestamp: {time:?}}}");
+            let expires = Credential::parse(printed.as_bytes()).map(|found| found.expires);
+            match expected {
+                Some(expected) => assert_eq!(expires.unwrap(), Some(expected), "{time}"),
+                None => assert!(expires.is_err(), "{time}"),
+            }
+        }
+        for number in ["-1", "0", "1e300", "9223372036854775808"] {
+            let printed = format!("status: {{token: t, expirationTimestamp: {number}}}");
+            let error = Credential::parse(printed.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("ExecCredential"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_credential_that_is_too_deep_or_grows_without_end_is_refused() {
+        let first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        let laughs = (1..20).fold(first, |text, i| {
+            let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
+            text + &format!("a{i}: &a{i} [{aliases}]\n")
+        });
+        for text in [
+            "[".repeat(MAX_OUTPUT),
+            "{\"status\":".repeat(MAX_OUTPUT / 10),
+            "- ".repeat(MAX_OUTPUT / 2),
+            "status: &a {token: *a}".to_owned(),
+            format!("{laughs}status: *a19\n"),
+        ] {
+            assert!(
+                Credential::parse(text.as_bytes()).is_err(),
+                "{}",
+                &text[..20]
+            );
+        }
     }
 
     #[tokio::test]

@@ -194,7 +194,8 @@ impl Inspected {
 }
 
 /// A sandbox as the list has it.
-fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
+#[must_use]
+pub fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
     let metadata = item.metadata.clone().unwrap_or_default();
     Sandbox {
         id: item.id.clone(),
@@ -207,7 +208,8 @@ fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
 }
 
 /// A container as the list has it, if that is enough for one of this role.
-fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Option<Container> {
+#[must_use]
+pub fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Option<Container> {
     let state = match item.state() {
         v1::ContainerState::ContainerCreated => State::Created,
         v1::ContainerState::ContainerRunning => State::Running {
@@ -221,7 +223,6 @@ fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Option<C
         v1::ContainerState::ContainerUnknown => State::Unknown,
     };
     let metadata = item.metadata.clone().unwrap_or_default();
-    let note = |key: &str| item.annotations.get(key)?.parse::<u64>().ok();
     Some(Container {
         id: item.id.clone(),
         sandbox: item.pod_sandbox_id.clone(),
@@ -236,8 +237,8 @@ fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Option<C
         image: item.image.clone().unwrap_or_default().image,
         image_ref: item.image_ref.clone(),
         user: None,
-        backoff: note(labels::RESTART_BACKOFF).map(Duration::from_secs),
-        grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
+        backoff: backoff(&item.annotations),
+        grace_period: grace_period(&item.annotations),
         gone: false,
     })
 }
@@ -303,20 +304,24 @@ pub async fn inspect_sandbox(
     };
     let answer = if_found(client.pod_sandbox_status(request).await)?;
     let status = answer.and_then(|answer| answer.status);
-    Ok(status.map(|status| {
-        let network = status.network.unwrap_or_default();
-        let metadata = status.metadata.unwrap_or_default();
-        let more = network.additional_ips.into_iter().map(|ip| ip.ip);
-        let ips = std::iter::once(network.ip).chain(more);
-        Sandbox {
-            id: status.id,
-            uid: metadata.uid,
-            attempt: metadata.attempt,
-            ready: status.state == v1::PodSandboxState::SandboxReady as i32,
-            created: clock.moment_of(status.created_at),
-            ips: ips.filter(|ip| !ip.is_empty()).collect(),
-        }
-    }))
+    Ok(status.map(|status| sandbox(clock, status)))
+}
+
+/// A sandbox as its status has it.
+#[must_use]
+pub fn sandbox(clock: &Clock, status: v1::PodSandboxStatus) -> Sandbox {
+    let network = status.network.unwrap_or_default();
+    let metadata = status.metadata.unwrap_or_default();
+    let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+    let ips = std::iter::once(network.ip).chain(more);
+    Sandbox {
+        id: status.id,
+        uid: metadata.uid,
+        attempt: metadata.attempt,
+        ready: status.state == v1::PodSandboxState::SandboxReady as i32,
+        created: clock.moment_of(status.created_at),
+        ips: ips.filter(|ip| !ip.is_empty()).collect(),
+    }
 }
 
 /// One container, without the sandbox it lives in, which its status does not tell; `None` if it is
@@ -335,27 +340,41 @@ pub async fn inspect_container(
     };
     let answer = if_found(client.container_status(request).await)?;
     let status = answer.and_then(|answer| answer.status);
-    Ok(status.map(|status| {
-        let metadata = status.metadata.clone().unwrap_or_default();
-        let note = |key: &str| status.annotations.get(key)?.parse::<u64>().ok();
-        let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
-        Container {
-            id: status.id.clone(),
-            sandbox: String::new(),
-            uid: label(labels::POD_UID),
-            name: metadata.name,
-            attempt: metadata.attempt,
-            state: state(clock, &status),
-            image: status.image.clone().unwrap_or_default().image,
-            image_ref: status.image_ref.clone(),
-            user: status.user.clone().and_then(|user| user.linux).map(user),
-            backoff: note(labels::RESTART_BACKOFF)
-                .map(Duration::from_secs)
-                .map(bounded),
-            grace_period: note(labels::TERMINATION_GRACE_PERIOD).and_then(|s| s.try_into().ok()),
-            gone: false,
-        }
-    }))
+    Ok(status.map(|status| container(clock, &status)))
+}
+
+/// A container as its status has it, without the sandbox it lives in.
+#[must_use]
+pub fn container(clock: &Clock, status: &v1::ContainerStatus) -> Container {
+    let metadata = status.metadata.clone().unwrap_or_default();
+    let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
+    Container {
+        id: status.id.clone(),
+        sandbox: String::new(),
+        uid: label(labels::POD_UID),
+        name: metadata.name,
+        attempt: metadata.attempt,
+        state: state(clock, status),
+        image: status.image.clone().unwrap_or_default().image,
+        image_ref: status.image_ref.clone(),
+        user: status.user.clone().and_then(|user| user.linux).map(user),
+        backoff: backoff(&status.annotations),
+        grace_period: grace_period(&status.annotations),
+        gone: false,
+    }
+}
+
+fn backoff(annotations: &HashMap<String, String>) -> Option<Duration> {
+    let seconds = annotations.get(labels::RESTART_BACKOFF)?.parse().ok()?;
+    Some(bounded(Duration::from_secs(seconds)))
+}
+
+fn grace_period(annotations: &HashMap<String, String>) -> Option<i64> {
+    let seconds: u64 = annotations
+        .get(labels::TERMINATION_GRACE_PERIOD)?
+        .parse()
+        .ok()?;
+    seconds.try_into().ok()
 }
 
 /// The stop signal that the runtime says a container has, where it knows of such signals.

@@ -11,7 +11,7 @@ mod freshness;
 mod limits;
 mod log;
 mod merge;
-mod mounts;
+pub(crate) mod mounts;
 mod store;
 pub mod url;
 mod watch;

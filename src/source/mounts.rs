@@ -109,14 +109,14 @@ fn parse(line: &str) -> Option<Mount> {
 }
 
 /// All mounts of this process; empty where they cannot be read.
-pub(super) fn mountinfo() -> String {
+pub(crate) fn mountinfo() -> String {
     let bytes = fs::read(MOUNTINFO).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
-pub(super) fn on_the_way(mountinfo: &str, path: &Path) -> Vec<u64> {
+pub(crate) fn on_the_way(mountinfo: &str, path: &Path) -> Vec<u64> {
     let lines = mountinfo.lines().filter(|line| {
         let point = line.split(' ').nth(4);
         // Blanks and the like are escaped, and such mounts not found here.

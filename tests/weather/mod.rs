@@ -324,3 +324,115 @@ async fn of_thousands_of_copies_the_first_runs_and_another_takes_over() {
         })
         .await;
 }
+
+/// As many Pods as run from one directory.
+const MAX_PODS: usize = 1000;
+
+#[tokio::test]
+async fn more_pods_than_a_directory_may_have_are_refused_and_those_that_run_stay() {
+    let mut agent = Agent::with_web().await;
+    for i in 0..MAX_PODS + 500 {
+        let name = format!("a{i}");
+        rename_in(&agent.at(&name), pod(&name, 1));
+    }
+    let is_full = |desired: &Desired| {
+        desired.pods.len() == MAX_PODS && desired.refused.len() + desired.unlisted == 501
+    };
+    let desired = agent.sees("the directory is full", is_full).await;
+    assert_eq!(desired.version("web"), Some("v1"), "it ran before");
+    let refused = &desired.refused[0];
+    let why = &refused.problems[0].message;
+    let name = refused.origin.file().unwrap().file_name().unwrap();
+    let name = name.to_str().unwrap().to_owned();
+    assert!(
+        why.contains("1000 Pods") && why.contains(&format!("default/{name}-")),
+        "{why}"
+    );
+    assert!(desired.refused.len() <= 300, "{}", desired.refused.len());
+    // What runs can be edited and renamed.
+    rename_in(&agent.at("web.yaml"), pod("web", 2));
+    fs::rename(agent.at("web.yaml"), agent.at("web2.yaml")).unwrap();
+    agent
+        .sees("an edit and a new name", |desired| {
+            desired.version("web") == Some("v2") && desired.file("web") == Some("web2.yaml")
+        })
+        .await;
+    // So after a start, though others come first in the order of names.
+    let mut agent = agent.restart(|_| {}).await;
+    let desired = agent.sees("the same after a start", is_full).await;
+    assert_eq!(desired.version("web"), Some("v2"));
+    fs::remove_file(agent.at("web2.yaml")).unwrap();
+    let desired = agent
+        .sees("another takes the place", |desired| {
+            desired.version("web").is_none()
+                && desired.pods.len() == MAX_PODS
+                && desired.refused.len() + desired.unlisted == 500
+        })
+        .await;
+    assert!(desired.unreadable.is_empty());
+}
+
+fn config_map(name: &str, size: usize) -> String {
+    let data = serde_json::json!({"text": "x".repeat(size)});
+    let metadata = serde_json::json!({"name": name});
+    let object = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata,
+        "data": data,
+    });
+    object.to_string()
+}
+
+#[tokio::test]
+async fn large_objects_are_kept_up_to_a_limit_and_what_is_in_use_stays() {
+    let mut agent = Agent::start();
+    rename_in(&agent.at("zz"), config_map("used", 1000));
+    agent.catches_up().await;
+    for i in 0..80 {
+        let name = format!("c{i}");
+        rename_in(&agent.at(&name), config_map(&name, 1_000_000));
+    }
+    let refused = |desired: &Desired| desired.refused.len() + desired.unlisted;
+    let desired = agent
+        .sees("some are refused", |desired| refused(desired) == 13)
+        .await;
+    let why = &desired.refused[0].problems[0].message;
+    assert!(why.contains("64 MiB"), "{why}");
+    assert!(desired.refusal("zz").is_none());
+    // A Pod is small, and what is smaller now leaves room.
+    rename_in(&agent.at("web.yaml"), pod("web", 1));
+    rename_in(&agent.at("c0"), config_map("c0", 10));
+    let desired = agent
+        .sees("one more fits", |desired| {
+            desired.version("web").is_some() && refused(desired) == 12
+        })
+        .await;
+    assert!(
+        desired
+            .refused
+            .iter()
+            .all(|refused| refused.keeps.is_none())
+    );
+}
+
+#[tokio::test]
+async fn of_hundreds_of_copies_of_an_object_few_are_listed() {
+    let mut agent = Agent::start();
+    for i in 0..600 {
+        rename_in(&agent.at(&format!("c{i:03}")), config_map("c", i));
+    }
+    let desired = agent
+        .sees("they are counted", |desired| {
+            desired.refused.len() + desired.unlisted == 599
+        })
+        .await;
+    assert!(desired.refused.len() <= 300, "{}", desired.refused.len());
+    // The next one takes over.
+    fs::remove_file(agent.at("c000")).unwrap();
+    agent
+        .sees("one less", |desired| {
+            desired.refused.len() + desired.unlisted == 598 && desired.refusal("c001").is_none()
+        })
+        .await;
+}

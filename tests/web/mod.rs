@@ -18,6 +18,8 @@ pub(crate) enum Reply {
     Trickle(Vec<u8>, Vec<u8>),
     /// The first bytes, then the second over and over.
     Flood(Vec<u8>, Vec<u8>),
+    /// A redirect to a place that nobody was sent to before.
+    Onwards,
     /// Nothing at all, on an open connection.
     Silence,
 }
@@ -151,6 +153,13 @@ fn serve(
                 stream.write_all(&more)?;
             }
         }
+        Reply::Onwards => {
+            let place = lock(requests).len();
+            let head = format!(
+                "HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: /{place}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes())?;
+        }
         Reply::Silence => {
             // Until the caller gives up.
             stream.read_to_end(&mut vec![])?;
@@ -160,6 +169,18 @@ fn serve(
     // What is still on its way would otherwise reset the connection and take the answer with it.
     stream.read_to_end(&mut vec![])?;
     Ok(())
+}
+
+/// Bytes of a document that is nested ever deeper.
+const DEEP: usize = 1 << 20;
+
+/// A list of lists of lists, each nine times the one before.
+fn billion_laughs() -> String {
+    let first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    (1..20).fold(first, |text, i| {
+        let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
+        text + &format!("a{i}: &a{i} [{aliases}]\n")
+    })
 }
 
 /// Every way in which a server can fail to give a document, with words of what is said about it.
@@ -227,6 +248,25 @@ pub(crate) fn faults() -> Vec<(&'static str, Reply, &'static str)> {
             "a list of nothing",
             Reply::ok("{apiVersion: v1, kind: PodList}"),
             "items: found no list",
+        ),
+        ("deep brackets", Reply::ok("[".repeat(DEEP)), "100 deep"),
+        (
+            "deep maps in JSON",
+            Reply::ok("{\"a\":".repeat(DEEP / 5)),
+            "100 deep",
+        ),
+        ("deep dashes", Reply::ok("- ".repeat(DEEP / 2)), "100 deep"),
+        ("a billion laughs", Reply::ok(billion_laughs()), "values"),
+        ("a list in itself", Reply::ok("a: &a [*a]\n"), "100 deep"),
+        (
+            "a deep document in a small gzip",
+            compressed(&gzip("[".repeat(DEEP).as_bytes())),
+            "100 deep",
+        ),
+        (
+            "redirects to ever other places",
+            Reply::Onwards,
+            "more than 5 redirects",
         ),
         ("no http", Reply::raw("hello\r\n\r\n"), ""),
         ("an end at once", Reply::raw(""), ""),

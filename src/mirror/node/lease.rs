@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{Error, ErrorKind};
-use crate::mirror::object::NodeIdentity;
+use crate::mirror::object::{NodeIdentity, SeenMeta};
 use crate::units::time::scaled;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -20,6 +21,13 @@ const RENEW: u32 = 4;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What is read of a lease that was renewed.
+#[derive(Deserialize)]
+struct Renewed {
+    #[serde(default)]
+    metadata: SeenMeta,
+}
 
 /// Renews the lease of the node, which holds for so many seconds, while the API server has the Node, until
 /// it is away.
@@ -31,7 +39,7 @@ pub(in crate::mirror) async fn renew(
     let renew = Duration::from_secs(seconds.into());
     let renew = renew.checked_div(RENEW).unwrap_or(renew);
     let mut complaint = Complaint::new("to renew the lease of the Node");
-    let (mut tries, mut newest) = (0_u32, 0);
+    let (mut tries, mut newest) = (0_u32, None);
     loop {
         let known = identity.wait_for(Option::is_some).await;
         let known = known.map(|known| known.clone());
@@ -43,12 +51,12 @@ pub(in crate::mirror) async fn renew(
         let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node, seconds)).await;
         let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
         let pause = match renewed {
-            Ok(version) if version < newest => {
+            Ok(version) if version.is_some() && version < newest => {
                 return Err(Error::away("it went back to an older state of its own"));
             }
             Ok(version) => {
                 complaint.clear();
-                (tries, newest) = (0, version);
+                (tries, newest) = (0, version.or(newest));
                 renew
             }
             Err(error) if error.kind == ErrorKind::Away => return Err(error),
@@ -69,19 +77,18 @@ pub(in crate::mirror) async fn renew(
     }
 }
 
-/// Gives the version of the renewed lease. Versions only rise, unless the API server's store was put
-/// back or emptied: then whatever it told before is worth nothing.
-async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<u64, Error> {
+/// Gives the version of the renewed lease, if it is a number. Versions only rise, unless the API server's
+/// store was put back or emptied: then whatever it told before is worth nothing.
+async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<Option<u64>, Error> {
     let path = format!("{LEASES}/{}", node.name);
     let lease = lease(node, seconds, jiff::Timestamp::now());
-    let renewed: Result<Lease, Error> = api.patch(&path, PatchType::Merge, &lease).await;
+    let renewed: Result<Renewed, Error> = api.patch(&path, PatchType::Merge, &lease).await;
     let renewed = match renewed {
         Err(error) if error.kind == ErrorKind::NotFound => api.create(LEASES, &lease).await?,
         renewed => renewed?,
     };
     let version = renewed.metadata.resource_version.unwrap_or_default();
-    // A server whose versions are no numbers is taken at its word.
-    Ok(version.parse().unwrap_or(u64::MAX))
+    Ok(version.parse().ok())
 }
 
 /// The lease as of now, for so many seconds. It goes with the Node.

@@ -8,6 +8,8 @@ mod status;
 
 pub(super) use lease::renew;
 pub(super) use measure::Measured;
+#[cfg(test)]
+pub(super) use registration::SeenNode;
 pub(super) use registration::{NODES, Registration};
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{NodeSpec, NodeStatus, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -19,7 +18,7 @@ use crate::mirror::Local;
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{Error, ErrorKind};
-use crate::mirror::object::NodeIdentity;
+use crate::mirror::object::{NodeIdentity, SeenMeta, or_default};
 use crate::mirror::watch::{Object, Seen};
 use crate::units::time::Later;
 
@@ -33,10 +32,10 @@ pub(in crate::mirror) const NODES: &str = "/api/v1/nodes";
 /// What is kept of the Node that the API server has.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(in crate::mirror) struct SeenNode {
-    metadata: ObjectMeta,
-    #[serde(default)]
+    metadata: SeenMeta,
+    #[serde(default, deserialize_with = "or_default")]
     spec: NodeSpec,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     status: NodeStatus,
 }
 

@@ -94,8 +94,7 @@ impl Rest {
             let Some(of_file) = known.get_mut(path) else {
                 return true;
             };
-            let is_used = of_file.claim.held.is_some() || !of_file.objects.is_empty();
-            if of_file.is_listed || is_used {
+            if of_file.is_listed || of_file.in_use {
                 return true;
             }
             if count < MAX_LISTED {

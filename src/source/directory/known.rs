@@ -29,6 +29,10 @@ pub(super) struct Known {
     pub(super) lapsed: Option<Problem>,
     /// It is among the refused manifests that are listed.
     pub(super) is_listed: bool,
+    /// A Pod or an object of it counts.
+    pub(super) in_use: bool,
+    /// Bytes of the content that was accepted last.
+    pub(super) size: u64,
 }
 
 /// A file's content as it was read.
@@ -38,6 +42,14 @@ pub(super) struct Seen {
     /// The stamp may not show a change since.
     pub(super) racy: bool,
     pub(super) digest: [u8; 32],
+}
+
+impl Seen {
+    /// Has the content read and parsed again, though it is the same.
+    pub(super) fn forget_content(&mut self) {
+        self.racy = true;
+        self.digest = [0; 32];
+    }
 }
 
 impl Known {
@@ -57,6 +69,8 @@ impl Known {
             aside: false,
             lapsed: None,
             is_listed: false,
+            in_use: false,
+            size: 0,
         }
     }
 
@@ -64,7 +78,10 @@ impl Known {
     pub(super) fn remembered(remembered: Remembered, node_name: &str) -> Self {
         let mut known = Self::new(remembered.path);
         match parse(remembered.document.to_string().as_bytes(), node_name) {
-            Ok(accepted) => known.claim.held = Some(accepted.pod),
+            Ok(accepted) => {
+                known.claim.held = Some(accepted.pod);
+                known.in_use = true;
+            }
             Err(problems) => {
                 let why: Vec<_> = problems
                     .iter()

@@ -11,13 +11,14 @@ use rustix::io::Errno;
 
 use super::crowd::{BUDGET, Rest};
 use super::known::Known;
-use super::objects::Owners;
+use super::objects::{Owners, Settled};
 use super::place::{Listing, Request};
 use super::reader::Reader;
+use super::room::Room;
 use super::{BETWEEN_LOOKS, DirectorySource, LIST_LIMIT};
 use crate::manifest::objects::{Object, attach};
 use crate::manifest::{PodKey, StaticPod};
-use crate::source::claims::settle;
+use crate::source::claims::{Standing, settle};
 use crate::source::mounts;
 use crate::source::store::{Beside, Keep, Remembered, Store};
 use crate::source::watch::Watch;
@@ -45,6 +46,8 @@ pub(super) struct Directory {
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
     pub(super) place: Option<mounts::Place>,
+    /// The numbers of the mounts on the way to the manifests as the last look began.
+    way: Vec<u64>,
     owners: Owners,
     pub(super) rest: Rest,
     /// The names that something was heard of before this look.
@@ -55,6 +58,14 @@ pub(super) struct Directory {
     pub(super) unread: usize,
     /// The Pods wanted at the last look.
     pods: HashSet<PodKey>,
+    /// What is in use, against its limits.
+    pub(super) room: Room,
+    /// Bytes in use at the last look.
+    bytes: u64,
+    /// Files were refused for the limits of the folder since those were read again.
+    pub(super) lacks_room: bool,
+    /// Files that were refused are to be read again soon.
+    reread: bool,
     /// Since when the folder does not answer, once that is longer than the limit.
     unanswered: Option<Instant>,
 }
@@ -71,12 +82,17 @@ impl Directory {
             identity: None,
             replaced: None,
             place: None,
+            way: vec![],
             owners: Owners::default(),
             rest: Rest::default(),
             news: HashSet::new(),
             is_first_pass: true,
             unread: 0,
             pods: HashSet::new(),
+            room: Room::default(),
+            bytes: 0,
+            lacks_room: false,
+            reread: false,
             unanswered: None,
         };
         for manifest in remembered {
@@ -100,7 +116,12 @@ impl Directory {
             // An object in it was restored before.
             Entry::Occupied(mut entry) => {
                 let objects = std::mem::take(&mut entry.get_mut().objects);
-                entry.insert(Known { objects, ..known });
+                let in_use = known.in_use || !objects.is_empty();
+                entry.insert(Known {
+                    objects,
+                    in_use,
+                    ..known
+                });
             }
             Entry::Vacant(entry) => {
                 entry.insert(known);
@@ -116,6 +137,7 @@ impl Directory {
                 .known
                 .entry(path)
                 .or_insert_with_key(|p| Known::new(p.clone()));
+            known.in_use = true;
             if known.objects.iter().all(|known| known.key != object.key) {
                 known.objects.push(Object {
                     key: object.key.clone(),
@@ -125,6 +147,17 @@ impl Directory {
             }
         }
         self.place = beside.place.or(self.place.take());
+    }
+
+    /// Notes the mounts on the way to the manifests, and gives their numbers.
+    pub(super) fn note_mounts(&mut self) -> Vec<u64> {
+        self.way = mounts::on_the_way(&mounts::mountinfo(), &self.manifest_path);
+        self.way.clone()
+    }
+
+    /// True when other mounts are on the way to the manifests than at the beginning of the look.
+    pub(super) fn is_on_other_mounts(&self) -> bool {
+        mounts::on_the_way(&mounts::mountinfo(), &self.manifest_path) != self.way
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -175,6 +208,7 @@ impl Directory {
         unheard: bool,
     ) -> Look {
         self.unanswered = None;
+        self.reread = false;
         self.watch.adopt(listing.watches);
         let cautious = unheard || !self.watch.is_armed();
         let unreadable = match listing.contents {
@@ -213,7 +247,7 @@ impl Directory {
             .known
             .values()
             .filter_map(|known| self.confirm_at(known));
-        let unread = (self.unread > 0).then(|| now.later(BUDGET));
+        let unread = (self.unread > 0 || self.reread).then(|| now.later(BUDGET));
         absences.chain(self.watch.heard.due()).chain(unread).min()
     }
 
@@ -221,21 +255,42 @@ impl Directory {
     fn settle(&mut self, unreadable: Option<String>) -> Desired {
         let mut desired = settle(self.known.values().map(|known| &known.claim), unreadable);
         self.hold(&desired);
-        let (objects, refused) = self.owners.settle(self.known.values());
+        let settled = self.owners.settle(self.known.values());
+        let Settled {
+            objects,
+            refused,
+            is_less,
+        } = settled;
         desired.refused.extend(refused);
         desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
         for wanted in desired.pods.values_mut() {
             wanted.pod = attach(&wanted.pod, &objects);
         }
-        self.cut_rest(&mut desired);
+        let owners = self.owners.files();
+        for (path, known) in &mut self.known {
+            known.in_use = known.claim.held.is_some() || owners.contains(path.as_path());
+        }
+        self.cut_rest(&mut desired, is_less);
         desired
     }
 
-    /// Lists only so many refused files, and forgets what the others say.
-    fn cut_rest(&mut self, desired: &mut Desired) {
-        if self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
-            // Another file may have that Pod.
+    /// Lists only so many refused files, and forgets what the others say. `is_less` is that an object
+    /// does not count any more.
+    fn cut_rest(&mut self, desired: &mut Desired, is_less: bool) {
+        let bytes = Room::of(self.known.values(), |_| true).bytes();
+        let has_room = self.lacks_room && bytes < self.bytes;
+        self.bytes = bytes;
+        if has_room || is_less || self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
+            // Another file may have that Pod or object, or there is room for another.
             self.rest.clear();
+            let refused = |known: &&mut Known| matches!(known.claim.standing, Standing::Refused(_));
+            for known in self.known.values_mut().filter(refused) {
+                if let Some(seen) = &mut known.seen {
+                    seen.forget_content();
+                }
+            }
+            self.lacks_room = false;
+            self.reread = true;
         }
         self.pods = desired.pods.keys().cloned().collect();
         let is_complete = self.unread == 0;

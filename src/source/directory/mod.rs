@@ -13,6 +13,7 @@ mod look;
 mod objects;
 mod place;
 mod reader;
+mod room;
 mod survey;
 
 use std::fs;
@@ -32,13 +33,16 @@ use self::place::{Listing, Request};
 use self::reader::Reader;
 use super::files::{self, Found, MAX_BYTES, is_ignored};
 use super::log::publish;
-use super::mounts::{self, MountWatch};
+use super::mounts::MountWatch;
 use super::{Desired, LastRead};
 use crate::blocking::{UNLIMITED, limited};
 use crate::units::time::Later;
 
 /// Looks for events are at least this far apart, so that a burst costs few.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// A look that takes longer is not repeated at every change of any mount.
+const CHEAP: Duration = Duration::from_millis(50);
 
 /// The longest rest after a look that took long.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
@@ -187,14 +191,19 @@ async fn follow(
         keeper.start();
 
         // Looks at a large folder leave others as much time as they take.
-        let soonest = Instant::now().later(now.elapsed().clamp(BETWEEN_LOOKS, MAX_PAUSE));
+        let took = now.elapsed();
+        let soonest = Instant::now().later(took.clamp(BETWEEN_LOOKS, MAX_PAUSE));
         let due = again.map_or(now.later(period), |again| again.min(now.later(period)));
         loop {
             tokio::select! {
                 () = sender.closed() => return keeper.finish().await,
                 done = keeper.done() => done?,
                 () = sleep_until(due.max(soonest).into()) => { heard = false; break }
-                () = mounts.changed() => { heard = false; break }
+                // Every container that starts or ends changes the mounts of the node.
+                () = mounts.changed() => if took <= CHEAP || directory.is_on_other_mounts() {
+                    heard = false;
+                    break;
+                },
                 () = reader.wake.notified() => { heard = false; break }
                 () = directory.watch.listen() => if directory.watch.heard.look {
                     heard = true;
@@ -217,7 +226,7 @@ async fn list(
 ) -> Result<Option<Listing>, JoinError> {
     let since = Instant::now();
     loop {
-        let way = mounts::on_the_way(&mounts::mountinfo(), directory.path());
+        let way = directory.note_mounts();
         let request = directory.begin_look();
         let subject = format!("{} over mounts {way:?}", directory.path().display());
         let listing = limited(subject.as_str(), UNLIMITED, move || Request::run(request));
@@ -235,7 +244,7 @@ async fn list(
                     publish(sender, directory.unanswered(since));
                 }
                 () = mounts.changed() => {
-                    if mounts::on_the_way(&mounts::mountinfo(), directory.path()) != way {
+                    if directory.is_on_other_mounts() {
                         break;
                     }
                 }

@@ -4,7 +4,7 @@
 //! first, then the file that it already comes from, then the order of names. What is in use is never
 //! taken over by a newcomer of equal standing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,17 @@ use crate::manifest::{Problem, StaticPod};
 use crate::source::claims::{has_usual_ending, order};
 use crate::source::store::KeptObject;
 use crate::source::{Origin, Refused};
+
+/// Which objects count.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// Those that do.
+    pub(super) objects: ObjectSet,
+    /// Files with one that does not.
+    pub(super) refused: Vec<Refused>,
+    /// One that counted before does not any more.
+    pub(super) is_less: bool,
+}
 
 /// The file that each object comes from, and what it held.
 #[derive(Debug, Default)]
@@ -27,10 +38,7 @@ impl Owners {
     }
 
     /// Settles which objects count, and refuses the others.
-    pub(super) fn settle<'a>(
-        &mut self,
-        known: impl Iterator<Item = &'a Known>,
-    ) -> (ObjectSet, Vec<Refused>) {
+    pub(super) fn settle<'a>(&mut self, known: impl Iterator<Item = &'a Known>) -> Settled {
         let mut candidates: BTreeMap<&ObjectKey, Vec<(&Known, &Object)>> = BTreeMap::new();
         for known in known {
             for object in &known.objects {
@@ -61,8 +69,18 @@ impl Owners {
                 });
             }
         }
+        let is_less = self.0.keys().any(|key| !owners.contains_key(key));
         self.0 = owners;
-        (set, refused)
+        Settled {
+            objects: set,
+            refused,
+            is_less,
+        }
+    }
+
+    /// The files that objects come from.
+    pub(super) fn files(&self) -> HashSet<&Path> {
+        self.0.values().map(|(path, _)| path.as_path()).collect()
     }
 
     /// Sorts the file that an object comes from first. One with the same content goes before others,

@@ -14,7 +14,9 @@ use super::known::{Known, Seen};
 use super::look::Directory;
 use super::place::Contents;
 use super::reader::{FILE_LIMIT, Job, Reader};
+use super::room::Room;
 use crate::manifest::{self, Problem};
+use crate::source::claims::has_usual_ending;
 use crate::source::files::{Entry, Found};
 
 /// A file found changed without an event is taken when it is at least this old.
@@ -92,6 +94,13 @@ impl Directory {
             due,
             later,
         } = plan;
+        let is_present = |path: &Path| match &contents.only {
+            Some(_) => true,
+            None => path
+                .file_name()
+                .is_some_and(|n| contents.entry(n).is_some()),
+        };
+        self.room = Room::of(self.known.values(), is_present);
         let mut vanished = HashSet::new();
         let mut given = 0_usize;
         let mut others_since = None;
@@ -116,7 +125,7 @@ impl Directory {
                 return ControlFlow::Continue(());
             }
             let since = others_since.get_or_insert_with(Instant::now);
-            if given > good && since.elapsed() >= budget {
+            if given > good && (since.elapsed() >= budget || self.room.is_look_full()) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -127,9 +136,9 @@ impl Directory {
     }
 
     /// What to read: files that something runs from, those that something was heard of, those that are
-    /// listed as refused, those that never were read, and some of the rest.
+    /// listed as refused, those that never were read (usual names first), and some of the rest.
     fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> Plan {
-        let mut classes = [const { vec![] }; 4];
+        let mut classes = [const { vec![] }; 5];
         let mut later = 0;
         for entry in &contents.names.entries {
             // A link is never written to itself.
@@ -143,9 +152,10 @@ impl Directory {
                 _ if self.news.contains(&entry.name) => 1,
                 Some(_) => 2,
                 None if self.rest.contains(&entry.name) => continue,
-                None => 3,
+                None if has_usual_ending(Path::new(&entry.name)) => 3,
+                None => 4,
             };
-            if class == 3 && classes[3].len() >= MAX_NEW {
+            if class >= 3 && classes[class].len() >= MAX_NEW {
                 later = usize::saturating_add(later, 1);
             } else {
                 classes[class].push(job(entry, known));
@@ -258,8 +268,26 @@ impl Directory {
         if before.is_some_and(|before| before.digest == seen.digest) {
             return;
         }
+        let size = bytes.len() as u64;
+        if !known.in_use
+            && let Err(problem) = self.room.check_size(size)
+        {
+            // Not even parsed, which is what takes time.
+            known.refuse(vec![problem]);
+            self.lacks_room = true;
+            return;
+        }
         match manifest::parse_file(bytes, &self.node_name) {
-            Ok(manifest) => known.accept(manifest),
+            Ok(manifest) => match self.room.admit(known, &manifest, size) {
+                Ok(()) => {
+                    known.size = size;
+                    known.accept(manifest);
+                }
+                Err(problem) => {
+                    known.refuse(vec![problem]);
+                    self.lacks_room = true;
+                }
+            },
             Err(problems) => known.refuse(problems),
         }
     }
