@@ -1,4 +1,5 @@
-//! What is done with each field of a Pod: one table, from which acceptance and the README are made.
+//! What is done with each field of a Pod: one table, from which acceptance and docs/fields.md are
+//! made.
 //!
 //! A test holds it against the types of `k8s-openapi`, so that no field can be forgotten. Below a
 //! field that is refused or has no effect nothing is listed: it shares that fate.
@@ -38,7 +39,7 @@ const NO_DEVICES: &str =
 const SCHEDULER: &str = "of use to a scheduler alone";
 const WINDOWS: &str = "for nodes with Windows, it has no effect here";
 
-/// The table, in the order of the README.
+/// The table, in the order of docs/fields.md.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     ("Pod", Agent, &["apiVersion", "kind", "metadata", "spec"]),
@@ -281,20 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_the_table_of_fields() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        let readme = fs::read_to_string(&file).unwrap();
-        let (before, rest) = readme.split_once(BEGIN).expect("where the table begins");
+    fn the_document_has_the_table_of_fields() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/fields.md");
+        let document = fs::read_to_string(&file).unwrap();
+        let (before, rest) = document.split_once(BEGIN).expect("where the table begins");
         let (found, after) = rest.split_once(END).expect("where the table ends");
         let expected = format!("\n{}\n", table());
-        if std::env::var_os("PODKEEPER_WRITE_README").is_some() {
+        if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
             fs::write(&file, [before, BEGIN, &expected, END, after].concat()).unwrap();
             return;
         }
         assert!(
             found == expected,
-            "the README's table of fields is not that of src/manifest/fields.rs; to write it again: \
-             PODKEEPER_WRITE_README=1 cargo test --lib the_readme_has_the_table_of_fields"
+            "docs/fields.md is not what src/manifest/fields.rs says; to write it again: \
+             PODKEEPER_WRITE_DOCS=1 cargo test --lib the_document_has_the_table_of_fields"
         );
     }
 }
