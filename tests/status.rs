@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::pod::memory::Memory;
-use podkeeper::pod::moment::Moment;
 use podkeeper::pod::observed::{Container, Exit, Observed, Sandbox, State};
 use podkeeper::pod::plan::View;
-use podkeeper::pod::report::{PodReport, Told};
+use podkeeper::pod::report::{PodReport, PodSnapshot};
+use podkeeper::pod::state::PodState;
 use podkeeper::pod::status::status;
+use podkeeper::pod::time::MonotonicTime;
 use podkeeper::translate::{HandlerFeatures, NodeFacts};
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn observed(pod: &StaticPod, reference: &Value) -> Observed {
         uid: pod.uid.clone(),
         attempt: 0,
         ready: !over,
-        created: Moment(0),
+        created: MonotonicTime(0),
         ips: vec!["$POD_IP".into()],
     };
     let lists = ["initContainerStatuses", "containerStatuses"];
@@ -86,14 +86,14 @@ fn observed(pod: &StaticPod, reference: &Value) -> Observed {
 
 /// The Pod as it is shown, with the record's placeholders.
 fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
-    let told = Told {
+    let told = PodSnapshot {
         version: Some(Arc::clone(pod)),
         status,
         report: PodReport {
             seen: "2026-01-01T00:00:00Z".into(),
             ..PodReport::default()
         },
-        ..Told::default()
+        ..PodSnapshot::default()
     };
     let text = serde_json::to_string(&told.pod()).unwrap();
     let text = without_digests(&text.replace(&pod.uid, "$UID"), "$ID");
@@ -117,15 +117,15 @@ fn pods_are_shown_as_the_reference_agent_shows_them() {
         let record = golden(&format!("pods/{}_{}.json", pod.key.namespace, pod.key.name));
         let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
         let observed = observed(&pod, &record["status"]);
-        let memory = Memory {
-            seen: BTreeMap::from([(pod.uid.clone(), (THEN, Moment(0)))]),
-            ..Memory::default()
+        let state = PodState {
+            seen: BTreeMap::from([(pod.uid.clone(), (THEN, MonotonicTime(0)))]),
+            ..PodState::default()
         };
         let view = View {
             wanted: Some(&pod),
             observed: &observed,
-            memory: &memory,
-            now: Moment(5000),
+            state: &state,
+            now: MonotonicTime(5000),
             longest_backoff: Duration::from_secs(300),
         };
         let ours = shown(&pod, status(view, &facts(), &pod));

@@ -30,14 +30,14 @@ use crate::cri::Client;
 use crate::mirror::Mirror;
 use crate::node::supervisor::Pulse;
 use crate::node::{cgroup, image_gc, kubelet, log_keeper, machine, runtime, supervisor};
-use crate::pod::admission::Ledger;
+use crate::pod::admission::Allocations;
 use crate::pod::credentials::CredentialFiles;
 use crate::pod::events::Events;
 use crate::pod::image::Images;
 use crate::pod::limiter::Limiter;
-use crate::pod::moment::Clock;
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
+use crate::pod::time::Clock;
 use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
@@ -250,12 +250,12 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
     };
     let context = Arc::new(Context {
         client,
-        mark: facts.paths.mark(),
+        owner_label: facts.paths.mark(),
         node_name: config.node_name,
         resolv_conf: config.resolv_conf,
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         facts,
-        ledger: Ledger::default(),
+        allocations: Allocations::default(),
         limiter: Limiter::new(config.runtime_concurrency),
         clock: Clock::default(),
         reports: Reports::default(),
@@ -266,7 +266,7 @@ async fn build(config: Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>
     });
     let (client, facts) = (context.client.clone(), context.facts.clone());
     let changed = Arc::clone(&context);
-    let on_change = move || changed.ledger.node_changed();
+    let on_change = move || changed.allocations.node_changed();
     tokio::spawn(runtime::keep_features(
         client,
         facts,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::watch::Object;
 use crate::manifest::PodKey;
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 
 /// The annotation that makes a Pod a mirror Pod; its value is the static Pod's UID.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -28,7 +28,7 @@ pub struct NodeIdentity {
 /// The mirror Pod of a static Pod, without its status, which the API server does not take with it;
 /// `None` while no version of the Pod is known.
 #[must_use]
-pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
+pub fn mirror(told: &PodSnapshot, node: &NodeIdentity) -> Option<Pod> {
     let Pod {
         metadata, mut spec, ..
     } = told.pod()?;
@@ -150,9 +150,9 @@ mod tests {
         let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {priority: 7, \
                         preemptionPolicy: Never, priorityClassName: high, containers: [{name: c, image: i}]}}";
         let accepted = parse(manifest.as_bytes(), "n1", SourceKind::File).unwrap();
-        let told = Told {
+        let told = PodSnapshot {
             version: Some(accepted.pod),
-            ..Told::default()
+            ..PodSnapshot::default()
         };
         let node = NodeIdentity {
             name: "n1".into(),

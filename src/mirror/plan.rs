@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::object::{NodeIdentity, SeenPod};
 use super::patch::status_patch;
 use crate::manifest::PodKey;
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 use crate::units::time::Later;
 
 /// A Pod whose status never rests is told of once in this time.
@@ -26,7 +26,7 @@ pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 /// All that the planner looks at.
 pub(super) struct View<'a> {
     /// What is told of each static Pod that is wanted or not yet over.
-    pub(super) told: &'a BTreeMap<PodKey, Arc<Told>>,
+    pub(super) told: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,
     /// The Pods that the manifests want, told of or not.
     pub(super) wanted: &'a BTreeSet<PodKey>,
     /// Every Pod that an earlier agent left has been looked at: what nothing is told of is gone.
@@ -127,7 +127,13 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
 }
 
 /// What a mirror needs that belongs to a Pod which is there.
-fn keep(view: &View<'_>, key: &PodKey, told: &Told, mirror: &SeenPod, owner: &str) -> Option<Step> {
+fn keep(
+    view: &View<'_>,
+    key: &PodKey,
+    told: &PodSnapshot,
+    mirror: &SeenPod,
+    owner: &str,
+) -> Option<Step> {
     let version = told.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
     if mirror.is_leaving() || is_other {

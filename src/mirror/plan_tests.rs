@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
 use super::plan::{CREATE_GAP, Memory, PATCH_GAP, Plan, Step, View, plan};
 use crate::manifest::{PodKey, StaticPod};
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 
 fn key(name: &str) -> PodKey {
     PodKey {
@@ -32,7 +32,7 @@ fn node() -> NodeIdentity {
 }
 
 /// What is told of a Pod whose version has this UID.
-fn told(name: &str, version: &str, phase: &str) -> Told {
+fn told(name: &str, version: &str, phase: &str) -> PodSnapshot {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some("default".to_owned()),
@@ -50,13 +50,13 @@ fn told(name: &str, version: &str, phase: &str) -> Told {
         document: serde_json::Value::Null,
         objects: Arc::default(),
     };
-    Told {
+    PodSnapshot {
         version: Some(Arc::new(version)),
         status: PodStatus {
             phase: Some(phase.to_owned()),
             ..PodStatus::default()
         },
-        ..Told::default()
+        ..PodSnapshot::default()
     }
 }
 
@@ -87,7 +87,7 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
 
 /// All that the planner looks at, owned.
 struct World {
-    told: BTreeMap<PodKey, Arc<Told>>,
+    told: BTreeMap<PodKey, Arc<PodSnapshot>>,
     wanted: BTreeSet<PodKey>,
     complete: bool,
     seen: BTreeMap<PodKey, SeenPod>,
@@ -97,7 +97,7 @@ struct World {
 }
 
 impl World {
-    fn new(told: Option<Told>, seen: Option<SeenPod>) -> Self {
+    fn new(told: Option<PodSnapshot>, seen: Option<SeenPod>) -> Self {
         Self {
             told: told
                 .into_iter()
@@ -178,7 +178,7 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
 fn each_state_has_its_step() {
     let running = || Some(told("web-n1", "v1", "Running"));
     let ending = || {
-        running().map(|told| Told {
+        running().map(|told| PodSnapshot {
             terminating: true,
             ..told
         })
@@ -253,7 +253,7 @@ fn each_state_has_its_step() {
     );
     check(
         "a Pod of which no version is known",
-        Some(Told::default()),
+        Some(PodSnapshot::default()),
         None,
         "nothing",
     );
@@ -387,7 +387,7 @@ proptest! {
             let name = format!("p{n}-n1");
             if let Some((version, phase, terminating)) = *as_told {
                 let told = told(&name, &format!("v{version}"), PHASES[usize::from(phase)]);
-                let told = Told { terminating, ..told };
+                let told = PodSnapshot { terminating, ..told };
                 world.told.insert(key(&name), Arc::new(told));
             }
             if let Some((is_mirror, version, owned, phase, is_leaving)) = *as_seen {

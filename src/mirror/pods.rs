@@ -26,7 +26,7 @@ use super::watch::Seen;
 use super::{Local, Numbers};
 use crate::manifest::PodKey;
 use crate::pod::events::{About, EventKind};
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 use crate::units::time::{Later, scaled};
 
 /// What changes together is told together: a status rests this long before it is told.
@@ -137,8 +137,8 @@ impl<'a> Pods<'a> {
     }
 
     fn plan(&mut self, settled: bool, now: Instant) -> Plan {
-        let told: BTreeMap<PodKey, Arc<Told>> =
-            self.local.context.reports.told().into_iter().collect();
+        let told: BTreeMap<PodKey, Arc<PodSnapshot>> =
+            self.local.context.reports.snapshots().into_iter().collect();
         let Some(seen) = &self.seen else {
             return Plan::default();
         };
@@ -288,8 +288,8 @@ impl<'a> Pods<'a> {
         events.record(about, EventKind::Warning, reason, &message);
     }
 
-    fn told(&self, key: &PodKey) -> Option<Arc<Told>> {
-        let told = self.local.context.reports.told();
+    fn told(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
+        let told = self.local.context.reports.snapshots();
         let told = told.into_iter().find(|(told, _)| told == key);
         told.map(|(_, told)| told)
     }

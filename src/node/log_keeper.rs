@@ -119,7 +119,7 @@ impl LogKeeper {
         let Context {
             client,
             facts,
-            mark,
+            owner_label: mark,
             ..
         } = &*self.context;
         let request = v1::ListContainersRequest::default();

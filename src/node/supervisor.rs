@@ -66,7 +66,7 @@ pub async fn supervise(
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
-    let mark = context.mark.clone();
+    let mark = context.owner_label.clone();
     let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
@@ -131,7 +131,7 @@ async fn first_look(context: &Context) -> Listed {
     let mut delay = Duration::from_millis(200);
     let mut complaints = Complaints::default();
     loop {
-        match Listed::fetch(&context.client, &context.mark, None).await {
+        match Listed::fetch(&context.client, &context.owner_label, None).await {
             Ok(listed) => return listed,
             Err(error) => {
                 if complaints.is_news("list", Some(&error.to_string())) {
@@ -147,7 +147,7 @@ async fn first_look(context: &Context) -> Listed {
 /// Everything of ours that the runtime has.
 async fn list_all(context: Arc<Context>) -> Result<Listed, Error> {
     context.facts.host_ips.look();
-    Listed::fetch(&context.client, &context.mark, None).await
+    Listed::fetch(&context.client, &context.owner_label, None).await
 }
 
 /// Says that Pods of an agent with another root directory are there: they are left alone, which is
@@ -161,7 +161,7 @@ async fn warn_of_others(context: &Context) {
         .items
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
-    let others: BTreeSet<&String> = marks.filter(|m| **m != context.mark).collect();
+    let others: BTreeSet<&String> = marks.filter(|m| **m != context.owner_label).collect();
     // An agent that runs looks after its own; several on one node are no surprise to anybody.
     let mut left = vec![];
     for root_dir in others {
@@ -198,7 +198,7 @@ impl Supervisor {
     /// Starts a task for every Pod that is wanted or that an earlier agent left.
     fn adopt(&mut self, listed: Listed, desired: Desired) {
         let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
-        for (key, listed) in by_owner(&self.context.mark, listed) {
+        for (key, listed) in by_owner(&self.context.owner_label, listed) {
             starts.entry(key).or_default().listed = listed;
         }
         for (key, uid) in self.folders(&starts) {
@@ -366,7 +366,7 @@ impl Supervisor {
         let addresses = addresses.join(", ");
         info!(addresses, "the node's addresses are others now");
         for key in self.context.reports.keys() {
-            self.tell(&key, Message::Look);
+            self.tell(&key, Message::Resync);
         }
     }
 
@@ -395,15 +395,15 @@ impl Supervisor {
     }
 
     fn compare(&mut self, listed: Listed) {
-        let mut listed = by_owner(&self.context.mark, listed);
+        let mut listed = by_owner(&self.context.owner_label, listed);
         for key in self.context.reports.keys() {
             listed.entry(key).or_default();
         }
         for (key, listed) in listed {
-            if self.context.reports.agrees(&key, &listed.belief()) {
+            if self.context.reports.is_current(&key, &listed.digest()) {
                 continue;
             }
-            if !self.try_tell(&key, Message::Look) {
+            if !self.try_tell(&key, Message::Resync) {
                 let start = Start {
                     listed,
                     ..Start::default()

@@ -16,19 +16,19 @@ use super::admission::Rejection;
 use super::effects::stop_subject;
 use super::events::EventKind;
 use super::folder::{self, Record, Terminating};
-use super::history::{Finished, GivenUp, History};
+use super::history::{FailedInstance, Finished, History};
 use super::identity::check_id;
 use super::image::{self, ImageError, LocalImage};
 use super::jobs::{self, FILES, file_subject, timed_out};
 use super::limiter::{Class, Kind, Place};
-use super::memory::{Image, PostStart, Subject};
-use super::moment::Since;
 use super::observed::{Container, Sandbox, State};
-use super::plan::{Step, View, Why, image_volumes, is_urgent, volume_holder, wanted_images};
+use super::plan::{Step, StopReason, View, image_volumes, is_urgent, volume_holder, wanted_images};
 use super::rollback::{self, Rollback};
 use super::rules::{all_containers, restarts_on_failure, stop_order};
+use super::state::{Image, PostStart, Subject};
 use super::status::status;
 use super::task::{Context, PodTask, Pulled};
+use super::time::Timestamp;
 use super::waiting::MISSING_OBJECT;
 use super::{backoff, observe, tell};
 use crate::blocking::{blocking, pooled};
@@ -64,7 +64,7 @@ const INSPECTION: Duration = Duration::from_secs(5);
 pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 
 /// Why a step failed: the runtime's error, or something of the node's.
-pub(super) enum Failure {
+pub(super) enum StepError {
     Runtime(Error),
     /// The runtime's error with a reason of its own, and what is known of its cause.
     Call {
@@ -86,14 +86,14 @@ pub(super) enum Failure {
     Dropped,
 }
 
-impl Failure {
+impl StepError {
     /// Returns true if nothing failed on the Pod's or the node's side: the runtime is away, or the step is no
     /// longer wanted.
-    fn is_away_or_dropped(&self) -> bool {
-        let is_away = |error: &Error| matches!(error, Error::Unavailable { .. });
+    fn is_unreachable_or_dropped(&self) -> bool {
+        let is_unreachable = |error: &Error| matches!(error, Error::Unavailable { .. });
         match self {
-            Self::Runtime(error) | Self::Call { error, .. } => is_away(error),
-            Self::Stops(stops) => stops.iter().any(|(_, error)| is_away(error)),
+            Self::Runtime(error) | Self::Call { error, .. } => is_unreachable(error),
+            Self::Stops(stops) => stops.iter().any(|(_, error)| is_unreachable(error)),
             Self::Dropped => true,
             Self::Node { .. } | Self::Hangs { .. } => false,
         }
@@ -162,14 +162,14 @@ fn with_hint(message: String, hint: Option<&str>) -> String {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for StepError {
     fn from(error: Error) -> Self {
         Self::Runtime(error)
     }
 }
 
-pub(super) fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> Failure {
-    move |e| Failure::Node {
+pub(super) fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> StepError {
+    move |e| StepError::Node {
         reason,
         message: e.to_string(),
     }
@@ -185,7 +185,7 @@ struct Stop {
     /// Whether their hook is run.
     with_hook: bool,
     /// Why, where it is not the end of all of them.
-    why: Option<Why>,
+    reason: Option<StopReason>,
 }
 
 impl Stop {
@@ -331,17 +331,17 @@ async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<()
 
 impl PodTask {
     /// Carries out one step, and notes its outcome.
-    pub(super) async fn act(&mut self, step: Step) {
+    pub(super) async fn execute(&mut self, step: Step) {
         let done = step.clone();
         let (subject, reason, result) = match step {
             Step::Admit { uid } => return self.admit(uid),
-            Step::WantImage { uid, container } => return self.want_image(uid, container),
+            Step::EnsureImage { uid, container } => return self.ensure_image(uid, container),
             Step::TakeTurn { uid } => return self.take_turn(uid),
             Step::CheckVolumes { .. }
             | Step::StopSandbox { .. }
             | Step::RemoveSandbox { .. }
             | Step::RemoveContainer { .. }
-            | Step::ClearTraces { .. } => return self.begin(step),
+            | Step::CleanUp { .. } => return self.begin(step),
             Step::RunSandbox { uid, attempt } => {
                 let result = self.run_sandbox(&uid, attempt).await;
                 (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
@@ -368,9 +368,9 @@ impl PodTask {
                 let result = self.terminate(&uid).await;
                 (Subject::Stop(uid), "FailedKillPod", result)
             }
-            Step::StopContainers { uid, ids, why } => {
-                let result = self.stop_containers(&uid, &ids, why).await;
-                (stop_subject(&uid, &ids, why), "FailedKillPod", result)
+            Step::StopContainers { uid, ids, reason } => {
+                let result = self.stop_containers(&uid, &ids, reason).await;
+                (stop_subject(&uid, &ids, reason), "FailedKillPod", result)
             }
             Step::RestartAll { uid } => return self.restart_all(&uid),
             Step::Fail {
@@ -388,55 +388,57 @@ impl PodTask {
         if result.is_ok() && !self.stale && !self.effects.succeeded(done, now) {
             return;
         }
-        self.note(subject, reason, result);
+        self.record_outcome(subject, reason, result);
     }
 
     /// Notes a step that succeeded a short while ago and is the next one again as failed: it changed
     /// nothing. Tells whether it was one.
-    pub(super) fn has_changed_nothing(&mut self, step: &Step) -> bool {
+    pub(super) fn is_no_op(&mut self, step: &Step) -> bool {
         let now = self.context.clock.now();
         let Some((subject, reason, message)) = self.effects.take_repeated(step, now) else {
             return false;
         };
-        self.note(subject, reason, Err(Failure::Node { reason, message }));
+        self.record_outcome(subject, reason, Err(StepError::Node { reason, message }));
         true
     }
 
-    pub(super) fn note(
+    pub(super) fn record_outcome(
         &mut self,
         subject: Subject,
         reason: &'static str,
-        result: Result<(), Failure>,
+        result: Result<(), StepError>,
     ) {
         let failure = match result {
             Ok(()) => {
-                self.memory.failures.remove(&subject);
+                self.state.failures.remove(&subject);
                 return;
             }
             Err(failure) => failure,
         };
         self.stale = true;
         // The runtime is away: nobody's fault, and looking waits until it is back.
-        if failure.is_away_or_dropped() {
+        if failure.is_unreachable_or_dropped() {
             return;
         }
-        self.tell_failure(&subject, reason, &failure);
+        self.record_failure_event(&subject, reason, &failure);
         let reason = failure.reason().unwrap_or(reason);
         let message = failure.message(&subject);
         let now = self.context.clock.now();
-        let news = self.memory.failed(subject, reason, message.clone(), now);
+        let news = self
+            .state
+            .record_failure(subject, reason, message.clone(), now);
         if news {
             warn!(pod = %self.key, reason, error = message, "a step failed, it will be tried again");
         }
     }
 
     pub(super) fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
-        self.memory.versions.get(uid).cloned()
+        self.state.versions.get(uid).cloned()
     }
 
     /// The version; the planner only names versions that are known.
-    pub(super) fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, Failure> {
-        self.version(uid).ok_or_else(|| Failure::Node {
+    pub(super) fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, StepError> {
+        self.version(uid).ok_or_else(|| StepError::Node {
             reason: "Unknown",
             message: format!("there is no manifest of {uid}"),
         })
@@ -446,27 +448,29 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let Context { ledger, facts, .. } = &*self.context;
-        match ledger.admit(facts, &version) {
+        let Context {
+            allocations, facts, ..
+        } = &*self.context;
+        match allocations.admit(facts, &version) {
             Ok(()) => {
-                self.memory.admitted.insert(uid);
+                self.state.admitted.insert(uid);
             }
             Err(rejection) => {
                 let Rejection { reason, message } = &rejection;
-                if self.memory.rejected_before.get(&uid) != Some(&rejection) {
+                if self.state.rejected_before.get(&uid) != Some(&rejection) {
                     warn!(pod = %self.key, reason = reason.as_ref(), message, "the Pod cannot run on this node");
                     self.event(&uid, None, EventKind::Warning, reason, message);
-                    let before = &mut self.memory.rejected_before;
+                    let before = &mut self.state.rejected_before;
                     before.insert(uid.clone(), rejection.clone());
                 }
-                self.memory.rejections.insert(uid, rejection);
+                self.state.rejections.insert(uid, rejection);
             }
         }
     }
 
     /// Fails where a `ConfigMap` or `Secret` is missing, with an event for each volume or container that
     /// needs it.
-    pub(super) fn check_objects(&self, version: &StaticPod) -> Result<(), Failure> {
+    pub(super) fn check_objects(&self, version: &StaticPod) -> Result<(), StepError> {
         let mut failure = None;
         for missing in objects::missing(version) {
             let message = missing.event_message(&version.key.namespace);
@@ -491,21 +495,21 @@ impl PodTask {
         }
         // The event has been recorded.
         failure.map_or(Ok(()), |missing| {
-            Err(Failure::Node {
+            Err(StepError::Node {
                 reason: MISSING_OBJECT,
                 message: missing.to_string(),
             })
         })
     }
 
-    async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), Failure> {
+    async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
         }
         let record = self.record(&version);
-        self.memory.traces.insert(uid.to_owned());
+        self.state.on_disk.insert(uid.to_owned());
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.to_owned()));
         let step = self.under_way(uid, None, "PrepareVolumes");
         let prepared = prepare_node(&context, &version, record.clone());
@@ -547,8 +551,8 @@ impl PodTask {
                 return Err(run_sandbox_failure(&version, error));
             }
         };
-        self.memory
-            .made
+        self.state
+            .last_starts
             .insert(subject.clone(), context.clock.now());
         check_id(&id).map_err(|e| sandbox_failure(format!("RunPodSandbox: {e}")))?;
         let status = observe::inspect_sandbox(&context.client, &context.clock, &id);
@@ -593,7 +597,7 @@ impl PodTask {
 
     /// When a version was first seen, RFC 3339.
     fn seen(&self, uid: &str) -> String {
-        let seen = self.memory.seen.get(uid);
+        let seen = self.state.seen.get(uid);
         let now = || self.context.clock.wall_now();
         let nanos = seen.map_or_else(now, |(nanos, _)| *nanos);
         let time = jiff::Timestamp::from_nanosecond(nanos.into());
@@ -601,7 +605,7 @@ impl PodTask {
     }
 
     /// Attempts end at [`u32::MAX`]: the last sandbox gives way to the next of that number.
-    async fn free_last_sandbox(&mut self, uid: &str) -> Result<(), Failure> {
+    async fn free_last_sandbox(&mut self, uid: &str) -> Result<(), StepError> {
         let is_last = |s: &&Sandbox| s.attempt == u32::MAX && !s.ready;
         let last = self.observed.sandboxes_of(uid).find(is_last);
         match last.map(|s| s.id.clone()) {
@@ -616,7 +620,7 @@ impl PodTask {
     }
 
     /// The same for an instance of a container.
-    async fn free_last_container(&mut self, uid: &str, name: &str) -> Result<(), Failure> {
+    async fn free_last_container(&mut self, uid: &str, name: &str) -> Result<(), StepError> {
         let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
         let last = self.observed.containers_of(uid).find(is_last);
         match last.map(|c| c.id.clone()) {
@@ -640,11 +644,11 @@ impl PodTask {
         container: &str,
         attempt: u32,
         backoff: Option<Duration>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
         let image_key = (uid.to_owned(), container.to_owned());
         // Used up whatever comes of it: the next start looks for the image again.
-        let image = self.memory.images.remove(&image_key);
+        let image = self.state.images.remove(&image_key);
         let spec = all_containers(&version).find(|c| c.name == container);
         let (
             Some(Image::Ready {
@@ -657,7 +661,7 @@ impl PodTask {
         else {
             return Ok(());
         };
-        self.tell_images(&version, spec, pulled);
+        self.record_present_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
         let subject = Subject::Container(uid.to_owned(), container.to_owned());
         let user_namespace = user_namespace(&context, &version);
@@ -713,7 +717,7 @@ impl PodTask {
                 return Err(create_failure(&version, spec, error));
             }
         };
-        check_id(&answer.container_id).map_err(|e| Failure::Node {
+        check_id(&answer.container_id).map_err(|e| StepError::Node {
             reason: "CreateContainerError",
             message: format!("CreateContainer: {e}"),
         })?;
@@ -737,12 +741,12 @@ impl PodTask {
         self.start_created(&version, spec, &answer.container_id, &mut place)
             .await?;
         drop(place);
-        self.learn_late(uid, container, attempt).await;
+        self.refresh_previous_exit(uid, container, attempt).await;
         Ok(())
     }
 
     /// Waits for a place among the expensive calls.
-    async fn place(&mut self, subject: &Subject, class: Class) -> Result<Place, Failure> {
+    async fn place(&mut self, subject: &Subject, class: Class) -> Result<Place, StepError> {
         let uid = subject.uid().unwrap_or_default();
         let container = match subject {
             Subject::Container(_, name) => Some(name.as_str()),
@@ -756,30 +760,30 @@ impl PodTask {
     /// An image behind a volume may have gone; the next try looks for it again.
     fn forget_volume_images(&mut self, uid: &str) {
         let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
-        let images = &mut self.memory.images;
+        let images = &mut self.state.images;
         images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
     }
 
     /// Tells which of the images that a container is made with were there already.
-    fn tell_images(&self, version: &StaticPod, spec: &ContainerSpec, pulled: bool) {
+    fn record_present_images(&self, version: &StaticPod, spec: &ContainerSpec, pulled: bool) {
         let uid = &version.uid;
         let image = |holder: &str| wanted_images(version).find(|image| image.holder == holder);
         for holder in image_volumes(version, spec) {
             let key = (uid.clone(), holder.clone());
-            let state = self.memory.images.get(&key);
+            let state = self.state.images.get(&key);
             let there = matches!(state, Some(Image::Ready { pulled: false, .. }));
             if let Some(image) = image(&holder).filter(|_| there) {
-                self.tell_present(uid, &holder, image.image);
+                self.record_present(uid, &holder, image.image);
             }
         }
         if let Some(image) = image(&spec.name).filter(|_| !pulled) {
-            self.tell_present(uid, &spec.name, image.image);
+            self.record_present(uid, &spec.name, image.image);
         }
     }
 
     /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
     /// container's end.
-    async fn learn_late(&mut self, uid: &str, container: &str, attempt: u32) {
+    async fn refresh_previous_exit(&mut self, uid: &str, container: &str, attempt: u32) {
         let before = self.observed.history_of(uid, container);
         let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
         let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
@@ -803,7 +807,7 @@ impl PodTask {
         let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
         let image = |volume: &Volume| {
             let key = (version.uid.clone(), volume_holder(&volume.name));
-            match self.memory.images.get(&key)? {
+            match self.state.images.get(&key)? {
                 Image::Ready { reference, .. } => Some((volume.name.clone(), reference.clone())),
                 _ => None,
             }
@@ -835,7 +839,7 @@ impl PodTask {
         uid: &str,
         container: &str,
         id: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
         let Some(spec) = all_containers(&version).find(|c| c.name == container) else {
             return Ok(());
@@ -852,7 +856,7 @@ impl PodTask {
         spec: &ContainerSpec,
         id: &str,
         place: &mut Place,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StepError> {
         let container = &spec.name;
         self.expect_post_start(version, spec, id).await;
         let context = Arc::clone(&self.context);
@@ -865,13 +869,13 @@ impl PodTask {
         let start = place.run(Kind::StartContainer, start);
         let started = self.part(&subject, start).await?;
         drop(step);
-        started.map_err(|error| Failure::Call {
+        started.map_err(|error| StepError::Call {
             reason: "RunContainerError",
             error,
             hint: None,
         })?;
-        self.memory
-            .made
+        self.state
+            .last_starts
             .insert(subject.clone(), context.clock.now());
         // The runtime tells what it calls the image only now.
         let now = observe::inspect_container(&context.client, &context.clock, id);
@@ -879,7 +883,7 @@ impl PodTask {
         if let Ok(Some(now)) = &now
             && now.state == State::Created
         {
-            return Err(Failure::Node {
+            return Err(StepError::Node {
                 reason: "RunContainerError",
                 message: "the container is not started after StartContainer succeeded".to_owned(),
             });
@@ -899,8 +903,8 @@ impl PodTask {
             info!(pod = %self.key, container, attempt = known.attempt, "container runs");
             let before = self.observed.clone();
             self.started(id, now.ok().flatten()).await;
-            self.complete(&before).await;
-            self.tell_ends(&before);
+            self.complete_observed(&before).await;
+            self.log_ends(&before);
         }
         let metrics = &self.context.metrics;
         metrics.container_started(self.view(), version, id);
@@ -955,19 +959,15 @@ impl PodTask {
     async fn expect_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
         let lifecycle = spec.lifecycle.as_ref();
         if lifecycle.is_some_and(|l| l.post_start.is_some()) {
-            let history = self
-                .memory
-                .histories
-                .entry(version.uid.clone())
-                .or_default();
+            let history = self.state.histories.entry(version.uid.clone()).or_default();
             history.post_starts.insert(id.to_owned());
-            self.remember().await;
+            self.record_histories().await;
         }
     }
 
     /// Runs the hooks again that ran when an earlier agent ended.
     pub(super) fn resume_post_starts(&mut self) {
-        let hooks = self.memory.post_starts.iter();
+        let hooks = self.state.post_starts.iter();
         let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
         let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
         for id in ids {
@@ -990,7 +990,7 @@ impl PodTask {
         if lifecycle.is_none_or(|l| l.post_start.is_none()) {
             return;
         }
-        let hooks = &mut self.memory.post_starts;
+        let hooks = &mut self.state.post_starts;
         hooks.insert(id.to_owned(), PostStart::Running);
         let client = self.context.client.clone();
         let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
@@ -1037,17 +1037,17 @@ impl PodTask {
     /// Whether a version ran before, or follows one that was stopped for it.
     fn has_run(&self, uid: &str) -> bool {
         let mut instances = self.observed.containers_of(uid);
-        self.memory.successors.contains(uid) || instances.any(has_started)
+        self.state.successors.contains(uid) || instances.any(has_started)
     }
 
     /// From now on every container of a version is to be replaced.
     fn restart_all(&mut self, uid: &str) {
-        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
         // Whatever was wrong with one of them, it ends with the others.
-        history.given_up.clear();
+        history.failed_instances.clear();
         info!(pod = %self.key, "a container's end starts all of them anew");
         let message = "All containers are restarted, as a container's restart rule says";
         self.event(
@@ -1064,7 +1064,7 @@ impl PodTask {
     async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
         warn!(pod = %self.key, reason, message, "the Pod has failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
-        let history = self.memory.histories.entry(uid.to_owned()).or_default();
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
         history.finished = Some(Finished {
             phase: "Failed".to_owned(),
             reason: reason.to_owned(),
@@ -1075,7 +1075,7 @@ impl PodTask {
             return;
         };
         let record = self.record(&version);
-        self.memory.traces.insert(uid.to_owned());
+        self.state.on_disk.insert(uid.to_owned());
         self.records.insert(uid.to_owned(), record.clone());
         let paths = self.context.facts.paths.clone();
         let create = move || folder::create(&paths, &version.key, &version.uid, &record);
@@ -1085,52 +1085,55 @@ impl PodTask {
     }
 
     /// Ends all containers of a version, which then is on its way out for good.
-    async fn terminate(&mut self, uid: &str) -> Result<(), Failure> {
+    async fn terminate(&mut self, uid: &str) -> Result<(), StepError> {
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
-        let mark = self.begin_end(uid).await?;
+        let termination = self.begin_end(uid).await?;
         self.publish();
         let stop = Stop {
-            grace_period: mark.grace_period,
-            spent: self.time_since(mark.since),
+            grace_period: termination.grace_period,
+            spent: self.time_since(termination.since),
             with_hook: true,
-            why: None,
+            reason: None,
         };
         self.stop_all(uid, &ids, stop).await
     }
 
     /// Marks a version as on its way out, on disk too; gives when that began.
-    async fn begin_end(&mut self, uid: &str) -> Result<Terminating, Failure> {
-        if let Some(known) = self.memory.ends.get(uid) {
+    async fn begin_end(&mut self, uid: &str) -> Result<Terminating, StepError> {
+        if let Some(known) = self.state.ends.get(uid) {
             return Ok(*known);
         }
-        let mark = Terminating {
-            since: Since::now(&self.context.clock),
+        let termination = Terminating {
+            since: Timestamp::now(&self.context.clock),
             grace_period: self.grace_period(uid),
         };
         let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.to_owned());
-        let marked = move || folder::mark_terminating(&paths, &owned_uid, mark);
+        let marked = move || folder::mark_terminating(&paths, &owned_uid, termination);
         let marked = self.own_files(blocking(marked)).await;
-        let mark = marked.map_err(node_failure("FailedKillPod"))?;
-        let since = mark.since.fixed(&self.context.clock);
-        let mark = Terminating { since, ..mark };
-        self.memory.ends.insert(uid.to_owned(), mark);
-        self.memory.traces.insert(uid.to_owned());
-        if self.memory.terminating.insert(uid.to_owned()) {
-            info!(pod = %self.key, uid, grace_period = mark.grace_period, "stopping the Pod");
+        let termination = marked.map_err(node_failure("FailedKillPod"))?;
+        let since = termination.since.fixed(&self.context.clock);
+        let termination = Terminating {
+            since,
+            ..termination
+        };
+        self.state.ends.insert(uid.to_owned(), termination);
+        self.state.on_disk.insert(uid.to_owned());
+        if self.state.terminating.insert(uid.to_owned()) {
+            info!(pod = %self.key, uid, grace_period = termination.grace_period, "stopping the Pod");
         }
-        Ok(mark)
+        Ok(termination)
     }
 
-    fn time_since(&self, since: Since) -> Duration {
+    fn time_since(&self, since: Timestamp) -> Duration {
         let clock = &self.context.clock;
-        clock.now().since(since.moment(clock))
+        clock.now().since(since.monotonic(clock))
     }
 
     /// Where a version that was good gives way to one that is taken back if it does not become so, notes
     /// what to go back to.
     pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
-        let was_good = self.memory.histories.get(old).is_some_and(|h| h.was_good);
+        let was_good = self.state.histories.get(old).is_some_and(|h| h.was_good);
         let status = self
             .version(old)
             .map(|v| status(self.view(), &self.context.facts, &v));
@@ -1151,7 +1154,7 @@ impl PodTask {
                 ready_since: None,
                 failed: None,
             };
-            self.keep_rollback(Some(trial)).await;
+            self.save_rollback(Some(trial)).await;
         }
     }
 
@@ -1159,33 +1162,39 @@ impl PodTask {
         &mut self,
         uid: &str,
         ids: &[String],
-        why: Why,
-    ) -> Result<(), Failure> {
-        let given_up = match ids {
-            [id] if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) => {
-                Some(self.give_up(uid, id, why).await)
+        reason: StopReason,
+    ) -> Result<(), StepError> {
+        let failed_instance = match ids {
+            [id] if [
+                StopReason::Liveness,
+                StopReason::Startup,
+                StopReason::PostStart,
+            ]
+            .contains(&reason) =>
+            {
+                Some(self.begin_failed_stop(uid, id, reason).await)
             }
             _ => None,
         };
-        let finished = self.memory.finished(uid).filter(|f| f.since > 0);
-        let over_since = finished.filter(|_| why == Why::Over);
-        let over_since = over_since.map(|f| Since::from(f.since));
-        let since = given_up.as_ref().map(|g| g.since).or(over_since);
+        let finished = self.state.finished(uid).filter(|f| f.since > 0);
+        let over_since = finished.filter(|_| reason == StopReason::Over);
+        let over_since = over_since.map(|f| Timestamp::from(f.since));
+        let since = failed_instance.as_ref().map(|g| g.since).or(over_since);
         let stop = Stop {
-            grace_period: match (why, &given_up) {
-                (Why::RestartAll, _) => 0,
-                (_, Some(given_up)) => given_up.grace_period,
+            grace_period: match (reason, &failed_instance) {
+                (StopReason::RestartAll, _) => 0,
+                (_, Some(failed_instance)) => failed_instance.grace_period,
                 _ => self.grace_period(uid),
             },
             spent: since.map_or(Duration::ZERO, |since| self.time_since(since)),
-            with_hook: why != Why::RestartAll,
-            why: Some(why),
+            with_hook: reason != StopReason::RestartAll,
+            reason: Some(reason),
         };
         self.stop_all(uid, ids, stop).await?;
-        for id in ids.iter().filter(|_| given_up.is_some()) {
+        for id in ids.iter().filter(|_| failed_instance.is_some()) {
             let known = self.observed.containers.iter().find(|c| c.id == *id);
             if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
-                self.tell_pause(container, exit);
+                self.record_back_off(container, exit);
             }
         }
         Ok(())
@@ -1193,40 +1202,47 @@ impl PodTask {
 
     /// Begins the stop of a container that does not work, or finds it begun. It stands on disk before
     /// anything is stopped: an agent that dies meanwhile is followed by one that goes on with it.
-    async fn give_up(&mut self, uid: &str, id: &str, why: Why) -> GivenUp {
-        let history = self.memory.histories.entry(uid.to_owned()).or_default();
-        if let Some(begun) = history.given_up.get_mut(id) {
+    async fn begin_failed_stop(
+        &mut self,
+        uid: &str,
+        id: &str,
+        reason: StopReason,
+    ) -> FailedInstance {
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        if let Some(begun) = history.failed_instances.get_mut(id) {
             begun.since = begun.since.fixed(&self.context.clock);
             return begun.clone();
         }
-        let grace_period = self.probe_grace_period(uid, id, why);
-        let message = match self.memory.post_starts.get(id) {
+        let grace_period = self.probe_grace_period(uid, id, reason);
+        let message = match self.state.post_starts.get(id) {
             Some(PostStart::Failed(message)) => message.clone(),
             _ => String::new(),
         };
-        let given_up = GivenUp {
-            why,
+        let failed_instance = FailedInstance {
+            reason,
             message,
-            since: Since::now(&self.context.clock),
+            since: Timestamp::now(&self.context.clock),
             grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
         };
-        let history = self.memory.histories.entry(uid.to_owned()).or_default();
-        history.given_up.insert(id.to_owned(), given_up.clone());
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        history
+            .failed_instances
+            .insert(id.to_owned(), failed_instance.clone());
         history.post_starts.remove(id);
-        self.remember().await;
-        self.tell_given_up(uid, id, why);
-        given_up
+        self.record_histories().await;
+        self.log_failed_instance(uid, id, reason);
+        failed_instance
     }
 
-    fn tell_given_up(&self, uid: &str, id: &str, why: Why) {
+    fn log_failed_instance(&self, uid: &str, id: &str, reason: StopReason) {
         let known = self.observed.containers.iter().find(|c| c.id == id);
         let Some((version, container)) = self.version(uid).zip(known) else {
             return;
         };
         let name = &container.name;
-        let what = match why {
-            Why::Liveness => "failed its liveness probe",
-            Why::Startup => "failed its startup probe",
+        let what = match reason {
+            StopReason::Liveness => "failed its liveness probe",
+            StopReason::Startup => "failed its startup probe",
             _ => "failed its postStart hook",
         };
         let again = restarts_on_failure(&version, name);
@@ -1235,13 +1251,13 @@ impl PodTask {
     }
 
     /// The grace period that a probe gives the container it gives up, in seconds.
-    fn probe_grace_period(&self, uid: &str, id: &str, why: Why) -> Option<i64> {
+    fn probe_grace_period(&self, uid: &str, id: &str, reason: StopReason) -> Option<i64> {
         let version = self.version(uid)?;
         let container = self.observed.containers.iter().find(|c| c.id == id)?;
         let spec = all_containers(&version).find(|c| c.name == container.name)?;
-        let probe = match why {
-            Why::Liveness => spec.liveness_probe.as_ref(),
-            Why::Startup => spec.startup_probe.as_ref(),
+        let probe = match reason {
+            StopReason::Liveness => spec.liveness_probe.as_ref(),
+            StopReason::Startup => spec.startup_probe.as_ref(),
             _ => None,
         };
         probe?.termination_grace_period_seconds
@@ -1264,11 +1280,11 @@ impl PodTask {
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them. Given up where something more urgent comes
     /// up; what is stopped goes on without us then.
-    async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), Failure> {
+    async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), StepError> {
         let mut stops = self.begin_stops(uid, ids, stop);
         let _step = self.under_way(uid, None, "StopContainers");
         // What has ended for good has its grace period already, and it is the Pod's.
-        let patient = matches!(stop.why, None | Some(Why::Over));
+        let patient = matches!(stop.reason, None | Some(StopReason::Over));
         let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
         let mut failed = vec![];
         while !stops.is_empty() {
@@ -1296,7 +1312,7 @@ impl PodTask {
         if failed.is_empty() {
             return Ok(());
         }
-        Err(Failure::Stops(failed))
+        Err(StepError::Stops(failed))
     }
 
     /// Begins to stop containers side by side, and tells of each.
@@ -1330,7 +1346,7 @@ impl PodTask {
             let sidecar = spec.as_ref().is_some_and(is_sidecar);
             let again = version.as_ref();
             let again = again.is_some_and(|v| restarts_on_failure(v, &name));
-            let message = tell::killing(&name, stop.why, sidecar, again);
+            let message = tell::killing(&name, stop.reason, sidecar, again);
             self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
             let container = Stopping {
                 id,
@@ -1388,12 +1404,12 @@ impl PodTask {
                 self.stale = true;
             }
         }
-        self.complete(&before).await;
+        self.complete_observed(&before).await;
     }
 
     /// Lets a version start that ended before its clean-up succeeded: nothing of the old instances counts
     /// for the new ones but their names.
-    async fn start_again(&mut self, uid: &str) -> Result<(), Failure> {
+    async fn start_again(&mut self, uid: &str) -> Result<(), StepError> {
         let (paths, owner) = (self.context.facts.paths.clone(), uid.to_owned());
         let unmark = move || folder::unmark_terminating(&paths, &owner);
         let unmarked = self.own_files(blocking(unmark)).await;
@@ -1403,28 +1419,28 @@ impl PodTask {
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
-        let memory = &mut self.memory;
-        memory.histories.insert(uid.to_owned(), history);
-        memory.terminating.remove(uid);
-        memory.ends.remove(uid);
-        memory.rejections.remove(uid);
-        memory.failures.remove(&Subject::Traces(uid.to_owned()));
+        let state = &mut self.state;
+        state.histories.insert(uid.to_owned(), history);
+        state.terminating.remove(uid);
+        state.ends.remove(uid);
+        state.rejections.remove(uid);
+        state.failures.remove(&Subject::CleanUp(uid.to_owned()));
         self.effects.forget(uid);
         // It may have given back what it took when it was over.
         if let Some(version) = self.version(uid) {
-            self.context.ledger.note(&version);
+            self.context.allocations.reserve(&version);
         }
         self.records.remove(uid);
-        self.kept.remove(uid);
+        self.written_histories.remove(uid);
         self.seen_at(uid, self.context.clock.wall_now());
         Ok(())
     }
 
     /// Gives the classes of service what the Pods that are left ask for.
-    pub(super) async fn share_out(&mut self) {
+    pub(super) async fn update_cpu_shares(&mut self) {
         let (context, key) = (Arc::clone(&self.context), self.key.clone());
-        let share_out = move || jobs::share_out(&context);
-        let shared = self.own_files(blocking(share_out)).await;
+        let update_cpu_shares = move || jobs::update_cpu_shares(&context);
+        let shared = self.own_files(blocking(update_cpu_shares)).await;
         let problem = shared.err().map(|error| error.to_string());
         if self.complaints.is_news("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
@@ -1436,7 +1452,7 @@ impl PodTask {
     /// The wait that the last failure to get an image brought about, and why that failed.
     pub(super) fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
         let key = (uid.to_owned(), container.to_owned());
-        match self.memory.images.get(&key) {
+        match self.state.images.get(&key) {
             Some(Image::Pulling { after, error }) => (*after, error.clone()),
             Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
             _ => (Duration::ZERO, String::new()),
@@ -1456,7 +1472,7 @@ impl PodTask {
             image.map(|image| image.image.to_owned())
         });
         if let (Some(image), Ok(local)) = (image, &result) {
-            self.tell_pulled(&uid, &holder, &image, local, took);
+            self.record_pulled(&uid, &holder, &image, local, took);
         }
         self.image_arrived(uid, holder, result);
     }
@@ -1471,7 +1487,7 @@ impl PodTask {
         let Some(version) = self.version(&uid) else {
             return;
         };
-        let before = self.memory.images.get(&(uid.clone(), container.clone()));
+        let before = self.state.images.get(&(uid.clone(), container.clone()));
         let before = match before {
             Some(Image::Failed { message, .. }) => Some(message.clone()),
             _ => None,
@@ -1489,7 +1505,7 @@ impl PodTask {
             },
             Err(error) => {
                 let ImageError { reason, message } = match image_of(&version, &container) {
-                    Some(image) => self.tell_no_image(&version, &container, image, error),
+                    Some(image) => self.record_image_failure(&version, &container, image, error),
                     None => error,
                 };
                 let delay = match reason {
@@ -1509,7 +1525,7 @@ impl PodTask {
                 }
             }
         };
-        self.memory.images.insert((uid, container), image);
+        self.state.images.insert((uid, container), image);
     }
 }
 
@@ -1541,15 +1557,15 @@ fn hangs(after: Duration) -> String {
     )
 }
 
-fn config_failure(message: String) -> Failure {
-    Failure::Node {
+fn config_failure(message: String) -> StepError {
+    StepError::Node {
         reason: "CreateContainerConfigError",
         message,
     }
 }
 
-fn sandbox_failure(message: String) -> Failure {
-    Failure::Node {
+fn sandbox_failure(message: String) -> StepError {
+    StepError::Node {
         reason: "FailedCreatePodSandBox",
         message,
     }
@@ -1557,11 +1573,11 @@ fn sandbox_failure(message: String) -> Failure {
 
 /// Returns the failure to run a sandbox. A call without an answer has no cause of its own: what takes long
 /// in it is the network.
-fn run_sandbox_failure(version: &StaticPod, error: Error) -> Failure {
+fn run_sandbox_failure(version: &StaticPod, error: Error) -> StepError {
     let spec = version.pod.spec.as_ref();
     let on_host = spec.is_some_and(|s| s.host_network == Some(true));
     match error {
-        Error::Deadline { ref message, .. } if message.is_empty() && !on_host => Failure::Call {
+        Error::Deadline { ref message, .. } if message.is_empty() && !on_host => StepError::Call {
             reason: "FailedCreatePodSandBox",
             error,
             hint: Some("the network plugin (CNI) may not answer".to_owned()),
@@ -1572,7 +1588,7 @@ fn run_sandbox_failure(version: &StaticPod, error: Error) -> Failure {
 
 /// Returns the failure to make a container. A call without an answer has no cause of its own: what the
 /// runtime does first with the container is look at its mounts.
-fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Failure {
+fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> StepError {
     if !matches!(error, Error::Deadline { .. }) {
         return error.into();
     }
@@ -1587,7 +1603,7 @@ fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Fa
         return error.into();
     }
     let paths = paths.join(", ");
-    Failure::Call {
+    StepError::Call {
         reason: "CreateContainerError",
         error,
         hint: Some(format!(
@@ -1597,7 +1613,7 @@ fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> Fa
 }
 
 /// The runtime handler that the Pod's runtime class names.
-fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, Failure> {
+fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, StepError> {
     let Some(spec) = &version.pod.spec else {
         return Ok(String::new());
     };
@@ -1609,7 +1625,7 @@ fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, Fai
 async fn user_namespace(
     context: &Arc<Context>,
     version: &StaticPod,
-) -> Result<Option<UserNamespaceRange>, Failure> {
+) -> Result<Option<UserNamespaceRange>, StepError> {
     let spec = version.pod.spec.as_ref();
     let Some(spec) = spec.filter(|s| s.host_users == Some(false)) else {
         return Ok(None);
@@ -1642,7 +1658,7 @@ async fn prepare_container(
     version: &Arc<StaticPod>,
     spec: &ContainerSpec,
     instance: ContainerInstance,
-) -> Result<(ContainerInstance, ResolvConf), Failure> {
+) -> Result<(ContainerInstance, ResolvConf), StepError> {
     let (context, version, spec) = (Arc::clone(context), Arc::clone(version), spec.clone());
     let subject = file_subject("container set-up", &version);
     let prepare = move || {
@@ -1681,7 +1697,7 @@ async fn prepare_node(
     context: &Arc<Context>,
     version: &Arc<StaticPod>,
     record: Record,
-) -> Result<ResolvConf, Failure> {
+) -> Result<ResolvConf, StepError> {
     let context = Arc::clone(context);
     let version = Arc::clone(version);
     let subject = file_subject("volume set-up", &version);
@@ -1694,9 +1710,11 @@ async fn prepare_node(
             seen: record.seen.clone(),
             ..Addresses::default()
         };
-        volume::prepare(&context.facts, &version, &addresses).map_err(|message| Failure::Node {
-            reason: "FailedMount",
-            message,
+        volume::prepare(&context.facts, &version, &addresses).map_err(|message| {
+            StepError::Node {
+                reason: "FailedMount",
+                message,
+            }
         })?;
         host_resolver(&context).map_err(sandbox_failure)
     };
@@ -1713,7 +1731,7 @@ fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> 
     let limits = pod_cgroup_limits(facts, spec);
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
     cgroup::create(root, driver, &path, &limits)?;
-    cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
+    cgroup::share_out(root, driver, || context.allocations.burstable_cpu())
 }
 
 pub(super) async fn pull_or_local(

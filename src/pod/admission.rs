@@ -81,12 +81,12 @@ impl HostPort {
 
 /// What is taken of the node, and by whom.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Allocations {
     claims: Mutex<BTreeMap<(PodKey, String), Claim>>,
     changes: watch::Sender<u64>,
 }
 
-impl Default for Ledger {
+impl Default for Allocations {
     fn default() -> Self {
         Self {
             claims: Mutex::default(),
@@ -95,7 +95,7 @@ impl Default for Ledger {
     }
 }
 
-impl Ledger {
+impl Allocations {
     /// Takes what the Pod needs, if it can run here. Other versions of the same Pod do not count: they
     /// end before it starts.
     ///
@@ -118,7 +118,7 @@ impl Ledger {
     }
 
     /// Notes what a Pod takes that runs already.
-    pub fn note(&self, pod: &StaticPod) {
+    pub fn reserve(&self, pod: &StaticPod) {
         if let Some(spec) = &pod.pod.spec {
             let owner = (pod.key.clone(), pod.uid.clone());
             self.lock().insert(owner, claim(spec));
@@ -488,11 +488,11 @@ mod tests {
 
     #[test]
     fn a_taken_host_port_is_refused_until_it_is_given_back() {
-        let ledger = Ledger::default();
+        let allocations = Allocations::default();
         let first = pod("a", "1", port(80, ""));
-        assert_eq!(reason(ledger.admit(&facts(), &first)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts(), &first)), "admitted");
         let second = pod("b", "2", port(80, "10.0.0.1"));
-        let rejection = ledger.admit(&facts(), &second).unwrap_err();
+        let rejection = allocations.admit(&facts(), &second).unwrap_err();
         assert_eq!(rejection.reason, "NodePorts");
         assert!(
             rejection.message.contains("default/a"),
@@ -501,32 +501,32 @@ mod tests {
         );
         let newer = pod("a", "3", port(80, ""));
         assert_eq!(
-            reason(ledger.admit(&facts(), &newer)),
+            reason(allocations.admit(&facts(), &newer)),
             "admitted",
             "of itself"
         );
-        let mut changes = ledger.changes();
+        let mut changes = allocations.changes();
         changes.mark_unchanged();
-        ledger.release(&first.key, "1");
-        ledger.release(&first.key, "3");
+        allocations.release(&first.key, "1");
+        allocations.release(&first.key, "3");
         assert!(changes.has_changed().unwrap());
-        assert_eq!(reason(ledger.admit(&facts(), &second)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts(), &second)), "admitted");
     }
 
     #[test]
     fn addresses_and_protocols_keep_ports_apart() {
-        let ledger = Ledger::default();
+        let allocations = Allocations::default();
         let first = pod("a", "1", port(80, "10.0.0.1"));
-        assert_eq!(reason(ledger.admit(&facts(), &first)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts(), &first)), "admitted");
         let other = pod("b", "2", port(80, "10.0.0.2"));
-        assert_eq!(reason(ledger.admit(&facts(), &other)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts(), &other)), "admitted");
     }
 
     #[test]
     fn more_than_the_node_has_is_refused() {
-        let ledger = Ledger::default();
+        let allocations = Allocations::default();
         let first = pod("a", "1", requests("1500m", "512Mi"));
-        assert_eq!(reason(ledger.admit(&facts(), &first)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts(), &first)), "admitted");
         for (cpu, memory, expected) in [
             ("600m", "1Mi", "OutOfcpu"),
             ("500m", "513Mi", "OutOfmemory"),
@@ -534,7 +534,7 @@ mod tests {
         ] {
             let second = pod("b", "2", requests(cpu, memory));
             assert_eq!(
-                reason(ledger.admit(&facts(), &second)),
+                reason(allocations.admit(&facts(), &second)),
                 expected,
                 "{cpu} {memory}"
             );
@@ -554,10 +554,10 @@ mod tests {
             let resources: Value = serde_json::from_str(resources).unwrap();
             json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": resources}}]})
         };
-        let ledger = Ledger::default();
+        let allocations = Allocations::default();
         let first = with(r#"{"cpu": "1", "ephemeral-storage": "6Gi", "hugepages-2Mi": "4Mi"}"#);
         let first = pod("a", "1", first);
-        assert_eq!(reason(ledger.admit(&facts, &first)), "admitted");
+        assert_eq!(reason(allocations.admit(&facts, &first)), "admitted");
         for (resources, expected, words) in [
             (
                 r#"{"ephemeral-storage": "5Gi"}"#,
@@ -581,20 +581,20 @@ mod tests {
             ),
         ] {
             let second = pod("b", "2", with(resources));
-            let admitted = ledger.admit(&facts, &second);
+            let admitted = allocations.admit(&facts, &second);
             if let Some(rejection) = admitted.as_ref().err().filter(|_| !words.is_empty()) {
                 assert_eq!(rejection.message, words);
             }
             assert_eq!(reason(admitted), expected, "{resources}");
         }
         let third = pod("c", "3", with("{}"));
-        let rejection = ledger.admit(&facts, &third).unwrap_err();
+        let rejection = allocations.admit(&facts, &third).unwrap_err();
         assert_eq!(rejection.reason, "OutOfpods");
         let words = "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2";
         assert_eq!(rejection.message, words);
         let newer = pod("b", "4", with("{}"));
         assert_eq!(
-            reason(ledger.admit(&facts, &newer)),
+            reason(allocations.admit(&facts, &newer)),
             "admitted",
             "of itself"
         );
@@ -609,7 +609,7 @@ mod tests {
             let mut pod = pod("a", "1", with(&json!({})));
             let labels = [(OS_LABEL.to_owned(), label.to_owned())];
             pod.pod.metadata.labels = Some(labels.into());
-            let admitted = Ledger::default().admit(&facts(), &pod);
+            let admitted = Allocations::default().admit(&facts(), &pod);
             assert_eq!(reason(admitted), expected, "{label}");
         }
     }
@@ -640,7 +640,7 @@ mod tests {
             (affinity("Gt", "disk", &["1"]), "NodeAffinity"),
         ] {
             let pod = pod("a", "1", spec.clone());
-            let admitted = Ledger::default().admit(&facts(), &pod);
+            let admitted = Allocations::default().admit(&facts(), &pod);
             assert_eq!(reason(admitted), expected, "{spec}");
         }
     }
@@ -684,7 +684,7 @@ mod tests {
             ),
         ] {
             let pod = pod("a", "1", with(&extra));
-            let admitted = Ledger::default().admit(&facts(), &pod);
+            let admitted = Allocations::default().admit(&facts(), &pod);
             assert_eq!(reason(admitted), expected, "{extra}");
         }
     }
@@ -725,20 +725,22 @@ mod tests {
             ),
         ] {
             let pod = pod("a", "1", with(&extra));
-            let rejection = Ledger::default().admit(&facts(), &pod).unwrap_err();
+            let rejection = Allocations::default().admit(&facts(), &pod).unwrap_err();
             let message = rejection.message;
             assert!(message.starts_with(expected), "{message}");
         }
         let mut labelled = pod("a", "1", with(&json!({})));
         labelled.pod.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
-        let rejection = Ledger::default().admit(&facts(), &labelled).unwrap_err();
+        let rejection = Allocations::default()
+            .admit(&facts(), &labelled)
+            .unwrap_err();
         let expected =
             "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
         assert!(rejection.message.starts_with(expected));
-        let ledger = Ledger::default();
-        let first = ledger.admit(&facts(), &pod("a", "1", port(80, "")));
+        let allocations = Allocations::default();
+        let first = allocations.admit(&facts(), &pod("a", "1", port(80, "")));
         assert_eq!(reason(first), "admitted");
-        let rejection = ledger
+        let rejection = allocations
             .admit(&facts(), &pod("b", "2", port(80, "")))
             .unwrap_err();
         let expected = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod \

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::act::Failure;
-use super::memory::Subject;
+use super::act::StepError;
 use super::observed::Container;
 use super::plan::{Step, View, kept_version, plan};
+use super::state::Subject;
 use super::task::PodTask;
 
 /// How long the end of a call is waited for that is no longer wanted: most end by then, and a call that is
@@ -78,7 +78,7 @@ impl PodTask {
         &mut self,
         subject: &Subject,
         part: impl Future<Output = T>,
-    ) -> impl Future<Output = Result<T, Failure>> {
+    ) -> impl Future<Output = Result<T, StepError>> {
         let part = Box::pin(part);
         async move {
             let done = self.beside(part, |task, took| task.gives_way(subject, took));
@@ -86,9 +86,9 @@ impl PodTask {
                 return Ok(done);
             }
             Err(if self.is_kept(subject) {
-                Failure::Hangs { after: HANGS }
+                StepError::Hangs { after: HANGS }
             } else {
-                Failure::Dropped
+                StepError::Dropped
             })
         }
     }
@@ -110,16 +110,16 @@ impl PodTask {
         let view = self.view();
         let kept = [view.wanted, kept_version(view)];
         let is_named = kept.into_iter().flatten().any(|v| v.uid == uid);
-        is_named && !self.memory.terminating.contains(uid)
+        is_named && !self.state.terminating.contains(uid)
     }
 
     /// The next step if this one had just failed.
     fn step_without(&self, subject: &Subject) -> Option<Step> {
-        let mut memory = self.memory.clone();
+        let mut state = self.state.clone();
         let view = self.view();
-        memory.failed(subject.clone(), "", String::new(), view.now);
-        let memory = &memory;
-        plan(View { memory, ..view }).step
+        state.record_failure(subject.clone(), "", String::new(), view.now);
+        let state = &state;
+        plan(View { state, ..view }).step
     }
 
     /// Whether the version that is to take over has to be prepared.
@@ -132,7 +132,7 @@ impl PodTask {
         match self.step_without(subject) {
             Some(
                 Step::Admit { uid }
-                | Step::WantImage { uid, .. }
+                | Step::EnsureImage { uid, .. }
                 | Step::CheckVolumes { uid }
                 | Step::TakeTurn { uid },
             ) => other(&uid),
@@ -152,7 +152,7 @@ impl PodTask {
             return true;
         }
         match self.step_without(subject) {
-            Some(Step::WantImage { container, .. }) => others().any(|c| c.name == container),
+            Some(Step::EnsureImage { container, .. }) => others().any(|c| c.name == container),
             Some(Step::RunContainer { attempt, .. }) => attempt > 0,
             Some(Step::StopContainers { .. } | Step::RestartAll { .. } | Step::Fail { .. }) => true,
             _ => false,

@@ -565,19 +565,19 @@ mod tests {
             ("{\"credsStore\": \"secret\"}", "credsStore: programs"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let mut told = vec![];
-            match read(&path, Layout::Config, &mut |what| told.push(what)) {
+            let mut snapshot = vec![];
+            match read(&path, Layout::Config, &mut |what| snapshot.push(what)) {
                 Ok(Some(entries)) => {
-                    let found = for_image(&path, &entries, "r/a", &mut |what| told.push(what));
+                    let found = for_image(&path, &entries, "r/a", &mut |what| snapshot.push(what));
                     assert_eq!(found, []);
                 }
                 Ok(None) => {}
-                Err(message) => told.push(message),
+                Err(message) => snapshot.push(message),
             }
-            let told = told.join("\n");
-            assert!(told.contains(expected), "{text}: {told}");
+            let snapshot = snapshot.join("\n");
+            assert!(snapshot.contains(expected), "{text}: {told}");
             assert!(
-                !told.contains("secret") && !told.contains("c2VjcmV0"),
+                !snapshot.contains("secret") && !snapshot.contains("c2VjcmV0"),
                 "{told}"
             );
         }

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::memory::{Memory, Subject};
-use super::moment::Moment;
 use super::observed::{Container, State};
-use super::plan::{Step, View, Why};
+use super::plan::{Step, StopReason, View};
+use super::state::{PodState, Subject};
+use super::time::MonotonicTime;
 
 /// A step that comes again later than this is not a repetition: what it brought about has lasted. Longer
 /// than the longest back-off of a step and a round of looking at the runtime.
@@ -23,7 +23,7 @@ pub(super) struct Effects {
 #[derive(Debug, Clone)]
 struct Done {
     step: Step,
-    at: Moment,
+    at: MonotonicTime,
     /// Whether it has not been the next one since.
     is_trusted: bool,
     /// Whether it ever was the next one again.
@@ -33,7 +33,7 @@ struct Done {
 impl Effects {
     /// Takes note of a step that succeeded. Returns whether that is to be believed: not of one that had
     /// no effect the last time.
-    pub(super) fn succeeded(&mut self, step: Step, now: Moment) -> bool {
+    pub(super) fn succeeded(&mut self, step: Step, now: MonotonicTime) -> bool {
         self.done.retain(|done| now.since(done.at) < WINDOW);
         if let Some(done) = self.done.iter_mut().find(|done| done.step == step) {
             (done.at, done.is_trusted) = (now, true);
@@ -63,7 +63,7 @@ impl Effects {
     pub(super) fn take_repeated(
         &mut self,
         step: &Step,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Option<(Subject, &'static str, String)> {
         let mut recent = self.done.iter_mut().filter(|d| now.since(d.at) < WINDOW);
         let done = recent.find(|done| done.step == *step && done.is_trusted)?;
@@ -84,8 +84,8 @@ fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
             let subject = Subject::Stop(uid.clone());
             (subject, "FailedKillPod", "StopContainer")
         }
-        Step::StopContainers { uid, ids, why } => {
-            let subject = stop_subject(uid, ids, *why);
+        Step::StopContainers { uid, ids, reason } => {
+            let subject = stop_subject(uid, ids, *reason);
             (subject, "FailedKillPod", "StopContainer")
         }
         Step::StopSandbox { id } => {
@@ -105,20 +105,22 @@ fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
         | Step::RunContainer { .. }
         | Step::StartContainer { .. }
         | Step::Admit { .. }
-        | Step::WantImage { .. }
+        | Step::EnsureImage { .. }
         | Step::CheckVolumes { .. }
         | Step::TakeTurn { .. }
         | Step::RestartAll { .. }
         | Step::Fail { .. }
-        | Step::ClearTraces { .. }
+        | Step::CleanUp { .. }
         | Step::StartAgain { .. } => return None,
     })
 }
 
 /// Returns what the stop of single containers is about: one that does not work has its own back-off.
-pub(super) fn stop_subject(uid: &str, ids: &[String], why: Why) -> Subject {
-    match (why, ids) {
-        (Why::Liveness | Why::Startup | Why::PostStart, [id]) => Subject::Removal(id.clone()),
+pub(super) fn stop_subject(uid: &str, ids: &[String], reason: StopReason) -> Subject {
+    match (reason, ids) {
+        (StopReason::Liveness | StopReason::Startup | StopReason::PostStart, [id]) => {
+            Subject::Removal(id.clone())
+        }
         _ => Subject::Stop(uid.to_owned()),
     }
 }
@@ -126,7 +128,7 @@ pub(super) fn stop_subject(uid: &str, ids: &[String], why: Why) -> Subject {
 /// Returns the failures that what is there contradicts: the sandbox is ready after all, the container runs,
 /// the containers have stopped.
 pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
-    let (observed, Memory { failures, .. }) = (view.observed, view.memory);
+    let (observed, PodState { failures, .. }) = (view.observed, view.state);
     let is_outdated = |subject: &Subject| match subject {
         Subject::Sandbox(uid) => observed.ready_sandbox(uid).is_some(),
         Subject::Container(uid, name) => {
@@ -134,7 +136,7 @@ pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
             newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
         }
         Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
-        Subject::Volumes(_) | Subject::Removal(_) | Subject::Traces(_) | Subject::Turn(_) => false,
+        Subject::Volumes(_) | Subject::Removal(_) | Subject::CleanUp(_) | Subject::Turn(_) => false,
     };
     failures
         .keys()
@@ -151,7 +153,7 @@ mod tests {
     fn a_step_that_comes_again_at_once_has_changed_nothing() {
         let step = || Step::StopSandbox { id: "s".into() };
         let mut effects = Effects::default();
-        let at = |seconds: u64| Moment(0).after(Duration::from_secs(seconds));
+        let at = |seconds: u64| MonotonicTime(0).after(Duration::from_secs(seconds));
         assert_eq!(effects.take_repeated(&step(), at(0)), None);
         assert!(effects.succeeded(step(), at(0)));
         let other = Step::StopSandbox { id: "t".into() };

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::history::History;
 use super::identity::{Uid, check_container, check_key};
-use super::moment::Since;
+use super::time::Timestamp;
 use crate::host::untrusted::{self, Folder};
 use crate::json;
 use crate::manifest::objects::{self, Objects};
@@ -70,7 +70,7 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminating {
     /// When it began.
-    pub since: Since,
+    pub since: Timestamp,
     /// Seconds.
     pub grace_period: i64,
 }
@@ -165,13 +165,17 @@ pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Re
 ///
 /// # Errors
 /// Any I/O error.
-pub fn mark_terminating(paths: &Paths, uid: &str, mark: Terminating) -> io::Result<Terminating> {
+pub fn mark_terminating(
+    paths: &Paths,
+    uid: &str,
+    termination: Terminating,
+) -> io::Result<Terminating> {
     if let Some(earlier) = read_terminating(paths, uid) {
         return Ok(earlier);
     }
     private_folder(&paths.pod(uid))?;
-    write_json(&paths.pod(uid).join(TERMINATING), &mark)?;
-    Ok(mark)
+    write_json(&paths.pod(uid).join(TERMINATING), &termination)?;
+    Ok(termination)
 }
 
 /// Takes back that the Pod's end has begun.

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::moment::{Clock, Moment, Since};
 use super::observed::{Container, Exit, Observed, State};
-use super::plan::Why;
+use super::plan::StopReason;
+use super::time::{Clock, MonotonicTime, Timestamp};
 use crate::units::time::{bounded, nanos};
 
 /// What a container is told to have ended with when nobody saw its end: killed.
@@ -26,10 +26,12 @@ pub struct History {
     pub containers: BTreeMap<String, Instance>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
     /// since all of the Pod starts anew.
-    pub floors: BTreeMap<String, u64>,
+    #[serde(rename = "restart_before_attempt")]
+    pub restart_before_attempt: BTreeMap<String, u64>,
     /// By container id: instances that do not work and are stopped for that. Those that are over stay
     /// until another takes their place.
-    pub given_up: BTreeMap<String, GivenUp>,
+    #[serde(rename = "failed_instance")]
+    pub failed_instances: BTreeMap<String, FailedInstance>,
     /// The IDs of the containers whose postStart hook is not done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub post_starts: BTreeSet<String>,
@@ -84,13 +86,14 @@ pub struct Previous {
 
 /// The stop of an instance that does not work. It goes on as it began, over restarts of the agent too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GivenUp {
+pub struct FailedInstance {
     /// What was wrong with it.
-    pub why: Why,
+    #[serde(rename = "reason")]
+    pub reason: StopReason,
     /// What there is to say about that, where it was the hook after its start.
     pub message: String,
     /// When the stop began.
-    pub since: Since,
+    pub since: Timestamp,
     /// The instance's grace period, in seconds.
     pub grace_period: i64,
 }
@@ -135,7 +138,7 @@ pub struct Condition {
 
 impl History {
     /// Takes over how the newest instance of each container of this UID stands.
-    pub fn note(&mut self, observed: &Observed, uid: &str) {
+    pub fn update(&mut self, observed: &Observed, uid: &str) {
         let mut observed: Vec<&Container> = observed.containers_of(uid).collect();
         observed.sort_by_key(|c| c.attempt);
         for container in observed {
@@ -149,7 +152,7 @@ impl History {
             }
         }
         let newest: BTreeSet<&String> = self.containers.values().map(|i| &i.id).collect();
-        self.given_up.retain(|id, _| newest.contains(id));
+        self.failed_instances.retain(|id, _| newest.contains(id));
         self.post_starts.retain(|id| newest.contains(id));
     }
 
@@ -172,20 +175,23 @@ impl History {
     /// The container with this id was removed by us.
     pub fn forget(&mut self, id: &str) {
         self.containers.retain(|_, instance| instance.id != id);
-        self.given_up.remove(id);
+        self.failed_instances.remove(id);
         self.post_starts.remove(id);
     }
 
     /// Whether an instance is to be replaced, whatever it ended with.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
-        let floor = self.floors.get(&container.name);
+        let floor = self.restart_before_attempt.get(&container.name);
         floor.is_some_and(|floor| u64::from(container.attempt) < *floor)
     }
 
     /// From now on this instance and those before it are to be replaced.
     pub fn replace(&mut self, container: &Container) {
-        let floor = self.floors.entry(container.name.clone()).or_default();
+        let floor = self
+            .restart_before_attempt
+            .entry(container.name.clone())
+            .or_default();
         *floor = (*floor).max(u64::from(container.attempt).saturating_add(1));
     }
 
@@ -210,8 +216,8 @@ impl History {
         };
         self.finished != before.finished
             || self.was_good != before.was_good
-            || self.floors != before.floors
-            || self.given_up != before.given_up
+            || self.restart_before_attempt != before.restart_before_attempt
+            || self.failed_instances != before.failed_instances
             || ends(self) != ends(before)
     }
 }
@@ -250,7 +256,7 @@ impl Instance {
     fn revive(&self, uid: &str, name: &str, clock: &Clock) -> Container {
         let exit = match &self.exit {
             Some(ended) => Exit {
-                ended: clock.moment_of(ended.finished_at),
+                ended: clock.monotonic_of(ended.finished_at),
                 ..ended.exit(self.started_at)
             },
             None => Exit {
@@ -289,7 +295,7 @@ impl Ended {
             message: self.message.clone(),
             started_at,
             finished_at: self.finished_at,
-            ended: Moment::default(),
+            ended: MonotonicTime::default(),
         }
     }
 

@@ -10,15 +10,15 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::act::{Failure, NEVER_PULL, image_container, node_failure, pull_or_local};
+use super::act::{NEVER_PULL, StepError, image_container, node_failure, pull_or_local};
 use super::folder;
 use super::identity::Uid;
 use super::image::{self, ImageError, LocalImage};
 use super::limiter::{Class, Kind, Place};
-use super::memory::{Image, Subject};
 use super::observed::Container;
 use super::plan::{Step, wanted_images};
 use super::progress::UnderWay;
+use super::state::{Image, Subject};
 use super::task::{Context, PodTask, Pulled};
 use super::tell;
 use crate::blocking::{self, TimedOut, pooled};
@@ -43,7 +43,7 @@ pub(super) enum Done {
         step: Step,
         subject: Subject,
         reason: &'static str,
-        result: Result<(), Failure>,
+        result: Result<(), StepError>,
     },
     /// The runtime was asked for an image.
     Image {
@@ -55,7 +55,7 @@ pub(super) enum Done {
     Turn { uid: String, place: Place },
 }
 
-type Work = BoxFuture<'static, Result<(), Failure>>;
+type Work = BoxFuture<'static, Result<(), StepError>>;
 
 /// Subject of file work for a version, named with its host paths. Work for another version does not wait
 /// for it, however many of a Pod's versions hang.
@@ -72,8 +72,8 @@ pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject
 }
 
 /// A failure of file work that hangs.
-pub(super) fn timed_out(reason: &'static str) -> impl Fn(TimedOut) -> Failure {
-    move |e| Failure::Node {
+pub(super) fn timed_out(reason: &'static str) -> impl Fn(TimedOut) -> StepError {
+    move |e| StepError::Node {
         reason,
         message: e.to_string(),
     }
@@ -106,14 +106,14 @@ impl PodTask {
                 let work = remove_container(context, self.key.clone(), id.clone(), known.cloned());
                 (Subject::Removal(id.clone()), "FailedRemoval", work.boxed())
             }
-            Step::ClearTraces { uid } => {
-                let work = clear_traces(context, self.key.clone(), uid.clone()).boxed();
-                (Subject::Traces(uid.clone()), "FailedRemoval", work)
+            Step::CleanUp { uid } => {
+                let work = clean_up(context, self.key.clone(), uid.clone()).boxed();
+                (Subject::CleanUp(uid.clone()), "FailedRemoval", work)
             }
             _ => return,
         };
         let now = self.context.clock.now();
-        self.memory.under_way.insert(subject.clone(), now);
+        self.state.under_way.insert(subject.clone(), now);
         let shown = self.show(&step);
         let job = async move {
             let _shown = shown;
@@ -142,7 +142,7 @@ impl PodTask {
                 self.under_way(uid, Some(name), "RemoveContainer")
             }
             Step::CheckVolumes { uid } => self.under_way(uid, None, "CheckVolumes"),
-            Step::ClearTraces { uid } => self.under_way(uid, None, "CleanUp"),
+            Step::CleanUp { uid } => self.under_way(uid, None, "CleanUp"),
             _ => self.under_way("", None, "Step"),
         }
     }
@@ -152,7 +152,7 @@ impl PodTask {
     pub(super) fn take_turn(&mut self, uid: String) {
         let now = self.context.clock.now();
         let subject = Subject::Turn(uid.clone());
-        self.memory.under_way.insert(subject, now);
+        self.state.under_way.insert(subject, now);
         let limiter = self.context.limiter.clone();
         let shown = self.under_way(&uid, None, "WaitForTurn");
         let job = async move {
@@ -172,13 +172,13 @@ impl PodTask {
                 reason,
                 result,
             } => {
-                self.memory.under_way.remove(&subject);
+                self.state.under_way.remove(&subject);
                 self.apply(&step, &result);
                 let now = self.context.clock.now();
                 if result.is_ok() && !self.effects.succeeded(step, now) {
                     return;
                 }
-                self.note(subject, reason, result);
+                self.record_outcome(subject, reason, result);
             }
             Done::Image {
                 uid,
@@ -186,9 +186,9 @@ impl PodTask {
                 result,
             } => self.image_checked(uid, holder, result),
             Done::Turn { uid, place } => {
-                self.memory.under_way.remove(&Subject::Turn(uid.clone()));
+                self.state.under_way.remove(&Subject::Turn(uid.clone()));
                 if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
-                    self.memory.turns.insert(uid.clone());
+                    self.state.turns.insert(uid.clone());
                     self.turn = Some((uid, place.lease()));
                 }
             }
@@ -196,15 +196,15 @@ impl PodTask {
     }
 
     /// Takes over what a step beside the others brought about.
-    pub(super) fn apply(&mut self, step: &Step, result: &Result<(), Failure>) {
+    pub(super) fn apply(&mut self, step: &Step, result: &Result<(), StepError>) {
         let is_done = result.is_ok();
         match step {
             // One that was forgotten meanwhile is checked again.
-            Step::CheckVolumes { uid } if is_done && self.memory.versions.contains_key(uid) => {
-                self.memory.checked.insert(uid.clone());
+            Step::CheckVolumes { uid } if is_done && self.state.versions.contains_key(uid) => {
+                self.state.checked.insert(uid.clone());
             }
             Step::StopSandbox { id } if is_done => {
-                self.memory.stopped_sandboxes.insert(id.clone());
+                self.state.stopped_sandboxes.insert(id.clone());
                 if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == *id) {
                     known.ready = false;
                 }
@@ -215,33 +215,33 @@ impl PodTask {
             }
             // Where only its files are left, the runtime does not have it any more.
             Step::RemoveContainer { id }
-                if is_done || matches!(result, Err(Failure::Node { .. })) =>
+                if is_done || matches!(result, Err(StepError::Node { .. })) =>
             {
-                let histories = self.memory.histories.values_mut();
+                let histories = self.state.histories.values_mut();
                 histories.for_each(|history| history.forget(id));
                 self.observed.forget(id);
             }
-            Step::ClearTraces { uid } if is_done => self.cleared(uid),
+            Step::CleanUp { uid } if is_done => self.cleaned_up(uid),
             _ => {}
         }
     }
 
-    fn cleared(&mut self, uid: &str) {
+    fn cleaned_up(&mut self, uid: &str) {
         info!(pod = %self.key, uid, "the Pod is gone");
-        self.memory.forget_version(uid);
+        self.state.forget_version(uid);
         self.effects.forget(uid);
         self.records.remove(uid);
-        self.kept.remove(uid);
+        self.written_histories.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);
-            self.memory.versions.insert(uid.to_owned(), version);
+            self.state.versions.insert(uid.to_owned(), version);
             self.seen_at(uid, self.context.clock.wall_now());
         }
     }
 
     /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
     /// is not (Kubernetes, Images, "Image pull policy").
-    pub(super) fn want_image(&mut self, uid: String, holder: String) {
+    pub(super) fn ensure_image(&mut self, uid: String, holder: String) {
         let Some(version) = self.version(&uid) else {
             return;
         };
@@ -252,8 +252,8 @@ impl PodTask {
             return self.begin_pull(uid, holder, wanted.image);
         }
         let key = (uid.clone(), holder.clone());
-        let before = self.memory.images.remove(&key).map(Box::new);
-        self.memory.images.insert(key, Image::Checking(before));
+        let before = self.state.images.remove(&key).map(Box::new);
+        self.state.images.insert(key, Image::Checking(before));
         let (client, image) = (self.context.client.clone(), wanted.image.to_owned());
         let shown = self.under_way(&uid, image_container(&holder), "ImageStatus");
         let job = async move {
@@ -275,13 +275,13 @@ impl PodTask {
         result: Result<Option<LocalImage>, ImageError>,
     ) {
         let key = (uid.clone(), holder.clone());
-        match self.memory.images.remove(&key) {
+        match self.state.images.remove(&key) {
             Some(Image::Checking(before)) => {
                 let before = before.map(|before| (key, *before));
-                self.memory.images.extend(before);
+                self.state.images.extend(before);
             }
             // Its version was forgotten meanwhile, or has found it another way.
-            other => return self.memory.images.extend(other.map(|other| (key, other))),
+            other => return self.state.images.extend(other.map(|other| (key, other))),
         }
         let Some(version) = self.version(&uid) else {
             return;
@@ -304,7 +304,7 @@ impl PodTask {
 
     fn begin_pull(&mut self, uid: String, container: String, image: &str) {
         let (after, error) = self.failed_before(&uid, &container);
-        self.tell_pulling(&uid, &container, image);
+        self.record_pulling(&uid, &container, image);
         let began = Instant::now();
         let pull = self.context.images.pull(&self.context.client, image);
         let of_uid = self.observed.containers_of(&uid);
@@ -327,23 +327,23 @@ impl PodTask {
             }
         };
         let pulling = Image::Pulling { after, error };
-        self.memory.images.insert(key, pulling);
+        self.state.images.insert(key, pulling);
         self.pulls.push(result.boxed());
     }
 }
 
-async fn check_volumes(context: Arc<Context>, version: Arc<StaticPod>) -> Result<(), Failure> {
+async fn check_volumes(context: Arc<Context>, version: Arc<StaticPod>) -> Result<(), StepError> {
     let subject = file_subject("volume check", &version);
     let check = move || volume::check(&context.facts, &version);
     let checked = pooled(subject, FILES, check).await;
     let checked = checked.map_err(timed_out("FailedMount"))?;
-    checked.map_err(|message| Failure::Node {
+    checked.map_err(|message| StepError::Node {
         reason: "FailedMount",
         message,
     })
 }
 
-async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<(), Failure> {
+async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
     let request = v1::StopPodSandboxRequest { pod_sandbox_id: id };
     let stop = context.client.stop_pod_sandbox(request);
     let limiter = &context.limiter;
@@ -352,7 +352,7 @@ async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<(), Failure> 
     Ok(())
 }
 
-pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<(), Failure> {
+pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
     let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
     let remove = context.client.remove_pod_sandbox(request);
     let limiter = &context.limiter;
@@ -366,7 +366,7 @@ pub(super) async fn remove_container(
     key: PodKey,
     id: String,
     known: Option<Container>,
-) -> Result<(), Failure> {
+) -> Result<(), StepError> {
     let request = v1::RemoveContainerRequest {
         container_id: id.clone(),
     };
@@ -392,32 +392,34 @@ pub(super) async fn remove_container(
 }
 
 /// Takes away all that a version has on the node, and gives back what it took of the node.
-async fn clear_traces(context: Arc<Context>, key: PodKey, uid: String) -> Result<(), Failure> {
+async fn clean_up(context: Arc<Context>, key: PodKey, uid: String) -> Result<(), StepError> {
     let subject = blocking::Subject::of(&key, &uid, format!("clean-up of {uid}"));
     let valid = Uid::parse(&uid).map_err(io::Error::from);
     let valid = valid.map_err(node_failure("FailedRemoval"))?;
     let clear = move || {
-        let Context { facts, ledger, .. } = &*context;
+        let Context {
+            facts, allocations, ..
+        } = &*context;
         for path in pod_cgroup_paths(facts.cgroup_driver, valid.as_str()) {
             cgroup::remove(&facts.paths.cgroups, &path)?;
         }
         folder::remove(&facts.paths, &key, &valid)?;
-        ledger.release(&key, &uid);
-        if let Err(error) = share_out(&context) {
+        allocations.release(&key, &uid);
+        if let Err(error) = update_cpu_shares(&context) {
             // The next Pod that starts or goes tells of it.
             debug!(pod = %key, %error, "Failed to update QoS CPU shares");
         }
         Ok(())
     };
-    let cleared = pooled(subject, REMOVAL, clear).await;
-    let cleared = cleared.map_err(timed_out("FailedRemoval"))?;
-    cleared.map_err(node_failure("FailedRemoval"))
+    let cleaned_up = pooled(subject, REMOVAL, clear).await;
+    let cleaned_up = cleaned_up.map_err(timed_out("FailedRemoval"))?;
+    cleaned_up.map_err(node_failure("FailedRemoval"))
 }
 
 /// Gives the classes of service what the Pods that are left ask for.
-pub(super) fn share_out(context: &Context) -> io::Result<()> {
+pub(super) fn update_cpu_shares(context: &Context) -> io::Result<()> {
     let facts = &context.facts;
     cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
-        context.ledger.burstable_cpu()
+        context.allocations.burstable_cpu()
     })
 }

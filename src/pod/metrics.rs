@@ -82,7 +82,7 @@ fn start_duration(view: View<'_>, version: &StaticPod) -> Option<Duration> {
         let history = view.observed.history_of(uid, name);
         history.first().is_some_and(|c| c.state != State::Created)
     };
-    let (_, seen) = view.memory.seen.get(uid)?;
+    let (_, seen) = view.state.seen.get(uid)?;
     let all = containers(version).iter().all(|c| started(&c.name));
     all.then(|| view.now.since(*seen))
 }
@@ -100,9 +100,9 @@ fn restart_duration(view: View<'_>, version: &StaticPod, started: &Container) ->
 mod tests {
     use super::*;
     use crate::manifest::{SourceKind, parse};
-    use crate::pod::memory::Memory;
-    use crate::pod::moment::Moment;
     use crate::pod::observed::{Exit, Observed};
+    use crate::pod::state::PodState;
+    use crate::pod::time::MonotonicTime;
 
     fn container(id: &str, name: &str, attempt: u32, state: State) -> Container {
         Container {
@@ -130,16 +130,16 @@ mod tests {
             containers,
             ..Observed::default()
         };
-        let memory = Memory {
-            seen: [("u".to_owned(), (0, Moment(1000)))].into(),
-            ..Memory::default()
+        let state = PodState {
+            seen: [("u".to_owned(), (0, MonotonicTime(1000)))].into(),
+            ..PodState::default()
         };
         let metrics = Metrics::default();
         let view = View {
             wanted: None,
             observed: &observed,
-            memory: &memory,
-            now: Moment(16_000),
+            state: &state,
+            now: MonotonicTime(16_000),
             longest_backoff: Duration::from_secs(300),
         };
         metrics.container_started(view, &version, id);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_restart_takes_from_the_end_to_the_start_without_the_back_off() {
         let exit = Exit {
-            ended: Moment(5500),
+            ended: MonotonicTime(5500),
             ..Exit::default()
         };
         let old = Container {

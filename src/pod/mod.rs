@@ -16,11 +16,8 @@ pub mod history;
 pub mod identity;
 pub mod image;
 mod jobs;
-mod last_words;
 pub mod limiter;
-pub mod memory;
 pub mod metrics;
-pub mod moment;
 pub mod observe;
 pub mod observed;
 pub mod plan;
@@ -34,9 +31,12 @@ pub mod rollback;
 pub mod rules;
 #[cfg(test)]
 mod rules_tests;
+pub mod state;
 pub mod status;
 #[cfg(test)]
 mod status_tests;
 pub mod task;
 mod tell;
+mod termination_message;
+pub mod time;
 mod waiting;

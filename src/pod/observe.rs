@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
 use super::identity::{check_key, is_valid_container, is_valid_sandbox};
-use super::moment::Clock;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
+use super::time::Clock;
 use crate::cri::{Client, Error, if_found, v1};
 use crate::manifest::PodKey;
 use crate::translate::labels;
@@ -29,8 +29,8 @@ pub struct Listed {
     clippy::implicit_hasher,
     reason = "the generated messages have this very type"
 )]
-pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
-    labels.get(labels::ROOT_DIR).filter(|m| *m == mark)?;
+pub fn owner(owner_label: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
+    labels.get(labels::ROOT_DIR).filter(|m| *m == owner_label)?;
     let key = PodKey {
         namespace: labels.get(labels::POD_NAMESPACE)?.clone(),
         name: labels.get(labels::POD_NAME)?.clone(),
@@ -40,7 +40,7 @@ pub fn owner(mark: &str, labels: &HashMap<String, String>) -> Option<PodKey> {
 
 /// The state of a sandbox or container, as a number that changes when anything worth a look does.
 /// The supervisor compares what it lists with what each task believes by it.
-pub type Belief = Vec<(String, i32)>;
+pub type StateDigest = Vec<(String, i32)>;
 
 /// How long the status of what the list tells enough of is waited for.
 const INSPECTION: Duration = Duration::from_secs(5);
@@ -70,8 +70,12 @@ impl Listed {
     ///
     /// # Errors
     /// Any failure of the two calls.
-    pub async fn fetch(client: &Client, mark: &str, key: Option<&PodKey>) -> Result<Self, Error> {
-        let mut selector = HashMap::from([(labels::ROOT_DIR.to_owned(), mark.to_owned())]);
+    pub async fn fetch(
+        client: &Client,
+        owner_label: &str,
+        key: Option<&PodKey>,
+    ) -> Result<Self, Error> {
+        let mut selector = HashMap::from([(labels::ROOT_DIR.to_owned(), owner_label.to_owned())]);
         if let Some(key) = key {
             selector.insert(labels::POD_NAMESPACE.into(), key.namespace.clone());
             selector.insert(labels::POD_NAME.into(), key.name.clone());
@@ -99,7 +103,7 @@ impl Listed {
 
     /// What a task that saw this would believe.
     #[must_use]
-    pub fn belief(&self) -> Belief {
+    pub fn digest(&self) -> StateDigest {
         let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
         let containers = self.containers.iter().map(|c| (c.id.clone(), c.state));
         sorted(sandboxes.chain(containers))
@@ -202,7 +206,7 @@ pub fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
         uid: metadata.uid,
         attempt: metadata.attempt,
         ready: item.state == v1::PodSandboxState::SandboxReady as i32,
-        created: clock.moment_of(item.created_at),
+        created: clock.monotonic_of(item.created_at),
         ips: vec![],
     }
 }
@@ -258,7 +262,7 @@ pub fn unseen_end(clock: &Clock) -> Exit {
 
 /// What a task with this observation believes the runtime has.
 #[must_use]
-pub fn belief(observed: &Observed) -> Belief {
+pub fn digest(observed: &Observed) -> StateDigest {
     let sandbox = |s: &Sandbox| {
         let state = if s.ready {
             v1::PodSandboxState::SandboxReady
@@ -273,10 +277,10 @@ pub fn belief(observed: &Observed) -> Belief {
     sorted(sandboxes.chain(there.map(container)))
 }
 
-fn sorted(belief: impl Iterator<Item = (String, i32)>) -> Belief {
-    let mut belief: Belief = belief.collect();
-    belief.sort_unstable();
-    belief
+fn sorted(digest: impl Iterator<Item = (String, i32)>) -> StateDigest {
+    let mut digest: StateDigest = digest.collect();
+    digest.sort_unstable();
+    digest
 }
 
 fn state_number(state: &State) -> i32 {
@@ -319,7 +323,7 @@ pub fn sandbox(clock: &Clock, status: v1::PodSandboxStatus) -> Sandbox {
         uid: metadata.uid,
         attempt: metadata.attempt,
         ready: status.state == v1::PodSandboxState::SandboxReady as i32,
-        created: clock.moment_of(status.created_at),
+        created: clock.monotonic_of(status.created_at),
         ips: ips.filter(|ip| !ip.is_empty()).collect(),
     }
 }
@@ -415,7 +419,7 @@ fn state(clock: &Clock, status: &v1::ContainerStatus) -> State {
             ended: match status.finished_at {
                 // A runtime that does not know when it ended makes it end as it is seen to have.
                 ..=0 => clock.now(),
-                known => clock.moment_of(known),
+                known => clock.monotonic_of(known),
             },
         }),
         v1::ContainerState::ContainerUnknown => State::Unknown,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
-use super::moment::Moment;
+use super::time::MonotonicTime;
 
 /// All sandboxes and containers of one Pod name, whatever their UID.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Sandbox {
     /// Whether its processes and network are up.
     pub ready: bool,
     /// When it was made.
-    pub created: Moment,
+    pub created: MonotonicTime,
     /// The Pod's addresses, the first one first; empty on the host's network and while not known.
     pub ips: Vec<String>,
 }
@@ -93,7 +93,7 @@ pub struct Exit {
     /// Nanoseconds since the epoch.
     pub finished_at: i64,
     /// When it ended, by the agent's clock.
-    pub ended: Moment,
+    pub ended: MonotonicTime,
 }
 
 impl Exit {

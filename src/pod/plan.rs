@@ -11,13 +11,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Volume};
 use serde::{Deserialize, Serialize};
 
-use super::memory::{Image, Memory, PostStart, Subject};
-use super::moment::Moment;
 use super::observed::{Container, Observed, Sandbox, State};
 use super::rules::{
     Restart, Role, all_containers, containers, deadline, init_containers, is_finished, restart,
     restart_all_due, restart_backoff, role,
 };
+use super::state::{Image, PodState, PostStart, Subject};
+use super::time::MonotonicTime;
 use super::waiting::{self, cleanup_failure};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
@@ -41,9 +41,9 @@ pub struct View<'a> {
     /// What the runtime has.
     pub observed: &'a Observed,
     /// What the task knows besides.
-    pub memory: &'a Memory,
+    pub state: &'a PodState,
     /// The time.
-    pub now: Moment,
+    pub now: MonotonicTime,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
 }
@@ -57,7 +57,7 @@ pub enum Step {
         uid: String,
     },
     /// Find out whether the image of a container is there, and have it pulled if it is not.
-    WantImage {
+    EnsureImage {
         /// The version.
         uid: String,
         /// The container.
@@ -114,7 +114,7 @@ pub enum Step {
         /// Their ids.
         ids: Vec<String>,
         /// Why they are stopped.
-        why: Why,
+        reason: StopReason,
     },
     /// From now on every container of a version is to be replaced, init containers first.
     RestartAll {
@@ -146,7 +146,7 @@ pub enum Step {
         id: String,
     },
     /// Clear away what a version left on the node outside the runtime.
-    ClearTraces {
+    CleanUp {
         /// The version.
         uid: String,
     },
@@ -159,7 +159,7 @@ pub enum Step {
 
 /// Why single containers are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Why {
+pub enum StopReason {
     /// They stand in the way: in a dead sandbox, or replaced by a newer one.
     Stray,
     /// What they accompanied is over.
@@ -180,7 +180,7 @@ pub struct Plan {
     /// What to do now; nothing if all is as it should be or has to wait.
     pub step: Option<Step>,
     /// When to plan again even if nothing happens until then.
-    pub wake: Option<Moment>,
+    pub wake: Option<MonotonicTime>,
 }
 
 /// Works out the next step.
@@ -202,7 +202,7 @@ pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
         Some(Step::Terminate { .. }) => true,
         Some(
             Step::Admit { uid: other }
-            | Step::WantImage { uid: other, .. }
+            | Step::EnsureImage { uid: other, .. }
             | Step::CheckVolumes { uid: other }
             | Step::TakeTurn { uid: other },
         ) => other != uid,
@@ -214,16 +214,16 @@ pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
 #[must_use]
 pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let wanted = view.wanted?;
-    let finished = view.memory.finished(&wanted.uid).is_some();
+    let finished = view.state.finished(&wanted.uid).is_some();
     let started = finished || !view.observed.has_none_of(&wanted.uid);
-    if started || view.memory.terminating.contains(&wanted.uid) || takeover_ready(view, wanted) {
+    if started || view.state.terminating.contains(&wanted.uid) || takeover_ready(view, wanted) {
         return None;
     }
-    let versions = view.memory.versions.values();
+    let versions = view.state.versions.values();
     versions
-        .filter(|v| v.uid != wanted.uid && !view.memory.terminating.contains(&v.uid))
-        .filter(|v| !view.memory.is_being_cleared(&v.uid))
-        .filter(|v| view.memory.traces.contains(&v.uid) || !view.observed.has_none_of(&v.uid))
+        .filter(|v| v.uid != wanted.uid && !view.state.terminating.contains(&v.uid))
+        .filter(|v| !view.state.is_being_cleaned_up(&v.uid))
+        .filter(|v| view.state.on_disk.contains(&v.uid) || !view.observed.has_none_of(&v.uid))
         .max_by_key(|v| {
             let newest = view.observed.sandboxes_of(&v.uid).map(|s| s.created).max();
             (newest, v.uid.as_str())
@@ -233,21 +233,21 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
 /// Whether a version can start the moment the old one has ended: every image is at hand, every host path
 /// in order, and it is its turn among the node's updates.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
-    view.memory.turns.contains(&version.uid) && is_prepared(view, version)
+    view.state.turns.contains(&version.uid) && is_prepared(view, version)
 }
 
 /// Whether all is there that a version needs.
 fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
-    let memory = view.memory;
-    let checked = memory.checked.contains(&version.uid) && memory.admitted.contains(&version.uid);
+    let state = view.state;
+    let checked = state.checked.contains(&version.uid) && state.admitted.contains(&version.uid);
     checked
         && unmet(version).is_empty()
-        && wanted_images(version).all(|image| at_hand(view.memory, version, &image.holder))
+        && wanted_images(version).all(|image| at_hand(view.state, version, &image.holder))
 }
 
-fn at_hand(memory: &Memory, version: &StaticPod, holder: &str) -> bool {
+fn at_hand(state: &PodState, version: &StaticPod, holder: &str) -> bool {
     let key = (version.uid.clone(), holder.to_owned());
-    matches!(memory.images.get(&key), Some(Image::Ready { .. }))
+    matches!(state.images.get(&key), Some(Image::Ready { .. }))
 }
 
 /// An image that a version needs.
@@ -295,7 +295,7 @@ fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
 
 struct Planner<'a> {
     view: View<'a>,
-    wake: Option<Moment>,
+    wake: Option<MonotonicTime>,
 }
 
 impl<'a> Planner<'a> {
@@ -326,7 +326,7 @@ impl<'a> Planner<'a> {
     /// Whether nothing that an earlier instance of the same version left has to go first.
     fn can_run(&self, version: &StaticPod, leaving: &[&str]) -> bool {
         let uid = version.uid.as_str();
-        !leaving.contains(&uid) && !self.view.memory.is_being_cleared(uid)
+        !leaving.contains(&uid) && !self.view.state.is_being_cleaned_up(uid)
     }
 
     /// Versions that are to go: all but the wanted and the kept one, and those on their way out.
@@ -334,10 +334,10 @@ impl<'a> Planner<'a> {
         let view = self.view;
         let stays = |uid: &str| {
             let named = [view.wanted, kept].into_iter().flatten();
-            named.into_iter().any(|v| v.uid == uid) && !view.memory.terminating.contains(uid)
+            named.into_iter().any(|v| v.uid == uid) && !view.state.terminating.contains(uid)
         };
-        let traces = view.memory.traces.iter().map(String::as_str);
-        let mut uids: Vec<&str> = view.observed.uids().chain(traces).collect();
+        let on_disk = view.state.on_disk.iter().map(String::as_str);
+        let mut uids: Vec<&str> = view.observed.uids().chain(on_disk).collect();
         uids.sort_unstable();
         uids.dedup();
         uids.retain(|uid| !stays(uid));
@@ -346,10 +346,10 @@ impl<'a> Planner<'a> {
 
     /// A version that is wanted again after its end starts without waiting for a clean-up that fails.
     fn start_again(&self) -> Option<Step> {
-        let (memory, uid) = (self.view.memory, self.view.wanted?.uid.as_str());
-        let ended = memory.terminating.contains(uid)
+        let (state, uid) = (self.view.state, self.view.wanted?.uid.as_str());
+        let ended = state.terminating.contains(uid)
             && !self.holds_processes(uid)
-            && !memory.is_being_cleared(uid);
+            && !state.is_being_cleaned_up(uid);
         let fails = ended && cleanup_failure(self.view, uid).is_some();
         fails.then(|| Step::StartAgain { uid: uid.into() })
     }
@@ -357,22 +357,22 @@ impl<'a> Planner<'a> {
     fn holds_processes(&self, uid: &str) -> bool {
         let observed = self.view.observed;
         observed.containers_of(uid).any(Container::is_live)
-            || observed.sandboxes_of(uid).any(|s| self.holds_up(s))
+            || observed.sandboxes_of(uid).any(|s| self.blocks(s))
     }
 
     /// Whether nothing may start in place of this sandbox yet. One that is not ready has no process left,
     /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
-    fn holds_up(&self, sandbox: &Sandbox) -> bool {
+    fn blocks(&self, sandbox: &Sandbox) -> bool {
         let removal = Subject::Removal(sandbox.id.clone());
-        let memory = self.view.memory;
-        let hangs = |begun: &Moment| begun.after(SANDBOX_STOP) <= self.view.now;
-        let fails = memory.failures.contains_key(&removal)
-            || memory.under_way.get(&removal).is_some_and(hangs);
+        let state = self.view.state;
+        let hangs = |begun: &MonotonicTime| begun.after(SANDBOX_STOP) <= self.view.now;
+        let fails = state.failures.contains_key(&removal)
+            || state.under_way.get(&removal).is_some_and(hangs);
         sandbox.ready || self.needs_stop(sandbox) && !fails
     }
 
     fn needs_stop(&self, sandbox: &Sandbox) -> bool {
-        sandbox.ready || !self.view.memory.stopped_sandboxes.contains(&sandbox.id)
+        sandbox.ready || !self.view.state.stopped_sandboxes.contains(&sandbox.id)
     }
 
     /// Ends a version's processes: containers with grace, then sandboxes.
@@ -405,10 +405,10 @@ impl<'a> Planner<'a> {
         if step.is_some() {
             return step;
         }
-        let traces = self.view.memory.traces.contains(uid);
-        if observed.has_none_of(uid) && traces {
-            let step = Step::ClearTraces { uid: uid.into() };
-            return self.unless_failing(&Subject::Traces(uid.into()), step);
+        let on_disk = self.view.state.on_disk.contains(uid);
+        if observed.has_none_of(uid) && on_disk {
+            let step = Step::CleanUp { uid: uid.into() };
+            return self.unless_failing(&Subject::CleanUp(uid.into()), step);
         }
         None
     }
@@ -416,11 +416,11 @@ impl<'a> Planner<'a> {
     /// Makes ready for a version to take over, while the old one runs.
     fn prepare(&mut self, version: &StaticPod) -> Option<Step> {
         let uid = &version.uid;
-        if !self.view.memory.admitted.contains(uid) {
+        if !self.view.state.admitted.contains(uid) {
             return self.admit(uid);
         }
         let image =
-            wanted_images(version).find_map(|image| self.want_image(version, &image.holder));
+            wanted_images(version).find_map(|image| self.ensure_image(version, &image.holder));
         if image.is_some() {
             return image;
         }
@@ -428,10 +428,10 @@ impl<'a> Planner<'a> {
         if !unmet(version).is_empty() {
             return self.report_missing(version);
         }
-        if !self.view.memory.checked.contains(uid) {
+        if !self.view.state.checked.contains(uid) {
             return self.check_volumes(uid);
         }
-        if !is_prepared(self.view, version) || self.view.memory.turns.contains(uid) {
+        if !is_prepared(self.view, version) || self.view.state.turns.contains(uid) {
             return None;
         }
         let step = Step::TakeTurn { uid: uid.clone() };
@@ -444,7 +444,7 @@ impl<'a> Planner<'a> {
         if unmet(version).is_empty() {
             return None;
         }
-        let seen = self.view.memory.seen.get(&version.uid);
+        let seen = self.view.state.seen.get(&version.uid);
         let come = seen.map(|(_, seen)| seen.after(OBJECTS_COME));
         if come.is_some_and(|come| self.must_wait_until(come)) {
             return None;
@@ -471,7 +471,7 @@ impl<'a> Planner<'a> {
         if observed.has_none_of(uid) && self.is_held_for_objects(version) {
             return self.report_missing(version);
         }
-        if observed.has_none_of(uid) && !self.view.memory.admitted.contains(uid) {
+        if observed.has_none_of(uid) && !self.view.state.admitted.contains(uid) {
             return self.admit(uid);
         }
         let current = observed.ready_sandbox(uid);
@@ -485,7 +485,7 @@ impl<'a> Planner<'a> {
         if step.is_some() || waits_for_strays || self.waits_for_stops(uid, current) {
             return step;
         }
-        if let Some(step) = self.stop_given_up(uid) {
+        if let Some(step) = self.stop_failed(uid) {
             return Some(step);
         }
         let wants: Vec<(&ContainerSpec, Start)> = self
@@ -528,14 +528,14 @@ impl<'a> Planner<'a> {
         if !can_start || !unmet_by_volumes(version).is_empty() {
             return true;
         }
-        let seen = self.view.memory.seen.get(&version.uid);
+        let seen = self.view.state.seen.get(&version.uid);
         seen.is_some_and(|(_, seen)| self.must_wait_until(seen.after(OBJECTS_COME)))
     }
 
     /// Ends what is left running of a version that is over.
     fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
         let (uid, observed) = (version.uid.as_str(), self.view.observed);
-        if let Some(step) = self.stop_live(uid, Why::Over) {
+        if let Some(step) = self.stop_live(uid, StopReason::Over) {
             return Some(step);
         }
         let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
@@ -560,40 +560,40 @@ impl<'a> Planner<'a> {
 
     /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
     /// on, whatever they say since.
-    fn stop_given_up(&mut self, uid: &str) -> Option<Step> {
-        let memory = self.view.memory;
-        let why = |c: &Container| {
-            if let Some(given_up) = memory.given_up(c) {
-                return Some(given_up.why);
+    fn stop_failed(&mut self, uid: &str) -> Option<Step> {
+        let state = self.view.state;
+        let stop_reason = |c: &Container| {
+            if let Some(failed_instance) = state.failed_instance(c) {
+                return Some(failed_instance.reason);
             }
-            if let Some(PostStart::Failed(_)) = memory.post_starts.get(&c.id) {
-                return Some(Why::PostStart);
+            if let Some(PostStart::Failed(_)) = state.post_starts.get(&c.id) {
+                return Some(StopReason::PostStart);
             }
-            match memory.health(&c.id).failed?.kind {
-                Kind::Liveness => Some(Why::Liveness),
-                Kind::Startup => Some(Why::Startup),
+            match state.health(&c.id).failed?.kind {
+                Kind::Liveness => Some(StopReason::Liveness),
+                Kind::Startup => Some(StopReason::Startup),
                 Kind::Readiness => None,
             }
         };
         let running = self.view.observed.containers_of(uid);
         let running = running.filter(|c| matches!(c.state, State::Running { .. }));
-        let given_up = running.filter_map(|c| Some((c.id.clone(), why(c)?)));
-        let given_up: Vec<(String, Why)> = given_up.collect();
-        given_up.into_iter().find_map(|(id, why)| {
+        let failed_instance = running.filter_map(|c| Some((c.id.clone(), stop_reason(c)?)));
+        let failed_instance: Vec<(String, StopReason)> = failed_instance.collect();
+        failed_instance.into_iter().find_map(|(id, reason)| {
             let (uid, ids) = (uid.to_owned(), vec![id.clone()]);
-            let step = Step::StopContainers { uid, ids, why };
+            let step = Step::StopContainers { uid, ids, reason };
             self.unless_failing(&Subject::Removal(id), step)
         })
     }
 
     /// A step to find out whether a version can run here, unless it was found not to.
     fn admit(&self, uid: &str) -> Option<Step> {
-        let rejected = self.view.memory.rejections.contains_key(uid);
+        let rejected = self.view.state.rejections.contains_key(uid);
         (!rejected).then(|| Step::Admit { uid: uid.into() })
     }
 
     /// Ends every container of a version that still runs.
-    fn stop_live(&mut self, uid: &str, why: Why) -> Option<Step> {
+    fn stop_live(&mut self, uid: &str, reason: StopReason) -> Option<Step> {
         let live = self.view.observed.containers_of(uid);
         let live = live.filter(|c| c.is_live()).map(|c| c.id.clone());
         let ids: Vec<String> = live.collect();
@@ -602,7 +602,7 @@ impl<'a> Planner<'a> {
         }
         let subject = Subject::Stop(uid.to_owned());
         let uid = uid.to_owned();
-        self.unless_failing(&subject, Step::StopContainers { uid, ids, why })
+        self.unless_failing(&subject, Step::StopContainers { uid, ids, reason })
     }
 
     /// The containers that may run now: those that must come first until the first that is not done,
@@ -610,14 +610,14 @@ impl<'a> Planner<'a> {
     /// (Kubernetes, Init Containers, and Sidecar Containers). Nothing comes after a container whose
     /// hook after its start still runs.
     fn due<'v>(&self, version: &'v StaticPod, current: Option<&Sandbox>) -> Vec<&'v ContainerSpec> {
-        let memory = self.view.memory;
+        let state = self.view.state;
         let here = |name: &str| {
             let history = self.view.observed.history_of(&version.uid, name);
             let last = history.into_iter().next();
-            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !memory.is_replaced(c))
+            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !state.is_replaced(c))
         };
         let hooked = |c: &Container| {
-            let hook = memory.post_starts.get(&c.id);
+            let hook = state.post_starts.get(&c.id);
             c.is_live() && matches!(hook, Some(PostStart::Running | PostStart::Interrupted))
         };
         let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
@@ -625,13 +625,13 @@ impl<'a> Planner<'a> {
         for spec in init_containers(version) {
             let last = here(&spec.name);
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
-                (true, state) => {
+                (true, container_state) => {
                     due.push(spec);
                     let started = last.is_some_and(|c| {
-                        let works = memory.given_up(c).is_none() && !hooked(c);
-                        works && memory.health(&c.id).started
+                        let works = state.failed_instance(c).is_none() && !hooked(c);
+                        works && state.health(&c.id).started
                     });
-                    matches!(state, Some(State::Running { .. })) && started
+                    matches!(container_state, Some(State::Running { .. })) && started
                 }
                 (false, Some(State::Exited(exit))) if exit.code == 0 => true,
                 (false, _) if initialized => true,
@@ -661,12 +661,12 @@ impl<'a> Planner<'a> {
     ) -> Option<Step> {
         let made = wants
             .iter()
-            .filter(|(_, start)| matches!(start, Start::Anew { .. }));
+            .filter(|(_, start)| matches!(start, Start::New { .. }));
         let own = made
             .clone()
-            .find_map(|(spec, _)| self.want_image(version, &spec.name));
+            .find_map(|(spec, _)| self.ensure_image(version, &spec.name));
         let mut volumes = made.flat_map(|(spec, _)| image_volumes(version, spec));
-        own.or_else(|| volumes.find_map(|holder| self.want_image(version, &holder)))
+        own.or_else(|| volumes.find_map(|holder| self.ensure_image(version, &holder)))
     }
 
     /// The ids of live containers that are not in the current sandbox, or that a newer one of their
@@ -677,7 +677,7 @@ impl<'a> Planner<'a> {
             let outside = current.is_none_or(|s| s.id != c.sandbox);
             let newer = |o: &Container| o.name == c.name && o.attempt > c.attempt;
             let replaced = || observed.containers_of(uid).any(newer);
-            let replaced = replaced() || self.view.memory.is_replaced(c);
+            let replaced = replaced() || self.view.state.is_replaced(c);
             c.is_live() && (outside || c.state == State::Unknown || replaced)
         });
         stray.map(|c| c.id.clone()).collect()
@@ -691,12 +691,16 @@ impl<'a> Planner<'a> {
         stray: Vec<String>,
     ) -> Option<Step> {
         if !stray.is_empty() {
-            let floored = |c: &Container| stray.contains(&c.id) && self.view.memory.is_replaced(c);
-            let all = self.view.observed.containers_of(uid).any(floored);
-            let why = if all { Why::RestartAll } else { Why::Stray };
+            let replaced = |c: &Container| stray.contains(&c.id) && self.view.state.is_replaced(c);
+            let all = self.view.observed.containers_of(uid).any(replaced);
+            let reason = if all {
+                StopReason::RestartAll
+            } else {
+                StopReason::Stray
+            };
             let (uid, ids) = (uid.to_owned(), stray);
             let subject = Subject::Stop(uid.clone());
-            return self.unless_failing(&subject, Step::StopContainers { uid, ids, why });
+            return self.unless_failing(&subject, Step::StopContainers { uid, ids, reason });
         }
         let ids = self.dead_sandboxes(uid, current);
         self.first_of(ids, |id| Step::StopSandbox { id })
@@ -715,7 +719,7 @@ impl<'a> Planner<'a> {
         let ids = self.dead_sandboxes(uid, current);
         let begun = ids.into_iter().filter_map(|id| {
             let subject = Subject::Removal(id);
-            self.view.memory.under_way.get(&subject).copied()
+            self.view.state.under_way.get(&subject).copied()
         });
         let begun = begun.max();
         begun.is_some_and(|begun| self.must_wait_until(begun.after(SANDBOX_STOP)))
@@ -725,7 +729,7 @@ impl<'a> Planner<'a> {
         let newest = self.view.observed.newest_sandbox(uid);
         let subject = Subject::Sandbox(uid.into());
         if let Some(dead) = newest.filter(|s| s.attempt > 0) {
-            let made = self.view.memory.last_made(&subject, dead.created);
+            let made = self.view.state.last_start(&subject, dead.created);
             if self.must_wait_until(made.after(SANDBOX_INTERVAL)) {
                 return None;
             }
@@ -733,7 +737,7 @@ impl<'a> Planner<'a> {
         let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
         let step = Step::RunSandbox {
             uid: uid.into(),
-            attempt: self.view.memory.free_attempt(&subject, next),
+            attempt: self.view.state.free_attempt(&subject, next),
         };
         self.unless_failing(&subject, step)
     }
@@ -748,18 +752,18 @@ impl<'a> Planner<'a> {
         let history = self.view.observed.history_of(&version.uid, &spec.name);
         let subject = Subject::Container(version.uid.clone(), spec.name.clone());
         let next = history.first().map_or(0, |c| c.attempt.saturating_add(1));
-        let attempt = self.view.memory.free_attempt(&subject, next);
+        let attempt = self.view.state.free_attempt(&subject, next);
         let Some(last) = history.first() else {
             let backoff = None;
-            return Some(Start::Anew { attempt, backoff });
+            return Some(Start::New { attempt, backoff });
         };
         match &last.state {
             State::Running { .. } | State::Unknown => None,
             State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
-                Some(Start::Made(last.id.clone()))
+                Some(Start::Existing(last.id.clone()))
             }
             // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
-            State::Created => Some(Start::Anew {
+            State::Created => Some(Start::New {
                 attempt,
                 backoff: last.backoff,
             }),
@@ -770,7 +774,7 @@ impl<'a> Planner<'a> {
                     && current.is_none_or(|s| s.id != last.sandbox)
                     && restart(self.view, version, last, exit) != Restart::Never =>
             {
-                Some(Start::Anew {
+                Some(Start::New {
                     attempt,
                     backoff: last.backoff,
                 })
@@ -781,7 +785,7 @@ impl<'a> Planner<'a> {
                     && role(version, &spec.name) == Role::Init
                     && current.is_none_or(|s| s.id != last.sandbox) =>
             {
-                Some(Start::Anew {
+                Some(Start::New {
                     attempt,
                     backoff: None,
                 })
@@ -794,7 +798,7 @@ impl<'a> Planner<'a> {
                     retry.map(|retry| self.must_wait_until(retry));
                     None
                 }
-                Restart::At(..) => Some(Start::Anew {
+                Restart::At(..) => Some(Start::New {
                     attempt,
                     backoff: restart_backoff(self.view, version, last, exit).recorded,
                 }),
@@ -811,10 +815,10 @@ impl<'a> Planner<'a> {
         wants: Vec<(&ContainerSpec, Start)>,
         sandbox: &Sandbox,
     ) -> Option<Step> {
-        let mut held_up = false;
+        let mut is_blocked = false;
         for (spec, start) in wants {
-            held_up = held_up || self.is_pulling(version, spec);
-            if held_up && matches!(start, Start::Anew { attempt: 0, .. }) {
+            is_blocked = is_blocked || self.is_pulling(version, spec);
+            if is_blocked && matches!(start, Start::New { attempt: 0, .. }) {
                 continue;
             }
             let step = self.start(version, spec, sandbox, start);
@@ -845,7 +849,7 @@ impl<'a> Planner<'a> {
     ) -> bool {
         let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
         holders.any(|holder| {
-            let image = self.view.memory.images.get(&(version.uid.clone(), holder));
+            let image = self.view.state.images.get(&(version.uid.clone(), holder));
             image.is_some_and(&test)
         })
     }
@@ -861,12 +865,12 @@ impl<'a> Planner<'a> {
         let container = spec.name.clone();
         let subject = Subject::Container(uid.clone(), container.clone());
         let step = match start {
-            Start::Made(id) => Step::StartContainer { uid, container, id },
-            Start::Anew { attempt, backoff } => {
-                let memory = self.view.memory;
+            Start::Existing(id) => Step::StartContainer { uid, container, id },
+            Start::New { attempt, backoff } => {
+                let state = self.view.state;
                 let volumes = image_volumes(version, spec);
                 let mut holders = volumes.chain([container.clone()]);
-                if !holders.all(|holder| at_hand(memory, version, &holder)) {
+                if !holders.all(|holder| at_hand(state, version, &holder)) {
                     return None;
                 }
                 Step::RunContainer {
@@ -882,9 +886,9 @@ impl<'a> Planner<'a> {
     }
 
     /// A step towards a container's image, if one is due.
-    fn want_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
+    fn ensure_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
         let key = (version.uid.clone(), container.to_owned());
-        match self.view.memory.images.get(&key) {
+        match self.view.state.images.get(&key) {
             Some(Image::Ready { .. } | Image::Checking(_) | Image::Pulling { .. }) => {
                 return None;
             }
@@ -892,7 +896,7 @@ impl<'a> Planner<'a> {
             Some(Image::Failed { .. }) | None => {}
         }
         let (uid, container) = key;
-        Some(Step::WantImage { uid, container })
+        Some(Step::EnsureImage { uid, container })
     }
 
     /// Removes containers and sandboxes that nobody needs any more. Of each name the newest container
@@ -942,24 +946,24 @@ impl<'a> Planner<'a> {
 
     /// Whether something of the Pod is being removed: that goes on beside its steps, one at a time.
     fn is_cleaning(&self) -> bool {
-        let mut under_way = self.view.memory.under_way.keys();
-        under_way.any(|subject| matches!(subject, Subject::Removal(_) | Subject::Traces(_)))
+        let mut under_way = self.view.state.under_way.keys();
+        under_way.any(|subject| matches!(subject, Subject::Removal(_) | Subject::CleanUp(_)))
     }
 
     /// The step, unless it is under way or failed a short while ago.
     fn unless_failing(&mut self, subject: &Subject, step: Step) -> Option<Step> {
-        if let Some(begun) = self.view.memory.under_way.get(subject) {
+        if let Some(begun) = self.view.state.under_way.get(subject) {
             // From then on it counts as one that hangs.
             self.must_wait_until(begun.after(SANDBOX_STOP));
             return None;
         }
-        match self.view.memory.failures.get(subject) {
+        match self.view.state.failures.get(subject) {
             Some(failure) if self.must_wait_until(failure.retry) => None,
             _ => Some(step),
         }
     }
 
-    fn must_wait_until(&mut self, due: Moment) -> bool {
+    fn must_wait_until(&mut self, due: MonotonicTime) -> bool {
         let early = due > self.view.now;
         if early {
             self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
@@ -987,9 +991,9 @@ pub(super) fn image_volumes<'a>(
 /// How a container comes to run.
 enum Start {
     /// It is made and only has to be started.
-    Made(String),
+    Existing(String),
     /// It is made first.
-    Anew {
+    New {
         attempt: u32,
         backoff: Option<Duration>,
     },

@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
 use super::admission::Rejection;
-use super::history::{Finished, GivenUp, History};
-use super::memory::{Image, Memory, Subject};
-use super::moment::{Moment, Since};
+use super::history::{FailedInstance, Finished, History};
 use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::plan::{Plan, Step, View, Why, kept_version, plan};
+use super::plan::{Plan, Step, StopReason, View, kept_version, plan};
 use super::rules::{Restart, is_finished, restart};
+use super::state::{Image, PodState, Subject};
+use super::time::{MonotonicTime, Timestamp};
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::ImageUser;
 
@@ -51,8 +51,8 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
 pub(super) struct World {
     pub(super) wanted: Option<Arc<StaticPod>>,
     pub(super) observed: Observed,
-    pub(super) memory: Memory,
-    pub(super) now: Moment,
+    pub(super) state: PodState,
+    pub(super) now: MonotonicTime,
     next_id: u32,
     /// Versions whose images cannot be had.
     no_image: BTreeSet<String>,
@@ -64,8 +64,8 @@ impl World {
         let mut world = Self {
             wanted: None,
             observed: Observed::default(),
-            memory: Memory::default(),
-            now: Moment(1_000_000),
+            state: PodState::default(),
+            now: MonotonicTime(1_000_000),
             next_id: 0,
             no_image: BTreeSet::new(),
             steps: vec![],
@@ -76,7 +76,7 @@ impl World {
 
     pub(super) fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
         if let Some(version) = &wanted {
-            let versions = &mut self.memory.versions;
+            let versions = &mut self.state.versions;
             versions.insert(version.uid.clone(), Arc::clone(version));
         }
         self.wanted = wanted;
@@ -86,7 +86,7 @@ impl World {
         View {
             wanted: self.wanted.as_ref(),
             observed: &self.observed,
-            memory: &self.memory,
+            state: &self.state,
             now: self.now,
             longest_backoff: super::backoff::MAXIMUM,
         }
@@ -99,7 +99,7 @@ impl World {
 
     fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> String {
         let id = self.id();
-        self.memory.traces.insert(uid.into());
+        self.state.on_disk.insert(uid.into());
         self.observed.sandboxes.push(Sandbox {
             id: id.clone(),
             uid: uid.into(),
@@ -156,13 +156,13 @@ impl World {
     pub(super) fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
         match step {
-            Step::Admit { uid } => assert!(self.memory.admitted.insert(uid)),
-            Step::WantImage { uid, container } => self.find_image(uid, container),
+            Step::Admit { uid } => assert!(self.state.admitted.insert(uid)),
+            Step::EnsureImage { uid, container } => self.find_image(uid, container),
             Step::CheckVolumes { uid } => {
-                self.memory.checked.insert(uid);
+                self.state.checked.insert(uid);
             }
             Step::TakeTurn { uid } => {
-                self.memory.turns.insert(uid);
+                self.state.turns.insert(uid);
             }
             Step::RunSandbox { uid, attempt } => {
                 let taken = self
@@ -177,38 +177,44 @@ impl World {
                 self.set_state(&id, State::Running { started_at: 1 });
             }
             Step::Terminate { uid } => {
-                self.memory.terminating.insert(uid.clone());
-                self.memory.traces.insert(uid.clone());
+                self.state.terminating.insert(uid.clone());
+                self.state.on_disk.insert(uid.clone());
                 let exit = self.exit(0);
                 let of_it = self.observed.containers.iter_mut();
                 of_it
                     .filter(|c| c.uid == uid && c.is_live())
                     .for_each(|c| c.state = exit.clone());
             }
-            Step::StopContainers { uid, ids, why } => {
+            Step::StopContainers { uid, ids, reason } => {
                 let exit = self.exit(0);
                 for id in &ids {
-                    if [Why::Liveness, Why::Startup, Why::PostStart].contains(&why) {
-                        let given_up = GivenUp {
-                            why,
+                    if [
+                        StopReason::Liveness,
+                        StopReason::Startup,
+                        StopReason::PostStart,
+                    ]
+                    .contains(&reason)
+                    {
+                        let failed_instance = FailedInstance {
+                            reason,
                             message: String::new(),
-                            since: Since::from(0),
+                            since: Timestamp::from(0),
                             grace_period: 30,
                         };
-                        let history = self.memory.histories.entry(uid.clone()).or_default();
-                        history.given_up.insert(id.clone(), given_up);
+                        let history = self.state.histories.entry(uid.clone()).or_default();
+                        history.failed_instances.insert(id.clone(), failed_instance);
                     }
                     self.set_state(id, exit.clone());
                 }
             }
             Step::RestartAll { uid } => {
-                let history = self.memory.histories.entry(uid.clone()).or_default();
+                let history = self.state.histories.entry(uid.clone()).or_default();
                 for container in self.observed.containers_of(&uid) {
                     history.replace(container);
                 }
             }
             Step::Fail { uid, reason, .. } => {
-                let history = self.memory.histories.entry(uid).or_default();
+                let history = self.state.histories.entry(uid).or_default();
                 history.finished = Some(Finished {
                     phase: "Failed".into(),
                     reason: reason.into(),
@@ -216,7 +222,7 @@ impl World {
                 });
             }
             Step::StopSandbox { id } => {
-                self.memory.stopped_sandboxes.insert(id.clone());
+                self.state.stopped_sandboxes.insert(id.clone());
                 let sandbox = self.observed.sandboxes.iter_mut().find(|s| s.id == id);
                 sandbox.unwrap().ready = false;
             }
@@ -232,12 +238,12 @@ impl World {
                 for container in self.observed.containers_of(&uid) {
                     history.replace(container);
                 }
-                self.memory.histories.insert(uid.clone(), history);
-                self.memory.terminating.remove(&uid);
-                self.memory.failures.remove(&Subject::Traces(uid));
+                self.state.histories.insert(uid.clone(), history);
+                self.state.terminating.remove(&uid);
+                self.state.failures.remove(&Subject::CleanUp(uid));
             }
-            Step::ClearTraces { uid } => {
-                self.memory.forget_version(&uid);
+            Step::CleanUp { uid } => {
+                self.state.forget_version(&uid);
                 let wanted = self.wanted.clone();
                 self.want(wanted);
             }
@@ -259,7 +265,7 @@ impl World {
                 pulled: false,
             }
         };
-        self.memory.images.insert((uid, container), image);
+        self.state.images.insert((uid, container), image);
     }
 
     fn run_container(&mut self, step: Step) {
@@ -279,7 +285,7 @@ impl World {
             !taken,
             "the runtime has container {container} {attempt} already"
         );
-        let image = self.memory.images.remove(&(uid.clone(), container.clone()));
+        let image = self.state.images.remove(&(uid.clone(), container.clone()));
         assert!(
             matches!(image, Some(Image::Ready { .. })),
             "there is no image"
@@ -372,11 +378,11 @@ fn any_world() -> impl Strategy<Value = World> {
                 for (index, version) in versions.iter().enumerate() {
                     let there = !world.observed.has_none_of(&version.uid);
                     if known[index] {
-                        let versions = &mut world.memory.versions;
+                        let versions = &mut world.state.versions;
                         versions.insert(version.uid.clone(), Arc::clone(version));
                     }
                     if terminating[index] && there {
-                        world.memory.terminating.insert(version.uid.clone());
+                        world.state.terminating.insert(version.uid.clone());
                     }
                 }
                 world
@@ -391,7 +397,7 @@ proptest! {
         match world.wanted.clone() {
             None => {
                 prop_assert_eq!(&world.observed, &Observed::default());
-                prop_assert!(world.memory.traces.is_empty());
+                prop_assert!(world.state.on_disk.is_empty());
             }
             Some(wanted) => {
                 let finished = is_finished(world.view(), &wanted);
@@ -399,7 +405,7 @@ proptest! {
                 let partly = wanted.pod.spec.as_ref().unwrap().restart_policy.as_deref() != Some("Always");
                 prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
                 prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
-                prop_assert!(world.memory.traces.iter().all(|uid| *uid == wanted.uid));
+                prop_assert!(world.state.on_disk.iter().all(|uid| *uid == wanted.uid));
             }
         }
     }
@@ -429,7 +435,7 @@ proptest! {
     fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
         prop_assume!(world.wanted.is_some());
         let uid = world.wanted.clone().unwrap().uid.clone();
-        prop_assume!(!world.memory.terminating.contains(&uid));
+        prop_assume!(!world.state.terminating.contains(&uid));
         let Some(sandbox) = world.observed.ready_sandbox(&uid).map(|s| s.id.clone()) else {
             return Ok(());
         };
@@ -482,7 +488,7 @@ fn an_update_pulls_then_stops_the_old_pod_then_starts_the_new_one() {
     let images = world
         .steps
         .iter()
-        .rposition(|s| matches!(s, Step::WantImage { .. }))
+        .rposition(|s| matches!(s, Step::EnsureImage { .. }))
         .unwrap();
     let checked = at(|s| matches!(s, Step::CheckVolumes { .. }));
     let stopped = at(|s| matches!(s, Step::Terminate { .. }));
@@ -502,7 +508,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let mut world = World::new(Some(version("u1", "Always")));
     let sandbox = world.sandbox("u1", 0, true);
     let with = |world: &mut World, name: &str, image: Image| {
-        let images = &mut world.memory.images;
+        let images = &mut world.state.images;
         images.insert(("u1".into(), name.into()), image);
     };
     let pulling = Image::Pulling {
@@ -572,7 +578,7 @@ fn a_manifest_that_comes_back_while_its_pod_stops_runs_once_the_old_one_ended() 
         world
             .steps
             .iter()
-            .any(|s| matches!(s, Step::ClearTraces { .. }))
+            .any(|s| matches!(s, Step::CleanUp { .. }))
     );
 }
 
@@ -587,7 +593,7 @@ fn a_dead_sandbox_is_made_anew_with_the_attempt_raised() {
     assert_eq!(world.observed.ready_sandbox("u").unwrap().attempt, 1);
     let first = &world.observed.sandboxes[0];
     assert!(
-        world.memory.stopped_sandboxes.contains(&first.id),
+        world.state.stopped_sandboxes.contains(&first.id),
         "its network was given back"
     );
 }
@@ -693,7 +699,7 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
     assert!(is_finished(world.view(), &pod));
     assert!(world.observed.ready_sandbox("u").is_none());
     assert_eq!(world.observed.containers.len(), 2, "kept for their logs");
-    world.memory.stopped_sandboxes.clear();
+    world.state.stopped_sandboxes.clear();
     assert_eq!(
         plan(world.view()).step,
         None,
@@ -711,13 +717,13 @@ fn a_failed_step_waits_before_it_is_tried_again() {
     let subject = Subject::Sandbox("u".into());
     assert!(
         world
-            .memory
-            .failed(subject.clone(), "R", "no network".into(), world.now)
+            .state
+            .record_failure(subject.clone(), "R", "no network".into(), world.now)
     );
     assert!(
         !world
-            .memory
-            .failed(subject, "R", "no network".into(), world.now),
+            .state
+            .record_failure(subject, "R", "no network".into(), world.now),
         "no news"
     );
     let waiting = plan(world.view());
@@ -738,7 +744,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         reason: "NodePorts".into(),
         message: "the host port 80/TCP is taken".into(),
     };
-    let rejections = &mut world.memory.rejections;
+    let rejections = &mut world.state.rejections;
     rejections.insert("new".into(), rejection);
     world.want(Some(Arc::clone(&new)));
     world.steps.clear();
@@ -748,7 +754,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         "{:#?}",
         world.steps
     );
-    world.memory.rejections.clear();
+    world.state.rejections.clear();
     world.settle_for_good();
     assert!(world.runs(&new));
 }
@@ -757,7 +763,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
 fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
     let (old, new) = (version("old", "Always"), version("new", "Always"));
     let mut world = World::new(Some(new));
-    world.memory.versions.insert("old".into(), Arc::clone(&old));
+    world.state.versions.insert("old".into(), Arc::clone(&old));
     world.no_image.insert("new".into());
     let sandbox = world.sandbox("old", 0, false);
     let exit = world.exit(137);

@@ -8,12 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Record;
-use super::moment::Moment;
 use super::observed::Container;
 use super::plan::{View, kept_version};
 use super::progress::{Progress, StepReport, rfc3339};
 use super::rules::{Role, all_containers, containers, role};
 use super::status::{last_code, status};
+use super::time::MonotonicTime;
 use super::waiting::{self, Waiting};
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::DesiredPod;
@@ -114,7 +114,7 @@ pub struct UpdateReport {
 
 /// All that a Pod's task tells of its Pod.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Told {
+pub struct PodSnapshot {
     /// In few words.
     pub report: PodReport,
     /// The version that this is about: the one that runs, or comes to run.
@@ -124,12 +124,12 @@ pub struct Told {
     /// Whether it is on its way out.
     pub terminating: bool,
     /// When each container that waits is tried again, by its name.
-    pub until: BTreeMap<String, Moment>,
+    pub until: BTreeMap<String, MonotonicTime>,
     /// The steps that are under way.
     pub progress: Progress,
 }
 
-impl Told {
+impl PodSnapshot {
     /// The Pod as the API has it, with its status.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {
@@ -167,7 +167,7 @@ pub fn report(
     key: &PodKey,
     wanted: Option<&DesiredPod>,
     records: &BTreeMap<String, Record>,
-) -> Told {
+) -> PodSnapshot {
     let kept = kept_version(view);
     let shown = kept.or_else(|| ending_version(view)).or(view.wanted);
     let mut report = PodReport {
@@ -176,7 +176,7 @@ pub fn report(
         uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
         ..PodReport::default()
     };
-    let known = view.memory.versions.get(&report.uid);
+    let known = view.state.versions.get(&report.uid);
     report.total = known.map_or(0, |version| containers(version).len());
     let record = records.get(&report.uid);
     let path = wanted.map(|w| w.origin.to_string());
@@ -187,7 +187,7 @@ pub fn report(
     if let Some(version) = shown {
         describe(&mut report, &status, view, version);
     }
-    let stays = |uid: &String| wanted.is_some() && !view.memory.terminating.contains(uid);
+    let stays = |uid: &String| wanted.is_some() && !view.state.terminating.contains(uid);
     let stays = shown.is_some_and(|v| stays(&v.uid));
     if !stays {
         "Terminating".clone_into(&mut report.phase);
@@ -214,18 +214,22 @@ pub fn report(
     report.warnings = warnings.map(ToString::to_string).collect();
     let until = shown.filter(|_| stays);
     let until = until.map(|version| until_when(view, version, &status));
-    Told {
+    PodSnapshot {
         report,
         version: shown.cloned(),
         status,
         terminating: !stays,
         until: until.unwrap_or_default(),
-        progress: view.memory.progress.clone(),
+        progress: view.state.progress.clone(),
     }
 }
 
 /// When each container that waits is tried again.
-fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeMap<String, Moment> {
+fn until_when(
+    view: View<'_>,
+    version: &StaticPod,
+    status: &PodStatus,
+) -> BTreeMap<String, MonotonicTime> {
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
     let waiting = all.filter(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_some()));
@@ -240,21 +244,21 @@ fn until_when(view: View<'_>, version: &StaticPod, status: &PodStatus) -> BTreeM
 fn left(view: View<'_>) -> String {
     let sandbox = view.observed.sandboxes.iter().map(|s| &s.uid);
     let mut left = sandbox
-        .chain(&view.memory.terminating)
-        .chain(&view.memory.traces);
+        .chain(&view.state.terminating)
+        .chain(&view.state.on_disk);
     left.next().cloned().unwrap_or_default()
 }
 
 /// The version that has not ended yet and gives way to another one or to none: it is the Pod until nothing of
 /// it runs any more.
 fn ending_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
-    let (observed, memory) = (view.observed, view.memory);
+    let (observed, state) = (view.observed, view.state);
     let wanted = view.wanted.map(|w| w.uid.as_str());
     let live = |uid: &str| observed.containers_of(uid).any(Container::is_live);
-    let ends = |uid: &str| Some(uid) != wanted || memory.terminating.contains(uid);
+    let ends = |uid: &str| Some(uid) != wanted || state.terminating.contains(uid);
     let runs = |uid: &str| live(uid) || observed.ready_sandbox(uid).is_some();
     let ending = observed.uids().filter(|uid| ends(uid) && runs(uid));
-    let ending = ending.filter_map(|uid| memory.versions.get(uid));
+    let ending = ending.filter_map(|uid| state.versions.get(uid));
     ending.max_by_key(|version| {
         let uid = version.uid.as_str();
         let newest = observed.sandboxes_of(uid).map(|s| s.created).max();
@@ -375,7 +379,7 @@ fn container_report(
         last_exit_code: last_code(status),
         ..ContainerReport::default()
     };
-    if let Some(Waiting { reason, message }) = waiting::held_up(view, version, &status.name) {
+    if let Some(Waiting { reason, message }) = waiting::blocked_by(view, version, &status.name) {
         "waiting".clone_into(&mut report.state);
         (report.reason, report.message) = (reason, message);
         report.since = text(waiting::since(view, version, &status.name));

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::observe::Belief;
-use super::report::{PodReport, Told};
+use super::observe::StateDigest;
+use super::report::{PodReport, PodSnapshot};
 use crate::manifest::PodKey;
 
-type All = BTreeMap<PodKey, (Arc<Told>, Belief)>;
+type All = BTreeMap<PodKey, (Arc<PodSnapshot>, StateDigest)>;
 
 /// All Pods' reports. Written by the tasks, each its own; read by the supervisor, the local API and
 /// what shows Pods to an API server.
@@ -31,14 +31,14 @@ impl Default for Reports {
 
 impl Reports {
     /// The Pod's new report.
-    pub fn set(&self, key: &PodKey, told: Told, belief: Belief) {
+    pub fn set(&self, key: &PodKey, snapshot: PodSnapshot, digest: StateDigest) {
         let mut all = self.lock();
-        let before = all.get(key).filter(|(before, _)| **before == told);
-        let (told, changed) = match before {
+        let before = all.get(key).filter(|(before, _)| **before == snapshot);
+        let (snapshot, changed) = match before {
             Some((before, _)) => (Arc::clone(before), false),
-            None => (Arc::new(told), true),
+            None => (Arc::new(snapshot), true),
         };
-        all.insert(key.clone(), (told, belief));
+        all.insert(key.clone(), (snapshot, digest));
         drop(all);
         if changed {
             self.changes
@@ -58,24 +58,26 @@ impl Reports {
     pub fn all(&self) -> Vec<PodReport> {
         let all = self.lock();
         all.values()
-            .map(|(told, _)| told.current_report())
+            .map(|(snapshot, _)| snapshot.current_report())
             .collect()
     }
 
     /// All that is told of all Pods, by namespace and name.
     #[must_use]
-    pub fn told(&self) -> Vec<(PodKey, Arc<Told>)> {
+    pub fn snapshots(&self) -> Vec<(PodKey, Arc<PodSnapshot>)> {
         let all = self.lock();
-        let told = all
+        let snapshot = all
             .iter()
-            .map(|(key, (told, _))| (key.clone(), Arc::clone(told)));
-        told.collect()
+            .map(|(key, (snapshot, _))| (key.clone(), Arc::clone(snapshot)));
+        snapshot.collect()
     }
 
     /// What is told of one Pod.
     #[must_use]
-    pub fn get(&self, key: &PodKey) -> Option<Arc<Told>> {
-        self.lock().get(key).map(|(told, _)| Arc::clone(told))
+    pub fn get(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
+        self.lock()
+            .get(key)
+            .map(|(snapshot, _)| Arc::clone(snapshot))
     }
 
     /// Tells when anything changed.
@@ -85,10 +87,10 @@ impl Reports {
 
     /// Whether the Pod's task believes this. A Pod without a task believes nothing.
     #[must_use]
-    pub fn agrees(&self, key: &PodKey, belief: &Belief) -> bool {
+    pub fn is_current(&self, key: &PodKey, digest: &StateDigest) -> bool {
         match self.lock().get(key) {
-            Some((_, believed)) => believed == belief,
-            None => belief.is_empty(),
+            Some((_, current)) => current == digest,
+            None => digest.is_empty(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! has another name, is made in its place. Nothing here is kept over restarts of the agent: the next one
 //! finds the same.
 
-use super::memory::Subject;
+use super::state::Subject;
 use super::task::PodTask;
 use crate::cri::{Client, Error, if_found, v1};
 
@@ -31,7 +31,7 @@ impl PodTask {
         let there = exists(&client, &subject, id);
         if let Ok(Ok(false)) = self.part(&subject, there).await {
             let next = attempt.saturating_add(1);
-            self.memory.free_attempts.insert(subject, next);
+            self.state.free_attempts.insert(subject, next);
         }
     }
 }

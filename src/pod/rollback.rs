@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{Record, write_private};
-use super::moment::Since;
+use super::time::Timestamp;
 use crate::config::parse_duration;
 use crate::json;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
@@ -29,9 +29,9 @@ pub struct Rollback {
     /// The UID of the version that came after it.
     pub uid: String,
     /// When that began to run.
-    pub since: Option<Since>,
+    pub since: Option<Timestamp>,
     /// Since when it is Ready, if it is.
-    pub ready_since: Option<Since>,
+    pub ready_since: Option<Timestamp>,
     /// What its containers said, once it was taken back.
     pub failed: Option<String>,
 }

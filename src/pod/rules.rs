@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRul
 use std::time::Duration;
 
 use super::backoff::{self, RestartBackoff};
-use super::memory::Subject;
-use super::moment::Moment;
 use super::observed::{Container, Exit, Observed};
-use super::plan::{View, Why};
+use super::plan::{StopReason, View};
+use super::state::Subject;
+use super::time::MonotonicTime;
 use crate::manifest::StaticPod;
 use crate::translate::is_sidecar;
 use crate::units;
@@ -25,7 +25,7 @@ pub enum Restart {
     /// It stays as it is.
     Never,
     /// Once this moment has come, after this wait.
-    At(Moment, Duration),
+    At(MonotonicTime, Duration),
 }
 
 /// The answer of the restart rules and policies for a container that ended so.
@@ -37,7 +37,7 @@ pub fn restart(view: View<'_>, version: &StaticPod, container: &Container, exit:
     let wait = restart_backoff(view, version, container, exit).wait;
     let subject = Subject::Container(container.uid.clone(), container.name.clone());
     // No instance ended before it was started, whatever the runtime reports.
-    let ended = view.memory.last_made(&subject, exit.ended);
+    let ended = view.state.last_start(&subject, exit.ended);
     Restart::At(ended.after(wait), wait)
 }
 
@@ -51,15 +51,18 @@ pub fn restart_backoff(
 ) -> RestartBackoff {
     let (recorded, ran) = (container.backoff, exit.ran());
     // The kubelet removes the containers of a Pod that restarts as a whole, and finds none to back off for.
-    if view.memory.is_replaced(container) {
+    if view.state.is_replaced(container) {
         let wait = Duration::ZERO;
         return RestartBackoff { wait, recorded };
     }
-    let given_up = view.memory.given_up(container).map(|given_up| given_up.why);
+    let failed_instance = view
+        .state
+        .failed_instance(container)
+        .map(|failed_instance| failed_instance.reason);
     let spec = all_containers(version).find(|c| c.name == container.name);
-    let probe = match given_up {
-        Some(Why::Liveness) => spec.and_then(|spec| spec.liveness_probe.as_ref()),
-        Some(Why::Startup) => spec.and_then(|spec| spec.startup_probe.as_ref()),
+    let probe = match failed_instance {
+        Some(StopReason::Liveness) => spec.and_then(|spec| spec.liveness_probe.as_ref()),
+        Some(StopReason::Startup) => spec.and_then(|spec| spec.startup_probe.as_ref()),
         _ => return backoff::after_exit(recorded, ran, view.longest_backoff),
     };
     // The kubelet's rounds do not begin with the container: the same failure may be a period later there.
@@ -79,7 +82,7 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
     let mut before = all.iter().filter(|c| c.attempt < container.attempt);
     let observed = before.find_map(|c| c.exit()).map(|exit| exit.finished_at);
     observed.or_else(|| {
-        let history = view.memory.histories.get(&container.uid)?;
+        let history = view.state.histories.get(&container.uid)?;
         let known = history.containers.get(&container.name)?;
         let previous = known.previous.as_ref();
         let previous = previous.filter(|_| known.attempt == container.attempt)?;
@@ -90,8 +93,9 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
 /// Whether an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
 /// because it did not work.
 fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bool {
-    let given_up = view.memory.given_up(container).is_some();
-    view.memory.is_replaced(container) || given_up && restarts_on_failure(version, &container.name)
+    let failed_instance = view.state.failed_instance(container).is_some();
+    view.state.is_replaced(container)
+        || failed_instance && restarts_on_failure(version, &container.name)
 }
 
 /// Whether a container that ended with this code runs again, by its own rules first, then its own
@@ -135,7 +139,7 @@ pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
 
 /// Returns the time from which all containers of the Pod start anew, if one ended in a way that asks for it.
 #[must_use]
-pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<Moment> {
+pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let due = |spec: &ContainerSpec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
         let last = history.first().filter(|c| !is_replaced(view, version, c))?;
@@ -168,7 +172,7 @@ pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
         rule.is_some_and(|rule| rule.action == RESTART_ALL)
     });
     let mut here = view.observed.containers_of(&version.uid);
-    restarts_all(view, version) || asked && here.all(|c| view.memory.is_replaced(c))
+    restarts_all(view, version) || asked && here.all(|c| view.state.is_replaced(c))
 }
 
 /// Whether a container that is stopped because it does not work is to run again.
@@ -182,7 +186,7 @@ pub fn restarts_on_failure(version: &StaticPod, name: &str) -> bool {
 /// had to come before them failed and is not tried again.
 #[must_use]
 pub fn is_finished(view: View<'_>, version: &StaticPod) -> bool {
-    view.memory.finished(&version.uid).is_some() || has_ended(view, version)
+    view.state.finished(&version.uid).is_some() || has_ended(view, version)
 }
 
 /// Whether the containers of a version are over, and nothing is to run again.
@@ -203,9 +207,9 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
 
 /// When a version has run for as long as it may, if that is limited.
 #[must_use]
-pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<Moment> {
+pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let seconds = spec(version)?.active_deadline_seconds?;
-    let (_, seen) = view.memory.seen.get(&version.uid)?;
+    let (_, seen) = view.state.seen.get(&version.uid)?;
     let limit = (seconds >= 0).then(|| units::time::seconds(seconds))?;
     Some(seen.after(limit))
 }

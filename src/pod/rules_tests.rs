@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::history::Finished;
-use super::memory::PostStart;
 use super::observed::{Container, State};
-use super::plan::{Step, Why, plan};
+use super::plan::{Step, StopReason, plan};
 use super::plan_tests::World;
 use super::rules::{is_finished, stop_order};
+use super::state::PostStart;
 use crate::manifest::{PodKey, StaticPod};
 use crate::probe::{Failed, Health, Kind};
 
@@ -78,7 +78,7 @@ impl World {
 
     fn probe(&mut self, name: &str, health: Health) {
         let id = self.newest(name).unwrap().id;
-        self.memory.probes.insert(id, health);
+        self.state.probes.insert(id, health);
     }
 }
 
@@ -121,7 +121,7 @@ fn what_follows_a_sidecar_waits_for_its_startup_probe() {
         }
     }
     assert_eq!(world.live_names(), ["side"]);
-    world.memory.probes.clear();
+    world.state.probes.clear();
     world.settle();
     assert_eq!(world.live_names(), ["late", "side"]);
 }
@@ -217,12 +217,12 @@ fn once_the_pods_own_containers_are_over_its_sidecars_are_stopped() {
 
 #[test]
 fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never() {
-    for (policy, why, kind, again) in [
-        ("Always", Why::Liveness, Kind::Liveness, true),
-        ("OnFailure", Why::Liveness, Kind::Liveness, true),
-        ("Always", Why::Startup, Kind::Startup, true),
-        ("Never", Why::Liveness, Kind::Liveness, false),
-        ("Never", Why::Startup, Kind::Startup, false),
+    for (policy, reason, kind, again) in [
+        ("Always", StopReason::Liveness, Kind::Liveness, true),
+        ("OnFailure", StopReason::Liveness, Kind::Liveness, true),
+        ("Always", StopReason::Startup, Kind::Startup, true),
+        ("Never", StopReason::Liveness, Kind::Liveness, false),
+        ("Never", StopReason::Startup, Kind::Startup, false),
     ] {
         let mut world = started(&single(policy, &json!({})));
         let failed = Failed {
@@ -237,7 +237,8 @@ fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never(
         world.probe("main", health);
         world.steps.clear();
         world.settle_for_good();
-        let stopped = |s: &Step| matches!(s, Step::StopContainers { why: w, .. } if *w == why);
+        let stopped =
+            |s: &Step| matches!(s, Step::StopContainers { reason: w, .. } if *w == reason);
         assert_eq!(
             world.steps.iter().filter(|s| stopped(s)).count(),
             1,
@@ -259,12 +260,12 @@ fn nothing_comes_after_a_container_whose_post_start_hook_runs() {
     }
     let id = world.newest("a").unwrap().id;
     world
-        .memory
+        .state
         .post_starts
         .insert(id.clone(), PostStart::Running);
     world.settle();
     assert_eq!(world.live_names(), ["a"]);
-    world.memory.post_starts.remove(&id);
+    world.state.post_starts.remove(&id);
     world.settle();
     assert_eq!(world.live_names(), ["a", "b"]);
 }
@@ -274,7 +275,7 @@ fn a_container_whose_post_start_hook_failed_is_stopped_and_tried_again() {
     let mut world = started(&single("Always", &json!({})));
     let id = world.newest("main").unwrap().id;
     let failed = PostStart::Failed("exit code 1".into());
-    world.memory.post_starts.insert(id, failed);
+    world.state.post_starts.insert(id, failed);
     world.settle_for_good();
     assert_eq!(world.attempt("main"), 1);
     assert_eq!(world.live_names(), ["main"]);
@@ -388,7 +389,7 @@ fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
         "containers": [{"name": "main", "image": "i"}],
     }));
     let mut world = World::new(Some(Arc::clone(&pod)));
-    world.memory.seen.insert("u".into(), (1, world.now));
+    world.state.seen.insert("u".into(), (1, world.now));
     let alarm = world.settle().wake.unwrap();
     assert_eq!(alarm.since(world.now), Duration::from_secs(60));
     assert_eq!(world.live_names(), ["main"]);
@@ -396,7 +397,7 @@ fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
     world.settle_for_good();
     assert!(world.live_names().is_empty());
     assert_eq!(
-        world.memory.finished("u").unwrap().reason,
+        world.state.finished("u").unwrap().reason,
         "DeadlineExceeded"
     );
     assert!(world.observed.ready_sandbox("u").is_none());
@@ -411,7 +412,7 @@ fn a_pod_that_was_over_stays_over_even_if_nothing_is_left_of_it() {
         phase: "Succeeded".into(),
         ..Finished::default()
     };
-    let history = world.memory.histories.entry("u".into()).or_default();
+    let history = world.state.histories.entry("u".into()).or_default();
     history.finished = Some(finished);
     world.settle_for_good();
     assert!(world.steps.is_empty(), "{:#?}", world.steps);

@@ -27,14 +27,14 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     let Some(spec) = &version.pod.spec else {
         return PodStatus::default();
     };
-    let seen = view.memory.seen.get(&version.uid).map(|(nanos, _)| *nanos);
+    let seen = view.state.seen.get(&version.uid).map(|(nanos, _)| *nanos);
     let status = PodStatus {
         qos_class: Some(format!("{:?}", qos_class(spec))),
         start_time: seen.and_then(time),
         ..PodStatus::default()
     };
     // A Pod that may not run here has neither containers nor conditions nor addresses, as with the kubelet.
-    if let Some(Rejection { reason, message }) = view.memory.rejections.get(&version.uid) {
+    if let Some(Rejection { reason, message }) = view.state.rejections.get(&version.uid) {
         return PodStatus {
             phase: Some("Failed".to_owned()),
             reason: Some(reason.to_string()),
@@ -61,7 +61,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
         ..status
     };
     status.phase = Some(phase(view, version, &status).to_owned());
-    let finished = view.memory.finished(&version.uid);
+    let finished = view.state.finished(&version.uid);
     if let Some(finished) = finished.filter(|f| !f.reason.is_empty()) {
         status.reason = Some(finished.reason.clone());
         status.message = Some(finished.message.clone());
@@ -106,7 +106,7 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
     let spec = version.pod.spec.as_ref();
     let sandbox = view.observed.ready_sandbox(&version.uid);
     let sandbox = sandbox.or_else(|| view.observed.newest_sandbox(&version.uid));
-    let history = view.memory.histories.get(&version.uid);
+    let history = view.state.histories.get(&version.uid);
     if spec.is_some_and(|s| s.host_network == Some(true)) {
         let there = sandbox.is_some() || history.is_some_and(|h| h.finished.is_some());
         return if there { facts.host_ips.all() } else { vec![] };
@@ -119,7 +119,7 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
 /// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase"). One that is over still is Running while a
 /// sidecar of it runs, unless it failed before its own containers came or was cut short.
 fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> &'static str {
-    let finished = view.memory.finished(&version.uid);
+    let finished = view.state.finished(&version.uid);
     let end = match finished {
         Some(finished) if finished.phase == "Succeeded" => Some("Succeeded"),
         Some(_) => Some("Failed"),

@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use super::admission::Rejection;
 use super::backoff;
 use super::history::{Condition, Finished};
-use super::memory::{Failure, Image, Memory, PostStart, Subject};
-use super::moment::Moment;
 use super::observed::{Container, Exit, Observed, Sandbox, State};
 use super::plan::{View, volume_holder};
 use super::report::report;
 use super::rules_tests;
+use super::state::{Failure, Image, PodState, PostStart, Subject};
 use super::status::{end_phase, status};
+use super::time::MonotonicTime;
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
@@ -28,14 +28,14 @@ use crate::translate::{HandlerFeatures, NodeFacts};
 
 /// The time, in nanoseconds since the epoch: 2023-11-14T22:13:20Z.
 const THEN: i64 = 1_700_000_000_000_000_000;
-const NOW: Moment = Moment(1_000_000);
+const NOW: MonotonicTime = MonotonicTime(1_000_000);
 
 /// A Pod and what there is of it.
 #[derive(Clone)]
 struct Scene {
     version: Arc<StaticPod>,
     observed: Observed,
-    memory: Memory,
+    state: PodState,
 }
 
 /// A Pod whose sandbox is ready. Containers need no image here.
@@ -57,15 +57,15 @@ fn pod(spec: &str) -> Scene {
         created: NOW,
         ips: vec![],
     };
-    let mut memory = Memory::default();
-    memory.seen.insert("u".into(), (THEN, NOW));
+    let mut state = PodState::default();
+    state.seen.insert("u".into(), (THEN, NOW));
     Scene {
         version: rules_tests::pod(spec),
         observed: Observed {
             sandboxes: vec![sandbox],
             containers: vec![],
         },
-        memory,
+        state,
     }
 }
 
@@ -148,7 +148,7 @@ impl Scene {
         self
     }
 
-    fn failed(mut self, subject: Subject, reason: &'static str, retry: Moment) -> Self {
+    fn failed(mut self, subject: Subject, reason: &'static str, retry: MonotonicTime) -> Self {
         let failure = Failure {
             reason,
             message: "no".into(),
@@ -156,19 +156,17 @@ impl Scene {
             since: NOW,
             retry,
         };
-        self.memory.failures.insert(subject, failure);
+        self.state.failures.insert(subject, failure);
         self
     }
 
     fn not_started(self, name: &str, reason: &'static str) -> Self {
         let subject = Subject::Container("u".into(), name.into());
-        self.failed(subject, reason, NOW.after(Duration::from_secs(1)))
+        self.record_failure(subject, reason, NOW.after(Duration::from_secs(1)))
     }
 
     fn image(mut self, holder: &str, image: Image) -> Self {
-        self.memory
-            .images
-            .insert(("u".into(), holder.into()), image);
+        self.state.images.insert(("u".into(), holder.into()), image);
         self
     }
 
@@ -197,18 +195,18 @@ impl Scene {
             ready,
             failed: None,
         };
-        self.memory.probes.insert(id, health);
+        self.state.probes.insert(id, health);
         self
     }
 
     fn hook(mut self, name: &str, hook: PostStart) -> Self {
         let id = self.observed.history_of("u", name)[0].id.clone();
-        self.memory.post_starts.insert(id, hook);
+        self.state.post_starts.insert(id, hook);
         self
     }
 
     fn finished(mut self, reason: &str, message: &str) -> Self {
-        let history = self.memory.histories.entry("u".into()).or_default();
+        let history = self.state.histories.entry("u".into()).or_default();
         history.finished = Some(Finished {
             phase: "Failed".into(),
             reason: reason.into(),
@@ -220,7 +218,7 @@ impl Scene {
 
     /// All its containers are to be replaced.
     fn all_replaced(mut self) -> Self {
-        let history = self.memory.histories.entry("u".into()).or_default();
+        let history = self.state.histories.entry("u".into()).or_default();
         for container in &self.observed.containers {
             history.replace(container);
         }
@@ -228,7 +226,7 @@ impl Scene {
     }
 
     fn was_initialized(mut self) -> Self {
-        let history = self.memory.histories.entry("u".into()).or_default();
+        let history = self.state.histories.entry("u".into()).or_default();
         history.conditions.push(Condition {
             kind: "Initialized".into(),
             status: "True".into(),
@@ -241,7 +239,7 @@ impl Scene {
         View {
             wanted: Some(&self.version),
             observed: &self.observed,
-            memory: &self.memory,
+            state: &self.state,
             now: NOW,
             longest_backoff: backoff::MAXIMUM,
         }
@@ -278,13 +276,13 @@ fn text(reason: Option<&String>, message: Option<&String>) -> String {
 }
 
 fn ended(ended: &ContainerStateTerminated) -> String {
-    let why = text(ended.reason.as_ref(), ended.message.as_ref());
+    let reason = text(ended.reason.as_ref(), ended.message.as_ref());
     format!("exit {}{why}", ended.exit_code)
 }
 
 fn state(state: &ContainerState) -> String {
     if let Some(waiting) = &state.waiting {
-        let why = text(waiting.reason.as_ref(), waiting.message.as_ref());
+        let reason = text(waiting.reason.as_ref(), waiting.message.as_ref());
         return format!("waiting{why}");
     }
     let terminated = state.terminated.as_ref().map(ended);
@@ -309,18 +307,18 @@ fn container(status: &ContainerStatus) -> String {
 }
 
 fn condition(condition: &PodCondition) -> String {
-    let why = text(condition.reason.as_ref(), condition.message.as_ref());
+    let reason = text(condition.reason.as_ref(), condition.message.as_ref());
     format!("{}{why}", condition.status)
 }
 
 /// A status in lines: its phase, each condition that is not just True, and each container. Ready is left
 /// out where it is as `ContainersReady`.
 fn lines(status: &PodStatus) -> Vec<String> {
-    let why = text(status.reason.as_ref(), status.message.as_ref());
+    let reason = text(status.reason.as_ref(), status.message.as_ref());
     let mut lines = vec![format!("{}{why}", status.phase.as_deref().unwrap())];
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let told = |kind: &str| conditions.iter().find(|c| c.type_ == kind).map(condition);
-    let same = told("Ready") == told("ContainersReady");
+    let snapshot = |kind: &str| conditions.iter().find(|c| c.type_ == kind).map(condition);
+    let same = snapshot("Ready") == snapshot("ContainersReady");
     for found in conditions {
         let said = condition(found);
         if said != "True" && !(same && found.type_ == "Ready") {
@@ -384,7 +382,7 @@ fn the_phase_is_what_the_containers_and_the_restart_policy_make_of_it() {
         ),
         (
             "its container was made and not started",
-            single("Always").made("a"),
+            single("Always").last_starts("a"),
             vec!["Pending", UNREADY, CREATING],
         ),
         (
@@ -828,7 +826,7 @@ fn a_container_that_cannot_be_started_says_why() {
         (
             "the runtime cannot start it",
             single("Always")
-                .made("a")
+                .last_starts("a")
                 .not_started("a", "RunContainerError"),
             pending("a: waiting RunContainerError: no"),
         ),
@@ -843,7 +841,7 @@ fn a_container_that_cannot_be_started_says_why() {
         ),
         (
             "and then the pause is what it waits for",
-            crashed().failed(subject(), "RunContainerError", NOW),
+            crashed().record_failure(subject(), "RunContainerError", NOW),
             vec![
                 "Running",
                 UNREADY,
@@ -906,12 +904,16 @@ fn a_container_that_cannot_be_started_says_why() {
         ),
         (
             "the Pod's sandbox cannot be made",
-            single("Always").failed(of_sandbox(), "FailedCreatePodSandBox", NOW.after(second)),
+            single("Always").record_failure(
+                of_sandbox(),
+                "FailedCreatePodSandBox",
+                NOW.after(second),
+            ),
             pending(CREATING),
         ),
         (
             "the Pod's volumes are not in order",
-            single("Always").failed(of_volumes(), "FailedMount", NOW.after(second)),
+            single("Always").record_failure(of_volumes(), "FailedMount", NOW.after(second)),
             pending(CREATING),
         ),
     ]);
@@ -928,12 +930,12 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
             "the image is being pulled",
         ),
         (
-            single("Always").failed(sandbox, "FailedCreatePodSandBox", second),
+            single("Always").record_failure(sandbox, "FailedCreatePodSandBox", second),
             "FailedCreatePodSandBox",
             "no",
         ),
         (
-            single("Always").failed(volumes, "FailedMount", second),
+            single("Always").record_failure(volumes, "FailedMount", second),
             "FailedMount",
             "no",
         ),
@@ -944,8 +946,8 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
         ),
     ] {
         let key = &scene.version.key;
-        let told = report(scene.view(), &facts(), key, None, &BTreeMap::new()).report;
-        let container = &told.containers[0];
+        let snapshot = report(scene.view(), &facts(), key, None, &BTreeMap::new()).report;
+        let container = &snapshot.containers[0];
         assert_eq!(container.state, "waiting", "{container:#?}");
         let said = (container.reason.as_str(), container.message.as_str());
         assert_eq!(said, (reason, message));
@@ -954,7 +956,7 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
 
 #[test]
 fn the_agents_own_report_tells_what_a_running_pod_waits_for() {
-    let told = |scene: &Scene| {
+    let snapshot = |scene: &Scene| {
         let wanted = DesiredPod {
             pod: Arc::clone(&scene.version),
             origin: Origin::File("/m/p.yaml".into()),
@@ -982,7 +984,7 @@ fn the_agents_own_report_tells_what_a_running_pod_waits_for() {
         ),
         (pod("").runs("a").probe("a", true, true), None),
     ] {
-        let waits_for = told(&scene).waits_for;
+        let waits_for = snapshot(&scene).waits_for;
         let first = waits_for.first().map(String::as_str);
         let same = expected.is_none_or(|words| first.is_some_and(|first| first.starts_with(words)));
         assert!(
@@ -1141,7 +1143,7 @@ fn differences_from_the_kubelet_that_are_meant() {
         .ended("b", 88)
         .was_initialized()
         .all_replaced();
-    for (why, scene, line) in [
+    for (reason, scene, line) in [
         (
             "images are looked for before the sandbox is made, so that an update is short: a Pod that \
              waits for one has neither sandbox nor address",
@@ -1158,7 +1160,7 @@ fn differences_from_the_kubelet_that_are_meant() {
         ),
         (
             "a container that was made and not started has a reason to wait; the kubelet gives none",
-            single("Always").made("a"),
+            single("Always").last_starts("a"),
             CREATING,
         ),
         (
@@ -1191,7 +1193,7 @@ fn a_pod_that_may_not_run_here_has_nothing_but_its_end() {
         reason: "NodePorts".into(),
         message: "taken".into(),
     };
-    scene.memory.rejections.insert("u".into(), rejection);
+    scene.state.rejections.insert("u".into(), rejection);
     let shown = serde_json::to_value(scene.status()).unwrap();
     let expected = json!({
         "phase": "Failed",

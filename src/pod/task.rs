@@ -15,20 +15,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::admission::Ledger;
+use super::admission::Allocations;
 use super::effects::{self, Effects};
 use super::events::{About, EventKind, Events};
 use super::history::{Finished, History};
 use super::image::{ImageError, Images, LocalImage};
 use super::jobs::{FILES, Job};
-use super::last_words::last_words;
 use super::limiter::{Lease, Limiter};
-use super::memory::{Memory, PostStart, Subject};
 use super::metrics::Metrics;
-use super::moment::{Clock, Moment, Since};
 use super::observe::{self, Inspected, Listed, Role};
 use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::plan::{View, Why, kept_version, plan};
+use super::plan::{StopReason, View, kept_version, plan};
 use super::progress::{UnderWay, rfc3339};
 use super::report::{UpdateReport, report};
 use super::reports::Reports;
@@ -36,6 +33,9 @@ use super::rollback::{self, Rollback};
 use super::rules::{
     Restart, all_containers, containers, has_ended, init_containers, is_finished, restart,
 };
+use super::state::{PodState, PostStart, Subject};
+use super::termination_message::termination_message;
+use super::time::{Clock, MonotonicTime, Timestamp};
 use super::{folder, status, waiting};
 use crate::blocking::{self, blocking, pooled};
 use crate::complaints::Complaints;
@@ -65,7 +65,7 @@ pub struct Context {
     /// What the node is like.
     pub facts: NodeFacts,
     /// What our sandboxes and containers are known by.
-    pub mark: String,
+    pub owner_label: String,
     /// The node's name.
     pub node_name: String,
     /// The host's resolv.conf, if it is to have one.
@@ -73,7 +73,7 @@ pub struct Context {
     /// Pulls.
     pub images: Images,
     /// What Pods take of the node.
-    pub ledger: Ledger,
+    pub allocations: Allocations,
     /// Expensive calls at a time.
     pub limiter: Limiter,
     /// The time.
@@ -96,7 +96,7 @@ pub enum Message {
     /// The Pod is wanted like this, or not any more.
     Desired(Option<DesiredPod>),
     /// The runtime may have something else of the Pod than the task believes.
-    Look,
+    Resync,
     /// This container or sandbox changed.
     Changed(String),
 }
@@ -144,7 +144,7 @@ pub struct PodTask {
     /// The update that is on trial or was taken back.
     pub(super) rollback: Option<Rollback>,
     pub(super) observed: Observed,
-    pub(super) memory: Memory,
+    pub(super) state: PodState,
     pub(super) effects: Effects,
     /// Where and when each version was first seen.
     pub(super) records: std::collections::BTreeMap<String, folder::Record>,
@@ -156,7 +156,7 @@ pub struct PodTask {
     pub(super) turn: Option<(String, Lease)>,
     probes: Probes,
     /// The histories as they stand on disk.
-    pub(super) kept: std::collections::BTreeMap<String, History>,
+    pub(super) written_histories: std::collections::BTreeMap<String, History>,
     /// What could not be written, so that it is logged once.
     pub(super) complaints: Complaints,
     /// Ids to look at before the next plan.
@@ -168,13 +168,13 @@ pub struct PodTask {
     /// Whether the runtime was asked about everything since the last step.
     end_is_verified: bool,
     /// Whether something was taken in since the task last began to look.
-    heard: bool,
+    has_pending_events: bool,
     /// What the supervisor saw of the Pod before the task's first look.
     listed: Option<Listed>,
     /// Ids of which only the runtime's list is known.
     assumed: BTreeSet<String>,
     /// Whether the runtime's state was read; nothing is reported before.
-    looked: bool,
+    has_synced: bool,
 }
 
 impl PodTask {
@@ -186,7 +186,7 @@ impl PodTask {
         start: Start,
     ) {
         let mut task = Self {
-            given_back: context.ledger.changes(),
+            given_back: context.allocations.changes(),
             probes: Probes::new(context.client.clone()),
             key,
             context,
@@ -195,25 +195,25 @@ impl PodTask {
             wanted: None,
             rollback: None,
             observed: Observed::default(),
-            memory: Memory::default(),
+            state: PodState::default(),
             effects: Effects::default(),
             records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
             post_starts: FuturesUnordered::new(),
             jobs: FuturesUnordered::new(),
             turn: None,
-            kept: std::collections::BTreeMap::default(),
+            written_histories: std::collections::BTreeMap::default(),
             complaints: Complaints::default(),
             changed: BTreeSet::new(),
             stale: true,
             end_is_verified: false,
-            heard: false,
+            has_pending_events: false,
             listed: None,
             assumed: BTreeSet::new(),
-            looked: false,
+            has_synced: false,
         };
         task.adopt(start).await;
-        task.keep().await;
+        task.reconcile().await;
         task.context.reports.remove(&task.key);
     }
 
@@ -226,23 +226,23 @@ impl PodTask {
         let mut uids = here_too.clone();
         uids.extend(start.folders.iter().cloned());
         for uid in &uids {
-            self.recall(uid);
+            self.load_version(uid);
         }
         for uid in here_too {
-            if let Some(version) = self.memory.versions.get(&uid) {
-                self.context.ledger.note(version);
-                self.memory.admitted.insert(uid);
+            if let Some(version) = self.state.versions.get(&uid) {
+                self.context.allocations.reserve(version);
+                self.state.admitted.insert(uid);
             }
         }
         // Every Pod that is there has noted what it takes before a new one takes anything.
         tokio::task::yield_now().await;
-        if !self.memory.admitted.is_empty() {
-            self.share_out().await;
+        if !self.state.admitted.is_empty() {
+            self.update_cpu_shares().await;
         }
         self.listed = Some(start.listed);
     }
 
-    fn tell_adopted(&self) {
+    fn log_adopted(&self) {
         let running = self.observed.containers.iter();
         let running = running.filter(|c| c.is_live()).count();
         if running > 0 {
@@ -257,7 +257,7 @@ impl PodTask {
             return;
         };
         let uid = version.uid.clone();
-        let lost = !self.records.contains_key(&uid) && !self.memory.terminating.contains(&uid);
+        let lost = !self.records.contains_key(&uid) && !self.state.terminating.contains(&uid);
         let lost = lost && self.observed.ready_sandbox(&uid).is_some();
         let oldest = self.observed.sandboxes_of(&uid).map(|s| s.created).min();
         let Some(oldest) = oldest.filter(|_| lost) else {
@@ -267,7 +267,7 @@ impl PodTask {
         let age = i64::try_from(clock.now().since(oldest).as_nanos()).unwrap_or(i64::MAX);
         self.seen_at(&uid, clock.wall_now().saturating_sub(age));
         let record = self.record(&version);
-        self.memory.traces.insert(uid.clone());
+        self.state.on_disk.insert(uid.clone());
         let (paths, written) = (self.context.facts.paths.clone(), record.clone());
         let write = move || folder::create(&paths, &version.key, &version.uid, &written);
         if let Err(error) = self.own_files(blocking(write)).await {
@@ -277,23 +277,25 @@ impl PodTask {
     }
 
     /// Remembers what the folder of a version tells of it.
-    fn recall(&mut self, uid: &str) {
+    fn load_version(&mut self, uid: &str) {
         let paths = &self.context.facts.paths;
-        self.memory.traces.insert(uid.to_owned());
+        self.state.on_disk.insert(uid.to_owned());
         if folder::read_terminating(paths, uid).is_some() {
-            self.memory.terminating.insert(uid.to_owned());
+            self.state.terminating.insert(uid.to_owned());
         }
         if let Some(history) = folder::read_history(paths, uid) {
-            let given_up = history.given_up.iter();
-            let hooks = given_up.filter(|(_, given_up)| given_up.why == Why::PostStart);
+            let failed_instance = history.failed_instances.iter();
+            let hooks = failed_instance
+                .filter(|(_, failed_instance)| failed_instance.reason == StopReason::PostStart);
             let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
-            self.memory.post_starts.extend(hooks);
-            let given_up = |id: &&String| history.given_up.contains_key(*id);
-            let open = history.post_starts.iter().filter(|id| !given_up(id));
+            self.state.post_starts.extend(hooks);
+            let failed_instance = |id: &&String| history.failed_instances.contains_key(*id);
+            let open = history.post_starts.iter().filter(|id| !failed_instance(id));
             let open = open.map(|id| (id.clone(), PostStart::Interrupted));
-            self.memory.post_starts.extend(open);
-            self.kept.insert(uid.to_owned(), history.clone());
-            self.memory.histories.insert(uid.to_owned(), history);
+            self.state.post_starts.extend(open);
+            self.written_histories
+                .insert(uid.to_owned(), history.clone());
+            self.state.histories.insert(uid.to_owned(), history);
         }
         if let Some(record) = folder::read_record(paths, uid) {
             if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
@@ -301,49 +303,49 @@ impl PodTask {
                 self.seen_at(uid, nanos);
             }
             if let Some(version) = record.version().filter(|v| v.uid == uid) {
-                self.memory.versions.insert(uid.to_owned(), version);
+                self.state.versions.insert(uid.to_owned(), version);
             }
             self.records.insert(uid.to_owned(), record);
         }
     }
 
-    async fn keep(&mut self) {
+    async fn reconcile(&mut self) {
         loop {
-            self.heard = false;
+            self.has_pending_events = false;
             while let Ok(message) = self.inbox.try_recv() {
                 self.take(message);
             }
-            if !self.look().await {
+            if !self.sync().await {
                 return;
             }
-            self.memory.wall.follow(&self.context.clock);
+            self.state.wall.follow(&self.context.clock);
             self.restore_record().await;
             self.resume_post_starts();
             self.sync_probes();
             self.forget_outdated_failures();
-            self.remember().await;
+            self.record_histories().await;
             self.begin_trials().await;
-            let trial_ends = self.judge().await;
+            let trial_ends = self.judge_trial().await;
             self.give_back();
             self.follow_takeover();
             let plan = plan(self.view());
             self.publish();
             match plan.step {
-                Some(step) if self.has_changed_nothing(&step) => {}
+                Some(step) if self.is_no_op(&step) => {}
                 Some(step) => {
                     self.end_is_verified = false;
-                    self.act(step).await;
+                    self.execute(step).await;
                 }
                 // What was removed is looked for once more, or the next task would begin with it anew.
                 None if self.is_over() && !self.end_is_verified => {
                     (self.stale, self.end_is_verified) = (true, true);
                 }
                 None if self.is_over() => {
-                    self.keep_rollback(None).await;
+                    self.save_rollback(None).await;
                     return;
                 }
                 // It came while files were written, after it would have been looked at.
-                None if self.heard => {}
+                None if self.has_pending_events => {}
                 None => {
                     let inspect =
                         (!self.assumed.is_empty()).then(|| self.context.clock.now().after(ASSUMED));
@@ -368,7 +370,7 @@ impl PodTask {
         let runs = self.observed.containers_of(uid).any(Container::is_live)
             || self.observed.ready_sandbox(uid).is_some();
         if is_finished(self.view(), &wanted.pod) && !runs {
-            self.context.ledger.release(&self.key, uid);
+            self.context.allocations.release(&self.key, uid);
         }
     }
 
@@ -377,11 +379,11 @@ impl PodTask {
     fn follow_takeover(&mut self) {
         let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
         let uid = wanted.as_ref().map(|w| w.uid.as_str());
-        let mut leaving = self.memory.terminating.iter();
+        let mut leaving = self.state.terminating.iter();
         if let Some(uid) = uid.filter(|uid| leaving.any(|other| other != uid)) {
-            self.memory.successors.insert(uid.to_owned());
+            self.state.successors.insert(uid.to_owned());
         }
-        self.memory.turns.retain(|turn| Some(turn.as_str()) == uid);
+        self.state.turns.retain(|turn| Some(turn.as_str()) == uid);
         let Some((turn, _)) = &self.turn else {
             return;
         };
@@ -402,7 +404,7 @@ impl PodTask {
         View {
             wanted: self.wanted.as_ref().map(|w| &w.pod),
             observed: &self.observed,
-            memory: &self.memory,
+            state: &self.state,
             now: self.context.clock.now(),
             longest_backoff: self.context.longest_backoff,
         }
@@ -410,14 +412,14 @@ impl PodTask {
 
     /// When a version was first seen, as far as that is known.
     pub(super) fn seen_at(&mut self, uid: &str, nanos: i64) {
-        let moment = self.context.clock.moment_of(nanos);
-        self.memory.seen.insert(uid.to_owned(), (nanos, moment));
+        let monotonic = self.context.clock.monotonic_of(nanos);
+        self.state.seen.insert(uid.to_owned(), (nanos, monotonic));
     }
 
     /// Records a step that begins now; it is under way until what this returns is dropped.
     pub(super) fn under_way(&self, uid: &str, container: Option<&str>, name: &str) -> UnderWay {
         let now = self.context.clock.wall_now();
-        self.memory.progress.begin(uid, container, name, now)
+        self.state.progress.begin(uid, container, name, now)
     }
 
     /// Tells of something that happened to a version; `container` is the container that it is about.
@@ -429,7 +431,7 @@ impl PodTask {
         reason: &str,
         message: &str,
     ) {
-        let version = self.memory.versions.get(uid);
+        let version = self.state.versions.get(uid);
         let field = container.map_or(String::new(), |name| {
             let inits = version.map_or(&[][..], |v| init_containers(v));
             let list = if inits.iter().any(|c| c.name == name) {
@@ -449,45 +451,49 @@ impl PodTask {
 
     fn is_over(&self) -> bool {
         let nothing_there = self.observed == Observed::default();
-        self.wanted.is_none() && nothing_there && self.memory.traces.is_empty()
+        self.wanted.is_none() && nothing_there && self.state.on_disk.is_empty()
     }
 
     pub(super) fn publish(&self) {
-        if !self.looked {
+        if !self.has_synced {
             return;
         }
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
-        let mut told = report(self.view(), facts, &self.key, wanted, &self.records);
+        let mut snapshot = report(self.view(), facts, &self.key, wanted, &self.records);
         let failed = self.rollback.as_ref().zip(self.asked.as_ref());
         if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
             let message = rollback.failed.clone().unwrap_or_default();
             let since = waiting::first_seen(self.view(), &asked.pod.uid);
             let since = since.map_or_else(String::new, rfc3339);
-            told.report.update = Some(UpdateReport {
+            snapshot.report.update = Some(UpdateReport {
                 uid: asked.pod.uid.clone(),
                 reason: "RolledBack".to_owned(),
                 message,
                 since,
             });
         }
-        let belief = observe::belief(&self.observed);
-        self.context.reports.set(&self.key, told, belief);
+        let digest = observe::digest(&self.observed);
+        self.context.reports.set(&self.key, snapshot, digest);
     }
 
     /// Brings each version's history up to date, on disk too.
-    pub(super) async fn remember(&mut self) {
-        let uids: Vec<String> = self.memory.versions.keys().cloned().collect();
+    pub(super) async fn record_histories(&mut self) {
+        let uids: Vec<String> = self.state.versions.keys().cloned().collect();
         for uid in uids {
-            if self.memory.terminating.contains(&uid) || !self.memory.traces.contains(&uid) {
+            if self.state.terminating.contains(&uid) || !self.state.on_disk.contains(&uid) {
                 continue;
             }
             let history = self.history_now(&uid);
-            if self.kept.get(&uid) == Some(&history) {
+            if self.written_histories.get(&uid) == Some(&history) {
                 continue;
             }
-            let before = self.kept.get(&uid).cloned().unwrap_or_default();
-            self.memory.histories.insert(uid.clone(), history.clone());
+            let before = self
+                .written_histories
+                .get(&uid)
+                .cloned()
+                .unwrap_or_default();
+            self.state.histories.insert(uid.clone(), history.clone());
             let lasting = history.is_weightier_than(&before);
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
@@ -495,7 +501,7 @@ impl PodTask {
             match self.own_files(blocking(write)).await {
                 Ok(()) => {
                     self.complaints.is_news(HISTORY, None);
-                    self.kept.insert(uid, history);
+                    self.written_histories.insert(uid, history);
                 }
                 Err(error) => {
                     if self.complaints.is_news(HISTORY, Some(&error.to_string())) {
@@ -515,9 +521,9 @@ impl PodTask {
         if !self.observed.has_none_of(&new.uid) || kept_version(self.view()).is_some() {
             return;
         }
-        let others = self.memory.versions.keys().filter(|uid| **uid != new.uid);
+        let others = self.state.versions.keys().filter(|uid| **uid != new.uid);
         let there =
-            |uid: &&String| self.memory.traces.contains(*uid) || !self.observed.has_none_of(uid);
+            |uid: &&String| self.state.on_disk.contains(*uid) || !self.observed.has_none_of(uid);
         for old in others.filter(there).cloned().collect::<Vec<_>>() {
             self.begin_trial(&old, &new).await;
         }
@@ -525,7 +531,7 @@ impl PodTask {
 
     /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
     /// time is taken back. Tells when to judge again.
-    async fn judge(&mut self) -> Option<Moment> {
+    async fn judge_trial(&mut self) -> Option<MonotonicTime> {
         let mut trial = self.rollback.clone()?;
         let version = Arc::clone(&self.wanted.as_ref()?.pod);
         let status = status::status(self.view(), &self.context.facts, &version);
@@ -533,7 +539,7 @@ impl PodTask {
             // Neither the update nor what stands in for it: the manifest changed once more.
             let stands_in = trial.failed.is_some() && trial.good.version()? == version;
             if !stands_in && self.observed.has_none_of(&trial.uid) && rollback::is_good(&status) {
-                self.keep_rollback(None).await;
+                self.save_rollback(None).await;
             }
             return None;
         }
@@ -542,7 +548,7 @@ impl PodTask {
             return None;
         }
         let clock = self.context.clock;
-        let now = Since::now(&clock);
+        let now = Timestamp::now(&clock);
         let since = trial.since.unwrap_or(now).fixed(&clock);
         let good = rollback::is_good(&status);
         let ready = trial.ready_since.filter(|_| good).or(good.then_some(now));
@@ -552,30 +558,30 @@ impl PodTask {
             Some(ready) => (ready, rollback::settled(limit)),
             None => (since, limit),
         };
-        let due = from.moment(&clock).after(wait);
+        let due = from.monotonic(&clock).after(wait);
         if due > clock.now() {
-            self.keep_rollback(Some(trial)).await;
+            self.save_rollback(Some(trial)).await;
             return Some(due);
         }
         if good {
-            self.keep_rollback(None).await;
+            self.save_rollback(None).await;
             return None;
         }
         let mut said = vec![rollback::complaint(&status)];
-        said.extend(waiting::all_held_up(self.view(), &version));
+        said.extend(waiting::all_blocked(self.view(), &version));
         let said = said.join("; ");
         let (uid, seconds) = (version.uid.clone(), limit.as_secs());
         warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
         let message = format!("not Ready within {seconds} s: {said}");
         self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
         trial.failed = Some(message);
-        self.keep_rollback(Some(trial)).await;
+        self.save_rollback(Some(trial)).await;
         self.set_wanted(self.asked.clone());
         None
     }
 
     /// Keeps what is known of an update, in memory and on disk.
-    pub(super) async fn keep_rollback(&mut self, rollback: Option<Rollback>) {
+    pub(super) async fn save_rollback(&mut self, rollback: Option<Rollback>) {
         if self.rollback == rollback {
             return;
         }
@@ -593,11 +599,11 @@ impl PodTask {
 
     /// A version's history as things stand.
     fn history_now(&mut self, uid: &str) -> History {
-        let mut history = self.memory.histories.get(uid).cloned().unwrap_or_default();
-        let Some(version) = self.memory.versions.get(uid).cloned() else {
+        let mut history = self.state.histories.get(uid).cloned().unwrap_or_default();
+        let Some(version) = self.state.versions.get(uid).cloned() else {
             return history;
         };
-        history.note(&self.observed, uid);
+        history.update(&self.observed, uid);
         let ended = history.finished.is_none()
             && !self.observed.has_none_of(uid)
             && has_ended(self.view(), &version);
@@ -624,7 +630,7 @@ impl PodTask {
 
     /// Adds to what was observed what the runtime does not tell: the last words of containers that
     /// ended since `before`, and containers that somebody removed.
-    pub(super) async fn complete(&mut self, before: &Observed) {
+    pub(super) async fn complete_observed(&mut self, before: &Observed) {
         let ended = self
             .observed
             .containers
@@ -635,14 +641,14 @@ impl PodTask {
             known.is_none_or(|known| known.exit().is_none())
         });
         for container in ended.cloned().collect::<Vec<_>>() {
-            self.hear_last_words(container).await;
+            self.read_termination_message(container).await;
         }
-        let uids: Vec<String> = self.memory.histories.keys().cloned().collect();
+        let uids: Vec<String> = self.state.histories.keys().cloned().collect();
         for uid in uids {
-            let history = self.memory.histories.get(&uid);
-            let known = self.memory.versions.contains_key(&uid);
+            let history = self.state.histories.get(&uid);
+            let known = self.state.versions.contains_key(&uid);
             if let Some(history) =
-                history.filter(|_| known && !self.memory.terminating.contains(&uid))
+                history.filter(|_| known && !self.state.terminating.contains(&uid))
             {
                 let gone = history.gone(&self.observed, &uid, &self.context.clock);
                 self.observed.containers.extend(gone);
@@ -650,15 +656,15 @@ impl PodTask {
         }
     }
 
-    async fn hear_last_words(&mut self, container: Container) {
-        let version = self.memory.versions.get(&container.uid);
+    async fn read_termination_message(&mut self, container: Container) {
+        let version = self.state.versions.get(&container.uid);
         let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
         let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
             return;
         };
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let id = container.id.clone();
-        let read = move || last_words(&paths, &key, &spec, &container, &exit);
+        let read = move || termination_message(&paths, &key, &spec, &container, &exit);
         let subject = blocking::Subject::of(&self.key, &id, format!("termination message of {id}"));
         let read = pooled(subject, FILES, read);
         let words = self.own_files(read).await.unwrap_or_else(|error| {
@@ -678,7 +684,7 @@ impl PodTask {
     fn take(&mut self, message: Message) {
         match message {
             Message::Desired(wanted) => self.set_wanted(wanted),
-            Message::Look => self.stale = true,
+            Message::Resync => self.stale = true,
             Message::Changed(id) => {
                 self.changed.insert(id);
             }
@@ -705,16 +711,16 @@ impl PodTask {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);
-            self.memory.versions.insert(new.pod.uid.clone(), version);
-            if !self.memory.seen.contains_key(&new.pod.uid) {
+            self.state.versions.insert(new.pod.uid.clone(), version);
+            if !self.state.seen.contains_key(&new.pod.uid) {
                 self.seen_at(&new.pod.uid, self.context.clock.wall_now());
             }
         }
         if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
-            let started = self.memory.traces.contains(&old) || !self.observed.has_none_of(&old);
+            let started = self.state.on_disk.contains(&old) || !self.observed.has_none_of(&old);
             if !started {
-                self.memory.forget_version(&old);
-                self.context.ledger.release(&self.key, &old);
+                self.state.forget_version(&old);
+                self.context.allocations.release(&self.key, &old);
             }
         }
         self.wanted = wanted;
@@ -740,7 +746,7 @@ impl PodTask {
     pub(super) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
-        is_given_up: impl Fn(View<'_>) -> bool,
+        is_abandoned: impl Fn(View<'_>) -> bool,
     ) -> Option<T> {
         tokio::pin!(work);
         loop {
@@ -754,7 +760,7 @@ impl PodTask {
             }
             self.sync_probes();
             self.publish();
-            if is_given_up(self.view()) {
+            if is_abandoned(self.view()) {
                 return None;
             }
         }
@@ -772,21 +778,21 @@ impl PodTask {
             Some(pulled) = self.pulls.next() => self.pulled(pulled),
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             Some(done) = self.jobs.next() => self.job_done(done),
-            news = self.probes.next() => self.tell_of_probe(&news),
-            Ok(()) = given_back.changed(), if !self.memory.rejections.is_empty() => {
-                self.memory.rejections.clear();
+            news = self.probes.next() => self.record_probe_change(&news),
+            Ok(()) = given_back.changed(), if !self.state.rejections.is_empty() => {
+                self.state.rejections.clear();
             }
         }
-        self.heard = true;
+        self.has_pending_events = true;
         true
     }
 
     /// Asks the runtime about what may have changed, and waits for the runtime if it is away. Tells
     /// whether the task goes on.
-    async fn look(&mut self) -> bool {
+    async fn sync(&mut self) -> bool {
         let mut delay = RUNTIME_RETRY;
         loop {
-            match self.try_look().await {
+            match self.try_sync().await {
                 Ok(true) => return true,
                 // Something else matters now.
                 Ok(false) => continue,
@@ -800,20 +806,20 @@ impl PodTask {
     }
 
     /// Tells whether all that was to be read was read.
-    async fn try_look(&mut self) -> Result<bool, Error> {
+    async fn try_sync(&mut self) -> Result<bool, Error> {
         if self.stale {
             // What changes from now on is read again.
             self.stale = false;
             self.changed.clear();
-            let looked = self.look_at_all().await;
-            self.stale |= !matches!(looked, Ok(true));
-            return looked;
+            let has_synced = self.resync().await;
+            self.stale |= !matches!(has_synced, Ok(true));
+            return has_synced;
         }
         while let Some(id) = self.changed.pop_first() {
-            let looked = self.look_at(&id).await;
-            self.stale |= !matches!(looked, Ok(true));
+            let has_synced = self.inspect(&id).await;
+            self.stale |= !matches!(has_synced, Ok(true));
             if self.stale {
-                return looked;
+                return has_synced;
             }
         }
         Ok(true)
@@ -821,7 +827,7 @@ impl PodTask {
 
     /// Reads the Pod's whole state. Given up where the wanted version changes meanwhile, which changes what of
     /// the state matters.
-    async fn look_at_all(&mut self) -> Result<bool, Error> {
+    async fn resync(&mut self) -> Result<bool, Error> {
         let context = Arc::clone(&self.context);
         let wanted = self.wanted.as_ref().map(|w| w.pod.uid.clone());
         let is_other = |task: &Self, _| task.wanted.as_ref().map(|w| &w.pod.uid) != wanted.as_ref();
@@ -829,7 +835,7 @@ impl PodTask {
             listed
         } else {
             let key = self.key.clone();
-            let fetch = Listed::fetch(&context.client, &context.mark, Some(&key));
+            let fetch = Listed::fetch(&context.client, &context.owner_label, Some(&key));
             match self.beside(fetch, is_other).await {
                 Some(listed) => listed?,
                 None => return Ok(false),
@@ -838,7 +844,7 @@ impl PodTask {
         let before = self.observed.clone();
         let mut known = before.clone();
         self.assumed.iter().for_each(|id| known.forget(id));
-        let terminating = self.memory.terminating.clone();
+        let terminating = self.state.terminating.clone();
         let role = |uid: &str| match &wanted {
             None => Role::Leaving,
             Some(_) if terminating.contains(uid) => Role::Leaving,
@@ -849,22 +855,22 @@ impl PodTask {
             .clone()
             .inspect(&context.client, &context.clock, &known, role);
         let Some(inspected) = self.beside(inspect, is_other).await else {
-            self.listed = (!self.looked).then_some(listed);
+            self.listed = (!self.has_synced).then_some(listed);
             return Ok(false);
         };
         let Inspected { observed, assumed } = inspected?;
         (self.observed, self.assumed) = (observed, assumed);
-        self.complete(&before).await;
-        self.tell_ends(&before);
+        self.complete_observed(&before).await;
+        self.log_ends(&before);
         self.prune();
-        if !std::mem::replace(&mut self.looked, true) {
-            self.tell_adopted();
+        if !std::mem::replace(&mut self.has_synced, true) {
+            self.log_adopted();
         }
         Ok(true)
     }
 
     /// Reads the state of one container or sandbox. Tells whether it could be had.
-    async fn look_at(&mut self, id: &str) -> Result<bool, Error> {
+    async fn inspect(&mut self, id: &str) -> Result<bool, Error> {
         let context = Arc::clone(&self.context);
         let before = self.observed.clone();
         if let Some(known) = before.containers.iter().find(|c| c.id == id) {
@@ -872,7 +878,7 @@ impl PodTask {
                 return Ok(true);
             }
             let inspect = observe::inspect_container(&context.client, &context.clock, id);
-            let Some(now) = self.look_within(&known.uid, inspect).await? else {
+            let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
                 return Ok(false);
             };
             match (
@@ -883,11 +889,11 @@ impl PodTask {
                 (None, _) => self.observed.forget(id),
                 (Some(_), None) => {}
             }
-            self.complete(&before).await;
-            self.tell_ends(&before);
+            self.complete_observed(&before).await;
+            self.log_ends(&before);
         } else if let Some(known) = before.sandboxes.iter().find(|s| s.id == id) {
             let inspect = observe::inspect_sandbox(&context.client, &context.clock, id);
-            let Some(now) = self.look_within(&known.uid, inspect).await? else {
+            let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
                 return Ok(false);
             };
             match (now, self.observed.sandboxes.iter_mut().find(|s| s.id == id)) {
@@ -905,14 +911,14 @@ impl PodTask {
                 (None, _) => self.observed.forget(id),
                 (Some(_), None) => {}
             }
-            self.tell_ends(&before);
+            self.log_ends(&before);
         }
         Ok(true)
     }
 
     /// Waits for a status. Where it does not come and its version is not to run on, the list has to be enough,
     /// and nothing is given.
-    async fn look_within<T>(
+    async fn inspect_within<T>(
         &mut self,
         uid: &str,
         inspect: impl Future<Output = Result<T, Error>>,
@@ -923,7 +929,7 @@ impl PodTask {
     }
 
     /// Logs what ended without our doing.
-    pub(super) fn tell_ends(&self, before: &Observed) {
+    pub(super) fn log_ends(&self, before: &Observed) {
         for old in before.containers.iter().filter(|c| c.exit().is_none()) {
             let now = self.observed.containers.iter().find(|c| c.id == old.id);
             let pod = &self.key;
@@ -934,19 +940,19 @@ impl PodTask {
                 Some(Some(exit)) => {
                     let reason = &exit.reason;
                     info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
-                    self.tell_pause(old, exit);
+                    self.record_back_off(old, exit);
                 }
                 None => info!(%pod, container = old.name, "container was removed by somebody else"),
                 Some(None) => {}
             }
         }
         // The runtime tells of the end before it answers, and one whose stop failed has ended all the same.
-        let memory = &self.memory;
+        let state = &self.state;
         let is_stopped = |s: &Sandbox| {
             let removal = Subject::Removal(s.id.clone());
-            memory.under_way.contains_key(&removal)
-                || memory.failures.contains_key(&removal)
-                || memory.stopped_sandboxes.contains(&s.id)
+            state.under_way.contains_key(&removal)
+                || state.failures.contains_key(&removal)
+                || state.stopped_sandboxes.contains(&s.id)
         };
         for old in before
             .sandboxes
@@ -961,8 +967,8 @@ impl PodTask {
     }
 
     /// Tells that a container which ended so is not started again at once.
-    pub(super) fn tell_pause(&self, container: &Container, exit: &Exit) {
-        let Some(version) = self.memory.versions.get(&container.uid) else {
+    pub(super) fn record_back_off(&self, container: &Container, exit: &Exit) {
+        let Some(version) = self.state.versions.get(&container.uid) else {
             return;
         };
         let again = restart(self.view(), version, container, exit);
@@ -977,7 +983,7 @@ impl PodTask {
     }
 
     /// Tells of what a probe found.
-    fn tell_of_probe(&self, news: &News) {
+    fn record_probe_change(&self, news: &News) {
         let News {
             container,
             kind,
@@ -1008,7 +1014,7 @@ impl PodTask {
 
     /// Keeps the probes of what runs going, and takes over what they say.
     pub(super) fn sync_probes(&mut self) {
-        let (context, memory) = (&self.context, &self.memory);
+        let (context, state) = (&self.context, &self.state);
         let of_host = context.facts.host_ips.first();
         let of_host = of_host.as_deref().unwrap_or("127.0.0.1");
         let mut known = vec![];
@@ -1016,7 +1022,7 @@ impl PodTask {
             let State::Running { started_at } = container.state else {
                 continue;
             };
-            let Some(version) = memory.versions.get(&container.uid) else {
+            let Some(version) = state.versions.get(&container.uid) else {
                 continue;
             };
             let spec = all_containers(version).find(|c| c.name == container.name);
@@ -1028,7 +1034,7 @@ impl PodTask {
             let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
                 continue;
             };
-            let history = memory.histories.get(&container.uid);
+            let history = state.histories.get(&container.uid);
             let before = history
                 .filter(|h| h.started.contains(&container.id))
                 .map(|h| Health {
@@ -1037,8 +1043,8 @@ impl PodTask {
                     failed: None,
                 });
             let clock = &context.clock;
-            let age = clock.now().since(clock.moment_of(started_at));
-            let ends = memory.terminating.contains(&container.uid);
+            let age = clock.now().since(clock.monotonic_of(started_at));
+            let ends = state.terminating.contains(&container.uid);
             let which = if ends { Which::Readiness } else { Which::All };
             let ip = sandbox.ips.first().map_or(of_host, String::as_str);
             known.push((container, spec, ip, age, which, before));
@@ -1056,7 +1062,7 @@ impl PodTask {
             .collect();
         self.probes.sync(&wanted);
         let results = self.probes.results();
-        self.memory.probes = results
+        self.state.probes = results
             .map(|(id, health)| (id.to_owned(), health.clone()))
             .collect();
     }
@@ -1065,13 +1071,13 @@ impl PodTask {
     fn post_started(&mut self, id: &str, result: Result<(), String>) {
         let known = self.observed.containers.iter().find(|c| c.id == id);
         let Some((uid, name)) = known.map(|c| (c.uid.clone(), c.name.clone())) else {
-            self.memory.post_starts.remove(id);
+            self.state.post_starts.remove(id);
             return;
         };
         match result {
             Ok(()) => {
-                self.memory.post_starts.remove(id);
-                if let Some(history) = self.memory.histories.get_mut(&uid) {
+                self.state.post_starts.remove(id);
+                if let Some(history) = self.state.histories.get_mut(&uid) {
                     history.post_starts.remove(id);
                 }
             }
@@ -1079,7 +1085,7 @@ impl PodTask {
                 warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
                 let (kind, said) = (EventKind::Warning, POST_START_FAILED);
                 self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
-                let hooks = &mut self.memory.post_starts;
+                let hooks = &mut self.state.post_starts;
                 hooks.insert(id.to_owned(), PostStart::Failed(message));
             }
         }
@@ -1087,7 +1093,7 @@ impl PodTask {
 
     fn forget_outdated_failures(&mut self) {
         for subject in effects::outdated(self.view()) {
-            self.memory.failures.remove(&subject);
+            self.state.failures.remove(&subject);
         }
     }
 
@@ -1098,9 +1104,9 @@ impl PodTask {
             observed.sandboxes.iter().any(|s| &s.id == id)
                 || observed.containers.iter().any(|c| &c.id == id)
         };
-        self.memory.stopped_sandboxes.retain(there);
-        self.memory.post_starts.retain(|id, _| there(id));
-        self.memory.failures.retain(|subject, _| match subject {
+        self.state.stopped_sandboxes.retain(there);
+        self.state.post_starts.retain(|id, _| there(id));
+        self.state.failures.retain(|subject, _| match subject {
             Subject::Removal(id) => there(id),
             _ => true,
         });

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-use super::act::Failure;
+use super::act::StepError;
 use super::events::EventKind;
 use super::image::{ImageError, LocalImage};
-use super::memory::Subject;
-use super::plan::{Why, image_volumes, volume_holder};
+use super::plan::{StopReason, image_volumes, volume_holder};
 use super::rules::all_containers;
+use super::state::Subject;
 use super::task::PodTask;
 use crate::cri::Error;
 use crate::manifest::StaticPod;
@@ -23,13 +23,13 @@ impl PodTask {
     }
 
     /// Tells that the pull of an image begins.
-    pub(super) fn tell_pulling(&self, uid: &str, holder: &str, image: &str) {
+    pub(super) fn record_pulling(&self, uid: &str, holder: &str, image: &str) {
         let message = format!("Pulling image \"{image}\"");
         self.image_event(uid, holder, EventKind::Normal, "Pulling", &message);
     }
 
     /// Tells that an image was pulled, which took `in_all`, with the time spent waiting for others.
-    pub(super) fn tell_pulled(
+    pub(super) fn record_pulled(
         &self,
         uid: &str,
         holder: &str,
@@ -50,7 +50,7 @@ impl PodTask {
     }
 
     /// Tells that an image was there already.
-    pub(super) fn tell_present(&self, uid: &str, holder: &str, image: &str) {
+    pub(super) fn record_present(&self, uid: &str, holder: &str, image: &str) {
         let message = format!(
             "Container image \"{image}\" already present on machine and can be accessed by the pod"
         );
@@ -59,7 +59,7 @@ impl PodTask {
 
     /// Tells that an image cannot be had, and that a pull waits before it is tried again. Gives the error
     /// as the statuses of those who need the image have it.
-    pub(super) fn tell_no_image(
+    pub(super) fn record_image_failure(
         &self,
         version: &StaticPod,
         holder: &str,
@@ -68,7 +68,7 @@ impl PodTask {
     ) -> ImageError {
         let ImageError { reason, message } = error;
         let pull = format!("Failed to pull image \"{image}\": {message}");
-        let (event, message, told) = match reason {
+        let (event, message, snapshot) = match reason {
             "InvalidImageName" => {
                 let text = format!("Failed to apply default image tag \"{image}\": {message}");
                 ("InspectFailed", text.clone(), text)
@@ -81,19 +81,19 @@ impl PodTask {
             _ => ("Failed", message, pull),
         };
         let (uid, warning) = (&version.uid, EventKind::Warning);
-        self.image_event(uid, holder, warning, event, &told);
-        self.tell_not_started(version, holder, reason);
+        self.image_event(uid, holder, warning, event, &snapshot);
+        self.record_not_started(version, holder, reason);
         if reason == "ErrImagePull" {
             let message = format!("Back-off pulling image \"{image}\"");
             self.image_event(uid, holder, EventKind::Normal, "BackOff", &message);
-            self.tell_not_started(version, holder, "ImagePullBackOff");
+            self.record_not_started(version, holder, "ImagePullBackOff");
         }
         ImageError { reason, message }
     }
 
     /// Tells of each container that it is not started for want of this image: the one whose image it is,
     /// or those that have the volume mounted.
-    fn tell_not_started(&self, version: &StaticPod, holder: &str, reason: &str) {
+    fn record_not_started(&self, version: &StaticPod, holder: &str, reason: &str) {
         let needs = |spec: &&ContainerSpec| {
             let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
             holders.any(|needed| needed == holder)
@@ -118,7 +118,12 @@ impl PodTask {
     }
 
     /// Tells that a step failed which has a place among Kubernetes' events.
-    pub(super) fn tell_failure(&self, subject: &Subject, reason: &'static str, failure: &Failure) {
+    pub(super) fn record_failure_event(
+        &self,
+        subject: &Subject,
+        reason: &'static str,
+        failure: &StepError,
+    ) {
         let Some(uid) = self.uid_of(subject) else {
             return;
         };
@@ -171,11 +176,16 @@ pub(super) fn never_pulled(image: &str) -> String {
 }
 
 /// What the event of a container's end by us says.
-pub(super) fn killing(name: &str, why: Option<Why>, is_sidecar: bool, again: bool) -> String {
-    let probe = match why {
-        Some(Why::Liveness) => "liveness",
-        Some(Why::Startup) => "startup",
-        Some(Why::PostStart) => return "FailedPostStartHook".to_owned(),
+pub(super) fn killing(
+    name: &str,
+    reason: Option<StopReason>,
+    is_sidecar: bool,
+    again: bool,
+) -> String {
+    let probe = match reason {
+        Some(StopReason::Liveness) => "liveness",
+        Some(StopReason::Startup) => "startup",
+        Some(StopReason::PostStart) => return "FailedPostStartHook".to_owned(),
         _ => return format!("Stopping container {name}"),
     };
     if is_sidecar {
@@ -230,30 +240,35 @@ mod tests {
 
     #[test]
     fn the_end_of_a_container_is_told_with_its_cause() {
-        for (why, is_sidecar, again, message) in [
+        for (reason, is_sidecar, again, message) in [
             (None, false, true, "Stopping container c"),
-            (Some(Why::Stray), false, true, "Stopping container c"),
+            (Some(StopReason::Stray), false, true, "Stopping container c"),
             (
-                Some(Why::Liveness),
+                Some(StopReason::Liveness),
                 false,
                 true,
                 "Container c failed liveness probe, will be restarted",
             ),
             (
-                Some(Why::Startup),
+                Some(StopReason::Startup),
                 false,
                 false,
                 "Container c failed startup probe",
             ),
             (
-                Some(Why::Liveness),
+                Some(StopReason::Liveness),
                 true,
                 true,
                 "Init container c failed liveness probe",
             ),
-            (Some(Why::PostStart), false, true, "FailedPostStartHook"),
+            (
+                Some(StopReason::PostStart),
+                false,
+                true,
+                "FailedPostStartHook",
+            ),
         ] {
-            assert_eq!(killing("c", why, is_sidecar, again), message);
+            assert_eq!(killing("c", reason, is_sidecar, again), message);
         }
     }
 }

@@ -158,7 +158,7 @@ impl Gauges {
             Some(context) => {
                 self.events_dropped.reset();
                 self.events_dropped.inc_by(context.events.dropped());
-                context.reports.told()
+                context.reports.snapshots()
             }
             None => vec![],
         };

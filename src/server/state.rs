@@ -19,7 +19,7 @@ use crate::config::{Setting, kubelet_configuration};
 use crate::manifest::{PodKey, Problem};
 use crate::node::supervisor::goes_round;
 use crate::pod::events::Event;
-use crate::pod::report::{PodReport, Told};
+use crate::pod::report::{PodReport, PodSnapshot};
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::source::Desired;
@@ -222,7 +222,7 @@ impl State {
                 ..PodDetails::default()
             };
         };
-        let told = context.reports.told();
+        let told = context.reports.snapshots();
         let keys = told.iter().map(|(key, _)| key.clone());
         let selected: Vec<PodKey> = match name {
             Some(name) => name.select(&context.node_name, keys),
@@ -269,7 +269,7 @@ impl State {
         {
             return Ok(list.clone());
         }
-        let told = context.as_ref().map_or(vec![], |c| c.reports.told());
+        let told = context.as_ref().map_or(vec![], |c| c.reports.snapshots());
         let pods = told.iter().filter_map(|(_, told)| told.pod());
         let items = pods.map(|pod| Item {
             metadata: pod.metadata,
@@ -318,7 +318,7 @@ fn said(problem: &Problem) -> String {
     }
 }
 
-fn detail(context: &Context, key: &PodKey, told: &Told) -> PodDetail {
+fn detail(context: &Context, key: &PodKey, told: &PodSnapshot) -> PodDetail {
     PodDetail {
         report: told.current_report(),
         pod: told.pod(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::mirror::{NodeIdentity, mirror};
-use podkeeper::pod::report::{PodReport, Told};
+use podkeeper::pod::report::{PodReport, PodSnapshot};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, uid};
@@ -23,13 +23,13 @@ fn ours(manifest: &Path, node: &NodeIdentity) -> Value {
     let bytes = fs::read(manifest).unwrap();
     let accepted = parse(&bytes, &node.name, SourceKind::File);
     let accepted = accepted.unwrap_or_else(|found| panic!("{}: {found:#?}", manifest.display()));
-    let told = Told {
+    let told = PodSnapshot {
         version: Some(Arc::clone(&accepted.pod)),
         report: PodReport {
             seen: "$TIME".to_owned(),
             ..PodReport::default()
         },
-        ..Told::default()
+        ..PodSnapshot::default()
     };
     serde_json::to_value(mirror(&told, node).unwrap()).unwrap()
 }

@@ -11,12 +11,12 @@ use podkeeper::cri::v1;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::pod::backoff::MAXIMUM;
 use podkeeper::pod::identity::{is_valid_container, is_valid_sandbox};
-use podkeeper::pod::memory::{Image, Memory};
-use podkeeper::pod::moment::Clock;
-use podkeeper::pod::observe::{Role, belief, container, listed_container, listed_sandbox, sandbox};
+use podkeeper::pod::observe::{Role, container, digest, listed_container, listed_sandbox, sandbox};
 use podkeeper::pod::observed::Observed;
 use podkeeper::pod::plan::{View, is_urgent, plan};
 use podkeeper::pod::report::report;
+use podkeeper::pod::state::{Image, PodState};
+use podkeeper::pod::time::Clock;
 use podkeeper::source::{DesiredPod, Origin};
 use podkeeper::translate::{ImageUser, NodeFacts};
 use prost::Message;
@@ -108,22 +108,22 @@ fn take(clock: &Clock, kind: u8, part: &[u8], observed: &mut Observed) {
 
 /// Works out what to do and what to report, now and at the times that the planner asks for.
 fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
-    let mut memory = Memory::default();
-    memory.wall.follow(clock);
+    let mut state = PodState::default();
+    state.wall.follow(clock);
     for version in &*VERSIONS {
-        memory
+        state
             .versions
             .insert(version.uid.clone(), Arc::clone(version));
-        memory.traces.insert(version.uid.clone());
-        memory.checked.insert(version.uid.clone());
-        memory.admitted.insert(version.uid.clone());
+        state.traces.insert(version.uid.clone());
+        state.checked.insert(version.uid.clone());
+        state.admitted.insert(version.uid.clone());
         for name in ["i", "s", "c", "d"] {
             let ready = Image::Ready {
                 reference: "i".into(),
                 user: ImageUser::default(),
                 pulled: false,
             };
-            memory
+            state
                 .images
                 .insert((version.uid.clone(), name.into()), ready);
         }
@@ -139,7 +139,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
         let view = View {
             wanted,
             observed,
-            memory: &memory,
+            state: &state,
             now,
             longest_backoff: MAXIMUM,
         };
@@ -151,7 +151,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
         let told = report(view, &facts, key, desired.as_ref(), &BTreeMap::new());
         assert!(serde_json::to_string(&told.status).is_ok());
         let there = observed.containers.len() + observed.sandboxes.len();
-        assert_eq!(belief(observed).len(), there);
+        assert_eq!(digest(observed).len(), there);
         let Some(wake) = wake else { break };
         now = wake;
     }

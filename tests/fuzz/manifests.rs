@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use podkeeper::cri::v1::{ContainerConfig, PodSandboxConfig};
 use podkeeper::manifest::objects::{Object, ObjectSet, attach, unmet};
 use podkeeper::manifest::{Accepted, Problem, SourceKind, StaticPod, parse, parse_all, parse_file};
-use podkeeper::pod::admission::Ledger;
+use podkeeper::pod::admission::Allocations;
 use podkeeper::translate::{
     Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
     UserNamespaceRange, container_config, hosts_file, sandbox_config, sub_paths,
@@ -91,7 +91,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
         assert!(unmet(&pod).iter().all(|reason| !reason.is_empty()));
         for facts in &*NODES {
             // Whether the Pod may run here or not, asking must do no harm.
-            let _ = Ledger::default().admit(facts, &pod);
+            let _ = Allocations::default().admit(facts, &pod);
             check_requests(facts, &pod);
         }
     }

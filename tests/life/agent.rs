@@ -10,16 +10,16 @@ use podkeeper::cri::Client;
 use podkeeper::manifest::objects::{ObjectSet, attach};
 use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::node::supervisor::supervise;
-use podkeeper::pod::admission::Ledger;
+use podkeeper::pod::admission::Allocations;
 use podkeeper::pod::credentials::CredentialFiles;
 use podkeeper::pod::events::{Event, Events};
 use podkeeper::pod::image::Images;
 use podkeeper::pod::limiter::Limiter;
 use podkeeper::pod::metrics::Metrics;
-use podkeeper::pod::moment::Clock;
-use podkeeper::pod::report::{PodReport, Told};
+use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::reports::Reports;
 use podkeeper::pod::task::Context;
+use podkeeper::pod::time::Clock;
 use podkeeper::source::{Desired, DesiredPod, Origin};
 use podkeeper::translate::{HandlerFeatures, NodeFacts, Paths};
 use tempfile::TempDir;
@@ -156,8 +156,8 @@ impl Agent {
     }
 
     /// All that is told of a Pod.
-    pub(crate) fn told(&self, pod: &str) -> Option<Arc<Told>> {
-        let told = self.context.reports.told();
+    pub(crate) fn told(&self, pod: &str) -> Option<Arc<PodSnapshot>> {
+        let told = self.context.reports.snapshots();
         let mut told = told.into_iter().filter(|(key, _)| key.name == full(pod));
         told.next().map(|(_, told)| told)
     }
@@ -284,13 +284,13 @@ pub(crate) fn full(pod: &str) -> String {
 fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> Arc<Context> {
     Arc::new(Context {
         client: Client::new(runtime.endpoint().parse().unwrap()),
-        mark: facts.paths.mark(),
+        owner_label: facts.paths.mark(),
         facts: facts.clone(),
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         metrics: Metrics::default(),
-        ledger: Ledger::default(),
+        allocations: Allocations::default(),
         limiter: Limiter::new(4),
         clock: Clock::with_wall(wall),
         reports: Reports::default(),

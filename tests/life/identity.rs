@@ -156,7 +156,7 @@ async fn an_object_with_an_invalid_identity_is_left_alone() {
     }
     let seen = |agent: &Agent| victims.map(|victim| tree(&agent.folder.path().join(victim)));
     let before = (seen(&agent), tree(&agent.folder.path().join("logs")));
-    let mark = agent.context.mark.clone();
+    let mark = agent.context.owner_label.clone();
     let claims = claims();
     agent.runtime.change(|state| {
         let claims = claims.iter().enumerate();

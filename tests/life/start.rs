@@ -88,7 +88,7 @@ fn start(settings: Settings, reported: Reported) -> Agent {
     let context = Arc::clone(&agent.context);
     let (client, facts) = (context.client.clone(), context.facts.clone());
     tokio::spawn(async move {
-        let on_change = || context.ledger.node_changed();
+        let on_change = || context.allocations.node_changed();
         keep_features(client, facts, 0, on_change).await;
     });
     agent

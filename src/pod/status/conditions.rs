@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::{
 
 use super::time;
 use crate::manifest::StaticPod;
-use crate::pod::moment::Moment;
 use crate::pod::plan::View;
 use crate::pod::rules::{
     Role, can_restart_all, containers, init_containers, is_restarting_all, role,
 };
+use crate::pod::time::MonotonicTime;
 
 /// What is said of a condition.
 struct Finding {
@@ -77,16 +77,16 @@ pub(super) fn conditions(
 
 /// Since when a condition holds, in nanoseconds since the epoch: as long as remembered, else from now.
 fn since(view: View<'_>, version: &StaticPod, kind: &str, word: &str) -> Option<i64> {
-    let history = view.memory.histories.get(&version.uid);
+    let history = view.state.histories.get(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let same = known.find(|c| c.kind == kind && c.status == word);
-    let (seen, moment) = view.memory.seen.get(&version.uid)?;
+    let (seen, monotonic) = view.state.seen.get(&version.uid)?;
     same.map(|c| c.since)
-        .or_else(|| Some(wall_of(view.now, *seen, *moment)))
+        .or_else(|| Some(wall_of(view.now, *seen, *monotonic)))
 }
 
 /// The machine's time at this moment, from a moment whose time is known.
-fn wall_of(now: Moment, nanos: i64, at: Moment) -> i64 {
+fn wall_of(now: MonotonicTime, nanos: i64, at: MonotonicTime) -> i64 {
     let since = i64::try_from(now.since(at).as_nanos()).unwrap_or(i64::MAX);
     nanos.saturating_add(since)
 }
@@ -124,7 +124,7 @@ fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Findi
         state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
     });
     // Nor does it become undone: init containers run once more where all containers start anew.
-    let history = view.memory.histories.get(&version.uid);
+    let history = view.state.histories.get(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let before = known.any(|c| c.kind == "Initialized" && c.status == "True");
     let inits = in_order(

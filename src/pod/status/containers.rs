@@ -143,8 +143,8 @@ fn removed_init(facts: &NodeFacts, version: &StaticPod, spec: &ContainerSpec) ->
 /// Whether a container that runs has started in full: its startup probe passed, and the hook after its
 /// start is done.
 fn is_started(view: View<'_>, container: &Container) -> bool {
-    let hook = view.memory.post_starts.get(&container.id);
-    hook.is_none() && view.memory.health(&container.id).started
+    let hook = view.state.post_starts.get(&container.id);
+    hook.is_none() && view.state.health(&container.id).started
 }
 
 fn is_ready(
@@ -158,7 +158,7 @@ fn is_ready(
         let ended = state.terminated.as_ref();
         return ended.is_some_and(|ended| ended.exit_code == 0);
     }
-    started && view.memory.health(&container.id).ready
+    started && view.state.health(&container.id).ready
 }
 
 fn state(
@@ -168,7 +168,7 @@ fn state(
     container: &Container,
 ) -> ContainerState {
     match &container.state {
-        State::Running { started_at } => match waiting::failed_hook(view.memory, &container.id) {
+        State::Running { started_at } => match waiting::failed_hook(view.state, &container.id) {
             Some(waiting) => waiting_state(waiting),
             None => ContainerState {
                 running: Some(ContainerStateRunning {
@@ -210,8 +210,8 @@ fn pause(
     }
     let retry = waiting::retry(view, version, name);
     if due <= view.now || retry.is_some() {
-        let obstacle = waiting::obstacle(view, version, name);
-        return obstacle.or_else(|| restarting_all(view, version, container));
+        let start_error = waiting::start_error(view, version, name);
+        return start_error.or_else(|| restarting_all(view, version, container));
     }
     let key = &version.key;
     let message = format!(
@@ -226,7 +226,7 @@ fn pause(
 
 /// What a container waits for that starts anew because all do. The kubelet has removed it by then.
 fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) -> Option<Waiting> {
-    let waits = is_restarting_all(view, version) && view.memory.is_replaced(container);
+    let waits = is_restarting_all(view, version) && view.state.is_replaced(container);
     let message = "The container is removed because RestartAllContainers in place";
     waits.then(|| Waiting::new("RestartingAllContainers", message))
 }
@@ -235,7 +235,7 @@ fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) ->
 fn next_start(view: View<'_>, exit: &Exit, delay: Duration) -> String {
     let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
     let due = exit.finished_at.saturating_add(nanos);
-    let due = time(view.memory.wall.corrected(due, exit.ended.after(delay)));
+    let due = time(view.state.wall.corrected(due, exit.ended.after(delay)));
     due.map_or_else(String::new, |due| due.0.to_string())
 }
 
@@ -251,7 +251,7 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
 
 /// Returns the ID and the end of the instance before this newest one, which the runtime no longer has.
 fn remembered_end(view: View<'_>, newest: &Container) -> Option<(String, Exit)> {
-    let history = view.memory.histories.get(&newest.uid)?;
+    let history = view.state.histories.get(&newest.uid)?;
     let known = history.containers.get(&newest.name)?;
     let previous = known
         .previous

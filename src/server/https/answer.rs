@@ -18,7 +18,7 @@ use super::streams::Streams;
 use super::target::{ContainerName, PATHS, Target};
 use crate::cri::{self, v1};
 use crate::manifest::PodKey;
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Audience, Body, METRICS, answer as common};
 use crate::server::state::State;
@@ -239,7 +239,7 @@ impl Wanted {
     }
 }
 
-fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<Told>> {
+fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<PodSnapshot>> {
     context.reports.get(pod).ok_or_else(|| {
         let why = format!(
             "pod {:?} of namespace {:?} is not on this node",
@@ -249,7 +249,7 @@ fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<Told>> {
     })
 }
 
-fn has_container(told: &Told, container: &str) -> bool {
+fn has_container(told: &PodSnapshot, container: &str) -> bool {
     let spec = told.version.as_ref().and_then(|v| v.pod.spec.as_ref());
     let all = spec.into_iter().flat_map(|spec| {
         let inits = spec.init_containers.iter().flatten();
@@ -287,7 +287,7 @@ fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
 /// The runtime's id of the Pod's sandbox.
 async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> {
     let selector = [
-        (labels::ROOT_DIR, context.mark.as_str()),
+        (labels::ROOT_DIR, context.owner_label.as_str()),
         (labels::POD_NAMESPACE, &pod.namespace),
         (labels::POD_NAME, &pod.name),
         (labels::POD_UID, uid),

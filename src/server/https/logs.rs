@@ -21,7 +21,7 @@ use super::target::ContainerName;
 use crate::blocking::blocking;
 use crate::host::untrusted::Location;
 use crate::logs::{self, Cursor, Wanted, instance};
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
 use crate::units::time::earlier;
@@ -73,7 +73,7 @@ impl Options {
 /// The answer with what a container says. `room` is one of the places for those who read logs.
 pub(super) async fn answer(
     context: &Arc<Context>,
-    told: &Told,
+    told: &PodSnapshot,
     name: ContainerName,
     query: &Query,
     room: OwnedSemaphorePermit,
@@ -147,7 +147,7 @@ fn nothing_said(name: &ContainerName, status: Option<&ContainerStatus>, previous
 }
 
 /// The status of one of the Pod's containers.
-pub(super) fn status<'a>(told: &'a Told, container: &str) -> Option<&'a ContainerStatus> {
+pub(super) fn status<'a>(told: &'a PodSnapshot, container: &str) -> Option<&'a ContainerStatus> {
     let inits = told.status.init_container_statuses.iter().flatten();
     let mut all = inits.chain(told.status.container_statuses.iter().flatten());
     all.find(|status| status.name == container)

@@ -13,7 +13,7 @@ use super::{ContainerUsage, PodUsage, Usage, node, number};
 use crate::blocking::blocking;
 use crate::cri::{Error, v1};
 use crate::manifest::PodKey;
-use crate::pod::report::Told;
+use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::translate::labels;
 
@@ -55,7 +55,7 @@ impl Stats {
 }
 
 async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
-    let ours = HashMap::from([(labels::ROOT_DIR.to_owned(), context.mark.clone())]);
+    let ours = HashMap::from([(labels::ROOT_DIR.to_owned(), context.owner_label.clone())]);
     let filter = v1::ContainerStatsFilter {
         label_selector: ours.clone(),
         ..v1::ContainerStatsFilter::default()
@@ -77,7 +77,7 @@ async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
     let mut node = blocking(move || node::measure(time, &root)).await;
     rates.begin();
     rates.fill(NODE, node.cpu.as_mut());
-    let told = context.reports.told();
+    let told = context.reports.snapshots();
     let pods = told.iter().map(|(key, told)| found.pod(key, told, rates));
     let pods = pods.collect();
     Ok(Usage { node, pods })
@@ -119,7 +119,7 @@ struct Found {
 }
 
 impl Found {
-    fn pod(&mut self, key: &PodKey, told: &Told, rates: &mut Rates) -> PodUsage {
+    fn pod(&mut self, key: &PodKey, told: &PodSnapshot, rates: &mut Rates) -> PodUsage {
         let inits = told.status.init_container_statuses.iter().flatten();
         let all = inits.chain(told.status.container_statuses.iter().flatten());
         let mut containers = vec![];
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    fn told() -> Told {
+    fn told() -> PodSnapshot {
         let status = |name: &str, running: bool| ContainerStatus {
             name: name.into(),
             container_id: Some(format!("containerd://id-{name}")),
@@ -270,7 +270,7 @@ mod tests {
             }),
             ..ContainerStatus::default()
         };
-        let mut told = Told {
+        let mut told = PodSnapshot {
             status: PodStatus {
                 container_statuses: Some(vec![
                     status("a", true),
@@ -279,7 +279,7 @@ mod tests {
                 ]),
                 ..PodStatus::default()
             },
-            ..Told::default()
+            ..PodSnapshot::default()
         };
         told.report.uid = "u".into();
         told

@@ -10,9 +10,9 @@ use crate::units::time::Later;
 /// A point of monotonic time, in milliseconds from a start that only differences depend on. May lie
 /// before the agent's start, so it can be negative. Setting the machine's clock does not move it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Moment(pub i64);
+pub struct MonotonicTime(pub i64);
 
-impl Moment {
+impl MonotonicTime {
     /// This much later.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
@@ -59,8 +59,8 @@ impl Clock {
 
     /// Now.
     #[must_use]
-    pub fn now(&self) -> Moment {
-        Moment(millis(self.start.elapsed()))
+    pub fn now(&self) -> MonotonicTime {
+        MonotonicTime(millis(self.start.elapsed()))
     }
 
     /// The machine's time, in nanoseconds since the epoch.
@@ -73,23 +73,23 @@ impl Clock {
     /// while it is fresh: later changes of the machine's clock do not matter any more. A time in the
     /// future is now.
     #[must_use]
-    pub fn moment_of(&self, wall_nanos: i64) -> Moment {
+    pub fn monotonic_of(&self, wall_nanos: i64) -> MonotonicTime {
         let age = self.wall_now().saturating_sub(wall_nanos).max(0);
         self.now().before(Duration::from_nanos(age.unsigned_abs()))
     }
 
     /// The machine's time at a moment, in nanoseconds since the epoch, as its clock stands now.
     #[must_use]
-    pub fn wall_of(&self, moment: Moment) -> i64 {
-        let millis = moment.0.saturating_sub(self.now().0);
+    pub fn wall_of(&self, monotonic: MonotonicTime) -> i64 {
+        let millis = monotonic.0.saturating_sub(self.now().0);
         self.wall_now()
             .saturating_add(millis.saturating_mul(1_000_000))
     }
 
     /// The time of the machine that has [`Moment`] `moment`.
     #[must_use]
-    pub fn instant_of(&self, moment: Moment) -> Instant {
-        self.start.later(moment.since(Moment(0)))
+    pub fn instant_of(&self, monotonic: MonotonicTime) -> Instant {
+        self.start.later(monotonic.since(MonotonicTime(0)))
     }
 }
 
@@ -107,23 +107,23 @@ impl Wall {
 
     /// Compares the clocks.
     pub fn follow(&mut self, clock: &Clock) {
-        let now = clock.wall_of(Moment(0));
+        let now = clock.wall_of(MonotonicTime(0));
         let same = |origin: i64| origin.abs_diff(now) <= Self::TOLERANCE;
         self.origin = self.origin.filter(|origin| same(*origin)).or(Some(now));
     }
 
     /// The machine's time at a moment; `None` before the clocks were compared.
     #[must_use]
-    pub fn at(self, moment: Moment) -> Option<i64> {
-        let nanos = moment.0.saturating_mul(1_000_000);
+    pub fn at(self, monotonic: MonotonicTime) -> Option<i64> {
+        let nanos = monotonic.0.saturating_mul(1_000_000);
         self.origin.map(|origin| origin.saturating_add(nanos))
     }
 
     /// A time that the machine's clock gave, unless the clock was set since: then the time that it would give
     /// to the same moment now.
     #[must_use]
-    pub fn corrected(self, nanos: i64, moment: Moment) -> i64 {
-        let now = self.at(moment);
+    pub fn corrected(self, nanos: i64, monotonic: MonotonicTime) -> i64 {
+        let now = self.at(monotonic);
         now.filter(|now| now.abs_diff(nanos) > 2 * Self::TOLERANCE)
             .unwrap_or(nanos)
     }
@@ -134,18 +134,18 @@ impl Wall {
 /// the agent runs moves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
-pub struct Since {
+pub struct Timestamp {
     nanos: i64,
-    moment: Option<Moment>,
+    monotonic: Option<MonotonicTime>,
 }
 
-impl Since {
+impl Timestamp {
     /// From now on.
     #[must_use]
     pub fn now(clock: &Clock) -> Self {
         Self {
             nanos: clock.wall_now(),
-            moment: Some(clock.now()),
+            monotonic: Some(clock.now()),
         }
     }
 
@@ -153,27 +153,28 @@ impl Since {
     #[must_use]
     pub fn fixed(self, clock: &Clock) -> Self {
         Self {
-            moment: Some(self.moment(clock)),
+            monotonic: Some(self.monotonic(clock)),
             ..self
         }
     }
 
     /// Its moment.
     #[must_use]
-    pub fn moment(&self, clock: &Clock) -> Moment {
-        self.moment.unwrap_or_else(|| clock.moment_of(self.nanos))
+    pub fn monotonic(&self, clock: &Clock) -> MonotonicTime {
+        self.monotonic
+            .unwrap_or_else(|| clock.monotonic_of(self.nanos))
     }
 }
 
-impl From<i64> for Since {
+impl From<i64> for Timestamp {
     fn from(nanos: i64) -> Self {
-        let moment = None;
-        Self { nanos, moment }
+        let monotonic = None;
+        Self { nanos, monotonic }
     }
 }
 
-impl From<Since> for i64 {
-    fn from(since: Since) -> Self {
+impl From<Timestamp> for i64 {
+    fn from(since: Timestamp) -> Self {
         since.nanos
     }
 }
@@ -198,7 +199,7 @@ mod tests {
         const YEAR: i64 = 365 * 24 * 3600 * SECOND;
         let clock = Clock::with_wall(|| NOW.load(Ordering::Relaxed));
         let mut wall = Wall::default();
-        let later = Moment(5_000);
+        let later = MonotonicTime(5_000);
         assert_eq!(wall.at(later), None);
         assert_eq!(wall.corrected(7, later), 7);
         for (now, origin) in [

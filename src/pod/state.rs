@@ -9,22 +9,22 @@ use std::time::Duration;
 use super::admission::Rejection;
 use super::backoff;
 use super::folder::Terminating;
-use super::history::{Finished, GivenUp, History};
-use super::moment::{Moment, Wall};
+use super::history::{FailedInstance, Finished, History};
 use super::observed::Container;
 use super::progress::Progress;
 use super::reserved::name_holder;
+use super::time::{MonotonicTime, Wall};
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::translate::ImageUser;
 
 /// The task's memory.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct PodState {
     /// Versions of this Pod that can be carried on, by UID.
     pub versions: BTreeMap<String, Arc<StaticPod>>,
     /// UIDs that have something on this node outside the runtime: folders, logs, cgroups.
-    pub traces: BTreeSet<String>,
+    pub on_disk: BTreeSet<String>,
     /// UIDs on their way out; they end before anything else comes in their place.
     pub terminating: BTreeSet<String>,
     /// When and with what grace period the end of those began that the agent has begun to stop.
@@ -36,7 +36,7 @@ pub struct Memory {
     /// UIDs that take the place of a version that was stopped for them: their start is a restart.
     pub successors: BTreeSet<String>,
     /// What is under way beside the task's steps, and since when.
-    pub under_way: BTreeMap<Subject, Moment>,
+    pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was told to give back.
     pub stopped_sandboxes: BTreeSet<String>,
     /// Images, by UID and container name.
@@ -50,13 +50,13 @@ pub struct Memory {
     /// What failed and has not succeeded since.
     pub failures: BTreeMap<Subject, Failure>,
     /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
-    pub made: BTreeMap<Subject, Moment>,
+    pub last_starts: BTreeMap<Subject, MonotonicTime>,
     /// Lowest attempt whose name the runtime does not hold for something that it does not have.
     pub free_attempts: BTreeMap<Subject, u32>,
     /// What is kept of each version beyond what the runtime has, by UID.
     pub histories: BTreeMap<String, History>,
     /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
-    pub seen: BTreeMap<String, (i64, Moment)>,
+    pub seen: BTreeMap<String, (i64, MonotonicTime)>,
     /// The machine's time.
     pub wall: Wall,
     /// What the probes say, by container id.
@@ -106,7 +106,7 @@ pub enum Image {
         /// Why.
         message: String,
         /// When it is tried again.
-        retry: Moment,
+        retry: MonotonicTime,
         /// The wait until then, in full.
         delay: Duration,
     },
@@ -126,7 +126,7 @@ pub enum Subject {
     /// Stopping the containers of this UID.
     Stop(String),
     /// Clearing away what this UID left on the node.
-    Traces(String),
+    CleanUp(String),
     /// The turn of this UID among the node's updates.
     Turn(String),
 }
@@ -141,12 +141,12 @@ pub struct Failure {
     /// Failures in a row.
     pub tries: u32,
     /// Time of the first of these failures.
-    pub since: Moment,
+    pub since: MonotonicTime,
     /// When to try again.
-    pub retry: Moment,
+    pub retry: MonotonicTime,
 }
 
-impl Memory {
+impl PodState {
     /// What the probes say of a container; one that nothing is said of is as good as it can be.
     #[must_use]
     pub fn health(&self, id: &str) -> Health {
@@ -165,9 +165,9 @@ impl Memory {
 
     /// The stop of a container that does not work, if it was begun.
     #[must_use]
-    pub fn given_up(&self, container: &Container) -> Option<&GivenUp> {
+    pub fn failed_instance(&self, container: &Container) -> Option<&FailedInstance> {
         let history = self.histories.get(&container.uid)?;
-        history.given_up.get(&container.id)
+        history.failed_instances.get(&container.id)
     }
 
     /// Whether an instance of a container is to be replaced, whatever it ended with, since all of the Pod
@@ -180,8 +180,8 @@ impl Memory {
 
     /// Returns the last start in this matter, or `reported` by the runtime if that is later.
     #[must_use]
-    pub fn last_made(&self, subject: &Subject, reported: Moment) -> Moment {
-        self.made
+    pub fn last_start(&self, subject: &Subject, reported: MonotonicTime) -> MonotonicTime {
+        self.last_starts
             .get(subject)
             .map_or(reported, |made| reported.max(*made))
     }
@@ -196,12 +196,12 @@ impl Memory {
 
     /// One more failure in this matter. Tells whether it is news: the first, or one with another
     /// message.
-    pub fn failed(
+    pub fn record_failure(
         &mut self,
         subject: Subject,
         reason: &'static str,
         message: String,
-        now: Moment,
+        now: MonotonicTime,
     ) -> bool {
         let before = self.failures.get(&subject);
         // A name is in use because of what failed before: that is the cause to show.
@@ -228,15 +228,15 @@ impl Memory {
 
     /// Whether what a version left is being cleared away right now.
     #[must_use]
-    pub fn is_being_cleared(&self, uid: &str) -> bool {
-        let subject = Subject::Traces(uid.to_owned());
+    pub fn is_being_cleaned_up(&self, uid: &str) -> bool {
+        let subject = Subject::CleanUp(uid.to_owned());
         self.under_way.contains_key(&subject)
     }
 
     /// Nothing of this UID is left anywhere.
     pub fn forget_version(&mut self, uid: &str) {
         self.versions.remove(uid);
-        self.traces.remove(uid);
+        self.on_disk.remove(uid);
         self.terminating.remove(uid);
         self.ends.remove(uid);
         self.checked.remove(uid);
@@ -250,7 +250,8 @@ impl Memory {
         self.images.retain(|(owner, _), _| owner != uid);
         self.failures
             .retain(|subject, _| subject.uid() != Some(uid));
-        self.made.retain(|subject, _| subject.uid() != Some(uid));
+        self.last_starts
+            .retain(|subject, _| subject.uid() != Some(uid));
         self.free_attempts
             .retain(|subject, _| subject.uid() != Some(uid));
     }
@@ -264,7 +265,7 @@ impl Subject {
             | Self::Volumes(uid)
             | Self::Container(uid, _)
             | Self::Stop(uid)
-            | Self::Traces(uid)
+            | Self::CleanUp(uid)
             | Self::Turn(uid) => Some(uid),
             Self::Removal(_) => None,
         }

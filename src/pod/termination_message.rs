@@ -17,7 +17,7 @@ const LOG_LINES: usize = 80;
 const LOG_READ: u64 = 16 * 1024;
 
 /// The last words of a container that ended so; empty where there are none.
-pub(super) fn last_words(
+pub(super) fn termination_message(
     paths: &Paths,
     key: &PodKey,
     spec: &ContainerSpec,
