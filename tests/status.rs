@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::pod::observed::{Container, Exit, Observed, Sandbox, State};
-use podkeeper::pod::plan::View;
 use podkeeper::pod::report::{PodReport, PodSnapshot};
-use podkeeper::pod::state::PodState;
+use podkeeper::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
+use podkeeper::pod::state::{PodState, View};
+
+use podkeeper::pod::state::time::MonotonicTime;
 use podkeeper::pod::status::status;
-use podkeeper::pod::time::MonotonicTime;
 use podkeeper::translate::{HandlerFeatures, NodeFacts};
 use serde_json::{Value, json};
 

@@ -335,7 +335,7 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::progress::StepReport;
+    use crate::pod::state::progress::StepReport;
     use crate::server::RefusedReport;
 
     fn now() -> Timestamp {

@@ -164,7 +164,7 @@ fn state(name: &PodName, details: &PodDetails, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::progress::StepReport;
+    use crate::pod::state::progress::StepReport;
     use serde_json::json;
 
     fn details(ready: &str) -> PodDetails {

@@ -565,19 +565,19 @@ mod tests {
             ("{\"credsStore\": \"secret\"}", "credsStore: programs"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let mut snapshot = vec![];
-            match read(&path, Layout::Config, &mut |what| snapshot.push(what)) {
+            let mut told = vec![];
+            match read(&path, Layout::Config, &mut |what| told.push(what)) {
                 Ok(Some(entries)) => {
-                    let found = for_image(&path, &entries, "r/a", &mut |what| snapshot.push(what));
+                    let found = for_image(&path, &entries, "r/a", &mut |what| told.push(what));
                     assert_eq!(found, []);
                 }
                 Ok(None) => {}
-                Err(message) => snapshot.push(message),
+                Err(message) => told.push(message),
             }
-            let snapshot = snapshot.join("\n");
-            assert!(snapshot.contains(expected), "{text}: {told}");
+            let told = told.join("\n");
+            assert!(told.contains(expected), "{text}: {told}");
             assert!(
-                !snapshot.contains("secret") && !snapshot.contains("c2VjcmV0"),
+                !told.contains("secret") && !told.contains("c2VjcmV0"),
                 "{told}"
             );
         }

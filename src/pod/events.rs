@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::time::wall_now;
+use super::state::time::wall_now;
 use crate::manifest::PodKey;
 
 /// Events kept in all, and of one Pod.
@@ -155,9 +155,7 @@ impl Events {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
         // Each change leaves the list whole, even if one is lost to a panic elsewhere.
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

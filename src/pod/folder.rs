@@ -20,16 +20,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::history::History;
 use super::identity::{Uid, check_container, check_key};
-use super::time::Timestamp;
+use super::state::Terminating;
+use super::state::history::History;
 use crate::host::untrusted::{self, Folder};
-use crate::json;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::node::log_links;
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
-use crate::volume;
+use crate::{json, volume};
 
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
@@ -64,15 +63,6 @@ pub struct Record {
     /// The `ConfigMap`s and `Secret`s that it refers to, as they were.
     #[serde(default, skip_serializing_if = "Objects::is_empty")]
     pub objects: Objects,
-}
-
-/// When and with what grace period a Pod's end began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminating {
-    /// When it began.
-    pub since: Timestamp,
-    /// Seconds.
-    pub grace_period: i64,
 }
 
 impl Record {

@@ -5,9 +5,8 @@
 //! log and never acted upon.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::{fmt, io};
 
 use tracing::warn;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{Histogram, IntCounter};
 
-use super::observed::{Container, State};
-use super::plan::View;
-use super::rules::{containers, restart_backoff};
+use super::plan::rules::{containers, restart_backoff};
+use super::state::View;
+use super::state::observed::{Container, State};
 use crate::manifest::StaticPod;
 use crate::measure::{counter, histogram};
 
@@ -100,9 +100,9 @@ fn restart_duration(view: View<'_>, version: &StaticPod, started: &Container) ->
 mod tests {
     use super::*;
     use crate::manifest::{SourceKind, parse};
-    use crate::pod::observed::{Exit, Observed};
     use crate::pod::state::PodState;
-    use crate::pod::time::MonotonicTime;
+    use crate::pod::state::observed::{Exit, Observed};
+    use crate::pod::state::time::MonotonicTime;
 
     fn container(id: &str, name: &str, attempt: u32, state: State) -> Container {
         Container {

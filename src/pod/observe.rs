@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
 use super::identity::{check_key, is_valid_container, is_valid_sandbox};
-use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::time::Clock;
+use super::state::observed::{Container, Exit, Observed, Sandbox, State};
+use super::state::time::Clock;
 use crate::cri::{Client, Error, if_found, v1};
 use crate::manifest::PodKey;
 use crate::translate::labels;

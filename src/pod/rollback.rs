@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{Record, write_private};
-use super::time::Timestamp;
+use super::state::time::Timestamp;
 use crate::config::parse_duration;
 use crate::json;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};

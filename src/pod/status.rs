@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Rejection;
-use super::history::Condition;
-use super::plan::View;
-use super::rules::{all_containers, is_finished};
+use super::plan::rules::{all_containers, is_finished};
+use super::state::View;
+use super::state::history::Condition;
 use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
 
@@ -196,3 +196,6 @@ pub fn of_container(
     let spec = all_containers(version).find(|c| c.name == name)?;
     Some(container_status(view, facts, version, spec))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! What a Pod waits for is told while it waits, with its time: the call of the runtime that takes long,
 //! the pull, the hook, and what failed the last time.
 
-use podkeeper::pod::progress::StepReport;
 use podkeeper::pod::report::PodReport;
+use podkeeper::pod::state::progress::StepReport;
 use tonic::Status;
 
 use crate::agent::{Agent, SECOND, full, single};

@@ -17,8 +17,8 @@ use super::text::explained;
 use super::{print, single_threaded};
 use crate::manifest::PodKey;
 use crate::pod::events::Event;
-use crate::pod::progress::StepReport;
 use crate::pod::report::PodReport;
+use crate::pod::state::progress::StepReport;
 use crate::server::{PodDetail, PodName};
 use page::{Page, pairs, since};
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::pod::events::EventKind;
-use crate::pod::progress::StepReport;
 use crate::pod::report::{ContainerReport, PodReport};
+use crate::pod::state::progress::StepReport;
 use serde_json::json;
 
 /// 2026-01-01T00:00:00Z.

@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::{
 
 use super::time;
 use crate::manifest::StaticPod;
-use crate::pod::plan::View;
-use crate::pod::rules::{
+use crate::pod::plan::rules::{
     Role, can_restart_all, containers, init_containers, is_restarting_all, role,
 };
-use crate::pod::time::MonotonicTime;
+use crate::pod::state::View;
+use crate::pod::state::time::MonotonicTime;
 
 /// What is said of a condition.
 struct Finding {

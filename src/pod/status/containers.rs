@@ -10,13 +10,14 @@ use k8s_openapi::api::core::v1::{
 
 use super::time;
 use crate::manifest::StaticPod;
-use crate::pod::observed::{Container, Exit, State};
-use crate::pod::plan::View;
-use crate::pod::rules::{
+use crate::pod::go_duration::in_go;
+use crate::pod::plan::rules::{
     Restart, Role, containers, init_containers, is_finished, is_restarting_all, restart, role,
 };
-use crate::pod::tell::in_go;
-use crate::pod::waiting::{self, Waiting};
+use crate::pod::plan::waiting;
+use crate::pod::plan::waiting::Waiting;
+use crate::pod::state::View;
+use crate::pod::state::observed::{Container, Exit, State};
 use crate::translate::{NodeFacts, container_amounts};
 
 pub(super) fn of_containers(

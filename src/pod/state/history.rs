@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::observed::{Container, Exit, Observed, State};
-use super::plan::StopReason;
-use super::time::{Clock, MonotonicTime, Timestamp};
+use crate::pod::state::observed::{Container, Exit, Observed, State};
+use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 use crate::units::time::{bounded, nanos};
 
 /// What a container is told to have ended with when nobody saw its end: killed.
@@ -96,6 +95,23 @@ pub struct FailedInstance {
     pub since: Timestamp,
     /// The instance's grace period, in seconds.
     pub grace_period: i64,
+}
+
+/// Why single containers are stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// They stand in the way: in a dead sandbox, or replaced by a newer one.
+    Stray,
+    /// What they accompanied is over.
+    Over,
+    /// Their liveness probe failed too often.
+    Liveness,
+    /// Their startup probe failed too often.
+    Startup,
+    /// The hook after their start failed.
+    PostStart,
+    /// All containers of the Pod start anew.
+    RestartAll,
 }
 
 /// How an instance ended.

@@ -5,12 +5,13 @@
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRule, PodSpec};
 use std::time::Duration;
 
-use super::backoff::{self, RestartBackoff};
-use super::observed::{Container, Exit, Observed};
-use super::plan::{StopReason, View};
-use super::state::Subject;
-use super::time::MonotonicTime;
 use crate::manifest::StaticPod;
+use crate::pod::backoff;
+use crate::pod::backoff::RestartBackoff;
+use crate::pod::state::history::StopReason;
+use crate::pod::state::observed::{Container, Exit, Observed};
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{Subject, View};
 use crate::translate::is_sidecar;
 use crate::units;
 
@@ -282,3 +283,6 @@ fn restart_policy<'a>(version: &'a StaticPod, container: Option<&'a ContainerSpe
     let of_pod = || spec(version).and_then(|s| s.restart_policy.as_deref());
     own.or_else(of_pod).unwrap_or("Always")
 }
+
+#[cfg(test)]
+pub(in crate::pod) mod tests;

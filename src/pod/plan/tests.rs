@@ -8,14 +8,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use proptest::prelude::*;
 
-use super::admission::Rejection;
-use super::history::{FailedInstance, Finished, History};
-use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::plan::{Plan, Step, StopReason, View, kept_version, plan};
-use super::rules::{Restart, is_finished, restart};
-use super::state::{Image, PodState, Subject};
-use super::time::{MonotonicTime, Timestamp};
 use crate::manifest::{PodKey, StaticPod};
+use crate::pod::admission::Rejection;
+use crate::pod::plan::rules::{Restart, is_finished, restart};
+use crate::pod::plan::{Plan, Step, kept_version, plan};
+use crate::pod::state::history::{FailedInstance, Finished, History, StopReason};
+use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::pod::state::time::{MonotonicTime, Timestamp};
+use crate::pod::state::{Image, PodState, Subject, View};
 use crate::translate::ImageUser;
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -48,19 +48,19 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
 
 /// A runtime and a node that do what they are told.
 #[derive(Debug, Clone)]
-pub(super) struct World {
-    pub(super) wanted: Option<Arc<StaticPod>>,
-    pub(super) observed: Observed,
-    pub(super) state: PodState,
-    pub(super) now: MonotonicTime,
+pub(in crate::pod) struct World {
+    pub(in crate::pod) wanted: Option<Arc<StaticPod>>,
+    pub(in crate::pod) observed: Observed,
+    pub(in crate::pod) state: PodState,
+    pub(in crate::pod) now: MonotonicTime,
     next_id: u32,
     /// Versions whose images cannot be had.
     no_image: BTreeSet<String>,
-    pub(super) steps: Vec<Step>,
+    pub(in crate::pod) steps: Vec<Step>,
 }
 
 impl World {
-    pub(super) fn new(wanted: Option<Arc<StaticPod>>) -> Self {
+    pub(in crate::pod) fn new(wanted: Option<Arc<StaticPod>>) -> Self {
         let mut world = Self {
             wanted: None,
             observed: Observed::default(),
@@ -74,7 +74,7 @@ impl World {
         world
     }
 
-    pub(super) fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
+    pub(in crate::pod) fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
         if let Some(version) = &wanted {
             let versions = &mut self.state.versions;
             versions.insert(version.uid.clone(), Arc::clone(version));
@@ -82,13 +82,13 @@ impl World {
         self.wanted = wanted;
     }
 
-    pub(super) fn view(&self) -> View<'_> {
+    pub(in crate::pod) fn view(&self) -> View<'_> {
         View {
             wanted: self.wanted.as_ref(),
             observed: &self.observed,
             state: &self.state,
             now: self.now,
-            longest_backoff: super::backoff::MAXIMUM,
+            longest_backoff: crate::pod::backoff::MAXIMUM,
         }
     }
 
@@ -132,7 +132,7 @@ impl World {
         id
     }
 
-    pub(super) fn exit(&self, code: i32) -> State {
+    pub(in crate::pod) fn exit(&self, code: i32) -> State {
         State::Exited(Exit {
             code,
             ended: self.now,
@@ -140,12 +140,12 @@ impl World {
         })
     }
 
-    pub(super) fn set_state(&mut self, id: &str, state: State) {
+    pub(in crate::pod) fn set_state(&mut self, id: &str, state: State) {
         let container = self.observed.containers.iter_mut().find(|c| c.id == id);
         container.unwrap().state = state;
     }
 
-    pub(super) fn live(&self) -> Vec<&Container> {
+    pub(in crate::pod) fn live(&self) -> Vec<&Container> {
         self.observed
             .containers
             .iter()
@@ -153,7 +153,7 @@ impl World {
             .collect()
     }
 
-    pub(super) fn apply(&mut self, step: Step) {
+    pub(in crate::pod) fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
         match step {
             Step::Admit { uid } => assert!(self.state.admitted.insert(uid)),
@@ -297,7 +297,7 @@ impl World {
     }
 
     /// Plans and acts until there is nothing to do at this moment.
-    pub(super) fn settle(&mut self) -> Plan {
+    pub(in crate::pod) fn settle(&mut self) -> Plan {
         for _ in 0..200 {
             let next = plan(self.view());
             match next.step.clone() {
@@ -309,7 +309,7 @@ impl World {
     }
 
     /// Settles, and lets time pass, until nothing is left to wait for.
-    pub(super) fn settle_for_good(&mut self) {
+    pub(in crate::pod) fn settle_for_good(&mut self) {
         for _ in 0..100 {
             match self.settle().wake {
                 Some(wake) => {

@@ -3,9 +3,9 @@
 
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-use super::observed::{Container, Exit};
 use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
+use crate::pod::state::observed::{Container, Exit};
 use crate::translate::Paths;
 
 /// As much of the file's end counts, in bytes, as with the kubelet.

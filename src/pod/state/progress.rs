@@ -94,7 +94,7 @@ impl Drop for UnderWay {
 
 /// A time in nanoseconds since the epoch as RFC 3339 in whole seconds; empty for one that is none.
 #[must_use]
-pub(super) fn rfc3339(nanos: i64) -> String {
+pub(in crate::pod) fn rfc3339(nanos: i64) -> String {
     let time = jiff::Timestamp::from_second(nanos.div_euclid(1_000_000_000));
     time.map_or_else(|_| String::new(), |time| time.to_string())
 }

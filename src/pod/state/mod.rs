@@ -1,22 +1,47 @@
-//! What the Pod's task knows that the runtime does not say: images at hand, failures, what probes say,
-//! and which versions are on their way out. Losing it with the agent costs time, never correctness; what
-//! must not be lost, that a version is on its way out and its history, also stands on disk.
+//! The state of one Pod beyond what the runtime has: images at hand, failures, what probes report, and
+//! which versions are terminating. Losing it with the agent costs time, never correctness; what must not
+//! be lost, that a version is terminating and its history, also stands on disk.
+//!
+//! Data alone: no rule stands here, and nothing here waits or does I/O.
+
+mod failure;
+pub mod history;
+pub mod observed;
+pub mod progress;
+pub mod time;
+
+pub(in crate::pod) use failure::name_holder;
+pub use failure::{Failure, Subject};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::Rejection;
-use super::backoff;
-use super::folder::Terminating;
-use super::history::{FailedInstance, Finished, History};
-use super::observed::Container;
-use super::progress::Progress;
-use super::reserved::name_holder;
-use super::time::{MonotonicTime, Wall};
+use self::history::{FailedInstance, Finished, History};
+use self::observed::{Container, Observed};
+use self::progress::Progress;
+use self::time::{MonotonicTime, Timestamp, Wall};
 use crate::manifest::StaticPod;
+use crate::pod::admission::Rejection;
+use crate::pod::backoff;
 use crate::probe::Health;
 use crate::translate::ImageUser;
+use serde::{Deserialize, Serialize};
+
+/// All that the planner looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The version that the manifests want, if any.
+    pub wanted: Option<&'a Arc<StaticPod>>,
+    /// What the runtime has.
+    pub observed: &'a Observed,
+    /// What the task knows besides.
+    pub state: &'a PodState,
+    /// The time.
+    pub now: MonotonicTime,
+    /// The longest wait before a container that keeps stopping is started again.
+    pub longest_backoff: Duration,
+}
 
 /// The task's memory.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +92,15 @@ pub struct PodState {
     pub progress: Progress,
 }
 
+/// When and with what grace period a Pod's end began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminating {
+    /// When it began.
+    pub since: Timestamp,
+    /// Seconds.
+    pub grace_period: i64,
+}
+
 /// A hook after the start of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PostStart {
@@ -110,40 +144,6 @@ pub enum Image {
         /// The wait until then, in full.
         delay: Duration,
     },
-}
-
-/// What a failure is about. A success in the same matter ends it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
-    /// Making a sandbox for this UID.
-    Sandbox(String),
-    /// The host paths of this UID.
-    Volumes(String),
-    /// Making or starting a container: UID and name.
-    Container(String, String),
-    /// Stopping or removing a container or sandbox, by id.
-    Removal(String),
-    /// Stopping the containers of this UID.
-    Stop(String),
-    /// Clearing away what this UID left on the node.
-    CleanUp(String),
-    /// The turn of this UID among the node's updates.
-    Turn(String),
-}
-
-/// A failure, and when to try again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Kubernetes' word for it, `CreateContainerError` and the like.
-    pub reason: &'static str,
-    /// What went wrong.
-    pub message: String,
-    /// Failures in a row.
-    pub tries: u32,
-    /// Time of the first of these failures.
-    pub since: MonotonicTime,
-    /// When to try again.
-    pub retry: MonotonicTime,
 }
 
 impl PodState {
@@ -254,20 +254,5 @@ impl PodState {
             .retain(|subject, _| subject.uid() != Some(uid));
         self.free_attempts
             .retain(|subject, _| subject.uid() != Some(uid));
-    }
-}
-
-impl Subject {
-    /// The version that it is about, if it is about one as a whole or a container of it.
-    pub(super) fn uid(&self) -> Option<&str> {
-        match self {
-            Self::Sandbox(uid)
-            | Self::Volumes(uid)
-            | Self::Container(uid, _)
-            | Self::Stop(uid)
-            | Self::CleanUp(uid)
-            | Self::Turn(uid) => Some(uid),
-            Self::Removal(_) => None,
-        }
     }
 }

@@ -1,18 +1,19 @@
-//! What a Pod's task tells of its doings as events, in the reference agent's words.
+//! The events that a Pod's task records, in the kubelet's words.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Container as ContainerSpec;
-
-use super::act::StepError;
-use super::events::EventKind;
-use super::image::{ImageError, LocalImage};
-use super::plan::{StopReason, image_volumes, volume_holder};
-use super::rules::all_containers;
-use super::state::Subject;
-use super::task::PodTask;
+use super::PodTask;
+use super::error::StepError;
 use crate::cri::Error;
 use crate::manifest::StaticPod;
+use crate::pod::events::EventKind;
+use crate::pod::go_duration::in_go;
+use crate::pod::image::{ImageError, LocalImage};
+use crate::pod::plan::rules::all_containers;
+use crate::pod::plan::{image_volumes, volume_holder};
+use crate::pod::state::Subject;
+use crate::pod::state::history::StopReason;
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 impl PodTask {
     /// An event about what needs an image: a container, or a volume, which has no field of its own.
@@ -195,48 +196,9 @@ pub(super) fn killing(
     format!("Container {name} failed {probe} probe{then}")
 }
 
-/// A duration in whole milliseconds, as Go and so the reference agent writes it: `350ms`, `1.2s`, `2m0.05s`.
-pub(super) fn in_go(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis < 1000 {
-        return if millis == 0 {
-            "0s".to_owned()
-        } else {
-            format!("{millis}ms")
-        };
-    }
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
-    let fraction = format!("{:03}", rest % 1000);
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let seconds = format!("{}{point}{fraction}s", rest / 1000);
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => seconds,
-        (0, minutes) => format!("{minutes}m{seconds}"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_written_as_the_reference_agent_does() {
-        for (millis, text) in [
-            (0, "0s"),
-            (7, "7ms"),
-            (999, "999ms"),
-            (1000, "1s"),
-            (1200, "1.2s"),
-            (1050, "1.05s"),
-            (60_000, "1m0s"),
-            (125_005, "2m5.005s"),
-            (3_600_000, "1h0m0s"),
-        ] {
-            assert_eq!(in_go(Duration::from_millis(millis)), text);
-        }
-    }
 
     #[test]
     fn the_end_of_a_container_is_told_with_its_cause() {

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use super::observed::{Container, State};
-use super::plan::{Step, StopReason, View};
-use super::state::{PodState, Subject};
-use super::time::MonotonicTime;
+use crate::pod::plan::Step;
+use crate::pod::state::history::StopReason;
+use crate::pod::state::observed::{Container, State};
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{PodState, Subject, View};
 
 /// A step that comes again later than this is not a repetition: what it brought about has lasted. Longer
 /// than the longest back-off of a step and a round of looking at the runtime.
@@ -21,7 +22,7 @@ pub(super) struct Effects {
 
 /// A step that succeeded.
 #[derive(Debug, Clone)]
-struct Done {
+pub(super) struct Done {
     step: Step,
     at: MonotonicTime,
     /// Whether it has not been the next one since.
@@ -78,7 +79,7 @@ impl Effects {
 
 /// Returns what a step is about that ends or removes something in the runtime, the reason of its failures, and the
 /// CRI method that it calls.
-fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
+pub(super) fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
     Some(match step {
         Step::Terminate { uid } => {
             let subject = Subject::Stop(uid.clone());

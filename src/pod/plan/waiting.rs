@@ -1,29 +1,29 @@
 //! Why a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
 
-use super::admission::Rejection;
-use super::backoff;
-use super::observed::Container;
-use super::plan::{View, WantedImage, image_volumes, wanted_images};
-use super::rules::{Restart, all_containers, init_containers, is_finished, restart};
-use super::state::{Failure, Image, PodState, PostStart, Subject};
-use super::time::MonotonicTime;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{unmet, unmet_by_container};
+use crate::pod::admission::Rejection;
+use crate::pod::backoff;
+use crate::pod::plan::rules::{Restart, all_containers, init_containers, is_finished, restart};
+use crate::pod::plan::{WantedImage, image_volumes, wanted_images};
+use crate::pod::state::observed::Container;
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
 
 /// Kubernetes' word for what waits for a `ConfigMap` or `Secret`.
-pub(super) const MISSING_OBJECT: &str = "CreateContainerConfigError";
+pub(in crate::pod) const MISSING_OBJECT: &str = "CreateContainerConfigError";
 
 /// Why something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(in crate::pod) struct Waiting {
     /// Kubernetes' word for it.
-    pub(super) reason: String,
+    pub(in crate::pod) reason: String,
     /// What there is to say about that.
-    pub(super) message: String,
+    pub(in crate::pod) message: String,
 }
 
 impl Waiting {
-    pub(super) fn new(reason: &str, message: impl Into<String>) -> Self {
+    pub(in crate::pod) fn new(reason: &str, message: impl Into<String>) -> Self {
         Self {
             reason: reason.to_owned(),
             message: message.into(),
@@ -33,7 +33,7 @@ impl Waiting {
 
 /// What a container waits for that does not run yet, as its status has it: the kubelet tells there what
 /// came of starting that container, and of nothing else.
-pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Waiting {
+pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Waiting {
     if let Some(start_error) = start_error(view, version, name) {
         return start_error;
     }
@@ -54,7 +54,7 @@ pub(super) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Wa
 }
 
 /// The `ConfigMap`s and `Secret`s that the version waits for.
-pub(super) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
+pub(in crate::pod) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
     missing(&unmet(version))
 }
 
@@ -63,7 +63,7 @@ fn missing(unmet: &[String]) -> Option<Waiting> {
 }
 
 /// Returns the failure that holds up the stop or the clean-up of a version, if one does.
-pub(super) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&'a Failure> {
+pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&'a Failure> {
     let sandboxes = view.observed.sandboxes_of(uid).map(|s| &s.id);
     let ids = sandboxes.chain(view.observed.containers_of(uid).map(|c| &c.id));
     let removals = ids.map(|id| Subject::Removal(id.clone()));
@@ -75,7 +75,7 @@ pub(super) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&'a Failu
 }
 
 /// Returns the failure that holds up the clean-up of anything but this version.
-pub(super) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
+pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
     let on_disk = view.state.on_disk.iter().map(String::as_str);
     let mut others = view
         .observed
@@ -87,7 +87,11 @@ pub(super) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
 }
 
 /// What came of starting a container the last time, if it failed.
-pub(super) fn start_error(view: View<'_>, version: &StaticPod, name: &str) -> Option<Waiting> {
+pub(in crate::pod) fn start_error(
+    view: View<'_>,
+    version: &StaticPod,
+    name: &str,
+) -> Option<Waiting> {
     if let Some(failure) = start_failure(view.state, &version.uid, name) {
         // The kubelet has no word of its own for what else a container's configuration needs.
         let reason = match failure.reason {
@@ -102,7 +106,11 @@ pub(super) fn start_error(view: View<'_>, version: &StaticPod, name: &str) -> Op
 
 /// What holds up a container that is to run, beyond what its status has room for: the Pod's sandbox and
 /// volumes, and pulls that are under way.
-pub(super) fn blocked_by(view: View<'_>, version: &StaticPod, name: &str) -> Option<Waiting> {
+pub(in crate::pod) fn blocked_by(
+    view: View<'_>,
+    version: &StaticPod,
+    name: &str,
+) -> Option<Waiting> {
     let (state, uid) = (view.state, version.uid.as_str());
     let newest = view.observed.history_of(uid, name).into_iter().next();
     let is_over = |c: &Container| {
@@ -121,7 +129,7 @@ pub(super) fn blocked_by(view: View<'_>, version: &StaticPod, name: &str) -> Opt
 }
 
 /// What holds up the containers of a version that are to run, for people; empty where nothing does.
-pub(super) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<String> {
+pub(in crate::pod) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<String> {
     let blocked_by = all_containers(version).filter_map(|c| blocked_by(view, version, &c.name));
     let mut said: Vec<String> = blocked_by
         .map(|w| format!("{}: {}", w.reason, w.message))
@@ -204,7 +212,11 @@ fn pulling(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -> Op
 
 /// When a container that waits is tried again, where that is a matter of time: once all that it waits for
 /// is due.
-pub(super) fn until(view: View<'_>, version: &StaticPod, name: &str) -> Option<MonotonicTime> {
+pub(in crate::pod) fn until(
+    view: View<'_>,
+    version: &StaticPod,
+    name: &str,
+) -> Option<MonotonicTime> {
     let (state, uid) = (view.state, version.uid.as_str());
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     let failure = failure.map(|f| f.retry);
@@ -228,7 +240,7 @@ pub(super) fn until(view: View<'_>, version: &StaticPod, name: &str) -> Option<M
 
 /// Start of a container's wait, in nanoseconds since the epoch: the first of the failures that it waits for
 /// the end of, else its last end, else the time when its version was first seen.
-pub(super) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
+pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
     let (state, uid) = (view.state, version.uid.as_str());
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     if let Some(failure) = failure {
@@ -242,7 +254,7 @@ pub(super) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i
 }
 
 /// Time when a version was first seen, in nanoseconds since the epoch.
-pub(super) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
+pub(in crate::pod) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
     view.state.seen.get(uid).map(|(nanos, _)| *nanos)
 }
 
@@ -257,13 +269,17 @@ fn wall_at(view: View<'_>, uid: &str, at: MonotonicTime) -> Option<i64> {
 }
 
 /// When a failed start of a container is tried again, if that is still to come.
-pub(super) fn retry(view: View<'_>, version: &StaticPod, name: &str) -> Option<MonotonicTime> {
+pub(in crate::pod) fn retry(
+    view: View<'_>,
+    version: &StaticPod,
+    name: &str,
+) -> Option<MonotonicTime> {
     let failure = start_failure(view.state, &version.uid, name)?;
     Some(failure.retry).filter(|retry| *retry > view.now)
 }
 
 /// Why a container that runs was given up, if the hook after its start was the reason.
-pub(super) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting> {
+pub(in crate::pod) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting> {
     match state.post_starts.get(id)? {
         PostStart::Running | PostStart::Interrupted => None,
         PostStart::Failed(message) => Some(Waiting::new("PostStartHookError", message.clone())),
@@ -271,7 +287,7 @@ pub(super) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting> {
 }
 
 /// What a version waits for that is to take over from another.
-pub(super) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
+pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
     if let Some(Rejection { reason, message }) = view.state.rejections.get(uid) {
         return Waiting::new(reason, message.clone());

@@ -11,17 +11,17 @@ use k8s_openapi::api::core::v1::{
 };
 use serde_json::{Value, json};
 
-use super::admission::Rejection;
-use super::backoff;
-use super::history::{Condition, Finished};
-use super::observed::{Container, Exit, Observed, Sandbox, State};
-use super::plan::{View, volume_holder};
-use super::report::report;
-use super::rules_tests;
-use super::state::{Failure, Image, PodState, PostStart, Subject};
-use super::status::{end_phase, status};
-use super::time::MonotonicTime;
 use crate::manifest::StaticPod;
+use crate::pod::admission::Rejection;
+use crate::pod::backoff;
+use crate::pod::plan::rules::tests as rules_tests;
+use crate::pod::plan::volume_holder;
+use crate::pod::report::report;
+use crate::pod::state::history::{Condition, Finished};
+use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
+use crate::pod::status::{end_phase, status};
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
 use crate::translate::{HandlerFeatures, NodeFacts};
@@ -162,7 +162,7 @@ impl Scene {
 
     fn not_started(self, name: &str, reason: &'static str) -> Self {
         let subject = Subject::Container("u".into(), name.into());
-        self.record_failure(subject, reason, NOW.after(Duration::from_secs(1)))
+        self.failed(subject, reason, NOW.after(Duration::from_secs(1)))
     }
 
     fn image(mut self, holder: &str, image: Image) -> Self {
@@ -277,13 +277,13 @@ fn text(reason: Option<&String>, message: Option<&String>) -> String {
 
 fn ended(ended: &ContainerStateTerminated) -> String {
     let reason = text(ended.reason.as_ref(), ended.message.as_ref());
-    format!("exit {}{why}", ended.exit_code)
+    format!("exit {}{reason}", ended.exit_code)
 }
 
 fn state(state: &ContainerState) -> String {
     if let Some(waiting) = &state.waiting {
         let reason = text(waiting.reason.as_ref(), waiting.message.as_ref());
-        return format!("waiting{why}");
+        return format!("waiting{reason}");
     }
     let terminated = state.terminated.as_ref().map(ended);
     terminated.unwrap_or_else(|| "running".into())
@@ -308,14 +308,14 @@ fn container(status: &ContainerStatus) -> String {
 
 fn condition(condition: &PodCondition) -> String {
     let reason = text(condition.reason.as_ref(), condition.message.as_ref());
-    format!("{}{why}", condition.status)
+    format!("{}{reason}", condition.status)
 }
 
 /// A status in lines: its phase, each condition that is not just True, and each container. Ready is left
 /// out where it is as `ContainersReady`.
 fn lines(status: &PodStatus) -> Vec<String> {
     let reason = text(status.reason.as_ref(), status.message.as_ref());
-    let mut lines = vec![format!("{}{why}", status.phase.as_deref().unwrap())];
+    let mut lines = vec![format!("{}{reason}", status.phase.as_deref().unwrap())];
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let snapshot = |kind: &str| conditions.iter().find(|c| c.type_ == kind).map(condition);
     let same = snapshot("Ready") == snapshot("ContainersReady");
@@ -382,7 +382,7 @@ fn the_phase_is_what_the_containers_and_the_restart_policy_make_of_it() {
         ),
         (
             "its container was made and not started",
-            single("Always").last_starts("a"),
+            single("Always").made("a"),
             vec!["Pending", UNREADY, CREATING],
         ),
         (
@@ -826,7 +826,7 @@ fn a_container_that_cannot_be_started_says_why() {
         (
             "the runtime cannot start it",
             single("Always")
-                .last_starts("a")
+                .made("a")
                 .not_started("a", "RunContainerError"),
             pending("a: waiting RunContainerError: no"),
         ),
@@ -841,7 +841,7 @@ fn a_container_that_cannot_be_started_says_why() {
         ),
         (
             "and then the pause is what it waits for",
-            crashed().record_failure(subject(), "RunContainerError", NOW),
+            crashed().failed(subject(), "RunContainerError", NOW),
             vec![
                 "Running",
                 UNREADY,
@@ -904,16 +904,12 @@ fn a_container_that_cannot_be_started_says_why() {
         ),
         (
             "the Pod's sandbox cannot be made",
-            single("Always").record_failure(
-                of_sandbox(),
-                "FailedCreatePodSandBox",
-                NOW.after(second),
-            ),
+            single("Always").failed(of_sandbox(), "FailedCreatePodSandBox", NOW.after(second)),
             pending(CREATING),
         ),
         (
             "the Pod's volumes are not in order",
-            single("Always").record_failure(of_volumes(), "FailedMount", NOW.after(second)),
+            single("Always").failed(of_volumes(), "FailedMount", NOW.after(second)),
             pending(CREATING),
         ),
     ]);
@@ -930,12 +926,12 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
             "the image is being pulled",
         ),
         (
-            single("Always").record_failure(sandbox, "FailedCreatePodSandBox", second),
+            single("Always").failed(sandbox, "FailedCreatePodSandBox", second),
             "FailedCreatePodSandBox",
             "no",
         ),
         (
-            single("Always").record_failure(volumes, "FailedMount", second),
+            single("Always").failed(volumes, "FailedMount", second),
             "FailedMount",
             "no",
         ),
@@ -1160,7 +1156,7 @@ fn differences_from_the_kubelet_that_are_meant() {
         ),
         (
             "a container that was made and not started has a reason to wait; the kubelet gives none",
-            single("Always").last_starts("a"),
+            single("Always").made("a"),
             CREATING,
         ),
         (
@@ -1182,7 +1178,7 @@ fn differences_from_the_kubelet_that_are_meant() {
         ),
     ] {
         let found = lines(&scene.status());
-        assert!(found.iter().any(|l| l == line), "{why}: {found:#?}");
+        assert!(found.iter().any(|l| l == line), "{reason}: {found:#?}");
     }
 }
 

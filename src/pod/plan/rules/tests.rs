@@ -7,17 +7,17 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::history::Finished;
-use super::observed::{Container, State};
-use super::plan::{Step, StopReason, plan};
-use super::plan_tests::World;
-use super::rules::{is_finished, stop_order};
-use super::state::PostStart;
 use crate::manifest::{PodKey, StaticPod};
+use crate::pod::plan::rules::{is_finished, stop_order};
+use crate::pod::plan::tests::World;
+use crate::pod::plan::{Step, plan};
+use crate::pod::state::PostStart;
+use crate::pod::state::history::{Finished, StopReason};
+use crate::pod::state::observed::{Container, State};
 use crate::probe::{Failed, Health, Kind};
 
 /// A Pod of this specification, with the UID `u`.
-pub(super) fn pod(spec: Value) -> Arc<StaticPod> {
+pub(in crate::pod) fn pod(spec: Value) -> Arc<StaticPod> {
     Arc::new(StaticPod {
         key: PodKey {
             namespace: "default".into(),
@@ -242,10 +242,10 @@ fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never(
         assert_eq!(
             world.steps.iter().filter(|s| stopped(s)).count(),
             1,
-            "{policy} {why:?}"
+            "{policy} {reason:?}"
         );
         // It ended well when told to stop, and runs again all the same.
-        assert_eq!(world.attempt("main") == 1, again, "{policy} {why:?}");
+        assert_eq!(world.attempt("main") == 1, again, "{policy} {reason:?}");
     }
 }
 

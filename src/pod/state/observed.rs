@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
-use super::time::MonotonicTime;
+use crate::pod::state::time::MonotonicTime;
 
 /// All sandboxes and containers of one Pod name, whatever their UID.
 #[derive(Debug, Clone, Default, PartialEq)]

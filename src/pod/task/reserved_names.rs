@@ -3,17 +3,9 @@
 //! has another name, is made in its place. Nothing here is kept over restarts of the agent: the next one
 //! finds the same.
 
-use super::state::Subject;
-use super::task::PodTask;
+use super::PodTask;
 use crate::cri::{Client, Error, if_found, v1};
-
-/// Returns the ID that a name is reserved for, where an error of the runtime says so.
-#[must_use]
-pub(super) fn name_holder(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("is reserved for \"")?;
-    let (id, _) = rest.split_once('"')?;
-    Some(id).filter(|id| !id.is_empty())
-}
+use crate::pod::state::{Subject, name_holder};
 
 impl PodTask {
     /// Passes over an attempt whose name is reserved for something that the runtime does not know.
@@ -37,7 +29,7 @@ impl PodTask {
 }
 
 /// Whether the runtime has a sandbox or a container with this ID.
-async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Error> {
+pub(super) async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Error> {
     if let Subject::Sandbox(_) = subject {
         let request = v1::PodSandboxStatusRequest {
             pod_sandbox_id: id.to_owned(),
@@ -50,23 +42,4 @@ async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Er
         verbose: false,
     };
     Ok(if_found(client.container_status(request).await)?.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_holder_of_a_name_is_read_from_the_runtimes_words() {
-        let of = "failed to reserve container name \"c_p_ns_u_0\": name \"c_p_ns_u_0\" is reserved for \"1a2b\"";
-        assert_eq!(name_holder(of), Some("1a2b"));
-        for other in [
-            "",
-            "is reserved for \"\"",
-            "is reserved for \"x",
-            "no such image",
-        ] {
-            assert_eq!(name_holder(other), None, "{other}");
-        }
-    }
 }

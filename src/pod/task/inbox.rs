@@ -1,28 +1,140 @@
-//! Work of a step beside the Pod's task, which keeps reading its inbox meanwhile.
+//! Waiting for messages, pulls, hooks and probes, and for a step's work meanwhile.
 //!
-//! What a step waits for, a call or file work, is awaited here and nowhere else. A step that is no longer
-//! wanted is dropped and its call cancelled, and so is one that hangs while another container of the Pod
-//! or an update needs the task. The state is read again from the runtime before the next step.
+//! What a step waits for, a call or file work, is awaited here and nowhere else, and the task keeps
+//! reading its inbox meanwhile. A step that is no longer wanted is dropped and its call cancelled, and so
+//! is one that hangs while another container of the Pod or an update needs the task. The state is read
+//! again from the runtime before the next step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::act::StepError;
-use super::observed::Container;
-use super::plan::{Step, View, kept_version, plan};
-use super::state::Subject;
-use super::task::PodTask;
+use super::error::StepError;
+use super::{Message, PodTask};
+use crate::pod::plan::{Step, kept_version, plan};
+use crate::pod::state::observed::Container;
+use crate::pod::state::{Subject, View};
+use crate::source::DesiredPod;
 
 /// How long the end of a call is waited for that is no longer wanted: most end by then, and a call that is
 /// cancelled leaves work to the runtime.
 const UNWANTED: Duration = Duration::from_secs(2);
+
 /// How long a call may take while something else of the Pod has to be done.
 const HANGS: Duration = Duration::from_secs(10);
+
 /// How often that is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 impl PodTask {
+    pub(super) fn take(&mut self, message: Message) {
+        match message {
+            Message::Desired(wanted) => self.set_wanted(wanted),
+            Message::Resync => self.stale = true,
+            Message::Changed(id) => {
+                self.changed.insert(id);
+            }
+        }
+    }
+
+    /// Takes over what the manifests want. A version that was taken back stays so.
+    pub(super) fn set_wanted(&mut self, asked: Option<DesiredPod>) {
+        let taken_back = asked.as_ref().zip(self.rollback.as_ref());
+        let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
+        let before = taken_back.and_then(|(asked, rollback)| {
+            Some(DesiredPod {
+                pod: rollback.good.version()?,
+                origin: asked.origin.clone(),
+                warnings: vec![],
+            })
+        });
+        let wanted = before.or_else(|| asked.clone());
+        self.asked = asked;
+        self.carry_out(wanted);
+    }
+
+    fn carry_out(&mut self, wanted: Option<DesiredPod>) {
+        let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
+        if let Some(new) = &wanted {
+            let version = Arc::clone(&new.pod);
+            self.state.versions.insert(new.pod.uid.clone(), version);
+            if !self.state.seen.contains_key(&new.pod.uid) {
+                self.seen_at(&new.pod.uid, self.context.clock.wall_now());
+            }
+        }
+        if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
+            let started = self.state.on_disk.contains(&old) || !self.observed.has_none_of(&old);
+            if !started {
+                self.state.forget_version(&old);
+                self.context.allocations.release(&self.key, &old);
+            }
+        }
+        self.wanted = wanted;
+    }
+
+    /// Waits until something happens, or for an alarm. Tells whether the task goes on.
+    pub(super) async fn wait(&mut self, alarm: Option<Instant>) -> bool {
+        let sleep = async {
+            match alarm {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            goes_on = self.next() => goes_on,
+            () = sleep => true,
+        }
+    }
+
+    /// Waits for work that takes its time, such as a container's end within its grace period. What happens
+    /// meanwhile is taken in and told: readiness above all. Gives nothing where the work is given up because
+    /// of that.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        is_abandoned: impl Fn(View<'_>) -> bool,
+    ) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                goes_on = self.next() => {
+                    if !goes_on {
+                        return Some(work.await);
+                    }
+                }
+            }
+            self.sync_probes();
+            self.publish();
+            if is_abandoned(self.view()) {
+                return None;
+            }
+        }
+    }
+
+    /// Waits until something happens, and takes it in. Nothing is lost where the wait is given up. Tells
+    /// whether the task goes on.
+    pub(super) async fn next(&mut self) -> bool {
+        let given_back = &mut self.given_back;
+        tokio::select! {
+            message = self.inbox.recv() => match message {
+                Some(message) => self.take(message),
+                None => return false,
+            },
+            Some(pulled) = self.pulls.next() => self.pulled(pulled),
+            Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
+            Some(done) = self.jobs.next() => self.job_done(done),
+            news = self.probes.next() => self.record_probe_change(&news),
+            Ok(()) = given_back.changed(), if !self.state.rejections.is_empty() => {
+                self.state.rejections.clear();
+            }
+        }
+        self.has_pending_events = true;
+        true
+    }
+
     /// Awaits work while the task keeps reading its inbox. Gives nothing where the work was dropped since it
     /// gives way: `gives_way` is asked every second, with how long the work has taken.
     pub(super) fn beside<T>(

@@ -1,0 +1,72 @@
+//! The images that a version needs, for its containers and for its volumes.
+
+use k8s_openapi::api::core::v1::Volume;
+
+use super::rules::all_containers;
+use crate::manifest::StaticPod;
+use crate::pod::state::{Image, PodState};
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// An image that a version needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedImage<'a> {
+    /// What needs it: a container's name, or a volume's as [`volume_holder`] writes it.
+    pub holder: String,
+    /// The image's name.
+    pub image: &'a str,
+    /// When it is pulled.
+    pub policy: Option<&'a str>,
+}
+
+/// How a volume stands among those that need images; no container can be called so.
+#[must_use]
+pub fn volume_holder(volume: &str) -> String {
+    format!("volume {volume}")
+}
+
+/// The images that a version needs.
+pub fn wanted_images(version: &StaticPod) -> impl Iterator<Item = WantedImage<'_>> {
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let volumes = volumes.into_iter().flatten().filter_map(image_of_volume);
+    all_containers(version)
+        .map(image_of_container)
+        .chain(volumes)
+}
+
+fn image_of_container(container: &ContainerSpec) -> WantedImage<'_> {
+    WantedImage {
+        holder: container.name.clone(),
+        image: container.image.as_deref().unwrap_or_default(),
+        policy: container.image_pull_policy.as_deref(),
+    }
+}
+
+fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
+    let source = volume.image.as_ref()?;
+    Some(WantedImage {
+        holder: volume_holder(&volume.name),
+        image: source.reference.as_deref().unwrap_or_default(),
+        policy: source.pull_policy.as_deref(),
+    })
+}
+
+/// The images behind volumes that a container has mounted, by what stands for them.
+pub fn image_volumes<'a>(
+    version: &'a StaticPod,
+    spec: &'a ContainerSpec,
+) -> impl Iterator<Item = String> + 'a {
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let volumes = volumes.into_iter().flatten().filter(|v| v.image.is_some());
+    let mounted = |v: &&Volume| {
+        spec.volume_mounts
+            .iter()
+            .flatten()
+            .any(|m| m.name == v.name)
+    };
+    volumes.filter(mounted).map(|v| volume_holder(&v.name))
+}
+
+pub(super) fn at_hand(state: &PodState, version: &StaticPod, holder: &str) -> bool {
+    let key = (version.uid.clone(), holder.to_owned());
+    matches!(state.images.get(&key), Some(Image::Ready { .. }))
+}

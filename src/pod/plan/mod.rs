@@ -1,0 +1,225 @@
+//! The planner: from what is wanted and what is observed to the next step for one Pod.
+//!
+//! Pure, and it holds all the rules: which version runs, restart policy, backoff, what is kept and
+//! what goes. Invariants, tested as properties: from any state it reaches the wanted one in a bounded
+//! number of steps; it never stops a healthy container of an unchanged Pod; it never has two live
+//! containers of one name. The order of the rules stands here, and the rules in files by their subject.
+
+mod clean_up;
+mod images;
+pub mod rules;
+mod start;
+mod step;
+mod stop;
+mod takeover;
+#[cfg(test)]
+pub(in crate::pod) mod tests;
+pub(in crate::pod) mod waiting;
+
+pub use images::{WantedImage, image_volumes, volume_holder, wanted_images};
+pub use step::Step;
+pub use takeover::kept_version;
+
+use self::rules::{containers, deadline, init_containers, is_finished, restart_all_due};
+use self::start::Start;
+use self::stop::SANDBOX_STOP;
+use self::takeover::OBJECTS_COME;
+use crate::manifest::StaticPod;
+use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{Subject, View};
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// The planner's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// What to do now; nothing if all is as it should be or has to wait.
+    pub step: Option<Step>,
+    /// When to plan again even if nothing happens until then.
+    pub wake: Option<MonotonicTime>,
+}
+
+/// Works out the next step.
+#[must_use]
+pub fn plan(view: View<'_>) -> Plan {
+    let mut planner = Planner { view, wake: None };
+    let step = planner.next();
+    Plan {
+        wake: if step.is_some() { None } else { planner.wake },
+        step,
+    }
+}
+
+/// Whether something is not to wait until single containers of this version have been stopped: that it is on
+/// its way out, which has a grace period of its own, or that another can be made ready.
+#[must_use]
+pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
+    match plan(view).step {
+        Some(Step::Terminate { .. }) => true,
+        Some(
+            Step::Admit { uid: other }
+            | Step::EnsureImage { uid: other, .. }
+            | Step::CheckVolumes { uid: other }
+            | Step::TakeTurn { uid: other },
+        ) => other != uid,
+        _ => false,
+    }
+}
+
+struct Planner<'a> {
+    view: View<'a>,
+    wake: Option<MonotonicTime>,
+}
+
+impl Planner<'_> {
+    fn next(&mut self) -> Option<Step> {
+        if let Some(step) = self.start_again() {
+            return Some(step);
+        }
+        let kept = kept_version(self.view);
+        let leaving = self.leaving(kept);
+        for uid in &leaving {
+            if let Some(step) = self.stop(uid) {
+                return Some(step);
+            }
+        }
+        if leaving.iter().any(|uid| self.holds_processes(uid)) {
+            return None;
+        }
+        // The wanted version first, the remains of the old one after: that makes the gap short.
+        let step = match (self.view.wanted, kept) {
+            // Nothing of the kept version may hold up the wanted one.
+            (Some(wanted), Some(kept)) => self.prepare(wanted).or_else(|| self.run(kept)),
+            (Some(wanted), None) if self.can_run(wanted, &leaving) => self.run(wanted),
+            _ => None,
+        };
+        step.or_else(|| leaving.iter().find_map(|uid| self.clear(uid)))
+    }
+
+    /// Whether nothing that an earlier instance of the same version left has to go first.
+    fn can_run(&self, version: &StaticPod, leaving: &[&str]) -> bool {
+        let uid = version.uid.as_str();
+        !leaving.contains(&uid) && !self.view.state.is_being_cleaned_up(uid)
+    }
+
+    /// Brings a version up and keeps it up.
+    fn run(&mut self, version: &StaticPod) -> Option<Step> {
+        let observed = self.view.observed;
+        let uid = version.uid.as_str();
+        if is_finished(self.view, version) {
+            return self.wind_up(version);
+        }
+        if let Some(step) = self.fail(version) {
+            return Some(step);
+        }
+        if observed.has_none_of(uid) && self.is_held_for_objects(version) {
+            return self.report_missing(version);
+        }
+        if observed.has_none_of(uid) && !self.view.state.admitted.contains(uid) {
+            return self.admit(uid);
+        }
+        let current = observed.ready_sandbox(uid);
+        if let Some(due) = restart_all_due(self.view, version) {
+            let waits = self.must_wait_until(due);
+            return (!waits).then(|| Step::RestartAll { uid: uid.into() });
+        }
+        let stray = self.stray(uid, current);
+        let waits_for_strays = !stray.is_empty();
+        let step = self.clear_the_way(uid, current, stray);
+        if step.is_some() || waits_for_strays || self.waits_for_stops(uid, current) {
+            return step;
+        }
+        if let Some(step) = self.stop_failed(uid) {
+            return Some(step);
+        }
+        let wants: Vec<(&ContainerSpec, Start)> = self
+            .due(version, current)
+            .into_iter()
+            .filter(|spec| unmet_by_container(version, &spec.name).is_empty())
+            .filter_map(|spec| Some((spec, self.wanted_start(version, spec, current)?)))
+            .collect();
+        let image = self.image_for(version, &wants);
+        if image.is_some() {
+            return image;
+        }
+        let step = match current {
+            Some(sandbox) => self.start_first_of(version, wants, sandbox),
+            // Its images are looked for first, and that takes no time.
+            None if wants
+                .iter()
+                .any(|(spec, _)| self.is_checking(version, spec)) =>
+            {
+                None
+            }
+            None => self.run_sandbox(uid),
+        };
+        step.or_else(|| self.report_missing(version))
+            .or_else(|| self.collect_garbage(version))
+    }
+
+    /// Whether a version waits as a whole for objects that no manifest has. As with the kubelet it does
+    /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
+    /// is missing another version comes, so one that came with its objects is given the time to do so.
+    fn is_held_for_objects(&mut self, version: &StaticPod) -> bool {
+        if unmet(version).is_empty() {
+            return false;
+        }
+        let starts = |spec: &ContainerSpec| unmet_by_container(version, &spec.name).is_empty();
+        let can_start = match init_containers(version).first() {
+            Some(first) => starts(first),
+            None => containers(version).iter().any(starts),
+        };
+        if !can_start || !unmet_by_volumes(version).is_empty() {
+            return true;
+        }
+        let seen = self.view.state.seen.get(&version.uid);
+        seen.is_some_and(|(_, seen)| self.must_wait_until(seen.after(OBJECTS_COME)))
+    }
+
+    /// A version that has run for longer than it may has failed (API reference,
+    /// `activeDeadlineSeconds`).
+    fn fail(&mut self, version: &StaticPod) -> Option<Step> {
+        let due = deadline(self.view, version)?;
+        if self.must_wait_until(due) {
+            return None;
+        }
+        Some(Step::Fail {
+            uid: version.uid.clone(),
+            reason: "DeadlineExceeded",
+            message: "Pod was active on the node longer than the specified deadline".to_owned(),
+        })
+    }
+
+    /// A step to find out whether a version can run here, unless it was found not to.
+    fn admit(&self, uid: &str) -> Option<Step> {
+        let rejected = self.view.state.rejections.contains_key(uid);
+        (!rejected).then(|| Step::Admit { uid: uid.into() })
+    }
+
+    /// The step for the first of these ids that did not just fail.
+    fn first_of(&mut self, ids: Vec<String>, step: impl Fn(String) -> Step) -> Option<Step> {
+        ids.into_iter()
+            .find_map(|id| self.unless_failing(&Subject::Removal(id.clone()), step(id)))
+    }
+
+    /// The step, unless it is under way or failed a short while ago.
+    fn unless_failing(&mut self, subject: &Subject, step: Step) -> Option<Step> {
+        if let Some(begun) = self.view.state.under_way.get(subject) {
+            // From then on it counts as one that hangs.
+            self.must_wait_until(begun.after(SANDBOX_STOP));
+            return None;
+        }
+        match self.view.state.failures.get(subject) {
+            Some(failure) if self.must_wait_until(failure.retry) => None,
+            _ => Some(step),
+        }
+    }
+
+    fn must_wait_until(&mut self, due: MonotonicTime) -> bool {
+        let early = due > self.view.now;
+        if early {
+            self.wake = Some(self.wake.map_or(due, |wake| wake.min(due)));
+        }
+        early
+    }
+}

@@ -1,0 +1,271 @@
+//! Starting: the sandbox, and the containers that are due, each once its images are there.
+
+use std::time::Duration;
+
+use super::images::{at_hand, image_volumes};
+use super::rules::{Restart, Role, containers, init_containers, restart, restart_backoff, role};
+use super::{Planner, Step, waiting};
+use crate::manifest::StaticPod;
+use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::pod::state::{Image, PostStart, Subject};
+use crate::translate::is_sidecar;
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
+/// making sandboxes is the dearest thing a runtime does.
+const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How a container comes to run.
+pub(super) enum Start {
+    /// It is made and only has to be started.
+    Existing(String),
+    /// It is made first.
+    New {
+        attempt: u32,
+        backoff: Option<Duration>,
+    },
+}
+
+impl Planner<'_> {
+    /// The containers that may run now: those that must come first until the first that is not done,
+    /// and the Pod's own once all are. Where one of its own was made in this sandbox, all were done
+    /// (Kubernetes, Init Containers, and Sidecar Containers). Nothing comes after a container whose
+    /// hook after its start still runs.
+    pub(super) fn due<'v>(
+        &self,
+        version: &'v StaticPod,
+        current: Option<&Sandbox>,
+    ) -> Vec<&'v ContainerSpec> {
+        let state = self.view.state;
+        let here = |name: &str| {
+            let history = self.view.observed.history_of(&version.uid, name);
+            let last = history.into_iter().next();
+            last.filter(|c| current.is_some_and(|s| s.id == c.sandbox) && !state.is_replaced(c))
+        };
+        let hooked = |c: &Container| {
+            let hook = state.post_starts.get(&c.id);
+            c.is_live() && matches!(hook, Some(PostStart::Running | PostStart::Interrupted))
+        };
+        let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
+        let mut due = vec![];
+        for spec in init_containers(version) {
+            let last = here(&spec.name);
+            let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
+                (true, container_state) => {
+                    due.push(spec);
+                    let started = last.is_some_and(|c| {
+                        let works = state.failed_instance(c).is_none() && !hooked(c);
+                        works && state.health(&c.id).started
+                    });
+                    matches!(container_state, Some(State::Running { .. })) && started
+                }
+                (false, Some(State::Exited(exit))) if exit.code == 0 => true,
+                (false, _) if initialized => true,
+                (false, _) => {
+                    due.push(spec);
+                    false
+                }
+            };
+            if !done && !initialized {
+                return due;
+            }
+        }
+        for spec in containers(version) {
+            due.push(spec);
+            if here(&spec.name).is_some_and(hooked) {
+                break;
+            }
+        }
+        due
+    }
+
+    /// A step towards the images of what has to be made.
+    pub(super) fn image_for(
+        &mut self,
+        version: &StaticPod,
+        wants: &[(&ContainerSpec, Start)],
+    ) -> Option<Step> {
+        let made = wants
+            .iter()
+            .filter(|(_, start)| matches!(start, Start::New { .. }));
+        let own = made
+            .clone()
+            .find_map(|(spec, _)| self.ensure_image(version, &spec.name));
+        let mut volumes = made.flat_map(|(spec, _)| image_volumes(version, spec));
+        own.or_else(|| volumes.find_map(|holder| self.ensure_image(version, &holder)))
+    }
+
+    pub(super) fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
+        let newest = self.view.observed.newest_sandbox(uid);
+        let subject = Subject::Sandbox(uid.into());
+        if let Some(dead) = newest.filter(|s| s.attempt > 0) {
+            let made = self.view.state.last_start(&subject, dead.created);
+            if self.must_wait_until(made.after(SANDBOX_INTERVAL)) {
+                return None;
+            }
+        }
+        let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
+        let step = Step::RunSandbox {
+            uid: uid.into(),
+            attempt: self.view.state.free_attempt(&subject, next),
+        };
+        self.unless_failing(&subject, step)
+    }
+
+    /// How a container has to be started now, if it has to; what must wait sets the alarm.
+    pub(super) fn wanted_start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        current: Option<&Sandbox>,
+    ) -> Option<Start> {
+        let history = self.view.observed.history_of(&version.uid, &spec.name);
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
+        let next = history.first().map_or(0, |c| c.attempt.saturating_add(1));
+        let attempt = self.view.state.free_attempt(&subject, next);
+        let Some(last) = history.first() else {
+            let backoff = None;
+            return Some(Start::New { attempt, backoff });
+        };
+        match &last.state {
+            State::Running { .. } | State::Unknown => None,
+            State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
+                Some(Start::Existing(last.id.clone()))
+            }
+            // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
+            State::Created => Some(Start::New {
+                attempt,
+                backoff: last.backoff,
+            }),
+            // Its sandbox died before it ran: nothing is owed for that either.
+            State::Exited(exit)
+                if exit.started_at <= 0
+                    && !last.gone
+                    && current.is_none_or(|s| s.id != last.sandbox)
+                    && restart(self.view, version, last, exit) != Restart::Never =>
+            {
+                Some(Start::New {
+                    attempt,
+                    backoff: last.backoff,
+                })
+            }
+            // What must come first comes first in every sandbox.
+            State::Exited(exit)
+                if exit.code == 0
+                    && role(version, &spec.name) == Role::Init
+                    && current.is_none_or(|s| s.id != last.sandbox) =>
+            {
+                Some(Start::New {
+                    attempt,
+                    backoff: None,
+                })
+            }
+            State::Exited(exit) => match restart(self.view, version, last, exit) {
+                Restart::Never => None,
+                Restart::At(due, _) if self.must_wait_until(due) => {
+                    // What is told of a start that failed changes before.
+                    let retry = waiting::retry(self.view, version, &spec.name);
+                    retry.map(|retry| self.must_wait_until(retry));
+                    None
+                }
+                Restart::At(..) => Some(Start::New {
+                    attempt,
+                    backoff: restart_backoff(self.view, version, last, exit).recorded,
+                }),
+            },
+        }
+    }
+
+    /// Starts the first container that can be. Those of a new sandbox start in the manifest's order: one
+    /// whose image is being pulled holds up those after it, as with the kubelet. One that ran before
+    /// waits for nobody.
+    pub(super) fn start_first_of(
+        &mut self,
+        version: &StaticPod,
+        wants: Vec<(&ContainerSpec, Start)>,
+        sandbox: &Sandbox,
+    ) -> Option<Step> {
+        let mut is_blocked = false;
+        for (spec, start) in wants {
+            is_blocked = is_blocked || self.is_pulling(version, spec);
+            if is_blocked && matches!(start, Start::New { attempt: 0, .. }) {
+                continue;
+            }
+            let step = self.start(version, spec, sandbox, start);
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
+    }
+
+    fn is_pulling(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        self.is_checking(version, spec)
+            || self.has_image(version, spec, |image| {
+                matches!(image, Image::Pulling { .. })
+            })
+    }
+
+    pub(super) fn is_checking(&self, version: &StaticPod, spec: &ContainerSpec) -> bool {
+        self.has_image(version, spec, |image| matches!(image, Image::Checking(_)))
+    }
+
+    /// Whether one of the images that a container needs is in such a state.
+    fn has_image(
+        &self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        test: impl Fn(&Image) -> bool,
+    ) -> bool {
+        let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
+        holders.any(|holder| {
+            let image = self.view.state.images.get(&(version.uid.clone(), holder));
+            image.is_some_and(&test)
+        })
+    }
+
+    fn start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        sandbox: &Sandbox,
+        start: Start,
+    ) -> Option<Step> {
+        let uid = version.uid.clone();
+        let container = spec.name.clone();
+        let subject = Subject::Container(uid.clone(), container.clone());
+        let step = match start {
+            Start::Existing(id) => Step::StartContainer { uid, container, id },
+            Start::New { attempt, backoff } => {
+                let state = self.view.state;
+                let volumes = image_volumes(version, spec);
+                let mut holders = volumes.chain([container.clone()]);
+                if !holders.all(|holder| at_hand(state, version, &holder)) {
+                    return None;
+                }
+                Step::RunContainer {
+                    uid,
+                    sandbox: sandbox.id.clone(),
+                    container,
+                    attempt,
+                    backoff,
+                }
+            }
+        };
+        self.unless_failing(&subject, step)
+    }
+
+    /// A step towards a container's image, if one is due.
+    pub(super) fn ensure_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
+        let key = (version.uid.clone(), container.to_owned());
+        match self.view.state.images.get(&key) {
+            Some(Image::Ready { .. } | Image::Checking(_) | Image::Pulling { .. }) => {
+                return None;
+            }
+            Some(Image::Failed { retry, .. }) if self.must_wait_until(*retry) => return None,
+            Some(Image::Failed { .. }) | None => {}
+        }
+        let (uid, container) = key;
+        Some(Step::EnsureImage { uid, container })
+    }
+}

@@ -1,0 +1,114 @@
+//! The steps that the planner can ask for.
+
+use std::time::Duration;
+
+use crate::pod::state::history::StopReason;
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// See whether a version can run on this node at all, and take what it needs of the node.
+    Admit {
+        /// The version.
+        uid: String,
+    },
+    /// Find out whether the image of a container is there, and have it pulled if it is not.
+    EnsureImage {
+        /// The version.
+        uid: String,
+        /// The container.
+        container: String,
+    },
+    /// See whether the host paths that this version needs are there, before the old version stops.
+    CheckVolumes {
+        /// The version.
+        uid: String,
+    },
+    /// Wait for this version's turn among the node's updates, before the old version stops.
+    TakeTurn {
+        /// The version.
+        uid: String,
+    },
+    /// Make the Pod's folders and a sandbox.
+    RunSandbox {
+        /// The version.
+        uid: String,
+        /// The new sandbox's attempt.
+        attempt: u32,
+    },
+    /// Make a container and start it.
+    RunContainer {
+        /// The version.
+        uid: String,
+        /// The sandbox it goes into.
+        sandbox: String,
+        /// The container's name.
+        container: String,
+        /// The new container's attempt.
+        attempt: u32,
+        /// The back-off period that the restart used up, where it is one.
+        backoff: Option<Duration>,
+    },
+    /// Start a container that was made but not started.
+    StartContainer {
+        /// The version.
+        uid: String,
+        /// The container's name.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// Mark a version as on its way out and stop all its containers: preStop, signal, grace period.
+    Terminate {
+        /// The version.
+        uid: String,
+    },
+    /// Stop single containers.
+    StopContainers {
+        /// The version.
+        uid: String,
+        /// Their ids.
+        ids: Vec<String>,
+        /// Why they are stopped.
+        reason: StopReason,
+    },
+    /// From now on every container of a version is to be replaced, init containers first.
+    RestartAll {
+        /// The version.
+        uid: String,
+    },
+    /// A version has failed for good.
+    Fail {
+        /// The version.
+        uid: String,
+        /// Kubernetes' word for it.
+        reason: &'static str,
+        /// What there is to say about that.
+        message: String,
+    },
+    /// Have the runtime end a sandbox's processes and give back its network.
+    StopSandbox {
+        /// Its id.
+        id: String,
+    },
+    /// Remove a stopped sandbox.
+    RemoveSandbox {
+        /// Its id.
+        id: String,
+    },
+    /// Remove a dead container and its log.
+    RemoveContainer {
+        /// Its id.
+        id: String,
+    },
+    /// Clear away what a version left on the node outside the runtime.
+    CleanUp {
+        /// The version.
+        uid: String,
+    },
+    /// Start a version again that has ended, before its clean-up has succeeded.
+    StartAgain {
+        /// The version.
+        uid: String,
+    },
+}

@@ -1,0 +1,159 @@
+//! Stopping: versions that leave or are over, containers that failed, and those that are in the way.
+
+use std::time::Duration;
+
+use super::{Planner, Step};
+use crate::manifest::StaticPod;
+use crate::pod::state::history::StopReason;
+use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::pod::state::time::MonotonicTime;
+use crate::pod::state::{PostStart, Subject};
+use crate::probe::Kind;
+
+/// How long the stop of a dead sandbox is waited for before the next one is made.
+pub(super) const SANDBOX_STOP: Duration = Duration::from_secs(10);
+
+impl Planner<'_> {
+    pub(super) fn holds_processes(&self, uid: &str) -> bool {
+        let observed = self.view.observed;
+        observed.containers_of(uid).any(Container::is_live)
+            || observed.sandboxes_of(uid).any(|s| self.blocks(s))
+    }
+
+    /// Whether nothing may start in place of this sandbox yet. One that is not ready has no process left,
+    /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
+    fn blocks(&self, sandbox: &Sandbox) -> bool {
+        let removal = Subject::Removal(sandbox.id.clone());
+        let state = self.view.state;
+        let hangs = |begun: &MonotonicTime| begun.after(SANDBOX_STOP) <= self.view.now;
+        let fails = state.failures.contains_key(&removal)
+            || state.under_way.get(&removal).is_some_and(hangs);
+        sandbox.ready || self.needs_stop(sandbox) && !fails
+    }
+
+    pub(super) fn needs_stop(&self, sandbox: &Sandbox) -> bool {
+        sandbox.ready || !self.view.state.stopped_sandboxes.contains(&sandbox.id)
+    }
+
+    /// Ends a version's processes: containers with grace, then sandboxes.
+    pub(super) fn stop(&mut self, uid: &str) -> Option<Step> {
+        let observed = self.view.observed;
+        if observed.containers_of(uid).any(Container::is_live) {
+            let step = Step::Terminate { uid: uid.into() };
+            return self.unless_failing(&Subject::Stop(uid.into()), step);
+        }
+        let standing = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
+        self.first_of(standing.map(|s| s.id.clone()).collect(), |id| {
+            Step::StopSandbox { id }
+        })
+    }
+
+    /// Ends what is left running of a version that is over.
+    pub(super) fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
+        let (uid, observed) = (version.uid.as_str(), self.view.observed);
+        if let Some(step) = self.stop_live(uid, StopReason::Over) {
+            return Some(step);
+        }
+        let ready = observed.sandboxes_of(uid).filter(|s| s.ready);
+        let ids = ready.map(|s| s.id.clone()).collect();
+        self.first_of(ids, |id| Step::StopSandbox { id })
+            .or_else(|| self.collect_garbage(version))
+    }
+
+    /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
+    /// on, whatever they say since.
+    pub(super) fn stop_failed(&mut self, uid: &str) -> Option<Step> {
+        let state = self.view.state;
+        let stop_reason = |c: &Container| {
+            if let Some(failed_instance) = state.failed_instance(c) {
+                return Some(failed_instance.reason);
+            }
+            if let Some(PostStart::Failed(_)) = state.post_starts.get(&c.id) {
+                return Some(StopReason::PostStart);
+            }
+            match state.health(&c.id).failed?.kind {
+                Kind::Liveness => Some(StopReason::Liveness),
+                Kind::Startup => Some(StopReason::Startup),
+                Kind::Readiness => None,
+            }
+        };
+        let running = self.view.observed.containers_of(uid);
+        let running = running.filter(|c| matches!(c.state, State::Running { .. }));
+        let failed_instance = running.filter_map(|c| Some((c.id.clone(), stop_reason(c)?)));
+        let failed_instance: Vec<(String, StopReason)> = failed_instance.collect();
+        failed_instance.into_iter().find_map(|(id, reason)| {
+            let (uid, ids) = (uid.to_owned(), vec![id.clone()]);
+            let step = Step::StopContainers { uid, ids, reason };
+            self.unless_failing(&Subject::Removal(id), step)
+        })
+    }
+
+    /// Ends every container of a version that still runs.
+    fn stop_live(&mut self, uid: &str, reason: StopReason) -> Option<Step> {
+        let live = self.view.observed.containers_of(uid);
+        let live = live.filter(|c| c.is_live()).map(|c| c.id.clone());
+        let ids: Vec<String> = live.collect();
+        if ids.is_empty() {
+            return None;
+        }
+        let subject = Subject::Stop(uid.to_owned());
+        let uid = uid.to_owned();
+        self.unless_failing(&subject, Step::StopContainers { uid, ids, reason })
+    }
+
+    /// The ids of live containers that are not in the current sandbox, or that a newer one of their
+    /// name replaced.
+    pub(super) fn stray(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
+        let observed = self.view.observed;
+        let stray = observed.containers_of(uid).filter(|c| {
+            let outside = current.is_none_or(|s| s.id != c.sandbox);
+            let newer = |o: &Container| o.name == c.name && o.attempt > c.attempt;
+            let replaced = || observed.containers_of(uid).any(newer);
+            let replaced = replaced() || self.view.state.is_replaced(c);
+            c.is_live() && (outside || c.state == State::Unknown || replaced)
+        });
+        stray.map(|c| c.id.clone()).collect()
+    }
+
+    /// Ends what would otherwise run beside the current sandbox's containers.
+    pub(super) fn clear_the_way(
+        &mut self,
+        uid: &str,
+        current: Option<&Sandbox>,
+        stray: Vec<String>,
+    ) -> Option<Step> {
+        if !stray.is_empty() {
+            let replaced = |c: &Container| stray.contains(&c.id) && self.view.state.is_replaced(c);
+            let all = self.view.observed.containers_of(uid).any(replaced);
+            let reason = if all {
+                StopReason::RestartAll
+            } else {
+                StopReason::Stray
+            };
+            let (uid, ids) = (uid.to_owned(), stray);
+            let subject = Subject::Stop(uid.clone());
+            return self.unless_failing(&subject, Step::StopContainers { uid, ids, reason });
+        }
+        let ids = self.dead_sandboxes(uid, current);
+        self.first_of(ids, |id| Step::StopSandbox { id })
+    }
+
+    /// The other sandboxes of a version that still have to be stopped.
+    fn dead_sandboxes(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
+        let others = self.view.observed.sandboxes_of(uid);
+        let others = others.filter(|s| current.is_none_or(|c| c.id != s.id) && self.needs_stop(s));
+        others.map(|s| s.id.clone()).collect()
+    }
+
+    /// Whether a sandbox is being stopped whose network and ports the next one may need; a stop that hangs
+    /// is not waited for.
+    pub(super) fn waits_for_stops(&mut self, uid: &str, current: Option<&Sandbox>) -> bool {
+        let ids = self.dead_sandboxes(uid, current);
+        let begun = ids.into_iter().filter_map(|id| {
+            let subject = Subject::Removal(id);
+            self.view.state.under_way.get(&subject).copied()
+        });
+        let begun = begun.max();
+        begun.is_some_and(|begun| self.must_wait_until(begun.after(SANDBOX_STOP)))
+    }
+}

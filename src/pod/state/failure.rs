@@ -1,0 +1,79 @@
+//! Failed steps, by what they are about, and when each is tried again.
+
+use super::time::MonotonicTime;
+
+/// What a failure is about. A success in the same matter ends it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Making a sandbox for this UID.
+    Sandbox(String),
+    /// The host paths of this UID.
+    Volumes(String),
+    /// Making or starting a container: UID and name.
+    Container(String, String),
+    /// Stopping or removing a container or sandbox, by id.
+    Removal(String),
+    /// Stopping the containers of this UID.
+    Stop(String),
+    /// Clearing away what this UID left on the node.
+    CleanUp(String),
+    /// The turn of this UID among the node's updates.
+    Turn(String),
+}
+
+/// A failure, and when to try again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Kubernetes' word for it, `CreateContainerError` and the like.
+    pub reason: &'static str,
+    /// What went wrong.
+    pub message: String,
+    /// Failures in a row.
+    pub tries: u32,
+    /// Time of the first of these failures.
+    pub since: MonotonicTime,
+    /// When to try again.
+    pub retry: MonotonicTime,
+}
+
+impl Subject {
+    /// The version that it is about, if it is about one as a whole or a container of it.
+    pub(in crate::pod) fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Sandbox(uid)
+            | Self::Volumes(uid)
+            | Self::Container(uid, _)
+            | Self::Stop(uid)
+            | Self::CleanUp(uid)
+            | Self::Turn(uid) => Some(uid),
+            Self::Removal(_) => None,
+        }
+    }
+}
+
+/// Returns the ID that a name is reserved for, where an error of the runtime says so.
+#[must_use]
+pub(in crate::pod) fn name_holder(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("is reserved for \"")?;
+    let (id, _) = rest.split_once('"')?;
+    Some(id).filter(|id| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_name_is_read_from_the_runtimes_words() {
+        let of = "failed to reserve container name \"c_p_ns_u_0\": name \"c_p_ns_u_0\" is reserved for \"1a2b\"";
+        assert_eq!(name_holder(of), Some("1a2b"));
+        for other in [
+            "",
+            "is reserved for \"\"",
+            "is reserved for \"x",
+            "no such image",
+        ] {
+            assert_eq!(name_holder(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Adoption: a task takes over the versions that an earlier agent left, from what the runtime lists and
+//! from the Pods' folders.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{PodTask, Start};
+use crate::blocking::blocking;
+use crate::manifest::StaticPod;
+use crate::manifest::objects::Objects;
+use crate::pod::folder::Record;
+use crate::pod::state::PostStart;
+use crate::pod::state::history::StopReason;
+use crate::pod::{folder, rollback};
+
+impl PodTask {
+    /// Takes over what an earlier agent left.
+    pub(super) async fn adopt(&mut self, start: Start) {
+        self.rollback = rollback::read(&self.context.facts.paths, &self.key);
+        self.set_wanted(start.wanted);
+        let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
+        let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
+        let mut uids = here_too.clone();
+        uids.extend(start.folders.iter().cloned());
+        for uid in &uids {
+            self.load_version(uid);
+        }
+        for uid in here_too {
+            if let Some(version) = self.state.versions.get(&uid) {
+                self.context.allocations.reserve(version);
+                self.state.admitted.insert(uid);
+            }
+        }
+        // Every Pod that is there has noted what it takes before a new one takes anything.
+        tokio::task::yield_now().await;
+        if !self.state.admitted.is_empty() {
+            self.update_cpu_shares().await;
+        }
+        self.listed = Some(start.listed);
+    }
+
+    pub(super) fn log_adopted(&self) {
+        let running = self.observed.containers.iter();
+        let running = running.filter(|c| c.is_live()).count();
+        if running > 0 {
+            info!(pod = %self.key, containers = running, "found the Pod running");
+        }
+    }
+
+    /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
+    /// of it from here on.
+    pub(super) async fn restore_record(&mut self) {
+        let Some(version) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let uid = version.uid.clone();
+        let lost = !self.records.contains_key(&uid) && !self.state.terminating.contains(&uid);
+        let lost = lost && self.observed.ready_sandbox(&uid).is_some();
+        let oldest = self.observed.sandboxes_of(&uid).map(|s| s.created).min();
+        let Some(oldest) = oldest.filter(|_| lost) else {
+            return;
+        };
+        let clock = &self.context.clock;
+        let age = i64::try_from(clock.now().since(oldest).as_nanos()).unwrap_or(i64::MAX);
+        self.seen_at(&uid, clock.wall_now().saturating_sub(age));
+        let record = self.record(&version);
+        self.state.on_disk.insert(uid.clone());
+        let (paths, written) = (self.context.facts.paths.clone(), record.clone());
+        let write = move || folder::create(&paths, &version.key, &version.uid, &written);
+        if let Err(error) = self.own_files(blocking(write)).await {
+            warn!(pod = %self.key, %error, "Failed to write the record of a Pod whose folder was lost");
+        }
+        self.records.insert(uid, record);
+    }
+
+    /// Remembers what the folder of a version tells of it.
+    fn load_version(&mut self, uid: &str) {
+        let paths = &self.context.facts.paths;
+        self.state.on_disk.insert(uid.to_owned());
+        if folder::read_terminating(paths, uid).is_some() {
+            self.state.terminating.insert(uid.to_owned());
+        }
+        if let Some(history) = folder::read_history(paths, uid) {
+            let failed_instance = history.failed_instances.iter();
+            let hooks = failed_instance
+                .filter(|(_, failed_instance)| failed_instance.reason == StopReason::PostStart);
+            let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
+            self.state.post_starts.extend(hooks);
+            let failed_instance = |id: &&String| history.failed_instances.contains_key(*id);
+            let open = history.post_starts.iter().filter(|id| !failed_instance(id));
+            let open = open.map(|id| (id.clone(), PostStart::Interrupted));
+            self.state.post_starts.extend(open);
+            self.written_histories
+                .insert(uid.to_owned(), history.clone());
+            self.state.histories.insert(uid.to_owned(), history);
+        }
+        if let Some(record) = folder::read_record(paths, uid) {
+            if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
+                let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
+                self.seen_at(uid, nanos);
+            }
+            if let Some(version) = record.version().filter(|v| v.uid == uid) {
+                self.state.versions.insert(uid.to_owned(), version);
+            }
+            self.records.insert(uid.to_owned(), record);
+        }
+    }
+
+    pub(super) fn record(&self, version: &StaticPod) -> Record {
+        let known = self.records.get(&version.uid);
+        let path = self.wanted.as_ref().filter(|w| w.pod.uid == version.uid);
+        let path = path.map(|w| w.origin.to_string());
+        Record {
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            node: self.context.node_name.clone(),
+            path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
+            seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
+            source: version.source(),
+            document: version.document.clone(),
+            objects: Objects::clone(&version.objects),
+        }
+    }
+
+    /// When a version was first seen, RFC 3339.
+    pub(super) fn seen(&self, uid: &str) -> String {
+        let seen = self.state.seen.get(uid);
+        let now = || self.context.clock.wall_now();
+        let nanos = seen.map_or_else(now, |(nanos, _)| *nanos);
+        let time = jiff::Timestamp::from_nanosecond(nanos.into());
+        time.unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
+    }
+}

@@ -1,0 +1,193 @@
+//! Jobs that go on beside a Pod's steps: what prepares the next version, and what cleans up. Supervision
+//! never waits for them. Their outcome comes to the task, which alone changes its state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::PodTask;
+use super::clean_up::{clean_up, remove_container, remove_sandbox, stop_sandbox};
+use super::error::StepError;
+use super::prepare::check_volumes;
+use crate::blocking;
+use crate::manifest::StaticPod;
+use crate::pod::image::{ImageError, LocalImage};
+use crate::pod::limiter::Place;
+use crate::pod::plan::Step;
+use crate::pod::state::Subject;
+use crate::pod::state::progress::UnderWay;
+
+/// How long file work on the paths that a manifest names may take before it counts as failed.
+pub(super) const FILES: Duration = Duration::from_secs(10);
+
+/// Work beside the task's steps.
+pub(super) type Job = BoxFuture<'static, Done>;
+
+/// The outcome of such work.
+pub(super) enum Done {
+    /// A step of the planner's.
+    Step {
+        step: Step,
+        subject: Subject,
+        reason: &'static str,
+        result: Result<(), StepError>,
+    },
+    /// The runtime was asked for an image.
+    Image {
+        uid: String,
+        holder: String,
+        result: Result<Option<LocalImage>, ImageError>,
+    },
+    /// It is this version's turn among the node's updates.
+    Turn { uid: String, place: Place },
+}
+
+type Work = BoxFuture<'static, Result<(), StepError>>;
+
+impl PodTask {
+    /// Begins a step that goes on beside the others.
+    pub(super) fn begin(&mut self, step: Step) {
+        let context = Arc::clone(&self.context);
+        let (subject, reason, work): (Subject, &'static str, Work) = match &step {
+            Step::CheckVolumes { uid } => {
+                let version = self.known_version(uid);
+                let checked = version.and_then(|v| self.check_objects(&v).map(|()| v));
+                let work = match checked {
+                    Ok(version) => check_volumes(context, version).boxed(),
+                    Err(failure) => std::future::ready(Err(failure)).boxed(),
+                };
+                (Subject::Volumes(uid.clone()), "FailedMount", work)
+            }
+            Step::StopSandbox { id } => {
+                let work = stop_sandbox(context, id.clone()).boxed();
+                (Subject::Removal(id.clone()), "FailedKillPod", work)
+            }
+            Step::RemoveSandbox { id } => {
+                let work = remove_sandbox(context, id.clone()).boxed();
+                (Subject::Removal(id.clone()), "FailedRemoval", work)
+            }
+            Step::RemoveContainer { id } => {
+                let known = self.observed.containers.iter().find(|c| c.id == *id);
+                let work = remove_container(context, self.key.clone(), id.clone(), known.cloned());
+                (Subject::Removal(id.clone()), "FailedRemoval", work.boxed())
+            }
+            Step::CleanUp { uid } => {
+                let work = clean_up(context, self.key.clone(), uid.clone()).boxed();
+                (Subject::CleanUp(uid.clone()), "FailedRemoval", work)
+            }
+            _ => return,
+        };
+        let now = self.context.clock.now();
+        self.state.under_way.insert(subject.clone(), now);
+        let shown = self.show(&step);
+        let job = async move {
+            let _shown = shown;
+            let result = work.await;
+            Done::Step {
+                step,
+                subject,
+                reason,
+                result,
+            }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    /// Shows a step that is under way, for people.
+    fn show(&self, step: &Step) -> UnderWay {
+        let observed = &self.observed;
+        let sandbox = |id: &String| observed.sandboxes.iter().find(|s| s.id == *id);
+        let uid_of = |id: &String| sandbox(id).map_or("", |s| s.uid.as_str());
+        match step {
+            Step::StopSandbox { id } => self.under_way(uid_of(id), None, "StopPodSandbox"),
+            Step::RemoveSandbox { id } => self.under_way(uid_of(id), None, "RemovePodSandbox"),
+            Step::RemoveContainer { id } => {
+                let known = observed.containers.iter().find(|c| c.id == *id);
+                let (uid, name) = known.map_or(("", ""), |c| (c.uid.as_str(), c.name.as_str()));
+                self.under_way(uid, Some(name), "RemoveContainer")
+            }
+            Step::CheckVolumes { uid } => self.under_way(uid, None, "CheckVolumes"),
+            Step::CleanUp { uid } => self.under_way(uid, None, "CleanUp"),
+            _ => self.under_way("", None, "Step"),
+        }
+    }
+
+    /// Takes in the outcome of a job.
+    pub(super) fn job_done(&mut self, done: Done) {
+        match done {
+            Done::Step {
+                step,
+                subject,
+                reason,
+                result,
+            } => {
+                self.state.under_way.remove(&subject);
+                self.apply(&step, &result);
+                let now = self.context.clock.now();
+                if result.is_ok() && !self.effects.succeeded(step, now) {
+                    return;
+                }
+                self.record_outcome(subject, reason, result);
+            }
+            Done::Image {
+                uid,
+                holder,
+                result,
+            } => self.image_checked(uid, holder, result),
+            Done::Turn { uid, place } => {
+                self.state.under_way.remove(&Subject::Turn(uid.clone()));
+                if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
+                    self.state.turns.insert(uid.clone());
+                    self.turn = Some((uid, place.lease()));
+                }
+            }
+        }
+    }
+
+    /// Takes over what a step beside the others brought about.
+    pub(super) fn apply(&mut self, step: &Step, result: &Result<(), StepError>) {
+        let is_done = result.is_ok();
+        match step {
+            // One that was forgotten meanwhile is checked again.
+            Step::CheckVolumes { uid } if is_done && self.state.versions.contains_key(uid) => {
+                self.state.checked.insert(uid.clone());
+            }
+            Step::StopSandbox { id } if is_done => {
+                self.state.stopped_sandboxes.insert(id.clone());
+                if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == *id) {
+                    known.ready = false;
+                }
+            }
+            Step::RemoveSandbox { id } if is_done => {
+                self.observed.forget(id);
+                self.observed.containers.retain(|c| c.sandbox != *id);
+            }
+            // Where only its files are left, the runtime does not have it any more.
+            Step::RemoveContainer { id }
+                if is_done || matches!(result, Err(StepError::Node { .. })) =>
+            {
+                let histories = self.state.histories.values_mut();
+                histories.for_each(|history| history.forget(id));
+                self.observed.forget(id);
+            }
+            Step::CleanUp { uid } if is_done => self.cleaned_up(uid),
+            _ => {}
+        }
+    }
+}
+
+/// Subject of file work for a version, named with its host paths. Work for another version does not wait
+/// for it, however many of a Pod's versions hang.
+pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject {
+    let spec = version.pod.spec.as_ref();
+    let volumes = spec.and_then(|s| s.volumes.as_ref()).into_iter().flatten();
+    let paths = volumes.filter_map(|v| v.host_path.as_ref().map(|p| p.path.as_str()));
+    let paths: Vec<&str> = paths.collect();
+    let name = match paths.as_slice() {
+        [] => format!("{what} of {}", version.key),
+        paths => format!("{what} of {} ({})", version.key, paths.join(", ")),
+    };
+    blocking::Subject::of(&version.key, &version.uid, name)
+}

@@ -1,0 +1,136 @@
+//! Removing what is no longer needed: sandboxes and containers in the runtime, and the folders, logs and
+//! cgroups of a version on the node.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::error::{StepError, node_failure, timed_out};
+use super::{Context, PodTask};
+use crate::blocking::{self, blocking, pooled};
+use crate::cri::{if_found, v1};
+use crate::manifest::PodKey;
+use crate::node::cgroup;
+use crate::pod::folder;
+use crate::pod::identity::Uid;
+use crate::pod::limiter::{Class, Kind};
+use crate::pod::state::observed::Container;
+use crate::translate::pod_cgroup_paths;
+
+/// The same for the removal of what a Pod left, which may be much.
+const REMOVAL: Duration = Duration::from_secs(120);
+
+impl PodTask {
+    pub(super) fn cleaned_up(&mut self, uid: &str) {
+        info!(pod = %self.key, uid, "the Pod is gone");
+        self.state.forget_version(uid);
+        self.effects.forget(uid);
+        self.records.remove(uid);
+        self.written_histories.remove(uid);
+        if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
+            let version = Arc::clone(&wanted.pod);
+            self.state.versions.insert(uid.to_owned(), version);
+            self.seen_at(uid, self.context.clock.wall_now());
+        }
+    }
+
+    /// Gives the classes of service what the Pods that are left ask for.
+    pub(super) async fn update_cpu_shares(&mut self) {
+        let (context, key) = (Arc::clone(&self.context), self.key.clone());
+        let update = move || update_cpu_shares(&context);
+        let shared = self.own_files(blocking(update)).await;
+        let problem = shared.err().map(|error| error.to_string());
+        if self.complaints.is_news("CPU shares", problem.as_deref()) {
+            // It has more than it needs until the next Pod starts or goes.
+            let error = problem.unwrap_or_default();
+            warn!(pod = %key, error, "Failed to update QoS CPU shares");
+        }
+    }
+}
+
+pub(super) async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
+    let request = v1::StopPodSandboxRequest { pod_sandbox_id: id };
+    let stop = context.client.stop_pod_sandbox(request);
+    let limiter = &context.limiter;
+    let stopped = limiter.run(Class::Running, Kind::StopSandbox, stop).await;
+    if_found(stopped)?;
+    Ok(())
+}
+
+pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
+    let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
+    let remove = context.client.remove_pod_sandbox(request);
+    let limiter = &context.limiter;
+    if_found(limiter.run(Class::Cleanup, Kind::Remove, remove).await)?;
+    Ok(())
+}
+
+/// Removes a container, and its files where it is `known` whose they are.
+pub(super) async fn remove_container(
+    context: Arc<Context>,
+    key: PodKey,
+    id: String,
+    known: Option<Container>,
+) -> Result<(), StepError> {
+    let request = v1::RemoveContainerRequest {
+        container_id: id.clone(),
+    };
+    let remove = context.client.remove_container(request);
+    let limiter = &context.limiter;
+    if_found(limiter.run(Class::Cleanup, Kind::Remove, remove).await)?;
+    let Some(known) = known else {
+        return Ok(());
+    };
+    let paths = context.facts.paths.clone();
+    let owner = key.clone();
+    let remove = move || {
+        let Container {
+            uid, name, attempt, ..
+        } = &known;
+        let uid = Uid::parse(uid)?;
+        folder::remove_container(&paths, &key, &uid, name, *attempt)
+    };
+    let subject = blocking::Subject::of(&owner, &id, format!("removal of container {id}"));
+    let removed = pooled(subject, REMOVAL, remove).await;
+    let removed = removed.map_err(timed_out("FailedRemoval"))?;
+    removed.map_err(node_failure("FailedRemoval"))
+}
+
+/// Takes away all that a version has on the node, and gives back what it took of the node.
+pub(super) async fn clean_up(
+    context: Arc<Context>,
+    key: PodKey,
+    uid: String,
+) -> Result<(), StepError> {
+    let subject = blocking::Subject::of(&key, &uid, format!("clean-up of {uid}"));
+    let valid = Uid::parse(&uid).map_err(io::Error::from);
+    let valid = valid.map_err(node_failure("FailedRemoval"))?;
+    let clear = move || {
+        let Context {
+            facts, allocations, ..
+        } = &*context;
+        for path in pod_cgroup_paths(facts.cgroup_driver, valid.as_str()) {
+            cgroup::remove(&facts.paths.cgroups, &path)?;
+        }
+        folder::remove(&facts.paths, &key, &valid)?;
+        allocations.release(&key, &uid);
+        if let Err(error) = update_cpu_shares(&context) {
+            // The next Pod that starts or goes tells of it.
+            debug!(pod = %key, %error, "Failed to update QoS CPU shares");
+        }
+        Ok(())
+    };
+    let cleaned_up = pooled(subject, REMOVAL, clear).await;
+    let cleaned_up = cleaned_up.map_err(timed_out("FailedRemoval"))?;
+    cleaned_up.map_err(node_failure("FailedRemoval"))
+}
+
+/// Gives the classes of service what the Pods that are left ask for.
+pub(super) fn update_cpu_shares(context: &Context) -> io::Result<()> {
+    let facts = &context.facts;
+    cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
+        context.allocations.burstable_cpu()
+    })
+}

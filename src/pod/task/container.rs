@@ -1,0 +1,405 @@
+//! Creating and starting containers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::background::{FILES, file_subject};
+use super::clean_up::remove_container;
+use super::error::{StepError, config_failure, timed_out};
+use super::sandbox::{has_started, host_resolver, user_namespace};
+use super::{Context, PodTask};
+use crate::blocking::{blocking, pooled};
+use crate::cri::{Error, v1};
+use crate::manifest::{PodKey, StaticPod};
+use crate::node::log_links;
+use crate::pod::events::EventKind;
+use crate::pod::identity::check_id;
+use crate::pod::limiter::{Class, Kind, Place};
+use crate::pod::plan::Step;
+use crate::pod::plan::rules::all_containers;
+use crate::pod::state::observed::{Container, State};
+use crate::pod::state::{Image, Subject};
+use crate::pod::{folder, observe};
+use crate::translate::{
+    Addresses, ContainerInstance, ResolvConf, SubPath, container_config, sub_paths,
+};
+
+use crate::volume;
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+impl PodTask {
+    pub(super) async fn run_container(
+        &mut self,
+        uid: &str,
+        sandbox: &str,
+        container: &str,
+        attempt: u32,
+        backoff: Option<Duration>,
+    ) -> Result<(), StepError> {
+        let version = self.known_version(uid)?;
+        let image_key = (uid.to_owned(), container.to_owned());
+        // Used up whatever comes of it: the next start looks for the image again.
+        let image = self.state.images.remove(&image_key);
+        let spec = all_containers(&version).find(|c| c.name == container);
+        let (
+            Some(Image::Ready {
+                reference,
+                user,
+                pulled,
+            }),
+            Some(spec),
+        ) = (image, spec)
+        else {
+            return Ok(());
+        };
+        self.record_present_images(&version, spec, pulled);
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let user_namespace = user_namespace(&context, &version);
+        let user_namespace = self.part(&subject, user_namespace).await??;
+        // Its variables have the addresses that the node has now.
+        context.facts.host_ips.look();
+        let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let mut instance = ContainerInstance {
+            attempt,
+            backoff,
+            image: reference,
+            user,
+            addresses: Addresses {
+                pod: ips.map(|s| s.ips.clone()).unwrap_or_default(),
+                seen: self.record(&version).seen,
+            },
+            volume_images: self.volume_images(&version),
+            user_namespace,
+            ..ContainerInstance::default()
+        };
+        let step = self.under_way(uid, Some(container), "PrepareContainer");
+        let prepared = prepare_container(&context, &version, spec, instance);
+        let (prepared, host) = self.part(&subject, prepared).await??;
+        drop(step);
+        instance = prepared;
+        let config = container_config(&context.facts, &version, spec, &instance);
+        let config = config.map_err(config_failure)?;
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(self.sandbox_config(
+                &version,
+                sandbox,
+                &host,
+                instance.user_namespace,
+            )),
+        };
+        if attempt == u32::MAX {
+            self.free_last_container(uid, container).await?;
+        }
+        let class = self.container_class(&version, container);
+        let mut place = self.place(&subject, class).await?;
+        let step = self.under_way(uid, Some(container), "CreateContainer");
+        let create = context.client.create_container(request);
+        let create = place.run(Kind::CreateContainer, create);
+        let created = self.part(&subject, create).await?;
+        drop(step);
+        let answer = match created {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.forget_volume_images(uid);
+                self.pass_reserved_name(subject, attempt, &error).await;
+                return Err(create_failure(&version, spec, error));
+            }
+        };
+        check_id(&answer.container_id).map_err(|e| StepError::Node {
+            reason: "CreateContainerError",
+            message: format!("CreateContainer: {e}"),
+        })?;
+        let normal = EventKind::Normal;
+        self.event(uid, Some(container), normal, "Created", "Container created");
+        let pod_spec = version.pod.spec.as_ref();
+        self.observed.containers.push(Container {
+            id: answer.container_id.clone(),
+            sandbox: sandbox.to_owned(),
+            uid: uid.to_owned(),
+            name: container.to_owned(),
+            attempt,
+            state: State::Created,
+            image: instance.image.clone(),
+            image_ref: instance.image,
+            user: None,
+            backoff,
+            grace_period: pod_spec.and_then(|s| s.termination_grace_period_seconds),
+            gone: false,
+        });
+        self.start_created(&version, spec, &answer.container_id, &mut place)
+            .await?;
+        drop(place);
+        self.refresh_previous_exit(uid, container, attempt).await;
+        Ok(())
+    }
+
+    /// The same for an instance of a container.
+    async fn free_last_container(&mut self, uid: &str, name: &str) -> Result<(), StepError> {
+        let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
+        let last = self.observed.containers_of(uid).find(is_last);
+        match last.map(|c| c.id.clone()) {
+            Some(id) => {
+                let (context, key) = (Arc::clone(&self.context), self.key.clone());
+                let known = self.observed.containers.iter().find(|c| c.id == id);
+                let remove = remove_container(context, key, id.clone(), known.cloned());
+                let subject = Subject::Container(uid.to_owned(), name.to_owned());
+                let removed = self.part(&subject, remove).await?;
+                self.apply(&Step::RemoveContainer { id }, &removed);
+                removed
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for a place among the expensive calls.
+    pub(super) async fn place(
+        &mut self,
+        subject: &Subject,
+        class: Class,
+    ) -> Result<Place, StepError> {
+        let uid = subject.uid().unwrap_or_default();
+        let container = match subject {
+            Subject::Container(_, name) => Some(name.as_str()),
+            _ => None,
+        };
+        let _step = self.under_way(uid, container, "WaitForTurn");
+        let limiter = self.context.limiter.clone();
+        self.part(subject, limiter.place(class)).await
+    }
+
+    /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
+    /// container's end.
+    async fn refresh_previous_exit(&mut self, uid: &str, container: &str, attempt: u32) {
+        let before = self.observed.history_of(uid, container);
+        let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
+        let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
+            return;
+        };
+        let (id, context) = (before.id.clone(), Arc::clone(&self.context));
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let now = observe::inspect_container(&context.client, &context.clock, &id);
+        if let Ok(Ok(Some(now))) = self.part(&subject, now).await
+            && let Some(now) = now.exit()
+        {
+            let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+            if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
+                exit.reason.clone_from(&now.reason);
+            }
+        }
+    }
+
+    pub(super) async fn start_container(
+        &mut self,
+        uid: &str,
+        container: &str,
+        id: &str,
+    ) -> Result<(), StepError> {
+        let version = self.known_version(uid)?;
+        let Some(spec) = all_containers(&version).find(|c| c.name == container) else {
+            return Ok(());
+        };
+        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let class = self.container_class(&version, container);
+        let mut place = self.place(&subject, class).await?;
+        self.start_created(&version, spec, id, &mut place).await
+    }
+
+    async fn start_created(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &str,
+        place: &mut Place,
+    ) -> Result<(), StepError> {
+        let container = &spec.name;
+        self.expect_post_start(version, spec, id).await;
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Container(version.uid.clone(), container.clone());
+        let request = v1::StartContainerRequest {
+            container_id: id.to_owned(),
+        };
+        let step = self.under_way(&version.uid, Some(container), "StartContainer");
+        let start = context.client.start_container(request);
+        let start = place.run(Kind::StartContainer, start);
+        let started = self.part(&subject, start).await?;
+        drop(step);
+        started.map_err(|error| StepError::Call {
+            reason: "RunContainerError",
+            error,
+            hint: None,
+        })?;
+        self.state
+            .last_starts
+            .insert(subject.clone(), context.clock.now());
+        // The runtime tells what it calls the image only now.
+        let now = observe::inspect_container(&context.client, &context.clock, id);
+        let now = self.part(&subject, now).await.unwrap_or(Ok(None));
+        if let Ok(Some(now)) = &now
+            && now.state == State::Created
+        {
+            return Err(StepError::Node {
+                reason: "RunContainerError",
+                message: "the container is not started after StartContainer succeeded".to_owned(),
+            });
+        }
+        let normal = EventKind::Normal;
+        self.event(
+            &version.uid,
+            Some(container),
+            normal,
+            "Started",
+            "Container started",
+        );
+        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+            known.state = State::Running {
+                started_at: self.context.clock.wall_now(),
+            };
+            info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            let before = self.observed.clone();
+            self.started(id, now.ok().flatten()).await;
+            self.complete_observed(&before).await;
+            self.log_ends(&before);
+        }
+        let metrics = &self.context.metrics;
+        metrics.container_started(self.view(), version, id);
+        self.check_stop_signal(version, spec, id).await;
+        self.begin_post_start(version, spec, id);
+        Ok(())
+    }
+
+    /// Takes over what the runtime tells of a container that was started just now; it may be over already.
+    pub(super) async fn started(&mut self, id: &str, now: Option<Container>) {
+        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        if let Some(now) = now {
+            known.state = now.state;
+            known.image = now.image;
+            known.image_ref = now.image_ref;
+            known.user = now.user;
+        }
+        let (context, key, known) = (Arc::clone(&self.context), self.key.clone(), known.clone());
+        self.own_files(link_log(&context, &key, &known)).await;
+    }
+
+    /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
+    async fn check_stop_signal(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        let Some(signal) = lifecycle.and_then(|l| l.stop_signal.as_deref()) else {
+            return;
+        };
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
+        let has = observe::stop_signal(&context.client, id);
+        if !matches!(self.part(&subject, has).await, Ok(Ok(None))) {
+            return;
+        }
+        let message = format!(
+            "lifecycle.stopSignal is {signal}, which this container runtime does not know of: it sends \
+             the image's stop signal, or SIGTERM; containerd 2.4 knows of it"
+        );
+        warn!(pod = %self.key, container = spec.name, "{message}");
+        let (name, warning) = (Some(spec.name.as_str()), EventKind::Warning);
+        self.event(
+            &version.uid,
+            name,
+            warning,
+            "StopSignalNotSupported",
+            &message,
+        );
+    }
+
+    /// The class of the calls that make and start a container of a version.
+    fn container_class(&self, version: &StaticPod, name: &str) -> Class {
+        let instances = self.observed.history_of(&version.uid, name);
+        if instances.into_iter().any(has_started) {
+            Class::Running
+        } else {
+            self.sandbox_class(version)
+        }
+    }
+}
+
+/// Returns the failure to make a container. A call without an answer has no cause of its own: what the
+/// runtime does first with the container is look at its mounts.
+fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> StepError {
+    if !matches!(error, Error::Deadline { .. }) {
+        return error.into();
+    }
+    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let mounts = spec.volume_mounts.iter().flatten();
+    let mounted: Vec<&str> = mounts.map(|m| m.name.as_str()).collect();
+    let volumes = volumes.into_iter().flatten();
+    let volumes = volumes.filter(|v| mounted.contains(&v.name.as_str()));
+    let paths = volumes.filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()));
+    let paths: Vec<&str> = paths.collect();
+    if paths.is_empty() {
+        return error.into();
+    }
+    let paths = paths.join(", ");
+    StepError::Call {
+        reason: "CreateContainerError",
+        error,
+        hint: Some(format!(
+            "one of its hostPath volumes may not answer: {paths}"
+        )),
+    }
+}
+
+/// Makes what one instance of a container needs on the node; gives the host's resolver configuration too.
+async fn prepare_container(
+    context: &Arc<Context>,
+    version: &Arc<StaticPod>,
+    spec: &ContainerSpec,
+    instance: ContainerInstance,
+) -> Result<(ContainerInstance, ResolvConf), StepError> {
+    let (context, version, spec) = (Arc::clone(context), Arc::clone(version), spec.clone());
+    let subject = file_subject("container set-up", &version);
+    let prepare = move || {
+        let facts = &context.facts;
+        let mut instance = instance;
+        folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
+            .map_err(|e| e.to_string())?;
+        folder::write_hosts_file(facts, &version, &instance.addresses.pod)
+            .map_err(|e| e.to_string())?;
+        volume::refresh(facts, &version, &instance.addresses)?;
+        instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
+        for part in sub_paths(facts, &version, &spec, &instance)? {
+            let SubPath {
+                index,
+                volume,
+                root,
+                path,
+            } = part;
+            let target = facts
+                .paths
+                .sub_path(&version.uid, &volume, &spec.name, index);
+            volume::prepare_sub_path(&root, &path, &target)
+                .map_err(|e| format!("volume {volume:?}: {e}"))?;
+        }
+        // That it cannot be read any more is no reason to keep a container from starting again.
+        let host = host_resolver(&context).unwrap_or_default();
+        Ok((instance, host))
+    };
+    let prepared = pooled(subject, FILES, prepare).await;
+    let prepared = prepared.map_err(timed_out("CreateContainerConfigError"))?;
+    prepared.map_err(config_failure)
+}
+
+/// Links to a container's log from where log shippers look.
+async fn link_log(context: &Context, key: &PodKey, container: &Container) {
+    let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
+    let link = move || {
+        let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
+        log_links::make(&paths, &key, &container.name, &container.id, &log)
+    };
+    if let Err(error) = blocking(link).await {
+        // The log keeper makes it later, and tells if that fails too.
+        debug!(%error, "no link to a container's log");
+    }
+}

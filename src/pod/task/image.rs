@@ -1,0 +1,298 @@
+//! Images: looking for them at the runtime, by their pull policy, and pulling those that are missing
+//! (Kubernetes, Images, "Image pull policy").
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::Volume;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::background::Done;
+use super::{PodTask, events};
+use crate::manifest::StaticPod;
+use crate::pod::image::{ImageError, LocalImage};
+use crate::pod::plan::{image_volumes, volume_holder, wanted_images};
+use crate::pod::state::Image;
+use crate::pod::{backoff, image};
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// How long a container that ran before waits for a pull before it starts from the image at hand: a
+/// registry that is away must not keep down what already ran here.
+const RESTART_PULL: Duration = Duration::from_secs(3);
+
+/// Kubernetes' word for an image that is not there and must not be pulled.
+pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
+
+/// What came of a pull.
+pub(super) struct Pulled {
+    /// The version.
+    pub(super) uid: String,
+    /// What needs the image, as [`wanted_images`](super::plan::wanted_images) has it.
+    pub(super) holder: String,
+    /// The image, or why it cannot be had.
+    pub(super) result: Result<LocalImage, ImageError>,
+    /// How long that took.
+    pub(super) took: Duration,
+}
+
+pub(super) type Pull = BoxFuture<'static, Pulled>;
+
+impl PodTask {
+    /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
+    /// is not (Kubernetes, Images, "Image pull policy").
+    pub(super) fn ensure_image(&mut self, uid: String, holder: String) {
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let Some(wanted) = wanted_images(&version).find(|image| image.holder == holder) else {
+            return;
+        };
+        if wanted.policy == Some("Always") {
+            return self.begin_pull(uid, holder, wanted.image);
+        }
+        let key = (uid.clone(), holder.clone());
+        let before = self.state.images.remove(&key).map(Box::new);
+        self.state.images.insert(key, Image::Checking(before));
+        let (client, image) = (self.context.client.clone(), wanted.image.to_owned());
+        let shown = self.under_way(&uid, image_container(&holder), "ImageStatus");
+        let job = async move {
+            let _shown = shown;
+            let result = image::local(&client, &image).await;
+            Done::Image {
+                uid,
+                holder,
+                result,
+            }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    pub(super) fn image_checked(
+        &mut self,
+        uid: String,
+        holder: String,
+        result: Result<Option<LocalImage>, ImageError>,
+    ) {
+        let key = (uid.clone(), holder.clone());
+        match self.state.images.remove(&key) {
+            Some(Image::Checking(before)) => {
+                let before = before.map(|before| (key, *before));
+                self.state.images.extend(before);
+            }
+            // Its version was forgotten meanwhile, or has found it another way.
+            other => return self.state.images.extend(other.map(|other| (key, other))),
+        }
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let wanted = wanted_images(&version).find(|image| image.holder == holder);
+        match (result, wanted) {
+            (Ok(Some(local)), _) => self.image_arrived(uid, holder, Ok(local)),
+            (Err(error), _) => self.image_arrived(uid, holder, Err(error)),
+            (Ok(None), Some(wanted)) if wanted.policy == Some("Never") => {
+                let error = ImageError {
+                    reason: NEVER_PULL,
+                    message: events::never_pulled(wanted.image),
+                };
+                self.image_arrived(uid, holder, Err(error));
+            }
+            (Ok(None), Some(wanted)) => self.begin_pull(uid, holder, wanted.image),
+            (Ok(None), None) => {}
+        }
+    }
+
+    fn begin_pull(&mut self, uid: String, container: String, image: &str) {
+        let (after, error) = self.failed_before(&uid, &container);
+        self.record_pulling(&uid, &container, image);
+        let began = Instant::now();
+        let pull = self.context.images.pull(&self.context.client, image);
+        let of_uid = self.observed.containers_of(&uid);
+        let ran_before = of_uid.into_iter().any(|c| c.name == container);
+        let (client, image) = (self.context.client.clone(), image.to_owned());
+        let key = (uid.clone(), container.clone());
+        let shown = self.under_way(&uid, image_container(&container), "PullImage");
+        let result = async move {
+            let _shown = shown;
+            let result = if ran_before {
+                pull_or_local(pull, &client, &image).await
+            } else {
+                pull.await
+            };
+            Pulled {
+                uid,
+                holder: container,
+                result,
+                took: began.elapsed(),
+            }
+        };
+        let pulling = Image::Pulling { after, error };
+        self.state.images.insert(key, pulling);
+        self.pulls.push(result.boxed());
+    }
+
+    /// The wait that the last failure to get an image brought about, and why that failed.
+    pub(super) fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
+        let key = (uid.to_owned(), container.to_owned());
+        match self.state.images.get(&key) {
+            Some(Image::Pulling { after, error }) => (*after, error.clone()),
+            Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
+            _ => (Duration::ZERO, String::new()),
+        }
+    }
+
+    /// Notes what came of a pull.
+    pub(super) fn pulled(&mut self, pulled: Pulled) {
+        let Pulled {
+            uid,
+            holder,
+            result,
+            took,
+        } = pulled;
+        let image = self.version(&uid).and_then(|version| {
+            let image = wanted_images(&version).find(|image| image.holder == holder);
+            image.map(|image| image.image.to_owned())
+        });
+        if let (Some(image), Ok(local)) = (image, &result) {
+            self.record_pulled(&uid, &holder, &image, local, took);
+        }
+        self.image_arrived(uid, holder, result);
+    }
+
+    /// Notes what came of looking for an image.
+    pub(super) fn image_arrived(
+        &mut self,
+        uid: String,
+        container: String,
+        result: Result<LocalImage, ImageError>,
+    ) {
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let before = self.state.images.get(&(uid.clone(), container.clone()));
+        let before = match before {
+            Some(Image::Failed { message, .. }) => Some(message.clone()),
+            _ => None,
+        };
+        let image = match result {
+            Ok(LocalImage {
+                reference,
+                user,
+                pulled,
+                ..
+            }) => Image::Ready {
+                reference,
+                user,
+                pulled: pulled.is_some(),
+            },
+            Err(error) => {
+                let ImageError { reason, message } = match image_of(&version, &container) {
+                    Some(image) => self.record_image_failure(&version, &container, image, error),
+                    None => error,
+                };
+                let delay = match reason {
+                    // Looking costs no registry anything, and whoever has the image brought does not say so.
+                    NEVER_PULL => backoff::INITIAL,
+                    _ => backoff::next(self.failed_before(&uid, &container).0),
+                };
+                let retry_in = delay.as_secs();
+                if before.is_none_or(|before| before != message) {
+                    warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                }
+                Image::Failed {
+                    reason,
+                    message,
+                    retry: self.context.clock.now().after(delay),
+                    delay,
+                }
+            }
+        };
+        self.state.images.insert((uid, container), image);
+    }
+
+    /// An image behind a volume may have gone; the next try looks for it again.
+    pub(super) fn forget_volume_images(&mut self, uid: &str) {
+        let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
+        let images = &mut self.state.images;
+        images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
+    }
+
+    /// The ids of the images behind the version's volumes, as far as they are at hand.
+    pub(super) fn volume_images(&self, version: &StaticPod) -> BTreeMap<String, String> {
+        let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+        let image = |volume: &Volume| {
+            let key = (version.uid.clone(), volume_holder(&volume.name));
+            match self.state.images.get(&key)? {
+                Image::Ready { reference, .. } => Some((volume.name.clone(), reference.clone())),
+                _ => None,
+            }
+        };
+        volumes.into_iter().flatten().filter_map(image).collect()
+    }
+
+    /// Tells which of the images that a container is made with were there already.
+    pub(super) fn record_present_images(
+        &self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        pulled: bool,
+    ) {
+        let uid = &version.uid;
+        let image = |holder: &str| wanted_images(version).find(|image| image.holder == holder);
+        for holder in image_volumes(version, spec) {
+            let key = (uid.clone(), holder.clone());
+            let state = self.state.images.get(&key);
+            let there = matches!(state, Some(Image::Ready { pulled: false, .. }));
+            if let Some(image) = image(&holder).filter(|_| there) {
+                self.record_present(uid, &holder, image.image);
+            }
+        }
+        if let Some(image) = image(&spec.name).filter(|_| !pulled) {
+            self.record_present(uid, &spec.name, image.image);
+        }
+    }
+}
+
+/// The container whose image this is; a volume's image is the Pod's.
+pub(super) fn image_container(holder: &str) -> Option<&str> {
+    let of_volume = holder.starts_with(&volume_holder(""));
+    (!of_volume).then_some(holder)
+}
+
+/// The image that a container or a volume of this version needs.
+fn image_of<'a>(version: &'a StaticPod, holder: &str) -> Option<&'a str> {
+    let mut wanted = wanted_images(version);
+    wanted.find_map(|image| (image.holder == holder).then_some(image.image))
+}
+
+pub(super) async fn pull_or_local(
+    pull: impl Future<Output = Result<LocalImage, ImageError>>,
+    client: &crate::cri::Client,
+    image: &str,
+) -> Result<LocalImage, ImageError> {
+    let late = || ImageError {
+        reason: "ErrImagePull",
+        message: format!(
+            "the registry did not answer within {} s",
+            RESTART_PULL.as_secs()
+        ),
+    };
+    let pulled = tokio::time::timeout(RESTART_PULL, pull).await;
+    let error = match pulled.unwrap_or_else(|_| Err(late())) {
+        Ok(local) => return Ok(local),
+        Err(error) => error,
+    };
+    match image::local(client, image).await {
+        Ok(Some(local)) => {
+            warn!(
+                image,
+                error = error.message,
+                "cannot pull, restarting from the image at hand"
+            );
+            Ok(local)
+        }
+        _ => Err(error),
+    }
+}

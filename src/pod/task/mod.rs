@@ -1,0 +1,315 @@
+//! One Pod's task: plan, execute, observe, and again.
+//!
+//! The task is the only one that changes the runtime for its Pod, and takes one step at a time. It
+//! changes its own view of the runtime after each step, and reads it again when it is asked to, or when
+//! a step failed. It ends when the Pod is neither wanted nor there. The loop stands here, and each verb
+//! in a file of its own.
+
+mod adopt;
+mod background;
+mod clean_up;
+mod container;
+mod context;
+mod effects;
+mod error;
+mod events;
+mod execute;
+mod history;
+mod image;
+mod inbox;
+mod post_start;
+mod prepare;
+mod probes;
+mod relist;
+mod reserved_names;
+mod sandbox;
+mod stop;
+mod termination_message;
+mod trial;
+
+pub use context::Context;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+
+use self::background::Job;
+use self::effects::Effects;
+use self::error::StepError;
+use self::image::Pull;
+use self::post_start::PostStartHook;
+use crate::complaints::Complaints;
+use crate::manifest::{PodKey, StaticPod};
+use crate::pod::events::{About, EventKind};
+use crate::pod::limiter::Lease;
+use crate::pod::observe::Listed;
+use crate::pod::plan::rules::init_containers;
+use crate::pod::plan::{plan, waiting};
+use crate::pod::report::{UpdateReport, report};
+use crate::pod::rollback::Rollback;
+use crate::pod::state::history::History;
+use crate::pod::state::observed::Observed;
+use crate::pod::state::progress::{UnderWay, rfc3339};
+use crate::pod::state::{PodState, View};
+use crate::pod::{folder, observe};
+use crate::probe::Probes;
+use crate::source::DesiredPod;
+
+/// What a Pod's task is told.
+#[derive(Debug)]
+pub enum Message {
+    /// The Pod is wanted like this, or not any more.
+    Desired(Option<DesiredPod>),
+    /// The runtime may have something else of the Pod than the task believes.
+    Resync,
+    /// This container or sandbox changed.
+    Changed(String),
+}
+
+/// What a Pod's task starts from.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// What the manifests want.
+    pub wanted: Option<DesiredPod>,
+    /// What the runtime was seen to have.
+    pub listed: Listed,
+    /// UIDs that have a folder on the node.
+    pub folders: BTreeSet<String>,
+}
+
+/// How long what only the runtime's list tells of is left at that.
+const ASSUMED: Duration = Duration::from_secs(10);
+
+/// The task of one Pod.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is about something of its own"
+)]
+pub struct PodTask {
+    key: PodKey,
+    context: Arc<Context>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    /// What the manifests want.
+    asked: Option<DesiredPod>,
+    /// What is carried out: the same, or the version before an update that was taken back.
+    wanted: Option<DesiredPod>,
+    /// The update that is on trial or was taken back.
+    rollback: Option<Rollback>,
+    observed: Observed,
+    state: PodState,
+    effects: Effects,
+    /// Where and when each version was first seen.
+    records: std::collections::BTreeMap<String, folder::Record>,
+    pulls: FuturesUnordered<Pull>,
+    post_starts: FuturesUnordered<PostStartHook>,
+    /// What goes on beside the steps.
+    jobs: FuturesUnordered<Job>,
+    /// The turn among the node's updates that a version has.
+    turn: Option<(String, Lease)>,
+    probes: Probes,
+    /// The histories as they stand on disk.
+    written_histories: std::collections::BTreeMap<String, History>,
+    /// What could not be written, so that it is logged once.
+    complaints: Complaints,
+    /// Ids to look at before the next plan.
+    changed: BTreeSet<String>,
+    /// When something of the node was given back.
+    given_back: watch::Receiver<u64>,
+    /// Whether the runtime has to be asked about everything before the next plan.
+    stale: bool,
+    /// Whether the runtime was asked about everything since the last step.
+    end_is_verified: bool,
+    /// Whether something was taken in since the task last began to look.
+    has_pending_events: bool,
+    /// What the supervisor saw of the Pod before the task's first look.
+    listed: Option<Listed>,
+    /// Ids of which only the runtime's list is known.
+    assumed: BTreeSet<String>,
+    /// Whether the runtime's state was read; nothing is reported before.
+    has_synced: bool,
+}
+
+impl PodTask {
+    /// Runs the Pod's task to its end.
+    pub async fn run(
+        key: PodKey,
+        context: Arc<Context>,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        start: Start,
+    ) {
+        let mut task = Self {
+            given_back: context.allocations.changes(),
+            probes: Probes::new(context.client.clone()),
+            key,
+            context,
+            inbox,
+            asked: None,
+            wanted: None,
+            rollback: None,
+            observed: Observed::default(),
+            state: PodState::default(),
+            effects: Effects::default(),
+            records: std::collections::BTreeMap::default(),
+            pulls: FuturesUnordered::new(),
+            post_starts: FuturesUnordered::new(),
+            jobs: FuturesUnordered::new(),
+            turn: None,
+            written_histories: std::collections::BTreeMap::default(),
+            complaints: Complaints::default(),
+            changed: BTreeSet::new(),
+            stale: true,
+            end_is_verified: false,
+            has_pending_events: false,
+            listed: None,
+            assumed: BTreeSet::new(),
+            has_synced: false,
+        };
+        task.adopt(start).await;
+        task.reconcile().await;
+        task.context.reports.remove(&task.key);
+    }
+
+    async fn reconcile(&mut self) {
+        loop {
+            self.has_pending_events = false;
+            while let Ok(message) = self.inbox.try_recv() {
+                self.take(message);
+            }
+            if !self.sync().await {
+                return;
+            }
+            self.state.wall.follow(&self.context.clock);
+            self.restore_record().await;
+            self.resume_post_starts();
+            self.sync_probes();
+            self.forget_outdated_failures();
+            self.record_histories().await;
+            self.begin_trials().await;
+            let trial_ends = self.judge_trial().await;
+            self.give_back();
+            self.follow_takeover();
+            let plan = plan(self.view());
+            self.publish();
+            match plan.step {
+                Some(step) if self.is_no_op(&step) => {}
+                Some(step) => {
+                    self.end_is_verified = false;
+                    self.execute(step).await;
+                }
+                // What was removed is looked for once more, or the next task would begin with it anew.
+                None if self.is_over() && !self.end_is_verified => {
+                    (self.stale, self.end_is_verified) = (true, true);
+                }
+                None if self.is_over() => {
+                    self.save_rollback(None).await;
+                    return;
+                }
+                // It came while files were written, after it would have been looked at.
+                None if self.has_pending_events => {}
+                None => {
+                    let inspect =
+                        (!self.assumed.is_empty()).then(|| self.context.clock.now().after(ASSUMED));
+                    let wake = [plan.wake, trial_ends, inspect].into_iter().flatten().min();
+                    let alarm = wake.map(|at| self.context.clock.instant_of(at));
+                    if !self.wait(alarm).await {
+                        return;
+                    }
+                    self.stale |= inspect.is_some_and(|at| at <= self.context.clock.now());
+                }
+            }
+        }
+    }
+
+    /// What the planner looks at.
+    fn view(&self) -> View<'_> {
+        View {
+            wanted: self.wanted.as_ref().map(|w| &w.pod),
+            observed: &self.observed,
+            state: &self.state,
+            now: self.context.clock.now(),
+            longest_backoff: self.context.longest_backoff,
+        }
+    }
+
+    /// When a version was first seen, as far as that is known.
+    fn seen_at(&mut self, uid: &str, nanos: i64) {
+        let monotonic = self.context.clock.monotonic_of(nanos);
+        self.state.seen.insert(uid.to_owned(), (nanos, monotonic));
+    }
+
+    /// Records a step that begins now; it is under way until what this returns is dropped.
+    fn under_way(&self, uid: &str, container: Option<&str>, name: &str) -> UnderWay {
+        let now = self.context.clock.wall_now();
+        self.state.progress.begin(uid, container, name, now)
+    }
+
+    /// Tells of something that happened to a version; `container` is the container that it is about.
+    fn event(
+        &self,
+        uid: &str,
+        container: Option<&str>,
+        kind: EventKind,
+        reason: &str,
+        message: &str,
+    ) {
+        let version = self.state.versions.get(uid);
+        let field = container.map_or(String::new(), |name| {
+            let inits = version.map_or(&[][..], |v| init_containers(v));
+            let list = if inits.iter().any(|c| c.name == name) {
+                "initContainers"
+            } else {
+                "containers"
+            };
+            format!("spec.{list}{{{name}}}")
+        });
+        let about = About {
+            pod: &self.key,
+            uid,
+            field: &field,
+        };
+        self.context.events.record(about, kind, reason, message);
+    }
+
+    fn is_over(&self) -> bool {
+        let nothing_there = self.observed == Observed::default();
+        self.wanted.is_none() && nothing_there && self.state.on_disk.is_empty()
+    }
+
+    fn publish(&self) {
+        if !self.has_synced {
+            return;
+        }
+        let wanted = self.wanted.as_ref();
+        let facts = &self.context.facts;
+        let mut snapshot = report(self.view(), facts, &self.key, wanted, &self.records);
+        let failed = self.rollback.as_ref().zip(self.asked.as_ref());
+        if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
+            let message = rollback.failed.clone().unwrap_or_default();
+            let since = waiting::first_seen(self.view(), &asked.pod.uid);
+            let since = since.map_or_else(String::new, rfc3339);
+            snapshot.report.update = Some(UpdateReport {
+                uid: asked.pod.uid.clone(),
+                reason: "RolledBack".to_owned(),
+                message,
+                since,
+            });
+        }
+        let digest = observe::digest(&self.observed);
+        self.context.reports.set(&self.key, snapshot, digest);
+    }
+
+    fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
+        self.state.versions.get(uid).cloned()
+    }
+
+    /// The version; the planner only names versions that are known.
+    fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, StepError> {
+        self.version(uid).ok_or_else(|| StepError::Node {
+            reason: "Unknown",
+            message: format!("there is no manifest of {uid}"),
+        })
+    }
+}

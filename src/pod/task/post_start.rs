@@ -1,0 +1,100 @@
+//! The postStart hooks of containers. They run beside the task's steps; one that an earlier agent did not
+//! see to its end runs again.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tracing::{info, warn};
+
+use super::PodTask;
+use crate::manifest::StaticPod;
+use crate::pod::events::EventKind;
+use crate::pod::plan::rules::all_containers;
+use crate::pod::state::PostStart;
+use crate::pod::state::observed::State;
+use crate::probe::hook;
+use crate::probe::hook::POST_START_FAILED;
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// A hook after the start of a container; gives the container's id and what came of it.
+pub(super) type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
+
+impl PodTask {
+    /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
+    pub(super) async fn expect_post_start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &str,
+    ) {
+        let lifecycle = spec.lifecycle.as_ref();
+        if lifecycle.is_some_and(|l| l.post_start.is_some()) {
+            let history = self.state.histories.entry(version.uid.clone()).or_default();
+            history.post_starts.insert(id.to_owned());
+            self.record_histories().await;
+        }
+    }
+
+    /// Runs the hooks again that ran when an earlier agent ended.
+    pub(super) fn resume_post_starts(&mut self) {
+        let hooks = self.state.post_starts.iter();
+        let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
+        let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let running = known.filter(|c| matches!(c.state, State::Running { .. }));
+            let version = running.and_then(|c| Some((self.version(&c.uid)?, c.name.clone())));
+            let Some((version, name)) = version else {
+                continue;
+            };
+            if let Some(spec) = all_containers(&version).find(|c| c.name == name) {
+                info!(pod = %self.key, container = name, "Running the interrupted postStart hook again");
+                self.begin_post_start(&version, spec, &id);
+            }
+        }
+    }
+
+    /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.
+    pub(super) fn begin_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+        let lifecycle = spec.lifecycle.as_ref();
+        if lifecycle.is_none_or(|l| l.post_start.is_none()) {
+            return;
+        }
+        let hooks = &mut self.state.post_starts;
+        hooks.insert(id.to_owned(), PostStart::Running);
+        let client = self.context.client.clone();
+        let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
+        let step = self.under_way(&version.uid, Some(&spec.name), "PostStartHook");
+        let hook = async move {
+            let _step = step;
+            let result = hook::post_start(&client, &spec, &id, &ip, Duration::MAX).await;
+            (id, result)
+        };
+        self.post_starts.push(hook.boxed());
+    }
+
+    /// Notes what came of the hook after a container's start.
+    pub(super) fn post_started(&mut self, id: &str, result: Result<(), String>) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((uid, name)) = known.map(|c| (c.uid.clone(), c.name.clone())) else {
+            self.state.post_starts.remove(id);
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.state.post_starts.remove(id);
+                if let Some(history) = self.state.histories.get_mut(&uid) {
+                    history.post_starts.remove(id);
+                }
+            }
+            Err(message) => {
+                warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
+                let (kind, said) = (EventKind::Warning, POST_START_FAILED);
+                self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
+                let hooks = &mut self.state.post_starts;
+                hooks.insert(id.to_owned(), PostStart::Failed(message));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Preparing a version: admission, its objects and volumes, and its turn among the node's updates.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tracing::warn;
+
+use super::background::{Done, FILES, file_subject};
+use super::error::{StepError, timed_out};
+use super::{Context, PodTask, events};
+use crate::blocking::pooled;
+use crate::manifest::objects::User;
+use crate::manifest::{StaticPod, objects};
+use crate::pod::admission::Rejection;
+use crate::pod::events::EventKind;
+use crate::pod::limiter::Class;
+use crate::pod::plan::rules::{containers, is_finished};
+use crate::pod::plan::waiting::MISSING_OBJECT;
+use crate::pod::state::Subject;
+use crate::pod::state::observed::Container;
+use crate::volume;
+
+impl PodTask {
+    pub(super) fn admit(&mut self, uid: String) {
+        let Some(version) = self.version(&uid) else {
+            return;
+        };
+        let Context {
+            allocations, facts, ..
+        } = &*self.context;
+        match allocations.admit(facts, &version) {
+            Ok(()) => {
+                self.state.admitted.insert(uid);
+            }
+            Err(rejection) => {
+                let Rejection { reason, message } = &rejection;
+                if self.state.rejected_before.get(&uid) != Some(&rejection) {
+                    warn!(pod = %self.key, reason = reason.as_ref(), message, "the Pod cannot run on this node");
+                    self.event(&uid, None, EventKind::Warning, reason, message);
+                    let before = &mut self.state.rejected_before;
+                    before.insert(uid.clone(), rejection.clone());
+                }
+                self.state.rejections.insert(uid, rejection);
+            }
+        }
+    }
+
+    /// Fails where a `ConfigMap` or `Secret` is missing, with an event for each volume or container that
+    /// needs it.
+    pub(super) fn check_objects(&self, version: &StaticPod) -> Result<(), StepError> {
+        let mut failure = None;
+        for missing in objects::missing(version) {
+            let message = missing.event_message(&version.key.namespace);
+            let (container, reason, message) = match &missing.user {
+                User::Volume(volume) => {
+                    let message = events::failed_mount(volume, &message);
+                    (None, "FailedMount", message)
+                }
+                User::Container(name) => {
+                    let message = format!("Error: {message}");
+                    (Some(name.as_str()), "Failed", message)
+                }
+            };
+            self.event(
+                &version.uid,
+                container,
+                EventKind::Warning,
+                reason,
+                &message,
+            );
+            failure.get_or_insert(missing);
+        }
+        // The event has been recorded.
+        failure.map_or(Ok(()), |missing| {
+            Err(StepError::Node {
+                reason: MISSING_OBJECT,
+                message: missing.to_string(),
+            })
+        })
+    }
+
+    /// Waits for this version's turn among the node's updates, so that its old version is not stopped before
+    /// the new one can start.
+    pub(super) fn take_turn(&mut self, uid: String) {
+        let now = self.context.clock.now();
+        let subject = Subject::Turn(uid.clone());
+        self.state.under_way.insert(subject, now);
+        let limiter = self.context.limiter.clone();
+        let shown = self.under_way(&uid, None, "WaitForTurn");
+        let job = async move {
+            let _shown = shown;
+            let place = limiter.place(Class::Update).await;
+            Done::Turn { uid, place }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    /// Notes which version follows one that is being stopped, and gives the turn among the node's updates back
+    /// once that version is up or not wanted any more.
+    pub(super) fn follow_takeover(&mut self) {
+        let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
+        let uid = wanted.as_ref().map(|w| w.uid.as_str());
+        let mut leaving = self.state.terminating.iter();
+        if let Some(uid) = uid.filter(|uid| leaving.any(|other| other != uid)) {
+            self.state.successors.insert(uid.to_owned());
+        }
+        self.state.turns.retain(|turn| Some(turn.as_str()) == uid);
+        let Some((turn, _)) = &self.turn else {
+            return;
+        };
+        let there = |name: &str| !self.observed.history_of(turn, name).is_empty();
+        let is_coming = wanted.is_some_and(|version| {
+            let mut own = containers(&version).iter();
+            version.uid == *turn
+                && !is_finished(self.view(), &version)
+                && !own.all(|c| there(&c.name))
+        });
+        if !is_coming {
+            self.turn = None;
+        }
+    }
+
+    /// Gives back what a Pod that is over took of the node, once nothing of it runs any more: until then a
+    /// sidecar may hold its port, and what it uses is not free.
+    pub(super) fn give_back(&self) {
+        let Some(wanted) = &self.wanted else {
+            return;
+        };
+        let uid = &wanted.pod.uid;
+        let runs = self.observed.containers_of(uid).any(Container::is_live)
+            || self.observed.ready_sandbox(uid).is_some();
+        if is_finished(self.view(), &wanted.pod) && !runs {
+            self.context.allocations.release(&self.key, uid);
+        }
+    }
+}
+
+pub(super) async fn check_volumes(
+    context: Arc<Context>,
+    version: Arc<StaticPod>,
+) -> Result<(), StepError> {
+    let subject = file_subject("volume check", &version);
+    let check = move || volume::check(&context.facts, &version);
+    let checked = pooled(subject, FILES, check).await;
+    let checked = checked.map_err(timed_out("FailedMount"))?;
+    checked.map_err(|message| StepError::Node {
+        reason: "FailedMount",
+        message,
+    })
+}

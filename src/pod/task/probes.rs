@@ -1,0 +1,112 @@
+//! The probes of running containers: kept going, and their results taken over.
+
+use tracing::info;
+
+use super::PodTask;
+use crate::pod::events::EventKind;
+use crate::pod::plan::rules::{Restart, all_containers, restart};
+use crate::pod::state::observed::{Container, Exit, State};
+use crate::probe::{Health, News, ProbeResult, Wanted, Which};
+
+impl PodTask {
+    /// Keeps the probes of what runs going, and takes over what they say.
+    pub(super) fn sync_probes(&mut self) {
+        let (context, state) = (&self.context, &self.state);
+        let of_host = context.facts.host_ips.first();
+        let of_host = of_host.as_deref().unwrap_or("127.0.0.1");
+        let mut known = vec![];
+        for container in self.observed.containers.iter().filter(|c| !c.gone) {
+            let State::Running { started_at } = container.state else {
+                continue;
+            };
+            let Some(version) = state.versions.get(&container.uid) else {
+                continue;
+            };
+            let spec = all_containers(version).find(|c| c.name == container.name);
+            let sandbox = self
+                .observed
+                .sandboxes
+                .iter()
+                .find(|s| s.id == container.sandbox);
+            let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
+                continue;
+            };
+            let history = state.histories.get(&container.uid);
+            let before = history
+                .filter(|h| h.started.contains(&container.id))
+                .map(|h| Health {
+                    started: true,
+                    ready: h.ready.contains(&container.id),
+                    failed: None,
+                });
+            let clock = &context.clock;
+            let age = clock.now().since(clock.monotonic_of(started_at));
+            let ends = state.terminating.contains(&container.uid);
+            let which = if ends { Which::Readiness } else { Which::All };
+            let ip = sandbox.ips.first().map_or(of_host, String::as_str);
+            known.push((container, spec, ip, age, which, before));
+        }
+        let wanted: Vec<Wanted<'_>> = known
+            .iter()
+            .map(|(container, spec, ip, age, which, before)| Wanted {
+                container_id: &container.id,
+                spec,
+                ip,
+                age: *age,
+                which: *which,
+                known: before.as_ref(),
+            })
+            .collect();
+        self.probes.sync(&wanted);
+        let results = self.probes.results();
+        self.state.probes = results
+            .map(|(id, health)| (id.to_owned(), health.clone()))
+            .collect();
+    }
+
+    /// Tells of what a probe found.
+    pub(super) fn record_probe_change(&self, news: &News) {
+        let News {
+            container,
+            kind,
+            result,
+            event,
+            ..
+        } = news;
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == news.container_id);
+        if let (Some(event), Some(known)) = (event, known) {
+            let (uid, warning) = (&known.uid, EventKind::Warning);
+            self.event(uid, Some(container), warning, event.reason, &event.message);
+        }
+        let said = event.as_ref().map_or("", |event| event.message.as_str());
+        match result {
+            Some(ProbeResult::Failure) => {
+                info!(pod = %self.key, container, ?kind, said, "a probe has failed");
+            }
+            Some(ProbeResult::Success) => {
+                info!(pod = %self.key, container, ?kind, "a probe succeeds");
+            }
+            None => {}
+        }
+    }
+
+    /// Tells that a container which ended so is not started again at once.
+    pub(super) fn record_back_off(&self, container: &Container, exit: &Exit) {
+        let Some(version) = self.state.versions.get(&container.uid) else {
+            return;
+        };
+        let again = restart(self.view(), version, container, exit);
+        if matches!(again, Restart::At(_, delay) if !delay.is_zero()) {
+            let (uid, name) = (&container.uid, &container.name);
+            let message = format!(
+                "Back-off restarting failed container {name} in pod {}_{}({uid})",
+                self.key.name, self.key.namespace
+            );
+            self.event(uid, Some(name), EventKind::Warning, "BackOff", &message);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Reading the Pod's state from the runtime: all of it, or a single container or sandbox that changed.
+//! Losing a change costs time alone, since everything is listed again after a step that failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::background::FILES;
+use super::termination_message::termination_message;
+use super::{PodTask, effects};
+use crate::blocking::Subject as FileSubject;
+use crate::blocking::pooled;
+use crate::cri::Error;
+use crate::pod::observe;
+use crate::pod::observe::{Inspected, Listed, Role};
+use crate::pod::plan::rules::all_containers;
+use crate::pod::state::Subject;
+use crate::pod::state::observed::{Container, Observed, Sandbox, State};
+use crate::units::time::Later;
+
+/// How long a runtime that does not answer is left alone, at first and at most.
+const RUNTIME_RETRY: Duration = Duration::from_millis(100);
+
+const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+impl PodTask {
+    /// Asks the runtime about what may have changed, and waits for the runtime if it is away. Tells
+    /// whether the task goes on.
+    pub(super) async fn sync(&mut self) -> bool {
+        let mut delay = RUNTIME_RETRY;
+        loop {
+            match self.try_sync().await {
+                Ok(true) => return true,
+                // Something else matters now.
+                Ok(false) => continue,
+                Err(e) => debug!(pod = %self.key, error = %e, "cannot look at the Pod"),
+            }
+            if !self.wait(Some(Instant::now().later(delay))).await {
+                return false;
+            }
+            delay = delay.saturating_mul(2).min(RUNTIME_RETRY_MAX);
+        }
+    }
+
+    /// Tells whether all that was to be read was read.
+    async fn try_sync(&mut self) -> Result<bool, Error> {
+        if self.stale {
+            // What changes from now on is read again.
+            self.stale = false;
+            self.changed.clear();
+            let has_synced = self.resync().await;
+            self.stale |= !matches!(has_synced, Ok(true));
+            return has_synced;
+        }
+        while let Some(id) = self.changed.pop_first() {
+            let has_synced = self.inspect(&id).await;
+            self.stale |= !matches!(has_synced, Ok(true));
+            if self.stale {
+                return has_synced;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the Pod's whole state. Given up where the wanted version changes meanwhile, which changes what of
+    /// the state matters.
+    async fn resync(&mut self) -> Result<bool, Error> {
+        let context = Arc::clone(&self.context);
+        let wanted = self.wanted.as_ref().map(|w| w.pod.uid.clone());
+        let is_other = |task: &Self, _| task.wanted.as_ref().map(|w| &w.pod.uid) != wanted.as_ref();
+        let listed = if let Some(listed) = self.listed.take() {
+            listed
+        } else {
+            let key = self.key.clone();
+            let fetch = Listed::fetch(&context.client, &context.owner_label, Some(&key));
+            match self.beside(fetch, is_other).await {
+                Some(listed) => listed?,
+                None => return Ok(false),
+            }
+        };
+        let before = self.observed.clone();
+        let mut known = before.clone();
+        self.assumed.iter().for_each(|id| known.forget(id));
+        let terminating = self.state.terminating.clone();
+        let role = |uid: &str| match &wanted {
+            None => Role::Leaving,
+            Some(_) if terminating.contains(uid) => Role::Leaving,
+            Some(wanted) if wanted == uid => Role::Wanted,
+            Some(_) => Role::Replaced,
+        };
+        let inspect = listed
+            .clone()
+            .inspect(&context.client, &context.clock, &known, role);
+        let Some(inspected) = self.beside(inspect, is_other).await else {
+            self.listed = (!self.has_synced).then_some(listed);
+            return Ok(false);
+        };
+        let Inspected { observed, assumed } = inspected?;
+        (self.observed, self.assumed) = (observed, assumed);
+        self.complete_observed(&before).await;
+        self.log_ends(&before);
+        self.prune();
+        if !std::mem::replace(&mut self.has_synced, true) {
+            self.log_adopted();
+        }
+        Ok(true)
+    }
+
+    /// Reads the state of one container or sandbox. Tells whether it could be had.
+    async fn inspect(&mut self, id: &str) -> Result<bool, Error> {
+        let context = Arc::clone(&self.context);
+        let before = self.observed.clone();
+        if let Some(known) = before.containers.iter().find(|c| c.id == id) {
+            if known.exit().is_some() {
+                return Ok(true);
+            }
+            let inspect = observe::inspect_container(&context.client, &context.clock, id);
+            let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
+                return Ok(false);
+            };
+            match (
+                now,
+                self.observed.containers.iter_mut().find(|c| c.id == id),
+            ) {
+                (Some(now), Some(known)) => known.state = now.state,
+                (None, _) => self.observed.forget(id),
+                (Some(_), None) => {}
+            }
+            self.complete_observed(&before).await;
+            self.log_ends(&before);
+        } else if let Some(known) = before.sandboxes.iter().find(|s| s.id == id) {
+            let inspect = observe::inspect_sandbox(&context.client, &context.clock, id);
+            let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
+                return Ok(false);
+            };
+            match (now, self.observed.sandboxes.iter_mut().find(|s| s.id == id)) {
+                // Who it is does not change.
+                (Some(now), Some(known)) => {
+                    let (id, uid) = (known.id.clone(), known.uid.clone());
+                    let attempt = known.attempt;
+                    *known = Sandbox {
+                        id,
+                        uid,
+                        attempt,
+                        ..now
+                    };
+                }
+                (None, _) => self.observed.forget(id),
+                (Some(_), None) => {}
+            }
+            self.log_ends(&before);
+        }
+        Ok(true)
+    }
+
+    /// Waits for a status. Where it does not come and its version is not to run on, the list has to be enough,
+    /// and nothing is given.
+    async fn inspect_within<T>(
+        &mut self,
+        uid: &str,
+        inspect: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Error> {
+        let is_wanted = |task: &Self| task.wanted.as_ref().is_some_and(|w| w.pod.uid == uid);
+        let done = self.beside(inspect, |task, _| !is_wanted(task)).await;
+        done.transpose()
+    }
+
+    /// Adds to what was observed what the runtime does not tell: the last words of containers that
+    /// ended since `before`, and containers that somebody removed.
+    pub(super) async fn complete_observed(&mut self, before: &Observed) {
+        let ended = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.exit().is_some());
+        let ended = ended.filter(|c| {
+            let known = before.containers.iter().find(|b| b.id == c.id);
+            known.is_none_or(|known| known.exit().is_none())
+        });
+        for container in ended.cloned().collect::<Vec<_>>() {
+            self.read_termination_message(container).await;
+        }
+        let uids: Vec<String> = self.state.histories.keys().cloned().collect();
+        for uid in uids {
+            let history = self.state.histories.get(&uid);
+            let known = self.state.versions.contains_key(&uid);
+            if let Some(history) =
+                history.filter(|_| known && !self.state.terminating.contains(&uid))
+            {
+                let gone = history.gone(&self.observed, &uid, &self.context.clock);
+                self.observed.containers.extend(gone);
+            }
+        }
+    }
+
+    async fn read_termination_message(&mut self, container: Container) {
+        let version = self.state.versions.get(&container.uid);
+        let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
+        let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
+            return;
+        };
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let id = container.id.clone();
+        let read = move || termination_message(&paths, &key, &spec, &container, &exit);
+        let subject = FileSubject::of(&self.key, &id, format!("termination message of {id}"));
+        let read = pooled(subject, FILES, read);
+        let words = self.own_files(read).await.unwrap_or_else(|error| {
+            warn!(pod = %self.key, %error, "Failed to read the termination message");
+            String::new()
+        });
+        let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+        if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
+        {
+            if !exit.message.is_empty() {
+                exit.message.push_str(": ");
+            }
+            exit.message.push_str(&words);
+        }
+    }
+
+    /// Logs what ended without our doing.
+    pub(super) fn log_ends(&self, before: &Observed) {
+        for old in before.containers.iter().filter(|c| c.exit().is_none()) {
+            let now = self.observed.containers.iter().find(|c| c.id == old.id);
+            let pod = &self.key;
+            match now.map(|c| c.exit()) {
+                Some(Some(_)) if now.is_some_and(|c| c.gone) => {
+                    info!(%pod, container = old.name, "container was removed by somebody else");
+                }
+                Some(Some(exit)) => {
+                    let reason = &exit.reason;
+                    info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
+                    self.record_back_off(old, exit);
+                }
+                None => info!(%pod, container = old.name, "container was removed by somebody else"),
+                Some(None) => {}
+            }
+        }
+        // The runtime tells of the end before it answers, and one whose stop failed has ended all the same.
+        let state = &self.state;
+        let is_stopped = |s: &Sandbox| {
+            let removal = Subject::Removal(s.id.clone());
+            state.under_way.contains_key(&removal)
+                || state.failures.contains_key(&removal)
+                || state.stopped_sandboxes.contains(&s.id)
+        };
+        for old in before
+            .sandboxes
+            .iter()
+            .filter(|s| s.ready && !is_stopped(s))
+        {
+            let ready = |s: &Sandbox| s.id == old.id && s.ready;
+            if !self.observed.sandboxes.iter().any(ready) {
+                warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
+            }
+        }
+    }
+
+    /// Forgets what concerns sandboxes and containers that are gone.
+    fn prune(&mut self) {
+        let observed = &self.observed;
+        let there = |id: &String| {
+            observed.sandboxes.iter().any(|s| &s.id == id)
+                || observed.containers.iter().any(|c| &c.id == id)
+        };
+        self.state.stopped_sandboxes.retain(there);
+        self.state.post_starts.retain(|id, _| there(id));
+        self.state.failures.retain(|subject, _| match subject {
+            Subject::Removal(id) => there(id),
+            _ => true,
+        });
+    }
+
+    pub(super) fn forget_outdated_failures(&mut self) {
+        for subject in effects::outdated(self.view()) {
+            self.state.failures.remove(&subject);
+        }
+    }
+}

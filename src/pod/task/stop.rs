@@ -1,0 +1,496 @@
+//! Stopping containers: preStop hook, signal, and the kill at the end of the grace period.
+//!
+//! When a stop began stands on disk, so that an agent that dies meanwhile is followed by one that goes on
+//! with the same grace period.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::error::{StepError, node_failure};
+use super::{Context, PodTask, events};
+use crate::blocking::blocking;
+use crate::cri::{Client, Error, if_found};
+use crate::manifest::PodKey;
+use crate::pod::events::EventKind;
+use crate::pod::plan::is_urgent;
+use crate::pod::plan::rules::{all_containers, restarts_on_failure, stop_order};
+use crate::pod::state::history::{FailedInstance, StopReason};
+use crate::pod::state::observed::{Container, State};
+use crate::pod::state::time::Timestamp;
+use crate::pod::state::{PostStart, Terminating, View};
+use crate::pod::{folder, observe};
+use crate::probe::hook;
+use crate::probe::hook::PRE_STOP_FAILED;
+use crate::translate::is_sidecar;
+use crate::units::time::{seconds, whole_seconds};
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// The least time a container gets between its stop signal and the kill, once its preStop hook used
+/// up the grace period; the kubelet's.
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// The time that a preStop hook has beyond the grace period: until the kill, and a second for that.
+const HOOK_OVERTIME: Duration = Duration::from_secs(3);
+
+/// A grace period that is shorter than whole seconds by less than this is as good as whole.
+const NEARLY_WHOLE: Duration = Duration::from_millis(100);
+
+/// How long the status of a container is waited for that was stopped.
+const INSPECTION: Duration = Duration::from_secs(5);
+
+/// How containers are stopped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stop {
+    /// Seconds between the hook before the stop signal, or else the signal, and the kill.
+    grace_period: i64,
+    /// How much of that has gone by.
+    spent: Duration,
+    /// Whether their hook is run.
+    with_hook: bool,
+    /// Why, where it is not the end of all of them.
+    reason: Option<StopReason>,
+}
+
+impl Stop {
+    /// How much of the grace period is left, this long after the stop began.
+    fn left(&self, elapsed: Duration) -> Duration {
+        let spent = self.spent.saturating_add(elapsed);
+        seconds(self.grace_period).saturating_sub(spent)
+    }
+}
+
+/// Containers that are stopped together, in groups: those of one get their stop signal once all of the
+/// groups before have ended.
+struct Turns {
+    /// How many of each group have not ended yet.
+    left: Vec<usize>,
+    /// Whether one could not be stopped; those after it wait for another try.
+    failed: bool,
+}
+
+impl Turns {
+    /// Whether it is this group's turn, or will not be.
+    fn is_decided(&self, group: usize) -> bool {
+        self.failed || self.left[..group].iter().all(|left| *left == 0)
+    }
+}
+
+/// A container that is stopped.
+pub(super) struct Stopping {
+    id: String,
+    name: String,
+    spec: Option<ContainerSpec>,
+    /// The place of its group among all.
+    group: usize,
+    turns: Arc<watch::Sender<Turns>>,
+}
+
+/// What came of it.
+struct Stopped {
+    id: String,
+    name: String,
+    /// Whether the hook before failed.
+    hook_failed: bool,
+    /// The runtime's answer; nothing where its turn did not come.
+    result: Option<Result<(), Error>>,
+}
+
+impl PodTask {
+    /// Ends all containers of a version, which then is on its way out for good.
+    pub(super) async fn terminate(&mut self, uid: &str) -> Result<(), StepError> {
+        let live = self.observed.containers_of(uid).filter(|c| c.is_live());
+        let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+        let termination = self.begin_end(uid).await?;
+        self.publish();
+        let stop = Stop {
+            grace_period: termination.grace_period,
+            spent: self.time_since(termination.since),
+            with_hook: true,
+            reason: None,
+        };
+        self.stop_all(uid, &ids, stop).await
+    }
+
+    /// Marks a version as on its way out, on disk too; gives when that began.
+    async fn begin_end(&mut self, uid: &str) -> Result<Terminating, StepError> {
+        if let Some(known) = self.state.ends.get(uid) {
+            return Ok(*known);
+        }
+        let termination = Terminating {
+            since: Timestamp::now(&self.context.clock),
+            grace_period: self.grace_period(uid),
+        };
+        let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.to_owned());
+        let marked = move || folder::mark_terminating(&paths, &owned_uid, termination);
+        let marked = self.own_files(blocking(marked)).await;
+        let termination = marked.map_err(node_failure("FailedKillPod"))?;
+        let since = termination.since.fixed(&self.context.clock);
+        let termination = Terminating {
+            since,
+            ..termination
+        };
+        self.state.ends.insert(uid.to_owned(), termination);
+        self.state.on_disk.insert(uid.to_owned());
+        if self.state.terminating.insert(uid.to_owned()) {
+            info!(pod = %self.key, uid, grace_period = termination.grace_period, "stopping the Pod");
+        }
+        Ok(termination)
+    }
+
+    fn time_since(&self, since: Timestamp) -> Duration {
+        let clock = &self.context.clock;
+        clock.now().since(since.monotonic(clock))
+    }
+
+    pub(super) async fn stop_containers(
+        &mut self,
+        uid: &str,
+        ids: &[String],
+        reason: StopReason,
+    ) -> Result<(), StepError> {
+        let failed_instance = match ids {
+            [id] if [
+                StopReason::Liveness,
+                StopReason::Startup,
+                StopReason::PostStart,
+            ]
+            .contains(&reason) =>
+            {
+                Some(self.begin_failed_stop(uid, id, reason).await)
+            }
+            _ => None,
+        };
+        let finished = self.state.finished(uid).filter(|f| f.since > 0);
+        let over_since = finished.filter(|_| reason == StopReason::Over);
+        let over_since = over_since.map(|f| Timestamp::from(f.since));
+        let since = failed_instance.as_ref().map(|g| g.since).or(over_since);
+        let stop = Stop {
+            grace_period: match (reason, &failed_instance) {
+                (StopReason::RestartAll, _) => 0,
+                (_, Some(failed_instance)) => failed_instance.grace_period,
+                _ => self.grace_period(uid),
+            },
+            spent: since.map_or(Duration::ZERO, |since| self.time_since(since)),
+            with_hook: reason != StopReason::RestartAll,
+            reason: Some(reason),
+        };
+        self.stop_all(uid, ids, stop).await?;
+        for id in ids.iter().filter(|_| failed_instance.is_some()) {
+            let known = self.observed.containers.iter().find(|c| c.id == *id);
+            if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
+                self.record_back_off(container, exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the stop of a container that does not work, or finds it begun. It stands on disk before
+    /// anything is stopped: an agent that dies meanwhile is followed by one that goes on with it.
+    async fn begin_failed_stop(
+        &mut self,
+        uid: &str,
+        id: &str,
+        reason: StopReason,
+    ) -> FailedInstance {
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        if let Some(begun) = history.failed_instances.get_mut(id) {
+            begun.since = begun.since.fixed(&self.context.clock);
+            return begun.clone();
+        }
+        let grace_period = self.probe_grace_period(uid, id, reason);
+        let message = match self.state.post_starts.get(id) {
+            Some(PostStart::Failed(message)) => message.clone(),
+            _ => String::new(),
+        };
+        let failed_instance = FailedInstance {
+            reason,
+            message,
+            since: Timestamp::now(&self.context.clock),
+            grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
+        };
+        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        history
+            .failed_instances
+            .insert(id.to_owned(), failed_instance.clone());
+        history.post_starts.remove(id);
+        self.record_histories().await;
+        self.log_failed_instance(uid, id, reason);
+        failed_instance
+    }
+
+    fn log_failed_instance(&self, uid: &str, id: &str, reason: StopReason) {
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let Some((version, container)) = self.version(uid).zip(known) else {
+            return;
+        };
+        let name = &container.name;
+        let what = match reason {
+            StopReason::Liveness => "failed its liveness probe",
+            StopReason::Startup => "failed its startup probe",
+            _ => "failed its postStart hook",
+        };
+        let again = restarts_on_failure(&version, name);
+        let then = if again { ", it will be restarted" } else { "" };
+        warn!(pod = %self.key, container = name, "the container {what}{then}");
+    }
+
+    /// The grace period that a probe gives the container it gives up, in seconds.
+    fn probe_grace_period(&self, uid: &str, id: &str, reason: StopReason) -> Option<i64> {
+        let version = self.version(uid)?;
+        let container = self.observed.containers.iter().find(|c| c.id == id)?;
+        let spec = all_containers(&version).find(|c| c.name == container.name)?;
+        let probe = match reason {
+            StopReason::Liveness => spec.liveness_probe.as_ref(),
+            StopReason::Startup => spec.startup_probe.as_ref(),
+            _ => None,
+        };
+        probe?.termination_grace_period_seconds
+    }
+
+    /// The grace period of a version, from its manifest or else from what its containers were made
+    /// with, in seconds.
+    fn grace_period(&self, uid: &str) -> i64 {
+        let version = self.version(uid);
+        let spec = version.as_ref().and_then(|v| v.pod.spec.as_ref());
+        let own = spec.and_then(|s| s.termination_grace_period_seconds);
+        let given = || {
+            self.observed
+                .containers_of(uid)
+                .find_map(|c| c.grace_period)
+        };
+        own.or_else(given).unwrap_or(30).max(0)
+    }
+
+    /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
+    /// the grace period is over, which is one for all of them. Given up where something more urgent comes
+    /// up; what is stopped goes on without us then.
+    async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), StepError> {
+        let mut stops = self.begin_stops(uid, ids, stop);
+        let _step = self.under_way(uid, None, "StopContainers");
+        // What has ended for good has its grace period already, and it is the Pod's.
+        let patient = matches!(stop.reason, None | Some(StopReason::Over));
+        let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
+        let mut failed = vec![];
+        while !stops.is_empty() {
+            let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
+                debug!(pod = %self.key, uid, "a stop is given up for something more urgent");
+                self.stale = true;
+                return Ok(());
+            };
+            let Some(stopped) = stopped else {
+                break;
+            };
+            if stopped.hook_failed {
+                let (name, kind) = (Some(stopped.name.as_str()), EventKind::Warning);
+                self.event(uid, name, kind, "FailedPreStopHook", PRE_STOP_FAILED);
+            }
+            match stopped.result {
+                Some(Ok(())) => {
+                    self.has_ended(&stopped.id).await;
+                    self.publish();
+                }
+                Some(Err(error)) => failed.push((stopped.name, error)),
+                None => {}
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(StepError::Stops(failed))
+    }
+
+    /// Begins to stop containers side by side, and tells of each.
+    fn begin_stops(
+        &self,
+        uid: &str,
+        ids: &[String],
+        stop: Stop,
+    ) -> FuturesUnordered<impl Future<Output = Stopped> + use<>> {
+        let version = self.version(uid);
+        let groups = match &version {
+            Some(version) => stop_order(version, &self.observed, ids),
+            None => vec![ids.to_vec()],
+        };
+        let ip = self.pod_ip(uid);
+        let turns = Turns {
+            left: groups.iter().map(Vec::len).collect(),
+            failed: false,
+        };
+        let turns = Arc::new(watch::Sender::new(turns));
+        let stops = FuturesUnordered::new();
+        for (group, id) in (groups.into_iter().enumerate())
+            .flat_map(|(group, ids)| ids.into_iter().map(move |id| (group, id)))
+        {
+            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let name = known.map(|c| c.name.clone()).unwrap_or_default();
+            let spec = version.as_ref().and_then(|v| {
+                let spec = all_containers(v).find(|c| c.name == name);
+                spec.cloned()
+            });
+            let sidecar = spec.as_ref().is_some_and(is_sidecar);
+            let again = version.as_ref();
+            let again = again.is_some_and(|v| restarts_on_failure(v, &name));
+            let message = events::killing(&name, stop.reason, sidecar, again);
+            self.event(uid, Some(&name), EventKind::Normal, "Killing", &message);
+            let container = Stopping {
+                id,
+                name,
+                spec,
+                group,
+                turns: Arc::clone(&turns),
+            };
+            let context = Arc::clone(&self.context);
+            let (pod, ip) = (self.key.clone(), ip.clone());
+            stops.push(stop_one(context, pod, ip, container, stop));
+        }
+        stops
+    }
+
+    /// What a container is taken for that was stopped well, is not to run again, and whose status the runtime
+    /// does not give.
+    fn assumed_end(&self, id: &str) -> Option<Container> {
+        let known = self
+            .observed
+            .containers
+            .iter()
+            .find(|c| c.id == id)?
+            .clone();
+        let state = State::Exited(observe::unseen_end(&self.context.clock));
+        Some(Container { state, ..known })
+    }
+
+    /// Learns how a container ended that was stopped.
+    async fn has_ended(&mut self, id: &str) {
+        let before = self.observed.clone();
+        let context = Arc::clone(&self.context);
+        let now = observe::inspect_container(&context.client, &context.clock, id);
+        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let uid = known.map(|c| c.uid.clone()).unwrap_or_default();
+        let ends = |task: &Self| !task.is_version_kept(&uid);
+        let now = self.beside(now, |task, took| took >= INSPECTION && ends(task));
+        let now = now.await.unwrap_or_else(|| Ok(self.assumed_end(id)));
+        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        match now {
+            Ok(Some(now)) => {
+                // A runtime that goes on to call it running was told of its end in vain, and one that
+                // ended before is not stopped once more.
+                let was_live = known.is_live();
+                known.state = now.state;
+                if was_live && known.exit().is_some() {
+                    info!(pod = %self.key, container = known.name, "container stopped");
+                }
+            }
+            Ok(None) => self.observed.forget(id),
+            Err(error) => {
+                debug!(pod = %self.key, container = known.name, %error, "cannot tell how it ended");
+                self.stale = true;
+            }
+        }
+        self.complete_observed(&before).await;
+    }
+}
+
+/// Stops one container: its preStop hook, its signal when it is its turn, and the kill. Hooks do not wait
+/// for turns, and nobody's turn is waited for once the grace period is over; as with the kubelet.
+async fn stop_one(
+    context: Arc<Context>,
+    pod: PodKey,
+    ip: String,
+    container: Stopping,
+    stop: Stop,
+) -> Stopped {
+    let Stopping {
+        id,
+        name,
+        spec,
+        group,
+        turns,
+    } = container;
+    let began = Instant::now();
+    let left = stop.left(Duration::ZERO);
+    let spec = spec.filter(|_| stop.with_hook && !left.is_zero());
+    // It is waited for during the grace period, and may run on until its container is killed.
+    let hook = async {
+        match &spec {
+            Some(spec) => {
+                let limit = left.saturating_add(HOOK_OVERTIME);
+                hook::pre_stop(&context.client, spec, &id, &ip, limit).await
+            }
+            None => Ok(()),
+        }
+    };
+    tokio::pin!(hook);
+    let done = tokio::time::timeout(left, &mut hook).await;
+    let overtime = done.is_err();
+    let failure = match done {
+        Ok(result) => result.err(),
+        Err(_) => Some(format!("it was not done within {} s", left.as_secs())),
+    };
+    let hook_failed = failure.is_some();
+    if let Some(error) = failure {
+        warn!(%pod, container = name, error, "the preStop hook failed");
+    }
+    let ends = stop_in_turn(&context.client, &id, group, &turns, stop, began);
+    tokio::pin!(ends);
+    let result = tokio::select! {
+        result = &mut ends => result,
+        // What becomes of it now has been reported.
+        _ = &mut hook, if overtime => ends.await,
+    };
+    Stopped {
+        id: id.clone(),
+        name,
+        hook_failed,
+        result,
+    }
+}
+
+/// Sends a container its stop signal when it is its turn; nothing where its turn does not come.
+async fn stop_in_turn(
+    client: &Client,
+    id: &str,
+    group: usize,
+    turns: &watch::Sender<Turns>,
+    stop: Stop,
+    began: Instant,
+) -> Option<Result<(), Error>> {
+    let mut seen = turns.subscribe();
+    let turn = seen.wait_for(|turns| turns.is_decided(group));
+    // That the time is over is no error, and the sender is here.
+    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
+    if turns.borrow().failed && group > 0 {
+        return None;
+    }
+    let left = match stop.grace_period {
+        0 => Duration::ZERO,
+        _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
+    };
+    let result = if_found(signal_and_kill(client, id, left).await);
+    turns.send_modify(|turns| match result {
+        Ok(_) => turns.left[group] = turns.left[group].saturating_sub(1),
+        Err(_) => turns.failed = true,
+    });
+    Some(result.map(drop))
+}
+
+/// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
+/// where that would be too late, it is told to kill when the time has come.
+async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
+    let whole = whole_seconds(left);
+    let stop = client.stop_container(id, whole);
+    if seconds(whole).saturating_sub(left) < NEARLY_WHOLE {
+        return stop.await;
+    }
+    match tokio::time::timeout(left, stop).await {
+        Ok(stopped) => stopped,
+        Err(_) => client.stop_container(id, 0).await,
+    }
+}
