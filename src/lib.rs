@@ -14,6 +14,7 @@ pub mod config;
 pub mod cri;
 mod hex;
 mod host;
+pub mod image;
 mod json;
 mod logs;
 pub mod manifest;

@@ -6,12 +6,10 @@
 
 pub mod admission;
 pub mod backoff;
-pub mod credentials;
 pub mod events;
 pub mod folder;
 mod go_duration;
 pub mod identity;
-pub mod image;
 pub mod limiter;
 pub mod metrics;
 pub mod observe;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use podkeeper::cri::Client;
+use podkeeper::image::Images;
+use podkeeper::image::credentials::CredentialFiles;
 use podkeeper::manifest::objects::{ObjectSet, attach};
 use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::node::supervisor::supervise;
 use podkeeper::pod::admission::Allocations;
-use podkeeper::pod::credentials::CredentialFiles;
 use podkeeper::pod::events::{Event, Events};
-use podkeeper::pod::image::Images;
 use podkeeper::pod::limiter::Limiter;
 use podkeeper::pod::metrics::Metrics;
 use podkeeper::pod::report::{PodReport, PodSnapshot};

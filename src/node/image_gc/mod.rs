@@ -19,7 +19,7 @@ use super::supervisor::PulseReceiver;
 use crate::blocking::blocking;
 use crate::complaints::Complaints;
 use crate::cri::v1;
-use crate::pod::image;
+use crate::image;
 use crate::pod::task::Context;
 use crate::pod::{folder, rollback};
 use crate::source::Desired;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use crate::cri::Client;
+use crate::image::Images;
 use crate::pod::admission::Allocations;
 use crate::pod::events::Events;
-use crate::pod::image::Images;
 use crate::pod::limiter::Limiter;
 use crate::pod::metrics::Metrics;
 use crate::pod::reports::Reports;

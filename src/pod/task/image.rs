@@ -12,11 +12,12 @@ use tracing::warn;
 
 use super::background::Done;
 use super::{PodTask, events};
+use crate::image;
+use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
-use crate::pod::image::{ImageError, LocalImage};
+use crate::pod::backoff;
 use crate::pod::plan::{image_volumes, volume_holder, wanted_images};
 use crate::pod::state::Image;
-use crate::pod::{backoff, image};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// How long a container that ran before waits for a pull before it starts from the image at hand: a

@@ -1,5 +1,7 @@
 //! Images: whether one is there, and pulls, which all who want the same image share.
 
+pub mod credentials;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::credentials::{Credential, CredentialFiles};
+use self::credentials::{Credential, CredentialFiles};
 use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
 use crate::cri::{Client, Error, if_found};
 use crate::translate::ImageUser;
