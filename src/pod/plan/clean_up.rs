@@ -27,7 +27,7 @@ impl Planner<'_> {
         let on_disk = self.view.state.on_disk.contains(uid);
         if observed.has_none_of(uid) && on_disk {
             let step = Step::CleanUp { uid: uid.into() };
-            return self.unless_failing(&Subject::CleanUp(uid.into()), step);
+            return self.unless_failing(step);
         }
         None
     }

@@ -26,8 +26,8 @@ use self::stop::SANDBOX_STOP;
 use self::takeover::OBJECTS_COME;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
+use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
-use crate::pod::state::{Subject, View};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// The planner's answer.
@@ -198,18 +198,20 @@ impl Planner<'_> {
 
     /// The step for the first of these ids that did not just fail.
     fn first_of(&mut self, ids: Vec<String>, step: impl Fn(String) -> Step) -> Option<Step> {
-        ids.into_iter()
-            .find_map(|id| self.unless_failing(&Subject::Removal(id.clone()), step(id)))
+        ids.into_iter().find_map(|id| self.unless_failing(step(id)))
     }
 
     /// The step, unless it is under way or failed a short while ago.
-    fn unless_failing(&mut self, subject: &Subject, step: Step) -> Option<Step> {
-        if let Some(begun) = self.view.state.under_way.get(subject) {
+    fn unless_failing(&mut self, step: Step) -> Option<Step> {
+        let Some(subject) = step.subject() else {
+            return Some(step);
+        };
+        if let Some(begun) = self.view.state.under_way.get(&subject) {
             // From then on it counts as one that hangs.
             self.must_wait_until(begun.after(SANDBOX_STOP));
             return None;
         }
-        match self.view.state.failures.get(subject) {
+        match self.view.state.failures.get(&subject) {
             Some(failure) if self.must_wait_until(failure.retry) => None,
             _ => Some(step),
         }

@@ -109,7 +109,7 @@ impl Planner<'_> {
             uid: uid.into(),
             attempt: self.view.state.free_attempt(&subject, next),
         };
-        self.unless_failing(&subject, step)
+        self.unless_failing(step)
     }
 
     /// How a container has to be started now, if it has to; what must wait sets the alarm.
@@ -233,7 +233,6 @@ impl Planner<'_> {
     ) -> Option<Step> {
         let uid = version.uid.clone();
         let container = spec.name.clone();
-        let subject = Subject::Container(uid.clone(), container.clone());
         let step = match start {
             Start::Existing(id) => Step::StartContainer { uid, container, id },
             Start::New { attempt, backoff } => {
@@ -252,7 +251,7 @@ impl Planner<'_> {
                 }
             }
         };
-        self.unless_failing(&subject, step)
+        self.unless_failing(step)
     }
 
     /// A step towards a container's image, if one is due.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pod::state::Subject;
 use crate::pod::state::history::StopReason;
 
 /// What to do next.
@@ -111,4 +112,62 @@ pub enum Step {
         /// The version.
         uid: String,
     },
+}
+
+impl Step {
+    /// Returns what a failure of this step is about: a success in the same matter ends it. `None` for a
+    /// step that cannot fail, or whose failure has a state of its own.
+    #[must_use]
+    pub fn subject(&self) -> Option<Subject> {
+        Some(match self {
+            Self::RunSandbox { uid, .. } | Self::StartAgain { uid } => {
+                Subject::Sandbox(uid.clone())
+            }
+            Self::RunContainer { uid, container, .. }
+            | Self::StartContainer { uid, container, .. } => {
+                Subject::Container(uid.clone(), container.clone())
+            }
+            Self::StopContainers { uid, ids, reason } => match (reason, ids.as_slice()) {
+                // A container that failed has its own back-off.
+                (StopReason::Liveness | StopReason::Startup | StopReason::PostStart, [id]) => {
+                    Subject::Removal(id.clone())
+                }
+                _ => Subject::Stop(uid.clone()),
+            },
+            Self::Terminate { uid } => Subject::Stop(uid.clone()),
+            Self::StopSandbox { id }
+            | Self::RemoveSandbox { id }
+            | Self::RemoveContainer { id } => Subject::Removal(id.clone()),
+            Self::CheckVolumes { uid } => Subject::Volumes(uid.clone()),
+            Self::CleanUp { uid } => Subject::CleanUp(uid.clone()),
+            Self::TakeTurn { uid } => Subject::Turn(uid.clone()),
+            Self::Admit { .. }
+            | Self::EnsureImage { .. }
+            | Self::RestartAll { .. }
+            | Self::Fail { .. } => return None,
+        })
+    }
+
+    /// Returns the reason of the event about a failure of this step, as the kubelet has it. `None` for a
+    /// step that has no such event.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::RunSandbox { .. } | Self::StartAgain { .. } => "FailedCreatePodSandBox",
+            Self::RunContainer { .. } => "CreateContainerError",
+            Self::StartContainer { .. } => "RunContainerError",
+            Self::Terminate { .. } | Self::StopContainers { .. } | Self::StopSandbox { .. } => {
+                "FailedKillPod"
+            }
+            Self::RemoveSandbox { .. } | Self::RemoveContainer { .. } | Self::CleanUp { .. } => {
+                "FailedRemoval"
+            }
+            Self::CheckVolumes { .. } => "FailedMount",
+            Self::Admit { .. }
+            | Self::EnsureImage { .. }
+            | Self::TakeTurn { .. }
+            | Self::RestartAll { .. }
+            | Self::Fail { .. } => return None,
+        })
+    }
 }

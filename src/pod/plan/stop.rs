@@ -40,7 +40,7 @@ impl Planner<'_> {
         let observed = self.view.observed;
         if observed.containers_of(uid).any(Container::is_live) {
             let step = Step::Terminate { uid: uid.into() };
-            return self.unless_failing(&Subject::Stop(uid.into()), step);
+            return self.unless_failing(step);
         }
         let standing = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
         self.first_of(standing.map(|s| s.id.clone()).collect(), |id| {
@@ -84,7 +84,7 @@ impl Planner<'_> {
         failed_instance.into_iter().find_map(|(id, reason)| {
             let (uid, ids) = (uid.to_owned(), vec![id.clone()]);
             let step = Step::StopContainers { uid, ids, reason };
-            self.unless_failing(&Subject::Removal(id), step)
+            self.unless_failing(step)
         })
     }
 
@@ -96,9 +96,8 @@ impl Planner<'_> {
         if ids.is_empty() {
             return None;
         }
-        let subject = Subject::Stop(uid.to_owned());
         let uid = uid.to_owned();
-        self.unless_failing(&subject, Step::StopContainers { uid, ids, reason })
+        self.unless_failing(Step::StopContainers { uid, ids, reason })
     }
 
     /// The ids of live containers that are not in the current sandbox, or that a newer one of their
@@ -131,8 +130,7 @@ impl Planner<'_> {
                 StopReason::Stray
             };
             let (uid, ids) = (uid.to_owned(), stray);
-            let subject = Subject::Stop(uid.clone());
-            return self.unless_failing(&subject, Step::StopContainers { uid, ids, reason });
+            return self.unless_failing(Step::StopContainers { uid, ids, reason });
         }
         let ids = self.dead_sandboxes(uid, current);
         self.first_of(ids, |id| Step::StopSandbox { id })

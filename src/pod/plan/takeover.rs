@@ -9,7 +9,7 @@ use super::waiting::cleanup_failure;
 use super::{Planner, Step};
 use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
-use crate::pod::state::{Subject, View};
+use crate::pod::state::View;
 
 /// How long a version waits for objects to come after it, where it can start without some of them.
 pub(super) const OBJECTS_COME: Duration = Duration::from_secs(2);
@@ -97,7 +97,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let step = Step::TakeTurn { uid: uid.clone() };
-        self.unless_failing(&Subject::Turn(uid.clone()), step)
+        self.unless_failing(step)
     }
 
     /// Has the check of the volumes fail for objects that no manifest has, so that events tell of them. Those
@@ -116,7 +116,6 @@ impl<'a> Planner<'a> {
 
     fn check_volumes(&mut self, uid: &str) -> Option<Step> {
         let uid = uid.to_owned();
-        let subject = Subject::Volumes(uid.clone());
-        self.unless_failing(&subject, Step::CheckVolumes { uid })
+        self.unless_failing(Step::CheckVolumes { uid })
     }
 }

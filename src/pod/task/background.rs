@@ -50,33 +50,25 @@ impl PodTask {
     /// Begins a step that goes on beside the others.
     pub(super) fn begin(&mut self, step: Step) {
         let context = Arc::clone(&self.context);
-        let (subject, reason, work): (Subject, &'static str, Work) = match &step {
+        let Some((subject, reason)) = step.subject().zip(step.reason()) else {
+            return;
+        };
+        let work: Work = match &step {
             Step::CheckVolumes { uid } => {
                 let version = self.known_version(uid);
                 let checked = version.and_then(|v| self.check_objects(&v).map(|()| v));
-                let work = match checked {
+                match checked {
                     Ok(version) => check_volumes(context, version).boxed(),
                     Err(failure) => std::future::ready(Err(failure)).boxed(),
-                };
-                (Subject::Volumes(uid.clone()), "FailedMount", work)
+                }
             }
-            Step::StopSandbox { id } => {
-                let work = stop_sandbox(context, id.clone()).boxed();
-                (Subject::Removal(id.clone()), "FailedKillPod", work)
-            }
-            Step::RemoveSandbox { id } => {
-                let work = remove_sandbox(context, id.clone()).boxed();
-                (Subject::Removal(id.clone()), "FailedRemoval", work)
-            }
+            Step::StopSandbox { id } => stop_sandbox(context, id.clone()).boxed(),
+            Step::RemoveSandbox { id } => remove_sandbox(context, id.clone()).boxed(),
             Step::RemoveContainer { id } => {
                 let known = self.observed.containers.iter().find(|c| c.id == *id);
-                let work = remove_container(context, self.key.clone(), id.clone(), known.cloned());
-                (Subject::Removal(id.clone()), "FailedRemoval", work.boxed())
+                remove_container(context, self.key.clone(), id.clone(), known.cloned()).boxed()
             }
-            Step::CleanUp { uid } => {
-                let work = clean_up(context, self.key.clone(), uid.clone()).boxed();
-                (Subject::CleanUp(uid.clone()), "FailedRemoval", work)
-            }
+            Step::CleanUp { uid } => clean_up(context, self.key.clone(), uid.clone()).boxed(),
             _ => return,
         };
         let now = self.context.clock.now();

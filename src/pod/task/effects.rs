@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use crate::pod::plan::Step;
-use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PodState, Subject, View};
@@ -40,7 +39,7 @@ impl Effects {
             (done.at, done.is_trusted) = (now, true);
             return !done.is_repeated;
         }
-        if subject(&step).is_some() {
+        if method(&step).is_some() {
             self.done.push(Done {
                 step,
                 at: now,
@@ -69,7 +68,8 @@ impl Effects {
         let mut recent = self.done.iter_mut().filter(|d| now.since(d.at) < WINDOW);
         let done = recent.find(|done| done.step == *step && done.is_trusted)?;
         (done.is_trusted, done.is_repeated) = (false, true);
-        let (subject, reason, method) = subject(step)?;
+        let (subject, reason) = (step.subject()?, step.reason()?);
+        let method = method(step)?;
         let message = format!(
             "{method} succeeded, but the container runtime reports the same state as before"
         );
@@ -77,30 +77,13 @@ impl Effects {
     }
 }
 
-/// Returns what a step is about that ends or removes something in the runtime, the reason of its failures, and the
-/// CRI method that it calls.
-pub(super) fn subject(step: &Step) -> Option<(Subject, &'static str, &'static str)> {
-    Some(match step {
-        Step::Terminate { uid } => {
-            let subject = Subject::Stop(uid.clone());
-            (subject, "FailedKillPod", "StopContainer")
-        }
-        Step::StopContainers { uid, ids, reason } => {
-            let subject = stop_subject(uid, ids, *reason);
-            (subject, "FailedKillPod", "StopContainer")
-        }
-        Step::StopSandbox { id } => {
-            let subject = Subject::Removal(id.clone());
-            (subject, "FailedKillPod", "StopPodSandbox")
-        }
-        Step::RemoveSandbox { id } => {
-            let subject = Subject::Removal(id.clone());
-            (subject, "FailedRemoval", "RemovePodSandbox")
-        }
-        Step::RemoveContainer { id } => {
-            let subject = Subject::Removal(id.clone());
-            (subject, "FailedRemoval", "RemoveContainer")
-        }
+/// Returns the CRI method of a step that ends or removes something in the runtime.
+fn method(step: &Step) -> Option<&'static str> {
+    match step {
+        Step::Terminate { .. } | Step::StopContainers { .. } => Some("StopContainer"),
+        Step::StopSandbox { .. } => Some("StopPodSandbox"),
+        Step::RemoveSandbox { .. } => Some("RemovePodSandbox"),
+        Step::RemoveContainer { .. } => Some("RemoveContainer"),
         // What starts is looked at right after, and counts as failed where it does not run.
         Step::RunSandbox { .. }
         | Step::RunContainer { .. }
@@ -112,17 +95,7 @@ pub(super) fn subject(step: &Step) -> Option<(Subject, &'static str, &'static st
         | Step::RestartAll { .. }
         | Step::Fail { .. }
         | Step::CleanUp { .. }
-        | Step::StartAgain { .. } => return None,
-    })
-}
-
-/// Returns what the stop of single containers is about: one that does not work has its own back-off.
-pub(super) fn stop_subject(uid: &str, ids: &[String], reason: StopReason) -> Subject {
-    match (reason, ids) {
-        (StopReason::Liveness | StopReason::Startup | StopReason::PostStart, [id]) => {
-            Subject::Removal(id.clone())
-        }
-        _ => Subject::Stop(uid.to_owned()),
+        | Step::StartAgain { .. } => None,
     }
 }
 

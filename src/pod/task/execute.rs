@@ -4,7 +4,6 @@
 use tracing::{info, warn};
 
 use super::PodTask;
-use super::effects::stop_subject;
 use super::error::{StepError, node_failure};
 use crate::blocking::blocking;
 use crate::pod::events::EventKind;
@@ -14,10 +13,10 @@ use crate::pod::state::Subject;
 use crate::pod::state::history::{Finished, History};
 
 impl PodTask {
-    /// Carries out one step, and notes its outcome.
+    /// Executes one step, and records its outcome.
     pub(super) async fn execute(&mut self, step: Step) {
         let done = step.clone();
-        let (subject, reason, result) = match step {
+        let result = match step {
             Step::Admit { uid } => return self.admit(uid),
             Step::EnsureImage { uid, container } => return self.ensure_image(uid, container),
             Step::TakeTurn { uid } => return self.take_turn(uid),
@@ -26,10 +25,7 @@ impl PodTask {
             | Step::RemoveSandbox { .. }
             | Step::RemoveContainer { .. }
             | Step::CleanUp { .. } => return self.begin(step),
-            Step::RunSandbox { uid, attempt } => {
-                let result = self.run_sandbox(&uid, attempt).await;
-                (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
-            }
+            Step::RunSandbox { uid, attempt } => self.run_sandbox(&uid, attempt).await,
             Step::RunContainer {
                 uid,
                 sandbox,
@@ -37,24 +33,15 @@ impl PodTask {
                 attempt,
                 backoff,
             } => {
-                let result = self
-                    .run_container(&uid, &sandbox, &container, attempt, backoff)
-                    .await;
-                let subject = Subject::Container(uid, container);
-                (subject, "CreateContainerError", result)
+                self.run_container(&uid, &sandbox, &container, attempt, backoff)
+                    .await
             }
             Step::StartContainer { uid, container, id } => {
-                let result = self.start_container(&uid, &container, &id).await;
-                let subject = Subject::Container(uid, container);
-                (subject, "RunContainerError", result)
+                self.start_container(&uid, &container, &id).await
             }
-            Step::Terminate { uid } => {
-                let result = self.terminate(&uid).await;
-                (Subject::Stop(uid), "FailedKillPod", result)
-            }
+            Step::Terminate { uid } => self.terminate(&uid).await,
             Step::StopContainers { uid, ids, reason } => {
-                let result = self.stop_containers(&uid, &ids, reason).await;
-                (stop_subject(&uid, &ids, reason), "FailedKillPod", result)
+                self.stop_containers(&uid, &ids, reason).await
             }
             Step::RestartAll { uid } => return self.restart_all(&uid),
             Step::Fail {
@@ -62,10 +49,10 @@ impl PodTask {
                 reason,
                 message,
             } => return self.fail(&uid, reason, message).await,
-            Step::StartAgain { uid } => {
-                let result = self.start_again(&uid).await;
-                (Subject::Sandbox(uid), "FailedCreatePodSandBox", result)
-            }
+            Step::StartAgain { uid } => self.start_again(&uid).await,
+        };
+        let Some((subject, reason)) = done.subject().zip(done.reason()) else {
+            return;
         };
         // A stop that was given up for something more urgent is to come again.
         let now = self.context.clock.now();
