@@ -24,18 +24,18 @@ pub struct LocalImage {
     pub reference: String,
     /// The user it wants to run as.
     pub user: ImageUser,
-    /// How large it is, in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// How long its pull took, where it was pulled.
+    /// Duration of its pull, where it was pulled.
     pub pulled: Option<Duration>,
 }
 
-/// Why an image cannot be had.
+/// The reason for which an image cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageError {
     /// Kubernetes' word for it.
     pub reason: &'static str,
-    /// Why.
+    /// Error message.
     pub message: String,
 }
 
@@ -134,7 +134,7 @@ async fn fetch(
     })
 }
 
-/// What to say of an image that could not be had with any of these.
+/// Returns the error of an image that could not be pulled with any of these.
 fn refused(refusals: &[(Option<&Credential>, String)], files: &CredentialFiles) -> String {
     if let [(None, message)] = refusals {
         if !wants_credentials(message) {
@@ -156,7 +156,7 @@ fn refused(refusals: &[(Option<&Credential>, String)], files: &CredentialFiles) 
     tries.collect::<Vec<_>>().join("; ")
 }
 
-/// Whether the registry seems to want to know who asks.
+/// Returns true if the registry seems to want to know who asks.
 fn wants_credentials(message: &str) -> bool {
     let message = message.to_lowercase();
     let words = ["401", "403", "authoriz", "authentic", "denied", "forbidden"];

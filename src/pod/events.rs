@@ -17,10 +17,10 @@ use crate::manifest::PodKey;
 /// Events kept in all, and of one Pod.
 const KEPT: usize = 2000;
 const KEPT_OF_POD: usize = 60;
-/// What an event says is cut at this many bytes, as the API server wants it.
+/// Longest message of an event, in bytes, as the API server wants it.
 const MAX_MESSAGE: usize = 1024;
 
-/// Whether an event is as it should be.
+/// True if an event is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     /// As it should be.
@@ -42,13 +42,13 @@ pub struct Event {
     pub uid: String,
     /// The field that it is about, as `spec.containers{web}`; empty for the Pod as a whole.
     pub field: String,
-    /// Whether it is as it should be.
+    /// True if it is as it should be.
     pub kind: EventKind,
     /// Kubernetes' word for it: `Pulled`, `Killing`, `BackOff`, …
     pub reason: String,
-    /// What happened.
+    /// Message for people.
     pub message: String,
-    /// How often.
+    /// Number of occurrences.
     pub count: u32,
     /// The first time, in nanoseconds since the epoch.
     pub first: i64,
@@ -56,7 +56,7 @@ pub struct Event {
     pub last: i64,
 }
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct About<'a> {
     /// The Pod.
@@ -72,7 +72,7 @@ pub struct About<'a> {
 pub struct Events {
     kept: Mutex<VecDeque<Event>>,
     newest: watch::Sender<u64>,
-    /// How many went to make room.
+    /// Number of events that went to make room.
     dropped: AtomicU64,
 }
 
@@ -142,7 +142,7 @@ impl Events {
         kept.iter().filter(|e| e.number > number).cloned().collect()
     }
 
-    /// How many old events went to make room for new ones.
+    /// Returns the number of old events that went to make room for new ones.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

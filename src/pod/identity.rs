@@ -116,7 +116,7 @@ pub fn check_id(id: &str) -> Result<(), Invalid> {
     Err(Invalid::new("id", id, "letters and digits"))
 }
 
-/// Whether the identity of a listed sandbox is valid; one that is not is named once in the log.
+/// Returns true if the identity of a listed sandbox is valid; one that is not is named once in the log.
 #[must_use]
 pub fn is_valid_sandbox(sandbox: &v1::PodSandbox) -> bool {
     let metadata = sandbox.metadata.clone().unwrap_or_default();
@@ -126,7 +126,7 @@ pub fn is_valid_sandbox(sandbox: &v1::PodSandbox) -> bool {
     is_valid("sandbox", &sandbox.id, checked)
 }
 
-/// Whether the identity of a listed container is valid; one that is not is named once in the log.
+/// Returns true if the identity of a listed container is valid; one that is not is named once in the log.
 #[must_use]
 pub fn is_valid_container(container: &v1::Container) -> bool {
     let metadata = container.metadata.clone().unwrap_or_default();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a call holds its place at least and at most before it counts as late.
+/// Bounds of the time that a call holds its place before it counts as late.
 const LATE_MIN: Duration = Duration::from_secs(2);
 const LATE_MAX: Duration = Duration::from_secs(15);
 /// The same while no call of its kind has ended yet.
@@ -73,7 +73,7 @@ pub struct Limiter {
 struct State {
     /// Places held, by class.
     held: [usize; CLASSES],
-    /// Who waits, by class, longest first.
+    /// The waiting calls by class, longest first.
     waiting: [VecDeque<oneshot::Sender<Place>>; CLASSES],
     /// The mean duration of each kind of call, once one has ended.
     means: [Option<Duration>; KINDS],
@@ -189,7 +189,7 @@ impl Limiter {
         self.place(class).await.run(kind, call).await
     }
 
-    /// How long a call of this kind holds its place at most. While many of the kind hang already, the next
+    /// Longest time that a call of this kind holds its place. While many of the kind hang already, the next
     /// ones are expected to.
     #[must_use]
     pub fn usual(&self, kind: Kind) -> Duration {

@@ -63,7 +63,7 @@ impl Metrics {
         }
     }
 
-    /// What is measured, for a registry.
+    /// Returns the metrics for a registry.
     #[must_use]
     pub fn collectors(&self) -> [Box<dyn Collector>; 3] {
         [

@@ -42,13 +42,13 @@ pub fn owner(owner_label: &str, labels: &HashMap<String, String>) -> Option<PodK
 /// The supervisor compares what it lists with what each task believes by it.
 pub type StateDigest = Vec<(String, i32)>;
 
-/// How long the status of what the list tells enough of is waited for.
+/// Time limit for the status of what the list shows well enough.
 const INSPECTION: Duration = Duration::from_secs(5);
 
-/// How far the list alone is enough, where the runtime does not give a status in time.
+/// Role of a version, by which the list alone is enough where the runtime gives no status in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// What is wanted: the list is enough for what runs.
+    /// The wanted version: the list is enough for what runs.
     Wanted,
     /// A version that gives way to another one: what has ended may have ended in any way.
     Replaced,
@@ -56,12 +56,12 @@ pub enum Role {
     Leaving,
 }
 
-/// What was observed, and the ids of what only the list told of.
+/// The observed state, and the ids of what only the list shows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inspected {
     /// The Pod's state.
     pub observed: Observed,
-    /// What is to be inspected again.
+    /// Ids to inspect again.
     pub assumed: BTreeSet<String>,
 }
 
@@ -101,7 +101,7 @@ impl Listed {
         Ok(listed)
     }
 
-    /// What a task that saw this would believe.
+    /// Returns the digest of the listed state.
     #[must_use]
     pub fn digest(&self) -> StateDigest {
         let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
@@ -260,7 +260,7 @@ pub fn unseen_end(clock: &Clock) -> Exit {
     }
 }
 
-/// What a task with this observation believes the runtime has.
+/// Returns the digest of the observed state.
 #[must_use]
 pub fn digest(observed: &Observed) -> StateDigest {
     let sandbox = |s: &Sandbox| {

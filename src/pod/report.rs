@@ -31,20 +31,20 @@ pub struct PodReport {
     pub uid: String,
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Terminating`.
     pub phase: String,
-    /// Why it is not all up, in Kubernetes' words (`CrashLoopBackOff`, …); empty if it is.
+    /// Reason for which it is not all up, in Kubernetes' words (`CrashLoopBackOff`, …); empty if it is.
     pub reason: String,
-    /// What there is to say about the reason.
+    /// Details for people.
     pub message: String,
     /// Since when it waits for the reason's end, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
-    /// What a Pod that runs waits for to be Ready: its probes, its readiness gates.
+    /// Conditions that a running Pod lacks to be Ready: its probes, its readiness gates.
     #[serde(default)]
     pub waits_for: Vec<String>,
     /// Steps that are under way.
     #[serde(default)]
     pub steps: Vec<StepReport>,
-    /// What is dubious about the manifest, each as `line:column: field: message`.
+    /// Warnings about the manifest, each as `line:column: field: message`.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// Containers that run.
@@ -63,7 +63,7 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
     /// A newer version that waits to take over.
     pub update: Option<UpdateReport>,
-    /// What keeps an old version of a Pod that runs from being cleaned up.
+    /// Failure that keeps an old version of a running Pod from being cleaned up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupReport>,
 }
@@ -86,14 +86,14 @@ pub struct ContainerReport {
     pub id: String,
     /// `running`, `waiting` or `terminated`.
     pub state: String,
-    /// Why it is in that state.
+    /// Reason for that state.
     pub reason: String,
-    /// What there is to say about the reason.
+    /// Details for people.
     pub message: String,
     /// Since when it runs, has ended or waits, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
-    /// How often it was restarted.
+    /// Number of restarts.
     pub restarts: u32,
     /// The exit code of the last instance that is over.
     pub last_exit_code: Option<i32>,
@@ -104,9 +104,9 @@ pub struct ContainerReport {
 pub struct UpdateReport {
     /// Its UID.
     pub uid: String,
-    /// What it waits for.
+    /// Reason for which it waits.
     pub reason: String,
-    /// What there is to say about that.
+    /// Details for people.
     pub message: String,
     /// When it was first seen, RFC 3339; empty where that is not known.
     #[serde(default)]
@@ -122,7 +122,7 @@ pub struct PodSnapshot {
     pub version: Option<Arc<StaticPod>>,
     /// The Pod's status as the API has it.
     pub status: PodStatus,
-    /// Whether it is on its way out.
+    /// True if it is on its way out.
     pub terminating: bool,
     /// When each container that waits is tried again, by its name.
     pub until: BTreeMap<String, MonotonicTime>,
@@ -152,7 +152,7 @@ impl PodSnapshot {
         }
     }
 
-    /// Whether the Pod's condition Ready holds.
+    /// Returns true if the Pod's condition Ready holds.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let mut conditions = self.status.conditions.iter().flatten();
@@ -160,7 +160,7 @@ impl PodSnapshot {
     }
 }
 
-/// What there is to tell of the Pod.
+/// Returns the snapshot of the Pod.
 #[must_use]
 pub fn report(
     view: View<'_>,
@@ -304,7 +304,7 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
     }
 }
 
-/// What a Pod that runs waits for to be Ready.
+/// Returns the conditions that a running Pod lacks to be Ready.
 fn unready(version: &StaticPod, status: &PodStatus) -> Vec<String> {
     let mut waits_for = vec![];
     let conditions = status.conditions.iter().flatten();
@@ -344,7 +344,7 @@ fn text(nanos: Option<i64>) -> String {
     nanos.map_or_else(String::new, rfc3339)
 }
 
-/// What the containers wait for that must come first, as kubectl writes it, and since when.
+/// Returns the progress of the init containers, as kubectl writes it, and since when.
 fn init_waiting(
     view: View<'_>,
     version: &StaticPod,

@@ -72,7 +72,7 @@ impl Reports {
         snapshot.collect()
     }
 
-    /// What is told of one Pod.
+    /// The last snapshot of one Pod.
     #[must_use]
     pub fn get(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
         self.lock()
@@ -85,7 +85,7 @@ impl Reports {
         self.changes.subscribe()
     }
 
-    /// Whether the Pod's task believes this. A Pod without a task believes nothing.
+    /// Returns true if the Pod's task believes this. A Pod without a task believes nothing.
     #[must_use]
     pub fn is_current(&self, key: &PodKey, digest: &StateDigest) -> bool {
         match self.lock().get(key) {

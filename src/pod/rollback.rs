@@ -21,7 +21,7 @@ use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
 use crate::units::time::half;
 
-/// What is known of an update that can be taken back.
+/// An update that can be rolled back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The last version that was Ready.
@@ -32,7 +32,7 @@ pub struct Rollback {
     pub since: Option<Timestamp>,
     /// Since when it is Ready, if it is.
     pub ready_since: Option<Timestamp>,
-    /// What its containers said, once it was taken back.
+    /// Message of its containers, once it was rolled back.
     pub failed: Option<String>,
 }
 
@@ -40,27 +40,27 @@ pub struct Rollback {
 /// Ready for moments too.
 pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
-/// How long a version must be Ready to pass, by the time it has to become so.
+/// Returns the time that a version must be Ready to pass, by the time it has to become so.
 #[must_use]
 pub fn settled(limit: Duration) -> Duration {
     SETTLED.min(half(limit))
 }
 
 impl Rollback {
-    /// Whether this version was taken back.
+    /// Returns true if this version was taken back.
     #[must_use]
     pub fn has_failed(&self, uid: &str) -> bool {
         self.uid == uid && self.failed.is_some()
     }
 
-    /// Whether this version is on trial.
+    /// Returns true if this version is on trial.
     #[must_use]
     pub fn is_trial(&self, uid: &str) -> bool {
         self.uid == uid && self.failed.is_none()
     }
 }
 
-/// How long a version has to become Ready before it is taken back: by its annotation, or else the
+/// Returns the time that a version has to become Ready before it is rolled back: by its annotation, or else the
 /// agent's setting; `None` where it is not taken back. An annotation of `0` switches it off.
 #[must_use]
 pub fn limit(version: &StaticPod, setting: Option<Duration>) -> Option<Duration> {
@@ -74,7 +74,7 @@ pub fn limit(version: &StaticPod, setting: Option<Duration>) -> Option<Duration>
     }
 }
 
-/// Whether a status says that the version does what it is there for.
+/// Returns true if a status says that the version does what it is there for.
 #[must_use]
 pub fn is_good(status: &PodStatus) -> bool {
     let mut conditions = status.conditions.iter().flatten();
@@ -82,7 +82,7 @@ pub fn is_good(status: &PodStatus) -> bool {
         || conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// What the containers of a version that is not Ready say, for people.
+/// Returns the complaints of the containers of a version that is not Ready, for people.
 #[must_use]
 pub fn complaint(status: &PodStatus) -> String {
     let inits = status.init_container_statuses.iter().flatten();
@@ -116,7 +116,7 @@ fn of_container(status: &ContainerStatus) -> String {
     said.join(" ")
 }
 
-/// What is kept of an update of this Pod, if anything readable is.
+/// Reads the record of an update of this Pod, if there is a readable one.
 #[must_use]
 pub fn read(paths: &Paths, key: &PodKey) -> Option<Rollback> {
     let text = fs::read(file(paths, key)).ok()?;

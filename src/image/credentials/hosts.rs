@@ -74,7 +74,7 @@ impl Repository {
         Self::new(host, if path == "/" { "" } else { path })
     }
 
-    /// Whether an image's repository is one of this pattern's: the host part by part, the same port,
+    /// Returns true if an image's repository is one of this pattern's: the host part by part, the same port,
     /// and a path that begins like this one's.
     pub(super) fn covers(&self, image: &Self) -> bool {
         if self.host.len() > MAX_PATTERN || image.host.len() > MAX_HOST {
@@ -89,7 +89,7 @@ impl Repository {
     }
 }
 
-/// Whether a name is one of a pattern's: `*` is any text, `?` any character, `[a-c]` one of these and
+/// Returns true if a name is one of a pattern's: `*` is any text, `?` any character, `[a-c]` one of these and
 /// `[^a-c]` one of the others. Only the last star is ever tried with another text: what the earlier ones
 /// stand for need not be longer than it has to.
 fn matches(pattern: &str, name: &str) -> bool {
@@ -121,7 +121,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What is left of both, if the name's first character is one of what stands first in the pattern.
+/// Returns the rest of both, if the name's first character is one of what stands first in the pattern.
 fn matches_one<'a>(pattern: &'a str, name: &'a str) -> Option<(&'a str, &'a str)> {
     let (mut rest, mut left) = (pattern.chars(), name.chars());
     let (first, c) = (rest.next()?, left.next()?);

@@ -25,7 +25,7 @@ use crate::cri::v1::AuthConfig;
 /// The largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// How a file is laid out.
+/// The layout of a credential file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// `config.json`: the entries stand in `auths`.
@@ -38,7 +38,7 @@ enum Layout {
 #[derive(Debug)]
 pub struct CredentialFiles {
     files: Vec<(PathBuf, Layout)>,
-    /// What was wrong with them when they were last read, and has been logged.
+    /// Problems of the files when they were last read, already logged.
     complaints: Mutex<BTreeSet<String>>,
 }
 
@@ -49,7 +49,7 @@ pub struct Credential {
     pub entry: String,
     /// The file.
     pub file: PathBuf,
-    /// What the runtime is to show to the registry.
+    /// Credentials that the runtime shows to the registry.
     pub auth: AuthConfig,
 }
 
@@ -87,7 +87,7 @@ impl CredentialFiles {
         }
     }
 
-    /// Where credentials would be found.
+    /// Returns the paths of the files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
     }
@@ -205,7 +205,7 @@ fn for_image(
     found.into_iter().map(|(_, found)| found).collect()
 }
 
-/// What an entry says; nothing where its credentials are kept elsewhere. No message shows any of it.
+/// Reads an entry; nothing where its credentials are kept elsewhere. No message shows any of it.
 fn auth(entry: &Value) -> Result<AuthConfig, String> {
     let Value::Object(fields) = entry else {
         return Err("expected an object".to_owned());

@@ -1,4 +1,4 @@
-//! Whether a Pod can run on this node at all: the node's labels, what is free of its resources, host
+//! Admission of a Pod to this node: the node's labels, what is free of its resources, host
 //! ports, sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
 //! uses, and is looked at again when anything changes.
 
@@ -41,21 +41,21 @@ const NO_MATCH: &str =
 /// The label of a node, or of a Pod that is for such a node, with its operating system.
 const OS_LABEL: &str = "kubernetes.io/os";
 
-/// Why a Pod cannot run here.
+/// The reason for which a Pod cannot run on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Kubernetes' word for it: `NodePorts`, `OutOfcpu`, …
     pub reason: Cow<'static, str>,
-    /// What was found and what was expected.
+    /// Message with what was found and what was expected.
     pub message: String,
 }
 
-/// What one version of a Pod takes of the node.
+/// The resources that one version of a Pod takes of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Claim {
     ports: BTreeSet<HostPort>,
     requested: Requested,
-    /// Whether its class of service is burstable.
+    /// True if its class of service is burstable.
     burstable: bool,
 }
 
@@ -78,7 +78,7 @@ impl HostPort {
     }
 }
 
-/// What is taken of the node, and by whom.
+/// The node's resources that are taken, by Pod.
 #[derive(Debug)]
 pub struct Allocations {
     claims: Mutex<BTreeMap<(PodKey, String), Claim>>,
@@ -139,7 +139,7 @@ impl Allocations {
         }
     }
 
-    /// What all burstable Pods together request of the CPU, in thousandths.
+    /// Returns the CPU requests of all burstable Pods together, in thousandths.
     #[must_use]
     pub fn burstable_cpu(&self) -> i64 {
         let claims = self.lock();
@@ -243,7 +243,7 @@ fn check_resources(
     Ok(())
 }
 
-/// Whether there is room for what is requested.
+/// Returns true if there is room for what is requested.
 fn fits(name: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Rejection> {
     if requested <= 0 || requested <= capacity.saturating_sub(used) {
         return Ok(());
@@ -279,7 +279,7 @@ fn check_labels(facts: &NodeFacts, spec: &PodSpec) -> Result<(), Rejection> {
     })
 }
 
-/// What depends on the Pod and the node alone.
+/// Checks what depends on the Pod and the node alone.
 fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(), Rejection> {
     let refuse = |reason: &'static str, message| {
         let reason = reason.into();

@@ -42,7 +42,7 @@ const MAX_HOSTS: u64 = 16 << 20;
 /// As many ids as a Pod with a user namespace has: the images' users are all below.
 const IDS_PER_POD: u32 = 65_536;
 
-/// What is kept of a Pod that was started.
+/// The record of a Pod that was started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The Pod's namespace.
@@ -101,7 +101,7 @@ pub fn list(paths: &Paths) -> io::Result<Vec<String>> {
     Ok(uids)
 }
 
-/// Whether a root directory has folders of Pods, and none that this agent wrote.
+/// Returns true if a root directory has folders of Pods, and none that this agent wrote.
 ///
 /// # Errors
 /// The folder of Pods cannot be read; that it is not there is no error.
@@ -185,7 +185,7 @@ pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
     read_own(paths, uid, TERMINATING)
 }
 
-/// What is kept of a version beyond what the runtime has of it, if there is a readable file of it.
+/// Reads the history of a version, if there is a readable file of it.
 #[must_use]
 pub fn read_history(paths: &Paths, uid: &str) -> Option<History> {
     read_own(paths, uid, HISTORY)
@@ -401,7 +401,7 @@ fn read_user_namespace(paths: &Paths, uid: &str) -> Option<UserNamespaceRange> {
     read_own(paths, uid, USER_NAMESPACE)
 }
 
-/// What a file of the Pod's own folder says, if it is there and readable.
+/// Reads a file of the Pod's own folder, if it is there and readable.
 fn read_own<T: DeserializeOwned>(paths: &Paths, uid: &str, name: &str) -> Option<T> {
     let folder = paths.pod_location(uid).open().ok()?;
     json::from_slice(&folder.read(name, MAX_OWN).ok()?).ok()

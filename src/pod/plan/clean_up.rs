@@ -71,7 +71,7 @@ impl Planner<'_> {
         })
     }
 
-    /// Whether something of the Pod is being removed: that goes on beside its steps, one at a time.
+    /// Returns true if something of the Pod is being removed: that goes on beside its steps, one at a time.
     fn is_cleaning(&self) -> bool {
         let mut under_way = self.view.state.under_way.keys();
         under_way.any(|subject| matches!(subject, Subject::Removal(_) | Subject::CleanUp(_)))

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 /// An image that a version needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedImage<'a> {
-    /// What needs it: a container's name, or a volume's as [`volume_holder`] writes it.
+    /// The holder: a container's name, or a volume's as [`volume_holder`] writes it.
     pub holder: String,
     /// The image's name.
     pub image: &'a str,
@@ -18,7 +18,7 @@ pub struct WantedImage<'a> {
     pub policy: Option<&'a str>,
 }
 
-/// How a volume stands among those that need images; no container can be called so.
+/// Returns the holder of a volume's image; no container can be called so.
 #[must_use]
 pub fn volume_holder(volume: &str) -> String {
     format!("volume {volume}")

@@ -33,7 +33,7 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 /// The planner's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// What to do now; nothing if all is as it should be or has to wait.
+    /// The step to execute now; `None` if all is as it should be or has to wait.
     pub step: Option<Step>,
     /// When to plan again even if nothing happens until then.
     pub wake: Option<MonotonicTime>,
@@ -50,7 +50,7 @@ pub fn plan(view: View<'_>) -> Plan {
     }
 }
 
-/// Whether something is not to wait until single containers of this version have been stopped: that it is on
+/// Returns true if something is not to wait until single containers of this version have been stopped: that it is on
 /// its way out, which has a grace period of its own, or that another can be made ready.
 #[must_use]
 pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
@@ -96,7 +96,7 @@ impl Planner<'_> {
         step.or_else(|| leaving.iter().find_map(|uid| self.clear(uid)))
     }
 
-    /// Whether nothing that an earlier instance of the same version left has to go first.
+    /// Returns true if nothing that an earlier instance of the same version left has to go first.
     fn can_run(&self, version: &StaticPod, leaving: &[&str]) -> bool {
         let uid = version.uid.as_str();
         !leaving.contains(&uid) && !self.view.state.is_being_cleaned_up(uid)
@@ -157,7 +157,7 @@ impl Planner<'_> {
             .or_else(|| self.collect_garbage(version))
     }
 
-    /// Whether a version waits as a whole for objects that no manifest has. As with the kubelet it does
+    /// Returns true if a version waits as a whole for objects that no manifest has. As with the kubelet it does
     /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
     /// is missing another version comes, so one that came with its objects is given the time to do so.
     fn is_held_for_objects(&mut self, version: &StaticPod) -> bool {

@@ -20,7 +20,7 @@ const RESTART_ALL: &str = "RestartAllContainers";
 /// Least time between two restarts of a Pod as a whole, which have no back-off.
 const RESTART_ALL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether and when a container that is over runs again.
+/// The restart of a container that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// It stays as it is.
@@ -91,7 +91,7 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
     })
 }
 
-/// Whether an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
+/// Returns true if an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
 /// because it did not work.
 fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bool {
     let failed_instance = view.state.failed_instance(container).is_some();
@@ -99,7 +99,7 @@ fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bo
         || failed_instance && restarts_on_failure(version, &container.name)
 }
 
-/// Whether a container that ended with this code runs again, by its own rules first, then its own
+/// Returns true if a container that ended with this code runs again, by its own rules first, then its own
 /// policy, then the Pod's. An init container that succeeded is done, whatever its rules say of 0.
 fn runs_again(version: &StaticPod, name: &str, code: i32) -> bool {
     if role(version, name) == Role::Init && code == 0 {
@@ -132,7 +132,7 @@ fn restart_rule(spec: &ContainerSpec, code: i32) -> Option<&ContainerRestartRule
     spec.restart_policy_rules.iter().flatten().find(about)
 }
 
-/// Whether a container ended in a way that starts all containers of the Pod anew.
+/// Returns true if a container ended in a way that starts all containers of the Pod anew.
 #[must_use]
 pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
     restart_all_due(view, version).is_some()
@@ -156,14 +156,14 @@ pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<MonotonicT
     all_containers(version).filter_map(due).min()
 }
 
-/// Whether a rule of this version can start all of its containers anew.
+/// Returns true if a rule of this version can start all of its containers anew.
 #[must_use]
 pub fn can_restart_all(version: &StaticPod) -> bool {
     let mut rules = all_containers(version).flat_map(|c| c.restart_policy_rules.iter().flatten());
     rules.any(|rule| rule.action == RESTART_ALL)
 }
 
-/// Whether all containers of a version start anew, and the first of them was not made yet.
+/// Returns true if all containers of a version start anew, and the first of them was not made yet.
 #[must_use]
 pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
     let asked = all_containers(version).any(|spec| {
@@ -176,21 +176,21 @@ pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
     restarts_all(view, version) || asked && here.all(|c| view.state.is_replaced(c))
 }
 
-/// Whether a container that is stopped because it does not work is to run again.
+/// Returns true if a container that is stopped because it does not work is to run again.
 #[must_use]
 pub fn restarts_on_failure(version: &StaticPod, name: &str) -> bool {
     let spec = all_containers(version).find(|c| c.name == name);
     role(version, name) == Role::Sidecar || restart_policy(version, spec) != "Never"
 }
 
-/// Whether this version is over for good: it was found to be, or each of its containers is, or one that
+/// Returns true if this version is over for good: it was found to be, or each of its containers is, or one that
 /// had to come before them failed and is not tried again.
 #[must_use]
 pub fn is_finished(view: View<'_>, version: &StaticPod) -> bool {
     view.state.finished(&version.uid).is_some() || has_ended(view, version)
 }
 
-/// Whether the containers of a version are over, and nothing is to run again.
+/// Returns true if the containers of a version are over, and nothing is to run again.
 #[must_use]
 pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
     let last = |spec: &ContainerSpec| {
@@ -256,7 +256,7 @@ fn spec(version: &StaticPod) -> Option<&PodSpec> {
     version.pod.spec.as_ref()
 }
 
-/// What a container is for.
+/// The role of a container in its Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// It runs to its end before those after it.
@@ -267,7 +267,7 @@ pub enum Role {
     Main,
 }
 
-/// What a container of a version is for.
+/// Returns the role of a container of a version.
 #[must_use]
 pub fn role(version: &StaticPod, name: &str) -> Role {
     match init_containers(version).iter().find(|c| c.name == name) {

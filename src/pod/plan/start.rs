@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 /// making sandboxes is the dearest thing a runtime does.
 const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How a container comes to run.
+/// The start of a container that is due.
 pub(super) enum Start {
     /// It is made and only has to be started.
     Existing(String),
@@ -112,7 +112,7 @@ impl Planner<'_> {
         self.unless_failing(step)
     }
 
-    /// How a container has to be started now, if it has to; what must wait sets the alarm.
+    /// Returns the start of a container that is due now; one that must wait sets the alarm.
     pub(super) fn wanted_start(
         &mut self,
         version: &StaticPod,
@@ -210,7 +210,7 @@ impl Planner<'_> {
         self.has_image(version, spec, |image| matches!(image, Image::Checking(_)))
     }
 
-    /// Whether one of the images that a container needs is in such a state.
+    /// Returns true if one of the images that a container needs is in such a state.
     fn has_image(
         &self,
         version: &StaticPod,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::pod::state::Subject;
 use crate::pod::state::history::StopReason;
 
-/// What to do next.
+/// A step towards the wanted state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// See whether a version can run on this node at all, and take what it needs of the node.
@@ -70,7 +70,7 @@ pub enum Step {
         uid: String,
         /// Their ids.
         ids: Vec<String>,
-        /// Why they are stopped.
+        /// Reason of the stop.
         reason: StopReason,
     },
     /// From now on every container of a version is to be replaced, init containers first.
@@ -84,7 +84,7 @@ pub enum Step {
         uid: String,
         /// Kubernetes' word for it.
         reason: &'static str,
-        /// What there is to say about that.
+        /// Details for people.
         message: String,
     },
     /// Have the runtime end a sandbox's processes and give back its network.
@@ -102,7 +102,7 @@ pub enum Step {
         /// Its id.
         id: String,
     },
-    /// Clear away what a version left on the node outside the runtime.
+    /// Clean up what a version left on the node outside the runtime.
     CleanUp {
         /// The version.
         uid: String,

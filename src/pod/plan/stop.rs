@@ -10,7 +10,7 @@ use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PostStart, Subject};
 use crate::probe::Kind;
 
-/// How long the stop of a dead sandbox is waited for before the next one is made.
+/// Time limit for the stop of a dead sandbox before the next one is made.
 pub(super) const SANDBOX_STOP: Duration = Duration::from_secs(10);
 
 impl Planner<'_> {
@@ -20,7 +20,7 @@ impl Planner<'_> {
             || observed.sandboxes_of(uid).any(|s| self.blocks(s))
     }
 
-    /// Whether nothing may start in place of this sandbox yet. One that is not ready has no process left,
+    /// Returns true if nothing may start in place of this sandbox yet. One that is not ready has no process left,
     /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
     fn blocks(&self, sandbox: &Sandbox) -> bool {
         let removal = Subject::Removal(sandbox.id.clone());
@@ -143,7 +143,7 @@ impl Planner<'_> {
         others.map(|s| s.id.clone()).collect()
     }
 
-    /// Whether a sandbox is being stopped whose network and ports the next one may need; a stop that hangs
+    /// Returns true if a sandbox is being stopped whose network and ports the next one may need; a stop that hangs
     /// is not waited for.
     pub(super) fn waits_for_stops(&mut self, uid: &str, current: Option<&Sandbox>) -> bool {
         let ids = self.dead_sandboxes(uid, current);

@@ -11,7 +11,7 @@ use crate::manifest::StaticPod;
 use crate::manifest::objects::unmet;
 use crate::pod::state::View;
 
-/// How long a version waits for objects to come after it, where it can start without some of them.
+/// Time that a version waits for objects to come after it, where it can start without some of them.
 pub(super) const OBJECTS_COME: Duration = Duration::from_secs(2);
 
 /// The version that runs on while the wanted one cannot take over yet.
@@ -34,13 +34,13 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
         })
 }
 
-/// Whether a version can start the moment the old one has ended: every image is at hand, every host path
+/// Returns true if a version can start the moment the old one has ended: every image is at hand, every host path
 /// in order, and it is its turn among the node's updates.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
     view.state.turns.contains(&version.uid) && is_prepared(view, version)
 }
 
-/// Whether all is there that a version needs.
+/// Returns true if all is there that a version needs.
 fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
     let state = view.state;
     let checked = state.checked.contains(&version.uid) && state.admitted.contains(&version.uid);

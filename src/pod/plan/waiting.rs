@@ -13,12 +13,12 @@ use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
 /// Kubernetes' word for what waits for a `ConfigMap` or `Secret`.
 pub(in crate::pod) const MISSING_OBJECT: &str = "CreateContainerConfigError";
 
-/// Why something waits.
+/// The reason for which something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::pod) struct Waiting {
     /// Kubernetes' word for it.
     pub(in crate::pod) reason: String,
-    /// What there is to say about that.
+    /// Details for people.
     pub(in crate::pod) message: String,
 }
 
@@ -31,7 +31,7 @@ impl Waiting {
     }
 }
 
-/// What a container waits for that does not run yet, as its status has it: the kubelet tells there what
+/// Returns the reason for which a container does not run yet, as its status has it: the kubelet shows what
 /// came of starting that container, and of nothing else.
 pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &str) -> Waiting {
     if let Some(start_error) = start_error(view, version, name) {
@@ -86,7 +86,7 @@ pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Wai
     Some(Waiting::new(failure.reason, failure.message.clone()))
 }
 
-/// What came of starting a container the last time, if it failed.
+/// Returns the error of the last start of a container, if it failed.
 pub(in crate::pod) fn start_error(
     view: View<'_>,
     version: &StaticPod,
@@ -104,7 +104,7 @@ pub(in crate::pod) fn start_error(
     images.find_map(|image| image_error(view.state, version, &image))
 }
 
-/// What holds up a container that is to run, beyond what its status has room for: the Pod's sandbox and
+/// Returns what blocks a container that is to run, beyond what its status has room for: the Pod's sandbox and
 /// volumes, and pulls that are under way.
 pub(in crate::pod) fn blocked_by(
     view: View<'_>,
@@ -128,7 +128,7 @@ pub(in crate::pod) fn blocked_by(
     images.find_map(|image| pulling(state, version, &image))
 }
 
-/// What holds up the containers of a version that are to run, for people; empty where nothing does.
+/// Returns what blocks the containers of a version that are to run, for people.
 pub(in crate::pod) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<String> {
     let blocked_by = all_containers(version).filter_map(|c| blocked_by(view, version, &c.name));
     let mut said: Vec<String> = blocked_by
@@ -163,7 +163,7 @@ fn images_of<'a>(version: &'a StaticPod, name: &str) -> Vec<WantedImage<'a>> {
     holders.iter().filter_map(image).collect()
 }
 
-/// How it stands with an image; while the runtime is asked for it, that is how it stood before.
+/// Returns the state of an image; while the runtime is asked for it, the state before.
 fn image_state<'a>(state: &'a PodState, version: &StaticPod, holder: &str) -> Option<&'a Image> {
     match state
         .images
@@ -174,7 +174,7 @@ fn image_state<'a>(state: &'a PodState, version: &StaticPod, holder: &str) -> Op
     }
 }
 
-/// Why an image cannot be had, in the kubelet's words: after the first failure it calls the waiting by
+/// Returns the reason for which an image cannot be had, in the kubelet's words: after the first failure it calls the waiting by
 /// another name.
 fn image_error(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
     let back_off = format!("Back-off pulling image \"{}\"", image.image);
@@ -278,7 +278,7 @@ pub(in crate::pod) fn retry(
     Some(failure.retry).filter(|retry| *retry > view.now)
 }
 
-/// Why a container that runs was given up, if the hook after its start was the reason.
+/// Returns the failure of the postStart hook of a container that runs.
 pub(in crate::pod) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting> {
     match state.post_starts.get(id)? {
         PostStart::Running | PostStart::Interrupted => None,
@@ -286,7 +286,7 @@ pub(in crate::pod) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting>
     }
 }
 
-/// What a version waits for that is to take over from another.
+/// Returns the reason for which a version does not take over yet.
 pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
     if let Some(Rejection { reason, message }) = view.state.rejections.get(uid) {
@@ -304,7 +304,7 @@ pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
     errors.next().unwrap_or_else(|| takeover(view, version))
 }
 
-/// What a version still waits for that nothing stands in the way of: its turn, or the end of the old one.
+/// Returns what a version waits for that nothing blocks: its turn, or the end of the old one.
 fn takeover(view: View<'_>, version: &StaticPod) -> Waiting {
     let (state, uid) = (view.state, &version.uid);
     let ends = |other: &str| other != uid && state.terminating.contains(other);

@@ -2,7 +2,7 @@
 
 use super::time::MonotonicTime;
 
-/// What a failure is about. A success in the same matter ends it.
+/// The subject of a failure. A success in the same matter ends it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// Making a sandbox for this UID.
@@ -26,7 +26,7 @@ pub enum Subject {
 pub struct Failure {
     /// Kubernetes' word for it, `CreateContainerError` and the like.
     pub reason: &'static str,
-    /// What went wrong.
+    /// Error message.
     pub message: String,
     /// Failures in a row.
     pub tries: u32,

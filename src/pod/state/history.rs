@@ -14,10 +14,10 @@ use crate::pod::state::observed::{Container, Exit, Observed, State};
 use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 use crate::units::time::{bounded, nanos};
 
-/// What a container is told to have ended with when nobody saw its end: killed.
+/// Exit code of a container whose end nobody saw: killed.
 const UNSEEN_EXIT: i32 = 137;
 
-/// What is kept of one version.
+/// The history of one version.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
@@ -34,11 +34,11 @@ pub struct History {
     /// The IDs of the containers whose postStart hook is not done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub post_starts: BTreeSet<String>,
-    /// How the Pod ended for good, if it did.
+    /// The end of the Pod for good, if it has ended.
     pub finished: Option<Finished>,
     /// The Pod's conditions.
     pub conditions: Vec<Condition>,
-    /// Whether it ever was Ready for a while.
+    /// True if it ever was Ready for a while.
     pub was_good: bool,
     /// The Pod's addresses, the first one first.
     pub ips: Vec<String>,
@@ -59,11 +59,11 @@ pub struct Instance {
     pub attempt: u32,
     /// The image's name.
     pub image: String,
-    /// What that stood for.
+    /// Digest or id of the image.
     pub image_ref: String,
     /// The wait before its start, in seconds, where it was not the first.
     pub backoff: Option<u64>,
-    /// How it ended; nothing while it was not seen to end.
+    /// Its end; nothing while it was not seen to end.
     pub exit: Option<Ended>,
     /// When it started, in nanoseconds since the epoch; 0 if it was not seen to.
     pub started_at: i64,
@@ -86,10 +86,10 @@ pub struct Previous {
 /// The stop of an instance that does not work. It goes on as it began, over restarts of the agent too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedInstance {
-    /// What was wrong with it.
+    /// Reason of the stop.
     #[serde(rename = "reason")]
     pub reason: StopReason,
-    /// What there is to say about that, where it was the hook after its start.
+    /// Message of the postStart hook, where that failed.
     pub message: String,
     /// When the stop began.
     pub since: Timestamp,
@@ -97,12 +97,12 @@ pub struct FailedInstance {
     pub grace_period: i64,
 }
 
-/// Why single containers are stopped.
+/// The reason for which single containers are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopReason {
     /// They stand in the way: in a dead sandbox, or replaced by a newer one.
     Stray,
-    /// What they accompanied is over.
+    /// The containers that they accompanied are over.
     Over,
     /// Their liveness probe failed too often.
     Liveness,
@@ -114,7 +114,7 @@ pub enum StopReason {
     RestartAll,
 }
 
-/// How an instance ended.
+/// The end of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     /// The exit code.
@@ -127,14 +127,14 @@ pub struct Ended {
     pub finished_at: i64,
 }
 
-/// How a Pod ended for good.
+/// The end of a Pod for good.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// `Succeeded` or `Failed`.
     pub phase: String,
-    /// Why, where it was not its containers' own doing: `DeadlineExceeded`, …
+    /// Reason, where it was not its containers' own doing: `DeadlineExceeded`, …
     pub reason: String,
-    /// What there is to say about that.
+    /// Details for people.
     pub message: String,
     /// When that was found, in nanoseconds since the epoch; 0 where it is not known.
     #[serde(default)]
@@ -195,7 +195,7 @@ impl History {
         self.post_starts.remove(id);
     }
 
-    /// Whether an instance is to be replaced, whatever it ended with.
+    /// Returns true if an instance is to be replaced, whatever it ended with.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
         let floor = self.restart_before_attempt.get(&container.name);
@@ -211,7 +211,7 @@ impl History {
         *floor = (*floor).max(u64::from(container.attempt).saturating_add(1));
     }
 
-    /// Whether the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds
+    /// Returns true if the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds
     /// since the epoch).
     #[must_use]
     pub fn was_ready_for(&self, duration: Duration, now: i64) -> bool {
@@ -220,7 +220,7 @@ impl History {
         ready.is_some_and(|c| now.saturating_sub(c.since) >= nanos(duration))
     }
 
-    /// Whether anything in it that must not be lost differs from `before`: how containers ended.
+    /// Returns true if anything in it that must not be lost differs from `before`: how containers ended.
     #[must_use]
     pub fn is_weightier_than(&self, before: &Self) -> bool {
         let ends = |history: &Self| -> Vec<(String, u32, bool)> {

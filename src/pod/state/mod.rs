@@ -33,9 +33,9 @@ use serde::{Deserialize, Serialize};
 pub struct View<'a> {
     /// The version that the manifests want, if any.
     pub wanted: Option<&'a Arc<StaticPod>>,
-    /// What the runtime has.
+    /// Sandboxes and containers of the runtime.
     pub observed: &'a Observed,
-    /// What the task knows besides.
+    /// State of the task beyond that.
     pub state: &'a PodState,
     /// The time.
     pub now: MonotonicTime,
@@ -60,7 +60,7 @@ pub struct PodState {
     pub turns: BTreeSet<String>,
     /// UIDs that take the place of a version that was stopped for them: their start is a restart.
     pub successors: BTreeSet<String>,
-    /// What is under way beside the task's steps, and since when.
+    /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was told to give back.
     pub stopped_sandboxes: BTreeSet<String>,
@@ -68,23 +68,23 @@ pub struct PodState {
     pub images: BTreeMap<(String, String), Image>,
     /// UIDs that may run here.
     pub admitted: BTreeSet<String>,
-    /// Why the others may not, as things stand.
+    /// Rejections of the others, as things stand.
     pub rejections: BTreeMap<String, Rejection>,
     /// The last such reasons that were told.
     pub rejected_before: BTreeMap<String, Rejection>,
-    /// What failed and has not succeeded since.
+    /// Failures since the last success in the same matter.
     pub failures: BTreeMap<Subject, Failure>,
     /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
     pub last_starts: BTreeMap<Subject, MonotonicTime>,
     /// Lowest attempt whose name the runtime does not hold for something that it does not have.
     pub free_attempts: BTreeMap<Subject, u32>,
-    /// What is kept of each version beyond what the runtime has, by UID.
+    /// History of each version, by UID.
     pub histories: BTreeMap<String, History>,
     /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
     pub seen: BTreeMap<String, (i64, MonotonicTime)>,
     /// The machine's time.
     pub wall: Wall,
-    /// What the probes say, by container id.
+    /// Health by probes, by container id.
     pub probes: BTreeMap<String, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.
     pub post_starts: BTreeMap<String, PostStart>,
@@ -112,7 +112,7 @@ pub enum PostStart {
     Failed(String),
 }
 
-/// Whether a container's image is at hand.
+/// True if a container's image is at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// The runtime is being asked for it, after this failure if there was one.
@@ -121,23 +121,23 @@ pub enum Image {
     Pulling {
         /// The wait that came before; zero the first time.
         after: Duration,
-        /// Why the last pull failed; empty the first time.
+        /// Error of the last pull; empty the first time.
         error: String,
     },
     /// At hand for the next start.
     Ready {
-        /// What to make the container from: the image's id.
+        /// The image's id, from which the container is created.
         reference: String,
         /// The user the image wants to run as.
         user: ImageUser,
-        /// Whether it was pulled for this start, and that was told.
+        /// True if it was pulled for this start, and that was told.
         pulled: bool,
     },
     /// It could not be had.
     Failed {
         /// Kubernetes' word for it: `ErrImagePull`, `InvalidImageName`, …
         reason: &'static str,
-        /// Why.
+        /// Error message.
         message: String,
         /// When it is tried again.
         retry: MonotonicTime,
@@ -147,7 +147,7 @@ pub enum Image {
 }
 
 impl PodState {
-    /// What the probes say of a container; one that nothing is said of is as good as it can be.
+    /// Returns the health of a container by its probes; one without probes is healthy.
     #[must_use]
     pub fn health(&self, id: &str) -> Health {
         self.probes.get(id).cloned().unwrap_or(Health {
@@ -157,7 +157,7 @@ impl PodState {
         })
     }
 
-    /// How a version ended for good, if it did.
+    /// Returns the end of a version for good, if it has ended.
     #[must_use]
     pub fn finished(&self, uid: &str) -> Option<&Finished> {
         self.histories.get(uid)?.finished.as_ref()
@@ -170,7 +170,7 @@ impl PodState {
         history.failed_instances.get(&container.id)
     }
 
-    /// Whether an instance of a container is to be replaced, whatever it ended with, since all of the Pod
+    /// Returns true if an instance of a container is to be replaced, whatever it ended with, since all of the Pod
     /// starts anew.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
@@ -226,7 +226,7 @@ impl PodState {
         news
     }
 
-    /// Whether what a version left is being cleared away right now.
+    /// Returns true if what a version left is being cleared away right now.
     #[must_use]
     pub fn is_being_cleaned_up(&self, uid: &str) -> bool {
         let subject = Subject::CleanUp(uid.to_owned());

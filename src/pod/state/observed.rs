@@ -24,7 +24,7 @@ pub struct Sandbox {
     pub uid: String,
     /// Counts the sandboxes of one UID, from 0.
     pub attempt: u32,
-    /// Whether its processes and network are up.
+    /// True if its processes and network are up.
     pub ready: bool,
     /// When it was made.
     pub created: MonotonicTime,
@@ -45,13 +45,13 @@ pub struct Container {
     pub name: String,
     /// Counts the containers of one name and UID, from 0.
     pub attempt: u32,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
     /// The image's name, as the runtime tells it.
     pub image: String,
-    /// What the image's name stands for: a digest or an id.
+    /// Digest or id that the image's name stands for.
     pub image_ref: String,
-    /// Who it runs as, where the runtime tells.
+    /// User that it runs as, where the runtime reports one.
     pub user: Option<LinuxContainerUser>,
     /// The wait that came before its start, where it is not the first; from its annotation.
     pub backoff: Option<Duration>,
@@ -62,7 +62,7 @@ pub struct Container {
     pub gone: bool,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum State {
     /// Made, not started.
@@ -79,7 +79,7 @@ pub enum State {
     Unknown,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Exit {
     /// The exit code.
@@ -97,7 +97,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// How long it ran.
+    /// Returns the time that it ran.
     #[must_use]
     pub fn ran(&self) -> Duration {
         if self.started_at <= 0 {
@@ -109,13 +109,13 @@ impl Exit {
 }
 
 impl Container {
-    /// Whether processes of it may be there.
+    /// Returns true if processes of it may be there.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self.state, State::Running { .. } | State::Unknown)
     }
 
-    /// How it ended, if it did.
+    /// Returns its end, if it has ended.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         match &self.state {
@@ -126,7 +126,7 @@ impl Container {
 }
 
 impl Observed {
-    /// Whether the runtime has nothing of this UID.
+    /// Returns true if the runtime has nothing of this UID.
     #[must_use]
     pub fn has_none_of(&self, uid: &str) -> bool {
         !self.uids().any(|other| other == uid)

@@ -12,7 +12,7 @@ use crate::pod::plan::rules::{
 use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
 
-/// What is said of a condition.
+/// The reason and message of a condition.
 struct Finding {
     holds: bool,
     reason: Option<&'static str>,
@@ -187,7 +187,7 @@ fn ready(version: &StaticPod, status: &PodStatus, found: &[(&str, Finding)]) -> 
     Finding::because(false, "ReadinessGatesNotReady", Some(closed.join(", ")))
 }
 
-/// Whether all containers are on their way to start anew (Kubernetes, Pod Lifecycle, "Restart All
+/// Returns true if all containers are on their way to start anew (Kubernetes, Pod Lifecycle, "Restart All
 /// Containers").
 fn all_containers_restarting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Finding {
     if let Some(reason) = is_over(status) {

@@ -95,7 +95,7 @@ pub(super) fn container_status(
     }
 }
 
-/// What is said of a container that was never made; its resources are told with its first instance.
+/// Returns the status of a container that was never created; its resources come with its first instance.
 fn never_made(
     view: View<'_>,
     facts: &NodeFacts,
@@ -141,7 +141,7 @@ fn removed_init(facts: &NodeFacts, version: &StaticPod, spec: &ContainerSpec) ->
     }
 }
 
-/// Whether a container that runs has started in full: its startup probe passed, and the hook after its
+/// Returns true if a container that runs has started in full: its startup probe passed, and the hook after its
 /// start is done.
 fn is_started(view: View<'_>, container: &Container) -> bool {
     let hook = view.state.post_starts.get(&container.id);
@@ -191,7 +191,7 @@ fn state(
     }
 }
 
-/// What a container that is over and runs again waits for.
+/// Returns the reason for which a container that is over and runs again waits.
 fn pause(
     view: View<'_>,
     version: &StaticPod,
@@ -225,7 +225,7 @@ fn pause(
     Some(Waiting::new("CrashLoopBackOff", message))
 }
 
-/// What a container waits for that starts anew because all do. The kubelet has removed it by then.
+/// Returns the waiting state of a container that restarts because all do. The kubelet has removed it by then.
 fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) -> Option<Waiting> {
     let waits = is_restarting_all(view, version) && view.state.is_replaced(container);
     let message = "The container is removed because RestartAllContainers in place";
@@ -310,7 +310,7 @@ pub(in crate::pod) fn last_code(status: &ContainerStatus) -> Option<i32> {
     ended.map(|terminated| terminated.exit_code)
 }
 
-/// Whether no instance of it ever ran.
+/// Returns true if no instance of it ever ran.
 pub(super) fn never_ran(status: &ContainerStatus) -> bool {
     let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
     // One whose hook after its start failed ran.
@@ -331,7 +331,7 @@ fn of_role<'a>(
     inits.filter(move |s| role(version, &s.name) == of)
 }
 
-/// Whether a container that comes before the Pod's own still runs, or has not run yet. A sidecar that is
+/// Returns true if a container that comes before the Pod's own still runs, or has not run yet. A sidecar that is
 /// still to start counts only until one of the Pod's own was made in this sandbox.
 pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodStatus) -> bool {
     if of_role(version, status, Role::Init).any(|s| never_ran(s) || runs(s)) {
@@ -342,7 +342,7 @@ pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodS
         .any(|s| never_ran(s) || runs(s) && s.started != Some(true) && !begun)
 }
 
-/// Whether one of the Pod's own containers was made in its sandbox: all that come before them were done.
+/// Returns true if one of the Pod's own containers was made in its sandbox: all that come before them were done.
 fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
     let sandbox = view.observed.ready_sandbox(&version.uid);
     containers(version).iter().any(|spec| {
@@ -352,12 +352,12 @@ fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
     })
 }
 
-/// Whether an init container ended badly the last time.
+/// Returns true if an init container ended badly the last time.
 pub(super) fn has_failed_init(version: &StaticPod, status: &PodStatus) -> bool {
     of_role(version, status, Role::Init).any(|s| last_code(s).is_some_and(|code| code != 0))
 }
 
-/// Whether a sidecar runs.
+/// Returns true if a sidecar runs.
 pub(super) fn has_running_sidecar(version: &StaticPod, status: &PodStatus) -> bool {
     of_role(version, status, Role::Sidecar).any(runs)
 }

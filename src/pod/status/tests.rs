@@ -1128,7 +1128,7 @@ fn a_pod_whose_containers_can_all_start_anew_says_whether_they_do() {
     ]);
 }
 
-/// What is shown otherwise than by the kubelet, and why.
+/// Checks what is shown otherwise than by the kubelet, and why.
 #[test]
 fn differences_from_the_kubelet_that_are_meant() {
     let crashed = single("Always").ended_after("a", 1, Some(0));

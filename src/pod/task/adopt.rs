@@ -45,7 +45,7 @@ impl PodTask {
         let running = self.observed.containers.iter();
         let running = running.filter(|c| c.is_live()).count();
         if running > 0 {
-            info!(pod = %self.key, containers = running, "found the Pod running");
+            info!(pod = %self.key, containers = running, "Adopted running Pod");
         }
     }
 

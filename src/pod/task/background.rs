@@ -19,7 +19,7 @@ use crate::pod::plan::Step;
 use crate::pod::state::Subject;
 use crate::pod::state::progress::UnderWay;
 
-/// How long file work on the paths that a manifest names may take before it counts as failed.
+/// Time limit of file work on the paths that a manifest names.
 pub(super) const FILES: Duration = Duration::from_secs(10);
 
 /// Work beside the task's steps.

@@ -400,6 +400,6 @@ async fn link_log(context: &Context, key: &PodKey, container: &Container) {
     };
     if let Err(error) = blocking(link).await {
         // The log keeper makes it later, and tells if that fails too.
-        debug!(%error, "no link to a container's log");
+        debug!(%error, "Failed to link the container's log");
     }
 }

@@ -13,14 +13,14 @@ use crate::pod::reports::Reports;
 use crate::pod::state::time::Clock;
 use crate::translate::NodeFacts;
 
-/// What all Pods' tasks share.
+/// The parts of the agent that all Pods' tasks share.
 #[derive(Debug)]
 pub struct Context {
     /// The runtime.
     pub client: Client,
-    /// What the node is like.
+    /// Facts of the node.
     pub facts: NodeFacts,
-    /// What our sandboxes and containers are known by.
+    /// Owner label of the agent's sandboxes and containers.
     pub owner_label: String,
     /// The node's name.
     pub node_name: String,
@@ -28,20 +28,20 @@ pub struct Context {
     pub resolv_conf: Option<std::path::PathBuf>,
     /// Pulls.
     pub images: Images,
-    /// What Pods take of the node.
+    /// Allocations of the node's resources to Pods.
     pub allocations: Allocations,
     /// Expensive calls at a time.
     pub limiter: Limiter,
     /// The time.
     pub clock: Clock,
-    /// Where each task tells what it knows.
+    /// Snapshots of all Pods, written by their tasks.
     pub reports: Reports,
-    /// What happened to Pods.
+    /// Events of Pods.
     pub events: Events,
-    /// How long starts and restarts took.
+    /// Durations of starts and restarts.
     pub metrics: Metrics,
     /// The longest wait before a container that keeps stopping is started again.
     pub longest_backoff: Duration,
-    /// How long an update has to become Ready before it is taken back, where its Pod does not say.
+    /// Time limit for an update to become Ready before it is rolled back, where its Pod sets none.
     pub rollback_after: Option<Duration>,
 }

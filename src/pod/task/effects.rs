@@ -24,9 +24,9 @@ pub(super) struct Effects {
 pub(super) struct Done {
     step: Step,
     at: MonotonicTime,
-    /// Whether it has not been the next one since.
+    /// True if it has not been the next one since.
     is_trusted: bool,
-    /// Whether it ever was the next one again.
+    /// True if it ever was the next one again.
     is_repeated: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::blocking::TimedOut;
 use crate::cri::Error;
 use crate::pod::state::Subject;
 
-/// Why a step failed: the runtime's error, or something of the node's.
+/// The failure of a step: the runtime's error, or one of the node.
 pub(super) enum StepError {
     Runtime(Error),
     /// The runtime's error with a reason of its own, and what is known of its cause.
@@ -119,7 +119,7 @@ pub(super) fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> S
     }
 }
 
-/// What to say of a call that was dropped so that the task could do something else.
+/// Returns the message about a call that was cancelled so that the task could do something else.
 pub(super) fn hangs(after: Duration) -> String {
     format!(
         "no answer within {}s, cancelled since another container or an update of the Pod needed attention",

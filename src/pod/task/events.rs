@@ -159,7 +159,7 @@ pub(super) fn failed_kill(kind: &str, target: &str, error: &Error) -> String {
     format!("failed to \"Kill{kind}\" for {target:?} with Kill{kind}Error: {error:?}")
 }
 
-/// What the event of a volume that cannot be set up says.
+/// Returns the message of the event of a volume that cannot be set up.
 pub(super) fn failed_mount(volume: &str, problem: &str) -> String {
     // The kubelet has the space before the colon, too.
     format!("MountVolume.SetUp failed for volume \"{volume}\" : {problem}")
@@ -171,12 +171,12 @@ fn volume_of(message: &str) -> Option<(&str, &str)> {
     (!volume.contains('"')).then_some((volume, problem))
 }
 
-/// What is said of an image that is not there and is never pulled.
+/// Returns the message about an image that is not there and is never pulled.
 pub(super) fn never_pulled(image: &str) -> String {
     format!("Container image \"{image}\" is not present with pull policy of Never")
 }
 
-/// What the event of a container's end by us says.
+/// Returns the message of the event of a container that the agent stops.
 pub(super) fn killing(
     name: &str,
     reason: Option<StopReason>,

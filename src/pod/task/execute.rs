@@ -99,7 +99,7 @@ impl PodTask {
             .state
             .record_failure(subject, reason, message.clone(), now);
         if news {
-            warn!(pod = %self.key, reason, error = message, "a step failed, it will be tried again");
+            warn!(pod = %self.key, reason, error = message, "Step failed, it will be retried");
         }
     }
 
@@ -111,7 +111,7 @@ impl PodTask {
         }
         // Whatever was wrong with one of them, it ends with the others.
         history.failed_instances.clear();
-        info!(pod = %self.key, "a container's end starts all of them anew");
+        info!(pod = %self.key, "Restarting all containers, as a container's restart rule says");
         let message = "All containers are restarted, as a container's restart rule says";
         self.event(
             uid,
@@ -125,7 +125,7 @@ impl PodTask {
     /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
     /// it but its folder.
     pub(super) async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
-        warn!(pod = %self.key, reason, message, "the Pod has failed");
+        warn!(pod = %self.key, reason, message, "Pod failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
         let history = self.state.histories.entry(uid.to_owned()).or_default();
         history.finished = Some(Finished {
@@ -143,7 +143,7 @@ impl PodTask {
         let paths = self.context.facts.paths.clone();
         let create = move || folder::create(&paths, &version.key, &version.uid, &record);
         if let Err(error) = self.own_files(blocking(create)).await {
-            warn!(pod = %self.key, %error, "it cannot be kept that the Pod has failed");
+            warn!(pod = %self.key, %error, "Failed to write the record of the failed Pod");
         }
     }
 

@@ -20,22 +20,22 @@ use crate::pod::plan::{image_volumes, volume_holder, wanted_images};
 use crate::pod::state::Image;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-/// How long a container that ran before waits for a pull before it starts from the image at hand: a
+/// Time that a container that ran before waits for a pull before it starts from the image at hand: a
 /// registry that is away must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
 
 /// Kubernetes' word for an image that is not there and must not be pulled.
 pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 
-/// What came of a pull.
+/// The outcome of a pull.
 pub(super) struct Pulled {
     /// The version.
     pub(super) uid: String,
-    /// What needs the image, as [`wanted_images`](super::plan::wanted_images) has it.
+    /// The holder of the image, as [`wanted_images`](super::plan::wanted_images) has it.
     pub(super) holder: String,
     /// The image, or why it cannot be had.
     pub(super) result: Result<LocalImage, ImageError>,
-    /// How long that took.
+    /// Duration of the pull.
     pub(super) took: Duration,
 }
 
@@ -290,7 +290,7 @@ pub(super) async fn pull_or_local(
             warn!(
                 image,
                 error = error.message,
-                "cannot pull, restarting from the image at hand"
+                "Failed to pull image, restarting from the local image"
             );
             Ok(local)
         }

@@ -18,14 +18,14 @@ use crate::pod::state::observed::Container;
 use crate::pod::state::{Subject, View};
 use crate::source::DesiredPod;
 
-/// How long the end of a call is waited for that is no longer wanted: most end by then, and a call that is
+/// Grace of a call that is no longer wanted: most end by then, and a call that is
 /// cancelled leaves work to the runtime.
 const UNWANTED: Duration = Duration::from_secs(2);
 
-/// How long a call may take while something else of the Pod has to be done.
+/// Time limit of a call while something else of the Pod has to be done.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// Interval of these checks.
 const TICK: Duration = Duration::from_secs(1);
 
 impl PodTask {
@@ -212,12 +212,12 @@ impl PodTask {
         took >= HANGS && self.container_needs_task(subject)
     }
 
-    /// Whether the version that a step is about is still to run.
+    /// Returns true if the version that a step is about is still to run.
     fn is_kept(&self, subject: &Subject) -> bool {
         subject.uid().is_some_and(|uid| self.is_version_kept(uid))
     }
 
-    /// Whether a version is to run: it is wanted, or runs on until the wanted one can take over.
+    /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over.
     pub(super) fn is_version_kept(&self, uid: &str) -> bool {
         let view = self.view();
         let kept = [view.wanted, kept_version(view)];
@@ -234,7 +234,7 @@ impl PodTask {
         plan(View { state, ..view }).step
     }
 
-    /// Whether the version that is to take over has to be prepared.
+    /// Returns true if the version that is to take over has to be prepared.
     fn update_needs_task(&self, subject: &Subject) -> bool {
         let wanted = self.wanted.as_ref().map(|w| w.pod.uid.as_str());
         if wanted == subject.uid() {
@@ -252,7 +252,7 @@ impl PodTask {
         }
     }
 
-    /// Whether a container that ran has to be looked at, stopped or started again.
+    /// Returns true if a container that ran has to be looked at, stopped or started again.
     fn container_needs_task(&self, subject: &Subject) -> bool {
         let Subject::Container(uid, name) = subject else {
             return false;

@@ -58,7 +58,7 @@ use crate::pod::{folder, observe};
 use crate::probe::Probes;
 use crate::source::DesiredPod;
 
-/// What a Pod's task is told.
+/// A message to a Pod's task.
 #[derive(Debug)]
 pub enum Message {
     /// The Pod is wanted like this, or not any more.
@@ -69,18 +69,18 @@ pub enum Message {
     Changed(String),
 }
 
-/// What a Pod's task starts from.
+/// The state that a Pod's task starts from.
 #[derive(Debug, Default)]
 pub struct Start {
-    /// What the manifests want.
+    /// The Pod that the manifests want.
     pub wanted: Option<DesiredPod>,
-    /// What the runtime was seen to have.
+    /// The sandboxes and containers that the runtime listed.
     pub listed: Listed,
     /// UIDs that have a folder on the node.
     pub folders: BTreeSet<String>,
 }
 
-/// How long what only the runtime's list tells of is left at that.
+/// Wait before what only the runtime's list shows is inspected again.
 const ASSUMED: Duration = Duration::from_secs(10);
 
 /// The task of one Pod.
@@ -92,43 +92,43 @@ pub struct PodTask {
     key: PodKey,
     context: Arc<Context>,
     inbox: mpsc::UnboundedReceiver<Message>,
-    /// What the manifests want.
+    /// The Pod that the manifests want.
     asked: Option<DesiredPod>,
-    /// What is carried out: the same, or the version before an update that was taken back.
+    /// The version to run: the one asked for, or the one before an update that was rolled back.
     wanted: Option<DesiredPod>,
     /// The update that is on trial or was taken back.
     rollback: Option<Rollback>,
     observed: Observed,
     state: PodState,
     effects: Effects,
-    /// Where and when each version was first seen.
+    /// Origin and first time of each version.
     records: std::collections::BTreeMap<String, folder::Record>,
     pulls: FuturesUnordered<Pull>,
     post_starts: FuturesUnordered<PostStartHook>,
-    /// What goes on beside the steps.
+    /// Jobs that run beside the steps.
     jobs: FuturesUnordered<Job>,
     /// The turn among the node's updates that a version has.
     turn: Option<(String, Lease)>,
     probes: Probes,
     /// The histories as they stand on disk.
     written_histories: std::collections::BTreeMap<String, History>,
-    /// What could not be written, so that it is logged once.
+    /// Failed writes, each logged once.
     complaints: Complaints,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
     /// When something of the node was given back.
     given_back: watch::Receiver<u64>,
-    /// Whether the runtime has to be asked about everything before the next plan.
+    /// True if the runtime has to be asked about everything before the next plan.
     stale: bool,
-    /// Whether the runtime was asked about everything since the last step.
+    /// True if the runtime was asked about everything since the last step.
     end_is_verified: bool,
-    /// Whether something was taken in since the task last began to look.
+    /// True if something was taken in since the task last began to look.
     has_pending_events: bool,
-    /// What the supervisor saw of the Pod before the task's first look.
+    /// The supervisor's list of the Pod, for the task's first sync.
     listed: Option<Listed>,
     /// Ids of which only the runtime's list is known.
     assumed: BTreeSet<String>,
-    /// Whether the runtime's state was read; nothing is reported before.
+    /// True if the runtime's state was read; nothing is reported before.
     has_synced: bool,
 }
 
@@ -223,7 +223,7 @@ impl PodTask {
         }
     }
 
-    /// What the planner looks at.
+    /// Returns the planner's view of the Pod.
     fn view(&self) -> View<'_> {
         View {
             wanted: self.wanted.as_ref().map(|w| &w.pod),

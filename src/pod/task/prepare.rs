@@ -35,7 +35,7 @@ impl PodTask {
             Err(rejection) => {
                 let Rejection { reason, message } = &rejection;
                 if self.state.rejected_before.get(&uid) != Some(&rejection) {
-                    warn!(pod = %self.key, reason = reason.as_ref(), message, "the Pod cannot run on this node");
+                    warn!(pod = %self.key, reason = reason.as_ref(), message, "Pod was rejected by this node");
                     self.event(&uid, None, EventKind::Warning, reason, message);
                     let before = &mut self.state.rejected_before;
                     before.insert(uid.clone(), rejection.clone());

@@ -85,10 +85,10 @@ impl PodTask {
         let said = event.as_ref().map_or("", |event| event.message.as_str());
         match result {
             Some(ProbeResult::Failure) => {
-                info!(pod = %self.key, container, ?kind, said, "a probe has failed");
+                info!(pod = %self.key, container, ?kind, said, "Probe failed");
             }
             Some(ProbeResult::Success) => {
-                info!(pod = %self.key, container, ?kind, "a probe succeeds");
+                info!(pod = %self.key, container, ?kind, "Probe succeeded");
             }
             None => {}
         }

@@ -20,7 +20,7 @@ use crate::pod::state::Subject;
 use crate::pod::state::observed::{Container, Observed, Sandbox, State};
 use crate::units::time::Later;
 
-/// How long a runtime that does not answer is left alone, at first and at most.
+/// Wait before a runtime that does not answer is asked again, at first and at most.
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ impl PodTask {
                 Ok(true) => return true,
                 // Something else matters now.
                 Ok(false) => continue,
-                Err(e) => debug!(pod = %self.key, error = %e, "cannot look at the Pod"),
+                Err(e) => debug!(pod = %self.key, error = %e, "Failed to relist the Pod"),
             }
             if !self.wait(Some(Instant::now().later(delay))).await {
                 return false;
@@ -227,14 +227,16 @@ impl PodTask {
             let pod = &self.key;
             match now.map(|c| c.exit()) {
                 Some(Some(_)) if now.is_some_and(|c| c.gone) => {
-                    info!(%pod, container = old.name, "container was removed by somebody else");
+                    info!(%pod, container = old.name, "Container was removed by another client of the runtime");
                 }
                 Some(Some(exit)) => {
                     let reason = &exit.reason;
-                    info!(%pod, container = old.name, exit_code = exit.code, reason, "container ended");
+                    info!(%pod, container = old.name, exit_code = exit.code, reason, "Container exited");
                     self.record_back_off(old, exit);
                 }
-                None => info!(%pod, container = old.name, "container was removed by somebody else"),
+                None => {
+                    info!(%pod, container = old.name, "Container was removed by another client of the runtime");
+                }
                 Some(None) => {}
             }
         }
@@ -253,7 +255,7 @@ impl PodTask {
         {
             let ready = |s: &Sandbox| s.id == old.id && s.ready;
             if !self.observed.sandboxes.iter().any(ready) {
-                warn!(pod = %self.key, attempt = old.attempt, "the Pod's sandbox died");
+                warn!(pod = %self.key, attempt = old.attempt, "Pod sandbox died");
             }
         }
     }

@@ -28,7 +28,7 @@ impl PodTask {
     }
 }
 
-/// Whether the runtime has a sandbox or a container with this ID.
+/// Returns true if the runtime has a sandbox or a container with this ID.
 pub(super) async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Error> {
     if let Subject::Sandbox(_) = subject {
         let request = v1::PodSandboxStatusRequest {

@@ -101,7 +101,7 @@ impl PodTask {
             let message = "the sandbox is not ready after RunPodSandbox succeeded";
             return Err(sandbox_failure(message.to_owned()));
         }
-        info!(pod = %self.key, uid, attempt, ip, "sandbox runs");
+        info!(pod = %self.key, uid, attempt, ip, "Started Pod sandbox");
         Ok(())
     }
 
@@ -151,13 +151,13 @@ impl PodTask {
         }
     }
 
-    /// Whether a version ran before, or follows one that was stopped for it.
+    /// Returns true if a version ran before, or follows one that was stopped for it.
     fn has_run(&self, uid: &str) -> bool {
         let mut instances = self.observed.containers_of(uid);
         self.state.successors.contains(uid) || instances.any(has_started)
     }
 
-    /// Where a version's containers can be reached.
+    /// Returns the address of a version's containers.
     pub(super) fn pod_ip(&self, uid: &str) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();

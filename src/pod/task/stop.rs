@@ -41,24 +41,24 @@ const HOOK_OVERTIME: Duration = Duration::from_secs(3);
 /// A grace period that is shorter than whole seconds by less than this is as good as whole.
 const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 
-/// How long the status of a container is waited for that was stopped.
+/// Time limit for the status of a container that was stopped.
 const INSPECTION: Duration = Duration::from_secs(5);
 
-/// How containers are stopped.
+/// The way in which containers are stopped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop {
     /// Seconds between the hook before the stop signal, or else the signal, and the kill.
     grace_period: i64,
-    /// How much of that has gone by.
+    /// Part of that which has passed.
     spent: Duration,
-    /// Whether their hook is run.
+    /// True if their hook is run.
     with_hook: bool,
-    /// Why, where it is not the end of all of them.
+    /// Reason, where it is not the end of all of them.
     reason: Option<StopReason>,
 }
 
 impl Stop {
-    /// How much of the grace period is left, this long after the stop began.
+    /// Returns the rest of the grace period, this long after the stop began.
     fn left(&self, elapsed: Duration) -> Duration {
         let spent = self.spent.saturating_add(elapsed);
         seconds(self.grace_period).saturating_sub(spent)
@@ -68,14 +68,14 @@ impl Stop {
 /// Containers that are stopped together, in groups: those of one get their stop signal once all of the
 /// groups before have ended.
 struct Turns {
-    /// How many of each group have not ended yet.
+    /// Number of containers of each group that have not ended yet.
     left: Vec<usize>,
-    /// Whether one could not be stopped; those after it wait for another try.
+    /// True if one could not be stopped; those after it wait for another try.
     failed: bool,
 }
 
 impl Turns {
-    /// Whether it is this group's turn, or will not be.
+    /// Returns true if it is this group's turn, or will not be.
     fn is_decided(&self, group: usize) -> bool {
         self.failed || self.left[..group].iter().all(|left| *left == 0)
     }
@@ -91,11 +91,11 @@ pub(super) struct Stopping {
     turns: Arc<watch::Sender<Turns>>,
 }
 
-/// What came of it.
+/// The outcome of stopping a container.
 struct Stopped {
     id: String,
     name: String,
-    /// Whether the hook before failed.
+    /// True if the hook before failed.
     hook_failed: bool,
     /// The runtime's answer; nothing where its turn did not come.
     result: Option<Result<(), Error>>,
@@ -279,7 +279,7 @@ impl PodTask {
         let mut failed = vec![];
         while !stops.is_empty() {
             let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
-                debug!(pod = %self.key, uid, "a stop is given up for something more urgent");
+                debug!(pod = %self.key, uid, "Stopped waiting for a container's end, something else is urgent");
                 self.stale = true;
                 return Ok(());
             };
@@ -352,7 +352,7 @@ impl PodTask {
         stops
     }
 
-    /// What a container is taken for that was stopped well, is not to run again, and whose status the runtime
+    /// Returns the assumed end of a container that was stopped, is not to run again, and whose status the runtime
     /// does not give.
     fn assumed_end(&self, id: &str) -> Option<Container> {
         let known = self
@@ -385,12 +385,12 @@ impl PodTask {
                 let was_live = known.is_live();
                 known.state = now.state;
                 if was_live && known.exit().is_some() {
-                    info!(pod = %self.key, container = known.name, "container stopped");
+                    info!(pod = %self.key, container = known.name, "Stopped container");
                 }
             }
             Ok(None) => self.observed.forget(id),
             Err(error) => {
-                debug!(pod = %self.key, container = known.name, %error, "cannot tell how it ended");
+                debug!(pod = %self.key, container = known.name, %error, "Failed to get the status of the stopped container");
                 self.stale = true;
             }
         }

@@ -32,8 +32,8 @@ impl PodTask {
         }
     }
 
-    /// Where a version that was good gives way to one that is taken back if it does not become so, notes
-    /// what to go back to.
+    /// Records what to go back to, where a version that was good gives way to one that is rolled back unless
+    /// it becomes good in time.
     pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
         let was_good = self.state.histories.get(old).is_some_and(|h| h.was_good);
         let status = self
@@ -102,7 +102,7 @@ impl PodTask {
         said.extend(waiting::all_blocked(self.view(), &version));
         let said = said.join("; ");
         let (uid, seconds) = (version.uid.clone(), limit.as_secs());
-        warn!(pod = %self.key, uid, said, "the update was not Ready within {seconds} s, it is taken back");
+        warn!(pod = %self.key, uid, said, "Update was not Ready within {seconds} s, rolling back");
         let message = format!("not Ready within {seconds} s: {said}");
         self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
         trial.failed = Some(message);
