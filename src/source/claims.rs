@@ -1,4 +1,4 @@
-//! Who gets which Pod: the rule for manifests that name the same Pod, and for broken ones.
+//! Allocation of Pods to manifest files: the rule for manifests that name the same Pod, and for broken ones.
 //!
 //! Pure: claims in, a whole [`Desired`] out. The invariants: every Pod is wanted by exactly one
 //! file; the order in which claims come does not matter; and a file that is there, but cannot be
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::{Desired, DesiredPod, Origin, Refused};
 use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
 
-/// What the file says as it stands.
+/// State of a file as it is now.
 #[derive(Debug, Clone)]
 pub(super) enum Standing {
     /// Not looked at since the agent's start.
@@ -32,7 +32,7 @@ pub(super) enum Standing {
 pub(super) struct Claim {
     /// The manifest.
     pub(super) path: PathBuf,
-    /// What it says.
+    /// State of the file as it is now.
     pub(super) standing: Standing,
     /// The version that was last carried out from it.
     pub(super) held: Option<Arc<StaticPod>>,
@@ -209,7 +209,7 @@ fn winners<'a>(claims: &[&'a Claim]) -> BTreeMap<&'a PodKey, Bid<'a>> {
     winners
 }
 
-/// Why the claim's file is not carried out as it stands, if so.
+/// Returns the reason why the file is refused as it is now, if it is.
 fn refusal(claim: &Claim, won: Option<&Bid>, winners: &BTreeMap<&PodKey, Bid>) -> Option<Refused> {
     let problems = match &claim.standing {
         Standing::Unread | Standing::NoPod => return None,
@@ -289,7 +289,7 @@ mod tests {
         Standing::Refused(vec![Problem::of_file(message)])
     }
 
-    /// What runs, as `UID file`, and what is refused, as `file keeps`.
+    /// Returns running Pods as `UID file`, and refused files as `file keeps`.
     fn outcome(claims: &[Claim]) -> (Vec<String>, Vec<String>) {
         let desired = settle(claims, None);
         let name = |path: &Path| path.file_name().unwrap().display().to_string();
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    /// What is claimed, what then runs and what is refused.
+    /// Input, expected running Pods and expected refusals.
     type Row<'a> = (&'a str, Vec<Claim>, &'a [&'a str], &'a [&'a str]);
 
     fn check(rows: &[Row]) {

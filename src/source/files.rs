@@ -28,8 +28,8 @@ const MAX_NAMES: usize = 200_000;
 /// system's clock, so that its times do not show it.
 const RACY: Duration = Duration::from_secs(2);
 
-/// Whether a name belongs to something other than a manifest: hidden files, and what editors leave
-/// beside the file that they edit.
+/// True if a name is not that of a manifest: hidden files, and files that editors leave beside the one that
+/// they edit.
 pub(super) fn is_ignored(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b".")
@@ -134,7 +134,7 @@ fn make_entry(
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// Identity of a file's content, to detect changes without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -158,7 +158,7 @@ impl Stamp {
         }
     }
 
-    /// Whether both are of one file with one content, under whatever name.
+    /// True if both are of one file with the same content, under whatever name.
     pub(super) fn same_content(&self, other: &Self) -> bool {
         Self {
             changed: 0,
@@ -169,12 +169,12 @@ impl Stamp {
         }
     }
 
-    /// Whether the content changed less than `age` before `now`, or after it.
+    /// True if the content changed less than `age` before `now`, or after it.
     pub(super) fn modified_within(&self, age: Duration, now: SystemTime) -> bool {
         younger(self.modified, age, now)
     }
 
-    /// Whether the file may have changed since it was read at `now` without the stamp showing it.
+    /// True if the file may have changed since it was read at `now` without the stamp showing it.
     pub(super) fn racy(&self, now: SystemTime) -> bool {
         younger(self.modified.max(self.changed), RACY, now)
     }
@@ -186,7 +186,7 @@ fn younger(nanos: i128, age: Duration, now: SystemTime) -> bool {
     i128::try_from(limit).is_ok_and(|limit| nanos > limit)
 }
 
-/// What one look at a file found.
+/// Result of reading a file.
 #[derive(Debug)]
 pub(super) enum Found {
     /// No such name any more.
@@ -227,7 +227,7 @@ pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&Stamp>) -> F
     }
 }
 
-/// Why a name that was listed leads to no file.
+/// Returns the reason why a listed name leads to no file.
 fn unreachable_file(folder: BorrowedFd, name: &OsStr, error: Errno) -> Found {
     if error != Errno::NOENT {
         return Found::Unusable(format!("cannot be read: {error}"));
@@ -243,7 +243,7 @@ fn unreachable_file(folder: BorrowedFd, name: &OsStr, error: Errno) -> Found {
     }
 }
 
-/// What to say of a file that is not opened at all.
+/// Returns the problem with a file that is not opened at all.
 fn unreadable_kind(stat: &Stat) -> Option<Found> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_BYTES) => {

@@ -22,7 +22,7 @@ const MANIFESTS: &str = "manifests";
 const URL: &str = "url";
 const OWNED: &str = "owned.json";
 
-/// Where manifests come from.
+/// Sources of manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// A directory, or one file.
@@ -67,7 +67,7 @@ struct Running<S> {
     source: Option<S>,
     desired: watch::Receiver<Option<Desired>>,
     task: Option<JoinHandle<()>>,
-    /// What it or the one before it last wanted.
+    /// Desired Pods that it or the one before it published last.
     last: Option<Desired>,
     read: LastRead,
 }

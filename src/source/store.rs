@@ -94,7 +94,7 @@ pub(super) struct Remembered {
     pub(super) key: PodKey,
     /// The document as it was written.
     pub(super) document: serde_json::Value,
-    /// What goes with it.
+    /// Data stored with the document.
     pub(super) beside: Beside,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct KeptObject {
     pub(super) entries: Arc<Entries>,
 }
 
-/// What is kept beside a Pod's document.
+/// Data stored with a Pod's document.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Beside {
     /// The objects that the Pod refers to.
@@ -126,10 +126,10 @@ impl fmt::Debug for Beside {
     }
 }
 
-/// What the store is to hold for one manifest path.
+/// Stored state of one manifest path, as it should be.
 #[derive(Debug, Clone)]
 pub(super) enum Keep {
-    /// What it holds already.
+    /// The file on disk stays.
     AsItIs,
     /// This version.
     Version(Arc<StaticPod>, Beside),
@@ -139,7 +139,7 @@ pub(super) enum Keep {
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    /// What each manifest path's file holds: the Pod's key and UID, and what is kept beside it.
+    /// Content of each manifest path's file: the Pod's key and UID, and the data stored with it.
     on_disk: BTreeMap<PathBuf, (PodKey, String, Beside)>,
 }
 
@@ -200,7 +200,7 @@ impl Store {
         }
     }
 
-    /// Whether [`Store::keep`] would change anything.
+    /// True if [`Store::keep`] would change anything.
     pub(super) fn differs(&self, wanted: &BTreeMap<PathBuf, Keep>) -> bool {
         self.on_disk.keys().any(|path| !wanted.contains_key(path))
             || wanted

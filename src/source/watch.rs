@@ -28,14 +28,14 @@ const QUIET: Duration = Duration::from_millis(200);
 /// A file that is written to without end is taken as it is after this time.
 const MAX_UNSETTLED: Duration = Duration::from_secs(3);
 
-/// How often arming is tried while the folders change under it; the periodic look comes anyway.
+/// Number of attempts to set up watches while the folders change; the periodic relist comes anyway.
 const MAX_ARMINGS: usize = 5;
 
 /// The most reads of events at a time, more than a full queue takes; a flood of events is dropped
 /// with its queue.
 const MAX_READS: usize = 2048;
 
-/// What a watched folder is watched for.
+/// Role of a watched folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
     /// Manifests: all names, or the one that is the manifest path itself.
@@ -111,7 +111,7 @@ impl Writing {
     }
 }
 
-/// What was heard since the last look.
+/// Pending events since the last relist.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     /// Something may have changed.
@@ -132,19 +132,19 @@ impl Heard {
         std::mem::take(&mut self.touched)
     }
 
-    /// Whether anything was heard of a file since the look began.
+    /// True if there was an event for a file since the relist began.
     pub(super) fn was_touched(&self, name: &OsStr) -> bool {
         self.touched.contains(name)
     }
 
-    /// Whether a file is to be left alone for now.
+    /// True if a file is being written and should not be read yet.
     pub(super) fn is_being_written(&self, name: &OsStr, now: Instant) -> bool {
         self.writing
             .get(name)
             .is_some_and(|writing| now < writing.due())
     }
 
-    /// Whether a file was written to for so long that it is not waited for any more.
+    /// True if a file has been written to for so long that the wait for it is over.
     pub(super) fn waited_long(&self, name: &OsStr, now: Instant) -> bool {
         self.writing
             .get(name)
@@ -280,7 +280,7 @@ pub(super) struct Arming {
     spots: Option<Vec<Spot>>,
 }
 
-/// What came of arming: nothing when the right folders are watched already.
+/// Result of setting up watches: `None` when the right folders are watched already.
 #[derive(Debug)]
 pub(super) struct NewWatches(Option<io::Result<Armed<Inotify>>>);
 
@@ -305,7 +305,7 @@ impl Arming {
     }
 }
 
-/// Whether inotify as a whole cannot be had, rather than one folder.
+/// True if inotify as a whole is not available, rather than for one folder.
 fn is_limit(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let limits = [
@@ -342,7 +342,7 @@ impl Watch {
         }
     }
 
-    /// Whether changes are heard of at all.
+    /// True if watches are set up.
     pub(super) fn is_armed(&self) -> bool {
         self.armed.is_some()
     }

@@ -49,8 +49,7 @@ impl Directory {
         missing.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Where a missing file is found under another name, broken, its last accepted version goes
-    /// with it.
+    /// Moves the last accepted version of a missing file to the broken file that it was renamed to.
     fn pass_on_held(&mut self, missing: &Path) {
         let Some((seen, held)) = self
             .known

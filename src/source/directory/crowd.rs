@@ -29,9 +29,9 @@ pub(super) const RECHECKED: usize = 2000;
 pub(super) struct Rest {
     /// By name, with the stamp of the content that was refused, if that need not be read again.
     files: HashMap<OsString, Option<Stamp>>,
-    /// Where looking at them again goes on.
+    /// Name where the next round of re-reading continues.
     cursor: OsString,
-    /// How many there were when all files had been read.
+    /// Number of files at the time when all had been read.
     counted: usize,
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Keeper {
     idle: Option<Store>,
     /// The store while it is being written.
     busy: Option<JoinHandle<(Store, io::Result<()>)>>,
-    /// What was logged of the last failure.
+    /// Message logged for the last failure.
     complaint: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What is known of each manifest: what it says, the version that runs from it, and whether it is there.
+//! State of each manifest: its content, the version that runs from it, and its presence.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::source::claims::{Claim, Standing};
 use crate::source::files::Stamp;
 use crate::source::store::Remembered;
 
-/// What is known of one manifest path.
+/// State of one manifest path.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) claim: Claim,
@@ -25,7 +25,7 @@ pub(super) struct Known {
     pub(super) gone_since: Option<Instant>,
     /// It is missing, but was put aside under a name that is no manifest's.
     pub(super) aside: bool,
-    /// Why the stored version cannot run any more.
+    /// Reason why the stored version cannot run any more.
     pub(super) lapsed: Option<Problem>,
     /// It is among the refused manifests that are listed.
     pub(super) is_listed: bool,
@@ -74,7 +74,7 @@ impl Known {
         }
     }
 
-    /// What the store remembers of a path, with the document read by today's rules.
+    /// Returns the state of a path from the store, with the document validated by today's rules.
     pub(super) fn remembered(remembered: Remembered, node_name: &str) -> Self {
         let mut known = Self::new(remembered.path);
         match parse(remembered.document.to_string().as_bytes(), node_name) {

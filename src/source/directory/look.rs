@@ -25,7 +25,7 @@ use crate::source::watch::Watch;
 use crate::source::{Desired, Unanswered};
 use crate::units::time::Later;
 
-/// What a look gave.
+/// Result of a relist.
 pub(super) struct Look {
     pub(super) desired: Desired,
     /// No file's absence is still to be confirmed, and no file's content waited for.
@@ -58,7 +58,7 @@ pub(super) struct Directory {
     pub(super) unread: usize,
     /// The Pods wanted at the last look.
     pods: HashSet<PodKey>,
-    /// What is in use, against its limits.
+    /// Resources in use, against their limits.
     pub(super) room: Room,
     /// Bytes in use at the last look.
     bytes: u64,
@@ -184,7 +184,7 @@ impl Directory {
         self.unanswered.is_some()
     }
 
-    /// What is wanted while the folder does not answer.
+    /// Returns the desired Pods while the folder is not responding.
     pub(super) fn unanswered(&mut self, since: Instant) -> Desired {
         self.unanswered = Some(since);
         self.forget_absences();
@@ -352,7 +352,8 @@ impl Directory {
         }
     }
 
-    /// What the store is to hold: what runs, and what this version of the agent could not read.
+    /// Returns the entries for the store: the running versions, and entries that this version of the agent
+    /// could not read.
     pub(super) fn to_keep(&self, desired: &Desired) -> BTreeMap<PathBuf, Keep> {
         let lapsed = self
             .known

@@ -53,14 +53,14 @@ const MIN_PERIOD: Duration = Duration::from_millis(10);
 /// The time in which the directory has to be listed.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where manifests are, and how to follow them.
+/// Directory of manifests, and settings of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectorySource {
     /// A directory of manifests, or one manifest.
     pub path: PathBuf,
     /// The node's name, in lower case.
     pub node_name: String,
-    /// How often to look whatever inotify says; the kubelet's `fileCheckFrequency`.
+    /// Interval of the periodic relist, whatever inotify reports; the kubelet's `fileCheckFrequency`.
     pub rescan: Duration,
     /// The folder where accepted manifests are kept over restarts; made when needed.
     pub state: PathBuf,
@@ -109,7 +109,7 @@ impl DirectorySource {
 /// Reads one manifest by the rules of the source: a regular file of at most 10 MiB.
 ///
 /// # Errors
-/// Why the file is not read.
+/// Returns the reason why the file cannot be read.
 pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
     match files::read(CWD, path.as_os_str(), None) {
         Found::Content { bytes, .. } => Ok(bytes),
@@ -122,7 +122,7 @@ pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
 /// Reads one manifest from standard input, of at most 10 MiB too.
 ///
 /// # Errors
-/// Why it is not read.
+/// Returns the reason why it cannot be read.
 pub fn read_standard_input() -> Result<Vec<u8>, String> {
     let mut bytes = vec![];
     let read = io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes);

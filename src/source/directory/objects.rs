@@ -31,7 +31,7 @@ pub(super) struct Settled {
 pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, Arc<Entries>)>);
 
 impl Owners {
-    /// What was in use before the agent's start.
+    /// Restores an object that was in use before the agent's start.
     pub(super) fn restore(&mut self, kept: &KeptObject) {
         let owner = (kept.path.clone(), Arc::clone(&kept.entries));
         self.0.insert(kept.key.clone(), owner);

@@ -14,7 +14,7 @@ use crate::source::files::{self, Entry, Names};
 use crate::source::mounts;
 use crate::source::watch::{Arming, NewWatches};
 
-/// What to list.
+/// Request for a listing.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) path: PathBuf,
@@ -27,7 +27,7 @@ pub(super) struct Request {
     pub(super) arming: Arming,
 }
 
-/// What was found.
+/// Result of a listing.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) watches: NewWatches,

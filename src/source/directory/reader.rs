@@ -44,7 +44,7 @@ pub(super) struct Job {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// Where a name leads: a thread that hangs there says nothing of the name once this is another.
+/// Resolved path of a name: the result of a stuck thread no longer applies to the name once this differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Way {
     inode: u64,
@@ -76,7 +76,7 @@ impl Way {
 struct Hanging {
     way: Option<Way>,
     since: Instant,
-    /// What came of it in the end.
+    /// Result of the read, once it has ended.
     late: Option<Found>,
 }
 
@@ -87,11 +87,11 @@ pub(super) struct Reader {
     late: (Sender<Late>, Receiver<Late>),
     /// Notified when a file that hung was read at last.
     pub(super) wake: Arc<Notify>,
-    /// How many threads were left to their files.
+    /// Number of threads that were abandoned.
     left: Arc<AtomicUsize>,
 }
 
-/// What came of a file after its limit.
+/// Result of a read that exceeded its time limit.
 #[derive(Debug)]
 struct Late {
     name: OsString,
@@ -99,7 +99,7 @@ struct Late {
     found: Found,
 }
 
-/// What one thread reads.
+/// A read of one thread.
 #[derive(Debug)]
 struct Slot {
     name: OsString,
@@ -109,11 +109,11 @@ struct Slot {
     is_left: bool,
 }
 
-/// What the threads of one look share.
+/// State shared by the threads of one relist.
 #[derive(Debug)]
 struct Shared {
     folder: Arc<OwnedFd>,
-    /// Where the folder is found, for targets of links.
+    /// Path of the folder, to resolve targets of links.
     path: PathBuf,
     mountinfo: String,
     threads: Mutex<Threads>,
@@ -125,13 +125,13 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Threads {
     queue: VecDeque<(Job, Option<Hanging>)>,
-    /// What each thread reads; nothing while it hands over what it read.
+    /// Current read of each thread; `None` while it hands over a result.
     slots: Vec<Option<Slot>>,
 }
 
 impl Threads {
-    /// Where too many threads are stuck, takes those files out of the queue that would add to them, and
-    /// adds their names to `rest`. Gives how many.
+    /// Removes files from the queue that would add to the stuck threads if too many are stuck, and adds their
+    /// names to `rest`. Returns their number.
     fn thin_out(&mut self, stuck: usize, rest: &mut Vec<OsString>) -> usize {
         let before = self.queue.len();
         if stuck >= MAX_HANGING {

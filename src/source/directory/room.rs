@@ -1,7 +1,7 @@
 //! Limits on what a folder of manifests may have altogether.
 //!
-//! What is in use counts first and stays. A newcomer that exceeds a limit is refused and nothing of it is
-//! kept in memory. Copies of what is in use take no room: which file counts is settled after a look.
+//! Objects in use count first and stay. A newcomer that exceeds a limit is refused and nothing of it is kept
+//! in memory. Copies of objects in use are not counted: the file that counts is settled after a relist.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(super) const MAX_TOTAL: u64 = 64 << 20;
 /// The bytes of new content in each look: more is left to the next one, after copies were dropped.
 const MAX_TAKEN: u64 = 16 << 20;
 
-/// What is in use during one look.
+/// Resources in use during one relist.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     pods: HashSet<PodKey>,
@@ -27,8 +27,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What is in use as a look begins. Files that are missing by now (`is_present`) may have been renamed,
-    /// so that their bytes do not count.
+    /// Counts the resources in use at the start of a relist. Files that are missing by now (`is_present`) may
+    /// have been renamed, so that their bytes do not count.
     pub(super) fn of<'a>(
         known: impl Iterator<Item = &'a Known>,
         is_present: impl Fn(&Path) -> bool,

@@ -1,4 +1,4 @@
-//! What the files of the folder say: which are read, in which order, and what is taken in.
+//! Reads the files of the folder: selection, order, and acceptance of their content.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -26,11 +26,11 @@ const SETTLED: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 struct Plan {
     jobs: Vec<Job>,
-    /// How many of them are read in any case, since something runs from them.
+    /// Number of files that are always read, since a Pod runs from them.
     good: usize,
-    /// How many of them are read as soon as there is time.
+    /// Number of files that are read as soon as there is time.
     due: usize,
-    /// How many more there are.
+    /// Number of the remaining files.
     later: usize,
 }
 
@@ -135,8 +135,8 @@ impl Directory {
         vanished
     }
 
-    /// What to read: files that something runs from, those that something was heard of, those that are
-    /// listed as refused, those that never were read (usual names first), and some of the rest.
+    /// Selects the files to read: those that a Pod runs from, those with pending events, those listed as
+    /// refused, those that were never read (usual names first), and some of the rest.
     fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> Plan {
         let mut classes = [const { vec![] }; 5];
         let mut later = 0;

@@ -35,7 +35,7 @@ pub(super) struct Document {
 /// By digest.
 pub(super) type Documents = BTreeMap<String, Arc<Document>>;
 
-/// What is in force, and by what it is known.
+/// Documents in force, with their digests and validators.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Index {
     version: u32,
@@ -114,7 +114,7 @@ impl Copy {
         (copy, Some((index, documents)))
     }
 
-    /// Whether [`Copy::keep`] would change anything.
+    /// True if [`Copy::keep`] would change anything.
     pub(super) fn differs(&self, index: &Index) -> bool {
         self.on_disk.as_ref() != Some(index)
     }

@@ -1,8 +1,8 @@
 //! Getting a document from a web server.
 //!
-//! What comes back is whole, decoded and of a bounded size, or an error that says why not. Everything
-//! that stands in files (certificates, keys, tokens) is read again before each request, so that it can
-//! be renewed while the agent runs.
+//! A fetched document is whole, decoded and of a bounded size; otherwise there is an error. Files
+//! (certificates, keys, tokens) are read again before each request, so that they can be renewed while the
+//! agent runs.
 
 use std::error::Error as _;
 use std::io::{self, Read};
@@ -33,7 +33,7 @@ const SECRETS: &str = "the manifest URL's certificate, key or token file";
 /// The time in which they have to be read.
 const SECRETS_LIMIT: Duration = Duration::from_secs(10);
 
-/// How to ask for a document.
+/// Settings of requests for a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
     /// Headers to send, in this order.
@@ -46,11 +46,11 @@ pub struct Request {
     pub client_key: Option<PathBuf>,
     /// File with a bearer token.
     pub token_file: Option<PathBuf>,
-    /// How long to wait for what.
+    /// Time limits.
     pub patience: Patience,
 }
 
-/// How long to wait for a server.
+/// Time limits for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patience {
     /// For a connection.
@@ -90,7 +90,7 @@ pub(super) enum Answer {
     },
 }
 
-/// Why there is no document.
+/// Failure to fetch a document.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) message: String,
@@ -113,7 +113,7 @@ impl Failure {
     }
 }
 
-/// What stands in the files that a request names.
+/// Content of the files that a request names.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Secrets {
     ca: Option<Vec<u8>>,
@@ -298,7 +298,7 @@ fn is_redirect(code: StatusCode) -> bool {
     matches!(code.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads.
+/// Returns the target of a redirect.
 fn redirected(from: &Url, response: &Response) -> Result<Url, Failure> {
     let place = response.headers().get(header::LOCATION);
     let place = place.and_then(|place| place.to_str().ok());
@@ -316,8 +316,7 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, Failure> {
     }
 }
 
-/// Whether what is for the one server alone may be told to the other: it is the same, or the same with
-/// TLS in front.
+/// True if headers for one server may be sent to the other: it is the same, or the same with TLS.
 fn same_host(own: &Url, other: &Url) -> bool {
     let secured = own.scheme() == "http" && own.port().is_none() && other.port().is_none();
     own.host_str() == other.host_str()
@@ -420,7 +419,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// What went wrong on the way, without the URL, which may hold a secret.
+/// Describes a failed request, without the URL, which may hold a secret.
 fn broken(error: &reqwest::Error) -> Failure {
     let why = deepest(error);
     Failure::new(if error.is_timeout() {

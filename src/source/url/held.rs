@@ -1,4 +1,4 @@
-//! What a new document changes: pure.
+//! Changes that a new document makes: pure.
 //!
 //! The invariant: a Pod goes only when a document that can be read whole does not name it. A Pod that a
 //! document names, but not so that it could be carried out, keeps the version that it last had.
@@ -153,7 +153,7 @@ fn add(
     })
 }
 
-/// What to say of a Pod that stands more than once in a document.
+/// Returns the problem of a Pod that a document contains more than once.
 #[must_use]
 pub fn repeated(key: &PodKey) -> Problem {
     let message = format!(

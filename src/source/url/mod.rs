@@ -34,16 +34,16 @@ use held::{Bad, Held, Version, take, take_objects};
 use schedule::Schedule;
 use signature::Keys;
 
-/// Where the document is, and how to follow it.
+/// URL of the document, and settings of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlSource {
-    /// Where the document is: http or https.
+    /// URL of the document: http or https.
     pub url: Url,
-    /// How to ask for it.
+    /// Settings of the requests.
     pub request: Request,
     /// Files of minisign public keys; with any, only signed documents count.
     pub public_keys: Vec<PathBuf>,
-    /// How often to ask; the kubelet's `httpCheckFrequency`.
+    /// Poll interval; the kubelet's `httpCheckFrequency`.
     pub period: Duration,
     /// The node's name, in lower case.
     pub node_name: String,
@@ -119,9 +119,9 @@ struct Poller {
     rejected: Option<Rejected>,
     /// No good document was ever there.
     unknown: bool,
-    /// Why the document cannot be read just now.
+    /// Reason why the document cannot be read.
     complaint: Option<String>,
-    /// What was logged of the last failure to write the copy.
+    /// Message logged for the last failure to write the copy.
     copy_complaint: Option<String>,
 }
 
@@ -449,7 +449,7 @@ impl Poller {
     }
 }
 
-/// What keeps a document from being taken into force.
+/// Reason why a document is not put into force.
 #[derive(Debug)]
 enum Bar {
     /// The document itself.
