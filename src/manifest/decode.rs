@@ -15,11 +15,11 @@ use super::{MAX_PROBLEMS, Problem, add, hints, path, quantity, shown};
 /// Smaller whole numbers are exact as floating-point ones.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// What a document says.
+/// Result of decoding a document.
 pub(super) struct Decoded {
     /// The Pod; what is wrong or refused is left out.
     pub(super) pod: Pod,
-    /// What is wrong with types and fields.
+    /// Problems with types and fields.
     pub(super) problems: Vec<Problem>,
     /// Unknown fields, and those without effect that somebody may expect something of.
     pub(super) warnings: Vec<Problem>,
@@ -27,18 +27,18 @@ pub(super) struct Decoded {
     pub(super) left_out: Vec<String>,
     /// The objects of which a field was refused, as problems name them.
     pub(super) refused_in: Vec<String>,
-    /// What was probably meant by unknown fields.
+    /// Suggestions for unknown fields.
     pub(super) slips: Vec<Slip>,
 }
 
-/// What was probably meant by an unknown field.
+/// A suggestion for an unknown field.
 #[derive(Debug)]
 pub(super) struct Slip {
     /// The field, as its warning names it.
     pub(super) field: String,
     /// The field that was meant, as problems name it.
     pub(super) meant: String,
-    /// Whether that is told by its place alone, without the numbers of lists' items.
+    /// True if the path alone identifies the field, without the indexes of list items.
     pub(super) anywhere: bool,
 }
 
@@ -74,8 +74,8 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     })
 }
 
-/// What is wrong with the metadata of another object than a Pod, and what is unknown or without effect
-/// there.
+/// Checks the metadata of an object other than a Pod. Returns errors, and warnings about what is unknown or
+/// without effect.
 pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>) {
     let mut reader = Reader {
         document,
@@ -119,16 +119,16 @@ fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
     }
 }
 
-/// Where the reader is.
+/// Position of the reader in the document.
 #[derive(Default)]
 struct At {
     /// The field's path.
     field: String,
     /// The same without the numbers of lists' items.
     place: Place,
-    /// Whether a field around this settles what is done here.
+    /// True if an enclosing field settles how the fields here are treated.
     settled: bool,
-    /// Whether a warning covers everything here.
+    /// True if one warning covers all fields here.
     warned: bool,
 }
 
@@ -199,8 +199,8 @@ impl Reader<'_> {
         }
     }
 
-    /// What there is to say beyond a field's being unknown. A volume of no known kind is an emptyDir, as
-    /// with the kubelet.
+    /// Returns the text that follows "unknown field". A volume of no known kind is an emptyDir, as with the
+    /// kubelet.
     fn consequence(fields: &Map<String, Value>, object: &Object) -> &'static str {
         let kind = |name: &String| name != "name" && object.field(name).is_some();
         if object.name == "Volume" && !fields.keys().any(kind) {
@@ -326,7 +326,7 @@ impl Reader<'_> {
     }
 }
 
-/// What is expected instead of a value that is not of this shape.
+/// Describes the expected value if the value does not match the schema.
 fn expectation(value: &Value, shape: &Shape) -> Option<String> {
     let (fits, expected) = match shape {
         Shape::Any => (true, ""),
@@ -377,7 +377,7 @@ fn is_time(value: &Value) -> bool {
         .is_some_and(|text| text.parse::<Timestamp>().is_ok())
 }
 
-/// Whether a text in quotes would be of the shape without them.
+/// True if the quoted text would match the schema without its quotes.
 fn is_plain(text: &str, shape: &Shape) -> bool {
     match shape {
         Shape::Boolean => text.parse::<bool>().is_ok(),

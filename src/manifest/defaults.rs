@@ -1,5 +1,5 @@
-//! What the Kubernetes API fills in where a Pod says nothing (API reference, the fields' own
-//! "Defaults to"), and the form in which it writes quantities.
+//! Defaults that the Kubernetes API sets for fields that a Pod leaves out (API reference, the fields' own
+//! "Defaults to"), and the canonical form of quantities.
 
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVarSource, HTTPGetAction,
@@ -126,7 +126,7 @@ fn set_pod_resources(spec: &mut PodSpec) {
     resources.requests = Some(requests).filter(|r| !r.is_empty());
 }
 
-/// Whether a resource is memory in large pages of one size.
+/// True if a resource is huge pages of one size.
 pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }

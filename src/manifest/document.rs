@@ -42,9 +42,9 @@ const PARTS: [&str; 5] = [
 /// A document, or one item of a list in it, and where its fields stand.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// What it says.
+    /// Parsed value.
     pub(crate) value: Value,
-    /// Where it says so.
+    /// Spans of its fields in the text.
     pub(crate) places: Places,
 }
 
@@ -152,7 +152,7 @@ fn read_json(text: &str) -> Result<Document, Problem> {
     Ok(Document { value, places })
 }
 
-/// How many values a JSON text has at most, and how deep they stand in each other.
+/// Upper bounds of the number of values in a JSON text and of their depth.
 fn json_extent(text: &str) -> (usize, usize) {
     let (mut values, mut open, mut depth) = (1, 0usize, 0);
     let mut bytes = text.bytes();
@@ -204,7 +204,7 @@ fn read_yaml(text: &str) -> Result<Vec<Document>, Problem> {
     Ok(found)
 }
 
-/// How many brackets stand open at most, wherever they stand.
+/// Maximum depth of open brackets anywhere in a text.
 fn brackets_deep(text: &str) -> usize {
     let mut open = 0usize;
     let mut most = 0;
@@ -239,7 +239,7 @@ fn yaml_problem(error: &serde_yaml::Error) -> Problem {
     }
 }
 
-/// What has been made of a text so far, aliases carried out.
+/// Number of values built from a text so far, with aliases expanded.
 #[derive(Default)]
 struct Budget {
     values: Cell<usize>,
@@ -412,7 +412,7 @@ impl Visitor<'_> for NameVisitor {
     }
 }
 
-/// How many Pods, containers and volumes stand in a value, empty ones too.
+/// Counts Pods, containers and volumes in a value, empty ones included.
 fn parts_in(value: &Value) -> usize {
     match value {
         Value::Object(map) => {

@@ -11,7 +11,7 @@ use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, pat
 /// The fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
 
-/// What a document says of one Pod.
+/// A Pod of a document.
 #[derive(Debug)]
 pub struct Entry {
     /// The Pod that it is about, as far as that can be told of one that is refused.
@@ -20,7 +20,7 @@ pub struct Entry {
     pub result: Result<Accepted, Vec<Problem>>,
 }
 
-/// What a document with any number of Pods, `ConfigMap`s and `Secret`s says.
+/// A document with any number of Pods, `ConfigMap`s and `Secret`s.
 #[derive(Debug, Default)]
 pub struct Parsed {
     /// Its Pods.
@@ -29,7 +29,7 @@ pub struct Parsed {
     pub objects: Vec<ObjectEntry>,
 }
 
-/// What a document says of one `ConfigMap` or `Secret`.
+/// A `ConfigMap` or `Secret` of a document.
 #[derive(Debug)]
 pub struct ObjectEntry {
     /// Which it is, as far as that can be told of one that is refused.
@@ -38,7 +38,7 @@ pub struct ObjectEntry {
     pub result: Result<Object, Vec<Problem>>,
 }
 
-/// What a manifest file says: at most one Pod, and any number of `ConfigMap`s and `Secret`s.
+/// A manifest file: at most one Pod, and any number of `ConfigMap`s and `Secret`s.
 #[derive(Debug)]
 pub struct Manifest {
     /// The Pod.
@@ -94,8 +94,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
 /// with no Pods; a document that says nothing at all is an error.
 ///
 /// # Errors
-/// Why nothing can be told from the document as a whole. What is wrong with one of its Pods is in that
-/// Pod's entry.
+/// Returns problems of the document as a whole. Problems of one Pod are in that Pod's entry.
 pub fn parse_all(
     bytes: &[u8],
     node_name: &str,

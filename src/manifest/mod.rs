@@ -93,7 +93,7 @@ impl StaticPod {
     }
 }
 
-/// How much a finding weighs.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Severity {
     /// The manifest is not carried out.
@@ -106,7 +106,7 @@ pub enum Severity {
 /// Something wrong, or dubious, at one place of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problem {
-    /// How much it weighs.
+    /// Severity of the problem.
     pub severity: Severity,
     /// Line, from 1; 0 where there is no place to point at.
     pub line: u32,
@@ -114,20 +114,20 @@ pub struct Problem {
     pub column: u32,
     /// Path of the field as Kubernetes writes it, `spec.containers[0].image`; empty for the whole.
     pub field: String,
-    /// What was found, what was expected, and what to do.
+    /// The message: the value found, the value expected, and the way to fix it.
     pub message: String,
 }
 
-/// What a good manifest gives.
+/// An accepted manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The Pod.
     pub pod: Arc<StaticPod>,
-    /// What is dubious about it but does not keep it from running.
+    /// Warnings, which do not keep the Pod from running.
     pub warnings: Vec<Problem>,
 }
 
-/// Where a manifest came from, as `kubernetes.io/config.source` has it.
+/// Kind of a manifest's source, as `kubernetes.io/config.source` has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
@@ -197,8 +197,8 @@ fn parse_document(
     })
 }
 
-/// Where something is missing because its name was mistyped or stands at another place, that name is what
-/// is wrong: one finding for one cause.
+/// Attributes a missing field to the misspelled or misplaced name that explains it, so that one cause gives
+/// one finding.
 fn blame(slip: &Slip, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
     let Slip {
         field,
@@ -274,7 +274,7 @@ impl Problem {
         }
     }
 
-    /// Whether it is a warning.
+    /// True if the problem is a warning.
     #[must_use]
     pub fn is_warning(&self) -> bool {
         self.severity == Severity::Warning

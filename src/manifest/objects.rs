@@ -26,7 +26,7 @@ const MAX_SIZE: usize = 1 << 20;
 /// As long as a key may be.
 const MAX_KEY: usize = 253;
 
-/// What a `ConfigMap` or `Secret` holds: keys and bytes.
+/// Data of a `ConfigMap` or `Secret`: keys and bytes.
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// Which of the two.
@@ -34,7 +34,7 @@ pub type Entries = BTreeMap<String, Vec<u8>>;
 pub enum ObjectKind {
     /// Settings.
     ConfigMap,
-    /// What is not to be known to everybody.
+    /// Confidential data.
     Secret,
 }
 
@@ -74,9 +74,9 @@ impl fmt::Display for ObjectKey {
 pub struct Object {
     /// Which it is.
     pub key: ObjectKey,
-    /// What it holds.
+    /// Data of the object.
     pub entries: Arc<Entries>,
-    /// What is dubious about it.
+    /// Warnings about the object.
     pub warnings: Vec<Problem>,
 }
 
@@ -120,7 +120,7 @@ impl Objects {
         }
     }
 
-    /// Whether the Pod refers to none at all.
+    /// True if the Pod refers to no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.config_maps.is_empty() && self.secrets.is_empty()
@@ -578,8 +578,8 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
     Arc::new(pod)
 }
 
-/// What the UID of a Pod depends on besides its document: each object's name and content, or that it
-/// is missing.
+/// Digest that the UID of a Pod includes besides its document: each object's name and content, or its
+/// absence.
 fn digest(objects: &Objects) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
@@ -609,11 +609,11 @@ pub struct Missing {
     /// The key that the object lacks; nothing where there is no such object.
     key: Option<String>,
     field: String,
-    /// What refers to it.
+    /// The part of the Pod that refers to it.
     pub user: User,
 }
 
-/// What of a Pod refers to an object.
+/// A part of a Pod that can refer to an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
     /// The volume of this name.
@@ -657,7 +657,7 @@ impl Missing {
     }
 }
 
-/// What a reference at this field belongs to.
+/// Returns the part of the Pod that a reference at this field belongs to.
 fn user_of(field: &str, pod: &Pod) -> Option<User> {
     let spec = pod.spec.as_ref()?;
     let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
@@ -673,7 +673,7 @@ fn user_of(field: &str, pod: &Pod) -> Option<User> {
     }
 }
 
-/// What the Pod refers to and cannot do without, and that no manifest has.
+/// Returns the required objects that the Pod refers to and no manifest has.
 #[must_use]
 pub fn missing(pod: &StaticPod) -> Vec<Missing> {
     if pod.objects.is_empty() {

@@ -1,4 +1,4 @@
-//! Where everything stands in a text: a tree beside the values.
+//! Spans of values in a text: a tree beside the values.
 //!
 //! Of YAML it is made from the events of a second parser. That is also the first look at a text that may
 //! be hostile, so it takes no more than it may.
@@ -30,8 +30,8 @@ const MAX_PLAIN: usize = 64;
 /// As much as is shown of a path or of a message, in bytes.
 const MAX_SHOWN: usize = 600;
 
-/// Where each field of a document stands in the text. Fields are named from the document, or from the
-/// item of a list that these places are for; problems name them from the whole document.
+/// Spans of the fields of a document. Fields are named from the document, or from the list item that these
+/// spans belong to; problems name them from the whole document.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     document: Standing,
@@ -78,7 +78,7 @@ pub(super) struct Node {
     /// The text of a scalar that stands without quotes, and is not long.
     plain: Option<Box<str>>,
     inner: Inner,
-    /// How deep values stand in it.
+    /// Depth of the values below it.
     depth: usize,
 }
 
@@ -94,7 +94,7 @@ enum Inner {
 #[derive(Debug)]
 struct Field {
     name: Box<str>,
-    /// Where the name stands.
+    /// Position of the name.
     place: Place,
     /// It stands more than once; the last one is this.
     repeated: bool,
@@ -139,10 +139,10 @@ impl Node {
     }
 }
 
-/// What is found of a field: the value itself, or the nearest one around it that is there.
+/// The node of a field: the value itself, or the nearest enclosing one that exists.
 struct Nearest<'a> {
     standing: &'a Standing,
-    /// Where the field's name stands.
+    /// Position of the field's name.
     name: Option<Place>,
     /// It is the field itself.
     exact: bool,
@@ -293,11 +293,11 @@ fn shortened(text: String) -> String {
     format!("{head}… ({size} bytes) …{tail}")
 }
 
-/// What a first look at a YAML text tells.
+/// Result of the first pass over a YAML text.
 pub(super) struct Survey<'a> {
     /// The places of each document that could be followed.
     pub(super) documents: Vec<Places>,
-    /// Where the parser lost its way, if it did: why, and what it has not read.
+    /// The syntax error, if there is one, and the text that was not read.
     pub(super) lost: Option<(Problem, &'a str)>,
     /// Values that were read.
     pub(super) values: usize,
@@ -337,16 +337,16 @@ pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
     })
 }
 
-/// How far the parser reads ahead of the values that it has told.
+/// Read-ahead of the parser beyond the values that it has reported.
 #[derive(Default)]
 struct Ahead {
     /// Separators that were read since.
     separators: Cell<usize>,
     /// Characters that were read in all.
     read: Cell<usize>,
-    /// Where the last event ended, in characters.
+    /// End of the last event, in characters.
     event: Cell<usize>,
-    /// Where the innermost list or object begins that stands open.
+    /// Start of the innermost open list or object, in characters.
     frame: Cell<Option<usize>>,
     too_far: Cell<bool>,
 }
@@ -375,7 +375,7 @@ impl Ahead {
         self.frame.set(innermost.map(|frame| frame.start));
     }
 
-    /// Whether all that is being read is one text: in quotes, or behind `|` or `>`, which mean that only
+    /// True if everything being read is one scalar: quoted, or after `|` or `>`, which have that meaning only
     /// outside brackets.
     fn in_one_text(&self, text: &str) -> bool {
         let begins = |c: char| ['[', '{', '&', '!'].contains(&c);
@@ -396,7 +396,7 @@ impl Ahead {
     }
 }
 
-/// Where a text in quotes ends that has been entered.
+/// Returns the end of a quoted text whose opening quote has been read.
 fn end_of_quoted(text: impl Iterator<Item = (usize, char)>, quote: char) -> Option<usize> {
     let mut text = text.peekable();
     while let Some((at, c)) = text.next() {
@@ -413,7 +413,7 @@ fn end_of_quoted(text: impl Iterator<Item = (usize, char)>, quote: char) -> Opti
     None
 }
 
-/// Whether this stands between the parts of a list in brackets.
+/// True if the character separates items of a flow collection.
 fn is_separator(c: char) -> bool {
     matches!(
         c,
@@ -438,7 +438,7 @@ pub(super) fn of_json(text: &str) -> Result<Places, Problem> {
     Ok(surveyor.documents.pop().unwrap_or_default())
 }
 
-/// What a JSON text begins with: a string, a bracket, a comma, a word or number, or white space.
+/// Returns the first token of a JSON text: a string, a bracket, a comma, a word or number, or white space.
 fn json_token(text: &str, first: char) -> &str {
     let end = match first {
         '"' => {
@@ -465,7 +465,7 @@ fn scan_problem(error: &ScanError) -> Problem {
     )
 }
 
-/// What stands behind a marker, which counts characters.
+/// Returns the text after a marker, which counts characters.
 fn rest(text: &str, marker: Marker) -> &str {
     let at = text.char_indices().nth(marker.index());
     at.map_or("", |(at, _)| &text[at..])
@@ -486,7 +486,7 @@ pub(super) fn number(n: usize) -> u32 {
 #[derive(Default)]
 struct Surveyor {
     documents: Vec<Places>,
-    /// What stands open.
+    /// Lists and objects that are open.
     frames: Vec<Frame>,
     anchors: HashMap<usize, Arc<Node>>,
     values: usize,
@@ -495,7 +495,7 @@ struct Surveyor {
 /// A list or an object that stands open.
 struct Frame {
     place: Place,
-    /// Where it begins, in characters; 0 in JSON.
+    /// Start of the frame, in characters; 0 in JSON.
     start: usize,
     anchor: usize,
     depth: usize,
@@ -585,7 +585,7 @@ impl Surveyor {
         }
     }
 
-    /// Whether a field's name comes next.
+    /// True if the next scalar is a field's name.
     fn at_name(&self) -> bool {
         let last = self.frames.last();
         last.is_some_and(|frame| matches!(frame.content, Content::Fields { name: None, .. }))
@@ -705,7 +705,7 @@ fn check_depth(depth: usize, place: Place) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What to say of a text that a parser does not understand, by what the parser says.
+/// Returns the message for a text that a parser cannot read, from the parser's own message.
 pub(super) fn not_yaml(error: &str) -> String {
     if error.contains("recursion limit") {
         return too_deep();
@@ -713,12 +713,12 @@ pub(super) fn not_yaml(error: &str) -> String {
     format!("not YAML: {error}")
 }
 
-/// What to say of a text that is too deep.
+/// Returns the message for a text that is nested too deeply.
 pub(super) fn too_deep() -> String {
     format!("found values that stand more than {MAX_DEPTH} deep in each other, expected a Pod")
 }
 
-/// What to say of a text that says too much.
+/// Returns the message for a text with too many values.
 pub(super) fn too_many_values() -> String {
     format!("found more than {MAX_VALUES} values, the most that is read")
 }

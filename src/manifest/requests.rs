@@ -1,5 +1,5 @@
-//! What a Pod's containers request together, and what they are limited to (Kubernetes, Sidecar Containers, "Resource sharing within
-//! containers").
+//! Sums of the requests and of the limits of a Pod's containers (Kubernetes, Sidecar Containers, "Resource
+//! sharing within containers").
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     inits.chain(&spec.containers)
 }
 
-/// Whether an init container is a sidecar, which runs as long as the Pod.
+/// True if an init container is a sidecar, which runs as long as the Pod.
 pub(super) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
@@ -48,7 +48,7 @@ fn summed(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -
     names.into_iter().map(entry).collect()
 }
 
-/// How much the containers need at most at a time, as it is written.
+/// Returns the most that the containers need at one time, as a quantity in canonical form.
 fn together(spec: &PodSpec, written: impl Fn(&Container) -> Option<Written>) -> String {
     let of = |c: &Container| {
         written(c)

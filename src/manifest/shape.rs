@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// A text that every type understands that is written as one: times are the pickiest.
 const SAMPLE: &str = "2000-01-01T00:00:00Z";
 
-/// What a value has to be.
+/// Schema of a value.
 #[derive(Debug)]
 pub(super) enum Shape {
     Text,

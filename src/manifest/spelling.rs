@@ -1,4 +1,4 @@
-//! What was probably meant by a field that is not there: a name like it, or the place where it belongs.
+//! Suggestions for unknown fields: a similar name, or the object where the field belongs.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -17,13 +17,13 @@ const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
 /// Longer than any name of a field by far; what is longer is no slip of the pen.
 const LONGEST: usize = 64;
 
-/// Where an object stands, without the numbers of lists' items: `["spec", "containers[]"]`.
+/// Path of an object without the indexes of list items: `["spec", "containers[]"]`.
 pub(super) type Place = Vec<String>;
 
 /// A field that the object at its place does not have.
 #[derive(Debug)]
 pub(super) struct Unknown {
-    /// What was probably meant.
+    /// The suggestion.
     pub(super) message: String,
     /// The field that was.
     pub(super) meant: Option<Meant>,
@@ -75,7 +75,7 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
     distances.min().map(|(_, known)| known)
 }
 
-/// How many slips lead from one name to the other, if that is not too many.
+/// Edit distance between two names; `None` if it is too large.
 fn distance(name: &str, known: &str) -> Option<usize> {
     let most = 1 + name.len() / 4;
     if name.len() > LONGEST || name.len().abs_diff(known.len()) > most {

@@ -15,7 +15,7 @@ const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.
 const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
-/// What stands before the name of a profile of the node.
+/// Prefix of the name of a profile of the node.
 const LOCALHOST: &str = "localhost/";
 
 type Annotations = BTreeMap<String, String>;

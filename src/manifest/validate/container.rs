@@ -93,7 +93,7 @@ impl Validator<'_> {
         self.container_security(field, container, spec);
     }
 
-    /// What a container has that runs as long as the Pod does.
+    /// Checks the fields of a container that runs as long as the Pod does.
     fn runs_long(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
         if let Some(lifecycle) = &container.lifecycle {
             self.lifecycle(&field.key("lifecycle"), lifecycle, container, spec);

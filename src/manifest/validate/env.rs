@@ -33,7 +33,7 @@ pub(super) const FILE_FIELDS: [&str; 5] = [
     "metadata.labels",
     "metadata.annotations",
 ];
-/// What amounts of memory and storage can be divided by.
+/// Divisors allowed for amounts of memory and storage.
 const BYTE_DIVISORS: [&str; 13] = [
     "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
 ];

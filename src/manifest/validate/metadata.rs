@@ -93,7 +93,7 @@ impl Validator<'_> {
         }
     }
 
-    /// What is of no effect has to be right all the same.
+    /// Checks fields that have no effect, which must be valid all the same.
     fn added_by_server(&mut self, field: &Field, metadata: &ObjectMeta) {
         if let Some(generation) = metadata.generation.filter(|g| *g < 0) {
             let field = field.key("generation");

@@ -1,7 +1,7 @@
 //! The rules of the Kubernetes API for Pods that can bite a static Pod, each with its field's path
 //! (API reference; the words for names are those of Kubernetes, Object Names and IDs).
 //!
-//! What is wrong is refused. What the API takes although it can hardly be meant is warned about.
+//! Invalid values are refused. Values that the API accepts but that can hardly be intended give a warning.
 
 mod annotations;
 mod container;
@@ -26,7 +26,7 @@ pub(crate) use names::{
     LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
 
-/// What is to be said of a Pod.
+/// Findings about a Pod.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) problems: Vec<Problem>,

@@ -1,4 +1,4 @@
-//! What containers mount of the Pod's volumes.
+//! Volume mounts and devices of containers.
 
 use std::collections::BTreeSet;
 

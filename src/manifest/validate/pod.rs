@@ -1,4 +1,4 @@
-//! What concerns a Pod as a whole: its end, its names, name servers and hosts.
+//! Fields of a Pod as a whole: its termination, its names, name servers and hosts.
 
 use std::net::IpAddr;
 

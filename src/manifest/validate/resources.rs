@@ -8,7 +8,7 @@ use super::super::quantity::{self, Quantity};
 use super::super::requests::{self, Amounts, amount};
 use super::{Field, Validator, is_dns_subdomain, names, unexpected};
 
-/// What the longest name of a resource is measured with: it stands in quotas under this prefix.
+/// Prefix of resource names in quotas, which the longest name is measured with.
 const QUOTA_PREFIX: &str = "requests.";
 
 impl Validator<'_> {

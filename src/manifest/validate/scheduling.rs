@@ -1,5 +1,5 @@
-//! What is for schedulers and taints. Most of it has no effect on a node, and has to be right all the
-//! same, so that a manifest means the same everywhere.
+//! Fields for the scheduler and taints. Most have no effect on a node, and must be valid all the same, so
+//! that a manifest means the same everywhere.
 
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,

@@ -13,7 +13,7 @@ use super::{Field, Validator, names, unexpected};
 const MAX_ID: i64 = i32::MAX as i64;
 /// The longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
-/// How the names of the IPC namespace's sysctls begin.
+/// Prefixes of the sysctls that belong to the IPC namespace.
 const IPC_SYSCTLS: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 
 impl Validator<'_> {
@@ -212,7 +212,7 @@ impl Validator<'_> {
         }
     }
 
-    /// What a Pod for Windows cannot have.
+    /// Checks fields that a Pod for Windows cannot have.
     fn windows_pod(&mut self, field: &Field, spec: &PodSpec, context: &PodSecurityContext) {
         let groups = context.supplemental_groups.as_ref();
         let within = field.key("securityContext");
