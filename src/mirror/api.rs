@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A change passes admission, which may ask others first: each webhook has 30 seconds at most.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How a change is written.
+/// Format of a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PatchType {
     /// Objects are merged, all else is replaced.
@@ -100,7 +100,7 @@ impl Api {
         gone.map(|_| ())
     }
 
-    /// What happens to the objects at a path; ends when the server ends it.
+    /// Watches the objects at a path; the stream ends when the server ends it.
     pub(super) async fn watch<T: DeserializeOwned + Clone + 'static>(
         &self,
         path: &str,

@@ -114,7 +114,7 @@ pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
     }
 }
 
-/// Whether a kubeconfig is there and its certificate, if it shows one, is valid now.
+/// True if the kubeconfig exists and its client certificate, if it has one, is valid now.
 pub(super) fn is_usable(kubeconfig: &Path) -> bool {
     let Ok(mut found) = connection::read(kubeconfig) else {
         return false;
@@ -171,7 +171,7 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     Ok(())
 }
 
-/// What came of a request; makes it if it is not there.
+/// Returns the outcome of a certificate signing request; creates the request if it does not exist.
 async fn answer(
     api: &Api,
     name: &str,

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::error::{Error, ErrorKind};
 
-/// What is known of one thing that the server may refuse.
+/// State of one request that the server may refuse, so that a refusal is logged once.
 #[derive(Debug)]
 pub(super) struct Complaint {
     /// `to renew the lease`, …

@@ -24,9 +24,9 @@ use super::bounded::{Bound, Bounded};
 use super::error::{Error, chain};
 use super::plugin::{self, Credential};
 
-/// How often files are looked at.
+/// Interval between checks of the files.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long a server may take to accept a connection.
+/// Time limit for connecting to a server.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is looked after this often, and is dead after so many looks.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -51,7 +51,7 @@ pub(super) struct Connection {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
-/// What tells one state of a file from another: device, inode, size, and time of change.
+/// Identity of a file's content: device, inode, size, and time of change.
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl Files {
@@ -70,7 +70,7 @@ impl Files {
         self.0.extend(others.0);
     }
 
-    /// Whether any of them changed, came or went.
+    /// True if any of the files changed, appeared or disappeared.
     fn changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
     }
@@ -232,7 +232,7 @@ fn show(kubeconfig: &mut Kubeconfig, certificate: &Path) {
     user.client_key = Some(path);
 }
 
-/// Where a user has both, the token in the file counts while it can be read (Kubernetes, `tokenFile` of a
+/// Prefers the token file where a user has both, as long as it can be read (Kubernetes, `tokenFile` of a
 /// kubeconfig).
 fn prefer_token_file(kubeconfig: &mut Kubeconfig) {
     if let Some(user) = user(kubeconfig)

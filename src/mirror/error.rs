@@ -1,4 +1,4 @@
-//! What can go wrong with a request, told apart by what to do about it.
+//! Errors of API requests, by the way to handle them.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 #[error("{message}")]
 pub(super) struct Error {
     pub(super) kind: ErrorKind,
-    /// What the server says, or what happened on the way to it.
+    /// Message of the server, or of the failure on the way to it.
     pub(super) message: String,
 }
 
-/// What to do about an error.
+/// Class of an error, by the way to handle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ErrorKind {
     /// The server is not to be reached, or does not know who we are: whatever else is asked now fails
@@ -52,7 +52,7 @@ impl Error {
         }
     }
 
-    /// What a server's answer means.
+    /// Classifies a status that the server returned.
     pub(super) fn of_status(status: Status) -> Self {
         let Status {
             code,

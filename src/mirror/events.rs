@@ -27,28 +27,28 @@ use crate::units::time::Later;
 /// agent's limits).
 const BUDGET: u32 = 25;
 const REFILL: Duration = Duration::from_secs(300);
-/// What happens in quick succession is told together.
+/// Time that an event rests before it is sent, so that events in quick succession are sent together.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Events that are known to be at the API server.
 const KNOWN: usize = 2000;
-/// Who says it.
+/// Reporting component of the events.
 const COMPONENT: &str = "podkeeper";
 /// Names of objects have at most 253 characters; a hash comes behind this part.
 const NAME_PART: usize = 230;
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// The newest happening that was taken in.
     taken: u64,
-    /// What is to be told, by the event's name.
+    /// Events to send, by the event's name.
     waiting: BTreeMap<String, Event>,
     /// The names of events that the API server has, with the number of their last happening.
     known: BTreeMap<String, u64>,
     budgets: BTreeMap<PodKey, Budget>,
 }
 
-/// How many requests a Pod may have.
+/// Rate limit of requests per Pod.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
     left: u32,
@@ -97,7 +97,8 @@ impl Outbox {
         }
     }
 
-    /// What is to be told next, the oldest first, and paid for; or when there may be something.
+    /// Returns the next event to send, the oldest first, with its request already counted; or the time when
+    /// there may be one.
     fn next(&mut self, now: Instant) -> Result<(String, Event), Option<Instant>> {
         self.budgets.retain(|_, budget| !budget.is_full(now));
         let mut waiting: Vec<(&String, &Event)> = self.waiting.iter().collect();

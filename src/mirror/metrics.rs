@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Numbers;
 use crate::measure::{counter, gauge};
 
-/// What the API server has of the node. Cloning it is cheap and shares the measures.
+/// Metrics of the node's objects at the API server. Cloning is cheap and shares the measures.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     connected: Gauge,

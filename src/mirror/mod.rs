@@ -56,10 +56,10 @@ const GOOD: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// News that nobody took in yet.
 const NEWS: usize = 16;
-/// Where the client certificate is kept, below the root directory.
+/// Folder of the client certificate, below the root directory.
 const PKI: &str = "pki";
 
-/// How to be at an API server.
+/// Settings of the connection to an API server.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// The file that tells the way there.
@@ -69,9 +69,9 @@ pub struct Settings {
     /// The folder for client certificates; `None` for the one that the kubeconfig names, or else one
     /// below the root directory.
     pub certificate_folder: Option<PathBuf>,
-    /// Whether the client certificate is renewed.
+    /// True if the client certificate is renewed.
     pub rotate_certificates: bool,
-    /// Whether the Node is made if it is missing.
+    /// True if the Node is created if it is missing.
     pub register_node: bool,
     /// The taints that it is made with.
     pub taints: Vec<Taint>,
@@ -81,10 +81,10 @@ pub struct Settings {
     pub port: Option<u16>,
 }
 
-/// What is known here of the API server, for those who measure.
+/// Snapshot of the state at the API server, for metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Whether it answers.
+    /// True if the API server is reachable.
     pub connected: bool,
     /// Mirror Pods that it has.
     pub mirrors: usize,
@@ -92,7 +92,7 @@ pub struct Numbers {
     pub refused: BTreeMap<PodKey, String>,
 }
 
-/// What the API server is told of.
+/// Local state that is reported to the API server.
 struct Local {
     settings: Settings,
     context: Arc<Context>,
@@ -102,7 +102,7 @@ struct Local {
     requests: Arc<AtomicU64>,
 }
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Default)]
 struct Remembered {
     link: Link,
@@ -113,7 +113,7 @@ struct Remembered {
     measured: node::Measured,
 }
 
-/// Whether the API server answers, and what was said of it.
+/// State of the connection to the API server, and of its log messages.
 #[derive(Debug, Default)]
 struct Link {
     said: Option<bool>,
@@ -133,11 +133,11 @@ impl Link {
     }
 }
 
-/// What ended a connection.
+/// Reason for the end of a connection.
 enum Ended {
     /// The API server is away.
     Failed(Error),
-    /// What tells the way there changed.
+    /// Files or settings of the connection changed.
     Changed,
     /// The exec plugin gave a new credential.
     Renewed,
@@ -177,7 +177,7 @@ impl Mirror {
         }
     }
 
-    /// What is known of the API server.
+    /// Returns the latest snapshot of the state at the API server.
     #[must_use]
     pub fn numbers(&self) -> tokio::sync::watch::Receiver<Numbers> {
         self.numbers.subscribe()

@@ -23,7 +23,7 @@ use super::watch::{Object, Seen, watch as follow};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is put in place of every number, and of every text that begins as one.
+/// Replacements for every number, and for every text that begins as one.
 fn extremes() -> Vec<Value> {
     let texts = [
         "",

@@ -60,8 +60,7 @@ pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
     })
 }
 
-/// What is kept of a Pod of this node that the API server has: of all that stands there, and of the
-/// record of who wrote what, which is longer than the rest, only what counts here.
+/// Fields kept of a Pod of this node that the API server has; the rest is dropped to save memory.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct SeenPod {
     pub(super) metadata: SeenMeta,
@@ -133,7 +132,7 @@ impl SeenPod {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// Whether this is an older state of the same Pod.
+    /// True if this is an older state of the same Pod.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
         self.uid() == other.uid() && version(self) < version(other)

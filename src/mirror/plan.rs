@@ -1,5 +1,4 @@
-//! What to do next about the mirror Pods: a pure function of what is told of the static Pods and what
-//! the API server has.
+//! Next requests for the mirror Pods: a pure function of the static Pods' reports and the API server's Pods.
 //!
 //! A mirror Pod is ours if it carries the annotation, is bound to this node and is controlled by this
 //! Node; all others are never touched. There is one for each static Pod, from its start to its real
@@ -25,7 +24,7 @@ pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
 /// All that the planner looks at.
 pub(super) struct View<'a> {
-    /// What is told of each static Pod that is wanted or not yet over.
+    /// Reports of the static Pods that are wanted or not yet terminated.
     pub(super) told: &'a BTreeMap<PodKey, Arc<Told>>,
     /// The Pods that the manifests want, told of or not.
     pub(super) wanted: &'a BTreeSet<PodKey>,
@@ -35,14 +34,14 @@ pub(super) struct View<'a> {
     pub(super) seen: &'a BTreeMap<PodKey, SeenPod>,
     /// This node.
     pub(super) node: &'a NodeIdentity,
-    /// What was done and is under way.
+    /// Requests that were made or are in flight.
     pub(super) memory: &'a Memory,
     /// No status changed in this moment: what changed may be told.
     pub(super) settled: bool,
     pub(super) now: Instant,
 }
 
-/// What is remembered of each Pod.
+/// Request state of each Pod.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// A step is under way.
@@ -66,14 +65,14 @@ pub(super) enum Step {
     Delete(String),
 }
 
-/// What to do now, and when to look again if nothing happens before.
+/// Requests to make now, and the time of the next plan if nothing happens before.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Plan {
     pub(super) steps: Vec<(PodKey, Step)>,
     pub(super) wake: Option<Instant>,
 }
 
-/// What to do about all Pods. Each gets one step at most, and none while one is under way.
+/// Plans the next requests. Each Pod gets at most one, and none while one is in flight.
 pub(super) fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let keys: BTreeSet<&PodKey> = view.told.keys().chain(view.seen.keys()).collect();
@@ -126,7 +125,7 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
     pod.controlled_by(&node.name)
 }
 
-/// What a mirror needs that belongs to a Pod which is there.
+/// Plans the next request for the mirror of a Pod that exists.
 fn keep(view: &View<'_>, key: &PodKey, told: &Told, mirror: &SeenPod, owner: &str) -> Option<Step> {
     let version = told.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;

@@ -31,7 +31,7 @@ fn node() -> NodeIdentity {
     }
 }
 
-/// What is told of a Pod whose version has this UID.
+/// Report of a Pod whose version has this UID.
 fn told(name: &str, version: &str, phase: &str) -> Told {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),

@@ -81,7 +81,7 @@ pub(super) enum Error {
     Empty,
 }
 
-/// What a plugin printed.
+/// Output of an exec plugin.
 #[derive(Deserialize)]
 struct ExecCredential {
     status: Option<Credential>,

@@ -29,15 +29,15 @@ use crate::pod::events::{About, EventKind};
 use crate::pod::report::Told;
 use crate::units::time::{Later, scaled};
 
-/// What changes together is told together: a status rests this long before it is told.
+/// Time that a status rests before it is sent, so that changes in quick succession are sent together.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Steps under way at a time.
 const STEPS: usize = 8;
-/// Where Pods are asked for.
+/// API path of Pods.
 pub(super) const PODS: &str = "/api/v1/pods";
 type Running = BoxFuture<'static, (PodKey, Step, Result<Option<SeenPod>, Error>)>;
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     memory: Memory,

@@ -1,4 +1,4 @@
-//! What the API server did not do for a mirror Pod: when to try again, and what was said of it.
+//! Failed requests for mirror Pods: their back-off, and their log messages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A fault is spoken of when it happened this often in a row.
 const PATIENCE: u32 = 5;
 
-/// What is known of the Pods for which something failed.
+/// Failures by Pod.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(BTreeMap<PodKey, Refusal>);
 
@@ -29,7 +29,7 @@ struct Refusal {
     said: Option<ErrorKind>,
 }
 
-/// What to do after a failure.
+/// Response to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// When to try again.

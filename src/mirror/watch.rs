@@ -1,4 +1,4 @@
-//! What the API server has of one kind of object, and what happens to it: listed once, then watched.
+//! Objects of one kind at the API server and their changes: listed once, then watched.
 //!
 //! The list is always narrowed by a field selector. Whoever reads sees first all objects, then each
 //! change, and all objects again when the server lost the thread.
@@ -22,13 +22,13 @@ use super::complaint::Complaint;
 use super::error::{Error, ErrorKind};
 use crate::units::time::scaled;
 
-/// How long the server lets a watch run; a random part is added, so that watches do not end together.
+/// Time limit of a watch in seconds; a random part is added, so that watches do not end together.
 const WATCH_SECONDS: u64 = 300;
 /// The wait before something that failed is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// What was seen.
+/// An update from the watch.
 #[derive(Debug, Clone)]
 pub(super) enum Seen<T> {
     /// These are all objects.

@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is read of a lease that was renewed.
+/// Fields read of a renewed lease.
 #[derive(Deserialize)]
 struct Renewed {
     #[serde(default)]

@@ -22,14 +22,14 @@ use crate::mirror::object::{NodeIdentity, SeenMeta, or_default};
 use crate::mirror::watch::{Object, Seen};
 use crate::units::time::Later;
 
-/// How often the machine is measured.
+/// Interval between measurements of the machine.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often the status is told if nothing changes, and labels that were refused are tried again.
+/// Interval between reports of an unchanged status, and between retries of labels that were refused.
 const TELL: Duration = Duration::from_secs(300);
-/// Where Nodes are asked for.
+/// API path of Nodes.
 pub(in crate::mirror) const NODES: &str = "/api/v1/nodes";
 
-/// What is kept of the Node that the API server has.
+/// Fields kept of the Node that the API server has.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(in crate::mirror) struct SeenNode {
     metadata: SeenMeta,
@@ -45,7 +45,7 @@ impl Object for SeenNode {
     }
 }
 
-/// What is known of the Node at the API server.
+/// State of the Node at the API server.
 #[derive(Debug)]
 enum Known {
     /// It was not told yet.

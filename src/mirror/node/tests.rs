@@ -64,7 +64,7 @@ fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-/// Where the Node means to differ from the reference agent's, what stands there, and why.
+/// Fields where the Node differs from the reference agent's on purpose, the values there, and the reasons.
 fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
     let message = |text: &str| json!(format!("podkeeper {text}"));
     vec![
@@ -257,7 +257,7 @@ fn addresses_replace_those_that_are_there() {
     assert_eq!(addresses.last(), Some(&json!({"$patch": "replace"})));
 }
 
-/// What the API server has after a patch of the status, as far as this agent's patches go: fields are
+/// Applies a patch of the status as the API server does, as far as this agent's patches go: fields are
 /// replaced, and amounts merged by name.
 fn patched(before: &Value, patch: &Value) -> NodeStatus {
     let mut after = before.clone();
