@@ -11,7 +11,7 @@ use super::{NodeFacts, labels};
 use crate::manifest::StaticPod;
 use crate::manifest::quantity::{self, Quantity};
 
-/// What a Pod has only once it is there: its addresses, the first one first, and since when it is.
+/// Data that a Pod has only once its sandbox exists: its addresses, the first one first, and its start time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// The Pod's own; empty where it is on the host's network, and before its sandbox runs.
@@ -116,14 +116,14 @@ fn quoted(value: &str) -> String {
     text
 }
 
-/// Whether Go prints a character beyond ASCII as it is: letters, marks, numbers, punctuation and symbols.
-/// The standard library leaves the same ones alone, marks only behind something.
+/// True if Go prints a character beyond ASCII as it is: letters, marks, numbers, punctuation and symbols. The
+/// standard library leaves the same ones alone, marks only behind something.
 fn is_printable(c: char) -> bool {
     let behind: String = ['a', c].iter().collect();
     behind.escape_debug().eq(behind.chars())
 }
 
-/// Who asks for a resource.
+/// Consumer of a resource field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker<'a> {
     /// A variable of this container.

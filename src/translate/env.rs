@@ -22,7 +22,7 @@ pub type EnvFileKey = (String, String, String);
 /// A value sees the variables above it.
 ///
 /// # Errors
-/// What a variable refers to is not there.
+/// A variable refers to an object or key that does not exist.
 pub(super) fn environment(
     facts: &NodeFacts,
     pod: &StaticPod,

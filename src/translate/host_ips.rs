@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Default)]
 pub struct HostIps {
     known: watch::Sender<Vec<String>>,
-    /// How to look; nothing where they are given.
+    /// Function that finds the addresses; `None` if they are configured.
     find: Option<fn() -> Vec<IpAddr>>,
 }
 

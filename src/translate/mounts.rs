@@ -1,4 +1,4 @@
-//! What a container has mounted.
+//! Mounts of a container.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -146,7 +146,7 @@ fn propagation(mount: &VolumeMount) -> MountPropagation {
     }
 }
 
-/// Whether what is mounted below a mount is read-only too.
+/// True if mounts below a read-only mount are read-only too.
 fn recursive_read_only(
     facts: &NodeFacts,
     spec: &PodSpec,
