@@ -1,4 +1,4 @@
-//! What the files of a volume say: the downward API's, `ConfigMap`s' and `Secret`s', one by one or
+//! Content of the files of a volume: the downward API's, `ConfigMap`s' and `Secret`s', one by one or
 //! projected into one volume.
 
 use std::collections::BTreeMap;
@@ -18,9 +18,9 @@ pub(super) type Payload = BTreeMap<String, File>;
 /// A file.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct File {
-    /// What it says.
+    /// Content of the file.
     pub(super) content: Vec<u8>,
-    /// Who may do what with it.
+    /// Permissions of the file.
     pub(super) mode: u32,
 }
 

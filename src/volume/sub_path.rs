@@ -15,7 +15,7 @@ use rustix::mount::mount_bind;
 
 use super::{make_folder, mounts};
 
-/// How often a look is tried again that somebody disturbed by renaming things.
+/// Number of attempts to resolve a path while something renames its parts.
 const TRIES: usize = 32;
 
 /// Mounts the part `path` of the volume at `root` on `target`, which is made. Folders that are not

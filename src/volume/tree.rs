@@ -112,7 +112,7 @@ fn id(found: &Stat) -> (u64, u64) {
     (found.st_dev, found.st_ino)
 }
 
-/// Whether it is a folder, a symlink to one not counted.
+/// True if it is a folder; a symlink to one does not count.
 pub(super) fn is_folder(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::Directory
 }
