@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{Outcome, Target};
 
-/// Whether something listens on the port.
+/// Probes a TCP port: succeeds if the port accepts a connection.
 pub(super) async fn probe(target: &Target, action: &TCPSocketAction, limit: Duration) -> Outcome {
     let port = match target.port(&action.port) {
         Ok(port) => port,
@@ -27,7 +27,7 @@ pub(super) async fn probe(target: &Target, action: &TCPSocketAction, limit: Dura
 /// Connects to a host, given by its address or its name.
 ///
 /// # Errors
-/// Why there is no connection, in the reference agent's words.
+/// Returns the reason why there is no connection, in the reference agent's words.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let mut places = resolve(host, port).await?.into_iter();
     loop {

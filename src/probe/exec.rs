@@ -17,14 +17,14 @@ use crate::cri::Error;
 use crate::cri::v1::{ExecSyncResponse, VersionRequest};
 use crate::units::time::Later;
 
-/// How much later than the runtime a round finds that its time is over: the runtime's answer comes
-/// first, where it does.
+/// Extra time before a probe times out by itself: the runtime's own time-out is reported first where it has
+/// one.
 const SLACK: Duration = Duration::from_millis(200);
-/// How long a call stays open after its round. Twice as long after each call in a row that was given up,
-/// since each may have left a process.
+/// Time that a call stays open after its probe. Doubled after each abandoned call in a row, since each may
+/// have left a process.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_PATIENCE: Duration = Duration::from_secs(3600);
-/// How soon a runtime answers that is not stuck itself.
+/// Time within which a runtime that is not stuck responds.
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// The call of a probe that its round did not see the end of. It ends with its owner.
@@ -92,15 +92,16 @@ impl State {
         Outcome::Error(error)
     }
 
-    /// How long a call may go on after its round.
+    /// Time limit of a call after its probe.
     fn patience(&self) -> Duration {
         let times = 2_u32.saturating_pow(self.given_up);
         PATIENCE.saturating_mul(times).min(MAX_PATIENCE)
     }
 }
 
-/// Whether the command ends with exit code 0 within `limit`; that the runtime cannot run it is no failure.
-/// While the call of an earlier round is open, the command is not run, and its time is over as well.
+/// Probes a command: succeeds if it ends with exit code 0 within `limit`; if the runtime cannot run it, that
+/// is no failure. While the call of an earlier probe is open, the command is not run, and the probe times
+/// out.
 pub(super) async fn probe(
     target: &Target,
     action: &ExecAction,

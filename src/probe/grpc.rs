@@ -27,7 +27,7 @@ mod v1 {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// Whether the server says that the service is being served.
+/// Probes a gRPC health service: succeeds if it reports that the service is serving.
 pub(super) async fn probe(target: &Target, action: &GRPCAction, limit: Duration) -> Outcome {
     let port = match target.port(&IntOrString::Int(action.port)) {
         Ok(port) => port,

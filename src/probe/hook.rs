@@ -1,8 +1,8 @@
 //! Hooks: what a container is told right after its start and before its stop signal (Kubernetes,
 //! Container Lifecycle Hooks).
 //!
-//! What a failure means is the caller's business: that of `postStart` ends the container, that of
-//! `preStop` does not keep it from being stopped.
+//! The caller handles failures: a failed `postStart` kills the container, a failed `preStop` does not keep it
+//! from being stopped.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use super::{Target, start_of};
 use crate::cri::Client;
 use crate::units::time::seconds;
 
-/// What the reference agent's event `FailedPostStartHook` says. The failure itself stays out of it.
+/// Message of the reference agent's event `FailedPostStartHook`, which leaves out the failure itself.
 pub const POST_START_FAILED: &str = "PostStartHook failed";
-/// What the reference agent's event `FailedPreStopHook` says. The failure itself stays out of it.
+/// Message of the reference agent's event `FailedPreStopHook`, which leaves out the failure itself.
 pub const PRE_STOP_FAILED: &str = "PreStopHook failed";
 /// A limit beyond this is none; what is longer cannot be told to the runtime.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How the reference agent introduces itself in hooks.
+/// User agent of the reference agent's lifecycle hooks.
 const HOOK_AGENT: HeaderValue = HeaderValue::from_static("kube-lifecycle/1.36");
 
 /// Runs a container's `preStop` hook, if it has one, for at most `limit`.
 ///
 /// # Errors
-/// Why it failed or that it was cut off, as the reference agent words it.
+/// Returns the failure, or that the hook timed out, in the reference agent's words.
 pub async fn pre_stop(
     client: &Client,
     spec: &Container,
@@ -44,7 +44,7 @@ pub async fn pre_stop(
 /// Runs a container's `postStart` hook, if it has one, for at most `limit`.
 ///
 /// # Errors
-/// Why it failed or that it was cut off, as the reference agent words it.
+/// Returns the failure, or that the hook timed out, in the reference agent's words.
 pub async fn post_start(
     client: &Client,
     spec: &Container,

@@ -29,10 +29,10 @@ use super::{MAX_OUTPUT, Outcome, Target, start_of};
 
 /// Requests made at most for one answer, the first and the redirects; the reference agent's.
 const MAX_REQUESTS: usize = 10;
-/// How the reference agent introduces itself in probes.
+/// User agent of the reference agent's probes.
 const PROBE_AGENT: HeaderValue = HeaderValue::from_static("kube-probe/1.36");
 
-/// Whether a GET is answered with a code from 200 to 399.
+/// Probes a URL: succeeds if a GET returns a status code from 200 to 399.
 pub(super) async fn probe(target: &Target, action: &HTTPGetAction, limit: Duration) -> Outcome {
     let request = match Request::new(target, action, PROBE_AGENT) {
         Ok(request) => request,
@@ -101,7 +101,7 @@ impl Request {
     /// The request of `action`, which introduces itself as `agent` unless the action says otherwise.
     ///
     /// # Errors
-    /// What of the action cannot be asked for.
+    /// Returns the part of the action that a request cannot have.
     pub(super) fn new(
         target: &Target,
         action: &HTTPGetAction,
@@ -309,7 +309,7 @@ impl Answer {
     }
 }
 
-/// Why there was no answer.
+/// Failure of a request without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("Get {url:?}: {cause}")]
 pub(super) struct Fault {
@@ -318,7 +318,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// Whether the server would have answered without TLS.
+    /// True if the server would have responded without TLS.
     pub(super) fn is_plain_http(&self) -> bool {
         matches!(self.cause, Cause::PlainHttp)
     }

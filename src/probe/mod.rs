@@ -34,7 +34,7 @@ pub use state::{Kind, ProbeResult, ProbeState};
 /// The most that is read of what a probe answers, in bytes; the reference agent's.
 const MAX_OUTPUT: usize = 10 * 1024;
 
-/// Where a container is reached.
+/// Target of a container's probes and hooks.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The runtime, for commands.
@@ -48,7 +48,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Where the running container `container_id`, made by `spec`, is reached.
+    /// Target for the running container `container_id`, created from `spec`.
     #[must_use]
     pub fn new(client: &Client, container_id: &str, spec: &Container, ip: &str) -> Self {
         Self {
@@ -93,7 +93,7 @@ fn named_ports(spec: &Container) -> BTreeMap<String, u16> {
     named.collect()
 }
 
-/// What came of one probe.
+/// Outcome of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It succeeded.

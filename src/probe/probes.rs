@@ -31,15 +31,15 @@ const WAITING: usize = 32;
 pub struct Wanted<'a> {
     /// The runtime's id.
     pub container_id: &'a str,
-    /// What it was made by. Does not change under one id.
+    /// Spec that the container was created from. Does not change under one ID.
     pub spec: &'a Container,
     /// The Pod's address; the node's on the host's network.
     pub ip: &'a str,
-    /// How long it has been running.
+    /// Time since the container started.
     pub age: Duration,
     /// Which of its probes are to run.
     pub which: Which,
-    /// What was known of it before, by an earlier agent say. Counts where the id is new.
+    /// Results known from before, for example from an earlier agent. Used for a new ID only.
     pub known: Option<&'a Health>,
 }
 
@@ -64,7 +64,7 @@ impl Which {
     }
 }
 
-/// What is known of a container by its probes.
+/// Probe results of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Its startup probe passed, or it has none.
@@ -80,7 +80,7 @@ pub struct Health {
 pub struct Failed {
     /// Which of the two.
     pub kind: Kind,
-    /// What it said at last.
+    /// Output of the last probe.
     pub message: String,
 }
 
@@ -107,7 +107,7 @@ impl Health {
         }
     }
 
-    /// What a probe of this kind said, if it said something.
+    /// Result of the probe of this kind, if it has one.
     fn result(&self, kind: Kind) -> Option<ProbeResult> {
         let has_failed = self.failed.as_ref().is_some_and(|f| f.kind == kind);
         let has_passed = match kind {
@@ -148,9 +148,9 @@ pub struct News {
     pub container: String,
     /// Which of its probes.
     pub kind: Kind,
-    /// What it says now, if it said something else before.
+    /// New result, if it differs from the one before.
     pub result: Option<ProbeResult>,
-    /// What is worth an event of the Pod.
+    /// Event to record for the Pod.
     pub event: Option<Event>,
 }
 
@@ -163,7 +163,7 @@ pub struct Event {
     pub message: String,
 }
 
-/// How a probe is carried out.
+/// Function that runs one probe.
 pub(super) type Run = Arc<dyn Fn(Arc<Subject>) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// One probe and where it looks.
@@ -175,7 +175,7 @@ pub(super) struct Subject {
     pub(super) open: Open,
 }
 
-/// What a probe's task found in one round.
+/// Outcome of one probe.
 struct Finding {
     container_id: String,
     kind: Kind,
@@ -257,13 +257,13 @@ impl Probes {
         }
     }
 
-    /// What is known of a container, if it is among the wanted ones.
+    /// Returns the probe results of a container, if it is among the wanted ones.
     #[must_use]
     pub fn health(&self, container_id: &str) -> Option<&Health> {
         self.containers.get(container_id).map(|c| &c.health)
     }
 
-    /// What is known of every wanted container, by its id.
+    /// Returns the probe results of every wanted container, by its ID.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Health)> {
         self.containers
             .iter()
@@ -384,7 +384,7 @@ impl Probed {
         }
     }
 
-    /// Whether the probe of this kind has something to find out now.
+    /// True if the probe of this kind can change a result now.
     fn is_due(&self, kind: Kind) -> bool {
         let Health {
             started, failed, ..
@@ -398,7 +398,7 @@ impl Probed {
     }
 }
 
-/// How old a container is, by a clock that nobody sets.
+/// Age of a container, by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
 struct Age {
     at: Instant,
@@ -418,7 +418,7 @@ impl Age {
     }
 }
 
-/// What one probe's task works with.
+/// Context of one probe's task.
 struct Worker {
     kind: Kind,
     subject: Arc<Subject>,
@@ -468,7 +468,7 @@ impl Worker {
     }
 }
 
-/// What was said.
+/// Message of an outcome.
 fn words(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::Success => "",
@@ -476,7 +476,7 @@ fn words(outcome: &Outcome) -> &str {
     }
 }
 
-/// What users are told of an outcome, as the reference agent words it.
+/// Event for an outcome, in the reference agent's words.
 fn event(kind: Kind, outcome: &Outcome) -> Option<Event> {
     let (reason, message) = match outcome {
         Outcome::Success => return None,

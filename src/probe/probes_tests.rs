@@ -19,7 +19,7 @@ const ID: &str = "first";
 struct Script {
     /// By the kind's name and the container's id; success where there is none.
     answers: BTreeMap<(String, String), Outcome>,
-    /// How long an answer of this kind takes.
+    /// Response time of this kind of probe.
     pauses: BTreeMap<String, Duration>,
     /// Every round that was begun: kind, container, address, time.
     rounds: Vec<(String, String, String, Duration)>,
@@ -86,7 +86,7 @@ impl Node {
         rounds.map(|(.., at)| at.as_secs()).collect()
     }
 
-    /// What is told in this much time.
+    /// Returns the changes reported in this much time.
     async fn news(&mut self, during: Duration) -> Vec<News> {
         let end = Instant::now() + during;
         let mut news = vec![];

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Probe;
 use super::seconds;
 use super::state::{Kind, ProbeResult};
 
-/// How long after the first early look the second comes; each further one comes after twice as long.
+/// Delay of the second early probe after the first; doubled for each further one.
 const EARLY: Duration = Duration::from_secs(1);
 const DEFAULT_PERIOD: i32 = 10;
 
@@ -69,7 +69,7 @@ impl Rhythm {
         }
     }
 
-    /// Whether a round at this time counts, if this came of it.
+    /// True if the result of a probe at this time counts.
     pub(super) fn counts(&self, at: Duration, result: ProbeResult) -> bool {
         let is_early = at < self.regular();
         !(is_early && self.kind == Kind::Startup && result == ProbeResult::Failure)

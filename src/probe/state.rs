@@ -1,4 +1,4 @@
-//! What a probe's outcomes amount to, by its thresholds. Pure.
+//! State of a probe by its thresholds. Pure.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 
 use super::Outcome;
 
-/// What a probe is asked for.
+/// Kind of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Whether the container has come up. The other probes wait for it.
+    /// Reports that the container has started. The other probes wait for it.
     Startup,
-    /// Whether the container must be restarted.
+    /// Reports that the container must be restarted.
     Liveness,
-    /// Whether the container can serve.
+    /// Reports that the container can serve.
     Readiness,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a probe says of its container.
+/// Result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProbeResult {
     /// Started, alive or ready.
@@ -87,14 +87,14 @@ impl ProbeState {
         }
     }
 
-    /// What the probe says now; nothing while a startup probe neither passed nor failed.
+    /// Returns the current result; `None` while a startup probe has neither passed nor failed.
     #[must_use]
     pub fn result(&self) -> Option<ProbeResult> {
         self.result
     }
 
-    /// Whether there is nothing more to find out about this container: it has started, or must be
-    /// restarted and is left alone until then.
+    /// True if no further probe can change anything: the container has started, or must be restarted and is
+    /// not probed until then.
     #[must_use]
     pub fn is_over(&self) -> bool {
         match self.kind {
