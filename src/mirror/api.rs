@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::error::{Error, ErrorKind};
 
-/// A server that takes longer than this to show something is away.
+/// A server that takes longer than this to show something is unreachable.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A change passes admission, which may ask others first: each webhook has 30 seconds at most.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);

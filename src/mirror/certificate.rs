@@ -274,7 +274,7 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
 
 /// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
 /// and the certificate in the folder. It is written before the certificate is asked for, as by the
-/// kubelet: where it cannot be written, a certificate would be asked for in vain, and again and again.
+/// kubelet: where it cannot be written, a certificate would be requested again and again without effect.
 /// Tells whether a valid certificate is there already.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is looked after this often, and is dead after so many looks.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_LOOKS: u32 = 2;
-/// A credential with a time of its own is got anew this long before it is over, but not more often than this.
+/// A credential with a time of its own is renewed this long before it is over, but not more often than this.
 const RENEW: SignedDuration = SignedDuration::from_secs(30);
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
 /// The clock of a machine may jump, so it is looked at this often.

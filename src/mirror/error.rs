@@ -37,7 +37,7 @@ pub(super) enum ErrorKind {
     AlreadyExists,
     /// There is no such object, or no such namespace.
     NotFound,
-    /// A watch has to begin anew from a list.
+    /// A watch has to start again from a list.
     Expired,
     /// The server does not want this, with its code: it will not want it later, unless somebody
     /// changes something.

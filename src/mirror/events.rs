@@ -136,7 +136,7 @@ impl Outbox {
     }
 }
 
-/// Tells events until the API server is away.
+/// Tells events until the API server is unreachable.
 pub(super) async fn tell(
     local: &Local,
     api: &Api,

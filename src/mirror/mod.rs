@@ -1,7 +1,7 @@
 //! The node at an API server: seen from there, not controlled from there.
 //!
 //! Nothing on the node waits for this or depends on it. On each connection everything is looked at
-//! anew, so that whatever happened on either side while there was none comes right: the Node and its
+//! again, so that whatever happened on either side while there was none comes right: the Node and its
 //! lease, a mirror Pod for each static Pod, and the events.
 
 mod api;
@@ -47,7 +47,7 @@ use connection::{Connection, Files};
 use error::{Error, ErrorKind};
 pub use object::{NodeIdentity, mirror};
 
-/// The wait before an API server that is away is asked again, at first and at most.
+/// The wait before an API server that is unreachable is asked again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A connection that held this long was a good one.
@@ -135,7 +135,7 @@ impl Link {
 
 /// Reason for the end of a connection.
 enum Ended {
-    /// The API server is away.
+    /// The API server is unreachable.
     Failed(Error),
     /// Files or settings of the connection changed.
     Changed,
@@ -155,7 +155,7 @@ pub type ClientSender = tokio::sync::watch::Sender<Option<kube::Client>>;
 
 impl Mirror {
     /// `desired` is what the manifests want; `looked_around` is set once every Pod was looked at for
-    /// the first time; `client` is told of each connection.
+    /// the first time; `client` is notified of each connection.
     #[must_use]
     pub fn new(
         settings: Settings,

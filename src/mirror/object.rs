@@ -64,7 +64,7 @@ pub fn mirror(told: &Told, node: &NodeIdentity) -> Option<Pod> {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct SeenPod {
     pub(super) metadata: SeenMeta,
-    /// Empty where it makes no sense, so that it is written anew.
+    /// Empty where it makes no sense, so that it is written again.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) status: PodStatus,
 }

@@ -19,7 +19,7 @@ use crate::units::time::Later;
 
 /// A Pod whose status never rests is told of once in this time.
 pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
-/// A mirror that somebody deletes again and again is made anew once in this time.
+/// A mirror that somebody deletes again and again is created again once in this time.
 pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
 /// All that the planner looks at.

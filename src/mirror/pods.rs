@@ -44,7 +44,7 @@ pub(super) struct Remembered {
     refusals: Refusals,
 }
 
-/// The keeper of the mirror Pods on one connection.
+/// The controller of the mirror Pods on one connection.
 pub(super) struct Pods<'a> {
     local: &'a Local,
     api: Api,
@@ -53,7 +53,7 @@ pub(super) struct Pods<'a> {
     numbers: &'a watch::Sender<Numbers>,
     /// All Pods of this node that the API server has; `None` until it told.
     seen: Option<BTreeMap<PodKey, SeenPod>>,
-    /// The API server's UIDs of Pods that were deleted and that late news may still be about.
+    /// The API server's UIDs of Pods that were deleted and that late changes may still be about.
     deleted: BTreeSet<String>,
     /// Since when a change of a status waits to be told.
     unsettled: Option<Instant>,
@@ -88,7 +88,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Keeps the mirror Pods until the API server is away.
+    /// Keeps the mirror Pods until the API server is unreachable.
     pub(super) async fn keep(
         mut self,
         mut news: mpsc::Receiver<Seen<SeenPod>>,
@@ -178,7 +178,7 @@ impl<'a> Pods<'a> {
     /// Takes in what came of a step.
     ///
     /// # Errors
-    /// The API server is away.
+    /// The API server is unreachable.
     fn finish(
         &mut self,
         (key, step, result): (PodKey, Step, Result<Option<SeenPod>, Error>),

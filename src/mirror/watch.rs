@@ -102,7 +102,7 @@ struct ListMeta {
 }
 
 /// The objects at `path` that the field selector `FIELD=VALUE` leaves, to `sender` until the server
-/// is away or nobody listens.
+/// is unreachable or nobody listens.
 pub(super) async fn watch<T: Object>(
     api: &Api,
     path: &str,

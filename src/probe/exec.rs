@@ -2,7 +2,7 @@
 //!
 //! A runtime answers once everything that holds the command's output has ended, which for a child that
 //! the command left behind may be never. A round is decided at the probe's timeout all the same. The call
-//! stays open until it ends or is given up, and until then no other is made: so no two commands of a
+//! stays open until it ends or is abandoned, and until then no other is made: so no two commands of a
 //! probe run at a time, and the processes that they leave in the container are few.
 
 use std::time::Duration;
@@ -35,9 +35,9 @@ pub(super) struct Open(Mutex<State>);
 struct State {
     /// One at most.
     call: JoinSet<Result<ExecSyncResponse, Error>>,
-    /// When the call is given up.
+    /// When the call is abandoned.
     until: Option<Instant>,
-    /// Calls in a row that were given up.
+    /// Calls in a row that were abandoned.
     given_up: u32,
     /// The runtime answered nothing when the last round was over.
     is_silent: bool,
@@ -71,7 +71,7 @@ impl State {
     }
 
     /// Outcome of a round whose call was not answered in time. A runtime that answers nothing at all says
-    /// nothing about the container: a healthy one is not restarted for that, and the call is given up.
+    /// nothing about the container: a healthy one is not restarted for that, and the call is abandoned.
     async fn unanswered(
         &mut self,
         target: &Target,

@@ -243,7 +243,7 @@ impl Probes {
     }
 
     /// The next thing that a probe finds; waits for it as long as it takes. Nothing is lost where the
-    /// wait is given up.
+    /// wait is abandoned.
     pub async fn next(&mut self) -> News {
         loop {
             let Some(finding) = self.findings.recv().await else {
@@ -361,7 +361,7 @@ impl Probed {
         }
     }
 
-    /// Takes what may change about a container. Where it is reached elsewhere, its probes begin anew
+    /// Takes what may change about a container. Where it is reached elsewhere, its probes start again
     /// with what is known.
     fn update(&mut self, wanted: &Wanted<'_>) {
         if self.which == Which::None {

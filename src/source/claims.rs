@@ -36,7 +36,7 @@ pub(super) struct Claim {
     pub(super) standing: Standing,
     /// The version that was last carried out from it.
     pub(super) held: Option<Arc<StaticPod>>,
-    /// The file was there, and was not at the last look; whether it is gone is not sure yet.
+    /// The file was there, and was not at the last relist; whether it is gone is not sure yet.
     pub(super) gone: bool,
 }
 

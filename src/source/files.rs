@@ -1,7 +1,7 @@
 //! Looking at the files of a manifest folder, once: what is there, and what it says.
 //!
 //! Nothing here remembers anything or decides about Pods. Files are opened relative to the open
-//! folder, so that one look sees one folder even while it is being replaced; and nothing but a
+//! folder, so that one relist sees one folder even while it is being replaced; and nothing but a
 //! regular file is ever opened, and that without waiting.
 
 use std::collections::HashSet;

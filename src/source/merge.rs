@@ -230,7 +230,7 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
     (desired, owned)
 }
 
-/// The Pods that are the web's, on disk, so that a file that comes while the agent is away does not
+/// The Pods that are the web's, on disk, so that a file that comes while the agent is down does not
 /// take one over.
 struct Owned {
     folder: PathBuf,

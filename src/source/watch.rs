@@ -3,7 +3,7 @@
 //! An event only ever says "look again", and which files are just being written. The folder itself
 //! and every folder above it are watched, so that a folder that comes, goes or is replaced is heard
 //! of as well. Where inotify cannot tell (links into other folders, network file systems, limits
-//! reached) the periodic look finds the change; nothing here is needed for correctness.
+//! reached) the periodic relist finds the change; nothing here is needed for correctness.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -118,14 +118,14 @@ pub(super) struct Heard {
     pub(super) look: bool,
     /// The watched folders are not the right ones any more, or events were lost.
     rearm: bool,
-    /// The names that anything was heard of since the last look began.
+    /// The names that anything was heard of since the last relist began.
     touched: HashSet<OsString>,
     /// The files that are being written to.
     writing: HashMap<OsString, Writing>,
 }
 
 impl Heard {
-    /// A look begins: what is heard from now on may have come too late for it. Gives the names that
+    /// A relist begins: what is heard from now on may have come too late for it. Gives the names that
     /// anything was heard of before.
     pub(super) fn begin_look(&mut self) -> HashSet<OsString> {
         self.look = false;
@@ -347,7 +347,7 @@ impl Watch {
         self.armed.is_some()
     }
 
-    /// A look begins: takes in what came before it. Gives what brings the watches up to date, and the
+    /// A relist begins: takes in what came before it. Gives what brings the watches up to date, and the
     /// names that something was heard of.
     pub(super) fn begin_look(&mut self) -> (Arming, HashSet<OsString>) {
         self.drain(Instant::now());

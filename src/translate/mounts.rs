@@ -32,7 +32,7 @@ pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result
 }
 
 /// The container's mounts: those it asks for in their order, then its hosts file and the file for its
-/// last words.
+/// termination message.
 pub(super) fn mounts(
     facts: &NodeFacts,
     pod: &StaticPod,

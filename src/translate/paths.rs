@@ -109,7 +109,7 @@ impl Paths {
         self.pod(uid).join("containers").join(container)
     }
 
-    /// The file that a container leaves its last words in; each attempt has its own.
+    /// The file that a container leaves its termination message in; each attempt has its own.
     #[must_use]
     pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         let folder = self.container(uid, container);

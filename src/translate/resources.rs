@@ -1,4 +1,4 @@
-//! Requests and limits to what cgroups are told: classes of service, CPU shares and quotas, memory
+//! Requests and limits to what cgroups are told: QoS classes, CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -30,7 +30,7 @@ struct Renewed {
 }
 
 /// Renews the lease of the node, which holds for so many seconds, while the API server has the Node, until
-/// it is away.
+/// it is unreachable.
 pub(in crate::mirror) async fn renew(
     api: &Api,
     mut identity: watch::Receiver<Option<NodeIdentity>>,

@@ -56,7 +56,7 @@ enum Known {
     There(Box<SeenNode>),
 }
 
-/// The keeper of the Node on one connection.
+/// The controller of the Node on one connection.
 pub(in crate::mirror) struct Registration<'a> {
     local: &'a Local,
     api: Api,
@@ -65,7 +65,7 @@ pub(in crate::mirror) struct Registration<'a> {
     seen: Known,
     /// When the labels are to be looked after; `None` once they were.
     label_at: Option<Instant>,
-    /// When the status was told.
+    /// Time when the status was reported.
     told: Option<Instant>,
     vain: Vain,
     making: Complaint,
@@ -96,7 +96,7 @@ impl<'a> Registration<'a> {
         }
     }
 
-    /// Keeps the Node until the API server is away.
+    /// Keeps the Node until the API server is unreachable.
     pub(in crate::mirror) async fn keep(
         mut self,
         mut news: mpsc::Receiver<Seen<SeenNode>>,
@@ -117,7 +117,7 @@ impl<'a> Registration<'a> {
         }
     }
 
-    /// Takes in what was seen. Tells whether there is a Node that is news.
+    /// Takes in what was seen. Returns true if the Node changed.
     fn see(&mut self, seen: Seen<SeenNode>) -> bool {
         let seen = match seen {
             Seen::All(nodes) => nodes.into_iter().next(),
@@ -244,7 +244,7 @@ impl<'a> Registration<'a> {
     /// Gives the Node its labels. That one is refused keeps nothing else of the Node from being told.
     ///
     /// # Errors
-    /// The API server is away.
+    /// The API server is unreachable.
     async fn look_at_labels(&mut self) -> Result<(), Error> {
         let Known::There(seen) = &self.seen else {
             return Ok(());

@@ -9,11 +9,11 @@ use super::look::Directory;
 use crate::source::claims::Standing;
 use crate::units::time::Later;
 
-/// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
-/// anew, and a listing can miss a file that is renamed meanwhile.
+/// A file is gone when it is missing at two relists this far apart: tools delete a file and write it
+/// again, and a listing can miss a file that is renamed meanwhile.
 const CONFIRM: Duration = Duration::from_millis(10);
 
-/// The same for a file that was only put aside, as editors do before they write it anew, and for
+/// The same for a file that was only put aside, as editors do before they write it again, and for
 /// all files when the folder itself was replaced and may still be filling.
 const CONFIRM_ASIDE: Duration = Duration::from_millis(500);
 

@@ -1,6 +1,6 @@
 //! A folder with far more files than any node has Pods: what is read first, and what is not kept.
 //!
-//! Files that something runs from are read at every look. The others share a bounded time in each look,
+//! Files that something runs from are read at every relist. The others share a bounded time in each relist,
 //! and of those that are refused only so many are listed. The rest is remembered by name and stamp
 //! alone, so that it is not read again while it does not change.
 
@@ -15,13 +15,13 @@ use crate::source::files::Stamp;
 
 /// The refused manifests that are listed, besides those that keep a Pod.
 pub(super) const MAX_LISTED: usize = 250;
-/// The time in each look for files that nothing runs from.
+/// The time in each relist for files that nothing runs from.
 pub(super) const BUDGET: Duration = Duration::from_millis(250);
 /// The same where finding out what to read takes long already.
 pub(super) const MAX_BUDGET: Duration = Duration::from_secs(1);
-/// The files in each look that were never read.
+/// The files in each relist that were never read.
 pub(super) const MAX_NEW: usize = 10_000;
-/// Files of the rest that are looked at again at each periodic look.
+/// Files of the rest that are looked at again at each periodic relist.
 pub(super) const RECHECKED: usize = 2000;
 
 /// The refused files beyond those that are listed.

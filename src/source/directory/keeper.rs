@@ -1,4 +1,4 @@
-//! Brings what is kept on disk in line with what runs, beside the looks, one write at a time.
+//! Brings what is kept on disk in line with what runs, beside the relists, one write at a time.
 
 use std::collections::BTreeMap;
 use std::io;

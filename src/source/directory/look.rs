@@ -1,4 +1,4 @@
-//! One look: what the folder holds now against what is known, and what is wanted after that.
+//! One relist: what the folder holds now against what is known, and what is wanted after that.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -40,27 +40,27 @@ pub(super) struct Directory {
     pub(super) node_name: String,
     pub(super) watch: Watch,
     pub(super) known: BTreeMap<PathBuf, Known>,
-    /// Device and inode of the folder at the last look that could read it.
+    /// Device and inode of the folder at the last relist that could read it.
     pub(super) identity: Option<(u64, u64)>,
     /// When the folder was last found replaced.
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
     pub(super) place: Option<mounts::Place>,
-    /// The numbers of the mounts on the way to the manifests as the last look began.
+    /// The numbers of the mounts on the way to the manifests as the last relist began.
     way: Vec<u64>,
     owners: Owners,
     pub(super) rest: Rest,
-    /// The names that something was heard of before this look.
+    /// The names that something was heard of before this relist.
     pub(super) news: HashSet<OsString>,
     /// Not every file was read since the agent's start.
     pub(super) is_first_pass: bool,
     /// Files that were not read yet for want of time.
     pub(super) unread: usize,
-    /// The Pods wanted at the last look.
+    /// The Pods wanted at the last relist.
     pods: HashSet<PodKey>,
     /// Resources in use, against their limits.
     pub(super) room: Room,
-    /// Bytes in use at the last look.
+    /// Bytes in use at the last relist.
     bytes: u64,
     /// Files were refused for the limits of the folder since those were read again.
     pub(super) lacks_room: bool,
@@ -155,7 +155,7 @@ impl Directory {
         self.way.clone()
     }
 
-    /// True when other mounts are on the way to the manifests than at the beginning of the look.
+    /// True when other mounts are on the way to the manifests than at the beginning of the relist.
     pub(super) fn is_on_other_mounts(&self) -> bool {
         mounts::on_the_way(&mounts::mountinfo(), &self.manifest_path) != self.way
     }
@@ -164,7 +164,7 @@ impl Directory {
         &self.manifest_path
     }
 
-    /// A look begins: gives what is to be listed for it.
+    /// A relist begins: gives what is to be listed for it.
     pub(super) fn begin_look(&mut self) -> Request {
         let (arming, news) = self.watch.begin_look();
         self.news.extend(news);

@@ -1,6 +1,6 @@
 //! Manifests in a directory, or in one file.
 //!
-//! Each look reads the whole state and gives a whole [`Desired`]; events and time only say when to
+//! Each relist reads the whole state and gives a whole [`Desired`]; events and time only say when to
 //! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
 //! read; what is published was read from files that nobody was heard writing to; and what does not
 //! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
@@ -44,10 +44,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 /// A look that takes longer is not repeated at every change of any mount.
 const CHEAP: Duration = Duration::from_millis(50);
 
-/// The longest rest after a look that took long.
+/// The longest rest after a relist that took long.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// The shortest period of looks.
+/// The shortest period of relists.
 const MIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// The time in which the directory has to be listed.
@@ -78,7 +78,7 @@ impl DirectorySource {
 
     /// Follows the manifests until the last receiver is dropped, and ends with everything stored.
     ///
-    /// The channel gets its first value after the first full look, and then all that is wanted,
+    /// The channel gets its first value after the first full relist, and then all that is wanted,
     /// each time that something changed. Must run on a runtime with time and I/O.
     ///
     /// # Panics

@@ -14,7 +14,7 @@ use crate::manifest::{Manifest, PodKey, Problem};
 pub(super) const MAX_PODS: usize = 1000;
 /// The most bytes of the files in use, together.
 pub(super) const MAX_TOTAL: u64 = 64 << 20;
-/// The bytes of new content in each look: more is left to the next one, after copies were dropped.
+/// The bytes of new content in each relist: more is left to the next one, after copies were dropped.
 const MAX_TAKEN: u64 = 16 << 20;
 
 /// Resources in use during one relist.

@@ -78,7 +78,7 @@ impl Directory {
         waiting.then(|| self.describe_missing())
     }
 
-    /// Reads and takes in the files, as far as the time of a look goes. Gives the names that turned out
+    /// Reads and takes in the files, as far as the time of a relist goes. Gives the names that turned out
     /// to be no manifests.
     fn read_files(
         &mut self,

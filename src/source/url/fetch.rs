@@ -150,7 +150,7 @@ impl Fetcher {
         answer.unwrap_or_else(|_| Err(Failure::new(format!("no whole answer within {patience:?}"))))
     }
 
-    /// The client, made anew when its certificates changed.
+    /// The client, created again when its certificates changed.
     async fn client(&mut self) -> Result<Client, Failure> {
         let request = self.request.clone();
         let secrets = limited(SECRETS, SECRETS_LIMIT, move || read_secrets(&request)).await;
