@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A request that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
-pub(super) struct Error {
+pub(super) struct ApiError {
     pub(super) kind: ErrorKind,
     /// Message of the server, or of the failure on the way to it.
     pub(super) message: String,
@@ -26,7 +26,7 @@ pub(super) struct Error {
 pub(super) enum ErrorKind {
     /// The server is not to be reached, or does not know who we are: whatever else is asked now fails
     /// alike.
-    Away,
+    Unreachable,
     /// The server wants to be left alone for this long.
     Busy(Duration),
     /// The server has a fault of its own; the same may succeed later.
@@ -44,10 +44,10 @@ pub(super) enum ErrorKind {
     Refused(u16),
 }
 
-impl Error {
+impl ApiError {
     pub(super) fn away(message: impl Into<String>) -> Self {
         Self {
-            kind: ErrorKind::Away,
+            kind: ErrorKind::Unreachable,
             message: message.into(),
         }
     }
@@ -65,7 +65,7 @@ impl Error {
         let after = Duration::from_secs(after.into());
         let after = after.clamp(Duration::from_secs(1), LONGEST_WAIT);
         let kind = match code {
-            401 => ErrorKind::Away,
+            401 => ErrorKind::Unreachable,
             404 => ErrorKind::NotFound,
             409 if reason == "AlreadyExists" => ErrorKind::AlreadyExists,
             409 => ErrorKind::Conflict,
@@ -85,7 +85,7 @@ impl Error {
     }
 }
 
-impl From<kube::Error> for Error {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         if let Some(too_long) = too_long(&error) {
             // Asked again it would be as long.
@@ -136,11 +136,11 @@ mod tests {
     #[test]
     fn answers_are_told_apart_by_what_to_do_about_them() {
         let status = |code, reason: &str, message: &str| {
-            Error::of_status(Status::failure(message, reason).with_code(code)).kind
+            ApiError::of_status(Status::failure(message, reason).with_code(code)).kind
         };
         let second = Duration::from_secs(1);
         for (code, reason, message, expected) in [
-            (401, "Unauthorized", "Unauthorized", ErrorKind::Away),
+            (401, "Unauthorized", "Unauthorized", ErrorKind::Unreachable),
             (403, "Forbidden", "exceeded quota", ErrorKind::Refused(403)),
             (
                 404,
@@ -178,7 +178,7 @@ mod tests {
             let details = serde_json::json!({"retryAfterSeconds": asked});
             let details: StatusDetails = serde_json::from_value(details).unwrap();
             let status = Status::failure("", "TooManyRequests").with_code(429);
-            let error = Error::of_status(status.with_details(details));
+            let error = ApiError::of_status(status.with_details(details));
             assert_eq!(error.kind, ErrorKind::Busy(Duration::from_secs(given)));
         }
     }

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::Local;
 use super::api::{Api, PatchType};
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use crate::hex::hex;
 use crate::manifest::PodKey;
 use crate::pod::events::{Event, EventKind};
@@ -45,17 +45,17 @@ pub(super) struct Outbox {
     waiting: BTreeMap<String, Event>,
     /// The names of events that the API server has, with the number of their last happening.
     known: BTreeMap<String, u64>,
-    budgets: BTreeMap<PodKey, Budget>,
+    budgets: BTreeMap<PodKey, EventBudget>,
 }
 
 /// Rate limit of requests per Pod.
 #[derive(Debug, Clone, Copy)]
-struct Budget {
+struct EventBudget {
     left: u32,
     filled: Instant,
 }
 
-impl Budget {
+impl EventBudget {
     fn new(now: Instant) -> Self {
         Self {
             left: BUDGET,
@@ -109,7 +109,10 @@ impl Outbox {
                 namespace: event.namespace.clone(),
                 name: event.name.clone(),
             };
-            let budget = self.budgets.entry(key).or_insert_with(|| Budget::new(now));
+            let budget = self
+                .budgets
+                .entry(key)
+                .or_insert_with(|| EventBudget::new(now));
             match budget.take(now) {
                 Ok(()) => return Ok((name.clone(), event.clone())),
                 Err(at) => wake = wake.into_iter().chain([at]).min(),
@@ -137,11 +140,11 @@ impl Outbox {
 }
 
 /// Tells events until the API server is unreachable.
-pub(super) async fn tell(
+pub(super) async fn send_all(
     local: &Local,
     api: &Api,
     outbox: &mut Outbox,
-) -> Result<Infallible, Error> {
+) -> Result<Infallible, ApiError> {
     let mut newest = local.context.events.newest();
     newest.mark_changed();
     let mut wake = None;
@@ -172,13 +175,13 @@ async fn tell_one(
     outbox: &mut Outbox,
     name: &str,
     event: &Event,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Option<Duration>, ApiError> {
     let is_known = outbox.known.contains_key(name);
     let result = send(api, &local.context.node_name, name, event, is_known).await;
     match result {
         Ok(()) => outbox.done(name, event.number, true),
         Err(error) => match error.kind {
-            ErrorKind::Away => return Err(error),
+            ErrorKind::Unreachable => return Err(error),
             ErrorKind::Busy(after) => return Ok(Some(after)),
             ErrorKind::Fault => return Ok(Some(Duration::from_secs(5))),
             // There is no such namespace, or nobody wants it: the log has it all the same.
@@ -198,12 +201,12 @@ async fn send(
     name: &str,
     event: &Event,
     is_known: bool,
-) -> Result<(), Error> {
+) -> Result<(), ApiError> {
     let events = format!("/api/v1/namespaces/{}/events", event.namespace);
     let one = format!("{events}/{name}");
     let change = json!({"count": event.count, "lastTimestamp": time(event.last)});
     if is_known {
-        let raised: Result<IgnoredAny, Error> = api.patch(&one, PatchType::Merge, &change).await;
+        let raised: Result<IgnoredAny, ApiError> = api.patch(&one, PatchType::Merge, &change).await;
         match raised {
             // It was forgotten there: events are, after an hour.
             Err(error) if error.kind == ErrorKind::NotFound => {}

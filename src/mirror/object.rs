@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::watch::Object;
+use super::watch::WatchedObject;
 use crate::manifest::PodKey;
 use crate::pod::report::Told;
 
@@ -94,7 +94,7 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-impl Object for SeenPod {
+impl WatchedObject for SeenPod {
     fn resource_version(&self) -> Option<&str> {
         self.metadata.resource_version.as_deref()
     }

@@ -169,7 +169,7 @@ fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
 
 /// A condition's type, whether it holds, its reason and message. Types and reasons are those that
 /// tools look for (Kubernetes, Node Status, "Conditions").
-type Condition = (&'static str, bool, &'static str, String);
+type ConditionRow = (&'static str, bool, &'static str, String);
 
 fn conditions(
     measured: &Measured,
@@ -181,7 +181,7 @@ fn conditions(
     };
     let pressure = measured.pressure;
     let (memory, disk) = (pressure.memory, pressure.disk);
-    let all: [Condition; 4] = [
+    let all: [ConditionRow; 4] = [
         (
             "MemoryPressure",
             memory,
@@ -221,7 +221,7 @@ fn conditions(
 }
 
 /// A condition with the time from which on it has held.
-fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
+fn since(condition: ConditionRow, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
     let (kind, holds, reason, message) = condition;
     let status = if holds { "True" } else { "False" };
     let known = before.conditions.iter().flatten();
@@ -255,9 +255,9 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
 /// A status that was told without becoming the API server's, and what that one has in its place. An older
 /// API server does not know every field: what it leaves out is not told for ever.
 #[derive(Debug, Default)]
-pub(super) struct Vain(Option<(NodeStatus, NodeStatus)>);
+pub(super) struct NoOpStatus(Option<(NodeStatus, NodeStatus)>);
 
-impl Vain {
+impl NoOpStatus {
     /// Notes what became of a status that was told.
     pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
         let differs = !says_the_same(told, answered);
