@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_deepest_folder_is_given_too() {
-        let root = tree::tests::Memory::new();
+        let root = tree::tests::MemoryFilesystem::new();
         let deepest = tree::tests::dig(root.path());
         give(root.path(), 2000, false).unwrap();
         assert_eq!(fstat(&deepest).unwrap().st_gid, 2000);
