@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
 use super::quantity;
-use super::requests::{self, Amounts};
+use super::requests::{self, ResourceAmounts};
 
 /// Seconds between the stop signal and the kill.
 const GRACE_PERIOD: i64 = 30;
@@ -232,7 +232,7 @@ fn set_file_defaults(file: &mut DownwardAPIVolumeFile) {
 }
 
 /// Amounts of resources as the API has them: no finer than thousandths, and in the shortest form.
-fn round(amounts: &mut Amounts) {
+fn round(amounts: &mut ResourceAmounts) {
     for amount in amounts.values_mut() {
         if let Some(rounded) = quantity::parse(&amount.0).map(quantity::Quantity::rounded_to_milli)
         {

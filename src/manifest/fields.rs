@@ -227,17 +227,17 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::shape::{Object, pod};
+    use super::super::shape::{ObjectSchema, pod};
     use super::*;
 
     const BEGIN: &str = "<!-- made from src/manifest/fields.rs -->\n";
     const END: &str = "<!-- end of what is made -->\n";
 
     /// Each field that has to be listed: of the object, and of what is below it.
-    fn listed(object: &'static Object, into: &mut BTreeSet<(&'static str, &'static str)>) {
-        for (field, shape) in &object.fields {
+    fn listed(object: &'static ObjectSchema, into: &mut BTreeSet<(&'static str, &'static str)>) {
+        for (field, schema) in &object.fields {
             into.insert((object.name, field));
-            if let Some(inner) = shape
+            if let Some(inner) = schema
                 .object()
                 .filter(|_| !treatment(object.name, field).is_final())
             {

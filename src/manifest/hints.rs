@@ -3,7 +3,7 @@
 //! Nothing here decides whether a text is good: a hint names what its parser stumbled over.
 
 use super::Problem;
-use super::places::number;
+use super::spans::number;
 
 /// Openings of templates that are rendered before YAML is parsed: Helm and Jinja, ERB, and shell.
 const TEMPLATES: [&str; 4] = ["{{", "{%", "<%", "${"];

@@ -16,10 +16,10 @@ mod list;
 mod numbers;
 pub mod objects;
 pub(crate) mod path;
-mod places;
 pub(crate) mod quantity;
 mod requests;
 mod shape;
+mod spans;
 mod spelling;
 mod validate;
 pub(crate) mod volumes;
@@ -30,11 +30,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use decode::{Decoded, Slip};
+use decode::{Decoded, Suggestion};
 use document::Document;
 use objects::Objects;
 
-pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
+pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};
 pub(crate) use validate::{
     LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
@@ -157,18 +157,18 @@ fn parse_document(
         mut warnings,
         left_out,
         refused_in,
-        slips,
+        suggestions,
     } = decode::decode(&document)?;
     defaults::set_defaults(&mut pod);
-    let found = validate::validate(&pod, node_name, &document.places);
+    let found = validate::validate(&pod, node_name, &document.spans);
     // What is missing only because it was of another type, or refused, is not told again.
     let told = |p: &Problem| {
         left_out.iter().any(|field| path::concerns(&p.field, field))
             || refused_in.contains(&p.field)
     };
     problems.extend(found.problems.into_iter().filter(|p| !told(p)));
-    for slip in &slips {
-        blame(slip, &mut problems, &mut warnings);
+    for suggestion in &suggestions {
+        blame(suggestion, &mut problems, &mut warnings);
     }
     warnings.extend(found.warnings);
     // Of a field that is wrong it does not matter that it has no effect.
@@ -199,12 +199,12 @@ fn parse_document(
 
 /// Attributes a missing field to the misspelled or misplaced name that explains it, so that one cause gives
 /// one finding.
-fn blame(slip: &Slip, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-    let Slip {
+fn blame(suggestion: &Suggestion, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    let Suggestion {
         field,
         meant,
         anywhere,
-    } = slip;
+    } = suggestion;
     let missing = |problem: &Problem| {
         let at = if *anywhere {
             path::without_numbers(&problem.field)

@@ -9,10 +9,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use super::quantity::{self, Quantity};
 
 /// Amounts of resources by their names.
-pub(super) type Amounts = BTreeMap<String, Written>;
+pub(super) type ResourceAmounts = BTreeMap<String, Written>;
 
 /// The amount of a resource, if there is one that can be read.
-pub(super) fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {
+pub(super) fn amount(amounts: Option<&ResourceAmounts>, name: &str) -> Option<Quantity> {
     quantity::parse(&amounts?.get(name)?.0)
 }
 
@@ -28,16 +28,19 @@ pub(super) fn is_sidecar(container: &Container) -> bool {
 }
 
 /// Every resource that a container requests, and how much all of them need at most at a time.
-pub(super) fn of_containers(spec: &PodSpec) -> Amounts {
+pub(super) fn of_containers(spec: &PodSpec) -> ResourceAmounts {
     summed(spec, |resources| resources.requests.as_ref())
 }
 
 /// The same for what containers are limited to.
-pub(super) fn limits_of_containers(spec: &PodSpec) -> Amounts {
+pub(super) fn limits_of_containers(spec: &PodSpec) -> ResourceAmounts {
     summed(spec, |resources| resources.limits.as_ref())
 }
 
-fn summed(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -> Amounts {
+fn summed(
+    spec: &PodSpec,
+    side: fn(&ResourceRequirements) -> Option<&ResourceAmounts>,
+) -> ResourceAmounts {
     let names: BTreeSet<&String> = all(spec)
         .filter_map(|c| side(c.resources.as_ref()?))
         .flat_map(BTreeMap::keys)

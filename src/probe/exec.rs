@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Outcome, Target, start_of};
+use super::{ProbeOutcome, ProbeTarget, start_of};
 use crate::cri::Error;
 use crate::cri::v1::{ExecSyncResponse, VersionRequest};
 use crate::units::time::Later;
@@ -29,10 +29,10 @@ const ALIVE: Duration = Duration::from_secs(2);
 
 /// The call of a probe that its round did not see the end of. It ends with its owner.
 #[derive(Debug, Default)]
-pub(super) struct Open(Mutex<State>);
+pub(super) struct OpenCall(Mutex<CallState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct CallState {
     /// One at most.
     call: JoinSet<Result<ExecSyncResponse, Error>>,
     /// When the call is abandoned.
@@ -43,7 +43,7 @@ struct State {
     is_silent: bool,
 }
 
-impl State {
+impl CallState {
     /// The end of the call, if it comes within `limit`; at once where there is no call.
     async fn end(&mut self, limit: Duration) -> Option<Option<Result<ExecSyncResponse, Error>>> {
         let ended = timeout(limit, self.call.join_next()).await.ok()?;
@@ -74,10 +74,10 @@ impl State {
     /// nothing about the container: a healthy one is not restarted for that, and the call is abandoned.
     async fn unanswered(
         &mut self,
-        target: &Target,
+        target: &ProbeTarget,
         command: &[String],
         limit: Duration,
-    ) -> Outcome {
+    ) -> ProbeOutcome {
         let asked = target.client.version(VersionRequest::default());
         let answered = timeout(ALIVE, asked).await;
         let was_silent = std::mem::replace(&mut self.is_silent, !matches!(answered, Ok(Ok(_))));
@@ -89,7 +89,7 @@ impl State {
             Err(_) => "the container runtime does not answer".to_owned(),
         };
         self.call = JoinSet::new();
-        Outcome::Error(error)
+        ProbeOutcome::Error(error)
     }
 
     /// Time limit of a call after its probe.
@@ -103,11 +103,11 @@ impl State {
 /// is no failure. While the call of an earlier probe is open, the command is not run, and the probe times
 /// out.
 pub(super) async fn probe(
-    target: &Target,
+    target: &ProbeTarget,
     action: &ExecAction,
     limit: Duration,
-    open: &Open,
-) -> Outcome {
+    open: &OpenCall,
+) -> ProbeOutcome {
     let mut state = open.0.lock().await;
     let command = action.command.clone().unwrap_or_default();
     let wait = limit.saturating_add(SLACK);
@@ -126,20 +126,20 @@ pub(super) async fn probe(
         call.await
     });
     match state.end(wait).await {
-        Some(Some(Ok(done))) if done.exit_code == 0 => Outcome::Success,
+        Some(Some(Ok(done))) if done.exit_code == 0 => ProbeOutcome::Success,
         Some(Some(Ok(done))) => {
             let output = [done.stdout, done.stderr].concat();
-            Outcome::Failure(start_of(&output))
+            ProbeOutcome::Failure(start_of(&output))
         }
         None => state.unanswered(target, &command, limit).await,
         Some(Some(Err(Error::Deadline { .. }))) => timed_out(&command, limit),
-        Some(Some(Err(error))) => Outcome::Error(error.to_string()),
-        Some(None) => Outcome::Error("the command was not run".to_owned()),
+        Some(Some(Err(error))) => ProbeOutcome::Error(error.to_string()),
+        Some(None) => ProbeOutcome::Error("the command was not run".to_owned()),
     }
 }
 
-fn timed_out(command: &[String], limit: Duration) -> Outcome {
-    Outcome::Failure(format!(
+fn timed_out(command: &[String], limit: Duration) -> ProbeOutcome {
+    ProbeOutcome::Failure(format!(
         "command timed out: {:?} timed out after {}s",
         command.join(" "),
         limit.as_secs()

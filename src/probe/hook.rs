@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, Lifecycle
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::http::Request;
-use super::{Target, start_of};
+use super::http::ProbeRequest;
+use super::{ProbeTarget, start_of};
 use crate::cri::Client;
 use crate::units::time::seconds;
 
@@ -37,7 +37,7 @@ pub async fn pre_stop(
     limit: Duration,
 ) -> Result<(), String> {
     let hook = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
-    let target = Target::new(client, container_id, spec, pod_ip);
+    let target = ProbeTarget::new(client, container_id, spec, pod_ip);
     run_within(&target, &spec.name, hook, limit).await
 }
 
@@ -53,12 +53,12 @@ pub async fn post_start(
     limit: Duration,
 ) -> Result<(), String> {
     let hook = spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
-    let target = Target::new(client, container_id, spec, pod_ip);
+    let target = ProbeTarget::new(client, container_id, spec, pod_ip);
     run_within(&target, &spec.name, hook, limit).await
 }
 
 async fn run_within(
-    target: &Target,
+    target: &ProbeTarget,
     container: &str,
     hook: Option<&LifecycleHandler>,
     limit: Duration,
@@ -72,7 +72,7 @@ async fn run_within(
 }
 
 async fn run(
-    target: &Target,
+    target: &ProbeTarget,
     container: &str,
     hook: &LifecycleHandler,
     limit: Duration,
@@ -107,7 +107,7 @@ async fn run(
 
 /// Runs a command in the container. A failure comes with the command's output.
 async fn exec(
-    target: &Target,
+    target: &ProbeTarget,
     action: &ExecAction,
     limit: Duration,
 ) -> Result<(), (String, String)> {
@@ -128,8 +128,12 @@ async fn exec(
 
 /// Asks the container. As with the reference agent every answer will do, whatever its code, and a server
 /// without TLS is asked without.
-async fn http_get(target: &Target, container: &str, action: &HTTPGetAction) -> Result<(), String> {
-    let request = Request::new(target, action, HOOK_AGENT)?;
+async fn http_get(
+    target: &ProbeTarget,
+    container: &str,
+    action: &HTTPGetAction,
+) -> Result<(), String> {
+    let request = ProbeRequest::new(target, action, HOOK_AGENT)?;
     let answer = match request.send().await {
         Err(fault) if fault.is_plain_http() => {
             let plain = request.without_tls().send().await;

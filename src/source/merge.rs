@@ -63,7 +63,7 @@ impl Sources {
 }
 
 /// A source in its own task, and what it last wanted.
-struct Running<S> {
+struct RunningSource<S> {
     source: Option<S>,
     desired: watch::Receiver<Option<Desired>>,
     task: Option<JoinHandle<()>>,
@@ -72,7 +72,7 @@ struct Running<S> {
     read: LastRead,
 }
 
-impl<S: Clone + PartialEq> Running<S> {
+impl<S: Clone + PartialEq> RunningSource<S> {
     fn new(read: LastRead) -> Self {
         Self {
             source: None,
@@ -137,16 +137,16 @@ async fn follow(
 ) {
     let state = url_state.clone();
     let mut owned = blocking(move || Owned::read(&state)).await;
-    let mut files = Running::new(freshness.directory);
-    let mut web = Running::new(freshness.url);
+    let mut files = RunningSource::new(freshness.directory);
+    let mut web = RunningSource::new(freshness.url);
     let mut eager = false;
     loop {
         let wanted = sources.borrow_and_update().clone();
         files
-            .exchange(wanted.directory.as_ref(), DirectorySource::run_telling)
+            .exchange(wanted.directory.as_ref(), DirectorySource::run_recording)
             .await;
         web.exchange(wanted.url.as_ref(), |source, sender, read| {
-            UrlSource::run_telling(source, sender, eager, read)
+            UrlSource::run_recording(source, sender, eager, read)
         })
         .await;
         eager = true;

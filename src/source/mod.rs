@@ -2,7 +2,7 @@
 //! something changed; it never knows whether a Pod runs.
 
 mod aside;
-mod claims;
+mod candidates;
 pub mod directory;
 mod files;
 mod freshness;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use claims::duplicate_pods;
+pub use candidates::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
 pub use merge::Sources;
 

@@ -9,9 +9,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::known::Known;
+use super::known::KnownManifest;
 use crate::source::Desired;
-use crate::source::files::Stamp;
+use crate::source::files::FileStamp;
 
 /// The refused manifests that are listed, besides those that keep a Pod.
 pub(super) const MAX_LISTED: usize = 250;
@@ -28,7 +28,7 @@ pub(super) const RECHECKED: usize = 2000;
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     /// By name, with the stamp of the content that was refused, if that need not be read again.
-    files: HashMap<OsString, Option<Stamp>>,
+    files: HashMap<OsString, Option<FileStamp>>,
     /// Name where the next round of re-reading continues.
     cursor: OsString,
     /// Number of files at the time when all had been read.
@@ -40,7 +40,7 @@ impl Rest {
         self.files.contains_key(name)
     }
 
-    pub(super) fn stamp(&self, name: &OsStr) -> Option<Stamp> {
+    pub(super) fn stamp(&self, name: &OsStr) -> Option<FileStamp> {
         *self.files.get(name)?
     }
 
@@ -79,7 +79,7 @@ impl Rest {
     pub(super) fn cut(
         &mut self,
         desired: &mut Desired,
-        known: &mut BTreeMap<PathBuf, Known>,
+        known: &mut BTreeMap<PathBuf, KnownManifest>,
         is_complete: bool,
     ) {
         let listed = desired.refused.iter().filter(|refused| {
@@ -110,8 +110,8 @@ impl Rest {
             false
         });
         if count < MAX_LISTED / 2 {
-            let room = MAX_LISTED.saturating_sub(count);
-            let names: Vec<_> = self.files.keys().take(room).cloned().collect();
+            let free = MAX_LISTED.saturating_sub(count);
+            let names: Vec<_> = self.files.keys().take(free).cloned().collect();
             for name in names {
                 self.files.remove(&name);
             }

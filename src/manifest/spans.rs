@@ -33,20 +33,20 @@ const MAX_SHOWN: usize = 600;
 /// Spans of the fields of a document. Fields are named from the document, or from the list item that these
 /// spans belong to; problems name them from the whole document.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
-    document: Standing,
+pub(crate) struct Spans {
+    document: Span,
     /// The path of the item, or empty for the document.
     within: String,
 }
 
 /// Line and column, from 1.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct Position {
     line: u32,
     column: u32,
 }
 
-impl Place {
+impl Position {
     /// The place behind a text that stands here.
     fn behind(self, text: &str) -> Self {
         let columns = |text: &str| number(text.chars().count());
@@ -65,16 +65,16 @@ impl Place {
 
 /// A value, where it stands.
 #[derive(Debug, Clone, Default)]
-struct Standing {
-    place: Place,
+struct Span {
+    position: Position,
     /// It stands elsewhere, and here only its alias.
     alias: bool,
-    node: Arc<Node>,
+    node: Arc<SpanNode>,
 }
 
 /// A value without its place.
 #[derive(Debug, Default)]
-pub(super) struct Node {
+pub(super) struct SpanNode {
     /// The text of a scalar that stands without quotes, and is not long.
     plain: Option<Box<str>>,
     inner: Inner,
@@ -86,29 +86,29 @@ pub(super) struct Node {
 enum Inner {
     #[default]
     Scalar,
-    List(Box<[Standing]>),
+    List(Box<[Span]>),
     /// Sorted by name, each name once.
-    Fields(Box<[Field]>),
+    Fields(Box<[NamedSpan]>),
 }
 
 #[derive(Debug)]
-struct Field {
+struct NamedSpan {
     name: Box<str>,
     /// Position of the name.
-    place: Place,
+    position: Position,
     /// It stands more than once; the last one is this.
     repeated: bool,
-    value: Standing,
+    value: Span,
 }
 
-impl Node {
+impl SpanNode {
     /// The text of a scalar that stands without quotes.
     pub(super) fn plain(&self) -> Option<&str> {
         self.plain.as_deref()
     }
 
     /// The items of a list.
-    pub(super) fn items(&self) -> impl Iterator<Item = &Node> {
+    pub(super) fn items(&self) -> impl Iterator<Item = &SpanNode> {
         let items = match &self.inner {
             Inner::List(items) => &items[..],
             _ => &[],
@@ -117,11 +117,11 @@ impl Node {
     }
 
     /// The value of a field, its own or a merged one.
-    pub(super) fn value_of(&self, name: &str) -> Option<&Node> {
+    pub(super) fn value_of(&self, name: &str) -> Option<&SpanNode> {
         self.field(name).map(|field| &*field.value.node)
     }
 
-    fn field(&self, name: &str) -> Option<&Field> {
+    fn field(&self, name: &str) -> Option<&NamedSpan> {
         let own = self.own_field(name);
         own.or_else(|| {
             let merged = &self.own_field("<<")?.value.node;
@@ -130,7 +130,7 @@ impl Node {
         })
     }
 
-    fn own_field(&self, name: &str) -> Option<&Field> {
+    fn own_field(&self, name: &str) -> Option<&NamedSpan> {
         let Inner::Fields(fields) = &self.inner else {
             return None;
         };
@@ -141,19 +141,19 @@ impl Node {
 
 /// The node of a field: the value itself, or the nearest enclosing one that exists.
 struct Nearest<'a> {
-    standing: &'a Standing,
+    span: &'a Span,
     /// Position of the field's name.
-    name: Option<Place>,
+    name: Option<Position>,
     /// It is the field itself.
     exact: bool,
 }
 
-impl Places {
+impl Spans {
     /// A problem with a field; it points at the field, or the nearest one around it that is there.
     pub(crate) fn problem(&self, field: impl AsRef<str>, message: impl Into<String>) -> Problem {
         let field = path::join(&self.within, field.as_ref());
-        let place = self.nearest(&field).standing.place;
-        problem_at(place, field, message)
+        let position = self.nearest(&field).span.position;
+        problem_at(position, field, message)
     }
 
     /// The path of a field from the whole document, as problems have it.
@@ -170,14 +170,14 @@ impl Places {
         let field = path::join(&self.within, field.as_ref());
         let nearest = self.nearest(&field);
         let name = nearest.name.filter(|_| nearest.exact);
-        let place = name.unwrap_or(nearest.standing.place);
-        problem_at(place, field, message)
+        let position = name.unwrap_or(nearest.span.position);
+        problem_at(position, field, message)
     }
 
     /// The text of a scalar that stands without quotes in the document.
     pub(super) fn plain_text(&self, field: &str) -> Option<&str> {
         let nearest = self.nearest(&path::join(&self.within, field));
-        nearest.standing.node.plain().filter(|_| nearest.exact)
+        nearest.span.node.plain().filter(|_| nearest.exact)
     }
 
     /// A problem for each field below these places that stands twice, of those that `concerns` tells.
@@ -185,10 +185,10 @@ impl Places {
         let mut problems = vec![];
         let nearest = self.nearest(&self.within);
         if nearest.exact {
-            repeated_in(&nearest.standing.node, &self.within, &mut |at, place| {
+            repeated_in(&nearest.span.node, &self.within, &mut |at, position| {
                 if concerns(at) {
                     let message = "the field is given twice, expected once";
-                    add(&mut problems, problem_at(place, at.to_owned(), message));
+                    add(&mut problems, problem_at(position, at.to_owned(), message));
                 }
             });
         }
@@ -204,33 +204,33 @@ impl Places {
     }
 
     /// The document's value.
-    pub(super) fn root(&self) -> &Node {
+    pub(super) fn root(&self) -> &SpanNode {
         &self.document.node
     }
 
     fn nearest(&self, field: &str) -> Nearest<'_> {
         let mut found = Nearest {
-            standing: &self.document,
+            span: &self.document,
             name: None,
             exact: true,
         };
         let mut rest = field;
         while !rest.is_empty() {
-            let Some((standing, name, left)) = step(&found.standing.node, rest) else {
+            let Some((span, name, left)) = step(&found.span.node, rest) else {
                 found.exact = false;
                 break;
             };
-            (found.standing, found.name, rest) = (standing, name, left);
+            (found.span, found.name, rest) = (span, name, left);
         }
         found
     }
 }
 
 /// The value that the first part of a path names, where its name stands, and the rest of the path.
-fn step<'a, 'p>(node: &'a Node, at: &'p str) -> Option<(&'a Standing, Option<Place>, &'p str)> {
+fn step<'a, 'p>(node: &'a SpanNode, at: &'p str) -> Option<(&'a Span, Option<Position>, &'p str)> {
     let field = |name: &str, rest: &'p str| {
         let field = node.field(name)?;
-        Some((&field.value, Some(field.place), rest))
+        Some((&field.value, Some(field.position), rest))
     };
     let Some(inside) = at.strip_prefix('[') else {
         let at = at.strip_prefix('.').unwrap_or(at);
@@ -247,7 +247,7 @@ fn step<'a, 'p>(node: &'a Node, at: &'p str) -> Option<(&'a Standing, Option<Pla
     ends.find_map(|end| field(&inside[..end], &inside[end + 1..]))
 }
 
-fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
+fn repeated_in(node: &SpanNode, at: &str, found: &mut impl FnMut(&str, Position)) {
     match &node.inner {
         Inner::Scalar => {}
         Inner::List(items) => {
@@ -259,7 +259,7 @@ fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
             for field in fields {
                 let at = path::key(at, &field.name);
                 if field.repeated {
-                    found(&at, field.place);
+                    found(&at, field.position);
                 }
                 if !field.value.alias {
                     repeated_in(&field.value.node, &at, found);
@@ -269,10 +269,10 @@ fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
     }
 }
 
-fn problem_at(place: Place, field: String, message: impl Into<String>) -> Problem {
+fn problem_at(position: Position, field: String, message: impl Into<String>) -> Problem {
     Problem {
-        line: place.line,
-        column: place.column,
+        line: position.line,
+        column: position.column,
         field: shortened(field),
         message: shortened(message.into()),
         ..Problem::default()
@@ -294,9 +294,9 @@ fn shortened(text: String) -> String {
 }
 
 /// Result of the first pass over a YAML text.
-pub(super) struct Survey<'a> {
+pub(super) struct YamlScan<'a> {
     /// The places of each document that could be followed.
-    pub(super) documents: Vec<Places>,
+    pub(super) documents: Vec<Spans>,
     /// The syntax error, if there is one, and the text that was not read.
     pub(super) lost: Option<(Problem, &'a str)>,
     /// Values that were read.
@@ -307,19 +307,19 @@ pub(super) struct Survey<'a> {
 ///
 /// # Errors
 /// It is too much: too deep, too many values, names too long.
-pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
+pub(super) fn scan(text: &str) -> Result<YamlScan<'_>, Problem> {
     let ahead = Ahead::default();
-    let mut surveyor = Surveyor::default();
+    let mut builder = SpanBuilder::default();
     let mut lost = None;
     for event in Parser::new_from_iter(ahead.watch(text)) {
         match event {
             Ok((event, span)) => {
-                surveyor.take(event, span.start)?;
-                ahead.event(surveyor.frames.last(), span.end);
+                builder.take(event, span.start)?;
+                ahead.event(builder.frames.last(), span.end);
             }
             Err(error) if ahead.too_far.get() => {
                 return Err(problem_at(
-                    place_of(*error.marker()),
+                    position_of(*error.marker()),
                     String::new(),
                     too_many_values(),
                 ));
@@ -330,10 +330,10 @@ pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
             }
         }
     }
-    Ok(Survey {
-        documents: surveyor.documents,
+    Ok(YamlScan {
+        documents: builder.documents,
         lost,
-        values: surveyor.values,
+        values: builder.values,
     })
 }
 
@@ -425,17 +425,17 @@ fn is_separator(c: char) -> bool {
 ///
 /// # Errors
 /// It is too much: too deep, too many values, names too long.
-pub(super) fn of_json(text: &str) -> Result<Places, Problem> {
-    let mut surveyor = Surveyor::default();
-    let mut at = Place { line: 1, column: 1 };
+pub(super) fn of_json(text: &str) -> Result<Spans, Problem> {
+    let mut builder = SpanBuilder::default();
+    let mut at = Position { line: 1, column: 1 };
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let token = json_token(rest, first);
-        surveyor.take_json(token, at)?;
+        builder.take_json(token, at)?;
         at = at.behind(token);
         rest = &rest[token.len()..];
     }
-    Ok(surveyor.documents.pop().unwrap_or_default())
+    Ok(builder.documents.pop().unwrap_or_default())
 }
 
 /// Returns the first token of a JSON text: a string, a bracket, a comma, a word or number, or white space.
@@ -459,7 +459,7 @@ fn json_token(text: &str, first: char) -> &str {
 
 fn scan_problem(error: &ScanError) -> Problem {
     problem_at(
-        place_of(*error.marker()),
+        position_of(*error.marker()),
         String::new(),
         not_yaml(error.info()),
     )
@@ -471,8 +471,8 @@ fn rest(text: &str, marker: Marker) -> &str {
     at.map_or("", |(at, _)| &text[at..])
 }
 
-fn place_of(marker: Marker) -> Place {
-    Place {
+fn position_of(marker: Marker) -> Position {
+    Position {
         line: number(marker.line()),
         column: number(marker.col() + 1),
     }
@@ -484,17 +484,17 @@ pub(super) fn number(n: usize) -> u32 {
 }
 
 #[derive(Default)]
-struct Surveyor {
-    documents: Vec<Places>,
+struct SpanBuilder {
+    documents: Vec<Spans>,
     /// Lists and objects that are open.
     frames: Vec<Frame>,
-    anchors: HashMap<usize, Arc<Node>>,
+    anchors: HashMap<usize, Arc<SpanNode>>,
     values: usize,
 }
 
 /// A list or an object that stands open.
 struct Frame {
-    place: Place,
+    position: Position,
     /// Start of the frame, in characters; 0 in JSON.
     start: usize,
     anchor: usize,
@@ -503,11 +503,11 @@ struct Frame {
 }
 
 enum Content {
-    List(Vec<Standing>),
+    List(Vec<Span>),
     Fields {
-        fields: Vec<Field>,
+        fields: Vec<NamedSpan>,
         /// The name of the value that comes next, and where it stands.
-        name: Option<(Box<str>, Place)>,
+        name: Option<(Box<str>, Position)>,
     },
 }
 
@@ -518,61 +518,61 @@ impl Content {
     }
 }
 
-impl Surveyor {
-    fn take_json(&mut self, token: &str, place: Place) -> Result<(), Problem> {
+impl SpanBuilder {
+    fn take_json(&mut self, token: &str, position: Position) -> Result<(), Problem> {
         match token.chars().next() {
-            Some('[') => self.open(place, 0, 0, Content::List(vec![])),
-            Some('{') => self.open(place, 0, 0, Content::no_fields()),
+            Some('[') => self.open(position, 0, 0, Content::List(vec![])),
+            Some('{') => self.open(position, 0, 0, Content::no_fields()),
             Some(']' | '}') => self.close(),
             Some('"') if self.at_name() => {
                 let name: Result<String, _> = serde_json::from_str(token);
-                self.name(&name.unwrap_or_default(), place)
+                self.name(&name.unwrap_or_default(), position)
             }
-            Some('"') => self.complete(place, 0, Node::default()),
+            Some('"') => self.complete(position, 0, SpanNode::default()),
             Some(c) if c.is_ascii_whitespace() || [',', ':'].contains(&c) => Ok(()),
             _ => {
                 let plain = (token.len() <= MAX_PLAIN).then(|| token.into());
-                let node = Node {
+                let node = SpanNode {
                     plain,
-                    ..Node::default()
+                    ..SpanNode::default()
                 };
-                self.complete(place, 0, node)
+                self.complete(position, 0, node)
             }
         }
     }
 
     fn take(&mut self, event: Event, start: Marker) -> Result<(), Problem> {
-        let place = place_of(start);
+        let position = position_of(start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none() && text.len() <= MAX_PLAIN;
                 if self.at_name() {
-                    return self.name(&text, place);
+                    return self.name(&text, position);
                 }
-                let node = Node {
+                let node = SpanNode {
                     plain: plain.then(|| text.into()),
-                    ..Node::default()
+                    ..SpanNode::default()
                 };
-                self.complete(place, anchor, node)
+                self.complete(position, anchor, node)
             }
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned().unwrap_or_default();
                 if self.at_name() {
                     let name = node.plain().unwrap_or_default().to_owned();
-                    return self.name(&name, place);
+                    return self.name(&name, position);
                 }
-                let standing = Standing {
-                    place,
+                let span = Span {
+                    position,
                     alias: true,
                     node,
                 };
-                self.attach(standing)
+                self.attach(span)
             }
             Event::SequenceStart(anchor, _) => {
-                self.open(place, start.index(), anchor, Content::List(vec![]))
+                self.open(position, start.index(), anchor, Content::List(vec![]))
             }
             Event::MappingStart(anchor, _) => {
-                self.open(place, start.index(), anchor, Content::no_fields())
+                self.open(position, start.index(), anchor, Content::no_fields())
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::DocumentEnd => {
@@ -591,35 +591,35 @@ impl Surveyor {
         last.is_some_and(|frame| matches!(frame.content, Content::Fields { name: None, .. }))
     }
 
-    fn name(&mut self, text: &str, place: Place) -> Result<(), Problem> {
+    fn name(&mut self, text: &str, position: Position) -> Result<(), Problem> {
         if text.len() > MAX_NAME {
             let message = format!(
                 "found a field's name of {} bytes, expected at most {MAX_NAME}",
                 text.len()
             );
-            return Err(problem_at(place, String::new(), message));
+            return Err(problem_at(position, String::new(), message));
         }
         if let Some(Content::Fields { name, .. }) = self.frames.last_mut().map(|f| &mut f.content) {
-            *name = Some((text.into(), place));
+            *name = Some((text.into(), position));
         }
         Ok(())
     }
 
     fn open(
         &mut self,
-        place: Place,
+        position: Position,
         start: usize,
         anchor: usize,
         content: Content,
     ) -> Result<(), Problem> {
         self.frames.push(Frame {
-            place,
+            position,
             start,
             anchor,
             depth: 0,
             content,
         });
-        check_depth(self.frames.len(), place)
+        check_depth(self.frames.len(), position)
     }
 
     fn close(&mut self) -> Result<(), Problem> {
@@ -630,37 +630,42 @@ impl Surveyor {
             Content::List(items) => Inner::List(items.into()),
             Content::Fields { fields, .. } => Inner::Fields(sorted(fields).into()),
         };
-        let node = Node {
+        let node = SpanNode {
             plain: None,
             inner,
             depth: frame.depth + 1,
         };
-        self.complete(frame.place, frame.anchor, node)
+        self.complete(frame.position, frame.anchor, node)
     }
 
     /// Takes a value that has been read to its end.
-    fn complete(&mut self, place: Place, anchor: usize, node: Node) -> Result<(), Problem> {
+    fn complete(
+        &mut self,
+        position: Position,
+        anchor: usize,
+        node: SpanNode,
+    ) -> Result<(), Problem> {
         let node = Arc::new(node);
         if anchor > 0 {
             self.anchors.insert(anchor, Arc::clone(&node));
         }
-        self.attach(Standing {
-            place,
+        self.attach(Span {
+            position,
             alias: false,
             node,
         })
     }
 
     /// Puts a value where it belongs.
-    fn attach(&mut self, value: Standing) -> Result<(), Problem> {
-        let place = value.place;
+    fn attach(&mut self, value: Span) -> Result<(), Problem> {
+        let position = value.position;
         self.values += 1;
         if self.values > MAX_VALUES {
-            return Err(problem_at(place, String::new(), too_many_values()));
+            return Err(problem_at(position, String::new(), too_many_values()));
         }
-        check_depth(self.frames.len() + value.node.depth, place)?;
+        check_depth(self.frames.len() + value.node.depth, position)?;
         let Some(frame) = self.frames.last_mut() else {
-            self.documents.push(Places {
+            self.documents.push(Spans {
                 document: value,
                 within: String::new(),
             });
@@ -670,14 +675,14 @@ impl Surveyor {
         match &mut frame.content {
             Content::List(items) => items.push(value),
             Content::Fields { fields, name } => match name.take() {
-                Some((name, place)) => fields.push(Field {
+                Some((name, position)) => fields.push(NamedSpan {
                     name,
-                    place,
+                    position,
                     repeated: false,
                     value,
                 }),
                 // A list or an object as a name; no Pod has such.
-                None => *name = Some((Box::default(), place)),
+                None => *name = Some((Box::default(), position)),
             },
         }
         Ok(())
@@ -685,9 +690,9 @@ impl Surveyor {
 }
 
 /// The fields by name, of those that stand twice the last.
-fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
+fn sorted(mut fields: Vec<NamedSpan>) -> Vec<NamedSpan> {
     fields.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut once: Vec<Field> = Vec::with_capacity(fields.len());
+    let mut once: Vec<NamedSpan> = Vec::with_capacity(fields.len());
     for mut field in fields {
         if once.last().is_some_and(|last| last.name == field.name) {
             once.pop();
@@ -698,9 +703,9 @@ fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
     once
 }
 
-fn check_depth(depth: usize, place: Place) -> Result<(), Problem> {
+fn check_depth(depth: usize, position: Position) -> Result<(), Problem> {
     if depth > MAX_DEPTH {
-        return Err(problem_at(place, String::new(), too_deep()));
+        return Err(problem_at(position, String::new(), too_deep()));
     }
     Ok(())
 }
