@@ -78,7 +78,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
 /// The mounts on the way to it.
 fn way_to(root: &Path) -> Vec<u64> {
     let root = std::path::absolute(root).unwrap_or_else(|_| PathBuf::from(root));
-    mounts::on_the_way(&mounts::mountinfo(), &root)
+    mounts::on_path(&mounts::mountinfo(), &root)
 }
 
 fn lock_now(root: &Path) -> anyhow::Result<File> {

@@ -169,7 +169,7 @@ impl Files {
                 continue;
             }
             match check(value, *kind) {
-                Err(message) => problems.push(document.places.problem(&field, message)),
+                Err(message) => problems.push(document.spans.problem(&field, message)),
                 Ok(false) => {}
                 Ok(true) => self.set(known, value, file, document),
             }
@@ -178,7 +178,7 @@ impl Files {
     }
 
     fn set(&mut self, field: &'static str, value: &Value, file: &Path, document: &Document) {
-        let place = place(file, &document.places.problem(field, ""));
+        let place = place(file, &document.spans.problem(field, ""));
         let mut given = Given {
             value: value.clone(),
             file: file.to_owned(),
@@ -224,7 +224,7 @@ fn place(file: &Path, problem: &Problem) -> String {
 fn check_kind(document: &Document) -> Vec<Problem> {
     if !document.value.is_object() {
         let message = format!("expected a {KIND} (an object with apiVersion and kind)");
-        return vec![document.places.problem("", message)];
+        return vec![document.spans.problem("", message)];
     }
     let mut problems = vec![];
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
@@ -233,7 +233,7 @@ fn check_kind(document: &Document) -> Vec<Problem> {
             Value::Null => format!("missing, expected {expected:?}"),
             found => format!("found {found}, expected {expected:?}"),
         };
-        problems.push(document.places.problem(field, message));
+        problems.push(document.spans.problem(field, message));
     }
     problems
 }

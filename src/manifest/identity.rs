@@ -1,4 +1,4 @@
-//! Who a static Pod is: its name on this node, and its UID.
+//! Identity of a static Pod: its name on this node, and its UID.
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::Value;

@@ -26,7 +26,7 @@ const MAX_SIZE: usize = 1 << 20;
 /// As long as a key may be.
 const MAX_KEY: usize = 253;
 
-/// What a `ConfigMap` or `Secret` holds: keys and bytes.
+/// Data of a `ConfigMap` or `Secret`: keys and bytes.
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// Which of the two.
@@ -34,7 +34,7 @@ pub type Entries = BTreeMap<String, Vec<u8>>;
 pub enum ObjectKind {
     /// Settings.
     ConfigMap,
-    /// What is not to be known to everybody.
+    /// Confidential data.
     Secret,
 }
 
@@ -74,9 +74,9 @@ impl fmt::Display for ObjectKey {
 pub struct Object {
     /// Which it is.
     pub key: ObjectKey,
-    /// What it holds.
+    /// Data of the object.
     pub entries: Arc<Entries>,
-    /// What is dubious about it.
+    /// Warnings about the object.
     pub warnings: Vec<Problem>,
 }
 
@@ -120,7 +120,7 @@ impl Objects {
         }
     }
 
-    /// Whether the Pod refers to none at all.
+    /// True if the Pod refers to no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.config_maps.is_empty() && self.secrets.is_empty()
@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for StoredEntries {
 
 /// On disk.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct SerializedObject {
     config_maps: BTreeMap<String, Option<StoredEntries>>,
     secrets: BTreeMap<String, Option<StoredEntries>>,
 }
@@ -174,7 +174,7 @@ impl Serialize for Objects {
             });
             objects.collect()
         };
-        let stored = Stored {
+        let stored = SerializedObject {
             config_maps: all(&self.config_maps),
             secrets: all(&self.secrets),
         };
@@ -184,7 +184,7 @@ impl Serialize for Objects {
 
 impl<'de> Deserialize<'de> for Objects {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let stored = Stored::deserialize(deserializer)?;
+        let stored = SerializedObject::deserialize(deserializer)?;
         let all = |objects: BTreeMap<String, Option<StoredEntries>>| {
             let objects = objects.into_iter();
             let objects = objects.map(|(name, entries)| (name, entries.map(|e| Arc::new(e.0))));
@@ -224,8 +224,8 @@ pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
 /// Everything that is wrong with it.
 pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Object, Vec<Problem>> {
     let (mut problems, warnings) = check_metadata(document);
-    problems.extend(document.places.repeated(|_| true));
-    let mut reader = Reader {
+    problems.extend(document.spans.repeated(|_| true));
+    let mut reader = ObjectReader {
         document,
         entries: Entries::new(),
         problems,
@@ -252,16 +252,16 @@ pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Objec
     }
 }
 
-struct Reader<'a> {
+struct ObjectReader<'a> {
     document: &'a Document,
     entries: Entries,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl ObjectReader<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        let problem = self.document.places.problem(field, message);
+        let problem = self.document.spans.problem(field, message);
         add(&mut self.problems, problem);
     }
 
@@ -317,7 +317,7 @@ impl Reader<'_> {
                 _ => {
                     let message = "unknown field, it has no effect";
                     let problem = document
-                        .places
+                        .spans
                         .problem_with_key(path::key("", name), message);
                     add(&mut self.warnings, problem.warning());
                 }
@@ -498,12 +498,12 @@ fn of_projection(field: &str, part: &VolumeProjection, found: &mut Vec<Reference
 }
 
 /// An object that files are made of: its name, whether it may be missing, and the keys that count.
-type Source<'a> = (&'a str, Option<bool>, Option<&'a [KeyToPath]>);
+type ObjectSource<'a> = (&'a str, Option<bool>, Option<&'a [KeyToPath]>);
 
 fn of_sources(
     field: &str,
-    config_map: Option<Source<'_>>,
-    secret: Option<Source<'_>>,
+    config_map: Option<ObjectSource<'_>>,
+    secret: Option<ObjectSource<'_>>,
     found: &mut Vec<Reference>,
 ) {
     for (kind, inner, source) in [
@@ -578,8 +578,8 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
     Arc::new(pod)
 }
 
-/// What the UID of a Pod depends on besides its document: each object's name and content, or that it
-/// is missing.
+/// Digest that the UID of a Pod includes besides its document: each object's name and content, or its
+/// absence.
 fn digest(objects: &Objects) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
@@ -609,11 +609,11 @@ pub struct Missing {
     /// The key that the object lacks; nothing where there is no such object.
     key: Option<String>,
     field: String,
-    /// What refers to it.
+    /// The part of the Pod that refers to it.
     pub user: User,
 }
 
-/// What of a Pod refers to an object.
+/// A part of a Pod that can refer to an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
     /// The volume of this name.
@@ -657,7 +657,7 @@ impl Missing {
     }
 }
 
-/// What a reference at this field belongs to.
+/// Returns the part of the Pod that a reference at this field belongs to.
 fn user_of(field: &str, pod: &Pod) -> Option<User> {
     let spec = pod.spec.as_ref()?;
     let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
@@ -673,7 +673,7 @@ fn user_of(field: &str, pod: &Pod) -> Option<User> {
     }
 }
 
-/// What the Pod refers to and cannot do without, and that no manifest has.
+/// Returns the required objects that the Pod refers to and no manifest has.
 #[must_use]
 pub fn missing(pod: &StaticPod) -> Vec<Missing> {
     if pod.objects.is_empty() {
@@ -705,31 +705,31 @@ pub fn missing(pod: &StaticPod) -> Vec<Missing> {
 /// The same as texts with their fields; and what of it a container cannot have in its texts, since they would
 /// be too large.
 #[must_use]
-pub fn unmet(pod: &StaticPod) -> Vec<String> {
-    unmet_by(pod, |_| true)
+pub fn start_errors(pod: &StaticPod) -> Vec<String> {
+    start_errors_of(pod, |_| true)
 }
 
 /// The same for the Pod's volumes alone.
 #[must_use]
-pub fn unmet_by_volumes(pod: &StaticPod) -> Vec<String> {
-    unmet_by(pod, |user| matches!(user, User::Volume(_)))
+pub fn volume_start_errors(pod: &StaticPod) -> Vec<String> {
+    start_errors_of(pod, |user| matches!(user, User::Volume(_)))
 }
 
 /// The same for the variables of one container.
 #[must_use]
-pub fn unmet_by_container(pod: &StaticPod, name: &str) -> Vec<String> {
-    unmet_by(
+pub fn container_start_errors(pod: &StaticPod, name: &str) -> Vec<String> {
+    start_errors_of(
         pod,
         |user| matches!(user, User::Container(of) if of == name),
     )
 }
 
-fn unmet_by(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+fn start_errors_of(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
     let missing = missing(pod).into_iter().filter(|m| is_meant(&m.user));
-    let mut unmet: Vec<String> = missing.map(|m| m.to_string()).collect();
-    unmet.dedup();
-    unmet.extend(too_large_texts(pod, is_meant));
-    unmet
+    let mut start_errors: Vec<String> = missing.map(|m| m.to_string()).collect();
+    start_errors.dedup();
+    start_errors.extend(too_large_texts(pod, is_meant));
+    start_errors
 }
 
 /// The containers' texts that are too large with what they refer to.

@@ -22,7 +22,7 @@ use tracing::{debug, info};
 
 use super::api::Api;
 use super::connection;
-use super::error::{Error, ErrorKind, chain};
+use super::error::{ApiError, ErrorKind, chain};
 use crate::hex::hex;
 use crate::units::time::Later;
 
@@ -114,7 +114,7 @@ pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
     }
 }
 
-/// Whether a kubeconfig is there and its certificate, if it shows one, is valid now.
+/// True if the kubeconfig exists and its client certificate, if it has one, is valid now.
 pub(super) fn is_usable(kubeconfig: &Path) -> bool {
     let Ok(mut found) = connection::read(kubeconfig) else {
         return false;
@@ -142,7 +142,7 @@ pub(super) async fn wait_until_due(validity: Validity, chance: f64) {
 ///
 /// # Errors
 /// It is not given, or cannot be kept.
-pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Error> {
+pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiError> {
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
@@ -157,7 +157,7 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
                 look = look.saturating_mul(2).min(LOOK_MAX);
             }
             Ok(None) => {
-                return Err(Error {
+                return Err(ApiError {
                     kind: ErrorKind::Fault,
                     message: format!("nobody has signed the request {name} yet"),
                 });
@@ -171,12 +171,12 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     Ok(())
 }
 
-/// What came of a request; makes it if it is not there.
+/// Returns the outcome of a certificate signing request; creates the request if it does not exist.
 async fn answer(
     api: &Api,
     name: &str,
     request: &CertificateSigningRequest,
-) -> Result<Option<Vec<u8>>, Error> {
+) -> Result<Option<Vec<u8>>, ApiError> {
     let path = format!("{REQUESTS}/{name}");
     let found = match api.get::<CertificateSigningRequest>(&path).await {
         Err(error) if error.kind == ErrorKind::NotFound => {
@@ -201,7 +201,7 @@ async fn answer(
     let mut no = conditions.filter(|c| c.type_ == "Denied" || c.type_ == "Failed");
     if let Some(no) = no.next() {
         let why = no.message.as_deref().unwrap_or_default();
-        return Err(Error {
+        return Err(ApiError {
             kind: ErrorKind::Refused(403),
             message: format!("{name} is {}: {why}", no.type_.to_lowercase()),
         });
@@ -209,14 +209,14 @@ async fn answer(
     Ok(status.certificate.map(|c| c.0).filter(|c| !c.is_empty()))
 }
 
-fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRequest, Error> {
+fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRequest, ApiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     let subject = &mut params.distinguished_name;
     subject.push(DnType::OrganizationName, "system:nodes");
     subject.push(DnType::CommonName, format!("system:node:{node}"));
     let request = params.serialize_request(key).and_then(|r| r.pem());
-    let request = request.map_err(|e| Error::away(chain(&e)))?;
+    let request = request.map_err(|e| ApiError::away(chain(&e)))?;
     Ok(CertificateSigningRequest {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -241,13 +241,13 @@ fn fingerprint(key: &KeyPair) -> String {
 }
 
 /// The key of the request that is under way, or a new one.
-fn asked_key(folder: &Path) -> Result<KeyPair, Error> {
+fn asked_key(folder: &Path) -> Result<KeyPair, ApiError> {
     let path = folder.join(ASKED_KEY);
     let known = fs::read_to_string(&path).ok();
     if let Some(key) = known.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
         return Ok(key);
     }
-    let key = KeyPair::generate().map_err(|e| Error::away(chain(&e)))?;
+    let key = KeyPair::generate().map_err(|e| ApiError::away(chain(&e)))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     let written = made.and_then(|()| write(&path, key.serialize_pem().as_bytes()));
     written.map_err(|e| cannot("keep the key of a client certificate", &path, &e))?;
@@ -274,7 +274,7 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
 
 /// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
 /// and the certificate in the folder. It is written before the certificate is asked for, as by the
-/// kubelet: where it cannot be written, a certificate would be asked for in vain, and again and again.
+/// kubelet: where it cannot be written, a certificate would be requested again and again without effect.
 /// Tells whether a valid certificate is there already.
 ///
 /// # Errors
@@ -283,7 +283,7 @@ pub(super) fn write_kubeconfig(
     bootstrap: &Path,
     kubeconfig: &Path,
     folder: &Path,
-) -> Result<bool, Error> {
+) -> Result<bool, ApiError> {
     let found = connection::read(bootstrap)?;
     let context = found.contexts.iter();
     let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
@@ -292,7 +292,7 @@ pub(super) fn write_kubeconfig(
     let cluster = clusters.find(|c| Some(&c.name) == context.map(|c| &c.cluster));
     let cluster = cluster.and_then(|c| c.cluster.as_ref()).ok_or_else(|| {
         let path = bootstrap.display();
-        Error::away(format!("{path}: found no cluster of the current context"))
+        ApiError::away(format!("{path}: found no cluster of the current context"))
     })?;
     let certificate = current(folder);
     let text = serde_yaml::to_string(&json!({
@@ -309,7 +309,7 @@ pub(super) fn write_kubeconfig(
         }}],
         "current-context": "default-context",
     }));
-    let text = text.map_err(|e| Error::away(chain(&e)))?;
+    let text = text.map_err(|e| ApiError::away(chain(&e)))?;
     if fs::read_to_string(kubeconfig).ok().as_ref() != Some(&text) {
         let parent = kubeconfig.parent().unwrap_or(Path::new("/"));
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
@@ -335,8 +335,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
-    Error::away(format!("cannot {what} {}: {error}", path.display()))
+fn cannot(what: &str, path: &Path, error: &io::Error) -> ApiError {
+    ApiError::away(format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

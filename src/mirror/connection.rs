@@ -21,17 +21,17 @@ use tracing::debug;
 
 use super::api::Api;
 use super::bounded::{Bound, Bounded};
-use super::error::{Error, chain};
-use super::plugin::{self, Credential};
+use super::error::{ApiError, chain};
+use super::plugin::{self, PluginCredential};
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long a server may take to accept a connection.
+/// Interval between checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Time limit for connecting to a server.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is looked after this often, and is dead after so many looks.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_LOOKS: u32 = 2;
-/// A credential with a time of its own is got anew this long before it is over, but not more often than this.
+/// A credential with a time of its own is renewed this long before it is over, but not more often than this.
 const RENEW: SignedDuration = SignedDuration::from_secs(30);
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
 /// The clock of a machine may jump, so it is looked at this often.
@@ -42,21 +42,21 @@ const IDLE_TIME: Duration = Duration::from_secs(30);
 /// A connection, and what it was made from.
 pub(super) struct Connection {
     pub(super) api: Api,
-    pub(super) files: Files,
+    pub(super) files: WatchedFiles,
     /// The exec plugin that gave the credential, and when that is over.
     plugin: Option<(ExecConfig, Option<Timestamp>)>,
 }
 
 /// Files as they were when they were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
+pub(super) struct WatchedFiles(Vec<(PathBuf, Option<ContentStamp>)>);
 
-/// What tells one state of a file from another: device, inode, size, and time of change.
-type Stamp = (u64, u64, u64, i64, i64);
+/// Identity of a file's content: device, inode, size, and time of change.
+type ContentStamp = (u64, u64, u64, i64, i64);
 
-impl Files {
+impl WatchedFiles {
     /// These files as they are now.
-    pub(super) fn look(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(super) fn snapshot(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(
             paths
                 .into_iter()
@@ -70,7 +70,7 @@ impl Files {
         self.0.extend(others.0);
     }
 
-    /// Whether any of them changed, came or went.
+    /// True if any of the files changed, appeared or disappeared.
     fn changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
     }
@@ -78,12 +78,12 @@ impl Files {
     /// Waits until any of them changes.
     pub(super) async fn change(&self) {
         while !self.changed() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<ContentStamp> {
     let found = fs::metadata(path).ok()?;
     let changed = (found.ctime(), found.ctime_nsec());
     Some((found.dev(), found.ino(), found.size(), changed.0, changed.1))
@@ -99,9 +99,9 @@ impl Connection {
     pub(super) async fn open(
         kubeconfig: &Path,
         certificate: Option<&Path>,
-        mut fresh: Option<Credential>,
+        mut fresh: Option<PluginCredential>,
         requests: Arc<AtomicU64>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ApiError> {
         loop {
             let requests = Arc::clone(&requests);
             let fresh = fresh.take();
@@ -116,9 +116,9 @@ impl Connection {
     async fn open_now(
         kubeconfig: &Path,
         certificate: Option<&Path>,
-        fresh: Option<Credential>,
+        fresh: Option<PluginCredential>,
         requests: Arc<AtomicU64>,
-    ) -> Result<Option<Self>, Error> {
+    ) -> Result<Option<Self>, ApiError> {
         let mut files = vec![kubeconfig.to_owned()];
         let mut found = read(kubeconfig)?;
         if let Some(certificate) = certificate {
@@ -130,11 +130,11 @@ impl Connection {
         prefer_token_file(&mut found);
         files.extend(named_files(&found));
         // Before they are read, so that a change in between is seen as one.
-        let files = Files::look(files);
+        let files = WatchedFiles::snapshot(files);
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(found, &options).await;
-        let config =
-            config.map_err(|e| Error::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
+        let config = config
+            .map_err(|e| ApiError::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
         let mut config = config;
         let mut plugin = None;
         if let Some(exec) = exec_plugin(&mut config.auth_info) {
@@ -157,7 +157,7 @@ impl Connection {
     ///
     /// # Errors
     /// It is over, and the plugin gives no other.
-    pub(super) async fn renewed(&self) -> Result<Credential, Error> {
+    pub(super) async fn renewed(&self) -> Result<PluginCredential, ApiError> {
         let Some((exec, Some(expires))) = &self.plugin else {
             return std::future::pending().await;
         };
@@ -175,14 +175,14 @@ impl Connection {
                 Err(error) if Timestamp::now() < *expires => {
                     debug!(%error, "the exec plugin gives no new credential yet");
                 }
-                Err(error) => return Err(Error::away(error.to_string())),
+                Err(error) => return Err(ApiError::away(error.to_string())),
             }
         }
     }
 }
 
-fn of_plugin(kubeconfig: &Path, error: &plugin::Error) -> Error {
-    Error::away(format!("{}: {error}", kubeconfig.display()))
+fn of_plugin(kubeconfig: &Path, error: &plugin::PluginError) -> ApiError {
+    ApiError::away(format!("{}: {error}", kubeconfig.display()))
 }
 
 /// Takes the exec plugin that is to give the credential; what stands in the kubeconfig itself comes before.
@@ -194,7 +194,7 @@ fn exec_plugin(user: &mut AuthInfo) -> Option<ExecConfig> {
 }
 
 /// Shows what an exec plugin printed.
-fn show_credential(user: &mut AuthInfo, credential: Credential) {
+fn show_credential(user: &mut AuthInfo, credential: PluginCredential) {
     user.token = credential.token.map(Into::into);
     let encode = |pem: String| base64::engine::general_purpose::STANDARD.encode(pem);
     let certificate = credential.client_certificate_data.map(encode);
@@ -206,9 +206,9 @@ fn show_credential(user: &mut AuthInfo, credential: Credential) {
 }
 
 /// Reads a kubeconfig; the paths in it are meant from its folder.
-pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, Error> {
+pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, ApiError> {
     let found = Kubeconfig::read_from(kubeconfig);
-    found.map_err(|e| Error::away(chain(&e)))
+    found.map_err(|e| ApiError::away(chain(&e)))
 }
 
 /// The user of the current context.
@@ -232,7 +232,7 @@ fn show(kubeconfig: &mut Kubeconfig, certificate: &Path) {
     user.client_key = Some(path);
 }
 
-/// Where a user has both, the token in the file counts while it can be read (Kubernetes, `tokenFile` of a
+/// Prefers the token file where a user has both, as long as it can be read (Kubernetes, `tokenFile` of a
 /// kubeconfig).
 fn prefer_token_file(kubeconfig: &mut Kubeconfig) {
     if let Some(user) = user(kubeconfig)
@@ -265,13 +265,13 @@ fn named_files(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
     files.into_iter().map(PathBuf::from).collect()
 }
 
-fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
+fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), ApiError> {
     let mut clusters = kubeconfig
         .clusters
         .iter()
         .filter_map(|c| c.cluster.as_ref());
     if clusters.any(|cluster| cluster.proxy_url.is_some()) {
-        return Err(Error::away(
+        return Err(ApiError::away(
             "the kubeconfig has a proxy-url, expected none: podkeeper asks the API server directly",
         ));
     }
@@ -280,10 +280,10 @@ fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
 
 /// Providers of the time before exec plugins: the kubelet has none of them any more, and one of them would
 /// run a program without a limit.
-fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), Error> {
+fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), ApiError> {
     let provider = user(kubeconfig).and_then(|user| user.auth_provider.as_ref());
     match provider {
-        Some(provider) => Err(Error::away(format!(
+        Some(provider) => Err(ApiError::away(format!(
             "the kubeconfig has the auth-provider {:?}, expected none: use an exec plugin",
             provider.name
         ))),
@@ -293,8 +293,8 @@ fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), Error> {
 
 /// A client of its own making: the library's usual one tries again by itself and writes a log line
 /// for each failure, which are both ours to do.
-fn client(config: &Config) -> Result<Client, Error> {
-    let wrong = |e: kube::Error| Error::away(chain(&e));
+fn client(config: &Config) -> Result<Client, ApiError> {
+    let wrong = |e: kube::Error| ApiError::away(chain(&e));
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     /// Begins to connect by a plugin that hangs for as long as the folder is there, and waits until it does.
-    async fn hanging(folder: &TempDir) -> tokio::task::JoinHandle<Result<(), Error>> {
+    async fn hanging(folder: &TempDir) -> tokio::task::JoinHandle<Result<(), ApiError>> {
         let begun = folder.path().join("begun");
         let script = format!(
             ": > {0}; while [ -e {0} ]; do sleep 0.1; done",
@@ -474,7 +474,7 @@ mod tests {
             let path = "/apis/authentication.k8s.io/v1/tokenreviews";
             let review = Request::post(path).body(vec![]).unwrap();
             let error = api.client().request::<Value>(review).await.unwrap_err();
-            let error = Error::from(error);
+            let error = ApiError::from(error);
             assert!(error.message.contains("more than 1048576 bytes"), "{error}");
         }
     }

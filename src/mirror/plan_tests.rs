@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
-use super::plan::{CREATE_GAP, Memory, PATCH_GAP, Plan, Step, View, plan};
+use super::plan::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::report::Told;
 
@@ -31,7 +31,7 @@ fn node() -> NodeIdentity {
     }
 }
 
-/// What is told of a Pod whose version has this UID.
+/// Report of a Pod whose version has this UID.
 fn told(name: &str, version: &str, phase: &str) -> Told {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
@@ -91,7 +91,7 @@ struct World {
     wanted: BTreeSet<PodKey>,
     complete: bool,
     seen: BTreeMap<PodKey, SeenPod>,
-    memory: Memory,
+    state: RequestState,
     settled: bool,
     now: Instant,
 }
@@ -106,20 +106,20 @@ impl World {
             wanted: BTreeSet::new(),
             complete: true,
             seen: seen.into_iter().map(|s| (s.key(), s)).collect(),
-            memory: Memory::default(),
+            state: RequestState::default(),
             settled: true,
             now: Instant::now(),
         }
     }
 
-    fn plan(&self) -> Plan {
-        plan(&View {
+    fn plan(&self) -> MirrorPlan {
+        plan(&MirrorView {
             told: &self.told,
             wanted: &self.wanted,
             complete: self.complete,
             seen: &self.seen,
             node: &node(),
-            memory: &self.memory,
+            state: &self.state,
             settled: self.settled,
             now: self.now,
         })
@@ -129,17 +129,17 @@ impl World {
     fn step(&self) -> &'static str {
         match self.plan().steps.as_slice() {
             [] => "nothing",
-            [(_, Step::Create)] => "create",
-            [(_, Step::Patch(_))] => "patch",
-            [(_, Step::Delete(_))] => "delete",
+            [(_, MirrorStep::Create)] => "create",
+            [(_, MirrorStep::Patch(_))] => "patch",
+            [(_, MirrorStep::Delete(_))] => "delete",
             more => panic!("{more:?}"),
         }
     }
 
     /// Does what an API server does with a step.
-    fn take(&mut self, key: &PodKey, step: Step, new_uid: &str) {
+    fn take(&mut self, key: &PodKey, step: MirrorStep, new_uid: &str) {
         match step {
-            Step::Create => {
+            MirrorStep::Create => {
                 assert!(!self.seen.contains_key(key), "there is one already");
                 let Pod { metadata, .. } = mirror(&self.told[key], &node()).unwrap();
                 let metadata = SeenMeta {
@@ -156,13 +156,13 @@ impl World {
                 };
                 self.seen.insert(key.clone(), SeenPod { metadata, status });
             }
-            Step::Patch(patch) => {
+            MirrorStep::Patch(patch) => {
                 let pod = self.seen.get_mut(key).unwrap();
                 assert_eq!(patch["metadata"]["uid"], pod.uid());
                 let phase = patch["status"]["phase"].as_str();
                 pod.status.phase = phase.map(str::to_owned);
             }
-            Step::Delete(uid) => {
+            MirrorStep::Delete(uid) => {
                 assert_eq!(self.seen.remove(key).unwrap().uid(), uid);
             }
         }
@@ -297,8 +297,8 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     assert_eq!(world.step(), "nothing");
     world.settled = true;
     let earlier = world.now.checked_sub(Duration::from_millis(300)).unwrap();
-    world.memory.patched.insert(key("web-n1"), earlier);
-    let Plan { steps, wake } = world.plan();
+    world.state.patched.insert(key("web-n1"), earlier);
+    let MirrorPlan { steps, wake } = world.plan();
     assert_eq!((steps.len(), wake), (0, Some(earlier + PATCH_GAP)));
     world.now = earlier + PATCH_GAP;
     assert_eq!(world.step(), "patch");
@@ -307,20 +307,20 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
 #[test]
 fn a_step_waits_for_the_one_before_and_after_a_failure() {
     let mut world = World::new(Some(told("web-n1", "v1", "Running")), None);
-    world.memory.busy.insert(key("web-n1"));
+    world.state.busy.insert(key("web-n1"));
     assert_eq!(world.step(), "nothing");
-    world.memory.busy.clear();
+    world.state.busy.clear();
     let later = world.now + Duration::from_secs(5);
-    world.memory.not_before.insert(key("web-n1"), later);
+    world.state.not_before.insert(key("web-n1"), later);
     assert_eq!(
         world.plan(),
-        Plan {
+        MirrorPlan {
             steps: vec![],
             wake: Some(later)
         }
     );
-    world.memory.not_before.clear();
-    world.memory.created.insert(key("web-n1"), world.now);
+    world.state.not_before.clear();
+    world.state.created.insert(key("web-n1"), world.now);
     assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
 }
 
@@ -329,7 +329,7 @@ fn a_patch_that_changed_nothing_is_not_sent_again() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
     let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
     let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
-    world.memory.vain.insert(key("web-n1"), patch);
+    world.state.no_op.insert(key("web-n1"), patch);
     assert_eq!(world.step(), "nothing");
     world
         .told
@@ -407,7 +407,7 @@ proptest! {
             let mut taken = false;
             for (key, step) in world.plan().steps {
                 // Where a foreign Pod has the name, making ours is refused for ever.
-                if step == Step::Create && world.seen.contains_key(&key) {
+                if step == MirrorStep::Create && world.seen.contains_key(&key) {
                     continue;
                 }
                 world.take(&key, step, &format!("new{round}"));

@@ -33,7 +33,7 @@ const MAX_COMPLAINT: usize = 1024;
 
 /// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
 /// file system, whatever it is sent.
-fn places() -> Arc<Semaphore> {
+fn permits() -> Arc<Semaphore> {
     const MOST: usize = 16;
     static PLACES: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
     Arc::clone(PLACES.get_or_init(|| Arc::new(Semaphore::new(MOST))))
@@ -41,7 +41,7 @@ fn places() -> Arc<Semaphore> {
 
 /// A plugin gave no credential.
 #[derive(Debug, Error)]
-pub(super) enum Error {
+pub(super) enum PluginError {
     #[error("users[].user.exec.command: found none, expected the program of the exec plugin")]
     NoCommand,
     #[error(
@@ -81,16 +81,16 @@ pub(super) enum Error {
     Empty,
 }
 
-/// What a plugin printed.
+/// Output of an exec plugin.
 #[derive(Deserialize)]
 struct ExecCredential {
-    status: Option<Credential>,
+    status: Option<PluginCredential>,
 }
 
 /// A credential to show to the API server.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Credential {
+pub(super) struct PluginCredential {
     pub(super) token: Option<String>,
     /// PEM.
     pub(super) client_certificate_data: Option<String>,
@@ -102,7 +102,7 @@ pub(super) struct Credential {
     pub(super) expires: Option<Timestamp>,
 }
 
-impl std::fmt::Debug for Credential {
+impl std::fmt::Debug for PluginCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let expires = &self.expires;
         f.debug_struct("Credential")
@@ -111,16 +111,16 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-impl Credential {
-    fn parse(text: &[u8]) -> Result<Self, Error> {
+impl PluginCredential {
+    fn parse(text: &[u8]) -> Result<Self, PluginError> {
         // JSON or YAML, as client-go reads it, but none that is nested too deep or grows without end.
         let document = document::read_one(text, "ExecCredential").map_err(|problems| {
             let problems = problems.iter().map(|problem| problem.message.as_str());
-            Error::Parse(shortened(&problems.collect::<Vec<_>>().join("; ")))
+            PluginError::Parse(shortened(&problems.collect::<Vec<_>>().join("; ")))
         })?;
         let parsed: Result<ExecCredential, _> = serde_json::from_value(document.value);
-        let parsed = parsed.map_err(|e| Error::Parse(shortened(&e.to_string())))?;
-        let mut found = parsed.status.ok_or(Error::Empty)?;
+        let parsed = parsed.map_err(|e| PluginError::Parse(shortened(&e.to_string())))?;
+        let mut found = parsed.status.ok_or(PluginError::Empty)?;
         let texts = [
             &mut found.token,
             &mut found.client_certificate_data,
@@ -133,10 +133,11 @@ impl Credential {
         if has_certificate != found.client_key_data.is_some()
             || !(has_certificate || found.token.is_some())
         {
-            return Err(Error::Empty);
+            return Err(PluginError::Empty);
         }
         if let Some(time) = &found.expiration_timestamp {
-            let wrong = |e: jiff::Error| Error::Parse(format!("status.expirationTimestamp: {e}"));
+            let wrong =
+                |e: jiff::Error| PluginError::Parse(format!("status.expirationTimestamp: {e}"));
             found.expires = Some(parse_time(time).map_err(wrong)?);
         }
         Ok(found)
@@ -161,38 +162,38 @@ fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
 ///
 /// # Errors
 /// It cannot be started, takes too long, prints too much, fails, or prints something else.
-pub(super) async fn run(exec: &ExecConfig) -> Result<Credential, Error> {
+pub(super) async fn run(exec: &ExecConfig) -> Result<PluginCredential, PluginError> {
     let mut command = command(exec)?;
-    let place = places()
+    let place = permits()
         .try_acquire_owned()
-        .map_err(|_| Error::Unkillable)?;
-    let child = command.spawn().map_err(|error| Error::Start {
+        .map_err(|_| PluginError::Unkillable)?;
+    let child = command.spawn().map_err(|error| PluginError::Start {
         command: exec.command.clone().unwrap_or_default(),
         error,
         hint: exec.install_hint.clone(),
     })?;
-    let mut running = Running {
+    let mut running = RunningPlugin {
         child: Some(child),
         place: Some(place),
     };
     let ended = tokio::time::timeout(PLUGIN_TIME, running.end()).await;
-    let (status, printed, complaint) = ended.map_err(|_| Error::TimedOut)??;
+    let (status, printed, complaint) = ended.map_err(|_| PluginError::TimedOut)??;
     if !status.success() {
         let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-        return Err(Error::Failed { status, complaint });
+        return Err(PluginError::Failed { status, complaint });
     }
-    Credential::parse(&printed)
+    PluginCredential::parse(&printed)
 }
 
-fn command(exec: &ExecConfig) -> Result<Command, Error> {
-    let program = exec.command.as_ref().ok_or(Error::NoCommand)?;
+fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
+    let program = exec.command.as_ref().ok_or(PluginError::NoCommand)?;
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
-        return Err(Error::Interactive);
+        return Err(PluginError::Interactive);
     }
     let mut spec = json!({"interactive": false});
     if exec.provide_cluster_info {
-        let cluster = exec.cluster.as_ref().ok_or(Error::NoCluster)?;
-        spec["cluster"] = serde_json::to_value(cluster).map_err(|_| Error::NoCluster)?;
+        let cluster = exec.cluster.as_ref().ok_or(PluginError::NoCluster)?;
+        spec["cluster"] = serde_json::to_value(cluster).map_err(|_| PluginError::NoCluster)?;
     }
     let info = json!({
         "apiVersion": exec.api_version,
@@ -217,18 +218,18 @@ fn command(exec: &ExecConfig) -> Result<Command, Error> {
 }
 
 /// A plugin that runs. It is killed where this is dropped before its end.
-struct Running {
+struct RunningPlugin {
     child: Option<Child>,
     /// Its place among all that run.
     place: Option<OwnedSemaphorePermit>,
 }
 
-impl Running {
+impl RunningPlugin {
     /// Waits for its end; gives how it ended, and what it printed to its standard output and error.
-    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Error> {
+    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), PluginError> {
         let (mut printed, mut complaint) = (vec![], vec![]);
         let Some(child) = &mut self.child else {
-            return Err(Error::NoCommand);
+            return Err(PluginError::NoCommand);
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let status = {
@@ -262,7 +263,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningPlugin {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
@@ -284,7 +285,10 @@ impl Drop for Running {
 }
 
 /// Reads to the end, but no more than may be.
-async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+async fn read_all(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &mut Vec<u8>,
+) -> Result<(), PluginError> {
     let Some(mut from) = from else {
         return Ok(());
     };
@@ -295,14 +299,17 @@ async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Res
             return Ok(());
         }
         if to.len().saturating_add(length) > MAX_OUTPUT {
-            return Err(Error::TooLong);
+            return Err(PluginError::TooLong);
         }
         to.extend_from_slice(&chunk[..length]);
     }
 }
 
 /// Reads to the end, and keeps the beginning.
-async fn read_begin(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+async fn read_begin(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &mut Vec<u8>,
+) -> Result<(), PluginError> {
     let Some(mut from) = from else {
         return Ok(());
     };
@@ -376,7 +383,7 @@ mod tests {
             ("", None),
         ] {
             let printed = format!("status: {{token: t, expirationTimestamp: {time:?}}}");
-            let expires = Credential::parse(printed.as_bytes()).map(|found| found.expires);
+            let expires = PluginCredential::parse(printed.as_bytes()).map(|found| found.expires);
             match expected {
                 Some(expected) => assert_eq!(expires.unwrap(), Some(expected), "{time}"),
                 None => assert!(expires.is_err(), "{time}"),
@@ -384,7 +391,7 @@ mod tests {
         }
         for number in ["-1", "0", "1e300", "9223372036854775808"] {
             let printed = format!("status: {{token: t, expirationTimestamp: {number}}}");
-            let error = Credential::parse(printed.as_bytes())
+            let error = PluginCredential::parse(printed.as_bytes())
                 .unwrap_err()
                 .to_string();
             assert!(error.contains("ExecCredential"), "{error}");
@@ -406,7 +413,7 @@ mod tests {
             format!("{laughs}status: *a19\n"),
         ] {
             assert!(
-                Credential::parse(text.as_bytes()).is_err(),
+                PluginCredential::parse(text.as_bytes()).is_err(),
                 "{}",
                 &text[..20]
             );

@@ -20,8 +20,11 @@ use super::rules::{
 };
 use super::waiting::{self, cleanup_failure};
 use crate::manifest::StaticPod;
-use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
-use crate::probe::Kind;
+use crate::manifest::objects::{
+    container_start_errors as unmet_by_container, start_errors as unmet,
+    volume_start_errors as unmet_by_volumes,
+};
+use crate::probe::ProbeKind as Kind;
 use crate::translate::is_sidecar;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:

@@ -14,7 +14,7 @@ use super::plan::{Step, Why, plan};
 use super::plan_tests::World;
 use super::rules::{is_finished, stop_order};
 use crate::manifest::{PodKey, StaticPod};
-use crate::probe::{Failed, Health, Kind};
+use crate::probe::{Failed, Health, ProbeKind as Kind};
 
 /// A Pod of this specification, with the UID `u`.
 pub(super) fn pod(spec: Value) -> Arc<StaticPod> {

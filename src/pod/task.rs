@@ -42,7 +42,9 @@ use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
 use crate::manifest::PodKey;
 use crate::probe::hook::POST_START_FAILED;
-use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
+use crate::probe::{
+    Health, ProbeResult, ProbeUpdate as News, ProbedContainer as Wanted, Probes, Which,
+};
 use crate::source::DesiredPod;
 use crate::translate::NodeFacts;
 use crate::units::time::Later;

@@ -8,7 +8,9 @@ use super::observed::Container;
 use super::plan::{View, WantedImage, image_volumes, wanted_images};
 use super::rules::{Restart, all_containers, init_containers, is_finished, restart};
 use crate::manifest::StaticPod;
-use crate::manifest::objects::{unmet, unmet_by_container};
+use crate::manifest::objects::{
+    container_start_errors as unmet_by_container, start_errors as unmet,
+};
 
 /// Kubernetes' word for what waits for a `ConfigMap` or `Secret`.
 pub(super) const MISSING_OBJECT: &str = "CreateContainerConfigError";

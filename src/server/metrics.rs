@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::state::State;
 use crate::cri::Calls;
 use crate::measure::{counter, gauge, gauges};
-use crate::mirror::metrics::Metrics as MirrorMetrics;
+use crate::mirror::metrics::MirrorMetrics;
 use crate::pod::metrics::Metrics as PodMetrics;
 use crate::source::Freshness;
 

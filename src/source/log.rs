@@ -1,4 +1,4 @@
-//! What a source says of its changes.
+//! Log messages about the changes of a source.
 
 use std::collections::BTreeSet;
 

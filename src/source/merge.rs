@@ -22,7 +22,7 @@ const MANIFESTS: &str = "manifests";
 const URL: &str = "url";
 const OWNED: &str = "owned.json";
 
-/// Where manifests come from.
+/// Sources of manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// A directory, or one file.
@@ -63,16 +63,16 @@ impl Sources {
 }
 
 /// A source in its own task, and what it last wanted.
-struct Running<S> {
+struct RunningSource<S> {
     source: Option<S>,
     desired: watch::Receiver<Option<Desired>>,
     task: Option<JoinHandle<()>>,
-    /// What it or the one before it last wanted.
+    /// Desired Pods that it or the one before it published last.
     last: Option<Desired>,
     read: LastRead,
 }
 
-impl<S: Clone + PartialEq> Running<S> {
+impl<S: Clone + PartialEq> RunningSource<S> {
     fn new(read: LastRead) -> Self {
         Self {
             source: None,
@@ -137,16 +137,16 @@ async fn follow(
 ) {
     let state = url_state.clone();
     let mut owned = blocking(move || Owned::read(&state)).await;
-    let mut files = Running::new(freshness.directory);
-    let mut web = Running::new(freshness.url);
+    let mut files = RunningSource::new(freshness.directory);
+    let mut web = RunningSource::new(freshness.url);
     let mut eager = false;
     loop {
         let wanted = sources.borrow_and_update().clone();
         files
-            .exchange(wanted.directory.as_ref(), DirectorySource::run_telling)
+            .exchange(wanted.directory.as_ref(), DirectorySource::run_recording)
             .await;
         web.exchange(wanted.url.as_ref(), |source, sender, read| {
-            UrlSource::run_telling(source, sender, eager, read)
+            UrlSource::run_recording(source, sender, eager, read)
         })
         .await;
         eager = true;
@@ -230,7 +230,7 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
     (desired, owned)
 }
 
-/// The Pods that are the web's, on disk, so that a file that comes while the agent is away does not
+/// The Pods that are the web's, on disk, so that a file that comes while the agent is down does not
 /// take one over.
 struct Owned {
     folder: PathBuf,

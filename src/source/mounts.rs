@@ -20,7 +20,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The file system that a folder lies on, and where that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct MountIdentity {
     /// The boot in which the device had its number.
     boot: String,
     device: u64,
@@ -38,7 +38,7 @@ struct Mount {
     source: String,
 }
 
-impl Place {
+impl MountIdentity {
     /// The place of an open folder.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ pub(crate) fn mountinfo() -> String {
 
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
-pub(crate) fn on_the_way(mountinfo: &str, path: &Path) -> Vec<u64> {
+pub(crate) fn on_path(mountinfo: &str, path: &Path) -> Vec<u64> {
     let lines = mountinfo.lines().filter(|line| {
         let point = line.split(' ').nth(4);
         // Blanks and the like are escaped, and such mounts not found here.
@@ -169,8 +169,8 @@ mod tests {
     const NFS: &str = "36 35 0:40 / /etc/kubernetes/manifests rw,noatime shared:1 master:2 - nfs4 \
                        filer:/export rw,hard";
 
-    fn place(boot: &str, device: u64, line: &str) -> Place {
-        Place {
+    fn place(boot: &str, device: u64, line: &str) -> MountIdentity {
+        MountIdentity {
             boot: boot.to_owned(),
             device,
             mount: parse(line),
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn the_place_of_a_folder_is_found() {
         let proc = File::open("/proc").unwrap();
-        let place = Place::of(proc.as_fd()).unwrap();
+        let place = MountIdentity::of(proc.as_fd()).unwrap();
         assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
-        assert!(place.is_same(&Place::of(proc.as_fd()).unwrap()));
-        let way = on_the_way(&mountinfo(), Path::new("/proc/self"));
+        assert!(place.is_same(&MountIdentity::of(proc.as_fd()).unwrap()));
+        let way = on_path(&mountinfo(), Path::new("/proc/self"));
         assert!(!way.is_empty());
-        assert_ne!(way, on_the_way(&mountinfo(), Path::new("/etc")));
+        assert_ne!(way, on_path(&mountinfo(), Path::new("/etc")));
     }
 }

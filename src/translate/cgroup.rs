@@ -2,7 +2,7 @@
 
 use super::QosClass;
 
-/// Who writes to the cgroup file system.
+/// Manager of the cgroup file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupDriver {
     /// Whoever needs a cgroup makes it.

@@ -52,7 +52,7 @@ pub struct ContainerInstance {
     pub user_namespace: Option<UserNamespaceRange>,
 }
 
-/// What the runtime is asked for: one instance of one container of the Pod.
+/// Container config for the runtime: one instance of one container of the Pod.
 ///
 /// # Errors
 /// The Pod asks for something that is not there or cannot be had here.

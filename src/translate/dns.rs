@@ -1,4 +1,4 @@
-//! What a Pod's `/etc/resolv.conf` says, by its DNS policy (Kubernetes, DNS for Services and Pods).
+//! Content of a Pod's `/etc/resolv.conf`, by its DNS policy (Kubernetes, DNS for Services and Pods).
 
 use std::net::IpAddr;
 
@@ -22,9 +22,9 @@ pub struct ResolvConf {
     pub servers: Vec<String>,
     /// The last `search` line.
     pub searches: Vec<String>,
-    /// What all `options` lines say together.
+    /// Options of all `options` lines together.
     pub options: Vec<String>,
-    /// Whether the node is to have none: an empty `--resolv-conf`.
+    /// True if Pods get no configuration of the node: an empty `--resolv-conf`.
     is_none: bool,
 }
 
@@ -100,8 +100,8 @@ pub(super) fn dns_config(
     config
 }
 
-/// What a Pod does not get of its DNS configuration, or gets in vain; the first two in the kubelet's words,
-/// for events with its reason `DNSConfigForming`.
+/// Returns the parts of a Pod's DNS configuration that are left out or have no effect; the first two in the
+/// kubelet's words, for events with its reason `DNSConfigForming`.
 #[must_use]
 pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Vec<String> {
     let Some(spec) = &pod.pod.spec else {
@@ -143,9 +143,8 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
     problems
 }
 
-/// What keeps the runtime from taking the host's configuration where there is to be none: this machine's own
-/// name server, by the family of the addresses given for the node, and no domain to search (the kubelet's
-/// `GetPodDNS`).
+/// Returns a configuration that keeps the runtime from using the host's: this machine's own name server, by
+/// the family of the node's addresses, and no search domain (the kubelet's `GetPodDNS`).
 fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
     let given = facts.host_ips.given();
     let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };

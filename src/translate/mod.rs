@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 pub use cgroup::{CgroupDriver, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths};
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::{ResolvConf, dns_problems};
-pub use downward::{Addresses, Asker, field_value, resource_value};
+pub use downward::{Addresses, ResourceConsumer, field_value, resource_value};
 pub use env::EnvFileKey;
 pub use host_ips::HostIps;
 pub use hosts::hosts_file;

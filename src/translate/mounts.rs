@@ -1,4 +1,4 @@
-//! What a container has mounted.
+//! Mounts of a container.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -32,7 +32,7 @@ pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result
 }
 
 /// The container's mounts: those it asks for in their order, then its hosts file and the file for its
-/// last words.
+/// termination message.
 pub(super) fn mounts(
     facts: &NodeFacts,
     pod: &StaticPod,
@@ -146,7 +146,7 @@ fn propagation(mount: &VolumeMount) -> MountPropagation {
     }
 }
 
-/// Whether what is mounted below a mount is read-only too.
+/// True if mounts below a read-only mount are read-only too.
 fn recursive_read_only(
     facts: &NodeFacts,
     spec: &PodSpec,

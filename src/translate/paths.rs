@@ -1,5 +1,5 @@
-//! Where a Pod's files lie on the node: below the root directory and the Pods' log directory, under
-//! the kubelet's names.
+//! Paths of a Pod's files on the node: below the root directory and the Pods' log directory, under the
+//! kubelet's names.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub struct Paths {
     pub logs: PathBuf,
     /// The folder of links to containers' logs, where log shippers look.
     pub container_logs: PathBuf,
-    /// Where cgroup file systems are mounted.
+    /// Mount point of the cgroup file systems.
     pub cgroups: PathBuf,
 }
 
@@ -89,7 +89,7 @@ impl Paths {
         volumes.join(format!("kubernetes.io~{kind}")).join(volume)
     }
 
-    /// Where a part of a volume is mounted for a container.
+    /// Mount point of a volume's `subPath` for a container.
     #[must_use]
     pub fn sub_path(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
         let folder = self.pod(uid).join("volume-subpaths").join(volume);
@@ -109,7 +109,7 @@ impl Paths {
         self.pod(uid).join("containers").join(container)
     }
 
-    /// The file that a container leaves its last words in; each attempt has its own.
+    /// The file that a container leaves its termination message in; each attempt has its own.
     #[must_use]
     pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         let folder = self.container(uid, container);
@@ -153,7 +153,7 @@ impl Paths {
     }
 }
 
-/// What stands behind a volume of a Pod.
+/// Source of a volume of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A file or folder of the host, and the type it has to have (empty: whatever is there).
@@ -178,14 +178,14 @@ impl VolumeSource {
         }
     }
 
-    /// Whether no container may write to it, whatever it asks for.
+    /// True if no container may write to it, whatever its mounts say.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Files(_))
     }
 }
 
-/// What stands behind a volume; `None` for a kind that is not carried out, which acceptance refuses.
+/// Returns the source of a volume; `None` for a kind that is not implemented, which acceptance refuses.
 #[must_use]
 pub fn volume_source(paths: &Paths, pod: &StaticPod, volume: &Volume) -> Option<VolumeSource> {
     if let Some(host) = &volume.host_path {

@@ -1,4 +1,4 @@
-//! Requests and limits to what cgroups are told: classes of service, CPU shares and quotas, memory
+//! Requests and limits to what cgroups are told: QoS classes, CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ const MIN_QUOTA: i64 = 1_000;
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
-/// How readily the kernel kills processes when memory runs out (Kubernetes, Node-pressure eviction).
+/// OOM score adjustment by QoS class (Kubernetes, Node-pressure eviction).
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 /// Whose Pods the kernel spares as it spares guaranteed ones.
@@ -80,7 +80,7 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
         .chain(&spec.containers)
 }
 
-/// Whether an init container is a sidecar, which runs as long as the Pod.
+/// True if an init container is a sidecar, which runs as long as the Pod.
 #[must_use]
 pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
@@ -94,7 +94,7 @@ fn asked(resources: &ResourceRequirements, name: &str) -> Option<Quantity> {
     amount(resources.requests.as_ref(), name)
 }
 
-/// What is requested; a limit is a request where there is no other.
+/// Request for a resource; a limit is a request where there is no other.
 fn request(resources: &ResourceRequirements, name: &str) -> Quantity {
     asked(resources, name).unwrap_or_else(|| limit(resources, name))
 }
@@ -103,19 +103,19 @@ fn limit(resources: &ResourceRequirements, name: &str) -> Quantity {
     amount(resources.limits.as_ref(), name).unwrap_or_default()
 }
 
-/// What a container requests of a resource.
+/// Request of a container for a resource.
 pub(crate) fn container_request(container: &Container, name: &str) -> Quantity {
     let resources = container.resources.as_ref();
     resources.map(|r| request(r, name)).unwrap_or_default()
 }
 
-/// What a container is limited to; zero where it is not.
+/// Limit of a container; zero if it has none.
 pub(crate) fn container_limit(container: &Container, name: &str) -> Quantity {
     let resources = container.resources.as_ref();
     resources.map(|r| limit(r, name)).unwrap_or_default()
 }
 
-/// What a container is limited to by itself or else by its Pod; zero where it is not.
+/// Limit of a container, or else of its Pod; zero if there is none.
 pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
     let own = container_limit(container, name);
     let of_pod = || spec.resources.as_ref().map(|r| limit(r, name));
@@ -126,8 +126,8 @@ pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str)
     }
 }
 
-/// What a Pod requests of a resource in all, without its overhead: the most that its containers can
-/// need at one time (Kubernetes, Init Containers, "Resource sharing within containers").
+/// Request of a Pod for a resource without its overhead: the most that its containers need at one time
+/// (Kubernetes, Init Containers, "Resource sharing within containers").
 #[must_use]
 fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
     let own = spec.resources.as_ref();
@@ -138,7 +138,7 @@ fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
     }
 }
 
-/// What a Pod is limited to in all, without its overhead; zero where it is not.
+/// Limit of a Pod without its overhead; zero if it has none.
 #[must_use]
 pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
     let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
@@ -177,7 +177,7 @@ pub(super) fn sandbox_resources(facts: &NodeFacts, spec: &PodSpec) -> LinuxConta
     )
 }
 
-/// What running the Pod costs besides its containers.
+/// Overhead of the Pod besides its containers.
 pub(super) fn overhead(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
     let Some(overhead) = &spec.overhead else {
         return LinuxContainerResources::default();
@@ -209,7 +209,7 @@ pub(super) fn container_resources(
     resources
 }
 
-/// What a Pod requests of the node, its overhead included.
+/// Requests of a Pod, its overhead included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requested {
     /// Thousandths of a CPU.
@@ -222,7 +222,7 @@ pub struct Requested {
     pub huge_pages: BTreeMap<String, i64>,
 }
 
-/// What a Pod requests of the node in all.
+/// Returns the requests of a Pod, its overhead included.
 #[must_use]
 pub fn requested(spec: &PodSpec) -> Requested {
     let overhead = |name: &str| amount(spec.overhead.as_ref(), name).unwrap_or_default();
@@ -242,7 +242,7 @@ pub fn requested(spec: &PodSpec) -> Requested {
     }
 }
 
-/// What a Pod as a whole requests, and its requests and limits, as its status tells them.
+/// Returns the amounts that a Pod is allocated, and its requests and limits, as its status reports them.
 #[must_use]
 pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
     let requests = summed(spec, |r| r.requests.as_ref());
@@ -255,8 +255,8 @@ pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
     (requests, resources)
 }
 
-/// What a container requests, and its requests and limits, as its status tells them: where it has
-/// limits of its own, those that it has by its Pod are told too.
+/// Returns the amounts that a container is allocated, and its requests and limits, as its status reports
+/// them: a container with limits of its own also has those that the Pod's limits imply.
 #[must_use]
 pub fn container_amounts(
     pod: Option<&PodSpec>,
@@ -308,7 +308,7 @@ fn summed(
     summed
 }
 
-/// What the cgroup of a Pod is limited to, its overhead included.
+/// Limits of a Pod's cgroup, its overhead included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupLimits {
     /// CPU shares, from 2 to 262144.
@@ -441,7 +441,7 @@ fn hugepage_limits(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> 
     sizes.map(limit).collect()
 }
 
-/// How a resource of pages of a size as cgroups write it (`2MB`) may be named: `hugepages-2Mi`.
+/// Possible resource names of a huge page size as cgroups write it (`2MB`): `hugepages-2Mi`.
 fn hugepage_names(size: &str) -> Vec<String> {
     let Some((number, unit)) = size
         .find(|c: char| !c.is_ascii_digit())

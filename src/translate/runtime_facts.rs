@@ -1,10 +1,10 @@
-//! What the container runtime can do, which may change while the agent runs: it may be upgraded.
+//! Features of the container runtime, which may change while the agent runs: it may be upgraded.
 
 use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-/// What a runtime can do, whatever the handler.
+/// Features of a runtime, whatever the handler.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RuntimeFeatures {
     /// Leave out the groups that the image has a user in.
@@ -13,7 +13,7 @@ pub struct RuntimeFeatures {
     pub image_volumes: bool,
 }
 
-/// What a runtime handler can do.
+/// Features of a runtime handler.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HandlerFeatures {
     /// Mounts that are read-only with all that is mounted below.
@@ -25,9 +25,9 @@ pub struct HandlerFeatures {
 /// Features that a runtime reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
-    /// What it can do, whatever the handler.
+    /// Features of the runtime, whatever the handler.
     pub features: RuntimeFeatures,
-    /// What its handlers can do, by name; the empty name is the default one.
+    /// Features of its handlers, by name; the empty name is the default one.
     pub handlers: BTreeMap<String, HandlerFeatures>,
     /// The runtime has not answered yet: what is missing here it may have.
     pub is_incomplete: bool,
@@ -57,7 +57,7 @@ impl RuntimeFacts {
         reported.handlers.get(name).copied().unwrap_or_default()
     }
 
-    /// Whether the runtime has not reported its features yet.
+    /// True if the runtime has not reported its features yet.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.0.borrow().is_incomplete

@@ -126,7 +126,7 @@ fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
     Ok(None)
 }
 
-/// What stands up to the closing quote, over as many lines as it takes.
+/// Returns the text up to the closing quote, which may span several lines.
 fn quoted<'a>(
     first: &'a str,
     number: usize,

@@ -101,7 +101,7 @@ fn make_open_folder(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
-/// Whether a folder holds just these files.
+/// True if a folder holds exactly these files.
 fn holds(folder: &Path, payload: &Payload) -> bool {
     let same = |(path, file): (&String, &super::payload::File)| {
         let path = folder.join(path);

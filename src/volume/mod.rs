@@ -38,7 +38,7 @@ pub use sub_path::prepare_sub_path;
 /// `…OrCreate` types. What is there already stays as it is. Volumes that no container uses are left out.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
     share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
@@ -56,7 +56,7 @@ pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
 /// Brings the files up to date that the agent writes.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
     share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
@@ -65,10 +65,10 @@ pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
     })
 }
 
-/// Whether every volume is, or can become, what it has to be; makes nothing.
+/// Checks that every volume has its type, or can be created so; creates nothing.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), String> {
     each(&facts.paths, pod, |_, volume, source| match source {
         VolumeSource::HostPath { path, kind } => host_path::check(path, kind),

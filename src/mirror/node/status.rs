@@ -1,4 +1,4 @@
-//! What the Node says of the machine: pure functions of what was measured.
+//! Status of the Node: pure functions of the measurements.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ use crate::translate::NodeFacts;
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
 /// distributions of the node agent write theirs.
 const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
-/// How resources of huge pages begin, before the size of a page.
+/// Prefix of the resource names of huge pages, followed by the size of a page.
 const HUGE_PAGES: &str = "hugepages-";
-/// What this agent does of what nodes declare.
+/// Node-declared features that this agent implements.
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// The Node as it is made.
@@ -82,8 +82,8 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
     ips.chain(name).collect()
 }
 
-/// What the machine has. Resources that others advertise there stay (Kubernetes, Advertise Extended
-/// Resources for a Node); huge pages of a size that the machine has not go.
+/// Merges the machine's capacity. Resources that others advertise there stay (Kubernetes, Advertise Extended
+/// Resources for a Node); huge pages of a size that the machine does not have are removed.
 fn capacity(
     facts: &NodeFacts,
     measured: &Measured,
@@ -169,7 +169,7 @@ fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
 
 /// A condition's type, whether it holds, its reason and message. Types and reasons are those that
 /// tools look for (Kubernetes, Node Status, "Conditions").
-type Condition = (&'static str, bool, &'static str, String);
+type ConditionRow = (&'static str, bool, &'static str, String);
 
 fn conditions(
     measured: &Measured,
@@ -181,7 +181,7 @@ fn conditions(
     };
     let pressure = measured.pressure;
     let (memory, disk) = (pressure.memory, pressure.disk);
-    let all: [Condition; 4] = [
+    let all: [ConditionRow; 4] = [
         (
             "MemoryPressure",
             memory,
@@ -221,7 +221,7 @@ fn conditions(
 }
 
 /// A condition with the time from which on it has held.
-fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
+fn since(condition: ConditionRow, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
     let (kind, holds, reason, message) = condition;
     let status = if holds { "True" } else { "False" };
     let known = before.conditions.iter().flatten();
@@ -237,7 +237,7 @@ fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> Nod
     }
 }
 
-/// Whether everything that `ours` says stands in `theirs` too, times of conditions aside.
+/// True if everything in `ours` is in `theirs` too, ignoring the times of conditions.
 pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     let fields = |status: &NodeStatus| serde_json::to_value(timeless(status)).unwrap_or_default();
     let (ours, theirs) = (fields(ours), fields(theirs));
@@ -255,16 +255,16 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
 /// A status that was told without becoming the API server's, and what that one has in its place. An older
 /// API server does not know every field: what it leaves out is not told for ever.
 #[derive(Debug, Default)]
-pub(super) struct Vain(Option<(NodeStatus, NodeStatus)>);
+pub(super) struct NoOpStatus(Option<(NodeStatus, NodeStatus)>);
 
-impl Vain {
+impl NoOpStatus {
     /// Notes what became of a status that was told.
     pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
         let differs = !says_the_same(told, answered);
         self.0 = differs.then(|| (timeless(told), timeless(answered)));
     }
 
-    /// Whether telling this in place of that is known to change nothing.
+    /// True if replacing that status by this one is known to be a no-op.
     pub(super) fn is_known(&self, ours: &NodeStatus, theirs: &NodeStatus) -> bool {
         let known = self.0.as_ref();
         known.is_some_and(|(told, left)| *told == timeless(ours) && *left == timeless(theirs))

@@ -26,24 +26,24 @@ use crate::blocking::{blocking, limited};
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 pub(super) use copy::forget;
-use copy::{Copy, Document, Documents, Index, digest};
-use fetch::{Answer, Failure, Fetcher, Validators};
+use copy::{Copy, Index, StoredDocument, StoredDocuments, digest};
+use fetch::{FetchError, FetchOutcome, Fetcher, Validators};
 pub use fetch::{Patience, Request};
 pub use held::repeated;
-use held::{Bad, Held, Version, take, take_objects};
+use held::{AcceptedPods, RefusedEntry, Version, take, take_objects};
 use schedule::Schedule;
 use signature::Keys;
 
-/// Where the document is, and how to follow it.
+/// URL of the document, and settings of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlSource {
-    /// Where the document is: http or https.
+    /// URL of the document: http or https.
     pub url: Url,
-    /// How to ask for it.
+    /// Settings of the requests.
     pub request: Request,
     /// Files of minisign public keys; with any, only signed documents count.
     pub public_keys: Vec<PathBuf>,
-    /// How often to ask; the kubelet's `httpCheckFrequency`.
+    /// Poll interval; the kubelet's `httpCheckFrequency`.
     pub period: Duration,
     /// The node's name, in lower case.
     pub node_name: String,
@@ -59,11 +59,11 @@ impl UrlSource {
     /// document. `eager` polls at once even where a copy is there. Must run on a runtime with time and
     /// I/O.
     pub async fn run(self, sender: watch::Sender<Option<Desired>>, eager: bool) {
-        self.run_telling(sender, eager, LastRead::default()).await;
+        self.run_recording(sender, eager, LastRead::default()).await;
     }
 
     /// The same, and tells each time that the server answered well.
-    pub(super) async fn run_telling(
+    pub(super) async fn run_recording(
         self,
         sender: watch::Sender<Option<Desired>>,
         eager: bool,
@@ -112,16 +112,16 @@ struct Poller {
     /// Not there while it is being written.
     copy: Option<Copy>,
     index: Index,
-    documents: Documents,
-    held: Held,
+    documents: StoredDocuments,
+    held: AcceptedPods,
     objects: ObjectSet,
-    bad: Vec<Bad>,
+    bad: Vec<RefusedEntry>,
     rejected: Option<Rejected>,
     /// No good document was ever there.
     unknown: bool,
-    /// Why the document cannot be read just now.
+    /// Reason why the document cannot be read.
     complaint: Option<String>,
-    /// What was logged of the last failure to write the copy.
+    /// Message logged for the last failure to write the copy.
     copy_complaint: Option<String>,
 }
 
@@ -133,8 +133,8 @@ impl Poller {
             keys: Keys::new(source.public_keys.clone()),
             copy: Some(copy),
             index: Index::new(digest(source.url.as_str().as_bytes())),
-            documents: Documents::new(),
-            held: Held::new(),
+            documents: StoredDocuments::new(),
+            held: AcceptedPods::new(),
             objects: ObjectSet::new(),
             bad: vec![],
             rejected: None,
@@ -146,7 +146,7 @@ impl Poller {
     }
 
     /// Takes over what was kept, unless the keys to check it by do not answer.
-    async fn open(mut self, kept: Index, documents: Documents) -> Self {
+    async fn open(mut self, kept: Index, documents: StoredDocuments) -> Self {
         if let Some(keys) = self.keys.clone() {
             let readable = limited(KEYS, OPEN_LIMIT, move || keys.read()).await;
             if let Err(error) = readable {
@@ -164,7 +164,7 @@ impl Poller {
 
     /// Takes over what was kept, as far as it counts by today's keys and rules. A copy from another
     /// URL stays in force until this one gives a document.
-    fn restore(&mut self, kept: Index, documents: Documents) {
+    fn restore(&mut self, kept: Index, documents: StoredDocuments) {
         self.index.newest = kept.newest;
         let mut entries = BTreeMap::new();
         for (digest, document) in documents {
@@ -228,7 +228,7 @@ impl Poller {
         self.bad.extend(bad);
     }
 
-    fn verify_kept(&self, document: &Document) -> Result<(), String> {
+    fn verify_kept(&self, document: &StoredDocument) -> Result<(), String> {
         let Some(keys) = &self.keys else {
             return Ok(());
         };
@@ -247,7 +247,7 @@ impl Poller {
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
         };
-        let refused = |bad: &Bad| Refused {
+        let refused = |bad: &RefusedEntry| Refused {
             origin: self.origin.clone(),
             problems: bad.problems.clone(),
             keeps: bad.keeps.clone(),
@@ -310,14 +310,14 @@ impl Poller {
     }
 
     /// Asks the server once. An error is for the server to get over.
-    async fn poll(&mut self) -> Result<(), Failure> {
+    async fn poll(&mut self) -> Result<(), FetchError> {
         let known = match &self.rejected {
             Some(rejected) => Some(&rejected.validators),
             None => self.index.current.as_ref().map(|_| &self.index.validators),
         };
         let answer = self.fetcher.fetch(&self.source.url, known).await;
         let failed = match answer {
-            Ok(Answer::NotModified) => match self.rejected.take() {
+            Ok(FetchOutcome::NotModified) => match self.rejected.take() {
                 None => {
                     self.complaint = None;
                     return Ok(());
@@ -325,7 +325,9 @@ impl Poller {
                 // Its signature may have come meanwhile.
                 Some(rejected) => self.consider(rejected.body, rejected.validators).await,
             },
-            Ok(Answer::Document { body, validators }) => self.consider(body, validators).await,
+            Ok(FetchOutcome::Document { body, validators }) => {
+                self.consider(body, validators).await
+            }
             Err(failure) => Err(failure),
         };
         failed.inspect_err(|failure| self.complain(&failure.message))
@@ -333,7 +335,7 @@ impl Poller {
 
     /// Takes a document into force, if it is good. Nothing of it is parsed before its signature, where
     /// one is asked for.
-    async fn consider(&mut self, body: Vec<u8>, validators: Validators) -> Result<(), Failure> {
+    async fn consider(&mut self, body: Vec<u8>, validators: Validators) -> Result<(), FetchError> {
         let body = Arc::new(body);
         let share = Arc::clone(&body);
         let digest = blocking(move || digest(&share)).await;
@@ -345,8 +347,8 @@ impl Poller {
         }
         let judged = match self.verify(&body).await {
             Ok(signature) => self.parse(&body).await.map(|parsed| (signature, parsed)),
-            Err(Bar::Failed(failure)) => return Err(failure),
-            Err(Bar::Rejected(why)) => Err(why),
+            Err(RejectReason::Failed(failure)) => return Err(failure),
+            Err(RejectReason::Rejected(why)) => Err(why),
         };
         let body = Arc::unwrap_or_clone(body);
         let (signature, parsed) = match judged {
@@ -367,13 +369,16 @@ impl Poller {
         self.index.newest = signed_at.or(self.index.newest);
         self.index.changed = Some(jiff::Timestamp::now().as_second());
         self.documents
-            .insert(digest, Arc::new(Document { body, signature }));
+            .insert(digest, Arc::new(StoredDocument { body, signature }));
         Ok(())
     }
 
     /// Gets and checks the signature of a document, and tells when it was made; nothing where none is
     /// asked for.
-    async fn verify(&mut self, body: &Arc<Vec<u8>>) -> Result<Option<(Vec<u8>, i64)>, Bar> {
+    async fn verify(
+        &mut self,
+        body: &Arc<Vec<u8>>,
+    ) -> Result<Option<(Vec<u8>, i64)>, RejectReason> {
         let Some(keys) = self.keys.clone() else {
             return Ok(None);
         };
@@ -381,18 +386,18 @@ impl Poller {
             Ok(found) => found,
             Err(failure) if failure.status.is_some_and(|code| code.is_client_error()) => {
                 let why = format!("the document is not signed: {}", failure.message);
-                return Err(Bar::Rejected(why));
+                return Err(RejectReason::Rejected(why));
             }
-            Err(failure) => return Err(Bar::Failed(failure)),
+            Err(failure) => return Err(RejectReason::Failed(failure)),
         };
         let body = Arc::clone(body);
         let verify = move || (keys.verify(&body, &signature), signature);
         let verified = limited(KEYS, KEYS_LIMIT, verify).await;
         let (verdict, signature) =
-            verified.map_err(|error| Bar::Failed(Failure::new(error.to_string())))?;
+            verified.map_err(|error| RejectReason::Failed(FetchError::new(error.to_string())))?;
         let time = verdict.and_then(|time| not_older(time, self.index.newest));
         time.map(|time| Some((signature, time)))
-            .map_err(Bar::Rejected)
+            .map_err(RejectReason::Rejected)
     }
 
     async fn parse(&self, body: &Arc<Vec<u8>>) -> Result<Parsed, String> {
@@ -407,7 +412,7 @@ impl Poller {
     /// Brings the kept copy in line with what is in force.
     async fn keep(&mut self) {
         let held = self.held.values();
-        let pods = held.map(|version| copy::Entry {
+        let pods = held.map(|version| copy::IndexEntry {
             uid: version.pod.uid.clone(),
             document: version.document.clone(),
         });
@@ -449,13 +454,13 @@ impl Poller {
     }
 }
 
-/// What keeps a document from being taken into force.
+/// Reason why a document is not put into force.
 #[derive(Debug)]
-enum Bar {
+enum RejectReason {
     /// The document itself.
     Rejected(String),
     /// Something that the server, or the node, may get over.
-    Failed(Failure),
+    Failed(FetchError),
 }
 
 /// The files of public keys, which may lie on a mount that does not answer.
@@ -468,14 +473,16 @@ const OPEN_LIMIT: Duration = Duration::from_secs(5);
 const KIND: SourceKind = SourceKind::Http;
 
 /// The signature that stands beside the document, under its name with `.minisig`.
-async fn fetch_signature(fetcher: &mut Fetcher, url: &Url) -> Result<Vec<u8>, Failure> {
-    let mut beside = url.clone();
-    beside.set_path(&format!("{}.minisig", url.path()));
-    match fetcher.fetch(&beside, None).await {
-        Ok(Answer::Document { body, .. }) => Ok(body),
-        Ok(Answer::NotModified) => Err(Failure::new("the server answered 304 to no condition")),
-        Err(failure) => Err(Failure {
-            message: format!("{}: {}", shown(&beside), failure.message),
+async fn fetch_signature(fetcher: &mut Fetcher, url: &Url) -> Result<Vec<u8>, FetchError> {
+    let mut context = url.clone();
+    context.set_path(&format!("{}.minisig", url.path()));
+    match fetcher.fetch(&context, None).await {
+        Ok(FetchOutcome::Document { body, .. }) => Ok(body),
+        Ok(FetchOutcome::NotModified) => {
+            Err(FetchError::new("the server answered 304 to no condition"))
+        }
+        Err(failure) => Err(FetchError {
+            message: format!("{}: {}", shown(&context), failure.message),
             ..failure
         }),
     }

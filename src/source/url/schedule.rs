@@ -112,7 +112,7 @@ mod tests {
         (0..2000).map(schedule).collect()
     }
 
-    /// How many of these moments fall into each second from `from` on.
+    /// Number of polls in each second from `from` on.
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a short test")]
     fn per_second(moments: &[Duration], from: u64, seconds: u64) -> Vec<usize> {
         let mut counts = vec![0; seconds as usize];

@@ -1,4 +1,4 @@
-//! Where everything stands in a text: a tree beside the values.
+//! Spans of values in a text: a tree beside the values.
 //!
 //! Of YAML it is made from the events of a second parser. That is also the first look at a text that may
 //! be hostile, so it takes no more than it may.
@@ -30,23 +30,23 @@ const MAX_PLAIN: usize = 64;
 /// As much as is shown of a path or of a message, in bytes.
 const MAX_SHOWN: usize = 600;
 
-/// Where each field of a document stands in the text. Fields are named from the document, or from the
-/// item of a list that these places are for; problems name them from the whole document.
+/// Spans of the fields of a document. Fields are named from the document, or from the list item that these
+/// spans belong to; problems name them from the whole document.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
-    document: Standing,
+pub(crate) struct Spans {
+    document: Span,
     /// The path of the item, or empty for the document.
     within: String,
 }
 
 /// Line and column, from 1.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct Position {
     line: u32,
     column: u32,
 }
 
-impl Place {
+impl Position {
     /// The place behind a text that stands here.
     fn behind(self, text: &str) -> Self {
         let columns = |text: &str| number(text.chars().count());
@@ -65,20 +65,20 @@ impl Place {
 
 /// A value, where it stands.
 #[derive(Debug, Clone, Default)]
-struct Standing {
-    place: Place,
+struct Span {
+    position: Position,
     /// It stands elsewhere, and here only its alias.
     alias: bool,
-    node: Arc<Node>,
+    node: Arc<SpanNode>,
 }
 
 /// A value without its place.
 #[derive(Debug, Default)]
-pub(super) struct Node {
+pub(super) struct SpanNode {
     /// The text of a scalar that stands without quotes, and is not long.
     plain: Option<Box<str>>,
     inner: Inner,
-    /// How deep values stand in it.
+    /// Depth of the values below it.
     depth: usize,
 }
 
@@ -86,29 +86,29 @@ pub(super) struct Node {
 enum Inner {
     #[default]
     Scalar,
-    List(Box<[Standing]>),
+    List(Box<[Span]>),
     /// Sorted by name, each name once.
-    Fields(Box<[Field]>),
+    Fields(Box<[NamedSpan]>),
 }
 
 #[derive(Debug)]
-struct Field {
+struct NamedSpan {
     name: Box<str>,
-    /// Where the name stands.
-    place: Place,
+    /// Position of the name.
+    position: Position,
     /// It stands more than once; the last one is this.
     repeated: bool,
-    value: Standing,
+    value: Span,
 }
 
-impl Node {
+impl SpanNode {
     /// The text of a scalar that stands without quotes.
     pub(super) fn plain(&self) -> Option<&str> {
         self.plain.as_deref()
     }
 
     /// The items of a list.
-    pub(super) fn items(&self) -> impl Iterator<Item = &Node> {
+    pub(super) fn items(&self) -> impl Iterator<Item = &SpanNode> {
         let items = match &self.inner {
             Inner::List(items) => &items[..],
             _ => &[],
@@ -117,11 +117,11 @@ impl Node {
     }
 
     /// The value of a field, its own or a merged one.
-    pub(super) fn value_of(&self, name: &str) -> Option<&Node> {
+    pub(super) fn value_of(&self, name: &str) -> Option<&SpanNode> {
         self.field(name).map(|field| &*field.value.node)
     }
 
-    fn field(&self, name: &str) -> Option<&Field> {
+    fn field(&self, name: &str) -> Option<&NamedSpan> {
         let own = self.own_field(name);
         own.or_else(|| {
             let merged = &self.own_field("<<")?.value.node;
@@ -130,7 +130,7 @@ impl Node {
         })
     }
 
-    fn own_field(&self, name: &str) -> Option<&Field> {
+    fn own_field(&self, name: &str) -> Option<&NamedSpan> {
         let Inner::Fields(fields) = &self.inner else {
             return None;
         };
@@ -139,21 +139,21 @@ impl Node {
     }
 }
 
-/// What is found of a field: the value itself, or the nearest one around it that is there.
+/// The node of a field: the value itself, or the nearest enclosing one that exists.
 struct Nearest<'a> {
-    standing: &'a Standing,
-    /// Where the field's name stands.
-    name: Option<Place>,
+    span: &'a Span,
+    /// Position of the field's name.
+    name: Option<Position>,
     /// It is the field itself.
     exact: bool,
 }
 
-impl Places {
+impl Spans {
     /// A problem with a field; it points at the field, or the nearest one around it that is there.
     pub(crate) fn problem(&self, field: impl AsRef<str>, message: impl Into<String>) -> Problem {
         let field = path::join(&self.within, field.as_ref());
-        let place = self.nearest(&field).standing.place;
-        problem_at(place, field, message)
+        let position = self.nearest(&field).span.position;
+        problem_at(position, field, message)
     }
 
     /// The path of a field from the whole document, as problems have it.
@@ -170,14 +170,14 @@ impl Places {
         let field = path::join(&self.within, field.as_ref());
         let nearest = self.nearest(&field);
         let name = nearest.name.filter(|_| nearest.exact);
-        let place = name.unwrap_or(nearest.standing.place);
-        problem_at(place, field, message)
+        let position = name.unwrap_or(nearest.span.position);
+        problem_at(position, field, message)
     }
 
     /// The text of a scalar that stands without quotes in the document.
     pub(super) fn plain_text(&self, field: &str) -> Option<&str> {
         let nearest = self.nearest(&path::join(&self.within, field));
-        nearest.standing.node.plain().filter(|_| nearest.exact)
+        nearest.span.node.plain().filter(|_| nearest.exact)
     }
 
     /// A problem for each field below these places that stands twice, of those that `concerns` tells.
@@ -185,10 +185,10 @@ impl Places {
         let mut problems = vec![];
         let nearest = self.nearest(&self.within);
         if nearest.exact {
-            repeated_in(&nearest.standing.node, &self.within, &mut |at, place| {
+            repeated_in(&nearest.span.node, &self.within, &mut |at, position| {
                 if concerns(at) {
                     let message = "the field is given twice, expected once";
-                    add(&mut problems, problem_at(place, at.to_owned(), message));
+                    add(&mut problems, problem_at(position, at.to_owned(), message));
                 }
             });
         }
@@ -204,33 +204,33 @@ impl Places {
     }
 
     /// The document's value.
-    pub(super) fn root(&self) -> &Node {
+    pub(super) fn root(&self) -> &SpanNode {
         &self.document.node
     }
 
     fn nearest(&self, field: &str) -> Nearest<'_> {
         let mut found = Nearest {
-            standing: &self.document,
+            span: &self.document,
             name: None,
             exact: true,
         };
         let mut rest = field;
         while !rest.is_empty() {
-            let Some((standing, name, left)) = step(&found.standing.node, rest) else {
+            let Some((span, name, left)) = step(&found.span.node, rest) else {
                 found.exact = false;
                 break;
             };
-            (found.standing, found.name, rest) = (standing, name, left);
+            (found.span, found.name, rest) = (span, name, left);
         }
         found
     }
 }
 
 /// The value that the first part of a path names, where its name stands, and the rest of the path.
-fn step<'a, 'p>(node: &'a Node, at: &'p str) -> Option<(&'a Standing, Option<Place>, &'p str)> {
+fn step<'a, 'p>(node: &'a SpanNode, at: &'p str) -> Option<(&'a Span, Option<Position>, &'p str)> {
     let field = |name: &str, rest: &'p str| {
         let field = node.field(name)?;
-        Some((&field.value, Some(field.place), rest))
+        Some((&field.value, Some(field.position), rest))
     };
     let Some(inside) = at.strip_prefix('[') else {
         let at = at.strip_prefix('.').unwrap_or(at);
@@ -247,7 +247,7 @@ fn step<'a, 'p>(node: &'a Node, at: &'p str) -> Option<(&'a Standing, Option<Pla
     ends.find_map(|end| field(&inside[..end], &inside[end + 1..]))
 }
 
-fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
+fn repeated_in(node: &SpanNode, at: &str, found: &mut impl FnMut(&str, Position)) {
     match &node.inner {
         Inner::Scalar => {}
         Inner::List(items) => {
@@ -259,7 +259,7 @@ fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
             for field in fields {
                 let at = path::key(at, &field.name);
                 if field.repeated {
-                    found(&at, field.place);
+                    found(&at, field.position);
                 }
                 if !field.value.alias {
                     repeated_in(&field.value.node, &at, found);
@@ -269,10 +269,10 @@ fn repeated_in(node: &Node, at: &str, found: &mut impl FnMut(&str, Place)) {
     }
 }
 
-fn problem_at(place: Place, field: String, message: impl Into<String>) -> Problem {
+fn problem_at(position: Position, field: String, message: impl Into<String>) -> Problem {
     Problem {
-        line: place.line,
-        column: place.column,
+        line: position.line,
+        column: position.column,
         field: shortened(field),
         message: shortened(message.into()),
         ..Problem::default()
@@ -293,11 +293,11 @@ fn shortened(text: String) -> String {
     format!("{head}… ({size} bytes) …{tail}")
 }
 
-/// What a first look at a YAML text tells.
-pub(super) struct Survey<'a> {
+/// Result of the first pass over a YAML text.
+pub(super) struct YamlScan<'a> {
     /// The places of each document that could be followed.
-    pub(super) documents: Vec<Places>,
-    /// Where the parser lost its way, if it did: why, and what it has not read.
+    pub(super) documents: Vec<Spans>,
+    /// The syntax error, if there is one, and the text that was not read.
     pub(super) lost: Option<(Problem, &'a str)>,
     /// Values that were read.
     pub(super) values: usize,
@@ -307,19 +307,19 @@ pub(super) struct Survey<'a> {
 ///
 /// # Errors
 /// It is too much: too deep, too many values, names too long.
-pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
+pub(super) fn scan(text: &str) -> Result<YamlScan<'_>, Problem> {
     let ahead = Ahead::default();
-    let mut surveyor = Surveyor::default();
+    let mut builder = SpanBuilder::default();
     let mut lost = None;
     for event in Parser::new_from_iter(ahead.watch(text)) {
         match event {
             Ok((event, span)) => {
-                surveyor.take(event, span.start)?;
-                ahead.event(surveyor.frames.last(), span.end);
+                builder.take(event, span.start)?;
+                ahead.event(builder.frames.last(), span.end);
             }
             Err(error) if ahead.too_far.get() => {
                 return Err(problem_at(
-                    place_of(*error.marker()),
+                    position_of(*error.marker()),
                     String::new(),
                     too_many_values(),
                 ));
@@ -330,23 +330,23 @@ pub(super) fn survey(text: &str) -> Result<Survey<'_>, Problem> {
             }
         }
     }
-    Ok(Survey {
-        documents: surveyor.documents,
+    Ok(YamlScan {
+        documents: builder.documents,
         lost,
-        values: surveyor.values,
+        values: builder.values,
     })
 }
 
-/// How far the parser reads ahead of the values that it has told.
+/// Read-ahead of the parser beyond the values that it has reported.
 #[derive(Default)]
 struct Ahead {
     /// Separators that were read since.
     separators: Cell<usize>,
     /// Characters that were read in all.
     read: Cell<usize>,
-    /// Where the last event ended, in characters.
+    /// End of the last event, in characters.
     event: Cell<usize>,
-    /// Where the innermost list or object begins that stands open.
+    /// Start of the innermost open list or object, in characters.
     frame: Cell<Option<usize>>,
     too_far: Cell<bool>,
 }
@@ -375,7 +375,7 @@ impl Ahead {
         self.frame.set(innermost.map(|frame| frame.start));
     }
 
-    /// Whether all that is being read is one text: in quotes, or behind `|` or `>`, which mean that only
+    /// True if everything being read is one scalar: quoted, or after `|` or `>`, which have that meaning only
     /// outside brackets.
     fn in_one_text(&self, text: &str) -> bool {
         let begins = |c: char| ['[', '{', '&', '!'].contains(&c);
@@ -396,7 +396,7 @@ impl Ahead {
     }
 }
 
-/// Where a text in quotes ends that has been entered.
+/// Returns the end of a quoted text whose opening quote has been read.
 fn end_of_quoted(text: impl Iterator<Item = (usize, char)>, quote: char) -> Option<usize> {
     let mut text = text.peekable();
     while let Some((at, c)) = text.next() {
@@ -413,7 +413,7 @@ fn end_of_quoted(text: impl Iterator<Item = (usize, char)>, quote: char) -> Opti
     None
 }
 
-/// Whether this stands between the parts of a list in brackets.
+/// True if the character separates items of a flow collection.
 fn is_separator(c: char) -> bool {
     matches!(
         c,
@@ -425,20 +425,20 @@ fn is_separator(c: char) -> bool {
 ///
 /// # Errors
 /// It is too much: too deep, too many values, names too long.
-pub(super) fn of_json(text: &str) -> Result<Places, Problem> {
-    let mut surveyor = Surveyor::default();
-    let mut at = Place { line: 1, column: 1 };
+pub(super) fn of_json(text: &str) -> Result<Spans, Problem> {
+    let mut builder = SpanBuilder::default();
+    let mut at = Position { line: 1, column: 1 };
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let token = json_token(rest, first);
-        surveyor.take_json(token, at)?;
+        builder.take_json(token, at)?;
         at = at.behind(token);
         rest = &rest[token.len()..];
     }
-    Ok(surveyor.documents.pop().unwrap_or_default())
+    Ok(builder.documents.pop().unwrap_or_default())
 }
 
-/// What a JSON text begins with: a string, a bracket, a comma, a word or number, or white space.
+/// Returns the first token of a JSON text: a string, a bracket, a comma, a word or number, or white space.
 fn json_token(text: &str, first: char) -> &str {
     let end = match first {
         '"' => {
@@ -459,20 +459,20 @@ fn json_token(text: &str, first: char) -> &str {
 
 fn scan_problem(error: &ScanError) -> Problem {
     problem_at(
-        place_of(*error.marker()),
+        position_of(*error.marker()),
         String::new(),
         not_yaml(error.info()),
     )
 }
 
-/// What stands behind a marker, which counts characters.
+/// Returns the text after a marker, which counts characters.
 fn rest(text: &str, marker: Marker) -> &str {
     let at = text.char_indices().nth(marker.index());
     at.map_or("", |(at, _)| &text[at..])
 }
 
-fn place_of(marker: Marker) -> Place {
-    Place {
+fn position_of(marker: Marker) -> Position {
+    Position {
         line: number(marker.line()),
         column: number(marker.col() + 1),
     }
@@ -484,18 +484,18 @@ pub(super) fn number(n: usize) -> u32 {
 }
 
 #[derive(Default)]
-struct Surveyor {
-    documents: Vec<Places>,
-    /// What stands open.
+struct SpanBuilder {
+    documents: Vec<Spans>,
+    /// Lists and objects that are open.
     frames: Vec<Frame>,
-    anchors: HashMap<usize, Arc<Node>>,
+    anchors: HashMap<usize, Arc<SpanNode>>,
     values: usize,
 }
 
 /// A list or an object that stands open.
 struct Frame {
-    place: Place,
-    /// Where it begins, in characters; 0 in JSON.
+    position: Position,
+    /// Start of the frame, in characters; 0 in JSON.
     start: usize,
     anchor: usize,
     depth: usize,
@@ -503,11 +503,11 @@ struct Frame {
 }
 
 enum Content {
-    List(Vec<Standing>),
+    List(Vec<Span>),
     Fields {
-        fields: Vec<Field>,
+        fields: Vec<NamedSpan>,
         /// The name of the value that comes next, and where it stands.
-        name: Option<(Box<str>, Place)>,
+        name: Option<(Box<str>, Position)>,
     },
 }
 
@@ -518,61 +518,61 @@ impl Content {
     }
 }
 
-impl Surveyor {
-    fn take_json(&mut self, token: &str, place: Place) -> Result<(), Problem> {
+impl SpanBuilder {
+    fn take_json(&mut self, token: &str, position: Position) -> Result<(), Problem> {
         match token.chars().next() {
-            Some('[') => self.open(place, 0, 0, Content::List(vec![])),
-            Some('{') => self.open(place, 0, 0, Content::no_fields()),
+            Some('[') => self.open(position, 0, 0, Content::List(vec![])),
+            Some('{') => self.open(position, 0, 0, Content::no_fields()),
             Some(']' | '}') => self.close(),
             Some('"') if self.at_name() => {
                 let name: Result<String, _> = serde_json::from_str(token);
-                self.name(&name.unwrap_or_default(), place)
+                self.name(&name.unwrap_or_default(), position)
             }
-            Some('"') => self.complete(place, 0, Node::default()),
+            Some('"') => self.complete(position, 0, SpanNode::default()),
             Some(c) if c.is_ascii_whitespace() || [',', ':'].contains(&c) => Ok(()),
             _ => {
                 let plain = (token.len() <= MAX_PLAIN).then(|| token.into());
-                let node = Node {
+                let node = SpanNode {
                     plain,
-                    ..Node::default()
+                    ..SpanNode::default()
                 };
-                self.complete(place, 0, node)
+                self.complete(position, 0, node)
             }
         }
     }
 
     fn take(&mut self, event: Event, start: Marker) -> Result<(), Problem> {
-        let place = place_of(start);
+        let position = position_of(start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none() && text.len() <= MAX_PLAIN;
                 if self.at_name() {
-                    return self.name(&text, place);
+                    return self.name(&text, position);
                 }
-                let node = Node {
+                let node = SpanNode {
                     plain: plain.then(|| text.into()),
-                    ..Node::default()
+                    ..SpanNode::default()
                 };
-                self.complete(place, anchor, node)
+                self.complete(position, anchor, node)
             }
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned().unwrap_or_default();
                 if self.at_name() {
                     let name = node.plain().unwrap_or_default().to_owned();
-                    return self.name(&name, place);
+                    return self.name(&name, position);
                 }
-                let standing = Standing {
-                    place,
+                let span = Span {
+                    position,
                     alias: true,
                     node,
                 };
-                self.attach(standing)
+                self.attach(span)
             }
             Event::SequenceStart(anchor, _) => {
-                self.open(place, start.index(), anchor, Content::List(vec![]))
+                self.open(position, start.index(), anchor, Content::List(vec![]))
             }
             Event::MappingStart(anchor, _) => {
-                self.open(place, start.index(), anchor, Content::no_fields())
+                self.open(position, start.index(), anchor, Content::no_fields())
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::DocumentEnd => {
@@ -585,41 +585,41 @@ impl Surveyor {
         }
     }
 
-    /// Whether a field's name comes next.
+    /// True if the next scalar is a field's name.
     fn at_name(&self) -> bool {
         let last = self.frames.last();
         last.is_some_and(|frame| matches!(frame.content, Content::Fields { name: None, .. }))
     }
 
-    fn name(&mut self, text: &str, place: Place) -> Result<(), Problem> {
+    fn name(&mut self, text: &str, position: Position) -> Result<(), Problem> {
         if text.len() > MAX_NAME {
             let message = format!(
                 "found a field's name of {} bytes, expected at most {MAX_NAME}",
                 text.len()
             );
-            return Err(problem_at(place, String::new(), message));
+            return Err(problem_at(position, String::new(), message));
         }
         if let Some(Content::Fields { name, .. }) = self.frames.last_mut().map(|f| &mut f.content) {
-            *name = Some((text.into(), place));
+            *name = Some((text.into(), position));
         }
         Ok(())
     }
 
     fn open(
         &mut self,
-        place: Place,
+        position: Position,
         start: usize,
         anchor: usize,
         content: Content,
     ) -> Result<(), Problem> {
         self.frames.push(Frame {
-            place,
+            position,
             start,
             anchor,
             depth: 0,
             content,
         });
-        check_depth(self.frames.len(), place)
+        check_depth(self.frames.len(), position)
     }
 
     fn close(&mut self) -> Result<(), Problem> {
@@ -630,37 +630,42 @@ impl Surveyor {
             Content::List(items) => Inner::List(items.into()),
             Content::Fields { fields, .. } => Inner::Fields(sorted(fields).into()),
         };
-        let node = Node {
+        let node = SpanNode {
             plain: None,
             inner,
             depth: frame.depth + 1,
         };
-        self.complete(frame.place, frame.anchor, node)
+        self.complete(frame.position, frame.anchor, node)
     }
 
     /// Takes a value that has been read to its end.
-    fn complete(&mut self, place: Place, anchor: usize, node: Node) -> Result<(), Problem> {
+    fn complete(
+        &mut self,
+        position: Position,
+        anchor: usize,
+        node: SpanNode,
+    ) -> Result<(), Problem> {
         let node = Arc::new(node);
         if anchor > 0 {
             self.anchors.insert(anchor, Arc::clone(&node));
         }
-        self.attach(Standing {
-            place,
+        self.attach(Span {
+            position,
             alias: false,
             node,
         })
     }
 
     /// Puts a value where it belongs.
-    fn attach(&mut self, value: Standing) -> Result<(), Problem> {
-        let place = value.place;
+    fn attach(&mut self, value: Span) -> Result<(), Problem> {
+        let position = value.position;
         self.values += 1;
         if self.values > MAX_VALUES {
-            return Err(problem_at(place, String::new(), too_many_values()));
+            return Err(problem_at(position, String::new(), too_many_values()));
         }
-        check_depth(self.frames.len() + value.node.depth, place)?;
+        check_depth(self.frames.len() + value.node.depth, position)?;
         let Some(frame) = self.frames.last_mut() else {
-            self.documents.push(Places {
+            self.documents.push(Spans {
                 document: value,
                 within: String::new(),
             });
@@ -670,14 +675,14 @@ impl Surveyor {
         match &mut frame.content {
             Content::List(items) => items.push(value),
             Content::Fields { fields, name } => match name.take() {
-                Some((name, place)) => fields.push(Field {
+                Some((name, position)) => fields.push(NamedSpan {
                     name,
-                    place,
+                    position,
                     repeated: false,
                     value,
                 }),
                 // A list or an object as a name; no Pod has such.
-                None => *name = Some((Box::default(), place)),
+                None => *name = Some((Box::default(), position)),
             },
         }
         Ok(())
@@ -685,9 +690,9 @@ impl Surveyor {
 }
 
 /// The fields by name, of those that stand twice the last.
-fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
+fn sorted(mut fields: Vec<NamedSpan>) -> Vec<NamedSpan> {
     fields.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut once: Vec<Field> = Vec::with_capacity(fields.len());
+    let mut once: Vec<NamedSpan> = Vec::with_capacity(fields.len());
     for mut field in fields {
         if once.last().is_some_and(|last| last.name == field.name) {
             once.pop();
@@ -698,14 +703,14 @@ fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
     once
 }
 
-fn check_depth(depth: usize, place: Place) -> Result<(), Problem> {
+fn check_depth(depth: usize, position: Position) -> Result<(), Problem> {
     if depth > MAX_DEPTH {
-        return Err(problem_at(place, String::new(), too_deep()));
+        return Err(problem_at(position, String::new(), too_deep()));
     }
     Ok(())
 }
 
-/// What to say of a text that a parser does not understand, by what the parser says.
+/// Returns the message for a text that a parser cannot read, from the parser's own message.
 pub(super) fn not_yaml(error: &str) -> String {
     if error.contains("recursion limit") {
         return too_deep();
@@ -713,12 +718,12 @@ pub(super) fn not_yaml(error: &str) -> String {
     format!("not YAML: {error}")
 }
 
-/// What to say of a text that is too deep.
+/// Returns the message for a text that is nested too deeply.
 pub(super) fn too_deep() -> String {
     format!("found values that stand more than {MAX_DEPTH} deep in each other, expected a Pod")
 }
 
-/// What to say of a text that says too much.
+/// Returns the message for a text with too many values.
 pub(super) fn too_many_values() -> String {
     format!("found more than {MAX_VALUES} values, the most that is read")
 }

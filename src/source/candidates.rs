@@ -1,4 +1,4 @@
-//! Who gets which Pod: the rule for manifests that name the same Pod, and for broken ones.
+//! Allocation of Pods to manifest files: the rule for manifests that name the same Pod, and for broken ones.
 //!
 //! Pure: claims in, a whole [`Desired`] out. The invariants: every Pod is wanted by exactly one
 //! file; the order in which claims come does not matter; and a file that is there, but cannot be
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use super::{Desired, DesiredPod, Origin, Refused};
 use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
 
-/// What the file says as it stands.
+/// State of a file as it is now.
 #[derive(Debug, Clone)]
-pub(super) enum Standing {
+pub(super) enum ManifestState {
     /// Not looked at since the agent's start.
     Unread,
     /// A Pod.
@@ -29,24 +29,24 @@ pub(super) enum Standing {
 
 /// One manifest path's claim to a Pod.
 #[derive(Debug, Clone)]
-pub(super) struct Claim {
+pub(super) struct Candidate {
     /// The manifest.
     pub(super) path: PathBuf,
-    /// What it says.
-    pub(super) standing: Standing,
+    /// State of the file as it is now.
+    pub(super) state: ManifestState,
     /// The version that was last carried out from it.
     pub(super) held: Option<Arc<StaticPod>>,
-    /// The file was there, and was not at the last look; whether it is gone is not sure yet.
+    /// The file was there, and was not at the last relist; whether it is gone is not sure yet.
     pub(super) gone: bool,
 }
 
-impl Claim {
+impl Candidate {
     /// The Pod that the file asks for: a file that may be gone asks for nothing new, and a broken
     /// one for what it had.
     fn first_choice(&self) -> Option<&Arc<StaticPod>> {
-        match &self.standing {
-            Standing::Accepted(accepted) if !self.gone => Some(&accepted.pod),
-            Standing::NoPod => None,
+        match &self.state {
+            ManifestState::Accepted(accepted) if !self.gone => Some(&accepted.pod),
+            ManifestState::NoPod => None,
             _ => self.held.as_ref(),
         }
     }
@@ -66,8 +66,8 @@ impl Claim {
 
     /// The warnings that go with `pod`, when it is what the file says as it stands.
     fn warnings_on(&self, pod: &Arc<StaticPod>) -> Vec<Problem> {
-        match &self.standing {
-            Standing::Accepted(accepted) if Arc::ptr_eq(&accepted.pod, pod) => {
+        match &self.state {
+            ManifestState::Accepted(accepted) if Arc::ptr_eq(&accepted.pod, pod) => {
                 accepted.warnings.clone()
             }
             _ => Vec::new(),
@@ -80,14 +80,14 @@ impl Claim {
 pub fn duplicate_pods<'a>(
     pods: impl IntoIterator<Item = (&'a Path, &'a Accepted)>,
 ) -> Vec<(PathBuf, Problem)> {
-    let claim = |(path, accepted): (&Path, &Accepted)| Claim {
+    let candidate = |(path, accepted): (&Path, &Accepted)| Candidate {
         path: path.to_owned(),
-        standing: Standing::Accepted(accepted.clone()),
+        state: ManifestState::Accepted(accepted.clone()),
         held: None,
         gone: false,
     };
-    let claims: Vec<Claim> = pods.into_iter().map(claim).collect();
-    let refused = settle(&claims, None).refused.into_iter();
+    let candidates: Vec<Candidate> = pods.into_iter().map(candidate).collect();
+    let refused = allocate(&candidates, None).refused.into_iter();
     let of_file = refused.filter_map(|refused| {
         let path = refused.origin.file()?.to_owned();
         Some((path, refused.problems.into_iter().next()?))
@@ -104,7 +104,7 @@ pub(super) fn order(path: &Path) -> impl Ord + use<> {
 }
 
 /// True for names that come before all others.
-pub(super) fn has_usual_ending(path: &Path) -> bool {
+pub(super) fn has_usual_extension(path: &Path) -> bool {
     path.file_name().and_then(manifest_stem).is_some()
 }
 
@@ -119,8 +119,8 @@ fn manifest_stem(name: &OsStr) -> Option<&OsStr> {
 }
 
 /// The Pod that one claim goes for.
-struct Bid<'a> {
-    claim: &'a Claim,
+struct Allocation<'a> {
+    candidate: &'a Candidate,
     pod: &'a Arc<StaticPod>,
     /// The file's own Pod went to another file, so that it stays with the one that it held.
     fell_back: bool,
@@ -132,30 +132,30 @@ struct Bid<'a> {
 /// file that the Pod already runs from, then the order of file names. A file that so loses the Pod
 /// it names is refused, and keeps the Pod that it held before, if that was another. While the
 /// winner may be gone, the others wait and are not refused.
-pub(super) fn settle<'a>(
-    claims: impl IntoIterator<Item = &'a Claim>,
+pub(super) fn allocate<'a>(
+    candidates: impl IntoIterator<Item = &'a Candidate>,
     unreadable: Option<String>,
 ) -> Desired {
-    let claims: Vec<&Claim> = claims.into_iter().collect();
-    let winners = winners(&claims);
+    let candidates: Vec<&Candidate> = candidates.into_iter().collect();
+    let winners = winners(&candidates);
 
     let mut desired = Desired {
         unreadable: unreadable.into_iter().collect(),
         ..Desired::default()
     };
-    let by_path: HashMap<&Path, &Bid> = winners
+    let by_path: HashMap<&Path, &Allocation> = winners
         .values()
-        .map(|bid| (bid.claim.path.as_path(), bid))
+        .map(|allocation| (allocation.candidate.path.as_path(), allocation))
         .collect();
-    for claim in &claims {
-        let won = by_path.get(claim.path.as_path()).copied();
-        desired.refused.extend(refusal(claim, won, &winners));
+    for candidate in &candidates {
+        let won = by_path.get(candidate.path.as_path()).copied();
+        desired.refused.extend(refusal(candidate, won, &winners));
     }
-    for (key, Bid { claim, pod, .. }) in winners {
-        let warnings = claim.warnings_on(pod);
+    for (key, Allocation { candidate, pod, .. }) in winners {
+        let warnings = candidate.warnings_on(pod);
         let wanted = DesiredPod {
             pod: Arc::clone(pod),
-            origin: Origin::File(claim.path.clone()),
+            origin: Origin::File(candidate.path.clone()),
             warnings,
         };
         desired.pods.insert(key.clone(), wanted);
@@ -167,41 +167,45 @@ pub(super) fn settle<'a>(
 /// The best bid for each Pod. Losers that held another Pod bid for that one next, each at most
 /// once, until nothing moves; since a bid only ever gives way to a better one, the outcome does not
 /// depend on the order.
-fn winners<'a>(claims: &[&'a Claim]) -> BTreeMap<&'a PodKey, Bid<'a>> {
-    let mut winners: BTreeMap<&PodKey, Bid> = BTreeMap::new();
-    let mut bids: Vec<Bid> = claims
+fn winners<'a>(candidates: &[&'a Candidate]) -> BTreeMap<&'a PodKey, Allocation<'a>> {
+    let mut winners: BTreeMap<&PodKey, Allocation> = BTreeMap::new();
+    let mut allocations: Vec<Allocation> = candidates
         .iter()
-        .filter_map(|claim| {
-            Some(Bid {
-                claim,
-                pod: claim.first_choice()?,
+        .filter_map(|candidate| {
+            Some(Allocation {
+                candidate,
+                pod: candidate.first_choice()?,
                 fell_back: false,
             })
         })
         .collect();
-    while let Some(bid) = bids.pop() {
-        let loser = match winners.remove(&bid.pod.key) {
+    while let Some(allocation) = allocations.pop() {
+        let loser = match winners.remove(&allocation.pod.key) {
             None => {
-                winners.insert(&bid.pod.key, bid);
+                winners.insert(&allocation.pod.key, allocation);
                 continue;
             }
             Some(other) => {
-                let key = &bid.pod.key;
-                let (winner, loser) = match bid.claim.rank(key).cmp(&other.claim.rank(key)) {
-                    Ordering::Less => (bid, other),
-                    Ordering::Equal | Ordering::Greater => (other, bid),
+                let key = &allocation.pod.key;
+                let (winner, loser) = match allocation
+                    .candidate
+                    .rank(key)
+                    .cmp(&other.candidate.rank(key))
+                {
+                    Ordering::Less => (allocation, other),
+                    Ordering::Equal | Ordering::Greater => (other, allocation),
                 };
                 winners.insert(&winner.pod.key, winner);
                 loser
             }
         };
         let held = loser
-            .claim
+            .candidate
             .held
             .as_ref()
             .filter(|held| held.key != loser.pod.key);
-        bids.extend(held.map(|pod| Bid {
-            claim: loser.claim,
+        allocations.extend(held.map(|pod| Allocation {
+            candidate: loser.candidate,
             pod,
             fell_back: true,
         }));
@@ -209,24 +213,28 @@ fn winners<'a>(claims: &[&'a Claim]) -> BTreeMap<&'a PodKey, Bid<'a>> {
     winners
 }
 
-/// Why the claim's file is not carried out as it stands, if so.
-fn refusal(claim: &Claim, won: Option<&Bid>, winners: &BTreeMap<&PodKey, Bid>) -> Option<Refused> {
-    let problems = match &claim.standing {
-        Standing::Unread | Standing::NoPod => return None,
-        Standing::Refused(problems) => problems.clone(),
-        Standing::Accepted(accepted) => {
-            let winner = winners.get(&accepted.pod.key)?.claim;
-            let fell_back = won.is_some_and(|bid| bid.fell_back);
+/// Returns the reason why the file is refused as it is now, if it is.
+fn refusal(
+    candidate: &Candidate,
+    won: Option<&Allocation>,
+    winners: &BTreeMap<&PodKey, Allocation>,
+) -> Option<Refused> {
+    let problems = match &candidate.state {
+        ManifestState::Unread | ManifestState::NoPod => return None,
+        ManifestState::Refused(problems) => problems.clone(),
+        ManifestState::Accepted(accepted) => {
+            let winner = winners.get(&accepted.pod.key)?.candidate;
+            let fell_back = won.is_some_and(|allocation| allocation.fell_back);
             let lost = won.is_none() || fell_back;
-            if !lost || claim.gone || winner.gone {
+            if !lost || candidate.gone || winner.gone {
                 return None;
             }
-            vec![duplicate(&accepted.pod.key, &claim.path, &winner.path)]
+            vec![duplicate(&accepted.pod.key, &candidate.path, &winner.path)]
         }
     };
-    let keeps = won.map(|bid| bid.pod.key.clone());
+    let keeps = won.map(|allocation| allocation.pod.key.clone());
     Some(Refused {
-        origin: Origin::File(claim.path.clone()),
+        origin: Origin::File(candidate.path.clone()),
         problems,
         keeps,
     })
@@ -268,30 +276,30 @@ mod tests {
         })
     }
 
-    fn claim(file: &str, standing: Standing, held: Option<Arc<StaticPod>>) -> Claim {
-        Claim {
+    fn candidate(file: &str, state: ManifestState, held: Option<Arc<StaticPod>>) -> Candidate {
+        Candidate {
             path: Path::new("/m").join(file),
-            standing,
+            state,
             held,
             gone: false,
         }
     }
 
-    fn says(pod: Arc<StaticPod>) -> Standing {
-        Standing::Accepted(Accepted {
+    fn says(pod: Arc<StaticPod>) -> ManifestState {
+        ManifestState::Accepted(Accepted {
             pod,
             warnings: Vec::new(),
         })
     }
 
-    fn broken() -> Standing {
+    fn broken() -> ManifestState {
         let message = "broken";
-        Standing::Refused(vec![Problem::of_file(message)])
+        ManifestState::Refused(vec![Problem::of_file(message)])
     }
 
-    /// What runs, as `UID file`, and what is refused, as `file keeps`.
-    fn outcome(claims: &[Claim]) -> (Vec<String>, Vec<String>) {
-        let desired = settle(claims, None);
+    /// Returns running Pods as `UID file`, and refused files as `file keeps`.
+    fn outcome(candidates: &[Candidate]) -> (Vec<String>, Vec<String>) {
+        let desired = allocate(candidates, None);
         let name = |path: &Path| path.file_name().unwrap().display().to_string();
         let runs = desired
             .pods
@@ -304,36 +312,40 @@ mod tests {
         (runs.collect(), refused.collect())
     }
 
-    fn new(file: &str, name: &str, version: u32) -> Claim {
-        claim(file, says(pod(name, version)), None)
+    fn new(file: &str, name: &str, version: u32) -> Candidate {
+        candidate(file, says(pod(name, version)), None)
     }
 
-    fn runs(file: &str, name: &str, version: u32) -> Claim {
-        claim(file, says(pod(name, version)), Some(pod(name, version)))
+    fn runs(file: &str, name: &str, version: u32) -> Candidate {
+        candidate(file, says(pod(name, version)), Some(pod(name, version)))
     }
 
     /// A file that names the first Pod and ran the second.
-    fn edited(file: &str, name: &str, held: &str) -> Claim {
-        claim(file, says(pod(name, 1)), Some(pod(held, 1)))
+    fn edited(file: &str, name: &str, held: &str) -> Candidate {
+        candidate(file, says(pod(name, 1)), Some(pod(held, 1)))
     }
 
-    fn ran(file: &str, name: &str, version: u32) -> Claim {
-        claim(file, broken(), Some(pod(name, version)))
+    fn ran(file: &str, name: &str, version: u32) -> Candidate {
+        candidate(file, broken(), Some(pod(name, version)))
     }
 
-    fn gone(claim: Claim) -> Claim {
-        Claim {
+    fn gone(candidate: Candidate) -> Candidate {
+        Candidate {
             gone: true,
-            ..claim
+            ..candidate
         }
     }
 
-    /// What is claimed, what then runs and what is refused.
-    type Row<'a> = (&'a str, Vec<Claim>, &'a [&'a str], &'a [&'a str]);
+    /// Input, expected running Pods and expected refusals.
+    type Case<'a> = (&'a str, Vec<Candidate>, &'a [&'a str], &'a [&'a str]);
 
-    fn check(rows: &[Row]) {
-        for (what, claims, runs, refused) in rows {
-            assert_eq!(outcome(claims), (strings(runs), strings(refused)), "{what}");
+    fn check(rows: &[Case]) {
+        for (what, candidates, runs, refused) in rows {
+            assert_eq!(
+                outcome(candidates),
+                (strings(runs), strings(refused)),
+                "{what}"
+            );
         }
     }
 
@@ -390,7 +402,7 @@ mod tests {
             ),
             (
                 "a broken file that never ran claims nothing",
-                vec![claim("a.yaml", broken(), None)],
+                vec![candidate("a.yaml", broken(), None)],
                 &[],
                 &["a.yaml nothing"],
             ),
@@ -412,7 +424,11 @@ mod tests {
             ),
             (
                 "what was not read yet runs on",
-                vec![claim("web.yaml", Standing::Unread, Some(pod("web", 1)))],
+                vec![candidate(
+                    "web.yaml",
+                    ManifestState::Unread,
+                    Some(pod("web", 1)),
+                )],
                 &["web1 web.yaml"],
                 &[],
             ),
@@ -449,8 +465,11 @@ mod tests {
 
     #[test]
     fn a_refused_duplicate_names_both_files() {
-        let copy = claim("web.bak", says(pod("web", 2)), None);
-        let desired = settle(&[copy, claim("web.yaml", says(pod("web", 1)), None)], None);
+        let copy = candidate("web.bak", says(pod("web", 2)), None);
+        let desired = allocate(
+            &[copy, candidate("web.yaml", says(pod("web", 1)), None)],
+            None,
+        );
         let message = &desired.refused[0].problems[0].message;
         assert!(
             message.contains("/m/web.yaml") && message.contains("/m/web.bak"),
@@ -462,52 +481,52 @@ mod tests {
         (prop::sample::select(vec!["a", "b", "c"]), 0..3u32).prop_map(|(name, v)| pod(name, v))
     }
 
-    fn any_claim(file: String) -> impl Strategy<Value = Claim> {
-        let standing = prop_oneof![
-            1 => Just(Standing::Unread),
+    fn any_candidate(file: String) -> impl Strategy<Value = Candidate> {
+        let state = prop_oneof![
+            1 => Just(ManifestState::Unread),
             4 => any_pod().prop_map(says),
             2 => Just(broken()),
         ];
         let held = prop::option::of(any_pod());
-        (standing, held, prop::bool::weighted(0.2)).prop_map(move |(standing, held, gone)| Claim {
+        (state, held, prop::bool::weighted(0.2)).prop_map(move |(state, held, gone)| Candidate {
             gone,
-            ..claim(&file, standing, held)
+            ..candidate(&file, state, held)
         })
     }
 
-    fn any_claims() -> impl Strategy<Value = Vec<Claim>> {
+    fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
         let files = prop::collection::btree_set("[a-d]{1,2}(\\.yaml|\\.yml|\\.json|\\.bak|)", 0..7);
-        let claims =
-            files.prop_flat_map(|files| files.into_iter().map(any_claim).collect::<Vec<_>>());
-        claims.prop_map(|mut claims| {
+        let candidates =
+            files.prop_flat_map(|files| files.into_iter().map(any_candidate).collect::<Vec<_>>());
+        candidates.prop_map(|mut candidates| {
             // A Pod runs from one file, so no two files hold it.
             let mut keys = std::collections::BTreeSet::new();
-            for claim in &mut claims {
+            for candidate in &mut candidates {
                 let repeated = |pod: &mut Arc<StaticPod>| !keys.insert(pod.key.clone());
-                claim.held.take_if(repeated);
+                candidate.held.take_if(repeated);
             }
-            claims
+            candidates
         })
     }
 
     proptest! {
         #[test]
         fn the_order_of_files_is_irrelevant(
-            (claims, shuffled) in any_claims().prop_flat_map(|c| (Just(c.clone()), Just(c).prop_shuffle()))
+            (candidates, shuffled) in any_candidates().prop_flat_map(|c| (Just(c.clone()), Just(c).prop_shuffle()))
         ) {
-            prop_assert_eq!(settle(&claims, None), settle(&shuffled, None));
+            prop_assert_eq!(allocate(&candidates, None), allocate(&shuffled, None));
         }
 
         #[test]
         fn a_copy_takes_no_pod_from_a_usual_ending_nor_from_a_file_it_runs_from(
-            mut claims in any_claims(), copied in any_pod()
+            mut candidates in any_candidates(), copied in any_pod()
         ) {
-            let before = settle(&claims, None);
+            let before = allocate(&candidates, None);
             let usual_ending = |file: &Path| manifest_stem(file.file_name().unwrap()).is_some();
-            let held = |claim: &Claim| Some((claim.path.clone(), claim.held.clone()?.key.clone()));
-            let holders: Vec<(PathBuf, PodKey)> = claims.iter().filter_map(held).collect();
-            claims.push(claim("copy.bak", says(Arc::clone(&copied)), None));
-            let after = settle(&claims, None);
+            let held = |candidate: &Candidate| Some((candidate.path.clone(), candidate.held.clone()?.key.clone()));
+            let holders: Vec<(PathBuf, PodKey)> = candidates.iter().filter_map(held).collect();
+            candidates.push(candidate("copy.bak", says(Arc::clone(&copied)), None));
+            let after = allocate(&candidates, None);
             for (key, wanted) in &before.pods {
                 if usual_ending(wanted.origin.file().unwrap())
                     || holders.contains(&(wanted.origin.file().unwrap().to_owned(), key.clone())) {
@@ -517,10 +536,10 @@ mod tests {
         }
 
         #[test]
-        fn what_a_file_that_is_there_held_runs_unless_another_file_runs_it(claims in any_claims()) {
-            let desired = settle(&claims, None);
-            for claim in claims.iter().filter(|claim| !matches!(claim.standing, Standing::Accepted(_))) {
-                if let Some(held) = &claim.held {
+        fn what_a_file_that_is_there_held_runs_unless_another_file_runs_it(candidates in any_candidates()) {
+            let desired = allocate(&candidates, None);
+            for candidate in candidates.iter().filter(|candidate| !matches!(candidate.state, ManifestState::Accepted(_))) {
+                if let Some(held) = &candidate.held {
                     prop_assert!(desired.pods.contains_key(&held.key));
                 }
             }
@@ -528,9 +547,9 @@ mod tests {
 
         #[test]
         fn each_file_runs_one_pod_at_most_and_each_refusal_is_about_the_file_as_it_stands(
-            claims in any_claims()
+            candidates in any_candidates()
         ) {
-            let desired = settle(&claims, None);
+            let desired = allocate(&candidates, None);
             let mut files: Vec<_> = desired.pods.values().map(|wanted| &wanted.origin).collect();
             files.sort();
             files.dedup();
