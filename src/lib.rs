@@ -7,13 +7,11 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-mod blocking;
 pub mod cli;
-mod complaints;
 pub mod config;
 pub mod cri;
 mod hex;
-mod host;
+pub mod host;
 mod json;
 mod logs;
 pub mod manifest;

@@ -589,7 +589,7 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
     };
     // From here on it listens for signals.
     wait("the agent to start", || {
-        agent.log().contains("waiting for the container runtime")
+        agent.log().contains("Waiting for the container runtime")
     });
     write("3000000000000000h");
     reload(&agent);

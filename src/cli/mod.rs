@@ -109,7 +109,7 @@ fn advice(error: &clap::Error) -> Option<String> {
 fn single_threaded() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(crate::blocking::POOL)
+        .max_blocking_threads(crate::host::blocking::POOL)
         .build()?;
     Ok(runtime)
 }

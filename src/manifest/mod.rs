@@ -17,7 +17,6 @@ mod numbers;
 pub mod objects;
 pub(crate) mod path;
 mod places;
-pub(crate) mod quantity;
 mod requests;
 mod shape;
 mod spelling;

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
-use crate::blocking::limited;
-use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
+use crate::host::blocking::limited;
+use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::identity::Uid;
@@ -129,12 +129,12 @@ pub async fn supervise(
 async fn first_look(context: &Context) -> Listed {
     warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
-    let mut complaints = Complaints::default();
+    let mut problems = LogOnce::default();
     loop {
         match Listed::fetch(&context.client, &context.mark, None).await {
             Ok(listed) => return listed,
             Err(error) => {
-                if complaints.is_news("list", Some(&error.to_string())) {
+                if problems.should_log("list", Some(&error.to_string())) {
                     warn!(%error, "Failed to list what the container runtime has, trying again");
                 }
             }

@@ -37,9 +37,9 @@ use super::rules::{
     Restart, all_containers, containers, has_ended, init_containers, is_finished, restart,
 };
 use super::{folder, status, waiting};
-use crate::blocking::{self, blocking, pooled};
-use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
+use crate::host::blocking::{self, blocking, pooled};
+use crate::host::log_once::LogOnce;
 use crate::manifest::PodKey;
 use crate::probe::hook::POST_START_FAILED;
 use crate::probe::{Health, News, ProbeResult, Probes, Wanted, Which};
@@ -158,7 +158,7 @@ pub struct PodTask {
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
     /// What could not be written, so that it is logged once.
-    pub(super) complaints: Complaints,
+    pub(super) complaints: LogOnce,
     /// Ids to look at before the next plan.
     pub(super) changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -203,7 +203,7 @@ impl PodTask {
             jobs: FuturesUnordered::new(),
             turn: None,
             kept: std::collections::BTreeMap::default(),
-            complaints: Complaints::default(),
+            complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
             end_is_verified: false,
@@ -494,11 +494,14 @@ impl PodTask {
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
             match self.own_files(blocking(write)).await {
                 Ok(()) => {
-                    self.complaints.is_news(HISTORY, None);
+                    self.complaints.should_log(HISTORY, None);
                     self.kept.insert(uid, history);
                 }
                 Err(error) => {
-                    if self.complaints.is_news(HISTORY, Some(&error.to_string())) {
+                    if self
+                        .complaints
+                        .should_log(HISTORY, Some(&error.to_string()))
+                    {
                         warn!(pod = %self.key, %error, "Failed to write the Pod's history");
                     }
                 }
@@ -585,7 +588,7 @@ impl PodTask {
         let write = move || rollback::write(&paths, &key, kept.as_ref());
         let written = self.own_files(blocking(write)).await;
         let problem = written.err().map(|error| error.to_string());
-        if self.complaints.is_news("update", problem.as_deref()) {
+        if self.complaints.should_log("update", problem.as_deref()) {
             let error = problem.unwrap_or_default();
             warn!(pod = %self.key, error, "Failed to write what is known of the update");
         }

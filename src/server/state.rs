@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::metrics::Metrics;
 use super::select::PodName;
 use crate::config::{Setting, kubelet_configuration};
+use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
 use crate::node::supervisor::goes_round;
 use crate::pod::events::Event;
@@ -23,7 +24,6 @@ use crate::pod::report::{PodReport, Told};
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::source::Desired;
-use crate::translate::CgroupDriver;
 
 /// Callers at a time that are told of changes as they come.
 const MAX_FOLLOWERS: usize = 32;

@@ -3,7 +3,6 @@
 //! A source tells what is wanted, whole, each time something changed; it never knows whether a Pod
 //! runs.
 
-mod aside;
 mod claims;
 pub mod directory;
 mod files;

@@ -152,7 +152,7 @@ async fn the_service_manager_is_told_what_it_wants_to_hear(mut node: Node) {
     node.extra_flags = vec!["--container-runtime-endpoint".to_owned(), endpoint];
     node.start_agent();
     node.wait_until("it waits", async || {
-        node.log().contains("waiting for the container runtime")
+        node.log().contains("Waiting for the container runtime")
     })
     .await;
     assert_eq!(manager.next(), None);

@@ -4,9 +4,9 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
 use super::super::defaults::is_huge_pages;
-use super::super::quantity::{self, Quantity};
 use super::super::requests::{self, Amounts, amount};
 use super::{Field, Validator, is_dns_subdomain, names, unexpected};
+use crate::units::quantity::{self, Quantity};
 
 /// What the longest name of a resource is measured with: it stands in quotas under this prefix.
 const QUOTA_PREFIX: &str = "requests.";
