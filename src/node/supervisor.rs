@@ -42,26 +42,28 @@ const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// How often to see whether every Pod was looked at for the first time.
 const FIRST_PASS: Duration = Duration::from_millis(20);
 
-/// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
-/// most, half a minute each.
+/// A supervisor without a heartbeat for this long is stuck. Each round of its loop waits for the runtime twice
+/// at most, half a minute each.
 const STUCK: Duration = Duration::from_secs(120);
 
-/// When the supervisor last went round, once every Pod was looked at for the first time.
-pub type Pulse = watch::Sender<Option<Instant>>;
-/// For those who wait for it.
-pub type PulseReceiver = watch::Receiver<Option<Instant>>;
+/// Time of the last round of the supervisor's loop; none before every Pod was observed once.
+pub type Heartbeat = watch::Sender<Option<Instant>>;
+/// Receiver of [`Heartbeat`].
+pub type HeartbeatReceiver = watch::Receiver<Option<Instant>>;
 
-/// Whether the supervisor goes round.
+/// Returns `true` if the supervisor is not stuck.
 #[must_use]
-pub fn goes_round(pulse: &watch::Receiver<Option<Instant>>) -> bool {
-    pulse.borrow().is_some_and(|last| last.elapsed() < STUCK)
+pub fn is_alive(heartbeat: &HeartbeatReceiver) -> bool {
+    heartbeat
+        .borrow()
+        .is_some_and(|last| last.elapsed() < STUCK)
 }
 
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(
     context: Arc<Context>,
     mut desired: watch::Receiver<Option<Desired>>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 ) {
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
@@ -95,7 +97,7 @@ pub async fn supervise(
     loop {
         passed = passed || supervisor.has_passed();
         if passed {
-            pulse.send_replace(Some(Instant::now()));
+            heartbeat.send_replace(Some(Instant::now()));
         }
         tokio::select! {
             () = tokio::time::sleep(FIRST_PASS), if !passed => {}

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::supervisor::PulseReceiver;
+use super::supervisor::HeartbeatReceiver;
 use crate::cri::v1;
 use crate::host::blocking::blocking;
 use crate::host::log_once::LogOnce;
@@ -35,11 +35,11 @@ const PERIOD: Duration = Duration::from_secs(5 * 60);
 pub async fn keep(
     context: Arc<Context>,
     desired: watch::Receiver<Option<Desired>>,
-    mut pulse: PulseReceiver,
+    mut heartbeat: HeartbeatReceiver,
     policy: Policy,
 ) {
     // Pods come first.
-    if policy.is_off() || pulse.wait_for(Option::is_some).await.is_err() {
+    if policy.is_off() || heartbeat.wait_for(Option::is_some).await.is_err() {
         return;
     }
     // Until it is known what is wanted nothing may be removed: that is no problem unless it lasts.
