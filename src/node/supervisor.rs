@@ -217,8 +217,16 @@ impl Supervisor {
             "looked around"
         );
         self.desired = desired;
+        // Every Pod that runs reserves what it has before a new one is admitted.
+        let mut adopted = vec![];
         for (key, start) in starts {
-            self.spawn(key, start);
+            let (sender, inbox) = mpsc::unbounded_channel();
+            self.pods.insert(key.clone(), sender);
+            let context = Arc::clone(&self.context);
+            adopted.push(PodTask::adopt(key, context, inbox, start));
+        }
+        for task in adopted {
+            self.tasks.spawn(task.run());
         }
     }
 
@@ -324,10 +332,8 @@ impl Supervisor {
         let (sender, inbox) = mpsc::unbounded_channel();
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            PodTask::run(key.clone(), context, inbox, start).await;
-            key
-        });
+        self.tasks
+            .spawn(async move { PodTask::adopt(key, context, inbox, start).run().await });
     }
 
     fn try_tell(&self, key: &PodKey, message: Message) -> bool {

@@ -178,13 +178,13 @@ pub struct PodTask {
 }
 
 impl PodTask {
-    /// Runs the Pod's task to its end.
-    pub async fn run(
+    /// Builds the task of a Pod from what an earlier agent left, and reserves what the Pod has if it runs.
+    pub fn adopt(
         key: PodKey,
         context: Arc<Context>,
         inbox: mpsc::UnboundedReceiver<Message>,
         start: Start,
-    ) {
+    ) -> Self {
         let mut task = Self {
             given_back: context.ledger.changes(),
             probes: Probes::new(context.client.clone()),
@@ -212,13 +212,22 @@ impl PodTask {
             assumed: BTreeSet::new(),
             looked: false,
         };
-        task.adopt(start).await;
-        task.keep().await;
-        task.context.reports.remove(&task.key);
+        task.take_over(start);
+        task
+    }
+
+    /// Runs the task to its end; returns the Pod's key.
+    pub async fn run(mut self) -> PodKey {
+        if !self.memory.admitted.is_empty() {
+            self.share_out().await;
+        }
+        self.keep().await;
+        self.context.reports.remove(&self.key);
+        self.key
     }
 
     /// Takes over what an earlier agent left.
-    async fn adopt(&mut self, start: Start) {
+    fn take_over(&mut self, start: Start) {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
@@ -233,11 +242,6 @@ impl PodTask {
                 self.context.ledger.note(version);
                 self.memory.admitted.insert(uid);
             }
-        }
-        // Every Pod that is there has noted what it takes before a new one takes anything.
-        tokio::task::yield_now().await;
-        if !self.memory.admitted.is_empty() {
-            self.share_out().await;
         }
         self.listed = Some(start.listed);
     }
