@@ -465,12 +465,12 @@ fn a_root_directory_that_hangs_is_named_and_waited_for() {
             && log.contains(&root.display().to_string())
     };
     wait("it is named", || named(&agent));
-    assert!(!agent.log().contains("podkeeper starts"));
+    assert!(!agent.log().contains("Starting podkeeper"));
     assert!(agent.process.try_wait().unwrap().is_none());
     // Beneath it is one that answers, though the first call hangs on.
     mount.detach();
     wait("the agent to start", || {
-        agent.log().contains("podkeeper starts")
+        agent.log().contains("Starting podkeeper")
     });
     assert!(agent.log().contains("The root directory answers"));
     assert!(root.join("lock").exists());
@@ -589,12 +589,12 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
     };
     // From here on it listens for signals.
     wait("the agent to start", || {
-        agent.log().contains("waiting for the container runtime")
+        agent.log().contains("Waiting for the container runtime")
     });
     write("3000000000000000h");
     reload(&agent);
     wait("the refusal", || {
-        agent.log().contains("the configuration is refused")
+        agent.log().contains("Failed to reload the configuration")
     });
     assert!(
         agent.log().contains("fileCheckFrequency"),
@@ -604,7 +604,7 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
     write("2562047h");
     reload(&agent);
     wait("the reload", || {
-        agent.log().contains("configuration read again")
+        agent.log().contains("Reloaded the configuration")
     });
     assert!(agent.process.try_wait().unwrap().is_none(), "it has ended");
 }

@@ -10,11 +10,11 @@ use clap::Args;
 
 use super::agent::{self, Agent, choose, containers, full_name, status};
 use super::single_threaded;
-use crate::config::parse_duration;
 use crate::host::untrusted::Location;
 use crate::logs::{Cursor, Wanted, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use crate::units::duration::parse_duration;
 use crate::units::time::earlier;
 
 /// How often to see whether there is more.

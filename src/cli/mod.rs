@@ -7,15 +7,10 @@ mod config;
 mod crictl;
 mod describe;
 mod events;
-mod log_limit;
 mod logs;
 mod man;
 mod ps;
-mod root_dir;
-mod run;
-mod service;
 mod table;
-mod text;
 mod wait;
 
 use std::process::ExitCode;
@@ -23,7 +18,9 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use text::printable;
+pub use crate::text::printable;
+
+use crate::host::blocking::single_threaded_runtime as single_threaded;
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]
@@ -79,7 +76,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         error.exit()
     });
     match line.command {
-        Command::Run(flags) => run::run(&flags),
+        Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
@@ -103,15 +100,6 @@ fn advice(error: &clap::Error) -> Option<String> {
         ContextValue::String(flag) => crate::config::kubelet::advice(flag),
         _ => None,
     }
-}
-
-/// A runtime for one thread: the agent waits far more than it works.
-fn single_threaded() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(crate::blocking::POOL)
-        .build()?;
-    Ok(runtime)
 }
 
 /// Writes to standard output. That nobody reads on (`podkeeper ps | head`) is no error.

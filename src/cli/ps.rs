@@ -11,11 +11,11 @@ use jiff::Timestamp;
 
 use super::agent::Agent;
 use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use super::text::explained;
-use super::text::printable_json;
 use super::{print, printable, single_threaded};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
+use crate::text::explained;
+use crate::text::printable_json;
 
 /// How often the ages on a terminal are brought up to date.
 const REDRAW: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use anstyle::{AnsiColor, Style};
 
-use super::text::in_a_line;
+use crate::text::in_a_line;
 
 /// A cell of a table.
 #[derive(Debug, Clone, Default)]

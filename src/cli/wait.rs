@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::agent::{Agent, full_name, none, the_one};
 use super::table::age;
-use super::text::explained;
 use super::{print, printable, single_threaded};
-use crate::config::{format_duration, parse_duration};
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use crate::text::explained;
+use crate::units::duration::{format_duration, parse_duration};
 
 /// How long an agent that ended in the meantime is given to come back before it is asked again.
 const PAUSE: Duration = Duration::from_millis(200);

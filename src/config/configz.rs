@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Setting;
 use super::file::{FIELDS, Kind};
-use super::{Setting, format_duration, parse_duration};
+use crate::units::duration::{format_duration, parse_duration};
 
 /// The `KubeletConfiguration` (`kubelet.config.k8s.io/v1beta1`) that these settings make up: every field
 /// that is carried out, with the value in force, and no secrets.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::parse_duration;
 use crate::manifest::document::{self, Document};
 use crate::manifest::{Problem, path};
+use crate::units::duration::parse_duration;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::parse_duration;
 use crate::cri::Endpoint;
+use crate::units::duration::parse_duration;
 
 /// The flags of `podkeeper run`.
 #[derive(Debug, Clone, Default, Args)]

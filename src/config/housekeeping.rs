@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::{Flags, From, Given, Resolver, text};
-use crate::manifest::quantity;
 use crate::node::image_gc::Policy;
 use crate::node::log_rotation::Rotation;
+use crate::units::quantity;
 
 const MAX_SIZE: &str = "10Mi";
 const MAX_FILES: u16 = 5;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{Flags, From, Resolver, parse_duration, text};
+use super::{Flags, From, Resolver, text};
+use crate::units::duration::parse_duration;
 
 /// The shortest time that may be the longest wait, as in the reference.
 const LEAST: Duration = Duration::from_secs(1);

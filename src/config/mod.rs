@@ -3,7 +3,6 @@
 
 mod api;
 mod configz;
-mod duration;
 mod file;
 mod flags;
 mod housekeeping;
@@ -27,20 +26,21 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use configz::kubelet_configuration;
-pub use duration::{format_duration, parse_duration};
 pub use flags::{Driver, Flags, Headers, LogFormat};
 pub use life::LifeSettings;
 pub use node::NodeSettings;
 pub use ports::Ports;
 
 use crate::cri::Endpoint;
+use crate::host::cgroup::CgroupDriver;
 use crate::manifest::is_dns_subdomain;
 use crate::node::image_gc;
 use crate::node::log_rotation::Rotation;
 use crate::source::Sources;
 use crate::source::directory::DirectorySource;
 use crate::source::url::{Request, UrlSource, shown};
-use crate::translate::{CgroupDriver, Paths};
+use crate::translate::Paths;
+use crate::units::duration::parse_duration;
 use file::{Files, Given};
 
 /// Where the running agent's socket is, unless told otherwise.

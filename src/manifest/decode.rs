@@ -10,7 +10,8 @@ use super::document::Document;
 use super::fields::{Treatment, says_something, treatment};
 use super::shape::{self, ObjectSchema, Schema};
 use super::spelling::{Meant, ObjectPath, Unknown, step, unknown_field};
-use super::{MAX_PROBLEMS, Problem, add, hints, path, quantity, shown};
+use super::{MAX_PROBLEMS, Problem, add, hints, path, shown};
+use crate::units::quantity;
 
 /// Smaller whole numbers are exact as floating-point ones.
 const EXACT: f64 = 9_007_199_254_740_992.0;

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
-use super::quantity;
 use super::requests::{self, ResourceAmounts};
+use crate::units::quantity;
 
 /// Seconds between the stop signal and the kill.
 const GRACE_PERIOD: i64 = 30;

@@ -16,7 +16,6 @@ mod list;
 mod numbers;
 pub mod objects;
 pub(crate) mod path;
-pub(crate) mod quantity;
 mod requests;
 mod shape;
 mod spans;

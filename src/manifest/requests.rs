@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
-use super::quantity::{self, Quantity};
+use crate::units::quantity::{self, Quantity};
 
 /// Amounts of resources by their names.
 pub(super) type ResourceAmounts = BTreeMap<String, Written>;

@@ -1,9 +1,9 @@
 //! The node's client certificate: asked of the API server by a `CertificateSigningRequest`, kept as
 //! the kubelet keeps it, and renewed in time (Kubernetes, TLS bootstrapping).
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::api::Api;
 use super::connection;
 use super::error::{ApiError, ErrorKind, chain};
 use crate::hex::hex;
+use crate::host::atomic_file;
 use crate::units::time::Later;
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
@@ -249,7 +250,7 @@ fn asked_key(folder: &Path) -> Result<KeyPair, ApiError> {
     }
     let key = KeyPair::generate().map_err(|e| ApiError::away(chain(&e)))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let written = made.and_then(|()| write(&path, key.serialize_pem().as_bytes()));
+    let written = made.and_then(|()| atomic_file::write(&path, key.serialize_pem().as_bytes()));
     written.map_err(|e| cannot("keep the key of a client certificate", &path, &e))?;
     Ok(key)
 }
@@ -263,12 +264,10 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
         pem.push(b'\n');
     }
     pem.extend(key.serialize_pem().into_bytes());
-    write(&folder.join(&name), &pem)?;
+    atomic_file::write(&folder.join(&name), &pem)?;
     let link = folder.join("kubelet-client-current.pem.new");
-    let _ = fs::remove_file(&link);
-    symlink(&name, &link)?;
-    fs::rename(&link, current(folder))?;
-    fs::File::open(folder)?.sync_all()?;
+    atomic_file::replace_symlink(Path::new(&name), &link, &current(folder))?;
+    atomic_file::sync_folder(folder)?;
     fs::remove_file(folder.join(ASKED_KEY))
 }
 
@@ -313,26 +312,10 @@ pub(super) fn write_kubeconfig(
     if fs::read_to_string(kubeconfig).ok().as_ref() != Some(&text) {
         let parent = kubeconfig.parent().unwrap_or(Path::new("/"));
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        let written = made.and_then(|()| write(kubeconfig, text.as_bytes()));
+        let written = made.and_then(|()| atomic_file::write(kubeconfig, text.as_bytes()));
         written.map_err(|e| cannot("write", kubeconfig, &e))?;
     }
     Ok(is_usable(kubeconfig))
-}
-
-/// Writes a file that only root reads, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> ApiError {

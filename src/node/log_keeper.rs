@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::log_links::{self, Link};
 use super::log_rotation::{self, Rotation, is_part};
-use crate::blocking::blocking;
-use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
+use crate::host::blocking::blocking;
+use crate::host::log_links::Link;
+use crate::host::log_once::LogOnce;
 use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
 use crate::pod::folder;
@@ -30,7 +30,7 @@ pub async fn keep(context: Arc<Context>, rotation: Rotation) {
         context,
         rotation,
         at_rest: BTreeSet::new(),
-        complaints: Complaints::default(),
+        problems: LogOnce::default(),
     };
     loop {
         keeper.round().await;
@@ -85,7 +85,7 @@ struct LogKeeper {
     rotation: Rotation,
     /// What was found before and is still there, if there was nothing to do about any of it.
     at_rest: BTreeSet<Finding>,
-    complaints: Complaints,
+    problems: LogOnce,
 }
 
 impl LogKeeper {
@@ -110,7 +110,7 @@ impl LogKeeper {
             tried |= self.settle(finding, holders.get(finding.log())).await;
         }
         let is_found = |subject: &str| found.iter().any(|f| f.subject() == subject);
-        self.complaints.keep_only(is_found);
+        self.problems.retain(is_found);
         self.at_rest = if tried { BTreeSet::new() } else { found };
     }
 
@@ -146,7 +146,7 @@ impl LogKeeper {
             }
             (Finding::Dangling(link), None) if !holder.is_some_and(|h| h.running) => {
                 let link = link.clone();
-                let removed = blocking(move || log_links::remove_link(&link)).await;
+                let removed = blocking(move || link.remove()).await;
                 removed.map_err(Into::into)
             }
             (Finding::Unlinked(log), _) => match self.link(log, holder).await {
@@ -173,13 +173,14 @@ impl LogKeeper {
             return Ok(false);
         };
         let (log, name, id) = (log.to_owned(), holder.name.clone(), holder.id.clone());
-        let paths = self.context.facts.paths.clone();
-        blocking(move || log_links::make(&paths, &key, &name, &id, &log)).await
+        let links = self.context.facts.paths.log_links();
+        let create = move || links.create(&key.namespace, &key.name, &name, &id, &log);
+        blocking(create).await
     }
 
     fn note(&mut self, subject: &str, done: anyhow::Result<()>) {
         let trouble = done.err().map(|error| format!("{error:#}"));
-        if self.complaints.is_news(subject, trouble.as_deref()) {
+        if self.problems.should_log(subject, trouble.as_deref()) {
             let error = trouble.unwrap_or_default();
             warn!(
                 log = subject,
@@ -210,10 +211,11 @@ fn holder(paths: &Paths, mark: &str, container: v1::Container) -> Option<(PathBu
 /// Looks through the logs of the Pods that have a folder of ours, and the links.
 fn look(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
     let logs = logs_of_pods(paths)?;
-    let links = log_links::list(paths)?;
+    let log_links = paths.log_links();
+    let links = log_links.list()?;
     let linked: BTreeSet<&Path> = links.iter().map(|link| link.target.as_path()).collect();
     let is_there =
-        |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links::is_there(paths, log);
+        |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links.has_log(log);
     let dangling = links.iter().filter(|link| !is_there(&link.target));
     let mut found: BTreeSet<_> = dangling.cloned().map(Finding::Dangling).collect();
     for (log, size) in &logs {

@@ -22,9 +22,9 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use tracing::{debug, warn};
 
-use crate::blocking::blocking;
 use crate::cri::Client;
 use crate::cri::v1::ReopenContainerLogRequest;
+use crate::host::blocking::blocking;
 use crate::host::untrusted::{Folder, Location};
 
 const COMPRESSED: &str = ".gz";

@@ -8,7 +8,9 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::cri::{Client, Error, v1};
-use crate::translate::{CgroupDriver, HandlerFeatures, NodeFacts, Reported, RuntimeFeatures};
+use crate::host::cgroup::CgroupDriver;
+use crate::host::log_once::LogOnce;
+use crate::translate::{HandlerFeatures, NodeFacts, Reported, RuntimeFeatures};
 
 /// The version of the contract that we speak.
 const API_VERSION: &str = "v1";
@@ -158,17 +160,15 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
     call: impl Fn() -> F,
 ) -> Result<T, Error> {
     let mut delay = RETRY;
-    let mut said = String::new();
+    let mut problems = LogOnce::default();
     loop {
         match call().await {
             Ok(answer) => return Ok(answer),
             Err(error @ Error::Unimplemented { .. }) => return Err(error),
             Err(error) => {
-                let error = error.to_string();
-                if error != said {
+                if problems.should_log("call", Some(&error.to_string())) {
                     let endpoint = client.endpoint().to_string();
-                    warn!(endpoint, error, "waiting for the container runtime");
-                    said = error;
+                    warn!(endpoint, %error, "Waiting for the container runtime");
                 }
             }
         }

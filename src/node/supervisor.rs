@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
-use crate::blocking::limited;
-use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
+use crate::host::blocking::limited;
+use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::identity::Uid;
@@ -42,26 +42,28 @@ const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// How often to see whether every Pod was looked at for the first time.
 const FIRST_PASS: Duration = Duration::from_millis(20);
 
-/// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
-/// most, half a minute each.
+/// A supervisor without a heartbeat for this long is stuck. Each round of its loop waits for the runtime twice
+/// at most, half a minute each.
 const STUCK: Duration = Duration::from_secs(120);
 
-/// When the supervisor last went round, once every Pod was looked at for the first time.
-pub type Pulse = watch::Sender<Option<Instant>>;
-/// For those who wait for it.
-pub type PulseReceiver = watch::Receiver<Option<Instant>>;
+/// Time of the last round of the supervisor's loop; none before every Pod was observed once.
+pub type Heartbeat = watch::Sender<Option<Instant>>;
+/// Receiver of [`Heartbeat`].
+pub type HeartbeatReceiver = watch::Receiver<Option<Instant>>;
 
-/// Whether the supervisor goes round.
+/// Returns `true` if the supervisor is not stuck.
 #[must_use]
-pub fn goes_round(pulse: &watch::Receiver<Option<Instant>>) -> bool {
-    pulse.borrow().is_some_and(|last| last.elapsed() < STUCK)
+pub fn is_alive(heartbeat: &HeartbeatReceiver) -> bool {
+    heartbeat
+        .borrow()
+        .is_some_and(|last| last.elapsed() < STUCK)
 }
 
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(
     context: Arc<Context>,
     mut desired: watch::Receiver<Option<Desired>>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 ) {
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
@@ -95,7 +97,7 @@ pub async fn supervise(
     loop {
         passed = passed || supervisor.has_passed();
         if passed {
-            pulse.send_replace(Some(Instant::now()));
+            heartbeat.send_replace(Some(Instant::now()));
         }
         tokio::select! {
             () = tokio::time::sleep(FIRST_PASS), if !passed => {}
@@ -129,12 +131,12 @@ pub async fn supervise(
 async fn first_look(context: &Context) -> Listed {
     warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
-    let mut complaints = Complaints::default();
+    let mut problems = LogOnce::default();
     loop {
         match Listed::fetch(&context.client, &context.mark, None).await {
             Ok(listed) => return listed,
             Err(error) => {
-                if complaints.is_news("list", Some(&error.to_string())) {
+                if problems.should_log("list", Some(&error.to_string())) {
                     warn!(%error, "Failed to list what the container runtime has, trying again");
                 }
             }
@@ -215,8 +217,16 @@ impl Supervisor {
             "looked around"
         );
         self.desired = desired;
+        // Every Pod that runs reserves what it has before a new one is admitted.
+        let mut adopted = vec![];
         for (key, start) in starts {
-            self.spawn(key, start);
+            let (sender, inbox) = mpsc::unbounded_channel();
+            self.pods.insert(key.clone(), sender);
+            let context = Arc::clone(&self.context);
+            adopted.push(PodTask::adopt(key, context, inbox, start));
+        }
+        for task in adopted {
+            self.tasks.spawn(task.run());
         }
     }
 
@@ -322,10 +332,8 @@ impl Supervisor {
         let (sender, inbox) = mpsc::unbounded_channel();
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            PodTask::run(key.clone(), context, inbox, start).await;
-            key
-        });
+        self.tasks
+            .spawn(async move { PodTask::adopt(key, context, inbox, start).run().await });
     }
 
     fn try_tell(&self, key: &PodKey, message: Message) -> bool {

@@ -31,17 +31,17 @@ use super::status::status;
 use super::task::{Context, PodTask, Pulled};
 use super::waiting::MISSING_OBJECT;
 use super::{backoff, observe, tell};
-use crate::blocking::{blocking, pooled};
 use crate::cri::{Client, Error, if_found, v1};
+use crate::host::blocking::{blocking, pooled};
+use crate::host::cgroup;
 use crate::host::untrusted::read_path;
 use crate::manifest::objects::{self, Objects, User};
 use crate::manifest::{PodKey, StaticPod};
-use crate::node::{cgroup, log_links};
 use crate::probe::hook::{self, PRE_STOP_FAILED};
 use crate::translate::{
     Addresses, ContainerInstance, ResolvConf, SandboxInstance, SubPath, UserNamespaceRange,
     container_config, dns_problems, hostname_problem, is_sidecar, pod_cgroup_limits,
-    pod_cgroup_path, qos_class, sandbox_config, sub_paths,
+    pod_cgroup_path, qos_class, qos_cpu_shares, sandbox_config, sub_paths,
 };
 use crate::units::time::{seconds, whole_seconds};
 use crate::volume;
@@ -1426,7 +1426,7 @@ impl PodTask {
         let share_out = move || jobs::share_out(&context);
         let shared = self.own_files(blocking(share_out)).await;
         let problem = shared.err().map(|error| error.to_string());
-        if self.complaints.is_news("CPU shares", problem.as_deref()) {
+        if self.complaints.should_log("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
             let error = problem.unwrap_or_default();
             warn!(pod = %key, error, "Failed to update QoS CPU shares");
@@ -1713,7 +1713,9 @@ fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> 
     let limits = pod_cgroup_limits(facts, spec);
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
     cgroup::create(root, driver, &path, &limits)?;
-    cgroup::share_out(root, driver, || context.ledger.burstable_cpu())
+    cgroup::update_shares(root, driver, || {
+        qos_cpu_shares(driver, context.ledger.burstable_cpu())
+    })
 }
 
 pub(super) async fn pull_or_local(
@@ -1766,7 +1768,14 @@ async fn link_log(context: &Context, key: &PodKey, container: &Container) {
     let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
     let link = move || {
         let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
-        log_links::make(&paths, &key, &container.name, &container.id, &log)
+        let links = paths.log_links();
+        links.create(
+            &key.namespace,
+            &key.name,
+            &container.name,
+            &container.id,
+            &log,
+        )
     };
     if let Err(error) = blocking(link).await {
         // The log keeper makes it later, and tells if that fails too.

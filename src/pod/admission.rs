@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
-use crate::manifest::quantity;
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{
     NodeFacts, QosClass, Requested, apparmor_annotation, is_sidecar, qos_class, requested,
     sysctl_name,
 };
+use crate::units::quantity;
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").

@@ -21,11 +21,11 @@ use super::plan::{Step, wanted_images};
 use super::progress::UnderWay;
 use super::task::{Context, PodTask, Pulled};
 use super::tell;
-use crate::blocking::{self, TimedOut, pooled};
 use crate::cri::{if_found, v1};
+use crate::host::blocking::{self, TimedOut, pooled};
+use crate::host::cgroup;
 use crate::manifest::{PodKey, StaticPod};
-use crate::node::cgroup;
-use crate::translate::pod_cgroup_paths;
+use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 use crate::volume;
 
 /// How long file work on the paths that a manifest names may take before it counts as failed.
@@ -417,7 +417,8 @@ async fn clear_traces(context: Arc<Context>, key: PodKey, uid: String) -> Result
 /// Gives the classes of service what the Pods that are left ask for.
 pub(super) fn share_out(context: &Context) -> io::Result<()> {
     let facts = &context.facts;
-    cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
-        context.ledger.burstable_cpu()
+    let driver = facts.cgroup_driver;
+    cgroup::update_shares(&facts.paths.cgroups, driver, || {
+        qos_cpu_shares(driver, context.ledger.burstable_cpu())
     })
 }

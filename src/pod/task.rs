@@ -37,9 +37,9 @@ use super::rules::{
     Restart, all_containers, containers, has_ended, init_containers, is_finished, restart,
 };
 use super::{folder, status, waiting};
-use crate::blocking::{self, blocking, pooled};
-use crate::complaints::Complaints;
 use crate::cri::{Client, Error};
+use crate::host::blocking::{self, blocking, pooled};
+use crate::host::log_once::LogOnce;
 use crate::manifest::PodKey;
 use crate::probe::hook::POST_START_FAILED;
 use crate::probe::{
@@ -160,7 +160,7 @@ pub struct PodTask {
     /// The histories as they stand on disk.
     pub(super) kept: std::collections::BTreeMap<String, History>,
     /// What could not be written, so that it is logged once.
-    pub(super) complaints: Complaints,
+    pub(super) complaints: LogOnce,
     /// Ids to look at before the next plan.
     pub(super) changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -180,13 +180,13 @@ pub struct PodTask {
 }
 
 impl PodTask {
-    /// Runs the Pod's task to its end.
-    pub async fn run(
+    /// Builds the task of a Pod from what an earlier agent left, and reserves what the Pod has if it runs.
+    pub fn adopt(
         key: PodKey,
         context: Arc<Context>,
         inbox: mpsc::UnboundedReceiver<Message>,
         start: Start,
-    ) {
+    ) -> Self {
         let mut task = Self {
             given_back: context.ledger.changes(),
             probes: Probes::new(context.client.clone()),
@@ -205,7 +205,7 @@ impl PodTask {
             jobs: FuturesUnordered::new(),
             turn: None,
             kept: std::collections::BTreeMap::default(),
-            complaints: Complaints::default(),
+            complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
             end_is_verified: false,
@@ -214,13 +214,22 @@ impl PodTask {
             assumed: BTreeSet::new(),
             looked: false,
         };
-        task.adopt(start).await;
-        task.keep().await;
-        task.context.reports.remove(&task.key);
+        task.take_over(start);
+        task
+    }
+
+    /// Runs the task to its end; returns the Pod's key.
+    pub async fn run(mut self) -> PodKey {
+        if !self.memory.admitted.is_empty() {
+            self.share_out().await;
+        }
+        self.keep().await;
+        self.context.reports.remove(&self.key);
+        self.key
     }
 
     /// Takes over what an earlier agent left.
-    async fn adopt(&mut self, start: Start) {
+    fn take_over(&mut self, start: Start) {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
@@ -235,11 +244,6 @@ impl PodTask {
                 self.context.ledger.note(version);
                 self.memory.admitted.insert(uid);
             }
-        }
-        // Every Pod that is there has noted what it takes before a new one takes anything.
-        tokio::task::yield_now().await;
-        if !self.memory.admitted.is_empty() {
-            self.share_out().await;
         }
         self.listed = Some(start.listed);
     }
@@ -496,11 +500,14 @@ impl PodTask {
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
             match self.own_files(blocking(write)).await {
                 Ok(()) => {
-                    self.complaints.is_news(HISTORY, None);
+                    self.complaints.should_log(HISTORY, None);
                     self.kept.insert(uid, history);
                 }
                 Err(error) => {
-                    if self.complaints.is_news(HISTORY, Some(&error.to_string())) {
+                    if self
+                        .complaints
+                        .should_log(HISTORY, Some(&error.to_string()))
+                    {
                         warn!(pod = %self.key, %error, "Failed to write the Pod's history");
                     }
                 }
@@ -587,7 +594,7 @@ impl PodTask {
         let write = move || rollback::write(&paths, &key, kept.as_ref());
         let written = self.own_files(blocking(write)).await;
         let problem = written.err().map(|error| error.to_string());
-        if self.complaints.is_news("update", problem.as_deref()) {
+        if self.complaints.should_log("update", problem.as_deref()) {
             let error = problem.unwrap_or_default();
             warn!(pod = %self.key, error, "Failed to write what is known of the update");
         }

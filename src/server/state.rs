@@ -15,15 +15,14 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::select::PodName;
-use crate::config::{Setting, kubelet_configuration};
+use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
-use crate::node::supervisor::goes_round;
+use crate::node::supervisor::is_alive;
 use crate::pod::events::Event;
 use crate::pod::report::{PodReport, Told};
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::source::Desired;
-use crate::translate::CgroupDriver;
 
 /// Callers at a time that are told of changes as they come.
 const MAX_FOLLOWERS: usize = 32;
@@ -108,8 +107,8 @@ pub struct State {
     pub(super) context: watch::Receiver<Option<Arc<Context>>>,
     /// When the supervisor last went round.
     pub(super) pulse: watch::Receiver<Option<Instant>>,
-    /// The settings in force.
-    settings: watch::Receiver<Vec<Setting>>,
+    /// The `KubeletConfiguration` in force.
+    configz: watch::Receiver<Value>,
     metrics: Metrics,
     /// The list of Pods as it was at a count of changes: who does not read on costs no copy of his own.
     pod_list: Mutex<Option<(u64, Bytes)>>,
@@ -123,14 +122,14 @@ impl State {
         desired: watch::Receiver<Option<Desired>>,
         context: watch::Receiver<Option<Arc<Context>>>,
         pulse: watch::Receiver<Option<Instant>>,
-        settings: watch::Receiver<Vec<Setting>>,
+        configz: watch::Receiver<Value>,
         metrics: Metrics,
     ) -> Self {
         Self {
             desired,
             context,
             pulse,
-            settings,
+            configz,
             metrics,
             pod_list: Mutex::default(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
@@ -151,7 +150,7 @@ impl State {
     /// # Errors
     /// Why it does not.
     pub(super) fn health(&self) -> Result<(), String> {
-        if goes_round(&self.pulse) {
+        if is_alive(&self.pulse) {
             return match self.unanswered() {
                 Some(what) => Err(what),
                 None => Ok(()),
@@ -285,7 +284,7 @@ impl State {
 
     /// The `KubeletConfiguration` in force, as the kubelet shows it.
     pub(super) fn configz(&self) -> Value {
-        let mut fields = kubelet_configuration(&self.settings.borrow());
+        let mut fields = self.configz.borrow().clone();
         if let Some(context) = &*self.context.borrow() {
             // The runtime has the last word on this one.
             let driver = match context.facts.cgroup_driver {

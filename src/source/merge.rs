@@ -12,8 +12,9 @@ use tracing::warn;
 
 use super::directory::DirectorySource;
 use super::url::{self, UrlSource};
-use super::{Desired, Freshness, LastRead, Refused, aside};
-use crate::blocking::blocking;
+use super::{Desired, Freshness, LastRead, Refused};
+use crate::host::atomic_file;
+use crate::host::blocking::blocking;
 use crate::json;
 use crate::manifest::{PodKey, Problem};
 
@@ -289,6 +290,6 @@ fn write(folder: &Path, keys: &BTreeSet<PodKey>) -> io::Result<()> {
         name: key.name.clone(),
     };
     let pods: Vec<_> = keys.iter().map(pod).collect();
-    aside::write(folder, OWNED, &serde_json::to_vec_pretty(&pods)?)?;
-    aside::sync(folder)
+    atomic_file::write(&folder.join(OWNED), &serde_json::to_vec_pretty(&pods)?)?;
+    atomic_file::sync_folder(folder)
 }

@@ -1,7 +1,6 @@
 //! Sources of manifests, merged into one desired set. A source publishes its whole desired set each time
 //! something changed; it never knows whether a Pod runs.
 
-mod aside;
 mod candidates;
 pub mod directory;
 mod files;

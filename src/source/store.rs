@@ -3,7 +3,7 @@
 //! One file for each manifest path that a Pod runs from, named by the path's hash and holding the
 //! document as it was written, the `ConfigMap`s and `Secret`s that the Pod refers to, and the mount that
 //! the manifest lay on. It is never a reason to run a Pod by itself: the directory source decides. A file
-//! is written aside, synced and renamed, so that it is whole or not there; one that cannot be read is
+//! is written atomically, so that it is whole or not there; one that cannot be read is
 //! logged, skipped and left alone.
 
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::aside;
 use super::mounts::MountIdentity;
 use crate::hex::hex;
+use crate::host::atomic_file;
 use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
 use crate::manifest::{PodKey, StaticPod};
 
@@ -243,7 +243,7 @@ impl Store {
                 self.on_disk.insert(path.clone(), on_disk);
             }
         }
-        aside::sync(&self.folder)?;
+        atomic_file::sync_folder(&self.folder)?;
         let old: Vec<_> = self
             .on_disk
             .keys()
@@ -256,7 +256,7 @@ impl Store {
                 _ => self.on_disk.remove(&path),
             };
         }
-        aside::sync(&self.folder)
+        atomic_file::sync_folder(&self.folder)
     }
 
     fn write(&self, path: &Path, pod: &StaticPod, context: &StoredContext) -> io::Result<()> {
@@ -277,7 +277,7 @@ impl Store {
             place: context.place.clone(),
         };
         let content = serde_json::to_vec_pretty(&stored)?;
-        aside::write(&self.folder, &file_name(path), &content)
+        atomic_file::write(&self.folder.join(file_name(path)), &content)
     }
 }
 

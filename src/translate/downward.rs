@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector};
 use super::resources::{container_limit, container_request, effective_limit};
 use super::{NodeFacts, labels};
 use crate::manifest::StaticPod;
-use crate::manifest::quantity::{self, Quantity};
+use crate::units::quantity::{self, Quantity};
 
 /// Data that a Pod has only once its sandbox exists: its addresses, the first one first, and its start time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

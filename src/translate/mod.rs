@@ -21,7 +21,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-pub use cgroup::{CgroupDriver, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths};
+use crate::host::cgroup::CgroupDriver;
+
+pub use cgroup::{class_cgroup_path, pod_cgroup_path, pod_cgroup_paths, qos_cpu_shares};
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::{ResolvConf, dns_problems};
 pub use downward::{Addresses, ResourceConsumer, field_value, resource_value};
@@ -31,8 +33,8 @@ pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    Amounts, CPU_PERIOD, CgroupLimits, QosClass, Requested, container_amounts, cpu_shares,
-    is_sidecar, pod_amounts, pod_cgroup_limits, qos_class, requested,
+    Amounts, QosClass, Requested, container_amounts, cpu_shares, is_sidecar, pod_amounts,
+    pod_cgroup_limits, qos_class, requested,
 };
 pub use runtime_facts::{HandlerFeatures, Reported, RuntimeFacts, RuntimeFeatures};
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};

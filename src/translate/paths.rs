@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Volume;
 
+use crate::host::log_links::LogLinks;
 use crate::host::untrusted::Location;
 use crate::manifest::{PodKey, StaticPod};
 
@@ -143,6 +144,15 @@ impl Paths {
     pub(crate) fn log_location(&self, key: &PodKey, uid: &str) -> Location {
         let name = format!("{}_{}_{uid}", key.namespace, key.name);
         Location::new(&self.logs, name)
+    }
+
+    /// The links to containers' logs.
+    #[must_use]
+    pub fn log_links(&self) -> LogLinks {
+        LogLinks {
+            folder: self.container_logs.clone(),
+            logs: self.logs.clone(),
+        }
     }
 
     /// The log of one instance of a container.

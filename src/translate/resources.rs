@@ -8,10 +8,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
 use super::NodeFacts;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
-use crate::manifest::quantity::{self, Quantity};
+use crate::host::cgroup::{CPU_PERIOD, CgroupLimits};
+use crate::units::quantity::{self, Quantity};
 
-/// The CFS period in microseconds, and the least quota of it that the kernel takes.
-pub const CPU_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1_000;
 /// CPU shares of one CPU, and the bounds that the kernel sets.
 const SHARES_PER_CPU: i64 = 1024;
@@ -306,19 +305,6 @@ fn summed(
         summed.insert(name.clone(), Written(text));
     }
     summed
-}
-
-/// Limits of a Pod's cgroup, its overhead included.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CgroupLimits {
-    /// CPU shares, from 2 to 262144.
-    pub cpu_shares: i64,
-    /// Microseconds of CPU in each [`CPU_PERIOD`]; 0 for no limit.
-    pub cpu_quota: i64,
-    /// Bytes; 0 for no limit.
-    pub memory: i64,
-    /// Bytes of huge pages, by the page size as cgroups write it.
-    pub hugepages: Vec<(String, u64)>,
 }
 
 /// The limits of a Pod's cgroup. One that not every container has is none of the Pod's.

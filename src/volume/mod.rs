@@ -27,9 +27,9 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
 use rustix::mount::MountFlags;
 
-use crate::manifest::quantity::{self, Quantity};
 use crate::manifest::{StaticPod, volumes};
 use crate::translate::{Addresses, NodeFacts, Paths, VolumeSource, pod_limit, volume_source};
+use crate::units::quantity::{self, Quantity};
 
 pub use env_file::env_files;
 pub use sub_path::prepare_sub_path;

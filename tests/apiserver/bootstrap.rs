@@ -130,7 +130,7 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     node.start_agent();
     // One that waits for long says so again.
     node.wait_until("it waits for it", async || {
-        node.log_lines_with("podkeeper starts") == 2
+        node.log_lines_with("Starting podkeeper") == 2
             && node.log_lines_with("waiting for the client certificate") >= 2
     })
     .await;

@@ -152,7 +152,7 @@ async fn the_service_manager_is_told_what_it_wants_to_hear(mut node: Node) {
     node.extra_flags = vec!["--container-runtime-endpoint".to_owned(), endpoint];
     node.start_agent();
     node.wait_until("it waits", async || {
-        node.log().contains("waiting for the container runtime")
+        node.log().contains("Waiting for the container runtime")
     })
     .await;
     assert_eq!(manager.next(), None);
@@ -220,7 +220,7 @@ async fn a_reload_changes_what_can_change(mut node: Node) {
         log.contains("changed=\"manifest-url, pod-manifest-path\""),
         "{log}"
     );
-    let late = "the setting changes only at the agent's next start setting=\"cluster-domain\"";
+    let late = "Setting takes effect only when the agent is restarted setting=\"cluster-domain\"";
     assert!(log.contains(late), "{log}");
 
     // Without the URL again, its Pod goes; a folder that is emptied takes the others.

@@ -9,11 +9,12 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use podkeeper::cri::v1::{ContainerConfig, PodSandboxConfig};
+use podkeeper::host::cgroup::CgroupDriver;
 use podkeeper::manifest::objects::{Object, ObjectSet, attach, unmet};
 use podkeeper::manifest::{Accepted, Problem, SourceKind, StaticPod, parse, parse_all, parse_file};
 use podkeeper::pod::admission::Ledger;
 use podkeeper::translate::{
-    Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
+    Addresses, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
     UserNamespaceRange, container_config, hosts_file, sandbox_config, sub_paths,
 };
 use prost::Message;

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use podkeeper::cri::Client;
+use podkeeper::host::cgroup::CgroupDriver;
 use podkeeper::node::runtime::{keep_features, wait_for_runtime};
-use podkeeper::translate::{CgroupDriver, NodeFacts, Reported, RuntimeFeatures};
+use podkeeper::translate::{NodeFacts, Reported, RuntimeFeatures};
 use tokio::time::Instant;
 use tonic::Status;
 

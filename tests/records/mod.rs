@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use podkeeper::host::cgroup::CgroupDriver;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::translate::{CgroupDriver, NodeFacts, Paths, ResolvConf, RuntimeFeatures};
+use podkeeper::translate::{NodeFacts, Paths, ResolvConf, RuntimeFeatures};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};

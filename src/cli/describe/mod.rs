@@ -13,13 +13,13 @@ use serde_json::Value;
 
 use super::agent::{Agent, spec};
 use super::table::{Cell, Table, age};
-use super::text::explained;
 use super::{print, single_threaded};
 use crate::manifest::PodKey;
 use crate::pod::events::Event;
 use crate::pod::progress::StepReport;
 use crate::pod::report::PodReport;
 use crate::server::{PodDetail, PodName};
+use crate::text::explained;
 use page::{Page, pairs, since};
 
 #[derive(Debug, Args)]

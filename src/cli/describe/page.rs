@@ -6,7 +6,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::cli::table::span;
-use crate::cli::text::in_a_line;
+use crate::text::in_a_line;
 
 /// Where values begin, from where their names do.
 const COLUMN: usize = 16;

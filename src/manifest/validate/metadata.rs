@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::ROLLBACK_AFTER;
 use super::names::{is_dns_subdomain, is_qualified_name};
 use super::{FieldPath, Validator, names, unexpected};
-use crate::config::parse_duration;
+use crate::units::duration::parse_duration;
 
 /// All keys and values of annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;

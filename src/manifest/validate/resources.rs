@@ -4,9 +4,9 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
 use super::super::defaults::is_huge_pages;
-use super::super::quantity::{self, Quantity};
 use super::super::requests::{self, ResourceAmounts, amount};
 use super::{FieldPath, Validator, is_dns_subdomain, names, unexpected};
+use crate::units::quantity::{self, Quantity};
 
 /// Prefix of resource names in quotas, which the longest name is measured with.
 const QUOTA_PREFIX: &str = "requests.";

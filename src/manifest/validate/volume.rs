@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
 
-use super::super::quantity;
 use super::{FieldPath, Validator, unexpected};
+use crate::units::quantity;
 
 const HOST_PATH_TYPES: [&str; 8] = [
     "",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cri::{Client, v1};
-use crate::node::machine;
+use crate::host::machine;
 
 /// Memory, and shares of disks, below which the node is under pressure: the kubelet's default limits for
 /// evicting Pods, which has none for process ids (Kubernetes, Node-pressure Eviction, "Hard eviction

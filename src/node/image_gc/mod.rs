@@ -15,10 +15,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::supervisor::PulseReceiver;
-use crate::blocking::blocking;
-use crate::complaints::Complaints;
+use super::supervisor::HeartbeatReceiver;
 use crate::cri::v1;
+use crate::host::blocking::blocking;
+use crate::host::log_once::LogOnce;
 use crate::pod::image;
 use crate::pod::task::Context;
 use crate::pod::{folder, rollback};
@@ -35,11 +35,11 @@ const PERIOD: Duration = Duration::from_secs(5 * 60);
 pub async fn keep(
     context: Arc<Context>,
     desired: watch::Receiver<Option<Desired>>,
-    mut pulse: PulseReceiver,
+    mut heartbeat: HeartbeatReceiver,
     policy: Policy,
 ) {
     // Pods come first.
-    if policy.is_off() || pulse.wait_for(Option::is_some).await.is_err() {
+    if policy.is_off() || heartbeat.wait_for(Option::is_some).await.is_err() {
         return;
     }
     // Until it is known what is wanted nothing may be removed: that is no problem unless it lasts.
@@ -51,12 +51,12 @@ pub async fn keep(
         desired,
         policy,
         history: History::default(),
-        complaints: Complaints::default(),
+        problems: LogOnce::default(),
     };
     loop {
         let done = collector.collect().await;
         let trouble = done.err().map(|error| format!("{error:#}"));
-        if collector.complaints.is_news("round", trouble.as_deref()) {
+        if collector.problems.should_log("round", trouble.as_deref()) {
             let error = trouble.unwrap_or_default();
             warn!(
                 error,
@@ -72,7 +72,7 @@ struct Collector {
     desired: watch::Receiver<Option<Desired>>,
     policy: Policy,
     history: History,
-    complaints: Complaints,
+    problems: LogOnce,
 }
 
 /// What a round has removed.
@@ -103,7 +103,7 @@ impl Collector {
         }
         let missing_bytes = made?;
         let trouble = (missing_bytes > 0).then_some("too full");
-        if self.complaints.is_news("disk", trouble) {
+        if self.problems.should_log("disk", trouble) {
             warn!(
                 disk = %mount.display(),
                 used_percent = now.used_percent(),
@@ -150,7 +150,7 @@ impl Collector {
         };
         let done = self.context.client.remove_image(request).await;
         let trouble = done.err().map(|error| error.to_string());
-        if self.complaints.is_news(&image.id, trouble.as_deref()) {
+        if self.problems.should_log(&image.id, trouble.as_deref()) {
             let error = trouble.as_deref().unwrap_or_default();
             warn!(image = image.name, error, "cannot remove the image");
         }

@@ -18,7 +18,7 @@ use tracing::debug;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::target::ContainerName;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::host::untrusted::Location;
 use crate::logs::{self, Cursor, Wanted, instance};
 use crate::pod::report::Told;

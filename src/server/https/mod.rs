@@ -31,7 +31,7 @@ use super::callers::Phase;
 use super::listen::{LIMITS, Limits, accept_all, serve_one};
 use super::port::bind;
 use super::state::State;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::translate::Paths;
 use answer::Answers;
 use caller::Caller;

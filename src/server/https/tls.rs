@@ -1,9 +1,8 @@
 //! The serving certificate, and the authority of the clients' ones. Both are read again when their files
 //! change; what cannot be read leaves the ones before in force.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +17,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use tracing::{info, warn};
 
 use super::settings::Settings;
+use crate::host::atomic_file;
 
 /// Where a certificate of our own making is kept, below the root directory.
 const FOLDER: &str = "pki";
@@ -194,24 +194,9 @@ fn own_certificate(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, 
     parameters.distinguished_name.push(DnType::CommonName, name);
     let pair = KeyPair::generate().with_context(wrong)?;
     let made = parameters.self_signed(&pair).with_context(wrong)?;
-    write(&key, &pair.serialize_pem()).with_context(wrong)?;
-    write(&certificate, &made.pem()).with_context(wrong)?;
+    atomic_file::write(&key, pair.serialize_pem().as_bytes()).with_context(wrong)?;
+    atomic_file::write(&certificate, made.pem().as_bytes()).with_context(wrong)?;
     Ok((certificate, key))
-}
-
-/// Writes a file that only we read, so that it is there whole or not at all.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

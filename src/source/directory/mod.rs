@@ -35,7 +35,7 @@ use super::files::{self, MAX_BYTES, ReadOutcome, is_ignored};
 use super::log::publish;
 use super::mounts::MountWatch;
 use super::{Desired, LastRead};
-use crate::blocking::{UNLIMITED, limited};
+use crate::host::blocking::{UNLIMITED, limited};
 use crate::units::time::Later;
 
 /// Looks for events are at least this far apart, so that a burst costs few.

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::fetch::Validators;
 use crate::hex::hex;
-use crate::source::aside;
+use crate::host::atomic_file;
 
 /// The form of the index that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -136,13 +136,13 @@ impl Copy {
                 continue;
             }
             if let Some(signature) = &document.signature {
-                aside::write(folder, &format!("{digest}.{SIGNATURE}"), signature)?;
+                atomic_file::write(&folder.join(format!("{digest}.{SIGNATURE}")), signature)?;
             }
-            aside::write(folder, digest, &document.body)?;
+            atomic_file::write(&folder.join(digest), &document.body)?;
         }
-        aside::sync(folder)?;
-        aside::write(folder, INDEX, &serde_json::to_vec_pretty(index)?)?;
-        aside::sync(folder)?;
+        atomic_file::sync_folder(folder)?;
+        atomic_file::write(&folder.join(INDEX), &serde_json::to_vec_pretty(index)?)?;
+        atomic_file::sync_folder(folder)?;
         self.on_disk = Some(index.clone());
         let needed = index.documents();
         for entry in fs::read_dir(folder)?.flatten() {

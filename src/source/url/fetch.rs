@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::shown;
-use crate::blocking::{blocking, limited};
+use crate::host::blocking::{blocking, limited};
 
 /// The largest document, decoded, in bytes; that of a file is the same.
 pub(super) const MAX_DOCUMENT: usize = 10 * 1024 * 1024;

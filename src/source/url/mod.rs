@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::log::publish;
 use super::{Desired, DesiredPod, LastRead, Origin, Refused};
-use crate::blocking::{blocking, limited};
+use crate::host::blocking::{blocking, limited};
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 pub(super) use copy::forget;

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{ContainerUsage, PodUsage, Usage, node, number};
-use crate::blocking::blocking;
 use crate::cri::{Error, v1};
+use crate::host::blocking::blocking;
 use crate::manifest::PodKey;
 use crate::pod::report::Told;
 use crate::pod::task::Context;

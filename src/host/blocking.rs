@@ -8,12 +8,13 @@
 //! others get no thread.
 
 use std::collections::HashMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::{Handle, Id, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -23,13 +24,24 @@ use crate::units::time::{LONGEST, Later};
 const MAX_THREADS: usize = 1024;
 
 /// Threads of the runtime's blocking pool: more than can hang.
-pub(crate) const POOL: usize = 1536;
+const POOL: usize = 1536;
 
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The limit of work that may take as long as it does, and is waited for beside other things.
 pub(crate) const UNLIMITED: Duration = LONGEST;
+
+/// Builds a runtime for one thread, since the agent waits far more than it works.
+///
+/// # Errors
+/// Any I/O error.
+pub(crate) fn single_threaded_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(POOL)
+        .build()
+}
 
 /// Runs file work off the tasks' thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -1,7 +1,7 @@
 //! A limit on log lines that say the same: whatever goes wrong in a loop, the log stays readable.
 //!
 //! This is the last resort. What is known to be tried again and again logs a problem once by itself
-//! (`complaints`).
+//! (`host::log_once`).
 
 use std::collections::HashMap;
 use std::fmt;

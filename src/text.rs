@@ -61,7 +61,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
 /// Where log lines are written: standard error, where characters that are not seen are written out. What
 /// steers a terminal is written out where lines are formatted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LogWriter;
+pub(crate) struct LogWriter;
 
 impl io::Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -77,7 +77,7 @@ impl io::Write for LogWriter {
 
 /// JSON that says the same, in which every character that steers a terminal or is not seen is escaped. They can
 /// only stand in its strings, but for ends of lines.
-pub(super) fn printable_json(json: &str) -> String {
+pub(crate) fn printable_json(json: &str) -> String {
     escaped(json, |c| c != '\n' && c.is_control() || is_invisible(c))
 }
 
@@ -98,12 +98,12 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
 }
 
 /// The printable text on one line.
-pub(super) fn in_a_line(text: &str) -> String {
+pub(crate) fn in_a_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
 /// A reason with its message, if there is one.
-pub(super) fn explained(reason: &str, message: &str) -> String {
+pub(crate) fn explained(reason: &str, message: &str) -> String {
     match message {
         "" => reason.to_owned(),
         _ => format!("{reason}: {message}"),

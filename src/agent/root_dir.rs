@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tracing::{info, warn};
 
-use super::service::Manager;
+use super::systemd::Systemd;
 use crate::pod::folder;
 use crate::source::mounts;
 
@@ -25,12 +25,12 @@ const REPEAT: Duration = Duration::from_secs(60);
 /// Makes the root directory and locks it; a second agent on it is refused. The lock ends with the process,
 /// however that ends.
 ///
-/// Waits for a directory that does not answer for as long as it takes. After 5 s the log and `manager` say so.
+/// Waits for a directory that does not answer for as long as it takes. After 5 s the log and `systemd` say so.
 /// It is tried again, beside the call that hangs, when other mounts are on the way to it.
 ///
 /// # Errors
 /// It cannot be made, or belongs to another agent.
-pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
+pub(super) fn lock(root: &Path, systemd: &Systemd) -> anyhow::Result<File> {
     let since = Instant::now();
     let mut last_line = None;
     loop {
@@ -49,7 +49,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
             match receiver.recv_timeout(LIMIT) {
                 Ok(locked) => {
                     if last_line.is_some() {
-                        manager.tell_status("");
+                        systemd.notify_status("");
                         info!(root_dir = %root.display(), "The root directory answers");
                     }
                     return locked;
@@ -61,7 +61,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
             }
             if last_line.is_none_or(|last: Instant| last.elapsed() >= REPEAT) {
                 last_line = Some(Instant::now());
-                manager.tell_status("Waiting for the root directory, which does not answer");
+                systemd.notify_status("Waiting for the root directory, which does not answer");
                 warn!(
                     root_dir = %root.display(),
                     seconds = since.elapsed().as_secs(),
