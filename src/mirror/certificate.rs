@@ -146,7 +146,7 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiE
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
-    debug!(request = name, "waiting for the client certificate");
+    debug!(request = name, "Waiting for client certificate");
     let until = Instant::now().later(PATIENCE);
     let mut look = LOOK;
     let certificate = loop {
@@ -167,7 +167,7 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiE
     };
     keep(folder, &certificate, &key)
         .map_err(|e| cannot("keep the client certificate", folder, &e))?;
-    info!(folder = %folder.display(), "the client certificate is there");
+    info!(folder = %folder.display(), "Received client certificate");
     Ok(())
 }
 
@@ -180,10 +180,7 @@ async fn answer(
     let path = format!("{REQUESTS}/{name}");
     let found = match api.get::<CertificateSigningRequest>(&path).await {
         Err(error) if error.kind == ErrorKind::NotFound => {
-            info!(
-                request = name,
-                "asking the API server for a client certificate"
-            );
+            info!(request = name, "Requesting client certificate");
             api.create::<CertificateSigningRequest>(REQUESTS, request)
                 .await
         }

@@ -173,7 +173,7 @@ impl Connection {
             match plugin::run(exec).await {
                 Ok(credential) => return Ok(credential),
                 Err(error) if Timestamp::now() < *expires => {
-                    debug!(%error, "the exec plugin gives no new credential yet");
+                    debug!(%error, "Exec plugin returned no new credential yet");
                 }
                 Err(error) => return Err(ApiError::away(error.to_string())),
             }

@@ -186,7 +186,7 @@ async fn tell_one(
             ErrorKind::Fault => return Ok(Some(Duration::from_secs(5))),
             // There is no such namespace, or nobody wants it: the log has it all the same.
             _ => {
-                debug!(pod = event.name, reason = event.reason, %error, "an event is not taken");
+                debug!(pod = event.name, reason = event.reason, %error, "API server rejected event");
                 outbox.done(name, event.number, false);
             }
         },

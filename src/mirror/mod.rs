@@ -122,13 +122,13 @@ struct ConnectionState {
 impl ConnectionState {
     fn record_unreachable(&mut self, error: &ApiError) {
         if self.said.replace(false) != Some(false) {
-            warn!(%error, "the API server is away, the Pods run all the same");
+            warn!(%error, "API server is unreachable, static Pods keep running");
         }
     }
 
     fn record_reachable(&mut self) {
         if self.said.replace(true) != Some(true) {
-            info!("the API server answers");
+            info!("API server is reachable");
         }
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Pods<'a> {
     }
 
     fn succeeded(&mut self, key: &PodKey, step: MirrorStep, pod: Option<SeenPod>, now: Instant) {
-        debug!(pod = %key, ?step, "the API server did it");
+        debug!(pod = %key, ?step, "API server accepted request for mirror Pod");
         let state = &mut self.retained.state;
         state.not_before.remove(key);
         match step {
@@ -209,7 +209,7 @@ impl<'a> Pods<'a> {
                 // It has no status yet, and every one is news to it.
                 state.patched.remove(key);
                 let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
-                info!(pod = %key, uid, "the mirror Pod is there");
+                info!(pod = %key, uid, "Created mirror Pod");
             }
             MirrorStep::Patch(patch) => {
                 state.patched.insert(key.clone(), now);
@@ -227,7 +227,7 @@ impl<'a> Pods<'a> {
             self.retained.state.not_before.remove(&other);
         }
         if self.retained.refusals.succeeded(key) {
-            info!(pod = %key, "the API server takes the mirror Pod again");
+            info!(pod = %key, "API server accepts the mirror Pod again");
         }
         if let Some(pod) = pod {
             self.see(ObjectUpdate::There(pod));
@@ -249,7 +249,7 @@ impl<'a> Pods<'a> {
     }
 
     fn failed(&mut self, key: &PodKey, step: &MirrorStep, error: &ApiError, now: Instant) {
-        debug!(pod = %key, ?step, %error, "the API server did not do it");
+        debug!(pod = %key, ?step, %error, "API server rejected request for mirror Pod");
         let error = match error.kind {
             ErrorKind::AlreadyExists => ApiError {
                 message: format!(
@@ -272,18 +272,18 @@ impl<'a> Pods<'a> {
     /// Says once that the API server does not do something for a Pod.
     fn say(&self, key: &PodKey, step: &MirrorStep, error: &ApiError) {
         let (what, reason) = match step {
-            MirrorStep::Create => ("make the mirror Pod", "FailedCreate"),
-            MirrorStep::Patch(_) => ("change the mirror Pod's status", "FailedUpdate"),
-            MirrorStep::Delete(_) => ("delete the mirror Pod", "FailedDelete"),
+            MirrorStep::Create => ("create mirror Pod", "FailedCreate"),
+            MirrorStep::Patch(_) => ("update status of mirror Pod", "FailedUpdate"),
+            MirrorStep::Delete(_) => ("delete mirror Pod", "FailedDelete"),
         };
-        warn!(pod = %key, %error, "the API server does not {what}, the Pod runs all the same");
+        warn!(pod = %key, %error, "Failed to {what}, the static Pod keeps running");
         let told = self.told(key);
         let about = About {
             pod: key,
             uid: told.as_ref().map_or("", |told| &told.report.uid),
             field: "",
         };
-        let message = format!("The API server does not {what}: {error}");
+        let message = format!("Failed to {what}: {error}");
         let events = &self.local.context.events;
         events.record(about, EventKind::Warning, reason, &message);
     }

@@ -111,7 +111,7 @@ pub(super) async fn watch<T: WatchedObject>(
 ) -> Result<Infallible, ApiError> {
     let (field, value) = selector;
     let path = format!("{path}?fieldSelector={field}%3D{value}");
-    let mut complaint = Complaint::new(format!("to show {path}"));
+    let mut complaint = Complaint::new(format!("to list {path}"));
     let mut delay = RETRY;
     let mut version = None;
     loop {
@@ -124,7 +124,7 @@ pub(super) async fn watch<T: WatchedObject>(
                 ErrorKind::Unreachable => return Err(error),
                 ErrorKind::Expired => version = None,
                 ErrorKind::Busy(after) => pause = pause.max(after),
-                ErrorKind::Fault => debug!(path, %error, "a list or watch failed"),
+                ErrorKind::Fault => debug!(path, %error, "List or watch failed"),
                 _ => {
                     version = None;
                     complaint.say(&error);

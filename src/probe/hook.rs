@@ -146,7 +146,7 @@ async fn http_get(
         let code = status.as_u16();
         warn!(
             container,
-            code, "a hook was answered with an error, which counts as done"
+            code, "HTTP hook returned an error status, which counts as success"
         );
     }
     // The body says nothing to us, but the server may want it read.

@@ -70,7 +70,7 @@ fn judge(request: &ProbeRequest, status: StatusCode, body: &[u8]) -> ProbeOutcom
         }
         _ => {
             // The body stays out of what users of an API server see: it may hold what is not for them.
-            debug!(url = %request.place, code, body, "an HTTP probe failed");
+            debug!(url = %request.place, code, body, "HTTP probe failed");
             ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}"))
         }
     }

@@ -143,7 +143,7 @@ impl MountWatch {
         });
         Self(
             watch
-                .inspect_err(|error| debug!(%error, "mounts cannot be watched"))
+                .inspect_err(|error| debug!(%error, "Failed to watch mounts"))
                 .ok(),
         )
     }

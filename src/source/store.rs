@@ -157,7 +157,7 @@ impl Store {
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = store.folder.display();
-                    warn!(%folder, %error, "accepted manifests cannot be read");
+                    warn!(%folder, %error, "Failed to read accepted manifests");
                 }
                 return (store, manifests);
             }
@@ -167,7 +167,7 @@ impl Store {
                 Ok(None) => {}
                 Ok(Some(stored)) => manifests.push(store.load(stored)),
                 Err(error) => {
-                    warn!(file = %path.display(), %error, "skipped a stored manifest");
+                    warn!(file = %path.display(), %error, "Skipped stored manifest");
                 }
             }
         }

@@ -373,7 +373,7 @@ impl Watch {
             Err(error) => return self.complain(&error),
         }
         if std::mem::take(&mut self.is_reported) {
-            info!("inotify can be had again");
+            info!("inotify is available again");
         }
     }
 
@@ -381,7 +381,7 @@ impl Watch {
         if !std::mem::replace(&mut self.is_reported, true) {
             let path = self.manifest_path.display();
             let advice = limits::advice(error);
-            warn!(%path, %error, advice, "no inotify: changes are found by the periodic look alone");
+            warn!(%path, %error, advice, "inotify is unavailable, changes are found by the periodic relist only");
         }
     }
 

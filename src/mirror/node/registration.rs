@@ -90,9 +90,9 @@ impl<'a> Registration<'a> {
             label_at: Some(Instant::now()),
             told: None,
             no_op: NoOpStatus::default(),
-            making: Complaint::new("to make the Node"),
-            labelling: Complaint::new("to change the labels of the Node"),
-            telling: Complaint::new("to change the Node"),
+            making: Complaint::new("to create the Node"),
+            labelling: Complaint::new("to update the labels of the Node"),
+            telling: Complaint::new("to update the Node"),
         }
     }
 
@@ -123,7 +123,7 @@ impl<'a> Registration<'a> {
             ObjectUpdate::All(nodes) => nodes.into_iter().next(),
             ObjectUpdate::There(node) => Some(node),
             ObjectUpdate::Gone(_) => {
-                warn!("the Node was deleted");
+                warn!("Node was deleted");
                 None
             }
         };
@@ -160,8 +160,8 @@ impl<'a> Registration<'a> {
         if let Some(taint) = self.local.settings.taints.iter().find(has) {
             warn!(
                 taint = taint.key,
-                "the Node was made without this taint: Pods that the scheduler puts here do not run. \
-                 Taint it, or delete the Node to have it made anew"
+                "Node was created without this taint: Pods that the scheduler binds to it do not run. \
+                 Taint it, or delete the Node to have it created again"
             );
         }
     }
@@ -186,7 +186,7 @@ impl<'a> Registration<'a> {
         let node = status::node(&context.facts, &settings.taints, status);
         match self.api.create::<SeenNode>(NODES, &node).await {
             Ok(node) => {
-                info!(node = context.node_name, "the Node is registered");
+                info!(node = context.node_name, "Registered Node");
                 self.making.clear();
                 self.see(ObjectUpdate::There(node));
                 self.label_at = None;

@@ -112,7 +112,7 @@ impl KnownManifest {
         for object in &manifest.objects {
             for warning in &object.warnings {
                 let file = self.candidate.path.display();
-                warn!(%file, object = %object.key, %warning, "a dubious manifest");
+                warn!(%file, object = %object.key, %warning, "Manifest accepted with a warning");
             }
         }
         self.objects = manifest.objects;

@@ -306,9 +306,9 @@ impl Directory {
     fn describe(&self, why: &str) -> String {
         let path = self.manifest_path.display();
         if self.has_accepted() {
-            format!("{path} cannot be read: {why}; what was accepted from it keeps running")
+            format!("Failed to read {path}: {why}; static Pods accepted from it keep running")
         } else {
-            format!("{path} cannot be read: {why}; waiting for it")
+            format!("Failed to read {path}: {why}; waiting for it")
         }
     }
 

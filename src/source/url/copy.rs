@@ -96,7 +96,7 @@ impl Copy {
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = copy.folder.display();
-                    warn!(%folder, %error, "the kept copy of the manifest URL's document cannot be read");
+                    warn!(%folder, %error, "Failed to read the stored documents of the manifest URL");
                 }
                 return (copy, None);
             }
@@ -107,7 +107,9 @@ impl Copy {
                 Ok(document) => {
                     documents.insert(digest.clone(), Arc::new(document));
                 }
-                Err(error) => warn!(digest, %error, "a kept document cannot be read"),
+                Err(error) => {
+                    warn!(digest, %error, "Failed to read stored document of the manifest URL")
+                }
             }
         }
         copy.on_disk = Some(index.clone());

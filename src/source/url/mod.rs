@@ -151,7 +151,9 @@ impl Poller {
             let readable = limited(KEYS, OPEN_LIMIT, move || keys.read()).await;
             if let Err(error) = readable {
                 self.index.newest = kept.newest;
-                self.complain(format!("the kept copy does not count: {error}"));
+                self.complain(format!(
+                    "failed to read the keys for the stored document: {error}"
+                ));
                 return self;
             }
         }
@@ -169,7 +171,7 @@ impl Poller {
         let mut entries = BTreeMap::new();
         for (digest, document) in documents {
             if let Err(why) = self.verify_kept(&document) {
-                self.complain(format!("the kept copy does not count: {why}"));
+                self.complain(format!("stored document cannot be verified: {why}"));
                 continue;
             }
             let parsed = manifest::parse_all(&document.body, &self.source.node_name, KIND);
@@ -183,7 +185,7 @@ impl Poller {
                         .first()
                         .map(ToString::to_string)
                         .unwrap_or_default();
-                    self.complain(format!("the kept copy is not accepted any more: {why}"));
+                    self.complain(format!("stored document is no longer accepted: {why}"));
                 }
             }
         }
@@ -201,7 +203,7 @@ impl Poller {
             } else {
                 warn!(
                     uid = pod.uid,
-                    "a Pod of the kept copy is not accepted any more"
+                    "Stored Pod of the manifest URL is no longer accepted"
                 );
             }
         }
@@ -296,7 +298,7 @@ impl Poller {
                 }
                 Err(failure) => schedule.after_failure(!self.unknown, failure.retry_after),
             };
-            debug!(source = %self.origin, ?wait, "polled");
+            debug!(source = %self.origin, ?wait, "Polled manifest URL");
         }
     }
 
@@ -445,10 +447,7 @@ impl Poller {
             .as_ref()
             .filter(|_| complaint != self.copy_complaint)
         {
-            warn!(
-                error,
-                "Failed to write the document for the next start of the agent"
-            );
+            warn!(error, "Failed to write the document of the manifest URL");
         }
         self.copy_complaint = complaint;
     }
@@ -474,15 +473,15 @@ const KIND: SourceKind = SourceKind::Http;
 
 /// The signature that stands beside the document, under its name with `.minisig`.
 async fn fetch_signature(fetcher: &mut Fetcher, url: &Url) -> Result<Vec<u8>, FetchError> {
-    let mut context = url.clone();
-    context.set_path(&format!("{}.minisig", url.path()));
-    match fetcher.fetch(&context, None).await {
+    let mut signature_url = url.clone();
+    signature_url.set_path(&format!("{}.minisig", url.path()));
+    match fetcher.fetch(&signature_url, None).await {
         Ok(FetchOutcome::Document { body, .. }) => Ok(body),
         Ok(FetchOutcome::NotModified) => {
             Err(FetchError::new("the server answered 304 to no condition"))
         }
         Err(failure) => Err(FetchError {
-            message: format!("{}: {}", shown(&context), failure.message),
+            message: format!("{}: {}", shown(&signature_url), failure.message),
             ..failure
         }),
     }
