@@ -206,7 +206,7 @@ pub(super) fn object_kind(document: &Document) -> Option<ObjectKind> {
     }
 }
 
-/// Which object a document is about, as far as that can be told.
+/// Key of the object that a document describes, as far as it can be read.
 pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
     let metadata = &document.value["metadata"];
     let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
@@ -388,7 +388,7 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(joined).map_err(wrong)
 }
 
-/// A place of a Pod that refers to an object.
+/// A field of a Pod that refers to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reference {
     kind: ObjectKind,

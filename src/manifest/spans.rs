@@ -1,7 +1,7 @@
 //! Spans of values in a text: a tree beside the values.
 //!
-//! Of YAML it is made from the events of a second parser. That is also the first look at a text that may
-//! be hostile, so it takes no more than it may.
+//! Spans of YAML are built from the events of a second parser. That is also the first pass over a text that
+//! may be hostile, so its memory is bounded.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -47,7 +47,7 @@ struct Position {
 }
 
 impl Position {
-    /// The place behind a text that stands here.
+    /// The position after a text that starts here.
     fn behind(self, text: &str) -> Self {
         let columns = |text: &str| number(text.chars().count());
         match text.rsplit_once('\n') {
@@ -72,7 +72,7 @@ struct Span {
     node: Arc<SpanNode>,
 }
 
-/// A value without its place.
+/// A value without its position.
 #[derive(Debug, Default)]
 pub(super) struct SpanNode {
     /// The text of a scalar that stands without quotes, and is not long.
@@ -149,7 +149,7 @@ struct Nearest<'a> {
 }
 
 impl Spans {
-    /// A problem with a field; it points at the field, or the nearest one around it that is there.
+    /// A problem with a field; it points at the field, or at the nearest enclosing one that exists.
     pub(crate) fn problem(&self, field: impl AsRef<str>, message: impl Into<String>) -> Problem {
         let field = path::join(&self.within, field.as_ref());
         let position = self.nearest(&field).span.position;
@@ -180,7 +180,7 @@ impl Spans {
         nearest.span.node.plain().filter(|_| nearest.exact)
     }
 
-    /// A problem for each field below these places that stands twice, of those that `concerns` tells.
+    /// A problem for each field below these spans that is given twice, of those that `concerns` selects.
     pub(super) fn repeated(&self, concerns: impl Fn(&str) -> bool) -> Vec<Problem> {
         let mut problems = vec![];
         let nearest = self.nearest(&self.within);
@@ -195,7 +195,7 @@ impl Spans {
         problems
     }
 
-    /// The places for what stands below a field.
+    /// The spans below a field.
     pub(super) fn below(&self, field: &str) -> Self {
         Self {
             document: self.document.clone(),
@@ -295,7 +295,7 @@ fn shortened(text: String) -> String {
 
 /// Result of the first pass over a YAML text.
 pub(super) struct YamlScan<'a> {
-    /// The places of each document that could be followed.
+    /// The spans of each document that could be parsed.
     pub(super) documents: Vec<Spans>,
     /// The syntax error, if there is one, and the text that was not read.
     pub(super) lost: Option<(Problem, &'a str)>,
@@ -368,7 +368,7 @@ impl Ahead {
         })
     }
 
-    /// The parser has told all until here.
+    /// The parser has reported all events up to here.
     fn event(&self, innermost: Option<&Frame>, end: Marker) {
         self.separators.set(0);
         self.event.set(end.index());
@@ -421,7 +421,7 @@ fn is_separator(c: char) -> bool {
     )
 }
 
-/// The places of a text that is JSON.
+/// The spans of a JSON text.
 ///
 /// # Errors
 /// It is too much: too deep, too many values, names too long.

@@ -32,9 +32,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// The wait before a request is looked at again, at first and at most, and for how long at a time.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOK_MAX: Duration = Duration::from_secs(10);
+/// Interval between polls of a certificate signing request, at first and at most, and their total time.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
@@ -148,13 +148,13 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiE
     let request = request(&name, &key, node)?;
     debug!(request = name, "Waiting for client certificate");
     let until = Instant::now().later(PATIENCE);
-    let mut look = LOOK;
+    let mut interval = POLL_INTERVAL;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
             Ok(None) if Instant::now() < until => {
-                tokio::time::sleep(look).await;
-                look = look.saturating_mul(2).min(LOOK_MAX);
+                tokio::time::sleep(interval).await;
+                interval = interval.saturating_mul(2).min(POLL_INTERVAL_MAX);
             }
             Ok(None) => {
                 return Err(ApiError {
@@ -272,7 +272,7 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
 /// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
 /// and the certificate in the folder. It is written before the certificate is asked for, as by the
 /// kubelet: where it cannot be written, a certificate would be requested again and again without effect.
-/// Tells whether a valid certificate is there already.
+/// Returns true if there is a valid certificate already.
 ///
 /// # Errors
 /// The one cannot be read, or the other not written.

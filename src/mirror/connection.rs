@@ -1,4 +1,5 @@
-//! The way to the API server, as a kubeconfig file tells it. Everything that the file names is read
+//! The connection to the API server, as a kubeconfig file configures it. Everything that the file names is
+//! read
 //! again for each connection, and a change of any of it is noticed.
 
 use std::fs;
@@ -28,14 +29,14 @@ use super::plugin::{self, PluginCredential};
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Time limit for connecting to a server.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// A connection on which nothing comes is looked after this often, and is dead after so many looks.
+/// Interval of keep-alive probes on an idle connection, which is dead after so many without a reply.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-const KEEPALIVE_LOOKS: u32 = 2;
+const KEEPALIVE_PROBES: u32 = 2;
 /// A credential with a time of its own is renewed this long before it is over, but not more often than this.
 const RENEW: SignedDuration = SignedDuration::from_secs(30);
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
-/// The clock of a machine may jump, so it is looked at this often.
-const CLOCK_LOOK: Duration = Duration::from_secs(60);
+/// Interval between checks of the clock, which may jump on a machine.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Connections that nobody uses are kept for this long; the lease is renewed more often.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
@@ -90,8 +91,8 @@ fn stamp(path: &Path) -> Option<ContentStamp> {
 }
 
 impl Connection {
-    /// Reads the kubeconfig and gets ready to ask its server. `certificate` is a PEM file with a
-    /// certificate and its key that is shown in place of one that the kubeconfig holds itself.
+    /// Reads the kubeconfig and prepares requests to its server. `certificate` is a PEM file with a
+    /// certificate and its key that is used in place of one that the kubeconfig holds itself.
     /// Nothing is sent yet; an exec plugin is called, unless there is a `fresh` credential of it.
     ///
     /// # Errors
@@ -167,7 +168,7 @@ impl Connection {
                 .duration_since(Timestamp::now())
                 .saturating_sub(RENEW);
             if left.is_positive() {
-                tokio::time::sleep(left.unsigned_abs().min(CLOCK_LOOK)).await;
+                tokio::time::sleep(left.unsigned_abs().min(CLOCK_CHECK_INTERVAL)).await;
                 continue;
             }
             match plugin::run(exec).await {
@@ -301,7 +302,7 @@ fn client(config: &Config) -> Result<Client, ApiError> {
     connector.set_connect_timeout(Some(CONNECT_TIME));
     connector.set_keepalive(Some(KEEPALIVE));
     connector.set_keepalive_interval(Some(KEEPALIVE));
-    connector.set_keepalive_retries(Some(KEEPALIVE_LOOKS));
+    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     let connector = config.rustls_https_connector_with_connector(connector);
     let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIME)

@@ -220,7 +220,7 @@ fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
 /// A plugin that runs. It is killed where this is dropped before its end.
 struct RunningPlugin {
     child: Option<Child>,
-    /// Its place among all that run.
+    /// Its permit among all that run.
     place: Option<OwnedSemaphorePermit>,
 }
 

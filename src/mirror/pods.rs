@@ -1,4 +1,5 @@
-//! Keeps the mirror Pods: looks at what is told and seen, plans, and carries the steps out, one at a
+//! Keeps the mirror Pods: compares reports with what the API server has, plans, and executes the steps, one
+//! at a
 //! time for each Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,11 +52,11 @@ pub(super) struct Pods<'a> {
     identity: watch::Receiver<Option<NodeIdentity>>,
     retained: &'a mut RetainedPods,
     numbers: &'a watch::Sender<Numbers>,
-    /// All Pods of this node that the API server has; `None` until it told.
+    /// All Pods of this node that the API server has; `None` until they were listed.
     seen: Option<BTreeMap<PodKey, SeenPod>>,
     /// The API server's UIDs of Pods that were deleted and that late changes may still be about.
     deleted: BTreeSet<String>,
-    /// Since when a change of a status waits to be told.
+    /// Time when a change of a status began to rest before it is sent.
     unsettled: Option<Instant>,
     /// The server wants to be left alone until then.
     busy_until: Option<Instant>,
@@ -113,7 +114,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Starts what is to be done now, and tells when to look again.
+    /// Starts the steps that are due, and returns the time of the next plan.
     fn go_on(&mut self) -> Instant {
         let now = Instant::now();
         let later = now.later(Duration::from_secs(60));

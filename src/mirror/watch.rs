@@ -33,7 +33,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(super) enum ObjectUpdate<T> {
     /// These are all objects.
     All(Vec<T>),
-    /// An object is there, as it is now.
+    /// An object was added or changed.
     There(T),
     /// An object is gone; this is what it was last.
     Gone(T),

@@ -1,8 +1,8 @@
 //! Allocation of Pods to manifest files: the rule for manifests that name the same Pod, and for broken ones.
 //!
-//! Pure: claims in, a whole [`Desired`] out. The invariants: every Pod is wanted by exactly one
-//! file; the order in which claims come does not matter; and a file that is there, but cannot be
-//! carried out as it stands, keeps the version that it last ran.
+//! Pure: candidates in, a whole [`Desired`] out. The invariants: every Pod is wanted by exactly one file; the
+//! order in which candidates come does not matter; and a file that exists, but is refused as it is now, keeps
+//! the version that it last ran.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -17,24 +17,24 @@ use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
 /// State of a file as it is now.
 #[derive(Debug, Clone)]
 pub(super) enum ManifestState {
-    /// Not looked at since the agent's start.
+    /// Not read since the agent's start.
     Unread,
     /// A Pod.
     Accepted(Accepted),
     /// Good, and no Pod in it.
     NoPod,
-    /// Nothing that could be carried out.
+    /// Nothing that is accepted.
     Refused(Vec<Problem>),
 }
 
-/// One manifest path's claim to a Pod.
+/// A manifest path as a candidate for a Pod.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     /// The manifest.
     pub(super) path: PathBuf,
     /// State of the file as it is now.
     pub(super) state: ManifestState,
-    /// The version that was last carried out from it.
+    /// The version that last ran from it.
     pub(super) held: Option<Arc<StaticPod>>,
     /// The file was there, and was not at the last relist; whether it is gone is not sure yet.
     pub(super) gone: bool,
@@ -51,7 +51,7 @@ impl Candidate {
         }
     }
 
-    /// Sorts the claim that gets Pod `key` first.
+    /// Sorts the candidate that gets Pod `key` first.
     fn rank(&self, key: &PodKey) -> impl Ord {
         let holds = self.held.as_ref().is_some_and(|pod| pod.key == *key);
         let name = self.path.file_name().unwrap_or_default();
@@ -118,7 +118,7 @@ fn manifest_stem(name: &OsStr) -> Option<&OsStr> {
         .map(OsStr::from_bytes)
 }
 
-/// The Pod that one claim goes for.
+/// The Pod that one candidate is allocated, or competes for.
 struct Allocation<'a> {
     candidate: &'a Candidate,
     pod: &'a Arc<StaticPod>,
@@ -126,9 +126,9 @@ struct Allocation<'a> {
     fell_back: bool,
 }
 
-/// Settles all claims.
+/// Allocates each Pod to one file.
 ///
-/// Of several claims to one Pod, names ending in `.yaml`, `.yml` or `.json` come first, then the
+/// Of several candidates for one Pod, names ending in `.yaml`, `.yml` or `.json` come first, then the
 /// file that the Pod already runs from, then the order of file names. A file that so loses the Pod
 /// it names is refused, and keeps the Pod that it held before, if that was another. While the
 /// winner may be gone, the others wait and are not refused.

@@ -32,7 +32,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The folder where the directory source keeps what it must remember, below the root directory.
+    /// The folder of the directory source's state, below the root directory.
     #[must_use]
     pub fn directory_state(root: &Path) -> PathBuf {
         root.join(MANIFESTS)

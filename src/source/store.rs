@@ -98,7 +98,7 @@ pub(super) struct StoredManifest {
     pub(super) context: StoredContext,
 }
 
-/// A `ConfigMap` or `Secret` in use and the manifest that it stands in.
+/// A `ConfigMap` or `Secret` in use and the manifest that contains it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ObjectInUse {
     pub(super) path: PathBuf,

@@ -1,8 +1,8 @@
 //! Hearing of changes at the manifest path, through inotify.
 //!
 //! An event only ever says "look again", and which files are just being written. The folder itself
-//! and every folder above it are watched, so that a folder that comes, goes or is replaced is heard
-//! of as well. Where inotify cannot tell (links into other folders, network file systems, limits
+//! and every folder above it are watched, so that a folder that comes, goes or is replaced causes events
+//! as well. Where inotify reports nothing (links into other folders, network file systems, limits
 //! reached) the periodic relist finds the change; nothing here is needed for correctness.
 
 use std::collections::{HashMap, HashSet};
@@ -98,7 +98,7 @@ fn directories(manifest_path: &Path) -> Vec<WatchedDirectory> {
     directories
 }
 
-/// When a file was first and last heard to be written to.
+/// Times of the first and the last event of a file being written.
 #[derive(Debug, Clone, Copy)]
 struct Writing {
     first: Instant,
@@ -118,15 +118,15 @@ pub(super) struct PendingEvents {
     pub(super) relist: bool,
     /// The watched folders are not the right ones any more, or events were lost.
     rearm: bool,
-    /// The names that anything was heard of since the last relist began.
+    /// Names with events since the last relist began.
     touched: HashSet<OsString>,
     /// The files that are being written to.
     writing: HashMap<OsString, Writing>,
 }
 
 impl PendingEvents {
-    /// A relist begins: what is heard from now on may have come too late for it. Gives the names that
-    /// anything was heard of before.
+    /// Begins a relist: events from now on may have come too late for it. Returns the names that had
+    /// events before.
     pub(super) fn begin_relist(&mut self) -> HashSet<OsString> {
         self.relist = false;
         std::mem::take(&mut self.touched)
@@ -170,7 +170,7 @@ impl PendingEvents {
         self.writing.retain(|name, _| present(name));
     }
 
-    /// When the first file that is being written to is to be looked at.
+    /// Time when the first file that is being written is to be read.
     pub(super) fn due(&self) -> Option<Instant> {
         self.writing.values().map(|writing| writing.due()).min()
     }
@@ -323,7 +323,7 @@ fn is_limit(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The ear at a manifest path.
+/// The watches of a manifest path.
 #[derive(Debug)]
 pub(super) struct Watch {
     manifest_path: PathBuf,
@@ -335,7 +335,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// An ear that hears nothing until [`Watch::adopt`].
+    /// Watches that report nothing until [`Watch::adopt`].
     pub(super) fn new(manifest_path: PathBuf) -> Self {
         Self {
             manifest_path,
@@ -351,7 +351,7 @@ impl Watch {
     }
 
     /// A relist begins: takes in what came before it. Gives what brings the watches up to date, and the
-    /// names that something was heard of.
+    /// names that had events.
     pub(super) fn begin_relist(&mut self) -> (Arming, HashSet<OsString>) {
         self.drain(Instant::now());
         let changed_names = self.pending.begin_relist();

@@ -8,7 +8,7 @@ pub enum CgroupDriver {
     /// Whoever needs a cgroup makes it.
     #[default]
     Cgroupfs,
-    /// systemd, which is asked for slices.
+    /// systemd, which is requested to make slices.
     Systemd,
 }
 

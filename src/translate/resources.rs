@@ -1,4 +1,4 @@
-//! Requests and limits to what cgroups are told: QoS classes, CPU shares and quotas, memory
+//! Requests and limits to cgroup settings: QoS classes, CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -384,7 +384,7 @@ fn cpu_quota(milli: i64) -> i64 {
     }
 }
 
-/// The kernel's readiness to kill the container, by how much of the node's memory it asked for.
+/// OOM score adjustment of the container, by its share of the node's memory.
 fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
     if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
         return GUARANTEED_OOM_SCORE;

@@ -1,4 +1,4 @@
-//! Keeps the Node at the API server: made if it is missing, its status told when it changes and every
+//! Keeps the Node at the API server: created if it is missing, its status reported when it changes and every
 //! few minutes.
 
 use std::convert::Infallible;
@@ -48,11 +48,11 @@ impl WatchedObject for SeenNode {
 /// State of the Node at the API server.
 #[derive(Debug)]
 enum NodeState {
-    /// It was not told yet.
+    /// Not listed yet.
     Nothing,
     /// There is none.
     Missing,
-    /// It is there.
+    /// The Node exists.
     There(Box<SeenNode>),
 }
 
@@ -63,7 +63,7 @@ pub(in crate::mirror) struct Registration<'a> {
     identity: watch::Sender<Option<NodeIdentity>>,
     measured: &'a mut Measured,
     seen: NodeState,
-    /// When the labels are to be looked after; `None` once they were.
+    /// Time when the labels are to be updated; `None` once they were.
     label_at: Option<Instant>,
     /// Time when the status was reported.
     told: Option<Instant>,
@@ -74,7 +74,7 @@ pub(in crate::mirror) struct Registration<'a> {
 }
 
 impl<'a> Registration<'a> {
-    /// `identity` is told what the API server knows this node by.
+    /// `identity` is notified of the name and UID that the API server knows this node by.
     pub(in crate::mirror) fn new(
         local: &'a Local,
         api: Api,
@@ -101,12 +101,12 @@ impl<'a> Registration<'a> {
         mut self,
         mut updates: mpsc::Receiver<ObjectUpdate<SeenNode>>,
     ) -> Result<Infallible, ApiError> {
-        let mut look = tokio::time::interval(MEASURE_INTERVAL);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut measure = tokio::time::interval(MEASURE_INTERVAL);
+        measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let measure = tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
-                _ = look.tick() => true,
+                _ = measure.tick() => true,
             };
             if measure {
                 let context = &self.local.context;
@@ -243,7 +243,7 @@ impl<'a> Registration<'a> {
         Ok(())
     }
 
-    /// Gives the Node its labels. That one is refused keeps nothing else of the Node from being told.
+    /// Updates the Node's labels. A refused label keeps nothing else of the Node from being reported.
     ///
     /// # Errors
     /// The API server is unreachable.

@@ -17,7 +17,7 @@ pub(super) struct KnownManifest {
     pub(super) candidate: Candidate,
     /// The `ConfigMap`s and `Secret`s that the file last had while it was good.
     pub(super) objects: Vec<Object>,
-    /// The content that the claim's standing comes from.
+    /// The content that the candidate's state comes from.
     pub(super) seen: Option<SeenContent>,
     /// The inode of the name itself; 0 while not known.
     pub(super) inode: u64,

@@ -1,8 +1,8 @@
 //! Manifests in a directory, or in one file.
 //!
 //! Each relist reads the whole state and gives a whole [`Desired`]; events and time only say when to
-//! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
-//! read; what is published was read from files that nobody was heard writing to; and what does not
+//! relist. The invariants: a Pod goes only when its file was missing twice while the folder could be
+//! read; what is published was read from files without events of a writer; and what does not
 //! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
 
 mod absences;
@@ -87,7 +87,7 @@ impl DirectorySource {
         self.run_recording(sender, LastRead::default()).await;
     }
 
-    /// The same, and tells each time that the manifests were read well.
+    /// The same, and records each successful read of the manifests.
     pub(super) async fn run_recording(
         mut self,
         sender: watch::Sender<Option<Desired>>,

@@ -28,7 +28,7 @@ const SIGNATURE: &str = "minisig";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StoredDocument {
     pub(super) body: Vec<u8>,
-    /// Its signature, where one was asked for.
+    /// Its signature, if one is required.
     pub(super) signature: Option<Vec<u8>>,
 }
 
@@ -122,7 +122,7 @@ impl Copy {
     }
 
     /// Makes the folder hold this index and the documents that it names, and nothing else. Whatever
-    /// moment it is cut off in, the folder holds one index whole, with its documents.
+    /// time it is interrupted, the folder holds one index whole, with its documents.
     ///
     /// # Errors
     /// The first I/O error; calling again continues.

@@ -71,7 +71,7 @@ impl Default for Patience {
     }
 }
 
-/// By what a server tells that a document did not change.
+/// Validators of a document, for conditional requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Validators {
     pub(super) etag: Option<String>,

@@ -62,7 +62,7 @@ impl UrlSource {
         self.run_recording(sender, eager, LastRead::default()).await;
     }
 
-    /// The same, and tells each time that the server answered well.
+    /// The same, and records each successful response of the server.
     pub(super) async fn run_recording(
         self,
         sender: watch::Sender<Option<Desired>>,
@@ -375,8 +375,9 @@ impl Poller {
         Ok(())
     }
 
-    /// Gets and checks the signature of a document, and tells when it was made; nothing where none is
-    /// asked for.
+    /// Fetches and verifies the signature of a document, and returns the time when it was made; `None` if
+    /// none is
+    /// required.
     async fn verify(
         &mut self,
         body: &Arc<Vec<u8>>,
