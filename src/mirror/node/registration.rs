@@ -101,12 +101,12 @@ impl<'a> Registration<'a> {
         mut self,
         mut updates: mpsc::Receiver<ObjectUpdate<SeenNode>>,
     ) -> Result<Infallible, ApiError> {
-        let mut measure = tokio::time::interval(MEASURE_INTERVAL);
-        measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut timer = tokio::time::interval(MEASURE_INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let measure = tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
-                _ = measure.tick() => true,
+                _ = timer.tick() => true,
             };
             if measure {
                 let context = &self.local.context;
