@@ -174,6 +174,7 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
     pod
 }
 
+// Longer than other functions: one table, a row for each state.
 #[test]
 fn each_state_has_its_step() {
     let running = || Some(told("web-n1", "v1", "Running"));

@@ -276,8 +276,8 @@ impl Store {
             objects: objects.collect(),
             place: context.place.clone(),
         };
-        let content = serde_json::to_vec_pretty(&stored)?;
-        aside::write(&self.folder, &file_name(path), &content)
+        let bytes = serde_json::to_vec_pretty(&stored)?;
+        aside::write(&self.folder, &file_name(path), &bytes)
     }
 }
 

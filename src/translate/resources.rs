@@ -1,4 +1,4 @@
-//! Requests and limits to cgroup settings: QoS classes, CPU shares and quotas, memory
+//! Requests and limits to cgroup settings: classes of quality of service (`QoS`), CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ const MIN_QUOTA: i64 = 1_000;
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
-/// OOM score adjustment by QoS class (Kubernetes, Node-pressure eviction).
+/// OOM score adjustment by `QoS` class (Kubernetes, Node-pressure eviction).
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 /// Whose Pods the kernel spares as it spares guaranteed ones.

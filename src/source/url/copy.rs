@@ -108,7 +108,7 @@ impl Copy {
                     documents.insert(digest.clone(), Arc::new(document));
                 }
                 Err(error) => {
-                    warn!(digest, %error, "Failed to read stored document of the manifest URL")
+                    warn!(digest, %error, "Failed to read stored document of the manifest URL");
                 }
             }
         }
