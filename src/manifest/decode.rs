@@ -1,5 +1,5 @@
 //! A document to a Pod: it is gone through beside the [shape](super::shape) of a Pod, so that every
-//! field that is unknown, of another type or not carried out is told at once.
+//! field that is unknown, of another type or not implemented is reported at once.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;

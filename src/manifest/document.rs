@@ -265,7 +265,7 @@ impl ValueBudget {
     }
 }
 
-/// Makes JSON of a YAML value: merges are carried out, and of several fields of one name the last one
+/// Builds JSON from a YAML value: merges are resolved, and of several fields of one name the last one
 /// counts.
 struct Json<'a>(&'a ValueBudget);
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Treatment of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Treatment {
-    /// The container runtime carries it out: it is part of what the runtime is asked for.
+    /// The container runtime implements it: it is part of the request to the runtime.
     Runtime,
     /// The agent itself carries it out.
     Agent,

@@ -42,7 +42,7 @@ pub(super) fn explained(text: &str, problem: Problem) -> Problem {
     found.map_or(problem, |suspect| suspect.problem())
 }
 
-/// A place that no YAML can have.
+/// A position with text that no YAML can have.
 struct Suspect<'a> {
     line: u32,
     column: u32,

@@ -14,7 +14,7 @@ const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
 /// A Pod of a document.
 #[derive(Debug)]
 pub struct PodEntry {
-    /// The Pod that it is about, as far as that can be told of one that is refused.
+    /// Key of the Pod, as far as it can be read from one that is refused.
     pub key: Option<PodKey>,
     /// The Pod, or everything that is wrong with it.
     pub result: Result<Accepted, Vec<Problem>>,
@@ -32,7 +32,7 @@ pub struct Parsed {
 /// A `ConfigMap` or `Secret` of a document.
 #[derive(Debug)]
 pub struct ObjectEntry {
-    /// Which it is, as far as that can be told of one that is refused.
+    /// Key of the object, as far as it can be read from one that is refused.
     pub key: Option<ObjectKey>,
     /// The object, or everything that is wrong with it.
     pub result: Result<Object, Vec<Problem>>,

@@ -46,7 +46,7 @@ const SHOWN: usize = 100;
 /// The annotation with which a Pod has an update taken back that is not Ready within a duration.
 pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
 
-/// The annotation that tells the kind of source.
+/// Annotation with the kind of source.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// Which Pod: its namespace and its full name, which ends in the node's name.
@@ -95,21 +95,21 @@ impl StaticPod {
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Severity {
-    /// The manifest is not carried out.
+    /// The manifest is refused.
     #[default]
     Error,
-    /// It is carried out, and what it says there may not be what was meant.
+    /// The manifest is accepted, but a value may not be what was meant.
     Warning,
 }
 
-/// Something wrong, or dubious, at one place of a manifest.
+/// An error or a warning at one position of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problem {
     /// Severity of the problem.
     pub severity: Severity,
-    /// Line, from 1; 0 where there is no place to point at.
+    /// Line, from 1; 0 if there is no position.
     pub line: u32,
-    /// Column in characters, from 1; 0 where there is no place to point at.
+    /// Column in characters, from 1; 0 if there is no position.
     pub column: u32,
     /// Path of the field as Kubernetes writes it, `spec.containers[0].image`; empty for the whole.
     pub field: String,

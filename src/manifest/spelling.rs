@@ -20,7 +20,7 @@ const LONGEST: usize = 64;
 /// Path of an object without the indexes of list items: `["spec", "containers[]"]`.
 pub(super) type ObjectPath = Vec<String>;
 
-/// A field that the object at its place does not have.
+/// A field that the object at its path does not have.
 #[derive(Debug)]
 pub(super) struct Unknown {
     /// The suggestion.
@@ -38,7 +38,7 @@ pub(super) enum Meant {
     There(String),
 }
 
-/// Says what was probably meant by a field that the object at this place does not have.
+/// Returns the suggestion for a field that the object at this path does not have.
 pub(super) fn unknown_field(name: &str, object: &ObjectSchema, place: &[String]) -> Unknown {
     let unknown = |message: String, meant| Unknown { message, meant };
     let hint = hints::of_template(name);
@@ -137,7 +137,7 @@ fn collect(
     }
 }
 
-/// One part of a place.
+/// One part of an object's path.
 pub(super) fn step(name: &str, schema: &Schema) -> String {
     match schema {
         Schema::List(_) => format!("{name}[]"),

@@ -33,9 +33,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// The wait before a request is looked at again, at first and at most, and for how long at a time.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOK_MAX: Duration = Duration::from_secs(10);
+/// Interval between polls of a certificate signing request, at first and at most, and their total time.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
@@ -147,15 +147,15 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiE
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
-    debug!(request = name, "waiting for the client certificate");
+    debug!(request = name, "Waiting for client certificate");
     let until = Instant::now().later(PATIENCE);
-    let mut look = LOOK;
+    let mut interval = POLL_INTERVAL;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
             Ok(None) if Instant::now() < until => {
-                tokio::time::sleep(look).await;
-                look = look.saturating_mul(2).min(LOOK_MAX);
+                tokio::time::sleep(interval).await;
+                interval = interval.saturating_mul(2).min(POLL_INTERVAL_MAX);
             }
             Ok(None) => {
                 return Err(ApiError {
@@ -168,7 +168,7 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiE
     };
     keep(folder, &certificate, &key)
         .map_err(|e| cannot("keep the client certificate", folder, &e))?;
-    info!(folder = %folder.display(), "the client certificate is there");
+    info!(folder = %folder.display(), "Received client certificate");
     Ok(())
 }
 
@@ -181,10 +181,7 @@ async fn answer(
     let path = format!("{REQUESTS}/{name}");
     let found = match api.get::<CertificateSigningRequest>(&path).await {
         Err(error) if error.kind == ErrorKind::NotFound => {
-            info!(
-                request = name,
-                "asking the API server for a client certificate"
-            );
+            info!(request = name, "Requesting client certificate");
             api.create::<CertificateSigningRequest>(REQUESTS, request)
                 .await
         }
@@ -274,7 +271,7 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
 /// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
 /// and the certificate in the folder. It is written before the certificate is asked for, as by the
 /// kubelet: where it cannot be written, a certificate would be requested again and again without effect.
-/// Tells whether a valid certificate is there already.
+/// Returns true if there is a valid certificate already.
 ///
 /// # Errors
 /// The one cannot be read, or the other not written.

@@ -23,14 +23,14 @@ impl Complaint {
     /// It is refused.
     pub(super) fn say(&mut self, error: &ApiError) {
         if self.said.replace(error.kind) != Some(error.kind) {
-            warn!(%error, "the API server refuses {}", self.what);
+            warn!(%error, "API server refuses {}", self.what);
         }
     }
 
     /// It is not refused.
     pub(super) fn clear(&mut self) {
         if self.said.take().is_some() {
-            info!("the API server does not refuse any more {}", self.what);
+            info!("API server no longer refuses {}", self.what);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tells the API server what happened to Pods, as events on their mirror Pods.
 //!
 //! The same thing again raises the count of the same event. A Pod has a budget of requests, which
-//! fills up again slowly; what is over it is told later, with the count that it has reached by then.
+//! fills up again slowly; the rest is sent later, with the count that the event has reached by then.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -63,7 +63,7 @@ impl EventBudget {
         }
     }
 
-    /// Takes one request, or tells when there will be one.
+    /// Takes one request, or returns the time when there will be one.
     fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let steps = now.duration_since(self.filled).as_nanos();
         let steps = steps.checked_div(REFILL.as_nanos()).unwrap_or(0);
@@ -121,7 +121,7 @@ impl Outbox {
         Err(wake)
     }
 
-    /// The event is told, or will not be.
+    /// Removes an event that was sent, or will not be.
     fn done(&mut self, name: &str, number: u64, is_known: bool) {
         if self.waiting.get(name).is_some_and(|e| e.number == number) {
             self.waiting.remove(name);
@@ -139,7 +139,7 @@ impl Outbox {
     }
 }
 
-/// Tells events until the API server is unreachable.
+/// Sends events until the API server is unreachable.
 pub(super) async fn send_all(
     local: &Local,
     api: &Api,
@@ -186,7 +186,7 @@ async fn tell_one(
             ErrorKind::Fault => return Ok(Some(Duration::from_secs(5))),
             // There is no such namespace, or nobody wants it: the log has it all the same.
             _ => {
-                debug!(pod = event.name, reason = event.reason, %error, "an event is not taken");
+                debug!(pod = event.name, reason = event.reason, %error, "API server rejected event");
                 outbox.done(name, event.number, false);
             }
         },
@@ -194,7 +194,7 @@ async fn tell_one(
     Ok(None)
 }
 
-/// Raises the count of an event that is there, or makes it.
+/// Raises the count of an event that exists, or creates it.
 async fn send(
     api: &Api,
     node: &str,

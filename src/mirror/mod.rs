@@ -1,6 +1,6 @@
 //! The node at an API server: seen from there, not controlled from there.
 //!
-//! Nothing on the node waits for this or depends on it. On each connection everything is looked at
+//! Nothing on the node waits for this or depends on it. On each connection everything is listed
 //! again, so that whatever happened on either side while there was none comes right: the Node and its
 //! lease, a mirror Pod for each static Pod, and the events.
 
@@ -47,12 +47,12 @@ use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
 pub use object::{NodeIdentity, mirror};
 
-/// The wait before an API server that is unreachable is asked again, at first and at most.
+/// Back-off before an API server that is unreachable is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A connection that held this long was a good one.
 const GOOD: Duration = Duration::from_secs(30);
-/// The wait before a certificate that is not given is asked for again.
+/// Wait before a certificate that was not issued is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// News that nobody took in yet.
 const UPDATES: usize = 16;
@@ -62,9 +62,9 @@ const PKI: &str = "pki";
 /// Settings of the connection to an API server.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// The file that tells the way there.
+    /// Kubeconfig of the API server.
     pub kubeconfig: PathBuf,
-    /// The file that tells the way for getting a certificate, while the other is not there.
+    /// Kubeconfig for requesting a certificate, used while the other does not exist.
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// The folder for client certificates; `None` for the one that the kubeconfig names, or else one
     /// below the root directory.
@@ -97,7 +97,7 @@ struct Local {
     settings: Settings,
     context: Arc<Context>,
     desired: tokio::sync::watch::Receiver<Option<Desired>>,
-    /// Set once every Pod was looked at for the first time.
+    /// Set once every Pod was observed for the first time.
     synced: tokio::sync::watch::Receiver<Option<Instant>>,
     requests: Arc<AtomicU64>,
 }
@@ -122,13 +122,13 @@ struct ConnectionState {
 impl ConnectionState {
     fn record_unreachable(&mut self, error: &ApiError) {
         if self.said.replace(false) != Some(false) {
-            warn!(%error, "the API server is away, the Pods run all the same");
+            warn!(%error, "API server is unreachable, static Pods keep running");
         }
     }
 
     fn record_reachable(&mut self) {
         if self.said.replace(true) != Some(true) {
-            info!("the API server answers");
+            info!("API server is reachable");
         }
     }
 }
@@ -154,7 +154,7 @@ pub struct Mirror {
 pub type ClientSender = tokio::sync::watch::Sender<Option<kube::Client>>;
 
 impl Mirror {
-    /// `desired` is what the manifests want; `synced` is set once every Pod was looked at for
+    /// `desired` is what the manifests want; `synced` is set once every Pod was observed for
     /// the first time; `client` is notified of each connection.
     #[must_use]
     pub fn new(

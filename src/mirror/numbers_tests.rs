@@ -65,7 +65,7 @@ fn places(value: &Value, at: &str, into: &mut Vec<String>) {
     }
 }
 
-/// The document with each extreme in each place.
+/// The document with each extreme at each path.
 fn changed(document: &Value) -> Vec<Value> {
     let mut all = vec![];
     places(document, "", &mut all);

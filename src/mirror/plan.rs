@@ -17,18 +17,18 @@ use crate::manifest::PodKey;
 use crate::pod::report::Told;
 use crate::units::time::Later;
 
-/// A Pod whose status never rests is told of once in this time.
+/// Minimum interval between patches of a Pod whose status keeps changing.
 pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
-/// A mirror that somebody deletes again and again is created again once in this time.
+/// Minimum interval between creations of a mirror Pod that somebody keeps deleting.
 pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
 /// All that the planner looks at.
 pub(super) struct MirrorView<'a> {
     /// Reports of the static Pods that are wanted or not yet terminated.
     pub(super) told: &'a BTreeMap<PodKey, Arc<Told>>,
-    /// The Pods that the manifests want, told of or not.
+    /// The Pods that the manifests want, whether reported or not.
     pub(super) wanted: &'a BTreeSet<PodKey>,
-    /// Every Pod that an earlier agent left has been looked at: what nothing is told of is gone.
+    /// Every Pod that an earlier agent left has been observed: one without a report is gone.
     pub(super) complete: bool,
     /// All Pods of this node that the API server has.
     pub(super) seen: &'a BTreeMap<PodKey, SeenPod>,
@@ -36,7 +36,7 @@ pub(super) struct MirrorView<'a> {
     pub(super) node: &'a NodeIdentity,
     /// Requests that were made or are in flight.
     pub(super) state: &'a RequestState,
-    /// No status changed in this moment: what changed may be told.
+    /// No status is changing right now: changes may be sent.
     pub(super) settled: bool,
     pub(super) now: Instant,
 }

@@ -86,7 +86,7 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
 }
 
 /// All that the planner looks at, owned.
-struct World {
+struct PlannerInput {
     told: BTreeMap<PodKey, Arc<Told>>,
     wanted: BTreeSet<PodKey>,
     complete: bool,
@@ -96,7 +96,7 @@ struct World {
     now: Instant,
 }
 
-impl World {
+impl PlannerInput {
     fn new(told: Option<Told>, seen: Option<SeenPod>) -> Self {
         Self {
             told: told
@@ -174,6 +174,7 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
     pod
 }
 
+// Longer than other functions: one table, a row for each state.
 #[test]
 fn each_state_has_its_step() {
     let running = || Some(told("web-n1", "v1", "Running"));
@@ -187,7 +188,7 @@ fn each_state_has_its_step() {
     let foreign = || seen("web-n1", "u", None, "node-uid", "Running");
     let old_node = || seen("web-n1", "u", Some("v1"), "old-node-uid", "Running");
     let check = |what: &str, told, seen, expected| {
-        assert_eq!(World::new(told, seen).step(), expected, "{what}");
+        assert_eq!(PlannerInput::new(told, seen).step(), expected, "{what}");
     };
     check("a Pod without a mirror", running(), None, "create");
     check(
@@ -262,7 +263,7 @@ fn each_state_has_its_step() {
 #[test]
 fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
-    let mut world = World::new(None, Some(mirror));
+    let mut world = PlannerInput::new(None, Some(mirror));
     world.complete = false;
     assert_eq!(world.step(), "nothing", "not every Pod was looked at");
     world.complete = true;
@@ -285,14 +286,14 @@ fn pods_that_others_control_are_never_touched() {
         change(|owner| owner.kind = "ReplicaSet".into()),
         change(|owner| owner.controller = None),
     ] {
-        assert_eq!(World::new(None, Some(pod)).step(), "nothing");
+        assert_eq!(PlannerInput::new(None, Some(pod)).step(), "nothing");
     }
 }
 
 #[test]
 fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
     world.settled = false;
     assert_eq!(world.step(), "nothing");
     world.settled = true;
@@ -306,7 +307,7 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
 
 #[test]
 fn a_step_waits_for_the_one_before_and_after_a_failure() {
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), None);
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), None);
     world.state.busy.insert(key("web-n1"));
     assert_eq!(world.step(), "nothing");
     world.state.busy.clear();
@@ -327,7 +328,7 @@ fn a_step_waits_for_the_one_before_and_after_a_failure() {
 #[test]
 fn a_patch_that_changed_nothing_is_not_sent_again() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
     let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
     world.state.no_op.insert(key("web-n1"), patch);
     assert_eq!(world.step(), "nothing");
@@ -382,7 +383,7 @@ proptest! {
     fn from_any_state_the_mirrors_come_right(
         pods in proptest::collection::vec((any_told(), any_seen()), 1..5)
     ) {
-        let mut world = World::new(None, None);
+        let mut world = PlannerInput::new(None, None);
         for (n, (as_told, as_seen)) in pods.iter().enumerate() {
             let name = format!("p{n}-n1");
             if let Some((version, phase, terminating)) = *as_told {

@@ -1,4 +1,5 @@
-//! Keeps the mirror Pods: looks at what is told and seen, plans, and carries the steps out, one at a
+//! Keeps the mirror Pods: compares reports with what the API server has, plans, and executes the steps, one
+//! at a
 //! time for each Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,11 +52,11 @@ pub(super) struct Pods<'a> {
     identity: watch::Receiver<Option<NodeIdentity>>,
     retained: &'a mut RetainedPods,
     numbers: &'a watch::Sender<Numbers>,
-    /// All Pods of this node that the API server has; `None` until it told.
+    /// All Pods of this node that the API server has; `None` until they were listed.
     seen: Option<BTreeMap<PodKey, SeenPod>>,
     /// The API server's UIDs of Pods that were deleted and that late changes may still be about.
     deleted: BTreeSet<String>,
-    /// Since when a change of a status waits to be told.
+    /// Time when a change of a status began to rest before it is sent.
     unsettled: Option<Instant>,
     /// The server wants to be left alone until then.
     busy_until: Option<Instant>,
@@ -113,7 +114,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Starts what is to be done now, and tells when to look again.
+    /// Starts the steps that are due, and returns the time of the next plan.
     fn go_on(&mut self) -> Instant {
         let now = Instant::now();
         let later = now.later(Duration::from_secs(60));
@@ -199,7 +200,7 @@ impl<'a> Pods<'a> {
     }
 
     fn succeeded(&mut self, key: &PodKey, step: MirrorStep, pod: Option<SeenPod>, now: Instant) {
-        debug!(pod = %key, ?step, "the API server did it");
+        debug!(pod = %key, ?step, "API server accepted request for mirror Pod");
         let state = &mut self.retained.state;
         state.not_before.remove(key);
         match step {
@@ -209,7 +210,7 @@ impl<'a> Pods<'a> {
                 // It has no status yet, and every one is news to it.
                 state.patched.remove(key);
                 let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
-                info!(pod = %key, uid, "the mirror Pod is there");
+                info!(pod = %key, uid, "Created mirror Pod");
             }
             MirrorStep::Patch(patch) => {
                 state.patched.insert(key.clone(), now);
@@ -227,7 +228,7 @@ impl<'a> Pods<'a> {
             self.retained.state.not_before.remove(&other);
         }
         if self.retained.refusals.succeeded(key) {
-            info!(pod = %key, "the API server takes the mirror Pod again");
+            info!(pod = %key, "API server accepts the mirror Pod again");
         }
         if let Some(pod) = pod {
             self.see(ObjectUpdate::There(pod));
@@ -249,7 +250,7 @@ impl<'a> Pods<'a> {
     }
 
     fn failed(&mut self, key: &PodKey, step: &MirrorStep, error: &ApiError, now: Instant) {
-        debug!(pod = %key, ?step, %error, "the API server did not do it");
+        debug!(pod = %key, ?step, %error, "API server rejected request for mirror Pod");
         let error = match error.kind {
             ErrorKind::AlreadyExists => ApiError {
                 message: format!(
@@ -272,18 +273,18 @@ impl<'a> Pods<'a> {
     /// Says once that the API server does not do something for a Pod.
     fn say(&self, key: &PodKey, step: &MirrorStep, error: &ApiError) {
         let (what, reason) = match step {
-            MirrorStep::Create => ("make the mirror Pod", "FailedCreate"),
-            MirrorStep::Patch(_) => ("change the mirror Pod's status", "FailedUpdate"),
-            MirrorStep::Delete(_) => ("delete the mirror Pod", "FailedDelete"),
+            MirrorStep::Create => ("create mirror Pod", "FailedCreate"),
+            MirrorStep::Patch(_) => ("update status of mirror Pod", "FailedUpdate"),
+            MirrorStep::Delete(_) => ("delete mirror Pod", "FailedDelete"),
         };
-        warn!(pod = %key, %error, "the API server does not {what}, the Pod runs all the same");
+        warn!(pod = %key, %error, "Failed to {what}, the static Pod keeps running");
         let told = self.told(key);
         let about = About {
             pod: key,
             uid: told.as_ref().map_or("", |told| &told.report.uid),
             field: "",
         };
-        let message = format!("The API server does not {what}: {error}");
+        let message = format!("Failed to {what}: {error}");
         let events = &self.local.context.events;
         events.record(about, EventKind::Warning, reason, &message);
     }

@@ -33,7 +33,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(super) enum ObjectUpdate<T> {
     /// These are all objects.
     All(Vec<T>),
-    /// An object is there, as it is now.
+    /// An object was added or changed.
     There(T),
     /// An object is gone; this is what it was last.
     Gone(T),
@@ -111,7 +111,7 @@ pub(super) async fn watch<T: WatchedObject>(
 ) -> Result<Infallible, ApiError> {
     let (field, value) = selector;
     let path = format!("{path}?fieldSelector={field}%3D{value}");
-    let mut complaint = Complaint::new(format!("to show {path}"));
+    let mut complaint = Complaint::new(format!("to list {path}"));
     let mut delay = RETRY;
     let mut version = None;
     loop {
@@ -124,7 +124,7 @@ pub(super) async fn watch<T: WatchedObject>(
                 ErrorKind::Unreachable => return Err(error),
                 ErrorKind::Expired => version = None,
                 ErrorKind::Busy(after) => pause = pause.max(after),
-                ErrorKind::Fault => debug!(path, %error, "a list or watch failed"),
+                ErrorKind::Fault => debug!(path, %error, "List or watch failed"),
                 _ => {
                     version = None;
                     complaint.say(&error);

@@ -1,4 +1,4 @@
-//! Hooks: what a container is told right after its start and before its stop signal (Kubernetes,
+//! Lifecycle hooks: run right after a container's start and before its stop signal (Kubernetes,
 //! Container Lifecycle Hooks).
 //!
 //! The caller handles failures: a failed `postStart` kills the container, a failed `preStop` does not keep it
@@ -20,7 +20,7 @@ use crate::units::time::seconds;
 pub const POST_START_FAILED: &str = "PostStartHook failed";
 /// Message of the reference agent's event `FailedPreStopHook`, which leaves out the failure itself.
 pub const PRE_STOP_FAILED: &str = "PreStopHook failed";
-/// A limit beyond this is none; what is longer cannot be told to the runtime.
+/// Longer limits count as none, since the runtime cannot be given them.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// User agent of the reference agent's lifecycle hooks.
 const HOOK_AGENT: HeaderValue = HeaderValue::from_static("kube-lifecycle/1.36");
@@ -146,7 +146,7 @@ async fn http_get(
         let code = status.as_u16();
         warn!(
             container,
-            code, "a hook was answered with an error, which counts as done"
+            code, "HTTP hook returned an error status, which counts as success"
         );
     }
     // The body says nothing to us, but the server may want it read.

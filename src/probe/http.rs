@@ -70,15 +70,15 @@ fn judge(request: &ProbeRequest, status: StatusCode, body: &[u8]) -> ProbeOutcom
         }
         _ => {
             // The body stays out of what users of an API server see: it may hold what is not for them.
-            debug!(url = %request.place, code, body, "an HTTP probe failed");
+            debug!(url = %request.place, code, body, "HTTP probe failed");
             ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}"))
         }
     }
 }
 
-/// A server and what is asked for there.
+/// URL of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct DisplayUrl {
+struct ProbeUrl {
     https: bool,
     host: String,
     port: u16,
@@ -86,7 +86,7 @@ struct DisplayUrl {
     path: String,
 }
 
-impl fmt::Display for DisplayUrl {
+impl fmt::Display for ProbeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
         let address = address(&self.host, self.port);
@@ -97,7 +97,7 @@ impl fmt::Display for DisplayUrl {
 /// A GET as an action describes it.
 #[derive(Debug, Clone)]
 pub(super) struct ProbeRequest {
-    place: DisplayUrl,
+    place: ProbeUrl,
     headers: HeaderMap,
     /// The `Host` header that the action asks for.
     host: Option<HeaderValue>,
@@ -126,7 +126,7 @@ impl ProbeRequest {
             }
         }
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        let place = DisplayUrl {
+        let place = ProbeUrl {
             https: action.scheme.as_deref() == Some("HTTPS"),
             host: target.host(action.host.as_deref()).to_owned(),
             port: target.port(&action.port)?,
@@ -190,7 +190,7 @@ impl ProbeRequest {
             self.host = None;
         }
         let query = there.query().map(|q| format!("?{q}")).unwrap_or_default();
-        self.place = DisplayUrl {
+        self.place = ProbeUrl {
             https,
             port,
             host: self.place.host.clone(),
@@ -216,7 +216,7 @@ impl ProbeRequest {
     }
 
     async fn connect(&self) -> Result<Box<dyn ByteStream>, Cause> {
-        let DisplayUrl { host, port, .. } = &self.place;
+        let ProbeUrl { host, port, .. } = &self.place;
         let stream = connect(host, *port).await.map_err(Cause::Other)?;
         if !self.place.https {
             return Ok(Box::new(stream));

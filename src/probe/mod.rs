@@ -2,7 +2,7 @@
 //!
 //! [`run`] carries out one probe, once. [`ProbeState`] is pure: outcomes go in, results come out by
 //! the thresholds. [`Probes`] is what one Pod's task owns: it keeps every wanted probe going, each as
-//! a small task of its own, and tells what came of them. [`hook`] runs `postStart` and `preStop`.
+//! a small task of its own, and returns their results. [`hook`] runs `postStart` and `preStop`.
 //!
 //! Nothing here changes anything in the runtime; what a result means for a container is the planner's
 //! business. Connections are made for one probe and closed after it.
@@ -102,7 +102,7 @@ pub enum ProbeOutcome {
     Warning(String),
     /// It failed, with what was answered or why nothing was.
     Failure(String),
-    /// It could not be carried out, which says nothing about the container: it is thrown away.
+    /// It could not be executed, which says nothing about the container: the outcome is dropped.
     Error(String),
 }
 

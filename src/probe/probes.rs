@@ -1,9 +1,9 @@
 //! The probes of one Pod, kept going.
 //!
-//! [`Probes::sync`] is level-triggered: it is told which containers run, and starts, keeps and ends
+//! [`Probes::sync`] is level-triggered: it is given the running containers, and starts, keeps and ends
 //! probes accordingly. Each probe is a small task that sleeps between its rounds. What the tasks find
 //! comes in through [`Probes::next`], and only then changes what [`Probes::health`] says, so that
-//! the owner never sees a result that it was not told of.
+//! the owner never sees a result that was not reported to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +23,10 @@ use super::task::Task;
 use super::{ProbeOutcome, ProbeTarget};
 use crate::cri::Client;
 
-/// Findings that wait for the owner at most; more than a Pod has in a moment.
+/// Capacity of the channel of reports; more than a Pod has at a time.
 const WAITING: usize = 32;
 
-/// A container that is there.
+/// A container that exists.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbedContainer<'a> {
     /// The runtime's id.
@@ -50,7 +50,7 @@ pub enum Which {
     All,
     /// Readiness alone: the Pod is being ended.
     Readiness,
-    /// None: it is there, but does not run.
+    /// None: it exists, but does not run.
     None,
 }
 
@@ -214,7 +214,7 @@ impl Probes {
         Self::with(client, Arc::new(run))
     }
 
-    /// Probes that are carried out by `run`.
+    /// Probes that are run by `run`.
     pub(super) fn with(client: Client, run: Run) -> Self {
         let (sender, reports) = mpsc::channel(WAITING);
         Self {

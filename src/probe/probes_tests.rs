@@ -1,157 +1,19 @@
 //! The probes of a Pod over hours of time that takes none: only timers move the clock here.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+mod fixture;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use k8s_openapi::api::core::v1::{Container, ExecAction, Probe};
-use tokio::time::{Instant, sleep, timeout};
+use k8s_openapi::api::core::v1::Container;
+use tokio::time::sleep;
 
-use super::probes::{ProbeSubject, Run};
 use super::{
-    Failed, Health, ProbeKind, ProbeOutcome, ProbeResult, ProbeUpdate, ProbedContainer, Probes,
-    Which,
+    Failed, Health, ProbeKind, ProbeOutcome, ProbeResult, ProbeUpdate, ProbedContainer, Which,
 };
-use crate::cri::Client;
 
-const ID: &str = "first";
-
-/// Containers whose probes are answered as a test says.
-#[derive(Default)]
-struct Script {
-    /// By the kind's name and the container's id; success where there is none.
-    answers: BTreeMap<(String, String), ProbeOutcome>,
-    /// Response time of this kind of probe.
-    pauses: BTreeMap<String, Duration>,
-    /// Every round that was begun: kind, container, address, time.
-    rounds: Vec<(String, String, String, Duration)>,
-}
-
-struct Node {
-    script: Arc<Mutex<Script>>,
-    probes: Probes,
-    began: Instant,
-}
-
-impl Node {
-    fn new() -> Self {
-        let script = Arc::<Mutex<Script>>::default();
-        let began = Instant::now();
-        let answers = Arc::clone(&script);
-        let run: Run = Arc::new(move |subject: Arc<ProbeSubject>| {
-            let script = Arc::clone(&answers);
-            async move {
-                let action = subject.probe.exec.clone().unwrap();
-                let kind = action.command.unwrap().concat();
-                let (id, ip) = (
-                    subject.target.container_id.clone(),
-                    subject.target.ip.clone(),
-                );
-                let pause = {
-                    let mut script = script.lock().unwrap();
-                    let at = began.elapsed();
-                    script.rounds.push((kind.clone(), id.clone(), ip, at));
-                    script.pauses.get(&kind).copied()
-                };
-                sleep(pause.unwrap_or_default()).await;
-                let script = script.lock().unwrap();
-                let answer = script.answers.get(&(kind, id)).cloned();
-                answer.unwrap_or(ProbeOutcome::Success)
-            }
-            .boxed()
-        });
-        let client = Client::new("unix:///nowhere.sock".parse().unwrap());
-        Self {
-            script,
-            probes: Probes::with(client, run),
-            began,
-        }
-    }
-
-    fn answer(&self, kind: ProbeKind, id: &str, outcome: ProbeOutcome) {
-        let mut script = self.script.lock().unwrap();
-        script
-            .answers
-            .insert((kind.to_string(), id.to_owned()), outcome);
-    }
-
-    fn pause(&self, kind: ProbeKind, pause: Duration) {
-        let mut script = self.script.lock().unwrap();
-        script.pauses.insert(kind.to_string(), pause);
-    }
-
-    /// When a container's probe was carried out, in seconds from the beginning.
-    fn rounds(&self, kind: ProbeKind, id: &str) -> Vec<u64> {
-        let script = self.script.lock().unwrap();
-        let rounds = script.rounds.iter();
-        let rounds = rounds.filter(|(k, i, ..)| *k == kind.to_string() && i == id);
-        rounds.map(|(.., at)| at.as_secs()).collect()
-    }
-
-    /// Returns the changes reported in this much time.
-    async fn update(&mut self, during: Duration) -> Vec<ProbeUpdate> {
-        let end = Instant::now() + during;
-        let mut update = vec![];
-        while let Ok(one) = timeout(end - Instant::now(), self.probes.next()).await {
-            update.push(one);
-        }
-        update
-    }
-
-    fn health(&self, id: &str) -> Health {
-        self.probes.health(id).unwrap().clone()
-    }
-}
-
-/// A probe that the script answers, with a round each second.
-fn probe(kind: ProbeKind, failures: i32) -> Probe {
-    Probe {
-        exec: Some(ExecAction {
-            command: Some(vec![kind.to_string()]),
-        }),
-        period_seconds: Some(1),
-        failure_threshold: Some(failures),
-        ..Probe::default()
-    }
-}
-
-/// A container with these probes, each of which fails after the third failure.
-fn container(kinds: &[ProbeKind]) -> Container {
-    let of = |kind| kinds.contains(&kind).then(|| probe(kind, 3));
-    Container {
-        name: "web".to_owned(),
-        startup_probe: of(ProbeKind::Startup),
-        liveness_probe: of(ProbeKind::Liveness),
-        readiness_probe: of(ProbeKind::Readiness),
-        ..Container::default()
-    }
-}
-
-fn wanted<'a>(container_id: &'a str, spec: &'a Container) -> ProbedContainer<'a> {
-    ProbedContainer {
-        container_id,
-        spec,
-        ip: "10.0.0.1",
-        age: Duration::ZERO,
-        which: Which::All,
-        known: None,
-    }
-}
-
-fn failure() -> ProbeOutcome {
-    ProbeOutcome::Failure("no".to_owned())
-}
-
-const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-const READY: Health = Health {
-    started: true,
-    ready: true,
-    failed: None,
-};
+use fixture::{ID, Node, READY, container, failure, probe, seconds, wanted};
 
 #[tokio::test(start_paused = true)]
 async fn a_container_without_probes_is_started_and_ready() {

@@ -1,4 +1,4 @@
-//! When a probe is carried out. Pure; every time is counted from the container's start.
+//! Schedule of a probe. Pure; every time is counted from the container's start.
 //!
 //! Rounds are anchored at the start of the container, not of the agent: a period after it (or
 //! `initialDelaySeconds`, if that is longer), and then every `periodSeconds`. So probes are spread as
@@ -39,7 +39,7 @@ impl ProbeSchedule {
     }
 
     /// The first round of a container of this age. `came_up` is whether its startup probe has only just
-    /// passed: then readiness is looked at at once.
+    /// passed: then the readiness probe runs at once.
     pub(super) fn first(&self, age: Duration, came_up: bool) -> Duration {
         let is_early = self.looks_early() && age < self.regular();
         let at_once = is_early || (came_up && self.kind == ProbeKind::Readiness);

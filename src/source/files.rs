@@ -1,6 +1,6 @@
-//! Looking at the files of a manifest folder, once: what is there, and what it says.
+//! Lists and reads the files of a manifest folder, once.
 //!
-//! Nothing here remembers anything or decides about Pods. Files are opened relative to the open
+//! Nothing here keeps state or decides about Pods. Files are opened relative to the open
 //! folder, so that one relist sees one folder even while it is being replaced; and nothing but a
 //! regular file is ever opened, and that without waiting.
 
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 /// The largest manifest that is read.
 pub(super) const MAX_BYTES: u64 = 10 * 1024 * 1024;
 
-/// The most names of a folder that are looked at.
+/// The most names of a folder that are listed.
 const MAX_NAMES: usize = 200_000;
 
 /// A file changed this short before it was read may have changed again within one tick of the file
@@ -104,12 +104,12 @@ pub(super) fn list(folder: BorrowedFd) -> Result<Names, Errno> {
     Ok(names)
 }
 
-/// One name of a folder, if it is there.
+/// One name of a folder, if it exists.
 pub(super) fn find(folder: BorrowedFd, name: &OsStr) -> Result<Option<FileEntry>, Errno> {
     make_entry(folder, name, 0, FileType::Unknown)
 }
 
-/// Completes what a listing told, since not every file system tells the kind.
+/// Completes a listing, since not every file system reports the kind of a file.
 fn make_entry(
     folder: BorrowedFd,
     name: &OsStr,
@@ -268,7 +268,7 @@ fn too_large() -> ReadOutcome {
     ))
 }
 
-/// Reads an open file, which may have become another since it was looked at.
+/// Reads an open file, which may have been replaced since it was listed.
 fn read_open(file: OwnedFd) -> ReadOutcome {
     let failed =
         |error: &dyn std::fmt::Display| ReadOutcome::Unusable(format!("cannot be read: {error}"));

@@ -33,7 +33,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The folder where the directory source keeps what it must remember, below the root directory.
+    /// The folder of the directory source's state, below the root directory.
     #[must_use]
     pub fn directory_state(root: &Path) -> PathBuf {
         root.join(MANIFESTS)
@@ -100,7 +100,7 @@ impl<S: Clone + PartialEq> RunningSource<S> {
         if let Some(task) = self.task.take() {
             // It ends by itself when nobody listens any more.
             if let Err(error) = task.await {
-                warn!(%error, "a source of manifests ended in a bad way");
+                warn!(%error, "Manifest source failed");
             }
         }
         if self.source.is_none() {
@@ -154,7 +154,7 @@ async fn follow(
         if wanted.url.is_none() {
             let state = url_state.clone();
             if let Err(error) = blocking(move || url::forget(&state)).await {
-                warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
+                warn!(%error, "Failed to remove the stored documents of the manifest URL");
             }
         }
         loop {
@@ -273,7 +273,7 @@ impl Owned {
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!(
                 error,
-                "Failed to write the owners of Pods for the next start of the agent"
+                "Failed to write the list of Pods that came from the manifest URL"
             );
         }
         self.complaint = complaint;

@@ -30,7 +30,7 @@ use crate::manifest::{PodKey, Problem, StaticPod};
 pub struct Desired {
     /// The Pods to run.
     pub pods: BTreeMap<PodKey, DesiredPod>,
-    /// Manifests that are not carried out as they stand, in the order of their origins.
+    /// Manifests that are refused as they are now, in the order of their origins.
     pub refused: Vec<Refused>,
     /// Reason why a source as a whole cannot be read, for each that cannot; its Pods stay wanted.
     pub unreadable: Vec<String>,

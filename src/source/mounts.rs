@@ -1,7 +1,7 @@
 //! Mounts: which one a folder lies on, and notice of their changes.
 //!
 //! A folder that is a mount point shows an empty folder of another file system once it is unmounted,
-//! and only the mount distinguishes the two. What is remembered of a mount holds over a boot,
+//! and only the mount distinguishes the two. The stored identity of a mount holds over a boot,
 //! where device numbers may not.
 
 use std::fs::{self, File};
@@ -39,10 +39,10 @@ struct Mount {
 }
 
 impl MountIdentity {
-    /// The place of an open folder.
+    /// The mount of an open folder.
     ///
     /// # Errors
-    /// The folder cannot be looked at.
+    /// The folder cannot be read.
     pub(super) fn of(folder: BorrowedFd) -> Result<Self, Errno> {
         let device = fstat(folder)?.st_dev;
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
@@ -143,7 +143,7 @@ impl MountWatch {
         });
         Self(
             watch
-                .inspect_err(|error| debug!(%error, "mounts cannot be watched"))
+                .inspect_err(|error| debug!(%error, "Failed to watch mounts"))
                 .ok(),
         )
     }

@@ -98,7 +98,7 @@ pub(super) struct StoredManifest {
     pub(super) context: StoredContext,
 }
 
-/// A `ConfigMap` or `Secret` in use and the manifest that it stands in.
+/// A `ConfigMap` or `Secret` in use and the manifest that contains it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ObjectInUse {
     pub(super) path: PathBuf,
@@ -157,7 +157,7 @@ impl Store {
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = store.folder.display();
-                    warn!(%folder, %error, "accepted manifests cannot be read");
+                    warn!(%folder, %error, "Failed to read accepted manifests");
                 }
                 return (store, manifests);
             }
@@ -167,7 +167,7 @@ impl Store {
                 Ok(None) => {}
                 Ok(Some(stored)) => manifests.push(store.load(stored)),
                 Err(error) => {
-                    warn!(file = %path.display(), %error, "skipped a stored manifest");
+                    warn!(file = %path.display(), %error, "Skipped stored manifest");
                 }
             }
         }
@@ -276,8 +276,8 @@ impl Store {
             objects: objects.collect(),
             place: context.place.clone(),
         };
-        let content = serde_json::to_vec_pretty(&stored)?;
-        atomic_file::write(&self.folder.join(file_name(path)), &content)
+        let bytes = serde_json::to_vec_pretty(&stored)?;
+        atomic_file::write(&self.folder.join(file_name(path)), &bytes)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Hearing of changes at the manifest path, through inotify.
 //!
 //! An event only ever says "look again", and which files are just being written. The folder itself
-//! and every folder above it are watched, so that a folder that comes, goes or is replaced is heard
-//! of as well. Where inotify cannot tell (links into other folders, network file systems, limits
+//! and every folder above it are watched, so that a folder that comes, goes or is replaced causes events
+//! as well. Where inotify reports nothing (links into other folders, network file systems, limits
 //! reached) the periodic relist finds the change; nothing here is needed for correctness.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -98,7 +101,7 @@ fn directories(manifest_path: &Path) -> Vec<WatchedDirectory> {
     directories
 }
 
-/// When a file was first and last heard to be written to.
+/// Times of the first and the last event of a file being written.
 #[derive(Debug, Clone, Copy)]
 struct Writing {
     first: Instant,
@@ -118,15 +121,15 @@ pub(super) struct PendingEvents {
     pub(super) relist: bool,
     /// The watched folders are not the right ones any more, or events were lost.
     rearm: bool,
-    /// The names that anything was heard of since the last relist began.
+    /// Names with events since the last relist began.
     touched: HashSet<OsString>,
     /// The files that are being written to.
     writing: HashMap<OsString, Writing>,
 }
 
 impl PendingEvents {
-    /// A relist begins: what is heard from now on may have come too late for it. Gives the names that
-    /// anything was heard of before.
+    /// Begins a relist: events from now on may have come too late for it. Returns the names that had
+    /// events before.
     pub(super) fn begin_relist(&mut self) -> HashSet<OsString> {
         self.relist = false;
         std::mem::take(&mut self.touched)
@@ -170,7 +173,7 @@ impl PendingEvents {
         self.writing.retain(|name, _| present(name));
     }
 
-    /// When the first file that is being written to is to be looked at.
+    /// Time when the first file that is being written is to be read.
     pub(super) fn due(&self) -> Option<Instant> {
         self.writing.values().map(|writing| writing.due()).min()
     }
@@ -323,7 +326,7 @@ fn is_limit(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The ear at a manifest path.
+/// The watches of a manifest path.
 #[derive(Debug)]
 pub(super) struct Watch {
     manifest_path: PathBuf,
@@ -335,7 +338,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// An ear that hears nothing until [`Watch::adopt`].
+    /// Watches that report nothing until [`Watch::adopt`].
     pub(super) fn new(manifest_path: PathBuf) -> Self {
         Self {
             manifest_path,
@@ -351,7 +354,7 @@ impl Watch {
     }
 
     /// A relist begins: takes in what came before it. Gives what brings the watches up to date, and the
-    /// names that something was heard of.
+    /// names that had events.
     pub(super) fn begin_relist(&mut self) -> (Arming, HashSet<OsString>) {
         self.drain(Instant::now());
         let changed_names = self.pending.begin_relist();
@@ -373,7 +376,7 @@ impl Watch {
             Err(error) => return self.complain(&error),
         }
         if std::mem::take(&mut self.is_reported) {
-            info!("inotify can be had again");
+            info!("inotify is available again");
         }
     }
 
@@ -381,7 +384,7 @@ impl Watch {
         if !std::mem::replace(&mut self.is_reported, true) {
             let path = self.manifest_path.display();
             let advice = limits::advice(error);
-            warn!(%path, %error, advice, "no inotify: changes are found by the periodic look alone");
+            warn!(%path, %error, advice, "inotify is unavailable, changes are found by the periodic relist only");
         }
     }
 
@@ -421,106 +424,5 @@ impl Watch {
             Err(_) => self.pending.rearm = true,
         }
         self.drain(Instant::now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifests() -> [WatchRole; 1] {
-        [WatchRole::Manifests(None)]
-    }
-
-    #[test]
-    fn an_overflow_of_the_queue_looks_again_and_arms_anew() {
-        let mut pending = PendingEvents::default();
-        pending.record(EventMask::Q_OVERFLOW, &[], None, Instant::now());
-        assert!(pending.relist && pending.rearm);
-    }
-
-    #[test]
-    fn a_file_that_is_written_waits_until_it_is_closed_or_quiet() {
-        let now = Instant::now();
-        let name = OsStr::new("web.yaml");
-        let mut pending = PendingEvents::default();
-        pending.record(EventMask::MODIFY, &manifests(), Some(name), now);
-        assert!(!pending.relist, "a bare write is no reason to look");
-        assert!(pending.is_being_written(name, now));
-        assert!(!pending.is_being_written(name, now + QUIET));
-        pending.record(EventMask::CLOSE_WRITE, &manifests(), Some(name), now);
-        assert!(pending.relist);
-        assert!(!pending.is_being_written(name, now));
-    }
-
-    #[test]
-    fn a_file_that_is_written_without_end_is_taken_at_last() {
-        let start = Instant::now();
-        let name = OsStr::new("web.yaml");
-        let mut pending = PendingEvents::default();
-        let mut now = start;
-        while now < start + MAX_UNSETTLED {
-            pending.record(EventMask::MODIFY, &manifests(), Some(name), now);
-            assert!(pending.is_being_written(name, now));
-            now += QUIET / 2;
-        }
-        pending.record(EventMask::MODIFY, &manifests(), Some(name), now);
-        assert!(!pending.is_being_written(name, now));
-        assert!(pending.waited_long(name, now));
-    }
-
-    #[test]
-    fn writing_a_swap_file_is_nothing_and_swapping_a_hidden_link_is_something() {
-        let now = Instant::now();
-        let mut pending = PendingEvents::default();
-        for mask in [EventMask::MODIFY, EventMask::CLOSE_WRITE, EventMask::ATTRIB] {
-            pending.record(mask, &manifests(), Some(OsStr::new(".web.yaml.swp")), now);
-        }
-        assert!(!pending.relist && pending.due().is_none());
-        pending.record(
-            EventMask::MOVED_TO,
-            &manifests(),
-            Some(OsStr::new("..data")),
-            now,
-        );
-        assert!(pending.relist);
-    }
-
-    #[test]
-    fn above_the_folder_only_the_way_to_it_matters() {
-        let now = Instant::now();
-        let roles = [WatchRole::Ancestor("manifests".into())];
-        let mut pending = PendingEvents::default();
-        pending.record(EventMask::CREATE, &roles, Some(OsStr::new("other")), now);
-        assert!(!pending.relist);
-        pending.record(
-            EventMask::MOVED_TO,
-            &roles,
-            Some(OsStr::new("manifests")),
-            now,
-        );
-        assert!(pending.relist);
-    }
-
-    #[test]
-    fn every_folder_above_is_watched_and_a_missing_one_by_the_nearest_that_exists() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("a/b");
-        let roles = |path| {
-            directories(path)
-                .into_iter()
-                .map(|directory| directory.role)
-                .take(2)
-                .collect::<Vec<_>>()
-        };
-        let ancestor = |name: &str| WatchRole::Ancestor(name.into());
-        assert_eq!(roles(&path)[0], ancestor("a"));
-        fs::create_dir(root.path().join("a")).unwrap();
-        assert_eq!(
-            roles(&path),
-            [WatchRole::Manifests(Some("b".into())), ancestor("a")]
-        );
-        fs::create_dir(&path).unwrap();
-        assert_eq!(roles(&path), [WatchRole::Manifests(None), ancestor("b")]);
     }
 }

@@ -308,6 +308,7 @@ mod tests {
     }
 
     /// The kubelet's words: pkg/kubelet/network/dns.
+    // Longer than other functions: one table, a row for each configuration.
     #[test]
     fn what_is_left_out_or_answers_nowhere_is_told() {
         let many = PodDNSConfig {

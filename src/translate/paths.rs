@@ -71,7 +71,7 @@ impl Paths {
         self.volume(uid, "empty-dir", volume)
     }
 
-    /// The file that tells that a folder of the Pod's own, such as an emptyDir, was set up completely.
+    /// The file that marks a folder of the Pod's own, such as an emptyDir, as set up completely.
     #[must_use]
     pub fn ready(&self, uid: &str, volume: &str) -> PathBuf {
         let plugin = self.pod(uid).join("plugins/kubernetes.io~empty-dir");

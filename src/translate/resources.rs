@@ -1,4 +1,4 @@
-//! Requests and limits to what cgroups are told: QoS classes, CPU shares and quotas, memory
+//! Requests and limits to cgroup settings: classes of quality of service (`QoS`), CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ const MIN_QUOTA: i64 = 1_000;
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
-/// OOM score adjustment by QoS class (Kubernetes, Node-pressure eviction).
+/// OOM score adjustment by `QoS` class (Kubernetes, Node-pressure eviction).
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 /// Whose Pods the kernel spares as it spares guaranteed ones.
@@ -370,7 +370,7 @@ fn cpu_quota(milli: i64) -> i64 {
     }
 }
 
-/// The kernel's readiness to kill the container, by how much of the node's memory it asked for.
+/// OOM score adjustment of the container, by its share of the node's memory.
 fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
     if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
         return GUARANTEED_OOM_SCORE;

@@ -1,4 +1,4 @@
-//! Security contexts of a Pod and its containers to what the runtime is asked for (Kubernetes,
+//! Security contexts of a Pod and its containers to the CRI request (Kubernetes,
 //! Configure a Security Context for a Pod or Container).
 
 use k8s_openapi::api::core::v1::{
@@ -141,7 +141,7 @@ pub(super) fn container_security_context(
 /// Checks that a container with `runAsNonRoot` does not run as root.
 ///
 /// # Errors
-/// It would, or it cannot be told.
+/// It would, or it cannot be determined.
 pub(super) fn check_non_root(
     version: &StaticPod,
     spec: &PodSpec,

@@ -55,7 +55,7 @@ pub fn env_files(
     Ok(found)
 }
 
-/// The text of a file of a volume, if it is there. No symlink leads out of the volume, and what
+/// The text of a file of a volume, if it exists. No symlink leads out of the volume, and what
 /// containers put there that is no file, such as a device, is not opened.
 fn read(
     paths: &Paths,

@@ -1,7 +1,7 @@
 //! Volumes of Pods on the node: made before a Pod's sandbox, and taken away with it. A removal never
 //! follows a symlink and never crosses a mount.
 //!
-//! The files that the agent writes are looked at again before each container starts, and that is as
+//! The files that the agent writes are checked again before each container starts, and that is as
 //! often as they can come to differ: labels, annotations and resources of a static Pod, and the
 //! `ConfigMap`s and `Secret`s that it refers to, are part of its UID, so a change of them is another
 //! Pod with volumes of its own; and addresses, which a new sandbox changes, cannot stand in volumes.
@@ -158,7 +158,7 @@ fn each(
     Ok(())
 }
 
-/// Makes a folder of the Pod's own, on its medium and with its group, and tells so by the file `ready`.
+/// Makes a folder of the Pod's own, on its medium and with its group, and marks that by the file `ready`.
 /// One that is ready stays as containers left it, its group and modes too, whatever the Pod's
 /// `fsGroupChangePolicy` (the kubelet's `emptyDir`).
 fn set_up(

@@ -100,7 +100,7 @@ fn warn_of_swap() {
     if swaps.lines().count() > 1 {
         SAID.call_once(|| {
             warn!(
-                "secrets and volumes in memory may be written to the node's swap: the kernel can keep them out of it from 6.4 on"
+                "Secrets and memory-backed volumes may be swapped out: the kernel supports noswap from 6.4 on"
             );
         });
     }

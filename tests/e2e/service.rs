@@ -87,7 +87,7 @@ async fn a_kubelets_command_line_and_configuration_start_the_agent_as_they_are(m
     let log = node.log();
     for words in [
         "flags of the kubelet without effect here: --pod-infra-container-image (",
-        "the API server is away, the Pods run all the same",
+        "API server is unreachable, static Pods keep running",
         "fields of the KubeletConfiguration without effect here: ",
     ] {
         assert_eq!(log.matches(words).count(), 1, "{log}");

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use podkeeper::cri::v1::{ContainerConfig, PodSandboxConfig};
 use podkeeper::host::cgroup::CgroupDriver;
-use podkeeper::manifest::objects::{Object, ObjectSet, attach, unmet};
+use podkeeper::manifest::objects::{Object, ObjectSet, attach, start_errors};
 use podkeeper::manifest::{Accepted, Problem, SourceKind, StaticPod, parse, parse_all, parse_file};
 use podkeeper::pod::admission::Ledger;
 use podkeeper::translate::{
@@ -89,7 +89,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
         show(&accepted.warnings);
         check_kept(&accepted.pod, source);
         let pod = attach(&accepted.pod, &set);
-        assert!(unmet(&pod).iter().all(|reason| !reason.is_empty()));
+        assert!(start_errors(&pod).iter().all(|reason| !reason.is_empty()));
         for facts in &*NODES {
             // Whether the Pod may run here or not, asking must do no harm.
             let _ = Ledger::default().admit(facts, &pod);

@@ -199,7 +199,7 @@ async fn outlives_its_mount(source: &Path, agent: Agent) {
     let path = agent.path.clone();
     let is_gone = move |desired: &Desired| {
         let why = desired.unreadable.first();
-        why.is_some_and(|why| why.contains("not mounted") && why.contains("keeps running"))
+        why.is_some_and(|why| why.contains("not mounted") && why.contains("keep running"))
             && desired.version("web") == Some("v1")
     };
     agent.sees("nothing is mounted", &is_gone).await;

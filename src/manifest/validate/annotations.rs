@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 
 use super::{FieldPath, Validator, names, unexpected};
 
-/// Before the name of a container, of whose `AppArmor` profile it tells.
+/// Prefix of the annotation of a container's `AppArmor` profile; the container's name follows.
 const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
-/// Before the name of a container, of whose seccomp profile it told.
+/// Prefix of the former annotation of a container's seccomp profile; the container's name follows.
 const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";

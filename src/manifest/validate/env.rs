@@ -183,7 +183,7 @@ impl Validator<'_> {
         }
     }
 
-    /// A field of the Pod, of those that can be had at this place.
+    /// Checks a reference to a field of the Pod, one of those that are supported here.
     pub(super) fn pod_field(
         &mut self,
         field: &FieldPath,

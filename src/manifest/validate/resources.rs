@@ -41,7 +41,7 @@ impl Validator<'_> {
         self.containers_within_pod(&field, spec, resources);
     }
 
-    /// A request that a limit became is as wrong as the limit, which is enough to tell.
+    /// A request that was defaulted from a limit is as wrong as the limit, which is reported already.
     fn both_amounts(&mut self, field: &FieldPath, resources: &ResourceRequirements, of_pod: bool) {
         let limits = resources.limits.as_ref();
         for (name, written) in limits.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Volumes of the kinds that are carried out.
+//! Volumes of the implemented kinds.
 
 use std::collections::BTreeSet;
 

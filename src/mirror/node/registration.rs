@@ -1,4 +1,4 @@
-//! Keeps the Node at the API server: made if it is missing, its status told when it changes and every
+//! Keeps the Node at the API server: created if it is missing, its status reported when it changes and every
 //! few minutes.
 
 use std::convert::Infallible;
@@ -48,11 +48,11 @@ impl WatchedObject for SeenNode {
 /// State of the Node at the API server.
 #[derive(Debug)]
 enum NodeState {
-    /// It was not told yet.
+    /// Not listed yet.
     Nothing,
     /// There is none.
     Missing,
-    /// It is there.
+    /// The Node exists.
     There(Box<SeenNode>),
 }
 
@@ -63,7 +63,7 @@ pub(in crate::mirror) struct Registration<'a> {
     identity: watch::Sender<Option<NodeIdentity>>,
     measured: &'a mut Measured,
     seen: NodeState,
-    /// When the labels are to be looked after; `None` once they were.
+    /// Time when the labels are to be updated; `None` once they were.
     label_at: Option<Instant>,
     /// Time when the status was reported.
     told: Option<Instant>,
@@ -74,7 +74,7 @@ pub(in crate::mirror) struct Registration<'a> {
 }
 
 impl<'a> Registration<'a> {
-    /// `identity` is told what the API server knows this node by.
+    /// `identity` is notified of the name and UID that the API server knows this node by.
     pub(in crate::mirror) fn new(
         local: &'a Local,
         api: Api,
@@ -90,9 +90,9 @@ impl<'a> Registration<'a> {
             label_at: Some(Instant::now()),
             told: None,
             no_op: NoOpStatus::default(),
-            making: Complaint::new("to make the Node"),
-            labelling: Complaint::new("to change the labels of the Node"),
-            telling: Complaint::new("to change the Node"),
+            making: Complaint::new("to create the Node"),
+            labelling: Complaint::new("to update the labels of the Node"),
+            telling: Complaint::new("to update the Node"),
         }
     }
 
@@ -101,12 +101,12 @@ impl<'a> Registration<'a> {
         mut self,
         mut updates: mpsc::Receiver<ObjectUpdate<SeenNode>>,
     ) -> Result<Infallible, ApiError> {
-        let mut look = tokio::time::interval(MEASURE_INTERVAL);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut timer = tokio::time::interval(MEASURE_INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let measure = tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
-                _ = look.tick() => true,
+                _ = timer.tick() => true,
             };
             if measure {
                 let context = &self.local.context;
@@ -123,7 +123,7 @@ impl<'a> Registration<'a> {
             ObjectUpdate::All(nodes) => nodes.into_iter().next(),
             ObjectUpdate::There(node) => Some(node),
             ObjectUpdate::Gone(_) => {
-                warn!("the Node was deleted");
+                warn!("Node was deleted");
                 None
             }
         };
@@ -160,8 +160,8 @@ impl<'a> Registration<'a> {
         if let Some(taint) = self.local.settings.taints.iter().find(has) {
             warn!(
                 taint = taint.key,
-                "the Node was made without this taint: Pods that the scheduler puts here do not run. \
-                 Taint it, or delete the Node to have it made anew"
+                "Node was created without this taint: Pods that the scheduler binds to it do not run. \
+                 Taint it, or delete the Node to have it created again"
             );
         }
     }
@@ -186,7 +186,7 @@ impl<'a> Registration<'a> {
         let node = status::node(&context.facts, &settings.taints, status);
         match self.api.create::<SeenNode>(NODES, &node).await {
             Ok(node) => {
-                info!(node = context.node_name, "the Node is registered");
+                info!(node = context.node_name, "Registered Node");
                 self.making.clear();
                 self.see(ObjectUpdate::There(node));
                 self.label_at = None;
@@ -243,7 +243,7 @@ impl<'a> Registration<'a> {
         Ok(())
     }
 
-    /// Gives the Node its labels. That one is refused keeps nothing else of the Node from being told.
+    /// Updates the Node's labels. A refused label keeps nothing else of the Node from being reported.
     ///
     /// # Errors
     /// The API server is unreachable.

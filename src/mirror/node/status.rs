@@ -252,13 +252,13 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     )
 }
 
-/// A status that was told without becoming the API server's, and what that one has in its place. An older
-/// API server does not know every field: what it leaves out is not told for ever.
+/// A status that was reported without becoming the API server's, and the status that it has instead. An older
+/// API server does not know every field: the fields that it drops are not reported for ever.
 #[derive(Debug, Default)]
 pub(super) struct NoOpStatus(Option<(NodeStatus, NodeStatus)>);
 
 impl NoOpStatus {
-    /// Notes what became of a status that was told.
+    /// Records the API server's status after ours was reported.
     pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
         let differs = !says_the_same(told, answered);
         self.0 = differs.then(|| (timeless(told), timeless(answered)));

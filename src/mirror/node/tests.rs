@@ -65,6 +65,7 @@ fn now() -> jiff::Timestamp {
 }
 
 /// Fields where the Node differs from the reference agent's on purpose, the values there, and the reasons.
+// Longer than other functions: one table, a row for each field.
 fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
     let message = |text: &str| json!(format!("podkeeper {text}"));
     vec![

@@ -1,7 +1,7 @@
 //! A folder with far more files than any node has Pods: what is read first, and what is not kept.
 //!
 //! Files that something runs from are read at every relist. The others share a bounded time in each relist,
-//! and of those that are refused only so many are listed. The rest is remembered by name and stamp
+//! and of those that are refused only so many are listed. The rest is kept as names and stamps
 //! alone, so that it is not read again while it does not change.
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +21,7 @@ pub(super) const BUDGET: Duration = Duration::from_millis(250);
 pub(super) const MAX_BUDGET: Duration = Duration::from_secs(1);
 /// The files in each relist that were never read.
 pub(super) const MAX_NEW: usize = 10_000;
-/// Files of the rest that are looked at again at each periodic relist.
+/// Files of the rest that are read again at each periodic relist.
 pub(super) const RECHECKED: usize = 2000;
 
 /// The refused files beyond those that are listed.
@@ -44,12 +44,12 @@ impl Rest {
         *self.files.get(name)?
     }
 
-    /// The file is looked at as any other again.
+    /// The file is read as any other again.
     pub(super) fn remove(&mut self, name: &OsStr) {
         self.files.remove(name);
     }
 
-    /// All files are looked at as any other again, since what kept them from running may have gone.
+    /// All files are read as any other again, since what kept them from running may have gone.
     pub(super) fn clear(&mut self) {
         self.files.clear();
     }

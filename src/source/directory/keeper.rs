@@ -57,10 +57,7 @@ impl StoreWriter {
         self.idle = Some(store);
         let complaint = result.err().map(|error| error.to_string());
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
-            warn!(
-                error,
-                "Failed to write accepted manifests for the next start of the agent"
-            );
+            warn!(error, "Failed to write accepted manifests");
         }
         self.complaint = complaint;
         if self.complaint.is_none() {

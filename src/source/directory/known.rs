@@ -17,7 +17,7 @@ pub(super) struct KnownManifest {
     pub(super) candidate: Candidate,
     /// The `ConfigMap`s and `Secret`s that the file last had while it was good.
     pub(super) objects: Vec<Object>,
-    /// The content that the claim's standing comes from.
+    /// The content that the candidate's state comes from.
     pub(super) seen: Option<SeenContent>,
     /// The inode of the name itself; 0 while not known.
     pub(super) inode: u64,
@@ -112,7 +112,7 @@ impl KnownManifest {
         for object in &manifest.objects {
             for warning in &object.warnings {
                 let file = self.candidate.path.display();
-                warn!(%file, object = %object.key, %warning, "a dubious manifest");
+                warn!(%file, object = %object.key, %warning, "Manifest accepted with a warning");
             }
         }
         self.objects = manifest.objects;

@@ -50,7 +50,7 @@ pub(super) struct Directory {
     mount_ids: Vec<u64>,
     owners: Owners,
     pub(super) rest: Rest,
-    /// The names that something was heard of before this relist.
+    /// Names with events before this relist.
     pub(super) changed_names: HashSet<OsString>,
     /// Not every file was read since the agent's start.
     pub(super) is_first_pass: bool,
@@ -198,8 +198,8 @@ impl Directory {
         desired
     }
 
-    /// Takes in what was listed, reads what changed and settles who gets which Pod. `without_event` is for a
-    /// look that no event asked for: what changed then may be half written.
+    /// Takes in the listing, reads changed files and allocates each Pod to one file. `without_event` is for a
+    /// relist that no event caused: what changed then may be half written.
     pub(super) fn relist(
         &mut self,
         reader: &mut FileReader,
@@ -306,9 +306,9 @@ impl Directory {
     fn describe(&self, why: &str) -> String {
         let path = self.manifest_path.display();
         if self.has_accepted() {
-            format!("{path} cannot be read: {why}; what was accepted from it keeps running")
+            format!("Failed to read {path}: {why}; static Pods accepted from it keep running")
         } else {
-            format!("{path} cannot be read: {why}; waiting for it")
+            format!("Failed to read {path}: {why}; waiting for it")
         }
     }
 
@@ -347,7 +347,7 @@ impl Directory {
             .any(|known| known.candidate.held.is_some())
     }
 
-    /// Remembers which version is carried out from which file.
+    /// Records which version runs from which file.
     fn hold(&mut self, desired: &Desired) {
         let mut held: HashMap<&Path, &Arc<StaticPod>> = desired
             .pods

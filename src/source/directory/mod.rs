@@ -1,8 +1,8 @@
 //! Manifests in a directory, or in one file.
 //!
 //! Each relist reads the whole state and gives a whole [`Desired`]; events and time only say when to
-//! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
-//! read; what is published was read from files that nobody was heard writing to; and what does not
+//! relist. The invariants: a Pod goes only when its file was missing twice while the folder could be
+//! read; what is published was read from files without events of a writer; and what does not
 //! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
 
 mod absences;
@@ -27,7 +27,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep_until;
 
 use self::keeper::StoreWriter;
-use self::look::{Directory, Relist};
+use self::look::Directory;
 pub use self::objects::duplicate_objects;
 use self::place::{ListRequest, Listing};
 use self::reader::FileReader;
@@ -87,7 +87,7 @@ impl DirectorySource {
         self.run_recording(sender, LastRead::default()).await;
     }
 
-    /// The same, and tells each time that the manifests were read well.
+    /// The same, and records each successful read of the manifests.
     pub(super) async fn run_recording(
         mut self,
         sender: watch::Sender<Option<Desired>>,
@@ -165,7 +165,7 @@ async fn follow(
     let mut writer = StoreWriter::new(store);
     let mut reader = FileReader::new();
     let mounts = MountWatch::new();
-    // What was written before the folder was watched was not heard of.
+    // Writes before the folder was watched caused no events.
     let mut by_event = false;
     loop {
         let Some(listing) = list(&mut directory, &mut writer, &mounts, &sender).await? else {
@@ -178,24 +178,22 @@ async fn follow(
             (directory, reader, relist)
         })
         .await?;
-        let Relist {
-            desired,
-            sure,
-            again,
-        } = relist;
+        let desired = relist.desired;
         if desired.unreadable.is_empty() {
             read.now();
         }
         writer.set_entries(directory.store_entries(&desired));
-        if sure || sender.borrow().is_some() {
+        if relist.sure || sender.borrow().is_some() {
             publish(&sender, desired);
         }
         writer.start();
 
-        // Looks at a large folder leave others as much time as they take.
+        // Relists of a large folder leave others as much time as they take.
         let took = now.elapsed();
         let soonest = Instant::now().later(took.clamp(RELIST_GAP, MAX_PAUSE));
-        let due = again.map_or(now.later(period), |again| again.min(now.later(period)));
+        let due = relist
+            .again
+            .map_or(now.later(period), |again| again.min(now.later(period)));
         loop {
             tokio::select! {
                 () = sender.closed() => return writer.finish().await,

@@ -3,7 +3,7 @@
 //!
 //! One thread reads them one after the other. Only while it is stuck do others take the rest on. A file
 //! that is not read within the limit is left to its thread: it is not asked for again as long as it
-//! leads to the same place, and what comes of it in the end counts at the relist after that.
+//! resolves to the same path, and its result counts at the relist after it came.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};

@@ -68,7 +68,7 @@ impl DirectoryUsage {
         Ok(())
     }
 
-    /// Takes in a file of `size` bytes, in place of what is `known` of it.
+    /// Counts a file of `size` bytes, in place of the `known` one.
     ///
     /// # Errors
     /// The limit that it exceeds.

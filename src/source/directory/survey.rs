@@ -208,10 +208,8 @@ impl Directory {
     ) -> bool {
         let path = self.path_of(contents, name);
         let pending = &mut self.watch.pending;
-        let holds = self
-            .known
-            .get(&path)
-            .is_some_and(|known| known.candidate.held.is_some());
+        let is_held = |known: &KnownManifest| known.candidate.held.is_some();
+        let holds = self.known.get(&path).is_some_and(is_held);
         let problem = match found {
             ReadOutcome::Nothing => return false,
             ReadOutcome::Folder if !holds => return false,

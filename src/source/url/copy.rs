@@ -28,7 +28,7 @@ const SIGNATURE: &str = "minisig";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StoredDocument {
     pub(super) body: Vec<u8>,
-    /// Its signature, where one was asked for.
+    /// Its signature, if one is required.
     pub(super) signature: Option<Vec<u8>>,
 }
 
@@ -96,7 +96,7 @@ impl Copy {
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = copy.folder.display();
-                    warn!(%folder, %error, "the kept copy of the manifest URL's document cannot be read");
+                    warn!(%folder, %error, "Failed to read the stored documents of the manifest URL");
                 }
                 return (copy, None);
             }
@@ -107,7 +107,9 @@ impl Copy {
                 Ok(document) => {
                     documents.insert(digest.clone(), Arc::new(document));
                 }
-                Err(error) => warn!(digest, %error, "a kept document cannot be read"),
+                Err(error) => {
+                    warn!(digest, %error, "Failed to read stored document of the manifest URL");
+                }
             }
         }
         copy.on_disk = Some(index.clone());
@@ -120,7 +122,7 @@ impl Copy {
     }
 
     /// Makes the folder hold this index and the documents that it names, and nothing else. Whatever
-    /// moment it is cut off in, the folder holds one index whole, with its documents.
+    /// time it is interrupted, the folder holds one index whole, with its documents.
     ///
     /// # Errors
     /// The first I/O error; calling again continues.

@@ -1,7 +1,7 @@
 //! Changes that a new document makes: pure.
 //!
 //! The invariant: a Pod goes only when a document that can be read whole does not name it. A Pod that a
-//! document names, but not so that it could be carried out, keeps the version that it last had.
+//! document names, but that is refused, keeps the version that it last had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct Version {
 /// The Pods in force.
 pub(super) type AcceptedPods = BTreeMap<PodKey, Version>;
 
-/// An entry that is not carried out.
+/// An entry that is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RefusedEntry {
     pub(super) problems: Vec<Problem>,
@@ -29,7 +29,7 @@ pub(super) struct RefusedEntry {
     pub(super) keeps: Option<PodKey>,
 }
 
-/// The Pods in force after a document with these entries, and what of it is not carried out.
+/// The Pods in force after a document with these entries, and the entries that are refused.
 pub(super) fn take(
     held: &AcceptedPods,
     entries: Vec<PodEntry>,
