@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::log_rotation::{self, Rotation, is_part};
 use crate::cri::{Error, v1};
 use crate::host::blocking::blocking;
-use crate::host::log_links::Link;
+use crate::host::log_links::LogLink;
 use crate::host::log_once::LogOnce;
 use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
@@ -48,7 +48,7 @@ enum Finding {
     /// No link leads to a log.
     Unlinked(PathBuf),
     /// A link leads to no log.
-    Dangling(Link),
+    Dangling(LogLink),
 }
 
 impl Finding {
@@ -135,7 +135,7 @@ impl LogKeeper {
         let done = match (finding, writer) {
             (Finding::Large(log, _), Some(writer)) => self.rotate(log, &writer.id).await,
             (
-                Finding::Headless(log) | Finding::Dangling(Link { target: log, .. }),
+                Finding::Headless(log) | Finding::Dangling(LogLink { target: log, .. }),
                 Some(writer),
             ) => {
                 let begun = log_rotation::reopen(client, &writer.id).await;
@@ -344,7 +344,7 @@ mod tests {
         let link = |name: &str, target: &Path| {
             let path = paths.container_logs.join(name);
             symlink(target, &path).unwrap();
-            Link {
+            LogLink {
                 path,
                 target: target.to_owned(),
             }

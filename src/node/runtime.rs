@@ -1,16 +1,15 @@
 //! Getting to know the runtime: waiting until it answers, and what it says of itself.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::cri::{Client, Error, v1};
+use crate::cri::{Client, Error, Reported, capabilities, v1};
 use crate::host::cgroup::CgroupDriver;
 use crate::host::log_once::LogOnce;
-use crate::translate::{HandlerFeatures, NodeFacts, Reported, RuntimeFeatures};
+use crate::translate::NodeFacts;
 
 /// The version of the contract that we speak.
 const API_VERSION: &str = "v1";
@@ -55,12 +54,12 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         driver
     });
     let reported = if let Ok(status) = timeout(FEATURES, status(client, false)).await {
-        reported(&version, status)
+        capabilities::reported(&version, status)
     } else {
         warn!("The container runtime does not report its features, asking again");
         Reported {
             is_incomplete: true,
-            ..reported(&version, v1::StatusResponse::default())
+            ..capabilities::reported(&version, v1::StatusResponse::default())
         }
     };
     info!(
@@ -131,7 +130,7 @@ async fn ask(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error
     let cgroup_driver = cgroup_driver(client, driver).await;
     let status = status(client, false).await;
     Ok(RuntimeInfo {
-        reported: reported(&version, status),
+        reported: capabilities::reported(&version, status),
         name: version.runtime_name,
         version: version.runtime_version,
         cgroup_driver,
@@ -177,45 +176,6 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
     }
 }
 
-/// What a runtime of this version with this status can do.
-fn reported(version: &v1::VersionResponse, status: v1::StatusResponse) -> Reported {
-    // Before containerd 2.0 nothing is told of features.
-    let told = status.features.unwrap_or_default();
-    Reported {
-        features: RuntimeFeatures {
-            supplemental_groups_policy: told.supplemental_groups_policy,
-            image_volumes: mounts_images(&version.runtime_name, &version.runtime_version),
-        },
-        handlers: handlers(status.runtime_handlers),
-        is_incomplete: false,
-    }
-}
-
-/// What the runtime's handlers can do, by name.
-fn handlers(told: Vec<v1::RuntimeHandler>) -> BTreeMap<String, HandlerFeatures> {
-    let features = |handler: v1::RuntimeHandler| {
-        let features = handler.features.unwrap_or_default();
-        let features = HandlerFeatures {
-            recursive_read_only_mounts: features.recursive_read_only_mounts,
-            user_namespaces: features.user_namespaces,
-        };
-        (handler.name, features)
-    };
-    told.into_iter().map(features).collect()
-}
-
-/// Whether a runtime mounts images as volumes, which none tells. A containerd that does not
-/// (before 2.1) takes the mount for one of a path of no name.
-fn mounts_images(name: &str, version: &str) -> bool {
-    let version = version.trim_start_matches('v');
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
-    let found = (numbers.next().flatten(), numbers.next().flatten());
-    match (name, found) {
-        ("containerd", (Some(major), Some(minor))) => (major, minor) >= (2, 1),
-        _ => true,
-    }
-}
-
 /// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
 /// tell it in their verbose status.
 async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
@@ -227,40 +187,8 @@ async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver
     match from_config.map(|linux| linux.cgroup_driver()) {
         Some(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
         Some(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
-        None => driver_of_status(&status(client, true).await, otherwise),
-    }
-}
-
-fn driver_of_status(status: &v1::StatusResponse, otherwise: CgroupDriver) -> CgroupDriver {
-    let config = status.info.get("config");
-    let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
-    let of = |place: &str| config.as_ref().and_then(|c| c.pointer(place));
-    let default = of("/containerd/defaultRuntimeName").and_then(|name| name.as_str());
-    let runtimes = of("/containerd/runtimes").and_then(|runtimes| runtimes.as_object());
-    match runtimes.and_then(|all| all.get(default.unwrap_or("runc"))) {
-        None => otherwise,
-        Some(runtime) if runtime.pointer("/options/SystemdCgroup") == Some(&true.into()) => {
-            CgroupDriver::Systemd
-        }
-        Some(_) => CgroupDriver::Cgroupfs,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_mounted_by_runtimes_that_are_new_enough_or_not_known() {
-        for (name, version, expected) in [
-            ("containerd", "1.6.20~ds1", false),
-            ("containerd", "v2.0.5", false),
-            ("containerd", "v2.1.0", true),
-            ("containerd", "2.10.1+unknown", true),
-            ("containerd", "devel", true),
-            ("cri-o", "1.31.0", true),
-        ] {
-            assert_eq!(mounts_images(name, version), expected, "{name} {version}");
+        None => {
+            capabilities::configured_cgroup_driver(&status(client, true).await).unwrap_or(otherwise)
         }
     }
 }

@@ -72,7 +72,7 @@ pub async fn supervise(
     let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
-    let mut addresses = context.facts.host_ips.changes();
+    let mut addresses = context.facts.identity.ips.changes();
     let listed = first_look(&context).await;
     if desired.wait_for(Option::is_some).await.is_err() {
         return;
@@ -148,7 +148,7 @@ async fn first_look(context: &Context) -> Listed {
 
 /// Everything of ours that the runtime has.
 async fn list_all(context: Arc<Context>) -> Result<Listed, Error> {
-    context.facts.host_ips.look();
+    context.facts.identity.ips.look();
     Listed::fetch(&context.client, &context.mark, None).await
 }
 

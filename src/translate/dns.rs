@@ -147,7 +147,7 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
 /// name server, by the family of the addresses given for the node, and no domain to search (the kubelet's
 /// `GetPodDNS`).
 fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
-    let given = facts.host_ips.given();
+    let given = facts.identity.ips.given();
     let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
     let mut servers: Vec<String> = given.iter().map(|ip| own(ip).to_owned()).collect();
     if servers.is_empty() {
@@ -227,6 +227,7 @@ fn add_new(list: &mut Vec<String>, more: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::Identity;
     use k8s_openapi::api::core::v1::PodDNSConfigOption;
 
     fn facts() -> NodeFacts {
@@ -401,7 +402,10 @@ mod tests {
             };
             let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
             let facts = NodeFacts {
-                host_ips: ips.into(),
+                identity: Identity {
+                    ips: ips.into(),
+                    ..facts().identity
+                },
                 ..facts()
             };
             dns_config(&facts, &ResolvConf::none(), "ns", &spec)
