@@ -89,7 +89,7 @@ impl From<Reported> for Capabilities {
 }
 
 impl From<RuntimeFeatures> for Capabilities {
-    /// A runtime with these features and no handlers.
+    /// Describes a runtime with these features and no handlers.
     fn from(features: RuntimeFeatures) -> Self {
         Reported {
             features,
@@ -100,7 +100,7 @@ impl From<RuntimeFeatures> for Capabilities {
 }
 
 impl<const N: usize> From<[(String, HandlerFeatures); N]> for Capabilities {
-    /// A runtime with these handlers and no features of its own.
+    /// Describes a runtime with these handlers and no features of its own.
     fn from(handlers: [(String, HandlerFeatures); N]) -> Self {
         Reported {
             handlers: handlers.into(),
@@ -165,6 +165,17 @@ pub(crate) fn configured_cgroup_driver(status: &v1::StatusResponse) -> Option<Cg
     } else {
         Some(CgroupDriver::Cgroupfs)
     }
+}
+
+/// Returns the image that containerd 1.x creates sandboxes from, by the configuration in its verbose status; `None`
+/// where there is none, as later versions pin the image instead.
+///
+/// # Errors
+/// The configuration is no JSON.
+pub(crate) fn sandbox_image(status: &v1::StatusResponse) -> serde_json::Result<Option<String>> {
+    let config = status.info.get("config").map(String::as_str);
+    let config: serde_json::Value = serde_json::from_str(config.unwrap_or("null"))?;
+    Ok(config["sandboxImage"].as_str().map(str::to_owned))
 }
 
 /// Returns the ID that a name is reserved for, where an error of containerd says so.

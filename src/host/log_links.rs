@@ -18,9 +18,9 @@ const MAX_NAME: usize = 255;
 /// The folder of links and the Pods' log directory, below which they lead.
 #[derive(Debug, Clone)]
 pub struct LogLinks {
-    /// Where log shippers look: `/var/log/containers`.
+    /// Folder of the links, which log shippers read: `/var/log/containers`.
     pub folder: PathBuf,
-    /// Where the runtime writes logs: `/var/log/pods`.
+    /// Folder of the Pods' logs, which the runtime writes: `/var/log/pods`.
     pub logs: PathBuf,
 }
 

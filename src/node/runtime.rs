@@ -1,4 +1,4 @@
-//! Getting to know the runtime: waiting until it answers, and what it says of itself.
+//! Connecting to the runtime: waits until it answers, and reads its version, capabilities and cgroup driver.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,33 +11,33 @@ use crate::host::cgroup::CgroupDriver;
 use crate::host::log_once::LogOnce;
 use crate::translate::NodeFacts;
 
-/// The version of the contract that we speak.
+/// Version of CRI that the agent speaks.
 const API_VERSION: &str = "v1";
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// How long the agent's start waits for what is not needed to keep Pods running: the features that the
-/// runtime reports, and its cgroup driver.
+/// Longest waits of the agent's start for what is not needed to keep Pods running: the features that the runtime
+/// reports, and its cgroup driver.
 const FEATURES: Duration = Duration::from_secs(10);
 const CGROUP_DRIVER: Duration = Duration::from_secs(60);
 
-/// What the runtime is.
+/// Version and capabilities of the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeInfo {
     /// `containerd`, …
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Who manages cgroups, in its opinion.
+    /// Manager of cgroups, as the runtime has it.
     pub cgroup_driver: CgroupDriver,
-    /// What it and its handlers can do.
+    /// Capabilities of it and its handlers.
     pub reported: Reported,
-    /// Number of the connection over which it said so.
+    /// Number of the connection over which it reported them.
     pub connection: u64,
 }
 
-/// Waits until the runtime answers, however long that takes, and tells what it is. `driver` is taken
-/// where the runtime does not tell its own.
+/// Waits until the runtime answers, however long that takes, and returns its version and capabilities. `driver` is
+/// used where the runtime reports none.
 ///
 /// # Errors
 /// The runtime answers, but does not speak CRI v1.
@@ -68,7 +68,7 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         api_version = version.runtime_api_version,
         endpoint = %client.endpoint(),
         ?cgroup_driver,
-        "the container runtime answers"
+        "Connected to the container runtime"
     );
     Ok(RuntimeInfo {
         name: version.runtime_name,
@@ -79,9 +79,9 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
     })
 }
 
-/// Keeps what is known of the runtime's features as the runtime reports them: asks until it has answered,
-/// and again after each connection, since it may have been upgraded. `connection` is the one over which
-/// it was last asked. `on_change` is called when something has changed.
+/// Keeps the capabilities in `facts` current: asks the runtime until it has answered, and again after each new
+/// connection, since it may have been upgraded. `connection` is the one over which it was last asked. `on_change`
+/// is called after each change.
 pub async fn keep_features(
     client: Client,
     facts: NodeFacts,
@@ -110,7 +110,7 @@ pub async fn keep_features(
                     info!(runtime, version, "The container runtime's features changed");
                     on_change();
                 } else {
-                    debug!(runtime, version, "Connected to the container runtime");
+                    debug!(runtime, version, "Connected to the container runtime again");
                 }
             }
             // Whatever it is now, it is no better known than before.
@@ -124,7 +124,7 @@ pub async fn keep_features(
     }
 }
 
-/// Asks the runtime what it is, until it has answered everything.
+/// Asks the runtime for its version and capabilities, until it has answered everything.
 async fn ask(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error> {
     let version = version(client).await?;
     let cgroup_driver = cgroup_driver(client, driver).await;
@@ -145,15 +145,14 @@ async fn version(client: &Client) -> Result<v1::VersionResponse, Error> {
     answered(client, || client.version(request())).await
 }
 
-/// The runtime's status; an empty one where it has none.
+/// Returns the runtime's status; an empty one where it has none.
 async fn status(client: &Client, verbose: bool) -> v1::StatusResponse {
     let status = answered(client, || client.status(v1::StatusRequest { verbose })).await;
     status.unwrap_or_default()
 }
 
-/// Makes a call again and again until it is answered. A runtime that is starting is unreachable, is not
-/// initialized yet, or says something else that it will not say later: the one answer that counts as
-/// such is that it does not have the method.
+/// Repeats a call until it is answered. A runtime that is starting is unreachable, is not initialized yet, or fails
+/// in another way that will pass: the one error that counts as an answer is that it does not have the method.
 async fn answered<T, F: Future<Output = Result<T, Error>>>(
     client: &Client,
     call: impl Fn() -> F,
@@ -176,8 +175,8 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
     }
 }
 
-/// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
-/// tell it in their verbose status.
+/// Returns the cgroup driver that the runtime expects, by CRI or, where the runtime does not have that call, by its
+/// verbose status.
 async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
     let config = answered(client, || {
         client.runtime_config(v1::RuntimeConfigRequest {})
