@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use podkeeper::cri::{Client, v1};
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::node::cgroup;
+use podkeeper::host::cgroup;
 use podkeeper::translate::{
     ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance, container_config, labels,
     pod_cgroup_paths, sandbox_config,

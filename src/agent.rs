@@ -39,7 +39,7 @@ use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use node_facts::{host_ips, node_facts};
-use reload::{Reloaded, Reloader};
+use reload::{LiveSettings, Reloader};
 use systemd::Systemd;
 
 /// Runs the agent until a signal asks it to stop.
@@ -62,12 +62,12 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let server = Server::bind(&config.run_dir).await?;
         log_start(&config);
-        let (reloader, reloaded) = Reloader::new(flags, &config, log_level, systemd.clone());
+        let (reloader, live) = Reloader::new(flags, &config, log_level, systemd.clone());
         let (heartbeat_sender, heartbeat) = watch::channel(None);
         tokio::spawn(reloader.run()?);
         tokio::spawn(systemd.clone().follow(heartbeat));
         tokio::select! {
-            result = run_parts(config, server, reloaded, heartbeat_sender) => result,
+            result = run_parts(config, server, live, heartbeat_sender) => result,
             name = process::stop_signal() => {
                 systemd.notify_stopping();
                 info!(signal = name?, "Stopping podkeeper, Pods keep running");
@@ -110,18 +110,18 @@ fn log_start(config: &Config) {
 async fn run_parts(
     config: Config,
     server: Server,
-    reloaded: Reloaded,
+    live: LiveSettings,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<ExitCode> {
     let metrics = Metrics::default();
     let freshness = metrics.freshness.clone();
-    let desired = Sources::follow(reloaded.sources, &config.paths.root, freshness);
+    let desired = Sources::follow(live.sources, &config.paths.root, freshness);
     let (context_sender, context) = watch::channel(None);
     let state = Arc::new(State::new(
         desired.clone(),
         context,
         heartbeat.subscribe(),
-        reloaded.configz,
+        live.configz,
         metrics.clone(),
     ));
     let (api_client_sender, api_client) = watch::channel(None);

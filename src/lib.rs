@@ -2,8 +2,8 @@
 //!
 //! Desired Pods flow in from [`source`]s, which read them with [`manifest`]; observed state flows
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
-//! and one task per Pod, under the supervisor in [`node`], does it. `agent` builds these parts and runs them. [`mirror`] shows all of it at an
-//! API server, where there is one.
+//! and one task per Pod, under the supervisor in [`node`], does it. [`mirror`] shows all of it at an
+//! API server, where there is one. `agent` builds these parts and runs them.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 

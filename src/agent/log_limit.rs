@@ -14,13 +14,13 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// So many lines that say the same are written in this time, and no more.
+/// Largest number of equal lines that are written within [`WINDOW`].
 const MOST: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Lines that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// Drops lines that were written too often just now.
+/// Layer that drops lines that were written too often just now.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit(Mutex<HashMap<u64, Written>>);
 
@@ -32,7 +32,7 @@ struct Written {
 }
 
 impl LogLimit {
-    /// Takes in that a line is to be written; `false` if it was written too often.
+    /// Counts a line that is to be written; returns `false` if it was written too often.
     fn admit(&self, line: u64, now: Instant) -> bool {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() >= REMEMBERED && !lines.contains_key(&line) {
@@ -69,7 +69,7 @@ impl<S: Subscriber> Layer<S> for LogLimit {
     }
 }
 
-/// The digest of what a line says.
+/// Returns a digest of a line's text.
 struct Line(DefaultHasher);
 
 impl Visit for Line {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::config::Config;
 use crate::host::{cgroup, machine};
 use crate::node::runtime::RuntimeInfo;
-use crate::translate::{HostIps, NodeFacts};
+use crate::translate::{HostIps, Identity, KernelFeatures, NodeCapacity, NodeFacts};
 
 /// Collects the facts that Pods' requests to the runtime depend on.
 pub(super) fn node_facts(config: &Config, runtime: &RuntimeInfo) -> NodeFacts {
@@ -15,25 +15,31 @@ pub(super) fn node_facts(config: &Config, runtime: &RuntimeInfo) -> NodeFacts {
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain.clone(),
         cgroup_driver: runtime.cgroup_driver,
-        cgroup_unified: cgroup::is_unified(&config.paths.cgroups),
-        swap_controller: cgroup::has_swap_controller(&config.paths.cgroups),
-        hugepage_sizes: cgroup::hugepage_sizes(),
-        huge_pages: machine::huge_pages(),
-        max_pods: node.max_pods,
-        memory_capacity: machine::memory_capacity(),
-        cpus: machine::cpus(),
-        ephemeral_storage: machine::disk_capacity(&config.paths.root),
-        host_ips: host_ips(&node.addresses),
         seccomp_default: node.seccomp_default,
         runtime_name: runtime.name.clone(),
         runtime: runtime.reported.clone().into(),
         runtime_classes: node.runtime_classes.clone(),
-        labels: node_labels(&config.node_name, node.labels.clone()),
-        node_name: config.node_name.clone(),
         allowed_unsafe_sysctls: node.allowed_unsafe_sysctls.clone(),
-        apparmor: machine::has_apparmor(),
-        selinux: machine::has_selinux(),
         paths: config.paths.clone(),
+        kernel: KernelFeatures {
+            cgroup_unified: cgroup::is_unified(&config.paths.cgroups),
+            swap_controller: cgroup::has_swap_controller(&config.paths.cgroups),
+            hugepage_sizes: cgroup::hugepage_sizes(),
+            apparmor: machine::has_apparmor(),
+            selinux: machine::has_selinux(),
+        },
+        capacity: NodeCapacity {
+            huge_pages: machine::huge_pages(),
+            max_pods: node.max_pods,
+            memory: machine::memory_capacity(),
+            cpus: machine::cpus(),
+            ephemeral_storage: machine::disk_capacity(&config.paths.root),
+        },
+        identity: Identity {
+            ips: host_ips(&node.addresses),
+            labels: node_labels(&config.node_name, node.labels.clone()),
+            name: config.node_name.clone(),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ use crate::source::Sources;
 const CONFIG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Settings that change while the agent runs, for those who use them.
-pub(super) struct Reloaded {
+pub(super) struct LiveSettings {
     /// Sources of manifests.
     pub(super) sources: watch::Receiver<Sources>,
     /// The `KubeletConfiguration` in force.
@@ -42,7 +42,7 @@ impl Reloader {
         config: &Config,
         log_level: LogLevel,
         systemd: Systemd,
-    ) -> (Self, Reloaded) {
+    ) -> (Self, LiveSettings) {
         let (sources, follow_sources) = watch::channel(config.sources.clone());
         let (configz, follow_configz) = watch::channel(kubelet_configuration(&config.settings));
         let reloader = Self {
@@ -53,11 +53,11 @@ impl Reloader {
             log_level,
             systemd,
         };
-        let reloaded = Reloaded {
+        let live = LiveSettings {
             sources: follow_sources,
             configz: follow_configz,
         };
-        (reloader, reloaded)
+        (reloader, live)
     }
 
     /// Receives signals from now on; the future never ends.

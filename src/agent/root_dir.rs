@@ -1,7 +1,7 @@
-//! The agent's root directory: made when needed, and taken by one agent at a time.
+//! The agent's root directory: created when needed, and locked by one agent at a time.
 //!
-//! Nothing starts without it, since it has what an earlier agent knew. It may lie on a mount that does not
-//! answer: the agent then waits, and says so.
+//! Nothing starts without it, since it holds the state of an earlier agent. It may lie on a mount that does not
+//! answer: the agent then waits, and logs that.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -17,19 +17,19 @@ use super::systemd::Systemd;
 use crate::pod::folder;
 use crate::source::mounts;
 
-/// A root directory that takes longer does not answer.
+/// Time after which a root directory counts as not answering.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The time between two log lines about that.
+/// Time between two log lines about that.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Makes the root directory and locks it; a second agent on it is refused. The lock ends with the process,
-/// however that ends.
+/// Creates the root directory and locks it; a second agent on it is refused. The lock ends with the process, however
+/// that ends.
 ///
-/// Waits for a directory that does not answer for as long as it takes. After 5 s the log and `systemd` say so.
+/// Waits for a directory that does not answer for as long as it takes. After 5 s that is logged and sent to systemd.
 /// It is tried again, beside the call that hangs, when other mounts are on the way to it.
 ///
 /// # Errors
-/// It cannot be made, or belongs to another agent.
+/// It cannot be created, or belongs to another agent.
 pub(super) fn lock(root: &Path, systemd: &Systemd) -> anyhow::Result<File> {
     let since = Instant::now();
     let mut last_line = None;
@@ -75,7 +75,7 @@ pub(super) fn lock(root: &Path, systemd: &Systemd) -> anyhow::Result<File> {
     }
 }
 
-/// The mounts on the way to it.
+/// Returns the mounts on the way to it.
 fn way_to(root: &Path) -> Vec<u64> {
     let root = std::path::absolute(root).unwrap_or_else(|_| PathBuf::from(root));
     mounts::on_path(&mounts::mountinfo(), &root)

@@ -1,4 +1,4 @@
-//! How the runtime's calls went: how long they took, and which failed.
+//! Metrics of calls to the runtime: their durations, and failures.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use prometheus::{HistogramVec, IntCounterVec};
 use super::error::Error;
 use crate::measure::{counters, histograms};
 
-/// Upper limits in seconds: from what only reads memory to what waits for a network or a grace period.
+/// Upper limits of the histogram in seconds, from calls that read memory to calls that wait for a grace period.
 const LIMITS: [f64; 14] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ];
 
-/// Measures of all calls. Cloning it is cheap and shares them.
+/// Metrics of all calls. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Calls {
     durations: HistogramVec,
@@ -39,7 +39,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Takes one call into account.
+    /// Records one call.
     pub(super) fn observe(&self, method: &str, took: Duration, error: Option<&Error>) {
         let duration = self.durations.with_label_values(&[method]);
         duration.observe(took.as_secs_f64());
@@ -48,7 +48,7 @@ impl Calls {
         }
     }
 
-    /// What is measured, for a registry.
+    /// Returns the collectors, for a registry.
     #[must_use]
     pub fn collectors(&self) -> [Box<dyn Collector>; 2] {
         [

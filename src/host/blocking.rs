@@ -1,4 +1,4 @@
-//! File work, which may block, off the tasks' thread: without a limit where only local disks are
+//! Blocking file work off the tasks' thread: without a limit where only local disks are
 //! touched, and with one where a path may lie on a mount that does not answer.
 //!
 //! Work with a limit never runs on the runtime's blocking pool, so that what hangs there takes
@@ -29,7 +29,7 @@ const POOL: usize = 1536;
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The limit of work that may take as long as it does, and is waited for beside other things.
+/// Limit of work that may take any time, and that its caller awaits beside other things.
 pub(crate) const UNLIMITED: Duration = LONGEST;
 
 /// Builds a runtime for one thread, since the agent waits far more than it works.
@@ -51,19 +51,19 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-/// The subject of file work: operations on equal subjects run one after the other.
+/// Subject of file work: operations on equal subjects run one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Subject {
-    /// Whose threads hang: a Pod, or the subject itself.
+    /// Owner of the threads that hang: a Pod, or the subject itself.
     owner: String,
-    /// What tells subjects of one name apart: a Pod's UID.
+    /// Part that distinguishes subjects of one name: a Pod's UID.
     part: String,
-    /// A path, or what else an error is to name.
+    /// Path or description, for errors.
     name: String,
 }
 
 impl Subject {
-    /// A subject of an owner that may have many.
+    /// Creates a subject of an owner that may have many.
     pub(crate) fn of(owner: &impl ToString, part: &str, name: String) -> Self {
         Self {
             owner: owner.to_string(),
@@ -79,11 +79,11 @@ impl From<&str> for Subject {
     }
 }
 
-/// File work that did not end within its limit.
+/// Error of file work that did not end within its limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject} has not answered for {}", seconds(*waited))]
 pub(crate) struct TimedOut {
-    /// The path, or what else the caller named.
+    /// Path or description that the caller gave.
     pub(crate) subject: String,
     /// Time since the operation that hangs began.
     pub(crate) waited: Duration,
@@ -136,7 +136,7 @@ pub(crate) async fn limited<T: Send + 'static>(
     }
 }
 
-/// The same on the runtime's blocking pool: for work that every Pod has all the time, and of which little hangs
+/// Runs file work with a limit on the runtime's blocking pool: for work that every Pod has all the time, and of which little hangs
 /// at a time. The pool is larger than what may hang. Time that a test has paused stands still meanwhile.
 ///
 /// # Errors
@@ -193,7 +193,7 @@ async fn spawn<T: Send + 'static>(
     }
 }
 
-/// An operation that is under way.
+/// Operation that is under way.
 #[derive(Debug, Clone)]
 struct UnderWay {
     start: Instant,
@@ -212,7 +212,7 @@ fn under_way() -> MutexGuard<'static, AllUnderWay> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What keeps an operation from being started.
+/// Reason why an operation cannot be started.
 #[derive(Debug)]
 enum Taken {
     /// Another one on the same subject.
@@ -223,7 +223,7 @@ enum Taken {
     AllThreads,
 }
 
-/// The right to work on a subject, until it is dropped.
+/// Permission to work on a subject, until it is dropped.
 #[derive(Debug)]
 struct Turn {
     subject: (Id, Subject),
@@ -232,7 +232,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// Waits until nobody else works on the subject and a thread is free.
+    /// Waits until no other operation on the subject is under way and a thread is free.
     async fn wait(subject: &Subject, start: Instant, end: Instant) -> Result<Self, TimedOut> {
         loop {
             match Self::take(subject, start, end) {

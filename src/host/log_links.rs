@@ -18,15 +18,15 @@ const MAX_NAME: usize = 255;
 /// The folder of links and the Pods' log directory, below which they lead.
 #[derive(Debug, Clone)]
 pub struct LogLinks {
-    /// Where log shippers look: `/var/log/containers`.
+    /// Folder of the links, which log shippers read: `/var/log/containers`.
     pub folder: PathBuf,
-    /// Where the runtime writes logs: `/var/log/pods`.
+    /// Folder of the Pods' logs, which the runtime writes: `/var/log/pods`.
     pub logs: PathBuf,
 }
 
 /// A link in the folder that leads below the Pods' log directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Link {
+pub struct LogLink {
     /// Path of the link itself.
     pub path: PathBuf,
     /// Path that it leads to, whether or not anything is there.
@@ -85,7 +85,7 @@ impl LogLinks {
     ///
     /// # Errors
     /// The folder cannot be read; a missing folder is no error.
-    pub fn list(&self) -> io::Result<Vec<Link>> {
+    pub fn list(&self) -> io::Result<Vec<LogLink>> {
         let mut links = vec![];
         for entry in self.entries()?.into_iter().flatten() {
             links.extend(self.read(entry?.path()));
@@ -103,10 +103,10 @@ impl LogLinks {
     }
 
     /// Reads a link, if it is one that leads below the Pods' log directory.
-    fn read(&self, path: PathBuf) -> Option<Link> {
+    fn read(&self, path: PathBuf) -> Option<LogLink> {
         let target = fs::read_link(&path).ok()?;
         let straight = !target.components().any(|part| part == Component::ParentDir);
-        (straight && target.starts_with(&self.logs)).then_some(Link { path, target })
+        (straight && target.starts_with(&self.logs)).then_some(LogLink { path, target })
     }
 
     /// Removes a Pod's links that lead to this log, or below this folder of logs.
@@ -130,7 +130,7 @@ impl LogLinks {
     }
 }
 
-impl Link {
+impl LogLink {
     /// Removes the link.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ mod tests {
         let link = links.folder.join("web_default_c-id1.log");
         assert_eq!(fs::read_link(&link).unwrap(), log);
         let target = log.clone();
-        assert_eq!(links.list().unwrap(), [Link { path: link, target }]);
+        assert_eq!(links.list().unwrap(), [LogLink { path: link, target }]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What the machine is like: memory, CPUs, disk, addresses.
+//! Facts of the machine: memory, CPUs, disk, huge pages, addresses.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
-/// Memory in bytes; 0 where the kernel does not tell.
+/// Returns the machine's memory in bytes; 0 where it is unknown.
 #[must_use]
 pub fn memory_capacity() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -19,14 +19,14 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// CPUs that are switched on, whatever part of them the agent itself may use.
+/// Returns the number of CPUs that are online, however many of them the agent itself may use.
 #[must_use]
 pub fn cpus() -> u32 {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     count(online.trim()).unwrap_or(1)
 }
 
-/// How many numbers a list such as `0-3,5` has.
+/// Counts the numbers in a list such as `0-3,5`.
 fn count(list: &str) -> Option<u32> {
     let mut numbers = 0_u32;
     for part in list.split(',') {
@@ -37,7 +37,7 @@ fn count(list: &str) -> Option<u32> {
     Some(numbers)
 }
 
-/// Bytes of the file system that a folder is on; 0 where that cannot be told.
+/// Returns the size in bytes of the file system that a folder is on; 0 where it is unknown.
 #[must_use]
 pub fn disk_capacity(folder: &Path) -> u64 {
     match rustix::fs::statvfs(folder) {
@@ -46,7 +46,7 @@ pub fn disk_capacity(folder: &Path) -> u64 {
     }
 }
 
-/// How many huge pages the kernel has set aside, by their size in KiB.
+/// Returns the number of huge pages that the kernel has set aside, by their size in KiB.
 #[must_use]
 pub fn huge_pages() -> BTreeMap<u64, u64> {
     let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
@@ -61,20 +61,20 @@ pub fn huge_pages() -> BTreeMap<u64, u64> {
     entries.flatten().filter_map(pages).collect()
 }
 
-/// Whether the kernel has `AppArmor` switched on.
+/// Returns `true` if `AppArmor` is enabled.
 #[must_use]
 pub fn has_apparmor() -> bool {
     let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
     enabled.is_ok_and(|text| text.starts_with('Y'))
 }
 
-/// Whether the kernel has `SELinux` switched on.
+/// Returns `true` if `SELinux` is enabled.
 #[must_use]
 pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// The addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
+/// Returns the addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
 #[must_use]
 pub fn addresses() -> Vec<IpAddr> {
     // Addresses for documentation: they lead wherever the default route does.

@@ -1,5 +1,4 @@
-//! The node: the supervisor of the Pods' tasks, what it sees of the runtime, what the node itself is
-//! like, and its housekeeping: containers' logs and images.
+//! The node: the supervisor of the Pods' tasks, events of the runtime, and housekeeping: container logs and images.
 
 pub mod events;
 pub mod image_gc;

@@ -663,7 +663,7 @@ impl PodTask {
         let user_namespace = user_namespace(&context, &version);
         let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
-        context.facts.host_ips.look();
+        context.facts.identity.ips.look();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,
@@ -1007,7 +1007,7 @@ impl PodTask {
     fn pod_ip(&self, uid: &str) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();
-        let of_host = || self.context.facts.host_ips.first();
+        let of_host = || self.context.facts.identity.ips.first();
         ip.or_else(of_host)
             .unwrap_or_else(|| "127.0.0.1".to_owned())
     }

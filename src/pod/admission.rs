@@ -210,17 +210,25 @@ fn check_resources(
 ) -> Result<(), Rejection> {
     let pods: BTreeSet<_> = others.iter().map(|(key, _)| key).collect();
     let pods = i64::try_from(pods.len()).unwrap_or(i64::MAX);
-    if facts.max_pods > 0 {
-        fits("pods", 1, pods, facts.max_pods.into())?;
+    if facts.capacity.max_pods > 0 {
+        fits("pods", 1, pods, facts.capacity.max_pods.into())?;
     }
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let all: [(&str, Side, i64); 3] = [
-        ("cpu", |r| r.cpu, i64::from(facts.cpus).saturating_mul(1000)),
-        ("memory", |r| r.memory, bytes(facts.allocatable_memory())),
+        (
+            "cpu",
+            |r| r.cpu,
+            i64::from(facts.capacity.cpus).saturating_mul(1000),
+        ),
+        (
+            "memory",
+            |r| r.memory,
+            bytes(facts.capacity.allocatable_memory()),
+        ),
         (
             "ephemeral-storage",
             |r| r.ephemeral_storage,
-            bytes(facts.ephemeral_storage),
+            bytes(facts.capacity.ephemeral_storage),
         ),
     ];
     for (name, of, capacity) in all {
@@ -263,6 +271,7 @@ fn huge_pages(facts: &NodeFacts, name: &str) -> i64 {
     let size = size.and_then(|size| u64::try_from(size.value() >> 10).ok());
     let pages = size.and_then(|size| {
         facts
+            .capacity
             .huge_pages
             .get(&size)
             .map(|pages| size.saturating_mul(*pages))
@@ -322,7 +331,7 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
                        runtime does not support it, containerd does from 2.0 on";
         return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());
     }
-    if !facts.apparmor && asks_for_apparmor(pod, spec) {
+    if !facts.kernel.apparmor && asks_for_apparmor(pod, spec) {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
         return refuse("AppArmor", message.to_owned());
     }
@@ -382,7 +391,7 @@ fn sysctl_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
 /// Which demand on the node's labels is not met, if one is not.
 fn affinity_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
     for (name, value) in spec.node_selector.iter().flatten() {
-        let found = facts.labels.get(name);
+        let found = facts.identity.labels.get(name);
         if found != Some(value) {
             let found = found.map_or("no such label".to_owned(), |f| format!("{f:?}"));
             return Some(format!(
@@ -402,12 +411,12 @@ fn affinity_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
 fn meets(facts: &NodeFacts, term: &NodeSelectorTerm) -> bool {
     let labels = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = |key: &str| (key == "metadata.name").then_some(&facts.node_name);
+    let name = |key: &str| (key == "metadata.name").then_some(&facts.identity.name);
     // A term that says nothing matches nothing.
     !(labels.is_empty() && fields.is_empty())
         && labels
             .iter()
-            .all(|r| meets_one(facts.labels.get(&r.key), r))
+            .all(|r| meets_one(facts.identity.labels.get(&r.key), r))
         && fields.iter().all(|r| meets_one(name(&r.key), r))
 }
 
@@ -432,6 +441,7 @@ fn meets_one(found: Option<&String>, wanted: &NodeSelectorRequirement) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::{Identity, NodeCapacity};
     use std::sync::Arc;
 
     use k8s_openapi::api::core::v1::Pod;
@@ -439,11 +449,17 @@ mod tests {
 
     fn facts() -> NodeFacts {
         NodeFacts {
-            cpus: 2,
-            memory_capacity: 1 << 30,
-            node_name: "n1".into(),
-            labels: [("disk".to_owned(), "ssd".to_owned())].into(),
             allowed_unsafe_sysctls: vec!["net.core.*".into()],
+            capacity: NodeCapacity {
+                cpus: 2,
+                memory: 1 << 30,
+                ..NodeCapacity::default()
+            },
+            identity: Identity {
+                name: "n1".into(),
+                labels: [("disk".to_owned(), "ssd".to_owned())].into(),
+                ..Identity::default()
+            },
             ..NodeFacts::default()
         }
     }
@@ -545,9 +561,12 @@ mod tests {
     #[test]
     fn every_resource_is_held_against_what_the_node_has() {
         let facts = NodeFacts {
-            ephemeral_storage: 10 << 30,
-            huge_pages: [(2048, 4), (1 << 20, 0)].into(),
-            max_pods: 2,
+            capacity: NodeCapacity {
+                ephemeral_storage: 10 << 30,
+                huge_pages: [(2048, 4), (1 << 20, 0)].into(),
+                max_pods: 2,
+                ..facts().capacity
+            },
             ..facts()
         };
         let with = |resources: &str| {

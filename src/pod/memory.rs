@@ -13,7 +13,7 @@ use super::history::{Finished, GivenUp, History};
 use super::moment::{Moment, Wall};
 use super::observed::Container;
 use super::progress::Progress;
-use super::reserved::name_holder;
+use crate::cri::capabilities::name_holder;
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::translate::ImageUser;

@@ -5,15 +5,8 @@
 
 use super::memory::Subject;
 use super::task::PodTask;
+use crate::cri::capabilities::name_holder;
 use crate::cri::{Client, Error, if_found, v1};
-
-/// Returns the ID that a name is reserved for, where an error of the runtime says so.
-#[must_use]
-pub(super) fn name_holder(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("is reserved for \"")?;
-    let (id, _) = rest.split_once('"')?;
-    Some(id).filter(|id| !id.is_empty())
-}
 
 impl PodTask {
     /// Passes over an attempt whose name is reserved for something that the runtime does not know.
@@ -50,23 +43,4 @@ async fn exists(client: &Client, subject: &Subject, id: &str) -> Result<bool, Er
         verbose: false,
     };
     Ok(if_found(client.container_status(request).await)?.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_holder_of_a_name_is_read_from_the_runtimes_words() {
-        let of = "failed to reserve container name \"c_p_ns_u_0\": name \"c_p_ns_u_0\" is reserved for \"1a2b\"";
-        assert_eq!(name_holder(of), Some("1a2b"));
-        for other in [
-            "",
-            "is reserved for \"\"",
-            "is reserved for \"x",
-            "no such image",
-        ] {
-            assert_eq!(name_holder(other), None, "{other}");
-        }
-    }
 }

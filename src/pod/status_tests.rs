@@ -21,10 +21,11 @@ use super::plan::{View, volume_holder};
 use super::report::report;
 use super::rules_tests;
 use super::status::{end_phase, status};
+use crate::cri::HandlerFeatures;
 use crate::manifest::StaticPod;
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
-use crate::translate::{HandlerFeatures, NodeFacts};
+use crate::translate::NodeFacts;
 
 /// The time, in nanoseconds since the epoch: 2023-11-14T22:13:20Z.
 const THEN: i64 = 1_700_000_000_000_000_000;

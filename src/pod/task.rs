@@ -1018,7 +1018,7 @@ impl PodTask {
     /// Keeps the probes of what runs going, and takes over what they say.
     pub(super) fn sync_probes(&mut self) {
         let (context, memory) = (&self.context, &self.memory);
-        let of_host = context.facts.host_ips.first();
+        let of_host = context.facts.identity.ips.first();
         let of_host = of_host.as_deref().unwrap_or("127.0.0.1");
         let mut known = vec![];
         for container in self.observed.containers.iter().filter(|c| !c.gone) {

@@ -146,7 +146,7 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
 /// Returns a configuration that keeps the runtime from using the host's: this machine's own name server, by
 /// the family of the node's addresses, and no search domain (the kubelet's `GetPodDNS`).
 fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
-    let given = facts.host_ips.given();
+    let given = facts.identity.ips.given();
     let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
     let mut servers: Vec<String> = given.iter().map(|ip| own(ip).to_owned()).collect();
     if servers.is_empty() {
@@ -226,6 +226,7 @@ fn add_new(list: &mut Vec<String>, more: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::Identity;
     use k8s_openapi::api::core::v1::PodDNSConfigOption;
 
     fn facts() -> NodeFacts {
@@ -401,7 +402,10 @@ mod tests {
             };
             let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
             let facts = NodeFacts {
-                host_ips: ips.into(),
+                identity: Identity {
+                    ips: ips.into(),
+                    ..facts().identity
+                },
                 ..facts()
             };
             dns_config(&facts, &ResolvConf::none(), "ns", &spec)

@@ -48,7 +48,7 @@ pub fn field_value(
         return Ok(value.unwrap_or_default());
     }
     let host_network = spec.is_some_and(|s| s.host_network == Some(true));
-    let host_ips = facts.host_ips.all();
+    let host_ips = facts.identity.ips.all();
     let pod_ips = if host_network {
         &host_ips
     } else {
@@ -198,9 +198,9 @@ fn limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
 fn allocatable(facts: &NodeFacts, name: &str) -> Quantity {
     let whole = |amount: u64| Quantity::of(i64::try_from(amount).unwrap_or(i64::MAX));
     match name {
-        "cpu" => whole(facts.cpus.into()),
-        "memory" => whole(facts.allocatable_memory()),
-        "ephemeral-storage" => whole(facts.ephemeral_storage),
+        "cpu" => whole(facts.capacity.cpus.into()),
+        "memory" => whole(facts.capacity.allocatable_memory()),
+        "ephemeral-storage" => whole(facts.capacity.ephemeral_storage),
         _ => Quantity::default(),
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn mounts(
     let own = |container_path: &str, host_path: PathBuf| Mount {
         container_path: container_path.into(),
         host_path: host_path.display().to_string(),
-        selinux_relabel: facts.selinux,
+        selinux_relabel: facts.kernel.selinux,
         ..Mount::default()
     };
     if !mounts.iter().any(|m| m.container_path == HOSTS) {
@@ -102,7 +102,7 @@ fn volume_mount(
         host_path: path.display().to_string(),
         readonly: source.is_read_only(),
         // What is the host's keeps the host's label.
-        selinux_relabel: facts.selinux && !matches!(source, VolumeSource::HostPath { .. }),
+        selinux_relabel: facts.kernel.selinux && !matches!(source, VolumeSource::HostPath { .. }),
         ..Mount::default()
     })
 }

@@ -198,10 +198,10 @@ pub(super) fn container_resources(
     let mut resources = linux_resources(facts, cpu_request, cpu_limit, memory_limit);
     resources.oom_score_adj = oom_score(facts, spec, container);
     resources.hugepage_limits = hugepage_limits(facts, spec, container);
-    if facts.swap_controller && facts.cgroup_unified {
+    if facts.kernel.swap_controller && facts.kernel.cgroup_unified {
         let unified = &mut resources.unified;
         unified.insert("memory.swap.max".into(), "0".into());
-    } else if facts.swap_controller {
+    } else if facts.kernel.swap_controller {
         // Memory and swap together may be no more than memory alone.
         resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
     }
@@ -332,7 +332,7 @@ pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
         cpu_shares: cpu_shares(requested(spec).cpu),
         cpu_quota: cpu_quota(limited("cpu").milli_value()),
         memory: limited("memory").value(),
-        hugepages: facts.hugepage_sizes.iter().map(pages).collect(),
+        hugepages: facts.kernel.hugepage_sizes.iter().map(pages).collect(),
     }
 }
 
@@ -349,7 +349,7 @@ fn linux_resources(
         memory_limit_in_bytes: memory_limit.value(),
         ..LinuxContainerResources::default()
     };
-    if facts.cgroup_unified {
+    if facts.kernel.cgroup_unified {
         let unified = &mut resources.unified;
         unified.insert("memory.oom.group".into(), "1".into());
     }
@@ -380,7 +380,7 @@ fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
         QosClass::BestEffort => return BEST_EFFORT_OOM_SCORE,
         QosClass::Burstable => {}
     }
-    let capacity = i64::try_from(facts.memory_capacity)
+    let capacity = i64::try_from(facts.capacity.memory)
         .unwrap_or(i64::MAX)
         .max(1);
     let share = unclaimed_memory(spec);
@@ -414,7 +414,7 @@ fn unclaimed_memory(spec: &PodSpec) -> i64 {
 
 /// Every page size of the node with its limit, by default none.
 fn hugepage_limits(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> Vec<HugepageLimit> {
-    let sizes = facts.hugepage_sizes.iter();
+    let sizes = facts.kernel.hugepage_sizes.iter();
     let limit = |size: &String| HugepageLimit {
         page_size: size.clone(),
         limit: hugepage_names(size)

@@ -1,4 +1,4 @@
-//! Durations as the kubelet writes them.
+//! Durations as Kubernetes writes them: `20s`, `1m30s`.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const UNITS: [(&str, f64); 7] = [
 /// Reads `5s`, `1m30s`, `1.5h`, `300ms` or `0`.
 ///
 /// # Errors
-/// What was found and what was expected.
+/// The text is no such duration, or longer than the kubelet reads.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("found {text:?}, expected a duration such as 20s or 1m30s");
     if text == "0" {

@@ -9,46 +9,46 @@ pub(crate) struct Quantity {
 
 const NANOS: i128 = 1_000_000_000;
 const NANOS_IN_MILLI: i128 = 1_000_000;
-/// How much smaller each next suffix makes the number before it.
+/// Suffixes in the order of their factors: each divides the number before it by a thousand.
 const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
 const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 /// More digits than this say nothing that a node could have.
 const MAX_DIGITS: usize = 24;
 
 impl Quantity {
-    /// So many whole units.
+    /// Creates an amount of whole units.
     pub(crate) fn of(value: i64) -> Self {
         Self {
             nanos: i128::from(value).saturating_mul(NANOS),
         }
     }
 
-    /// The sum, as far as it can be counted.
+    /// Returns the sum, at most the largest amount.
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             nanos: self.nanos.saturating_add(other.nanos),
         }
     }
 
-    /// Whole units, rounded up.
+    /// Returns whole units, rounded up.
     pub(crate) fn value(self) -> i64 {
         saturate(div_up(self.nanos, NANOS))
     }
 
-    /// Thousandths, rounded up.
+    /// Returns thousandths, rounded up.
     pub(crate) fn milli_value(self) -> i64 {
         saturate(div_up(self.nanos, NANOS_IN_MILLI))
     }
 
-    /// Rounded up to thousandths.
+    /// Rounds up to thousandths.
     pub(crate) fn rounded_to_milli(self) -> Self {
         Self {
             nanos: div_up(self.nanos, NANOS_IN_MILLI).saturating_mul(NANOS_IN_MILLI),
         }
     }
 
-    /// The canonical form, with suffixes of the kind that the sample has: no fraction, and the largest
-    /// suffix that leaves none.
+    /// Writes the canonical form, with suffixes of the kind that the sample has: no fraction, and the largest suffix that
+    /// leaves none.
     pub(crate) fn written_like(self, sample: &str) -> String {
         let units = self.nanos / NANOS;
         let whole = self.nanos % NANOS == 0;
@@ -68,7 +68,7 @@ impl Quantity {
         self.nanos < 0
     }
 
-    /// Whether it is so many times the other.
+    /// Returns `true` if it is a multiple of the other.
     pub(crate) fn is_multiple_of(self, unit: Self) -> bool {
         self.nanos.checked_rem(unit.nanos) == Some(0)
     }
@@ -77,7 +77,7 @@ impl Quantity {
         self.nanos == 0
     }
 
-    /// How often `divisor` goes into this, rounded up; `None` for a divisor of nothing or less.
+    /// Divides by `divisor`, rounded up; `None` for a divisor of nothing or less.
     pub(crate) fn divided_by(self, divisor: Self) -> Option<i64> {
         (divisor.nanos > 0).then(|| saturate(div_up(self.nanos, divisor.nanos)))
     }
@@ -98,7 +98,7 @@ fn suffixed(mut number: i128, step: i128, suffixes: &[&str]) -> String {
     format!("{number}{}", suffix.unwrap_or(&""))
 }
 
-/// Thousands as powers of ten: `12e3`.
+/// Writes thousands as powers of ten: `12e3`.
 fn with_exponent(mut nanos: i128) -> String {
     let mut exponent = -9_i32;
     while nanos != 0 && nanos % 1000 == 0 {
@@ -112,7 +112,7 @@ fn with_exponent(mut nanos: i128) -> String {
     }
 }
 
-/// The amount that the text names, if it is a quantity.
+/// Parses a quantity; `None` if the text is none.
 pub(crate) fn parse(text: &str) -> Option<Quantity> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -144,7 +144,7 @@ pub(crate) fn parse(text: &str) -> Option<Quantity> {
     })
 }
 
-/// A suffix as a factor and a power of ten.
+/// Returns a suffix as a factor and a power of ten.
 fn scale(suffix: &str) -> Option<(i128, i32)> {
     let binary = |power: u32| Some((1024_i128.saturating_pow(power), 0));
     match suffix {
@@ -171,7 +171,7 @@ fn scale(suffix: &str) -> Option<(i128, i32)> {
     }
 }
 
-/// The number times ten to this power, rounded up; `None` if it is too large to count.
+/// Multiplies by this power of ten, rounded up; `None` if the result is too large.
 fn shift(number: i128, power: i32) -> Option<i128> {
     let factor = 10i128.checked_pow(power.unsigned_abs())?;
     if power < 0 {

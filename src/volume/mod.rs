@@ -219,7 +219,7 @@ fn mount_medium(
 fn memory_size(facts: &NodeFacts, spec: &PodSpec, source: &EmptyDirVolumeSource) -> Quantity {
     let own = source.size_limit.as_ref();
     let own = own.and_then(|size| quantity::parse(&size.0));
-    let node = Quantity::of(i64::try_from(facts.memory_capacity).unwrap_or(i64::MAX));
+    let node = Quantity::of(i64::try_from(facts.capacity.memory).unwrap_or(i64::MAX));
     let limits = [own.unwrap_or_default(), pod_limit(spec, "memory"), node];
     let given = limits.into_iter().filter(|limit| !limit.is_zero());
     given.min().unwrap_or_default()

@@ -8,6 +8,7 @@ use super::tree::tests::MemoryFilesystem;
 use super::*;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{SourceKind, parse};
+use crate::translate::NodeCapacity;
 use crate::translate::Paths;
 
 /// A node with one Pod.
@@ -40,7 +41,10 @@ impl TestNode {
         };
         let facts = NodeFacts {
             paths,
-            memory_capacity: 1 << 30,
+            capacity: NodeCapacity {
+                memory: 1 << 30,
+                ..NodeCapacity::default()
+            },
             ..NodeFacts::default()
         };
         Self {

@@ -163,7 +163,7 @@ async fn sandboxes_of_others_are_never_touched(mut node: Node) {
 
 async fn one_root_directory_serves_one_agent(mut node: Node) {
     node.start_agent();
-    node.wait_until("it runs", async || node.log_lines_with("looked around") > 0)
+    node.wait_until("it runs", async || node.log_lines_with("Relisted pods") > 0)
         .await;
     let flag = |name: &str, folder: &str| format!("--{name}={}", node.path(folder).display());
     let second = command(&[

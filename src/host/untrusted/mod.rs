@@ -23,7 +23,7 @@ use super::atomic_file::{self, Durability};
 
 /// The most names that are read from one folder.
 const MAX_NAMES: usize = 100_000;
-/// How often another name is tried for a new file.
+/// Number of names that are tried for a new file.
 const TRIES: usize = 16;
 
 const FOLDER: OFlags = OFlags::RDONLY
@@ -31,7 +31,7 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// A folder below one that the agent knows.
+/// Folder below one that the agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Location {
     known: PathBuf,
@@ -39,25 +39,25 @@ pub(crate) struct Location {
 }
 
 impl Location {
-    /// The folder `inside` of a folder that the agent knows, which may itself be a symlink.
+    /// Returns the folder `inside` of a folder that the agent knows, which may itself be a symlink.
     pub(crate) fn new(known: impl Into<PathBuf>, inside: impl Into<PathBuf>) -> Self {
         let (known, inside) = (known.into(), inside.into());
         Self { known, inside }
     }
 
-    /// The folder in which `path` stands, below the folder `known`, with the name that it has there.
+    /// Returns the folder that holds `path`, below the folder `known`, with its name there.
     pub(crate) fn around(known: &Path, path: &Path) -> Option<(Self, String)> {
         let name = path.file_name()?.to_str()?.to_owned();
         let inside = path.parent()?.strip_prefix(known).ok()?;
         Some((Self::new(known, inside), name))
     }
 
-    /// A folder in this one.
+    /// Returns a folder in this one.
     pub(crate) fn join(&self, inside: impl AsRef<Path>) -> Self {
         Self::new(&self.known, self.inside.join(inside))
     }
 
-    /// Its path, for messages.
+    /// Returns its path, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.known.join(&self.inside)
     }
@@ -70,8 +70,8 @@ impl Location {
         self.walk(|fd, part| openat(fd, part, FOLDER, Mode::empty()))
     }
 
-    /// Opens the folder; what is missing of it and on the way to it is created with this mode. Something else
-    /// that has the name of a folder of the way down is removed.
+    /// Opens the folder; it and missing folders on the way to it are created with this mode. Anything else that has the
+    /// name of a folder on the way down is removed.
     ///
     /// # Errors
     /// Any I/O error.
@@ -115,14 +115,14 @@ impl Location {
     }
 }
 
-/// A folder that is open.
+/// Open folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// A file as it was found, not opened.
+/// Properties of a file that was found, not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found {
     /// It is a regular file with a single name.
@@ -148,13 +148,12 @@ impl From<&Stat> for Found {
 }
 
 impl Folder {
-    /// Where it was when it was opened.
+    /// Returns its path when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names in the folder that are wanted, in no order: not more than there can be in one that no
-    /// container flooded.
+    /// Lists the wanted names in the folder, in no order, up to a number that only a flooded folder has.
     ///
     /// # Errors
     /// Any I/O error.
@@ -172,7 +171,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// What has a name, itself if it is a symlink; `None` if nothing has it.
+    /// Finds a file by its name, the symlink itself if it is one; `None` if nothing has the name.
     ///
     /// # Errors
     /// Any I/O error.
@@ -185,10 +184,10 @@ impl Folder {
     }
 
     /// Opens a regular file that has no other name, for reading. Never blocks, and nothing else is opened:
-    /// what has the name is looked at first, and opened by what it is.
+    /// the file is examined first, and then that very file is opened.
     ///
     /// # Errors
-    /// Any I/O error; what has the name is no such file.
+    /// Any I/O error; the name is another kind of file's.
     pub(crate) fn open(&self, name: impl AsRef<Path>) -> io::Result<File> {
         self.open_plain(name.as_ref(), OFlags::RDONLY)
     }
@@ -215,7 +214,7 @@ impl Folder {
         open().map_err(|e| named(e, &path))
     }
 
-    /// The content of a file that [`open`](Self::open) opens.
+    /// Reads a file that [`open`](Self::open) opens.
     ///
     /// # Errors
     /// As [`open`](Self::open), or the file has more bytes than `limit`.
@@ -224,8 +223,8 @@ impl Folder {
         bounded(file, limit).map_err(|e| named(e, &self.path.join(name)))
     }
 
-    /// The last bytes of a file that [`open`](Self::open) opens, as many as `length`, with the number of
-    /// bytes before them.
+    /// Reads the last bytes of a file that [`open`](Self::open) opens, as many as `length`; returns them with the number
+    /// of bytes before them.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -242,7 +241,7 @@ impl Folder {
         Ok((bytes, from))
     }
 
-    /// Creates a file for writing, under a name that begins and ends so and that nothing has; gives the name.
+    /// Creates a file for writing, under an unused name that begins and ends so; returns the name too.
     ///
     /// # Errors
     /// Any I/O error.
@@ -262,7 +261,7 @@ impl Folder {
         Err(refused(&self.path, "no name is free for a new file"))
     }
 
-    /// Creates a file for writing, under a name that nothing has.
+    /// Creates a file for writing, under an unused name.
     ///
     /// # Errors
     /// Any I/O error.
@@ -301,7 +300,7 @@ impl Folder {
         )
     }
 
-    /// Gives a file that [`open`](Self::open) opens this mode, if it has another.
+    /// Sets the mode of a file that [`open`](Self::open) opens, if it has another.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -313,7 +312,7 @@ impl Folder {
         file.set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Renames what has the first name, in place of what has the second.
+    /// Renames a file, and replaces another one of the new name.
     ///
     /// # Errors
     /// Any I/O error.
@@ -322,7 +321,7 @@ impl Folder {
         renamed.map_err(|e| named(e.into(), &self.path.join(from)))
     }
 
-    /// Renames what has the first name, unless something has the second.
+    /// Renames a file, unless another one has the new name.
     ///
     /// # Errors
     /// Any I/O error.
@@ -343,14 +342,14 @@ impl Folder {
     }
 }
 
-/// Opens what was found.
+/// Opens a file that was found.
 fn open_found(found: &OwnedFd, access: OFlags) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(openat(CWD, path, flags, Mode::empty())?.into())
 }
 
-/// The content of a file of the host by its path, symlinks followed, if it is a regular file.
+/// Reads a file of the host by its path, symlinks followed, if it is a regular file.
 ///
 /// # Errors
 /// Any I/O error; it is something else; it has more bytes than `limit`.
@@ -398,7 +397,7 @@ fn refused(path: &Path, message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// The error with the path that it is about, unless it names one.
+/// Adds the path to an error, unless it names one.
 fn named(error: io::Error, path: &Path) -> io::Error {
     if error.raw_os_error().is_none() && error.kind() == io::ErrorKind::InvalidData {
         return error;

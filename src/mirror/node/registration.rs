@@ -252,13 +252,13 @@ impl<'a> Registration<'a> {
             return Ok(());
         };
         let facts = &self.local.context.facts;
-        let wanted = &facts.labels;
+        let wanted = &facts.identity.labels;
         let there = seen.metadata.labels.as_ref();
         let differs = |(key, value): (&String, &String)| {
             there.and_then(|labels| labels.get(key)) != Some(value)
         };
         if wanted.iter().any(differs) {
-            let path = format!("{NODES}/{}", facts.node_name);
+            let path = format!("{NODES}/{}", facts.identity.name);
             let change = json!({"metadata": {"labels": wanted}});
             let changed: Result<IgnoredAny, ApiError> =
                 self.api.patch(&path, PatchType::Merge, &change).await;

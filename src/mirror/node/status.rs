@@ -26,8 +26,8 @@ const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
-            name: Some(facts.node_name.clone()),
-            labels: Some(facts.labels.clone()),
+            name: Some(facts.identity.name.clone()),
+            labels: Some(facts.identity.labels.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -76,9 +76,9 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
         type_: kind.to_owned(),
         address: address.to_owned(),
     };
-    let ips = facts.host_ips.all();
+    let ips = facts.identity.ips.all();
     let ips = ips.iter().map(|ip| address("InternalIP", ip));
-    let name = [address("Hostname", &facts.node_name)];
+    let name = [address("Hostname", &facts.identity.name)];
     ips.chain(name).collect()
 }
 
@@ -92,13 +92,16 @@ fn capacity(
     let others = before.capacity.iter().flatten();
     let others = others.filter(|(name, _)| !name.starts_with(HUGE_PAGES));
     let others = others.map(|(name, amount)| (name.clone(), amount.clone()));
-    let memory = bytes(facts.memory_capacity >> 10);
-    let storage = bytes(facts.ephemeral_storage >> 10);
+    let memory = bytes(facts.capacity.memory >> 10);
+    let storage = bytes(facts.capacity.ephemeral_storage >> 10);
     let fixed = [
-        ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
+        ("cpu".to_owned(), Quantity(facts.capacity.cpus.to_string())),
         ("memory".to_owned(), Quantity(memory)),
         ("ephemeral-storage".to_owned(), Quantity(storage)),
-        ("pods".to_owned(), Quantity(facts.max_pods.to_string())),
+        (
+            "pods".to_owned(),
+            Quantity(facts.capacity.max_pods.to_string()),
+        ),
     ];
     let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
         let name = format!("{HUGE_PAGES}{}", bytes(*size));
@@ -114,7 +117,7 @@ fn allocatable(
     facts: &NodeFacts,
     measured: &Measured,
 ) -> BTreeMap<String, Quantity> {
-    let memory = facts.memory_beside(&measured.huge_pages) >> 10;
+    let memory = facts.capacity.memory_beside(&measured.huge_pages) >> 10;
     let mut allocatable = capacity.clone();
     allocatable.insert("memory".to_owned(), Quantity(bytes(memory)));
     allocatable
@@ -136,7 +139,7 @@ fn bytes(kibibytes: u64) -> String {
 }
 
 fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
-    let label = |name: &str| facts.labels.get(name).cloned().unwrap_or_default();
+    let label = |name: &str| facts.identity.labels.get(name).cloned().unwrap_or_default();
     let host = &measured.host;
     NodeSystemInfo {
         architecture: label("kubernetes.io/arch"),

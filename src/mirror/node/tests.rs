@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::lease::lease;
 use super::measure::{Host, Measured, Pressure};
 use super::status::{NoOpStatus, node, says_the_same, status, status_patch};
+use crate::cri::HandlerFeatures;
 use crate::mirror::object::NodeIdentity;
-use crate::translate::{HandlerFeatures, NodeFacts};
+use crate::translate::{Identity, NodeCapacity, NodeFacts};
 
 fn facts() -> NodeFacts {
     let able = HandlerFeatures {
@@ -22,16 +23,21 @@ fn facts() -> NodeFacts {
         ("kubernetes.io/os", "linux"),
     ];
     NodeFacts {
-        node_name: "my-node1".into(),
-        host_ips: vec!["$HOST_IP".to_owned()].into(),
-        cpus: 2,
-        max_pods: 110,
-        memory_capacity: 24_684_092 << 10,
-        ephemeral_storage: 264_212_084 << 10,
-        labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
         runtime: ["", "gvisor", "runc"]
             .map(|name| (name.to_owned(), able))
             .into(),
+        identity: Identity {
+            name: "my-node1".into(),
+            ips: vec!["$HOST_IP".to_owned()].into(),
+            labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
+        },
+        capacity: NodeCapacity {
+            cpus: 2,
+            max_pods: 110,
+            memory: 24_684_092 << 10,
+            ephemeral_storage: 264_212_084 << 10,
+            ..NodeCapacity::default()
+        },
         ..NodeFacts::default()
     }
 }
@@ -310,7 +316,7 @@ fn a_status_that_was_told_is_the_same_then_with_what_others_advertise() {
 fn amounts_are_written_as_the_api_server_writes_them() {
     let mut facts = facts();
     let mut measured = measured();
-    facts.memory_capacity = 8 << 30;
+    facts.capacity.memory = 8 << 30;
     measured.huge_pages = [(2048, 3), (1 << 20, 2), (64, 1)].into();
     measured.swap = 1 << 30;
     let status = status(
