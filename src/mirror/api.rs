@@ -142,11 +142,12 @@ impl Api {
 }
 
 fn late(deadline: Duration) -> ApiError {
-    ApiError::away(format!("no answer within {deadline:?}"))
+    ApiError::unreachable(format!("no answer within {deadline:?}"))
 }
 
 fn body(object: &impl Serialize) -> Result<Vec<u8>, ApiError> {
-    serde_json::to_vec(object).map_err(|e| ApiError::away(format!("cannot write a request: {e}")))
+    serde_json::to_vec(object)
+        .map_err(|e| ApiError::unreachable(format!("cannot write a request: {e}")))
 }
 
 fn request(
@@ -160,5 +161,5 @@ fn request(
         request = request.header(CONTENT_TYPE, content_type);
     }
     let request = request.body(body);
-    request.map_err(|e| ApiError::away(format!("cannot make a request for {path}: {e}")))
+    request.map_err(|e| ApiError::unreachable(format!("cannot make a request for {path}: {e}")))
 }

@@ -214,7 +214,7 @@ fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRe
     subject.push(DnType::OrganizationName, "system:nodes");
     subject.push(DnType::CommonName, format!("system:node:{node}"));
     let request = params.serialize_request(key).and_then(|r| r.pem());
-    let request = request.map_err(|e| ApiError::away(chain(&e)))?;
+    let request = request.map_err(|e| ApiError::unreachable(chain(&e)))?;
     Ok(CertificateSigningRequest {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -245,7 +245,7 @@ fn asked_key(folder: &Path) -> Result<KeyPair, ApiError> {
     if let Some(key) = known.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
         return Ok(key);
     }
-    let key = KeyPair::generate().map_err(|e| ApiError::away(chain(&e)))?;
+    let key = KeyPair::generate().map_err(|e| ApiError::unreachable(chain(&e)))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     let written = made.and_then(|()| atomic_file::write(&path, key.serialize_pem().as_bytes()));
     written.map_err(|e| cannot("keep the key of a client certificate", &path, &e))?;
@@ -288,7 +288,7 @@ pub(super) fn write_kubeconfig(
     let cluster = clusters.find(|c| Some(&c.name) == context.map(|c| &c.cluster));
     let cluster = cluster.and_then(|c| c.cluster.as_ref()).ok_or_else(|| {
         let path = bootstrap.display();
-        ApiError::away(format!("{path}: found no cluster of the current context"))
+        ApiError::unreachable(format!("{path}: found no cluster of the current context"))
     })?;
     let certificate = current(folder);
     let text = serde_yaml::to_string(&json!({
@@ -305,7 +305,7 @@ pub(super) fn write_kubeconfig(
         }}],
         "current-context": "default-context",
     }));
-    let text = text.map_err(|e| ApiError::away(chain(&e)))?;
+    let text = text.map_err(|e| ApiError::unreachable(chain(&e)))?;
     if fs::read_to_string(kubeconfig).ok().as_ref() != Some(&text) {
         let parent = kubeconfig.parent().unwrap_or(Path::new("/"));
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
@@ -316,7 +316,7 @@ pub(super) fn write_kubeconfig(
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> ApiError {
-    ApiError::away(format!("cannot {what} {}: {error}", path.display()))
+    ApiError::unreachable(format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

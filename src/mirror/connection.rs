@@ -137,8 +137,9 @@ impl Connection {
         let files = WatchedFiles::snapshot(files);
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(found, &options).await;
-        let config = config
-            .map_err(|e| ApiError::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
+        let config = config.map_err(|e| {
+            ApiError::unreachable(format!("{}: {}", kubeconfig.display(), chain(&e)))
+        })?;
         let mut config = config;
         let mut plugin = None;
         if let Some(exec) = exec_plugin(&mut config.auth_info) {
@@ -179,14 +180,14 @@ impl Connection {
                 Err(error) if Timestamp::now() < *expires => {
                     debug!(%error, "Exec plugin returned no new credential yet");
                 }
-                Err(error) => return Err(ApiError::away(error.to_string())),
+                Err(error) => return Err(ApiError::unreachable(error.to_string())),
             }
         }
     }
 }
 
 fn of_plugin(kubeconfig: &Path, error: &plugin::PluginError) -> ApiError {
-    ApiError::away(format!("{}: {error}", kubeconfig.display()))
+    ApiError::unreachable(format!("{}: {error}", kubeconfig.display()))
 }
 
 /// Takes the exec plugin that is to give the credential; what stands in the kubeconfig itself comes before.
@@ -212,7 +213,7 @@ fn show_credential(user: &mut AuthInfo, credential: PluginCredential) {
 /// Reads a kubeconfig; the paths in it are meant from its folder.
 pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, ApiError> {
     let found = Kubeconfig::read_from(kubeconfig);
-    found.map_err(|e| ApiError::away(chain(&e)))
+    found.map_err(|e| ApiError::unreachable(chain(&e)))
 }
 
 /// The user of the current context.
@@ -275,7 +276,7 @@ fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), ApiError> {
         .iter()
         .filter_map(|c| c.cluster.as_ref());
     if clusters.any(|cluster| cluster.proxy_url.is_some()) {
-        return Err(ApiError::away(
+        return Err(ApiError::unreachable(
             "the kubeconfig has a proxy-url, expected none: podkeeper asks the API server directly",
         ));
     }
@@ -287,7 +288,7 @@ fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), ApiError> {
 fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), ApiError> {
     let provider = user(kubeconfig).and_then(|user| user.auth_provider.as_ref());
     match provider {
-        Some(provider) => Err(ApiError::away(format!(
+        Some(provider) => Err(ApiError::unreachable(format!(
             "the kubeconfig has the auth-provider {:?}, expected none: use an exec plugin",
             provider.name
         ))),
@@ -298,7 +299,7 @@ fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), ApiError> {
 /// A client of its own making: the library's usual one tries again by itself and writes a log line
 /// for each failure, which are both ours to do.
 fn client(config: &Config) -> Result<Client, ApiError> {
-    let wrong = |e: kube::Error| ApiError::away(chain(&e));
+    let wrong = |e: kube::Error| ApiError::unreachable(chain(&e));
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);

@@ -45,7 +45,7 @@ pub(super) enum ErrorKind {
 }
 
 impl ApiError {
-    pub(super) fn away(message: impl Into<String>) -> Self {
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Unreachable,
             message: message.into(),
@@ -95,8 +95,8 @@ impl From<kube::Error> for ApiError {
         }
         match error {
             kube::Error::Api(status) => Self::of_status(*status),
-            kube::Error::Service(error) => Self::away(chain(&*error)),
-            other => Self::away(chain(&other)),
+            kube::Error::Service(error) => Self::unreachable(chain(&*error)),
+            other => Self::unreachable(chain(&other)),
         }
     }
 }

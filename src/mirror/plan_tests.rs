@@ -356,7 +356,7 @@ fn the_mirror_carries_what_admission_and_selectors_look_for() {
     assert_eq!(mirror["status"], serde_json::Value::Null);
 }
 
-/// A Pod as it may be told of: version, phase, and whether it ends.
+/// A Pod as it may be reported: version, phase, and whether it ends.
 fn any_told() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
     proptest::option::of((0..2_u8, 0..2_u8, any::<bool>()))
 }
@@ -377,7 +377,7 @@ fn any_seen() -> impl Strategy<Value = Option<(bool, u8, bool, u8, bool)>> {
 const PHASES: [&str; 2] = ["Pending", "Running"];
 
 proptest! {
-    /// From any state a few steps lead to one mirror for each Pod that is there, as it is told of, and
+    /// From any state a few steps lead to one mirror for each Pod that exists, as it is reported, and
     /// to none for others; and nothing else is ever touched.
     #[test]
     fn from_any_state_the_mirrors_come_right(

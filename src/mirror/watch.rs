@@ -200,7 +200,7 @@ async fn tell<T>(
     seen: ObjectUpdate<T>,
 ) -> Result<(), ApiError> {
     let told = sender.send(seen).await;
-    told.map_err(|_| ApiError::away("nobody listens any more"))
+    told.map_err(|_| ApiError::unreachable("nobody listens any more"))
 }
 
 #[cfg(test)]

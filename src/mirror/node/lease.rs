@@ -43,16 +43,19 @@ pub(in crate::mirror) async fn renew(
     loop {
         let known = identity.wait_for(Option::is_some).await;
         let known = known.map(|known| known.clone());
-        let known = known.map_err(|_| ApiError::away("the Node is not looked after any more"))?;
+        let known = known.map_err(|_| ApiError::unreachable("the Node controller has stopped"))?;
         let Some(node) = known else {
             continue;
         };
         // Nothing else is asked as regularly, so this is where a server that hangs is noticed.
         let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node, seconds)).await;
-        let renewed = renewed.map_err(|_| ApiError::away("the lease was not renewed in time"))?;
+        let renewed =
+            renewed.map_err(|_| ApiError::unreachable("the lease was not renewed in time"))?;
         let pause = match renewed {
             Ok(version) if version.is_some() && version < newest => {
-                return Err(ApiError::away("it went back to an older state of its own"));
+                return Err(ApiError::unreachable(
+                    "API server went back to an older state",
+                ));
             }
             Ok(version) => {
                 complaint.clear();
@@ -78,7 +81,7 @@ pub(in crate::mirror) async fn renew(
 }
 
 /// Gives the version of the renewed lease, if it is a number. Versions only rise, unless the API server's
-/// store was put back or emptied: then whatever it told before is worth nothing.
+/// store was put back or emptied: then earlier responses are worth nothing.
 async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<Option<u64>, ApiError> {
     let path = format!("{LEASES}/{}", node.name);
     let lease = lease(node, seconds, jiff::Timestamp::now());

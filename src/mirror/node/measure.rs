@@ -81,7 +81,7 @@ pub(super) struct Host {
 
 impl Measured {
     /// Measures everything; `root` is the agent's root directory. A runtime that does not answer
-    /// leaves what it told `before`.
+    /// leaves its report `before`.
     pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
         let mut measured = Self {
             host: host(),
