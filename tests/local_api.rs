@@ -166,7 +166,7 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
     for at in [read_only, healthz] {
         let health = get(at, "/healthz");
         assert_eq!(health.code, 503);
-        assert_eq!(health.body, "the container runtime does not answer yet\n");
+        assert_eq!(health.body, "the container runtime is not connected yet\n");
     }
     let pods: Value = serde_json::from_str(&get(read_only, "/pods").body).unwrap();
     let none = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []});

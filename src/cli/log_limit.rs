@@ -1,7 +1,6 @@
-//! A limit on log lines that say the same: whatever goes wrong in a loop, the log stays readable.
+//! Rate limit of equal log lines: whatever fails in a loop, the log stays readable.
 //!
-//! This is the last resort. What is known to be tried again and again logs a problem once by itself
-//! (`complaints`).
+//! This is the last resort: code that retries logs a problem once by itself (`complaints`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,25 +13,25 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// So many lines that say the same are written in this time, and no more.
+/// Maximum number of equal lines in each window.
 const MOST: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Lines that are remembered.
+/// Maximum number of lines whose count is kept.
 const REMEMBERED: usize = 4096;
 
-/// Drops lines that were written too often just now.
+/// Drops equal lines beyond the limit.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit(Mutex<HashMap<u64, Written>>);
 
 #[derive(Debug)]
 struct Written {
-    /// Begin of the window.
+    /// Start of the window.
     since: Instant,
     count: u32,
 }
 
 impl LogLimit {
-    /// Takes in that a line is to be written; `false` if it was written too often.
+    /// Counts a line; `false` if it is beyond the limit.
     fn admit(&self, line: u64, now: Instant) -> bool {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() >= REMEMBERED && !lines.contains_key(&line) {
@@ -58,7 +57,7 @@ impl LogLimit {
 
 impl<S: Subscriber> Layer<S> for LogLimit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        // Whoever asks for details gets all of them.
+        // Debugging needs every line.
         if *event.metadata().level() > Level::INFO {
             return true;
         }
@@ -69,7 +68,7 @@ impl<S: Subscriber> Layer<S> for LogLimit {
     }
 }
 
-/// The digest of what a line says.
+/// Digest of a line's fields.
 struct Line(DefaultHasher);
 
 impl Visit for Line {
@@ -88,7 +87,7 @@ mod tests {
     use tracing_subscriber::Registry;
     use tracing_subscriber::layer::SubscriberExt;
 
-    /// Counts the lines that are written.
+    /// Counts the written lines.
     struct Counter(Arc<AtomicU32>);
 
     impl<S: Subscriber> Layer<S> for Counter {

@@ -1,7 +1,7 @@
-//! The agent's root directory: made when needed, and taken by one agent at a time.
+//! The agent's root directory: created when needed, and locked by one agent at a time.
 //!
-//! Nothing starts without it, since it has what an earlier agent knew. It may lie on a mount that does not
-//! answer: the agent then waits, and says so.
+//! Nothing starts without it, since it holds the state of earlier agents. It may be on a mount that does not
+//! respond: the agent then waits, and logs that it does.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -17,19 +17,19 @@ use super::service::Manager;
 use crate::pod::folder;
 use crate::source::mounts;
 
-/// A root directory that takes longer does not answer.
+/// Time after which the root directory is reported as not responding.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The time between two log lines about that.
+/// Interval between log lines about that.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Makes the root directory and locks it; a second agent on it is refused. The lock ends with the process,
+/// Creates the root directory and locks it; a second agent on it is refused. The lock ends with the process,
 /// however that ends.
 ///
-/// Waits for a directory that does not answer for as long as it takes. After 5 s the log and `manager` say so.
-/// It is tried again, beside the call that hangs, when other mounts are on the way to it.
+/// Waits without a limit for a directory that does not respond. After 5 s the log and `manager` report it.
+/// When the mounts on its path change, it is tried again beside the call that hangs.
 ///
 /// # Errors
-/// It cannot be made, or belongs to another agent.
+/// It cannot be created, or belongs to another agent.
 pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
     let since = Instant::now();
     let mut last_line = None;
@@ -39,7 +39,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
         let path = root.to_owned();
         let thread = thread::Builder::new().name("root-dir".to_owned());
         let attempt = move || {
-            // Nobody waits for it any more once another attempt was made.
+            // The receiver is gone once another attempt was made.
             let _ = sender.send(lock_now(&path));
         };
         thread
@@ -50,7 +50,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
                 Ok(locked) => {
                     if last_line.is_some() {
                         manager.tell_status("");
-                        info!(root_dir = %root.display(), "The root directory answers");
+                        info!(root_dir = %root.display(), "Root directory responds");
                     }
                     return locked;
                 }
@@ -61,11 +61,11 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
             }
             if last_line.is_none_or(|last: Instant| last.elapsed() >= REPEAT) {
                 last_line = Some(Instant::now());
-                manager.tell_status("Waiting for the root directory, which does not answer");
+                manager.tell_status("Waiting for the root directory, which does not respond");
                 warn!(
                     root_dir = %root.display(),
                     seconds = since.elapsed().as_secs(),
-                    "The root directory does not answer, as on a mount that hangs: no Pod is managed before it does"
+                    "Root directory does not respond, as on a mount that hangs: no Pod is managed before it does"
                 );
             }
             if way_to(root) != way {
@@ -75,7 +75,7 @@ pub(super) fn lock(root: &Path, manager: &Manager) -> anyhow::Result<File> {
     }
 }
 
-/// The mounts on the way to it.
+/// Returns the mounts on the path of the root directory.
 fn way_to(root: &Path) -> Vec<u64> {
     let root = std::path::absolute(root).unwrap_or_else(|_| PathBuf::from(root));
     mounts::on_the_way(&mounts::mountinfo(), &root)
@@ -83,13 +83,13 @@ fn way_to(root: &Path) -> Vec<u64> {
 
 fn lock_now(root: &Path) -> anyhow::Result<File> {
     let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
-    made.with_context(|| format!("cannot make the root directory {}", root.display()))?;
+    made.with_context(|| format!("cannot create the root directory {}", root.display()))?;
     let path = root.join("lock");
     let others = || folder::belongs_to_another(root).context("cannot read the root directory");
     if !path.exists() && others()? {
         bail!(
-            "the root directory {} has Pods of another agent, such as a kubelet: their folders would be \
-             cleared away. Give podkeeper its own --root-dir",
+            "the root directory {} has Pods of another agent, such as a kubelet: their directories would be \
+             removed. Give podkeeper its own --root-dir",
             root.display()
         );
     }

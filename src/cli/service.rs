@@ -1,8 +1,7 @@
-//! What the service manager is told (`sd_notify(3)`): that the agent is ready, alive, or reading its
-//! configuration again. Without a service manager nothing is told.
+//! Notifications of systemd (`sd_notify(3)`): that the agent is ready, alive, or reloading its configuration.
+//! Without systemd nothing is sent.
 //!
-//! A thread of its own does the telling, so that a service manager that does not listen holds nothing
-//! up.
+//! They are sent by a thread of their own, so that a systemd that does not read them blocks nothing.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -16,94 +15,94 @@ use tracing::{info, warn};
 use crate::node::supervisor::goes_round;
 use crate::units::time::half;
 
-/// What the service manager has not heard yet; more is not told.
-const UNHEARD: usize = 16;
-/// How long the end of the agent waits for being told.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// Maximum number of notifications that wait to be sent; others are dropped.
+const BACKLOG: usize = 16;
+/// Timeout of the last notification.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The line to the service manager.
+/// The channel of notifications to systemd.
 #[derive(Debug, Clone)]
 pub(super) struct Manager(SyncSender<Message>);
 
 #[derive(Debug)]
 enum Message {
-    Tell(Vec<NotifyState<'static>>),
-    /// Everything before was told.
+    Notify(Vec<NotifyState<'static>>),
+    /// Everything before was sent.
     Flush(SyncSender<()>),
 }
 
 impl Manager {
     pub(super) fn new() -> Self {
-        let (sender, messages) = sync_channel(UNHEARD);
-        thread::spawn(move || tell_all(&messages));
+        let (sender, messages) = sync_channel(BACKLOG);
+        thread::spawn(move || notify_all(&messages));
         Self(sender)
     }
 
-    /// Tells that the agent is ready once the supervisor's first pulse is there, and from then on, as
-    /// often as the service manager wants to hear it, that the supervisor goes round.
-    pub(super) async fn keep_told(self, mut pulse: watch::Receiver<Option<Instant>>) {
-        if pulse.wait_for(Option::is_some).await.is_err() {
+    /// Notifies that the agent is ready after the supervisor's first heartbeat, and from then on, at
+    /// systemd's watchdog interval, that the supervisor is alive.
+    pub(super) async fn keep_told(self, mut heartbeat: watch::Receiver<Option<Instant>>) {
+        if heartbeat.wait_for(Option::is_some).await.is_err() {
             return;
         }
-        info!("ready, every Pod was looked at");
-        self.tell([NotifyState::Ready]);
-        let Some(patience) = sd_notify::watchdog_enabled() else {
+        info!("Ready, every Pod is synced");
+        self.notify([NotifyState::Ready]);
+        let Some(interval) = sd_notify::watchdog_enabled() else {
             return;
         };
         loop {
-            if goes_round(&pulse) {
-                self.tell([NotifyState::Watchdog]);
+            if goes_round(&heartbeat) {
+                self.notify([NotifyState::Watchdog]);
             } else {
-                warn!("the supervisor does not go round, the service manager is told no more");
+                warn!("Supervisor is stuck, not notifying the systemd watchdog");
             }
-            tokio::time::sleep(half(patience)).await;
+            tokio::time::sleep(half(interval)).await;
         }
     }
 
-    /// Tells what the agent waits for, as `systemctl status` shows it; empty for nothing.
+    /// Notifies what the agent waits for, as `systemctl status` shows it; empty for nothing.
     pub(super) fn tell_status(&self, text: &'static str) {
-        self.tell([NotifyState::Status(text)]);
+        self.notify([NotifyState::Status(text)]);
     }
 
-    /// Tells that the configuration is being read again.
+    /// Notifies that the configuration is being reloaded.
     pub(super) fn tell_reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
-            self.tell([NotifyState::Reloading, now]);
+            self.notify([NotifyState::Reloading, now]);
         }
     }
 
-    /// Tells that what [`Manager::tell_reloading`] told of is over.
+    /// Notifies that the reload of [`Manager::tell_reloading`] is over.
     pub(super) fn tell_reloaded(&self) {
-        self.tell([NotifyState::Ready]);
+        self.notify([NotifyState::Ready]);
     }
 
-    /// Tells that the agent ends, and waits a little until that was heard.
+    /// Notifies that the agent stops, and waits a short time until that was sent.
     pub(super) fn tell_stopping(&self) {
-        self.tell([NotifyState::Stopping]);
-        let (sender, told) = sync_channel(1);
+        self.notify([NotifyState::Stopping]);
+        let (sender, sent) = sync_channel(1);
         if self.0.try_send(Message::Flush(sender)).is_ok() {
-            // One that does not listen misses it.
-            let _ = told.recv_timeout(FAREWELL);
+            // A systemd that does not read misses it.
+            let _ = sent.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 
-    fn tell<const N: usize>(&self, what: [NotifyState<'static>; N]) {
-        // One that does not listen misses it, and the agent works on.
-        let _ = self.0.try_send(Message::Tell(what.into()));
+    fn notify<const N: usize>(&self, what: [NotifyState<'static>; N]) {
+        // A systemd that does not read misses it, and the agent goes on.
+        let _ = self.0.try_send(Message::Notify(what.into()));
     }
 }
 
-fn tell_all(messages: &Receiver<Message>) {
+fn notify_all(messages: &Receiver<Message>) {
     for message in messages {
         match message {
-            Message::Tell(what) => {
+            Message::Notify(what) => {
                 if let Err(error) = sd_notify::notify(&what) {
-                    warn!(%error, "the service manager cannot be told");
+                    warn!(%error, "Failed to notify systemd");
                 }
             }
-            Message::Flush(told) => {
-                // Whoever wanted to know may have waited long enough.
-                let _ = told.send(());
+            Message::Flush(sender) => {
+                // The sender may have timed out.
+                let _ = sender.send(());
             }
         }
     }

@@ -18,7 +18,7 @@ const UNITS: [(&str, f64); 7] = [
 /// Reads `5s`, `1m30s`, `1.5h`, `300ms` or `0`.
 ///
 /// # Errors
-/// What was found and what was expected.
+/// The text is not a duration: what was found and what was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("found {text:?}, expected a duration such as 20s or 1m30s");
     if text == "0" {

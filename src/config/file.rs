@@ -45,7 +45,7 @@ impl Files {
     /// Reads the main file and the drop-ins.
     ///
     /// # Errors
-    /// A file cannot be read, or something in it is wrong: every problem with its place.
+    /// A file cannot be read, or a field is invalid: every problem with its place.
     pub(super) fn read(main: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<Self> {
         let mut files = Self::default();
         for file in main
@@ -64,7 +64,7 @@ impl Files {
         self.given.get(field)
     }
 
-    /// Takes in one file, which wins over those before it.
+    /// Reads one file, which wins over those before it.
     fn add(&mut self, file: &Path) -> anyhow::Result<()> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let document = document::read_one(&bytes, KIND);
@@ -123,7 +123,7 @@ impl Files {
     }
 }
 
-/// `*.conf`, by name.
+/// Returns the files `*.conf`, by name.
 fn drop_ins(folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
     let Some(folder) = folder else {
         return Ok(vec![]);
@@ -143,7 +143,7 @@ fn drop_ins(folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A problem as a compiler would write it.
+/// Formats a problem as a compiler does.
 fn place(file: &Path, problem: &Problem) -> String {
     let gap = if problem.line == 0 { ": " } else { ":" };
     format!("{}{gap}{problem}", file.display())
@@ -166,8 +166,8 @@ fn check_kind(document: &Document) -> Vec<Problem> {
     problems
 }
 
-/// The fields with their paths: an object of which only some fields are carried out is taken field by
-/// field, all else as it is.
+/// Returns the fields with their paths: an object of which only some fields are settings is split into its
+/// fields, others are whole.
 fn leaves(value: &Value) -> Vec<(String, &Value)> {
     let fields = value.as_object().into_iter().flatten();
     let fields = fields.filter(|(name, _)| !["kind", "apiVersion"].contains(&name.as_str()));

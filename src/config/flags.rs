@@ -33,7 +33,7 @@ pub struct Flags {
     pub(super) without_effect: WithoutEffect,
 }
 
-/// The words of each setting's flag that was given, as typed; clap has checked them.
+/// The words of each given flag of a setting; clap has checked them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SettingFlags(BTreeMap<&'static str, Vec<OsString>>);
 
@@ -74,7 +74,7 @@ impl FromArgMatches for SettingFlags {
     }
 }
 
-/// The flag of a setting.
+/// Returns the flag of a setting.
 fn argument(definition: &Definition) -> Arg {
     let kind = definition.kind;
     let mut argument = Arg::new(definition.flag)
@@ -128,7 +128,7 @@ pub(super) struct WithoutEffect {
 }
 
 impl WithoutEffect {
-    /// The flags that were given, each with the reason for which it has no effect.
+    /// Returns the given flags, each with the reason for which it has no effect.
     pub(super) fn given(&self) -> Vec<String> {
         const IMAGE: &str = "the sandbox's image is a setting of the runtime";
         const SWAP: &str = "swap is no reason not to start";
@@ -150,21 +150,21 @@ impl WithoutEffect {
 /// Headers of a request, in order.
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// Reads `NAME:VALUE,NAME:VALUE`.
+/// Parses `NAME:VALUE,NAME:VALUE`.
 pub(super) fn parse_headers(text: &str) -> Result<Headers, String> {
     text.split(',').map(parse_header).collect()
 }
 
-/// Reads `NAME:VALUE`.
+/// Parses `NAME:VALUE`.
 pub(super) fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
     header(name.trim(), value.trim())
 }
 
-/// One header. Errors do not quote the value, which may be a secret.
+/// Parses one header. Errors do not quote the value, which may be a secret.
 ///
 /// # Errors
-/// The name or value is none that HTTP can carry.
+/// HTTP does not allow the name or value.
 pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let found = HeaderName::from_bytes(name.as_bytes());
     let found = found.map_err(|_| format!("found {name:?}, expected the name of a header"))?;

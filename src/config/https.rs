@@ -16,10 +16,11 @@ use crate::server::{Authorization, HttpsSettings, known_cipher_suites};
 pub(super) fn load(values: &Values) -> anyhow::Result<Option<HttpsSettings>> {
     let port = values.get("port").number()?;
     let address = values.get("address");
-    let address = match address.is_given() {
-        true => address.address()?,
+    let address = if address.is_given() {
+        address.address()?
+    } else {
         // An API server is on another machine.
-        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     };
     let duration = |flag| values.get(flag).duration();
     let settings = HttpsSettings {
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_is_open_where_an_api_server_may_ask_or_where_told() {
+    fn the_port_is_open_with_a_kubeconfig_or_if_configured() {
         for (flags, fields, expected) in [
             ("", "", None),
             ("--kubeconfig=/k", "", Some("0.0.0.0:10250")),
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_asked_unless_told_otherwise() {
+    fn callers_are_authenticated_and_authorized_by_default() {
         let (found, _) = load("--kubeconfig=/k", "").unwrap();
         let found = found.unwrap();
         assert!(found.token_reviews && !found.anonymous);

@@ -108,7 +108,7 @@ impl Kind {
     /// Check of a flag's word, or of the whole value of [`Kind::Headers`].
     pub(super) fn value_parser(self) -> ValueParser {
         match self {
-            Self::Path | Self::Paths => value_parser!(PathBuf).into(),
+            Self::Path | Self::Paths => value_parser!(PathBuf),
             Self::PathOrNone => ValueParser::os_string(),
             Self::Text
             | Self::NodeName
@@ -145,7 +145,7 @@ impl Kind {
     pub(super) fn check(self, value: &Value) -> Result<bool, String> {
         let wrong = |expected: &str| Err(format!("found {value}, expected {expected}"));
         match (self, value) {
-            (Self::PathOrNone, Value::String(_)) => Ok(true),
+            (Self::PathOrNone, Value::String(_)) | (Self::Bool, Value::Bool(_)) => Ok(true),
             (_, Value::String(text)) if text.is_empty() => Ok(false),
             (Self::Headers, Value::Object(map)) if map.values().all(is_texts) => {
                 for (name, values) in map {
@@ -179,7 +179,6 @@ impl Kind {
             (Self::Count(_) | Self::LogLevel | Self::Range(..) | Self::Port | Self::Percent, _) => {
                 self.check_number(value)
             }
-            (Self::Bool, Value::Bool(_)) => Ok(true),
             (Self::Bool, _) => wrong("true or false"),
             (Self::OneOf(words), _) => {
                 let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();

@@ -28,7 +28,7 @@ const EXTREMES: [&str; 12] = [
     "9E",
 ];
 
-/// What is loaded is in force: times from now on can be worked out with it.
+/// Uses the durations of a configuration: times from now on can be computed with them.
 fn use_durations(config: &Config) {
     use crate::units::time::Later;
     let now = tokio::time::Instant::now();

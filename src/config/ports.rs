@@ -16,9 +16,10 @@ pub struct Ports {
 impl Ports {
     pub(super) fn load(values: &Values) -> anyhow::Result<Self> {
         let address = values.get("address");
-        let read_only = match address.is_given() {
-            true => address.address()?,
-            false => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        let read_only = if address.is_given() {
+            address.address()?
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
         };
         let healthz = values.get("healthz-bind-address").address()?;
         let open = |flag, address| -> anyhow::Result<Option<SocketAddr>> {
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_port_for_health_is_open_unless_told_and_both_are_on_this_machine() {
+    fn only_the_health_port_is_open_by_default_and_both_are_on_loopback() {
         for (flags, fields, expected) in [
             ("", "", ports(None, Some("127.0.0.1:10248"))),
             ("--healthz-port=0", "", ports(None, None)),
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shows_pods_to_the_network_is_warned_and_what_is_no_port_is_refused() {
+    fn an_exposed_read_only_port_is_warned_about_and_an_invalid_port_is_refused() {
         let (found, warnings) = load("--read-only-port=10255", "address: 0.0.0.0").unwrap();
         assert_eq!(found.read_only, Some("0.0.0.0:10255".parse().unwrap()));
         assert!(

@@ -1,4 +1,4 @@
-//! What a setting is: one [`Definition`] for each, of which [`super::table`] holds all, and the [`Setting`]s in
+//! The definition of a setting, one [`Definition`] for each row of [`super::table`], and the [`Setting`]s in
 //! force, as people and `/configz` see them.
 
 use serde::Serialize;
@@ -150,6 +150,6 @@ pub struct Setting {
     pub value: String,
     /// `flag`, `default`, or the file that sets it.
     pub from: String,
-    /// It can change without a restart of the agent.
+    /// The setting can change without a restart of the agent.
     pub reloadable: bool,
 }

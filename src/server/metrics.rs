@@ -212,7 +212,7 @@ impl Gauges {
                 gauge.set(age.as_secs_f64());
             }
         }
-        if let Some(last) = *state.pulse.borrow() {
+        if let Some(last) = *state.heartbeat.borrow() {
             let gauge = self.heartbeat_age.with_label_values::<&str>(&[]);
             gauge.set(last.elapsed().as_secs_f64());
         }

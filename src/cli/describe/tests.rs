@@ -171,7 +171,7 @@ Events:
 }
 
 #[test]
-fn what_a_pod_waits_for_is_described_with_its_time() {
+fn the_reason_of_a_waiting_pod_is_described_with_its_time() {
     let step = |name: &str, container: &str| StepReport {
         name: name.into(),
         container: container.into(),
