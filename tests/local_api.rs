@@ -240,7 +240,7 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
 fn a_port_that_is_taken_is_named_once_and_tried_again() {
     let taken = TcpListener::bind(free()).unwrap();
     let agent = Agent::on(free(), taken.local_addr().unwrap());
-    let warning = "cannot open the port, trying again every 5 s; --healthz-port=0 does without it";
+    let warning = "Failed to open the port, retrying every 5 s; --healthz-port=0 disables it";
     wait("the warning", || agent.log().contains(warning));
     drop(taken);
     wait("the port to open", || {

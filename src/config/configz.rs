@@ -41,6 +41,7 @@ mod tests {
         flags: Flags,
     }
 
+    // Long since it lists its cases.
     #[test]
     fn the_configuration_in_force_is_shown_in_the_kubelets_fields() {
         let line = Line::parse_from([

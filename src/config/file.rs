@@ -241,6 +241,7 @@ mod tests {
         assert_eq!(headers.collect::<Vec<_>>(), ["a=1", "b=2"]);
     }
 
+    // Long since it lists its cases.
     #[test]
     fn an_invalid_field_of_a_file_is_reported_with_its_place() {
         for (text, expected) in [
@@ -322,7 +323,7 @@ mod tests {
             let error = with_files(&[("c", &text)], "--config=@/c --pod-manifest-path=/m");
             let error = error
                 .err()
-                .unwrap_or_else(|| panic!("{text} was taken"))
+                .unwrap_or_else(|| panic!("{text} was accepted"))
                 .to_string();
             assert!(error.starts_with(expected), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");

@@ -66,6 +66,7 @@ mod tests {
     use super::*;
     use crate::config::tests::{config, kubelet, setting, with_files};
 
+    // Long since it lists its cases.
     #[test]
     fn housekeeping_is_set_as_the_kubelets_is() {
         let defaults = config("--pod-manifest-path=/m").unwrap();

@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(times.map(|time| time.as_secs()), [120, 300, 30]);
         assert_eq!(found.idle_timeout.as_secs(), 4 * 3600);
         let (alone, _) = load("--port=1", "").unwrap();
-        assert!(!alone.unwrap().token_reviews, "nobody could be asked");
+        assert!(
+            !alone.unwrap().token_reviews,
+            "there is no API server to review tokens"
+        );
     }
 
     /// As kubeadm writes it, and with more.

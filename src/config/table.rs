@@ -98,15 +98,15 @@ pub(super) static SETTINGS: &[Definition] = &[
         .notes("or `VersionTLS13`"),
     row("tls-cipher-suites", Texts, "Cipher suites of --port with TLS 1.2; repeatable, or separated by commas")
         .value_name("SUITES").field("tlsCipherSuites").nothing("all that are safe"),
-    row("client-ca-file", Path, "Certificate authority of --port's clients, PEM")
+    row("client-ca-file", Path, "Certificate authority of the clients of --port, PEM")
         .field("authentication.x509.clientCAFile").nothing("none"),
     row("authentication-token-webhook", Bool, "Have the API server authenticate bearer tokens")
         .field("authentication.webhook.enabled").computed("true with --kubeconfig", with_kubeconfig),
-    row("authentication-token-webhook-cache-ttl", Period, "Time for which its answer is cached")
+    row("authentication-token-webhook-cache-ttl", Period, "Time for which the review of a token is cached")
         .field("authentication.webhook.cacheTTL").default("2m"),
     row("anonymous-auth", Bool, "Accept callers without credentials as the user system:anonymous")
         .field("authentication.anonymous.enabled").default("false"),
-    row("authorization-mode", OneOf(AUTHORIZATION), "Authorizer of --port's callers")
+    row("authorization-mode", OneOf(AUTHORIZATION), "Authorizer of the callers of --port")
         .field("authorization.mode").default("Webhook")
         .notes("the API server, or nobody (`AlwaysAllow`)"),
     row("authorization-webhook-cache-authorized-ttl", Period, "Time for which a permission is cached")

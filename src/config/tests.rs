@@ -114,6 +114,7 @@ fn the_command_line_of_the_promise_is_accepted_as_written() {
     assert_eq!(setting(&config, "http-check-frequency"), "20s default");
 }
 
+// Long since it lists its cases.
 #[test]
 fn an_invalid_flag_is_refused_with_its_name() {
     for (line, expected) in [
@@ -251,6 +252,7 @@ fn an_empty_resolver_configuration_is_none() {
     assert_eq!(of_flag.resolv_conf, None);
 }
 
+// Long since it lists its cases.
 #[test]
 fn a_kubeadm_node_starts_as_it_is() {
     let config = with_files(

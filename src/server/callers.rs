@@ -409,7 +409,7 @@ mod tests {
         handshake.set_phase(Phase::Handshake);
         let flood: Vec<Place> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(is_there(&talking) && is_there(&handshake));
-        // A part of a request is cheap, too: those who dawdle so take their part at most.
+        // A partial request is cheap, too: slow senders take their own share at most.
         for place in &flood {
             place.set_phase(Phase::Talking);
         }

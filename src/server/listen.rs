@@ -174,7 +174,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
                 place.set_phase(Phase::Streaming);
             }
             let response = response.map(|body| match body.size_hint().exact() {
-                // Its end is known from its length.
+                // Its length marks its end.
                 Some(_) => body,
                 None => Ending::new(body, Arc::clone(&place)).boxed_unsync(),
             });
@@ -266,10 +266,10 @@ mod tests {
             ..LIMITS
         };
         let at = server(limits);
-        // The server hangs up by itself: nothing else ends these reads.
+        // The server closes the connection: nothing else ends these reads.
         assert_eq!(read(call(at, "")), 0);
         assert_eq!(read(call(at, "GET / HTTP/1.1\r\nhost: ")), 0);
-        // Its socket is full, until the server gives up: nothing else makes a write fail.
+        // Its socket is full until the server closes it: nothing else makes a write fail.
         let mut unread = call(at, WHOLE);
         while unread.write_all(b"x").is_ok() {
             std::thread::sleep(Duration::from_millis(10));
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn one_more_connection_closes_the_oldest() {
-        // Nobody is let go because of the time here, however busy the machine is.
+        // No connection times out here, however busy the machine is.
         let ages = Duration::from_secs(600);
         let at = server(Limits {
             waiting: 2,

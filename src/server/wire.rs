@@ -324,7 +324,7 @@ mod tests {
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let mut wire = Wire::new(stream, place());
-        // More than the caller's socket takes in at once, while he goes on sending.
+        // More than the caller's socket takes in at once, while it goes on sending.
         let text = vec![b'x'; 8 << 20];
         let serving = tokio::spawn({
             let text = text.clone();

@@ -85,6 +85,7 @@ fn crashing() -> PodDetail {
     }
 }
 
+// Long since it lists its cases.
 #[test]
 fn a_page_tells_everything_about_a_pod() {
     let event = Event {

@@ -89,6 +89,7 @@ fn a_page_is_cut_to_the_terminal_and_colours_take_no_room() {
     assert_eq!(cut(page, (2, 9)), "\u{1b}[32mlo\u{1b}[0m\nsh\nth\n");
 }
 
+// Long since it lists its cases.
 #[test]
 fn a_waiting_pod_is_shown_with_its_reason_time_and_steps() {
     let step = |name: &str, container: &str| StepReport {

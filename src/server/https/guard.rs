@@ -64,7 +64,7 @@ impl Guard {
     ) -> Result<(), Refusal> {
         let caller = match (certified, token(request.headers())) {
             (Some(caller), _) => Some(caller.clone()),
-            // Who shows a token that nobody knows is not let in as somebody without one.
+            // An invalid token is refused, and does not make an anonymous caller.
             (None, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
             (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
             (None, _) => None,
@@ -329,7 +329,7 @@ mod tests {
         );
         assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
         assert_eq!(count(), 4);
-        // That he may not is forgotten first, then whose the token is.
+        // The denial expires first, then the token's user.
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
         assert_eq!(count(), 6);
@@ -374,6 +374,6 @@ mod tests {
         let guard = guard(settings(), None);
         let (code, why) = ask(&guard, "/metrics", Some("good")).await;
         assert_eq!(code, 503);
-        assert!(why.contains("the API server cannot be asked"), "{why}");
+        assert!(why.contains("API server is unreachable"), "{why}");
     }
 }

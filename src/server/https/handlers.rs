@@ -111,7 +111,7 @@ impl Handlers {
 
     async fn resource_metrics(&self) -> Outcome<Response<Body>> {
         let context = self.context()?;
-        // That it failed is a number on the page too.
+        // The page has a metric for the failure, too.
         let usage = self.stats.measure(&context).await;
         let usage = usage.inspect_err(|error| warn!(%error, "Failed to get the Pods' usage"));
         let usage = usage.ok();
@@ -193,7 +193,7 @@ impl Handlers {
         let room = self.streams.room(request.headers())?;
         let context = self.context()?;
         let reported = find(&context, pod)?;
-        // A WebSocket says its ports here, SPDY within the stream.
+        // A WebSocket has its ports in the query, SPDY within the stream.
         let ports: Result<Vec<i32>, _> = query.all("port").map(str::parse).collect();
         let port = ports.map_err(|_| {
             let why = "port: expected numbers from 1 to 65535";
@@ -256,7 +256,7 @@ fn has_container(reported: &Told, container: &str) -> bool {
         inits.chain(&spec.containers)
     });
     let mut names = all.map(|c| c.name.as_str());
-    // What an earlier agent left may run without its manifest being known.
+    // A Pod of an earlier agent may run without a known manifest.
     names.any(|name| name == container) || logs::status(reported, container).is_some()
 }
 

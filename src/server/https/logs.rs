@@ -193,7 +193,7 @@ impl Reader {
             .await;
         }
         loop {
-            // Asked before the look, so that nothing that was said before the end is missed.
+            // Checked before the read, so that nothing written before the end is missed.
             let over = self.is_over();
             let more;
             (cursor, out, more) = blocking(move || {

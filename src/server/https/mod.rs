@@ -97,7 +97,7 @@ async fn secure(
     tls: &Arc<Tls>,
     stream: TcpStream,
 ) -> anyhow::Result<(TlsStream<TcpStream>, Option<Caller>)> {
-    // Keystrokes are not to wait for each other.
+    // Keystrokes must not wait for each other.
     stream.set_nodelay(true)?;
     let tls = Arc::clone(tls);
     let config = blocking(move || tls.config()).await?;

@@ -104,7 +104,7 @@ fn stream_headers(headers: &HeaderMap) -> HeaderMap {
         STREAM_HEADERS.contains(name) || name.as_str().starts_with(WEB_SOCKET_HEADERS)
     };
     let found = headers.iter().filter(|(name, _)| ours(name));
-    // A header that stands there several times stays so.
+    // A repeated header stays repeated.
     let mut kept = HeaderMap::new();
     for (name, value) in found {
         kept.append(name.clone(), value.clone());
@@ -125,7 +125,7 @@ async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incomin
     let host = place.host().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port)).await;
     let stream = stream.map_err(|e| format!("{place}: {e}"))?;
-    // Keystrokes are not to wait for each other. That it fails is no reason to do without the stream.
+    // Keystrokes must not wait for each other. A failure of this does not end the stream.
     let _ = stream.set_nodelay(true);
     let wrong = |e: hyper::Error| format!("{place}: {e}");
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
@@ -191,7 +191,7 @@ async fn carry(
     if let Err(error) = ended {
         debug!(%error, "Stream failed");
     }
-    // The other end may be gone already. What was said last is not to come together with the end.
+    // The other end may be closed already. The last data must not arrive together with the end.
     let farewell = async {
         tokio::time::sleep(END_PAUSE).await;
         let _ = to_caller.shutdown().await;

@@ -188,7 +188,7 @@ fn own_certificate(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, 
     let mut folders = fs::DirBuilder::new();
     folders.recursive(true).mode(0o700);
     folders.create(folder).with_context(wrong)?;
-    // It is never over: who trusts it trusts this very one, and nobody could tell him of another.
+    // It does not expire: clients that trust it have pinned it, and cannot learn of another.
     let mut parameters = CertificateParams::new(names).with_context(wrong)?;
     let name = names.first().map_or("podkeeper", String::as_str);
     parameters.distinguished_name.push(DnType::CommonName, name);
