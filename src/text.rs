@@ -1,11 +1,11 @@
-//! Texts that may come from anybody, on their way to a terminal.
+//! Sanitizing of untrusted text for terminals.
 
 use std::fmt::Write;
 use std::io;
 
-/// The text with every control character but ends of lines written out, and every character that is not
-/// seen: what a container leaves as its last words, or a server on the web says, must not steer the terminal
-/// of who reads it (CVE-2021-25743; `kubectl` writes `^[` too), nor look like another text (CVE-2021-42574).
+/// Returns the text with every control character but line ends escaped, and every invisible character: a
+/// container's termination message, or a web server's response, must not control the reader's terminal
+/// (CVE-2021-25743; `kubectl` writes `^[` too), nor look like another text (CVE-2021-42574).
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -23,8 +23,8 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Whether a character is not seen, but may change how others are: directions of writing, joiners, blanks of
-/// no width, selectors of variants, tags, other ends of lines. These are Unicode's default ignorable code
+/// Returns whether a character is invisible, but may change how others look: directions of writing, joiners,
+/// zero-width blanks, variation selectors, tags, other line ends. These are Unicode's default ignorable code
 /// points, and its other format characters and separators of lines.
 #[must_use]
 pub(crate) fn is_invisible(c: char) -> bool {
@@ -58,8 +58,8 @@ pub(crate) fn is_invisible(c: char) -> bool {
     )
 }
 
-/// Where log lines are written: standard error, where characters that are not seen are written out. What
-/// steers a terminal is written out where lines are formatted.
+/// Writer of log lines to standard error, which escapes invisible characters. The formatter of log lines
+/// escapes control characters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogWriter;
 
@@ -75,13 +75,13 @@ impl io::Write for LogWriter {
     }
 }
 
-/// JSON that says the same, in which every character that steers a terminal or is not seen is escaped. They can
-/// only stand in its strings, but for ends of lines.
+/// Returns equivalent JSON in which every control or invisible character is escaped. These are only in its
+/// strings, except for line ends.
 pub(crate) fn printable_json(json: &str) -> String {
     escaped(json, |c| c != '\n' && c.is_control() || is_invisible(c))
 }
 
-/// The text with some characters written as JSON and most languages write them.
+/// Returns the text with some characters escaped as JSON and most languages have them.
 fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -97,12 +97,12 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     out
 }
 
-/// The printable text on one line.
+/// Returns the printable text on one line.
 pub(crate) fn in_a_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
-/// A reason with its message, if there is one.
+/// Returns a reason with its message, if there is one.
 pub(crate) fn explained(reason: &str, message: &str) -> String {
     match message {
         "" => reason.to_owned(),

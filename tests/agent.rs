@@ -461,8 +461,7 @@ fn a_root_directory_that_hangs_is_named_and_waited_for() {
     };
     let named = |agent: &Agent| {
         let log = agent.log();
-        log.contains("The root directory does not answer")
-            && log.contains(&root.display().to_string())
+        log.contains("Root directory does not respond") && log.contains(&root.display().to_string())
     };
     wait("it is named", || named(&agent));
     assert!(!agent.log().contains("Starting podkeeper"));
@@ -472,7 +471,7 @@ fn a_root_directory_that_hangs_is_named_and_waited_for() {
     wait("the agent to start", || {
         agent.log().contains("Starting podkeeper")
     });
-    assert!(agent.log().contains("The root directory answers"));
+    assert!(agent.log().contains("Root directory responds"));
     assert!(root.join("lock").exists());
 }
 
@@ -487,7 +486,7 @@ fn who_does_not_wait_is_told_how_things_are_all_the_same() {
     let output = podkeeper(&["wait", "web", "--timeout=0s", "--run-dir", &run]);
     let said = text(&output.stderr);
     assert!(
-        said.contains("in vain: there is no Pod web yet: "),
+        said.contains("to become ready: there is no Pod web yet: "),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1));

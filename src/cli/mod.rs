@@ -34,39 +34,39 @@ struct Line {
 enum Command {
     /// Run the agent
     Run(Box<crate::config::Flags>),
-    /// Show the configuration that `run` would work with, and where each value comes from
+    /// Show the configuration of `run` with the same flags, and the origin of each value
     Config(Box<config::Arguments>),
-    /// Say what is wrong with manifests
+    /// Validate manifests
     Check(check::Arguments),
     /// Show the Pods of the running agent
     Ps(ps::Arguments),
-    /// Show everything about one Pod
+    /// Show the details of a Pod
     Describe(describe::Arguments),
-    /// Show what a container said
+    /// Print the logs of a container
     Logs(logs::Arguments),
-    /// Show what the agent did for Pods, and what happened to them
+    /// Show the events of Pods
     Events(events::Arguments),
-    /// Wait until a Pod is ready, or gone
+    /// Wait until a Pod is ready, or deleted
     Wait(wait::Arguments),
-    /// Show the command of crictl that runs a command in a container
+    /// Print the crictl command that runs a command in a container
     Exec(crictl::ExecArguments),
-    /// Show the command of crictl that attaches to a container
+    /// Print the crictl command that attaches to a container
     Attach(crictl::AttachArguments),
-    /// Write what a shell needs to complete command lines
+    /// Generate a shell's completion script
     Completions(completions::Arguments),
-    /// Write the manual
+    /// Generate the manual pages
     Man(man::Arguments),
 }
 
-/// The definition of the command line, from which everything about it is made.
+/// Returns the definition of the command line, from which help, completions and manual are generated.
 fn definition() -> clap::Command {
     Line::command()
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs its command.
 ///
 /// # Errors
-/// What went wrong, for people.
+/// The error of the command, for people.
 pub fn main() -> anyhow::Result<ExitCode> {
     let line = Line::try_parse().unwrap_or_else(|error| {
         if let Some(advice) = advice(&error) {
@@ -91,7 +91,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What to do about a flag of the kubelet that podkeeper has not.
+/// Advice on a flag of the kubelet that podkeeper does not have.
 fn advice(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -102,7 +102,7 @@ fn advice(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// Writes to standard output. That nobody reads on (`podkeeper ps | head`) is no error.
+/// Writes to standard output. A closed pipe (`podkeeper ps | head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {

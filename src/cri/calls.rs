@@ -25,13 +25,14 @@ impl Default for Calls {
         Self {
             durations: histograms(
                 "podkeeper_cri_call_duration_seconds",
-                "How long calls of the container runtime took, by CRI method, failed ones too.",
+                "Duration of calls of the container runtime, including failed ones, by CRI method.",
                 "method",
                 &LIMITS,
             ),
             errors: counters(
                 "podkeeper_cri_call_errors_total",
-                "Calls of the container runtime that failed, by CRI method and kind of failure.",
+                "Failed calls of the container runtime, by CRI method and kind of failure: unavailable, \
+                 deadline, not_found, unimplemented or failed.",
                 &["method", "kind"],
             ),
         }

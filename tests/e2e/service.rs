@@ -158,10 +158,7 @@ async fn the_service_manager_is_told_what_it_wants_to_hear(mut node: Node) {
     assert_eq!(manager.next(), None);
     std::os::unix::fs::symlink(socket, node.path("late.sock")).unwrap();
     manager.hears("READY=1").await;
-    assert!(
-        node.report("web").await.is_some(),
-        "every Pod was looked at"
-    );
+    assert!(node.report("web").await.is_some(), "every Pod is synced");
     manager.hears("WATCHDOG=1").await;
     manager.hears("WATCHDOG=1").await;
     // One that does not listen for a while holds nothing up.

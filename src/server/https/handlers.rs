@@ -1,4 +1,4 @@
-//! Answers to those who were let in.
+//! Handlers of authorized requests.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ use crate::cri::{self, v1};
 use crate::manifest::PodKey;
 use crate::pod::report::Told;
 use crate::pod::task::Context;
-use crate::server::router::{Audience, Body, METRICS, answer as common};
+use crate::server::router::{Audience, Body, METRICS, handle as common};
 use crate::server::state::State;
 use crate::translate::labels;
 
-/// Those who read logs at a time.
+/// Maximum number of callers that read logs at a time.
 const MOST_READERS: usize = 32;
 
-/// What answers are made from.
-pub(super) struct Answers {
+/// State that the handlers read.
+pub(super) struct Handlers {
     pub(super) guard: Guard,
     state: Arc<State>,
     streams: Streams,
@@ -38,7 +38,7 @@ pub(super) struct Answers {
 
 type Outcome<T> = Result<T, Refusal>;
 
-impl Answers {
+impl Handlers {
     pub(super) fn new(guard: Guard, state: Arc<State>, streams: Streams) -> Self {
         Self {
             guard,
@@ -49,17 +49,17 @@ impl Answers {
         }
     }
 
-    /// The answer to a request. `certified` is who showed a certificate of our authority.
-    pub(super) async fn answer(
+    /// Returns the response to a request. `certified` is the user of a verified client certificate.
+    pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
         certified: Option<&Caller>,
     ) -> Response<Body> {
         if let Err(refusal) = self.guard.admit(&request, certified).await {
-            return refusal.answer();
+            return refusal.response();
         }
-        let answer = self.serve(request).await;
-        answer.unwrap_or_else(Refusal::answer)
+        let response = self.serve(request).await;
+        response.unwrap_or_else(Refusal::response)
     }
 
     async fn serve(&self, request: Request<Incoming>) -> Outcome<Response<Body>> {
@@ -75,7 +75,7 @@ impl Answers {
         let posts = streams && request.method() == Method::POST;
         if !reads && !posts {
             let why = "only GET is served here";
-            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why).answer();
+            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why).response();
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, allowed);
             return Ok(response);
@@ -95,7 +95,7 @@ impl Answers {
     fn context(&self) -> Outcome<Arc<Context>> {
         let context = self.state.context.borrow().clone();
         context.ok_or_else(|| {
-            let why = "the container runtime does not answer yet";
+            let why = "the container runtime is not connected yet";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })
     }
@@ -111,17 +111,17 @@ impl Answers {
 
     async fn resource_metrics(&self) -> Outcome<Response<Body>> {
         let context = self.context()?;
-        // That it failed is a number on the page too.
+        // The page has a metric for the failure, too.
         let usage = self.stats.measure(&context).await;
-        let usage = usage.inspect_err(|error| warn!(%error, "cannot measure what Pods use"));
+        let usage = usage.inspect_err(|error| warn!(%error, "Failed to get the Pods' usage"));
         let usage = usage.ok();
         Ok(respond(METRICS, stats::metrics(usage.as_deref()).into()))
     }
 
     async fn logs(&self, name: ContainerName, query: &Query) -> Outcome<Response<Body>> {
         let context = self.context()?;
-        let told = find(&context, &name.pod)?;
-        if !has_container(&told, &name.container) {
+        let reported = find(&context, &name.pod)?;
+        if !has_container(&reported, &name.container) {
             return Err(no_container(&name));
         }
         let room = Arc::clone(&self.readers).try_acquire_owned();
@@ -129,7 +129,7 @@ impl Answers {
             let why = format!("{MOST_READERS} callers read logs already, end one of them");
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
         })?;
-        logs::answer(&context, &told, name, query, room).await
+        logs::handle(&context, &reported, name, query, room).await
     }
 
     async fn exec(
@@ -192,15 +192,15 @@ impl Answers {
     ) -> Outcome<Response<Body>> {
         let room = self.streams.room(request.headers())?;
         let context = self.context()?;
-        let told = find(&context, pod)?;
-        // A WebSocket says its ports here, SPDY within the stream.
+        let reported = find(&context, pod)?;
+        // A WebSocket has its ports in the query, SPDY within the stream.
         let ports: Result<Vec<i32>, _> = query.all("port").map(str::parse).collect();
         let port = ports.map_err(|_| {
             let why = "port: expected numbers from 1 to 65535";
             Refusal::new(StatusCode::BAD_REQUEST, why)
         })?;
         let message = v1::PortForwardRequest {
-            pod_sandbox_id: sandbox(&context, pod, &told.report.uid).await?,
+            pod_sandbox_id: sandbox(&context, pod, &reported.report.uid).await?,
             port,
         };
         let served = context.client.port_forward(message).await;
@@ -209,7 +209,7 @@ impl Answers {
     }
 }
 
-/// The streams that are wanted of a command or a container.
+/// The streams of a command or a container that the query asks for.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "the contract has these very fields"
@@ -249,15 +249,15 @@ fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<Told>> {
     })
 }
 
-fn has_container(told: &Told, container: &str) -> bool {
-    let spec = told.version.as_ref().and_then(|v| v.pod.spec.as_ref());
+fn has_container(reported: &Told, container: &str) -> bool {
+    let spec = reported.version.as_ref().and_then(|v| v.pod.spec.as_ref());
     let all = spec.into_iter().flat_map(|spec| {
         let inits = spec.init_containers.iter().flatten();
         inits.chain(&spec.containers)
     });
     let mut names = all.map(|c| c.name.as_str());
-    // What an earlier agent left may run without its manifest being known.
-    names.any(|name| name == container) || logs::status(told, container).is_some()
+    // A Pod of an earlier agent may run without a known manifest.
+    names.any(|name| name == container) || logs::status(reported, container).is_some()
 }
 
 fn no_container(name: &ContainerName) -> Refusal {
@@ -266,13 +266,13 @@ fn no_container(name: &ContainerName) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, why)
 }
 
-/// The runtime's id of a container that runs.
+/// Returns the runtime's id of a running container.
 fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
-    let told = find(context, &name.pod)?;
-    if !has_container(&told, &name.container) {
+    let reported = find(context, &name.pod)?;
+    if !has_container(&reported, &name.container) {
         return Err(no_container(name));
     }
-    let status = logs::status(&told, &name.container);
+    let status = logs::status(&reported, &name.container);
     let status = status.filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
     let id = status.and_then(|s| s.container_id.as_deref());
     let id = id.and_then(|id| id.split_once("://"));
@@ -284,7 +284,7 @@ fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
     Ok(id.to_owned())
 }
 
-/// The runtime's id of the Pod's sandbox.
+/// Returns the runtime's id of the Pod's sandbox.
 async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> {
     let selector = [
         (labels::ROOT_DIR, context.mark.as_str()),
@@ -313,8 +313,8 @@ async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> 
     Ok(newest.id)
 }
 
-/// The runtime failed.
+/// Response to an error of the runtime.
 fn failed(error: &cri::Error) -> Refusal {
-    warn!(%error, "a caller was not served");
+    warn!(%error, "Request failed");
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}"))
 }

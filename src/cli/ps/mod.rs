@@ -9,17 +9,17 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use super::agent::Agent;
-use super::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use super::{print, printable, single_threaded};
+use crate::cli::agent::Agent;
+use crate::cli::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
+use crate::cli::{print, printable, single_threaded};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
 use crate::text::explained;
 use crate::text::printable_json;
 
-/// How often the ages on a terminal are brought up to date.
+/// Interval at which the ages on a terminal are updated.
 const REDRAW: Duration = Duration::from_secs(1);
-/// Clears a terminal, and puts the cursor into its corner.
+/// Clears a terminal, and moves the cursor to its corner.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 #[derive(Debug, Args)]
@@ -27,11 +27,11 @@ pub(super) struct Arguments {
     #[command(flatten)]
     agent: Agent,
 
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
 
-    /// Go on as it changes: on a terminal in place, else with a line for each Pod that changed
+    /// Follow changes: on a terminal in place, else with a line for each changed Pod
     #[arg(long, short)]
     watch: bool,
 }
@@ -82,7 +82,7 @@ async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result
     }
 }
 
-/// Columns and rows of the terminal.
+/// Returns the columns and rows of the terminal.
 fn terminal_size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(std::io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 1 => (size.ws_col.into(), size.ws_row.into()),
@@ -90,8 +90,8 @@ fn terminal_size() -> (usize, usize) {
     }
 }
 
-/// As much of a page as there is room for: lines that wrap would push others out. Codes of colours
-/// take no room.
+/// Returns the part of a page that fits: lines that wrap would push others out. Codes of colours take no
+/// room.
 fn cut(page: &str, (columns, rows): (usize, usize)) -> String {
     let lines = page.lines().take(rows.saturating_sub(1));
     lines.map(|line| cut_line(line, columns) + "\n").collect()
@@ -113,36 +113,36 @@ fn cut_line(line: &str, columns: usize) -> String {
     text
 }
 
-/// The rows of those Pods that changed, for who reads a stream of lines.
+/// Rows of the changed Pods, for readers of a stream of lines.
 struct ChangedRows {
     table: Table<7>,
-    /// As they were last told.
-    told: Option<BTreeMap<String, PodReport>>,
+    /// The Pods as last shown.
+    shown: Option<BTreeMap<String, PodReport>>,
 }
 
 impl ChangedRows {
     fn new() -> Self {
         Self {
             table: Table::new(false),
-            told: None,
+            shown: None,
         }
     }
 
     fn lines(&mut self, status: &NodeStatus, now: Timestamp) -> String {
         let name = |pod: &PodReport| format!("{}/{}", pod.namespace, pod.name);
         let mut rows: Vec<[Cell; 7]> = vec![];
-        if self.told.is_none() {
+        if self.shown.is_none() {
             rows.push(HEADER.map(Cell::from));
         }
-        let told = self.told.get_or_insert_default();
-        let mut gone = std::mem::take(told);
+        let last = self.shown.get_or_insert_default();
+        let mut gone = std::mem::take(last);
         for pod in &status.pods {
             let before = gone.remove(&name(pod));
             let shown = |pod: &PodReport| texts(pod, Timestamp::UNIX_EPOCH);
             if before.is_none_or(|before| shown(&before) != shown(pod)) {
                 rows.push(row(pod, now));
             }
-            told.insert(name(pod), pod.clone());
+            last.insert(name(pod), pod.clone());
         }
         for mut pod in gone.into_values() {
             "Gone".clone_into(&mut pod.phase);
@@ -154,7 +154,7 @@ impl ChangedRows {
     }
 }
 
-/// All that there is to say.
+/// Returns the whole page.
 fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     if let Some(what) = &status.waiting_for {
@@ -198,7 +198,7 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
         format!("{}/{}", pod.ready, pod.total),
         word(pod).to_owned(),
         pod.restarts.to_string(),
-        // One that waits before anything was made of it has waited since it was first seen.
+        // A Pod without a sandbox has waited since it was first seen.
         age(
             if pod.seen.is_empty() {
                 &pod.since
@@ -211,7 +211,7 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
     ]
 }
 
-/// How a Pod stands, in one word.
+/// Returns the status of a Pod in one word.
 fn word(pod: &PodReport) -> &str {
     match (pod.phase.as_str(), pod.reason.as_str()) {
         (phase, "") | (phase @ "Terminating", _) => phase,
@@ -232,12 +232,12 @@ fn style(pod: &PodReport) -> anstyle::Style {
     }
 }
 
-/// What there is to say about a Pod that is not simply running: what it waits for, since when, and what is
-/// under way.
+/// Writes the notes on a Pod that is not simply running: what it waits for, since when, and the steps in
+/// progress.
 fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result {
     let name = format!("{}/{}", pod.namespace, pod.name);
     let same = |c: &ContainerReport| (&c.reason, &c.message) == (&pod.reason, &pod.message);
-    // A Pod that the node does not take, or that waits for an init container, has no container to say so.
+    // A Pod that the node rejects, or that waits for an init container, has no container with this reason.
     if !pod.reason.is_empty() && !pod.containers.iter().any(same) {
         let waits = waits(&pod.reason, &pod.since, now, &pod.message);
         writeln!(text, "{name}: {waits}")?;
@@ -292,7 +292,7 @@ fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result 
     Ok(())
 }
 
-/// What is waited for, for how long, and what there is to say about that.
+/// Formats a reason with its duration and message.
 fn waits(reason: &str, since: &str, now: Timestamp, message: &str) -> String {
     match since {
         "" => explained(reason, message),
@@ -300,7 +300,7 @@ fn waits(reason: &str, since: &str, now: Timestamp, message: &str) -> String {
     }
 }
 
-/// What stands between a file and something about it, which begins with a line where it has one.
+/// Separator between a file and a problem, which begins with a line number if it has one.
 fn gap(problem: &str) -> &'static str {
     let at_line = problem.starts_with(|c: char| c.is_ascii_digit());
     if at_line { ":" } else { ": " }
@@ -323,215 +323,14 @@ fn refused(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
             writeln!(text, "{}{gap}{problem}", refused.path)?;
         }
         if let Some(pod) = &refused.keeps {
-            writeln!(text, "  {pod} runs on as it was last accepted from there")?;
+            writeln!(text, "  {pod} keeps running as last accepted from there")?;
         }
     }
     if status.unlisted > 0 {
-        writeln!(text, "{} more files, which are not listed", status.unlisted)?;
+        writeln!(text, "{} more files are not listed", status.unlisted)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pod::progress::StepReport;
-    use crate::server::RefusedReport;
-
-    fn now() -> Timestamp {
-        "2026-01-01T00:02:05Z".parse().unwrap()
-    }
-
-    fn running(name: &str) -> PodReport {
-        PodReport {
-            namespace: "default".into(),
-            name: name.into(),
-            phase: "Running".into(),
-            ready: 1,
-            total: 1,
-            seen: "2026-01-01T00:00:00Z".into(),
-            path: "/m/web.yaml".into(),
-            ..PodReport::default()
-        }
-    }
-
-    #[test]
-    fn who_reads_a_stream_is_told_the_pods_that_changed() {
-        let mut rows = ChangedRows::new();
-        let status = |pods| NodeStatus {
-            pods,
-            ..NodeStatus::default()
-        };
-        let (a, b) = (running("a-n1"), running("b-n1"));
-        let first = rows.lines(&status(vec![a.clone(), b.clone()]), now());
-        let expected = "\
-NAMESPACE   POD    READY   STATUS    RESTARTS   AGE    SOURCE
-default     a-n1   1/1     Running   0          2m5s   /m/web.yaml
-default     b-n1   1/1     Running   0          2m5s   /m/web.yaml
-";
-        assert_eq!(first, expected);
-        let unready = PodReport {
-            ready: 0,
-            ..a.clone()
-        };
-        let second = rows.lines(&status(vec![unready, b.clone()]), now());
-        let expected = "default     a-n1   0/1     Running   0          2m5s   /m/web.yaml\n";
-        assert_eq!(second, expected);
-        let third = rows.lines(&status(vec![a.clone()]), now());
-        let expected = "\
-default     a-n1   1/1     Running   0          2m5s   /m/web.yaml
-default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
-";
-        assert_eq!(third, expected);
-        assert_eq!(rows.lines(&status(vec![a]), now()), "");
-    }
-
-    #[test]
-    fn a_pod_that_was_terminating_is_gone_in_the_end() {
-        let mut rows = ChangedRows::new();
-        let ending = PodReport {
-            phase: "Terminating".into(),
-            ..running("a-n1")
-        };
-        let status = NodeStatus {
-            pods: vec![ending],
-            ..NodeStatus::default()
-        };
-        rows.lines(&status, now());
-        let last = rows.lines(&NodeStatus::default(), now());
-        let expected = "default     a-n1   0/0     Gone          0          2m5s   /m/web.yaml\n";
-        assert_eq!(last, expected);
-    }
-
-    #[test]
-    fn states_have_their_colours() {
-        let failing = PodReport {
-            reason: "CrashLoopBackOff".into(),
-            ..running("a-n1")
-        };
-        let unready = PodReport {
-            ready: 0,
-            ..running("a-n1")
-        };
-        for (pod, expected) in [(running("a-n1"), GOOD), (unready, UNDERWAY), (failing, BAD)] {
-            assert_eq!(style(&pod), expected);
-        }
-    }
-
-    #[test]
-    fn a_page_is_cut_to_the_terminal_and_colours_take_no_room() {
-        let page = "\u{1b}[32mlong\u{1b}[0m line\nshort\nthird\n";
-        assert_eq!(cut(page, (6, 3)), "\u{1b}[32mlong\u{1b}[0m l\nshort\n");
-        assert_eq!(cut(page, (2, 9)), "\u{1b}[32mlo\u{1b}[0m\nsh\nth\n");
-    }
-
-    #[test]
-    fn what_a_pod_waits_for_is_shown_with_its_time_and_what_is_under_way() {
-        let step = |name: &str, container: &str| StepReport {
-            name: name.into(),
-            container: container.into(),
-            since: "2026-01-01T00:00:30Z".into(),
-            ..StepReport::default()
-        };
-        let waiting = |name: &str, reason: &str, message: &str| ContainerReport {
-            name: name.into(),
-            state: "waiting".into(),
-            reason: reason.into(),
-            message: message.into(),
-            since: "2026-01-01T00:00:05Z".into(),
-            ..ContainerReport::default()
-        };
-        let creating = PodReport {
-            phase: "Pending".into(),
-            reason: "ContainerCreating".into(),
-            since: "2026-01-01T00:00:05Z".into(),
-            containers: vec![
-                waiting("a", "ContainerCreating", ""),
-                waiting("b", "Pulling", "the image \"b:1\" is being pulled"),
-            ],
-            steps: vec![step("RunPodSandbox", ""), step("PullImage", "b")],
-            warnings: vec!["10:5: spec.containers[0].comand: unknown field".into()],
-            ..running("web-n1")
-        };
-        let init = PodReport {
-            phase: "Pending".into(),
-            reason: "Init:0/1".into(),
-            since: "2026-01-01T00:00:00Z".into(),
-            update: Some(crate::pod::report::UpdateReport {
-                reason: "Terminating".into(),
-                since: "2026-01-01T00:02:00Z".into(),
-                ..Default::default()
-            }),
-            ..running("init-n1")
-        };
-        let unready = PodReport {
-            ready: 0,
-            waits_for: vec!["container c: the readiness probe does not succeed".into()],
-            ..running("unready-n1")
-        };
-        let status = NodeStatus {
-            pods: vec![creating, init, unready],
-            ..NodeStatus::default()
-        };
-        let page = page(&status, now(), false).unwrap();
-        let notes = page.split_once("\n\n").unwrap().1;
-        let expected = "\
-default/web-n1: container a: ContainerCreating for 2m
-default/web-n1: container b: Pulling for 2m: the image \"b:1\" is being pulled
-default/web-n1: under way: RunPodSandbox for 95s
-default/web-n1: container b: under way: PullImage for 95s
-default/web-n1: warning: /m/web.yaml:10:5: spec.containers[0].comand: unknown field
-default/init-n1: Init:0/1 for 2m5s
-default/init-n1: its update waits for 5s: Terminating
-default/unready-n1: not Ready: container c: the readiness probe does not succeed
-";
-        assert_eq!(notes, expected);
-        assert!(page.lines().all(|line| line == line.trim_end()), "{page}");
-    }
-
-    #[test]
-    fn the_table_shows_pods_then_what_they_wait_for_then_what_was_refused() {
-        let rejected = PodReport {
-            namespace: "default".into(),
-            name: "big-n1".into(),
-            phase: "Failed".into(),
-            reason: "OutOfcpu".into(),
-            message: "it asks\nfor \u{1b}[31mtoo much".into(),
-            total: 1,
-            path: "/m/big.yaml".into(),
-            ..PodReport::default()
-        };
-        let updating = PodReport {
-            update: Some(crate::pod::report::UpdateReport {
-                uid: "u".into(),
-                reason: "ErrImagePull".into(),
-                message: "no such image".into(),
-                ..Default::default()
-            }),
-            ..running("web-n1")
-        };
-        let status = NodeStatus {
-            pods: vec![updating, rejected],
-            refused: vec![RefusedReport {
-                path: "/m/web.bak".into(),
-                problems: vec!["3:5: spec: \u{9b}wrong".into()],
-                keeps: Some("default/x-n1".into()),
-            }],
-            ..NodeStatus::default()
-        };
-        let expected = "\
-NAMESPACE   POD      READY   STATUS     RESTARTS   AGE    SOURCE
-default     web-n1   1/1     Running    0          2m5s   /m/web.yaml
-default     big-n1   0/1     OutOfcpu   0          -      /m/big.yaml
-
-default/web-n1: its update waits: ErrImagePull: no such image
-default/big-n1: OutOfcpu: it asks
-for ^[[31mtoo much
-
-Refused:
-/m/web.bak:3:5: spec: \\u{9b}wrong
-  default/x-n1 runs on as it was last accepted from there
-";
-        assert_eq!(page(&status, now(), false).unwrap(), expected);
-    }
-}
+mod tests;
