@@ -5,6 +5,7 @@
 //! whatever an earlier agent left is adopted before anything starts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,7 +225,14 @@ impl Supervisor {
             let (sender, inbox) = mpsc::unbounded_channel();
             self.pods.insert(key.clone(), sender);
             let context = Arc::clone(&self.context);
-            adopted.push(PodTask::adopt(key, context, inbox, start));
+            let pod = key.clone();
+            let adopt = || PodTask::adopt(key, context, inbox, start);
+            if let Ok(task) = catch_unwind(AssertUnwindSafe(adopt)) {
+                adopted.push(task);
+            } else {
+                // Like any other panic of a task it leaves the other Pods alone.
+                error!(%pod, "Pod task panicked");
+            }
         }
         for task in adopted {
             self.tasks.spawn(task.run());
