@@ -13,7 +13,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
             sources(&path, found);
-        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+        } else if path.extension().is_some_and(|e| e == "rs") && !name.ends_with("tests.rs") {
             found.push(path);
         }
     }
@@ -25,7 +25,7 @@ fn used(source: &str) -> BTreeSet<String> {
         .split_once("#[cfg(test)]\nmod tests {")
         .unwrap_or((source, ""));
     let lines = code.lines().filter(|l| !l.trim_start().starts_with("//"));
-    let code: String = lines.map(|line| format!("{line}\n")).collect();
+    let code = lines.collect::<Vec<_>>().join("\n");
     let mut names = BTreeSet::new();
     for (at, found) in code.match_indices("crate::") {
         let rest = &code[at + found.len()..];
