@@ -11,7 +11,7 @@ use crate::manifest::objects::ObjectKey;
 use crate::manifest::{Manifest, PodKey, Problem};
 
 /// The most Pods of one folder.
-pub(super) const MAX_PODS: usize = 1000;
+pub(super) const MAX_PODS: usize = 5000;
 /// The most bytes of the files in use, together.
 pub(super) const MAX_TOTAL: u64 = 64 << 20;
 /// The bytes of new content in each relist: more is left to the next one, after copies were dropped.
