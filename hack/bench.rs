@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podkeeper::cri::{Client, v1};
+use podkeeper::host::cgroup;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::node::cgroup;
 use podkeeper::translate::{
     ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance, container_config, labels,
     pod_cgroup_paths, sandbox_config,

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podkeeper::cri::Client;
-use podkeeper::probe::{Probes, Wanted, Which};
+use podkeeper::probe::{ProbedContainer, Probes, Which};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -68,16 +68,19 @@ async fn measure(kind: &str, count: usize, seconds: u64) -> anyhow::Result<()> {
 async fn keep(client: Client, spec: Container, containers: Vec<usize>) {
     let mut probes = Probes::new(client);
     let ids: Vec<String> = containers.iter().map(ToString::to_string).collect();
-    let wanted = ids.iter().zip(&containers).map(|(id, number)| Wanted {
-        container_id: id,
-        spec: &spec,
-        ip: "127.0.0.1",
-        // As if they had been started one after the other.
-        age: Duration::from_secs(10)
-            + Duration::from_millis(37) * u32::try_from(*number).unwrap_or(0),
-        which: Which::All,
-        known: None,
-    });
+    let wanted = ids
+        .iter()
+        .zip(&containers)
+        .map(|(id, number)| ProbedContainer {
+            container_id: id,
+            spec: &spec,
+            ip: "127.0.0.1",
+            // As if they had been started one after the other.
+            age: Duration::from_secs(10)
+                + Duration::from_millis(37) * u32::try_from(*number).unwrap_or(0),
+            which: Which::All,
+            known: None,
+        });
     probes.sync(&wanted.collect::<Vec<_>>());
     while probes.results().any(|(_, health)| !health.ready) {
         if timeout(Duration::from_secs(2), probes.next())

@@ -3,17 +3,16 @@
 //! Desired Pods flow in from [`source`]s, which read them with [`manifest`]; observed state flows
 //! in from the runtime through [`cri`]; a pure planner in [`pod`] says what to do next for one Pod,
 //! and one task per Pod, under the supervisor in [`node`], does it. [`mirror`] shows all of it at an
-//! API server, where there is one.
+//! API server, where there is one. `agent` builds these parts and runs them.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-mod blocking;
+mod agent;
 pub mod cli;
-mod complaints;
 pub mod config;
 pub mod cri;
 mod hex;
-mod host;
+pub mod host;
 pub mod image;
 mod json;
 mod logs;
@@ -25,6 +24,10 @@ pub mod pod;
 pub mod probe;
 pub mod server;
 pub mod source;
+mod text;
 pub mod translate;
 pub mod units;
 pub mod volume;
+
+#[cfg(test)]
+mod tests;

@@ -461,18 +461,17 @@ fn a_root_directory_that_hangs_is_named_and_waited_for() {
     };
     let named = |agent: &Agent| {
         let log = agent.log();
-        log.contains("The root directory does not answer")
-            && log.contains(&root.display().to_string())
+        log.contains("Root directory does not respond") && log.contains(&root.display().to_string())
     };
     wait("it is named", || named(&agent));
-    assert!(!agent.log().contains("podkeeper starts"));
+    assert!(!agent.log().contains("Starting podkeeper"));
     assert!(agent.process.try_wait().unwrap().is_none());
     // Beneath it is one that answers, though the first call hangs on.
     mount.detach();
     wait("the agent to start", || {
-        agent.log().contains("podkeeper starts")
+        agent.log().contains("Starting podkeeper")
     });
-    assert!(agent.log().contains("The root directory answers"));
+    assert!(agent.log().contains("Root directory responds"));
     assert!(root.join("lock").exists());
 }
 
@@ -487,7 +486,7 @@ fn who_does_not_wait_is_told_how_things_are_all_the_same() {
     let output = podkeeper(&["wait", "web", "--timeout=0s", "--run-dir", &run]);
     let said = text(&output.stderr);
     assert!(
-        said.contains("in vain: there is no Pod web yet: "),
+        said.contains("to become ready: there is no Pod web yet: "),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1));
@@ -589,12 +588,12 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
     };
     // From here on it listens for signals.
     wait("the agent to start", || {
-        agent.log().contains("waiting for the container runtime")
+        agent.log().contains("Waiting for the container runtime")
     });
     write("3000000000000000h");
     reload(&agent);
     wait("the refusal", || {
-        agent.log().contains("the configuration is refused")
+        agent.log().contains("Failed to reload the configuration")
     });
     assert!(
         agent.log().contains("fileCheckFrequency"),
@@ -604,7 +603,7 @@ fn a_reload_with_a_number_that_is_too_large_leaves_the_configuration_before_in_f
     write("2562047h");
     reload(&agent);
     wait("the reload", || {
-        agent.log().contains("configuration read again")
+        agent.log().contains("Reloaded the configuration")
     });
     assert!(agent.process.try_wait().unwrap().is_none(), "it has ended");
 }

@@ -166,7 +166,7 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
     for at in [read_only, healthz] {
         let health = get(at, "/healthz");
         assert_eq!(health.code, 503);
-        assert_eq!(health.body, "the container runtime does not answer yet\n");
+        assert_eq!(health.body, "the container runtime is not connected yet\n");
     }
     let pods: Value = serde_json::from_str(&get(read_only, "/pods").body).unwrap();
     let none = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []});
@@ -240,7 +240,7 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
 fn a_port_that_is_taken_is_named_once_and_tried_again() {
     let taken = TcpListener::bind(free()).unwrap();
     let agent = Agent::on(free(), taken.local_addr().unwrap());
-    let warning = "cannot open the port, trying again every 5 s; --healthz-port=0 does without it";
+    let warning = "Failed to open the port, retrying every 5 s; --healthz-port=0 disables it";
     wait("the warning", || agent.log().contains(warning));
     drop(taken);
     wait("the port to open", || {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use podkeeper::manifest::{Accepted, Entry, Problem, SourceKind, parse, parse_all};
+use podkeeper::manifest::{Accepted, PodEntry, Problem, SourceKind, parse, parse_all};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -599,7 +599,7 @@ proptest! {
 fn entries(text: &str) -> Vec<(String, Result<String, Vec<String>>)> {
     let all = parse_all(text.as_bytes(), NODE, SourceKind::Http);
     let all = all.unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
-    let entry = |entry: Entry| {
+    let entry = |entry: PodEntry| {
         let key = entry.key.map_or("?".to_owned(), |key| key.to_string());
         let good = |accepted: Accepted| accepted.pod.uid.clone();
         let bad = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();

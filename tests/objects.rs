@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podkeeper::manifest::objects::{ObjectSet, Objects, attach, unmet};
+use podkeeper::manifest::objects::{ObjectSet, Objects, attach, start_errors};
 use podkeeper::manifest::{Problem, SourceKind, StaticPod, parse_all, parse_file};
 use podkeeper::source::Desired;
 use podkeeper::source::directory::DirectorySource;
@@ -72,7 +72,7 @@ fn env(pod: &StaticPod) -> Result<Vec<(String, String)>, String> {
 #[test]
 fn a_pod_gets_its_variables_from_the_objects_beside_it() {
     let pod = pod(&stream(&[SETTINGS, POD, LOGIN]));
-    assert!(unmet(&pod).is_empty());
+    assert!(start_errors(&pod).is_empty());
     let expected = [("PASSWORD", "tell-nobody"), ("S_a", "1"), ("S_b", "two")];
     let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
     assert_eq!(env(&pod), Ok(expected.to_vec()));
@@ -85,7 +85,7 @@ fn what_is_missing_is_named() {
         "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\n",
     ]));
     assert_eq!(
-        unmet(&alone),
+        start_errors(&alone),
         [
             "spec.containers[0].envFrom[0].configMapRef: no manifest has the ConfigMap \"settings\"",
             "spec.containers[0].env[0].valueFrom.secretKeyRef: the Secret \"login\" has no key \"password\"",
@@ -106,7 +106,7 @@ fn texts_that_objects_make_too_large_are_named() {
              - {{name: c, image: i, envFrom: [{{prefix: S_, configMapRef: {{name: settings}}}}], \
              env: [{env}], args: [{args}]}}\n"
         );
-        unmet(&pod(&stream(&[&settings, &manifest])))
+        start_errors(&pod(&stream(&[&settings, &manifest])))
     };
     let key = "{name: K, valueFrom: {configMapKeyRef: {name: settings, key: a}}}";
     assert_eq!(with(key, "$(S_a)$(K)"), [""; 0]);
@@ -120,13 +120,13 @@ fn texts_that_objects_make_too_large_are_named() {
             "V",
         ),
     ] {
-        let unmet = with(env, args);
+        let start_errors = with(env, args);
         let begin = format!("spec.containers[0].{field}: found 1");
         let variable = format!("variable \"{variable}\"");
-        assert_eq!(unmet.len(), 1, "{unmet:?}");
+        assert_eq!(start_errors.len(), 1, "{start_errors:?}");
         assert!(
-            unmet[0].starts_with(&begin) && unmet[0].contains(&variable),
-            "{unmet:?}"
+            start_errors[0].starts_with(&begin) && start_errors[0].contains(&variable),
+            "{start_errors:?}"
         );
     }
 }
@@ -148,8 +148,10 @@ fn what_stands_in_a_volume_that_no_container_mounts_may_be_missing() {
             vec!["spec.volumes[1].projected.sources[0].secret"],
         ),
     ] {
-        let unmet = unmet(&pod(&volumes.replace("MOUNTS", mounts)));
-        let fields = unmet.iter().map(|reason| reason.split(':').next().unwrap());
+        let start_errors = start_errors(&pod(&volumes.replace("MOUNTS", mounts)));
+        let fields = start_errors
+            .iter()
+            .map(|reason| reason.split(':').next().unwrap());
         assert_eq!(fields.collect::<Vec<_>>(), expected, "{mounts}");
     }
 }
@@ -187,7 +189,7 @@ fn the_uid_depends_on_what_the_pod_refers_to_and_on_nothing_else() {
 fn objects_of_another_namespace_do_not_count() {
     let elsewhere = SETTINGS.replace("name: settings", "name: settings, namespace: other");
     let pod = pod(&stream(&[POD, LOGIN, &elsewhere]));
-    assert_eq!(unmet(&pod).len(), 1);
+    assert_eq!(start_errors(&pod).len(), 1);
 }
 
 #[test]
@@ -444,7 +446,9 @@ fn has(pod: &StaticPod, value: &str) -> bool {
 #[tokio::test]
 async fn files_of_a_directory_serve_each_others_pods_and_changes_are_followed() {
     let mut folder = Folder::new(&[("pod.yaml", POD), ("login.yaml", LOGIN)]);
-    folder.sees("waits", |_, pod| unmet(pod).len() == 1).await;
+    folder
+        .sees("waits", |_, pod| start_errors(pod).len() == 1)
+        .await;
     folder.write("settings.yaml", SETTINGS);
     folder.sees("complete", |_, pod| has(pod, "two")).await;
     folder.write("settings.yaml", &SETTINGS.replace("two", "three"));
@@ -457,7 +461,7 @@ async fn files_of_a_directory_serve_each_others_pods_and_changes_are_followed() 
         .await;
     fs::remove_file(folder.path("settings.yaml")).unwrap();
     folder
-        .sees("missing again", |_, pod| unmet(pod).len() == 1)
+        .sees("missing again", |_, pod| start_errors(pod).len() == 1)
         .await;
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podkeeper::cri::{Client, v1};
-use podkeeper::probe::{Outcome, Target, hook, run};
+use podkeeper::probe::{ProbeOutcome, ProbeTarget, hook, run};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
@@ -39,8 +39,8 @@ fn client_of(socket: &Path) -> Client {
     Client::new(format!("unix://{}", socket.display()).parse().unwrap())
 }
 
-fn target(client: Client) -> Target {
-    Target {
+fn target(client: Client) -> ProbeTarget {
+    ProbeTarget {
         client,
         container_id: "the-id".to_owned(),
         ip: IP.to_owned(),
@@ -77,7 +77,7 @@ fn unhurried() -> Probe {
     }
 }
 
-async fn run_http(action: HTTPGetAction) -> Outcome {
+async fn run_http(action: HTTPGetAction) -> ProbeOutcome {
     let probe = Probe {
         http_get: Some(action),
         ..unhurried()
@@ -86,7 +86,7 @@ async fn run_http(action: HTTPGetAction) -> Outcome {
 }
 
 /// With the second that a probe has unless it says otherwise.
-async fn run_http_for_a_second(action: HTTPGetAction) -> Outcome {
+async fn run_http_for_a_second(action: HTTPGetAction) -> ProbeOutcome {
     let probe = Probe {
         http_get: Some(action),
         ..Probe::default()
@@ -94,8 +94,8 @@ async fn run_http_for_a_second(action: HTTPGetAction) -> Outcome {
     run(&probe, &target(nowhere())).await
 }
 
-fn failure(message: impl Into<String>) -> Outcome {
-    Outcome::Failure(message.into())
+fn failure(message: impl Into<String>) -> ProbeOutcome {
+    ProbeOutcome::Failure(message.into())
 }
 
 /// The lines of a request's head, in lower case and sorted, the request line first.
@@ -111,12 +111,12 @@ async fn codes_from_200_to_399_are_success() {
     let failed = |code: u16| failure(format!("HTTP probe failed with statuscode: {code}"));
     let warned = || {
         let text = "Probe terminated redirects, Response body: the body";
-        Outcome::Warning(text.to_owned())
+        ProbeOutcome::Warning(text.to_owned())
     };
     for (status, expected) in [
-        ("200 OK", Outcome::Success),
-        ("201 Created", Outcome::Success),
-        ("299 Strange", Outcome::Success),
+        ("200 OK", ProbeOutcome::Success),
+        ("201 Created", ProbeOutcome::Success),
+        ("299 Strange", ProbeOutcome::Success),
         ("300 Multiple Choices", warned()),
         // A redirect that says not where to.
         ("302 Found", warned()),
@@ -168,7 +168,7 @@ async fn headers_are_sent_as_given() {
         http_headers: Some(headers.map(|(name, value)| header(name, value)).into()),
         ..get(port_of(&web), "/")
     };
-    assert_eq!(run_http(action).await, Outcome::Success);
+    assert_eq!(run_http(action).await, ProbeOutcome::Success);
     let requests = web.requests();
     assert_eq!(
         lines(&requests[0]),
@@ -194,11 +194,11 @@ async fn a_host_of_its_own_is_asked_in_place_of_the_pod() {
         http_get: Some(action),
         ..unhurried()
     };
-    let elsewhere = Target {
+    let elsewhere = ProbeTarget {
         ip: "192.0.2.1".to_owned(),
         ..target(nowhere())
     };
-    assert_eq!(run(&probe, &elsewhere).await, Outcome::Success);
+    assert_eq!(run(&probe, &elsewhere).await, ProbeOutcome::Success);
     let host = format!("host: localhost:{}", port_of(&web));
     assert!(web.requests()[0].contains(&host));
 }
@@ -214,7 +214,7 @@ async fn a_port_may_be_named() {
         }]),
         ..Container::default()
     };
-    let target = Target::new(&nowhere(), "the-id", &spec, IP);
+    let target = ProbeTarget::new(&nowhere(), "the-id", &spec, IP);
     let named = |name: &str| {
         let port = IntOrString::String(name.to_owned());
         let tcp_socket = TCPSocketAction { port, host: None };
@@ -223,10 +223,10 @@ async fn a_port_may_be_named() {
             ..unhurried()
         }
     };
-    assert_eq!(run(&named("web"), &target).await, Outcome::Success);
+    assert_eq!(run(&named("web"), &target).await, ProbeOutcome::Success);
     let missing = run(&named("metrics"), &target).await;
     assert!(
-        matches!(&missing, Outcome::Error(e) if e.contains("\"metrics\"")),
+        matches!(&missing, ProbeOutcome::Error(e) if e.contains("\"metrics\"")),
         "says nothing about the container: {missing:?}"
     );
 }
@@ -248,7 +248,7 @@ async fn redirects_are_followed_on_the_host() {
         http_headers: Some(vec![header("Host", "mine"), header("X-Check", "one")]),
         ..get(port, "/a/start")
     };
-    assert_eq!(run_http(action).await, Outcome::Success);
+    assert_eq!(run_http(action).await, ProbeOutcome::Success);
     let requests = web.requests();
     assert_eq!(requests.len(), 3);
     assert!(requests.iter().all(|head| head.contains("x-check: one")));
@@ -268,7 +268,7 @@ async fn a_redirect_to_another_host_is_a_success_that_deserves_a_look() {
         web.say(Reply::new("301 Moved Permanently", &location, "moved"));
         let expected = "Probe terminated redirects, Response body: moved";
         let found = run_http(get(port_of(&web), "/")).await;
-        assert_eq!(found, Outcome::Warning(expected.to_owned()), "{place}");
+        assert_eq!(found, ProbeOutcome::Warning(expected.to_owned()), "{place}");
     }
     assert_eq!(other.requests(), [""; 0]);
 }
@@ -309,7 +309,7 @@ async fn a_server_that_does_not_answer_is_a_failure_that_says_why() {
         };
         let expected = format!("{url}{expected}");
         assert!(
-            matches!(&found, Outcome::Failure(m) if m.starts_with(&expected)),
+            matches!(&found, ProbeOutcome::Failure(m) if m.starts_with(&expected)),
             "{reply:?}: {found:?}, expected {expected}"
         );
     }
@@ -331,7 +331,10 @@ async fn an_answer_that_breaks_off_says_nothing() {
     ] {
         web.say(reply.clone());
         let found = run_http_for_a_second(get(port_of(&web), "/")).await;
-        assert!(matches!(found, Outcome::Error(_)), "{reply:?}: {found:?}");
+        assert!(
+            matches!(found, ProbeOutcome::Error(_)),
+            "{reply:?}: {found:?}"
+        );
     }
 }
 
@@ -342,8 +345,8 @@ async fn of_a_long_answer_only_the_beginning_is_read() {
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: 99999999999\r\n\r\n");
         web.say(Reply::Flood(head.into(), vec![b'x'; 1000]));
         match run_http(get(port_of(&web), "/")).await {
-            Outcome::Success => {}
-            Outcome::Warning(text) => assert!(text.len() < 11_000, "{}", text.len()),
+            ProbeOutcome::Success => {}
+            ProbeOutcome::Warning(text) => assert!(text.len() < 11_000, "{}", text.len()),
             other => panic!("{status}: {other:?}"),
         }
     }
@@ -410,7 +413,7 @@ async fn first_noted(noted: &Mutex<Vec<String>>) -> Vec<String> {
 #[tokio::test]
 async fn https_takes_any_certificate_and_takes_its_leave() {
     let (port, noted) = tls_server(OK).await;
-    assert_eq!(run_http(get_https(port)).await, Outcome::Success);
+    assert_eq!(run_http(get_https(port)).await, ProbeOutcome::Success);
     let noted = first_noted(&noted).await;
     assert!(
         noted[0].starts_with("GET /secure HTTP/1.1\r\n"),
@@ -422,7 +425,7 @@ async fn https_takes_any_certificate_and_takes_its_leave() {
         host: Some("localhost".to_owned()),
         ..get_https(port)
     };
-    assert_eq!(run_http(by_name).await, Outcome::Success);
+    assert_eq!(run_http(by_name).await, ProbeOutcome::Success);
     let (port, _) = tls_server("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await;
     let expected = failure("HTTP probe failed with statuscode: 503");
     assert_eq!(run_http(get_https(port)).await, expected);
@@ -438,7 +441,7 @@ async fn https_where_there_is_none_is_a_failure_that_says_so() {
 
     let (port, _) = tls_server(OK).await;
     let found = run_http(get(port, "/")).await;
-    assert!(matches!(found, Outcome::Failure(_)), "{found:?}");
+    assert!(matches!(found, ProbeOutcome::Failure(_)), "{found:?}");
 }
 
 /// A server that knows nothing of TLS, and notes the requests that it understands.
@@ -464,11 +467,11 @@ async fn plain_server() -> (u16, Arc<Mutex<Vec<String>>>) {
     (port, heads)
 }
 
-async fn run_tcp(port: u16) -> Outcome {
+async fn run_tcp(port: u16) -> ProbeOutcome {
     run_tcp_of(unhurried(), port).await
 }
 
-async fn run_tcp_of(probe: Probe, port: u16) -> Outcome {
+async fn run_tcp_of(probe: Probe, port: u16) -> ProbeOutcome {
     let probe = Probe {
         tcp_socket: Some(TCPSocketAction {
             port: IntOrString::Int(port.into()),
@@ -483,7 +486,7 @@ async fn run_tcp_of(probe: Probe, port: u16) -> Outcome {
 async fn a_tcp_probe_asks_whether_somebody_listens() {
     let listener = TcpListener::bind((IP, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    assert_eq!(run_tcp(port).await, Outcome::Success);
+    assert_eq!(run_tcp(port).await, ProbeOutcome::Success);
     drop(listener);
     let refused = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
     assert_eq!(run_tcp(port).await, failure(refused));
@@ -498,7 +501,7 @@ async fn a_tcp_probe_of_a_listener_that_is_overrun_times_out() {
     // Nobody accepts, so each success is one less until no more are let in.
     let found = loop {
         match run_tcp_of(Probe::default(), address.port()).await {
-            Outcome::Success => {}
+            ProbeOutcome::Success => {}
             other => break other,
         }
     };
@@ -512,11 +515,14 @@ async fn every_connection_is_closed_after_its_probe() {
     let port = listener.local_addr().unwrap().port();
     let web = Web::start(Reply::ok(""));
     for _ in 0..50 {
-        assert_eq!(run_tcp(port).await, Outcome::Success);
+        assert_eq!(run_tcp(port).await, ProbeOutcome::Success);
         let (mut stream, _) = listener.accept().await.unwrap();
         let end = timeout(PATIENCE, stream.read(&mut [0])).await;
         assert_eq!(end.unwrap().unwrap(), 0, "the end, and no reset");
-        assert_eq!(run_http(get(port_of(&web), "/")).await, Outcome::Success);
+        assert_eq!(
+            run_http(get(port_of(&web), "/")).await,
+            ProbeOutcome::Success
+        );
     }
     assert_eq!(web.requests().len(), 50);
 }
@@ -535,11 +541,11 @@ struct HealthCheckRequest {
     service: String,
 }
 
-async fn run_grpc(port: u16, service: &str) -> Outcome {
+async fn run_grpc(port: u16, service: &str) -> ProbeOutcome {
     run_grpc_of(unhurried(), port, service).await
 }
 
-async fn run_grpc_of(probe: Probe, port: u16, service: &str) -> Outcome {
+async fn run_grpc_of(probe: Probe, port: u16, service: &str) -> ProbeOutcome {
     let probe = Probe {
         grpc: Some(GRPCAction {
             port: port.into(),
@@ -558,7 +564,7 @@ async fn a_grpc_probe_asks_for_the_health_of_a_service() {
     let not_implemented = "error: this server does not implement the grpc health protocol \
                            (grpc.health.v1.Health): unknown service";
     for (reply, expected) in [
-        (health(1), Outcome::Success),
+        (health(1), ProbeOutcome::Success),
         (health(0), unhealthy("UNKNOWN")),
         (health(2), unhealthy("NOT_SERVING")),
         (health(3), unhealthy("SERVICE_UNKNOWN")),
@@ -608,11 +614,11 @@ async fn a_grpc_probe_says_why_it_finds_no_server() {
 
     let web = Web::start(Reply::ok(""));
     let found = run_grpc(port_of(&web), "").await;
-    assert!(matches!(found, Outcome::Failure(_)), "{found:?}");
+    assert!(matches!(found, ProbeOutcome::Failure(_)), "{found:?}");
 }
 
 /// A runtime that answers like this, and a target there.
-fn runtime(folder: &Path, reply: grpc::Reply) -> (Grpc, Target) {
+fn runtime(folder: &Path, reply: grpc::Reply) -> (Grpc, ProbeTarget) {
     let socket = folder.join("runtime.sock");
     let server = Grpc::on_socket(&socket, reply);
     (server, target(client_of(&socket)))
@@ -642,7 +648,7 @@ async fn an_exec_probe_goes_by_the_commands_exit_code() {
     };
     let long = "x".repeat(100_000);
     for (reply, expected) in [
-        (exit(0, "fine", ""), Outcome::Success),
+        (exit(0, "fine", ""), ProbeOutcome::Success),
         (exit(1, "out ", "err"), failure("out err")),
         (exit(127, &long, ""), failure(&long[..10 * 1024])),
         (
@@ -651,7 +657,7 @@ async fn an_exec_probe_goes_by_the_commands_exit_code() {
         ),
         (
             grpc::Reply::Status(2, "container is not running"),
-            Outcome::Error("ExecSync: container is not running".to_owned()),
+            ProbeOutcome::Error("ExecSync: container is not running".to_owned()),
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -664,13 +670,13 @@ async fn an_exec_probe_goes_by_the_commands_exit_code() {
         assert_eq!(asked.timeout, 7);
     }
     let away = run(&probe, &target(nowhere())).await;
-    assert!(matches!(away, Outcome::Error(_)), "{away:?}");
+    assert!(matches!(away, ProbeOutcome::Error(_)), "{away:?}");
 }
 
 #[tokio::test]
 async fn a_probe_without_a_handler_says_nothing() {
     let found = run(&Probe::default(), &target(nowhere())).await;
-    assert!(matches!(found, Outcome::Error(_)), "{found:?}");
+    assert!(matches!(found, ProbeOutcome::Error(_)), "{found:?}");
 }
 
 /// A container with this hook on both ends.

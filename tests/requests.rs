@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use podkeeper::cri::HandlerFeatures;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::translate::{
-    Addresses, ContainerInstance, HandlerFeatures, ImageUser, NodeFacts, SandboxInstance,
-    UserNamespaceRange, container_config, hostname_problem, sandbox_config,
+    Addresses, ContainerInstance, ImageUser, NodeFacts, SandboxInstance, UserNamespaceRange,
+    container_config, hostname_problem, sandbox_config,
 };
 use records::{Kind, NODE, Places, facts, host, in_their_terms};
 use serde_json::{Value, json};
@@ -684,7 +685,7 @@ fn nobody_gets_swap_and_every_page_size_has_a_limit() {
         case.resources("d", "memory_swap_limit_in_bytes"),
         Value::Null
     );
-    case.facts.cgroup_unified = true;
+    case.facts.kernel.cgroup_unified = true;
     assert_eq!(
         case.resources("c", "memory_swap_limit_in_bytes"),
         Value::Null
@@ -693,7 +694,7 @@ fn nobody_gets_swap_and_every_page_size_has_a_limit() {
         let expected = json!({"memory.swap.max": "0", "memory.oom.group": "1"});
         assert_eq!(case.resources(name, "unified"), expected);
     }
-    case.facts.swap_controller = false;
+    case.facts.kernel.swap_controller = false;
     let expected = json!({"memory.oom.group": "1"});
     assert_eq!(case.resources("c", "unified"), expected);
 }
@@ -727,7 +728,7 @@ fn mounts_are_what_is_asked_for_then_the_pods_own() {
     expected[0]["recursive_read_only"] = json!(true);
     assert_eq!(case.container("c", "/mounts"), expected);
     // On a node with SELinux all but the host's own gets a label that the container may read.
-    case.facts.selinux = true;
+    case.facts.kernel.selinux = true;
     for index in 2..6 {
         expected[index]["selinux_relabel"] = json!(true);
     }

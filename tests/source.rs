@@ -464,7 +464,7 @@ async fn a_folder_removed_keeps_everything_until_it_is_back() {
     let desired = agent
         .sees("unreadable", |desired| desired.unreadable.len() == 1)
         .await;
-    assert!(desired.unreadable[0].contains("keeps running"));
+    assert!(desired.unreadable[0].contains("keep running"));
     fs::create_dir(&agent.path).unwrap();
     rename_in(&agent.at("web.yaml"), pod("web", 1));
     agent

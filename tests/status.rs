@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
+use podkeeper::cri::HandlerFeatures;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
@@ -14,7 +15,8 @@ use podkeeper::pod::state::{PodState, View};
 
 use podkeeper::pod::state::time::MonotonicTime;
 use podkeeper::pod::status::status;
-use podkeeper::translate::{HandlerFeatures, NodeFacts};
+use podkeeper::translate::Identity;
+use podkeeper::translate::NodeFacts;
 use serde_json::{Value, json};
 
 mod placeholders;
@@ -38,8 +40,11 @@ fn facts() -> NodeFacts {
     };
     NodeFacts {
         runtime_name: "containerd".into(),
-        host_ips: vec!["$HOST_IP".to_owned()].into(),
         runtime: [(String::new(), features)].into(),
+        identity: Identity {
+            ips: vec!["$HOST_IP".to_owned()].into(),
+            ..Identity::default()
+        },
         ..NodeFacts::default()
     }
 }

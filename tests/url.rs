@@ -670,7 +670,7 @@ async fn keys_are_rotated_and_the_copy_is_verified_at_the_start() {
     let first = poller.sees("no copy", |_| true).await;
     assert_eq!((words(&first).as_str(), first.web_unknown), ("", true));
     assert!(
-        first.unreadable[0].contains("the kept copy does not count"),
+        first.unreadable[0].contains("stored document cannot be verified"),
         "{first:#?}"
     );
     // A key's file may change while the agent runs.

@@ -1,4 +1,4 @@
-//! Asking the running agent, and finding the Pod that is meant.
+//! Client of the running agent, and selection of the Pod and container of a command.
 
 use std::path::PathBuf;
 
@@ -10,41 +10,41 @@ use crate::config::DEFAULT_RUN_DIR;
 use crate::pod::events::Event;
 use crate::server::{Lines, PodDetail, PodDetails, PodName, fetch, follow};
 
-/// The annotation that names the container that is meant where none is named.
+/// Annotation with the default container of a Pod.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
-/// As many names are listed at most.
+/// Maximum number of names in a message.
 const MAX_NAMES: usize = 20;
 
-/// Where the running agent is.
+/// The running agent.
 #[derive(Debug, Args)]
 pub(super) struct Agent {
-    /// Folder of the agent's socket
+    /// Directory of the agent's socket
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub(super) run_dir: PathBuf,
 }
 
 impl Agent {
-    /// The one Pod of this name, and what else was told with it.
+    /// Returns the one Pod of this name, and the whole response.
     pub(super) async fn pod(&self, name: &PodName) -> anyhow::Result<(PodDetail, PodDetails)> {
         let path = format!("/v1/pods?pod={name}");
-        let mut answers: Vec<PodDetails> = fetch(&self.run_dir, &path).await?;
-        let details = answers.pop().unwrap_or_default();
+        let mut responses: Vec<PodDetails> = fetch(&self.run_dir, &path).await?;
+        let details = responses.pop().unwrap_or_default();
         let pod = the_one(name, &details)?.clone();
         Ok((pod, details))
     }
 
-    /// The Pods of this name, now and each time that they change.
+    /// Returns the Pods of this name, now and after each change.
     pub(super) async fn follow_pod(&self, name: &PodName) -> anyhow::Result<Lines<PodDetails>> {
         follow(&self.run_dir, &format!("/v1/pods?follow=true&pod={name}")).await
     }
 
-    /// The events that the agent remembers, of one Pod or of all.
+    /// Returns the agent's recent events, of one Pod or of all.
     pub(super) async fn events(&self, name: Option<&PodName>) -> anyhow::Result<Vec<Event>> {
         let path = name.map_or(String::new(), |name| format!("?pod={name}"));
         fetch(&self.run_dir, &format!("/v1/events{path}")).await
     }
 
-    /// The same, and further ones as they come.
+    /// Returns the recent events, and further ones as they come.
     pub(super) async fn follow_events(
         &self,
         name: Option<&PodName>,
@@ -54,10 +54,10 @@ impl Agent {
     }
 }
 
-/// The one Pod that is meant.
+/// Returns the one Pod of this name.
 ///
 /// # Errors
-/// There is none, or there are several; what there is.
+/// There is none, or there are several; the message lists the Pods that exist.
 pub(super) fn the_one<'a>(
     name: &PodName,
     details: &'a PodDetails,
@@ -75,7 +75,7 @@ pub(super) fn the_one<'a>(
     }
 }
 
-/// What there is to say where there is no Pod of this name.
+/// Message for a name without a Pod.
 pub(super) fn none(name: &PodName, details: &PodDetails) -> String {
     if let Some(waiting_for) = &details.waiting_for {
         return format!("there is no Pod {name} yet: {waiting_for}");
@@ -97,17 +97,17 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// A Pod as `namespace/name`.
+/// Returns the Pod's name as `namespace/name`.
 pub(super) fn full_name(pod: &PodDetail) -> String {
     format!("{}/{}", pod.report.namespace, pod.report.name)
 }
 
-/// The Pod's spec, as far as its manifest is known.
+/// Returns the Pod's spec, if its manifest is known.
 pub(super) fn spec(pod: &PodDetail) -> Option<&PodSpec> {
     pod.pod.as_ref()?.spec.as_ref()
 }
 
-/// All of the Pod's containers, those before the others first.
+/// Returns all of the Pod's containers, init containers first.
 pub(super) fn containers(pod: &PodDetail) -> impl Iterator<Item = &Container> {
     let spec = spec(pod);
     let inits = spec.and_then(|s| s.init_containers.as_deref());
@@ -116,7 +116,7 @@ pub(super) fn containers(pod: &PodDetail) -> impl Iterator<Item = &Container> {
     inits.chain(mains.unwrap_or_default())
 }
 
-/// The status of one of the Pod's containers.
+/// Returns the status of one of the Pod's containers.
 pub(super) fn status<'a>(pod: &'a PodDetail, container: &str) -> Option<&'a ContainerStatus> {
     let status = pod.pod.as_ref()?.status.as_ref()?;
     let inits = status.init_container_statuses.iter().flatten();
@@ -124,17 +124,17 @@ pub(super) fn status<'a>(pod: &'a PodDetail, container: &str) -> Option<&'a Cont
     all.find(|status| status.name == container)
 }
 
-/// The container that is meant: the one named, the one that the Pod says is meant, or the only one.
+/// Returns the container of this name, the Pod's default container, or its only one.
 ///
 /// # Errors
-/// There is none of that name, or there are several; which there are.
+/// There is none of that name, or there are several; the message lists them.
 pub(super) fn choose(pod: &PodDetail, given: Option<&str>) -> anyhow::Result<String> {
     let name = full_name(pod);
     let annotations = pod
         .pod
         .as_ref()
         .and_then(|p| p.metadata.annotations.as_ref());
-    let meant = annotations.and_then(|all| all.get(DEFAULT_CONTAINER));
+    let default = annotations.and_then(|all| all.get(DEFAULT_CONTAINER));
     let known = |container: &str| containers(pod).any(|c| c.name == container);
     match given {
         Some(given) if known(given) => return Ok(given.to_owned()),
@@ -144,8 +144,8 @@ pub(super) fn choose(pod: &PodDetail, given: Option<&str>) -> anyhow::Result<Str
         ),
         None => {}
     }
-    if let Some(meant) = meant.filter(|meant| known(meant)) {
-        return Ok(meant.clone());
+    if let Some(default) = default.filter(|default| known(default)) {
+        return Ok(default.clone());
     }
     match spec(pod).map(|s| s.containers.as_slice()) {
         Some([only]) => Ok(only.name.clone()),
@@ -153,7 +153,7 @@ pub(super) fn choose(pod: &PodDetail, given: Option<&str>) -> anyhow::Result<Str
             "Pod {name} has several containers, choose one with -c: {}",
             names(pod)
         ),
-        None => bail!("the manifest of Pod {name} is not known any more"),
+        None => bail!("the manifest of Pod {name} is no longer known"),
     }
 }
 
@@ -245,10 +245,10 @@ mod tests {
         );
         assert_eq!(
             said(PodDetails {
-                waiting_for: Some("the container runtime does not answer yet".into()),
+                waiting_for: Some("the container runtime is not connected yet".into()),
                 ..PodDetails::default()
             }),
-            "there is no Pod web yet: the container runtime does not answer yet"
+            "there is no Pod web yet: the container runtime is not connected yet"
         );
     }
 }

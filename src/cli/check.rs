@@ -1,4 +1,4 @@
-//! `podkeeper check`: what is wrong with manifests, as a compiler would say it.
+//! `podkeeper check`: problems of manifests, in the format of a compiler.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ use crate::source::{duplicate_pods, url};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Manifests, folders of them, or - for standard input
+    /// Manifests, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     web: bool,
 
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
 
@@ -36,23 +36,23 @@ pub(super) struct Arguments {
     hostname_override: Option<String>,
 }
 
-/// What was found in one file.
+/// Result of one file.
 struct Checked<'a> {
     path: PathBuf,
-    said: Vec<Said>,
-    /// The Pods that are good.
+    findings: Vec<Finding>,
+    /// The valid Pods.
     pods: Vec<Accepted>,
-    /// The `ConfigMap`s and `Secret`s that are good.
+    /// The valid `ConfigMap`s and `Secret`s.
     objects: Vec<ObjectKey>,
     arguments: &'a Arguments,
 }
 
-/// What is said of a part of a file.
+/// Result of a part of a file.
 #[derive(Debug, PartialEq)]
-enum Said {
-    Finding(Problem),
-    /// This is good, where the file as a whole is not refused.
-    Good(String),
+enum Finding {
+    Problem(Problem),
+    /// This is valid, if the file as a whole is not refused.
+    Valid(String),
 }
 
 pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -115,7 +115,7 @@ impl<'a> Checked<'a> {
         };
         let mut checked = Self {
             path,
-            said: vec![],
+            findings: vec![],
             pods: vec![],
             objects: vec![],
             arguments,
@@ -134,7 +134,7 @@ impl<'a> Checked<'a> {
         checked
     }
 
-    /// Reads a manifest of the directory.
+    /// Reads a manifest of a directory.
     fn manifest(&mut self, bytes: &[u8], node: &str) -> Result<(), Vec<Problem>> {
         let manifest = manifest::parse_file(bytes, node)?;
         for object in manifest.objects {
@@ -146,7 +146,7 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    /// Reads a document for the web.
+    /// Reads a document for `--manifest-url`.
     fn document(&mut self, bytes: &[u8], node: &str) -> Result<(), Vec<Problem>> {
         let parsed = manifest::parse_all(bytes, node, SourceKind::Http)?;
         for entry in parsed.objects {
@@ -182,55 +182,59 @@ impl<'a> Checked<'a> {
         }
     }
 
-    /// Notes what was found of something that is good but for warnings.
+    /// Records the warnings of a valid Pod or object.
     fn found(&mut self, warnings: Vec<Problem>, what: String) {
         let good = warnings.is_empty() || !self.arguments.strict;
         self.wrong(warnings);
-        self.said.extend(good.then_some(Said::Good(what)));
+        self.findings.extend(good.then_some(Finding::Valid(what)));
     }
 
     fn wrong(&mut self, findings: impl IntoIterator<Item = Problem>) {
-        self.said.extend(findings.into_iter().map(Said::Finding));
+        self.findings
+            .extend(findings.into_iter().map(Finding::Problem));
     }
 
-    /// Says what is thought of the file, and tells whether it is good.
+    /// Writes the results of the file; returns whether it is valid.
     fn verdict(&self, text: &mut String) -> anyhow::Result<bool> {
         let path = self.path.display();
-        let is_error = |finding: &Problem| self.arguments.strict || !finding.is_warning();
-        let bad = |said: &Said| matches!(said, Said::Finding(finding) if is_error(finding));
-        let all_good = !self.said.iter().any(bad);
-        for said in &self.said {
-            let finding = match said {
-                Said::Finding(finding) => finding,
+        let is_error = |problem: &Problem| self.arguments.strict || !problem.is_warning();
+        let is_valid = |finding: &Finding| match finding {
+            Finding::Problem(problem) => !is_error(problem),
+            Finding::Valid(_) => true,
+        };
+        let all_valid = self.findings.iter().all(is_valid);
+        for finding in &self.findings {
+            let problem = match finding {
+                Finding::Problem(problem) => problem,
                 // A manifest is refused as a whole; of a document, each Pod is by itself.
-                Said::Good(what) if all_good || self.arguments.web => {
+                Finding::Valid(what) if all_valid || self.arguments.web => {
                     writeln!(text, "{path}: good: {what}")?;
                     continue;
                 }
-                Said::Good(_) => continue,
+                Finding::Valid(_) => continue,
             };
-            let word = if is_error(finding) {
+            let word = if is_error(problem) {
                 "error"
             } else {
                 "warning"
             };
-            match finding.line {
+            match problem.line {
                 0 => write!(text, "{path}: {word}: ")?,
-                line => write!(text, "{path}:{line}:{}: {word}: ", finding.column)?,
+                line => write!(text, "{path}:{line}:{}: {word}: ", problem.column)?,
             }
-            match finding.field.as_str() {
-                "" => writeln!(text, "{}", finding.message)?,
-                field => writeln!(text, "{field}: {}", finding.message)?,
+            match problem.field.as_str() {
+                "" => writeln!(text, "{}", problem.message)?,
+                field => writeln!(text, "{field}: {}", problem.message)?,
             }
         }
-        if self.said.is_empty() {
+        if self.findings.is_empty() {
             writeln!(text, "{path}: good: no Pods")?;
         }
-        Ok(all_good)
+        Ok(all_valid)
     }
 }
 
-/// Tells a name that is given twice from another name: two links to one file are two manifests.
+/// Returns the identity of a path, which two links to one file do not share: they are two manifests.
 fn identity(path: &Path) -> PathBuf {
     let folder = path
         .parent()
@@ -242,7 +246,7 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// Finds the files among these whose Pod or object another one of them has already.
+/// Adds a problem to each file among these whose Pod or object another one has already.
 fn find_duplicates(files: &mut [Checked<'_>], together: &[usize]) {
     let these = || together.iter().map(|index| &files[*index]);
     let pods = these().flat_map(|f| f.pods.iter().map(|pod| (f.path.as_path(), pod)));
@@ -251,10 +255,10 @@ fn find_duplicates(files: &mut [Checked<'_>], together: &[usize]) {
     found.extend(duplicate_objects(objects));
     for (path, problem) in found {
         let mut files = files.iter_mut();
-        let said = Said::Finding(problem);
+        let finding = Finding::Problem(problem);
         let file = files.find(|file| file.path == path);
-        if let Some(file) = file.filter(|file| !file.said.contains(&said)) {
-            file.said.push(said);
+        if let Some(file) = file.filter(|file| !file.findings.contains(&finding)) {
+            file.findings.push(finding);
         }
     }
 }

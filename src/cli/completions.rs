@@ -1,4 +1,4 @@
-//! `podkeeper completions`: what a shell needs to complete command lines.
+//! `podkeeper completions`: completion scripts of shells.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use super::print;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The shell
+    /// Name of the shell
     #[arg(value_enum)]
     shell: Shell,
 }

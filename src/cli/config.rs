@@ -1,4 +1,5 @@
-//! `podkeeper config`: the configuration that `podkeeper run` would work with, and where it comes from.
+//! `podkeeper config`: the configuration of `podkeeper run` with the same flags, and the origin of each
+//! value.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use crate::config::{Config, Flags};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
 

@@ -1,4 +1,4 @@
-//! `podkeeper exec` and `podkeeper attach`: the command of crictl that does it.
+//! `podkeeper exec` and `podkeeper attach`: the equivalent command of crictl.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ pub(super) struct ExecArguments {
     #[command(flatten)]
     target: Target,
 
-    /// The command to run in the container, and its arguments
+    /// Command to run in the container, and its arguments
     #[arg(
         value_name = "COMMAND",
         trailing_var_arg = true,
@@ -30,17 +30,17 @@ pub(super) struct AttachArguments {
     target: Target,
 }
 
-/// The container that is meant.
+/// The container of a command.
 #[derive(Debug, Args)]
 struct Target {
     #[command(flatten)]
     agent: Agent,
 
-    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    /// Name of the Pod: NAME, NAME-NODE or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: PodName,
 
-    /// The container, if there are several
+    /// Name of the container, if there are several
     #[arg(long, short, value_name = "NAME")]
     container: Option<String>,
 }
@@ -66,7 +66,7 @@ pub(super) fn attach(arguments: &AttachArguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Target {
-    /// The Pod, the runtime's endpoint, and the container's name.
+    /// Returns the Pod, the runtime's endpoint, and the container's name.
     fn find(&self) -> anyhow::Result<(PodDetail, String, String)> {
         let (pod, details) = single_threaded()?.block_on(self.agent.pod(&self.pod))?;
         let container = choose(&pod, self.container.as_deref())?;
@@ -79,7 +79,7 @@ fn show(endpoint: &str, words: &[&str]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The id of a container that runs.
+/// Returns the id of a running container.
 fn running<'a>(pod: &'a PodDetail, container: &str) -> anyhow::Result<&'a str> {
     let status = status(pod, container);
     let state = status.and_then(|s| s.state.as_ref());
@@ -87,21 +87,21 @@ fn running<'a>(pod: &'a PodDetail, container: &str) -> anyhow::Result<&'a str> {
     match (state.and_then(|s| s.running.as_ref()), id) {
         (Some(_), Some(id)) => Ok(id.split_once("://").map_or(id, |(_, id)| id)),
         _ => bail!(
-            "container {container} of Pod {} does not run; `podkeeper describe {}` tells why",
+            "container {container} of Pod {} is not running; `podkeeper describe {}` shows the reason",
             full_name(pod),
             full_name(pod)
         ),
     }
 }
 
-/// A command line of crictl for a shell.
+/// Returns a command line of crictl for a shell.
 fn command(endpoint: &str, words: &[&str]) -> String {
     let all = ["crictl", "--runtime-endpoint", endpoint].into_iter();
     let all = all.chain(words.iter().copied()).map(quoted);
     all.collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a shell takes it literally.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! `podkeeper events`: what the agent did for Pods, and what happened to them.
+//! `podkeeper events`: the events of Pods.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use super::{print, single_threaded};
 use crate::pod::events::{Event, EventKind};
 use crate::server::PodName;
 
-/// Room for a Pod's name where it is not known how long the longest will be.
+/// Width of the column of Pods, while later names are unknown.
 const POD_WIDTH: usize = 30;
 
 #[derive(Debug, Args)]
@@ -18,11 +18,11 @@ pub(super) struct Arguments {
     #[command(flatten)]
     agent: Agent,
 
-    /// Only those of this Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    /// Show only the events of this Pod: NAME, NAME-NODE or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: Option<PodName>,
 
-    /// Go on with new ones as they come
+    /// Follow new events
     #[arg(long, short)]
     follow: bool,
 }
@@ -47,7 +47,7 @@ pub(super) fn events(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The header, with a column for the Pod of this width at least.
+/// Returns the header, with a column for the Pod of this width at least.
 fn header(pod_width: usize) -> [Cell; 6] {
     let pod = format!("{:pod_width$}", "POD");
     // As wide as times and most reasons are, so that rows that come later line up.
@@ -70,13 +70,13 @@ fn row(event: &Event) -> [Cell; 6] {
     ]
 }
 
-/// The container that an event is about; nothing for the Pod as a whole.
+/// Returns the container of an event; empty for an event of the Pod.
 pub(super) fn container(event: &Event) -> &str {
     let inside = event.field.split_once('{').map(|(_, inside)| inside);
     inside.map_or("", |inside| inside.trim_end_matches('}'))
 }
 
-/// What happened, on one line, with how often.
+/// Returns the message on one line, with the number of times.
 pub(super) fn message(event: &Event) -> String {
     let message = event.message.replace('\n', " ");
     match event.count {

@@ -1,4 +1,4 @@
-//! `podkeeper logs`: what a container said, from the files that the runtime writes.
+//! `podkeeper logs`: the logs of a container, from the files that the runtime writes.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
@@ -10,47 +10,47 @@ use clap::Args;
 
 use super::agent::{self, Agent, choose, containers, full_name, status};
 use super::single_threaded;
-use crate::config::parse_duration;
 use crate::host::untrusted::Location;
 use crate::logs::{Cursor, Wanted, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use crate::units::duration::parse_duration;
 use crate::units::time::earlier;
 
-/// How often to see whether there is more.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which a followed log is checked for more.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     agent: Agent,
 
-    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    /// Name of the Pod: NAME, NAME-NODE or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: PodName,
 
-    /// The container, if there are several
+    /// Name of the container, if there are several
     #[arg(long, short, value_name = "NAME")]
     container: Option<String>,
 
-    /// Go on with what the container and the ones after it say
+    /// Follow the log, also of the container's next instances
     #[arg(long, short)]
     follow: bool,
 
-    /// What the container said that ran before
+    /// Print the log of the previous instance of the container
     #[arg(long, short, conflicts_with = "follow")]
     previous: bool,
 
-    /// Only what is not older than this
+    /// Only print lines newer than this
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<Duration>,
 
-    /// Only the last lines; -1 for all, as for kubectl
+    /// Number of last lines to print; -1 for all, as for kubectl
     #[arg(long, value_name = "LINES", value_parser = tail, allow_negative_numbers = true)]
     tail: Option<Tail>,
 }
 
-/// As many of the last lines, or all.
+/// Number of last lines; `None` for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tail(Option<usize>);
 
@@ -71,7 +71,7 @@ pub(super) fn logs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Nobody reads on (`podkeeper logs web | head`), which is no error.
+/// Returns whether the reader has closed the pipe (`podkeeper logs web | head`), which is no error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
@@ -114,19 +114,19 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     follower.run(&mut out).await
 }
 
-/// The folder of a container's logs, below that of all Pods.
+/// Returns the directory of a container's logs, below that of all Pods.
 fn folder(pod: &PodDetail, container: &str) -> Location {
     let all = pod.logs.parent().unwrap_or(Path::new("/"));
     let own = pod.logs.file_name().unwrap_or_default();
     Location::new(all, own).join(container)
 }
 
-/// The instance of a container whose log is meant, if there is one.
+/// Returns the instance of the container to read, if there is one.
 fn attempt(pod: &PodDetail, container: &str, previous: bool) -> anyhow::Result<Option<u32>> {
     let found = instance(&folder(pod, container), status(pod, container), previous);
     if previous && found.is_none() {
         bail!(
-            "container {container} of Pod {} did not run before, or its log is gone",
+            "container {container} of Pod {} has no previous instance, or its log was removed",
             full_name(pod)
         );
     }
@@ -134,30 +134,30 @@ fn attempt(pod: &PodDetail, container: &str, previous: bool) -> anyhow::Result<O
 }
 
 fn not_started(pod: &PodDetail, container: &str) -> String {
-    let said = format!(
-        "container {container} of Pod {} has not said anything, it was not started",
+    let message = format!(
+        "container {container} of Pod {} has no log, it was not started",
         full_name(pod)
     );
     let state = status(pod, container).and_then(|s| s.state.as_ref());
     match state.and_then(|s| s.waiting.as_ref()) {
         Some(waiting) => format!(
-            "{said}: {} {}",
+            "{message}: {} {}",
             waiting.reason.as_deref().unwrap_or_default(),
             waiting.message.as_deref().unwrap_or_default()
         ),
-        None => said,
+        None => message,
     }
 }
 
-/// Follows a container over its restarts and over updates of its Pod.
+/// Follower of a container's log, over restarts and over updates of its Pod.
 struct Follower<'a> {
     agent: &'a Agent,
     name: PodName,
     cursor: Cursor,
     container: String,
-    /// As it was last told; nothing once it is gone.
+    /// The Pod as last reported; `None` once it is gone.
     pod: Option<PodDetail>,
-    /// Nothing while no agent answers, which ends no container.
+    /// Changes of the Pod; `None` while no agent runs, which ends no container.
     changes: Option<Lines<PodDetails>>,
 }
 
@@ -176,14 +176,14 @@ impl Follower<'_> {
                 self.changes = self.agent.follow_pod(&self.name).await.ok();
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                told = next(&mut self.changes) => self.take(told?),
+                () = tokio::time::sleep(INTERVAL) => {}
+                change = next(&mut self.changes) => self.update(change?),
             }
         }
     }
 
-    fn take(&mut self, told: Option<PodDetails>) {
-        let Some(mut details) = told else {
+    fn update(&mut self, change: Option<PodDetails>) {
+        let Some(mut details) = change else {
             self.changes = None;
             return;
         };
@@ -196,7 +196,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Whether an instance of the container runs, as far as is known.
+    /// Returns whether an instance of the container is running, as last reported.
     fn is_running(&self) -> bool {
         let status = self
             .pod
@@ -206,7 +206,7 @@ impl Follower<'_> {
         state.is_some_and(|state| state.running.is_some())
     }
 
-    /// Whether the container will not say any more.
+    /// Returns whether the container has ended for good.
     fn is_over(&self) -> bool {
         let Some(pod) = &self.pod else {
             return true;
@@ -223,7 +223,7 @@ impl Follower<'_> {
     }
 }
 
-/// What is told next; waits for ever where nobody tells.
+/// Waits for the next change; for ever while no agent runs.
 async fn next(changes: &mut Option<Lines<PodDetails>>) -> anyhow::Result<Option<PodDetails>> {
     match changes {
         Some(changes) => changes.next().await,

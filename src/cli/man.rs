@@ -1,4 +1,4 @@
-//! `podkeeper man`: the manual.
+//! `podkeeper man`: the manual pages.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use super::print;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Folder to write all pages into, one for each command [default: write the first page to standard
+    /// Directory to write all pages into, one for each command [default: write the first page to standard
     /// output]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -21,7 +21,8 @@ pub(super) fn man(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let line = super::definition();
     if let Some(folder) = &arguments.folder {
         let written = clap_mangen::generate_to(line, folder);
-        written.with_context(|| format!("cannot write the pages into {}", folder.display()))?;
+        written
+            .with_context(|| format!("cannot write the manual pages to {}", folder.display()))?;
     } else {
         let mut text = vec![];
         Man::new(line).render(&mut text)?;

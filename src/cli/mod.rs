@@ -7,15 +7,10 @@ mod config;
 mod crictl;
 mod describe;
 mod events;
-mod log_limit;
 mod logs;
 mod man;
 mod ps;
-mod root_dir;
-mod run;
-mod service;
 mod table;
-mod text;
 mod wait;
 
 use std::process::ExitCode;
@@ -23,7 +18,9 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use text::printable;
+pub use crate::text::printable;
+
+use crate::host::blocking::single_threaded_runtime as single_threaded;
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]
@@ -37,39 +34,39 @@ struct Line {
 enum Command {
     /// Run the agent
     Run(Box<crate::config::Flags>),
-    /// Show the configuration that `run` would work with, and where each value comes from
+    /// Show the configuration of `run` with the same flags, and the origin of each value
     Config(Box<config::Arguments>),
-    /// Say what is wrong with manifests
+    /// Validate manifests
     Check(check::Arguments),
     /// Show the Pods of the running agent
     Ps(ps::Arguments),
-    /// Show everything about one Pod
+    /// Show the details of a Pod
     Describe(describe::Arguments),
-    /// Show what a container said
+    /// Print the logs of a container
     Logs(logs::Arguments),
-    /// Show what the agent did for Pods, and what happened to them
+    /// Show the events of Pods
     Events(events::Arguments),
-    /// Wait until a Pod is ready, or gone
+    /// Wait until a Pod is ready, or deleted
     Wait(wait::Arguments),
-    /// Show the command of crictl that runs a command in a container
+    /// Print the crictl command that runs a command in a container
     Exec(crictl::ExecArguments),
-    /// Show the command of crictl that attaches to a container
+    /// Print the crictl command that attaches to a container
     Attach(crictl::AttachArguments),
-    /// Write what a shell needs to complete command lines
+    /// Generate a shell's completion script
     Completions(completions::Arguments),
-    /// Write the manual
+    /// Generate the manual pages
     Man(man::Arguments),
 }
 
-/// The definition of the command line, from which everything about it is made.
+/// Returns the definition of the command line, from which help, completions and manual are generated.
 fn definition() -> clap::Command {
     Line::command()
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs its command.
 ///
 /// # Errors
-/// What went wrong, for people.
+/// The error of the command, for people.
 pub fn main() -> anyhow::Result<ExitCode> {
     let line = Line::try_parse().unwrap_or_else(|error| {
         if let Some(advice) = advice(&error) {
@@ -79,7 +76,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         error.exit()
     });
     match line.command {
-        Command::Run(flags) => run::run(&flags),
+        Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
@@ -94,7 +91,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What to do about a flag of the kubelet that podkeeper has not.
+/// Advice on a flag of the kubelet that podkeeper does not have.
 fn advice(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -105,16 +102,7 @@ fn advice(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// A runtime for one thread: the agent waits far more than it works.
-fn single_threaded() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(crate::blocking::POOL)
-        .build()?;
-    Ok(runtime)
-}
-
-/// Writes to standard output. That nobody reads on (`podkeeper ps | head`) is no error.
+/// Writes to standard output. A closed pipe (`podkeeper ps | head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use anstyle::{AnsiColor, Style};
 
-use super::text::in_a_line;
+use crate::text::in_a_line;
 
 /// A cell of a table.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +27,7 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Rows under each other. Columns only grow, so that rows written later line up with earlier ones.
+/// A table. Columns only grow, so that rows written later line up with earlier ones.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     widths: [usize; N],
@@ -42,7 +42,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// The rows as lines, each behind an indent.
+    /// Returns the rows as lines with this indent.
     pub(super) fn lines(&mut self, indent: &str, rows: &[[Cell; N]]) -> String {
         for row in rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
@@ -83,26 +83,26 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Something that is as it should be.
+/// Style of a good state.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// Something on its way.
+/// Style of a pending state.
 pub(super) const UNDERWAY: Style = AnsiColor::Yellow.on_default();
-/// Something that failed.
+/// Style of a failed state.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
 
-/// Whether a person looks at standard output.
+/// Returns whether standard output is a terminal.
 pub(super) fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Whether to write in colours: on a terminal that has them, unless `NO_COLOR` is set.
+/// Returns whether to write in colours: on a terminal that has them, unless `NO_COLOR` is set.
 pub(super) fn in_colour() -> bool {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     on_terminal() && !no_colour && !dumb
 }
 
-/// How long ago a time in RFC 3339 was, in the largest unit, as `kubectl get` writes it.
+/// Returns the age of a time in RFC 3339, in the largest unit, as `kubectl get` writes it.
 pub(super) fn age(since: &str, now: jiff::Timestamp) -> String {
     let Ok(since) = since.parse::<jiff::Timestamp>() else {
         return "-".to_owned();
@@ -110,8 +110,8 @@ pub(super) fn age(since: &str, now: jiff::Timestamp) -> String {
     span(now.as_second().saturating_sub(since.as_second()))
 }
 
-/// A number of seconds in the largest unit, small numbers of it with the next smaller one, as
-/// `kubectl get` writes it (Kubernetes, `duration.HumanDuration`).
+/// Formats seconds in the largest unit, small numbers of it with the next smaller one, as `kubectl get` does
+/// (Kubernetes, `duration.HumanDuration`).
 pub(super) fn span(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
@@ -139,7 +139,7 @@ pub(super) fn span(seconds: i64) -> String {
     }
 }
 
-/// A time of the machine's clock, RFC 3339 in whole seconds; `-` for one that is none.
+/// Formats a time in nanoseconds since the epoch as RFC 3339 in whole seconds; `-` for one out of range.
 pub(super) fn time(nanos: i64) -> String {
     let time = jiff::Timestamp::from_second(nanos.div_euclid(1_000_000_000));
     time.map_or_else(|_| "-".to_owned(), |time| time.to_string())

@@ -1,4 +1,4 @@
-//! `podkeeper wait`: until a Pod is ready, or gone.
+//! `podkeeper wait`: waits until a Pod is ready, or deleted.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use super::agent::{Agent, full_name, none, the_one};
 use super::table::age;
-use super::text::explained;
 use super::{print, printable, single_threaded};
-use crate::config::{format_duration, parse_duration};
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
+use crate::text::explained;
+use crate::units::duration::{format_duration, parse_duration};
 
-/// How long an agent that ended in the meantime is given to come back before it is asked again.
+/// Pause before the connection to an agent that ended is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the agent is given for its first answer at least.
+/// Minimum timeout of the agent's first response.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -25,25 +25,25 @@ pub(super) struct Arguments {
     #[command(flatten)]
     agent: Agent,
 
-    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    /// Name of the Pod: NAME, NAME-NODE or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: PodName,
 
-    /// What to wait for
+    /// Condition to wait for
     #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = What::Ready)]
     what: What,
 
-    /// How long to wait
+    /// Timeout
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// It is there, its condition Ready holds, and no update of it waits
+    /// The Pod's condition Ready is true, and no update of it waits
     #[value(aliases = ["condition=Ready", "condition=ready"])]
     Ready,
-    /// Nothing of it is left
+    /// The Pod is deleted, with its containers
     #[value(alias = "delete")]
     Deleted,
 }
@@ -57,20 +57,28 @@ pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } = arguments;
     single_threaded()?.block_on(async {
         let mut last = None;
-        if let Some(said) = wait_for(agent, pod, *what, *timeout, &mut last).await? {
-            print(&(printable(&said) + "\n"))?;
+        if let Some(message) = wait_for(agent, pod, *what, *timeout, &mut last).await? {
+            print(&(printable(&message) + "\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let unanswered = || "the agent does not answer".to_owned();
+        let no_response = || "the agent does not respond".to_owned();
+        let found = last.as_ref().and_then(|last| the_one(pod, last).ok());
         bail!(
-            "waited {} in vain: {}",
+            "Timed out after {} waiting for Pod {} {}: {}",
             format_duration(*timeout),
-            last.map_or_else(unanswered, |last| state(pod, &last, Timestamp::now()))
+            found.map_or_else(|| pod.to_string(), full_name),
+            match what {
+                What::Ready => "to become ready",
+                What::Deleted => "to be deleted",
+            },
+            last.as_ref()
+                .map_or_else(no_response, |last| state(pod, last, Timestamp::now()))
         )
     })
 }
 
-/// Waits; gives what came of it, if something did, and keeps what the agent said last.
+/// Waits for the condition; returns the message for it, or `None` on timeout. `last` is the last report of
+/// the agent.
 async fn wait_for(
     agent: &Agent,
     pod: &PodName,
@@ -81,14 +89,14 @@ async fn wait_for(
     let begin = Instant::now();
     let mut changes = agent.follow_pod(pod).await?;
     loop {
-        // Whatever the timeout, the agent is heard once, as the API server is by kubectl.
+        // Whatever the timeout, one response is awaited, as kubectl does.
         let limit = match last {
             Some(_) => timeout,
             None => timeout.max(FIRST_ANSWER),
         };
         let next = async {
             let next = changes.next().await?;
-            // The agent has ended; the next one goes on where it was.
+            // The agent has ended; the next one continues.
             if next.is_none() {
                 changes = again(agent, pod).await;
             }
@@ -99,15 +107,15 @@ async fn wait_for(
             return Ok(None);
         };
         if let Some(details) = next? {
-            if let Some(said) = reached(pod, what, &details)? {
-                return Ok(Some(said));
+            if let Some(message) = reached(pod, what, &details)? {
+                return Ok(Some(message));
             }
             *last = Some(details);
         }
     }
 }
 
-/// Asks until an agent answers.
+/// Connects again until an agent responds.
 async fn again(agent: &Agent, pod: &PodName) -> Lines<PodDetails> {
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -117,7 +125,7 @@ async fn again(agent: &Agent, pod: &PodName) -> Lines<PodDetails> {
     }
 }
 
-/// What there is to say if it is as it was wanted.
+/// Returns the message if the condition is met.
 fn reached(pod: &PodName, what: What, details: &PodDetails) -> anyhow::Result<Option<String>> {
     if details.waiting_for.is_some() {
         return Ok(None);
@@ -138,27 +146,27 @@ fn is_ready(pod: &PodDetail) -> bool {
     ready && !pod.terminating && pod.report.update.is_none()
 }
 
-/// How a Pod stands that is not as it was wanted.
+/// Describes a Pod that does not meet the condition.
 fn state(name: &PodName, details: &PodDetails, now: Timestamp) -> String {
     let [pod] = details.pods.as_slice() else {
         return none(name, details);
     };
     let report = &pod.report;
-    let mut said = format!("{} is {}", full_name(pod), report.phase);
+    let mut text = report.phase.clone();
     for more in [&report.reason, &report.message] {
         if !more.is_empty() {
-            said = format!("{said}: {more}");
+            text = format!("{text}: {more}");
         }
     }
     if let Some(update) = &report.update {
         let reason = explained(&update.reason, &update.message);
-        said = format!("{said}; its update waits: {reason}");
+        text = format!("{text}; its update waits: {reason}");
     }
     for step in &report.steps {
-        said = format!("{said}; {} for {}", step.name, age(&step.since, now));
+        text = format!("{text}; {} for {}", step.name, age(&step.since, now));
     }
     let (ready, total) = (report.ready, report.total);
-    format!("{said} ({ready} of {total} containers are ready)")
+    format!("{text} ({ready} of {total} containers are ready)")
 }
 
 #[cfg(test)]
@@ -185,36 +193,36 @@ mod tests {
         }
     }
 
-    fn said(what: What, details: &PodDetails) -> Option<String> {
+    fn message(what: What, details: &PodDetails) -> Option<String> {
         reached(&"web".parse().unwrap(), what, details).unwrap()
     }
 
     #[test]
     fn ready_is_a_pod_whose_condition_holds_for_its_newest_version() {
         let is_ready = Some("default/web-n1 is ready".to_owned());
-        assert_eq!(said(What::Ready, &details("True")), is_ready);
-        assert_eq!(said(What::Ready, &details("False")), None);
+        assert_eq!(message(What::Ready, &details("True")), is_ready);
+        assert_eq!(message(What::Ready, &details("False")), None);
         let mut updating = details("True");
         updating.pods[0].report.update = Some(crate::pod::report::UpdateReport::default());
-        assert_eq!(said(What::Ready, &updating), None);
+        assert_eq!(message(What::Ready, &updating), None);
         let mut leaving = details("True");
         leaving.pods[0].terminating = true;
-        assert_eq!(said(What::Ready, &leaving), None);
-        assert_eq!(said(What::Deleted, &details("True")), None);
+        assert_eq!(message(What::Ready, &leaving), None);
+        assert_eq!(message(What::Deleted, &details("True")), None);
     }
 
     #[test]
-    fn gone_is_a_pod_that_is_not_there_once_the_agent_has_looked() {
+    fn a_pod_is_gone_if_it_is_missing_once_every_pod_is_synced() {
         let mut nothing = PodDetails::default();
         let gone = Some("web is gone".to_owned());
-        assert_eq!(said(What::Deleted, &nothing), gone);
-        assert_eq!(said(What::Ready, &nothing), None);
-        nothing.waiting_for = Some("the container runtime does not answer yet".into());
-        assert_eq!(said(What::Deleted, &nothing), None);
+        assert_eq!(message(What::Deleted, &nothing), gone);
+        assert_eq!(message(What::Ready, &nothing), None);
+        nothing.waiting_for = Some("the container runtime is not connected yet".into());
+        assert_eq!(message(What::Deleted, &nothing), None);
     }
 
     #[test]
-    fn who_waited_in_vain_is_told_how_the_pod_stands() {
+    fn a_timeout_shows_the_state_of_the_pod() {
         let name = "web".parse().unwrap();
         let now = "2026-01-01T00:01:35Z".parse().unwrap();
         let mut creating = details("False");
@@ -226,11 +234,11 @@ mod tests {
         }];
         assert_eq!(
             state(&name, &creating, now),
-            "default/web-n1 is Pending: ContainerCreating; RunPodSandbox for 95s (0 of 2 containers are ready)"
+            "Pending: ContainerCreating; RunPodSandbox for 95s (0 of 2 containers are ready)"
         );
         assert_eq!(
             state(&name, &details("False"), now),
-            "default/web-n1 is Pending: ErrImagePull (0 of 2 containers are ready)"
+            "Pending: ErrImagePull (0 of 2 containers are ready)"
         );
         assert!(state(&name, &PodDetails::default(), now).starts_with("there is no Pod web"));
     }

@@ -1,62 +1,21 @@
-//! The API server: the way there, the client certificate, and how the Node is registered.
-
-use std::path::PathBuf;
+//! The API server: its kubeconfig, the client certificate, and the registration of the Node.
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::Taint;
 
-use serde_json::Value;
-
-use super::{Flags, From, Given, Resolver, is_on};
+use super::values::{Resolved, Values};
 use crate::mirror::Settings;
 
-/// A Node of this agent takes no Pods of the scheduler's, since only static Pods run on it.
-const TAINT: &str = "podkeeper.io/static-only:NoSchedule";
-
-/// The kubelet's time for which a lease of the Node holds, in seconds.
-const LEASE: u32 = 40;
-
-/// What is said of the API server; `None` if there is none to be at. `port` is that of the node's own API.
-pub(super) fn load(
-    from: &mut Resolver,
-    flags: &Flags,
-    port: Option<u16>,
-) -> anyhow::Result<Option<Settings>> {
-    let mut path = |flag, path: &Option<PathBuf>| from.optional_path(flag, path.clone(), None);
-    let kubeconfig = path("kubeconfig", &flags.kubeconfig)?;
-    let bootstrap_kubeconfig = path("bootstrap-kubeconfig", &flags.bootstrap_kubeconfig)?;
-    let certificate_folder = path("cert-dir", &flags.cert_dir)?;
-    let field = Some("rotateCertificates");
-    let (rotate, at) = from.pick(
-        "rotate-certificates",
-        flags.rotate_certificates,
-        field,
-        is_on,
-    )?;
-    // A certificate that was got so is not for ever.
-    let rotate_certificates = rotate.unwrap_or(bootstrap_kubeconfig.is_some());
-    from.note("rotate-certificates", rotate_certificates, &at);
-    let register_node = from.switch(
-        "register-node",
-        flags.register_node,
-        "registerNode",
-        kubeconfig.is_some(),
-    )?;
-    let taints = taints(from, flags)?;
-    let read = |given: &Given| {
-        let number = given.value.as_u64().and_then(|n| u32::try_from(n).ok());
-        // As the API server has it.
-        let number = number.filter(|n| i32::try_from(*n).is_ok());
-        number.ok_or_else(|| format!("found {}, expected a smaller number", given.value))
-    };
-    let (lease, at) = from.pick(
-        "node-lease-duration-seconds",
-        flags.node_lease_duration_seconds,
-        Some("nodeLeaseDurationSeconds"),
-        read,
-    )?;
-    let lease_seconds = lease.unwrap_or(LEASE);
-    from.note("node-lease-duration-seconds", lease_seconds, &at);
+/// Settings of the API server; `None` if there is none. `port` is that of the node's own API.
+///
+/// # Errors
+/// A setting is invalid, or `--bootstrap-kubeconfig` is given alone.
+pub(super) fn load(values: &Values, port: Option<u16>) -> anyhow::Result<Option<Settings>> {
+    let kubeconfig = values.get("kubeconfig").optional_path()?;
+    let bootstrap_kubeconfig = values.get("bootstrap-kubeconfig").optional_path()?;
+    let certificate_folder = values.get("cert-dir").optional_path()?;
+    let taints = taints(values.get("register-with-taints"))?;
+    let lease_seconds = values.get("node-lease-duration-seconds").number()?;
     let Some(kubeconfig) = kubeconfig else {
         if bootstrap_kubeconfig.is_some() {
             bail!(
@@ -69,41 +28,22 @@ pub(super) fn load(
         kubeconfig,
         bootstrap_kubeconfig,
         certificate_folder,
-        rotate_certificates,
-        register_node,
+        rotate_certificates: values.get("rotate-certificates").is_on(),
+        register_node: values.get("register-node").is_on(),
         taints,
         lease_seconds,
         port,
     }))
 }
 
-/// Those given, or our own.
-fn taints(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Vec<Taint>> {
-    let flag = "register-with-taints";
-    let given = Some(flags.register_with_taints.clone()).filter(|given| !given.is_empty());
-    let read = |given: &Given| {
-        let taints = given.value.as_array().into_iter().flatten();
-        Ok(taints.map(written).collect::<Vec<String>>())
-    };
-    let (texts, at) = from.pick(flag, given, Some("registerWithTaints"), read)?;
-    let texts = texts.unwrap_or_else(|| vec![TAINT.to_owned()]);
-    from.note(flag, texts.join(","), &at);
+fn taints(setting: &Resolved) -> anyhow::Result<Vec<Taint>> {
+    let texts = setting.texts();
     let texts = texts.iter().filter(|text| !text.is_empty());
-    let at = at.or_flag(flag);
-    texts.map(|text| taint(text, &at)).collect()
+    texts.map(|text| taint(text, &setting.place())).collect()
 }
 
-/// A taint of a file as the flag has it.
-fn written(taint: &Value) -> String {
-    let part = |name: &str| taint[name].as_str().unwrap_or_default();
-    match part("value") {
-        "" => format!("{}:{}", part("key"), part("effect")),
-        value => format!("{}={value}:{}", part("key"), part("effect")),
-    }
-}
-
-/// Reads `KEY=VALUE:EFFECT` or `KEY:EFFECT`, which stands here.
-fn taint(text: &str, at: &From) -> anyhow::Result<Taint> {
+/// Parses `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
+fn taint(text: &str, place: &str) -> anyhow::Result<Taint> {
     let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     let (name, effect) = text.rsplit_once(':').unwrap_or((text, ""));
     let (key, value) = match name.split_once('=') {
@@ -112,7 +52,7 @@ fn taint(text: &str, at: &From) -> anyhow::Result<Taint> {
     };
     if key.is_empty() || !effects.contains(&effect) {
         bail!(
-            "{at}: found {text:?}, expected KEY=VALUE:EFFECT with one of the effects {}",
+            "{place}: found {text:?}, expected KEY=VALUE:EFFECT with one of the effects {}",
             effects.join(", ")
         );
     }
@@ -122,4 +62,58 @@ fn taint(text: &str, at: &From) -> anyhow::Result<Taint> {
         effect: effect.to_owned(),
         time_added: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{config, setting, with_fields};
+
+    #[test]
+    fn an_api_server_is_used_only_with_a_kubeconfig() {
+        let none = config("--pod-manifest-path=/m").unwrap();
+        assert_eq!(none.api_server, None);
+        assert_eq!(setting(&none, "register-node"), "false default");
+        let line = "--pod-manifest-path=/m --kubeconfig=/k";
+        let api = config(line).unwrap().api_server.unwrap();
+        assert!(api.register_node && !api.rotate_certificates);
+        let taint = |taint: &k8s_openapi::api::core::v1::Taint| {
+            let value = taint.value.clone().unwrap_or_default();
+            format!("{}={value}:{}", taint.key, taint.effect)
+        };
+        let taints = |config: crate::mirror::Settings| -> Vec<String> {
+            config.taints.iter().map(taint).collect()
+        };
+        assert_eq!(taints(api), ["podkeeper.io/static-only=:NoSchedule"]);
+        let given = format!("{line} --register-with-taints=a=b:NoExecute,c:PreferNoSchedule");
+        let api = config(&given).unwrap().api_server.unwrap();
+        assert_eq!(taints(api), ["a=b:NoExecute", "c=:PreferNoSchedule"]);
+        let file = "registerNode: false\nnodeLeaseDurationSeconds: 60\nregisterWithTaints:\n\
+                    - {key: a, value: b, effect: NoExecute}\n- {key: c, effect: PreferNoSchedule}\n";
+        let given = with_fields("--kubeconfig=/k", file).unwrap();
+        let given = given.api_server.unwrap();
+        assert!(!given.register_node);
+        assert_eq!(given.lease_seconds, 60);
+        assert_eq!(taints(given), ["a=b:NoExecute", "c=:PreferNoSchedule"]);
+        let given = with_fields("--kubeconfig=/k", "registerWithTaints: []").unwrap();
+        assert_eq!(taints(given.api_server.unwrap()), [""; 0]);
+        for (field, expected) in [
+            ("registerWithTaints: [a]", "expected a list of taints"),
+            (
+                "registerWithTaints: [{key: a, effect: Never}]",
+                "registerWithTaints: found \"a:Never\", expected KEY=VALUE:EFFECT",
+            ),
+            (
+                "nodeLeaseDurationSeconds: 4000000000",
+                "expected a smaller number",
+            ),
+        ] {
+            let error = with_fields("--kubeconfig=/k", field).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let none = config(&format!("{line} --register-with-taints=")).unwrap();
+        assert_eq!(taints(none.api_server.unwrap()), [""; 0]);
+        let api = config(&format!("{line} --bootstrap-kubeconfig=/b")).unwrap();
+        assert!(api.api_server.unwrap().rotate_certificates);
+    }
 }

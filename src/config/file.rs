@@ -7,92 +7,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::parse_duration;
+use super::kind::Kind;
+use super::setting::Definition;
+use super::table::SETTINGS;
 use crate::manifest::document::{self, Document};
 use crate::manifest::{Problem, path};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
 
-/// What a field holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Text,
-    /// A text; the empty one does not leave the default, but says that there is to be none.
-    TextOrNone,
-    Texts,
-    /// Header names with lists of values.
-    Headers,
-    Duration,
-    Count,
-    /// A number from 0, which means none, to 65535.
-    Port,
-    /// A number of this much or more, which 0 does not leave at its default.
-    AtLeast(u64),
-    /// The same from 0 to 100.
-    Percent,
-    Bool,
-    /// Taints of a Node, each an object.
-    Taints,
-    OneOf(&'static [&'static str]),
+/// The fields of the settings, with the types of their values.
+pub(super) fn fields() -> impl Iterator<Item = (&'static str, Kind)> {
+    let field = |known: &'static Definition| Some((known.field?, known.kind));
+    SETTINGS.iter().filter_map(field)
 }
 
-/// The fields that are carried out.
-pub(super) const FIELDS: [(&str, Kind); 45] = [
-    ("staticPodPath", Kind::Text),
-    ("fileCheckFrequency", Kind::Duration),
-    ("staticPodURL", Kind::Text),
-    ("staticPodURLHeader", Kind::Headers),
-    ("httpCheckFrequency", Kind::Duration),
-    ("containerRuntimeEndpoint", Kind::Text),
-    ("podLogsDir", Kind::Text),
-    ("containerLogMaxSize", Kind::Text),
-    ("containerLogMaxFiles", Kind::AtLeast(2)),
-    ("containerLogMonitorInterval", Kind::Duration),
-    ("imageGCHighThresholdPercent", Kind::Percent),
-    ("imageGCLowThresholdPercent", Kind::Percent),
-    ("imageMinimumGCAge", Kind::Duration),
-    ("imageMaximumGCAge", Kind::Duration),
-    ("clusterDNS", Kind::Texts),
-    ("clusterDomain", Kind::Text),
-    ("resolvConf", Kind::TextOrNone),
-    ("cgroupDriver", Kind::OneOf(&["cgroupfs", "systemd"])),
-    ("seccompDefault", Kind::Bool),
-    ("rotateCertificates", Kind::Bool),
-    ("allowedUnsafeSysctls", Kind::Texts),
-    ("maxPods", Kind::Count),
-    ("port", Kind::Port),
-    ("tlsCertFile", Kind::Text),
-    ("tlsPrivateKeyFile", Kind::Text),
-    (
-        "tlsMinVersion",
-        Kind::OneOf(&["VersionTLS12", "VersionTLS13"]),
-    ),
-    ("tlsCipherSuites", Kind::Texts),
-    ("registerNode", Kind::Bool),
-    ("registerWithTaints", Kind::Taints),
-    ("nodeLeaseDurationSeconds", Kind::Count),
-    ("authentication.anonymous.enabled", Kind::Bool),
-    ("authentication.webhook.enabled", Kind::Bool),
-    ("authentication.webhook.cacheTTL", Kind::Duration),
-    ("authentication.x509.clientCAFile", Kind::Text),
-    (
-        "authorization.mode",
-        Kind::OneOf(&["AlwaysAllow", "Webhook"]),
-    ),
-    ("authorization.webhook.cacheAuthorizedTTL", Kind::Duration),
-    ("authorization.webhook.cacheUnauthorizedTTL", Kind::Duration),
-    ("streamingConnectionIdleTimeout", Kind::Duration),
-    ("readOnlyPort", Kind::Port),
-    ("address", Kind::Text),
-    ("healthzPort", Kind::Port),
-    ("healthzBindAddress", Kind::Text),
-    ("crashLoopBackOff.maxContainerRestartPeriod", Kind::Duration),
-    ("logging.format", Kind::OneOf(&["text", "json"])),
-    ("logging.verbosity", Kind::Count),
-];
-
-/// One field as it is set, and by what.
+/// One field that a file sets.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Given {
     pub(super) value: Value,
@@ -102,12 +32,12 @@ pub(super) struct Given {
     pub(super) place: String,
 }
 
-/// All that the files say.
+/// All fields that the files set.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Files {
-    /// The fields that are carried out.
+    /// The fields of settings.
     given: BTreeMap<&'static str, Given>,
-    /// Those that are not, with what was probably meant.
+    /// All other fields, with the one that was probably meant.
     pub(super) ignored: Vec<String>,
 }
 
@@ -115,7 +45,7 @@ impl Files {
     /// Reads the main file and the drop-ins.
     ///
     /// # Errors
-    /// A file cannot be read, or something in it is wrong: every problem with its place.
+    /// A file cannot be read, or a field is invalid: every problem with its place.
     pub(super) fn read(main: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<Self> {
         let mut files = Self::default();
         for file in main
@@ -134,7 +64,7 @@ impl Files {
         self.given.get(field)
     }
 
-    /// Takes in one file, which wins over those before it.
+    /// Reads one file, which wins over those before it.
     fn add(&mut self, file: &Path) -> anyhow::Result<()> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let document = document::read_one(&bytes, KIND);
@@ -159,17 +89,15 @@ impl Files {
             return problems;
         }
         for (field, value) in leaves(&document.value) {
-            let known = FIELDS.iter().find(|(known, _)| *known == field);
-            let Some((known, kind)) = known else {
+            let Some((known, kind)) = fields().find(|(known, _)| *known == field) else {
                 self.ignored.push(ignored(&field));
                 continue;
             };
-            // As the kubelet has it: nothing, zero and, for most, the empty text leave the default.
-            if value.is_null() || (value == "" && *kind != Kind::TextOrNone) {
+            if value.is_null() {
                 continue;
             }
-            match check(value, *kind) {
-                Err(message) => problems.push(document.places.problem(&field, message)),
+            match kind.check(value) {
+                Err(message) => problems.push(document.spans.problem(&field, message)),
                 Ok(false) => {}
                 Ok(true) => self.set(known, value, file, document),
             }
@@ -178,7 +106,7 @@ impl Files {
     }
 
     fn set(&mut self, field: &'static str, value: &Value, file: &Path, document: &Document) {
-        let place = place(file, &document.places.problem(field, ""));
+        let place = place(file, &document.spans.problem(field, ""));
         let mut given = Given {
             value: value.clone(),
             file: file.to_owned(),
@@ -195,7 +123,7 @@ impl Files {
     }
 }
 
-/// `*.conf`, by name.
+/// Returns the files `*.conf`, by name.
 fn drop_ins(folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
     let Some(folder) = folder else {
         return Ok(vec![]);
@@ -215,7 +143,7 @@ fn drop_ins(folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A problem as a compiler would write it.
+/// Formats a problem as a compiler does.
 fn place(file: &Path, problem: &Problem) -> String {
     let gap = if problem.line == 0 { ": " } else { ":" };
     format!("{}{gap}{problem}", file.display())
@@ -224,7 +152,7 @@ fn place(file: &Path, problem: &Problem) -> String {
 fn check_kind(document: &Document) -> Vec<Problem> {
     if !document.value.is_object() {
         let message = format!("expected a {KIND} (an object with apiVersion and kind)");
-        return vec![document.places.problem("", message)];
+        return vec![document.spans.problem("", message)];
     }
     let mut problems = vec![];
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
@@ -233,13 +161,13 @@ fn check_kind(document: &Document) -> Vec<Problem> {
             Value::Null => format!("missing, expected {expected:?}"),
             found => format!("found {found}, expected {expected:?}"),
         };
-        problems.push(document.places.problem(field, message));
+        problems.push(document.spans.problem(field, message));
     }
     problems
 }
 
-/// The fields with their paths: an object of which only some fields are carried out is taken field by
-/// field, all else as it is.
+/// Returns the fields with their paths: an object of which only some fields are settings is split into its
+/// fields, others are whole.
 fn leaves(value: &Value) -> Vec<(String, &Value)> {
     let fields = value.as_object().into_iter().flatten();
     let fields = fields.filter(|(name, _)| !["kind", "apiVersion"].contains(&name.as_str()));
@@ -257,7 +185,7 @@ fn add_leaves<'a>(path: String, value: &'a Value, leaves: &mut Vec<(String, &'a 
             .is_some_and(|k| k.starts_with('.'))
     };
     match value {
-        Value::Object(inner) if FIELDS.iter().any(|(known, _)| within(known)) => {
+        Value::Object(inner) if fields().any(|(known, _)| within(known)) => {
             for (name, value) in inner {
                 add_leaves(path::key(&path, name), value, leaves);
             }
@@ -268,57 +196,149 @@ fn add_leaves<'a>(path: String, value: &'a Value, leaves: &mut Vec<(String, &'a 
 
 fn ignored(field: &str) -> String {
     let likeness = |known: &&str| strsim::damerau_levenshtein(known, field);
-    let known = FIELDS.iter().map(|(known, _)| *known);
+    let known = fields().map(|(known, _)| known);
     match known.min_by_key(likeness) {
         Some(known) if likeness(&known) <= 2 => format!("{field} (did you mean {known}?)"),
         _ => field.to_owned(),
     }
 }
 
-/// Whether a value says something, of the right type.
-fn check(value: &Value, kind: Kind) -> Result<bool, String> {
-    let wrong = |expected: &str| Err(format!("found {value}, expected {expected}"));
-    match (kind, value) {
-        (Kind::Text | Kind::TextOrNone, Value::String(_)) | (Kind::Bool, Value::Bool(_)) => {
-            Ok(true)
-        }
-        (Kind::Text | Kind::TextOrNone, _) => wrong("a string"),
-        (Kind::Texts, Value::Array(list)) if list.iter().all(Value::is_string) => {
-            Ok(!list.is_empty())
-        }
-        (Kind::Texts, _) => wrong("a list of strings"),
-        (Kind::Headers, Value::Object(map)) => {
-            let texts = |v: &Value| v.as_array().is_some_and(|l| l.iter().all(Value::is_string));
-            if map.values().all(texts) {
-                return Ok(!map.is_empty());
-            }
-            // Without the values, which may be secrets.
-            Err("expected a list of strings for each header".to_owned())
-        }
-        (Kind::Headers, _) => Err("expected headers with lists of values".to_owned()),
-        (Kind::Duration, Value::String(text)) => Ok(!parse_duration(text)?.is_zero()),
-        (Kind::Duration, _) => wrong("a duration such as 20s or 1m30s"),
-        (Kind::Count, Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64() != Some(0)),
-        (Kind::Count, _) => wrong("a number, 0 or more"),
-        (Kind::Port, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 65535) => Ok(true),
-        (Kind::Port, _) => wrong("a port, 0 to 65535"),
-        (Kind::AtLeast(least), Value::Number(n)) if n.as_u64().is_some_and(|n| n >= least) => {
-            Ok(true)
-        }
-        (Kind::AtLeast(least), _) => wrong(&format!("a number, {least} or more")),
-        (Kind::Percent, Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 100) => Ok(true),
-        (Kind::Percent, _) => wrong("a number from 0 to 100"),
-        (Kind::Bool, _) => wrong("true or false"),
-        (Kind::Taints, Value::Array(list)) if list.iter().all(is_taint) => Ok(true),
-        (Kind::Taints, _) => wrong("a list of taints with key, value and effect"),
-        (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(true),
-        (Kind::OneOf(words), _) => wrong(&format!("one of {}", words.join(", "))),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{kubelet, setting, url, with_files};
 
-/// Whether this is a taint as far as its form goes: a key and an effect, with a value or without.
-fn is_taint(value: &Value) -> bool {
-    value["key"].is_string()
-        && value["effect"].is_string()
-        && (value["value"].is_null() || value["value"].is_string())
+    #[test]
+    fn flags_win_over_drop_ins_and_they_over_the_file() {
+        let config = with_files(
+            &[
+                (
+                    "config.yaml",
+                    &kubelet(
+                        "staticPodPath: pods\nclusterDomain: a\nhttpCheckFrequency: 1s\nstaticPodURLHeader: {a: ['1'], b: ['1']}\n",
+                    ),
+                ),
+                (
+                    "conf.d/20-b.conf",
+                    "{\"apiVersion\": \"kubelet.config.k8s.io/v1beta1\", \"kind\": \"KubeletConfiguration\", \"clusterDomain\": \"c\", \"staticPodURLHeader\": {\"b\": [\"2\"]}}",
+                ),
+                (
+                    "conf.d/10-a.conf",
+                    &kubelet("clusterDomain: b\nhttpCheckFrequency: 2s\n"),
+                ),
+                ("conf.d/30-c.yaml", "not looked at"),
+            ],
+            "--config=@/config.yaml --config-dir=@/conf.d --manifest-url=http://h/ --http-check-frequency=3s",
+        );
+        let config = config.unwrap();
+        assert_eq!(
+            setting(&config, "pod-manifest-path"),
+            "@/pods @/config.yaml"
+        );
+        assert_eq!(setting(&config, "cluster-domain"), "c @/conf.d/20-b.conf");
+        assert_eq!(setting(&config, "http-check-frequency"), "3s flag");
+        let headers = url(&config).request.headers.iter();
+        let headers = headers.map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
+        assert_eq!(headers.collect::<Vec<_>>(), ["a=1", "b=2"]);
+    }
+
+    // Long since it lists its cases.
+    #[test]
+    fn an_invalid_field_of_a_file_is_reported_with_its_place() {
+        for (text, expected) in [
+            (
+                kubelet("staticPodPath: 7\n"),
+                "@/c:3:16: staticPodPath: found 7, expected a string",
+            ),
+            (
+                kubelet("clusterDNS: 10.0.0.1\n"),
+                "@/c:3:13: clusterDNS: found \"10.0.0.1\", expected a list of strings",
+            ),
+            (
+                kubelet("clusterDNS: [here]\n"),
+                "@/c:3:13: clusterDNS: found \"here\", expected an IP address",
+            ),
+            (
+                kubelet("httpCheckFrequency: 20\n"),
+                "@/c:3:21: httpCheckFrequency: found 20, expected a duration",
+            ),
+            (
+                kubelet("httpCheckFrequency: fast\n"),
+                "@/c:3:21: httpCheckFrequency: found \"fast\", expected a duration",
+            ),
+            (
+                kubelet("cgroupDriver: none\n"),
+                "@/c:3:15: cgroupDriver: found \"none\", expected one of cgroupfs, systemd",
+            ),
+            (
+                kubelet("logging: {format: xml}\n"),
+                "@/c:3:19: logging.format: found \"xml\", expected one of text, json",
+            ),
+            (
+                kubelet("staticPodURL: ftp://h/\n"),
+                "@/c:3:15: staticPodURL: found a URL that begins with \"ftp\"",
+            ),
+            (
+                kubelet("staticPodURLHeader: {a: secret}\n"),
+                "@/c:3:21: staticPodURLHeader: expected a list of strings for each header",
+            ),
+            (
+                kubelet("containerRuntimeEndpoint: tcp://h\n"),
+                "@/c:3:27: containerRuntimeEndpoint: found \"tcp://h\", expected the runtime's Unix socket",
+            ),
+            (
+                kubelet("containerLogMaxSize: lots\n"),
+                "@/c:3:22: containerLogMaxSize: found \"lots\", expected a size such as 10Mi",
+            ),
+            (
+                kubelet("containerLogMaxFiles: 1\n"),
+                "@/c:3:23: containerLogMaxFiles: found 1, expected a number, 2 or more",
+            ),
+            (
+                kubelet("imageGCLowThresholdPercent: 120\n"),
+                "@/c:3:29: imageGCLowThresholdPercent: found 120, expected a number from 0 to 100",
+            ),
+            (
+                kubelet("imageGCHighThresholdPercent: 50\nimageGCLowThresholdPercent: 60\n"),
+                "@/c:4:29: imageGCLowThresholdPercent: found 60, expected less than the high threshold, 50",
+            ),
+            (
+                kubelet("clusterDomain: a\nclusterDomain: b\n"),
+                "@/c:4:1: clusterDomain: the field is given twice",
+            ),
+            (
+                "kind: KubeletConfiguration\n".to_owned(),
+                "@/c:1:1: apiVersion: missing, expected \"kubelet.config.k8s.io/v1beta1\"",
+            ),
+            (
+                kubelet("").replace("v1beta1", "v1"),
+                "@/c:1:13: apiVersion: found \"kubelet.config.k8s.io/v1\", expected",
+            ),
+            ("[]".to_owned(), "@/c:1:1: expected a KubeletConfiguration"),
+            (
+                String::new(),
+                "@/c: found nothing in the file, expected a KubeletConfiguration",
+            ),
+            ("a: [".to_owned(), "@/c:"),
+        ] {
+            let error = with_files(&[("c", &text)], "--config=@/c --pod-manifest-path=/m");
+            let error = error
+                .err()
+                .unwrap_or_else(|| panic!("{text} was accepted"))
+                .to_string();
+            assert!(error.starts_with(expected), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let config = with_files(
+            &[("c", &kubelet("staticPodPaht: /m\npodsPerCore: 3\n"))],
+            "--config=@/c --pod-manifest-path=/m",
+        );
+        let limited = with_files(
+            &[("c", &kubelet("maxPods: 3\n"))],
+            "--config=@/c --pod-manifest-path=/m",
+        );
+        assert_eq!(limited.unwrap().node.max_pods, 3);
+        let warning = "fields of the KubeletConfiguration without effect here: podsPerCore, \
+                       staticPodPaht (did you mean staticPodPath?)";
+        assert_eq!(config.unwrap().warnings, [warning]);
+    }
 }

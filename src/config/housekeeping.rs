@@ -1,91 +1,54 @@
-//! Housekeeping: the rotation of containers' logs, and when images are removed.
-
-use std::time::Duration;
+//! Housekeeping: rotation of containers' logs, and garbage collection of images.
 
 use anyhow::bail;
 
-use super::{Flags, From, Given, Resolver, text};
-use crate::manifest::quantity;
+use super::values::Values;
 use crate::node::image_gc::Policy;
 use crate::node::log_rotation::Rotation;
+use crate::units::quantity;
 
-const MAX_SIZE: &str = "10Mi";
-const MAX_FILES: u16 = 5;
-const MONITOR_INTERVAL: Duration = Duration::from_secs(10);
-const HIGH_PERCENT: u8 = 85;
-const LOW_PERCENT: u8 = 80;
-const MIN_AGE: Duration = Duration::from_secs(120);
-
-pub(super) fn log_rotation(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Rotation> {
-    let given = flags.container_log_max_size.clone();
-    let field = Some("containerLogMaxSize");
-    let flag = "container-log-max-size";
-    let (size, at) = from.pick(flag, given, field, |given| Ok(text(given)))?;
-    let size = size.unwrap_or_else(|| MAX_SIZE.to_owned());
-    let max_size = log_size(&size, &at)?;
-    from.note(flag, size, &at);
-    let max_files = number(
-        from,
-        "container-log-max-files",
-        flags.container_log_max_files,
-        "containerLogMaxFiles",
-        MAX_FILES,
-    )?;
-    let interval = from.period(
-        "container-log-monitor-interval",
-        flags.container_log_monitor_interval,
-        "containerLogMonitorInterval",
-        MONITOR_INTERVAL,
-    )?;
+/// # Errors
+/// A setting is invalid.
+pub(super) fn log_rotation(values: &Values) -> anyhow::Result<Rotation> {
+    let max_files: u16 = values.get("container-log-max-files").number()?;
     Ok(Rotation {
-        max_size,
-        max_files: max_files.0.into(),
-        interval,
+        max_size: values.get("container-log-max-size").parse(log_size)?,
+        max_files: max_files.into(),
+        interval: values.get("container-log-monitor-interval").duration()?,
     })
 }
 
 /// A size in bytes; `None` for a negative one, with which no log is rotated.
-fn log_size(text: &str, at: &From) -> anyhow::Result<Option<u64>> {
+fn log_size(text: &str) -> Result<Option<u64>, String> {
     match quantity::parse(text).map(quantity::Quantity::value) {
         Some(size) if size > 0 => Ok(Some(size.unsigned_abs())),
         Some(size) if size < 0 => Ok(None),
-        _ => bail!("{at}: found {text:?}, expected a size such as 10Mi, or -1 to rotate no logs"),
+        _ => Err(format!(
+            "found {text:?}, expected a size such as 10Mi, or -1 to rotate no logs"
+        )),
     }
 }
 
-pub(super) fn image_gc(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Policy> {
-    let (high_percent, _) = number(
-        from,
-        "image-gc-high-threshold",
-        flags.image_gc_high_threshold,
-        "imageGCHighThresholdPercent",
-        HIGH_PERCENT,
-    )?;
-    let (low_percent, at) = number(
-        from,
-        "image-gc-low-threshold",
-        flags.image_gc_low_threshold,
-        "imageGCLowThresholdPercent",
-        LOW_PERCENT,
-    )?;
+/// # Errors
+/// A setting is invalid, or two of them contradict each other.
+pub(super) fn image_gc(values: &Values) -> anyhow::Result<Policy> {
+    let high_percent = values.get("image-gc-high-threshold").number()?;
+    let low = values.get("image-gc-low-threshold");
+    let low_percent = low.number()?;
     if low_percent >= high_percent {
-        let at = at.or_flag("image-gc-low-threshold");
-        bail!("{at}: found {low_percent}, expected less than the high threshold, {high_percent}");
+        bail!(
+            "{}: found {low_percent}, expected less than the high threshold, {high_percent}",
+            low.place()
+        );
     }
-    let (min_age, _) = from.duration(
-        "minimum-image-ttl-duration",
-        flags.minimum_image_ttl_duration,
-        "imageMinimumGCAge",
-        MIN_AGE,
-    )?;
-    let (max_age, at) = from.duration(
-        "image-maximum-gc-age",
-        flags.image_maximum_gc_age,
-        "imageMaximumGCAge",
-        Duration::ZERO,
-    )?;
+    let min_age = values.get("minimum-image-ttl-duration").duration()?;
+    let max = values.get("image-maximum-gc-age");
+    let max_age = max.duration()?;
     if !max_age.is_zero() && max_age <= min_age {
-        bail!("{at}: found {max_age:?}, expected more than the minimum age, {min_age:?}");
+        bail!(
+            "{}: found {max_age:?}, expected more than the minimum age, {min_age:?}",
+            max.place()
+        );
     }
     Ok(Policy {
         high_percent,
@@ -95,20 +58,98 @@ pub(super) fn image_gc(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Pol
     })
 }
 
-/// A number that has a default. The flags' and the file's own checks see to it that it is in range.
-fn number<T: Copy + TryFrom<u64> + std::fmt::Display>(
-    from: &mut Resolver,
-    flag: &'static str,
-    given: Option<T>,
-    field: &'static str,
-    default: T,
-) -> anyhow::Result<(T, From)> {
-    let read = |given: &Given| {
-        let number = given.value.as_u64().and_then(|n| T::try_from(n).ok());
-        number.ok_or_else(|| format!("found {}, expected a smaller number", given.value))
-    };
-    let (number, at) = from.pick(flag, given, Some(field), read)?;
-    let number = number.unwrap_or(default);
-    from.note(flag, number, &at);
-    Ok((number, at))
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::tests::{config, kubelet, setting, with_files};
+
+    // Long since it lists its cases.
+    #[test]
+    fn housekeeping_is_set_as_the_kubelets_is() {
+        let defaults = config("--pod-manifest-path=/m").unwrap();
+        let rotation = Rotation {
+            max_size: Some(10 << 20),
+            max_files: 5,
+            interval: Duration::from_secs(10),
+        };
+        let policy = Policy {
+            high_percent: 85,
+            low_percent: 80,
+            min_age: Duration::from_secs(120),
+            max_age: None,
+        };
+        assert_eq!(defaults.log_rotation, rotation);
+        assert_eq!(defaults.image_gc, policy);
+        let links = &defaults.paths.container_logs;
+        assert_eq!(links, Path::new("/var/log/containers"));
+        let file = "containerLogMaxSize: 1M\ncontainerLogMaxFiles: 3\ncontainerLogMonitorInterval: 3s\n\
+                    imageGCHighThresholdPercent: 9\nimageGCLowThresholdPercent: 0\n\
+                    imageMinimumGCAge: 1m\nimageMaximumGCAge: 24h\n";
+        let given = with_files(
+            &[("config.yaml", &kubelet(file))],
+            "--config=@/config.yaml --pod-manifest-path=/m --container-logs-dir=/links",
+        );
+        let given = given.unwrap();
+        let rotation = Rotation {
+            max_size: Some(1_000_000),
+            max_files: 3,
+            interval: Duration::from_secs(3),
+        };
+        let policy = Policy {
+            high_percent: 9,
+            low_percent: 0,
+            min_age: Duration::from_secs(60),
+            max_age: Some(Duration::from_secs(24 * 3600)),
+        };
+        assert_eq!(given.log_rotation, rotation);
+        assert_eq!(given.image_gc, policy);
+        assert_eq!(given.paths.container_logs, Path::new("/links"));
+        assert_eq!(given.warnings, [""; 0]);
+        for (line, name, expected) in [
+            (
+                "--container-log-max-size=1Gi",
+                "container-log-max-size",
+                "1Gi",
+            ),
+            (
+                "--container-log-max-size=-1",
+                "container-log-max-size",
+                "-1",
+            ),
+            (
+                "--container-log-max-size -1",
+                "container-log-max-size",
+                "-1",
+            ),
+            (
+                "--container-log-max-files=9",
+                "container-log-max-files",
+                "9",
+            ),
+            (
+                "--image-gc-high-threshold=100",
+                "image-gc-high-threshold",
+                "100",
+            ),
+            ("--image-gc-low-threshold=0", "image-gc-low-threshold", "0"),
+            (
+                "--minimum-image-ttl-duration=0s",
+                "minimum-image-ttl-duration",
+                "0s",
+            ),
+            (
+                "--image-maximum-gc-age=48h",
+                "image-maximum-gc-age",
+                "172800s",
+            ),
+        ] {
+            let given = config(&format!("--pod-manifest-path=/m {line}")).unwrap();
+            assert_eq!(setting(&given, name), format!("{expected} flag"), "{line}");
+        }
+        let never = config("--pod-manifest-path=/m --container-log-max-size=-1").unwrap();
+        assert_eq!(never.log_rotation.max_size, None);
+    }
 }

@@ -1,94 +1,49 @@
-//! The node's API over HTTPS: where it is served, and to whom.
+//! The node's API over HTTPS: its address, TLS, authentication and authorization.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::bail;
-use serde_json::Value;
 
-use super::flags::Mode;
-use super::{Flags, Given, Resolver, ports, text};
+use super::values::{Resolved, Values};
 use crate::server::{Authorization, HttpsSettings, known_cipher_suites};
 
-/// The kubelet's port.
-const PORT: u16 = 10250;
-/// The kubelet's times.
-const TOKEN_TTL: Duration = Duration::from_secs(120);
-const AUTHORIZED_TTL: Duration = Duration::from_secs(300);
-const UNAUTHORIZED_TTL: Duration = Duration::from_secs(30);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
-
-/// How the node's API is served; `None` if it is not. It is where there is an API server that may ask, or
-/// where it is asked for.
-pub(super) fn load(
-    from: &mut Resolver,
-    flags: &Flags,
-    has_api_server: bool,
-) -> anyhow::Result<Option<HttpsSettings>> {
-    let (port, at) = from.pick("port", flags.port, Some("port"), ports::port)?;
-    let port = port.unwrap_or(if has_api_server { PORT } else { 0 });
-    from.note("port", port, &at);
-    let (address, _) = ports::address(from, flags)?;
-    // An API server is on another machine.
-    let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let mut shown = from.settings.iter_mut();
-    if let Some(shown) = shown.find(|s| s.name == "address" && port != 0) {
-        // In place of the other port's, which is open to this machine only unless told otherwise.
-        shown.value = address.to_string();
-    }
+/// Settings of the node's API; `None` if its port is 0. By default it is served where there is an API server
+/// that may call it.
+///
+/// # Errors
+/// A setting is invalid, or the certificate or its key is given alone.
+pub(super) fn load(values: &Values) -> anyhow::Result<Option<HttpsSettings>> {
+    let port = values.get("port").number()?;
+    let address = values.get("address");
+    let address = if address.is_given() {
+        address.address()?
+    } else {
+        // An API server is on another machine.
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let duration = |flag| values.get(flag).duration();
     let settings = HttpsSettings {
         address: SocketAddr::new(address, port),
-        certificate: certificate(from, flags)?,
-        only_tls13: only_tls13(from, flags)?,
-        cipher_suites: cipher_suites(from, flags)?,
-        client_ca_file: from.optional_path(
-            "client-ca-file",
-            flags.client_ca_file.clone(),
-            Some("authentication.x509.clientCAFile"),
-        )?,
-        token_reviews: from.switch(
-            "authentication-token-webhook",
-            flags.authentication_token_webhook,
-            "authentication.webhook.enabled",
-            has_api_server,
-        )?,
-        token_ttl: from.period(
-            "authentication-token-webhook-cache-ttl",
-            flags.authentication_token_webhook_cache_ttl,
-            "authentication.webhook.cacheTTL",
-            TOKEN_TTL,
-        )?,
-        anonymous: from.switch(
-            "anonymous-auth",
-            flags.anonymous_auth,
-            "authentication.anonymous.enabled",
-            false,
-        )?,
-        authorization: authorization(from, flags)?,
-        authorized_ttl: from.period(
-            "authorization-webhook-cache-authorized-ttl",
-            flags.authorization_webhook_cache_authorized_ttl,
-            "authorization.webhook.cacheAuthorizedTTL",
-            AUTHORIZED_TTL,
-        )?,
-        unauthorized_ttl: from.period(
-            "authorization-webhook-cache-unauthorized-ttl",
-            flags.authorization_webhook_cache_unauthorized_ttl,
-            "authorization.webhook.cacheUnauthorizedTTL",
-            UNAUTHORIZED_TTL,
-        )?,
-        idle_timeout: from.period(
-            "streaming-connection-idle-timeout",
-            flags.streaming_connection_idle_timeout,
-            "streamingConnectionIdleTimeout",
-            IDLE_TIMEOUT,
-        )?,
+        certificate: certificate(values)?,
+        only_tls13: values.get("tls-min-version").text() == "VersionTLS13",
+        cipher_suites: cipher_suites(values.get("tls-cipher-suites"))?,
+        client_ca_file: values.get("client-ca-file").optional_path()?,
+        token_reviews: values.get("authentication-token-webhook").is_on(),
+        token_ttl: duration("authentication-token-webhook-cache-ttl")?,
+        anonymous: values.get("anonymous-auth").is_on(),
+        authorization: match values.get("authorization-mode").text().as_str() {
+            "AlwaysAllow" => Authorization::AlwaysAllow,
+            _ => Authorization::Webhook,
+        },
+        authorized_ttl: duration("authorization-webhook-cache-authorized-ttl")?,
+        unauthorized_ttl: duration("authorization-webhook-cache-unauthorized-ttl")?,
+        idle_timeout: duration("streaming-connection-idle-timeout")?,
     };
     Ok((port != 0).then_some(settings))
 }
 
-/// What there is to say of a port that lets others do what only the node's owner should.
+/// A warning if the port lets anybody run commands in containers.
 pub(super) fn warning(settings: &HttpsSettings) -> Option<String> {
     let open = settings.anonymous && settings.authorization == Authorization::AlwaysAllow;
     open.then(|| {
@@ -101,11 +56,9 @@ pub(super) fn warning(settings: &HttpsSettings) -> Option<String> {
 }
 
 /// The serving certificate and its key: both or none.
-fn certificate(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
-    let given = flags.tls_cert_file.clone();
-    let certificate = from.optional_path("tls-cert-file", given, Some("tlsCertFile"))?;
-    let given = flags.tls_private_key_file.clone();
-    let key = from.optional_path("tls-private-key-file", given, Some("tlsPrivateKeyFile"))?;
+fn certificate(values: &Values) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+    let certificate = values.get("tls-cert-file").optional_path()?;
+    let key = values.get("tls-private-key-file").optional_path()?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
         (None, None) => Ok(None),
@@ -114,50 +67,18 @@ fn certificate(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Option<(Pat
     }
 }
 
-/// Whether TLS 1.2 is not taken.
-fn only_tls13(from: &mut Resolver, flags: &Flags) -> anyhow::Result<bool> {
-    let (given, flag) = (flags.tls_min_version.clone(), "tls-min-version");
-    let (version, at) = from.pick(flag, given, Some("tlsMinVersion"), |given| Ok(text(given)))?;
-    let version = version.unwrap_or_else(|| "VersionTLS12".to_owned());
-    from.note(flag, &version, &at);
-    Ok(version == "VersionTLS13")
-}
-
-/// The names of cipher suites that are taken; empty for all.
-fn cipher_suites(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Vec<String>> {
-    let (given, flag) = (flags.tls_cipher_suites.clone(), "tls-cipher-suites");
-    let given = Some(given).filter(|given| !given.is_empty());
-    let read = |given: &Given| {
-        let texts = given.value.as_array().into_iter().flatten();
-        Ok(texts.filter_map(Value::as_str).map(str::to_owned).collect())
-    };
-    let (names, at) = from.pick(flag, given, Some("tlsCipherSuites"), read)?;
-    let names: Vec<String> = names.unwrap_or_default();
-    from.note(flag, names.join(","), &at);
+/// Names of the accepted cipher suites; empty for all.
+fn cipher_suites(setting: &Resolved) -> anyhow::Result<Vec<String>> {
+    let names = setting.texts();
     let known = known_cipher_suites();
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-        let at = at.or_flag(flag);
         bail!(
-            "{at}: found {unknown:?}, expected some of {}",
+            "{}: found {unknown:?}, expected some of {}",
+            setting.place(),
             known.join(", ")
         );
     }
     Ok(names)
-}
-
-fn authorization(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Authorization> {
-    let field = Some("authorization.mode");
-    let read = |given: &Given| match text(given).as_str() {
-        "AlwaysAllow" => Ok(Mode::AlwaysAllow),
-        _ => Ok(Mode::Webhook),
-    };
-    let (mode, at) = from.pick("authorization-mode", flags.authorization_mode, field, read)?;
-    let (mode, name) = match mode {
-        Some(Mode::AlwaysAllow) => (Authorization::AlwaysAllow, "AlwaysAllow"),
-        Some(Mode::Webhook) | None => (Authorization::Webhook, "Webhook"),
-    };
-    from.note("authorization-mode", name, &at);
-    Ok(mode)
 }
 
 #[cfg(test)]
@@ -172,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_is_open_where_an_api_server_may_ask_or_where_told() {
+    fn the_port_is_open_with_a_kubeconfig_or_if_configured() {
         for (flags, fields, expected) in [
             ("", "", None),
             ("--kubeconfig=/k", "", Some("0.0.0.0:10250")),
@@ -191,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_asked_unless_told_otherwise() {
+    fn callers_are_authenticated_and_authorized_by_default() {
         let (found, _) = load("--kubeconfig=/k", "").unwrap();
         let found = found.unwrap();
         assert!(found.token_reviews && !found.anonymous);
@@ -206,7 +127,10 @@ mod tests {
         assert_eq!(times.map(|time| time.as_secs()), [120, 300, 30]);
         assert_eq!(found.idle_timeout.as_secs(), 4 * 3600);
         let (alone, _) = load("--port=1", "").unwrap();
-        assert!(!alone.unwrap().token_reviews, "nobody could be asked");
+        assert!(
+            !alone.unwrap().token_reviews,
+            "there is no API server to review tokens"
+        );
     }
 
     /// As kubeadm writes it, and with more.

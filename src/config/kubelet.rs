@@ -1,7 +1,7 @@
-//! Flags that the kubelet has and podkeeper has not: what to say of them (reference: Kubernetes,
-//! command line tools, kubelet).
+//! Flags of the kubelet that podkeeper does not have, with advice (reference: Kubernetes, command line tools,
+//! kubelet).
 
-/// Flags of one concern, and what to do about them.
+/// Flags of one concern, and the advice on them.
 const FLAGS: [(&str, &str); 7] = [
     (
         "enable-debugging-handlers enable-server rotate-server-certificates",
@@ -58,7 +58,7 @@ const FLAGS: [(&str, &str); 7] = [
     ),
 ];
 
-/// What to say when somebody gives this flag (with its dashes), if it is one of the kubelet's.
+/// Returns the advice on this flag (with its dashes), if it is one of the kubelet's.
 pub(crate) fn advice(flag: &str) -> Option<String> {
     let name = flag.strip_prefix("--")?.split('=').next()?;
     let (_, advice) = FLAGS

@@ -1,45 +1,37 @@
-//! How Pods are kept alive: how long to wait before a container is started again, and before an update
-//! is taken back.
+//! Restart back-off of containers, and rollback of updates.
 
 use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{Flags, From, Resolver, parse_duration, text};
+use super::values::Values;
 
-/// The shortest time that may be the longest wait, as in the reference.
-const LEAST: Duration = Duration::from_secs(1);
-/// The longest wait, unless set otherwise.
+/// Limits of the longest back-off (`KubeletConfiguration`, `crashLoopBackOff.maxContainerRestartPeriod`).
+const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Settings of Pods' lives.
+/// Settings of restarts and rollbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LifeSettings {
-    /// The longest wait before a container that keeps stopping is started again.
+    /// Maximum back-off before a crashing container is restarted.
     pub longest_backoff: Duration,
-    /// How long an update has to become Ready before it is taken back; `None` for ever.
+    /// Time within which an update must become Ready before it is rolled back; `None` for no limit.
     pub rollback_after: Option<Duration>,
 }
 
 impl LifeSettings {
-    pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Self> {
-        let flag = "max-container-restart-period";
-        let field = Some("crashLoopBackOff.maxContainerRestartPeriod");
-        let read = |given: &super::Given| parse_duration(&text(given));
-        let given = flags.max_container_restart_period;
-        let (longest, at) = from.pick(flag, given, field, read)?;
-        let longest_backoff = longest.unwrap_or(LONGEST);
-        if !(LEAST..=LONGEST).contains(&longest_backoff) {
-            bail!("{at}: found {longest_backoff:?}, expected 1s to 5m");
+    pub(super) fn load(values: &Values) -> anyhow::Result<Self> {
+        let longest = values.get("max-container-restart-period");
+        let longest_backoff = longest.duration()?;
+        if !(SHORTEST..=LONGEST).contains(&longest_backoff) {
+            bail!(
+                "{}: found {longest_backoff:?}, expected 1s to 5m",
+                longest.place()
+            );
         }
-        from.note(flag, format_args!("{longest_backoff:?}"), &at);
-        let rollback_after = flags.rollback_after.filter(|limit| !limit.is_zero());
-        let at = rollback_after.map_or(From::Default, |_| From::Flag("rollback-after"));
-        let shown = rollback_after.map_or(String::new(), |limit| format!("{limit:?}"));
-        from.note("rollback-after", shown, &at);
         Ok(Self {
             longest_backoff,
-            rollback_after,
+            rollback_after: values.get("rollback-after").time_limit()?,
         })
     }
 }

@@ -1,17 +1,15 @@
-//! What the node is said to be and to allow: its addresses and labels, runtime classes, and what Pods
-//! may ask for.
+//! Properties of the node: its addresses and labels, runtime classes, and limits for its Pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::bail;
-use serde_json::Value;
 
-use super::{Flags, Given, Resolver};
+use super::values::{Resolved, Values};
 use crate::manifest::{LABEL_VALUE, QUALIFIED_NAME, is_label_value, is_qualified_name};
 
-/// The labels of Kubernetes' own domains that a node gives itself (Kubernetes, Well-Known Labels; the same
-/// that the kubelet takes and the admission plugin `NodeRestriction` lets pass).
+/// Labels of Kubernetes' own domains that a node may set on itself (Kubernetes, Well-Known Labels; the same
+/// that the kubelet accepts and the admission plugin `NodeRestriction` lets pass).
 const OWN_LABELS: [&str; 11] = [
     "kubernetes.io/hostname",
     "kubernetes.io/os",
@@ -25,91 +23,56 @@ const OWN_LABELS: [&str; 11] = [
     "failure-domain.beta.kubernetes.io/region",
     "failure-domain.beta.kubernetes.io/zone",
 ];
-/// Domains, and all below them, of whose labels it gives itself any.
+/// Domains of which it may set any label, with their subdomains.
 const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
-
-/// As many Pods as a node has room for unless it is told otherwise (`KubeletConfiguration`, `maxPods`).
-const MAX_PODS: u32 = 110;
 
 /// Settings of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// The node's addresses; empty to find them out.
+    /// The node's addresses; empty to detect them.
     pub addresses: Vec<IpAddr>,
-    /// The node's labels besides those that every node has.
+    /// The node's labels besides those of every node.
     pub labels: BTreeMap<String, String>,
     /// The runtime handler of each runtime class.
     pub runtime_classes: BTreeMap<String, String>,
-    /// Whether containers that say nothing get the runtime's default seccomp profile.
+    /// Containers without a seccomp profile get the runtime's default one.
     pub seccomp_default: bool,
-    /// Sysctls that Pods may set besides the safe ones; `*` at the end stands for anything.
+    /// Sysctls that Pods may set besides the safe ones; a trailing `*` is a wildcard.
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// How many Pods may be on the node.
+    /// Maximum number of Pods on the node.
     pub max_pods: u32,
 }
 
 impl NodeSettings {
-    pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Self> {
-        let addresses = flags.node_ip.clone();
-        let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        from.note_flag("node-ip", shown.join(","));
-        let labels = pairs(from, "node-labels", &flags.node_labels)?;
+    pub(super) fn load(values: &Values) -> anyhow::Result<Self> {
+        let labels = pairs(values.get("node-labels"))?;
         check_labels(&labels)?;
-        let runtime_classes = pairs(from, "runtime-class", &flags.runtime_class)?;
-        let seccomp = flags.seccomp_default;
-        let seccomp_default = from.switch("seccomp-default", seccomp, "seccompDefault", false)?;
-        let given = &flags.allowed_unsafe_sysctls;
-        let given = (!given.is_empty()).then(|| given.clone());
-        let read = |given: &Given| {
-            let texts = given.value.as_array().into_iter().flatten();
-            Ok(texts.filter_map(Value::as_str).map(str::to_owned).collect())
-        };
-        let field = Some("allowedUnsafeSysctls");
-        let (sysctls, at) = from.pick("allowed-unsafe-sysctls", given, field, read)?;
-        let allowed_unsafe_sysctls: Vec<String> = sysctls.unwrap_or_default();
-        from.note(
-            "allowed-unsafe-sysctls",
-            allowed_unsafe_sysctls.join(","),
-            &at,
-        );
-        let read = |given: &Given| {
-            let number = given.value.as_u64().and_then(|n| u32::try_from(n).ok());
-            number.ok_or_else(|| format!("found {}, expected a smaller number", given.value))
-        };
-        let (max_pods, at) = from.pick("max-pods", flags.max_pods, Some("maxPods"), read)?;
-        let max_pods = max_pods.unwrap_or(MAX_PODS);
-        from.note("max-pods", max_pods, &at);
         Ok(Self {
-            addresses,
+            addresses: values.get("node-ip").addresses()?,
             labels,
-            runtime_classes,
-            seccomp_default,
-            allowed_unsafe_sysctls,
-            max_pods,
+            runtime_classes: pairs(values.get("runtime-class"))?,
+            seccomp_default: values.get("seccomp-default").is_on(),
+            allowed_unsafe_sysctls: values.get("allowed-unsafe-sysctls").texts(),
+            max_pods: values.get("max-pods").number()?,
         })
     }
 }
 
-/// Reads `NAME=VALUE` of a flag.
-fn pairs(
-    from: &mut Resolver,
-    flag: &'static str,
-    given: &[String],
-) -> anyhow::Result<BTreeMap<String, String>> {
+/// Parses `NAME=VALUE` words.
+fn pairs(setting: &Resolved) -> anyhow::Result<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
-    for text in given {
+    for text in setting.texts() {
         match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => {
                 pairs.insert(name.to_owned(), value.to_owned());
             }
-            _ => bail!("--{flag}: found {text:?}, expected NAME=VALUE"),
+            _ => bail!("{}: found {text:?}, expected NAME=VALUE", setting.place()),
         }
     }
-    from.note_flag(flag, given.join(","));
     Ok(pairs)
 }
 
-/// Refuses labels that an API server would refuse: the Node would be neither made nor changed for them.
+/// Refuses labels that an API server would refuse: with them the Node would be neither created nor updated.
 fn check_labels(labels: &BTreeMap<String, String>) -> anyhow::Result<()> {
     for (key, value) in labels {
         if !is_qualified_name(key) {

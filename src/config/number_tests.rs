@@ -2,7 +2,8 @@
 
 use clap::{CommandFactory, Parser};
 
-use super::file::{FIELDS, Kind};
+use super::file::fields;
+use super::kind::Kind;
 use super::tests::with_fields;
 use super::{Config, Flags};
 
@@ -27,7 +28,7 @@ const EXTREMES: [&str; 12] = [
     "9E",
 ];
 
-/// What is loaded is in force: times from now on can be worked out with it.
+/// Uses the durations of a configuration: times from now on can be computed with them.
 fn use_durations(config: &Config) {
     use crate::units::time::Later;
     let now = tokio::time::Instant::now();
@@ -48,11 +49,13 @@ fn use_durations(config: &Config) {
 
 #[test]
 fn no_number_of_a_configuration_file_does_any_harm() {
-    for (field, kind) in FIELDS {
+    for (field, kind) in fields() {
         for extreme in EXTREMES {
             let value = match kind {
-                Kind::Duration | Kind::Text => format!("{extreme:?}"),
-                _ => extreme.to_owned(),
+                Kind::Count(_) | Kind::Range(..) | Kind::Port | Kind::Percent | Kind::LogLevel => {
+                    extreme.to_owned()
+                }
+                _ => format!("{extreme:?}"),
             };
             let value = field
                 .rsplit('.')

@@ -1,89 +1,45 @@
-//! Where the agent can be asked over HTTP, besides its own socket.
+//! The HTTP ports without authentication, besides the agent's own socket.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Flags, From, Given, Resolver, text};
+use super::values::Values;
 
-/// The kubelet's.
-const HEALTHZ: u16 = 10248;
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// The ports that are open; nothing where there is none.
+/// The HTTP ports; `None` for one that is not open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ports {
     /// For Pods, metrics and the configuration: `readOnlyPort`.
     pub read_only: Option<SocketAddr>,
-    /// For whether the agent works: `healthzPort`.
+    /// For the agent's health check: `healthzPort`.
     pub healthz: Option<SocketAddr>,
 }
 
 impl Ports {
-    pub(super) fn load(from: &mut Resolver, flags: &Flags) -> anyhow::Result<Self> {
-        let read_only = Named {
-            port: ("read-only-port", flags.read_only_port, "readOnlyPort", 0),
-            address: ("address", flags.address, "address"),
+    pub(super) fn load(values: &Values) -> anyhow::Result<Self> {
+        let address = values.get("address");
+        let read_only = if address.is_given() {
+            address.address()?
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
         };
-        let healthz = Named {
-            port: ("healthz-port", flags.healthz_port, "healthzPort", HEALTHZ),
-            address: (
-                "healthz-bind-address",
-                flags.healthz_bind_address,
-                "healthzBindAddress",
-            ),
+        let healthz = values.get("healthz-bind-address").address()?;
+        let open = |flag, address| -> anyhow::Result<Option<SocketAddr>> {
+            let port = values.get(flag).number()?;
+            Ok((port != 0).then_some(SocketAddr::new(address, port)))
         };
         Ok(Self {
-            read_only: read_only.load(from)?,
-            healthz: healthz.load(from)?,
+            read_only: open("read-only-port", read_only)?,
+            healthz: open("healthz-port", healthz)?,
         })
     }
 
-    /// What there is to say about a port that shows others what is nobody's business.
+    /// A warning if the read-only port exposes Pods to other machines.
     pub(super) fn warning(&self) -> Option<String> {
         let open = self.read_only.filter(|at| !at.ip().is_loopback())?;
         Some(format!(
-            "--read-only-port shows whoever reaches {open} the Pods with their environment, and asks \
-             nobody who he is; leave --address out to keep it on this machine"
+            "--read-only-port shows whoever reaches {open} the Pods with their environment, without \
+             authentication; leave --address out to keep it on this machine"
         ))
     }
-}
-
-/// A port and its address: flag, what was given, field, and the default.
-struct Named {
-    port: (&'static str, Option<u16>, &'static str, u16),
-    address: (&'static str, Option<IpAddr>, &'static str),
-}
-
-impl Named {
-    fn load(self, from: &mut Resolver) -> anyhow::Result<Option<SocketAddr>> {
-        let (flag, given, field, default) = self.port;
-        let (port, at) = from.pick(flag, given, Some(field), port)?;
-        let port = port.unwrap_or(default);
-        from.note(flag, port, &at);
-        let (flag, given, field) = self.address;
-        let (address, at) = from.pick(flag, given, Some(field), ip)?;
-        let address = address.unwrap_or(LOOPBACK);
-        from.note(flag, address, &at);
-        Ok((port != 0).then_some(SocketAddr::new(address, port)))
-    }
-}
-
-/// What `--address` says, for all ports that have no address of their own.
-pub(super) fn address(
-    from: &mut Resolver,
-    flags: &Flags,
-) -> anyhow::Result<(Option<IpAddr>, From)> {
-    from.pick("address", flags.address, Some("address"), ip)
-}
-
-/// A port in a file.
-pub(super) fn port(given: &Given) -> Result<u16, String> {
-    let number = given.value.as_u64().and_then(|n| n.try_into().ok());
-    number.ok_or_else(|| format!("found {}, expected a port, 0 to 65535", given.value))
-}
-
-fn ip(given: &Given) -> Result<IpAddr, String> {
-    let wrong = |_| format!("found {}, expected an IP address", given.value);
-    text(given).parse().map_err(wrong)
 }
 
 #[cfg(test)]
@@ -106,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_port_for_health_is_open_unless_told_and_both_are_on_this_machine() {
+    fn only_the_health_port_is_open_by_default_and_both_are_on_loopback() {
         for (flags, fields, expected) in [
             ("", "", ports(None, Some("127.0.0.1:10248"))),
             ("--healthz-port=0", "", ports(None, None)),
@@ -130,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shows_pods_to_the_network_is_warned_and_what_is_no_port_is_refused() {
+    fn an_exposed_read_only_port_is_warned_about_and_an_invalid_port_is_refused() {
         let (found, warnings) = load("--read-only-port=10255", "address: 0.0.0.0").unwrap();
         assert_eq!(found.read_only, Some("0.0.0.0:10255".parse().unwrap()));
         assert!(

@@ -1,4 +1,4 @@
-//! How the runtime's calls went: how long they took, and which failed.
+//! Metrics of calls to the runtime: their durations, and failures.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use prometheus::{HistogramVec, IntCounterVec};
 use super::error::Error;
 use crate::measure::{counters, histograms};
 
-/// Upper limits in seconds: from what only reads memory to what waits for a network or a grace period.
+/// Upper limits of the histogram in seconds, from calls that read memory to calls that wait for a grace period.
 const LIMITS: [f64; 14] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ];
 
-/// Measures of all calls. Cloning it is cheap and shares them.
+/// Metrics of all calls. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Calls {
     durations: HistogramVec,
@@ -25,13 +25,14 @@ impl Default for Calls {
         Self {
             durations: histograms(
                 "podkeeper_cri_call_duration_seconds",
-                "How long calls of the container runtime took, by CRI method, failed ones too.",
+                "Duration of calls of the container runtime, including failed ones, by CRI method.",
                 "method",
                 &LIMITS,
             ),
             errors: counters(
                 "podkeeper_cri_call_errors_total",
-                "Calls of the container runtime that failed, by CRI method and kind of failure.",
+                "Failed calls of the container runtime, by CRI method and kind of failure: unavailable, \
+                 deadline, not_found, unimplemented or failed.",
                 &["method", "kind"],
             ),
         }
@@ -39,7 +40,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Takes one call into account.
+    /// Records one call.
     pub(super) fn observe(&self, method: &str, took: Duration, error: Option<&Error>) {
         let duration = self.durations.with_label_values(&[method]);
         duration.observe(took.as_secs_f64());
@@ -48,7 +49,7 @@ impl Calls {
         }
     }
 
-    /// What is measured, for a registry.
+    /// Returns the collectors, for a registry.
     #[must_use]
     pub fn collectors(&self) -> [Box<dyn Collector>; 2] {
         [

@@ -1,7 +1,7 @@
 //! The client: one HTTP/2 connection to the runtime's Unix socket, shared by all callers.
 //!
-//! Every call has a deadline that fits its kind. The connection is made on first use and made anew
-//! after it broke; who waits how long between tries is the caller's business.
+//! Every call has a deadline that fits its kind. The client connects on first use, and again after the connection
+//! broke. It never retries a call: that is for callers to decide.
 
 use std::future::Future;
 use std::path::Path;
@@ -26,36 +26,36 @@ use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::*;
 use crate::units::time::{bounded, seconds, whole_seconds};
 
-/// For calls that only read the runtime's memory.
+/// Deadline of calls that only read the runtime's memory.
 const QUERY: Duration = Duration::from_secs(30);
-/// For calls that start or end processes, mounts and networks.
+/// Deadline of calls that start or end processes, mounts and networks.
 const CHANGE: Duration = Duration::from_secs(120);
-/// For making a sandbox, which may wait for the node's network.
+/// Deadline of creating a sandbox, which may wait for the node's network.
 const SANDBOX: Duration = Duration::from_secs(240);
-/// For fetching an image.
+/// Deadline of pulling an image.
 const PULL: Duration = Duration::from_secs(30 * 60);
-/// As large an answer as the kubelet takes.
+/// Largest answer in bytes, as the kubelet has it.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// A client of one runtime. Cloning it is cheap and shares the connection.
+/// Client of one runtime. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
     endpoint: Arc<Endpoint>,
     calls: Calls,
-    /// How often it connected.
+    /// Number of connections so far.
     connections: watch::Sender<u64>,
 }
 
 impl Client {
-    /// A client of the runtime behind `endpoint`. Does not connect yet, but must be made on the tokio
+    /// Creates a client of the runtime behind `endpoint`. Does not connect yet, but must be called on the tokio
     /// runtime that will.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self::measured(endpoint, Calls::default())
     }
 
-    /// The same, with its calls taken into account in `calls`.
+    /// Creates a client whose calls are recorded in `calls`.
     #[must_use]
     pub fn measured(endpoint: Endpoint, calls: Calls) -> Self {
         let endpoint = Arc::new(endpoint);
@@ -81,13 +81,13 @@ impl Client {
         }
     }
 
-    /// Number of connections so far: after each the runtime may be another one.
+    /// Returns the number of connections so far: after each the runtime may be another one.
     #[must_use]
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.subscribe()
     }
 
-    /// Where the runtime is.
+    /// Returns the runtime's endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
@@ -101,7 +101,7 @@ impl Client {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// Events of containers and sandboxes from now on. There is no deadline: containerd answers with the
+    /// Follows events of containers and sandboxes from now on. There is no deadline: containerd answers with the
     /// first event, however long that takes to come. A runtime without events says so at once.
     ///
     /// # Errors
@@ -154,7 +154,7 @@ impl Client {
             .await
     }
 
-    /// The same, waiting for the runtime's answer for at most `deadline`: it comes only once everything that
+    /// Runs a command in a container, and waits for the runtime's answer for at most `deadline`: it comes only once everything that
     /// holds the command's output has ended.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl Client {
         self.finish("ExecSync", deadline, call).await
     }
 
-    /// Waits for a call's answer, and takes into account how it went.
+    /// Waits for a call's answer, and records it.
     async fn finish<T>(
         &self,
         method: &'static str,
@@ -213,57 +213,57 @@ macro_rules! calls {
 }
 
 calls! {
-    /// Names the runtime and the API version it speaks.
+    /// Returns the runtime's name and version, and the API version that it speaks.
     runtime.version(VersionRequest) -> VersionResponse, "Version", QUERY;
-    /// Whether the runtime and its network are ready.
+    /// Returns the conditions of the runtime and its network.
     runtime.status(StatusRequest) -> StatusResponse, "Status", QUERY;
-    /// The runtime's own settings, the cgroup driver among them.
+    /// Returns the runtime's own settings, the cgroup driver among them.
     runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse, "RuntimeConfig", QUERY;
-    /// Makes and starts a sandbox.
+    /// Creates and starts a sandbox.
     runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse, "RunPodSandbox", SANDBOX;
-    /// Stops a sandbox and gives back its network.
+    /// Stops a sandbox and releases its network.
     runtime.stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse, "StopPodSandbox", CHANGE;
     /// Removes a sandbox and all in it.
     runtime.remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse, "RemovePodSandbox", CHANGE;
-    /// One sandbox's state and addresses.
+    /// Returns one sandbox's state and addresses.
     runtime.pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse, "PodSandboxStatus", QUERY;
-    /// The sandboxes that pass the filter.
+    /// Lists the sandboxes that pass the filter.
     runtime.list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse, "ListPodSandbox", QUERY;
-    /// Makes a container.
+    /// Creates a container.
     runtime.create_container(CreateContainerRequest) -> CreateContainerResponse, "CreateContainer", CHANGE;
-    /// Runs a created container.
+    /// Starts a created container.
     runtime.start_container(StartContainerRequest) -> StartContainerResponse, "StartContainer", CHANGE;
     /// Removes a container.
     runtime.remove_container(RemoveContainerRequest) -> RemoveContainerResponse, "RemoveContainer", CHANGE;
-    /// The containers that pass the filter.
+    /// Lists the containers that pass the filter.
     runtime.list_containers(ListContainersRequest) -> ListContainersResponse, "ListContainers", QUERY;
-    /// One container's state.
+    /// Returns one container's state.
     runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse, "ContainerStatus", QUERY;
-    /// Has the runtime write a container's log to its path anew, after the file there was renamed.
+    /// Has the runtime open a container's log at its path again, after the file there was renamed.
     runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, "ReopenContainerLog", CHANGE;
-    /// Where a command in a container will be served.
+    /// Returns the URL at which a command in a container is served.
     runtime.exec(ExecRequest) -> ExecResponse, "Exec", QUERY;
-    /// Where a container's own streams will be served.
+    /// Returns the URL at which a container's own streams are served.
     runtime.attach(AttachRequest) -> AttachResponse, "Attach", QUERY;
-    /// Where connections to a Pod's ports will be served.
+    /// Returns the URL at which connections to a Pod's ports are served.
     runtime.port_forward(PortForwardRequest) -> PortForwardResponse, "PortForward", QUERY;
-    /// What the containers that pass the filter use.
+    /// Lists the resource usage of the containers that pass the filter.
     runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse, "ListContainerStats", QUERY;
-    /// What the sandboxes that pass the filter use, with all in them.
+    /// Lists the resource usage of the sandboxes that pass the filter, with all in them.
     runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse, "ListPodSandboxStats", QUERY;
-    /// The images that pass the filter.
+    /// Lists the images that pass the filter.
     images.list_images(ListImagesRequest) -> ListImagesResponse, "ListImages", QUERY;
-    /// One image, or an answer without one.
+    /// Returns one image, or an answer without one.
     images.image_status(ImageStatusRequest) -> ImageStatusResponse, "ImageStatus", QUERY;
-    /// Fetches an image.
+    /// Pulls an image.
     images.pull_image(PullImageRequest) -> PullImageResponse, "PullImage", PULL;
     /// Removes an image.
     images.remove_image(RemoveImageRequest) -> RemoveImageResponse, "RemoveImage", CHANGE;
-    /// Where images lie, and how much room they take there.
+    /// Returns the usage of the file systems of images.
     images.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse, "ImageFsInfo", QUERY;
 }
 
-/// A request that tells the runtime our deadline, so that it stops working for nobody.
+/// Builds a request with our deadline, so that the runtime does not work on after it.
 fn request<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     // A header of eight digits: what is longer panics.

@@ -1,12 +1,11 @@
-//! Where the runtime is: a Unix socket, as given or found among the well-known ones.
+//! The runtime's endpoint: a Unix socket, as given or found among the well-known ones.
 
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Sockets of runtimes that speak CRI, in the order in which they are looked for. The first is the
-/// default.
+/// Sockets of runtimes that speak CRI, in the order of the search. The first is the default.
 pub const WELL_KNOWN: [&str; 4] = [
     "/run/containerd/containerd.sock",
     "/var/run/containerd/containerd.sock",
@@ -19,13 +18,13 @@ pub const WELL_KNOWN: [&str; 4] = [
 pub struct Endpoint(PathBuf);
 
 impl Endpoint {
-    /// The socket's path, absolute.
+    /// Absolute path of the socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.0
     }
 
-    /// The first of [`WELL_KNOWN`] that is a socket, or the default where none is there yet.
+    /// Finds the first of [`WELL_KNOWN`] that is a socket; the default where there is none yet.
     #[must_use]
     pub fn find() -> Self {
         Self::find_among(WELL_KNOWN.iter().map(Path::new))

@@ -1,4 +1,4 @@
-//! What can go wrong with a call to the runtime, told apart by what the caller does next.
+//! Errors of calls to the runtime, by the caller's next action.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -8,31 +8,31 @@ use tonic::{Code, Status, TimeoutExpired};
 /// A failed call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The runtime did not take or did not finish the call, because it is not there or went away.
-    /// Whether the call took effect is not known: look again once the runtime is back.
+    /// The runtime is unreachable, or became so during the call. It is unknown if the call took effect: observe again
+    /// once the runtime is reachable.
     #[error("{method}: the container runtime cannot be reached: {message}")]
     Unavailable {
         /// The CRI method.
         method: &'static str,
-        /// What the transport said.
+        /// The transport's error.
         message: String,
     },
-    /// No answer within the call's deadline. Whether it took effect is not known.
+    /// The runtime did not answer within the call's deadline. It is unknown if the call took effect.
     #[error("{method}: {}", no_answer(*.after, .message))]
     Deadline {
         /// The CRI method.
         method: &'static str,
         /// The deadline.
         after: Duration,
-        /// The runtime's words, where it was the one to give up; empty otherwise.
+        /// The runtime's message, where it reached the deadline first; empty otherwise.
         message: String,
     },
-    /// The sandbox, container or image named in the call is not there.
+    /// The sandbox, container or image named in the call does not exist.
     #[error("{method}: not found: {message}")]
     NotFound {
         /// The CRI method.
         method: &'static str,
-        /// The runtime's words.
+        /// The runtime's message.
         message: String,
     },
     /// The runtime does not have this method.
@@ -48,14 +48,13 @@ pub enum Error {
         method: &'static str,
         /// The gRPC code that it came with.
         code: Code,
-        /// The runtime's words.
+        /// The runtime's message.
         message: String,
     },
 }
 
 impl Error {
-    /// Tells the kinds of failure apart. A status that our own transport made (it carries a source)
-    /// says nothing about what the runtime thinks of the call.
+    /// Classifies a failed call. A status of our own transport (it carries a source) is no answer of the runtime.
     #[must_use]
     pub fn from_status(method: &'static str, deadline: Duration, status: &Status) -> Self {
         if let Some(cause) = status.source().map(root_cause)
@@ -90,14 +89,14 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later with nothing changed by the caller: the runtime was
-    /// away or slow.
+    /// Returns `true` if the same call may succeed later with nothing changed by the caller: the runtime was
+    /// unreachable or slow.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Deadline { .. })
     }
 
-    /// The kind of failure, in one word.
+    /// Returns the kind of failure, in one word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -109,7 +108,7 @@ impl Error {
         }
     }
 
-    /// The runtime's or the transport's own words, without the method.
+    /// Returns the message of the runtime or the transport, without the method.
     #[must_use]
     pub fn message(&self) -> String {
         match self {
@@ -160,8 +159,8 @@ pub(crate) fn rpc_error(code: Code, message: &str) -> String {
     format!("rpc error: code = {code} desc = {message}")
 }
 
-/// The answer, or nothing where what was asked about is not there: that ends a look or a removal, and
-/// is no failure.
+/// Returns the answer, or `None` where the subject of the call does not exist: that ends an observation or a removal,
+/// and is no failure.
 ///
 /// # Errors
 /// Every other failure of the call.

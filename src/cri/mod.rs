@@ -1,6 +1,7 @@
 //! The container runtime interface: generated stubs and our client of them.
 
 mod calls;
+pub(crate) mod capabilities;
 mod client;
 mod endpoint;
 mod error;
@@ -8,6 +9,7 @@ mod error;
 use std::fmt;
 
 pub use calls::Calls;
+pub use capabilities::{Capabilities, HandlerFeatures, Reported, RuntimeFeatures};
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
 pub(crate) use error::rpc_error;

@@ -1,3 +1,13 @@
-//! What the agent does on the node's own file systems: a leaf, which knows nothing of Pods.
+//! The node's own operating system: cgroups, files, links to logs, facts of the machine.
+//!
+//! A leaf: it knows nothing of Pods and uses nothing else of the agent but [`units`](crate::units). Files
+//! that containers can write to are opened by [`untrusted`] alone; files that have to be whole are written
+//! by [`atomic_file`] alone; work that may block runs under [`blocking`].
 
+pub(crate) mod atomic_file;
+pub(crate) mod blocking;
+pub mod cgroup;
+pub mod log_links;
+pub(crate) mod log_once;
+pub mod machine;
 pub(crate) mod untrusted;

@@ -1,4 +1,4 @@
-//! A place in a container's log, which moves on over rotated files and to the instances that come after.
+//! Position in a container's log, which moves on over rotated files and to later instances.
 
 use std::fs::Metadata;
 use std::io::{self, Read, Write};
@@ -8,38 +8,38 @@ use super::files::{Files, Place, attempts, files, open};
 use super::lines::{Joiner, LineReader, RawLine, Wanted, count};
 use crate::host::untrusted::{Folder, Location};
 
-/// Tells whether anybody still waits for what is read.
+/// Function that returns `true` while the reader is still there.
 pub(crate) type Needed = Box<dyn Fn() -> bool + Send>;
 
-/// Where in a container's log we are.
+/// Position in a container's log.
 pub(crate) struct Cursor {
     folder: Location,
     attempt: u32,
     joiner: Joiner,
     at: Option<At>,
-    /// The place to open next, where it is known.
+    /// Position of the file to open next, where it is known.
     next: Place,
-    /// Where the log goes on, once this one is at its end.
+    /// Folder in which the log goes on, once this one is at its end.
     then: Option<Location>,
-    /// Something comes after the open file, which is looked at once more before it is left.
+    /// Something comes after the open file, which is read once more before it is closed.
     leaving: bool,
-    /// Whether what comes after this instance is read too.
+    /// Instances after this one are read too.
     goes_on: bool,
     needed: Needed,
 }
 
-/// An open file.
+/// Open file of a log.
 struct At {
     place: Place,
     reader: LineReader<Box<dyn Read + Send>>,
     /// Device and inode.
     identity: (u64, u64),
-    /// The newest rotated file when this one was opened.
+    /// Newest rotated file when this one was opened.
     newest_rotated: Option<Place>,
 }
 
 impl Cursor {
-    /// The beginning of what is there of an instance's log, or of its last `tail` lines.
+    /// Returns the beginning of an instance's log, or of its last `tail` lines.
     pub(crate) fn new(
         folder: Location,
         attempt: u32,
@@ -82,13 +82,13 @@ impl Cursor {
         })
     }
 
-    /// The same, but no instance that comes after this one is read.
+    /// Limits reading to this instance.
     pub(crate) fn of_one_instance(mut self) -> Self {
         self.goes_on = false;
         self
     }
 
-    /// Writes all that is there of this instance.
+    /// Writes the whole log of this instance.
     pub(crate) fn read_all(&mut self, out: &mut impl Write) -> io::Result<()> {
         let Some((folder, files)) = files(&self.folder, self.attempt) else {
             return Ok(());
@@ -106,7 +106,7 @@ impl Cursor {
         self.flush(out)
     }
 
-    /// Writes what is there of a line that is not whole, as the last one may be of an instance that ended.
+    /// Writes an incomplete line, such as the last one of an instance that ended.
     pub(crate) fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
         if let Some(at) = &mut self.at {
             at.reader.finish(|line| self.joiner.take(line, out))?;
@@ -114,13 +114,12 @@ impl Cursor {
         self.joiner.flush(out)
     }
 
-    /// When this log is at its end, the container's log goes on in this folder.
+    /// Sets the folder in which the container's log goes on when this one is at its end.
     pub(crate) fn go_on_in(&mut self, folder: Location) {
         self.then = Some(folder).filter(|folder| *folder != self.folder);
     }
 
-    /// Writes what came since, of this instance and those after it; tells whether there was anything, or
-    /// is more.
+    /// Writes new lines, of this instance and those after it; returns `true` if there was anything, or is more.
     pub(crate) fn read_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let mut any = false;
         loop {
@@ -141,7 +140,7 @@ impl Cursor {
         }
     }
 
-    /// Opens the next file; tells whether it is there.
+    /// Opens the next file; returns `true` if it exists.
     fn open(&mut self) -> io::Result<bool> {
         let Some((folder, files)) = files(&self.folder, self.attempt) else {
             return Ok(false);
@@ -167,7 +166,7 @@ impl Cursor {
         Ok(true)
     }
 
-    /// Closes a file that is at its end, if something comes after it; tells whether it does.
+    /// Closes a file that is at its end, if something comes after it; returns `true` if it does.
     fn leave(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let Some(at) = &self.at else {
             return Ok(false);
@@ -195,7 +194,7 @@ impl Cursor {
         Ok(true)
     }
 
-    /// Goes on to the instance after this one; tells whether there is one.
+    /// Moves on to the instance after this one; returns `true` if there is one.
     fn moves_on(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let Some((folder, attempt)) = self.following() else {
             return Ok(false);
@@ -210,7 +209,7 @@ impl Cursor {
         Ok(true)
     }
 
-    /// The instance after this one.
+    /// Returns the instance after this one.
     fn following(&self) -> Option<(Location, u32)> {
         if !self.goes_on {
             return None;
@@ -226,7 +225,7 @@ impl Cursor {
     }
 }
 
-/// The place after a live file that was renamed since it was opened; `None` if it was not.
+/// Returns the position after a live file that was renamed since it was opened; `None` if it was not.
 fn after_live(folder: &Folder, files: &Files, at: &At) -> Option<Place> {
     let live = folder.find(files.get(&Place::Live)?).ok()??;
     if live.identity == at.identity {
@@ -238,7 +237,7 @@ fn after_live(folder: &Folder, files: &Files, at: &At) -> Option<Place> {
     Some(new.nth(1).cloned().unwrap_or(Place::Live))
 }
 
-/// What was read of a file; of a rotated one that is broken, what could be read counts.
+/// Returns the number of bytes read of a file; of a broken rotated one, the part that could be read counts.
 fn readable<T: Default>(place: &Place, read: io::Result<T>) -> io::Result<T> {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     match read {
@@ -256,7 +255,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Ends the reading for somebody who went away.
+/// Returns the error that ends the reading once the reader is gone.
 fn still_needed(needed: &Needed) -> io::Result<()> {
     if needed() {
         return Ok(());
@@ -272,7 +271,7 @@ mod tests {
     use std::path::PathBuf;
     use tempfile::TempDir;
 
-    /// A container's folder, and what is written and read there.
+    /// Container's folder, with writes and reads in it.
     struct Log {
         dir: TempDir,
         out: Vec<u8>,
@@ -321,7 +320,7 @@ mod tests {
             Cursor::new(folder, 0, Wanted::default(), tail, Box::new(|| true)).unwrap()
         }
 
-        /// What two looks give.
+        /// Text of two reads.
         fn read_on(&mut self, cursor: &mut Cursor) -> String {
             cursor.read_on(&mut self.out).unwrap();
             cursor.read_on(&mut self.out).unwrap();

@@ -1,4 +1,4 @@
-//! The files of a container's log: `N.log` for its instance N, and what was rotated away from it,
+//! Files of a container's log: `N.log` for its instance N, and what was rotated away from it,
 //! `N.log.TIME`, or `N.log.TIME.gz` once compressed. Their order is that of the names: a rotation gives each
 //! part a later time than any before it, whatever the machine's clock says.
 
@@ -11,19 +11,19 @@ use flate2::read::MultiGzDecoder;
 
 use crate::host::untrusted::{Folder, Location};
 
-/// Where a file stands among those of one instance: rotated ones in the order of their times, then the
-/// one that is written.
+/// Position of a file among those of one instance: rotated ones in the order of their times, then the one that is
+/// written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
-    /// Behind `N.log.`, without `.gz`.
+    /// Time of a rotation, behind `N.log.` and without `.gz`.
     Rotated(String),
     Live,
 }
 
-/// The files of one instance by their places, as names in the folder.
+/// Names of the files of one instance, by their positions.
 pub(crate) type Files = BTreeMap<Place, String>;
 
-/// The instances that have a log in a folder.
+/// Lists the instances that have a log in a folder.
 pub(crate) fn attempts(folder: &Location) -> BTreeSet<u32> {
     let attempt = |name: &str| name.split_once(".log")?.0.parse().ok();
     let names = folder.open();
@@ -32,8 +32,8 @@ pub(crate) fn attempts(folder: &Location) -> BTreeSet<u32> {
     names.iter().filter_map(|name| attempt(name)).collect()
 }
 
-/// The folder, and the files of one instance in it, oldest first; nothing where there is no folder. One that
-/// is being compressed is there once. What is no regular file is no part of a log.
+/// Opens the folder and lists the files of one instance in it, oldest first; nothing where there is no folder. A file
+/// that is being compressed is listed once. Only regular files are part of a log.
 pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, Files)> {
     let folder = folder.open().ok()?;
     let live = format!("{attempt}.log");

@@ -3,29 +3,29 @@
 
 use std::io::{self, Read, Write};
 
-/// A part that grew longer than this is written before its line is whole.
+/// Length from which a part is written before its line is whole.
 const MAX_LINE: usize = 1024 * 1024;
 const CHUNK: usize = 64 * 1024;
 
-/// Which of the container's lines to write.
+/// Selection of the container's lines.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
-    /// Not the older ones.
+    /// Time from which lines are written.
     pub(crate) since: Option<jiff::Timestamp>,
-    /// Not so many of the first ones.
+    /// Number of first lines to skip.
     pub(crate) skip: usize,
-    /// Whether to write when each was said, before it.
+    /// Each line is written behind its time.
     pub(crate) timestamps: bool,
 }
 
-/// Puts parts together and writes the lines that are wanted.
+/// Writer that joins parts and writes the selected lines.
 #[derive(Debug, Default)]
 pub(crate) struct Joiner {
     wanted: Wanted,
-    /// What is not whole yet, of standard output and standard error.
+    /// Incomplete lines, of standard output and standard error.
     open: [Option<Open>; 2],
-    /// The stream of the log's line that is being taken, and whether that line ends the container's;
-    /// nothing where it is not in the runtime's form.
+    /// Stream of the log's current line, and `true` if that line ends the container's; `None` where it is not in the
+    /// runtime's form.
     taking: Option<(usize, bool)>,
 }
 
@@ -43,7 +43,7 @@ impl Joiner {
         }
     }
 
-    /// Takes one line of the log, or a piece of one.
+    /// Adds one line of the log, or a piece of one.
     pub(crate) fn take(&mut self, line: RawLine<'_>, out: &mut impl Write) -> io::Result<()> {
         let mut text = line.text;
         if line.begins {
@@ -73,7 +73,7 @@ impl Joiner {
         Ok(())
     }
 
-    /// Notes that a line of the container's begins, unless the part goes on with one.
+    /// Begins a line of the container's, unless the part goes on with one.
     fn begin(&mut self, part: &Part<'_>) -> (usize, bool) {
         let stream = usize::from(part.is_error);
         let wanted = &mut self.wanted;
@@ -94,8 +94,8 @@ impl Joiner {
         (stream, part.is_last)
     }
 
-    /// Writes what is there of lines that are not whole, as the last one of a container that ended without a
-    /// newline: without one, as `kubectl logs` does.
+    /// Writes incomplete lines, such as the last one of a container that ended without a newline: without one, as
+    /// `kubectl logs` does.
     pub(crate) fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
         let open = self.open.iter_mut().flatten();
         let mut texts = open.map(|open| &mut open.text).filter(|t| !t.is_empty());
@@ -111,7 +111,7 @@ impl Joiner {
         Ok(())
     }
 
-    /// Ends the lines that are not whole: what comes next begins a new one.
+    /// Ends the incomplete lines: the next part begins a new one.
     pub(crate) fn end(&mut self, out: &mut impl Write) -> io::Result<()> {
         for open in &mut self.open {
             if let Some(open) = open.take().filter(|open| open.is_wanted) {
@@ -123,7 +123,7 @@ impl Joiner {
     }
 }
 
-/// A line of the log without its newline, or a piece of a long one.
+/// Line of the log without its newline, or a piece of a long one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RawLine<'a> {
     pub(crate) text: &'a [u8],
@@ -133,7 +133,7 @@ pub(crate) struct RawLine<'a> {
     pub(crate) ends: bool,
 }
 
-/// A line of the log: a part of one of the container's lines.
+/// Parsed line of the log: a part of one of the container's lines.
 #[derive(Debug)]
 struct Part<'a> {
     time: &'a [u8],
@@ -159,7 +159,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// Whether it was said then or later. A time that cannot be read is no reason to leave a line out.
+    /// Returns `true` if it was written at this time or later. A line whose time cannot be read is not left out.
     fn is_since(&self, since: jiff::Timestamp) -> bool {
         let time = std::str::from_utf8(self.time).ok();
         let time = time.and_then(|time| time.parse::<jiff::Timestamp>().ok());
@@ -167,7 +167,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// A time with all its nine digits and a space behind it, so that what follows begins in one column.
+/// Writes a time with all its nine digits and a space behind it, so that the text after it begins in one column.
 fn timestamp(time: &[u8]) -> Vec<u8> {
     let parsed = std::str::from_utf8(time).ok();
     let parsed = parsed.and_then(|time| time.parse::<jiff::Timestamp>().ok());
@@ -177,7 +177,7 @@ fn timestamp(time: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Counts the container's whole lines, and those that are begun at the end.
+/// Counter of the container's whole lines, and of incomplete ones at the end.
 pub(crate) fn count(
     source: impl Read,
     mut go_on: impl FnMut() -> io::Result<()>,
@@ -200,13 +200,12 @@ pub(crate) fn count(
     Ok((whole, open.into_iter().filter(|open| *open).count()))
 }
 
-/// Reads what is there line by line, again and again: a line whose end is not there yet is kept until
-/// it is, or given in pieces if it is long.
+/// Reader of a growing file by lines: a line is kept until its end is written, or passed on in pieces if it is long.
 pub(crate) struct LineReader<R> {
     source: R,
-    /// What is there of a line and was not given yet.
+    /// Beginning of a line that was not passed on yet.
     begun: Vec<u8>,
-    /// Pieces of the line were given.
+    /// Pieces of the line were passed on.
     is_given: bool,
 }
 
@@ -219,7 +218,7 @@ impl<R: Read> LineReader<R> {
         }
     }
 
-    /// Gives the lines that are there to `take`; tells whether there was anything.
+    /// Passes the existing lines to `take`; returns `true` if there were any.
     pub(crate) fn read(
         &mut self,
         mut take: impl FnMut(RawLine<'_>) -> io::Result<()>,
@@ -245,7 +244,7 @@ impl<R: Read> LineReader<R> {
         }
     }
 
-    /// Gives what is there of a line that will not go on.
+    /// Passes on the beginning of a line that will not go on.
     pub(crate) fn finish(
         &mut self,
         mut take: impl FnMut(RawLine<'_>) -> io::Result<()>,
@@ -256,7 +255,7 @@ impl<R: Read> LineReader<R> {
         Ok(())
     }
 
-    /// Gives what was kept of a line and what goes on with it.
+    /// Passes on the kept beginning of a line with its continuation.
     fn give(
         &mut self,
         text: &[u8],

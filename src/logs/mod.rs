@@ -1,5 +1,4 @@
-//! What containers said, from the files that the runtime writes: for `podkeeper logs`, and for who asks
-//! the node over HTTPS.
+//! Reading of container logs, from the files that the runtime writes: for `podkeeper logs`, and for the node's API.
 
 mod cursor;
 mod files;
@@ -14,7 +13,7 @@ use crate::host::untrusted::Location;
 pub(crate) use cursor::Cursor;
 pub(crate) use lines::Wanted;
 
-/// The instance of a container whose log in this folder is meant, if there is one: the newest, or the one
+/// Returns the instance of a container whose log in this folder is wanted, if there is one: the newest, or the one
 /// that ran before it.
 pub(crate) fn instance(
     folder: &Location,
@@ -37,7 +36,7 @@ pub(crate) fn instance(
 /// Checks that an instance's log can be read, if it is there.
 ///
 /// # Errors
-/// What stands in its place is no log, such as a symlink or a named pipe.
+/// Something in its place is no log, such as a symlink or a named pipe.
 pub(crate) fn check(folder: &Location, attempt: u32) -> io::Result<()> {
     match folder.open()?.open(format!("{attempt}.log")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,5 +1,5 @@
 //! A document to a Pod: it is gone through beside the [shape](super::shape) of a Pod, so that every
-//! field that is unknown, of another type or not carried out is told at once.
+//! field that is unknown, of another type or not implemented is reported at once.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -8,18 +8,19 @@ use serde_json::{Map, Number, Value};
 
 use super::document::Document;
 use super::fields::{Treatment, says_something, treatment};
-use super::shape::{self, Object, Shape};
-use super::spelling::{Meant, Place, Unknown, step, unknown_field};
-use super::{MAX_PROBLEMS, Problem, add, hints, path, quantity, shown};
+use super::shape::{self, ObjectSchema, Schema};
+use super::spelling::{Meant, ObjectPath, Unknown, step, unknown_field};
+use super::{MAX_PROBLEMS, Problem, add, hints, path, shown};
+use crate::units::quantity;
 
 /// Smaller whole numbers are exact as floating-point ones.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// What a document says.
+/// Result of decoding a document.
 pub(super) struct Decoded {
     /// The Pod; what is wrong or refused is left out.
     pub(super) pod: Pod,
-    /// What is wrong with types and fields.
+    /// Problems with types and fields.
     pub(super) problems: Vec<Problem>,
     /// Unknown fields, and those without effect that somebody may expect something of.
     pub(super) warnings: Vec<Problem>,
@@ -27,18 +28,18 @@ pub(super) struct Decoded {
     pub(super) left_out: Vec<String>,
     /// The objects of which a field was refused, as problems name them.
     pub(super) refused_in: Vec<String>,
-    /// What was probably meant by unknown fields.
-    pub(super) slips: Vec<Slip>,
+    /// Suggestions for unknown fields.
+    pub(super) suggestions: Vec<Suggestion>,
 }
 
-/// What was probably meant by an unknown field.
+/// A suggestion for an unknown field.
 #[derive(Debug)]
-pub(super) struct Slip {
+pub(super) struct Suggestion {
     /// The field, as its warning names it.
     pub(super) field: String,
     /// The field that was meant, as problems name it.
     pub(super) meant: String,
-    /// Whether that is told by its place alone, without the numbers of lists' items.
+    /// True if the path alone identifies the field, without the indexes of list items.
     pub(super) anywhere: bool,
 }
 
@@ -48,51 +49,51 @@ pub(super) struct Slip {
 /// It is not a v1 Pod at all.
 pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     check_kind(document)?;
-    let mut reader = Reader {
+    let mut decoder = Decoder {
         document,
         problems: vec![],
         warnings: vec![],
         left_out: vec![],
         refused_in: vec![],
-        slips: vec![],
+        suggestions: vec![],
     };
     let mut value = document.value.clone();
     if let Value::Object(fields) = &mut value {
-        reader.object(fields, shape::pod(), &mut At::default());
+        decoder.object(fields, shape::pod(), &mut FieldPosition::default());
     }
     let pod = Pod::deserialize(value).map_err(|e| {
         let message = format!("not a Pod: {e}");
-        vec![document.places.problem("", message)]
+        vec![document.spans.problem("", message)]
     })?;
     Ok(Decoded {
         pod,
-        problems: reader.problems,
-        warnings: reader.warnings,
-        left_out: reader.left_out,
-        refused_in: reader.refused_in,
-        slips: reader.slips,
+        problems: decoder.problems,
+        warnings: decoder.warnings,
+        left_out: decoder.left_out,
+        refused_in: decoder.refused_in,
+        suggestions: decoder.suggestions,
     })
 }
 
-/// What is wrong with the metadata of another object than a Pod, and what is unknown or without effect
-/// there.
+/// Checks the metadata of an object other than a Pod. Returns errors, and warnings about what is unknown or
+/// without effect.
 pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>) {
-    let mut reader = Reader {
+    let mut decoder = Decoder {
         document,
         problems: vec![],
         warnings: vec![],
         left_out: vec![],
         refused_in: vec![],
-        slips: vec![],
+        suggestions: vec![],
     };
     let name = "metadata";
-    let shape = shape::pod().field(name);
+    let schema = shape::pod().field(name);
     let mut value = document.value[name].clone();
-    if let Some(shape) = shape.filter(|_| !value.is_null()) {
-        let step = Some(step(name, shape));
-        At::default().below(name, step, |at| reader.value(&mut value, shape, at));
+    if let Some(schema) = schema.filter(|_| !value.is_null()) {
+        let step = Some(step(name, schema));
+        FieldPosition::default().below(name, step, |at| decoder.value(&mut value, schema, at));
     }
-    (reader.problems, reader.warnings)
+    (decoder.problems, decoder.warnings)
 }
 
 fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
@@ -101,7 +102,7 @@ fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
         let hint = document.value.as_str().map_or("", hints::of_template);
         let message =
             format!("found {found}, expected a Pod (an object with apiVersion and kind){hint}");
-        return Err(vec![document.places.problem("", message)]);
+        return Err(vec![document.spans.problem("", message)]);
     };
     let mut problems = vec![];
     for (field, expected) in [("apiVersion", "v1"), ("kind", "Pod")] {
@@ -110,7 +111,7 @@ fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
             Some(found) => format!("found {found}, expected {expected:?}"),
             None => format!("missing, expected {expected:?}"),
         };
-        problems.push(document.places.problem(field, message));
+        problems.push(document.spans.problem(field, message));
     }
     if problems.is_empty() {
         Ok(())
@@ -119,20 +120,20 @@ fn check_kind(document: &Document) -> Result<(), Vec<Problem>> {
     }
 }
 
-/// Where the reader is.
+/// Position of the reader in the document.
 #[derive(Default)]
-struct At {
+struct FieldPosition {
     /// The field's path.
     field: String,
     /// The same without the numbers of lists' items.
-    place: Place,
-    /// Whether a field around this settles what is done here.
+    place: ObjectPath,
+    /// True if an enclosing field settles how the fields here are treated.
     settled: bool,
-    /// Whether a warning covers everything here.
+    /// True if one warning covers all fields here.
     warned: bool,
 }
 
-impl At {
+impl FieldPosition {
     /// Goes one field down, and back up after that.
     fn below<T>(
         &mut self,
@@ -167,41 +168,46 @@ impl At {
     }
 }
 
-struct Reader<'a> {
+struct Decoder<'a> {
     document: &'a Document,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     left_out: Vec<String>,
     refused_in: Vec<String>,
-    slips: Vec<Slip>,
+    suggestions: Vec<Suggestion>,
 }
 
-impl Reader<'_> {
-    fn object(&mut self, fields: &mut Map<String, Value>, object: &Object, at: &mut At) {
+impl Decoder<'_> {
+    fn object(
+        &mut self,
+        fields: &mut Map<String, Value>,
+        object: &ObjectSchema,
+        at: &mut FieldPosition,
+    ) {
         let consequence = Self::consequence(fields, object);
         for (name, value) in fields.iter_mut() {
             match object.field(name) {
-                Some(shape) => {
-                    let step = Some(step(name, shape));
+                Some(schema) => {
+                    let step = Some(step(name, schema));
                     at.below(name, step, |at| {
-                        self.field(object.name, name, value, shape, at);
+                        self.field(object.name, name, value, schema, at);
                     });
                 }
                 None if !at.warned && self.warnings.len() <= MAX_PROBLEMS => {
                     let field = path::key(&at.field, name);
                     let Unknown { message, meant } = unknown_field(name, object, &at.place);
                     self.warn(&field, message + consequence);
-                    self.slips
-                        .extend(meant.map(|meant| self.slip(&field, meant)));
+                    self.suggestions
+                        .extend(meant.map(|meant| self.suggestion(&field, meant)));
                 }
                 None => {}
             }
         }
     }
 
-    /// What there is to say beyond a field's being unknown. A volume of no known kind is an emptyDir, as
-    /// with the kubelet.
-    fn consequence(fields: &Map<String, Value>, object: &Object) -> &'static str {
+    /// Returns the text that follows "unknown field". A volume of no known kind is an emptyDir, as with the
+    /// kubelet.
+    fn consequence(fields: &Map<String, Value>, object: &ObjectSchema) -> &'static str {
         let kind = |name: &String| name != "name" && object.field(name).is_some();
         if object.name == "Volume" && !fields.keys().any(kind) {
             ": the volume is an emptyDir"
@@ -210,13 +216,20 @@ impl Reader<'_> {
         }
     }
 
-    fn field(&mut self, object: &str, name: &str, value: &mut Value, shape: &Shape, at: &mut At) {
+    fn field(
+        &mut self,
+        object: &str,
+        name: &str,
+        value: &mut Value,
+        schema: &Schema,
+        at: &mut FieldPosition,
+    ) {
         if !at.settled && says_something(object, value) {
             let treatment = treatment(object, name);
             at.settled = treatment.is_final();
             match treatment {
                 Treatment::Refused(why) => {
-                    let problem = self.document.places.problem_with_key(&at.field, why);
+                    let problem = self.document.spans.problem_with_key(&at.field, why);
                     if self.refused_in.len() < MAX_PROBLEMS {
                         let around = path::parent(&problem.field).to_owned();
                         self.refused_in.push(around);
@@ -232,62 +245,62 @@ impl Reader<'_> {
             }
         }
         if !value.is_null() {
-            self.value(value, shape, at);
+            self.value(value, schema, at);
         }
     }
 
-    fn value(&mut self, value: &mut Value, shape: &Shape, at: &mut At) {
-        match (shape, &mut *value) {
-            (Shape::Object(object), Value::Object(fields)) => self.object(fields, object, at),
-            (Shape::Map(inner), Value::Object(fields)) => {
+    fn value(&mut self, value: &mut Value, schema: &Schema, at: &mut FieldPosition) {
+        match (schema, &mut *value) {
+            (Schema::Object(object), Value::Object(fields)) => self.object(fields, object, at),
+            (Schema::Map(inner), Value::Object(fields)) => {
                 for (name, value) in fields {
                     at.below(name, None, |at| self.item(value, inner, at));
                 }
             }
-            (Shape::List(inner), Value::Array(list)) => {
+            (Schema::List(inner), Value::Array(list)) => {
                 for (i, value) in list.iter_mut().enumerate() {
                     at.item(i, |at| self.item(value, inner, at));
                 }
             }
-            (Shape::Integer(..), Value::Number(number)) => {
+            (Schema::Integer(..), Value::Number(number)) => {
                 if let Some(whole) = whole(number) {
                     *value = whole.into();
                 }
             }
-            (Shape::Quantity, Value::String(text)) => {
+            (Schema::Quantity, Value::String(text)) => {
                 // Blanks around an amount do not count in the API.
                 *text = text.trim().to_owned();
             }
             _ => {}
         }
-        if let Some(expected) = expectation(value, shape) {
-            let message = self.type_error(value, shape, &expected, at);
-            let problem = self.document.places.problem(&at.field, message);
+        if let Some(expected) = expectation(value, schema) {
+            let message = self.type_error(value, schema, &expected, at);
+            let problem = self.document.spans.problem(&at.field, message);
             if self.left_out.len() < MAX_PROBLEMS {
                 self.left_out.push(problem.field.clone());
             }
             add(&mut self.problems, problem);
-            *value = shape.empty();
+            *value = schema.empty();
         }
     }
 
     /// An item of a list or map, where nothing stands for an empty value, as in the API.
-    fn item(&mut self, value: &mut Value, shape: &Shape, at: &mut At) {
+    fn item(&mut self, value: &mut Value, schema: &Schema, at: &mut FieldPosition) {
         if value.is_null() {
-            *value = shape.empty();
+            *value = schema.empty();
         }
-        self.value(value, shape, at);
+        self.value(value, schema, at);
     }
 
-    fn slip(&self, field: &str, meant: Meant) -> Slip {
-        let places = &self.document.places;
+    fn suggestion(&self, field: &str, meant: Meant) -> Suggestion {
+        let spans = &self.document.spans;
         let (meant, anywhere) = match meant {
             Meant::Here(name) => (path::key(path::parent(field), name), false),
             Meant::There(path) => (path, true),
         };
-        let meant = places.path(&meant);
-        Slip {
-            field: places.path(field),
+        let meant = spans.path(&meant);
+        Suggestion {
+            field: spans.path(field),
             meant: if anywhere {
                 path::without_numbers(&meant)
             } else {
@@ -298,26 +311,34 @@ impl Reader<'_> {
     }
 
     fn warn(&mut self, field: &str, message: impl Into<String>) {
-        let problem = self.document.places.problem_with_key(field, message);
+        let problem = self.document.spans.problem_with_key(field, message);
         add(&mut self.warnings, problem.warning());
     }
 
     /// Says what was found and what the API wants instead.
-    fn type_error(&self, found: &Value, shape: &Shape, expected: &str, at: &At) -> String {
+    fn type_error(
+        &self,
+        found: &Value,
+        schema: &Schema,
+        expected: &str,
+        at: &FieldPosition,
+    ) -> String {
         let scalar = matches!(found, Value::Bool(_) | Value::Number(_));
-        let written = self.document.places.plain_text(&at.field);
+        let written = self.document.spans.plain_text(&at.field);
         let written = written.map_or_else(|| found.to_string(), str::to_owned);
         let text = match found {
             Value::String(text) => format!("the string {}", shown(text)),
             _ if scalar => format!("the {} {written}", kind_of(found)),
             other => kind_of(other).to_owned(),
         };
-        let advice = match (shape, found) {
+        let advice = match (schema, found) {
             (_, Value::String(text)) if !hints::of_template(text).is_empty() => {
                 hints::of_template(text).to_owned()
             }
-            (Shape::Text, _) if scalar => format!(": put it in quotes, \"{written}\""),
-            (Shape::Boolean | Shape::Integer(..), Value::String(text)) if is_plain(text, shape) => {
+            (Schema::Text, _) if scalar => format!(": put it in quotes, \"{written}\""),
+            (Schema::Boolean | Schema::Integer(..), Value::String(text))
+                if is_plain(text, schema) =>
+            {
                 format!(": take it out of its quotes, {text}")
             }
             _ => String::new(),
@@ -326,20 +347,20 @@ impl Reader<'_> {
     }
 }
 
-/// What is expected instead of a value that is not of this shape.
-fn expectation(value: &Value, shape: &Shape) -> Option<String> {
-    let (fits, expected) = match shape {
-        Shape::Any => (true, ""),
-        Shape::Text => (value.is_string(), "a string"),
-        Shape::Boolean => (value.is_boolean(), "a boolean"),
-        Shape::Integer(least, most) => return not_in(value, *least, *most),
-        Shape::IntOrString if value.is_string() => (true, ""),
-        Shape::IntOrString => return not_in(value, i32::MIN.into(), i32::MAX.into()),
-        Shape::Quantity => (is_quantity(value), "a quantity such as 500m, 2 or 64Mi"),
-        Shape::Time => (is_time(value), "a time such as 2006-01-02T15:04:05Z"),
-        Shape::List(_) => (value.is_array(), "a list"),
-        Shape::Map(_) => (value.is_object(), "a mapping"),
-        Shape::Object(_) => (value.is_object(), "an object"),
+/// Describes the expected value if the value does not match the schema.
+fn expectation(value: &Value, schema: &Schema) -> Option<String> {
+    let (fits, expected) = match schema {
+        Schema::Any => (true, ""),
+        Schema::Text => (value.is_string(), "a string"),
+        Schema::Boolean => (value.is_boolean(), "a boolean"),
+        Schema::Integer(least, most) => return not_in(value, *least, *most),
+        Schema::IntOrString if value.is_string() => (true, ""),
+        Schema::IntOrString => return not_in(value, i32::MIN.into(), i32::MAX.into()),
+        Schema::Quantity => (is_quantity(value), "a quantity such as 500m, 2 or 64Mi"),
+        Schema::Time => (is_time(value), "a time such as 2006-01-02T15:04:05Z"),
+        Schema::List(_) => (value.is_array(), "a list"),
+        Schema::Map(_) => (value.is_object(), "a mapping"),
+        Schema::Object(_) => (value.is_object(), "an object"),
     };
     (!fits).then(|| expected.to_owned())
 }
@@ -377,10 +398,10 @@ fn is_time(value: &Value) -> bool {
         .is_some_and(|text| text.parse::<Timestamp>().is_ok())
 }
 
-/// Whether a text in quotes would be of the shape without them.
-fn is_plain(text: &str, shape: &Shape) -> bool {
-    match shape {
-        Shape::Boolean => text.parse::<bool>().is_ok(),
+/// True if the quoted text would match the schema without its quotes.
+fn is_plain(text: &str, schema: &Schema) -> bool {
+    match schema {
+        Schema::Boolean => text.parse::<bool>().is_ok(),
         _ => text.parse::<i64>().is_ok(),
     }
 }

@@ -1,5 +1,5 @@
-//! What the Kubernetes API fills in where a Pod says nothing (API reference, the fields' own
-//! "Defaults to"), and the form in which it writes quantities.
+//! Defaults that the Kubernetes API sets for fields that a Pod leaves out (API reference, the fields' own
+//! "Defaults to"), and the canonical form of quantities.
 
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVarSource, HTTPGetAction,
@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
-use super::quantity;
-use super::requests::{self, Amounts};
+use super::requests::{self, ResourceAmounts};
+use crate::units::quantity;
 
 /// Seconds between the stop signal and the kill.
 const GRACE_PERIOD: i64 = 30;
@@ -126,7 +126,7 @@ fn set_pod_resources(spec: &mut PodSpec) {
     resources.requests = Some(requests).filter(|r| !r.is_empty());
 }
 
-/// Whether a resource is memory in large pages of one size.
+/// True if a resource is huge pages of one size.
 pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
@@ -232,7 +232,7 @@ fn set_file_defaults(file: &mut DownwardAPIVolumeFile) {
 }
 
 /// Amounts of resources as the API has them: no finer than thousandths, and in the shortest form.
-fn round(amounts: &mut Amounts) {
+fn round(amounts: &mut ResourceAmounts) {
     for amount in amounts.values_mut() {
         if let Some(rounded) = quantity::parse(&amount.0).map(quantity::Quantity::rounded_to_milli)
         {

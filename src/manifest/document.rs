@@ -16,12 +16,12 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::places::{
-    self, MAX_DEPTH, MAX_VALUES, Node, not_yaml, number, too_deep, too_many_values,
+use super::spans::{
+    self, MAX_DEPTH, MAX_VALUES, SpanNode, not_yaml, number, too_deep, too_many_values,
 };
 use super::{Problem, hints};
 
-pub(crate) use super::places::Places;
+pub(crate) use super::spans::Spans;
 
 /// More open brackets than any Pod has; the time that YAML's parser takes grows with their square.
 const MAX_BRACKETS: usize = 500;
@@ -42,10 +42,10 @@ const PARTS: [&str; 5] = [
 /// A document, or one item of a list in it, and where its fields stand.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// What it says.
+    /// Parsed value.
     pub(crate) value: Value,
-    /// Where it says so.
-    pub(crate) places: Places,
+    /// Spans of its fields in the text.
+    pub(crate) spans: Spans,
 }
 
 /// Reads the one document of a file.
@@ -70,7 +70,7 @@ pub(super) fn only(mut documents: Vec<Document>, kind: &str) -> Result<Document,
         let message = format!("found nothing in the file, expected a {kind}");
         vec![Problem::of_file(message)]
     })?;
-    let repeated = document.places.repeated(|_| true);
+    let repeated = document.spans.repeated(|_| true);
     if repeated.is_empty() {
         Ok(document)
     } else {
@@ -148,11 +148,11 @@ fn read_json(text: &str) -> Result<Document, Problem> {
             ..Problem::of_file(format!("not JSON: {message}"))
         }
     })?;
-    let places = places::of_json(text)?;
-    Ok(Document { value, places })
+    let spans = spans::of_json(text)?;
+    Ok(Document { value, spans })
 }
 
-/// How many values a JSON text has at most, and how deep they stand in each other.
+/// Upper bounds of the number of values in a JSON text and of their depth.
 fn json_extent(text: &str) -> (usize, usize) {
     let (mut values, mut open, mut depth) = (1, 0usize, 0);
     let mut bytes = text.bytes();
@@ -183,28 +183,28 @@ fn skip_json_string(bytes: &mut std::str::Bytes) {
 }
 
 fn read_yaml(text: &str) -> Result<Vec<Document>, Problem> {
-    let survey = places::survey(text)?;
-    if let Some((problem, rest)) = survey.lost {
+    let scan = spans::scan(text)?;
+    if let Some((problem, rest)) = scan.lost {
         // Every value takes a byte.
-        let values = survey.values + rest.len();
+        let values = scan.values + rest.len();
         if values > MAX_VALUES || brackets_deep(rest) > MAX_BRACKETS {
             return Err(problem);
         }
     }
-    let budget = Budget::default();
-    let mut all_places = survey.documents.into_iter();
+    let budget = ValueBudget::default();
+    let mut all_spans = scan.documents.into_iter();
     let mut found = vec![];
     for document in serde_yaml::Deserializer::from_str(text) {
         let value = Json(&budget).deserialize(document);
         let mut value = value.map_err(|e| yaml_problem(&e))?;
-        let places = all_places.next().unwrap_or_default();
-        correct(&mut value, places.root());
-        found.push(Document { value, places });
+        let spans = all_spans.next().unwrap_or_default();
+        correct(&mut value, spans.root());
+        found.push(Document { value, spans });
     }
     Ok(found)
 }
 
-/// How many brackets stand open at most, wherever they stand.
+/// Maximum depth of open brackets anywhere in a text.
 fn brackets_deep(text: &str) -> usize {
     let mut open = 0usize;
     let mut most = 0;
@@ -239,14 +239,14 @@ fn yaml_problem(error: &serde_yaml::Error) -> Problem {
     }
 }
 
-/// What has been made of a text so far, aliases carried out.
+/// Number of values built from a text so far, with aliases expanded.
 #[derive(Default)]
-struct Budget {
+struct ValueBudget {
     values: Cell<usize>,
     text: Cell<usize>,
 }
 
-impl Budget {
+impl ValueBudget {
     fn value<E: de::Error>(&self) -> Result<(), E> {
         self.values.set(self.values.get() + 1);
         if self.values.get() > MAX_VALUES {
@@ -265,9 +265,9 @@ impl Budget {
     }
 }
 
-/// Makes JSON of a YAML value: merges are carried out, and of several fields of one name the last one
+/// Builds JSON from a YAML value: merges are resolved, and of several fields of one name the last one
 /// counts.
-struct Json<'a>(&'a Budget);
+struct Json<'a>(&'a ValueBudget);
 
 impl<'de> DeserializeSeed<'de> for Json<'_> {
     type Value = Value;
@@ -412,7 +412,7 @@ impl Visitor<'_> for NameVisitor {
     }
 }
 
-/// How many Pods, containers and volumes stand in a value, empty ones too.
+/// Counts Pods, containers and volumes in a value, empty ones included.
 fn parts_in(value: &Value) -> usize {
     match value {
         Value::Object(map) => {
@@ -428,7 +428,7 @@ fn parts_in(value: &Value) -> usize {
 }
 
 /// Reads plain scalars as YAML 1.1 does where that differs.
-fn correct(value: &mut Value, node: &Node) {
+fn correct(value: &mut Value, node: &SpanNode) {
     match value {
         Value::Object(map) => {
             for (name, inner) in map {

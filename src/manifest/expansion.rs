@@ -123,7 +123,7 @@ fn referred(source: &EnvVarSource, objects: &Objects) -> usize {
     value.map_or(0, Vec::len)
 }
 
-/// How many bytes the values of variables have, and all texts so far.
+/// Sizes in bytes of the variables' values and of all expanded texts so far.
 #[derive(Default)]
 struct Sizes<'a> {
     known: BTreeMap<Cow<'a, str>, usize>,

@@ -1,5 +1,4 @@
-//! What is done with each field of a Pod: one table, from which acceptance and docs/fields.md are
-//! made.
+//! Treatment of each field of a Pod: one table, which acceptance uses and docs/fields.md is generated from.
 //!
 //! A test holds it against the types of `k8s-openapi`, so that no field can be forgotten. Below a
 //! field that is refused or has no effect nothing is listed: it shares that fate.
@@ -9,10 +8,10 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// What is done with a field.
+/// Treatment of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Treatment {
-    /// The container runtime carries it out: it is part of what the runtime is asked for.
+    /// The container runtime implements it: it is part of the request to the runtime.
     Runtime,
     /// The agent itself carries it out.
     Agent,
@@ -188,8 +187,8 @@ const TABLE: &[Row] = &[
     ("NodeSelectorRequirement", Agent, &["key", "operator", "values"]),
 ];
 
-/// What is done with a field of an object. What the table does not have is refused, which a test rules
-/// out.
+/// Returns the treatment of a field of an object. A field that is not in the table is refused; a test makes
+/// sure that there is none.
 pub(super) fn treatment(object: &str, field: &str) -> Treatment {
     static INDEX: LazyLock<HashMap<(&str, &str), Treatment>> = LazyLock::new(|| {
         let rows = TABLE.iter();
@@ -203,14 +202,14 @@ pub(super) fn treatment(object: &str, field: &str) -> Treatment {
 }
 
 impl Treatment {
-    /// Whether what is below shares its fate, so that nothing is listed there.
+    /// True if the treatment also covers everything below the field, so that nothing is listed there.
     pub(super) fn is_final(self) -> bool {
         !matches!(self, Runtime | Agent)
     }
 }
 
-/// Whether a value says anything: an empty text or list is as good as none, and so is an empty object,
-/// but where its being there chooses a kind of volume.
+/// True if a value is not empty: an empty text, list or object counts as absent, except for an object whose
+/// presence selects a kind of volume.
 pub(super) fn says_something(object: &str, value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -228,17 +227,17 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::shape::{Object, pod};
+    use super::super::shape::{ObjectSchema, pod};
     use super::*;
 
     const BEGIN: &str = "<!-- made from src/manifest/fields.rs -->\n";
     const END: &str = "<!-- end of what is made -->\n";
 
     /// Each field that has to be listed: of the object, and of what is below it.
-    fn listed(object: &'static Object, into: &mut BTreeSet<(&'static str, &'static str)>) {
-        for (field, shape) in &object.fields {
+    fn listed(object: &'static ObjectSchema, into: &mut BTreeSet<(&'static str, &'static str)>) {
+        for (field, schema) in &object.fields {
             into.insert((object.name, field));
-            if let Some(inner) = shape
+            if let Some(inner) = schema
                 .object()
                 .filter(|_| !treatment(object.name, field).is_final())
             {

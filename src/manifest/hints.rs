@@ -1,17 +1,16 @@
-//! What often goes wrong before YAML is YAML: tabs, and templates that nobody filled in.
+//! Hints for texts that are not YAML yet: tabs, and templates that were not rendered.
 //!
 //! Nothing here decides whether a text is good: a hint names what its parser stumbled over.
 
 use super::Problem;
-use super::places::number;
+use super::spans::number;
 
-/// What templates begin with that are filled in before YAML is read: those of Helm and Jinja, of ERB, and
-/// of a shell.
+/// Openings of templates that are rendered before YAML is parsed: Helm and Jinja, ERB, and shell.
 const TEMPLATES: [&str; 4] = ["{{", "{%", "<%", "${"];
 /// As many characters of a template as are shown.
 const SHOWN: usize = 40;
 
-/// What to add to a message about a text that looks like a template; empty for any other.
+/// Returns the hint for a text that looks like a template; empty for any other text.
 pub(super) fn of_template(text: &str) -> &'static str {
     if TEMPLATES.iter().any(|begin| text.contains(begin)) {
         "; it looks like a template that was not filled in"
@@ -43,7 +42,7 @@ pub(super) fn explained(text: &str, problem: Problem) -> Problem {
     found.map_or(problem, |suspect| suspect.problem())
 }
 
-/// A place that no YAML can have.
+/// A position with text that no YAML can have.
 struct Suspect<'a> {
     line: u32,
     column: u32,
@@ -139,8 +138,8 @@ impl<'a> Iterator for Suspects<'a> {
     }
 }
 
-/// Whether a text of several lines begins behind this line: it ends in `|` or `>`, perhaps with how it is
-/// to be read (`|-`, `>2`).
+/// True if a block scalar begins after this line: it ends in `|` or `>`, possibly with indentation and
+/// chomping indicators (`|-`, `>2`).
 fn begins_block(content: &str) -> bool {
     let content = content.split(" #").next().unwrap_or_default().trim_end();
     let mark = content.trim_end_matches(|c: char| c.is_ascii_digit() || c == '+' || c == '-');

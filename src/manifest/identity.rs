@@ -1,4 +1,4 @@
-//! Who a static Pod is: its name on this node, and its UID.
+//! Identity of a static Pod: its name on this node, and its UID.
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::hex::hex;
 
 use super::{CONFIG_SOURCE, PodKey, SourceKind};
 
-/// Half of SHA-256 is plenty to tell versions of Pods apart.
+/// Half of SHA-256 is plenty to distinguish versions of Pods.
 const UID_BYTES: usize = 16;
 
 /// The UID of a document on a node: 32 hex digits. It depends on what the document says, not on how it
@@ -31,7 +31,7 @@ pub(super) fn uid_with(document: &Value, node_name: &str, objects: &[u8]) -> Str
     hex(&digits[..UID_BYTES])
 }
 
-/// Gives the Pod what every static Pod on this node has, and tells its key.
+/// Gives the Pod what every static Pod on this node has, and returns its key.
 pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: SourceKind) -> PodKey {
     let metadata = &mut pod.metadata;
     let key = key(
@@ -71,7 +71,7 @@ fn tolerate_all(tolerations: &mut Vec<Toleration>) {
     }
 }
 
-/// Gives the Pod a UID, in both places where it stands.
+/// Sets the Pod's UID, in both fields that hold it.
 pub(super) fn set_uid(pod: &mut Pod, uid: &str) {
     let metadata = &mut pod.metadata;
     metadata.uid = Some(uid.to_owned());

@@ -11,34 +11,34 @@ use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, pat
 /// The fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
 
-/// What a document says of one Pod.
+/// A Pod of a document.
 #[derive(Debug)]
-pub struct Entry {
-    /// The Pod that it is about, as far as that can be told of one that is refused.
+pub struct PodEntry {
+    /// Key of the Pod, as far as it can be read from one that is refused.
     pub key: Option<PodKey>,
     /// The Pod, or everything that is wrong with it.
     pub result: Result<Accepted, Vec<Problem>>,
 }
 
-/// What a document with any number of Pods, `ConfigMap`s and `Secret`s says.
+/// A document with any number of Pods, `ConfigMap`s and `Secret`s.
 #[derive(Debug, Default)]
 pub struct Parsed {
     /// Its Pods.
-    pub pods: Vec<Entry>,
+    pub pods: Vec<PodEntry>,
     /// Its `ConfigMap`s and `Secret`s.
     pub objects: Vec<ObjectEntry>,
 }
 
-/// What a document says of one `ConfigMap` or `Secret`.
+/// A `ConfigMap` or `Secret` of a document.
 #[derive(Debug)]
 pub struct ObjectEntry {
-    /// Which it is, as far as that can be told of one that is refused.
+    /// Key of the object, as far as it can be read from one that is refused.
     pub key: Option<ObjectKey>,
     /// The object, or everything that is wrong with it.
     pub result: Result<Object, Vec<Problem>>,
 }
 
-/// What a manifest file says: at most one Pod, and any number of `ConfigMap`s and `Secret`s.
+/// A manifest file: at most one Pod, and any number of `ConfigMap`s and `Secret`s.
 #[derive(Debug)]
 pub struct Manifest {
     /// The Pod.
@@ -75,7 +75,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
             continue;
         }
         let place = document
-            .places
+            .spans
             .problem("", "found a second Pod, expected one in a file");
         match parse_item(document, node_name, SourceKind::File) {
             Ok(_) if manifest.pod.is_some() => problems.push(place),
@@ -94,8 +94,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
 /// with no Pods; a document that says nothing at all is an error.
 ///
 /// # Errors
-/// Why nothing can be told from the document as a whole. What is wrong with one of its Pods is in that
-/// Pod's entry.
+/// Returns problems of the document as a whole. Problems of one Pod are in that Pod's entry.
 pub fn parse_all(
     bytes: &[u8],
     node_name: &str,
@@ -119,7 +118,7 @@ pub fn parse_all(
                 result: read_object(&item, kind),
             });
         } else {
-            parsed.pods.push(Entry {
+            parsed.pods.push(PodEntry {
                 key: key(&item.value, node_name),
                 result: parse_item(item, node_name, source),
             });
@@ -133,7 +132,7 @@ fn parse_item(
     node_name: &str,
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
-    let repeated = item.places.repeated(|_| true);
+    let repeated = item.spans.repeated(|_| true);
     if repeated.is_empty() {
         parse_document(item, node_name, source)
     } else {
@@ -146,7 +145,7 @@ fn take_apart(mut document: Document, items: &mut Vec<Document>) -> Result<(), V
     if !document.value.is_object() {
         let found = kind_of(&document.value);
         let message = format!("found {found}, expected a Pod or a list of Pods");
-        return Err(vec![document.places.problem("", message)]);
+        return Err(vec![document.spans.problem("", message)]);
     }
     let kind = document.value["kind"].as_str().unwrap_or_default();
     let pods_only = kind == "PodList";
@@ -164,34 +163,34 @@ fn take_apart(mut document: Document, items: &mut Vec<Document>) -> Result<(), V
             fields.entry("apiVersion").or_insert("v1".into());
             fields.entry("kind").or_insert("Pod".into());
         }
-        let places = document.places.below(&path::index("items", i));
-        items.push(Document { value, places });
+        let spans = document.spans.below(&path::index("items", i));
+        items.push(Document { value, spans });
     }
     Ok(())
 }
 
 /// Everything that is wrong with a list besides its items.
 fn check_list(list: &Document) -> Result<(), Vec<Problem>> {
-    let Document { value, places } = list;
-    let mut problems = places.repeated(|field| !field.starts_with("items["));
+    let Document { value, spans } = list;
+    let mut problems = spans.repeated(|field| !field.starts_with("items["));
     match &value["apiVersion"] {
         Value::String(found) if found == "v1" => {}
         Value::Null => {
-            problems.push(places.problem("apiVersion", "missing, expected \"v1\""));
+            problems.push(spans.problem("apiVersion", "missing, expected \"v1\""));
         }
         found => {
             let message = format!("found {found}, expected \"v1\"");
-            problems.push(places.problem("apiVersion", message));
+            problems.push(spans.problem("apiVersion", message));
         }
     }
     if !value["items"].is_array() {
         let message = "found no list, expected the Pods; for none at all write items: []";
-        problems.push(places.problem("items", message));
+        problems.push(spans.problem("items", message));
     }
     let fields = value.as_object().into_iter().flatten();
     for (field, _) in fields.filter(|(field, _)| !LIST_FIELDS.contains(&field.as_str())) {
         let message = format!("unknown field, expected one of {}", LIST_FIELDS.join(", "));
-        problems.push(places.problem_with_key(field, message));
+        problems.push(spans.problem_with_key(field, message));
     }
     if problems.is_empty() {
         Ok(())

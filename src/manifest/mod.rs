@@ -16,10 +16,9 @@ mod list;
 mod numbers;
 pub mod objects;
 pub(crate) mod path;
-mod places;
-pub(crate) mod quantity;
 mod requests;
 mod shape;
+mod spans;
 mod spelling;
 mod validate;
 pub(crate) mod volumes;
@@ -30,11 +29,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use decode::{Decoded, Slip};
+use decode::{Decoded, Suggestion};
 use document::Document;
 use objects::Objects;
 
-pub use list::{Entry, Manifest, ObjectEntry, Parsed, parse_all, parse_file};
+pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};
 pub(crate) use validate::{
     LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
@@ -47,7 +46,7 @@ const SHOWN: usize = 100;
 /// The annotation with which a Pod has an update taken back that is not Ready within a duration.
 pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
 
-/// The annotation that tells the kind of source.
+/// Annotation with the kind of source.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// Which Pod: its namespace and its full name, which ends in the node's name.
@@ -93,41 +92,41 @@ impl StaticPod {
     }
 }
 
-/// How much a finding weighs.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Severity {
-    /// The manifest is not carried out.
+    /// The manifest is refused.
     #[default]
     Error,
-    /// It is carried out, and what it says there may not be what was meant.
+    /// The manifest is accepted, but a value may not be what was meant.
     Warning,
 }
 
-/// Something wrong, or dubious, at one place of a manifest.
+/// An error or a warning at one position of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problem {
-    /// How much it weighs.
+    /// Severity of the problem.
     pub severity: Severity,
-    /// Line, from 1; 0 where there is no place to point at.
+    /// Line, from 1; 0 if there is no position.
     pub line: u32,
-    /// Column in characters, from 1; 0 where there is no place to point at.
+    /// Column in characters, from 1; 0 if there is no position.
     pub column: u32,
     /// Path of the field as Kubernetes writes it, `spec.containers[0].image`; empty for the whole.
     pub field: String,
-    /// What was found, what was expected, and what to do.
+    /// The message: the value found, the value expected, and the way to fix it.
     pub message: String,
 }
 
-/// What a good manifest gives.
+/// An accepted manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The Pod.
     pub pod: Arc<StaticPod>,
-    /// What is dubious about it but does not keep it from running.
+    /// Warnings, which do not keep the Pod from running.
     pub warnings: Vec<Problem>,
 }
 
-/// Where a manifest came from, as `kubernetes.io/config.source` has it.
+/// Kind of a manifest's source, as `kubernetes.io/config.source` has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
@@ -157,18 +156,18 @@ fn parse_document(
         mut warnings,
         left_out,
         refused_in,
-        slips,
+        suggestions,
     } = decode::decode(&document)?;
     defaults::set_defaults(&mut pod);
-    let found = validate::validate(&pod, node_name, &document.places);
+    let found = validate::validate(&pod, node_name, &document.spans);
     // What is missing only because it was of another type, or refused, is not told again.
     let told = |p: &Problem| {
         left_out.iter().any(|field| path::concerns(&p.field, field))
             || refused_in.contains(&p.field)
     };
     problems.extend(found.problems.into_iter().filter(|p| !told(p)));
-    for slip in &slips {
-        blame(slip, &mut problems, &mut warnings);
+    for suggestion in &suggestions {
+        blame(suggestion, &mut problems, &mut warnings);
     }
     warnings.extend(found.warnings);
     // Of a field that is wrong it does not matter that it has no effect.
@@ -197,14 +196,14 @@ fn parse_document(
     })
 }
 
-/// Where something is missing because its name was mistyped or stands at another place, that name is what
-/// is wrong: one finding for one cause.
-fn blame(slip: &Slip, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-    let Slip {
+/// Attributes a missing field to the misspelled or misplaced name that explains it, so that one cause gives
+/// one finding.
+fn blame(suggestion: &Suggestion, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    let Suggestion {
         field,
         meant,
         anywhere,
-    } = slip;
+    } = suggestion;
     let missing = |problem: &Problem| {
         let at = if *anywhere {
             path::without_numbers(&problem.field)
@@ -274,7 +273,7 @@ impl Problem {
         }
     }
 
-    /// Whether it is a warning.
+    /// True if the problem is a warning.
     #[must_use]
     pub fn is_warning(&self) -> bool {
         self.severity == Severity::Warning

@@ -3,13 +3,14 @@
 //! They serve the Pods of their namespace that come from the same source, and never come from an API
 //! server. What a Pod refers to is part of the Pod: another content makes another UID, so another Pod.
 
+mod references;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, Pod, VolumeProjection};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -17,16 +18,20 @@ use sha2::{Digest, Sha256};
 
 use super::decode::{check_metadata, kind_of};
 use super::document::Document;
-use super::expansion::too_large;
 use super::validate::is_dns_subdomain;
-use super::{Problem, StaticPod, add, identity, path, volumes};
+use super::{Problem, StaticPod, add, identity, path};
+
+pub use references::{
+    Missing, User, container_start_errors, missing, start_errors, volume_start_errors,
+};
+use references::{Reference, references};
 
 /// As much as the API lets an object hold.
 const MAX_SIZE: usize = 1 << 20;
 /// As long as a key may be.
 const MAX_KEY: usize = 253;
 
-/// What a `ConfigMap` or `Secret` holds: keys and bytes.
+/// Data of a `ConfigMap` or `Secret`: keys and bytes.
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// Which of the two.
@@ -34,7 +39,7 @@ pub type Entries = BTreeMap<String, Vec<u8>>;
 pub enum ObjectKind {
     /// Settings.
     ConfigMap,
-    /// What is not to be known to everybody.
+    /// Confidential data.
     Secret,
 }
 
@@ -74,9 +79,9 @@ impl fmt::Display for ObjectKey {
 pub struct Object {
     /// Which it is.
     pub key: ObjectKey,
-    /// What it holds.
+    /// Data of the object.
     pub entries: Arc<Entries>,
-    /// What is dubious about it.
+    /// Warnings about the object.
     pub warnings: Vec<Problem>,
 }
 
@@ -120,7 +125,7 @@ impl Objects {
         }
     }
 
-    /// Whether the Pod refers to none at all.
+    /// True if the Pod refers to no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.config_maps.is_empty() && self.secrets.is_empty()
@@ -160,7 +165,7 @@ impl<'de> Deserialize<'de> for StoredEntries {
 
 /// On disk.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct SerializedObject {
     config_maps: BTreeMap<String, Option<StoredEntries>>,
     secrets: BTreeMap<String, Option<StoredEntries>>,
 }
@@ -174,7 +179,7 @@ impl Serialize for Objects {
             });
             objects.collect()
         };
-        let stored = Stored {
+        let stored = SerializedObject {
             config_maps: all(&self.config_maps),
             secrets: all(&self.secrets),
         };
@@ -184,7 +189,7 @@ impl Serialize for Objects {
 
 impl<'de> Deserialize<'de> for Objects {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let stored = Stored::deserialize(deserializer)?;
+        let stored = SerializedObject::deserialize(deserializer)?;
         let all = |objects: BTreeMap<String, Option<StoredEntries>>| {
             let objects = objects.into_iter();
             let objects = objects.map(|(name, entries)| (name, entries.map(|e| Arc::new(e.0))));
@@ -206,7 +211,7 @@ pub(super) fn object_kind(document: &Document) -> Option<ObjectKind> {
     }
 }
 
-/// Which object a document is about, as far as that can be told.
+/// Key of the object that a document describes, as far as it can be read.
 pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
     let metadata = &document.value["metadata"];
     let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
@@ -224,8 +229,8 @@ pub(super) fn object_key(document: &Document) -> Option<ObjectKey> {
 /// Everything that is wrong with it.
 pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Object, Vec<Problem>> {
     let (mut problems, warnings) = check_metadata(document);
-    problems.extend(document.places.repeated(|_| true));
-    let mut reader = Reader {
+    problems.extend(document.spans.repeated(|_| true));
+    let mut reader = ObjectReader {
         document,
         entries: Entries::new(),
         problems,
@@ -252,16 +257,16 @@ pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Objec
     }
 }
 
-struct Reader<'a> {
+struct ObjectReader<'a> {
     document: &'a Document,
     entries: Entries,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl ObjectReader<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        let problem = self.document.places.problem(field, message);
+        let problem = self.document.spans.problem(field, message);
         add(&mut self.problems, problem);
     }
 
@@ -317,7 +322,7 @@ impl Reader<'_> {
                 _ => {
                     let message = "unknown field, it has no effect";
                     let problem = document
-                        .places
+                        .spans
                         .problem_with_key(path::key("", name), message);
                     add(&mut self.warnings, problem.warning());
                 }
@@ -388,156 +393,6 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(joined).map_err(wrong)
 }
 
-/// A place of a Pod that refers to an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Reference {
-    kind: ObjectKind,
-    name: String,
-    /// The key that it needs; the whole object otherwise.
-    key: Option<String>,
-    optional: bool,
-    field: String,
-}
-
-/// Every reference of a Pod to an object.
-fn references(pod: &Pod) -> Vec<Reference> {
-    let mut found = vec![];
-    let Some(spec) = &pod.spec else {
-        return found;
-    };
-    let inits = spec.init_containers.iter().flatten().enumerate();
-    let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));
-    let mains = spec.containers.iter().enumerate();
-    let mains = mains.map(|(i, c)| (path::index("spec.containers", i), c));
-    for (field, container) in inits.chain(mains) {
-        of_container(&field, container, &mut found);
-    }
-    let used = volumes::used(spec);
-    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
-        let before = found.len();
-        let field = path::index("spec.volumes", i);
-        let config_map = volume.config_map.as_ref();
-        let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
-        let secret = volume.secret.as_ref();
-        let secret = secret.map(|s| {
-            let name = s.secret_name.as_deref().unwrap_or_default();
-            (name, s.optional, s.items.as_deref())
-        });
-        of_sources(&field, config_map, secret, &mut found);
-        let parts = volume.projected.as_ref().and_then(|p| p.sources.as_deref());
-        for (j, part) in parts.into_iter().flatten().enumerate() {
-            let sources = path::key(&path::key(&field, "projected"), "sources");
-            of_projection(&path::index(&sources, j), part, &mut found);
-        }
-        // What no container mounts is not prepared: there is nothing to wait for.
-        if !used.contains(volume.name.as_str()) {
-            for reference in &mut found[before..] {
-                reference.optional = true;
-            }
-        }
-    }
-    found
-}
-
-fn of_container(field: &str, container: &Container, found: &mut Vec<Reference>) {
-    for (i, source) in container.env_from.iter().flatten().enumerate() {
-        let at = path::index(&path::key(field, "envFrom"), i);
-        let config_map = source.config_map_ref.as_ref();
-        let config_map = config_map.map(|r| (ObjectKind::ConfigMap, &r.name, r.optional));
-        let secret = source.secret_ref.as_ref();
-        let secret = secret.map(|r| (ObjectKind::Secret, &r.name, r.optional));
-        for (kind, name, optional) in config_map.into_iter().chain(secret) {
-            let inner = match kind {
-                ObjectKind::ConfigMap => "configMapRef",
-                ObjectKind::Secret => "secretRef",
-            };
-            found.push(Reference {
-                kind,
-                name: name.clone(),
-                key: None,
-                optional: optional == Some(true),
-                field: path::key(&at, inner),
-            });
-        }
-    }
-    for (i, variable) in container.env.iter().flatten().enumerate() {
-        let at = path::index(&path::key(field, "env"), i);
-        if let Some(source) = &variable.value_from {
-            of_variable(&path::key(&at, "valueFrom"), source, found);
-        }
-    }
-}
-
-fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
-    if let Some(r) = &source.config_map_key_ref {
-        found.push(Reference {
-            kind: ObjectKind::ConfigMap,
-            name: r.name.clone(),
-            key: Some(r.key.clone()),
-            optional: r.optional == Some(true),
-            field: path::key(field, "configMapKeyRef"),
-        });
-    }
-    if let Some(r) = &source.secret_key_ref {
-        found.push(Reference {
-            kind: ObjectKind::Secret,
-            name: r.name.clone(),
-            key: Some(r.key.clone()),
-            optional: r.optional == Some(true),
-            field: path::key(field, "secretKeyRef"),
-        });
-    }
-}
-
-fn of_projection(field: &str, part: &VolumeProjection, found: &mut Vec<Reference>) {
-    let config_map = part.config_map.as_ref();
-    let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
-    let secret = part.secret.as_ref();
-    let secret = secret.map(|s| (&*s.name, s.optional, s.items.as_deref()));
-    of_sources(field, config_map, secret, found);
-}
-
-/// An object that files are made of: its name, whether it may be missing, and the keys that count.
-type Source<'a> = (&'a str, Option<bool>, Option<&'a [KeyToPath]>);
-
-fn of_sources(
-    field: &str,
-    config_map: Option<Source<'_>>,
-    secret: Option<Source<'_>>,
-    found: &mut Vec<Reference>,
-) {
-    for (kind, inner, source) in [
-        (ObjectKind::ConfigMap, "configMap", config_map),
-        (ObjectKind::Secret, "secret", secret),
-    ] {
-        if let Some((name, optional, items)) = source {
-            let at = path::key(field, inner);
-            of_items(kind, name, optional, items, &at, found);
-        }
-    }
-}
-
-fn of_items(
-    kind: ObjectKind,
-    name: &str,
-    optional: Option<bool>,
-    items: Option<&[KeyToPath]>,
-    field: &str,
-    found: &mut Vec<Reference>,
-) {
-    let reference = |key: Option<String>| Reference {
-        kind,
-        name: name.to_owned(),
-        key,
-        optional: optional == Some(true),
-        field: field.to_owned(),
-    };
-    match items.filter(|items| !items.is_empty()) {
-        None => found.push(reference(None)),
-        Some(items) => found.extend(items.iter().map(|i| reference(Some(i.key.clone())))),
-    }
-}
-
 /// The Pod with the objects that it refers to, and the UID that comes of them; as it is if it refers to
 /// none.
 #[must_use]
@@ -578,8 +433,8 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
     Arc::new(pod)
 }
 
-/// What the UID of a Pod depends on besides its document: each object's name and content, or that it
-/// is missing.
+/// Digest that the UID of a Pod includes besides its document: each object's name and content, or its
+/// absence.
 fn digest(objects: &Objects) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
@@ -599,155 +454,4 @@ fn digest(objects: &Objects) -> [u8; 32] {
         }
     }
     hash.finalize().into()
-}
-
-/// Something that a Pod refers to and cannot do without, and that no manifest has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    kind: ObjectKind,
-    name: String,
-    /// The key that the object lacks; nothing where there is no such object.
-    key: Option<String>,
-    field: String,
-    /// What refers to it.
-    pub user: User,
-}
-
-/// What of a Pod refers to an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum User {
-    /// The volume of this name.
-    Volume(String),
-    /// The variables of the container of this name.
-    Container(String),
-}
-
-impl std::fmt::Display for Missing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            kind, name, field, ..
-        } = self;
-        match &self.key {
-            None => write!(f, "{field}: no manifest has the {kind} {name:?}"),
-            Some(key) => write!(f, "{field}: the {kind} {name:?} has no key {key:?}"),
-        }
-    }
-}
-
-impl Missing {
-    /// The same in the kubelet's words (`pkg/kubelet/kubelet_pods.go`, `pkg/volume/configmap`).
-    #[must_use]
-    pub fn event_message(&self, namespace: &str) -> String {
-        let Self {
-            kind, name, user, ..
-        } = self;
-        let lower = kind.to_string().to_lowercase();
-        match (&self.key, user) {
-            (None, _) => format!("{lower} {name:?} not found"),
-            (Some(key), User::Container(_)) => {
-                format!("couldn't find key {key} in {kind} {namespace}/{name}")
-            }
-            (Some(key), User::Volume(_)) => match kind {
-                ObjectKind::ConfigMap => {
-                    format!("configmap references non-existent config key: {key}")
-                }
-                ObjectKind::Secret => format!("references non-existent secret key: {key}"),
-            },
-        }
-    }
-}
-
-/// What a reference at this field belongs to.
-fn user_of(field: &str, pod: &Pod) -> Option<User> {
-    let spec = pod.spec.as_ref()?;
-    let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
-    let index: usize = rest.split_once(']')?.0.parse().ok()?;
-    let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
-    match list {
-        "volumes" => {
-            let volumes = spec.volumes.as_deref().unwrap_or_default();
-            Some(User::Volume(volumes.get(index)?.name.clone()))
-        }
-        "initContainers" => container(spec.init_containers.as_deref().unwrap_or_default()),
-        _ => container(&spec.containers),
-    }
-}
-
-/// What the Pod refers to and cannot do without, and that no manifest has.
-#[must_use]
-pub fn missing(pod: &StaticPod) -> Vec<Missing> {
-    if pod.objects.is_empty() {
-        return vec![];
-    }
-    let is_missing = |r: &Reference| {
-        let entries = pod.objects.get(r.kind, &r.name);
-        let has_it = match (entries, &r.key) {
-            (None, _) => false,
-            (Some(entries), Some(key)) => entries.contains_key(key),
-            (Some(_), None) => true,
-        };
-        !r.optional && !has_it
-    };
-    let references = references(&pod.pod).into_iter().filter(is_missing);
-    let missing = references.filter_map(|r| {
-        let is_there = pod.objects.get(r.kind, &r.name).is_some();
-        Some(Missing {
-            user: user_of(&r.field, &pod.pod)?,
-            kind: r.kind,
-            name: r.name,
-            key: r.key.filter(|_| is_there),
-            field: r.field,
-        })
-    });
-    missing.collect()
-}
-
-/// The same as texts with their fields; and what of it a container cannot have in its texts, since they would
-/// be too large.
-#[must_use]
-pub fn unmet(pod: &StaticPod) -> Vec<String> {
-    unmet_by(pod, |_| true)
-}
-
-/// The same for the Pod's volumes alone.
-#[must_use]
-pub fn unmet_by_volumes(pod: &StaticPod) -> Vec<String> {
-    unmet_by(pod, |user| matches!(user, User::Volume(_)))
-}
-
-/// The same for the variables of one container.
-#[must_use]
-pub fn unmet_by_container(pod: &StaticPod, name: &str) -> Vec<String> {
-    unmet_by(
-        pod,
-        |user| matches!(user, User::Container(of) if of == name),
-    )
-}
-
-fn unmet_by(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
-    let missing = missing(pod).into_iter().filter(|m| is_meant(&m.user));
-    let mut unmet: Vec<String> = missing.map(|m| m.to_string()).collect();
-    unmet.dedup();
-    unmet.extend(too_large_texts(pod, is_meant));
-    unmet
-}
-
-/// The containers' texts that are too large with what they refer to.
-fn too_large_texts(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
-    // Without objects the manifest was refused for it.
-    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !pod.objects.is_empty()) else {
-        return vec![];
-    };
-    let inits = spec.init_containers.iter().flatten().enumerate();
-    let inits = inits.map(|(index, container)| ("spec.initContainers", index, container));
-    let mains = spec.containers.iter().enumerate();
-    let mains = mains.map(|(index, container)| ("spec.containers", index, container));
-    let all = inits.chain(mains);
-    let all = all.filter(|(.., container)| is_meant(&User::Container(container.name.clone())));
-    let found = all.filter_map(|(list, index, container)| {
-        let found = too_large(container, &pod.objects)?;
-        let field = path::join(&path::index(list, index), &found.field);
-        Some(format!("{field}: {found}"))
-    });
-    found.collect()
 }

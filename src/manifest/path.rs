@@ -50,12 +50,12 @@ pub(super) fn without_numbers(field: &str) -> String {
     text
 }
 
-/// Whether one field is the other, or lies around it or below it.
+/// True if the fields are the same, or one contains the other.
 pub(super) fn concerns(field: &str, other: &str) -> bool {
     is_inside(field, other) || is_inside(other, field)
 }
 
-/// Whether a field is the other, or lies below it.
+/// True if a field is the other, or lies below it.
 pub(super) fn is_inside(field: &str, other: &str) -> bool {
     let rest = field.strip_prefix(other);
     rest.is_some_and(|rest| other.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))

@@ -1,18 +1,18 @@
-//! What a Pod's containers request together, and what they are limited to (Kubernetes, Sidecar Containers, "Resource sharing within
-//! containers").
+//! Sums of the requests and of the limits of a Pod's containers (Kubernetes, Sidecar Containers, "Resource
+//! sharing within containers").
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
-use super::quantity::{self, Quantity};
+use crate::units::quantity::{self, Quantity};
 
 /// Amounts of resources by their names.
-pub(super) type Amounts = BTreeMap<String, Written>;
+pub(super) type ResourceAmounts = BTreeMap<String, Written>;
 
 /// The amount of a resource, if there is one that can be read.
-pub(super) fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {
+pub(super) fn amount(amounts: Option<&ResourceAmounts>, name: &str) -> Option<Quantity> {
     quantity::parse(&amounts?.get(name)?.0)
 }
 
@@ -22,22 +22,25 @@ pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     inits.chain(&spec.containers)
 }
 
-/// Whether an init container is a sidecar, which runs as long as the Pod.
+/// True if an init container is a sidecar, which runs as long as the Pod.
 pub(super) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
 /// Every resource that a container requests, and how much all of them need at most at a time.
-pub(super) fn of_containers(spec: &PodSpec) -> Amounts {
+pub(super) fn of_containers(spec: &PodSpec) -> ResourceAmounts {
     summed(spec, |resources| resources.requests.as_ref())
 }
 
 /// The same for what containers are limited to.
-pub(super) fn limits_of_containers(spec: &PodSpec) -> Amounts {
+pub(super) fn limits_of_containers(spec: &PodSpec) -> ResourceAmounts {
     summed(spec, |resources| resources.limits.as_ref())
 }
 
-fn summed(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -> Amounts {
+fn summed(
+    spec: &PodSpec,
+    side: fn(&ResourceRequirements) -> Option<&ResourceAmounts>,
+) -> ResourceAmounts {
     let names: BTreeSet<&String> = all(spec)
         .filter_map(|c| side(c.resources.as_ref()?))
         .flat_map(BTreeMap::keys)
@@ -48,7 +51,7 @@ fn summed(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -
     names.into_iter().map(entry).collect()
 }
 
-/// How much the containers need at most at a time, as it is written.
+/// Returns the most that the containers need at one time, as a quantity in canonical form.
 fn together(spec: &PodSpec, written: impl Fn(&Container) -> Option<Written>) -> String {
     let of = |c: &Container| {
         written(c)

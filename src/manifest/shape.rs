@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 /// A text that every type understands that is written as one: times are the pickiest.
 const SAMPLE: &str = "2000-01-01T00:00:00Z";
 
-/// What a value has to be.
+/// Schema of a value.
 #[derive(Debug)]
-pub(super) enum Shape {
+pub(super) enum Schema {
     Text,
     Boolean,
     /// From the least to the most.
@@ -27,36 +27,36 @@ pub(super) enum Shape {
     Time,
     /// Whatever it is.
     Any,
-    List(Box<Shape>),
+    List(Box<Schema>),
     /// Of any names to values of one shape.
-    Map(Box<Shape>),
-    Object(Object),
+    Map(Box<Schema>),
+    Object(ObjectSchema),
 }
 
 /// An object of the API.
 #[derive(Debug)]
-pub(super) struct Object {
+pub(super) struct ObjectSchema {
     /// As the API reference calls it: `PodSpec`, `Container`.
     pub(super) name: &'static str,
     /// Its fields, sorted.
-    pub(super) fields: Vec<(&'static str, Shape)>,
+    pub(super) fields: Vec<(&'static str, Schema)>,
 }
 
-impl Object {
-    fn of(name: &'static str, mut fields: Vec<(&'static str, Shape)>) -> Self {
+impl ObjectSchema {
+    fn of(name: &'static str, mut fields: Vec<(&'static str, Schema)>) -> Self {
         fields.sort_by_key(|(name, _)| *name);
         Self { name, fields }
     }
 
-    pub(super) fn field(&self, name: &str) -> Option<&Shape> {
+    pub(super) fn field(&self, name: &str) -> Option<&Schema> {
         let found = self.fields.iter().find(|(field, _)| *field == name);
-        found.map(|(_, shape)| shape)
+        found.map(|(_, schema)| schema)
     }
 }
 
-impl Shape {
+impl Schema {
     /// The object that stands here, or the one of which this is a list.
-    pub(super) fn object(&self) -> Option<&Object> {
+    pub(super) fn object(&self) -> Option<&ObjectSchema> {
         match self {
             Self::Object(object) => Some(object),
             Self::List(item) => item.object(),
@@ -80,14 +80,14 @@ impl Shape {
 }
 
 /// The shape of a whole Pod.
-pub(super) fn pod() -> &'static Object {
-    static POD: LazyLock<Object> = LazyLock::new(|| {
-        let mut shape = Shape::Any;
+pub(super) fn pod() -> &'static ObjectSchema {
+    static POD: LazyLock<ObjectSchema> = LazyLock::new(|| {
+        let mut schema = Schema::Any;
         // What this gives depends on the version of k8s-openapi alone, and every test of manifests
         // comes by here.
-        Pod::deserialize(Sketch::of("", &mut shape)).expect("a Pod of samples is a Pod");
-        match shape {
-            Shape::Object(object) => object,
+        Pod::deserialize(Sketch::of("", &mut schema)).expect("a Pod of samples is a Pod");
+        match schema {
+            Schema::Object(object) => object,
             other => unreachable!("a Pod is {other:?}"),
         }
     });
@@ -97,16 +97,16 @@ pub(super) fn pod() -> &'static Object {
 /// Answers what a type asks for, and notes what it was.
 struct Sketch<'a> {
     field: &'static str,
-    into: &'a mut Shape,
+    into: &'a mut Schema,
 }
 
 impl<'a> Sketch<'a> {
-    fn of(field: &'static str, into: &'a mut Shape) -> Self {
+    fn of(field: &'static str, into: &'a mut Schema) -> Self {
         Self { field, into }
     }
 
-    fn text<'de, V: Visitor<'de>>(self, shape: Shape, visitor: V) -> Result<V::Value, Error> {
-        *self.into = shape;
+    fn text<'de, V: Visitor<'de>>(self, schema: Schema, visitor: V) -> Result<V::Value, Error> {
+        *self.into = schema;
         visitor.visit_str(match self.field {
             "apiVersion" => "v1",
             "kind" => "Pod",
@@ -119,29 +119,29 @@ impl<'de> Deserializer<'de> for Sketch<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.text(Shape::IntOrString, visitor)
+        self.text(Schema::IntOrString, visitor)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.text(Shape::Text, visitor)
+        self.text(Schema::Text, visitor)
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.text(Shape::Text, visitor)
+        self.text(Schema::Text, visitor)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        *self.into = Shape::Boolean;
+        *self.into = Schema::Boolean;
         visitor.visit_bool(false)
     }
 
     fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        *self.into = Shape::Integer(i32::MIN.into(), i32::MAX.into());
+        *self.into = Schema::Integer(i32::MIN.into(), i32::MAX.into());
         visitor.visit_i32(0)
     }
 
     fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        *self.into = Shape::Integer(i64::MIN, i64::MAX);
+        *self.into = Schema::Integer(i64::MIN, i64::MAX);
         visitor.visit_i64(0)
     }
 
@@ -156,25 +156,25 @@ impl<'de> Deserializer<'de> for Sketch<'_> {
     ) -> Result<V::Value, Error> {
         let value = visitor.visit_newtype_struct(Sketch::of(self.field, self.into))?;
         match name {
-            "Quantity" => *self.into = Shape::Quantity,
-            "Time" | "MicroTime" => *self.into = Shape::Time,
-            "FieldsV1" => *self.into = Shape::Any,
+            "Quantity" => *self.into = Schema::Quantity,
+            "Time" | "MicroTime" => *self.into = Schema::Time,
+            "FieldsV1" => *self.into = Schema::Any,
             _ => {}
         }
         Ok(value)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let mut item = Shape::Any;
+        let mut item = Schema::Any;
         let value = visitor.visit_seq(One(Some(&mut item)))?;
-        *self.into = Shape::List(Box::new(item));
+        *self.into = Schema::List(Box::new(item));
         Ok(value)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let mut item = Shape::Any;
+        let mut item = Schema::Any;
         let value = visitor.visit_map(One(Some(&mut item)))?;
-        *self.into = Shape::Map(Box::new(item));
+        *self.into = Schema::Map(Box::new(item));
         Ok(value)
     }
 
@@ -190,7 +190,7 @@ impl<'de> Deserializer<'de> for Sketch<'_> {
             next: "",
             into: &mut fields,
         })?;
-        *self.into = Shape::Object(Object::of(name, fields));
+        *self.into = Schema::Object(ObjectSchema::of(name, fields));
         Ok(value)
     }
 
@@ -201,7 +201,7 @@ impl<'de> Deserializer<'de> for Sketch<'_> {
 }
 
 /// A list or map of one item.
-struct One<'a>(Option<&'a mut Shape>);
+struct One<'a>(Option<&'a mut Schema>);
 
 impl<'de> SeqAccess<'de> for One<'_> {
     type Error = Error;
@@ -229,7 +229,7 @@ impl<'de> MapAccess<'de> for One<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let mut none = Shape::Any;
+        let mut none = Schema::Any;
         seed.deserialize(Sketch::of("", self.0.take().unwrap_or(&mut none)))
     }
 }
@@ -238,7 +238,7 @@ impl<'de> MapAccess<'de> for One<'_> {
 struct Fields<'a> {
     names: std::slice::Iter<'static, &'static str>,
     next: &'static str,
-    into: &'a mut Vec<(&'static str, Shape)>,
+    into: &'a mut Vec<(&'static str, Schema)>,
 }
 
 impl<'de> MapAccess<'de> for Fields<'_> {
@@ -257,9 +257,9 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let mut shape = Shape::Any;
-        let value = seed.deserialize(Sketch::of(self.next, &mut shape))?;
-        self.into.push((self.next, shape));
+        let mut schema = Schema::Any;
+        let value = seed.deserialize(Sketch::of(self.next, &mut schema))?;
+        self.into.push((self.next, schema));
         Ok(value)
     }
 }
@@ -268,38 +268,39 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 mod tests {
     use super::*;
 
-    fn shape(path: &[&str]) -> &'static Shape {
+    fn schema(path: &[&str]) -> &'static Schema {
         let (last, around) = path.split_last().unwrap();
         let object = around.iter().fold(pod(), |object, name| {
-            object.field(name).and_then(Shape::object).unwrap()
+            object.field(name).and_then(Schema::object).unwrap()
         });
         object.field(last).unwrap()
     }
 
     #[test]
     fn every_kind_of_value_is_recognised() {
-        let i32s = |s: &Shape| matches!(s, Shape::Integer(_, most) if *most == i64::from(i32::MAX));
-        assert!(matches!(shape(&["kind"]), Shape::Text));
-        assert!(matches!(shape(&["spec", "hostPID"]), Shape::Boolean));
-        assert!(i32s(shape(&["spec", "priority"])));
+        let i32s =
+            |s: &Schema| matches!(s, Schema::Integer(_, most) if *most == i64::from(i32::MAX));
+        assert!(matches!(schema(&["kind"]), Schema::Text));
+        assert!(matches!(schema(&["spec", "hostPID"]), Schema::Boolean));
+        assert!(i32s(schema(&["spec", "priority"])));
         assert!(
-            matches!(shape(&["spec", "overhead"]), Shape::Map(q) if matches!(**q, Shape::Quantity))
+            matches!(schema(&["spec", "overhead"]), Schema::Map(q) if matches!(**q, Schema::Quantity))
         );
         let probe = ["spec", "containers", "livenessProbe"];
         let port = [&probe[..], &["httpGet", "port"]].concat();
-        assert!(matches!(shape(&port), Shape::IntOrString));
+        assert!(matches!(schema(&port), Schema::IntOrString));
         let grace = [&probe[..], &["terminationGracePeriodSeconds"]].concat();
-        assert!(matches!(shape(&grace), Shape::Integer(_, i64::MAX)));
+        assert!(matches!(schema(&grace), Schema::Integer(_, i64::MAX)));
         assert!(matches!(
-            shape(&["metadata", "creationTimestamp"]),
-            Shape::Time
+            schema(&["metadata", "creationTimestamp"]),
+            Schema::Time
         ));
         assert!(matches!(
-            shape(&["metadata", "managedFields", "fieldsV1"]),
-            Shape::Any
+            schema(&["metadata", "managedFields", "fieldsV1"]),
+            Schema::Any
         ));
         assert!(
-            matches!(shape(&["spec", "containers", "args"]), Shape::List(t) if matches!(**t, Shape::Text))
+            matches!(schema(&["spec", "containers", "args"]), Schema::List(t) if matches!(**t, Schema::Text))
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What was probably meant by a field that is not there: a name like it, or the place where it belongs.
+//! Suggestions for unknown fields: a similar name, or the object where the field belongs.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -10,20 +10,20 @@ use std::sync::LazyLock;
 
 use super::fields::treatment;
 use super::hints;
-use super::shape::{Object, Shape, pod};
+use super::shape::{ObjectSchema, Schema, pod};
 
 /// The field of the Pod, and of a probe.
 const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
 /// Longer than any name of a field by far; what is longer is no slip of the pen.
 const LONGEST: usize = 64;
 
-/// Where an object stands, without the numbers of lists' items: `["spec", "containers[]"]`.
-pub(super) type Place = Vec<String>;
+/// Path of an object without the indexes of list items: `["spec", "containers[]"]`.
+pub(super) type ObjectPath = Vec<String>;
 
-/// A field that the object at its place does not have.
+/// A field that the object at its path does not have.
 #[derive(Debug)]
 pub(super) struct Unknown {
-    /// What was probably meant.
+    /// The suggestion.
     pub(super) message: String,
     /// The field that was.
     pub(super) meant: Option<Meant>,
@@ -38,8 +38,8 @@ pub(super) enum Meant {
     There(String),
 }
 
-/// Says what was probably meant by a field that the object at this place does not have.
-pub(super) fn unknown_field(name: &str, object: &Object, place: &[String]) -> Unknown {
+/// Returns the suggestion for a field that the object at this path does not have.
+pub(super) fn unknown_field(name: &str, object: &ObjectSchema, place: &[String]) -> Unknown {
     let unknown = |message: String, meant| Unknown { message, meant };
     let hint = hints::of_template(name);
     if !hint.is_empty() {
@@ -75,14 +75,14 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
     distances.min().map(|(_, known)| known)
 }
 
-/// How many slips lead from one name to the other, if that is not too many.
+/// Edit distance between two names; `None` if it is too large.
 fn distance(name: &str, known: &str) -> Option<usize> {
     let most = 1 + name.len() / 4;
     if name.len() > LONGEST || name.len().abs_diff(known.len()) > most {
         return None;
     }
-    let slips = strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase());
-    (slips <= most && slips < known.len()).then_some(slips)
+    let edits = strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase());
+    (edits <= most && edits < known.len()).then_some(edits)
 }
 
 /// The nearest object that has a field of such a name, and what the field is called there.
@@ -112,8 +112,8 @@ fn elsewhere(name: &str, place: &[String]) -> Option<(&'static str, String)> {
 }
 
 /// Every object of a Pod that is not settled by what is around it.
-fn objects() -> &'static [(Place, &'static Object)] {
-    static OBJECTS: LazyLock<Vec<(Place, &'static Object)>> = LazyLock::new(|| {
+fn objects() -> &'static [(ObjectPath, &'static ObjectSchema)] {
+    static OBJECTS: LazyLock<Vec<(ObjectPath, &'static ObjectSchema)>> = LazyLock::new(|| {
         let mut found = vec![];
         collect(pod(), &vec![], &mut found);
         found
@@ -121,22 +121,26 @@ fn objects() -> &'static [(Place, &'static Object)] {
     &OBJECTS
 }
 
-fn collect(object: &'static Object, at: &Place, into: &mut Vec<(Place, &'static Object)>) {
+fn collect(
+    object: &'static ObjectSchema,
+    at: &ObjectPath,
+    into: &mut Vec<(ObjectPath, &'static ObjectSchema)>,
+) {
     into.push((at.clone(), object));
-    for (name, shape) in &object.fields {
+    for (name, schema) in &object.fields {
         let settled = treatment(object.name, name).is_final();
-        if let Some(inner) = shape.object().filter(|_| !settled) {
+        if let Some(inner) = schema.object().filter(|_| !settled) {
             let mut there = at.clone();
-            there.push(step(name, shape));
+            there.push(step(name, schema));
             collect(inner, &there, into);
         }
     }
 }
 
-/// One part of a place.
-pub(super) fn step(name: &str, shape: &Shape) -> String {
-    match shape {
-        Shape::List(_) => format!("{name}[]"),
+/// One part of an object's path.
+pub(super) fn step(name: &str, schema: &Schema) -> String {
+    match schema {
+        Schema::List(_) => format!("{name}[]"),
         _ => name.to_owned(),
     }
 }
@@ -146,7 +150,7 @@ mod tests {
     use super::*;
 
     fn said(name: &str, place: &str) -> String {
-        let place: Place = place.split('.').map(str::to_owned).collect();
+        let place: ObjectPath = place.split('.').map(str::to_owned).collect();
         let found = objects().iter().find(|(there, _)| *there == place);
         unknown_field(name, found.expect("such a place").1, &place).message
     }

@@ -13,14 +13,14 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::watch;
 
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 
-/// A server that takes longer than this to show something is away.
+/// A server that takes longer than this to show something is unreachable.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A change passes admission, which may ask others first: each webhook has 30 seconds at most.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How a change is written.
+/// Format of a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PatchType {
     /// Objects are merged, all else is replaced.
@@ -59,7 +59,7 @@ impl Api {
         let _ = answered.wait_for(|answered| *answered).await;
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         self.ask(Method::GET, path, None, vec![]).await
     }
 
@@ -67,7 +67,7 @@ impl Api {
         &self,
         path: &str,
         object: &impl Serialize,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ApiError> {
         let json = Some("application/json");
         self.ask(Method::POST, path, json, body(object)?).await
     }
@@ -77,7 +77,7 @@ impl Api {
         path: &str,
         kind: PatchType,
         change: &impl Serialize,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ApiError> {
         let kind = match kind {
             PatchType::Merge => "application/merge-patch+json",
             PatchType::Strategic => "application/strategic-merge-patch+json",
@@ -87,7 +87,7 @@ impl Api {
     }
 
     /// Deletes the object at once if it is still the one with this UID.
-    pub(super) async fn delete_now(&self, path: &str, uid: &str) -> Result<(), Error> {
+    pub(super) async fn delete_now(&self, path: &str, uid: &str) -> Result<(), ApiError> {
         let options = serde_json::json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -96,21 +96,23 @@ impl Api {
         });
         let json = Some("application/json");
         let options = body(&options)?;
-        let gone: Result<IgnoredAny, Error> = self.ask(Method::DELETE, path, json, options).await;
+        let gone: Result<IgnoredAny, ApiError> =
+            self.ask(Method::DELETE, path, json, options).await;
         gone.map(|_| ())
     }
 
-    /// What happens to the objects at a path; ends when the server ends it.
+    /// Watches the objects at a path; the stream ends when the server ends it.
     pub(super) async fn watch<T: DeserializeOwned + Clone + 'static>(
         &self,
         path: &str,
-    ) -> Result<impl Stream<Item = Result<WatchEvent<T>, Error>> + Unpin + use<T>, Error> {
+    ) -> Result<impl Stream<Item = Result<WatchEvent<T>, ApiError>> + Unpin + use<T>, ApiError>
+    {
         let request = request(Method::GET, path, None, vec![])?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let stream = self.client.request_events::<T>(request);
         let stream = tokio::time::timeout(DEADLINE, stream).await;
         let stream = stream.map_err(|_| late(DEADLINE))??;
-        let stream = stream.map(|event| event.map_err(Error::from));
+        let stream = stream.map(|event| event.map_err(ApiError::from));
         Ok(stream.boxed())
     }
 
@@ -120,17 +122,18 @@ impl Api {
         path: &str,
         content_type: Option<&str>,
         body: Vec<u8>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ApiError> {
         let is_change = method != Method::GET;
         let deadline = if is_change { CHANGE_DEADLINE } else { DEADLINE };
         let request = request(method, path, content_type, body)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let answer = self.client.request::<T>(request);
         let answer = tokio::time::timeout(deadline, answer).await;
-        let answer = answer.map_err(|_| late(deadline))?.map_err(Error::from);
+        let answer = answer.map_err(|_| late(deadline))?.map_err(ApiError::from);
         // That it is too busy may be said by something in front of it.
-        let is_away = |error: &Error| matches!(error.kind, ErrorKind::Away | ErrorKind::Busy(_));
-        if !answer.as_ref().is_err_and(is_away) {
+        let is_unreachable =
+            |error: &ApiError| matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Busy(_));
+        if !answer.as_ref().is_err_and(is_unreachable) {
             self.answered
                 .send_if_modified(|answered| !std::mem::replace(answered, true));
         }
@@ -138,12 +141,13 @@ impl Api {
     }
 }
 
-fn late(deadline: Duration) -> Error {
-    Error::away(format!("no answer within {deadline:?}"))
+fn late(deadline: Duration) -> ApiError {
+    ApiError::unreachable(format!("no answer within {deadline:?}"))
 }
 
-fn body(object: &impl Serialize) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(object).map_err(|e| Error::away(format!("cannot write a request: {e}")))
+fn body(object: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(object)
+        .map_err(|e| ApiError::unreachable(format!("cannot write a request: {e}")))
 }
 
 fn request(
@@ -151,11 +155,11 @@ fn request(
     path: &str,
     content_type: Option<&str>,
     body: Vec<u8>,
-) -> Result<Request<Vec<u8>>, Error> {
+) -> Result<Request<Vec<u8>>, ApiError> {
     let mut request = Request::builder().method(method).uri(path);
     if let Some(content_type) = content_type {
         request = request.header(CONTENT_TYPE, content_type);
     }
     let request = request.body(body);
-    request.map_err(|e| Error::away(format!("cannot make a request for {path}: {e}")))
+    request.map_err(|e| ApiError::unreachable(format!("cannot make a request for {path}: {e}")))
 }

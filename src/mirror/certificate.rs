@@ -1,9 +1,9 @@
 //! The node's client certificate: asked of the API server by a `CertificateSigningRequest`, kept as
 //! the kubelet keeps it, and renewed in time (Kubernetes, TLS bootstrapping).
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use tracing::{debug, info};
 
 use super::api::Api;
 use super::connection;
-use super::error::{Error, ErrorKind, chain};
+use super::error::{ApiError, ErrorKind, chain};
 use crate::hex::hex;
+use crate::host::atomic_file;
 use crate::units::time::Later;
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
@@ -32,9 +33,9 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const CURRENT: &str = "kubelet-client-current.pem";
 /// The key of a request that is not answered yet.
 const ASKED_KEY: &str = "kubelet-client.key.tmp";
-/// The wait before a request is looked at again, at first and at most, and for how long at a time.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOK_MAX: Duration = Duration::from_secs(10);
+/// Interval between polls of a certificate signing request, at first and at most, and their total time.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A certificate is renewed between these shares of its life.
 const RENEW: (f64, f64) = (0.7, 0.9);
@@ -114,7 +115,7 @@ pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
     }
 }
 
-/// Whether a kubeconfig is there and its certificate, if it shows one, is valid now.
+/// True if the kubeconfig exists and its client certificate, if it has one, is valid now.
 pub(super) fn is_usable(kubeconfig: &Path) -> bool {
     let Ok(mut found) = connection::read(kubeconfig) else {
         return false;
@@ -142,22 +143,22 @@ pub(super) async fn wait_until_due(validity: Validity, chance: f64) {
 ///
 /// # Errors
 /// It is not given, or cannot be kept.
-pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Error> {
+pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), ApiError> {
     let key = asked_key(folder)?;
     let name = format!("node-csr-{}", fingerprint(&key));
     let request = request(&name, &key, node)?;
-    debug!(request = name, "waiting for the client certificate");
+    debug!(request = name, "Waiting for client certificate");
     let until = Instant::now().later(PATIENCE);
-    let mut look = LOOK;
+    let mut interval = POLL_INTERVAL;
     let certificate = loop {
         match answer(api, &name, &request).await {
             Ok(Some(certificate)) => break certificate,
             Ok(None) if Instant::now() < until => {
-                tokio::time::sleep(look).await;
-                look = look.saturating_mul(2).min(LOOK_MAX);
+                tokio::time::sleep(interval).await;
+                interval = interval.saturating_mul(2).min(POLL_INTERVAL_MAX);
             }
             Ok(None) => {
-                return Err(Error {
+                return Err(ApiError {
                     kind: ErrorKind::Fault,
                     message: format!("nobody has signed the request {name} yet"),
                 });
@@ -167,23 +168,20 @@ pub(super) async fn ask(api: &Api, folder: &Path, node: &str) -> Result<(), Erro
     };
     keep(folder, &certificate, &key)
         .map_err(|e| cannot("keep the client certificate", folder, &e))?;
-    info!(folder = %folder.display(), "the client certificate is there");
+    info!(folder = %folder.display(), "Received client certificate");
     Ok(())
 }
 
-/// What came of a request; makes it if it is not there.
+/// Returns the outcome of a certificate signing request; creates the request if it does not exist.
 async fn answer(
     api: &Api,
     name: &str,
     request: &CertificateSigningRequest,
-) -> Result<Option<Vec<u8>>, Error> {
+) -> Result<Option<Vec<u8>>, ApiError> {
     let path = format!("{REQUESTS}/{name}");
     let found = match api.get::<CertificateSigningRequest>(&path).await {
         Err(error) if error.kind == ErrorKind::NotFound => {
-            info!(
-                request = name,
-                "asking the API server for a client certificate"
-            );
+            info!(request = name, "Requesting client certificate");
             api.create::<CertificateSigningRequest>(REQUESTS, request)
                 .await
         }
@@ -201,7 +199,7 @@ async fn answer(
     let mut no = conditions.filter(|c| c.type_ == "Denied" || c.type_ == "Failed");
     if let Some(no) = no.next() {
         let why = no.message.as_deref().unwrap_or_default();
-        return Err(Error {
+        return Err(ApiError {
             kind: ErrorKind::Refused(403),
             message: format!("{name} is {}: {why}", no.type_.to_lowercase()),
         });
@@ -209,14 +207,14 @@ async fn answer(
     Ok(status.certificate.map(|c| c.0).filter(|c| !c.is_empty()))
 }
 
-fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRequest, Error> {
+fn request(name: &str, key: &KeyPair, node: &str) -> Result<CertificateSigningRequest, ApiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     let subject = &mut params.distinguished_name;
     subject.push(DnType::OrganizationName, "system:nodes");
     subject.push(DnType::CommonName, format!("system:node:{node}"));
     let request = params.serialize_request(key).and_then(|r| r.pem());
-    let request = request.map_err(|e| Error::away(chain(&e)))?;
+    let request = request.map_err(|e| ApiError::unreachable(chain(&e)))?;
     Ok(CertificateSigningRequest {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -241,15 +239,15 @@ fn fingerprint(key: &KeyPair) -> String {
 }
 
 /// The key of the request that is under way, or a new one.
-fn asked_key(folder: &Path) -> Result<KeyPair, Error> {
+fn asked_key(folder: &Path) -> Result<KeyPair, ApiError> {
     let path = folder.join(ASKED_KEY);
     let known = fs::read_to_string(&path).ok();
     if let Some(key) = known.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
         return Ok(key);
     }
-    let key = KeyPair::generate().map_err(|e| Error::away(chain(&e)))?;
+    let key = KeyPair::generate().map_err(|e| ApiError::unreachable(chain(&e)))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let written = made.and_then(|()| write(&path, key.serialize_pem().as_bytes()));
+    let written = made.and_then(|()| atomic_file::write(&path, key.serialize_pem().as_bytes()));
     written.map_err(|e| cannot("keep the key of a client certificate", &path, &e))?;
     Ok(key)
 }
@@ -263,19 +261,17 @@ fn keep(folder: &Path, certificate: &[u8], key: &KeyPair) -> io::Result<()> {
         pem.push(b'\n');
     }
     pem.extend(key.serialize_pem().into_bytes());
-    write(&folder.join(&name), &pem)?;
+    atomic_file::write(&folder.join(&name), &pem)?;
     let link = folder.join("kubelet-client-current.pem.new");
-    let _ = fs::remove_file(&link);
-    symlink(&name, &link)?;
-    fs::rename(&link, current(folder))?;
-    fs::File::open(folder)?.sync_all()?;
+    atomic_file::replace_symlink(Path::new(&name), &link, &current(folder))?;
+    atomic_file::sync_folder(folder)?;
     fs::remove_file(folder.join(ASKED_KEY))
 }
 
 /// Writes the kubeconfig of a node that gets its certificate by the bootstrap kubeconfig: the same server,
 /// and the certificate in the folder. It is written before the certificate is asked for, as by the
-/// kubelet: where it cannot be written, a certificate would be asked for in vain, and again and again.
-/// Tells whether a valid certificate is there already.
+/// kubelet: where it cannot be written, a certificate would be requested again and again without effect.
+/// Returns true if there is a valid certificate already.
 ///
 /// # Errors
 /// The one cannot be read, or the other not written.
@@ -283,7 +279,7 @@ pub(super) fn write_kubeconfig(
     bootstrap: &Path,
     kubeconfig: &Path,
     folder: &Path,
-) -> Result<bool, Error> {
+) -> Result<bool, ApiError> {
     let found = connection::read(bootstrap)?;
     let context = found.contexts.iter();
     let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
@@ -292,7 +288,7 @@ pub(super) fn write_kubeconfig(
     let cluster = clusters.find(|c| Some(&c.name) == context.map(|c| &c.cluster));
     let cluster = cluster.and_then(|c| c.cluster.as_ref()).ok_or_else(|| {
         let path = bootstrap.display();
-        Error::away(format!("{path}: found no cluster of the current context"))
+        ApiError::unreachable(format!("{path}: found no cluster of the current context"))
     })?;
     let certificate = current(folder);
     let text = serde_yaml::to_string(&json!({
@@ -309,34 +305,18 @@ pub(super) fn write_kubeconfig(
         }}],
         "current-context": "default-context",
     }));
-    let text = text.map_err(|e| Error::away(chain(&e)))?;
+    let text = text.map_err(|e| ApiError::unreachable(chain(&e)))?;
     if fs::read_to_string(kubeconfig).ok().as_ref() != Some(&text) {
         let parent = kubeconfig.parent().unwrap_or(Path::new("/"));
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        let written = made.and_then(|()| write(kubeconfig, text.as_bytes()));
+        let written = made.and_then(|()| atomic_file::write(kubeconfig, text.as_bytes()));
         written.map_err(|e| cannot("write", kubeconfig, &e))?;
     }
     Ok(is_usable(kubeconfig))
 }
 
-/// Writes a file that only root reads, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
-}
-
-fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
-    Error::away(format!("cannot {what} {}: {error}", path.display()))
+fn cannot(what: &str, path: &Path, error: &io::Error) -> ApiError {
+    ApiError::unreachable(format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use tracing::{info, warn};
 
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 
-/// What is known of one thing that the server may refuse.
+/// State of one request that the server may refuse, so that a refusal is logged once.
 #[derive(Debug)]
 pub(super) struct Complaint {
     /// `to renew the lease`, …
@@ -21,16 +21,16 @@ impl Complaint {
     }
 
     /// It is refused.
-    pub(super) fn say(&mut self, error: &Error) {
+    pub(super) fn say(&mut self, error: &ApiError) {
         if self.said.replace(error.kind) != Some(error.kind) {
-            warn!(%error, "the API server refuses {}", self.what);
+            warn!(%error, "API server refuses {}", self.what);
         }
     }
 
     /// It is not refused.
     pub(super) fn clear(&mut self) {
         if self.said.take().is_some() {
-            info!("the API server does not refuse any more {}", self.what);
+            info!("API server no longer refuses {}", self.what);
         }
     }
 }

@@ -1,5 +1,9 @@
-//! The way to the API server, as a kubeconfig file tells it. Everything that the file names is read
+//! The connection to the API server, as a kubeconfig file configures it. Everything that the file names is
+//! read
 //! again for each connection, and a change of any of it is noticed.
+
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,42 +25,42 @@ use tracing::debug;
 
 use super::api::Api;
 use super::bounded::{Bound, Bounded};
-use super::error::{Error, chain};
-use super::plugin::{self, Credential};
+use super::error::{ApiError, chain};
+use super::plugin::{self, PluginCredential};
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long a server may take to accept a connection.
+/// Interval between checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Time limit for connecting to a server.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// A connection on which nothing comes is looked after this often, and is dead after so many looks.
+/// Interval of keep-alive probes on an idle connection, which is dead after so many without a reply.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-const KEEPALIVE_LOOKS: u32 = 2;
-/// A credential with a time of its own is got anew this long before it is over, but not more often than this.
+const KEEPALIVE_PROBES: u32 = 2;
+/// A credential with a time of its own is renewed this long before it is over, but not more often than this.
 const RENEW: SignedDuration = SignedDuration::from_secs(30);
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
-/// The clock of a machine may jump, so it is looked at this often.
-const CLOCK_LOOK: Duration = Duration::from_secs(60);
+/// Interval between checks of the clock, which may jump on a machine.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Connections that nobody uses are kept for this long; the lease is renewed more often.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// A connection, and what it was made from.
 pub(super) struct Connection {
     pub(super) api: Api,
-    pub(super) files: Files,
+    pub(super) files: WatchedFiles,
     /// The exec plugin that gave the credential, and when that is over.
     plugin: Option<(ExecConfig, Option<Timestamp>)>,
 }
 
 /// Files as they were when they were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
+pub(super) struct WatchedFiles(Vec<(PathBuf, Option<ContentStamp>)>);
 
-/// What tells one state of a file from another: device, inode, size, and time of change.
-type Stamp = (u64, u64, u64, i64, i64);
+/// Identity of a file's content: device, inode, size, and time of change.
+type ContentStamp = (u64, u64, u64, i64, i64);
 
-impl Files {
+impl WatchedFiles {
     /// These files as they are now.
-    pub(super) fn look(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(super) fn snapshot(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(
             paths
                 .into_iter()
@@ -70,7 +74,7 @@ impl Files {
         self.0.extend(others.0);
     }
 
-    /// Whether any of them changed, came or went.
+    /// True if any of the files changed, appeared or disappeared.
     fn changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
     }
@@ -78,20 +82,20 @@ impl Files {
     /// Waits until any of them changes.
     pub(super) async fn change(&self) {
         while !self.changed() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<ContentStamp> {
     let found = fs::metadata(path).ok()?;
     let changed = (found.ctime(), found.ctime_nsec());
     Some((found.dev(), found.ino(), found.size(), changed.0, changed.1))
 }
 
 impl Connection {
-    /// Reads the kubeconfig and gets ready to ask its server. `certificate` is a PEM file with a
-    /// certificate and its key that is shown in place of one that the kubeconfig holds itself.
+    /// Reads the kubeconfig and prepares requests to its server. `certificate` is a PEM file with a
+    /// certificate and its key that is used in place of one that the kubeconfig holds itself.
     /// Nothing is sent yet; an exec plugin is called, unless there is a `fresh` credential of it.
     ///
     /// # Errors
@@ -99,9 +103,9 @@ impl Connection {
     pub(super) async fn open(
         kubeconfig: &Path,
         certificate: Option<&Path>,
-        mut fresh: Option<Credential>,
+        mut fresh: Option<PluginCredential>,
         requests: Arc<AtomicU64>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ApiError> {
         loop {
             let requests = Arc::clone(&requests);
             let fresh = fresh.take();
@@ -116,9 +120,9 @@ impl Connection {
     async fn open_now(
         kubeconfig: &Path,
         certificate: Option<&Path>,
-        fresh: Option<Credential>,
+        fresh: Option<PluginCredential>,
         requests: Arc<AtomicU64>,
-    ) -> Result<Option<Self>, Error> {
+    ) -> Result<Option<Self>, ApiError> {
         let mut files = vec![kubeconfig.to_owned()];
         let mut found = read(kubeconfig)?;
         if let Some(certificate) = certificate {
@@ -130,11 +134,12 @@ impl Connection {
         prefer_token_file(&mut found);
         files.extend(named_files(&found));
         // Before they are read, so that a change in between is seen as one.
-        let files = Files::look(files);
+        let files = WatchedFiles::snapshot(files);
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(found, &options).await;
-        let config =
-            config.map_err(|e| Error::away(format!("{}: {}", kubeconfig.display(), chain(&e))))?;
+        let config = config.map_err(|e| {
+            ApiError::unreachable(format!("{}: {}", kubeconfig.display(), chain(&e)))
+        })?;
         let mut config = config;
         let mut plugin = None;
         if let Some(exec) = exec_plugin(&mut config.auth_info) {
@@ -157,7 +162,7 @@ impl Connection {
     ///
     /// # Errors
     /// It is over, and the plugin gives no other.
-    pub(super) async fn renewed(&self) -> Result<Credential, Error> {
+    pub(super) async fn renewed(&self) -> Result<PluginCredential, ApiError> {
         let Some((exec, Some(expires))) = &self.plugin else {
             return std::future::pending().await;
         };
@@ -167,22 +172,22 @@ impl Connection {
                 .duration_since(Timestamp::now())
                 .saturating_sub(RENEW);
             if left.is_positive() {
-                tokio::time::sleep(left.unsigned_abs().min(CLOCK_LOOK)).await;
+                tokio::time::sleep(left.unsigned_abs().min(CLOCK_CHECK_INTERVAL)).await;
                 continue;
             }
             match plugin::run(exec).await {
                 Ok(credential) => return Ok(credential),
                 Err(error) if Timestamp::now() < *expires => {
-                    debug!(%error, "the exec plugin gives no new credential yet");
+                    debug!(%error, "Exec plugin returned no new credential yet");
                 }
-                Err(error) => return Err(Error::away(error.to_string())),
+                Err(error) => return Err(ApiError::unreachable(error.to_string())),
             }
         }
     }
 }
 
-fn of_plugin(kubeconfig: &Path, error: &plugin::Error) -> Error {
-    Error::away(format!("{}: {error}", kubeconfig.display()))
+fn of_plugin(kubeconfig: &Path, error: &plugin::PluginError) -> ApiError {
+    ApiError::unreachable(format!("{}: {error}", kubeconfig.display()))
 }
 
 /// Takes the exec plugin that is to give the credential; what stands in the kubeconfig itself comes before.
@@ -194,7 +199,7 @@ fn exec_plugin(user: &mut AuthInfo) -> Option<ExecConfig> {
 }
 
 /// Shows what an exec plugin printed.
-fn show_credential(user: &mut AuthInfo, credential: Credential) {
+fn show_credential(user: &mut AuthInfo, credential: PluginCredential) {
     user.token = credential.token.map(Into::into);
     let encode = |pem: String| base64::engine::general_purpose::STANDARD.encode(pem);
     let certificate = credential.client_certificate_data.map(encode);
@@ -206,9 +211,9 @@ fn show_credential(user: &mut AuthInfo, credential: Credential) {
 }
 
 /// Reads a kubeconfig; the paths in it are meant from its folder.
-pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, Error> {
+pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, ApiError> {
     let found = Kubeconfig::read_from(kubeconfig);
-    found.map_err(|e| Error::away(chain(&e)))
+    found.map_err(|e| ApiError::unreachable(chain(&e)))
 }
 
 /// The user of the current context.
@@ -232,7 +237,7 @@ fn show(kubeconfig: &mut Kubeconfig, certificate: &Path) {
     user.client_key = Some(path);
 }
 
-/// Where a user has both, the token in the file counts while it can be read (Kubernetes, `tokenFile` of a
+/// Prefers the token file where a user has both, as long as it can be read (Kubernetes, `tokenFile` of a
 /// kubeconfig).
 fn prefer_token_file(kubeconfig: &mut Kubeconfig) {
     if let Some(user) = user(kubeconfig)
@@ -265,13 +270,13 @@ fn named_files(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
     files.into_iter().map(PathBuf::from).collect()
 }
 
-fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
+fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), ApiError> {
     let mut clusters = kubeconfig
         .clusters
         .iter()
         .filter_map(|c| c.cluster.as_ref());
     if clusters.any(|cluster| cluster.proxy_url.is_some()) {
-        return Err(Error::away(
+        return Err(ApiError::unreachable(
             "the kubeconfig has a proxy-url, expected none: podkeeper asks the API server directly",
         ));
     }
@@ -280,10 +285,10 @@ fn refuse_proxy(kubeconfig: &Kubeconfig) -> Result<(), Error> {
 
 /// Providers of the time before exec plugins: the kubelet has none of them any more, and one of them would
 /// run a program without a limit.
-fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), Error> {
+fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), ApiError> {
     let provider = user(kubeconfig).and_then(|user| user.auth_provider.as_ref());
     match provider {
-        Some(provider) => Err(Error::away(format!(
+        Some(provider) => Err(ApiError::unreachable(format!(
             "the kubeconfig has the auth-provider {:?}, expected none: use an exec plugin",
             provider.name
         ))),
@@ -293,15 +298,15 @@ fn refuse_auth_provider(kubeconfig: &mut Kubeconfig) -> Result<(), Error> {
 
 /// A client of its own making: the library's usual one tries again by itself and writes a log line
 /// for each failure, which are both ours to do.
-fn client(config: &Config) -> Result<Client, Error> {
-    let wrong = |e: kube::Error| Error::away(chain(&e));
+fn client(config: &Config) -> Result<Client, ApiError> {
+    let wrong = |e: kube::Error| ApiError::unreachable(chain(&e));
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIME));
     connector.set_keepalive(Some(KEEPALIVE));
     connector.set_keepalive_interval(Some(KEEPALIVE));
-    connector.set_keepalive_retries(Some(KEEPALIVE_LOOKS));
+    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     let connector = config.rustls_https_connector_with_connector(connector);
     let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIME)
@@ -325,190 +330,4 @@ fn client(config: &Config) -> Result<Client, Error> {
         .map_err(BoxError::from)
         .service(client);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mirror::plugin::PLUGIN_TIME;
-    use tempfile::TempDir;
-
-    /// Writes a kubeconfig with this user, in place of the one before.
-    fn write(folder: &TempDir, user: &str) -> PathBuf {
-        let path = folder.path().join("kubeconfig");
-        let text = format!(
-            "clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:1'}}}}]\n\
-             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
-             current-context: x\nusers: [{{name: u, user: {user}}}]\n"
-        );
-        let new = folder.path().join("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, &path).unwrap();
-        path
-    }
-
-    #[test]
-    fn a_kubeconfig_that_is_too_deep_or_grows_without_end_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kubeconfig");
-        let first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-        let laughs = (1..20).fold(first, |text, i| {
-            let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
-            text + &format!("a{i}: &a{i} [{aliases}]\n")
-        });
-        let texts = [
-            "[".repeat(1 << 20),
-            "{a: ".repeat(1 << 18),
-            "{\"a\":".repeat(1 << 18),
-            "- ".repeat(1 << 19),
-            "? ".repeat(1 << 19),
-            "a: &a [*a]\n".to_owned(),
-            format!("users: {}", "[".repeat(1 << 20)),
-            format!("{laughs}users: *a19\n"),
-            format!("clusters: [{{name: c, cluster: {}", "{a: ".repeat(1 << 18)),
-        ];
-        for text in texts {
-            fs::write(&path, &text).unwrap();
-            let is_read = read(&path).is_ok();
-            assert!(!is_read || text.len() < 1 << 16, "{}", &text[..20]);
-        }
-    }
-
-    /// Begins to connect by a plugin that hangs for as long as the folder is there, and waits until it does.
-    async fn hanging(folder: &TempDir) -> tokio::task::JoinHandle<Result<(), Error>> {
-        let begun = folder.path().join("begun");
-        let script = format!(
-            ": > {0}; while [ -e {0} ]; do sleep 0.1; done",
-            begun.display()
-        );
-        let user = format!(
-            "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
-             args: [-c, '{script}']}}}}"
-        );
-        let path = write(folder, &user);
-        let opened = tokio::spawn(async move {
-            let opened = Connection::open(&path, None, None, Arc::default()).await;
-            opened.map(|_| ())
-        });
-        while !begun.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        opened
-    }
-
-    #[tokio::test]
-    async fn a_plugin_that_hangs_is_given_up_when_the_kubeconfig_changes() {
-        let folder = tempfile::tempdir().unwrap();
-        let opened = hanging(&folder).await;
-        write(&folder, "{token: t}");
-        assert_eq!(opened.await.unwrap(), Ok(()));
-        drop(folder);
-    }
-
-    #[tokio::test]
-    async fn a_plugin_that_hangs_is_given_up_after_a_while() {
-        let folder = tempfile::tempdir().unwrap();
-        let opened = hanging(&folder).await;
-        tokio::time::pause();
-        tokio::time::advance(PLUGIN_TIME).await;
-        let error = opened.await.unwrap().unwrap_err().to_string();
-        assert!(
-            error.contains("the exec plugin has not answered"),
-            "{error}"
-        );
-        drop(folder);
-    }
-
-    /// An API server whose every response begins so and never ends; gives its port.
-    async fn endless(begin: &'static str) -> u16 {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let _ = stream.read(&mut [0; 4096]).await;
-                    let mut chunk =
-                        format!("{begin}\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
-                    while stream.write_all(&chunk).await.is_ok() {
-                        chunk = [b"10000\r\n", &vec![b'x'; 0x10000][..], b"\r\n"].concat();
-                    }
-                });
-            }
-        });
-        port
-    }
-
-    #[tokio::test]
-    async fn a_response_that_never_ends_is_not_read_on_and_is_told_of() {
-        use futures_util::StreamExt;
-        use serde_json::Value;
-
-        use crate::mirror::error::ErrorKind;
-        for begin in ["HTTP/1.1 200 OK", "HTTP/1.1 500 Internal Server Error"] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = write(&folder, "{token: t}");
-            let port = endless(begin).await;
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(
-                &path,
-                text.replace("127.0.0.1:1", &format!("127.0.0.1:{port}")),
-            )
-            .unwrap();
-            let connection = Connection::open(&path, None, None, Arc::default())
-                .await
-                .unwrap();
-            let api = &connection.api;
-            let object = api.get::<Value>("/api/v1/nodes/n").await.unwrap_err();
-            let list = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn";
-            let list_error = api.get::<Value>(list).await.unwrap_err();
-            let watched = match api.watch::<Value>(&format!("{list}&watch=true")).await {
-                Ok(mut events) => events.next().await.unwrap().unwrap_err(),
-                Err(error) => error,
-            };
-            for error in [object, list_error, watched] {
-                assert_eq!(error.kind, ErrorKind::Refused(413), "{begin}: {error}");
-                assert!(error.message.contains("found more than"), "{error}");
-            }
-            // Reviews of callers go the same way.
-            let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-            let review = Request::post(path).body(vec![]).unwrap();
-            let error = api.client().request::<Value>(review).await.unwrap_err();
-            let error = Error::from(error);
-            assert!(error.message.contains("more than 1048576 bytes"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_provider_of_old_is_refused_and_runs_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let ran = folder.path().join("ran");
-        let user = format!(
-            "{{auth-provider: {{name: gcp, config: {{cmd-path: touch, cmd-args: {}}}}}}}",
-            ran.display()
-        );
-        let opened = Connection::open(&write(&folder, &user), None, None, Arc::default()).await;
-        let error = opened.map(drop).unwrap_err().to_string();
-        assert!(
-            error.contains("auth-provider \"gcp\", expected none"),
-            "{error}"
-        );
-        assert!(!ran.exists());
-    }
-
-    #[test]
-    fn the_token_in_a_file_counts_where_there_are_two() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("file"), "f").unwrap();
-        for (user, kept) in [
-            ("{token: t, tokenFile: file}", false),
-            ("{token: t, tokenFile: none}", true),
-            ("{token: t}", true),
-        ] {
-            let mut found = read(&write(&folder, user)).unwrap();
-            prefer_token_file(&mut found);
-            let user_found = super::user(&mut found).unwrap();
-            assert_eq!(user_found.token.is_some(), kept, "{user}");
-        }
-    }
 }

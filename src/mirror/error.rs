@@ -1,4 +1,4 @@
-//! What can go wrong with a request, told apart by what to do about it.
+//! Errors of API requests, by the way to handle them.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A request that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
-pub(super) struct Error {
+pub(super) struct ApiError {
     pub(super) kind: ErrorKind,
-    /// What the server says, or what happened on the way to it.
+    /// Message of the server, or of the failure on the way to it.
     pub(super) message: String,
 }
 
-/// What to do about an error.
+/// Class of an error, by the way to handle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ErrorKind {
     /// The server is not to be reached, or does not know who we are: whatever else is asked now fails
     /// alike.
-    Away,
+    Unreachable,
     /// The server wants to be left alone for this long.
     Busy(Duration),
     /// The server has a fault of its own; the same may succeed later.
@@ -37,22 +37,22 @@ pub(super) enum ErrorKind {
     AlreadyExists,
     /// There is no such object, or no such namespace.
     NotFound,
-    /// A watch has to begin anew from a list.
+    /// A watch has to start again from a list.
     Expired,
     /// The server does not want this, with its code: it will not want it later, unless somebody
     /// changes something.
     Refused(u16),
 }
 
-impl Error {
-    pub(super) fn away(message: impl Into<String>) -> Self {
+impl ApiError {
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
         Self {
-            kind: ErrorKind::Away,
+            kind: ErrorKind::Unreachable,
             message: message.into(),
         }
     }
 
-    /// What a server's answer means.
+    /// Classifies a status that the server returned.
     pub(super) fn of_status(status: Status) -> Self {
         let Status {
             code,
@@ -65,7 +65,7 @@ impl Error {
         let after = Duration::from_secs(after.into());
         let after = after.clamp(Duration::from_secs(1), LONGEST_WAIT);
         let kind = match code {
-            401 => ErrorKind::Away,
+            401 => ErrorKind::Unreachable,
             404 => ErrorKind::NotFound,
             409 if reason == "AlreadyExists" => ErrorKind::AlreadyExists,
             409 => ErrorKind::Conflict,
@@ -85,7 +85,7 @@ impl Error {
     }
 }
 
-impl From<kube::Error> for Error {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         if let Some(too_long) = too_long(&error) {
             // Asked again it would be as long.
@@ -95,8 +95,8 @@ impl From<kube::Error> for Error {
         }
         match error {
             kube::Error::Api(status) => Self::of_status(*status),
-            kube::Error::Service(error) => Self::away(chain(&*error)),
-            other => Self::away(chain(&other)),
+            kube::Error::Service(error) => Self::unreachable(chain(&*error)),
+            other => Self::unreachable(chain(&other)),
         }
     }
 }
@@ -136,11 +136,11 @@ mod tests {
     #[test]
     fn answers_are_told_apart_by_what_to_do_about_them() {
         let status = |code, reason: &str, message: &str| {
-            Error::of_status(Status::failure(message, reason).with_code(code)).kind
+            ApiError::of_status(Status::failure(message, reason).with_code(code)).kind
         };
         let second = Duration::from_secs(1);
         for (code, reason, message, expected) in [
-            (401, "Unauthorized", "Unauthorized", ErrorKind::Away),
+            (401, "Unauthorized", "Unauthorized", ErrorKind::Unreachable),
             (403, "Forbidden", "exceeded quota", ErrorKind::Refused(403)),
             (
                 404,
@@ -178,7 +178,7 @@ mod tests {
             let details = serde_json::json!({"retryAfterSeconds": asked});
             let details: StatusDetails = serde_json::from_value(details).unwrap();
             let status = Status::failure("", "TooManyRequests").with_code(429);
-            let error = Error::of_status(status.with_details(details));
+            let error = ApiError::of_status(status.with_details(details));
             assert_eq!(error.kind, ErrorKind::Busy(Duration::from_secs(given)));
         }
     }

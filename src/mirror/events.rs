@@ -1,7 +1,7 @@
 //! Tells the API server what happened to Pods, as events on their mirror Pods.
 //!
 //! The same thing again raises the count of the same event. A Pod has a budget of requests, which
-//! fills up again slowly; what is over it is told later, with the count that it has reached by then.
+//! fills up again slowly; the rest is sent later, with the count that the event has reached by then.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::Local;
 use super::api::{Api, PatchType};
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use crate::hex::hex;
 use crate::manifest::PodKey;
 use crate::pod::events::{Event, EventKind};
@@ -27,35 +27,35 @@ use crate::units::time::Later;
 /// agent's limits).
 const BUDGET: u32 = 25;
 const REFILL: Duration = Duration::from_secs(300);
-/// What happens in quick succession is told together.
+/// Time that an event rests before it is sent, so that events in quick succession are sent together.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Events that are known to be at the API server.
 const KNOWN: usize = 2000;
-/// Who says it.
+/// Reporting component of the events.
 const COMPONENT: &str = "podkeeper";
 /// Names of objects have at most 253 characters; a hash comes behind this part.
 const NAME_PART: usize = 230;
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// The newest happening that was taken in.
     taken: u64,
-    /// What is to be told, by the event's name.
+    /// Events to send, by the event's name.
     waiting: BTreeMap<String, Event>,
     /// The names of events that the API server has, with the number of their last happening.
     known: BTreeMap<String, u64>,
-    budgets: BTreeMap<PodKey, Budget>,
+    budgets: BTreeMap<PodKey, EventBudget>,
 }
 
-/// How many requests a Pod may have.
+/// Rate limit of requests per Pod.
 #[derive(Debug, Clone, Copy)]
-struct Budget {
+struct EventBudget {
     left: u32,
     filled: Instant,
 }
 
-impl Budget {
+impl EventBudget {
     fn new(now: Instant) -> Self {
         Self {
             left: BUDGET,
@@ -63,7 +63,7 @@ impl Budget {
         }
     }
 
-    /// Takes one request, or tells when there will be one.
+    /// Takes one request, or returns the time when there will be one.
     fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let steps = now.duration_since(self.filled).as_nanos();
         let steps = steps.checked_div(REFILL.as_nanos()).unwrap_or(0);
@@ -97,7 +97,8 @@ impl Outbox {
         }
     }
 
-    /// What is to be told next, the oldest first, and paid for; or when there may be something.
+    /// Returns the next event to send, the oldest first, with its request already counted; or the time when
+    /// there may be one.
     fn next(&mut self, now: Instant) -> Result<(String, Event), Option<Instant>> {
         self.budgets.retain(|_, budget| !budget.is_full(now));
         let mut waiting: Vec<(&String, &Event)> = self.waiting.iter().collect();
@@ -108,7 +109,10 @@ impl Outbox {
                 namespace: event.namespace.clone(),
                 name: event.name.clone(),
             };
-            let budget = self.budgets.entry(key).or_insert_with(|| Budget::new(now));
+            let budget = self
+                .budgets
+                .entry(key)
+                .or_insert_with(|| EventBudget::new(now));
             match budget.take(now) {
                 Ok(()) => return Ok((name.clone(), event.clone())),
                 Err(at) => wake = wake.into_iter().chain([at]).min(),
@@ -117,7 +121,7 @@ impl Outbox {
         Err(wake)
     }
 
-    /// The event is told, or will not be.
+    /// Removes an event that was sent, or will not be.
     fn done(&mut self, name: &str, number: u64, is_known: bool) {
         if self.waiting.get(name).is_some_and(|e| e.number == number) {
             self.waiting.remove(name);
@@ -135,12 +139,12 @@ impl Outbox {
     }
 }
 
-/// Tells events until the API server is away.
-pub(super) async fn tell(
+/// Sends events until the API server is unreachable.
+pub(super) async fn send_all(
     local: &Local,
     api: &Api,
     outbox: &mut Outbox,
-) -> Result<Infallible, Error> {
+) -> Result<Infallible, ApiError> {
     let mut newest = local.context.events.newest();
     newest.mark_changed();
     let mut wake = None;
@@ -171,18 +175,18 @@ async fn tell_one(
     outbox: &mut Outbox,
     name: &str,
     event: &Event,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Option<Duration>, ApiError> {
     let is_known = outbox.known.contains_key(name);
     let result = send(api, &local.context.node_name, name, event, is_known).await;
     match result {
         Ok(()) => outbox.done(name, event.number, true),
         Err(error) => match error.kind {
-            ErrorKind::Away => return Err(error),
+            ErrorKind::Unreachable => return Err(error),
             ErrorKind::Busy(after) => return Ok(Some(after)),
             ErrorKind::Fault => return Ok(Some(Duration::from_secs(5))),
             // There is no such namespace, or nobody wants it: the log has it all the same.
             _ => {
-                debug!(pod = event.name, reason = event.reason, %error, "an event is not taken");
+                debug!(pod = event.name, reason = event.reason, %error, "API server rejected event");
                 outbox.done(name, event.number, false);
             }
         },
@@ -190,19 +194,19 @@ async fn tell_one(
     Ok(None)
 }
 
-/// Raises the count of an event that is there, or makes it.
+/// Raises the count of an event that exists, or creates it.
 async fn send(
     api: &Api,
     node: &str,
     name: &str,
     event: &Event,
     is_known: bool,
-) -> Result<(), Error> {
+) -> Result<(), ApiError> {
     let events = format!("/api/v1/namespaces/{}/events", event.namespace);
     let one = format!("{events}/{name}");
     let change = json!({"count": event.count, "lastTimestamp": time(event.last)});
     if is_known {
-        let raised: Result<IgnoredAny, Error> = api.patch(&one, PatchType::Merge, &change).await;
+        let raised: Result<IgnoredAny, ApiError> = api.patch(&one, PatchType::Merge, &change).await;
         match raised {
             // It was forgotten there: events are, after an hour.
             Err(error) if error.kind == ErrorKind::NotFound => {}

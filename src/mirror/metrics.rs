@@ -10,16 +10,16 @@ use tokio::sync::watch;
 use super::Numbers;
 use crate::measure::{counter, gauge};
 
-/// What the API server has of the node. Cloning it is cheap and shares the measures.
+/// Metrics of the node's objects at the API server. Cloning is cheap and shares the measures.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct MirrorMetrics {
     connected: Gauge,
     mirrors: Gauge,
     refused: Gauge,
     requests: IntCounter,
 }
 
-impl Default for Metrics {
+impl Default for MirrorMetrics {
     fn default() -> Self {
         Self {
             connected: gauge(
@@ -42,7 +42,7 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
+impl MirrorMetrics {
     /// For the registry.
     pub(crate) fn collectors(&self) -> [Box<dyn Collector>; 4] {
         [
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_api_server_refuses_is_measured() {
-        let metrics = Metrics::default();
+        let metrics = MirrorMetrics::default();
         let (sender, numbers) = watch::channel(Numbers::default());
         let pod = PodKey {
             namespace: "default".into(),

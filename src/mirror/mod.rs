@@ -1,7 +1,7 @@
 //! The node at an API server: seen from there, not controlled from there.
 //!
-//! Nothing on the node waits for this or depends on it. On each connection everything is looked at
-//! anew, so that whatever happened on either side while there was none comes right: the Node and its
+//! Nothing on the node waits for this or depends on it. On each connection everything is listed
+//! again, so that whatever happened on either side while there was none comes right: the Node and its
 //! lease, a mirror Pod for each static Pod, and the events.
 
 mod api;
@@ -43,35 +43,35 @@ use crate::source::Desired;
 use crate::units::time::scaled;
 use api::Api;
 use complaint::Complaint;
-use connection::{Connection, Files};
-use error::{Error, ErrorKind};
+use connection::{Connection, WatchedFiles};
+use error::{ApiError, ErrorKind};
 pub use object::{NodeIdentity, mirror};
 
-/// The wait before an API server that is away is asked again, at first and at most.
+/// Back-off before an API server that is unreachable is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A connection that held this long was a good one.
 const GOOD: Duration = Duration::from_secs(30);
-/// The wait before a certificate that is not given is asked for again.
+/// Wait before a certificate that was not issued is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// News that nobody took in yet.
-const NEWS: usize = 16;
-/// Where the client certificate is kept, below the root directory.
+const UPDATES: usize = 16;
+/// Folder of the client certificate, below the root directory.
 const PKI: &str = "pki";
 
-/// How to be at an API server.
+/// Settings of the connection to an API server.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// The file that tells the way there.
+    /// Kubeconfig of the API server.
     pub kubeconfig: PathBuf,
-    /// The file that tells the way for getting a certificate, while the other is not there.
+    /// Kubeconfig for requesting a certificate, used while the other does not exist.
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// The folder for client certificates; `None` for the one that the kubeconfig names, or else one
     /// below the root directory.
     pub certificate_folder: Option<PathBuf>,
-    /// Whether the client certificate is renewed.
+    /// True if the client certificate is renewed.
     pub rotate_certificates: bool,
-    /// Whether the Node is made if it is missing.
+    /// True if the Node is created if it is missing.
     pub register_node: bool,
     /// The taints that it is made with.
     pub taints: Vec<Taint>,
@@ -81,10 +81,10 @@ pub struct Settings {
     pub port: Option<u16>,
 }
 
-/// What is known here of the API server, for those who measure.
+/// Snapshot of the state at the API server, for metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Whether it answers.
+    /// True if the API server is reachable.
     pub connected: bool,
     /// Mirror Pods that it has.
     pub mirrors: usize,
@@ -92,52 +92,52 @@ pub struct Numbers {
     pub refused: BTreeMap<PodKey, String>,
 }
 
-/// What the API server is told of.
+/// Local state that is reported to the API server.
 struct Local {
     settings: Settings,
     context: Arc<Context>,
     desired: tokio::sync::watch::Receiver<Option<Desired>>,
-    /// Set once every Pod was looked at for the first time.
-    looked_around: tokio::sync::watch::Receiver<Option<Instant>>,
+    /// Set once every Pod was observed for the first time.
+    synced: tokio::sync::watch::Receiver<Option<Instant>>,
     requests: Arc<AtomicU64>,
 }
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Default)]
-struct Remembered {
-    link: Link,
+struct RetainedState {
+    link: ConnectionState,
     /// A new credential of the exec plugin's, for the next connection.
-    credential: Option<plugin::Credential>,
-    pods: pods::Remembered,
+    credential: Option<plugin::PluginCredential>,
+    pods: pods::RetainedPods,
     outbox: events::Outbox,
     measured: node::Measured,
 }
 
-/// Whether the API server answers, and what was said of it.
+/// State of the connection to the API server, and of its log messages.
 #[derive(Debug, Default)]
-struct Link {
+struct ConnectionState {
     said: Option<bool>,
 }
 
-impl Link {
-    fn is_away(&mut self, error: &Error) {
+impl ConnectionState {
+    fn record_unreachable(&mut self, error: &ApiError) {
         if self.said.replace(false) != Some(false) {
-            warn!(%error, "the API server is away, the Pods run all the same");
+            warn!(%error, "API server is unreachable, static Pods keep running");
         }
     }
 
-    fn is_up(&mut self) {
+    fn record_reachable(&mut self) {
         if self.said.replace(true) != Some(true) {
-            info!("the API server answers");
+            info!("API server is reachable");
         }
     }
 }
 
-/// What ended a connection.
-enum Ended {
-    /// The API server is away.
-    Failed(Error),
-    /// What tells the way there changed.
+/// Reason for the end of a connection.
+enum Disconnect {
+    /// The API server is unreachable.
+    Failed(ApiError),
+    /// Files or settings of the connection changed.
     Changed,
     /// The exec plugin gave a new credential.
     Renewed,
@@ -154,14 +154,14 @@ pub struct Mirror {
 pub type ClientSender = tokio::sync::watch::Sender<Option<kube::Client>>;
 
 impl Mirror {
-    /// `desired` is what the manifests want; `looked_around` is set once every Pod was looked at for
-    /// the first time; `client` is told of each connection.
+    /// `desired` is what the manifests want; `synced` is set once every Pod was observed for
+    /// the first time; `client` is notified of each connection.
     #[must_use]
     pub fn new(
         settings: Settings,
         context: Arc<Context>,
         desired: tokio::sync::watch::Receiver<Option<Desired>>,
-        looked_around: tokio::sync::watch::Receiver<Option<Instant>>,
+        synced: tokio::sync::watch::Receiver<Option<Instant>>,
         client: ClientSender,
     ) -> Self {
         Self {
@@ -169,7 +169,7 @@ impl Mirror {
                 settings,
                 context,
                 desired,
-                looked_around,
+                synced,
                 requests: Arc::default(),
             },
             numbers: tokio::sync::watch::channel(Numbers::default()).0,
@@ -177,7 +177,7 @@ impl Mirror {
         }
     }
 
-    /// What is known of the API server.
+    /// Returns the latest snapshot of the state at the API server.
     #[must_use]
     pub fn numbers(&self) -> tokio::sync::watch::Receiver<Numbers> {
         self.numbers.subscribe()
@@ -191,29 +191,29 @@ impl Mirror {
 
     /// Keeps the node at the API server for as long as the agent runs.
     pub async fn keep(self) {
-        let mut remembered = Remembered::default();
+        let mut retained = RetainedState::default();
         let mut delay = RETRY;
         loop {
             let began = Instant::now();
-            let ended = match self.connect(remembered.credential.take()).await {
+            let ended = match self.connect(retained.credential.take()).await {
                 Ok(connection) => {
                     self.client.send_replace(Some(connection.api.client()));
-                    Box::pin(self.session(&connection, &mut remembered)).await
+                    Box::pin(self.session(&connection, &mut retained)).await
                 }
-                Err(error) => Ended::Failed(error),
+                Err(error) => Disconnect::Failed(error),
             };
             let error = match ended {
-                Ended::Failed(error) => error,
-                Ended::Changed => {
+                Disconnect::Failed(error) => error,
+                Disconnect::Changed => {
                     info!("API server connection settings changed, reconnecting");
                     continue;
                 }
-                Ended::Renewed => {
+                Disconnect::Renewed => {
                     debug!("Exec plugin returned a new credential, reconnecting");
                     continue;
                 }
             };
-            remembered.link.is_away(&error);
+            retained.link.record_unreachable(&error);
             self.numbers
                 .send_modify(|numbers| numbers.connected = false);
             if began.elapsed() >= GOOD {
@@ -228,12 +228,16 @@ impl Mirror {
     async fn rest(&self, pause: Duration) {
         let settings = &self.local.settings;
         let bootstrap = settings.bootstrap_kubeconfig.clone();
-        let files = Files::look([settings.kubeconfig.clone()].into_iter().chain(bootstrap));
+        let files =
+            WatchedFiles::snapshot([settings.kubeconfig.clone()].into_iter().chain(bootstrap));
         let _ = tokio::time::timeout(pause, files.change()).await;
     }
 
     /// Gets ready to ask the API server, with a certificate that is got first if there is none.
-    async fn connect(&self, fresh: Option<plugin::Credential>) -> Result<Connection, Error> {
+    async fn connect(
+        &self,
+        fresh: Option<plugin::PluginCredential>,
+    ) -> Result<Connection, ApiError> {
         let settings = &self.local.settings;
         let kubeconfig = &settings.kubeconfig;
         let folder = self.certificate_folder();
@@ -247,7 +251,7 @@ impl Mirror {
             certificate::ask(&first.api, &folder, node).await?;
         }
         // Looked at before it is read, so that one that comes in between ends the connection too.
-        let newest = Files::look([certificate::current(&folder)]);
+        let newest = WatchedFiles::snapshot([certificate::current(&folder)]);
         let renewed = self.renewed(&folder);
         let requests = Arc::clone(&self.local.requests);
         let renewed = renewed.as_deref();
@@ -279,33 +283,33 @@ impl Mirror {
     }
 
     /// Everything that is done on one connection; gives what ended it.
-    async fn session(&self, connection: &Connection, remembered: &mut Remembered) -> Ended {
+    async fn session(&self, connection: &Connection, retained: &mut RetainedState) -> Disconnect {
         let local = &self.local;
-        let Remembered {
+        let RetainedState {
             link,
             credential,
             pods,
             outbox,
             measured,
-        } = remembered;
+        } = retained;
         let api = &connection.api;
         let name = &local.context.node_name;
         let (identity_sender, identity) = tokio::sync::watch::channel(None);
-        let (pod_sender, pod_news) = mpsc::channel(NEWS);
-        let (node_sender, node_news) = mpsc::channel(NEWS);
+        let (pod_sender, pod_updates) = mpsc::channel(UPDATES);
+        let (node_sender, node_updates) = mpsc::channel(UPDATES);
         let registration = node::Registration::new(local, api.clone(), identity_sender, measured);
         let known = identity.clone();
-        let keeper = pods::Pods::new(local, api.clone(), known, pods, &self.numbers);
+        let controller = pods::Pods::new(local, api.clone(), known, pods, &self.numbers);
         let all = async {
             let ended = tokio::try_join!(
                 watch::watch(api, node::NODES, ("metadata.name", name), node_sender),
                 watch::watch(api, pods::PODS, ("spec.nodeName", name), pod_sender),
-                registration.keep(node_news),
-                keeper.keep(pod_news),
+                registration.keep(node_updates),
+                controller.keep(pod_updates),
                 node::renew(api, identity, local.settings.lease_seconds),
-                events::tell(local, api, outbox),
+                events::send_all(local, api, outbox),
                 self.renew_certificate(api),
-                self.tell_when_up(api, link),
+                self.report_when_reachable(api, link),
             );
             match ended {
                 Ok((never, ..)) => match never {},
@@ -313,29 +317,33 @@ impl Mirror {
             }
         };
         tokio::select! {
-            error = all => Ended::Failed(error),
-            () = connection.files.change() => Ended::Changed,
+            error = all => Disconnect::Failed(error),
+            () = connection.files.change() => Disconnect::Changed,
             renewed = connection.renewed() => match renewed {
                 Ok(renewed) => {
                     *credential = Some(renewed);
-                    Ended::Renewed
+                    Disconnect::Renewed
                 }
-                Err(error) => Ended::Failed(error),
+                Err(error) => Disconnect::Failed(error),
             },
         }
     }
 
     /// Says that the API server answers, once it does.
-    async fn tell_when_up(&self, api: &Api, link: &mut Link) -> Result<Infallible, Error> {
+    async fn report_when_reachable(
+        &self,
+        api: &Api,
+        link: &mut ConnectionState,
+    ) -> Result<Infallible, ApiError> {
         api.answered().await;
-        link.is_up();
+        link.record_reachable();
         self.numbers.send_modify(|numbers| numbers.connected = true);
         std::future::pending().await
     }
 
     /// Renews the client certificate in time, if that is wanted. The connection ends when there is a
     /// new one, whatever the kubeconfig shows itself.
-    async fn renew_certificate(&self, api: &Api) -> Result<Infallible, Error> {
+    async fn renew_certificate(&self, api: &Api) -> Result<Infallible, ApiError> {
         let settings = &self.local.settings;
         let folder = self.certificate_folder();
         let mut complaint = Complaint::new("to renew the client certificate");
@@ -346,7 +354,7 @@ impl Mirror {
             let node = &self.local.context.node_name;
             match certificate::ask(api, &folder, node).await {
                 Ok(()) => complaint.clear(),
-                Err(error) if error.kind == ErrorKind::Away => return Err(error),
+                Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
                 Err(error) => complaint.say(&error),
             }
             tokio::time::sleep(ASK_AGAIN).await;

@@ -16,14 +16,14 @@ use tokio::time::{Instant, timeout};
 use tower::service_fn;
 
 use super::api::Api;
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use super::node;
 use super::object::{NodeIdentity, SeenPod};
-use super::watch::{Object, Seen, watch as follow};
+use super::watch::{ObjectUpdate, WatchedObject, watch as follow};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is put in place of every number, and of every text that begins as one.
+/// Replacements for every number, and for every text that begins as one.
 fn extremes() -> Vec<Value> {
     let texts = [
         "",
@@ -65,7 +65,7 @@ fn places(value: &Value, at: &str, into: &mut Vec<String>) {
     }
 }
 
-/// The document with each extreme in each place.
+/// The document with each extreme at each path.
 fn changed(document: &Value) -> Vec<Value> {
     let mut all = vec![];
     places(document, "", &mut all);
@@ -153,7 +153,7 @@ fn node() -> Value {
 }
 
 /// Lists an object with each extreme beside a good one; each list is to be believed.
-async fn lists<T: Object>(strange: &Value, good: &Value, is_good: impl Fn(&T) -> bool) {
+async fn lists<T: WatchedObject>(strange: &Value, good: &Value, is_good: impl Fn(&T) -> bool) {
     for strange in changed(strange) {
         // A field of a wrong type that counts keeps the object from being read, which a server's types do not allow.
         let counts = strange["metadata"]["resourceVersion"].is_string();
@@ -164,7 +164,7 @@ async fn lists<T: Object>(strange: &Value, good: &Value, is_good: impl Fn(&T) ->
         let (sender, mut seen) = mpsc::channel(8);
         let following = follow::<T>(&api, "/x", ("f", "v"), sender);
         let found = async {
-            let Some(Seen::All(all)) = seen.recv().await else {
+            let Some(ObjectUpdate::All(all)) = seen.recv().await else {
                 panic!("no list: {strange}");
             };
             assert!(all.iter().any(&is_good), "{strange}");
@@ -203,12 +203,12 @@ async fn a_strange_version_ends_no_watch_for_ever() {
             let found = async {
                 let mut lists = 0;
                 while lists < 2 {
-                    lists += usize::from(matches!(seen.recv().await, Some(Seen::All(_))));
+                    lists += usize::from(matches!(seen.recv().await, Some(ObjectUpdate::All(_))));
                 }
             };
             tokio::select! {
                 // Another connection is made then.
-                Err(error) = following => assert_eq!(error.kind, ErrorKind::Away, "{object}"),
+                Err(error) = following => assert_eq!(error.kind, ErrorKind::Unreachable, "{object}"),
                 found = timeout(HOUR, found) => found.unwrap(),
             }
         }
@@ -257,7 +257,7 @@ async fn a_server_is_never_left_alone_for_longer_than_a_minute() {
     for code in [429, 500, 503, 599] {
         for strange in changed(&status) {
             let api = server([], (code, strange.to_string()));
-            let got: Result<Value, Error> = api.get("/x").await;
+            let got: Result<Value, ApiError> = api.get("/x").await;
             let kind = got.unwrap_err().kind;
             let is_short = |wait: Duration| wait <= Duration::from_secs(60);
             assert!(
@@ -271,10 +271,10 @@ async fn a_server_is_never_left_alone_for_longer_than_a_minute() {
             let began = Instant::now();
             tokio::select! {
                 Err(error) = follow::<SeenPod>(&api, "/x", ("f", "v"), sender) => {
-                    assert_eq!(error.kind, ErrorKind::Away, "{strange}");
+                    assert_eq!(error.kind, ErrorKind::Unreachable, "{strange}");
                 }
                 seen = seen.recv() => {
-                    assert!(matches!(seen, Some(Seen::All(_))));
+                    assert!(matches!(seen, Some(ObjectUpdate::All(_))));
                     assert!(began.elapsed() < Duration::from_secs(600), "{strange}");
                 }
             }

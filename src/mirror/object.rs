@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::watch::Object;
+use super::watch::WatchedObject;
 use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
 
@@ -60,12 +60,11 @@ pub fn mirror(told: &PodSnapshot, node: &NodeIdentity) -> Option<Pod> {
     })
 }
 
-/// What is kept of a Pod of this node that the API server has: of all that stands there, and of the
-/// record of who wrote what, which is longer than the rest, only what counts here.
+/// Fields kept of a Pod of this node that the API server has; the rest is dropped to save memory.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct SeenPod {
     pub(super) metadata: SeenMeta,
-    /// Empty where it makes no sense, so that it is written anew.
+    /// Empty where it makes no sense, so that it is written again.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) status: PodStatus,
 }
@@ -95,7 +94,7 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-impl Object for SeenPod {
+impl WatchedObject for SeenPod {
     fn resource_version(&self) -> Option<&str> {
         self.metadata.resource_version.as_deref()
     }
@@ -133,7 +132,7 @@ impl SeenPod {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// Whether this is an older state of the same Pod.
+    /// True if this is an older state of the same Pod.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
         self.uid() == other.uid() && version(self) < version(other)

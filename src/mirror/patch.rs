@@ -1,5 +1,5 @@
-//! What has to change in a mirror Pod's status for it to say what the node says: a pure function of
-//! both. What others write there stays.
+//! Patch that makes a mirror Pod's status match the node's report: a pure function of both. Fields of other
+//! writers stay.
 
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};

@@ -1,5 +1,4 @@
-//! What to do next about the mirror Pods: a pure function of what is told of the static Pods and what
-//! the API server has.
+//! Next requests for the mirror Pods: a pure function of the static Pods' reports and the API server's Pods.
 //!
 //! A mirror Pod is ours if it carries the annotation, is bound to this node and is controlled by this
 //! Node; all others are never touched. There is one for each static Pod, from its start to its real
@@ -18,33 +17,33 @@ use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
 use crate::units::time::Later;
 
-/// A Pod whose status never rests is told of once in this time.
+/// Minimum interval between patches of a Pod whose status keeps changing.
 pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
-/// A mirror that somebody deletes again and again is made anew once in this time.
+/// Minimum interval between creations of a mirror Pod that somebody keeps deleting.
 pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
 /// All that the planner looks at.
-pub(super) struct View<'a> {
-    /// What is told of each static Pod that is wanted or not yet over.
+pub(super) struct MirrorView<'a> {
+    /// Reports of the static Pods that are wanted or not yet terminated.
     pub(super) told: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,
-    /// The Pods that the manifests want, told of or not.
+    /// The Pods that the manifests want, whether reported or not.
     pub(super) wanted: &'a BTreeSet<PodKey>,
-    /// Every Pod that an earlier agent left has been looked at: what nothing is told of is gone.
+    /// Every Pod that an earlier agent left has been observed: one without a report is gone.
     pub(super) complete: bool,
     /// All Pods of this node that the API server has.
     pub(super) seen: &'a BTreeMap<PodKey, SeenPod>,
     /// This node.
     pub(super) node: &'a NodeIdentity,
-    /// What was done and is under way.
-    pub(super) memory: &'a Memory,
-    /// No status changed in this moment: what changed may be told.
+    /// Requests that were made or are in flight.
+    pub(super) state: &'a RequestState,
+    /// No status is changing right now: changes may be sent.
     pub(super) settled: bool,
     pub(super) now: Instant,
 }
 
-/// What is remembered of each Pod.
+/// Request state of each Pod.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct RequestState {
     /// A step is under way.
     pub(super) busy: BTreeSet<PodKey>,
     /// After a failure nothing is done before this.
@@ -52,12 +51,12 @@ pub(super) struct Memory {
     pub(super) created: BTreeMap<PodKey, Instant>,
     pub(super) patched: BTreeMap<PodKey, Instant>,
     /// Patches that the API server took without changing anything.
-    pub(super) vain: BTreeMap<PodKey, Value>,
+    pub(super) no_op: BTreeMap<PodKey, Value>,
 }
 
 /// One thing to do about a Pod.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub(super) enum MirrorStep {
     /// Make the mirror.
     Create,
     /// Change the mirror's status.
@@ -66,25 +65,25 @@ pub(super) enum Step {
     Delete(String),
 }
 
-/// What to do now, and when to look again if nothing happens before.
+/// Requests to make now, and the time of the next plan if nothing happens before.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<(PodKey, Step)>,
+pub(super) struct MirrorPlan {
+    pub(super) steps: Vec<(PodKey, MirrorStep)>,
     pub(super) wake: Option<Instant>,
 }
 
-/// What to do about all Pods. Each gets one step at most, and none while one is under way.
-pub(super) fn plan(view: &View<'_>) -> Plan {
-    let mut plan = Plan::default();
+/// Plans the next requests. Each Pod gets at most one, and none while one is in flight.
+pub(super) fn plan(view: &MirrorView<'_>) -> MirrorPlan {
+    let mut plan = MirrorPlan::default();
     let keys: BTreeSet<&PodKey> = view.told.keys().chain(view.seen.keys()).collect();
     for key in keys {
-        if view.memory.busy.contains(key) {
+        if view.state.busy.contains(key) {
             continue;
         }
         let Some(step) = step(view, key) else {
             continue;
         };
-        let at = earliest(view.memory, key, &step);
+        let at = earliest(view.state, key, &step);
         if at.is_some_and(|at| at > view.now) {
             plan.wake = plan.wake.into_iter().chain(at).min();
         } else {
@@ -95,16 +94,16 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
 }
 
 /// Before when a step is not to be taken.
-fn earliest(memory: &Memory, key: &PodKey, step: &Step) -> Option<Instant> {
+fn earliest(state: &RequestState, key: &PodKey, step: &MirrorStep) -> Option<Instant> {
     let gap = match step {
-        Step::Create => memory.created.get(key).map(|at| at.later(CREATE_GAP)),
-        Step::Patch(_) => memory.patched.get(key).map(|at| at.later(PATCH_GAP)),
-        Step::Delete(_) => None,
+        MirrorStep::Create => state.created.get(key).map(|at| at.later(CREATE_GAP)),
+        MirrorStep::Patch(_) => state.patched.get(key).map(|at| at.later(PATCH_GAP)),
+        MirrorStep::Delete(_) => None,
     };
-    memory.not_before.get(key).copied().max(gap)
+    state.not_before.get(key).copied().max(gap)
 }
 
-fn step(view: &View<'_>, key: &PodKey) -> Option<Step> {
+fn step(view: &MirrorView<'_>, key: &PodKey) -> Option<MirrorStep> {
     let told = view.told.get(key);
     let seen = view.seen.get(key);
     // One that is not ours has the name: making ours is refused until it is gone.
@@ -113,9 +112,11 @@ fn step(view: &View<'_>, key: &PodKey) -> Option<Step> {
         (None, None) => None,
         (None, Some((mirror, _))) => {
             let over = view.complete && !view.wanted.contains(key);
-            over.then(|| Step::Delete(mirror.uid().to_owned()))
+            over.then(|| MirrorStep::Delete(mirror.uid().to_owned()))
         }
-        (Some(told), None) => (told.version.is_some() && !told.terminating).then_some(Step::Create),
+        (Some(told), None) => {
+            (told.version.is_some() && !told.terminating).then_some(MirrorStep::Create)
+        }
         (Some(told), Some((mirror, owner))) => keep(view, key, told, mirror, owner),
     }
 }
@@ -126,23 +127,23 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
     pod.controlled_by(&node.name)
 }
 
-/// What a mirror needs that belongs to a Pod which is there.
+/// Plans the next request for the mirror of a Pod that exists.
 fn keep(
-    view: &View<'_>,
+    view: &MirrorView<'_>,
     key: &PodKey,
     told: &PodSnapshot,
     mirror: &SeenPod,
     owner: &str,
-) -> Option<Step> {
+) -> Option<MirrorStep> {
     let version = told.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
     if mirror.is_leaving() || is_other {
-        return Some(Step::Delete(mirror.uid().to_owned()));
+        return Some(MirrorStep::Delete(mirror.uid().to_owned()));
     }
     if !view.settled {
         return None;
     }
     let patch = status_patch(mirror.uid(), &told.status, &mirror.status)?;
-    let is_vain = view.memory.vain.get(key) == Some(&patch);
-    (!is_vain).then_some(Step::Patch(patch))
+    let is_no_op = view.state.no_op.get(key) == Some(&patch);
+    (!is_no_op).then_some(MirrorStep::Patch(patch))
 }

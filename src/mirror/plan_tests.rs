@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
-use super::plan::{CREATE_GAP, Memory, PATCH_GAP, Plan, Step, View, plan};
+use super::plan::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::report::PodSnapshot;
 
@@ -31,7 +31,7 @@ fn node() -> NodeIdentity {
     }
 }
 
-/// What is told of a Pod whose version has this UID.
+/// Report of a Pod whose version has this UID.
 fn told(name: &str, version: &str, phase: &str) -> PodSnapshot {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
@@ -86,17 +86,17 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
 }
 
 /// All that the planner looks at, owned.
-struct World {
+struct PlannerInput {
     told: BTreeMap<PodKey, Arc<PodSnapshot>>,
     wanted: BTreeSet<PodKey>,
     complete: bool,
     seen: BTreeMap<PodKey, SeenPod>,
-    memory: Memory,
+    state: RequestState,
     settled: bool,
     now: Instant,
 }
 
-impl World {
+impl PlannerInput {
     fn new(told: Option<PodSnapshot>, seen: Option<SeenPod>) -> Self {
         Self {
             told: told
@@ -106,20 +106,20 @@ impl World {
             wanted: BTreeSet::new(),
             complete: true,
             seen: seen.into_iter().map(|s| (s.key(), s)).collect(),
-            memory: Memory::default(),
+            state: RequestState::default(),
             settled: true,
             now: Instant::now(),
         }
     }
 
-    fn plan(&self) -> Plan {
-        plan(&View {
+    fn plan(&self) -> MirrorPlan {
+        plan(&MirrorView {
             told: &self.told,
             wanted: &self.wanted,
             complete: self.complete,
             seen: &self.seen,
             node: &node(),
-            memory: &self.memory,
+            state: &self.state,
             settled: self.settled,
             now: self.now,
         })
@@ -129,17 +129,17 @@ impl World {
     fn step(&self) -> &'static str {
         match self.plan().steps.as_slice() {
             [] => "nothing",
-            [(_, Step::Create)] => "create",
-            [(_, Step::Patch(_))] => "patch",
-            [(_, Step::Delete(_))] => "delete",
+            [(_, MirrorStep::Create)] => "create",
+            [(_, MirrorStep::Patch(_))] => "patch",
+            [(_, MirrorStep::Delete(_))] => "delete",
             more => panic!("{more:?}"),
         }
     }
 
     /// Does what an API server does with a step.
-    fn take(&mut self, key: &PodKey, step: Step, new_uid: &str) {
+    fn take(&mut self, key: &PodKey, step: MirrorStep, new_uid: &str) {
         match step {
-            Step::Create => {
+            MirrorStep::Create => {
                 assert!(!self.seen.contains_key(key), "there is one already");
                 let Pod { metadata, .. } = mirror(&self.told[key], &node()).unwrap();
                 let metadata = SeenMeta {
@@ -156,13 +156,13 @@ impl World {
                 };
                 self.seen.insert(key.clone(), SeenPod { metadata, status });
             }
-            Step::Patch(patch) => {
+            MirrorStep::Patch(patch) => {
                 let pod = self.seen.get_mut(key).unwrap();
                 assert_eq!(patch["metadata"]["uid"], pod.uid());
                 let phase = patch["status"]["phase"].as_str();
                 pod.status.phase = phase.map(str::to_owned);
             }
-            Step::Delete(uid) => {
+            MirrorStep::Delete(uid) => {
                 assert_eq!(self.seen.remove(key).unwrap().uid(), uid);
             }
         }
@@ -174,6 +174,7 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
     pod
 }
 
+// Longer than other functions: one table, a row for each state.
 #[test]
 fn each_state_has_its_step() {
     let running = || Some(told("web-n1", "v1", "Running"));
@@ -187,7 +188,7 @@ fn each_state_has_its_step() {
     let foreign = || seen("web-n1", "u", None, "node-uid", "Running");
     let old_node = || seen("web-n1", "u", Some("v1"), "old-node-uid", "Running");
     let check = |what: &str, told, seen, expected| {
-        assert_eq!(World::new(told, seen).step(), expected, "{what}");
+        assert_eq!(PlannerInput::new(told, seen).step(), expected, "{what}");
     };
     check("a Pod without a mirror", running(), None, "create");
     check(
@@ -262,7 +263,7 @@ fn each_state_has_its_step() {
 #[test]
 fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
-    let mut world = World::new(None, Some(mirror));
+    let mut world = PlannerInput::new(None, Some(mirror));
     world.complete = false;
     assert_eq!(world.step(), "nothing", "not every Pod was looked at");
     world.complete = true;
@@ -285,20 +286,20 @@ fn pods_that_others_control_are_never_touched() {
         change(|owner| owner.kind = "ReplicaSet".into()),
         change(|owner| owner.controller = None),
     ] {
-        assert_eq!(World::new(None, Some(pod)).step(), "nothing");
+        assert_eq!(PlannerInput::new(None, Some(pod)).step(), "nothing");
     }
 }
 
 #[test]
 fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
     world.settled = false;
     assert_eq!(world.step(), "nothing");
     world.settled = true;
     let earlier = world.now.checked_sub(Duration::from_millis(300)).unwrap();
-    world.memory.patched.insert(key("web-n1"), earlier);
-    let Plan { steps, wake } = world.plan();
+    world.state.patched.insert(key("web-n1"), earlier);
+    let MirrorPlan { steps, wake } = world.plan();
     assert_eq!((steps.len(), wake), (0, Some(earlier + PATCH_GAP)));
     world.now = earlier + PATCH_GAP;
     assert_eq!(world.step(), "patch");
@@ -306,30 +307,30 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
 
 #[test]
 fn a_step_waits_for_the_one_before_and_after_a_failure() {
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), None);
-    world.memory.busy.insert(key("web-n1"));
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), None);
+    world.state.busy.insert(key("web-n1"));
     assert_eq!(world.step(), "nothing");
-    world.memory.busy.clear();
+    world.state.busy.clear();
     let later = world.now + Duration::from_secs(5);
-    world.memory.not_before.insert(key("web-n1"), later);
+    world.state.not_before.insert(key("web-n1"), later);
     assert_eq!(
         world.plan(),
-        Plan {
+        MirrorPlan {
             steps: vec![],
             wake: Some(later)
         }
     );
-    world.memory.not_before.clear();
-    world.memory.created.insert(key("web-n1"), world.now);
+    world.state.not_before.clear();
+    world.state.created.insert(key("web-n1"), world.now);
     assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
 }
 
 #[test]
 fn a_patch_that_changed_nothing_is_not_sent_again() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = World::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
     let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
-    world.memory.vain.insert(key("web-n1"), patch);
+    world.state.no_op.insert(key("web-n1"), patch);
     assert_eq!(world.step(), "nothing");
     world
         .told
@@ -355,7 +356,7 @@ fn the_mirror_carries_what_admission_and_selectors_look_for() {
     assert_eq!(mirror["status"], serde_json::Value::Null);
 }
 
-/// A Pod as it may be told of: version, phase, and whether it ends.
+/// A Pod as it may be reported: version, phase, and whether it ends.
 fn any_told() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
     proptest::option::of((0..2_u8, 0..2_u8, any::<bool>()))
 }
@@ -376,13 +377,13 @@ fn any_seen() -> impl Strategy<Value = Option<(bool, u8, bool, u8, bool)>> {
 const PHASES: [&str; 2] = ["Pending", "Running"];
 
 proptest! {
-    /// From any state a few steps lead to one mirror for each Pod that is there, as it is told of, and
+    /// From any state a few steps lead to one mirror for each Pod that exists, as it is reported, and
     /// to none for others; and nothing else is ever touched.
     #[test]
     fn from_any_state_the_mirrors_come_right(
         pods in proptest::collection::vec((any_told(), any_seen()), 1..5)
     ) {
-        let mut world = World::new(None, None);
+        let mut world = PlannerInput::new(None, None);
         for (n, (as_told, as_seen)) in pods.iter().enumerate() {
             let name = format!("p{n}-n1");
             if let Some((version, phase, terminating)) = *as_told {
@@ -407,7 +408,7 @@ proptest! {
             let mut taken = false;
             for (key, step) in world.plan().steps {
                 // Where a foreign Pod has the name, making ours is refused for ever.
-                if step == Step::Create && world.seen.contains_key(&key) {
+                if step == MirrorStep::Create && world.seen.contains_key(&key) {
                     continue;
                 }
                 world.take(&key, step, &format!("new{round}"));

@@ -4,6 +4,9 @@
 //! A plugin has a limited time and may print a limited amount. One that exceeds either is killed with all
 //! that it started, and nobody waits for it any more.
 
+#[cfg(test)]
+mod tests;
+
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +36,7 @@ const MAX_COMPLAINT: usize = 1024;
 
 /// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
 /// file system, whatever it is sent.
-fn places() -> Arc<Semaphore> {
+fn permits() -> Arc<Semaphore> {
     const MOST: usize = 16;
     static PLACES: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
     Arc::clone(PLACES.get_or_init(|| Arc::new(Semaphore::new(MOST))))
@@ -41,7 +44,7 @@ fn places() -> Arc<Semaphore> {
 
 /// A plugin gave no credential.
 #[derive(Debug, Error)]
-pub(super) enum Error {
+pub(super) enum PluginError {
     #[error("users[].user.exec.command: found none, expected the program of the exec plugin")]
     NoCommand,
     #[error(
@@ -81,16 +84,16 @@ pub(super) enum Error {
     Empty,
 }
 
-/// What a plugin printed.
+/// Output of an exec plugin.
 #[derive(Deserialize)]
 struct ExecCredential {
-    status: Option<Credential>,
+    status: Option<PluginCredential>,
 }
 
 /// A credential to show to the API server.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Credential {
+pub(super) struct PluginCredential {
     pub(super) token: Option<String>,
     /// PEM.
     pub(super) client_certificate_data: Option<String>,
@@ -102,7 +105,7 @@ pub(super) struct Credential {
     pub(super) expires: Option<Timestamp>,
 }
 
-impl std::fmt::Debug for Credential {
+impl std::fmt::Debug for PluginCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let expires = &self.expires;
         f.debug_struct("Credential")
@@ -111,16 +114,16 @@ impl std::fmt::Debug for Credential {
     }
 }
 
-impl Credential {
-    fn parse(text: &[u8]) -> Result<Self, Error> {
+impl PluginCredential {
+    fn parse(text: &[u8]) -> Result<Self, PluginError> {
         // JSON or YAML, as client-go reads it, but none that is nested too deep or grows without end.
         let document = document::read_one(text, "ExecCredential").map_err(|problems| {
             let problems = problems.iter().map(|problem| problem.message.as_str());
-            Error::Parse(shortened(&problems.collect::<Vec<_>>().join("; ")))
+            PluginError::Parse(shortened(&problems.collect::<Vec<_>>().join("; ")))
         })?;
         let parsed: Result<ExecCredential, _> = serde_json::from_value(document.value);
-        let parsed = parsed.map_err(|e| Error::Parse(shortened(&e.to_string())))?;
-        let mut found = parsed.status.ok_or(Error::Empty)?;
+        let parsed = parsed.map_err(|e| PluginError::Parse(shortened(&e.to_string())))?;
+        let mut found = parsed.status.ok_or(PluginError::Empty)?;
         let texts = [
             &mut found.token,
             &mut found.client_certificate_data,
@@ -133,10 +136,11 @@ impl Credential {
         if has_certificate != found.client_key_data.is_some()
             || !(has_certificate || found.token.is_some())
         {
-            return Err(Error::Empty);
+            return Err(PluginError::Empty);
         }
         if let Some(time) = &found.expiration_timestamp {
-            let wrong = |e: jiff::Error| Error::Parse(format!("status.expirationTimestamp: {e}"));
+            let wrong =
+                |e: jiff::Error| PluginError::Parse(format!("status.expirationTimestamp: {e}"));
             found.expires = Some(parse_time(time).map_err(wrong)?);
         }
         Ok(found)
@@ -161,38 +165,38 @@ fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
 ///
 /// # Errors
 /// It cannot be started, takes too long, prints too much, fails, or prints something else.
-pub(super) async fn run(exec: &ExecConfig) -> Result<Credential, Error> {
+pub(super) async fn run(exec: &ExecConfig) -> Result<PluginCredential, PluginError> {
     let mut command = command(exec)?;
-    let place = places()
+    let place = permits()
         .try_acquire_owned()
-        .map_err(|_| Error::Unkillable)?;
-    let child = command.spawn().map_err(|error| Error::Start {
+        .map_err(|_| PluginError::Unkillable)?;
+    let child = command.spawn().map_err(|error| PluginError::Start {
         command: exec.command.clone().unwrap_or_default(),
         error,
         hint: exec.install_hint.clone(),
     })?;
-    let mut running = Running {
+    let mut running = RunningPlugin {
         child: Some(child),
         place: Some(place),
     };
     let ended = tokio::time::timeout(PLUGIN_TIME, running.end()).await;
-    let (status, printed, complaint) = ended.map_err(|_| Error::TimedOut)??;
+    let (status, printed, complaint) = ended.map_err(|_| PluginError::TimedOut)??;
     if !status.success() {
         let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-        return Err(Error::Failed { status, complaint });
+        return Err(PluginError::Failed { status, complaint });
     }
-    Credential::parse(&printed)
+    PluginCredential::parse(&printed)
 }
 
-fn command(exec: &ExecConfig) -> Result<Command, Error> {
-    let program = exec.command.as_ref().ok_or(Error::NoCommand)?;
+fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
+    let program = exec.command.as_ref().ok_or(PluginError::NoCommand)?;
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
-        return Err(Error::Interactive);
+        return Err(PluginError::Interactive);
     }
     let mut spec = json!({"interactive": false});
     if exec.provide_cluster_info {
-        let cluster = exec.cluster.as_ref().ok_or(Error::NoCluster)?;
-        spec["cluster"] = serde_json::to_value(cluster).map_err(|_| Error::NoCluster)?;
+        let cluster = exec.cluster.as_ref().ok_or(PluginError::NoCluster)?;
+        spec["cluster"] = serde_json::to_value(cluster).map_err(|_| PluginError::NoCluster)?;
     }
     let info = json!({
         "apiVersion": exec.api_version,
@@ -217,18 +221,18 @@ fn command(exec: &ExecConfig) -> Result<Command, Error> {
 }
 
 /// A plugin that runs. It is killed where this is dropped before its end.
-struct Running {
+struct RunningPlugin {
     child: Option<Child>,
-    /// Its place among all that run.
+    /// Its permit among all that run.
     place: Option<OwnedSemaphorePermit>,
 }
 
-impl Running {
+impl RunningPlugin {
     /// Waits for its end; gives how it ended, and what it printed to its standard output and error.
-    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Error> {
+    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), PluginError> {
         let (mut printed, mut complaint) = (vec![], vec![]);
         let Some(child) = &mut self.child else {
-            return Err(Error::NoCommand);
+            return Err(PluginError::NoCommand);
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let status = {
@@ -262,7 +266,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningPlugin {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
@@ -284,7 +288,10 @@ impl Drop for Running {
 }
 
 /// Reads to the end, but no more than may be.
-async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+async fn read_all(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &mut Vec<u8>,
+) -> Result<(), PluginError> {
     let Some(mut from) = from else {
         return Ok(());
     };
@@ -295,14 +302,17 @@ async fn read_all(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Res
             return Ok(());
         }
         if to.len().saturating_add(length) > MAX_OUTPUT {
-            return Err(Error::TooLong);
+            return Err(PluginError::TooLong);
         }
         to.extend_from_slice(&chunk[..length]);
     }
 }
 
 /// Reads to the end, and keeps the beginning.
-async fn read_begin(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> Result<(), Error> {
+async fn read_begin(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &mut Vec<u8>,
+) -> Result<(), PluginError> {
     let Some(mut from) = from else {
         return Ok(());
     };
@@ -319,184 +329,4 @@ async fn read_begin(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> R
 
 fn shortened(text: &str) -> String {
     text.chars().take(200).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    fn exec(script: &str) -> ExecConfig {
-        let exec = json!({
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "command": "sh",
-            "args": ["-c", script],
-            "env": [{"name": "GIVEN", "value": "x"}],
-            "interactiveMode": "Never",
-        });
-        serde_json::from_value(exec).unwrap()
-    }
-
-    async fn error(script: &str) -> String {
-        run(&exec(script)).await.unwrap_err().to_string()
-    }
-
-    #[tokio::test]
-    async fn a_plugin_prints_a_credential_in_json_or_yaml() {
-        let json = r#"{"kind": "ExecCredential", "status": {"token": "t", "expirationTimestamp": "2026-01-01T00:00:00Z"}}"#;
-        let found = run(&exec(&format!("echo '{json}'"))).await.unwrap();
-        assert_eq!(found.token.as_deref(), Some("t"));
-        assert_eq!(found.expires, "2026-01-01T00:00:00Z".parse().ok());
-        let script = "printf 'status:\\n  clientCertificateData: c\\n  clientKeyData: k\\n'";
-        let found = run(&exec(script)).await.unwrap();
-        assert_eq!(found.client_certificate_data.as_deref(), Some("c"));
-        // It is told who asks, and nobody answers it.
-        let script = r#"read x; case "$KUBERNETES_EXEC_INFO" in *'"interactive":false'*) echo "status: {token: '$GIVEN$x'}";; esac"#;
-        let found = run(&exec(script)).await.unwrap();
-        assert_eq!(found.token.as_deref(), Some("x"));
-    }
-
-    #[test]
-    fn a_credential_may_be_over_at_any_time_or_never() {
-        for (time, expected) in [
-            ("9999-12-31T23:59:59Z", Some(Timestamp::MAX)),
-            (
-                "9999-12-30T22:00:00Z",
-                Timestamp::from_second(Timestamp::MAX.as_second()).ok(),
-            ),
-            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z".parse().ok()),
-            (
-                "-009999-01-03T00:00:00Z",
-                "-009999-01-03T00:00:00Z".parse().ok(),
-            ),
-            ("99999-01-01T00:00:00Z", None),
-            ("9223372036854775807", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            let printed = format!("status: {{token: t, expirationTimestamp: {time:?}}}");
-            let expires = Credential::parse(printed.as_bytes()).map(|found| found.expires);
-            match expected {
-                Some(expected) => assert_eq!(expires.unwrap(), Some(expected), "{time}"),
-                None => assert!(expires.is_err(), "{time}"),
-            }
-        }
-        for number in ["-1", "0", "1e300", "9223372036854775808"] {
-            let printed = format!("status: {{token: t, expirationTimestamp: {number}}}");
-            let error = Credential::parse(printed.as_bytes())
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains("ExecCredential"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_credential_that_is_too_deep_or_grows_without_end_is_refused() {
-        let first = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-        let laughs = (1..20).fold(first, |text, i| {
-            let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
-            text + &format!("a{i}: &a{i} [{aliases}]\n")
-        });
-        for text in [
-            "[".repeat(MAX_OUTPUT),
-            "{\"status\":".repeat(MAX_OUTPUT / 10),
-            "- ".repeat(MAX_OUTPUT / 2),
-            "status: &a {token: *a}".to_owned(),
-            format!("{laughs}status: *a19\n"),
-        ] {
-            assert!(
-                Credential::parse(text.as_bytes()).is_err(),
-                "{}",
-                &text[..20]
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_plugin_that_gives_no_credential_is_told_of() {
-        for (script, expected) in [
-            (
-                "echo cannot log in >&2; exit 3",
-                "exit status: 3: cannot log in",
-            ),
-            ("echo '{}'", "expected status.token, or both"),
-            (
-                "echo 'status: {clientKeyData: k}'",
-                "expected status.token, or both",
-            ),
-            ("echo '{'", "printed no ExecCredential"),
-            (
-                "echo 'status: {token: t, expirationTimestamp: x}'",
-                "status.expirationTimestamp",
-            ),
-            ("yes", "printed more than"),
-            (
-                "yes >&2 & sleep 0.2; kill $!; exit 1",
-                "the exec plugin failed",
-            ),
-        ] {
-            let error = error(script).await;
-            assert!(
-                error.contains(expected) && error.len() < 2000,
-                "{script}: {error}"
-            );
-        }
-        let mut none = exec("");
-        none.command = Some("/no/such/plugin".to_owned());
-        none.install_hint = Some("install it".to_owned());
-        let error = run(&none).await.unwrap_err().to_string();
-        assert!(
-            error.contains("\"/no/such/plugin\"") && error.ends_with("install it"),
-            "{error}"
-        );
-    }
-
-    fn runs(pid: &str) -> bool {
-        let state = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
-        state.is_ok_and(|state| !state.contains(") Z "))
-    }
-
-    #[tokio::test]
-    async fn plugins_that_hang_are_killed_with_what_they_started_and_keep_no_other_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let begun = |number: usize| folder.path().join(number.to_string());
-        let plugins = (0..4).map(|number| {
-            let file = begun(number);
-            let script = format!(
-                "sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait",
-                file.display()
-            );
-            tokio::spawn(async move { run(&exec(&script)).await.map(drop) })
-        });
-        let plugins: Vec<_> = plugins.collect();
-        while !(0..4).all(|number| begun(number).exists()) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        tokio::time::pause();
-        tokio::time::advance(PLUGIN_TIME).await;
-        for plugin in plugins {
-            let error = plugin.await.unwrap().unwrap_err().to_string();
-            assert!(error.contains("has not answered within 60s"), "{error}");
-        }
-        tokio::time::resume();
-        for number in 0..4 {
-            let pids = fs::read_to_string(begun(number)).unwrap();
-            for pid in pids.split_whitespace() {
-                while runs(pid) {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
-        }
-        let good = run(&exec("echo 'status: {token: t}'")).await.unwrap();
-        assert_eq!(good.token.as_deref(), Some("t"));
-    }
-
-    #[tokio::test]
-    async fn a_plugin_whose_child_holds_its_output_is_over_when_it_is() {
-        let script = "sleep 1000 & echo $! >&2; echo \"status: {token: '$!'}\"";
-        let found = run(&exec(script)).await.unwrap();
-        let pid: i32 = found.token.unwrap().parse().unwrap();
-        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    }
 }

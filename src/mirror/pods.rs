@@ -1,4 +1,5 @@
-//! Keeps the mirror Pods: looks at what is told and seen, plans, and carries the steps out, one at a
+//! Keeps the mirror Pods: compares reports with what the API server has, plans, and executes the steps, one
+//! at a
 //! time for each Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,49 +18,49 @@ use tracing::{debug, info, warn};
 
 use super::api::{Api, PatchType};
 use super::bounded::MAX_ITEMS;
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use super::object::{NodeIdentity, SeenPod, mirror};
 use super::patch::status_patch;
-use super::plan::{Memory, Plan, Step, View, plan};
+use super::plan::{MirrorPlan, MirrorStep, MirrorView, RequestState, plan};
 use super::refusals::Refusals;
-use super::watch::Seen;
+use super::watch::ObjectUpdate;
 use super::{Local, Numbers};
 use crate::manifest::PodKey;
 use crate::pod::events::{About, EventKind};
 use crate::pod::report::PodSnapshot;
 use crate::units::time::{Later, scaled};
 
-/// What changes together is told together: a status rests this long before it is told.
+/// Time that a status rests before it is sent, so that changes in quick succession are sent together.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Steps under way at a time.
 const STEPS: usize = 8;
-/// Where Pods are asked for.
+/// API path of Pods.
 pub(super) const PODS: &str = "/api/v1/pods";
-type Running = BoxFuture<'static, (PodKey, Step, Result<Option<SeenPod>, Error>)>;
+type PendingRequest = BoxFuture<'static, (PodKey, MirrorStep, Result<Option<SeenPod>, ApiError>)>;
 
-/// What is remembered from one connection to the next.
+/// State that outlives a connection.
 #[derive(Debug, Default)]
-pub(super) struct Remembered {
-    memory: Memory,
+pub(super) struct RetainedPods {
+    state: RequestState,
     refusals: Refusals,
 }
 
-/// The keeper of the mirror Pods on one connection.
+/// The controller of the mirror Pods on one connection.
 pub(super) struct Pods<'a> {
     local: &'a Local,
     api: Api,
     identity: watch::Receiver<Option<NodeIdentity>>,
-    remembered: &'a mut Remembered,
+    retained: &'a mut RetainedPods,
     numbers: &'a watch::Sender<Numbers>,
-    /// All Pods of this node that the API server has; `None` until it told.
+    /// All Pods of this node that the API server has; `None` until they were listed.
     seen: Option<BTreeMap<PodKey, SeenPod>>,
-    /// The API server's UIDs of Pods that were deleted and that late news may still be about.
+    /// The API server's UIDs of Pods that were deleted and that late changes may still be about.
     deleted: BTreeSet<String>,
-    /// Since when a change of a status waits to be told.
+    /// Time when a change of a status began to rest before it is sent.
     unsettled: Option<Instant>,
     /// The server wants to be left alone until then.
     busy_until: Option<Instant>,
-    running: FuturesUnordered<Running>,
+    running: FuturesUnordered<PendingRequest>,
 }
 
 impl<'a> Pods<'a> {
@@ -67,18 +68,18 @@ impl<'a> Pods<'a> {
         local: &'a Local,
         api: Api,
         identity: watch::Receiver<Option<NodeIdentity>>,
-        remembered: &'a mut Remembered,
+        retained: &'a mut RetainedPods,
         numbers: &'a watch::Sender<Numbers>,
     ) -> Self {
         // What was under way ended with the connection before.
-        remembered.memory.busy.clear();
-        remembered.memory.not_before.clear();
-        remembered.refusals.begin_anew();
+        retained.state.busy.clear();
+        retained.state.not_before.clear();
+        retained.refusals.reset();
         Self {
             local,
             api,
             identity,
-            remembered,
+            retained,
             numbers,
             seen: None,
             deleted: BTreeSet::new(),
@@ -88,24 +89,24 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Keeps the mirror Pods until the API server is away.
+    /// Keeps the mirror Pods until the API server is unreachable.
     pub(super) async fn keep(
         mut self,
-        mut news: mpsc::Receiver<Seen<SeenPod>>,
-    ) -> Result<Infallible, Error> {
+        mut updates: mpsc::Receiver<ObjectUpdate<SeenPod>>,
+    ) -> Result<Infallible, ApiError> {
         let mut changes = self.local.context.reports.changes();
         let mut desired = self.local.desired.clone();
-        let mut looked_around = self.local.looked_around.clone();
+        let mut synced = self.local.synced.clone();
         loop {
             let wake = self.go_on();
             self.count();
             tokio::select! {
-                Some(seen) = news.recv() => self.see(seen),
+                Some(seen) = updates.recv() => self.see(seen),
                 Ok(()) = changes.changed() => {
                     self.unsettled.get_or_insert_with(Instant::now);
                 }
                 Ok(()) = desired.changed() => {}
-                Ok(()) = looked_around.changed() => {}
+                Ok(()) = synced.changed() => {}
                 Ok(()) = self.identity.changed() => {}
                 Some(done) = self.running.next() => self.finish(done)?,
                 () = tokio::time::sleep_until(wake) => {}
@@ -113,7 +114,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Starts what is to be done now, and tells when to look again.
+    /// Starts the steps that are due, and returns the time of the next plan.
     fn go_on(&mut self) -> Instant {
         let now = Instant::now();
         let later = now.later(Duration::from_secs(60));
@@ -122,7 +123,7 @@ impl<'a> Pods<'a> {
         }
         let settles = self.unsettled.map(|since| since.later(SETTLE));
         let settled = settles.is_none_or(|at| at <= now);
-        let Plan { steps, wake } = self.plan(settled, now);
+        let MirrorPlan { steps, wake } = self.plan(settled, now);
         if settled {
             self.unsettled = None;
         }
@@ -136,38 +137,38 @@ impl<'a> Pods<'a> {
         wake.into_iter().chain(settles).min().unwrap_or(later)
     }
 
-    fn plan(&mut self, settled: bool, now: Instant) -> Plan {
+    fn plan(&mut self, settled: bool, now: Instant) -> MirrorPlan {
         let told: BTreeMap<PodKey, Arc<PodSnapshot>> =
             self.local.context.reports.snapshots().into_iter().collect();
         let Some(seen) = &self.seen else {
-            return Plan::default();
+            return MirrorPlan::default();
         };
         let known = |key: &PodKey| told.contains_key(key) || seen.contains_key(key);
-        self.remembered.forget_all_but(known);
+        self.retained.forget_all_but(known);
         let Some(identity) = self.identity.borrow_and_update().clone() else {
-            return Plan::default();
+            return MirrorPlan::default();
         };
         let desired = self.local.desired.borrow();
         let wanted = desired.iter().flat_map(|d| d.pods.keys().cloned());
-        plan(&View {
+        plan(&MirrorView {
             told: &told,
             wanted: &wanted.collect(),
-            complete: desired.is_some() && self.local.looked_around.borrow().is_some(),
+            complete: desired.is_some() && self.local.synced.borrow().is_some(),
             seen,
             node: &identity,
-            memory: &self.remembered.memory,
+            state: &self.retained.state,
             settled,
             now,
         })
     }
 
-    fn start(&mut self, key: PodKey, step: Step) {
+    fn start(&mut self, key: PodKey, step: MirrorStep) {
         let Some(identity) = self.identity.borrow().clone() else {
             return;
         };
         let told = self.told(&key);
         let mirror = told.and_then(|told| mirror(&told, &identity));
-        self.remembered.memory.busy.insert(key.clone());
+        self.retained.state.busy.insert(key.clone());
         let api = self.api.clone();
         self.running.push(Box::pin(async move {
             let result = take(&api, &key, &step, mirror).await;
@@ -178,16 +179,16 @@ impl<'a> Pods<'a> {
     /// Takes in what came of a step.
     ///
     /// # Errors
-    /// The API server is away.
+    /// The API server is unreachable.
     fn finish(
         &mut self,
-        (key, step, result): (PodKey, Step, Result<Option<SeenPod>, Error>),
-    ) -> Result<(), Error> {
-        self.remembered.memory.busy.remove(&key);
+        (key, step, result): (PodKey, MirrorStep, Result<Option<SeenPod>, ApiError>),
+    ) -> Result<(), ApiError> {
+        self.retained.state.busy.remove(&key);
         let now = Instant::now();
         match result {
             Ok(pod) => self.succeeded(&key, step, pod, now),
-            Err(error) if error.kind == ErrorKind::Away => return Err(error),
+            Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
             Err(error) => {
                 if let ErrorKind::Busy(after) = error.kind {
                     self.busy_until = Some(now.later(scaled(after, 0.75 + fastrand::f64() / 2.0)));
@@ -198,24 +199,24 @@ impl<'a> Pods<'a> {
         Ok(())
     }
 
-    fn succeeded(&mut self, key: &PodKey, step: Step, pod: Option<SeenPod>, now: Instant) {
-        debug!(pod = %key, ?step, "the API server did it");
-        let memory = &mut self.remembered.memory;
-        memory.not_before.remove(key);
+    fn succeeded(&mut self, key: &PodKey, step: MirrorStep, pod: Option<SeenPod>, now: Instant) {
+        debug!(pod = %key, ?step, "API server accepted request for mirror Pod");
+        let state = &mut self.retained.state;
+        state.not_before.remove(key);
         match step {
-            Step::Create => {
-                memory.created.insert(key.clone(), now);
-                memory.vain.remove(key);
+            MirrorStep::Create => {
+                state.created.insert(key.clone(), now);
+                state.no_op.remove(key);
                 // It has no status yet, and every one is news to it.
-                memory.patched.remove(key);
+                state.patched.remove(key);
                 let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
-                info!(pod = %key, uid, "the mirror Pod is there");
+                info!(pod = %key, uid, "Created mirror Pod");
             }
-            Step::Patch(patch) => {
-                memory.patched.insert(key.clone(), now);
-                self.note_vain(key, &patch, pod.as_ref());
+            MirrorStep::Patch(patch) => {
+                state.patched.insert(key.clone(), now);
+                self.record_no_op(key, &patch, pod.as_ref());
             }
-            Step::Delete(uid) => {
+            MirrorStep::Delete(uid) => {
                 let seen = self.seen.as_mut();
                 if let Some(seen) = seen.filter(|s| s.get(key).is_some_and(|p| p.uid() == uid)) {
                     seen.remove(key);
@@ -223,35 +224,35 @@ impl<'a> Pods<'a> {
                 self.deleted.insert(uid);
             }
         }
-        for other in self.remembered.refusals.like(key) {
-            self.remembered.memory.not_before.remove(&other);
+        for other in self.retained.refusals.like(key) {
+            self.retained.state.not_before.remove(&other);
         }
-        if self.remembered.refusals.succeeded(key) {
-            info!(pod = %key, "the API server takes the mirror Pod again");
+        if self.retained.refusals.succeeded(key) {
+            info!(pod = %key, "API server accepts the mirror Pod again");
         }
         if let Some(pod) = pod {
-            self.see(Seen::There(pod));
+            self.see(ObjectUpdate::There(pod));
         }
     }
 
     /// Notes a patch that left the status as it was, so that it is not sent for ever.
-    fn note_vain(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
+    fn record_no_op(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
         let told = self.told(key);
         let again = told
             .zip(pod)
             .and_then(|(told, pod)| status_patch(pod.uid(), &told.status, &pod.status));
-        let vain = &mut self.remembered.memory.vain;
+        let no_op = &mut self.retained.state.no_op;
         if again.as_ref() == Some(patch) {
-            vain.insert(key.clone(), patch.clone());
+            no_op.insert(key.clone(), patch.clone());
         } else {
-            vain.remove(key);
+            no_op.remove(key);
         }
     }
 
-    fn failed(&mut self, key: &PodKey, step: &Step, error: &Error, now: Instant) {
-        debug!(pod = %key, ?step, %error, "the API server did not do it");
+    fn failed(&mut self, key: &PodKey, step: &MirrorStep, error: &ApiError, now: Instant) {
+        debug!(pod = %key, ?step, %error, "API server rejected request for mirror Pod");
         let error = match error.kind {
-            ErrorKind::AlreadyExists => Error {
+            ErrorKind::AlreadyExists => ApiError {
                 message: format!(
                     "found another Pod {key} there, which is not the mirror Pod of this node; \
                      expected none: delete or rename it"
@@ -261,29 +262,29 @@ impl<'a> Pods<'a> {
             _ => error.clone(),
         };
         let chance = fastrand::f64();
-        let remembered = &mut *self.remembered;
-        let verdict = remembered.refusals.failed(key, &error, now, chance);
-        remembered.memory.not_before.insert(key.clone(), verdict.at);
+        let retained = &mut *self.retained;
+        let verdict = retained.refusals.failed(key, &error, now, chance);
+        retained.state.not_before.insert(key.clone(), verdict.at);
         if verdict.say {
             self.say(key, step, &error);
         }
     }
 
     /// Says once that the API server does not do something for a Pod.
-    fn say(&self, key: &PodKey, step: &Step, error: &Error) {
+    fn say(&self, key: &PodKey, step: &MirrorStep, error: &ApiError) {
         let (what, reason) = match step {
-            Step::Create => ("make the mirror Pod", "FailedCreate"),
-            Step::Patch(_) => ("change the mirror Pod's status", "FailedUpdate"),
-            Step::Delete(_) => ("delete the mirror Pod", "FailedDelete"),
+            MirrorStep::Create => ("create mirror Pod", "FailedCreate"),
+            MirrorStep::Patch(_) => ("update status of mirror Pod", "FailedUpdate"),
+            MirrorStep::Delete(_) => ("delete mirror Pod", "FailedDelete"),
         };
-        warn!(pod = %key, %error, "the API server does not {what}, the Pod runs all the same");
+        warn!(pod = %key, %error, "Failed to {what}, the static Pod keeps running");
         let told = self.told(key);
         let about = About {
             pod: key,
             uid: told.as_ref().map_or("", |told| &told.report.uid),
             field: "",
         };
-        let message = format!("The API server does not {what}: {error}");
+        let message = format!("Failed to {what}: {error}");
         let events = &self.local.context.events;
         events.record(about, EventKind::Warning, reason, &message);
     }
@@ -295,13 +296,13 @@ impl<'a> Pods<'a> {
     }
 
     /// Takes in what was seen.
-    fn see(&mut self, seen: Seen<SeenPod>) {
+    fn see(&mut self, seen: ObjectUpdate<SeenPod>) {
         match seen {
-            Seen::All(pods) => {
+            ObjectUpdate::All(pods) => {
                 self.deleted.clear();
                 self.seen = Some(pods.into_iter().map(|p| (p.key(), p)).collect());
             }
-            Seen::There(pod) => {
+            ObjectUpdate::There(pod) => {
                 let Some(all) = &mut self.seen else {
                     return;
                 };
@@ -314,7 +315,7 @@ impl<'a> Pods<'a> {
                     all.insert(key, pod);
                 }
             }
-            Seen::Gone(pod) => {
+            ObjectUpdate::Gone(pod) => {
                 self.deleted.remove(pod.uid());
                 let key = pod.key();
                 let all = self.seen.as_mut();
@@ -322,7 +323,7 @@ impl<'a> Pods<'a> {
                 {
                     all.remove(&key);
                     // Whatever kept ours from being made may have gone with it.
-                    self.remembered.memory.not_before.remove(&key);
+                    self.retained.state.not_before.remove(&key);
                 }
             }
         }
@@ -335,7 +336,7 @@ impl<'a> Pods<'a> {
             let name = name.as_deref().unwrap_or_default();
             pod.mirrors().is_some() && pod.controlled_by(name).is_some()
         });
-        let (mirrors, refused) = (ours.count(), self.remembered.refusals.said());
+        let (mirrors, refused) = (ours.count(), self.retained.refusals.said());
         self.numbers.send_if_modified(|numbers| {
             let changed = numbers.mirrors != mirrors || numbers.refused != refused;
             (numbers.mirrors, numbers.refused) = (mirrors, refused);
@@ -344,14 +345,14 @@ impl<'a> Pods<'a> {
     }
 }
 
-impl Remembered {
+impl RetainedPods {
     fn forget_all_but(&mut self, known: impl Fn(&PodKey) -> bool) {
         self.refusals.keep(&known);
-        let memory = &mut self.memory;
-        memory.not_before.retain(|key, _| known(key));
-        memory.created.retain(|key, _| known(key));
-        memory.patched.retain(|key, _| known(key));
-        memory.vain.retain(|key, _| known(key));
+        let state = &mut self.state;
+        state.not_before.retain(|key, _| known(key));
+        state.created.retain(|key, _| known(key));
+        state.patched.retain(|key, _| known(key));
+        state.no_op.retain(|key, _| known(key));
     }
 }
 
@@ -359,26 +360,26 @@ impl Remembered {
 async fn take(
     api: &Api,
     key: &PodKey,
-    step: &Step,
+    step: &MirrorStep,
     mirror: Option<Pod>,
-) -> Result<Option<SeenPod>, Error> {
+) -> Result<Option<SeenPod>, ApiError> {
     let path = path(key);
     let result = match step {
-        Step::Create => {
+        MirrorStep::Create => {
             let pods = format!("/api/v1/namespaces/{}/pods", key.namespace);
             return api.create(&pods, &mirror).await.map(Some);
         }
-        Step::Patch(change) => {
+        MirrorStep::Patch(change) => {
             let status = format!("{path}/status");
             let patched = api.patch(&status, PatchType::Strategic, change).await;
             patched.map(Some)
         }
-        Step::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),
+        MirrorStep::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),
     };
     result.map_err(|error| match error.kind {
         // News that it is gone come with the watch. Alone this proves nothing: an API server that has
         // just started finds no Pod for a moment, since its admission does not know them yet.
-        ErrorKind::NotFound => Error {
+        ErrorKind::NotFound => ApiError {
             kind: ErrorKind::Conflict,
             ..error
         },

@@ -1,11 +1,11 @@
-//! What the API server did not do for a mirror Pod: when to try again, and what was said of it.
+//! Failed requests for mirror Pods: their back-off, and their log messages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use crate::manifest::PodKey;
 use crate::units::time::{Later, scaled};
 
@@ -15,12 +15,12 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A fault is spoken of when it happened this often in a row.
 const PATIENCE: u32 = 5;
 
-/// What is known of the Pods for which something failed.
+/// Failures by Pod.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(BTreeMap<PodKey, Refusal>);
+pub(super) struct Refusals(BTreeMap<PodKey, FailedRequest>);
 
 #[derive(Debug)]
-struct Refusal {
+struct FailedRequest {
     kind: ErrorKind,
     message: String,
     /// Failures in a row.
@@ -29,7 +29,7 @@ struct Refusal {
     said: Option<ErrorKind>,
 }
 
-/// What to do after a failure.
+/// Response to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// When to try again.
@@ -43,11 +43,11 @@ impl Refusals {
     pub(super) fn failed(
         &mut self,
         key: &PodKey,
-        error: &Error,
+        error: &ApiError,
         now: Instant,
         chance: f64,
     ) -> Verdict {
-        let refusal = self.0.entry(key.clone()).or_insert(Refusal {
+        let refusal = self.0.entry(key.clone()).or_insert(FailedRequest {
             kind: error.kind,
             message: String::new(),
             tries: 0,
@@ -90,7 +90,7 @@ impl Refusals {
         let Some(granted) = self.0.get(key) else {
             return vec![];
         };
-        let alike = |(other, refusal): &(&PodKey, &Refusal)| {
+        let alike = |(other, refusal): &(&PodKey, &FailedRequest)| {
             *other != key
                 && refusal.kind == granted.kind
                 && (refusal.kind != ErrorKind::NotFound || other.namespace == key.namespace)
@@ -112,7 +112,7 @@ impl Refusals {
     }
 
     /// Faults of a server that was away meanwhile are no reason to wait.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn reset(&mut self) {
         for refusal in self.0.values_mut() {
             refusal.tries = 0;
         }
@@ -130,8 +130,8 @@ mod tests {
         }
     }
 
-    fn error(kind: ErrorKind) -> Error {
-        Error {
+    fn error(kind: ErrorKind) -> ApiError {
+        ApiError {
             kind,
             message: "no".into(),
         }

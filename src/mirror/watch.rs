@@ -1,4 +1,4 @@
-//! What the API server has of one kind of object, and what happens to it: listed once, then watched.
+//! Objects of one kind at the API server and their changes: listed once, then watched.
 //!
 //! The list is always narrowed by a field selector. Whoever reads sees first all objects, then each
 //! change, and all objects again when the server lost the thread.
@@ -19,28 +19,28 @@ use tracing::debug;
 use super::api::Api;
 use super::bounded::MAX_ITEMS;
 use super::complaint::Complaint;
-use super::error::{Error, ErrorKind};
+use super::error::{ApiError, ErrorKind};
 use crate::units::time::scaled;
 
-/// How long the server lets a watch run; a random part is added, so that watches do not end together.
+/// Time limit of a watch in seconds; a random part is added, so that watches do not end together.
 const WATCH_SECONDS: u64 = 300;
 /// The wait before something that failed is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// What was seen.
+/// An update from the watch.
 #[derive(Debug, Clone)]
-pub(super) enum Seen<T> {
+pub(super) enum ObjectUpdate<T> {
     /// These are all objects.
     All(Vec<T>),
-    /// An object is there, as it is now.
+    /// An object was added or changed.
     There(T),
     /// An object is gone; this is what it was last.
     Gone(T),
 }
 
 /// An object of the API server's.
-pub(super) trait Object: DeserializeOwned + Clone + Send + 'static {
+pub(super) trait WatchedObject: DeserializeOwned + Clone + Send + 'static {
     /// Its version there.
     fn resource_version(&self) -> Option<&str>;
 }
@@ -64,9 +64,9 @@ impl<T> Default for Items<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<T>(PhantomData<T>);
+        struct ItemsVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ItemsVisitor<T> {
             type Value = Items<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,7 +90,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
             }
         }
 
-        deserializer.deserialize_any(Reader(PhantomData))
+        deserializer.deserialize_any(ItemsVisitor(PhantomData))
     }
 }
 
@@ -102,16 +102,16 @@ struct ListMeta {
 }
 
 /// The objects at `path` that the field selector `FIELD=VALUE` leaves, to `sender` until the server
-/// is away or nobody listens.
-pub(super) async fn watch<T: Object>(
+/// is unreachable or nobody listens.
+pub(super) async fn watch<T: WatchedObject>(
     api: &Api,
     path: &str,
     selector: (&str, &str),
-    sender: mpsc::Sender<Seen<T>>,
-) -> Result<Infallible, Error> {
+    sender: mpsc::Sender<ObjectUpdate<T>>,
+) -> Result<Infallible, ApiError> {
     let (field, value) = selector;
     let path = format!("{path}?fieldSelector={field}%3D{value}");
-    let mut complaint = Complaint::new(format!("to show {path}"));
+    let mut complaint = Complaint::new(format!("to list {path}"));
     let mut delay = RETRY;
     let mut version = None;
     loop {
@@ -121,10 +121,10 @@ pub(super) async fn watch<T: Object>(
         match result {
             Ok(()) => {}
             Err(error) => match error.kind {
-                ErrorKind::Away => return Err(error),
+                ErrorKind::Unreachable => return Err(error),
                 ErrorKind::Expired => version = None,
                 ErrorKind::Busy(after) => pause = pause.max(after),
-                ErrorKind::Fault => debug!(path, %error, "a list or watch failed"),
+                ErrorKind::Fault => debug!(path, %error, "List or watch failed"),
                 _ => {
                     version = None;
                     complaint.say(&error);
@@ -142,19 +142,19 @@ pub(super) async fn watch<T: Object>(
 }
 
 /// One list, if there is no version to go on from, and one watch.
-async fn round<T: Object>(
+async fn round<T: WatchedObject>(
     api: &Api,
     path: &str,
     version: &mut Option<String>,
-    sender: &mpsc::Sender<Seen<T>>,
+    sender: &mpsc::Sender<ObjectUpdate<T>>,
     complaint: &mut Complaint,
-) -> Result<(), Error> {
+) -> Result<(), ApiError> {
     let from = if let Some(from) = version.take() {
         from
     } else {
         let list: List<T> = api.get(path).await?;
         complaint.clear();
-        tell(sender, Seen::All(list.items.0)).await?;
+        tell(sender, ObjectUpdate::All(list.items.0)).await?;
         list.metadata.resource_version
     };
     let seconds = fastrand::u64(WATCH_SECONDS..=2 * WATCH_SECONDS);
@@ -167,19 +167,19 @@ async fn round<T: Object>(
     while let Some(event) = events.next().await {
         let event = match event {
             // It was cut. If that is because the server is away, the next one cannot be begun.
-            Err(error) if error.kind == ErrorKind::Away => break,
+            Err(error) if error.kind == ErrorKind::Unreachable => break,
             event => event?,
         };
         let seen = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => Seen::There(object),
-            WatchEvent::Deleted(object) => Seen::Gone(object),
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => ObjectUpdate::There(object),
+            WatchEvent::Deleted(object) => ObjectUpdate::Gone(object),
             WatchEvent::Bookmark(bookmark) => {
                 *version = Some(bookmark.metadata.resource_version);
                 continue;
             }
-            WatchEvent::Error(status) => return Err(Error::of_status(*status)),
+            WatchEvent::Error(status) => return Err(ApiError::of_status(*status)),
         };
-        let (Seen::There(object) | Seen::Gone(object)) = &seen else {
+        let (ObjectUpdate::There(object) | ObjectUpdate::Gone(object)) = &seen else {
             continue;
         };
         if let Some(newer) = object.resource_version() {
@@ -195,9 +195,12 @@ async fn round<T: Object>(
     Ok(())
 }
 
-async fn tell<T>(sender: &mpsc::Sender<Seen<T>>, seen: Seen<T>) -> Result<(), Error> {
+async fn tell<T>(
+    sender: &mpsc::Sender<ObjectUpdate<T>>,
+    seen: ObjectUpdate<T>,
+) -> Result<(), ApiError> {
     let told = sender.send(seen).await;
-    told.map_err(|_| Error::away("nobody listens any more"))
+    told.map_err(|_| ApiError::unreachable("nobody listens any more"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Whether a kubelet runs beside the agent: it would kill Pods that it does not know.
+//! Detection of a kubelet beside the agent: it would kill Pods that it does not know.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The process id of a kubelet that runs in the agent's own PID and mount namespaces, if there is one.
-/// One inside a container is another node's business.
+/// Returns the process id of a kubelet that runs in the agent's own PID and mount namespaces, if there is one.
+/// A kubelet inside a container belongs to another node.
 #[must_use]
 pub fn find_beside() -> Option<u32> {
     find_in(Path::new("/proc"), &PathBuf::from("/proc/self"))
@@ -26,7 +26,7 @@ fn find_in(proc: &Path, own: &Path) -> Option<u32> {
     found.map(|(id, _)| id)
 }
 
-/// By the program that it was started as, whatever it is called inside.
+/// Returns `true` if a process was started as a kubelet, whatever it calls itself.
 fn is_kubelet(process: &Path) -> bool {
     let named = |path: &Path| path.file_name().is_some_and(|name| name == "kubelet");
     let line = fs::read(process.join("cmdline")).unwrap_or_default();

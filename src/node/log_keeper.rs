@@ -1,9 +1,9 @@
-//! The keeper of containers' logs: rotates those that have grown too large, and sees to it that every
-//! log has its link and no link is left without a log.
+//! Housekeeping of container logs: rotates those that have grown too large, creates missing links, and removes
+//! links without a log.
 //!
-//! Beside a Pod's own task, only the keeper calls the runtime for the Pod: to have it begin a log anew.
-//! A round looks at files only. The runtime is asked when something was found in them that may need
-//! doing, and not again while the same is found and nothing was to do about it.
+//! Beside a Pod's own task, only the log keeper calls the runtime for the Pod: to reopen a log. A round reads
+//! files only. The runtime is asked when the files show something that may need work, and not again while they
+//! show the same and there was nothing to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::log_links::{self, Link};
 use super::log_rotation::{self, Rotation, is_part};
-use crate::blocking::blocking;
-use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
+use crate::host::blocking::blocking;
+use crate::host::log_links::LogLink;
+use crate::host::log_once::LogOnce;
 use crate::host::untrusted::Location;
 use crate::manifest::PodKey;
 use crate::pod::folder;
@@ -24,13 +24,13 @@ use crate::pod::observe::owner;
 use crate::pod::task::Context;
 use crate::translate::{Paths, labels};
 
-/// Keeps the logs for as long as the agent runs.
+/// Runs for as long as the agent does.
 pub async fn keep(context: Arc<Context>, rotation: Rotation) {
     let mut keeper = LogKeeper {
         context,
         rotation,
         at_rest: BTreeSet::new(),
-        complaints: Complaints::default(),
+        problems: LogOnce::default(),
     };
     loop {
         keeper.round().await;
@@ -38,17 +38,17 @@ pub async fn keep(context: Arc<Context>, rotation: Rotation) {
     }
 }
 
-/// Something about the files of our Pods' logs that may need doing.
+/// Finding in the files of our Pods' logs that may need work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Finding {
     /// A log has this size in bytes, which is too large.
     Large(PathBuf, u64),
-    /// Parts of a log are there, but not the log: its rotation was cut off.
+    /// Parts of a log are there, but not the log: its rotation was interrupted.
     Headless(PathBuf),
     /// No link leads to a log.
     Unlinked(PathBuf),
     /// A link leads to no log.
-    Dangling(Link),
+    Dangling(LogLink),
 }
 
 impl Finding {
@@ -59,7 +59,7 @@ impl Finding {
         }
     }
 
-    /// What a trouble with it is about.
+    /// Returns the subject of a problem with it.
     fn subject(&self) -> String {
         let log = self.log().display();
         match self {
@@ -69,7 +69,7 @@ impl Finding {
     }
 }
 
-/// The container whose log a file is.
+/// Container whose log a file is.
 #[derive(Debug)]
 struct Holder {
     id: String,
@@ -83,38 +83,39 @@ struct Holder {
 struct LogKeeper {
     context: Arc<Context>,
     rotation: Rotation,
-    /// What was found before and is still there, if there was nothing to do about any of it.
+    /// Findings of the round before, if there was nothing to do about any of them.
     at_rest: BTreeSet<Finding>,
-    complaints: Complaints,
+    problems: LogOnce,
 }
 
 impl LogKeeper {
+    /// Examines all logs once, and settles what it finds.
     async fn round(&mut self) {
         let (paths, max_size) = (self.context.facts.paths.clone(), self.rotation.max_size);
-        let found = match blocking(move || look(&paths, max_size)).await {
+        let found = match blocking(move || examine(&paths, max_size)).await {
             Ok(found) => found,
-            Err(error) => return self.note("the folders of logs", Err(error.into())),
+            Err(error) => return self.report("the folders of logs", Err(error.into())),
         };
-        self.note("the folders of logs", Ok(()));
+        self.report("the folders of logs", Ok(()));
         if found.is_subset(&self.at_rest) {
             self.at_rest = found;
             return;
         }
         let holders = match self.holders().await {
             Ok(holders) => holders,
-            // Who asks all the time tells that the runtime is away.
-            Err(error) => return debug!(%error, "cannot list containers"),
+            // The supervisor reports that the runtime is unreachable.
+            Err(error) => return debug!(%error, "Failed to list containers"),
         };
         let mut tried = false;
         for finding in &found {
             tried |= self.settle(finding, holders.get(finding.log())).await;
         }
         let is_found = |subject: &str| found.iter().any(|f| f.subject() == subject);
-        self.complaints.keep_only(is_found);
+        self.problems.retain(is_found);
         self.at_rest = if tried { BTreeSet::new() } else { found };
     }
 
-    /// Every container of the runtime by the file that is its log, if it carries the labels that tell.
+    /// Returns the runtime's containers by their log files, as far as their labels tell.
     async fn holders(&self) -> Result<BTreeMap<PathBuf, Holder>, Error> {
         let Context {
             client,
@@ -128,25 +129,25 @@ impl LogKeeper {
         Ok(all.into_iter().filter_map(holder).collect())
     }
 
-    /// Does what is to be done about a finding; `false` if that is nothing.
+    /// Settles a finding; returns `false` if there was nothing to do.
     async fn settle(&mut self, finding: &Finding, holder: Option<&Holder>) -> bool {
         let client = &self.context.client;
         let writer = holder.filter(|h| h.running && h.ours.is_some());
         let done = match (finding, writer) {
             (Finding::Large(log, _), Some(writer)) => self.rotate(log, &writer.id).await,
             (
-                Finding::Headless(log) | Finding::Dangling(Link { target: log, .. }),
+                Finding::Headless(log) | Finding::Dangling(LogLink { target: log, .. }),
                 Some(writer),
             ) => {
                 let begun = log_rotation::reopen(client, &writer.id).await;
                 if begun.is_ok() {
-                    info!(log = %log.display(), "the log was not there, the runtime has begun it anew");
+                    info!(log = %log.display(), "Container log was missing, reopened it");
                 }
                 begun
             }
             (Finding::Dangling(link), None) if !holder.is_some_and(|h| h.running) => {
                 let link = link.clone();
-                let removed = blocking(move || log_links::remove_link(&link)).await;
+                let removed = blocking(move || link.remove()).await;
                 removed.map_err(Into::into)
             }
             (Finding::Unlinked(log), _) => match self.link(log, holder).await {
@@ -155,7 +156,7 @@ impl LogKeeper {
             },
             _ => return false,
         };
-        self.note(&finding.subject(), done);
+        self.report(&finding.subject(), done);
         true
     }
 
@@ -167,28 +168,31 @@ impl LogKeeper {
         log_rotation::rotate(&self.context.client, id, folder, name, self.rotation).await
     }
 
-    /// Makes the link to the log of one of our containers; `false` if there is none to make.
+    /// Creates the link to the log of one of our containers; returns `false` if there is none to create.
     async fn link(&self, log: &Path, holder: Option<&Holder>) -> io::Result<bool> {
         let Some((holder, key)) = holder.and_then(|h| Some((h, h.ours.clone()?))) else {
             return Ok(false);
         };
         let (log, name, id) = (log.to_owned(), holder.name.clone(), holder.id.clone());
-        let paths = self.context.facts.paths.clone();
-        blocking(move || log_links::make(&paths, &key, &name, &id, &log)).await
+        let links = self.context.facts.paths.log_links();
+        let create = move || links.create(&key.namespace, &key.name, &name, &id, &log);
+        blocking(create).await
     }
 
-    fn note(&mut self, subject: &str, done: anyhow::Result<()>) {
+    /// Logs a problem with a log once.
+    fn report(&mut self, subject: &str, done: anyhow::Result<()>) {
         let trouble = done.err().map(|error| format!("{error:#}"));
-        if self.complaints.is_news(subject, trouble.as_deref()) {
+        if self.problems.should_log(subject, trouble.as_deref()) {
             let error = trouble.unwrap_or_default();
             warn!(
                 log = subject,
-                error, "a container's log cannot be kept in order"
+                error, "Failed to rotate or link container log"
             );
         }
     }
 }
 
+/// Returns the log file of a container with its holder, as far as its labels tell.
 fn holder(paths: &Paths, mark: &str, container: v1::Container) -> Option<(PathBuf, Holder)> {
     let label = |key: &str| container.labels.get(key).cloned();
     let key = PodKey {
@@ -207,19 +211,20 @@ fn holder(paths: &Paths, mark: &str, container: v1::Container) -> Option<(PathBu
     Some((log, holder))
 }
 
-/// Looks through the logs of the Pods that have a folder of ours, and the links.
-fn look(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
+/// Examines the logs of Pods that have a folder of ours, and the links.
+fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
     let logs = logs_of_pods(paths)?;
-    let links = log_links::list(paths)?;
+    let log_links = paths.log_links();
+    let links = log_links.list()?;
     let linked: BTreeSet<&Path> = links.iter().map(|link| link.target.as_path()).collect();
     let is_there =
-        |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links::is_there(paths, log);
+        |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links.has_log(log);
     let dangling = links.iter().filter(|link| !is_there(&link.target));
     let mut found: BTreeSet<_> = dangling.cloned().map(Finding::Dangling).collect();
     for (log, size) in &logs {
         let is_linked = linked.contains(log.as_path());
         match size {
-            // Its link tells already.
+            // Its link is a finding already.
             None if is_linked => {}
             None => {
                 found.insert(Finding::Headless(log.clone()));
@@ -240,6 +245,7 @@ fn look(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
 /// Containers' logs with their sizes in bytes; `None` for one of which only parts are there.
 type Logs = BTreeMap<PathBuf, Option<u64>>;
 
+/// Lists the logs of Pods that have a folder of ours.
 fn logs_of_pods(paths: &Paths) -> io::Result<Logs> {
     let uids: BTreeSet<String> = folder::list(paths)?.into_iter().collect();
     let all = Location::new(&paths.logs, "");
@@ -251,7 +257,7 @@ fn logs_of_pods(paths: &Paths) -> io::Result<Logs> {
     };
     for pod in names(&all, is_ours)? {
         let pod = all.join(pod);
-        // What is wrong with one folder, which its containers may have written to, is no matter of others.
+        // A broken folder, which its containers may have written to, does not affect others.
         for container in names(&pod, |_| true).unwrap_or_default() {
             let folder = pod.join(container);
             if let Err(error) = add_logs(&folder, &mut logs) {
@@ -281,7 +287,7 @@ fn add_logs(location: &Location, logs: &mut Logs) -> io::Result<()> {
     Ok(())
 }
 
-/// The names in a folder that are wanted; none if there is no folder, since Pods come and go.
+/// Lists the wanted names in a folder; none if there is no folder, since Pods come and go.
 fn names(folder: &Location, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
     match if_there(folder.open())? {
         Some(folder) => folder.names(wanted),
@@ -334,7 +340,7 @@ mod tests {
             container_logs: dir.path().join("containers"),
             ..Paths::default()
         };
-        assert_eq!(look(&paths, Some(10)).unwrap(), BTreeSet::new());
+        assert_eq!(examine(&paths, Some(10)).unwrap(), BTreeSet::new());
         for folder in [paths.pod("u1"), paths.container_logs.clone()] {
             fs::create_dir_all(folder).unwrap();
         }
@@ -342,7 +348,7 @@ mod tests {
         let link = |name: &str, target: &Path| {
             let path = paths.container_logs.join(name);
             symlink(target, &path).unwrap();
-            Link {
+            LogLink {
                 path,
                 target: target.to_owned(),
             }
@@ -368,9 +374,9 @@ mod tests {
             Finding::Dangling(dangling),
             Finding::Headless(log("u1", 4)),
         ];
-        assert_eq!(look(&paths, Some(10)).unwrap(), expected.into());
+        assert_eq!(examine(&paths, Some(10)).unwrap(), expected.into());
         let large = |finding: &Finding| matches!(finding, Finding::Large(..));
-        assert!(!look(&paths, None).unwrap().iter().any(large));
+        assert!(!examine(&paths, None).unwrap().iter().any(large));
     }
 
     #[test]

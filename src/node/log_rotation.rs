@@ -1,9 +1,9 @@
-//! Rotating one container's log: `N.log` becomes `N.log.YYYYMMDD-HHMMSS`, the runtime begins a new
+//! Rotation of one container's log: `N.log` becomes `N.log.YYYYMMDD-HHMMSS`, the runtime creates a new
 //! `N.log`, and the parts before are compressed and, beyond the number of files to keep, removed.
 //!
-//! No line is lost: until the runtime has begun the new file it writes to the old one under its new
+//! No line is lost: until the runtime has created the new file it writes to the old one under its new
 //! name, which stays as it is until the next rotation, so that log shippers can finish it too. A
-//! rotation that was cut off at any instant is finished by the next.
+//! rotation that was interrupted at any instant is finished by the next.
 //!
 //! The order of the names is that of the parts, also where the machine's clock was set back: a part's time
 //! is later than that of any part before it. Containers that ship logs can write to the folder, so that all
@@ -22,27 +22,27 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use tracing::{debug, warn};
 
-use crate::blocking::blocking;
 use crate::cri::Client;
 use crate::cri::v1::ReopenContainerLogRequest;
+use crate::host::blocking::blocking;
 use crate::host::untrusted::{Folder, Location};
 
 const COMPRESSED: &str = ".gz";
 const UNFINISHED: &str = ".tmp";
-/// The times in names of rotated parts: in UTC, so that their order is that of the names.
+/// Format of the times in names of rotated parts: in UTC, so that their order is that of the names.
 const TIME: &str = "%Y%m%d-%H%M%S";
-/// A part larger than this, and than twice the size from which logs are rotated, is not compressed: that
-/// would keep the logs of all other containers waiting for long.
+/// Size from which a part is not compressed, if it is also more than twice the size from which logs are rotated:
+/// the logs of all other containers would wait for long.
 const LARGEST_COMPRESSED: u64 = 1 << 30;
 
-/// How containers' logs are rotated.
+/// Settings of log rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotation {
-    /// The size in bytes from which a log is rotated; `None` for never.
+    /// Size in bytes from which a log is rotated; `None` for never.
     pub max_size: Option<u64>,
-    /// The files of one container to keep, the one that is written to among them; at least 2.
+    /// Number of files of one container to keep, the one that is written to among them; at least 2.
     pub max_files: usize,
-    /// How often logs are looked at.
+    /// Time between two rounds.
     pub interval: Duration,
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn rotate(
     tidied
 }
 
-/// Has the runtime write the container's log to its path.
+/// Has the runtime open the container's log at its path again.
 pub(super) async fn reopen(client: &Client, container_id: &str) -> anyhow::Result<()> {
     let request = ReopenContainerLogRequest {
         container_id: container_id.to_owned(),
@@ -96,7 +96,7 @@ pub(super) async fn reopen(client: &Client, container_id: &str) -> anyhow::Resul
     Ok(())
 }
 
-/// Takes a renaming back, unless the runtime has begun a new file all the same.
+/// Reverts a rename, unless the runtime has created a new file all the same.
 fn put_back(folder: &Folder, rotated: &str, log: &str) -> anyhow::Result<()> {
     match folder.rename_new(rotated, log) {
         // The Pod may have been removed meanwhile.
@@ -112,7 +112,7 @@ fn put_back(folder: &Folder, rotated: &str, log: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The name of the next part: a second has one, and none is before a part that is there. `None` if this
+/// Returns the name of the next part: there is one for each second, later than any existing part. `None` if this
 /// second has its part.
 fn next_part(parts: &[String], log: &str, now: Timestamp) -> Option<String> {
     let now = now.to_zoned(TimeZone::UTC).datetime();
@@ -127,7 +127,7 @@ fn next_part(parts: &[String], log: &str, now: Timestamp) -> Option<String> {
     Some(format!("{log}.{}", time.strftime(TIME)))
 }
 
-/// The time in the name of a part of the log `log` that a rotation made or left unfinished; `None` for
+/// Returns the time in the name of a part of the log `log` that a rotation created or left unfinished; `None` for
 /// another file.
 fn time_of(name: &str, log: &str) -> Option<DateTime> {
     let rest = name.strip_prefix(log)?.strip_prefix('.')?;
@@ -142,13 +142,12 @@ fn time_of(name: &str, log: &str) -> Option<DateTime> {
     (time.year() < 9999).then_some(time)
 }
 
-/// Whether the name is that of a part of the log `log` that a rotation made or left unfinished.
+/// Returns `true` if the name is that of a part of the log `log` that a rotation created or left unfinished.
 pub(super) fn is_part(name: &str, log: &str) -> bool {
     time_of(name, log).is_some()
 }
 
-/// Removes parts that are too many or left over, and compresses the others. What fails keeps nothing else
-/// from being done.
+/// Removes parts that are too many or left over, and compresses the others. A failure does not stop the rest.
 fn tidy(folder: &Folder, log: &str, rotation: Rotation) -> anyhow::Result<()> {
     let parts = parts(folder, log).with_context(|| format!("cannot list the parts of {log}"))?;
     let upkeep = upkeep(parts, rotation.max_files);
@@ -165,7 +164,7 @@ fn tidy(folder: &Folder, log: &str, rotation: Rotation) -> anyhow::Result<()> {
     tidied
 }
 
-/// The parts of a log; a folder is none, whatever its name.
+/// Lists the parts of a log; a folder is none, whatever its name.
 fn parts(folder: &Folder, log: &str) -> io::Result<Vec<String>> {
     let parts = folder.names(|name| is_part(name, log))?.into_iter();
     let is_file = |name: &String| {
@@ -175,7 +174,7 @@ fn parts(folder: &Folder, log: &str) -> io::Result<Vec<String>> {
     Ok(parts.filter(is_file).collect())
 }
 
-/// What is to be done about the parts of a log before it is rotated once more.
+/// Work on the parts of a log before it is rotated once more.
 #[derive(Debug, PartialEq, Eq)]
 struct Upkeep {
     remove: Vec<String>,
@@ -199,8 +198,8 @@ fn upkeep(mut parts: Vec<String>, max_files: usize) -> Upkeep {
     }
 }
 
-/// Puts a compressed file in the place of a part, whole or not at all. What is no regular file of one name
-/// stays as it is until it is removed as the oldest, and so does a part that is too large.
+/// Replaces a part by a compressed file, whole or not at all. A part that is no regular file of one name, or is too
+/// large, stays as it is until it is removed as the oldest.
 fn compress(folder: &Folder, part: &str, largest: u64) -> io::Result<()> {
     let found = folder.find(part)?;
     let Some(found) = found.filter(|found| found.is_plain && found.size <= largest) else {
@@ -222,7 +221,7 @@ fn compress(folder: &Folder, part: &str, largest: u64) -> io::Result<()> {
     folder.remove(part)
 }
 
-/// Writes what the source has, compressed, to a file with the source's permissions.
+/// Compresses the source to a file with the source's permissions.
 fn write_compressed(mut source: io::Take<File>, to: File) -> io::Result<()> {
     let mode = source.get_ref().metadata()?.permissions().mode() & 0o777;
     to.set_permissions(Permissions::from_mode(mode))?;

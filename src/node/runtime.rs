@@ -1,42 +1,43 @@
-//! Getting to know the runtime: waiting until it answers, and what it says of itself.
+//! Connecting to the runtime: waits until it answers, and reads its version, capabilities and cgroup driver.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::cri::{Client, Error, v1};
-use crate::translate::{CgroupDriver, HandlerFeatures, NodeFacts, Reported, RuntimeFeatures};
+use crate::cri::{Client, Error, Reported, capabilities, v1};
+use crate::host::cgroup::CgroupDriver;
+use crate::host::log_once::LogOnce;
+use crate::translate::NodeFacts;
 
-/// The version of the contract that we speak.
+/// Version of CRI that the agent speaks.
 const API_VERSION: &str = "v1";
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// How long the agent's start waits for what is not needed to keep Pods running: the features that the
-/// runtime reports, and its cgroup driver.
+/// Longest waits of the agent's start for what is not needed to keep Pods running: the features that the runtime
+/// reports, and its cgroup driver.
 const FEATURES: Duration = Duration::from_secs(10);
 const CGROUP_DRIVER: Duration = Duration::from_secs(60);
 
-/// What the runtime is.
+/// Version and capabilities of the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeInfo {
     /// `containerd`, …
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Who manages cgroups, in its opinion.
+    /// Manager of cgroups, as the runtime has it.
     pub cgroup_driver: CgroupDriver,
-    /// What it and its handlers can do.
+    /// Capabilities of it and its handlers.
     pub reported: Reported,
-    /// Number of the connection over which it said so.
+    /// Number of the connection over which it reported them.
     pub connection: u64,
 }
 
-/// Waits until the runtime answers, however long that takes, and tells what it is. `driver` is taken
-/// where the runtime does not tell its own.
+/// Waits until the runtime answers, however long that takes, and returns its version and capabilities. `driver` is
+/// used where the runtime reports none.
 ///
 /// # Errors
 /// The runtime answers, but does not speak CRI v1.
@@ -53,12 +54,12 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         driver
     });
     let reported = if let Ok(status) = timeout(FEATURES, status(client, false)).await {
-        reported(&version, status)
+        capabilities::reported(&version, status)
     } else {
         warn!("The container runtime does not report its features, asking again");
         Reported {
             is_incomplete: true,
-            ..reported(&version, v1::StatusResponse::default())
+            ..capabilities::reported(&version, v1::StatusResponse::default())
         }
     };
     info!(
@@ -67,7 +68,7 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
         api_version = version.runtime_api_version,
         endpoint = %client.endpoint(),
         ?cgroup_driver,
-        "the container runtime answers"
+        "Connected to the container runtime"
     );
     Ok(RuntimeInfo {
         name: version.runtime_name,
@@ -78,9 +79,9 @@ pub async fn wait_for_runtime(client: &Client, driver: CgroupDriver) -> Result<R
     })
 }
 
-/// Keeps what is known of the runtime's features as the runtime reports them: asks until it has answered,
-/// and again after each connection, since it may have been upgraded. `connection` is the one over which
-/// it was last asked. `on_change` is called when something has changed.
+/// Keeps the capabilities in `facts` current: asks the runtime until it has answered, and again after each new
+/// connection, since it may have been upgraded. `connection` is the one over which it was last asked. `on_change`
+/// is called after each change.
 pub async fn keep_features(
     client: Client,
     facts: NodeFacts,
@@ -109,7 +110,7 @@ pub async fn keep_features(
                     info!(runtime, version, "The container runtime's features changed");
                     on_change();
                 } else {
-                    debug!(runtime, version, "Connected to the container runtime");
+                    debug!(runtime, version, "Connected to the container runtime again");
                 }
             }
             // Whatever it is now, it is no better known than before.
@@ -123,13 +124,13 @@ pub async fn keep_features(
     }
 }
 
-/// Asks the runtime what it is, until it has answered everything.
+/// Asks the runtime for its version and capabilities, until it has answered everything.
 async fn ask(client: &Client, driver: CgroupDriver) -> Result<RuntimeInfo, Error> {
     let version = version(client).await?;
     let cgroup_driver = cgroup_driver(client, driver).await;
     let status = status(client, false).await;
     Ok(RuntimeInfo {
-        reported: reported(&version, status),
+        reported: capabilities::reported(&version, status),
         name: version.runtime_name,
         version: version.runtime_version,
         cgroup_driver,
@@ -144,31 +145,28 @@ async fn version(client: &Client) -> Result<v1::VersionResponse, Error> {
     answered(client, || client.version(request())).await
 }
 
-/// The runtime's status; an empty one where it has none.
+/// Returns the runtime's status; an empty one where it has none.
 async fn status(client: &Client, verbose: bool) -> v1::StatusResponse {
     let status = answered(client, || client.status(v1::StatusRequest { verbose })).await;
     status.unwrap_or_default()
 }
 
-/// Makes a call again and again until it is answered. A runtime that is starting is unreachable, is not
-/// initialized yet, or says something else that it will not say later: the one answer that counts as
-/// such is that it does not have the method.
+/// Repeats a call until it is answered. A runtime that is starting is unreachable, is not initialized yet, or fails
+/// in another way that will pass: the one error that counts as an answer is that it does not have the method.
 async fn answered<T, F: Future<Output = Result<T, Error>>>(
     client: &Client,
     call: impl Fn() -> F,
 ) -> Result<T, Error> {
     let mut delay = RETRY;
-    let mut said = String::new();
+    let mut problems = LogOnce::default();
     loop {
         match call().await {
             Ok(answer) => return Ok(answer),
             Err(error @ Error::Unimplemented { .. }) => return Err(error),
             Err(error) => {
-                let error = error.to_string();
-                if error != said {
+                if problems.should_log("call", Some(&error.to_string())) {
                     let endpoint = client.endpoint().to_string();
-                    warn!(endpoint, error, "waiting for the container runtime");
-                    said = error;
+                    warn!(endpoint, %error, "Waiting for the container runtime");
                 }
             }
         }
@@ -177,47 +175,8 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
     }
 }
 
-/// What a runtime of this version with this status can do.
-fn reported(version: &v1::VersionResponse, status: v1::StatusResponse) -> Reported {
-    // Before containerd 2.0 nothing is told of features.
-    let told = status.features.unwrap_or_default();
-    Reported {
-        features: RuntimeFeatures {
-            supplemental_groups_policy: told.supplemental_groups_policy,
-            image_volumes: mounts_images(&version.runtime_name, &version.runtime_version),
-        },
-        handlers: handlers(status.runtime_handlers),
-        is_incomplete: false,
-    }
-}
-
-/// What the runtime's handlers can do, by name.
-fn handlers(told: Vec<v1::RuntimeHandler>) -> BTreeMap<String, HandlerFeatures> {
-    let features = |handler: v1::RuntimeHandler| {
-        let features = handler.features.unwrap_or_default();
-        let features = HandlerFeatures {
-            recursive_read_only_mounts: features.recursive_read_only_mounts,
-            user_namespaces: features.user_namespaces,
-        };
-        (handler.name, features)
-    };
-    told.into_iter().map(features).collect()
-}
-
-/// Whether a runtime mounts images as volumes, which none tells. A containerd that does not
-/// (before 2.1) takes the mount for one of a path of no name.
-fn mounts_images(name: &str, version: &str) -> bool {
-    let version = version.trim_start_matches('v');
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
-    let found = (numbers.next().flatten(), numbers.next().flatten());
-    match (name, found) {
-        ("containerd", (Some(major), Some(minor))) => (major, minor) >= (2, 1),
-        _ => true,
-    }
-}
-
-/// The cgroup driver that the runtime expects; runtimes that cannot say so (before containerd 2.0)
-/// tell it in their verbose status.
+/// Returns the cgroup driver that the runtime expects, by CRI or, where the runtime does not have that call, by its
+/// verbose status.
 async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
     let config = answered(client, || {
         client.runtime_config(v1::RuntimeConfigRequest {})
@@ -227,40 +186,8 @@ async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver
     match from_config.map(|linux| linux.cgroup_driver()) {
         Some(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
         Some(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
-        None => driver_of_status(&status(client, true).await, otherwise),
-    }
-}
-
-fn driver_of_status(status: &v1::StatusResponse, otherwise: CgroupDriver) -> CgroupDriver {
-    let config = status.info.get("config");
-    let config = config.and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
-    let of = |place: &str| config.as_ref().and_then(|c| c.pointer(place));
-    let default = of("/containerd/defaultRuntimeName").and_then(|name| name.as_str());
-    let runtimes = of("/containerd/runtimes").and_then(|runtimes| runtimes.as_object());
-    match runtimes.and_then(|all| all.get(default.unwrap_or("runc"))) {
-        None => otherwise,
-        Some(runtime) if runtime.pointer("/options/SystemdCgroup") == Some(&true.into()) => {
-            CgroupDriver::Systemd
-        }
-        Some(_) => CgroupDriver::Cgroupfs,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_mounted_by_runtimes_that_are_new_enough_or_not_known() {
-        for (name, version, expected) in [
-            ("containerd", "1.6.20~ds1", false),
-            ("containerd", "v2.0.5", false),
-            ("containerd", "v2.1.0", true),
-            ("containerd", "2.10.1+unknown", true),
-            ("containerd", "devel", true),
-            ("cri-o", "1.31.0", true),
-        ] {
-            assert_eq!(mounts_images(name, version), expected, "{name} {version}");
+        None => {
+            capabilities::configured_cgroup_driver(&status(client, true).await).unwrap_or(otherwise)
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The supervisor: one task for every Pod that is wanted or there.
+//! Supervisor of the Pods' tasks: one task for every Pod that is desired or exists.
 //!
-//! It never changes the runtime itself. It hands each task what the manifests want, and sends it to
-//! look when the runtime has something else of its Pod than the task believes. The first look at the
-//! runtime comes before any task, so that what an earlier agent left is found before anything starts.
+//! It never changes the runtime itself. It gives each task the desired Pod, and has it observe the runtime when
+//! a relist differs from the state that the task last observed. The first list comes before any task, so that
+//! whatever an earlier agent left is adopted before anything starts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +18,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
-use crate::blocking::limited;
-use crate::complaints::Complaints;
 use crate::cri::{Error, v1};
+use crate::host::blocking::limited;
+use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::identity::Uid;
@@ -29,39 +30,41 @@ use crate::source::{Desired, DesiredPod, Origin};
 use crate::translate::labels;
 use crate::units::time::Later;
 
-/// How often to look around while no events come in, and while they do.
+/// Time between two relists while no events come in, and while they do.
 const RELIST: Duration = Duration::from_secs(1);
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
-/// The time of the next look while one is under way.
+/// Time of the next relist while one is under way.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
-/// How long a runtime that does not answer is left alone at most.
+/// Longest wait before another try to list what the runtime has.
 const RELIST_MAX: Duration = Duration::from_secs(5);
-/// Time to find out if another agent runs.
-const LOCK_LOOK: Duration = Duration::from_secs(1);
+/// Limit for finding out if another agent runs.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often to see whether every Pod was looked at for the first time.
-const FIRST_PASS: Duration = Duration::from_millis(20);
+/// Time between two checks if every Pod was observed once.
+const OBSERVED_CHECK: Duration = Duration::from_millis(20);
 
-/// A supervisor that did not go round for this long is stuck. Each round waits for the runtime twice at
-/// most, half a minute each.
+/// A supervisor without a heartbeat for this long is stuck. Each round of its loop waits for the runtime twice
+/// at most, half a minute each.
 const STUCK: Duration = Duration::from_secs(120);
 
-/// When the supervisor last went round, once every Pod was looked at for the first time.
-pub type Pulse = watch::Sender<Option<Instant>>;
-/// For those who wait for it.
-pub type PulseReceiver = watch::Receiver<Option<Instant>>;
+/// Time of the last round of the supervisor's loop; none before every Pod was observed once.
+pub type Heartbeat = watch::Sender<Option<Instant>>;
+/// Receiver of [`Heartbeat`].
+pub type HeartbeatReceiver = watch::Receiver<Option<Instant>>;
 
-/// Whether the supervisor goes round.
+/// Returns `true` if the supervisor is not stuck.
 #[must_use]
-pub fn goes_round(pulse: &watch::Receiver<Option<Instant>>) -> bool {
-    pulse.borrow().is_some_and(|last| last.elapsed() < STUCK)
+pub fn is_alive(heartbeat: &HeartbeatReceiver) -> bool {
+    heartbeat
+        .borrow()
+        .is_some_and(|last| last.elapsed() < STUCK)
 }
 
 /// Runs the node until the desired set has no more sender.
 pub async fn supervise(
     context: Arc<Context>,
     mut desired: watch::Receiver<Option<Desired>>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 ) {
     let (hint_sender, mut hints) = mpsc::channel(256);
     let connected = Connected::default();
@@ -70,8 +73,8 @@ pub async fn supervise(
     let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
-    let mut addresses = context.facts.host_ips.changes();
-    let listed = first_look(&context).await;
+    let mut addresses = context.facts.identity.ips.changes();
+    let listed = first_list(&context).await;
     if desired.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -80,62 +83,62 @@ pub async fn supervise(
         desired: Desired::default(),
         pods: BTreeMap::new(),
         tasks: JoinSet::new(),
-        runtime_away: false,
+        runtime_unreachable: false,
         relist_at: Instant::now().later(RELIST),
         connected,
-        remembered: BTreeMap::new(),
+        restored: BTreeMap::new(),
     };
     supervisor.adopt(
         listed,
         desired.borrow_and_update().clone().unwrap_or_default(),
     );
-    let mut passed = false;
-    // A list that does not come holds up nothing but the next one.
+    let mut observed_all = false;
+    // A list that is not answered blocks only the next one.
     let mut lists = FuturesUnordered::new();
     loop {
-        passed = passed || supervisor.has_passed();
-        if passed {
-            pulse.send_replace(Some(Instant::now()));
+        observed_all = observed_all || supervisor.has_observed_all();
+        if observed_all {
+            heartbeat.send_replace(Some(Instant::now()));
         }
         tokio::select! {
-            () = tokio::time::sleep(FIRST_PASS), if !passed => {}
+            () = tokio::time::sleep(OBSERVED_CHECK), if !observed_all => {}
             changed = desired.changed() => {
                 if changed.is_err() {
                     break;
                 }
                 let new = desired.borrow_and_update().clone();
-                supervisor.want(new.unwrap_or_default());
+                supervisor.update_desired(new.unwrap_or_default());
             }
             Some(hint) = hints.recv() => match hint {
-                Hint::Changed(key, id) => supervisor.tell(&key, Message::Changed(id)),
-                Hint::LookAround => supervisor.relist_at = Instant::now(),
+                Hint::Changed(key, id) => supervisor.notify(&key, Message::Changed(id)),
+                Hint::Relist => supervisor.relist_at = Instant::now(),
             },
             Ok(()) = addresses.changed() => {
                 let addresses = addresses.borrow_and_update().clone();
-                supervisor.tell_addresses(&addresses);
+                supervisor.notify_addresses(&addresses);
             }
             Some(ended) = supervisor.tasks.join_next() => supervisor.task_ended(ended),
             () = tokio::time::sleep_until(supervisor.relist_at), if lists.is_empty() => {
                 supervisor.relist_at = Instant::now().later(NEVER);
-                lists.push(list_all(Arc::clone(&supervisor.context)));
+                lists.push(list(Arc::clone(&supervisor.context)));
             }
-            Some(listed) = lists.next() => supervisor.look_around(listed),
+            Some(listed) = lists.next() => supervisor.relisted(listed),
         }
     }
     source.abort();
 }
 
-/// What the runtime has, however long it takes to answer.
-async fn first_look(context: &Context) -> Listed {
+/// Lists what the runtime has, however long it takes to answer.
+async fn first_list(context: &Context) -> Listed {
     warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
-    let mut complaints = Complaints::default();
+    let mut problems = LogOnce::default();
     loop {
         match Listed::fetch(&context.client, &context.owner_label, None).await {
             Ok(listed) => return listed,
             Err(error) => {
-                if complaints.is_news("list", Some(&error.to_string())) {
-                    warn!(%error, "Failed to list what the container runtime has, trying again");
+                if problems.should_log("list", Some(&error.to_string())) {
+                    warn!(%error, "Failed to list sandboxes and containers, trying again");
                 }
             }
         }
@@ -144,14 +147,14 @@ async fn first_look(context: &Context) -> Listed {
     }
 }
 
-/// Everything of ours that the runtime has.
-async fn list_all(context: Arc<Context>) -> Result<Listed, Error> {
-    context.facts.host_ips.look();
+/// Lists the sandboxes and containers that carry our owner label.
+async fn list(context: Arc<Context>) -> Result<Listed, Error> {
+    context.facts.identity.ips.look();
     Listed::fetch(&context.client, &context.owner_label, None).await
 }
 
-/// Says that Pods of an agent with another root directory are there: they are left alone, which is
-/// right for two agents, and a surprise to who gave this one another root directory.
+/// Warns of Pods of an agent with another root directory that does not run: they are left alone, which surprises
+/// those who changed the root directory of this agent.
 async fn warn_of_others(context: &Context) {
     let everything = v1::ListPodSandboxRequest::default();
     let Ok(everything) = context.client.list_pod_sandbox(everything).await else {
@@ -162,12 +165,12 @@ async fn warn_of_others(context: &Context) {
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
     let others: BTreeSet<&String> = marks.filter(|m| **m != context.owner_label).collect();
-    // An agent that runs looks after its own; several on one node are no surprise to anybody.
+    // An agent that runs manages its own Pods; several on one node surprise nobody.
     let mut left = vec![];
     for root_dir in others {
-        // A label says where that is, so it may be anywhere.
+        // The path comes from a label, so that it may lie anywhere.
         let root = PathBuf::from(root_dir);
-        let is_locked = limited(root_dir.as_str(), LOCK_LOOK, move || {
+        let is_locked = limited(root_dir.as_str(), LOCK_LIMIT, move || {
             folder::is_locked(&root)
         });
         if !is_locked.await.unwrap_or_default() {
@@ -177,63 +180,79 @@ async fn warn_of_others(context: &Context) {
     if !left.is_empty() {
         warn!(
             root_dirs = left.join(", "),
-            "There are Pods of agents with other root directories that do not run, they are left alone"
+            "Found Pods of agents with other root directories that do not run, leaving them alone"
         );
     }
 }
 
+/// State of the supervisor's loop.
 struct Supervisor {
     context: Arc<Context>,
     desired: Desired,
     pods: BTreeMap<PodKey, mpsc::UnboundedSender<Message>>,
     tasks: JoinSet<PodKey>,
-    runtime_away: bool,
+    runtime_unreachable: bool,
     relist_at: Instant,
     connected: Connected,
-    /// The Pods that came from the web before this start, while it is unknown what it wants now.
-    remembered: BTreeMap<PodKey, DesiredPod>,
+    /// Pods that came from the manifest URL before this start, while its document is not read yet.
+    restored: BTreeMap<PodKey, DesiredPod>,
 }
 
 impl Supervisor {
-    /// Starts a task for every Pod that is wanted or that an earlier agent left.
+    /// Starts a task for every Pod that is desired or that an earlier agent left.
     fn adopt(&mut self, listed: Listed, desired: Desired) {
         let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
         for (key, listed) in by_owner(&self.context.owner_label, listed) {
             starts.entry(key).or_default().listed = listed;
         }
         for (key, uid) in self.folders(&starts) {
-            self.remember(&key, &uid);
+            self.restore(&key, &uid);
             starts.entry(key).or_default().folders.insert(uid);
         }
-        let desired = self.with_remembered(desired);
+        let desired = self.with_restored(desired);
         for (key, pod) in &desired.pods {
             starts.entry(key.clone()).or_default().wanted = Some(pod.clone());
         }
         info!(
             wanted = desired.pods.len(),
             known = starts.len(),
-            "looked around"
+            "Relisted pods"
         );
         self.desired = desired;
+        // Every Pod that runs reserves what it has before a new one is admitted.
+        let mut adopted = vec![];
         for (key, start) in starts {
-            self.spawn(key, start);
+            let (sender, inbox) = mpsc::unbounded_channel();
+            self.pods.insert(key.clone(), sender);
+            let context = Arc::clone(&self.context);
+            let pod = key.clone();
+            let adopt = || PodTask::adopt(key, context, inbox, start);
+            if let Ok(task) = catch_unwind(AssertUnwindSafe(adopt)) {
+                adopted.push(task);
+            } else {
+                // Like any other panic of a task it leaves the other Pods alone.
+                error!(%pod, "Pod task panicked");
+            }
+        }
+        for task in adopted {
+            self.tasks.spawn(task.run());
         }
     }
 
-    /// Every Pod that is wanted, or was left by an earlier agent, was looked at.
-    fn has_passed(&self) -> bool {
+    /// Returns `true` once every Pod that is desired, or was left by an earlier agent, was observed.
+    fn has_observed_all(&self) -> bool {
         let known: BTreeSet<PodKey> = self.context.reports.keys().into_iter().collect();
         let wanted = self.desired.pods.keys();
         let mut all = wanted.chain(self.pods.keys());
         all.all(|key| known.contains(key))
     }
 
-    /// The Pods' folders with their owners. Folders that do not tell whose they are and belong to
-    /// nothing that runs are cleared away.
+    /// Lists the Pods' folders with their owners. Folders without a record of their owner that belong to nothing
+    /// that runs are removed.
     fn folders(&self, starts: &BTreeMap<PodKey, Start>) -> Vec<(PodKey, String)> {
         let paths = &self.context.facts.paths;
         let uids = folder::list(paths).unwrap_or_else(|error| {
-            error!(%error, "cannot read the Pods' folders");
+            error!(%error, "Failed to read the Pods' folders");
             vec![]
         });
         let mut running = BTreeMap::new();
@@ -254,14 +273,14 @@ impl Supervisor {
             if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
                 owned.push((key, uid));
             } else if let Err(error) = folder::remove_nameless(paths, &valid) {
-                warn!(uid, %error, "cannot clear away a folder without a Pod");
+                warn!(uid, %error, "Failed to remove a folder without a Pod");
             }
         }
         owned
     }
 
-    /// Remembers a Pod that came from the web and is not on its way out, as it was last carried out.
-    fn remember(&mut self, key: &PodKey, uid: &str) {
+    /// Restores a Pod that came from the manifest URL and is not terminating, as it was last accepted.
+    fn restore(&mut self, key: &PodKey, uid: &str) {
         let paths = &self.context.facts.paths;
         let Some(record) = folder::read_record(paths, uid) else {
             return;
@@ -277,24 +296,25 @@ impl Supervisor {
                 origin,
                 warnings,
             };
-            self.remembered.insert(key.clone(), wanted);
+            self.restored.insert(key.clone(), wanted);
         }
     }
 
-    /// While it is unknown what the web wants, what came from there before runs on.
-    fn with_remembered(&mut self, mut desired: Desired) -> Desired {
+    /// Adds the Pods that came from the manifest URL before, while its document is not read yet.
+    fn with_restored(&mut self, mut desired: Desired) -> Desired {
         if !desired.web_unknown {
-            self.remembered.clear();
+            self.restored.clear();
         }
-        for (key, wanted) in &self.remembered {
+        for (key, wanted) in &self.restored {
             let entry = desired.pods.entry(key.clone());
             entry.or_insert_with(|| wanted.clone());
         }
         desired
     }
 
-    fn want(&mut self, desired: Desired) {
-        let desired = self.with_remembered(desired);
+    /// Gives each task its Pod as it is desired now, and starts the tasks of new Pods.
+    fn update_desired(&mut self, desired: Desired) {
+        let desired = self.with_restored(desired);
         let before = std::mem::replace(&mut self.desired, desired);
         let keys: BTreeSet<PodKey> = before
             .pods
@@ -308,7 +328,7 @@ impl Supervisor {
                 continue;
             }
             let wanted = wanted.cloned();
-            if !self.try_tell(&key, Message::Desired(wanted.clone())) && wanted.is_some() {
+            if !self.try_notify(&key, Message::Desired(wanted.clone())) && wanted.is_some() {
                 let start = Start {
                     wanted,
                     ..Start::default()
@@ -322,29 +342,27 @@ impl Supervisor {
         let (sender, inbox) = mpsc::unbounded_channel();
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            PodTask::run(key.clone(), context, inbox, start).await;
-            key
-        });
+        self.tasks
+            .spawn(async move { PodTask::adopt(key, context, inbox, start).run().await });
     }
 
-    fn try_tell(&self, key: &PodKey, message: Message) -> bool {
+    fn try_notify(&self, key: &PodKey, message: Message) -> bool {
         let task = self.pods.get(key);
         task.is_some_and(|task| task.send(message).is_ok())
     }
 
-    fn tell(&self, key: &PodKey, message: Message) {
-        // A Pod without a task is gone, and there is nothing left to tell about it.
-        let _ = self.try_tell(key, message);
+    fn notify(&self, key: &PodKey, message: Message) {
+        // A Pod without a task is gone, and nothing is left to notify.
+        let _ = self.try_notify(key, message);
     }
 
-    /// A task that ended because nothing of its Pod was left is started again if the Pod came to be
-    /// wanted in that very moment.
+    /// Starts a task again that ended because nothing of its Pod was left, if the Pod became desired at the same
+    /// time.
     fn task_ended(&mut self, ended: Result<PodKey, tokio::task::JoinError>) {
         let key = match ended {
             Ok(key) => key,
             Err(error) => {
-                error!(%error, "a Pod's task died");
+                error!(%error, "Pod task panicked");
                 return;
             }
         };
@@ -361,27 +379,27 @@ impl Supervisor {
         }
     }
 
-    /// Every Pod's status tells the node's addresses.
-    fn tell_addresses(&mut self, addresses: &[String]) {
+    /// Has every Pod's status show the node's addresses.
+    fn notify_addresses(&mut self, addresses: &[String]) {
         let addresses = addresses.join(", ");
-        info!(addresses, "the node's addresses are others now");
+        info!(addresses, "Node addresses changed");
         for key in self.context.reports.keys() {
-            self.tell(&key, Message::Resync);
+            self.notify(&key, Message::Resync);
         }
     }
 
-    /// Compares what the runtime has with what each task believes.
-    fn look_around(&mut self, listed: Result<Listed, Error>) {
+    /// Compares a relist with the state that each task observed.
+    fn relisted(&mut self, listed: Result<Listed, Error>) {
         match listed {
             Ok(listed) => {
-                if std::mem::take(&mut self.runtime_away) {
-                    info!("the container runtime is back");
+                if std::mem::take(&mut self.runtime_unreachable) {
+                    info!("Container runtime is reachable again");
                 }
                 self.compare(listed);
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.runtime_away, true) {
-                    warn!(%error, "the container runtime does not answer, Pods are left as they are");
+                if !std::mem::replace(&mut self.runtime_unreachable, true) {
+                    warn!(%error, "Container runtime is unreachable, Pods are left as they are");
                 }
             }
         }
@@ -390,7 +408,7 @@ impl Supervisor {
         } else {
             RELIST
         };
-        // Unless one was asked for while this one was under way.
+        // Unless another relist was requested while this one was under way.
         self.relist_at = self.relist_at.min(Instant::now().later(pause));
     }
 
@@ -403,7 +421,7 @@ impl Supervisor {
             if self.context.reports.is_current(&key, &listed.digest()) {
                 continue;
             }
-            if !self.try_tell(&key, Message::Resync) {
+            if !self.try_notify(&key, Message::Resync) {
                 let start = Start {
                     listed,
                     ..Start::default()
@@ -414,6 +432,7 @@ impl Supervisor {
     }
 }
 
+/// Sorts sandboxes and containers by the Pods that own them.
 fn by_owner(mark: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
     let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
     for sandbox in listed.sandboxes {

@@ -13,12 +13,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{Record, write_private};
+use super::folder::Record;
 use super::state::time::Timestamp;
-use crate::config::parse_duration;
+use crate::host::atomic_file;
 use crate::json;
 use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
 use crate::translate::Paths;
+use crate::units::duration::parse_duration;
 use crate::units::time::half;
 
 /// An update that can be rolled back.
@@ -160,7 +161,7 @@ pub fn write(paths: &Paths, key: &PodKey, rollback: Option<&Rollback>) -> io::Re
         .recursive(true)
         .mode(0o700)
         .create(paths.rollbacks())?;
-    write_private(&file, &serde_json::to_vec(rollback)?, true)
+    atomic_file::write(&file, &serde_json::to_vec(rollback)?)
 }
 
 fn file(paths: &Paths, key: &PodKey) -> PathBuf {

@@ -45,10 +45,11 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     let (requests, resources) = pod_amounts(spec);
     let inits = of_init_containers(view, facts, version);
     let mut status = PodStatus {
-        host_ip: facts.host_ips.first(),
+        host_ip: facts.identity.ips.first(),
         host_ips: Some(
             facts
-                .host_ips
+                .identity
+                .ips
                 .all()
                 .into_iter()
                 .map(|ip| HostIP { ip })
@@ -109,7 +110,11 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
     let history = view.state.histories.get(&version.uid);
     if spec.is_some_and(|s| s.host_network == Some(true)) {
         let there = sandbox.is_some() || history.is_some_and(|h| h.finished.is_some());
-        return if there { facts.host_ips.all() } else { vec![] };
+        return if there {
+            facts.identity.ips.all()
+        } else {
+            vec![]
+        };
     }
     let own = sandbox.map(|s| s.ips.clone()).filter(|ips| !ips.is_empty());
     own.or_else(|| history.map(|h| h.ips.clone()))

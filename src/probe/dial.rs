@@ -8,26 +8,30 @@ use k8s_openapi::api::core::v1::TCPSocketAction;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::{Outcome, Target};
+use super::{ProbeOutcome, ProbeTarget};
 
-/// Whether something listens on the port.
-pub(super) async fn probe(target: &Target, action: &TCPSocketAction, limit: Duration) -> Outcome {
+/// Probes a TCP port: succeeds if the port accepts a connection.
+pub(super) async fn probe(
+    target: &ProbeTarget,
+    action: &TCPSocketAction,
+    limit: Duration,
+) -> ProbeOutcome {
     let port = match target.port(&action.port) {
         Ok(port) => port,
-        Err(error) => return Outcome::Error(error),
+        Err(error) => return ProbeOutcome::Error(error),
     };
     let host = target.host(action.host.as_deref());
     match timeout(limit, connect(host, port)).await {
-        Ok(Ok(_)) => Outcome::Success,
-        Ok(Err(error)) => Outcome::Failure(error),
-        Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", address(host, port))),
+        Ok(Ok(_)) => ProbeOutcome::Success,
+        Ok(Err(error)) => ProbeOutcome::Failure(error),
+        Err(_) => ProbeOutcome::Failure(format!("dial tcp {}: i/o timeout", address(host, port))),
     }
 }
 
 /// Connects to a host, given by its address or its name.
 ///
 /// # Errors
-/// Why there is no connection, in the reference agent's words.
+/// Returns the reason why there is no connection, in the reference agent's words.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let mut places = resolve(host, port).await?.into_iter();
     loop {

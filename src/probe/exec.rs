@@ -2,7 +2,7 @@
 //!
 //! A runtime answers once everything that holds the command's output has ended, which for a child that
 //! the command left behind may be never. A round is decided at the probe's timeout all the same. The call
-//! stays open until it ends or is given up, and until then no other is made: so no two commands of a
+//! stays open until it ends or is abandoned, and until then no other is made: so no two commands of a
 //! probe run at a time, and the processes that they leave in the container are few.
 
 use std::time::Duration;
@@ -12,38 +12,38 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Outcome, Target, start_of};
+use super::{ProbeOutcome, ProbeTarget, start_of};
 use crate::cri::Error;
 use crate::cri::v1::{ExecSyncResponse, VersionRequest};
 use crate::units::time::Later;
 
-/// How much later than the runtime a round finds that its time is over: the runtime's answer comes
-/// first, where it does.
+/// Extra time before a probe times out by itself: the runtime's own time-out is reported first where it has
+/// one.
 const SLACK: Duration = Duration::from_millis(200);
-/// How long a call stays open after its round. Twice as long after each call in a row that was given up,
-/// since each may have left a process.
+/// Time that a call stays open after its probe. Doubled after each abandoned call in a row, since each may
+/// have left a process.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_PATIENCE: Duration = Duration::from_secs(3600);
-/// How soon a runtime answers that is not stuck itself.
+/// Time within which a runtime that is not stuck responds.
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// The call of a probe that its round did not see the end of. It ends with its owner.
 #[derive(Debug, Default)]
-pub(super) struct Open(Mutex<State>);
+pub(super) struct OpenCall(Mutex<CallState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct CallState {
     /// One at most.
     call: JoinSet<Result<ExecSyncResponse, Error>>,
-    /// When the call is given up.
+    /// When the call is abandoned.
     until: Option<Instant>,
-    /// Calls in a row that were given up.
+    /// Calls in a row that were abandoned.
     given_up: u32,
     /// The runtime answered nothing when the last round was over.
     is_silent: bool,
 }
 
-impl State {
+impl CallState {
     /// The end of the call, if it comes within `limit`; at once where there is no call.
     async fn end(&mut self, limit: Duration) -> Option<Option<Result<ExecSyncResponse, Error>>> {
         let ended = timeout(limit, self.call.join_next()).await.ok()?;
@@ -71,13 +71,13 @@ impl State {
     }
 
     /// Outcome of a round whose call was not answered in time. A runtime that answers nothing at all says
-    /// nothing about the container: a healthy one is not restarted for that, and the call is given up.
+    /// nothing about the container: a healthy one is not restarted for that, and the call is abandoned.
     async fn unanswered(
         &mut self,
-        target: &Target,
+        target: &ProbeTarget,
         command: &[String],
         limit: Duration,
-    ) -> Outcome {
+    ) -> ProbeOutcome {
         let asked = target.client.version(VersionRequest::default());
         let answered = timeout(ALIVE, asked).await;
         let was_silent = std::mem::replace(&mut self.is_silent, !matches!(answered, Ok(Ok(_))));
@@ -89,24 +89,25 @@ impl State {
             Err(_) => "the container runtime does not answer".to_owned(),
         };
         self.call = JoinSet::new();
-        Outcome::Error(error)
+        ProbeOutcome::Error(error)
     }
 
-    /// How long a call may go on after its round.
+    /// Time limit of a call after its probe.
     fn patience(&self) -> Duration {
         let times = 2_u32.saturating_pow(self.given_up);
         PATIENCE.saturating_mul(times).min(MAX_PATIENCE)
     }
 }
 
-/// Whether the command ends with exit code 0 within `limit`; that the runtime cannot run it is no failure.
-/// While the call of an earlier round is open, the command is not run, and its time is over as well.
+/// Probes a command: succeeds if it ends with exit code 0 within `limit`; if the runtime cannot run it, that
+/// is no failure. While the call of an earlier probe is open, the command is not run, and the probe times
+/// out.
 pub(super) async fn probe(
-    target: &Target,
+    target: &ProbeTarget,
     action: &ExecAction,
     limit: Duration,
-    open: &Open,
-) -> Outcome {
+    open: &OpenCall,
+) -> ProbeOutcome {
     let mut state = open.0.lock().await;
     let command = action.command.clone().unwrap_or_default();
     let wait = limit.saturating_add(SLACK);
@@ -125,20 +126,20 @@ pub(super) async fn probe(
         call.await
     });
     match state.end(wait).await {
-        Some(Some(Ok(done))) if done.exit_code == 0 => Outcome::Success,
+        Some(Some(Ok(done))) if done.exit_code == 0 => ProbeOutcome::Success,
         Some(Some(Ok(done))) => {
             let output = [done.stdout, done.stderr].concat();
-            Outcome::Failure(start_of(&output))
+            ProbeOutcome::Failure(start_of(&output))
         }
         None => state.unanswered(target, &command, limit).await,
         Some(Some(Err(Error::Deadline { .. }))) => timed_out(&command, limit),
-        Some(Some(Err(error))) => Outcome::Error(error.to_string()),
-        Some(None) => Outcome::Error("the command was not run".to_owned()),
+        Some(Some(Err(error))) => ProbeOutcome::Error(error.to_string()),
+        Some(None) => ProbeOutcome::Error("the command was not run".to_owned()),
     }
 }
 
-fn timed_out(command: &[String], limit: Duration) -> Outcome {
-    Outcome::Failure(format!(
+fn timed_out(command: &[String], limit: Duration) -> ProbeOutcome {
+    ProbeOutcome::Failure(format!(
         "command timed out: {:?} timed out after {}s",
         command.join(" "),
         limit.as_secs()

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 use super::dial::{address, connect};
-use super::{Outcome, Target};
+use super::{ProbeOutcome, ProbeTarget};
 use crate::cri::rpc_error;
 use v1::health_check_response::ServingStatus;
 use v1::health_client::HealthClient;
@@ -27,11 +27,15 @@ mod v1 {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// Whether the server says that the service is being served.
-pub(super) async fn probe(target: &Target, action: &GRPCAction, limit: Duration) -> Outcome {
+/// Probes a gRPC health service: succeeds if it reports that the service is serving.
+pub(super) async fn probe(
+    target: &ProbeTarget,
+    action: &GRPCAction,
+    limit: Duration,
+) -> ProbeOutcome {
     let port = match target.port(&IntOrString::Int(action.port)) {
         Ok(port) => port,
-        Err(error) => return Outcome::Error(error),
+        Err(error) => return ProbeOutcome::Error(error),
     };
     let service = action.service.clone().unwrap_or_default();
     let began = Instant::now();
@@ -40,10 +44,10 @@ pub(super) async fn probe(target: &Target, action: &GRPCAction, limit: Duration)
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
             let message = format!("error: failed to connect service at {at:?}: {error}");
-            return Outcome::Failure(message);
+            return ProbeOutcome::Failure(message);
         }
         Err(_) => {
-            return Outcome::Failure(format!(
+            return ProbeOutcome::Failure(format!(
                 "timeout: failed to connect service {at:?} within {limit:?}: context deadline exceeded"
             ));
         }
@@ -53,8 +57,8 @@ pub(super) async fn probe(target: &Target, action: &GRPCAction, limit: Duration)
     let check = client.check(v1::HealthCheckRequest { service });
     match timeout(left, check).await {
         Ok(Ok(answer)) => judge(answer.into_inner().status),
-        Ok(Err(status)) => Outcome::Failure(explain(&status, limit)),
-        Err(_) => Outcome::Failure(late(limit)),
+        Ok(Err(status)) => ProbeOutcome::Failure(explain(&status, limit)),
+        Err(_) => ProbeOutcome::Failure(late(limit)),
     }
 }
 
@@ -74,16 +78,16 @@ async fn channel(host: &str, port: u16) -> Result<Channel, String> {
     channel.map_err(|e| e.to_string())
 }
 
-fn judge(status: i32) -> Outcome {
+fn judge(status: i32) -> ProbeOutcome {
     match ServingStatus::try_from(status) {
-        Ok(ServingStatus::Serving) => Outcome::Success,
+        Ok(ServingStatus::Serving) => ProbeOutcome::Success,
         Ok(other) => unhealthy(other.as_str_name()),
         Err(_) => unhealthy(&status.to_string()),
     }
 }
 
-fn unhealthy(status: &str) -> Outcome {
-    Outcome::Failure(format!("service unhealthy (responded with {status:?})"))
+fn unhealthy(status: &str) -> ProbeOutcome {
+    ProbeOutcome::Failure(format!("service unhealthy (responded with {status:?})"))
 }
 
 fn explain(status: &Status, limit: Duration) -> String {

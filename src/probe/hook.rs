@@ -1,8 +1,8 @@
-//! Hooks: what a container is told right after its start and before its stop signal (Kubernetes,
+//! Lifecycle hooks: run right after a container's start and before its stop signal (Kubernetes,
 //! Container Lifecycle Hooks).
 //!
-//! What a failure means is the caller's business: that of `postStart` ends the container, that of
-//! `preStop` does not keep it from being stopped.
+//! The caller handles failures: a failed `postStart` kills the container, a failed `preStop` does not keep it
+//! from being stopped.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, Lifecycle
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::http::Request;
-use super::{Target, start_of};
+use super::http::ProbeRequest;
+use super::{ProbeTarget, start_of};
 use crate::cri::Client;
 use crate::units::time::seconds;
 
-/// What the reference agent's event `FailedPostStartHook` says. The failure itself stays out of it.
+/// Message of the reference agent's event `FailedPostStartHook`, which leaves out the failure itself.
 pub const POST_START_FAILED: &str = "PostStartHook failed";
-/// What the reference agent's event `FailedPreStopHook` says. The failure itself stays out of it.
+/// Message of the reference agent's event `FailedPreStopHook`, which leaves out the failure itself.
 pub const PRE_STOP_FAILED: &str = "PreStopHook failed";
-/// A limit beyond this is none; what is longer cannot be told to the runtime.
+/// Longer limits count as none, since the runtime cannot be given them.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How the reference agent introduces itself in hooks.
+/// User agent of the reference agent's lifecycle hooks.
 const HOOK_AGENT: HeaderValue = HeaderValue::from_static("kube-lifecycle/1.36");
 
 /// Runs a container's `preStop` hook, if it has one, for at most `limit`.
 ///
 /// # Errors
-/// Why it failed or that it was cut off, as the reference agent words it.
+/// Returns the failure, or that the hook timed out, in the reference agent's words.
 pub async fn pre_stop(
     client: &Client,
     spec: &Container,
@@ -37,14 +37,14 @@ pub async fn pre_stop(
     limit: Duration,
 ) -> Result<(), String> {
     let hook = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
-    let target = Target::new(client, container_id, spec, pod_ip);
+    let target = ProbeTarget::new(client, container_id, spec, pod_ip);
     run_within(&target, &spec.name, hook, limit).await
 }
 
 /// Runs a container's `postStart` hook, if it has one, for at most `limit`.
 ///
 /// # Errors
-/// Why it failed or that it was cut off, as the reference agent words it.
+/// Returns the failure, or that the hook timed out, in the reference agent's words.
 pub async fn post_start(
     client: &Client,
     spec: &Container,
@@ -53,12 +53,12 @@ pub async fn post_start(
     limit: Duration,
 ) -> Result<(), String> {
     let hook = spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
-    let target = Target::new(client, container_id, spec, pod_ip);
+    let target = ProbeTarget::new(client, container_id, spec, pod_ip);
     run_within(&target, &spec.name, hook, limit).await
 }
 
 async fn run_within(
-    target: &Target,
+    target: &ProbeTarget,
     container: &str,
     hook: Option<&LifecycleHandler>,
     limit: Duration,
@@ -72,7 +72,7 @@ async fn run_within(
 }
 
 async fn run(
-    target: &Target,
+    target: &ProbeTarget,
     container: &str,
     hook: &LifecycleHandler,
     limit: Duration,
@@ -107,7 +107,7 @@ async fn run(
 
 /// Runs a command in the container. A failure comes with the command's output.
 async fn exec(
-    target: &Target,
+    target: &ProbeTarget,
     action: &ExecAction,
     limit: Duration,
 ) -> Result<(), (String, String)> {
@@ -128,8 +128,12 @@ async fn exec(
 
 /// Asks the container. As with the reference agent every answer will do, whatever its code, and a server
 /// without TLS is asked without.
-async fn http_get(target: &Target, container: &str, action: &HTTPGetAction) -> Result<(), String> {
-    let request = Request::new(target, action, HOOK_AGENT)?;
+async fn http_get(
+    target: &ProbeTarget,
+    container: &str,
+    action: &HTTPGetAction,
+) -> Result<(), String> {
+    let request = ProbeRequest::new(target, action, HOOK_AGENT)?;
     let answer = match request.send().await {
         Err(fault) if fault.is_plain_http() => {
             let plain = request.without_tls().send().await;
@@ -142,7 +146,7 @@ async fn http_get(target: &Target, container: &str, action: &HTTPGetAction) -> R
         let code = status.as_u16();
         warn!(
             container,
-            code, "a hook was answered with an error, which counts as done"
+            code, "HTTP hook returned an error status, which counts as success"
         );
     }
     // The body says nothing to us, but the server may want it read.

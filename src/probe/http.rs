@@ -25,54 +25,60 @@ use tracing::debug;
 use super::dial::{address, connect, words};
 use super::task::Task;
 use super::tls::{TlsError, handshake};
-use super::{MAX_OUTPUT, Outcome, Target, start_of};
+use super::{MAX_OUTPUT, ProbeOutcome, ProbeTarget, start_of};
 
 /// Requests made at most for one answer, the first and the redirects; the reference agent's.
 const MAX_REQUESTS: usize = 10;
-/// How the reference agent introduces itself in probes.
+/// User agent of the reference agent's probes.
 const PROBE_AGENT: HeaderValue = HeaderValue::from_static("kube-probe/1.36");
 
-/// Whether a GET is answered with a code from 200 to 399.
-pub(super) async fn probe(target: &Target, action: &HTTPGetAction, limit: Duration) -> Outcome {
-    let request = match Request::new(target, action, PROBE_AGENT) {
+/// Probes a URL: succeeds if a GET returns a status code from 200 to 399.
+pub(super) async fn probe(
+    target: &ProbeTarget,
+    action: &HTTPGetAction,
+    limit: Duration,
+) -> ProbeOutcome {
+    let request = match ProbeRequest::new(target, action, PROBE_AGENT) {
         Ok(request) => request,
-        Err(error) => return Outcome::Error(error),
+        Err(error) => return ProbeOutcome::Error(error),
     };
     let began = Instant::now();
     let answer = match timeout(limit, request.send()).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(fault)) => return Outcome::Failure(fault.to_string()),
-        Err(_) => return Outcome::Failure(request.late().to_string()),
+        Ok(Err(fault)) => return ProbeOutcome::Failure(fault.to_string()),
+        Err(_) => return ProbeOutcome::Failure(request.late().to_string()),
     };
     let left = limit.saturating_sub(began.elapsed());
     let status = answer.status();
     match timeout(left, answer.body()).await {
         Ok(Ok(body)) => judge(&request, status, &body),
-        Ok(Err(error)) => Outcome::Error(error),
-        Err(_) => Outcome::Error(
+        Ok(Err(error)) => ProbeOutcome::Error(error),
+        Err(_) => ProbeOutcome::Error(
             "context deadline exceeded (Client.Timeout or context cancellation while reading body)"
                 .to_owned(),
         ),
     }
 }
 
-fn judge(request: &Request, status: StatusCode, body: &[u8]) -> Outcome {
+fn judge(request: &ProbeRequest, status: StatusCode, body: &[u8]) -> ProbeOutcome {
     let code = status.as_u16();
     let body = start_of(body);
     match code {
-        200..300 => Outcome::Success,
-        300..400 => Outcome::Warning(format!("Probe terminated redirects, Response body: {body}")),
+        200..300 => ProbeOutcome::Success,
+        300..400 => {
+            ProbeOutcome::Warning(format!("Probe terminated redirects, Response body: {body}"))
+        }
         _ => {
             // The body stays out of what users of an API server see: it may hold what is not for them.
-            debug!(url = %request.place, code, body, "an HTTP probe failed");
-            Outcome::Failure(format!("HTTP probe failed with statuscode: {code}"))
+            debug!(url = %request.place, code, body, "HTTP probe failed");
+            ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}"))
         }
     }
 }
 
-/// A server and what is asked for there.
+/// URL of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct ProbeUrl {
     https: bool,
     host: String,
     port: u16,
@@ -80,7 +86,7 @@ struct Place {
     path: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ProbeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
         let address = address(&self.host, self.port);
@@ -90,20 +96,20 @@ impl fmt::Display for Place {
 
 /// A GET as an action describes it.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
-    place: Place,
+pub(super) struct ProbeRequest {
+    place: ProbeUrl,
     headers: HeaderMap,
     /// The `Host` header that the action asks for.
     host: Option<HeaderValue>,
 }
 
-impl Request {
+impl ProbeRequest {
     /// The request of `action`, which introduces itself as `agent` unless the action says otherwise.
     ///
     /// # Errors
-    /// What of the action cannot be asked for.
+    /// Returns the part of the action that a request cannot have.
     pub(super) fn new(
-        target: &Target,
+        target: &ProbeTarget,
         action: &HTTPGetAction,
         agent: HeaderValue,
     ) -> Result<Self, String> {
@@ -120,7 +126,7 @@ impl Request {
             }
         }
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        let place = Place {
+        let place = ProbeUrl {
             https: action.scheme.as_deref() == Some("HTTPS"),
             host: target.host(action.host.as_deref()).to_owned(),
             port: target.port(&action.port)?,
@@ -143,7 +149,7 @@ impl Request {
 
     /// Asks, and follows redirects that stay on the host. A redirect that leads elsewhere is the
     /// answer.
-    pub(super) async fn send(&self) -> Result<Answer, Fault> {
+    pub(super) async fn send(&self) -> Result<ProbeResponse, Fault> {
         let mut request = self.clone();
         for _ in 0..MAX_REQUESTS {
             let answer = request.exchange().await;
@@ -184,7 +190,7 @@ impl Request {
             self.host = None;
         }
         let query = there.query().map(|q| format!("?{q}")).unwrap_or_default();
-        self.place = Place {
+        self.place = ProbeUrl {
             https,
             port,
             host: self.place.host.clone(),
@@ -193,7 +199,7 @@ impl Request {
         true
     }
 
-    async fn exchange(&self) -> Result<Answer, Cause> {
+    async fn exchange(&self) -> Result<ProbeResponse, Cause> {
         let stream = self.connect().await?;
         let mut client = http1::Builder::new();
         let client = client.title_case_headers(true);
@@ -203,14 +209,14 @@ impl Request {
             let _ = connection.await;
         });
         let response = sender.send_request(self.message()?).await?;
-        Ok(Answer {
+        Ok(ProbeResponse {
             response,
             connection,
         })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Stream>, Cause> {
-        let Place { host, port, .. } = &self.place;
+    async fn connect(&self) -> Result<Box<dyn ByteStream>, Cause> {
+        let ProbeUrl { host, port, .. } = &self.place;
         let stream = connect(host, *port).await.map_err(Cause::Other)?;
         if !self.place.https {
             return Ok(Box::new(stream));
@@ -281,12 +287,12 @@ fn path_and_query(path: &str) -> String {
 
 /// A server's answer, whose body was not read yet. Its connection ends with it.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ProbeResponse {
     response: Response<Incoming>,
     connection: Task,
 }
 
-impl Answer {
+impl ProbeResponse {
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }
@@ -309,7 +315,7 @@ impl Answer {
     }
 }
 
-/// Why there was no answer.
+/// Failure of a request without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("Get {url:?}: {cause}")]
 pub(super) struct Fault {
@@ -318,7 +324,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// Whether the server would have answered without TLS.
+    /// True if the server would have responded without TLS.
     pub(super) fn is_plain_http(&self) -> bool {
         matches!(self.cause, Cause::PlainHttp)
     }
@@ -352,8 +358,8 @@ fn explain(error: &hyper::Error) -> String {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //!
 //! [`run`] carries out one probe, once. [`ProbeState`] is pure: outcomes go in, results come out by
 //! the thresholds. [`Probes`] is what one Pod's task owns: it keeps every wanted probe going, each as
-//! a small task of its own, and tells what came of them. [`hook`] runs `postStart` and `preStop`.
+//! a small task of its own, and returns their results. [`hook`] runs `postStart` and `preStop`.
 //!
 //! Nothing here changes anything in the runtime; what a result means for a container is the planner's
 //! business. Connections are made for one probe and closed after it.
@@ -28,15 +28,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cri::Client;
 
-pub use probes::{Event, Failed, Health, News, Probes, Wanted, Which};
-pub use state::{Kind, ProbeResult, ProbeState};
+pub use probes::{Failed, Health, ProbeEvent, ProbeUpdate, ProbedContainer, Probes, Which};
+pub use state::{ProbeKind, ProbeResult, ProbeState};
 
 /// The most that is read of what a probe answers, in bytes; the reference agent's.
 const MAX_OUTPUT: usize = 10 * 1024;
 
-/// Where a container is reached.
+/// Target of a container's probes and hooks.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct ProbeTarget {
     /// The runtime, for commands.
     pub client: Client,
     /// The runtime's id of the container.
@@ -47,8 +47,8 @@ pub struct Target {
     pub ports: BTreeMap<String, u16>,
 }
 
-impl Target {
-    /// Where the running container `container_id`, made by `spec`, is reached.
+impl ProbeTarget {
+    /// Target for the running container `container_id`, created from `spec`.
     #[must_use]
     pub fn new(client: &Client, container_id: &str, spec: &Container, ip: &str) -> Self {
         Self {
@@ -93,27 +93,27 @@ fn named_ports(spec: &Container) -> BTreeMap<String, u16> {
     named.collect()
 }
 
-/// What came of one probe.
+/// Outcome of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// It succeeded.
     Success,
     /// It succeeded in a way that deserves a look, with the words for it.
     Warning(String),
     /// It failed, with what was answered or why nothing was.
     Failure(String),
-    /// It could not be carried out, which says nothing about the container: it is thrown away.
+    /// It could not be executed, which says nothing about the container: the outcome is dropped.
     Error(String),
 }
 
 /// Carries out one probe, once, within its `timeoutSeconds` (Kubernetes, Configure Liveness, Readiness
 /// and Startup Probes). What it says is worded as the reference agent does.
-pub async fn run(probe: &Probe, target: &Target) -> Outcome {
-    run_round(probe, target, &exec::Open::default()).await
+pub async fn run(probe: &Probe, target: &ProbeTarget) -> ProbeOutcome {
+    run_round(probe, target, &exec::OpenCall::default()).await
 }
 
 /// Carries out one round of a probe, whose commands' calls may stay `open` between its rounds.
-async fn run_round(probe: &Probe, target: &Target, open: &exec::Open) -> Outcome {
+async fn run_round(probe: &Probe, target: &ProbeTarget, open: &exec::OpenCall) -> ProbeOutcome {
     let limit = seconds(probe.timeout_seconds).max(Duration::from_secs(1));
     if let Some(action) = &probe.exec {
         return exec::probe(target, action, limit, open).await;
@@ -127,7 +127,7 @@ async fn run_round(probe: &Probe, target: &Target, open: &exec::Open) -> Outcome
     if let Some(action) = &probe.grpc {
         return grpc::probe(target, action, limit).await;
     }
-    Outcome::Error("found no handler, expected exec, httpGet, tcpSocket or grpc".to_owned())
+    ProbeOutcome::Error("found no handler, expected exec, httpGet, tcpSocket or grpc".to_owned())
 }
 
 /// A field in whole seconds; nothing where it is not set.
@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_a_number_or_a_name_of_the_container() {
         let endpoint = "unix:///nowhere.sock".parse().unwrap();
-        let target = Target {
+        let target = ProbeTarget {
             client: Client::new(endpoint),
             container_id: String::new(),
             ip: "10.0.0.1".to_owned(),

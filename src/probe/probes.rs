@@ -1,9 +1,9 @@
 //! The probes of one Pod, kept going.
 //!
-//! [`Probes::sync`] is level-triggered: it is told which containers run, and starts, keeps and ends
+//! [`Probes::sync`] is level-triggered: it is given the running containers, and starts, keeps and ends
 //! probes accordingly. Each probe is a small task that sleeps between its rounds. What the tasks find
 //! comes in through [`Probes::next`], and only then changes what [`Probes::health`] says, so that
-//! the owner never sees a result that it was not told of.
+//! the owner never sees a result that was not reported to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,30 +16,30 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::exec::Open;
-use super::rhythm::Rhythm;
-use super::state::{Kind, ProbeResult, ProbeState};
+use super::exec::OpenCall;
+use super::rhythm::ProbeSchedule;
+use super::state::{ProbeKind, ProbeResult, ProbeState};
 use super::task::Task;
-use super::{Outcome, Target};
+use super::{ProbeOutcome, ProbeTarget};
 use crate::cri::Client;
 
-/// Findings that wait for the owner at most; more than a Pod has in a moment.
+/// Capacity of the channel of reports; more than a Pod has at a time.
 const WAITING: usize = 32;
 
-/// A container that is there.
+/// A container that exists.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct ProbedContainer<'a> {
     /// The runtime's id.
     pub container_id: &'a str,
-    /// What it was made by. Does not change under one id.
+    /// Spec that the container was created from. Does not change under one ID.
     pub spec: &'a Container,
     /// The Pod's address; the node's on the host's network.
     pub ip: &'a str,
-    /// How long it has been running.
+    /// Time since the container started.
     pub age: Duration,
     /// Which of its probes are to run.
     pub which: Which,
-    /// What was known of it before, by an earlier agent say. Counts where the id is new.
+    /// Results known from before, for example from an earlier agent. Used for a new ID only.
     pub known: Option<&'a Health>,
 }
 
@@ -50,21 +50,21 @@ pub enum Which {
     All,
     /// Readiness alone: the Pod is being ended.
     Readiness,
-    /// None: it is there, but does not run.
+    /// None: it exists, but does not run.
     None,
 }
 
 impl Which {
-    fn includes(self, kind: Kind) -> bool {
+    fn includes(self, kind: ProbeKind) -> bool {
         match self {
             Self::All => true,
-            Self::Readiness => kind == Kind::Readiness,
+            Self::Readiness => kind == ProbeKind::Readiness,
             Self::None => false,
         }
     }
 }
 
-/// What is known of a container by its probes.
+/// Probe results of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Its startup probe passed, or it has none.
@@ -79,8 +79,8 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     /// Which of the two.
-    pub kind: Kind,
-    /// What it said at last.
+    pub kind: ProbeKind,
+    /// Output of the last probe.
     pub message: String,
 }
 
@@ -107,13 +107,13 @@ impl Health {
         }
     }
 
-    /// What a probe of this kind said, if it said something.
-    fn result(&self, kind: Kind) -> Option<ProbeResult> {
+    /// Result of the probe of this kind, if it has one.
+    fn result(&self, kind: ProbeKind) -> Option<ProbeResult> {
         let has_failed = self.failed.as_ref().is_some_and(|f| f.kind == kind);
         let has_passed = match kind {
-            Kind::Startup => self.started,
-            Kind::Liveness => false,
-            Kind::Readiness => self.ready,
+            ProbeKind::Startup => self.started,
+            ProbeKind::Liveness => false,
+            ProbeKind::Readiness => self.ready,
         };
         match (has_failed, has_passed) {
             (true, _) => Some(ProbeResult::Failure),
@@ -123,15 +123,15 @@ impl Health {
     }
 
     /// Takes what a probe said: a new result, and the words for it.
-    fn take(&mut self, kind: Kind, result: ProbeResult, message: &str, has_readiness: bool) {
+    fn take(&mut self, kind: ProbeKind, result: ProbeResult, message: &str, has_readiness: bool) {
         match (kind, result) {
-            (Kind::Readiness, result) => self.ready = result == ProbeResult::Success,
-            (Kind::Startup, ProbeResult::Success) => {
+            (ProbeKind::Readiness, result) => self.ready = result == ProbeResult::Success,
+            (ProbeKind::Startup, ProbeResult::Success) => {
                 self.started = true;
                 self.ready = !has_readiness;
             }
-            (Kind::Liveness, ProbeResult::Success) => {}
-            (Kind::Startup | Kind::Liveness, ProbeResult::Failure) => {
+            (ProbeKind::Liveness, ProbeResult::Success) => {}
+            (ProbeKind::Startup | ProbeKind::Liveness, ProbeResult::Failure) => {
                 let message = message.to_owned();
                 self.failed = Some(Failed { kind, message });
             }
@@ -141,46 +141,47 @@ impl Health {
 
 /// Something that a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct ProbeUpdate {
     /// The runtime's id of the container.
     pub container_id: String,
     /// Its name.
     pub container: String,
     /// Which of its probes.
-    pub kind: Kind,
-    /// What it says now, if it said something else before.
+    pub kind: ProbeKind,
+    /// New result, if it differs from the one before.
     pub result: Option<ProbeResult>,
-    /// What is worth an event of the Pod.
-    pub event: Option<Event>,
+    /// Event to record for the Pod.
+    pub event: Option<ProbeEvent>,
 }
 
 /// An event about a container, of the type Warning, as the reference agent has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct ProbeEvent {
     /// `Unhealthy` or `ProbeWarning`.
     pub reason: &'static str,
     /// For people.
     pub message: String,
 }
 
-/// How a probe is carried out.
-pub(super) type Run = Arc<dyn Fn(Arc<Subject>) -> BoxFuture<'static, Outcome> + Send + Sync>;
+/// Function that runs one probe.
+pub(super) type Run =
+    Arc<dyn Fn(Arc<ProbeSubject>) -> BoxFuture<'static, ProbeOutcome> + Send + Sync>;
 
 /// One probe and where it looks.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(super) struct ProbeSubject {
     pub(super) probe: Probe,
-    pub(super) target: Target,
+    pub(super) target: ProbeTarget,
     /// The call of a command that an earlier round did not see the end of.
-    pub(super) open: Open,
+    pub(super) open: OpenCall,
 }
 
-/// What a probe's task found in one round.
-struct Finding {
+/// Outcome of one probe.
+struct ProbeReport {
     container_id: String,
-    kind: Kind,
+    kind: ProbeKind,
     result: Option<ProbeResult>,
-    outcome: Outcome,
+    outcome: ProbeOutcome,
 }
 
 /// All probes of one Pod.
@@ -189,9 +190,9 @@ pub struct Probes {
     run: Run,
     // Boxed here and below, so that the room kept for more is small.
     containers: BTreeMap<String, Box<Probed>>,
-    findings: mpsc::Receiver<Box<Finding>>,
-    /// For the tasks. Kept, so that `findings` never ends.
-    sender: mpsc::Sender<Box<Finding>>,
+    reports: mpsc::Receiver<Box<ProbeReport>>,
+    /// For the tasks. Kept, so that `reports` never ends.
+    sender: mpsc::Sender<Box<ProbeReport>>,
 }
 
 impl fmt::Debug for Probes {
@@ -206,28 +207,28 @@ impl Probes {
     /// No probes yet. Commands are run by `client`'s runtime.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        let run = |subject: Arc<Subject>| {
+        let run = |subject: Arc<ProbeSubject>| {
             async move { super::run_round(&subject.probe, &subject.target, &subject.open).await }
                 .boxed()
         };
         Self::with(client, Arc::new(run))
     }
 
-    /// Probes that are carried out by `run`.
+    /// Probes that are run by `run`.
     pub(super) fn with(client: Client, run: Run) -> Self {
-        let (sender, findings) = mpsc::channel(WAITING);
+        let (sender, reports) = mpsc::channel(WAITING);
         Self {
             client,
             run,
             containers: BTreeMap::new(),
-            findings,
+            reports,
             sender,
         }
     }
 
     /// Starts the probes of containers that are new, keeps those that go on, and ends the others. What
     /// is known of a container stays as long as it is among `wanted`.
-    pub fn sync(&mut self, wanted: &[Wanted<'_>]) {
+    pub fn sync(&mut self, wanted: &[ProbedContainer<'_>]) {
         let there = |id: &str| wanted.iter().any(|w| w.container_id == id);
         self.containers.retain(|id, _| there(id));
         for container in wanted {
@@ -243,27 +244,27 @@ impl Probes {
     }
 
     /// The next thing that a probe finds; waits for it as long as it takes. Nothing is lost where the
-    /// wait is given up.
-    pub async fn next(&mut self) -> News {
+    /// wait is abandoned.
+    pub async fn next(&mut self) -> ProbeUpdate {
         loop {
-            let Some(finding) = self.findings.recv().await else {
+            let Some(report) = self.reports.recv().await else {
                 // Never so: we hold a sender ourselves.
                 std::future::pending::<()>().await;
                 continue;
             };
-            if let Some(news) = self.take(*finding) {
-                return news;
+            if let Some(update) = self.take(*report) {
+                return update;
             }
         }
     }
 
-    /// What is known of a container, if it is among the wanted ones.
+    /// Returns the probe results of a container, if it is among the wanted ones.
     #[must_use]
     pub fn health(&self, container_id: &str) -> Option<&Health> {
         self.containers.get(container_id).map(|c| &c.health)
     }
 
-    /// What is known of every wanted container, by its id.
+    /// Returns the probe results of every wanted container, by its ID.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Health)> {
         self.containers
             .iter()
@@ -271,30 +272,30 @@ impl Probes {
     }
 
     /// Takes what a task found, unless its probe was ended meanwhile.
-    fn take(&mut self, finding: Finding) -> Option<News> {
-        let Finding {
+    fn take(&mut self, report: ProbeReport) -> Option<ProbeUpdate> {
+        let ProbeReport {
             container_id,
             kind,
             result,
             outcome,
-        } = finding;
+        } = report;
         let probed = self.containers.get_mut(&container_id)?;
         probed.tasks.get(&kind)?;
         if let Some(result) = result {
-            let has_readiness = probed.subjects.contains_key(&Kind::Readiness);
+            let has_readiness = probed.subjects.contains_key(&ProbeKind::Readiness);
             let message = words(&outcome);
             probed.health.take(kind, result, message, has_readiness);
         }
-        let news = News {
+        let update = ProbeUpdate {
             container: probed.name.clone(),
             kind,
             result,
             event: event(kind, &outcome),
             container_id,
         };
-        let came_up = (kind, result) == (Kind::Startup, Some(ProbeResult::Success));
-        self.tend(&news.container_id, came_up);
-        Some(news)
+        let came_up = (kind, result) == (ProbeKind::Startup, Some(ProbeResult::Success));
+        self.tend(&update.container_id, came_up);
+        Some(update)
     }
 
     /// Starts and ends a container's tasks as it stands. `came_up` is whether its startup probe has just
@@ -313,10 +314,10 @@ impl Probes {
                     kind,
                     subject: Arc::clone(subject),
                     state: ProbeState::new(kind, &subject.probe, known),
-                    rhythm: Rhythm::new(kind, &subject.probe),
+                    schedule: ProbeSchedule::new(kind, &subject.probe),
                     age: probed.age,
                     run: Arc::clone(&self.run),
-                    findings: self.sender.clone(),
+                    reports: self.sender.clone(),
                 };
                 probed.tasks.insert(kind, Task::spawn(worker.work(came_up)));
             }
@@ -329,22 +330,22 @@ struct Probed {
     name: String,
     age: Age,
     which: Which,
-    subjects: BTreeMap<Kind, Arc<Subject>>,
-    tasks: BTreeMap<Kind, Task>,
+    subjects: BTreeMap<ProbeKind, Arc<ProbeSubject>>,
+    tasks: BTreeMap<ProbeKind, Task>,
     health: Health,
 }
 
 impl Probed {
-    fn new(client: &Client, wanted: &Wanted<'_>) -> Self {
-        let Wanted { spec, .. } = wanted;
-        let target = Target::new(client, wanted.container_id, spec, wanted.ip);
-        let probes = Kind::ALL
+    fn new(client: &Client, wanted: &ProbedContainer<'_>) -> Self {
+        let ProbedContainer { spec, .. } = wanted;
+        let target = ProbeTarget::new(client, wanted.container_id, spec, wanted.ip);
+        let probes = ProbeKind::ALL
             .into_iter()
             .filter_map(|kind| Some((kind, kind.of(spec)?)));
         let subjects = probes.map(|(kind, probe)| {
             let (probe, target) = (probe.clone(), target.clone());
-            let open = Open::default();
-            let subject = Subject {
+            let open = OpenCall::default();
+            let subject = ProbeSubject {
                 probe,
                 target,
                 open,
@@ -361,9 +362,9 @@ impl Probed {
         }
     }
 
-    /// Takes what may change about a container. Where it is reached elsewhere, its probes begin anew
+    /// Takes what may change about a container. Where it is reached elsewhere, its probes start again
     /// with what is known.
-    fn update(&mut self, wanted: &Wanted<'_>) {
+    fn update(&mut self, wanted: &ProbedContainer<'_>) {
         if self.which == Which::None {
             // It may have been started only now.
             self.age = Age::of(wanted);
@@ -373,8 +374,8 @@ impl Probed {
             if subject.target.ip != wanted.ip {
                 let (probe, mut target) = (subject.probe.clone(), subject.target.clone());
                 wanted.ip.clone_into(&mut target.ip);
-                let open = Open::default();
-                *subject = Arc::new(Subject {
+                let open = OpenCall::default();
+                *subject = Arc::new(ProbeSubject {
                     probe,
                     target,
                     open,
@@ -384,21 +385,21 @@ impl Probed {
         }
     }
 
-    /// Whether the probe of this kind has something to find out now.
-    fn is_due(&self, kind: Kind) -> bool {
+    /// True if the probe of this kind can change a result now.
+    fn is_due(&self, kind: ProbeKind) -> bool {
         let Health {
             started, failed, ..
         } = &self.health;
         self.which.includes(kind)
             && match kind {
-                Kind::Startup => !started && failed.is_none(),
-                Kind::Liveness => *started && failed.is_none(),
-                Kind::Readiness => *started,
+                ProbeKind::Startup => !started && failed.is_none(),
+                ProbeKind::Liveness => *started && failed.is_none(),
+                ProbeKind::Readiness => *started,
             }
     }
 }
 
-/// How old a container is, by a clock that nobody sets.
+/// Age of a container, by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
 struct Age {
     at: Instant,
@@ -406,7 +407,7 @@ struct Age {
 }
 
 impl Age {
-    fn of(wanted: &Wanted<'_>) -> Self {
+    fn of(wanted: &ProbedContainer<'_>) -> Self {
         Self {
             at: Instant::now(),
             then: wanted.age,
@@ -418,33 +419,33 @@ impl Age {
     }
 }
 
-/// What one probe's task works with.
+/// Context of one probe's task.
 struct Worker {
-    kind: Kind,
-    subject: Arc<Subject>,
+    kind: ProbeKind,
+    subject: Arc<ProbeSubject>,
     state: ProbeState,
-    rhythm: Rhythm,
+    schedule: ProbeSchedule,
     age: Age,
     run: Run,
-    findings: mpsc::Sender<Box<Finding>>,
+    reports: mpsc::Sender<Box<ProbeReport>>,
 }
 
 impl Worker {
     /// Probes until there is nothing more to find out.
     async fn work(mut self, came_up: bool) {
-        let mut round = self.rhythm.first(self.age.now(), came_up);
+        let mut round = self.schedule.first(self.age.now(), came_up);
         while !self.state.is_over() {
             tokio::time::sleep(round.saturating_sub(self.age.now())).await;
             let outcome = (self.run)(Arc::clone(&self.subject)).await;
             self.take(round, outcome).await;
             // A round whose time went by meanwhile is made up for, once.
-            round = self.rhythm.after(round).max(self.age.now());
+            round = self.schedule.after(round).max(self.age.now());
         }
     }
 
-    async fn take(&mut self, round: Duration, outcome: Outcome) {
-        let is_success = matches!(outcome, Outcome::Success | Outcome::Warning(_));
-        if !is_success && !self.rhythm.counts(round, ProbeResult::Failure) {
+    async fn take(&mut self, round: Duration, outcome: ProbeOutcome) {
+        let is_success = matches!(outcome, ProbeOutcome::Success | ProbeOutcome::Warning(_));
+        if !is_success && !self.schedule.counts(round, ProbeResult::Failure) {
             return;
         }
         let result = self.state.take(&outcome);
@@ -452,7 +453,7 @@ impl Worker {
         if !is_said && event(self.kind, &outcome).is_none() {
             return;
         }
-        let finding = Box::new(Finding {
+        let report = Box::new(ProbeReport {
             container_id: self.subject.target.container_id.clone(),
             kind: self.kind,
             result,
@@ -460,32 +461,36 @@ impl Worker {
         });
         if is_said {
             // The owner is there as long as this task is.
-            let _ = self.findings.send(finding).await;
+            let _ = self.reports.send(report).await;
         } else {
             // An owner that is behind can do without one more event of the same kind.
-            let _ = self.findings.try_send(finding);
+            let _ = self.reports.try_send(report);
         }
     }
 }
 
-/// What was said.
-fn words(outcome: &Outcome) -> &str {
+/// Message of an outcome.
+fn words(outcome: &ProbeOutcome) -> &str {
     match outcome {
-        Outcome::Success => "",
-        Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text) => text,
+        ProbeOutcome::Success => "",
+        ProbeOutcome::Warning(text) | ProbeOutcome::Failure(text) | ProbeOutcome::Error(text) => {
+            text
+        }
     }
 }
 
-/// What users are told of an outcome, as the reference agent words it.
-fn event(kind: Kind, outcome: &Outcome) -> Option<Event> {
+/// Event for an outcome, in the reference agent's words.
+fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<ProbeEvent> {
     let (reason, message) = match outcome {
-        Outcome::Success => return None,
-        Outcome::Warning(output) => ("ProbeWarning", format!("{kind} probe warning: {output}")),
-        Outcome::Failure(output) => ("Unhealthy", format!("{kind} probe failed: {output}")),
-        Outcome::Error(error) => (
+        ProbeOutcome::Success => return None,
+        ProbeOutcome::Warning(output) => {
+            ("ProbeWarning", format!("{kind} probe warning: {output}"))
+        }
+        ProbeOutcome::Failure(output) => ("Unhealthy", format!("{kind} probe failed: {output}")),
+        ProbeOutcome::Error(error) => (
             "Unhealthy",
             format!("{kind} probe errored and resulted in unknown state: {error}"),
         ),
     };
-    Some(Event { reason, message })
+    Some(ProbeEvent { reason, message })
 }

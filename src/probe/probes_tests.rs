@@ -1,276 +1,147 @@
 //! The probes of a Pod over hours of time that takes none: only timers move the clock here.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+mod fixture;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use k8s_openapi::api::core::v1::{Container, ExecAction, Probe};
-use tokio::time::{Instant, sleep, timeout};
+use k8s_openapi::api::core::v1::Container;
+use tokio::time::sleep;
 
-use super::probes::{Run, Subject};
-use super::{Failed, Health, Kind, News, Outcome, ProbeResult, Probes, Wanted, Which};
-use crate::cri::Client;
-
-const ID: &str = "first";
-
-/// Containers whose probes are answered as a test says.
-#[derive(Default)]
-struct Script {
-    /// By the kind's name and the container's id; success where there is none.
-    answers: BTreeMap<(String, String), Outcome>,
-    /// How long an answer of this kind takes.
-    pauses: BTreeMap<String, Duration>,
-    /// Every round that was begun: kind, container, address, time.
-    rounds: Vec<(String, String, String, Duration)>,
-}
-
-struct Node {
-    script: Arc<Mutex<Script>>,
-    probes: Probes,
-    began: Instant,
-}
-
-impl Node {
-    fn new() -> Self {
-        let script = Arc::<Mutex<Script>>::default();
-        let began = Instant::now();
-        let answers = Arc::clone(&script);
-        let run: Run = Arc::new(move |subject: Arc<Subject>| {
-            let script = Arc::clone(&answers);
-            async move {
-                let action = subject.probe.exec.clone().unwrap();
-                let kind = action.command.unwrap().concat();
-                let (id, ip) = (
-                    subject.target.container_id.clone(),
-                    subject.target.ip.clone(),
-                );
-                let pause = {
-                    let mut script = script.lock().unwrap();
-                    let at = began.elapsed();
-                    script.rounds.push((kind.clone(), id.clone(), ip, at));
-                    script.pauses.get(&kind).copied()
-                };
-                sleep(pause.unwrap_or_default()).await;
-                let script = script.lock().unwrap();
-                let answer = script.answers.get(&(kind, id)).cloned();
-                answer.unwrap_or(Outcome::Success)
-            }
-            .boxed()
-        });
-        let client = Client::new("unix:///nowhere.sock".parse().unwrap());
-        Self {
-            script,
-            probes: Probes::with(client, run),
-            began,
-        }
-    }
-
-    fn answer(&self, kind: Kind, id: &str, outcome: Outcome) {
-        let mut script = self.script.lock().unwrap();
-        script
-            .answers
-            .insert((kind.to_string(), id.to_owned()), outcome);
-    }
-
-    fn pause(&self, kind: Kind, pause: Duration) {
-        let mut script = self.script.lock().unwrap();
-        script.pauses.insert(kind.to_string(), pause);
-    }
-
-    /// When a container's probe was carried out, in seconds from the beginning.
-    fn rounds(&self, kind: Kind, id: &str) -> Vec<u64> {
-        let script = self.script.lock().unwrap();
-        let rounds = script.rounds.iter();
-        let rounds = rounds.filter(|(k, i, ..)| *k == kind.to_string() && i == id);
-        rounds.map(|(.., at)| at.as_secs()).collect()
-    }
-
-    /// What is told in this much time.
-    async fn news(&mut self, during: Duration) -> Vec<News> {
-        let end = Instant::now() + during;
-        let mut news = vec![];
-        while let Ok(one) = timeout(end - Instant::now(), self.probes.next()).await {
-            news.push(one);
-        }
-        news
-    }
-
-    fn health(&self, id: &str) -> Health {
-        self.probes.health(id).unwrap().clone()
-    }
-}
-
-/// A probe that the script answers, with a round each second.
-fn probe(kind: Kind, failures: i32) -> Probe {
-    Probe {
-        exec: Some(ExecAction {
-            command: Some(vec![kind.to_string()]),
-        }),
-        period_seconds: Some(1),
-        failure_threshold: Some(failures),
-        ..Probe::default()
-    }
-}
-
-/// A container with these probes, each of which fails after the third failure.
-fn container(kinds: &[Kind]) -> Container {
-    let of = |kind| kinds.contains(&kind).then(|| probe(kind, 3));
-    Container {
-        name: "web".to_owned(),
-        startup_probe: of(Kind::Startup),
-        liveness_probe: of(Kind::Liveness),
-        readiness_probe: of(Kind::Readiness),
-        ..Container::default()
-    }
-}
-
-fn wanted<'a>(container_id: &'a str, spec: &'a Container) -> Wanted<'a> {
-    Wanted {
-        container_id,
-        spec,
-        ip: "10.0.0.1",
-        age: Duration::ZERO,
-        which: Which::All,
-        known: None,
-    }
-}
-
-fn failure() -> Outcome {
-    Outcome::Failure("no".to_owned())
-}
-
-const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-const READY: Health = Health {
-    started: true,
-    ready: true,
-    failed: None,
+use super::{
+    Failed, Health, ProbeKind, ProbeOutcome, ProbeResult, ProbeUpdate, ProbedContainer, Which,
 };
+
+use fixture::{ID, Node, READY, container, failure, probe, seconds, wanted};
 
 #[tokio::test(start_paused = true)]
 async fn a_container_without_probes_is_started_and_ready() {
     let mut node = Node::new();
     node.probes.sync(&[wanted(ID, &container(&[]))]);
     assert_eq!(node.health(ID), READY);
-    assert_eq!(node.news(seconds(3600)).await, []);
+    assert_eq!(node.update(seconds(3600)).await, []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_other_probes_wait_for_the_startup_probe() {
     let mut node = Node::new();
     let spec = Container {
-        startup_probe: Some(probe(Kind::Startup, 30)),
-        ..container(&Kind::ALL)
+        startup_probe: Some(probe(ProbeKind::Startup, 30)),
+        ..container(&ProbeKind::ALL)
     };
-    node.answer(Kind::Startup, ID, failure());
+    node.answer(ProbeKind::Startup, ID, failure());
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(Duration::from_millis(20_500)).await;
-    assert_eq!(node.rounds(Kind::Liveness, ID), [0; 0]);
-    assert_eq!(node.rounds(Kind::Readiness, ID), [0; 0]);
+    node.update(Duration::from_millis(20_500)).await;
+    assert_eq!(node.rounds(ProbeKind::Liveness, ID), [0; 0]);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID), [0; 0]);
     let health = node.health(ID);
     assert!(!health.started && !health.ready, "{health:?}");
 
-    node.answer(Kind::Startup, ID, Outcome::Success);
-    let news = node.news(seconds(4)).await;
-    let told: Vec<_> = news.iter().map(|n| (n.kind, n.result)).collect();
+    node.answer(ProbeKind::Startup, ID, ProbeOutcome::Success);
+    let update = node.update(seconds(4)).await;
+    let told: Vec<_> = update.iter().map(|n| (n.kind, n.result)).collect();
     let success = Some(ProbeResult::Success);
-    assert_eq!(told, [(Kind::Startup, success), (Kind::Readiness, success)]);
+    assert_eq!(
+        told,
+        [
+            (ProbeKind::Startup, success),
+            (ProbeKind::Readiness, success)
+        ]
+    );
     assert_eq!(node.health(ID), READY);
-    let startup = node.rounds(Kind::Startup, ID);
+    let startup = node.rounds(ProbeKind::Startup, ID);
     assert_eq!(
         startup,
         (0..=21).collect::<Vec<_>>(),
         "none after it passed"
     );
-    assert_eq!(node.rounds(Kind::Readiness, ID), [21, 22, 23, 24]);
-    assert_eq!(node.rounds(Kind::Liveness, ID), [22, 23, 24]);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID), [21, 22, 23, 24]);
+    assert_eq!(node.rounds(ProbeKind::Liveness, ID), [22, 23, 24]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_container_that_does_not_come_up_fails_after_all_its_periods() {
     let mut node = Node::new();
-    node.answer(Kind::Startup, ID, failure());
-    let spec = container(&Kind::ALL);
+    node.answer(ProbeKind::Startup, ID, failure());
+    let spec = container(&ProbeKind::ALL);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(Duration::from_millis(2999)).await;
+    node.update(Duration::from_millis(2999)).await;
     assert_eq!(node.health(ID).failed, None);
-    node.news(seconds(3600)).await;
+    node.update(seconds(3600)).await;
     let failed = Failed {
-        kind: Kind::Startup,
+        kind: ProbeKind::Startup,
         message: "no".to_owned(),
     };
     assert_eq!(node.health(ID).failed, Some(failed));
-    let rounds = node.rounds(Kind::Startup, ID);
+    let rounds = node.rounds(ProbeKind::Startup, ID);
     assert_eq!(
         rounds,
         [0, 1, 2, 3],
         "an early look and three rounds that count"
     );
-    assert_eq!(node.rounds(Kind::Readiness, ID), [0; 0]);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID), [0; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_container_is_left_alone_until_it_is_another() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Liveness, Kind::Readiness]);
-    node.answer(Kind::Liveness, ID, failure());
+    let spec = container(&[ProbeKind::Liveness, ProbeKind::Readiness]);
+    node.answer(ProbeKind::Liveness, ID, failure());
     node.probes.sync(&[wanted(ID, &spec)]);
-    let news = node.news(Duration::from_millis(100_500)).await;
-    let result = |n: &News| (n.kind == Kind::Liveness).then_some(n.result)?;
-    let results: Vec<_> = news.iter().filter_map(result).collect();
+    let update = node.update(Duration::from_millis(100_500)).await;
+    let result = |n: &ProbeUpdate| (n.kind == ProbeKind::Liveness).then_some(n.result)?;
+    let results: Vec<_> = update.iter().filter_map(result).collect();
     assert_eq!(results, [ProbeResult::Failure], "told once");
-    assert_eq!(node.rounds(Kind::Liveness, ID), [1, 2, 3]);
+    assert_eq!(node.rounds(ProbeKind::Liveness, ID), [1, 2, 3]);
     let health = node.health(ID);
-    assert!(health.failed.is_some_and(|f| f.kind == Kind::Liveness));
+    assert!(health.failed.is_some_and(|f| f.kind == ProbeKind::Liveness));
     assert!(health.ready, "readiness goes its own way");
-    assert_eq!(node.rounds(Kind::Readiness, ID).last(), Some(&100));
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID).last(), Some(&100));
 
     node.probes.sync(&[wanted("second", &spec)]);
-    node.news(Duration::from_millis(10_500)).await;
+    node.update(Duration::from_millis(10_500)).await;
     assert_eq!(node.health("second"), READY);
     assert_eq!(node.probes.health(ID), None);
-    assert_eq!(node.rounds(Kind::Liveness, "second").len(), 10);
+    assert_eq!(node.rounds(ProbeKind::Liveness, "second").len(), 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn readiness_comes_and_goes_for_hours_and_each_change_is_told() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Readiness]);
+    let spec = container(&[ProbeKind::Readiness]);
     node.probes.sync(&[wanted(ID, &spec)]);
     let mut expected = ProbeResult::Success;
     for _ in 0..500 {
-        let news = node.news(seconds(10)).await;
-        let results: Vec<_> = news.iter().filter_map(|n| n.result).collect();
+        let update = node.update(seconds(10)).await;
+        let results: Vec<_> = update.iter().filter_map(|n| n.result).collect();
         assert_eq!(results, [expected]);
         let is_ready = expected == ProbeResult::Success;
         assert_eq!(node.health(ID).ready, is_ready);
         let (next, answer) = if is_ready {
             (ProbeResult::Failure, failure())
         } else {
-            (ProbeResult::Success, Outcome::Success)
+            (ProbeResult::Success, ProbeOutcome::Success)
         };
-        node.answer(Kind::Readiness, ID, answer);
+        node.answer(ProbeKind::Readiness, ID, answer);
         expected = next;
     }
-    assert_eq!(node.rounds(Kind::Readiness, ID).len(), 5000);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID).len(), 5000);
 }
 
 #[tokio::test(start_paused = true)]
 async fn hundreds_of_probes_keep_their_rhythm_however_often_they_are_looked_at() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Liveness]);
+    let spec = container(&[ProbeKind::Liveness]);
     let ids: Vec<String> = (0..300).map(|n| n.to_string()).collect();
     let all: Vec<_> = ids.iter().map(|id| wanted(id, &spec)).collect();
     for _ in 0..1000 {
         node.probes.sync(&all);
-        assert_eq!(node.news(Duration::from_millis(100)).await, []);
+        assert_eq!(node.update(Duration::from_millis(100)).await, []);
     }
     for id in &ids {
         let expected: Vec<u64> = (1..=100).collect();
-        let rounds = node.rounds(Kind::Liveness, id);
+        let rounds = node.rounds(ProbeKind::Liveness, id);
         assert_eq!(rounds[..99], expected[..99], "{id}");
     }
 }
@@ -278,15 +149,15 @@ async fn hundreds_of_probes_keep_their_rhythm_however_often_they_are_looked_at()
 #[tokio::test(start_paused = true)]
 async fn probes_that_begin_together_with_old_containers_do_not_fire_together() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Liveness]);
+    let spec = container(&[ProbeKind::Liveness]);
     let ids: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-    let all = ids.iter().zip(0..).map(|(id, n)| Wanted {
+    let all = ids.iter().zip(0..).map(|(id, n)| ProbedContainer {
         // Each was started 37 ms after the one before.
         age: Duration::from_millis(500_000 - 37 * n),
         ..wanted(id, &spec)
     });
     node.probes.sync(&all.collect::<Vec<_>>());
-    node.news(Duration::from_millis(1001)).await;
+    node.update(Duration::from_millis(1001)).await;
     let script = node.script.lock().unwrap();
     let mut times: Vec<_> = script.rounds.iter().map(|(.., at)| *at).collect();
     assert_eq!(times.len(), 100, "every one within its period");
@@ -298,20 +169,20 @@ async fn probes_that_begin_together_with_old_containers_do_not_fire_together() {
 #[tokio::test(start_paused = true)]
 async fn readiness_goes_on_while_the_pod_is_ended_and_the_others_stop() {
     let mut node = Node::new();
-    let spec = container(&Kind::ALL);
+    let spec = container(&ProbeKind::ALL);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(Duration::from_millis(10_500)).await;
-    let ending = Wanted {
+    node.update(Duration::from_millis(10_500)).await;
+    let ending = ProbedContainer {
         which: Which::Readiness,
         ..wanted(ID, &spec)
     };
     node.probes.sync(&[ending]);
-    for kind in [Kind::Liveness, Kind::Readiness] {
+    for kind in [ProbeKind::Liveness, ProbeKind::Readiness] {
         node.answer(kind, ID, failure());
     }
-    node.news(seconds(10)).await;
-    assert_eq!(node.rounds(Kind::Liveness, ID).last(), Some(&10));
-    assert_eq!(node.rounds(Kind::Readiness, ID).last(), Some(&20));
+    node.update(seconds(10)).await;
+    assert_eq!(node.rounds(ProbeKind::Liveness, ID).last(), Some(&10));
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID).last(), Some(&20));
     let ready = false;
     assert_eq!(node.health(ID), Health { ready, ..READY });
 }
@@ -319,17 +190,17 @@ async fn readiness_goes_on_while_the_pod_is_ended_and_the_others_stop() {
 #[tokio::test(start_paused = true)]
 async fn what_is_known_stays_while_the_container_is_there_and_goes_with_it() {
     let mut node = Node::new();
-    let spec = container(&Kind::ALL);
+    let spec = container(&ProbeKind::ALL);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(seconds(5)).await;
-    let resting = Wanted {
+    node.update(seconds(5)).await;
+    let resting = ProbedContainer {
         which: Which::None,
         ..wanted(ID, &spec)
     };
     node.probes.sync(&[resting]);
-    let rounds = node.rounds(Kind::Readiness, ID).len();
-    assert_eq!(node.news(seconds(100)).await, []);
-    assert_eq!(node.rounds(Kind::Readiness, ID).len(), rounds);
+    let rounds = node.rounds(ProbeKind::Readiness, ID).len();
+    assert_eq!(node.update(seconds(100)).await, []);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID).len(), rounds);
     assert_eq!(node.probes.results().collect::<Vec<_>>(), [(ID, &READY)]);
 
     node.probes.sync(&[]);
@@ -339,52 +210,56 @@ async fn what_is_known_stays_while_the_container_is_there_and_goes_with_it() {
 #[tokio::test(start_paused = true)]
 async fn delays_begin_with_the_containers_start() {
     let mut node = Node::new();
-    let mut spec = container(&[Kind::Readiness]);
+    let mut spec = container(&[ProbeKind::Readiness]);
     spec.readiness_probe.as_mut().unwrap().initial_delay_seconds = Some(7);
-    let made = Wanted {
+    let made = ProbedContainer {
         which: Which::None,
         ..wanted(ID, &spec)
     };
     node.probes.sync(&[made]);
-    node.news(seconds(100)).await;
+    node.update(seconds(100)).await;
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(seconds(10)).await;
-    assert_eq!(node.rounds(Kind::Readiness, ID).first(), Some(&107));
+    node.update(seconds(10)).await;
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID).first(), Some(&107));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_container_that_was_ready_stays_ready_under_a_new_agent() {
     let mut node = Node::new();
-    let spec = container(&Kind::ALL);
-    let adopted = Wanted {
+    let spec = container(&ProbeKind::ALL);
+    let adopted = ProbedContainer {
         age: Duration::from_millis(100_250),
         known: Some(&READY),
         ..wanted(ID, &spec)
     };
     node.probes.sync(&[adopted]);
     assert_eq!(node.health(ID), READY);
-    node.answer(Kind::Readiness, ID, failure());
-    node.news(Duration::from_millis(2500)).await;
+    node.answer(ProbeKind::Readiness, ID, failure());
+    node.update(Duration::from_millis(2500)).await;
     assert!(node.health(ID).ready, "below the threshold");
-    node.news(seconds(1)).await;
+    node.update(seconds(1)).await;
     assert!(!node.health(ID).ready);
-    assert_eq!(node.rounds(Kind::Startup, ID), [0; 0]);
+    assert_eq!(node.rounds(ProbeKind::Startup, ID), [0; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_error_of_the_runtime_is_told_and_changes_nothing() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Liveness, Kind::Readiness]);
+    let spec = container(&[ProbeKind::Liveness, ProbeKind::Readiness]);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(seconds(5)).await;
-    for kind in [Kind::Liveness, Kind::Readiness] {
-        node.answer(kind, ID, Outcome::Error("the runtime is away".to_owned()));
+    node.update(seconds(5)).await;
+    for kind in [ProbeKind::Liveness, ProbeKind::Readiness] {
+        node.answer(
+            kind,
+            ID,
+            ProbeOutcome::Error("the runtime is away".to_owned()),
+        );
     }
-    let news = node.news(seconds(1000)).await;
-    assert!(news.iter().all(|n| n.result.is_none()), "{news:?}");
-    let says = |n: &News| n.event.clone().unwrap().message;
+    let update = node.update(seconds(1000)).await;
+    assert!(update.iter().all(|n| n.result.is_none()), "{update:?}");
+    let says = |n: &ProbeUpdate| n.event.clone().unwrap().message;
     let expected = "Liveness probe errored and resulted in unknown state: the runtime is away";
-    assert!(news.iter().any(|n| says(n) == expected), "{news:?}");
+    assert!(update.iter().any(|n| says(n) == expected), "{update:?}");
     assert_eq!(node.health(ID), READY);
 }
 
@@ -392,26 +267,26 @@ async fn an_error_of_the_runtime_is_told_and_changes_nothing() {
 async fn events_say_what_the_reference_agent_says() {
     for (kind, outcome, reason, message) in [
         (
-            Kind::Readiness,
+            ProbeKind::Readiness,
             failure(),
             "Unhealthy",
             "Readiness probe failed: no",
         ),
         (
-            Kind::Liveness,
+            ProbeKind::Liveness,
             failure(),
             "Unhealthy",
             "Liveness probe failed: no",
         ),
         (
-            Kind::Startup,
+            ProbeKind::Startup,
             failure(),
             "Unhealthy",
             "Startup probe failed: no",
         ),
         (
-            Kind::Readiness,
-            Outcome::Warning("well".to_owned()),
+            ProbeKind::Readiness,
+            ProbeOutcome::Warning("well".to_owned()),
             "ProbeWarning",
             "Readiness probe warning: well",
         ),
@@ -420,7 +295,7 @@ async fn events_say_what_the_reference_agent_says() {
         node.answer(kind, ID, outcome);
         let spec = container(&[kind]);
         node.probes.sync(&[wanted(ID, &spec)]);
-        let News {
+        let ProbeUpdate {
             container_id,
             container,
             event,
@@ -435,10 +310,10 @@ async fn events_say_what_the_reference_agent_says() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_probe_holds_up_no_other_and_makes_up_for_one_round() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Liveness, Kind::Readiness]);
-    node.pause(Kind::Liveness, Duration::from_millis(2500));
+    let spec = container(&[ProbeKind::Liveness, ProbeKind::Readiness]);
+    node.pause(ProbeKind::Liveness, Duration::from_millis(2500));
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(Duration::from_millis(10_100)).await;
+    node.update(Duration::from_millis(10_100)).await;
     let script = Arc::clone(&node.script);
     let slow: Vec<_> = {
         let script = script.lock().unwrap();
@@ -448,30 +323,30 @@ async fn a_slow_probe_holds_up_no_other_and_makes_up_for_one_round() {
     };
     assert_eq!(slow, [1000, 3500, 6000, 8500]);
     let expected: Vec<u64> = (0..=10).collect();
-    assert_eq!(node.rounds(Kind::Readiness, ID), expected);
+    assert_eq!(node.rounds(ProbeKind::Readiness, ID), expected);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_is_long_busy_misses_no_result() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Readiness]);
-    node.answer(Kind::Readiness, ID, failure());
+    let spec = container(&[ProbeKind::Readiness]);
+    node.answer(ProbeKind::Readiness, ID, failure());
     node.probes.sync(&[wanted(ID, &spec)]);
     sleep(seconds(3600)).await;
-    node.answer(Kind::Readiness, ID, Outcome::Success);
+    node.answer(ProbeKind::Readiness, ID, ProbeOutcome::Success);
     sleep(seconds(3600)).await;
     assert!(!node.health(ID).ready, "not before it was told");
-    let news = node.news(seconds(10)).await;
-    assert!(news.len() < 100, "{} old events were kept", news.len());
-    assert_eq!(news.last().unwrap().result, Some(ProbeResult::Success));
+    let update = node.update(seconds(10)).await;
+    assert!(update.len() < 100, "{} old events were kept", update.len());
+    assert_eq!(update.last().unwrap().result, Some(ProbeResult::Success));
     assert_eq!(node.health(ID), READY);
 }
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_the_wait_loses_nothing() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Readiness]);
-    node.answer(Kind::Readiness, ID, failure());
+    let spec = container(&[ProbeKind::Readiness]);
+    node.answer(ProbeKind::Readiness, ID, failure());
     node.probes.sync(&[wanted(ID, &spec)]);
     let mut told = 0;
     for _ in 0..100_000 {
@@ -479,22 +354,22 @@ async fn giving_up_the_wait_loses_nothing() {
         told += usize::from(node.probes.next().now_or_never().is_some());
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(told, node.rounds(Kind::Readiness, ID).len());
+    assert_eq!(told, node.rounds(ProbeKind::Readiness, ID).len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_container_that_is_reached_elsewhere_keeps_what_is_known_of_it() {
     let mut node = Node::new();
-    let spec = container(&[Kind::Readiness]);
+    let spec = container(&[ProbeKind::Readiness]);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(Duration::from_millis(5500)).await;
-    let moved = Wanted {
+    node.update(Duration::from_millis(5500)).await;
+    let moved = ProbedContainer {
         ip: "10.0.0.2",
         ..wanted(ID, &spec)
     };
     node.probes.sync(&[moved]);
     assert_eq!(node.health(ID), READY);
-    node.news(seconds(5)).await;
+    node.update(seconds(5)).await;
     let script = node.script.lock().unwrap();
     let addresses: Vec<_> = script
         .rounds
@@ -508,9 +383,9 @@ async fn a_container_that_is_reached_elsewhere_keeps_what_is_known_of_it() {
 #[tokio::test(start_paused = true)]
 async fn probes_end_with_their_pod() {
     let mut node = Node::new();
-    let spec = container(&Kind::ALL);
+    let spec = container(&ProbeKind::ALL);
     node.probes.sync(&[wanted(ID, &spec)]);
-    node.news(seconds(5)).await;
+    node.update(seconds(5)).await;
     let Node {
         script,
         probes,

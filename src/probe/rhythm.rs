@@ -1,4 +1,4 @@
-//! When a probe is carried out. Pure; every time is counted from the container's start.
+//! Schedule of a probe. Pure; every time is counted from the container's start.
 //!
 //! Rounds are anchored at the start of the container, not of the agent: a period after it (or
 //! `initialDelaySeconds`, if that is longer), and then every `periodSeconds`. So probes are spread as
@@ -14,22 +14,22 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Probe;
 
 use super::seconds;
-use super::state::{Kind, ProbeResult};
+use super::state::{ProbeKind, ProbeResult};
 
-/// How long after the first early look the second comes; each further one comes after twice as long.
+/// Delay of the second early probe after the first; doubled for each further one.
 const EARLY: Duration = Duration::from_secs(1);
 const DEFAULT_PERIOD: i32 = 10;
 
 /// The times of one probe.
 #[derive(Debug, Clone)]
-pub(super) struct Rhythm {
-    kind: Kind,
+pub(super) struct ProbeSchedule {
+    kind: ProbeKind,
     delay: Duration,
     period: Duration,
 }
 
-impl Rhythm {
-    pub(super) fn new(kind: Kind, probe: &Probe) -> Self {
+impl ProbeSchedule {
+    pub(super) fn new(kind: ProbeKind, probe: &Probe) -> Self {
         let period = probe.period_seconds.filter(|s| *s > 0);
         Self {
             kind,
@@ -39,10 +39,10 @@ impl Rhythm {
     }
 
     /// The first round of a container of this age. `came_up` is whether its startup probe has only just
-    /// passed: then readiness is looked at at once.
+    /// passed: then the readiness probe runs at once.
     pub(super) fn first(&self, age: Duration, came_up: bool) -> Duration {
         let is_early = self.looks_early() && age < self.regular();
-        let at_once = is_early || (came_up && self.kind == Kind::Readiness);
+        let at_once = is_early || (came_up && self.kind == ProbeKind::Readiness);
         if at_once && age >= self.delay {
             return age;
         }
@@ -69,10 +69,10 @@ impl Rhythm {
         }
     }
 
-    /// Whether a round at this time counts, if this came of it.
+    /// True if the result of a probe at this time counts.
     pub(super) fn counts(&self, at: Duration, result: ProbeResult) -> bool {
         let is_early = at < self.regular();
-        !(is_early && self.kind == Kind::Startup && result == ProbeResult::Failure)
+        !(is_early && self.kind == ProbeKind::Startup && result == ProbeResult::Failure)
     }
 
     /// The first round that Kubernetes promises.
@@ -81,7 +81,7 @@ impl Rhythm {
     }
 
     fn looks_early(&self) -> bool {
-        self.kind != Kind::Liveness
+        self.kind != ProbeKind::Liveness
     }
 }
 
@@ -89,25 +89,25 @@ impl Rhythm {
 mod tests {
     use super::*;
 
-    fn rhythm(kind: Kind, delay: i32, period: i32) -> Rhythm {
+    fn schedule(kind: ProbeKind, delay: i32, period: i32) -> ProbeSchedule {
         let probe = Probe {
             initial_delay_seconds: Some(delay),
             period_seconds: Some(period),
             ..Probe::default()
         };
-        Rhythm::new(kind, &probe)
+        ProbeSchedule::new(kind, &probe)
     }
 
     /// The first rounds of a container that is seen right at its start, in seconds.
-    fn rounds(rhythm: &Rhythm, count: usize) -> Vec<u64> {
-        let first = rhythm.first(Duration::ZERO, false);
-        let rounds = std::iter::successors(Some(first), |last| Some(rhythm.after(*last)));
+    fn rounds(schedule: &ProbeSchedule, count: usize) -> Vec<u64> {
+        let first = schedule.first(Duration::ZERO, false);
+        let rounds = std::iter::successors(Some(first), |last| Some(schedule.after(*last)));
         rounds.take(count).map(|at| at.as_secs()).collect()
     }
 
     #[test]
     fn rounds_come_as_delay_and_period_say() {
-        use Kind::{Liveness, Readiness, Startup};
+        use ProbeKind::{Liveness, Readiness, Startup};
         for (kind, delay, period, expected) in [
             // A liveness probe waits for its delay, or for a period where that is longer.
             (Liveness, 0, 10, [10, 20, 30, 40, 50]),
@@ -121,14 +121,14 @@ mod tests {
             (Readiness, 20, 10, [20, 30, 40, 50, 60]),
             (Startup, 0, 5, [0, 1, 3, 5, 10]),
         ] {
-            let found = rounds(&rhythm(kind, delay, period), 5);
+            let found = rounds(&schedule(kind, delay, period), 5);
             assert_eq!(found, expected, "{kind}, delay {delay}, period {period}");
         }
     }
 
     #[test]
     fn a_container_has_all_its_periods_to_come_up() {
-        let startup = rhythm(Kind::Startup, 0, 10);
+        let startup = schedule(ProbeKind::Startup, 0, 10);
         let counted = rounds(&startup, 40)
             .into_iter()
             .filter(|at| startup.counts(Duration::from_secs(*at), ProbeResult::Failure));
@@ -140,9 +140,9 @@ mod tests {
 
     #[test]
     fn a_container_found_running_is_probed_in_the_rhythm_it_had() {
-        for kind in Kind::ALL {
-            let rhythm = rhythm(kind, 4, 10);
-            let found = rhythm.first(Duration::from_millis(123_456), false);
+        for kind in ProbeKind::ALL {
+            let schedule = schedule(kind, 4, 10);
+            let found = schedule.first(Duration::from_millis(123_456), false);
             assert_eq!(found, Duration::from_secs(130), "{kind}");
         }
     }
@@ -151,20 +151,24 @@ mod tests {
     fn readiness_is_looked_at_when_the_startup_probe_passes() {
         let age = Duration::from_millis(34_500);
         for (kind, delay, expected) in [
-            (Kind::Readiness, 0, age),
-            (Kind::Readiness, 60, Duration::from_secs(60)),
-            (Kind::Liveness, 0, Duration::from_secs(40)),
+            (ProbeKind::Readiness, 0, age),
+            (ProbeKind::Readiness, 60, Duration::from_secs(60)),
+            (ProbeKind::Liveness, 0, Duration::from_secs(40)),
         ] {
-            assert_eq!(rhythm(kind, delay, 10).first(age, true), expected, "{kind}");
+            assert_eq!(
+                schedule(kind, delay, 10).first(age, true),
+                expected,
+                "{kind}"
+            );
         }
     }
 
     #[test]
     fn time_only_goes_forward_whatever_the_fields() {
-        for kind in Kind::ALL {
+        for kind in ProbeKind::ALL {
             for delay in [-1, 0, 1, 7, i32::MAX] {
                 for period in [-1, 0, 1, 3, 10, i32::MAX] {
-                    let rhythm = rhythm(kind, delay, period);
+                    let schedule = schedule(kind, delay, period);
                     for at in [
                         0,
                         1,
@@ -177,8 +181,8 @@ mod tests {
                         u64::MAX / 1_000_000,
                     ] {
                         let at = Duration::from_millis(at);
-                        assert!(rhythm.after(at) > at, "{rhythm:?} at {at:?}");
-                        assert!(rhythm.first(at, true) >= at, "{rhythm:?} at {at:?}");
+                        assert!(schedule.after(at) > at, "{schedule:?} at {at:?}");
+                        assert!(schedule.first(at, true) >= at, "{schedule:?} at {at:?}");
                     }
                 }
             }

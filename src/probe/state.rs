@@ -1,23 +1,23 @@
-//! What a probe's outcomes amount to, by its thresholds. Pure.
+//! State of a probe by its thresholds. Pure.
 
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 
-use super::Outcome;
+use super::ProbeOutcome;
 
-/// What a probe is asked for.
+/// Kind of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Whether the container has come up. The other probes wait for it.
+pub enum ProbeKind {
+    /// Reports that the container has started. The other probes wait for it.
     Startup,
-    /// Whether the container must be restarted.
+    /// Reports that the container must be restarted.
     Liveness,
-    /// Whether the container can serve.
+    /// Reports that the container can serve.
     Readiness,
 }
 
-impl Kind {
+impl ProbeKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Startup, Self::Liveness, Self::Readiness];
 
@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ProbeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Startup => "Startup",
@@ -42,7 +42,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a probe says of its container.
+/// Result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProbeResult {
     /// Started, alive or ready.
@@ -54,7 +54,7 @@ pub enum ProbeResult {
 /// One probe of one container: what it says now, and how far it is from saying something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeState {
-    kind: Kind,
+    kind: ProbeKind,
     success_threshold: u32,
     failure_threshold: u32,
     result: Option<ProbeResult>,
@@ -67,15 +67,15 @@ impl ProbeState {
     /// A probe of a container of which `known` is known already, or nothing. Until it says otherwise,
     /// a container is alive and not ready; whether it has started is open.
     #[must_use]
-    pub fn new(kind: Kind, probe: &Probe, known: Option<ProbeResult>) -> Self {
+    pub fn new(kind: ProbeKind, probe: &Probe, known: Option<ProbeResult>) -> Self {
         let threshold = |field: Option<i32>, default| {
             let given = field.and_then(|n| u32::try_from(n).ok());
             given.filter(|n| *n > 0).unwrap_or(default)
         };
         let initial = match kind {
-            Kind::Startup => None,
-            Kind::Liveness => Some(ProbeResult::Success),
-            Kind::Readiness => Some(ProbeResult::Failure),
+            ProbeKind::Startup => None,
+            ProbeKind::Liveness => Some(ProbeResult::Success),
+            ProbeKind::Readiness => Some(ProbeResult::Failure),
         };
         Self {
             kind,
@@ -87,29 +87,29 @@ impl ProbeState {
         }
     }
 
-    /// What the probe says now; nothing while a startup probe neither passed nor failed.
+    /// Returns the current result; `None` while a startup probe has neither passed nor failed.
     #[must_use]
     pub fn result(&self) -> Option<ProbeResult> {
         self.result
     }
 
-    /// Whether there is nothing more to find out about this container: it has started, or must be
-    /// restarted and is left alone until then.
+    /// True if no further probe can change anything: the container has started, or must be restarted and is
+    /// not probed until then.
     #[must_use]
     pub fn is_over(&self) -> bool {
         match self.kind {
-            Kind::Startup => self.result.is_some(),
-            Kind::Liveness => self.result == Some(ProbeResult::Failure),
-            Kind::Readiness => false,
+            ProbeKind::Startup => self.result.is_some(),
+            ProbeKind::Liveness => self.result == Some(ProbeResult::Failure),
+            ProbeKind::Readiness => false,
         }
     }
 
     /// Takes the outcome of one more round. Gives the new result if that changes it.
-    pub fn take(&mut self, outcome: &Outcome) -> Option<ProbeResult> {
+    pub fn take(&mut self, outcome: &ProbeOutcome) -> Option<ProbeResult> {
         let result = match outcome {
-            Outcome::Success | Outcome::Warning(_) => ProbeResult::Success,
-            Outcome::Failure(_) => ProbeResult::Failure,
-            Outcome::Error(_) => return None,
+            ProbeOutcome::Success | ProbeOutcome::Warning(_) => ProbeResult::Success,
+            ProbeOutcome::Failure(_) => ProbeResult::Failure,
+            ProbeOutcome::Error(_) => return None,
         };
         if self.is_over() {
             return None;
@@ -138,10 +138,10 @@ mod tests {
     /// The rules of Kubernetes' documentation of probes: the kind, its thresholds (failures,
     /// successes), the outcomes (`s`uccess, `w`arning, `f`ailure, `e`rror), and what the probe says
     /// before the first and after each (`+`, `-`, or `?` while open).
-    const RULES: [(&str, Kind, i32, i32, &str, &str); 16] = [
+    const RULES: [(&str, ProbeKind, i32, i32, &str, &str); 16] = [
         (
             "a container is alive until it is known to be dead",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             3,
             1,
             "",
@@ -149,7 +149,7 @@ mod tests {
         ),
         (
             "a container is not ready until it is known to be",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             3,
             1,
             "",
@@ -157,7 +157,7 @@ mod tests {
         ),
         (
             "a container has neither started nor failed at first",
-            Kind::Startup,
+            ProbeKind::Startup,
             3,
             1,
             "",
@@ -165,7 +165,7 @@ mod tests {
         ),
         (
             "liveness fails after the third failure in a row",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             3,
             1,
             "fff",
@@ -173,7 +173,7 @@ mod tests {
         ),
         (
             "a success between starts the count anew",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             3,
             1,
             "ffsfff",
@@ -181,7 +181,7 @@ mod tests {
         ),
         (
             "a threshold of one needs no second failure",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             1,
             1,
             "f",
@@ -189,7 +189,7 @@ mod tests {
         ),
         (
             "a dead container is left alone until it is another",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             1,
             1,
             "fsss",
@@ -197,7 +197,7 @@ mod tests {
         ),
         (
             "readiness comes with the first success",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             3,
             1,
             "s",
@@ -205,7 +205,7 @@ mod tests {
         ),
         (
             "readiness waits for its successes in a row",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             3,
             3,
             "sfsss",
@@ -213,7 +213,7 @@ mod tests {
         ),
         (
             "readiness is lost after the failures in a row",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             2,
             1,
             "sfsff",
@@ -221,7 +221,7 @@ mod tests {
         ),
         (
             "readiness comes back as it came",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             1,
             2,
             "ssfsfss",
@@ -229,7 +229,7 @@ mod tests {
         ),
         (
             "a startup probe passes once and for all",
-            Kind::Startup,
+            ProbeKind::Startup,
             3,
             1,
             "ffsfff",
@@ -237,16 +237,23 @@ mod tests {
         ),
         (
             "a startup probe fails for good",
-            Kind::Startup,
+            ProbeKind::Startup,
             2,
             1,
             "ffs",
             "??--",
         ),
-        ("a warning is a success", Kind::Readiness, 3, 1, "w", "-+"),
+        (
+            "a warning is a success",
+            ProbeKind::Readiness,
+            3,
+            1,
+            "w",
+            "-+",
+        ),
         (
             "an error says nothing",
-            Kind::Readiness,
+            ProbeKind::Readiness,
             1,
             1,
             "see",
@@ -254,7 +261,7 @@ mod tests {
         ),
         (
             "an error does not interrupt a row",
-            Kind::Liveness,
+            ProbeKind::Liveness,
             2,
             1,
             "fef",
@@ -270,12 +277,12 @@ mod tests {
         }
     }
 
-    fn outcome(letter: char) -> Outcome {
+    fn outcome(letter: char) -> ProbeOutcome {
         match letter {
-            's' => Outcome::Success,
-            'w' => Outcome::Warning(String::new()),
-            'f' => Outcome::Failure(String::new()),
-            _ => Outcome::Error(String::new()),
+            's' => ProbeOutcome::Success,
+            'w' => ProbeOutcome::Warning(String::new()),
+            'f' => ProbeOutcome::Failure(String::new()),
+            _ => ProbeOutcome::Error(String::new()),
         }
     }
 
@@ -305,23 +312,23 @@ mod tests {
     #[test]
     fn what_was_known_before_stands_until_it_is_found_otherwise() {
         let known = Some(ProbeResult::Success);
-        let mut state = ProbeState::new(Kind::Readiness, &probe(2, 1), known);
+        let mut state = ProbeState::new(ProbeKind::Readiness, &probe(2, 1), known);
         assert_eq!(sign(&state), '+');
         assert_eq!(state.take(&outcome('f')), None);
         assert_eq!(state.take(&outcome('f')), Some(ProbeResult::Failure));
 
-        assert!(ProbeState::new(Kind::Startup, &probe(1, 1), known).is_over());
+        assert!(ProbeState::new(ProbeKind::Startup, &probe(1, 1), known).is_over());
     }
 
     #[test]
     fn a_container_that_must_be_restarted_is_probed_no_more() {
-        for kind in [Kind::Startup, Kind::Liveness] {
+        for kind in [ProbeKind::Startup, ProbeKind::Liveness] {
             let mut state = ProbeState::new(kind, &probe(1, 1), None);
             assert!(!state.is_over(), "{kind}");
             state.take(&outcome('f'));
             assert!(state.is_over(), "{kind}");
         }
-        let mut state = ProbeState::new(Kind::Readiness, &probe(1, 1), None);
+        let mut state = ProbeState::new(ProbeKind::Readiness, &probe(1, 1), None);
         state.take(&outcome('f'));
         assert!(!state.is_over(), "readiness can come back");
     }
@@ -329,10 +336,10 @@ mod tests {
     #[test]
     fn thresholds_that_are_not_given_are_kubernetes_defaults() {
         let bare = Probe::default();
-        let mut state = ProbeState::new(Kind::Liveness, &bare, None);
+        let mut state = ProbeState::new(ProbeKind::Liveness, &bare, None);
         let failures = (1..).take_while(|_| state.take(&outcome('f')).is_none());
         assert_eq!(failures.count(), 2);
-        let mut state = ProbeState::new(Kind::Readiness, &bare, None);
+        let mut state = ProbeState::new(ProbeKind::Readiness, &bare, None);
         assert_eq!(state.take(&outcome('s')), Some(ProbeResult::Success));
     }
 }

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::dial::words;
 
-/// Why there is no TLS on a connection.
+/// Failure of a TLS handshake.
 #[derive(Debug)]
 pub(super) enum TlsError {
     /// The server does not speak TLS.

@@ -1,13 +1,13 @@
-//! Connections that a listener has, and which of them goes when there are too many.
+//! The connections of a listener, and which of them is closed when there are too many.
 //!
-//! A connection waits until its request is there, and is served from then on. A flood of connections that
-//! ask for nothing must not keep out a caller whose request takes a few round trips to arrive:
+//! A connection waits until its request has arrived, and is served from then on. A flood of connections that
+//! send no request must not keep out a caller whose request takes a few round trips to arrive:
 //!
-//! - Many may wait, and when there are too many, those that have sent nothing go first, and of these the
-//!   ones of the address with most of them, oldest first. Those in a TLS handshake, and those that have
-//!   sent a part of a request, take memory: each kind has a part of the places for itself, and no more.
-//! - A connection that is served stays, unless its caller does not read. No address is served more often
-//!   at a time than half of what there is.
+//! - Many may wait. When there are too many, those that have sent nothing are closed first, of these the ones
+//!   of the address with most of them, oldest first. Connections in a TLS handshake, and those with a partial
+//!   request, take memory: each kind has a share of the capacity, and no more.
+//! - A connection that is served stays, unless its caller does not read. No address has more than half of the
+//!   capacity for served connections.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,12 +19,12 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// A caller who is served and takes nothing for this long may have to make room.
+/// A served caller that reads nothing for this long may be closed to make room.
 const STALLED: Duration = Duration::from_secs(1);
-/// Parts of the connections that wait which may be in a TLS handshake, or have sent a part of a request.
+/// Shares of the waiting connections that may be in a TLS handshake, or have sent a part of a request.
 const PARTS: [(Phase, usize); 2] = [(Phase::Talking, 8), (Phase::Handshake, 4)];
 
-/// Address that connections are counted by.
+/// Address by which connections are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     /// An address of the network; of IPv6 the first 64 bits, since a host has all the rest.
@@ -45,15 +45,15 @@ impl From<IpAddr> for Source {
 /// State of a connection, in the order of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing came from it yet. A connection that is being closed is worth as little.
+    /// Nothing was received yet. A connection that is being closed counts as one of these.
     Silent,
-    /// It is being secured; until that is done it may be anybody's.
+    /// In a TLS handshake, so not authenticated yet.
     Handshake,
-    /// A part of its request is there.
+    /// A part of its request has arrived.
     Talking,
-    /// Its request is there.
+    /// Its request has arrived.
     Served,
-    /// Its response goes on for as long as the caller stays. There are few, by a limit of their own.
+    /// Its response is a stream without an end. These have a limit of their own.
     Streaming,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Callers {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Rises with each connection and each change of a phase, so that lower is older.
+    /// Rises with each connection and each change of a phase: lower is older.
     next: u64,
     entries: HashMap<u64, Entry>,
     queues: [Queue; 5],
@@ -82,7 +82,7 @@ struct Entry {
     phase: Phase,
     /// Its place in the queue of its phase.
     turn: u64,
-    /// The task that serves it; nothing until that has begun.
+    /// The task that serves it; `None` until that has started.
     task: Option<AbortHandle>,
     blocked: Arc<Blocked>,
 }
@@ -91,7 +91,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Queue {
     count: usize,
-    /// The numbers of those of each address, by their turns.
+    /// The connections of each address, by their turns.
     sources: HashMap<Source, BTreeMap<u64, u64>>,
 }
 
@@ -119,7 +119,7 @@ impl Queue {
         self.sources.get(&source).map_or(0, BTreeMap::len)
     }
 
-    /// The oldest connection of the address with most of them, of those that `may_go`.
+    /// Returns the oldest connection of the address with most of them, among those that `may_go`.
     fn oldest_of_largest(&self, may_go: impl Fn(Source, u64) -> bool) -> Option<u64> {
         let oldest = self.sources.iter().filter_map(|(source, all)| {
             let mut all_that_may = all.iter().filter(|(_, number)| may_go(*source, **number));
@@ -140,7 +140,7 @@ impl Callers {
         }
     }
 
-    /// Takes in one more connection; another may have to go.
+    /// Admits one more connection; another one may be closed for it.
     pub(super) fn admit(self: &Arc<Self>, source: Source) -> Place {
         let mut table = self.lock();
         while table.waiting() >= self.waiting && table.drop_waiting(self.waiting) {}
@@ -155,7 +155,7 @@ impl Callers {
         }
     }
 
-    /// Names the task that serves a connection. A connection that had to make room already is ended.
+    /// Registers the task that serves a connection, or ends it if the connection was closed already.
     pub(super) fn set_task(&self, number: u64, task: AbortHandle) {
         match self.lock().entries.get_mut(&number) {
             Some(entry) => entry.task = Some(task),
@@ -163,7 +163,7 @@ impl Callers {
         }
     }
 
-    /// Ends a connection that waits, where the process has no room for one more.
+    /// Closes a waiting connection when the process has no file descriptor for one more.
     pub(super) fn drop_one(&self) {
         self.lock().drop_waiting(self.waiting);
     }
@@ -215,7 +215,7 @@ impl Table {
         of_parts.fold(self.count(Phase::Silent), usize::saturating_add)
     }
 
-    /// Ends one connection of those that wait; `false` where there is none.
+    /// Closes one waiting connection; `false` if there is none.
     fn drop_waiting(&mut self, most: usize) -> bool {
         let too_many = |(phase, part): &&(Phase, usize)| {
             self.count(*phase) > most.checked_div(*part).unwrap_or(0)
@@ -230,7 +230,7 @@ impl Table {
         victim.is_some_and(|number| self.end(number))
     }
 
-    /// Ends one connection that is served and whose caller does not read; `false` where there is none.
+    /// Closes one served connection whose caller does not read; `false` if there is none.
     fn drop_stalled(&mut self, source: Option<Source>) -> bool {
         let stalled = |of: Source, number: u64| {
             let entry = self.entries.get(&number);
@@ -250,11 +250,11 @@ impl Table {
     }
 }
 
-/// Time since which a caller takes nothing of what is written to him.
+/// Time since which a caller has not read what is written to it.
 #[derive(Debug)]
 struct Blocked {
     epoch: Instant,
-    /// In milliseconds since `epoch`; 0 while he takes it.
+    /// In milliseconds since `epoch`; 0 while the caller reads.
     since: AtomicU64,
 }
 
@@ -277,24 +277,24 @@ impl Blocked {
     }
 }
 
-/// Place of one connection among all, given back when it is dropped.
+/// Slot of one connection, freed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     callers: Arc<Callers>,
     number: u64,
     source: Source,
     blocked: Arc<Blocked>,
-    /// Whether something was written and not flushed, and who waits until it is.
+    /// Written and not flushed yet, and the task that waits for the flush.
     unflushed: Mutex<(bool, Option<Waker>)>,
 }
 
 impl Place {
-    /// Number by which the connection is known.
+    /// Number of the connection.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Phase of the connection; nothing where it had to make room.
+    /// Phase of the connection; `None` if it was closed to make room.
     pub(super) fn phase(&self) -> Option<Phase> {
         let table = self.callers.lock();
         table.entries.get(&self.number).map(|entry| entry.phase)
@@ -304,7 +304,7 @@ impl Place {
         self.callers.lock().set_phase(self.number, phase);
     }
 
-    /// Begins to serve the connection's request; `false` where too many are served already.
+    /// Starts to serve the connection's request; `false` if too many are served already.
     pub(super) fn begin(&self) -> bool {
         let served = self.callers.served;
         let mut table = self.callers.lock();
@@ -323,7 +323,7 @@ impl Place {
         true
     }
 
-    /// Records if the caller takes what is written.
+    /// Records whether the caller reads what is written.
     pub(super) fn set_blocked(&self, is_blocked: bool) {
         let Blocked { since, .. } = &*self.blocked;
         if !is_blocked {
@@ -333,12 +333,12 @@ impl Place {
         }
     }
 
-    /// Records that something was handed over to be written.
+    /// Records that something was written and is to be flushed.
     pub(super) fn written(&self) {
         self.unflushed().0 = true;
     }
 
-    /// Records that all that was handed over has been flushed.
+    /// Records that everything written has been flushed.
     pub(super) fn flushed(&self) {
         let mut unflushed = self.unflushed();
         unflushed.0 = false;
@@ -347,7 +347,7 @@ impl Place {
         }
     }
 
-    /// Returns if all that was handed over has been flushed; the waker is woken once it has.
+    /// Returns whether everything written has been flushed; the waker is woken once it has.
     pub(super) fn is_flushed(&self, waker: &Waker) -> bool {
         let mut unflushed = self.unflushed();
         if unflushed.0 {
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_sent_something_outlives_those_who_have_not() {
+    async fn connections_that_sent_nothing_are_closed_first() {
         let callers = callers(8, 8);
         let talking = callers.admit(source(1));
         talking.set_phase(Phase::Talking);
@@ -409,7 +409,7 @@ mod tests {
         handshake.set_phase(Phase::Handshake);
         let flood: Vec<Place> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(is_there(&talking) && is_there(&handshake));
-        // A part of a request is cheap, too: those who dawdle so take their part at most.
+        // A partial request is cheap, too: slow senders take their own share at most.
         for place in &flood {
             place.set_phase(Phase::Talking);
         }
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_served_stays_unless_he_does_not_read() {
+    async fn a_served_connection_stays_unless_its_caller_does_not_read() {
         let callers = callers(4, 4);
         let served: Vec<Place> = (0..2).map(|_| callers.admit(source(1))).collect();
         assert!(served.iter().all(Place::begin));

@@ -1,4 +1,4 @@
-//! The command line's side of the socket.
+//! Client of the local API, for the command line.
 
 use std::io;
 use std::marker::PhantomData;
@@ -17,28 +17,28 @@ use super::socket::socket;
 use super::state::NodeStatus;
 use crate::json;
 
-/// An agent that does not answer in this time does not work.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// More than a node's whole state could need.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Timeout of a response.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a response, more than a node's whole state takes.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
-/// Asks the agent that runs with this run folder for its state.
+/// Gets the status of the agent with this run directory.
 ///
 /// # Errors
-/// None runs there, or it does not answer as it should.
+/// No agent runs there, or its response is invalid or late.
 pub async fn fetch_status(run_dir: &Path) -> anyhow::Result<NodeStatus> {
     let mut lines = fetch(run_dir, "/v1/status").await?;
-    lines.pop().context("the agent's answer is empty")
+    lines.pop().context("the agent's response is empty")
 }
 
-/// Asks the agent for everything that it has to say of a path, now.
+/// Gets all items of a path.
 ///
 /// # Errors
-/// None runs there, or it does not answer as it should.
+/// No agent runs there, or its response is invalid or late.
 pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::Result<Vec<T>> {
     let body = in_time(run_dir, async {
         let body = call(run_dir, path).await?.into_body();
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = Limited::new(body, MAX_RESPONSE).collect().await;
         Ok(body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes())
     });
     let body = body.await?;
@@ -47,15 +47,14 @@ pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::R
     Ok(lines.collect::<Result<_, _>>()?)
 }
 
-/// Asks the agent for what it has to say of a path, now and from then on. The path's query must say
-/// `follow=true`.
+/// Gets all items of a path, and follows it for further ones. The path's query must have `follow=true`.
 ///
 /// # Errors
-/// None runs there, or it does not answer as it should.
+/// No agent runs there, or its response is invalid or late.
 pub async fn follow<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::Result<Lines<T>> {
     let body = match in_time(run_dir, call(run_dir, path)).await {
         Ok(response) => Some(response.into_body()),
-        // It ended while it was asked.
+        // The agent ended during the request.
         Err(error) if error.is::<hyper::Error>() => None,
         Err(error) => return Err(error),
     };
@@ -66,21 +65,21 @@ pub async fn follow<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::
     })
 }
 
-/// What the agent says, as it says it.
+/// Stream of items that the agent sends.
 #[derive(Debug)]
 pub struct Lines<T> {
-    /// Nothing once it has ended.
+    /// `None` once the agent has ended.
     body: Option<Incoming>,
-    /// What came and was not given on.
+    /// Received bytes that are not a whole line yet.
     unread: Vec<u8>,
     of: PhantomData<T>,
 }
 
 impl<T: DeserializeOwned> Lines<T> {
-    /// Waits for the next thing; nothing comes any more when the agent has ended. May be cancelled.
+    /// Waits for the next item; `None` once the agent has ended. Cancel safe.
     ///
     /// # Errors
-    /// It is not what it should be.
+    /// The item is invalid.
     pub async fn next(&mut self) -> anyhow::Result<Option<T>> {
         loop {
             if let Some(end) = self.unread.iter().position(|b| *b == b'\n') {
@@ -90,14 +89,14 @@ impl<T: DeserializeOwned> Lines<T> {
             let Some(body) = &mut self.body else {
                 return Ok(None);
             };
-            // An agent that ends or is killed breaks off.
+            // The connection breaks when the agent ends or is killed.
             let Some(Ok(frame)) = body.frame().await else {
                 self.body = None;
                 return Ok(None);
             };
             self.unread.extend(frame.data_ref().into_iter().flatten());
-            if self.unread.len() > MAX_ANSWER {
-                bail!("the agent says more than it could have to say");
+            if self.unread.len() > MAX_RESPONSE {
+                bail!("the agent's response is too large");
             }
         }
     }
@@ -105,11 +104,11 @@ impl<T: DeserializeOwned> Lines<T> {
 
 async fn in_time<T>(
     run_dir: &Path,
-    answer: impl Future<Output = anyhow::Result<T>>,
+    response: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    let response = tokio::time::timeout(TIMEOUT, response).await;
     let path = socket(run_dir);
-    answer.with_context(|| format!("the agent on {} does not answer", path.display()))?
+    response.with_context(|| format!("the agent on {} does not respond", path.display()))?
 }
 
 async fn call(run_dir: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
@@ -123,10 +122,10 @@ async fn call(run_dir: &Path, path: &str) -> anyhow::Result<Response<Incoming>> 
         .await?;
     let status = response.status();
     if status != StatusCode::OK {
-        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let body = Limited::new(response.into_body(), MAX_RESPONSE);
         let body = body.collect().await.map_err(|e| anyhow::anyhow!("{e}"))?;
-        let said = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-        bail!("the agent answered {status}: {}", said.trim());
+        let message = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        bail!("the agent responded {status}: {}", message.trim());
     }
     Ok(response)
 }
@@ -135,10 +134,10 @@ async fn connect(path: &Path) -> anyhow::Result<UnixStream> {
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(stream),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            bail!("{}: permission denied: ask as root", path.display());
+            bail!("{}: permission denied: run this as root", path.display());
         }
         Err(e) => bail!(
-            "no podkeeper runs here: nobody answers on {} ({e}); is its --run-dir another one?",
+            "no podkeeper runs here: nothing listens on {} ({e}); is its --run-dir another one?",
             path.display()
         ),
     }

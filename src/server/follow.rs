@@ -1,4 +1,4 @@
-//! Answers that go on: a piece each time that something changed.
+//! Responses that are streams: a further piece after each change of the state.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::pod::task::Context;
 use crate::source::Desired;
 use crate::units::time::Later;
 
-/// Pieces are at least this far apart, so that a burst of changes costs few.
+/// Minimum interval between pieces, so that a burst of changes costs few.
 const BETWEEN: Duration = Duration::from_millis(100);
-/// Steps that are under way come and go without a change: these are looked for this often.
+/// Interval at which steps in progress are checked, since they start and end without a change.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A body that begins with what `next` gives now, and goes on with what it gives after each change of
-/// the state. A reader who is slow misses what was in between; no more than one piece waits for him.
+/// Returns a body that starts with what `next` returns now, and continues with what it returns after each
+/// change of the state. A slow reader misses changes in between; at most one piece waits for it.
 pub(super) fn body(
     state: Arc<State>,
     permit: OwnedSemaphorePermit,
@@ -47,14 +47,14 @@ struct Follower<N> {
     state: Arc<State>,
     changes: Changes,
     next: N,
-    /// When the next piece may be made.
+    /// Earliest time of the next piece.
     earliest: Instant,
-    /// One of the followers that there may be.
+    /// Permit of this follower, one of a limited number.
     _permit: OwnedSemaphorePermit,
 }
 
 impl<N: FnMut(&State) -> Option<Vec<u8>>> Follower<N> {
-    /// Waits for the next piece; there is none any more when the agent ends.
+    /// Waits for the next piece; `None` once the agent ends.
     async fn piece(&mut self) -> Option<Vec<u8>> {
         loop {
             tokio::time::sleep_until(self.earliest).await;
@@ -68,11 +68,11 @@ impl<N: FnMut(&State) -> Option<Vec<u8>>> Follower<N> {
     }
 }
 
-/// Tells when any part of the state changed.
+/// Changes of any part of the state.
 struct Changes {
     desired: watch::Receiver<Option<Desired>>,
     context: watch::Receiver<Option<Arc<Context>>>,
-    pulse: watch::Receiver<Option<Instant>>,
+    heartbeat: watch::Receiver<Option<Instant>>,
     /// Counts of reports and of events, once there are any.
     counts: Option<[watch::Receiver<u64>; 2]>,
 }
@@ -82,17 +82,17 @@ impl Changes {
         let mut changes = Self {
             desired: state.desired.clone(),
             context: state.context.clone(),
-            pulse: state.pulse.clone(),
+            heartbeat: state.heartbeat.clone(),
             counts: None,
         };
         changes.mark_seen();
         changes
     }
 
-    /// What is there now is no change.
+    /// Marks the present state as seen.
     fn mark_seen(&mut self) {
         self.desired.borrow_and_update();
-        self.pulse.borrow_and_update();
+        self.heartbeat.borrow_and_update();
         let context = self.context.borrow_and_update();
         if let (None, Some(context)) = (&self.counts, &*context) {
             let reports = context.reports.changes();
@@ -110,13 +110,13 @@ impl Changes {
                 changed = self.context.changed() => changed.ok(),
             };
         };
-        // The first pulse tells that every Pod was looked at, the later ones tell nothing.
-        let first_pulse = self.pulse.borrow().is_none();
+        // The first heartbeat says that every Pod was synced, the later ones say nothing.
+        let no_heartbeat = self.heartbeat.borrow().is_none();
         tokio::select! {
             changed = self.desired.changed() => changed.ok(),
             changed = reports.changed() => changed.ok(),
             changed = events.changed() => changed.ok(),
-            changed = self.pulse.changed(), if first_pulse => changed.ok(),
+            changed = self.heartbeat.changed(), if no_heartbeat => changed.ok(),
             () = tokio::time::sleep(TICK) => Some(()),
         }
     }

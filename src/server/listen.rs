@@ -1,8 +1,7 @@
-//! Accepting connections, with limits on what callers may cost.
+//! Accepting connections, with limits for callers.
 //!
-//! There are so many connections at a time and no more; which one has to go is decided in `callers`. A
-//! request has to be there, and a call to be over, in a given time, unless its response is one that goes
-//! on.
+//! The number of connections is limited; `callers` decides which is closed when there are more. A request
+//! must arrive, and a call be over, in a given time, unless its response is a stream.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,23 +24,23 @@ use super::callers::{Callers, Phase, Place, Source};
 use super::router::{Body, Endless};
 use super::wire::{Ending, Wire};
 
-/// What callers of one listener may cost.
+/// Limits for the callers of one listener.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections at a time whose request is not there yet.
+    /// Maximum number of connections whose request has not arrived yet.
     pub(super) waiting: usize,
-    /// Requests at a time that are served.
+    /// Maximum number of requests that are served at a time.
     pub(super) served: usize,
-    /// Largest size of a request's line and headers, in bytes.
+    /// Maximum size of a request's line and headers, in bytes.
     pub(super) headers: usize,
-    /// Time that a caller has for his request's headers.
+    /// Timeout of a request's headers.
     pub(super) header_time: Duration,
-    /// Time that a call may take in all, the reading of the response too.
+    /// Timeout of a whole call, including the reading of the response.
     pub(super) call_time: Duration,
 }
 
-/// The limits of every listener. So many may wait that a caller whose request takes most of a second to
-/// arrive gets through a flood of a thousand connections a second from his own address.
+/// The limits of every listener. Enough connections may wait that a caller whose request takes most of a
+/// second to arrive gets through a flood of a thousand connections a second from its own address.
 pub(super) const LIMITS: Limits = Limits {
     waiting: 1024,
     served: 128,
@@ -50,21 +49,21 @@ pub(super) const LIMITS: Limits = Limits {
     call_time: Duration::from_secs(10),
 };
 
-/// Part of the process' file descriptors that one listener's waiting connections may take.
+/// Share of the process' file descriptors for the waiting connections of one listener.
 const PART_OF_FILES: u64 = 16;
-/// How long to leave a listener alone that cannot accept connections, as without file descriptors.
+/// Pause after a failure to accept connections, as without file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where connections come in.
+/// A source of connections.
 pub(super) trait Listener {
     type Stream: Stream;
 
     async fn accept_from(&self) -> io::Result<(Self::Stream, Source)>;
 }
 
-/// A connection as it comes in.
+/// An accepted connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Waits until the caller has sent something, or hung up.
+    /// Waits until the caller has sent something, or closed the connection.
     fn sent(&self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
@@ -98,22 +97,22 @@ impl Stream for TcpStream {
     }
 }
 
-/// Accepts connections for ever, and answers each request with what `answer` makes of it.
+/// Accepts connections for ever, and responds to each request with `handle`.
 pub(super) async fn serve<L: Listener>(
     listener: &L,
     limits: Limits,
-    answer: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
+    handle: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
 ) {
     accept_all(listener, limits, move |stream, place| {
-        let answer = answer.clone();
-        let answer = move |request| std::future::ready(answer(&request));
-        serve_one(stream, limits, answer, place)
+        let handle = handle.clone();
+        let handle = move |request| std::future::ready(handle(&request));
+        serve_one(stream, limits, handle, place)
     })
     .await;
 }
 
-/// Accepts connections for ever, and leaves each to `call` once its caller has sent something: until then
-/// it costs next to nothing.
+/// Accepts connections for ever, and hands each to `call` once its caller has sent something: until then it
+/// costs next to nothing.
 pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'static>(
     listener: &L,
     limits: Limits,
@@ -124,7 +123,7 @@ pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'sta
         let (stream, source) = match listener.accept_from().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                debug!(%error, "cannot accept a connection");
+                debug!(%error, "Failed to accept a connection");
                 callers.drop_one();
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -137,32 +136,32 @@ pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'sta
             match tokio::time::timeout(limits.header_time, stream.sent()).await {
                 Ok(Ok(())) => call(stream, place).await,
                 Ok(Err(error)) => debug!(%error, "Connection closed early"),
-                Err(_) => debug!("a caller has sent nothing"),
+                Err(_) => debug!("Connection closed: nothing was sent"),
             }
         });
         callers.set_task(number, task.abort_handle());
     }
 }
 
-/// So many connections may wait in a process that may have so many files.
+/// Returns the number of connections that may wait in a process with this limit of files.
 fn places(most: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let part = usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX);
     most.min(part.max(16))
 }
 
-/// Serves one caller.
+/// Serves one connection.
 pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
-    answer: impl Fn(Request<Incoming>) -> A,
+    handle: impl Fn(Request<Incoming>) -> A,
     place: Arc<Place>,
 ) {
     let service = service_fn(|request| {
-        let answer = place.begin().then(|| answer(request));
+        let response = place.begin().then(|| handle(request));
         async {
-            let mut response = match answer {
-                Some(answer) => answer.await,
+            let mut response = match response {
+                Some(response) => response.await,
                 None => too_many(),
             };
             // One request, one connection; one that is upgraded goes on, and has a header of its own.
@@ -175,7 +174,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
                 place.set_phase(Phase::Streaming);
             }
             let response = response.map(|body| match body.size_hint().exact() {
-                // Its end is known from its length.
+                // Its length marks its end.
                 Some(_) => body,
                 None => Ending::new(body, Arc::clone(&place)).boxed_unsync(),
             });
@@ -193,17 +192,17 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     let ended = match tokio::time::timeout(limits.call_time, &mut call).await {
         Err(_) if place.phase() == Some(Phase::Streaming) => call.await,
         Err(_) => {
-            debug!("a caller took too long");
+            debug!("Connection closed: the call timed out");
             return;
         }
         Ok(ended) => ended,
     };
     if let Err(error) = ended {
-        debug!(%error, "a call broke off");
+        debug!(%error, "Connection failed");
     }
 }
 
-/// Response to a request for which there is no room.
+/// Response to a request beyond the limit.
 fn too_many() -> Response<Body> {
     let text = Bytes::from_static(b"too many requests are being served, try again later\n");
     let mut response = Response::new(Full::new(text).boxed_unsync());
@@ -223,7 +222,7 @@ mod tests {
 
     const BODY: usize = 32 * 1024 * 1024;
 
-    /// A server with a body that no socket's buffers hold, on a thread of its own.
+    /// Starts a server, on its own thread, with a body larger than any socket's buffers.
     fn server(limits: Limits) -> SocketAddr {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -233,8 +232,8 @@ mod tests {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 sender.send(listener.local_addr().unwrap()).unwrap();
                 let body = Bytes::from(vec![b'x'; BODY]);
-                let answer = move |_: &_| Response::new(Full::new(body.clone()).boxed_unsync());
-                serve(&listener, limits, answer).await;
+                let handle = move |_: &_| Response::new(Full::new(body.clone()).boxed_unsync());
+                serve(&listener, limits, handle).await;
             });
         });
         receiver.recv().unwrap()
@@ -246,7 +245,7 @@ mod tests {
         stream
     }
 
-    /// How much comes until the server hangs up.
+    /// Returns the number of bytes until the server closes the connection.
     fn read(mut stream: TcpStream) -> usize {
         let (mut chunk, mut all) = (vec![0; 1 << 20], 0);
         loop {
@@ -260,17 +259,17 @@ mod tests {
     const WHOLE: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
 
     #[test]
-    fn who_does_not_finish_a_request_or_read_the_answer_is_let_go() {
+    fn a_caller_that_stalls_is_disconnected() {
         let limits = Limits {
             header_time: Duration::from_millis(100),
             call_time: Duration::from_millis(300),
             ..LIMITS
         };
         let at = server(limits);
-        // The server hangs up by itself: nothing else ends these reads.
+        // The server closes the connection: nothing else ends these reads.
         assert_eq!(read(call(at, "")), 0);
         assert_eq!(read(call(at, "GET / HTTP/1.1\r\nhost: ")), 0);
-        // Its socket is full, until the server gives up: nothing else makes a write fail.
+        // Its socket is full until the server closes it: nothing else makes a write fail.
         let mut unread = call(at, WHOLE);
         while unread.write_all(b"x").is_ok() {
             std::thread::sleep(Duration::from_millis(10));
@@ -289,8 +288,8 @@ mod tests {
     }
 
     #[test]
-    fn one_more_takes_the_place_of_the_one_that_is_here_longest() {
-        // Nobody is let go because of the time here, however busy the machine is.
+    fn one_more_connection_closes_the_oldest() {
+        // No connection times out here, however busy the machine is.
         let ages = Duration::from_secs(600);
         let at = server(Limits {
             waiting: 2,

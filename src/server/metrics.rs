@@ -1,4 +1,4 @@
-//! The agent's metrics in one place, and those that are read off its state when somebody asks.
+//! All metrics of the agent in one registry, and the gauges that are read from its state at each scrape.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,29 +9,29 @@ use rustix::time::{ClockId, clock_gettime};
 use super::state::State;
 use crate::cri::Calls;
 use crate::measure::{counter, gauge, gauges};
-use crate::mirror::metrics::Metrics as MirrorMetrics;
+use crate::mirror::metrics::MirrorMetrics;
 use crate::pod::metrics::Metrics as PodMetrics;
 use crate::source::Freshness;
 
-/// Every phase that a Pod can be told to be in.
+/// Every phase of a Pod's status.
 const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Terminating"];
 
 /// All metrics of one agent.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// How the runtime's calls went.
+    /// Calls of the container runtime.
     pub calls: Calls,
-    /// How Pods' starts and restarts went.
+    /// Starts and restarts of Pods.
     pub pods: PodMetrics,
-    /// When the manifests were last read well.
+    /// Times of the sources' last successful reads.
     pub freshness: Freshness,
-    /// What the API server has of the node.
+    /// The API server and its mirror Pods.
     pub mirror: MirrorMetrics,
     registry: Registry,
     gauges: Gauges,
 }
 
-/// What is read off the state.
+/// Metrics that are read from the state at each scrape.
 #[derive(Debug, Clone)]
 struct Gauges {
     pods: GaugeVec,
@@ -40,7 +40,7 @@ struct Gauges {
     unreadable: Gauge,
     source_age: GaugeVec,
     content_age: GaugeVec,
-    pulse_age: GaugeVec,
+    heartbeat_age: GaugeVec,
     events_dropped: IntCounter,
     build: GaugeVec,
     resident: Gauge,
@@ -59,11 +59,7 @@ impl Default for Metrics {
             registry: Registry::new(),
             gauges: Gauges::new(),
         };
-        let of_calls = metrics.calls.collectors().into_iter();
-        let of_pods = metrics.pods.collectors();
-        let of_mirror = metrics.mirror.collectors();
-        let own = metrics.gauges.collectors();
-        for collector in of_calls.chain(of_pods).chain(of_mirror).chain(own) {
+        for collector in metrics.collectors() {
             // Every name is registered here, each once.
             metrics.registry.register(collector).expect("names differ");
         }
@@ -72,7 +68,19 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics in Prometheus' text form, with what is read off the state as it is now.
+    /// All metrics, in the order of docs/metrics.md.
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let mut all: Vec<Box<dyn Collector>> = vec![];
+        all.extend(self.gauges.of_pods());
+        all.extend(self.pods.collectors());
+        all.extend(self.calls.collectors());
+        all.extend(self.gauges.of_agent());
+        all.extend(self.mirror.collectors());
+        all.extend(self.gauges.of_process());
+        all
+    }
+
+    /// Returns all metrics in Prometheus' text format, with the gauges of `state` as it is now.
     pub(super) fn text(&self, state: &State) -> prometheus::Result<String> {
         self.gauges.read_state(state, &self.freshness);
         self.gauges.read_process();
@@ -83,34 +91,41 @@ impl Metrics {
 impl Gauges {
     fn new() -> Self {
         let all = Self {
-            pods: gauges("podkeeper_pods", "Pods, by phase.", &["phase"]),
-            pods_ready: gauge("podkeeper_pods_ready", "Pods whose condition Ready holds."),
+            pods: gauges(
+                "podkeeper_pods",
+                "Pods, by phase: Pending, Running, Succeeded, Failed or Terminating.",
+                &["phase"],
+            ),
+            pods_ready: gauge(
+                "podkeeper_pods_ready",
+                "Pods whose condition Ready is true.",
+            ),
             refused: gauge(
                 "podkeeper_manifests_refused",
-                "Manifests that are not carried out as they stand.",
+                "Manifests that are refused as they are.",
             ),
             unreadable: gauge(
                 "podkeeper_sources_unreadable",
-                "Sources of manifests that cannot be read just now.",
+                "Sources of manifests that cannot be read at present.",
             ),
             source_age: gauges(
                 "podkeeper_source_age_seconds",
-                "Time since the manifests were last read well, by source.",
+                "Time since the manifests were last read without an error, by source: directory or url.",
                 &["source"],
             ),
             content_age: gauges(
                 "podkeeper_source_content_age_seconds",
-                "Time since the document in force was signed, or last changed, by source.",
+                "Time since the document in force was signed, or last changed where it is not signed, by source: url.",
                 &["source"],
             ),
-            pulse_age: gauges(
+            heartbeat_age: gauges(
                 "podkeeper_supervisor_age_seconds",
-                "Time since the supervisor last went round.",
+                "Time since the supervisor's last heartbeat.",
                 &[],
             ),
             events_dropped: counter(
                 "podkeeper_events_dropped_total",
-                "Old events of Pods that went to make room for new ones.",
+                "Events of Pods that were dropped to make room for newer ones.",
             ),
             build: gauges(
                 "podkeeper_build_info",
@@ -135,26 +150,36 @@ impl Gauges {
         all
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 13] {
+    fn of_pods(&self) -> [Box<dyn Collector>; 2] {
         [
             Box::new(self.pods.clone()),
             Box::new(self.pods_ready.clone()),
+        ]
+    }
+
+    fn of_agent(&self) -> [Box<dyn Collector>; 6] {
+        [
             Box::new(self.refused.clone()),
             Box::new(self.unreadable.clone()),
             Box::new(self.source_age.clone()),
             Box::new(self.content_age.clone()),
-            Box::new(self.pulse_age.clone()),
+            Box::new(self.heartbeat_age.clone()),
             Box::new(self.events_dropped.clone()),
+        ]
+    }
+
+    fn of_process(&self) -> [Box<dyn Collector>; 5] {
+        [
             Box::new(self.build.clone()),
-            Box::new(self.resident.clone()),
             Box::new(self.cpu.clone()),
+            Box::new(self.resident.clone()),
             Box::new(self.open_files.clone()),
             Box::new(self.started.clone()),
         ]
     }
 
     fn read_state(&self, state: &State, freshness: &Freshness) {
-        let told = match &*state.context.borrow() {
+        let pods = match &*state.context.borrow() {
             Some(context) => {
                 self.events_dropped.reset();
                 self.events_dropped.inc_by(context.events.dropped());
@@ -163,11 +188,11 @@ impl Gauges {
             None => vec![],
         };
         for phase in PHASES {
-            let of_phase = told.iter().filter(|(_, told)| told.report.phase == phase);
+            let of_phase = pods.iter().filter(|(_, pod)| pod.report.phase == phase);
             let gauge = self.pods.with_label_values(&[phase]);
             gauge.set(count(of_phase.count()));
         }
-        let ready = told.iter().filter(|(_, told)| told.is_ready());
+        let ready = pods.iter().filter(|(_, pod)| pod.is_ready());
         self.pods_ready.set(count(ready.count()));
         if let Some(desired) = &*state.desired.borrow() {
             self.refused.set(count(
@@ -187,8 +212,8 @@ impl Gauges {
                 gauge.set(age.as_secs_f64());
             }
         }
-        if let Some(last) = *state.pulse.borrow() {
-            let gauge = self.pulse_age.with_label_values::<&str>(&[]);
+        if let Some(last) = *state.heartbeat.borrow() {
+            let gauge = self.heartbeat_age.with_label_values::<&str>(&[]);
             gauge.set(last.elapsed().as_secs_f64());
         }
     }
@@ -222,4 +247,54 @@ fn resident_memory() -> Option<f64> {
 #[allow(clippy::cast_precision_loss, reason = "see above")]
 fn count(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    const BEGIN: &str = "<!-- written from the registered metrics: begin -->\n";
+    const END: &str = "<!-- end -->\n";
+
+    /// The row of one metric in docs/metrics.md.
+    fn row(collector: &dyn Collector) -> String {
+        let family = &collector.collect()[0];
+        let labels = collector.desc()[0].variable_labels.join(",");
+        let labels = match labels.as_str() {
+            "" => labels,
+            labels => format!("{{{labels}}}"),
+        };
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        format!(
+            "| `{}{labels}` | {kind} | {} |",
+            family.name(),
+            family.help()
+        )
+    }
+
+    #[test]
+    fn the_document_has_the_table_of_metrics() {
+        let collectors = Metrics::default().collectors();
+        let rows: Vec<_> = collectors.iter().map(|c| row(c.as_ref())).collect();
+        let expected = format!(
+            "\n| metric | type | |\n|---|---|---|\n{}\n\n",
+            rows.join("\n")
+        );
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+        let document = fs::read_to_string(&file).unwrap();
+        let (before, rest) = document.split_once(BEGIN).expect("where the table begins");
+        let (found, after) = rest.split_once(END).expect("where the table ends");
+        if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
+            fs::write(&file, [before, BEGIN, &expected, END, after].concat()).unwrap();
+            return;
+        }
+        assert!(
+            found == expected,
+            "docs/metrics.md is not what is registered; to write it again: \
+             PODKEEPER_WRITE_DOCS=1 cargo test --lib the_document_has_the_table_of_metrics"
+        );
+    }
 }

@@ -1,8 +1,8 @@
-//! What the running agent answers: to its own command line over a Unix socket that only root can reach,
-//! and, on ports where it is told to, whether it works, its metrics, its configuration and its Pods.
+//! The agent's HTTP servers: the local API on a Unix socket that only root can reach, for the command line,
+//! and ports for health, metrics, configuration and Pods, where they are configured.
 //!
-//! The `router` turns each request into an answer, at once and without changing anything. What a caller
-//! may cost is bounded in `listen`, whoever he is: connections, headers, and the time for them.
+//! The `router` maps each request to a response, at once and without changing anything. `listen` limits what
+//! a caller may cost: connections, headers, and time.
 
 mod callers;
 mod client;

@@ -1,4 +1,4 @@
-//! Ports of the machine's network.
+//! TCP ports.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use super::listen::{self, LIMITS};
-use super::router::{Audience, answer};
+use super::router::{Audience, handle};
 use super::state::State;
 
-/// Callers that may wait to be taken.
+/// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How long a port that cannot be had is left alone.
+/// Pause before a port that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Serves callers on a port for ever. One that cannot be had is no reason to do without the agent: it
-/// is named once, and tried again. `flag` is the port's flag, without its dashes.
+/// Serves a port for ever. A port that cannot be opened does not stop the agent: it is logged once, and tried
+/// again. `flag` is the port's flag, without its dashes.
 pub async fn serve_port(
     flag: &'static str,
     address: SocketAddr,
@@ -27,28 +27,28 @@ pub async fn serve_port(
 ) {
     let listener = bind(flag, address).await;
     listen::serve(&listener, LIMITS, move |request| {
-        answer(request, &state, audience)
+        handle(request, &state, audience)
     })
     .await;
 }
 
 /// Opens a port, however long that takes.
 pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener {
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         match listen_on(address).await {
-            Ok(listener) if told => {
-                info!(%address, "the port is open now");
+            Ok(listener) if is_logged => {
+                info!(%address, "Port is open");
                 return listener;
             }
             Ok(listener) => return listener,
-            Err(error) if !told => {
+            Err(error) if !is_logged => {
                 warn!(
                     %address, %error,
-                    "cannot open the port, trying again every {} s; --{flag}=0 does without it",
+                    "Failed to open the port, retrying every {} s; --{flag}=0 disables it",
                     RETRY.as_secs()
                 );
-                told = true;
+                is_logged = true;
             }
             Err(_) => {}
         }
@@ -56,9 +56,9 @@ pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> TcpListener
     }
 }
 
-/// Listens on an address. One that stands for all is for callers of both families, whichever it is
-/// written in, as with the kubelet: a cluster of IPv6 nodes asks by that. A machine without IPv6 is asked
-/// by the other alone.
+/// Listens on an address. The unspecified address accepts both families, whichever it is written in, as with
+/// the kubelet: in a cluster of IPv6 nodes the API server connects by that. A machine without IPv6 is reached
+/// by IPv4 alone.
 async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     if address.ip().is_unspecified() {
         match listen_on_all(address.port()) {

@@ -1,4 +1,4 @@
-//! Requests and their answers.
+//! Routes: requests and their responses.
 
 use std::sync::Arc;
 
@@ -13,25 +13,25 @@ use super::follow;
 use super::state::State;
 use crate::pod::events::Event;
 
-/// Who may ask for what.
+/// Audience of a listener; each may get what the ones before may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Audience {
-    /// Who reaches the port for the agent's health.
+    /// Callers of the health port.
     Health,
-    /// Who reaches the port for reading.
+    /// Callers of the read-only port.
     Reader,
-    /// Who reaches the Unix socket: root.
+    /// Callers of the Unix socket: root.
     Owner,
 }
 
-/// What an answer carries.
+/// Body of a response.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
-/// Marks an answer that goes on for as long as its reader stays.
+/// Marks a response that is a stream without an end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endless;
 
-/// What can be asked for, and from whom on.
+/// The paths, and the least audience that may get each.
 const PATHS: [(&str, Audience); 7] = [
     ("/healthz", Audience::Health),
     ("/pods", Audience::Reader),
@@ -44,11 +44,11 @@ const PATHS: [(&str, Audience); 7] = [
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-/// The version of Prometheus' text form.
+/// Content type of Prometheus' text format.
 pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The answer to a request.
-pub(super) fn answer<B>(
+/// Returns the response to a request.
+pub(super) fn handle<B>(
     request: &Request<B>,
     state: &Arc<State>,
     audience: Audience,
@@ -75,43 +75,44 @@ pub(super) fn answer<B>(
         "/pods" => whole(JSON, state.pod_list()),
         "/configz" => whole(JSON, serde_json::to_vec(&state.configz()).map(Bytes::from)),
         "/metrics" => whole(METRICS, state.metrics().map(Bytes::from)),
-        _ => match Question::parse(query) {
-            Ok(question) => lines(path, question, state),
+        _ => match Query::parse(query) {
+            Ok(query) => lines(path, query, state),
             Err(why) => plain(StatusCode::BAD_REQUEST, why + "\n"),
         },
     }
 }
 
-/// What the command line wants to know.
+/// Query of a path of the local API.
 #[derive(Debug, Default)]
-struct Question {
+struct Query {
     pod: Option<super::PodName>,
     since: u64,
     follow: bool,
 }
 
-impl Question {
+impl Query {
     fn parse(query: &str) -> Result<Self, String> {
-        let mut question = Self::default();
+        let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
-                "pod" => question.pod = Some(value.parse()?),
+                "pod" => parsed.pod = Some(value.parse()?),
                 "since" => {
                     let wrong = |_| format!("since: found {value:?}, expected a number");
-                    question.since = value.parse().map_err(wrong)?;
+                    parsed.since = value.parse().map_err(wrong)?;
                 }
-                "follow" => question.follow = value == "true",
+                "follow" => parsed.follow = value == "true",
                 _ => return Err(format!("found {key:?}, expected pod, since or follow")),
             }
         }
-        Ok(question)
+        Ok(parsed)
     }
 }
 
-/// Answers for the command line: JSON, a line each, and on request further ones when something changes.
-fn lines(path: &str, question: Question, state: &Arc<State>) -> Response<Body> {
-    let Question { pod, since, follow } = question;
+/// Responses of the local API: a line of JSON for each item, and further ones on changes if the query has
+/// `follow`.
+fn lines(path: &str, query: Query, state: &Arc<State>) -> Response<Body> {
+    let Query { pod, since, follow } = query;
     match path {
         "/v1/status" => {
             let mut changed = Changed::default();
@@ -156,7 +157,7 @@ fn of_lines(
     response
 }
 
-/// Says a thing when it is other than it was.
+/// Writes an item when it differs from the one before.
 #[derive(Debug, Default)]
 struct Changed(Option<Vec<u8>>);
 
@@ -171,7 +172,7 @@ impl Changed {
     }
 }
 
-/// A line of JSON. What is told here has only texts for keys, so there always is one.
+/// A line of JSON. All items have text keys, so it never fails.
 fn line(what: &impl Serialize) -> Option<Vec<u8>> {
     let mut line = serde_json::to_vec(what).ok()?;
     line.push(b'\n');

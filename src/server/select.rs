@@ -1,15 +1,15 @@
-//! Which Pods somebody means who names one.
+//! Selection of Pods by a name as people write it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::manifest::PodKey;
 
-/// What stands before the name of a Pod for kubectl.
+/// Prefix of a Pod's name in kubectl.
 const KINDS: [&str; 2] = ["pod", "pods"];
 
-/// A Pod as people name it: `NAME`, `NAME-NODE`, or one of these behind `NAMESPACE/`. All of it may stand
-/// behind `pod/`, as kubectl has it.
+/// Name of a Pod as people write it: `NAME`, `NAME-NODE`, or one of these after `NAMESPACE/`, with or without
+/// kubectl's prefix `pod/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName {
     namespace: Option<String>,
@@ -26,8 +26,8 @@ impl PodName {
         }
     }
 
-    /// The Pods that are meant on a node of this name: those whose full name it is, or else those that
-    /// have it without the node's.
+    /// Returns the matching Pods on the node of this name: those with this full name, or else those with this
+    /// name before the node's.
     pub(super) fn select(&self, node: &str, keys: impl Iterator<Item = PodKey>) -> Vec<PodKey> {
         let meant: Vec<PodKey> = keys.filter(|key| self.means(node, key)).collect();
         let in_full = |key: &&PodKey| key.name == self.name;
@@ -37,7 +37,7 @@ impl PodName {
         meant
     }
 
-    /// Whether this Pod may be meant.
+    /// Returns whether this Pod matches.
     pub(super) fn means(&self, node: &str, key: &PodKey) -> bool {
         let without_node = key
             .name
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_as_it_was() {
+    fn names_are_parsed_as_they_are_written() {
         for namespace in ["a", "pod", "pods"] {
             let key = PodKey {
                 namespace: namespace.into(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_pod_can_be_called_is_refused() {
+    fn an_impossible_name_is_refused() {
         for text in ["", "a/", "/a", "a/b/c", "A", "a b", "a&b=c"] {
             let error = text.parse::<PodName>().unwrap_err();
             assert!(

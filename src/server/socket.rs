@@ -1,4 +1,4 @@
-//! The Unix socket of the command line.
+//! The Unix socket of the local API.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -10,18 +10,18 @@ use anyhow::{Context as _, bail};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::listen::{self, LIMITS};
-use super::router::{Audience, answer};
+use super::router::{Audience, handle};
 use super::state::State;
 
-/// The socket's name in the run folder.
+/// Name of the socket in the run directory.
 const SOCKET: &str = "podkeeper.sock";
 
-/// Where an agent with this run folder answers.
+/// Returns the socket of the agent with this run directory.
 pub(super) fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET)
 }
 
-/// The socket, bound and guarded, before anybody is served.
+/// The bound socket, with its permissions set, before any connection is served.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
@@ -29,21 +29,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the socket in `run_dir`, in place of one that a dead agent left.
+    /// Binds the socket in `run_dir`, replacing one that a dead agent left.
     ///
     /// # Errors
-    /// The folder or socket cannot be made, or another agent answers there.
+    /// The directory or socket cannot be created, or another agent listens there.
     pub async fn bind(run_dir: &Path) -> anyhow::Result<Self> {
         let path = socket(run_dir);
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(run_dir);
-        made.with_context(|| format!("cannot make {}", run_dir.display()))?;
+        made.with_context(|| format!("cannot create {}", run_dir.display()))?;
         check_owned(run_dir)?;
         if UnixStream::connect(&path).await.is_ok() {
             bail!(
-                "another podkeeper answers on {}; give this one its own --run-dir",
+                "another podkeeper listens on {}; give this one its own --run-dir",
                 path.display()
             );
         }
@@ -59,27 +59,27 @@ impl Server {
         Ok(Self { listener, path })
     }
 
-    /// Serves callers for ever.
+    /// Serves connections for ever.
     pub async fn serve(self, state: Arc<State>) {
-        let answer = move |request: &_| answer(request, &state, Audience::Owner);
-        listen::serve(&self.listener, LIMITS, answer).await;
+        let handle = move |request: &_| handle(request, &state, Audience::Owner);
+        listen::serve(&self.listener, LIMITS, handle).await;
     }
 }
 
-/// Checks that nobody else can put anything in the folder: who can could answer in the agent's place.
+/// Checks that no other user can write to the directory: one that can could serve in the agent's place.
 fn check_owned(run_dir: &Path) -> anyhow::Result<()> {
     let found = fs::symlink_metadata(run_dir);
-    let found = found.with_context(|| format!("cannot look at {}", run_dir.display()))?;
+    let found = found.with_context(|| format!("cannot stat {}", run_dir.display()))?;
     let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
     let found = match found.mode() & 0o7777 {
-        _ if !found.is_dir() => "no folder".to_owned(),
+        _ if !found.is_dir() => "not a directory".to_owned(),
         mode if owner != own || mode & 0o022 != 0 => {
             format!("a folder of user {owner} with mode {mode:04o}")
         }
         _ => return Ok(()),
     };
     bail!(
-        "run-dir {}: found {found}, expected a folder of user {own} that nobody else can write to; \
+        "run-dir {}: found {found}, expected a directory of user {own} that nobody else can write to; \
          remove it, or set its owner and mode (0700)",
         run_dir.display()
     );
@@ -119,7 +119,7 @@ mod tests {
             ("group", "user 0 with mode 0770"),
             ("all", "user 0 with mode 1777"),
             ("other", "user 1000 with mode 0700"),
-            ("link", "no folder"),
+            ("link", "not a directory"),
         ] {
             let error = Server::bind(&at(name)).await.unwrap_err().to_string();
             assert!(error.contains(found), "{error}");

@@ -1,4 +1,4 @@
-//! What the answers are made from, and the shapes of those for the command line.
+//! State of the agent that the servers read, and the schemas of the local API.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,83 +15,82 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::select::PodName;
-use crate::config::{Setting, kubelet_configuration};
+use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
-use crate::node::supervisor::goes_round;
+use crate::node::supervisor::is_alive;
 use crate::pod::events::Event;
 use crate::pod::report::{PodReport, PodSnapshot};
 use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::source::Desired;
-use crate::translate::CgroupDriver;
 
-/// Callers at a time that are told of changes as they come.
+/// Maximum number of callers that follow changes.
 const MAX_FOLLOWERS: usize = 32;
 
-/// Manifests that do not answer for this long are a fault of the node's.
-const MAX_UNANSWERED: Duration = Duration::from_secs(30);
+/// Time after which manifests that cannot be read are reported as a fault of the node.
+const UNREADABLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The most of them that are named.
+/// Maximum number of them that are named.
 const MAX_SHOWN: usize = 10;
 
-const UNLOOKED: &str = "not every Pod was looked at yet";
+const NOT_SYNCED: &str = "not every Pod is synced yet";
 
-/// Everything that `podkeeper ps` shows.
+/// Status of the node, which `podkeeper ps` shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The Pods, by namespace and name.
     pub pods: Vec<PodReport>,
-    /// Manifests that are not carried out as they stand.
+    /// Refused manifests.
     pub refused: Vec<RefusedReport>,
-    /// How many more manifests are refused than are listed.
+    /// Number of refused manifests that are not listed.
     #[serde(default)]
     pub unlisted: usize,
-    /// Why manifests cannot be read just now, for each source that cannot.
+    /// Error of each source that cannot be read at present.
     pub unreadable: Vec<String>,
-    /// What the agent waits for before it can do anything.
+    /// Reason for which the agent cannot start Pods yet.
     pub waiting_for: Option<String>,
 }
 
-/// A manifest that is not carried out as it stands.
+/// A refused manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedReport {
     /// The file, or the URL.
     pub path: String,
-    /// What is wrong, each as `line:column: field: message`.
+    /// The problems, each as `line:column: field: message`.
     pub problems: Vec<String>,
-    /// The Pod whose last accepted version runs on, as `namespace/name`.
+    /// The Pod whose last accepted version keeps running, as `namespace/name`.
     pub keeps: Option<String>,
 }
 
-/// The Pods that somebody meant.
+/// Details of selected Pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodDetails {
-    /// They, by namespace and name.
+    /// The selected Pods, by namespace and name.
     pub pods: Vec<PodDetail>,
     /// All Pods of the node, as `namespace/name`.
     pub names: Vec<String>,
-    /// The container runtime's socket, as `unix:///…`; empty until it answered.
+    /// Socket of the container runtime, as `unix:///…`; empty until it is connected.
     pub endpoint: String,
-    /// What the agent waits for before it can do anything.
+    /// Reason for which the agent cannot start Pods yet.
     pub waiting_for: Option<String>,
 }
 
-/// Everything about one Pod.
+/// Details of one Pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodDetail {
-    /// In few words.
+    /// Summary of the Pod.
     pub report: PodReport,
-    /// As the API has it, with its status; nothing if its manifest is not known.
+    /// The Pod of the API, with its status; `None` if its manifest is not known.
     pub pod: Option<Pod>,
-    /// Whether it is on its way out.
+    /// The Pod is being terminated.
     pub terminating: bool,
-    /// When each container that waits is tried again, in nanoseconds since the epoch.
+    /// Time of each waiting container's next start, in nanoseconds since the epoch.
     pub until: BTreeMap<String, i64>,
-    /// The folder of its containers' logs.
+    /// Directory of its containers' logs.
     pub logs: PathBuf,
 }
 
-/// A Pod as a list of the API has it: a list's items do not say what they are.
+/// An item of a `PodList`, without kind and API version, as in the API.
 #[derive(Debug, Serialize)]
 struct Item {
     metadata: ObjectMeta,
@@ -99,83 +98,83 @@ struct Item {
     status: Option<PodStatus>,
 }
 
-/// What the answers are made from.
+/// State of the agent that the servers read.
 #[derive(Debug)]
 pub struct State {
-    /// What the manifests want; nothing until they were read for the first time.
+    /// Desired Pods; `None` until the manifests were read for the first time.
     pub(super) desired: watch::Receiver<Option<Desired>>,
-    /// What the tasks tell; nothing until the runtime answered for the first time.
+    /// Reports of the Pods' tasks; `None` until the runtime is connected.
     pub(super) context: watch::Receiver<Option<Arc<Context>>>,
-    /// When the supervisor last went round.
-    pub(super) pulse: watch::Receiver<Option<Instant>>,
-    /// The settings in force.
-    settings: watch::Receiver<Vec<Setting>>,
+    /// Time of the supervisor's last heartbeat.
+    pub(super) heartbeat: watch::Receiver<Option<Instant>>,
+    /// The `KubeletConfiguration` in force.
+    configz: watch::Receiver<Value>,
     metrics: Metrics,
-    /// The list of Pods as it was at a count of changes: who does not read on costs no copy of his own.
+    /// The serialized `PodList` of one count of changes, shared by all callers.
     pod_list: Mutex<Option<(u64, Bytes)>>,
     pub(super) followers: Arc<Semaphore>,
 }
 
 impl State {
-    /// From the agent's parts.
+    /// Creates the state from the agent's parts.
     #[must_use]
     pub fn new(
         desired: watch::Receiver<Option<Desired>>,
         context: watch::Receiver<Option<Arc<Context>>>,
-        pulse: watch::Receiver<Option<Instant>>,
-        settings: watch::Receiver<Vec<Setting>>,
+        heartbeat: watch::Receiver<Option<Instant>>,
+        configz: watch::Receiver<Value>,
         metrics: Metrics,
     ) -> Self {
         Self {
             desired,
             context,
-            pulse,
-            settings,
+            heartbeat,
+            configz,
             metrics,
             pod_list: Mutex::default(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }
     }
 
-    /// What the agent waits for before it can do anything.
+    /// Reason for which the agent cannot start Pods yet.
     fn waiting_for(&self) -> Option<&'static str> {
         if self.context.borrow().is_none() {
-            return Some("the container runtime does not answer yet");
+            return Some("the container runtime is not connected yet");
         }
         let unread = self.desired.borrow().is_none();
         unread.then_some("the manifests are being read for the first time")
     }
 
-    /// Whether the agent works.
+    /// Returns the agent's health.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The reason for which the agent is not healthy.
     pub(super) fn health(&self) -> Result<(), String> {
-        if goes_round(&self.pulse) {
-            return match self.unanswered() {
+        if is_alive(&self.heartbeat) {
+            return match self.unreadable() {
                 Some(what) => Err(what),
                 None => Ok(()),
             };
         }
-        let started = self.pulse.borrow().is_some();
+        let started = self.heartbeat.borrow().is_some();
         let waiting = self.waiting_for().filter(|_| !started);
         Err(waiting
             .unwrap_or(if started {
-                "the supervisor does not go round"
+                "the supervisor is stuck"
             } else {
-                UNLOOKED
+                NOT_SYNCED
             })
             .to_owned())
     }
 
-    /// The manifests that have not answered for long.
-    fn unanswered(&self) -> Option<String> {
+    /// Returns the manifests that could not be read for long.
+    fn unreadable(&self) -> Option<String> {
         let desired = self.desired.borrow();
         let unanswered = desired.iter().flat_map(|desired| &desired.unanswered);
         let waited = unanswered.map(|what| (what.path.display(), what.since.elapsed()));
         let long: Vec<_> = waited
-            .filter(|(_, waited)| *waited >= MAX_UNANSWERED)
-            .map(|(path, waited)| format!("{path} has not answered for {}s", waited.as_secs()))
+            .filter(|(_, waited)| *waited >= UNREADABLE_LIMIT)
+            .map(|(path, waited)| format!("{path} has not responded for {}s", waited.as_secs()))
             .collect();
         let (more, shown) = (
             long.len().saturating_sub(MAX_SHOWN),
@@ -187,7 +186,7 @@ impl State {
             String::new()
         };
         let what = shown.join(", ") + &more;
-        (!long.is_empty()).then(|| format!("{what}; what was accepted from there keeps running"))
+        (!long.is_empty()).then(|| format!("{what}; its accepted Pods keep running"))
     }
 
     pub(super) fn node_status(&self) -> NodeStatus {
@@ -196,7 +195,7 @@ impl State {
         let desired = self.desired.borrow().clone().unwrap_or_default();
         let refused = desired.refused.into_iter().map(|refused| RefusedReport {
             path: refused.origin.to_string(),
-            problems: refused.problems.iter().map(said).collect(),
+            problems: refused.problems.iter().map(message).collect(),
             keeps: refused.keeps.map(|key| key.to_string()),
         });
         NodeStatus {
@@ -210,11 +209,11 @@ impl State {
         }
     }
 
-    /// The Pods that are meant, or all.
+    /// Returns the details of the selected Pods, or of all.
     pub(super) fn details(&self, name: Option<&PodName>) -> PodDetails {
-        let unlooked = self.pulse.borrow().is_none();
+        let not_synced = self.heartbeat.borrow().is_none();
         let waiting_for = self.waiting_for();
-        let waiting_for = waiting_for.or(unlooked.then_some(UNLOOKED));
+        let waiting_for = waiting_for.or(not_synced.then_some(NOT_SYNCED));
         let waiting_for = waiting_for.map(str::to_owned);
         let Some(context) = self.context.borrow().clone() else {
             return PodDetails {
@@ -222,24 +221,24 @@ impl State {
                 ..PodDetails::default()
             };
         };
-        let told = context.reports.snapshots();
-        let keys = told.iter().map(|(key, _)| key.clone());
+        let reports = context.reports.snapshots();
+        let keys = reports.iter().map(|(key, _)| key.clone());
         let selected: Vec<PodKey> = match name {
             Some(name) => name.select(&context.node_name, keys),
             None => keys.collect(),
         };
-        let meant = told.iter().filter(|(key, _)| selected.contains(key));
+        let selected = reports.iter().filter(|(key, _)| selected.contains(key));
         PodDetails {
-            pods: meant
-                .map(|(key, told)| detail(&context, key, told))
+            pods: selected
+                .map(|(key, report)| detail(&context, key, report))
                 .collect(),
-            names: told.iter().map(|(key, _)| key.to_string()).collect(),
+            names: reports.iter().map(|(key, _)| key.to_string()).collect(),
             endpoint: context.client.endpoint().to_string(),
             waiting_for,
         }
     }
 
-    /// The events after this number, of the Pods that are meant or of all, oldest first.
+    /// Returns the events after this number, of the selected Pods or of all, oldest first.
     pub(super) fn events(&self, since: u64, name: Option<&PodName>) -> Vec<Event> {
         let Some(context) = self.context.borrow().clone() else {
             return vec![];
@@ -257,7 +256,7 @@ impl State {
         events
     }
 
-    /// All Pods as the API has them: a v1 `PodList`.
+    /// Returns all Pods as a v1 `PodList`.
     pub(super) fn pod_list(&self) -> serde_json::Result<Bytes> {
         let context = self.context.borrow().clone();
         let changes = context
@@ -269,8 +268,8 @@ impl State {
         {
             return Ok(list.clone());
         }
-        let told = context.as_ref().map_or(vec![], |c| c.reports.snapshots());
-        let pods = told.iter().filter_map(|(_, told)| told.pod());
+        let reports = context.as_ref().map_or(vec![], |c| c.reports.snapshots());
+        let pods = reports.iter().filter_map(|(_, report)| report.pod());
         let items = pods.map(|pod| Item {
             metadata: pod.metadata,
             spec: pod.spec,
@@ -283,11 +282,11 @@ impl State {
         Ok(list)
     }
 
-    /// The `KubeletConfiguration` in force, as the kubelet shows it.
+    /// Returns the `KubeletConfiguration` in force, as the kubelet's `/configz` does.
     pub(super) fn configz(&self) -> Value {
-        let mut fields = kubelet_configuration(&self.settings.borrow());
+        let mut fields = self.configz.borrow().clone();
         if let Some(context) = &*self.context.borrow() {
-            // The runtime has the last word on this one.
+            // The runtime's own report wins.
             let driver = match context.facts.cgroup_driver {
                 CgroupDriver::Cgroupfs => "cgroupfs",
                 CgroupDriver::Systemd => "systemd",
@@ -297,37 +296,37 @@ impl State {
         json!({"kubeletconfig": fields})
     }
 
-    /// All metrics in Prometheus' text form.
+    /// Returns all metrics in Prometheus' text format.
     pub(super) fn metrics(&self) -> prometheus::Result<String> {
         self.metrics.text(self)
     }
 }
 
-/// What is wrong or dubious, with the word for it where it is a warning.
-fn said(problem: &Problem) -> String {
+/// A problem as text; warnings are marked as such.
+fn message(problem: &Problem) -> String {
     let Problem { line, column, .. } = *problem;
-    let said = problem.to_string();
+    let message = problem.to_string();
     match (problem.is_warning(), line) {
-        (false, _) => said,
-        (true, 0) => format!("warning: {said}"),
+        (false, _) => message,
+        (true, 0) => format!("warning: {message}"),
         (true, _) => {
             let place = format!("{line}:{column}: ");
-            let said = said.strip_prefix(&place).unwrap_or(&said);
-            format!("{place}warning: {said}")
+            let rest = message.strip_prefix(&place).unwrap_or(&message);
+            format!("{place}warning: {rest}")
         }
     }
 }
 
-fn detail(context: &Context, key: &PodKey, told: &PodSnapshot) -> PodDetail {
+fn detail(context: &Context, key: &PodKey, reported: &PodSnapshot) -> PodDetail {
     PodDetail {
-        report: told.current_report(),
-        pod: told.pod(),
-        terminating: told.terminating,
-        until: told
+        report: reported.current_report(),
+        pod: reported.pod(),
+        terminating: reported.terminating,
+        until: reported
             .until
             .iter()
             .map(|(name, due)| (name.clone(), context.clock.wall_of(*due)))
             .collect(),
-        logs: context.facts.paths.pod_logs(key, &told.report.uid),
+        logs: context.facts.paths.pod_logs(key, &reported.report.uid),
     }
 }

@@ -1,12 +1,12 @@
-//! A caller's connection as it is read from and written to, and the end of what is written there.
+//! A connection as it is read from and written to, and the end of what is written.
 //!
-//! The end of a response or stream must not destroy or hide what was written last:
+//! The end of a response or stream must not destroy or hide the last bytes before it:
 //!
-//! - The end of a chunked body is written once everything before it has been flushed, so that it is never
-//!   in one TLS record with the last piece. Readers exist that drop a piece which comes together with
-//!   the end: an API server that passes logs on to a WebSocket does (`k8s.io/apiserver`, `wsstream`).
-//! - A socket that is closed while something in it was not read is reset, and a reset may overtake what
-//!   was written. So what the caller still sends after the end is read for a little while.
+//! - The end of a chunked body is written once everything before it has been flushed, so that it is never in
+//!   one TLS record with the last piece. Readers exist that drop a piece which arrives together with the end:
+//!   an API server that passes logs on to a WebSocket does (`k8s.io/apiserver`, `wsstream`).
+//! - A socket that is closed with unread data is reset, and the reset may overtake the last bytes. So what
+//!   the caller still sends after the end is read for a short time.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,11 +24,11 @@ use super::router::Body;
 
 /// Pause between the last piece and the end, in which a proxy passes the piece on by itself.
 pub(super) const END_PAUSE: Duration = Duration::from_millis(50);
-/// Time and bytes after the end in which the caller may still send something.
+/// Limits of what is read after the end.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// A caller's connection, which keeps its [`Place`] up to date.
+/// A connection, which keeps its [`Place`] up to date.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     stream: S,
@@ -137,11 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
-/// A body whose end comes once everything before it has been flushed, and a little later.
+/// A body that ends a short time after everything before the end has been flushed.
 pub(super) struct Ending {
     body: Body,
     place: Arc<Place>,
-    /// Nothing before the first piece.
+    /// `None` before the first piece.
     has_pieces: bool,
     is_over: bool,
     pause: Option<Pin<Box<Sleep>>>,
@@ -214,7 +214,7 @@ mod tests {
         Arc::new(callers.admit(Source::Local))
     }
 
-    /// A stream that notes what was written between two flushes: TLS makes records of that.
+    /// A stream that records what was written between two flushes: TLS makes records of that.
     struct Records {
         stream: DuplexStream,
         written: Vec<u8>,
@@ -259,8 +259,8 @@ mod tests {
         }
     }
 
-    /// What is written between two flushes while a body of so many pieces is served, with so much room on
-    /// the way; `is_plain` serves it as it is.
+    /// Returns what is written between two flushes while a body of so many pieces is served, with a buffer of
+    /// this size between the ends; `is_plain` serves it as it is.
     async fn records(pieces: usize, room: usize, is_plain: bool) -> Vec<String> {
         let (mut near, far) = duplex(room);
         let records = Arc::default();
@@ -317,14 +317,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_last_arrives_although_the_caller_sent_more_than_was_read() {
+    async fn the_last_bytes_arrive_although_the_caller_sent_more_than_was_read() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut caller = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let mut wire = Wire::new(stream, place());
-        // More than the caller's socket takes in at once, while he goes on sending.
+        // More than the caller's socket takes in at once, while it goes on sending.
         let text = vec![b'x'; 8 << 20];
         let serving = tokio::spawn({
             let text = text.clone();

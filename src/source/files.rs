@@ -1,7 +1,7 @@
-//! Looking at the files of a manifest folder, once: what is there, and what it says.
+//! Lists and reads the files of a manifest folder, once.
 //!
-//! Nothing here remembers anything or decides about Pods. Files are opened relative to the open
-//! folder, so that one look sees one folder even while it is being replaced; and nothing but a
+//! Nothing here keeps state or decides about Pods. Files are opened relative to the open
+//! folder, so that one relist sees one folder even while it is being replaced; and nothing but a
 //! regular file is ever opened, and that without waiting.
 
 use std::collections::HashSet;
@@ -21,15 +21,15 @@ use rustix::io::Errno;
 /// The largest manifest that is read.
 pub(super) const MAX_BYTES: u64 = 10 * 1024 * 1024;
 
-/// The most names of a folder that are looked at.
+/// The most names of a folder that are listed.
 const MAX_NAMES: usize = 200_000;
 
 /// A file changed this short before it was read may have changed again within one tick of the file
 /// system's clock, so that its times do not show it.
 const RACY: Duration = Duration::from_secs(2);
 
-/// Whether a name belongs to something other than a manifest: hidden files, and what editors leave
-/// beside the file that they edit.
+/// True if a name is not that of a manifest: hidden files, and files that editors leave beside the one that
+/// they edit.
 pub(super) fn is_ignored(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b".")
@@ -42,7 +42,7 @@ pub(super) fn is_ignored(name: &OsStr) -> bool {
 
 /// One name in the folder.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct FileEntry {
     pub(super) name: OsString,
     /// The inode of the name itself, not of what it links to.
     pub(super) inode: u64,
@@ -68,7 +68,7 @@ pub(super) fn identity(folder: BorrowedFd) -> Result<(u64, u64), Errno> {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Sorted, without folders and without names that belong to something else.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<FileEntry>,
     /// The inodes of names that belong to something else.
     pub(super) ignored: HashSet<u64>,
     /// There are more names than are listed.
@@ -104,26 +104,26 @@ pub(super) fn list(folder: BorrowedFd) -> Result<Names, Errno> {
     Ok(names)
 }
 
-/// One name of a folder, if it is there.
-pub(super) fn find(folder: BorrowedFd, name: &OsStr) -> Result<Option<Entry>, Errno> {
+/// One name of a folder, if it exists.
+pub(super) fn find(folder: BorrowedFd, name: &OsStr) -> Result<Option<FileEntry>, Errno> {
     make_entry(folder, name, 0, FileType::Unknown)
 }
 
-/// Completes what a listing told, since not every file system tells the kind.
+/// Completes a listing, since not every file system reports the kind of a file.
 fn make_entry(
     folder: BorrowedFd,
     name: &OsStr,
     inode: u64,
     kind: FileType,
-) -> Result<Option<Entry>, Errno> {
+) -> Result<Option<FileEntry>, Errno> {
     let name = name.to_owned();
     if kind != FileType::Unknown {
-        return Ok(Some(Entry { name, inode, kind }));
+        return Ok(Some(FileEntry { name, inode, kind }));
     }
     match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
             let kind = FileType::from_raw_mode(stat.st_mode);
-            Ok(Some(Entry {
+            Ok(Some(FileEntry {
                 name,
                 inode: stat.st_ino,
                 kind,
@@ -134,9 +134,9 @@ fn make_entry(
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// Identity of a file's content, to detect changes without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     size: i64,
@@ -146,7 +146,7 @@ pub(super) struct Stamp {
     changed: i128,
 }
 
-impl Stamp {
+impl FileStamp {
     fn new(stat: &Stat) -> Self {
         let nanos = |s: i128, n: i128| s.saturating_mul(1_000_000_000).saturating_add(n);
         Self {
@@ -158,7 +158,7 @@ impl Stamp {
         }
     }
 
-    /// Whether both are of one file with one content, under whatever name.
+    /// True if both are of one file with the same content, under whatever name.
     pub(super) fn same_content(&self, other: &Self) -> bool {
         Self {
             changed: 0,
@@ -169,12 +169,12 @@ impl Stamp {
         }
     }
 
-    /// Whether the content changed less than `age` before `now`, or after it.
+    /// True if the content changed less than `age` before `now`, or after it.
     pub(super) fn modified_within(&self, age: Duration, now: SystemTime) -> bool {
         younger(self.modified, age, now)
     }
 
-    /// Whether the file may have changed since it was read at `now` without the stamp showing it.
+    /// True if the file may have changed since it was read at `now` without the stamp showing it.
     pub(super) fn racy(&self, now: SystemTime) -> bool {
         younger(self.modified.max(self.changed), RACY, now)
     }
@@ -186,9 +186,9 @@ fn younger(nanos: i128, age: Duration, now: SystemTime) -> bool {
     i128::try_from(limit).is_ok_and(|limit| nanos > limit)
 }
 
-/// What one look at a file found.
+/// Result of reading a file.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ReadOutcome {
     /// No such name any more.
     Nothing,
     /// A folder, or a link to one.
@@ -201,7 +201,7 @@ pub(super) enum Found {
     Unanswered,
     /// The content.
     Content {
-        stamp: Stamp,
+        stamp: FileStamp,
         bytes: Vec<u8>,
         /// Nothing was written between the start and the end of reading.
         steady: bool,
@@ -209,7 +209,7 @@ pub(super) enum Found {
 }
 
 /// Reads the file `name` of the folder, unless it is as `known` says.
-pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&Stamp>) -> Found {
+pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&FileStamp>) -> ReadOutcome {
     let stat = match statat(folder, name, AtFlags::empty()) {
         Ok(stat) => stat,
         Err(error) => return unreachable_file(folder, name, error),
@@ -217,8 +217,8 @@ pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&Stamp>) -> F
     if let Some(found) = unreadable_kind(&stat) {
         return found;
     }
-    if known == Some(&Stamp::new(&stat)) {
-        return Found::Unchanged;
+    if known == Some(&FileStamp::new(&stat)) {
+        return ReadOutcome::Unchanged;
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match openat(folder, name, flags, Mode::empty()) {
@@ -227,51 +227,51 @@ pub(super) fn read(folder: BorrowedFd, name: &OsStr, known: Option<&Stamp>) -> F
     }
 }
 
-/// Why a name that was listed leads to no file.
-fn unreachable_file(folder: BorrowedFd, name: &OsStr, error: Errno) -> Found {
+/// Returns the reason why a listed name leads to no file.
+fn unreachable_file(folder: BorrowedFd, name: &OsStr, error: Errno) -> ReadOutcome {
     if error != Errno::NOENT {
-        return Found::Unusable(format!("cannot be read: {error}"));
+        return ReadOutcome::Unusable(format!("cannot be read: {error}"));
     }
     match readlinkat(folder, name, Vec::new()) {
         Ok(target) => {
             let target = OsStr::from_bytes(target.as_bytes()).display();
-            Found::Unusable(format!(
+            ReadOutcome::Unusable(format!(
                 "is a symbolic link to {target}, which does not exist"
             ))
         }
-        Err(_) => Found::Nothing,
+        Err(_) => ReadOutcome::Nothing,
     }
 }
 
-/// What to say of a file that is not opened at all.
-fn unreadable_kind(stat: &Stat) -> Option<Found> {
+/// Returns the problem with a file that is not opened at all.
+fn unreadable_kind(stat: &Stat) -> Option<ReadOutcome> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_BYTES) => {
             return Some(too_large());
         }
         FileType::RegularFile => return None,
-        FileType::Directory => return Some(Found::Folder),
+        FileType::Directory => return Some(ReadOutcome::Folder),
         FileType::Fifo => "a named pipe",
         FileType::Socket => "a socket",
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "of an unknown kind",
     };
-    Some(Found::Unusable(format!(
+    Some(ReadOutcome::Unusable(format!(
         "is {what}; a manifest must be a regular file"
     )))
 }
 
-fn too_large() -> Found {
-    Found::Unusable(format!(
+fn too_large() -> ReadOutcome {
+    ReadOutcome::Unusable(format!(
         "is larger than {} MiB, the most that is read",
         MAX_BYTES >> 20
     ))
 }
 
-/// Reads an open file, which may have become another since it was looked at.
-fn read_open(file: OwnedFd) -> Found {
+/// Reads an open file, which may have been replaced since it was listed.
+fn read_open(file: OwnedFd) -> ReadOutcome {
     let failed =
-        |error: &dyn std::fmt::Display| Found::Unusable(format!("cannot be read: {error}"));
+        |error: &dyn std::fmt::Display| ReadOutcome::Unusable(format!("cannot be read: {error}"));
     let before = match fstat(&file) {
         Ok(stat) => stat,
         Err(error) => return failed(&error),
@@ -292,9 +292,9 @@ fn read_open(file: OwnedFd) -> Found {
     }
     match fstat(&file) {
         Ok(after) => {
-            let (stamp, after) = (Stamp::new(&before), Stamp::new(&after));
+            let (stamp, after) = (FileStamp::new(&before), FileStamp::new(&after));
             let steady = stamp == after && after.size.cast_unsigned() == bytes.len() as u64;
-            Found::Content {
+            ReadOutcome::Content {
                 stamp,
                 bytes,
                 steady,

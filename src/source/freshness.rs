@@ -25,7 +25,7 @@ struct Times {
 }
 
 impl LastRead {
-    /// How long ago it was.
+    /// Returns the time since then.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.times().read.map(|last| last.elapsed())

@@ -1,4 +1,4 @@
-//! What a source says of its changes.
+//! Log messages about the changes of a source.
 
 use std::collections::BTreeSet;
 
@@ -30,14 +30,11 @@ fn log_changes(old: &Desired, new: &Desired) {
         warn!("{reason}");
     }
     if new.unreadable.is_empty() && !old.unreadable.is_empty() {
-        info!("the manifests can be read again");
+        info!("Manifest source is readable again");
     }
     if old.unlisted == 0 && new.unlisted > 0 {
         let files = new.unlisted;
-        warn!(
-            files,
-            "many more files are refused, they are not listed one by one"
-        );
+        warn!(files, "Refused more manifests than are logged one by one");
     }
     for (key, wanted) in &new.pods {
         log_pod(key, old.pods.get(key), wanted);
@@ -47,7 +44,7 @@ fn log_changes(old: &Desired, new: &Desired) {
         .iter()
         .filter(|(key, _)| !new.pods.contains_key(*key))
     {
-        info!(pod = %key, source = %wanted.origin, "manifest removed");
+        info!(pod = %key, source = %wanted.origin, "Manifest removed");
     }
     for refused in new
         .refused
@@ -62,9 +59,9 @@ fn log_changes(old: &Desired, new: &Desired) {
             continue;
         }
         if new.pods.values().any(|wanted| wanted.origin == *origin) {
-            info!(source = %origin, "refused manifest mended");
+            info!(source = %origin, "Refused manifest was fixed");
         } else {
-            info!(source = %origin, "refused manifest removed");
+            info!(source = %origin, "Refused manifest removed");
         }
     }
 }
@@ -72,10 +69,10 @@ fn log_changes(old: &Desired, new: &Desired) {
 fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
     let (source, uid) = (&new.origin, &new.pod.uid);
     match old {
-        None => info!(pod = %key, uid, %source, "manifest accepted"),
-        Some(old) if old.pod.uid != *uid => info!(pod = %key, uid, %source, "manifest changed"),
+        None => info!(pod = %key, uid, %source, "Manifest accepted"),
+        Some(old) if old.pod.uid != *uid => info!(pod = %key, uid, %source, "Manifest changed"),
         Some(old) if old.origin != new.origin => {
-            info!(pod = %key, %source, was = %old.origin, "manifest now at another place");
+            info!(pod = %key, %source, was = %old.origin, "Manifest moved");
         }
         Some(_) => {}
     }
@@ -105,9 +102,9 @@ fn log_refused(refused: &Refused) {
             ..
         } = problem;
         let what = if problem.is_warning() {
-            "manifest refused, and a warning about it"
+            "Manifest refused, with a warning"
         } else {
-            "manifest refused"
+            "Manifest refused"
         };
         warn!(%source, line, column, field, keeps, "{what}: {message}");
     }

@@ -12,8 +12,9 @@ use tracing::warn;
 
 use super::directory::DirectorySource;
 use super::url::{self, UrlSource};
-use super::{Desired, Freshness, LastRead, Refused, aside};
-use crate::blocking::blocking;
+use super::{Desired, Freshness, LastRead, Refused};
+use crate::host::atomic_file;
+use crate::host::blocking::blocking;
 use crate::json;
 use crate::manifest::{PodKey, Problem};
 
@@ -22,7 +23,7 @@ const MANIFESTS: &str = "manifests";
 const URL: &str = "url";
 const OWNED: &str = "owned.json";
 
-/// Where manifests come from.
+/// Sources of manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// A directory, or one file.
@@ -32,7 +33,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The folder where the directory source keeps what it must remember, below the root directory.
+    /// The folder of the directory source's state, below the root directory.
     #[must_use]
     pub fn directory_state(root: &Path) -> PathBuf {
         root.join(MANIFESTS)
@@ -63,16 +64,16 @@ impl Sources {
 }
 
 /// A source in its own task, and what it last wanted.
-struct Running<S> {
+struct RunningSource<S> {
     source: Option<S>,
     desired: watch::Receiver<Option<Desired>>,
     task: Option<JoinHandle<()>>,
-    /// What it or the one before it last wanted.
+    /// Desired Pods that it or the one before it published last.
     last: Option<Desired>,
     read: LastRead,
 }
 
-impl<S: Clone + PartialEq> Running<S> {
+impl<S: Clone + PartialEq> RunningSource<S> {
     fn new(read: LastRead) -> Self {
         Self {
             source: None,
@@ -99,7 +100,7 @@ impl<S: Clone + PartialEq> Running<S> {
         if let Some(task) = self.task.take() {
             // It ends by itself when nobody listens any more.
             if let Err(error) = task.await {
-                warn!(%error, "a source of manifests ended in a bad way");
+                warn!(%error, "Manifest source failed");
             }
         }
         if self.source.is_none() {
@@ -137,23 +138,23 @@ async fn follow(
 ) {
     let state = url_state.clone();
     let mut owned = blocking(move || Owned::read(&state)).await;
-    let mut files = Running::new(freshness.directory);
-    let mut web = Running::new(freshness.url);
+    let mut files = RunningSource::new(freshness.directory);
+    let mut web = RunningSource::new(freshness.url);
     let mut eager = false;
     loop {
         let wanted = sources.borrow_and_update().clone();
         files
-            .exchange(wanted.directory.as_ref(), DirectorySource::run_telling)
+            .exchange(wanted.directory.as_ref(), DirectorySource::run_recording)
             .await;
         web.exchange(wanted.url.as_ref(), |source, sender, read| {
-            UrlSource::run_telling(source, sender, eager, read)
+            UrlSource::run_recording(source, sender, eager, read)
         })
         .await;
         eager = true;
         if wanted.url.is_none() {
             let state = url_state.clone();
             if let Err(error) = blocking(move || url::forget(&state)).await {
-                warn!(%error, "what came from a manifest URL earlier cannot be forgotten");
+                warn!(%error, "Failed to remove the stored documents of the manifest URL");
             }
         }
         loop {
@@ -230,7 +231,7 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
     (desired, owned)
 }
 
-/// The Pods that are the web's, on disk, so that a file that comes while the agent is away does not
+/// The Pods that are the web's, on disk, so that a file that comes while the agent is down does not
 /// take one over.
 struct Owned {
     folder: PathBuf,
@@ -272,7 +273,7 @@ impl Owned {
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
             warn!(
                 error,
-                "Failed to write the owners of Pods for the next start of the agent"
+                "Failed to write the list of Pods that came from the manifest URL"
             );
         }
         self.complaint = complaint;
@@ -289,6 +290,6 @@ fn write(folder: &Path, keys: &BTreeSet<PodKey>) -> io::Result<()> {
         name: key.name.clone(),
     };
     let pods: Vec<_> = keys.iter().map(pod).collect();
-    aside::write(folder, OWNED, &serde_json::to_vec_pretty(&pods)?)?;
-    aside::sync(folder)
+    atomic_file::write(&folder.join(OWNED), &serde_json::to_vec_pretty(&pods)?)?;
+    atomic_file::sync_folder(folder)
 }

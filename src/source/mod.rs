@@ -1,10 +1,7 @@
-//! Where manifests come from, merged into one desired set.
-//!
-//! A source tells what is wanted, whole, each time something changed; it never knows whether a Pod
-//! runs.
+//! Sources of manifests, merged into one desired set. A source publishes its whole desired set each time
+//! something changed; it never knows whether a Pod runs.
 
-mod aside;
-mod claims;
+mod candidates;
 pub mod directory;
 mod files;
 mod freshness;
@@ -22,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use claims::duplicate_pods;
+pub use candidates::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
 pub use merge::Sources;
 
@@ -33,17 +30,16 @@ use crate::manifest::{PodKey, Problem, StaticPod};
 pub struct Desired {
     /// The Pods to run.
     pub pods: BTreeMap<PodKey, DesiredPod>,
-    /// Manifests that are not carried out as they stand, in the order of their origins.
+    /// Manifests that are refused as they are now, in the order of their origins.
     pub refused: Vec<Refused>,
-    /// Why a source as a whole cannot be read just now, for each that cannot; what was wanted stays
-    /// wanted.
+    /// Reason why a source as a whole cannot be read, for each that cannot; its Pods stay wanted.
     pub unreadable: Vec<String>,
-    /// How many more manifests are refused than are listed.
+    /// Number of refused manifests that are not listed.
     pub unlisted: usize,
-    /// What does not answer; what was accepted from there stays wanted.
+    /// Paths that are not responding; manifests accepted from there stay wanted.
     pub unanswered: Vec<Unanswered>,
-    /// What the URL wants is not known yet: a Pod that came from there and runs is not to be stopped
-    /// for not being among those wanted.
+    /// True if the Pods of the URL are not known yet: a running Pod that came from there must not be stopped
+    /// for not being among the wanted ones.
     pub web_unknown: bool,
 }
 
@@ -56,7 +52,7 @@ pub struct Unanswered {
     pub since: Instant,
 }
 
-/// Where a manifest stands.
+/// Origin of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// In this file.
@@ -92,7 +88,7 @@ pub struct DesiredPod {
     pub pod: Arc<StaticPod>,
     /// The manifest it was read from.
     pub origin: Origin,
-    /// What is dubious about the manifest but does not keep the Pod from running.
+    /// Warnings about the manifest, which do not keep the Pod from running.
     pub warnings: Vec<Problem>,
 }
 
@@ -101,7 +97,7 @@ pub struct DesiredPod {
 pub struct Refused {
     /// The manifest.
     pub origin: Origin,
-    /// Why: at least one entry.
+    /// Reasons: at least one entry.
     pub problems: Vec<Problem>,
     /// The Pod whose last accepted version runs on from there, if there is one.
     pub keeps: Option<PodKey>,

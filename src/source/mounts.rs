@@ -1,7 +1,7 @@
 //! Mounts: which one a folder lies on, and notice of their changes.
 //!
 //! A folder that is a mount point shows an empty folder of another file system once it is unmounted,
-//! and only the mount distinguishes the two. What is remembered of a mount holds over a boot,
+//! and only the mount distinguishes the two. The stored identity of a mount holds over a boot,
 //! where device numbers may not.
 
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The file system that a folder lies on, and where that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct MountIdentity {
     /// The boot in which the device had its number.
     boot: String,
     device: u64,
@@ -38,11 +38,11 @@ struct Mount {
     source: String,
 }
 
-impl Place {
-    /// The place of an open folder.
+impl MountIdentity {
+    /// The mount of an open folder.
     ///
     /// # Errors
-    /// The folder cannot be looked at.
+    /// The folder cannot be read.
     pub(super) fn of(folder: BorrowedFd) -> Result<Self, Errno> {
         let device = fstat(folder)?.st_dev;
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
@@ -116,7 +116,7 @@ pub(crate) fn mountinfo() -> String {
 
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
-pub(crate) fn on_the_way(mountinfo: &str, path: &Path) -> Vec<u64> {
+pub(crate) fn on_path(mountinfo: &str, path: &Path) -> Vec<u64> {
     let lines = mountinfo.lines().filter(|line| {
         let point = line.split(' ').nth(4);
         // Blanks and the like are escaped, and such mounts not found here.
@@ -143,7 +143,7 @@ impl MountWatch {
         });
         Self(
             watch
-                .inspect_err(|error| debug!(%error, "mounts cannot be watched"))
+                .inspect_err(|error| debug!(%error, "Failed to watch mounts"))
                 .ok(),
         )
     }
@@ -169,8 +169,8 @@ mod tests {
     const NFS: &str = "36 35 0:40 / /etc/kubernetes/manifests rw,noatime shared:1 master:2 - nfs4 \
                        filer:/export rw,hard";
 
-    fn place(boot: &str, device: u64, line: &str) -> Place {
-        Place {
+    fn place(boot: &str, device: u64, line: &str) -> MountIdentity {
+        MountIdentity {
             boot: boot.to_owned(),
             device,
             mount: parse(line),
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn the_place_of_a_folder_is_found() {
         let proc = File::open("/proc").unwrap();
-        let place = Place::of(proc.as_fd()).unwrap();
+        let place = MountIdentity::of(proc.as_fd()).unwrap();
         assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
-        assert!(place.is_same(&Place::of(proc.as_fd()).unwrap()));
-        let way = on_the_way(&mountinfo(), Path::new("/proc/self"));
+        assert!(place.is_same(&MountIdentity::of(proc.as_fd()).unwrap()));
+        let way = on_path(&mountinfo(), Path::new("/proc/self"));
         assert!(!way.is_empty());
-        assert_ne!(way, on_the_way(&mountinfo(), Path::new("/etc")));
+        assert_ne!(way, on_path(&mountinfo(), Path::new("/etc")));
     }
 }

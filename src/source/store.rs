@@ -3,7 +3,7 @@
 //! One file for each manifest path that a Pod runs from, named by the path's hash and holding the
 //! document as it was written, the `ConfigMap`s and `Secret`s that the Pod refers to, and the mount that
 //! the manifest lay on. It is never a reason to run a Pod by itself: the directory source decides. A file
-//! is written aside, synced and renamed, so that it is whole or not there; one that cannot be read is
+//! is written atomically, so that it is whole or not there; one that cannot be read is
 //! logged, skipped and left alone.
 
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use super::aside;
-use super::mounts::Place;
+use super::mounts::MountIdentity;
 use crate::hex::hex;
+use crate::host::atomic_file;
 use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
 use crate::manifest::{PodKey, StaticPod};
 
@@ -46,7 +46,7 @@ struct Stored {
     objects: Vec<StoredObject>,
     /// Missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    place: Option<Place>,
+    place: Option<MountIdentity>,
 }
 
 /// A `ConfigMap` or `Secret` that the Pod refers to.
@@ -87,141 +87,140 @@ impl From<StoredPath> for PathBuf {
 
 /// An accepted manifest as it came back from the store.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(super) struct StoredManifest {
     /// The manifest.
     pub(super) path: PathBuf,
     /// The Pod that ran from it.
     pub(super) key: PodKey,
     /// The document as it was written.
     pub(super) document: serde_json::Value,
-    /// What goes with it.
-    pub(super) beside: Beside,
+    /// Data stored with the document.
+    pub(super) context: StoredContext,
 }
 
-/// A `ConfigMap` or `Secret` in use and the manifest that it stands in.
+/// A `ConfigMap` or `Secret` in use and the manifest that contains it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct KeptObject {
+pub(super) struct ObjectInUse {
     pub(super) path: PathBuf,
     pub(super) key: ObjectKey,
     pub(super) entries: Arc<Entries>,
 }
 
-/// What is kept beside a Pod's document.
+/// Data stored with a Pod's document.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Beside {
+pub(super) struct StoredContext {
     /// The objects that the Pod refers to.
-    pub(super) objects: Vec<KeptObject>,
+    pub(super) objects: Vec<ObjectInUse>,
     /// The mount that the manifest lay on.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<MountIdentity>,
 }
 
-impl fmt::Debug for Beside {
+impl fmt::Debug for StoredContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.objects.iter().map(|object| &object.key);
         let keys: Vec<_> = keys.collect();
-        f.debug_struct("Beside")
+        f.debug_struct("StoredContext")
             .field("objects", &keys)
             .field("place", &self.place)
             .finish()
     }
 }
 
-/// What the store is to hold for one manifest path.
+/// Stored state of one manifest path, as it should be.
 #[derive(Debug, Clone)]
-pub(super) enum Keep {
-    /// What it holds already.
-    AsItIs,
+pub(super) enum StoreEntry {
+    /// The file on disk stays.
+    Unchanged,
     /// This version.
-    Version(Arc<StaticPod>, Beside),
+    Version(Arc<StaticPod>, StoredContext),
 }
 
 /// The store's folder and what is known to be in it.
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    /// What each manifest path's file holds: the Pod's key and UID, and what is kept beside it.
-    on_disk: BTreeMap<PathBuf, (PodKey, String, Beside)>,
+    /// Content of each manifest path's file: the Pod's key and UID, and the data stored with it.
+    on_disk: BTreeMap<PathBuf, (PodKey, String, StoredContext)>,
 }
 
 impl Store {
     /// Reads the store. A folder that is not there is an empty store; one that cannot be read is
     /// logged and taken for an empty one.
-    pub(super) fn open(folder: PathBuf) -> (Self, Vec<Remembered>) {
+    pub(super) fn open(folder: PathBuf) -> (Self, Vec<StoredManifest>) {
         let mut store = Self {
             folder,
             on_disk: BTreeMap::new(),
         };
-        let mut remembered = Vec::new();
+        let mut manifests = Vec::new();
         let entries = match fs::read_dir(&store.folder) {
             Ok(entries) => entries,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = store.folder.display();
-                    warn!(%folder, %error, "accepted manifests cannot be read");
+                    warn!(%folder, %error, "Failed to read accepted manifests");
                 }
-                return (store, remembered);
+                return (store, manifests);
             }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             match read(&path) {
                 Ok(None) => {}
-                Ok(Some(stored)) => remembered.push(store.enter(stored)),
+                Ok(Some(stored)) => manifests.push(store.load(stored)),
                 Err(error) => {
-                    warn!(file = %path.display(), %error, "skipped a stored manifest");
+                    warn!(file = %path.display(), %error, "Skipped stored manifest");
                 }
             }
         }
-        remembered.sort_by(|a, b| a.path.cmp(&b.path));
-        (store, remembered)
+        manifests.sort_by(|a, b| a.path.cmp(&b.path));
+        (store, manifests)
     }
 
-    fn enter(&mut self, stored: Stored) -> Remembered {
+    fn load(&mut self, stored: Stored) -> StoredManifest {
         let path = PathBuf::from(stored.path);
         let key = PodKey {
             namespace: stored.namespace,
             name: stored.name,
         };
-        let objects = stored.objects.into_iter().map(|object| KeptObject {
+        let objects = stored.objects.into_iter().map(|object| ObjectInUse {
             path: object.path.into(),
             key: object.key,
             entries: Arc::new(object.entries.0),
         });
-        let beside = Beside {
+        let context = StoredContext {
             objects: objects.collect(),
             place: stored.place,
         };
-        let on_disk = (key.clone(), stored.uid, beside.clone());
+        let on_disk = (key.clone(), stored.uid, context.clone());
         self.on_disk.insert(path.clone(), on_disk);
-        Remembered {
+        StoredManifest {
             path,
             key,
             document: stored.document,
-            beside,
+            context,
         }
     }
 
-    /// Whether [`Store::keep`] would change anything.
-    pub(super) fn differs(&self, wanted: &BTreeMap<PathBuf, Keep>) -> bool {
+    /// True if [`Store::sync`] would change anything.
+    pub(super) fn differs(&self, wanted: &BTreeMap<PathBuf, StoreEntry>) -> bool {
         self.on_disk.keys().any(|path| !wanted.contains_key(path))
             || wanted
                 .iter()
-                .any(|(path, keep)| self.outdated(path, keep).is_some())
+                .any(|(path, entry)| self.outdated(path, entry).is_some())
     }
 
     /// The version to write for `path`, if it is not on disk.
     fn outdated<'a>(
         &self,
         path: &Path,
-        keep: &'a Keep,
-    ) -> Option<(&'a Arc<StaticPod>, &'a Beside)> {
-        let Keep::Version(pod, beside) = keep else {
+        entry: &'a StoreEntry,
+    ) -> Option<(&'a Arc<StaticPod>, &'a StoredContext)> {
+        let StoreEntry::Version(pod, context) = entry else {
             return None;
         };
-        let same = self
-            .on_disk
-            .get(path)
-            .is_some_and(|(key, uid, known)| *key == pod.key && *uid == pod.uid && known == beside);
-        (!same).then_some((pod, beside))
+        let same = self.on_disk.get(path).is_some_and(|(key, uid, known)| {
+            *key == pod.key && *uid == pod.uid && known == context
+        });
+        (!same).then_some((pod, context))
     }
 
     /// Makes the folder hold `wanted` and nothing else. What is new is written before what is old
@@ -229,7 +228,7 @@ impl Store {
     ///
     /// # Errors
     /// The first I/O error; what was done until then stays done, and calling again continues.
-    pub(super) fn keep(&mut self, wanted: &BTreeMap<PathBuf, Keep>) -> io::Result<()> {
+    pub(super) fn sync(&mut self, wanted: &BTreeMap<PathBuf, StoreEntry>) -> io::Result<()> {
         if !self.differs(wanted) {
             return Ok(());
         }
@@ -237,14 +236,14 @@ impl Store {
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)?;
-        for (path, keep) in wanted {
-            if let Some((pod, beside)) = self.outdated(path, keep) {
-                self.write(path, pod, beside)?;
-                let on_disk = (pod.key.clone(), pod.uid.clone(), beside.clone());
+        for (path, entry) in wanted {
+            if let Some((pod, context)) = self.outdated(path, entry) {
+                self.write(path, pod, context)?;
+                let on_disk = (pod.key.clone(), pod.uid.clone(), context.clone());
                 self.on_disk.insert(path.clone(), on_disk);
             }
         }
-        aside::sync(&self.folder)?;
+        atomic_file::sync_folder(&self.folder)?;
         let old: Vec<_> = self
             .on_disk
             .keys()
@@ -257,11 +256,11 @@ impl Store {
                 _ => self.on_disk.remove(&path),
             };
         }
-        aside::sync(&self.folder)
+        atomic_file::sync_folder(&self.folder)
     }
 
-    fn write(&self, path: &Path, pod: &StaticPod, beside: &Beside) -> io::Result<()> {
-        let objects = beside.objects.iter().map(|object| StoredObject {
+    fn write(&self, path: &Path, pod: &StaticPod, context: &StoredContext) -> io::Result<()> {
+        let objects = context.objects.iter().map(|object| StoredObject {
             path: object.path.as_path().into(),
             key: object.key.clone(),
             entries: StoredEntries(Entries::clone(&object.entries)),
@@ -275,10 +274,10 @@ impl Store {
             accepted: jiff::Timestamp::now().to_string(),
             document: pod.document.clone(),
             objects: objects.collect(),
-            place: beside.place.clone(),
+            place: context.place.clone(),
         };
-        let content = serde_json::to_vec_pretty(&stored)?;
-        aside::write(&self.folder, &file_name(path), &content)
+        let bytes = serde_json::to_vec_pretty(&stored)?;
+        atomic_file::write(&self.folder.join(file_name(path)), &bytes)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Hearing of changes at the manifest path, through inotify.
 //!
 //! An event only ever says "look again", and which files are just being written. The folder itself
-//! and every folder above it are watched, so that a folder that comes, goes or is replaced is heard
-//! of as well. Where inotify cannot tell (links into other folders, network file systems, limits
-//! reached) the periodic look finds the change; nothing here is needed for correctness.
+//! and every folder above it are watched, so that a folder that comes, goes or is replaced causes events
+//! as well. Where inotify reports nothing (links into other folders, network file systems, limits
+//! reached) the periodic relist finds the change; nothing here is needed for correctness.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -28,23 +31,23 @@ const QUIET: Duration = Duration::from_millis(200);
 /// A file that is written to without end is taken as it is after this time.
 const MAX_UNSETTLED: Duration = Duration::from_secs(3);
 
-/// How often arming is tried while the folders change under it; the periodic look comes anyway.
+/// Number of attempts to set up watches while the folders change; the periodic relist comes anyway.
 const MAX_ARMINGS: usize = 5;
 
 /// The most reads of events at a time, more than a full queue takes; a flood of events is dropped
 /// with its queue.
 const MAX_READS: usize = 2048;
 
-/// What a watched folder is watched for.
+/// Role of a watched folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Role {
+enum WatchRole {
     /// Manifests: all names, or the one that is the manifest path itself.
     Manifests(Option<OsString>),
     /// The name of the folder below it on the way to the manifests.
-    WayTo(OsString),
+    Ancestor(OsString),
 }
 
-impl Role {
+impl WatchRole {
     fn mask(&self) -> WatchMask {
         let names = WatchMask::CREATE
             | WatchMask::DELETE
@@ -56,38 +59,38 @@ impl Role {
             | WatchMask::MASK_ADD;
         match self {
             Self::Manifests(_) => names | WatchMask::MODIFY | WatchMask::CLOSE_WRITE,
-            Self::WayTo(_) => names,
+            Self::Ancestor(_) => names,
         }
     }
 }
 
 /// A folder to watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Spot {
+struct WatchedDirectory {
     folder: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
-    role: Role,
+    role: WatchRole,
 }
 
 /// The existing folders to watch for a manifest path, which must be absolute.
-fn spots(manifest_path: &Path) -> Vec<Spot> {
+fn directories(manifest_path: &Path) -> Vec<WatchedDirectory> {
     let is_folder = fs::metadata(manifest_path).is_ok_and(|meta| meta.is_dir());
     let mut below: Option<&OsStr> = None;
-    let mut spots = Vec::new();
+    let mut directories = Vec::new();
     for folder in manifest_path.ancestors() {
         let role = match below {
-            None if is_folder => Some(Role::Manifests(None)),
+            None if is_folder => Some(WatchRole::Manifests(None)),
             None => None,
             Some(name) if !is_folder && Some(folder) == manifest_path.parent() => {
-                Some(Role::Manifests(Some(name.to_owned())))
+                Some(WatchRole::Manifests(Some(name.to_owned())))
             }
-            Some(name) => Some(Role::WayTo(name.to_owned())),
+            Some(name) => Some(WatchRole::Ancestor(name.to_owned())),
         };
         let meta = fs::metadata(folder).ok().filter(fs::Metadata::is_dir);
         if let (Some(role), Some(meta)) = (role, meta) {
             let identity = (meta.dev(), meta.ino());
-            spots.push(Spot {
+            directories.push(WatchedDirectory {
                 folder: folder.to_owned(),
                 identity,
                 role,
@@ -95,10 +98,10 @@ fn spots(manifest_path: &Path) -> Vec<Spot> {
         }
         below = folder.file_name();
     }
-    spots
+    directories
 }
 
-/// When a file was first and last heard to be written to.
+/// Times of the first and the last event of a file being written.
 #[derive(Debug, Clone, Copy)]
 struct Writing {
     first: Instant,
@@ -111,40 +114,40 @@ impl Writing {
     }
 }
 
-/// What was heard since the last look.
+/// Pending events since the last relist.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct PendingEvents {
     /// Something may have changed.
-    pub(super) look: bool,
+    pub(super) relist: bool,
     /// The watched folders are not the right ones any more, or events were lost.
     rearm: bool,
-    /// The names that anything was heard of since the last look began.
+    /// Names with events since the last relist began.
     touched: HashSet<OsString>,
     /// The files that are being written to.
     writing: HashMap<OsString, Writing>,
 }
 
-impl Heard {
-    /// A look begins: what is heard from now on may have come too late for it. Gives the names that
-    /// anything was heard of before.
-    pub(super) fn begin_look(&mut self) -> HashSet<OsString> {
-        self.look = false;
+impl PendingEvents {
+    /// Begins a relist: events from now on may have come too late for it. Returns the names that had
+    /// events before.
+    pub(super) fn begin_relist(&mut self) -> HashSet<OsString> {
+        self.relist = false;
         std::mem::take(&mut self.touched)
     }
 
-    /// Whether anything was heard of a file since the look began.
+    /// True if there was an event for a file since the relist began.
     pub(super) fn was_touched(&self, name: &OsStr) -> bool {
         self.touched.contains(name)
     }
 
-    /// Whether a file is to be left alone for now.
+    /// True if a file is being written and should not be read yet.
     pub(super) fn is_being_written(&self, name: &OsStr, now: Instant) -> bool {
         self.writing
             .get(name)
             .is_some_and(|writing| now < writing.due())
     }
 
-    /// Whether a file was written to for so long that it is not waited for any more.
+    /// True if a file has been written to for so long that the wait for it is over.
     pub(super) fn waited_long(&self, name: &OsStr, now: Instant) -> bool {
         self.writing
             .get(name)
@@ -170,13 +173,13 @@ impl Heard {
         self.writing.retain(|name, _| present(name));
     }
 
-    /// When the first file that is being written to is to be looked at.
+    /// Time when the first file that is being written is to be read.
     pub(super) fn due(&self) -> Option<Instant> {
         self.writing.values().map(|writing| writing.due()).min()
     }
 
     /// Takes in one event, of the folder watched in `roles`.
-    fn note(&mut self, mask: EventMask, roles: &[Role], name: Option<&OsStr>, now: Instant) {
+    fn record(&mut self, mask: EventMask, roles: &[WatchRole], name: Option<&OsStr>, now: Instant) {
         let lost = EventMask::Q_OVERFLOW
             | EventMask::UNMOUNT
             | EventMask::IGNORED
@@ -184,37 +187,37 @@ impl Heard {
             | EventMask::MOVE_SELF;
         if mask.intersects(lost) {
             self.rearm = true;
-            self.look = true;
+            self.relist = true;
         }
         for role in roles {
             match (role, name) {
-                (_, None) => self.look = true,
-                (Role::WayTo(child), Some(name)) => self.look |= child == name,
-                (Role::Manifests(None), Some(name)) => {
-                    self.note_file(mask, name, is_ignored(name), now);
+                (_, None) => self.relist = true,
+                (WatchRole::Ancestor(child), Some(name)) => self.relist |= child == name,
+                (WatchRole::Manifests(None), Some(name)) => {
+                    self.record_file(mask, name, is_ignored(name), now);
                 }
-                (Role::Manifests(Some(only)), Some(name)) if only == name => {
-                    self.note_file(mask, name, false, now);
+                (WatchRole::Manifests(Some(only)), Some(name)) if only == name => {
+                    self.record_file(mask, name, false, now);
                 }
-                (Role::Manifests(Some(_)), Some(_)) => {}
+                (WatchRole::Manifests(Some(_)), Some(_)) => {}
             }
         }
     }
 
     /// Takes in an event of one name among the manifests. Names that are no manifests count only
     /// when they come or go: manifests may be links through them.
-    fn note_file(&mut self, mask: EventMask, name: &OsStr, ignored: bool, now: Instant) {
+    fn record_file(&mut self, mask: EventMask, name: &OsStr, ignored: bool, now: Instant) {
         self.touched.insert(name.to_owned());
         let content = EventMask::MODIFY | EventMask::CLOSE_WRITE | EventMask::ATTRIB;
         if ignored {
-            self.look |= !mask.intersects(content);
+            self.relist |= !mask.intersects(content);
             return;
         }
         if mask.contains(EventMask::MODIFY) {
             self.wrote(name, now);
             return;
         }
-        self.look = true;
+        self.relist = true;
         if mask.contains(EventMask::CREATE) && !mask.contains(EventMask::ISDIR) {
             self.wrote(name, now);
         } else if !mask.contains(EventMask::ATTRIB) {
@@ -228,21 +231,24 @@ impl Heard {
 struct Armed<I> {
     inotify: I,
     /// The folders that are watched: fewer than asked for where one could not be.
-    spots: Vec<Spot>,
-    roles: HashMap<WatchDescriptor, Vec<Role>>,
+    directories: Vec<WatchedDirectory>,
+    roles: HashMap<WatchDescriptor, Vec<WatchRole>>,
 }
 
 impl Armed<Inotify> {
     /// Touches the folders, so that it may hang.
-    fn new(wanted: &[Spot]) -> io::Result<Self> {
+    fn new(wanted: &[WatchedDirectory]) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let mut roles: HashMap<_, Vec<_>> = HashMap::new();
-        let mut spots = Vec::new();
-        for spot in wanted {
-            match inotify.watches().add(&spot.folder, spot.role.mask()) {
+        let mut directories = Vec::new();
+        for directory in wanted {
+            match inotify
+                .watches()
+                .add(&directory.folder, directory.role.mask())
+            {
                 Ok(watch) => {
-                    roles.entry(watch).or_default().push(spot.role.clone());
-                    spots.push(spot.clone());
+                    roles.entry(watch).or_default().push(directory.role.clone());
+                    directories.push(directory.clone());
                 }
                 Err(error) if is_limit(&error) => return Err(error),
                 // The folder has gone or is not ours to read: looking at it tells more.
@@ -251,7 +257,7 @@ impl Armed<Inotify> {
         }
         Ok(Self {
             inotify,
-            spots,
+            directories,
             roles,
         })
     }
@@ -266,7 +272,7 @@ impl Armed<Inotify> {
         let inotify = AsyncFd::new(self.inotify)?;
         Ok(Armed {
             inotify,
-            spots: self.spots,
+            directories: self.directories,
             roles: self.roles,
         })
     }
@@ -277,10 +283,10 @@ impl Armed<Inotify> {
 pub(super) struct Arming {
     manifest_path: PathBuf,
     /// The folders that are watched; `None` when new watches are needed in any case.
-    spots: Option<Vec<Spot>>,
+    directories: Option<Vec<WatchedDirectory>>,
 }
 
-/// What came of arming: nothing when the right folders are watched already.
+/// Result of setting up watches: `None` when the right folders are watched already.
 #[derive(Debug)]
 pub(super) struct NewWatches(Option<io::Result<Armed<Inotify>>>);
 
@@ -289,13 +295,13 @@ impl Arming {
     pub(super) fn run(mut self) -> NewWatches {
         let mut new = None;
         for _ in 0..MAX_ARMINGS {
-            let spots = spots(&self.manifest_path);
-            if self.spots.as_ref() == Some(&spots) {
+            let directories = directories(&self.manifest_path);
+            if self.directories.as_ref() == Some(&directories) {
                 break;
             }
-            match Armed::new(&spots) {
+            match Armed::new(&directories) {
                 Ok(armed) => {
-                    self.spots = Some(armed.spots.clone());
+                    self.directories = Some(armed.directories.clone());
                     new = Some(Ok(armed));
                 }
                 Err(error) => return NewWatches(Some(Err(error))),
@@ -305,7 +311,7 @@ impl Arming {
     }
 }
 
-/// Whether inotify as a whole cannot be had, rather than one folder.
+/// True if inotify as a whole is not available, rather than for one folder.
 fn is_limit(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let limits = [
@@ -320,65 +326,65 @@ fn is_limit(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The ear at a manifest path.
+/// The watches of a manifest path.
 #[derive(Debug)]
 pub(super) struct Watch {
     manifest_path: PathBuf,
     /// `None` while inotify cannot be had.
     armed: Option<Armed<AsyncFd<Inotify>>>,
     /// It was logged that inotify cannot be had.
-    complained: bool,
-    pub(super) heard: Heard,
+    is_reported: bool,
+    pub(super) pending: PendingEvents,
 }
 
 impl Watch {
-    /// An ear that hears nothing until [`Watch::adopt`].
+    /// Watches that report nothing until [`Watch::adopt`].
     pub(super) fn new(manifest_path: PathBuf) -> Self {
         Self {
             manifest_path,
             armed: None,
-            complained: false,
-            heard: Heard::default(),
+            is_reported: false,
+            pending: PendingEvents::default(),
         }
     }
 
-    /// Whether changes are heard of at all.
+    /// True if watches are set up.
     pub(super) fn is_armed(&self) -> bool {
         self.armed.is_some()
     }
 
-    /// A look begins: takes in what came before it. Gives what brings the watches up to date, and the
-    /// names that something was heard of.
-    pub(super) fn begin_look(&mut self) -> (Arming, HashSet<OsString>) {
+    /// A relist begins: takes in what came before it. Gives what brings the watches up to date, and the
+    /// names that had events.
+    pub(super) fn begin_relist(&mut self) -> (Arming, HashSet<OsString>) {
         self.drain(Instant::now());
-        let news = self.heard.begin_look();
-        let armed = self.armed.as_ref().filter(|_| !self.heard.rearm);
+        let changed_names = self.pending.begin_relist();
+        let armed = self.armed.as_ref().filter(|_| !self.pending.rearm);
         let arming = Arming {
             manifest_path: self.manifest_path.clone(),
-            spots: armed.map(|armed| armed.spots.clone()),
+            directories: armed.map(|armed| armed.directories.clone()),
         };
-        (arming, news)
+        (arming, changed_names)
     }
 
     /// Listens to the new watches from now on. Must run inside the runtime.
     pub(super) fn adopt(&mut self, NewWatches(new): NewWatches) {
         let Some(new) = new else { return };
-        self.heard = Heard::default();
+        self.pending = PendingEvents::default();
         self.armed = None;
         match new.and_then(Armed::register) {
             Ok(armed) => self.armed = Some(armed),
             Err(error) => return self.complain(&error),
         }
-        if std::mem::take(&mut self.complained) {
-            info!("inotify can be had again");
+        if std::mem::take(&mut self.is_reported) {
+            info!("inotify is available again");
         }
     }
 
     fn complain(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.complained, true) {
+        if !std::mem::replace(&mut self.is_reported, true) {
             let path = self.manifest_path.display();
             let advice = limits::advice(error);
-            warn!(%path, %error, advice, "no inotify: changes are found by the periodic look alone");
+            warn!(%path, %error, advice, "inotify is unavailable, changes are found by the periodic relist only");
         }
     }
 
@@ -391,20 +397,20 @@ impl Watch {
                 Ok(events) => {
                     for event in events {
                         let roles = armed.roles.get(&event.wd).map_or(&[][..], Vec::as_slice);
-                        self.heard.note(event.mask, roles, event.name, now);
+                        self.pending.record(event.mask, roles, event.name, now);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        self.heard.rearm = true;
+                        self.pending.rearm = true;
                     }
                     return;
                 }
             }
         }
-        self.heard.look = true;
-        self.heard.rearm = true;
+        self.pending.relist = true;
+        self.pending.rearm = true;
     }
 
     /// Waits for events and takes them in; for ever while inotify cannot be had. May be cancelled.
@@ -415,109 +421,8 @@ impl Watch {
         match armed.inotify.readable_mut().await {
             // What comes after this is seen as readable anew, and what came before is drained.
             Ok(mut ready) => ready.clear_ready(),
-            Err(_) => self.heard.rearm = true,
+            Err(_) => self.pending.rearm = true,
         }
         self.drain(Instant::now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifests() -> [Role; 1] {
-        [Role::Manifests(None)]
-    }
-
-    #[test]
-    fn an_overflow_of_the_queue_looks_again_and_arms_anew() {
-        let mut heard = Heard::default();
-        heard.note(EventMask::Q_OVERFLOW, &[], None, Instant::now());
-        assert!(heard.look && heard.rearm);
-    }
-
-    #[test]
-    fn a_file_that_is_written_waits_until_it_is_closed_or_quiet() {
-        let now = Instant::now();
-        let name = OsStr::new("web.yaml");
-        let mut heard = Heard::default();
-        heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
-        assert!(!heard.look, "a bare write is no reason to look");
-        assert!(heard.is_being_written(name, now));
-        assert!(!heard.is_being_written(name, now + QUIET));
-        heard.note(EventMask::CLOSE_WRITE, &manifests(), Some(name), now);
-        assert!(heard.look);
-        assert!(!heard.is_being_written(name, now));
-    }
-
-    #[test]
-    fn a_file_that_is_written_without_end_is_taken_at_last() {
-        let start = Instant::now();
-        let name = OsStr::new("web.yaml");
-        let mut heard = Heard::default();
-        let mut now = start;
-        while now < start + MAX_UNSETTLED {
-            heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
-            assert!(heard.is_being_written(name, now));
-            now += QUIET / 2;
-        }
-        heard.note(EventMask::MODIFY, &manifests(), Some(name), now);
-        assert!(!heard.is_being_written(name, now));
-        assert!(heard.waited_long(name, now));
-    }
-
-    #[test]
-    fn writing_a_swap_file_is_nothing_and_swapping_a_hidden_link_is_something() {
-        let now = Instant::now();
-        let mut heard = Heard::default();
-        for mask in [EventMask::MODIFY, EventMask::CLOSE_WRITE, EventMask::ATTRIB] {
-            heard.note(mask, &manifests(), Some(OsStr::new(".web.yaml.swp")), now);
-        }
-        assert!(!heard.look && heard.due().is_none());
-        heard.note(
-            EventMask::MOVED_TO,
-            &manifests(),
-            Some(OsStr::new("..data")),
-            now,
-        );
-        assert!(heard.look);
-    }
-
-    #[test]
-    fn above_the_folder_only_the_way_to_it_matters() {
-        let now = Instant::now();
-        let roles = [Role::WayTo("manifests".into())];
-        let mut heard = Heard::default();
-        heard.note(EventMask::CREATE, &roles, Some(OsStr::new("other")), now);
-        assert!(!heard.look);
-        heard.note(
-            EventMask::MOVED_TO,
-            &roles,
-            Some(OsStr::new("manifests")),
-            now,
-        );
-        assert!(heard.look);
-    }
-
-    #[test]
-    fn every_folder_above_is_watched_and_a_missing_one_by_the_nearest_that_exists() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("a/b");
-        let roles = |path| {
-            spots(path)
-                .into_iter()
-                .map(|spot| spot.role)
-                .take(2)
-                .collect::<Vec<_>>()
-        };
-        let way_to = |name: &str| Role::WayTo(name.into());
-        assert_eq!(roles(&path)[0], way_to("a"));
-        fs::create_dir(root.path().join("a")).unwrap();
-        assert_eq!(
-            roles(&path),
-            [Role::Manifests(Some("b".into())), way_to("a")]
-        );
-        fs::create_dir(&path).unwrap();
-        assert_eq!(roles(&path), [Role::Manifests(None), way_to("b")]);
     }
 }

@@ -1,16 +1,7 @@
 //! Names of Pods' cgroups, as the kubelet gives them.
 
-use super::QosClass;
-
-/// Who writes to the cgroup file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CgroupDriver {
-    /// Whoever needs a cgroup makes it.
-    #[default]
-    Cgroupfs,
-    /// systemd, which is asked for slices.
-    Systemd,
-}
+use super::{QosClass, cpu_shares};
+use crate::host::cgroup::CgroupDriver;
 
 /// The Pod's cgroup, as a path below the cgroup root: `/kubepods/burstable/podUID`, or the slices that
 /// systemd makes of it. Guaranteed Pods stand beside the classes (Kubernetes, Pod Quality of Service
@@ -53,6 +44,15 @@ pub fn pod_cgroup_paths(driver: CgroupDriver, uid: &str) -> impl Iterator<Item =
     classes
         .map(|class| pod_cgroup_path(driver, class, uid))
         .into_iter()
+}
+
+/// CPU shares of the cgroups of QoS classes, by their paths (the kubelet's `setCPUCgroupConfig`): as many as
+/// the Pods of the class request together. `burstable` is that sum for burstable Pods, in thousandths of a
+/// CPU; best-effort Pods request none, and guaranteed ones have no cgroup of their class.
+#[must_use]
+pub fn qos_cpu_shares(driver: CgroupDriver, burstable: i64) -> [(String, i64); 2] {
+    [(QosClass::Burstable, burstable), (QosClass::BestEffort, 0)]
+        .map(|(class, milli)| (class_cgroup_path(driver, class), cpu_shares(milli)))
 }
 
 fn class_name(class: QosClass) -> Option<&'static str> {

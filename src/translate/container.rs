@@ -1,4 +1,4 @@
-//! A container of a Pod to what the runtime is asked for.
+//! Container of a Pod to the CRI request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ pub struct ContainerInstance {
     pub user_namespace: Option<UserNamespaceRange>,
 }
 
-/// What the runtime is asked for: one instance of one container of the Pod.
+/// Container config for the runtime: one instance of one container of the Pod.
 ///
 /// # Errors
 /// The Pod asks for something that is not there or cannot be had here.
@@ -104,7 +104,7 @@ pub fn container_config(
 /// A part of a volume that a container has mounted, which has to be made ready before the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubPath {
-    /// The mount's place among the container's mounts.
+    /// Index among the container's mounts.
     pub index: usize,
     /// The volume's name.
     pub volume: String,

@@ -1,4 +1,4 @@
-//! What a Pod's `/etc/resolv.conf` says, by its DNS policy (Kubernetes, DNS for Services and Pods).
+//! Content of a Pod's `/etc/resolv.conf`, by its DNS policy (Kubernetes, DNS for Services and Pods).
 
 use std::net::IpAddr;
 
@@ -22,9 +22,9 @@ pub struct ResolvConf {
     pub servers: Vec<String>,
     /// The last `search` line.
     pub searches: Vec<String>,
-    /// What all `options` lines say together.
+    /// Options of all `options` lines together.
     pub options: Vec<String>,
-    /// Whether the node is to have none: an empty `--resolv-conf`.
+    /// True if Pods get no configuration of the node: an empty `--resolv-conf`.
     is_none: bool,
 }
 
@@ -100,8 +100,8 @@ pub(super) fn dns_config(
     config
 }
 
-/// What a Pod does not get of its DNS configuration, or gets in vain; the first two in the kubelet's words,
-/// for events with its reason `DNSConfigForming`.
+/// Returns the parts of a Pod's DNS configuration that are left out or have no effect; the first two in the
+/// kubelet's words, for events with its reason `DNSConfigForming`.
 #[must_use]
 pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Vec<String> {
     let Some(spec) = &pod.pod.spec else {
@@ -143,11 +143,10 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
     problems
 }
 
-/// What keeps the runtime from taking the host's configuration where there is to be none: this machine's own
-/// name server, by the family of the addresses given for the node, and no domain to search (the kubelet's
-/// `GetPodDNS`).
+/// Returns a configuration that keeps the runtime from using the host's: this machine's own name server, by
+/// the family of the node's addresses, and no search domain (the kubelet's `GetPodDNS`).
 fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
-    let given = facts.host_ips.given();
+    let given = facts.identity.ips.given();
     let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
     let mut servers: Vec<String> = given.iter().map(|ip| own(ip).to_owned()).collect();
     if servers.is_empty() {
@@ -227,6 +226,7 @@ fn add_new(list: &mut Vec<String>, more: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::Identity;
     use k8s_openapi::api::core::v1::PodDNSConfigOption;
 
     fn facts() -> NodeFacts {
@@ -309,6 +309,7 @@ mod tests {
     }
 
     /// The kubelet's words: pkg/kubelet/network/dns.
+    // Longer than other functions: one table, a row for each configuration.
     #[test]
     fn what_is_left_out_or_answers_nowhere_is_told() {
         let many = PodDNSConfig {
@@ -401,7 +402,10 @@ mod tests {
             };
             let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
             let facts = NodeFacts {
-                host_ips: ips.into(),
+                identity: Identity {
+                    ips: ips.into(),
+                    ..facts().identity
+                },
                 ..facts()
             };
             dns_config(&facts, &ResolvConf::none(), "ns", &spec)

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector};
 use super::resources::{container_limit, container_request, effective_limit};
 use super::{NodeFacts, labels};
 use crate::manifest::StaticPod;
-use crate::manifest::quantity::{self, Quantity};
+use crate::units::quantity::{self, Quantity};
 
-/// What a Pod has only once it is there: its addresses, the first one first, and since when it is.
+/// Data that a Pod has only once its sandbox exists: its addresses, the first one first, and its start time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// The Pod's own; empty where it is on the host's network, and before its sandbox runs.
@@ -48,7 +48,7 @@ pub fn field_value(
         return Ok(value.unwrap_or_default());
     }
     let host_network = spec.is_some_and(|s| s.host_network == Some(true));
-    let host_ips = facts.host_ips.all();
+    let host_ips = facts.identity.ips.all();
     let pod_ips = if host_network {
         &host_ips
     } else {
@@ -116,16 +116,16 @@ fn quoted(value: &str) -> String {
     text
 }
 
-/// Whether Go prints a character beyond ASCII as it is: letters, marks, numbers, punctuation and symbols.
-/// The standard library leaves the same ones alone, marks only behind something.
+/// True if Go prints a character beyond ASCII as it is: letters, marks, numbers, punctuation and symbols. The
+/// standard library leaves the same ones alone, marks only behind something.
 fn is_printable(c: char) -> bool {
     let behind: String = ['a', c].iter().collect();
     behind.escape_debug().eq(behind.chars())
 }
 
-/// Who asks for a resource.
+/// Consumer of a resource field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker<'a> {
+pub enum ResourceConsumer<'a> {
     /// A variable of this container.
     Variable(&'a str),
     /// A file of a volume.
@@ -144,25 +144,26 @@ pub enum Asker<'a> {
 pub fn resource_value(
     facts: &NodeFacts,
     pod: &StaticPod,
-    asker: Asker<'_>,
+    asker: ResourceConsumer<'_>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
     let named = selector.container_name.as_deref().filter(|n| !n.is_empty());
     let name = match (named, asker) {
-        (Some(name), _) | (None, Asker::Variable(name)) => name,
-        (None, Asker::File) => "",
+        (Some(name), _) | (None, ResourceConsumer::Variable(name)) => name,
+        (None, ResourceConsumer::File) => "",
     };
     let default = PodSpec::default();
     let spec = pod.pod.spec.as_ref().unwrap_or(&default);
     let container = find_container(spec, name);
     let container = container.ok_or_else(|| format!("there is no container {name:?}"))?;
-    let has_defaults =
-        asker == Asker::File || named.is_none() || spec.containers.iter().any(|c| c.name == name);
+    let has_defaults = asker == ResourceConsumer::File
+        || named.is_none()
+        || spec.containers.iter().any(|c| c.name == name);
     let amount = match selector.resource.split_once('.') {
         Some(("requests", name)) => container_request(container, name),
         Some(("limits", name)) => {
             let limit = match asker {
-                Asker::Variable(_) if has_defaults => limit(spec, container, name),
+                ResourceConsumer::Variable(_) if has_defaults => limit(spec, container, name),
                 _ => container_limit(container, name),
             };
             if limit.is_zero() && has_defaults {
@@ -197,9 +198,9 @@ fn limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
 fn allocatable(facts: &NodeFacts, name: &str) -> Quantity {
     let whole = |amount: u64| Quantity::of(i64::try_from(amount).unwrap_or(i64::MAX));
     match name {
-        "cpu" => whole(facts.cpus.into()),
-        "memory" => whole(facts.allocatable_memory()),
-        "ephemeral-storage" => whole(facts.ephemeral_storage),
+        "cpu" => whole(facts.capacity.cpus.into()),
+        "memory" => whole(facts.capacity.allocatable_memory()),
+        "ephemeral-storage" => whole(facts.capacity.ephemeral_storage),
         _ => Quantity::default(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
-use super::downward::{Asker, field_value, resource_value};
+use super::downward::{ResourceConsumer, field_value, resource_value};
 use super::{ContainerInstance, NodeFacts};
 use crate::cri::v1::KeyValue;
 use crate::manifest::StaticPod;
@@ -22,7 +22,7 @@ pub type EnvFileKey = (String, String, String);
 /// A value sees the variables above it.
 ///
 /// # Errors
-/// What a variable refers to is not there.
+/// A variable refers to an object or key that does not exist.
 pub(super) fn environment(
     facts: &NodeFacts,
     pod: &StaticPod,
@@ -66,7 +66,7 @@ fn referred(
         return value.map(Some);
     }
     if let Some(selector) = &source.resource_field_ref {
-        let asker = Asker::Variable(&container.name);
+        let asker = ResourceConsumer::Variable(&container.name);
         return resource_value(facts, pod, asker, selector).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Default)]
 pub struct HostIps {
     known: watch::Sender<Vec<String>>,
-    /// How to look; nothing where they are given.
+    /// Function that finds the addresses; `None` if they are configured.
     find: Option<fn() -> Vec<IpAddr>>,
 }
 
@@ -25,7 +25,7 @@ impl HostIps {
         ips
     }
 
-    /// Looks for them anew. A machine that has none just now, such as one whose lease is being renewed,
+    /// Looks for them again. A machine that has none just now, such as one whose lease is being renewed,
     /// keeps those that it had.
     pub fn look(&self) {
         let found = self.find.map(|find| find()).unwrap_or_default();

@@ -10,11 +10,11 @@ pub const POD_UID: &str = "io.kubernetes.pod.uid";
 /// The container's name in the Pod.
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
-/// How often the container was restarted before.
+/// Number of restarts of the container.
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-/// Where in the container its last words are looked for.
+/// Path of the termination message in the container.
 pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
-/// What counts as its last words.
+/// Policy of the termination message.
 pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 /// The Pod's grace period in seconds.
 pub const TERMINATION_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";

@@ -1,4 +1,4 @@
-//! What a container has mounted.
+//! Mounts of a container.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -32,7 +32,7 @@ pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result
 }
 
 /// The container's mounts: those it asks for in their order, then its hosts file and the file for its
-/// last words.
+/// termination message.
 pub(super) fn mounts(
     facts: &NodeFacts,
     pod: &StaticPod,
@@ -60,7 +60,7 @@ pub(super) fn mounts(
     let own = |container_path: &str, host_path: PathBuf| Mount {
         container_path: container_path.into(),
         host_path: host_path.display().to_string(),
-        selinux_relabel: facts.selinux,
+        selinux_relabel: facts.kernel.selinux,
         ..Mount::default()
     };
     if !mounts.iter().any(|m| m.container_path == HOSTS) {
@@ -102,7 +102,7 @@ fn volume_mount(
         host_path: path.display().to_string(),
         readonly: source.is_read_only(),
         // What is the host's keeps the host's label.
-        selinux_relabel: facts.selinux && !matches!(source, VolumeSource::HostPath { .. }),
+        selinux_relabel: facts.kernel.selinux && !matches!(source, VolumeSource::HostPath { .. }),
         ..Mount::default()
     })
 }
@@ -146,7 +146,7 @@ fn propagation(mount: &VolumeMount) -> MountPropagation {
     }
 }
 
-/// Whether what is mounted below a mount is read-only too.
+/// True if mounts below a read-only mount are read-only too.
 fn recursive_read_only(
     facts: &NodeFacts,
     spec: &PodSpec,

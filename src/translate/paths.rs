@@ -1,10 +1,11 @@
-//! Where a Pod's files lie on the node: below the root directory and the Pods' log directory, under
-//! the kubelet's names.
+//! Paths of a Pod's files on the node: below the root directory and the Pods' log directory, under the
+//! kubelet's names.
 
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Volume;
 
+use crate::host::log_links::LogLinks;
 use crate::host::untrusted::Location;
 use crate::manifest::{PodKey, StaticPod};
 
@@ -17,7 +18,7 @@ pub struct Paths {
     pub logs: PathBuf,
     /// The folder of links to containers' logs, where log shippers look.
     pub container_logs: PathBuf,
-    /// Where cgroup file systems are mounted.
+    /// Mount point of the cgroup file systems.
     pub cgroups: PathBuf,
 }
 
@@ -70,7 +71,7 @@ impl Paths {
         self.volume(uid, "empty-dir", volume)
     }
 
-    /// The file that tells that a folder of the Pod's own, such as an emptyDir, was set up completely.
+    /// The file that marks a folder of the Pod's own, such as an emptyDir, as set up completely.
     #[must_use]
     pub fn ready(&self, uid: &str, volume: &str) -> PathBuf {
         let plugin = self.pod(uid).join("plugins/kubernetes.io~empty-dir");
@@ -89,7 +90,7 @@ impl Paths {
         volumes.join(format!("kubernetes.io~{kind}")).join(volume)
     }
 
-    /// Where a part of a volume is mounted for a container.
+    /// Mount point of a volume's `subPath` for a container.
     #[must_use]
     pub fn sub_path(&self, uid: &str, volume: &str, container: &str, index: usize) -> PathBuf {
         let folder = self.pod(uid).join("volume-subpaths").join(volume);
@@ -109,7 +110,7 @@ impl Paths {
         self.pod(uid).join("containers").join(container)
     }
 
-    /// The file that a container leaves its last words in; each attempt has its own.
+    /// The file that a container leaves its termination message in; each attempt has its own.
     #[must_use]
     pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         let folder = self.container(uid, container);
@@ -145,6 +146,15 @@ impl Paths {
         Location::new(&self.logs, name)
     }
 
+    /// The links to containers' logs.
+    #[must_use]
+    pub fn log_links(&self) -> LogLinks {
+        LogLinks {
+            folder: self.container_logs.clone(),
+            logs: self.logs.clone(),
+        }
+    }
+
     /// The log of one instance of a container.
     #[must_use]
     pub fn container_log(&self, key: &PodKey, uid: &str, container: &str, attempt: u32) -> PathBuf {
@@ -153,7 +163,7 @@ impl Paths {
     }
 }
 
-/// What stands behind a volume of a Pod.
+/// Source of a volume of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A file or folder of the host, and the type it has to have (empty: whatever is there).
@@ -178,14 +188,14 @@ impl VolumeSource {
         }
     }
 
-    /// Whether no container may write to it, whatever it asks for.
+    /// True if no container may write to it, whatever its mounts say.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Files(_))
     }
 }
 
-/// What stands behind a volume; `None` for a kind that is not carried out, which acceptance refuses.
+/// Returns the source of a volume; `None` for a kind that is not implemented, which acceptance refuses.
 #[must_use]
 pub fn volume_source(paths: &Paths, pod: &StaticPod, volume: &Volume) -> Option<VolumeSource> {
     if let Some(host) = &volume.host_path {

@@ -1,4 +1,4 @@
-//! Requests and limits to what cgroups are told: classes of service, CPU shares and quotas, memory
+//! Requests and limits to cgroup settings: classes of quality of service (`QoS`), CPU shares and quotas, memory
 //! (Kubernetes, Pod Quality of Service Classes, and Resource Management for Pods and Containers).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,16 +8,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
 use super::NodeFacts;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
-use crate::manifest::quantity::{self, Quantity};
+use crate::host::cgroup::{CPU_PERIOD, CgroupLimits};
+use crate::units::quantity::{self, Quantity};
 
-/// The CFS period in microseconds, and the least quota of it that the kernel takes.
-pub const CPU_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1_000;
 /// CPU shares of one CPU, and the bounds that the kernel sets.
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
-/// How readily the kernel kills processes when memory runs out (Kubernetes, Node-pressure eviction).
+/// OOM score adjustment by `QoS` class (Kubernetes, Node-pressure eviction).
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
 /// Whose Pods the kernel spares as it spares guaranteed ones.
@@ -80,7 +79,7 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
         .chain(&spec.containers)
 }
 
-/// Whether an init container is a sidecar, which runs as long as the Pod.
+/// True if an init container is a sidecar, which runs as long as the Pod.
 #[must_use]
 pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
@@ -94,7 +93,7 @@ fn asked(resources: &ResourceRequirements, name: &str) -> Option<Quantity> {
     amount(resources.requests.as_ref(), name)
 }
 
-/// What is requested; a limit is a request where there is no other.
+/// Request for a resource; a limit is a request where there is no other.
 fn request(resources: &ResourceRequirements, name: &str) -> Quantity {
     asked(resources, name).unwrap_or_else(|| limit(resources, name))
 }
@@ -103,19 +102,19 @@ fn limit(resources: &ResourceRequirements, name: &str) -> Quantity {
     amount(resources.limits.as_ref(), name).unwrap_or_default()
 }
 
-/// What a container requests of a resource.
+/// Request of a container for a resource.
 pub(crate) fn container_request(container: &Container, name: &str) -> Quantity {
     let resources = container.resources.as_ref();
     resources.map(|r| request(r, name)).unwrap_or_default()
 }
 
-/// What a container is limited to; zero where it is not.
+/// Limit of a container; zero if it has none.
 pub(crate) fn container_limit(container: &Container, name: &str) -> Quantity {
     let resources = container.resources.as_ref();
     resources.map(|r| limit(r, name)).unwrap_or_default()
 }
 
-/// What a container is limited to by itself or else by its Pod; zero where it is not.
+/// Limit of a container, or else of its Pod; zero if there is none.
 pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {
     let own = container_limit(container, name);
     let of_pod = || spec.resources.as_ref().map(|r| limit(r, name));
@@ -126,8 +125,8 @@ pub(super) fn effective_limit(spec: &PodSpec, container: &Container, name: &str)
     }
 }
 
-/// What a Pod requests of a resource in all, without its overhead: the most that its containers can
-/// need at one time (Kubernetes, Init Containers, "Resource sharing within containers").
+/// Request of a Pod for a resource without its overhead: the most that its containers need at one time
+/// (Kubernetes, Init Containers, "Resource sharing within containers").
 #[must_use]
 fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
     let own = spec.resources.as_ref();
@@ -138,7 +137,7 @@ fn pod_request(spec: &PodSpec, name: &str) -> Quantity {
     }
 }
 
-/// What a Pod is limited to in all, without its overhead; zero where it is not.
+/// Limit of a Pod without its overhead; zero if it has none.
 #[must_use]
 pub(crate) fn pod_limit(spec: &PodSpec, name: &str) -> Quantity {
     let of_pod = spec.resources.as_ref().map(|r| limit(r, name));
@@ -177,7 +176,7 @@ pub(super) fn sandbox_resources(facts: &NodeFacts, spec: &PodSpec) -> LinuxConta
     )
 }
 
-/// What running the Pod costs besides its containers.
+/// Overhead of the Pod besides its containers.
 pub(super) fn overhead(facts: &NodeFacts, spec: &PodSpec) -> LinuxContainerResources {
     let Some(overhead) = &spec.overhead else {
         return LinuxContainerResources::default();
@@ -199,17 +198,17 @@ pub(super) fn container_resources(
     let mut resources = linux_resources(facts, cpu_request, cpu_limit, memory_limit);
     resources.oom_score_adj = oom_score(facts, spec, container);
     resources.hugepage_limits = hugepage_limits(facts, spec, container);
-    if facts.swap_controller && facts.cgroup_unified {
+    if facts.kernel.swap_controller && facts.kernel.cgroup_unified {
         let unified = &mut resources.unified;
         unified.insert("memory.swap.max".into(), "0".into());
-    } else if facts.swap_controller {
+    } else if facts.kernel.swap_controller {
         // Memory and swap together may be no more than memory alone.
         resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
     }
     resources
 }
 
-/// What a Pod requests of the node, its overhead included.
+/// Requests of a Pod, its overhead included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requested {
     /// Thousandths of a CPU.
@@ -222,7 +221,7 @@ pub struct Requested {
     pub huge_pages: BTreeMap<String, i64>,
 }
 
-/// What a Pod requests of the node in all.
+/// Returns the requests of a Pod, its overhead included.
 #[must_use]
 pub fn requested(spec: &PodSpec) -> Requested {
     let overhead = |name: &str| amount(spec.overhead.as_ref(), name).unwrap_or_default();
@@ -242,7 +241,7 @@ pub fn requested(spec: &PodSpec) -> Requested {
     }
 }
 
-/// What a Pod as a whole requests, and its requests and limits, as its status tells them.
+/// Returns the amounts that a Pod is allocated, and its requests and limits, as its status reports them.
 #[must_use]
 pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
     let requests = summed(spec, |r| r.requests.as_ref());
@@ -255,8 +254,8 @@ pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
     (requests, resources)
 }
 
-/// What a container requests, and its requests and limits, as its status tells them: where it has
-/// limits of its own, those that it has by its Pod are told too.
+/// Returns the amounts that a container is allocated, and its requests and limits, as its status reports
+/// them: a container with limits of its own also has those that the Pod's limits imply.
 #[must_use]
 pub fn container_amounts(
     pod: Option<&PodSpec>,
@@ -308,19 +307,6 @@ fn summed(
     summed
 }
 
-/// What the cgroup of a Pod is limited to, its overhead included.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CgroupLimits {
-    /// CPU shares, from 2 to 262144.
-    pub cpu_shares: i64,
-    /// Microseconds of CPU in each [`CPU_PERIOD`]; 0 for no limit.
-    pub cpu_quota: i64,
-    /// Bytes; 0 for no limit.
-    pub memory: i64,
-    /// Bytes of huge pages, by the page size as cgroups write it.
-    pub hugepages: Vec<(String, u64)>,
-}
-
 /// The limits of a Pod's cgroup. One that not every container has is none of the Pod's.
 #[must_use]
 pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
@@ -346,7 +332,7 @@ pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
         cpu_shares: cpu_shares(requested(spec).cpu),
         cpu_quota: cpu_quota(limited("cpu").milli_value()),
         memory: limited("memory").value(),
-        hugepages: facts.hugepage_sizes.iter().map(pages).collect(),
+        hugepages: facts.kernel.hugepage_sizes.iter().map(pages).collect(),
     }
 }
 
@@ -363,7 +349,7 @@ fn linux_resources(
         memory_limit_in_bytes: memory_limit.value(),
         ..LinuxContainerResources::default()
     };
-    if facts.cgroup_unified {
+    if facts.kernel.cgroup_unified {
         let unified = &mut resources.unified;
         unified.insert("memory.oom.group".into(), "1".into());
     }
@@ -384,7 +370,7 @@ fn cpu_quota(milli: i64) -> i64 {
     }
 }
 
-/// The kernel's readiness to kill the container, by how much of the node's memory it asked for.
+/// OOM score adjustment of the container, by its share of the node's memory.
 fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
     if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
         return GUARANTEED_OOM_SCORE;
@@ -394,7 +380,7 @@ fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
         QosClass::BestEffort => return BEST_EFFORT_OOM_SCORE,
         QosClass::Burstable => {}
     }
-    let capacity = i64::try_from(facts.memory_capacity)
+    let capacity = i64::try_from(facts.capacity.memory)
         .unwrap_or(i64::MAX)
         .max(1);
     let share = unclaimed_memory(spec);
@@ -428,7 +414,7 @@ fn unclaimed_memory(spec: &PodSpec) -> i64 {
 
 /// Every page size of the node with its limit, by default none.
 fn hugepage_limits(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> Vec<HugepageLimit> {
-    let sizes = facts.hugepage_sizes.iter();
+    let sizes = facts.kernel.hugepage_sizes.iter();
     let limit = |size: &String| HugepageLimit {
         page_size: size.clone(),
         limit: hugepage_names(size)
@@ -441,7 +427,7 @@ fn hugepage_limits(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> 
     sizes.map(limit).collect()
 }
 
-/// How a resource of pages of a size as cgroups write it (`2MB`) may be named: `hugepages-2Mi`.
+/// Possible resource names of a huge page size as cgroups write it (`2MB`): `hugepages-2Mi`.
 fn hugepage_names(size: &str) -> Vec<String> {
     let Some((number, unit)) = size
         .find(|c: char| !c.is_ascii_digit())

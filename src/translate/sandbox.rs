@@ -14,7 +14,7 @@ use crate::cri::v1::{
 };
 use crate::manifest::StaticPod;
 
-/// What a name is cut to, as one part of a domain name (RFC 1123), and the kernel's own limit.
+/// Maximum length of a host name: that of a DNS label (RFC 1123), and the kernel's own limit.
 const MAX_LABEL: usize = 63;
 const MAX_HOSTNAME: usize = 64;
 
@@ -29,7 +29,7 @@ pub struct SandboxInstance {
     pub user_namespace: Option<UserNamespaceRange>,
 }
 
-/// What the runtime is asked for: the Pod's sandbox. `host` is the host's resolver configuration.
+/// Sandbox config of the Pod for the runtime. `host` is the host's resolver configuration.
 #[must_use]
 pub fn sandbox_config(
     facts: &NodeFacts,
@@ -101,7 +101,7 @@ pub fn pod_hostname(pod: &StaticPod) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// What the kernel has as the host name: with the domain where the Pod asks for that.
+/// Host name in the kernel: the FQDN if the Pod sets `setHostnameAsFQDN`.
 fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
     let hostname = pod_hostname(pod);
     let spec = pod.pod.spec.as_ref();
@@ -112,8 +112,8 @@ fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
     }
 }
 
-/// Why the Pod cannot have the host name that it asks for, if it cannot. On the host's network it has the
-/// host's, whatever it asks for.
+/// Returns the reason why the Pod cannot have its host name, if it cannot. On the host's network it has the
+/// host's, whatever its spec says.
 #[must_use]
 pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
     let spec = pod.pod.spec.as_ref();

@@ -1,4 +1,4 @@
-//! Security contexts of a Pod and its containers to what the runtime is asked for (Kubernetes,
+//! Security contexts of a Pod and its containers to the CRI request (Kubernetes,
 //! Configure a Security Context for a Pod or Container).
 
 use k8s_openapi::api::core::v1::{
@@ -18,7 +18,7 @@ use crate::manifest::StaticPod;
 
 /// Before a container's name, the annotation with its `AppArmor` profile.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
-/// What a container must not see of `/proc` and `/sys`, as the kubelet has it.
+/// Paths of `/proc` and `/sys` that are masked, as the kubelet has them.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -33,7 +33,7 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-/// What a container must not change of it.
+/// Paths of `/proc` and `/sys` that are read-only, as the kubelet has them.
 const READONLY_PATHS: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
@@ -138,10 +138,10 @@ pub(super) fn container_security_context(
     }
 }
 
-/// Whether a container that must not run as root would.
+/// Checks that a container with `runAsNonRoot` does not run as root.
 ///
 /// # Errors
-/// It would, or it cannot be told.
+/// It would, or it cannot be determined.
 pub(super) fn check_non_root(
     version: &StaticPod,
     spec: &PodSpec,

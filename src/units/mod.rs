@@ -4,4 +4,6 @@
 //! runtime and files on disk are bounded here where they enter. Operators that panic on overflow are
 //! not used on them; the lint `clippy::arithmetic_side_effects` holds that for the whole library.
 
+pub mod duration;
+pub(crate) mod quantity;
 pub mod time;

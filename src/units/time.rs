@@ -13,19 +13,19 @@ const YEAR: u64 = 365 * 24 * 60 * 60;
 /// runtime written in Go takes what is longer for none at all.
 pub const LONGEST: Duration = Duration::from_secs(100 * YEAR);
 
-/// The span, or [`LONGEST`].
+/// Bounds a span by [`LONGEST`].
 #[must_use]
 pub fn bounded(span: Duration) -> Duration {
     span.min(LONGEST)
 }
 
-/// The span of this many seconds: zero where they are negative, [`LONGEST`] where they are more.
+/// Returns the span of this many seconds: zero where they are negative, [`LONGEST`] where they are more.
 #[must_use]
 pub fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(seconds.max(0).unsigned_abs()).min(LONGEST)
 }
 
-/// Whole seconds of a span, rounded up, at most those of [`LONGEST`].
+/// Returns whole seconds of a span, rounded up, at most those of [`LONGEST`].
 #[must_use]
 pub fn whole_seconds(span: Duration) -> i64 {
     let span = bounded(span);
@@ -35,7 +35,7 @@ pub fn whole_seconds(span: Duration) -> i64 {
         .saturating_add(begun)
 }
 
-/// Nanoseconds of a span, at most as many as an `i64` holds.
+/// Returns nanoseconds of a span, at most as many as an `i64` holds.
 #[must_use]
 pub fn nanos(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)

@@ -55,7 +55,7 @@ pub fn env_files(
     Ok(found)
 }
 
-/// The text of a file of a volume, if it is there. No symlink leads out of the volume, and what
+/// The text of a file of a volume, if it exists. No symlink leads out of the volume, and what
 /// containers put there that is no file, such as a device, is not opened.
 fn read(
     paths: &Paths,
@@ -126,7 +126,7 @@ fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
     Ok(None)
 }
 
-/// What stands up to the closing quote, over as many lines as it takes.
+/// Returns the text up to the closing quote, which may span several lines.
 fn quoted<'a>(
     first: &'a str,
     number: usize,

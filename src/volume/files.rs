@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::ownership;
 use super::payload::Payload;
+use crate::host::atomic_file;
 use crate::host::untrusted::Location;
 
 const DATA: &str = "..data";
@@ -29,10 +30,8 @@ pub(super) fn write(volume: &Path, payload: &Payload, group: Option<u32>) -> io:
     if !current.is_some_and(|folder| holds(&folder, payload)) {
         let name = fresh_name();
         fill(&volume.join(&name), payload, group)?;
-        let new = volume.join(DATA_NEW);
-        remove_if_there(&new)?;
-        symlink(&name, &new)?;
-        fs::rename(&new, volume.join(DATA))?;
+        let (new, data) = (volume.join(DATA_NEW), volume.join(DATA));
+        atomic_file::replace_symlink(Path::new(&name), &new, &data)?;
     }
     let names = top_names(payload);
     for name in &names {
@@ -101,7 +100,7 @@ fn make_open_folder(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
-/// Whether a folder holds just these files.
+/// True if a folder holds exactly these files.
 fn holds(folder: &Path, payload: &Payload) -> bool {
     let same = |(path, file): (&String, &super::payload::File)| {
         let path = folder.join(path);

@@ -25,7 +25,7 @@ pub(super) fn prepare(path: &Path, kind: &str) -> Result<(), String> {
     check(path, kind)
 }
 
-/// Whether a host path is of its type, or can be made so.
+/// Checks that a host path is of its type, or can be created so.
 pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
     if kind.is_empty() {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Volumes of Pods on the node: made before a Pod's sandbox, and taken away with it. A removal never
 //! follows a symlink and never crosses a mount.
 //!
-//! The files that the agent writes are looked at again before each container starts, and that is as
+//! The files that the agent writes are checked again before each container starts, and that is as
 //! often as they can come to differ: labels, annotations and resources of a static Pod, and the
 //! `ConfigMap`s and `Secret`s that it refers to, are part of its UID, so a change of them is another
 //! Pod with volumes of its own; and addresses, which a new sandbox changes, cannot stand in volumes.
@@ -27,9 +27,9 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
 use rustix::mount::MountFlags;
 
-use crate::manifest::quantity::{self, Quantity};
 use crate::manifest::{StaticPod, volumes};
 use crate::translate::{Addresses, NodeFacts, Paths, VolumeSource, pod_limit, volume_source};
+use crate::units::quantity::{self, Quantity};
 
 pub use env_file::env_files;
 pub use sub_path::prepare_sub_path;
@@ -38,7 +38,7 @@ pub use sub_path::prepare_sub_path;
 /// `…OrCreate` types. What is there already stays as it is. Volumes that no container uses are left out.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
     share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
@@ -56,7 +56,7 @@ pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
 /// Brings the files up to date that the agent writes.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
     share(&facts.paths, pod)?;
     each(&facts.paths, pod, |spec, volume, source| match source {
@@ -65,10 +65,10 @@ pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Res
     })
 }
 
-/// Whether every volume is, or can become, what it has to be; makes nothing.
+/// Checks that every volume has its type, or can be created so; creates nothing.
 ///
 /// # Errors
-/// What is wrong, with the field's path.
+/// Returns the first failure, with the field's path.
 pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), String> {
     each(&facts.paths, pod, |_, volume, source| match source {
         VolumeSource::HostPath { path, kind } => host_path::check(path, kind),
@@ -158,7 +158,7 @@ fn each(
     Ok(())
 }
 
-/// Makes a folder of the Pod's own, on its medium and with its group, and tells so by the file `ready`.
+/// Makes a folder of the Pod's own, on its medium and with its group, and marks that by the file `ready`.
 /// One that is ready stays as containers left it, its group and modes too, whatever the Pod's
 /// `fsGroupChangePolicy` (the kubelet's `emptyDir`).
 fn set_up(
@@ -219,7 +219,7 @@ fn mount_medium(
 fn memory_size(facts: &NodeFacts, spec: &PodSpec, source: &EmptyDirVolumeSource) -> Quantity {
     let own = source.size_limit.as_ref();
     let own = own.and_then(|size| quantity::parse(&size.0));
-    let node = Quantity::of(i64::try_from(facts.memory_capacity).unwrap_or(i64::MAX));
+    let node = Quantity::of(i64::try_from(facts.capacity.memory).unwrap_or(i64::MAX));
     let limits = [own.unwrap_or_default(), pod_limit(spec, "memory"), node];
     let given = limits.into_iter().filter(|limit| !limit.is_zero());
     given.min().unwrap_or_default()

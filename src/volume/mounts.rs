@@ -16,7 +16,7 @@ pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
 /// Mounts can stand on top of each other.
 const MAX_LAYERS: usize = 64;
 
-/// Where something is mounted in a folder or on it, the deepest first.
+/// Returns the mount points in a folder and on it, the deepest first.
 pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     // As the kernel writes it.
     let folder = match fs::canonicalize(folder) {
@@ -50,7 +50,7 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Whether something is mounted on this very folder.
+/// True if this very folder is a mount point.
 pub(super) fn is_mount_point(folder: &Path) -> io::Result<bool> {
     let own = fs::canonicalize(folder)?;
     Ok(below(folder)?.contains(&own))
@@ -100,7 +100,7 @@ fn warn_of_swap() {
     if swaps.lines().count() > 1 {
         SAID.call_once(|| {
             warn!(
-                "secrets and volumes in memory may be written to the node's swap: the kernel can keep them out of it from 6.4 on"
+                "Secrets and memory-backed volumes may be swapped out: the kernel supports noswap from 6.4 on"
             );
         });
     }

@@ -9,7 +9,7 @@ use rustix::fs::{
 
 use super::tree;
 
-/// What the group may do with files, and besides with folders, whose content gets the group too.
+/// Permissions of the group on files, and on folders, whose content gets the group too.
 const READ: RawMode = 0o440;
 const READ_WRITE: RawMode = 0o660;
 const FOLDER: RawMode = 0o2110;
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_deepest_folder_is_given_too() {
-        let root = tree::tests::Memory::new();
+        let root = tree::tests::MemoryFilesystem::new();
         let deepest = tree::tests::dig(root.path());
         give(root.path(), 2000, false).unwrap();
         assert_eq!(fstat(&deepest).unwrap().st_gid, 2000);

@@ -1,4 +1,4 @@
-//! What the files of a volume say: the downward API's, `ConfigMap`s' and `Secret`s', one by one or
+//! Content of the files of a volume: the downward API's, `ConfigMap`s' and `Secret`s', one by one or
 //! projected into one volume.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, Volum
 
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Entries;
-use crate::translate::{Addresses, Asker, NodeFacts, field_value, resource_value};
+use crate::translate::{Addresses, NodeFacts, ResourceConsumer, field_value, resource_value};
 
 /// The mode of files where the volume says nothing.
 const DEFAULT_MODE: i32 = 0o644;
@@ -18,9 +18,9 @@ pub(super) type Payload = BTreeMap<String, File>;
 /// A file.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct File {
-    /// What it says.
+    /// Content of the file.
     pub(super) content: Vec<u8>,
-    /// Who may do what with it.
+    /// Permissions of the file.
     pub(super) mode: u32,
 }
 
@@ -94,7 +94,7 @@ impl Writer<'_> {
             let text = if let Some(field) = &item.field_ref {
                 field_value(facts, pod, self.addresses, &field.field_path)?
             } else if let Some(selector) = &item.resource_field_ref {
-                resource_value(facts, pod, Asker::File, selector)?
+                resource_value(facts, pod, ResourceConsumer::File, selector)?
             } else {
                 String::new()
             };

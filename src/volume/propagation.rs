@@ -60,8 +60,8 @@ fn mount_on_itself(directory: &Path, points: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the mount that a path is on is shared: the newest one whose mount point is the path or lies around
-/// it (`proc_pid_mountinfo`(5)).
+/// True if the mount that a path is on is shared: the newest one whose mount point is the path or an ancestor
+/// of it (`proc_pid_mountinfo`(5)).
 fn is_shared(table: &[u8], path: &Path) -> bool {
     let mut lines = table.split(|b| *b == b'\n').rev();
     let around = |line: &&[u8]| mount_point(line).is_some_and(|point| path.starts_with(point));

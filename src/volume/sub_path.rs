@@ -15,7 +15,7 @@ use rustix::mount::mount_bind;
 
 use super::{make_folder, mounts};
 
-/// How often a look is tried again that somebody disturbed by renaming things.
+/// Number of attempts to resolve a path while something renames its parts.
 const TRIES: usize = 32;
 
 /// Mounts the part `path` of the volume at `root` on `target`, which is made. Folders that are not
@@ -153,9 +153,9 @@ mod tests {
 
     /// A folder for a volume, one for what must not be reached, and one for targets; what is mounted
     /// goes with it.
-    struct Place(tempfile::TempDir);
+    struct TestVolume(tempfile::TempDir);
 
-    impl Place {
+    impl TestVolume {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             for folder in ["volume", "outside"] {
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TestVolume {
         fn drop(&mut self) {
             let _ = mounts::unmount_below(self.0.path());
         }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn folders_are_made_with_the_mode_of_the_volume_and_mounted() {
-        let place = Place::new();
+        let place = TestVolume::new();
         let mode = fs::Permissions::from_mode(0o777);
         fs::set_permissions(place.path("volume"), mode).unwrap();
         place.prepare("a/b").unwrap();
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_symlink_inside_the_volume_is_followed() {
-        let place = Place::new();
+        let place = TestVolume::new();
         fs::create_dir(place.path("volume/real")).unwrap();
         symlink("real", place.path("volume/link")).unwrap();
         place.prepare("link/new").unwrap();
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_symlink_that_names_a_place_in_the_volume_by_its_whole_path_is_followed() {
-        let place = Place::new();
+        let place = TestVolume::new();
         fs::create_dir(place.path("volume/real")).unwrap();
         fs::write(place.path("volume/real/file"), "x").unwrap();
         symlink(place.path("volume/real"), place.path("volume/link")).unwrap();
@@ -246,7 +246,7 @@ mod tests {
             "../../../../../../etc",
             "/proc/self/root",
         ] {
-            let place = Place::new();
+            let place = TestVolume::new();
             symlink(target, place.path("volume/link")).unwrap();
             for path in ["link", "link/new", "link/../../outside", "link/secret"] {
                 let error = place.prepare(path).unwrap_err();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_symlink_swapped_in_meanwhile_leads_nowhere_either() {
-        let place = Place::new();
+        let place = TestVolume::new();
         fs::create_dir(place.path("volume/a")).unwrap();
         symlink("../outside", place.path("volume/evil")).unwrap();
         let done = Arc::new(AtomicBool::new(false));

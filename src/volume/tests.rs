@@ -4,24 +4,25 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::tree::tests::Memory;
+use super::tree::tests::MemoryFilesystem;
 use super::*;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{SourceKind, parse};
+use crate::translate::NodeCapacity;
 use crate::translate::Paths;
 
 /// A node with one Pod.
-struct Node {
+struct TestNode {
     /// It goes with all that is in it.
-    _folder: Memory,
+    _folder: MemoryFilesystem,
     facts: NodeFacts,
     pod: StaticPod,
 }
 
-impl Node {
+impl TestNode {
     /// A Pod of these fields of its spec, and with these fields of its container.
     fn new(spec: &str, container: &str) -> Self {
-        let folder = Memory::new();
+        let folder = MemoryFilesystem::new();
         let host = folder.path().display();
         let text = format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: web}}, spec: {{{spec}, \
@@ -40,7 +41,10 @@ impl Node {
         };
         let facts = NodeFacts {
             paths,
-            memory_capacity: 1 << 30,
+            capacity: NodeCapacity {
+                memory: 1 << 30,
+                ..NodeCapacity::default()
+            },
             ..NodeFacts::default()
         };
         Self {
@@ -80,7 +84,7 @@ const MOUNTS: &str = "resources: {limits: {memory: 64Mi}}, volumeMounts: [
 
 #[test]
 fn volumes_have_the_modes_of_the_reference_agents_and_the_pods_group() {
-    let node = Node::new(VOLUMES, MOUNTS);
+    let node = TestNode::new(VOLUMES, MOUNTS);
     node.prepare().unwrap();
     let modes = ["disk", "memory", "settings", "own"].map(|name| node.found(name, "").0);
     assert_eq!(modes, [0o777, 0o1777, 0o777, 0o1777]);
@@ -89,7 +93,7 @@ fn volumes_have_the_modes_of_the_reference_agents_and_the_pods_group() {
         assert_eq!(size.f_blocks * size.f_frsize, 64 << 20, "{name}");
     }
     let with_group = format!("securityContext: {{fsGroup: 2000}}, {VOLUMES}");
-    let node = Node::new(&with_group, MOUNTS);
+    let node = TestNode::new(&with_group, MOUNTS);
     node.prepare().unwrap();
     let found = ["disk", "memory", "settings", "own"].map(|name| node.found(name, ""));
     let expected = [0o2777, 0o3777, 0o2777, 0o3777].map(|mode| (mode, 2000));
@@ -101,7 +105,7 @@ fn volumes_have_the_modes_of_the_reference_agents_and_the_pods_group() {
 fn a_new_sandbox_leaves_volumes_as_containers_left_them() {
     for policy in ["Always", "OnRootMismatch"] {
         let context = format!("{{fsGroup: 2000, fsGroupChangePolicy: {policy}}}");
-        let node = Node::new(&format!("securityContext: {context}, {VOLUMES}"), MOUNTS);
+        let node = TestNode::new(&format!("securityContext: {context}, {VOLUMES}"), MOUNTS);
         node.prepare().unwrap();
         for name in ["disk", "memory"] {
             let (volume, file) = (node.volume(name), node.volume(name).join("file"));
@@ -122,7 +126,7 @@ fn a_new_sandbox_leaves_volumes_as_containers_left_them() {
 
 #[test]
 fn memory_that_a_boot_took_is_mounted_again() {
-    let node = Node::new(VOLUMES, MOUNTS);
+    let node = TestNode::new(VOLUMES, MOUNTS);
     node.prepare().unwrap();
     mounts::unmount_below(&node.facts.paths.root).unwrap();
     node.prepare().unwrap();
@@ -133,16 +137,16 @@ fn memory_that_a_boot_took_is_mounted_again() {
 #[test]
 fn volumes_that_no_container_uses_are_left_out() {
     let volumes = "volumes: [{name: v, hostPath: {path: HOST/none, type: Directory}}]";
-    let unused = Node::new(volumes, "env: []");
+    let unused = TestNode::new(volumes, "env: []");
     assert_eq!(check(&unused.facts, &unused.pod), Ok(()));
     assert_eq!(unused.prepare(), Ok(()));
-    let used = Node::new(volumes, "volumeMounts: [{name: v, mountPath: /v}]");
+    let used = TestNode::new(volumes, "volumeMounts: [{name: v, mountPath: /v}]");
     assert!(check(&used.facts, &used.pod).is_err());
     let init = "initContainers: [{name: i, image: i, volumeMounts: [{name: v, mountPath: /v}]}]";
-    let used = Node::new(&format!("{volumes}, {init}"), "env: []");
+    let used = TestNode::new(&format!("{volumes}, {init}"), "env: []");
     assert!(used.prepare().is_err());
     let env = "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]";
-    let read = Node::new("volumes: [{name: v, emptyDir: {}}]", env);
+    let read = TestNode::new("volumes: [{name: v, emptyDir: {}}]", env);
     read.prepare().unwrap();
     assert!(read.volume("v").is_dir());
 }
@@ -190,7 +194,7 @@ fn huge_pages_are_of_a_size_that_a_container_requests() {
 
 #[test]
 fn a_pod_is_removed_however_deep_its_containers_dug() {
-    let node = Node::new(VOLUMES, MOUNTS);
+    let node = TestNode::new(VOLUMES, MOUNTS);
     node.prepare().unwrap();
     tree::tests::dig(&node.volume("disk"));
     let pod = node.facts.paths.pod(&node.pod.uid);

@@ -112,7 +112,7 @@ fn id(found: &Stat) -> (u64, u64) {
     (found.st_dev, found.st_ino)
 }
 
-/// Whether it is a folder, a symlink to one not counted.
+/// True if it is a folder; a symlink to one does not count.
 pub(super) fn is_folder(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::Directory
 }
@@ -128,9 +128,9 @@ pub(super) mod tests {
     use tempfile::TempDir;
 
     /// A folder in memory, where many folders are made fast.
-    pub(in super::super) struct Memory(TempDir);
+    pub(in super::super) struct MemoryFilesystem(TempDir);
 
-    impl Memory {
+    impl MemoryFilesystem {
         pub(in super::super) fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             mounts::mount_memory(root.path(), 0, MountFlags::empty()).unwrap();
@@ -142,7 +142,7 @@ pub(super) mod tests {
         }
     }
 
-    impl Drop for Memory {
+    impl Drop for MemoryFilesystem {
         fn drop(&mut self) {
             let _ = mounts::unmount_below(self.path());
         }
@@ -160,7 +160,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_folder_is_emptied_however_deep_and_wide_it_is() {
-        let root = Memory::new();
+        let root = MemoryFilesystem::new();
         let (folder, outside) = (root.path().join("folder"), root.path().join("outside"));
         fs::create_dir_all(folder.join("wide")).unwrap();
         fs::write(&outside, "").unwrap();

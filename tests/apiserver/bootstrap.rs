@@ -130,8 +130,8 @@ async fn a_node_asks_for_its_certificate_and_has_it_renewed(mut node: Node, clus
     node.start_agent();
     // One that waits for long says so again.
     node.wait_until("it waits for it", async || {
-        node.log_lines_with("podkeeper starts") == 2
-            && node.log_lines_with("waiting for the client certificate") >= 2
+        node.log_lines_with("Starting podkeeper") == 2
+            && node.log_lines_with("Waiting for client certificate") >= 2
     })
     .await;
     assert_eq!(open_requests(&cluster, &node).len(), 1);
@@ -199,5 +199,5 @@ async fn a_renewed_certificate_is_shown_in_place_of_one_in_the_kubeconfig(
     .await;
     node.put("web.yaml", &pod("web", FOREVER));
     cluster.wait_running(&node, "web").await;
-    assert_eq!(node.log_lines_with("the API server is away"), 0);
+    assert_eq!(node.log_lines_with("API server is unreachable"), 0);
 }

@@ -322,7 +322,7 @@ async fn usage_is_measured_and_shown_through_the_api_server(mut node: Node, clus
     );
     let all = &summary["node"]["memory"];
     let used = all["workingSetBytes"].as_u64().unwrap();
-    assert!(used > bytes && used < podkeeper::node::machine::memory_capacity());
+    assert!(used > bytes && used < podkeeper::host::machine::memory_capacity());
 }
 
 /// The millicores and mebibytes in a line of `kubectl top` that starts with these names.

@@ -101,7 +101,7 @@ async fn a_server_that_is_too_busy_is_left_alone(mut node: Node, cluster: Cluste
         tries >= 12
     })
     .await;
-    assert_eq!(node.log_lines_with("the API server is away"), 0);
+    assert_eq!(node.log_lines_with("API server is unreachable"), 0);
     proxy.decide(|_| Fate::Pass);
     for name in ["a", "b", "d"] {
         cluster.wait_running(&node, name).await;
@@ -166,7 +166,7 @@ async fn a_start_and_an_idle_minute_cost_little(mut node: Node, cluster: Cluster
     println!("asking through {}", proxy.url());
     node.start_agent();
     node.wait_until("the Node is there", async || {
-        node.log_lines_with("the Node is registered") > 0
+        node.log_lines_with("Registered Node") > 0
     })
     .await;
     // Everything that the connection itself asks is asked within this.
@@ -242,7 +242,7 @@ async fn a_status_that_others_add_to_is_told_once(mut node: Node, cluster: Clust
     node.flag("port", "0");
     node.start_agent();
     node.wait_until("the Node is there", async || {
-        node.log_lines_with("the Node is registered") > 0
+        node.log_lines_with("Registered Node") > 0
     })
     .await;
     let dongles = "{\"status\":{\"capacity\":{\"example.com/dongle\":\"4\"}}}";
@@ -276,7 +276,7 @@ async fn a_label_that_is_refused_keeps_nothing_else_from_being_told(
     let proxy = Proxy::start(&cluster, &mut node);
     node.start_agent();
     node.wait_until("the Node is there", async || {
-        node.log_lines_with("the Node is registered") > 0
+        node.log_lines_with("Registered Node") > 0
     })
     .await;
     node.kill_agent();
@@ -297,6 +297,6 @@ async fn a_label_that_is_refused_keeps_nothing_else_from_being_told(
         tellings(&asked, &node) > 0
     })
     .await;
-    let refused = "the API server refuses to change the labels of the Node";
+    let refused = "API server refuses to update the labels of the Node";
     assert_eq!(node.log_lines_with(refused), 1);
 }

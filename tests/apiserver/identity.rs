@@ -130,8 +130,8 @@ async fn a_service_account_with_the_least_rights_is_enough(mut node: Node, clust
             .is_some()
     })
     .await;
-    assert_eq!(node.log_lines_with("the API server refuses"), 0);
-    assert_eq!(node.log_lines_with("the API server does not"), 0);
+    assert_eq!(node.log_lines_with("API server refuses"), 0);
+    assert_eq!(node.log_lines_with("the static Pod keeps running"), 0);
 }
 
 async fn rights_that_are_taken_away_are_missed_and_used_again(mut node: Node, cluster: Cluster) {
@@ -153,7 +153,7 @@ async fn rights_that_are_taken_away_are_missed_and_used_again(mut node: Node, cl
         node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
         node.wait_running(name).await;
     }
-    let refused = "the API server does not make the mirror Pod";
+    let refused = "Failed to create mirror Pod";
     node.wait_until("the refusals are told", async || {
         node.log_lines_with(refused) == 2
     })
@@ -176,7 +176,9 @@ async fn credentials_that_change_are_read_again(mut node: Node, cluster: Cluster
     // An answer that is slow, or comes not at all, is another thing.
     let refused = || {
         let log = node.log();
-        let away = log.lines().filter(|l| l.contains("the API server is away"));
+        let away = log
+            .lines()
+            .filter(|l| l.contains("API server is unreachable"));
         away.filter(|l| l.contains("Unauthorized")).count()
     };
     node.wait_until("nobody is let in", async || refused() == 1)
@@ -213,7 +215,7 @@ async fn a_node_that_is_not_to_be_registered_is_used_when_it_is_there(
     node.start_agent();
     node.wait_running("web").await;
     node.wait_until("it asks", async || {
-        node.log_lines_with("the API server answers") == 1
+        node.log_lines_with("API server is reachable") == 1
     })
     .await;
     assert!(node_object(&node, &cluster).is_none());

@@ -145,7 +145,7 @@ async fn a_mirror_is_adopted_by_the_next_agent(mut node: Node, cluster: Cluster)
     node.kill_agent();
     node.start_agent();
     node.wait_until("the second agent is there", async || {
-        node.log_lines_with("the API server answers") == 2
+        node.log_lines_with("API server is reachable") == 2
     })
     .await;
     // A second Pod's mirror comes after the agent has looked at the first's.
@@ -206,7 +206,7 @@ async fn what_changes_while_the_api_server_is_away_is_right_when_it_is_back(
     let is_new = |mirror: &Value| *hash(mirror) == version.as_str() && is_running(mirror);
     cluster.wait_mirror(&node, "changes", is_new).await;
     assert_eq!(uid(&cluster.mirror(&node, "stays").unwrap()), uid(&stays));
-    assert_eq!(node.log_lines_with("the API server is away"), 1);
+    assert_eq!(node.log_lines_with("API server is unreachable"), 1);
     // Four Pods of five requests each, as a start costs; the two mirrors that go; the Node, its lease, lists
     // and watches; and each of these may have been tried once before the server was ready.
     let asked = proxy.take_asked();
@@ -260,5 +260,5 @@ async fn without_an_api_server_pods_start_and_stop(mut node: Node, cluster: Clus
     node.remove("web.yaml");
     node.wait_gone().await;
     // Said once for each time that it was away, which a slow answer may make two.
-    assert!(node.log_lines_with("the API server is away") >= 1);
+    assert!(node.log_lines_with("API server is unreachable") >= 1);
 }

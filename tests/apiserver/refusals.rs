@@ -74,19 +74,19 @@ async fn refused_until(
         refused_pods(metrics).as_deref() == Some("1")
     })
     .await;
-    let refused = "the API server does not make the mirror Pod";
+    let refused = "Failed to create mirror Pod";
     node.wait_until("the refusal is told", async || {
         node.log_lines_with(refused) > 0
     })
     .await;
     node.wait_until("it is tried again", async || {
-        node.log_lines_with("the API server did not do it") > 1
+        node.log_lines_with("API server rejected request for mirror Pod") > 1
     })
     .await;
     let log = node.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains(refused)).collect();
     assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!(node.log_lines_with("the API server is away"), 0);
+    assert_eq!(node.log_lines_with("API server is unreachable"), 0);
     assert!(told[0].contains(words), "{told:#?}");
     let before = node.running_one("web", "c").await.unwrap();
     // Where its namespace is not there, an event has no place either.
@@ -109,7 +109,7 @@ async fn refused_until(
     .await;
     assert_eq!(node.running_one("web", "c").await.unwrap().id, before.id);
     assert_eq!(
-        node.log_lines_with("the API server takes the mirror Pod again"),
+        node.log_lines_with("API server accepts the mirror Pod again"),
         1
     );
     node.wait_until("nothing is refused any more", async || {

@@ -163,7 +163,7 @@ async fn sandboxes_of_others_are_never_touched(mut node: Node) {
 
 async fn one_root_directory_serves_one_agent(mut node: Node) {
     node.start_agent();
-    node.wait_until("it runs", async || node.log_lines_with("looked around") > 0)
+    node.wait_until("it runs", async || node.log_lines_with("Relisted pods") > 0)
         .await;
     let flag = |name: &str, folder: &str| format!("--{name}={}", node.path(folder).display());
     let second = command(&[
@@ -219,7 +219,7 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
     assert!(beside.contains("status 1"), "{beside}");
     let log = node.path("agent.log").display().to_string();
     let waits = format!(
-        "{agent} 2>{log} & agent=$!; until grep -q 'waiting for the container runtime' {log}; do sleep 0.1; done; \
+        "{agent} 2>{log} & agent=$!; until grep -q 'Waiting for the container runtime' {log}; do sleep 0.1; done; \
          kill $agent; wait $agent"
     );
     let contained = run("unshare --pid --fork --mount", &waits);

@@ -298,12 +298,13 @@ async fn waiting_ends_when_the_pod_is_ready_or_gone(mut node: Node) {
         report.is_some_and(|report| report.reason == "ErrImagePull")
     })
     .await;
-    let in_vain = output(&node, &["wait", "bad", "--timeout=1s"]);
-    assert_eq!(in_vain.status.code(), Some(1));
-    let said = text(&in_vain.stderr);
+    let timed_out = output(&node, &["wait", "bad", "--timeout=1s"]);
+    assert_eq!(timed_out.status.code(), Some(1));
+    let said = text(&timed_out.stderr);
     let bad = node.full_name("bad");
-    let expected =
-        format!("podkeeper: waited 1s in vain: default/{bad} is Pending: ErrImagePull: ");
+    let expected = format!(
+        "podkeeper: Timed out after 1s waiting for Pod default/{bad} to become ready: Pending: ErrImagePull: "
+    );
     assert!(said.starts_with(&expected), "{said}");
     assert!(said.ends_with(" (0 of 1 containers are ready)\n"), "{said}");
 

@@ -389,7 +389,7 @@ async fn remove_sandbox(node: &Node, id: String) {
 }
 
 async fn images_that_nothing_uses_or_wants_make_room(mut node: Node) {
-    const TOO_FULL: &str = "the disk of the images is too full";
+    const TOO_FULL: &str = "Image file system is too full";
     let own = Own::start(&mut node);
     // Beside others, which nothing uses.
     let used = ["busybox:1", "busybox:2", "pause:1", "web:1"].map(str::to_owned);
@@ -429,7 +429,7 @@ async fn images_that_nothing_uses_or_wants_make_room(mut node: Node) {
     .await;
     let left = ["busybox:1", "pause:1", "web:1"].map(str::to_owned);
     assert_eq!(image_tags(&node).await, left.into());
-    let removed = "removed images that nothing uses images=\"localhost/podkeeper/busybox:2\"";
+    let removed = "Removed unused images images=\"localhost/podkeeper/busybox:2\"";
     assert_eq!(node.log_lines_with(removed), 1, "{}", node.log());
     assert_eq!(node.running_one("runs", "c").await.unwrap().id, first.id);
 

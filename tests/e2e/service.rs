@@ -87,7 +87,7 @@ async fn a_kubelets_command_line_and_configuration_start_the_agent_as_they_are(m
     let log = node.log();
     for words in [
         "flags of the kubelet without effect here: --pod-infra-container-image (",
-        "the API server is away, the Pods run all the same",
+        "API server is unreachable, static Pods keep running",
         "fields of the KubeletConfiguration without effect here: ",
     ] {
         assert_eq!(log.matches(words).count(), 1, "{log}");
@@ -152,16 +152,13 @@ async fn the_service_manager_is_told_what_it_wants_to_hear(mut node: Node) {
     node.extra_flags = vec!["--container-runtime-endpoint".to_owned(), endpoint];
     node.start_agent();
     node.wait_until("it waits", async || {
-        node.log().contains("waiting for the container runtime")
+        node.log().contains("Waiting for the container runtime")
     })
     .await;
     assert_eq!(manager.next(), None);
     std::os::unix::fs::symlink(socket, node.path("late.sock")).unwrap();
     manager.hears("READY=1").await;
-    assert!(
-        node.report("web").await.is_some(),
-        "every Pod was looked at"
-    );
+    assert!(node.report("web").await.is_some(), "every Pod is synced");
     manager.hears("WATCHDOG=1").await;
     manager.hears("WATCHDOG=1").await;
     // One that does not listen for a while holds nothing up.
@@ -220,7 +217,7 @@ async fn a_reload_changes_what_can_change(mut node: Node) {
         log.contains("changed=\"manifest-url, pod-manifest-path\""),
         "{log}"
     );
-    let late = "the setting changes only at the agent's next start setting=\"cluster-domain\"";
+    let late = "Setting takes effect only when the agent is restarted setting=\"cluster-domain\"";
     assert!(log.contains(late), "{log}");
 
     // Without the URL again, its Pod goes; a folder that is emptied takes the others.

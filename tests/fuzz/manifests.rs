@@ -9,12 +9,14 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use podkeeper::cri::v1::{ContainerConfig, PodSandboxConfig};
-use podkeeper::manifest::objects::{Object, ObjectSet, attach, unmet};
+use podkeeper::host::cgroup::CgroupDriver;
+use podkeeper::manifest::objects::{Object, ObjectSet, attach, start_errors};
 use podkeeper::manifest::{Accepted, Problem, SourceKind, StaticPod, parse, parse_all, parse_file};
 use podkeeper::pod::admission::Allocations;
 use podkeeper::translate::{
-    Addresses, CgroupDriver, ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance,
-    UserNamespaceRange, container_config, hosts_file, sandbox_config, sub_paths,
+    Addresses, ContainerInstance, Identity, KernelFeatures, NodeCapacity, NodeFacts, Paths,
+    ResolvConf, SandboxInstance, UserNamespaceRange, container_config, hosts_file, sandbox_config,
+    sub_paths,
 };
 use prost::Message;
 
@@ -32,20 +34,32 @@ static NODES: LazyLock<[NodeFacts; 2]> = LazyLock::new(|| {
         },
         cluster_dns: vec!["10.254.0.10".into()],
         cluster_domain: "kube.local".into(),
-        hugepage_sizes: vec!["2MB".into(), "1GB".into()],
-        swap_controller: true,
-        memory_capacity: 24 << 30,
-        cpus: 2,
-        ephemeral_storage: 100 << 30,
-        host_ips: vec!["192.0.2.2".to_owned()].into(),
-        node_name: NODE.into(),
+        kernel: KernelFeatures {
+            hugepage_sizes: vec!["2MB".into(), "1GB".into()],
+            swap_controller: true,
+            ..KernelFeatures::default()
+        },
+        capacity: NodeCapacity {
+            memory: 24 << 30,
+            cpus: 2,
+            ephemeral_storage: 100 << 30,
+            ..NodeCapacity::default()
+        },
+        identity: Identity {
+            ips: vec!["192.0.2.2".to_owned()].into(),
+            name: NODE.into(),
+            ..Identity::default()
+        },
         ..NodeFacts::default()
     };
     let second = NodeFacts {
         cgroup_driver: CgroupDriver::Systemd,
-        cgroup_unified: true,
-        apparmor: true,
         seccomp_default: true,
+        kernel: KernelFeatures {
+            cgroup_unified: true,
+            apparmor: true,
+            ..first.kernel.clone()
+        },
         ..first.clone()
     };
     [first, second]
@@ -88,7 +102,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
         show(&accepted.warnings);
         check_kept(&accepted.pod, source);
         let pod = attach(&accepted.pod, &set);
-        assert!(unmet(&pod).iter().all(|reason| !reason.is_empty()));
+        assert!(start_errors(&pod).iter().all(|reason| !reason.is_empty()));
         for facts in &*NODES {
             // Whether the Pod may run here or not, asking must do no harm.
             let _ = Allocations::default().admit(facts, &pod);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use podkeeper::cri::Client;
+use podkeeper::cri::HandlerFeatures;
 use podkeeper::image::Images;
 use podkeeper::image::credentials::CredentialFiles;
 use podkeeper::manifest::objects::{ObjectSet, attach};
@@ -21,7 +22,7 @@ use podkeeper::pod::reports::Reports;
 use podkeeper::pod::state::time::Clock;
 use podkeeper::pod::task::Context;
 use podkeeper::source::{Desired, DesiredPod, Origin};
-use podkeeper::translate::{HandlerFeatures, NodeFacts, Paths};
+use podkeeper::translate::{Identity, NodeFacts, Paths};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -65,8 +66,11 @@ impl Agent {
             user_namespaces: true,
         };
         let facts = NodeFacts {
-            host_ips: vec!["192.0.2.2".to_owned()].into(),
             runtime: [(String::new(), features)].into(),
+            identity: Identity {
+                ips: vec!["192.0.2.2".to_owned()].into(),
+                ..Identity::default()
+            },
             ..NodeFacts::default()
         };
         Self::start_on(settings, facts)
@@ -83,12 +87,15 @@ impl Agent {
         WALL.set(Some((Instant::now(), runtime.look(State::now))));
         let facts = NodeFacts {
             runtime_name: "containerd".into(),
-            node_name: NODE.into(),
             paths: Paths {
                 root: at("root"),
                 logs: at("logs"),
                 container_logs: at("container-logs"),
                 cgroups: at("cgroups"),
+            },
+            identity: Identity {
+                name: NODE.into(),
+                ..facts.identity
             },
             ..facts
         };

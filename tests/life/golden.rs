@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use podkeeper::translate::{HandlerFeatures, NodeFacts, Reported};
+use podkeeper::cri::{HandlerFeatures, Reported};
+use podkeeper::translate::NodeFacts;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, NODE, full};

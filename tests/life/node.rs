@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use podkeeper::translate::{HostIps, NodeFacts};
+use podkeeper::translate::{HostIps, Identity, NodeCapacity, NodeFacts};
 
 use crate::agent::{Agent, HOUR, SECOND, pod, single};
 use crate::runtime::Settings;
@@ -45,7 +45,10 @@ async fn the_nodes_addresses_are_those_that_it_has_now() {
         // The machine starts without a network.
         set_addresses(&[]);
         let facts = NodeFacts {
-            host_ips: HostIps::found_by(found),
+            identity: Identity {
+                ips: HostIps::found_by(found),
+                ..Identity::default()
+            },
             ..NodeFacts::default()
         };
         let agent = Agent::start_on(settings, facts);
@@ -81,7 +84,10 @@ async fn the_nodes_addresses_are_those_that_it_has_now() {
 async fn a_variable_has_the_address_of_the_moment_when_its_container_starts() {
     set_addresses(&["192.0.2.7"]);
     let facts = NodeFacts {
-        host_ips: HostIps::found_by(found),
+        identity: Identity {
+            ips: HostIps::found_by(found),
+            ..Identity::default()
+        },
         ..NodeFacts::default()
     };
     let agent = Agent::start_on(Settings::containerd_2_1(), facts);
@@ -117,7 +123,10 @@ async fn a_resolver_configuration_that_cannot_be_read_keeps_the_sandbox_from_bei
 #[tokio::test(start_paused = true)]
 async fn files_have_the_nodes_amounts_and_when_the_pod_was_first_seen() {
     let facts = NodeFacts {
-        cpus: 4,
+        capacity: NodeCapacity {
+            cpus: 4,
+            ..NodeCapacity::default()
+        },
         ..NodeFacts::default()
     };
     let mut agent = Agent::start_on(Settings::containerd_2_1(), facts);

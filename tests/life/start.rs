@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use podkeeper::cri::Client;
+use podkeeper::cri::{Reported, RuntimeFeatures};
+use podkeeper::host::cgroup::CgroupDriver;
 use podkeeper::node::runtime::{keep_features, wait_for_runtime};
-use podkeeper::translate::{CgroupDriver, NodeFacts, Reported, RuntimeFeatures};
+use podkeeper::translate::Identity;
+use podkeeper::translate::NodeFacts;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -80,8 +83,11 @@ async fn features_that_are_never_reported_do_not_keep_the_agent_from_its_pods() 
 /// An agent on a node of which this was reported, which keeps asking.
 fn start(settings: Settings, reported: Reported) -> Agent {
     let facts = NodeFacts {
-        host_ips: vec!["192.0.2.2".to_owned()].into(),
         runtime: reported.into(),
+        identity: Identity {
+            ips: vec!["192.0.2.2".to_owned()].into(),
+            ..Identity::default()
+        },
         ..NodeFacts::default()
     };
     let agent = Agent::start_on(settings, facts);

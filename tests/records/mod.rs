@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use podkeeper::cri::RuntimeFeatures;
+use podkeeper::host::cgroup::CgroupDriver;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
-use podkeeper::translate::{CgroupDriver, NodeFacts, Paths, ResolvConf, RuntimeFeatures};
+use podkeeper::translate::{Identity, KernelFeatures, NodeCapacity, NodeFacts, Paths, ResolvConf};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
@@ -140,16 +142,25 @@ pub(crate) fn facts() -> NodeFacts {
         },
         cluster_dns: vec!["10.254.0.10".into()],
         cluster_domain: "kube.local".into(),
-        hugepage_sizes: vec!["2MB".into(), "1GB".into()],
-        swap_controller: true,
-        memory_capacity: MEMORY << 10,
-        cpus: 2,
-        host_ips: vec![HOST_IP.to_owned()].into(),
         runtime: RuntimeFeatures {
             supplemental_groups_policy: true,
             image_volumes: true,
         }
         .into(),
+        kernel: KernelFeatures {
+            hugepage_sizes: vec!["2MB".into(), "1GB".into()],
+            swap_controller: true,
+            ..KernelFeatures::default()
+        },
+        capacity: NodeCapacity {
+            memory: MEMORY << 10,
+            cpus: 2,
+            ..NodeCapacity::default()
+        },
+        identity: Identity {
+            ips: vec![HOST_IP.to_owned()].into(),
+            ..Identity::default()
+        },
         ..NodeFacts::default()
     }
 }
@@ -158,7 +169,10 @@ pub(crate) fn facts() -> NodeFacts {
 pub(crate) fn unified_facts() -> NodeFacts {
     NodeFacts {
         cgroup_driver: CgroupDriver::Systemd,
-        cgroup_unified: true,
+        kernel: KernelFeatures {
+            cgroup_unified: true,
+            ..facts().kernel
+        },
         ..facts()
     }
 }

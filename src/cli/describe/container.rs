@@ -1,4 +1,4 @@
-//! One container on the page.
+//! A container on the page.
 
 use std::collections::BTreeMap;
 
@@ -19,27 +19,27 @@ use crate::cli::table::{span, time};
 use crate::pod::report::ContainerReport;
 use crate::server::PodDetail;
 
-/// What is reported of a container.
+/// Returns the report of a container.
 fn report_of<'a>(detail: &'a PodDetail, name: &str) -> Option<&'a ContainerReport> {
     let mut reports = detail.report.containers.iter();
     reports.find(|report| report.name == name)
 }
 
-/// Says all there is about a container.
+/// Writes the details of a container.
 pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container, now: Timestamp) {
     page.line(&format!("{}:", spec.name));
     let mut page = page.indented();
     if let Some(status) = status(detail, &spec.name) {
         let until = detail.until.get(&spec.name).copied();
-        how_it_stands(&mut page, status, report_of(detail, &spec.name), until, now);
+        write_status(&mut page, status, report_of(detail, &spec.name), until, now);
     }
     page.list("Under way", &steps(&detail.report, &spec.name, now));
-    what_it_runs(&mut page, spec);
-    what_it_is_given(&mut page, spec);
-    how_it_is_looked_after(&mut page, spec);
+    write_command(&mut page, spec);
+    write_inputs(&mut page, spec);
+    write_probes(&mut page, spec);
 }
 
-fn how_it_stands(
+fn write_status(
     page: &mut Part<'_>,
     status: &ContainerStatus,
     report: Option<&ContainerReport>,
@@ -48,7 +48,7 @@ fn how_it_stands(
 ) {
     let own = status.state.as_ref();
     let own = own.map_or(String::new(), |s| state(s, now));
-    // The report tells what the API has no room for: pulls, the sandbox, volumes.
+    // The report has what the API does not: pulls, the sandbox, volumes.
     let waits = report.filter(|r| r.state == "waiting" && !r.reason.is_empty());
     page.field(
         "State",
@@ -73,7 +73,7 @@ fn how_it_stands(
     page.field("Image ID", &status.image_id);
 }
 
-/// A state with its times.
+/// Formats a state with its times.
 fn state(state: &ContainerState, now: Timestamp) -> String {
     if let Some(running) = &state.running {
         return format!("running since {}", when(running.started_at.as_ref(), now));
@@ -113,7 +113,7 @@ fn when(time: Option<&Time>, now: Timestamp) -> String {
     time.map_or_else(|| "-".to_owned(), |time| since(&time.0.to_string(), now))
 }
 
-fn what_it_runs(page: &mut Part<'_>, spec: &Container) {
+fn write_command(page: &mut Part<'_>, spec: &Container) {
     page.field("Image", spec.image.as_deref().unwrap_or_default());
     page.field(
         "Pull policy",
@@ -133,7 +133,7 @@ fn what_it_runs(page: &mut Part<'_>, spec: &Container) {
     page.list("Ports", &ports.collect::<Vec<_>>());
 }
 
-/// A command as it is given, with quotes around what would be torn apart.
+/// Formats a command, with quotes around words with blanks.
 fn words(words: Option<&[String]>) -> String {
     let word = |word: &String| {
         if word.is_empty() || word.contains(|c: char| c.is_whitespace() || c == '"') {
@@ -157,7 +157,7 @@ fn port(port: &ContainerPort) -> String {
     format!("{}/{protocol}{name}{host}", port.container_port)
 }
 
-fn what_it_is_given(page: &mut Part<'_>, spec: &Container) {
+fn write_inputs(page: &mut Part<'_>, spec: &Container) {
     let resources = spec.resources.as_ref();
     let of = |amounts: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>| {
         let amounts = resources.and_then(amounts).into_iter().flatten();
@@ -190,7 +190,7 @@ fn env(env: &EnvVar) -> String {
     format!("{}={}", env.name, value.replace('\n', "\\n"))
 }
 
-/// Where a value comes from; never the value of a Secret.
+/// Formats the source of a value; never the value of a Secret.
 fn source_of(source: &EnvVarSource) -> String {
     if let Some(of) = &source.config_map_key_ref {
         return format!("<{} of ConfigMap {}>", of.key, of.name);
@@ -221,7 +221,7 @@ fn mount(mount: &VolumeMount) -> String {
     format!("{} from {}{part} ({access})", mount.mount_path, mount.name)
 }
 
-fn how_it_is_looked_after(page: &mut Part<'_>, spec: &Container) {
+fn write_probes(page: &mut Part<'_>, spec: &Container) {
     for (name, given) in [
         ("Startup", &spec.startup_probe),
         ("Liveness", &spec.liveness_probe),

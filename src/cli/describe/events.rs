@@ -1,4 +1,4 @@
-//! What happened to the Pod of late.
+//! Recent events of the Pod.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::cli::events::{container, message};
 use crate::cli::table::{Cell, Table, span};
 use crate::pod::events::Event;
 
-/// As many are shown.
+/// Maximum number of events.
 const RECENT: usize = 20;
 
 pub(super) fn describe(page: &mut Page, events: &[Event], now: Timestamp) {

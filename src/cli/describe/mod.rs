@@ -1,4 +1,4 @@
-//! `podkeeper describe`: everything about one Pod on a page.
+//! `podkeeper describe`: the details of one Pod on a page.
 
 mod container;
 mod events;
@@ -13,13 +13,13 @@ use serde_json::Value;
 
 use super::agent::{Agent, spec};
 use super::table::{Cell, Table, age};
-use super::text::explained;
 use super::{print, single_threaded};
 use crate::manifest::PodKey;
 use crate::pod::events::Event;
 use crate::pod::report::PodReport;
 use crate::pod::state::progress::StepReport;
 use crate::server::{PodDetail, PodName};
+use crate::text::explained;
 use page::{Page, pairs, since};
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     agent: Agent,
 
-    /// The Pod: NAME, NAME-NODE or NAMESPACE/NAME
+    /// Name of the Pod: NAME, NAME-NODE or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: PodName,
 }
@@ -47,7 +47,7 @@ pub(super) fn describe(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything there is to say about a Pod.
+/// Returns the page of a Pod.
 fn describe_pod(detail: &PodDetail, events: &[Event], now: Timestamp) -> String {
     let mut page = Page::default();
     let nothing = Pod::default();
@@ -75,7 +75,7 @@ fn describe_pod(detail: &PodDetail, events: &[Event], now: Timestamp) -> String 
     page.text
 }
 
-/// What it is, and how it stands.
+/// Writes the Pod's metadata and status.
 fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
     let report = &detail.report;
     page.field("Name", &report.name);
@@ -114,7 +114,7 @@ fn head(page: &mut Page, detail: &PodDetail, pod: &Pod, now: Timestamp) {
     page.field("Logs", detail.logs.display().to_string());
 }
 
-/// Since when it waits for what its reason names.
+/// Returns the time since which the Pod waits for its reason.
 fn waits_since(report: &PodReport, now: Timestamp) -> String {
     match report.reason.as_str() {
         "" => String::new(),
@@ -122,14 +122,14 @@ fn waits_since(report: &PodReport, now: Timestamp) -> String {
     }
 }
 
-/// The steps that are under way for a container, or for the Pod as a whole.
+/// Returns the steps in progress for a container, or for the Pod as a whole.
 fn steps(report: &PodReport, container: &str, now: Timestamp) -> Vec<String> {
     let own = report.steps.iter().filter(|s| s.container == container);
     let step = |step: &StepReport| format!("{} since {}", step.name, since(&step.since, now));
     own.map(step).collect()
 }
 
-/// What of the spec concerns all containers.
+/// Writes the fields of the spec that concern all containers.
 fn summary(page: &mut Page, spec: &PodSpec) {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     page.field("Restart policy", text(&spec.restart_policy));
@@ -164,7 +164,7 @@ fn conditions(page: &mut Page, status: Option<&PodStatus>, now: Timestamp) {
         let time = condition.last_transition_time.as_ref();
         let time = time.map_or(String::new(), |time| time.0.to_string());
         let reason = condition.reason.clone().unwrap_or_default();
-        let why = match &condition.message {
+        let reason = match &condition.message {
             Some(message) => format!("{reason}: {message}"),
             None => reason,
         };
@@ -172,7 +172,7 @@ fn conditions(page: &mut Page, status: Option<&PodStatus>, now: Timestamp) {
             condition.type_.clone(),
             condition.status.clone(),
             age(&time, now),
-            why,
+            reason,
         ]
         .map(Cell::from)
     };
@@ -181,7 +181,7 @@ fn conditions(page: &mut Page, status: Option<&PodStatus>, now: Timestamp) {
     page.text += &Table::new(false).lines("  ", &rows);
 }
 
-/// Volumes, with what stands behind each.
+/// Writes the volumes with their sources.
 fn volumes_of(page: &mut Page, volumes: &[Volume]) {
     if volumes.is_empty() {
         return;
@@ -200,7 +200,7 @@ fn volumes_of(page: &mut Page, volumes: &[Volume]) {
     page.text += &Table::new(false).lines("  ", &rows);
 }
 
-/// What the source of a volume says, as `name=value, …`; of a list, how many entries it has.
+/// Formats the source of a volume as `name=value, …`.
 fn described(source: &Value) -> String {
     let fields = source.as_object().into_iter().flatten();
     let fields = fields.map(|(key, value)| match value {
@@ -215,7 +215,7 @@ fn described(source: &Value) -> String {
     fields.collect::<Vec<_>>().join(", ")
 }
 
-/// An entry of a list of a volume's source.
+/// Formats an entry of a list of a volume's source.
 fn of_entry(entry: &Value) -> String {
     match entry {
         Value::Object(_) => described(entry),

@@ -1,4 +1,4 @@
-//! A page of fields, each on its line and indented under what it belongs to.
+//! A page of fields, each on its line and indented below its parent.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,18 +6,18 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::cli::table::span;
-use crate::cli::text::in_a_line;
+use crate::text::in_a_line;
 
-/// Where values begin, from where their names do.
+/// Column of values, from that of their names.
 const COLUMN: usize = 16;
 
-/// The text of a page, as it grows.
+/// A page of text.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     pub(super) text: String,
 }
 
-/// A part of a page that is indented.
+/// An indented part of a page.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
     page: &'a mut Page,
@@ -25,7 +25,7 @@ pub(super) struct Part<'a> {
 }
 
 impl Page {
-    /// A part that belongs to what was written last.
+    /// Returns a part below the last line.
     pub(super) fn indented(&mut self) -> Part<'_> {
         Part {
             page: self,
@@ -67,7 +67,7 @@ impl Part<'_> {
         let _ = writeln!(self.page.text, "{:indent$}{text}", "");
     }
 
-    /// A field; one without a value is left out, and further lines of the value stand under the first.
+    /// Writes a field; one without a value is left out, and further lines of the value are below the first.
     pub(super) fn field(&mut self, name: &str, value: impl AsRef<str>) {
         let mut name = format!("{name}:");
         for line in value.as_ref().lines() {
@@ -77,19 +77,19 @@ impl Part<'_> {
         }
     }
 
-    /// A field with several values, each on its line.
+    /// Writes a field with several values, each on its line.
     pub(super) fn list(&mut self, name: &str, values: &[String]) {
         self.field(name, values.join("\n"));
     }
 }
 
-/// `name=value` of each.
+/// Returns `name=value` of each.
 pub(super) fn pairs(map: Option<&BTreeMap<String, String>>) -> Vec<String> {
     let pairs = map.into_iter().flatten();
     pairs.map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-/// A time in RFC 3339, with how long ago it was; nothing for one that is none.
+/// Formats a time in RFC 3339 with its age; empty for an invalid one.
 pub(super) fn since(time: &str, now: Timestamp) -> String {
     let Ok(parsed) = time.parse::<Timestamp>() else {
         return String::new();

@@ -85,6 +85,7 @@ fn crashing() -> PodDetail {
     }
 }
 
+// Long since it lists its cases.
 #[test]
 fn a_page_tells_everything_about_a_pod() {
     let event = Event {
@@ -171,7 +172,7 @@ Events:
 }
 
 #[test]
-fn what_a_pod_waits_for_is_described_with_its_time() {
+fn the_reason_of_a_waiting_pod_is_described_with_its_time() {
     let step = |name: &str, container: &str| StepReport {
         name: name.into(),
         container: container.into(),

@@ -6,22 +6,22 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
-/// Before the name of a container, of whose `AppArmor` profile it tells.
+/// Prefix of the annotation of a container's `AppArmor` profile; the container's name follows.
 const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
-/// Before the name of a container, of whose seccomp profile it told.
+/// Prefix of the former annotation of a container's seccomp profile; the container's name follows.
 const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
-/// What stands before the name of a profile of the node.
+/// Prefix of the name of a profile of the node.
 const LOCALHOST: &str = "localhost/";
 
 type Annotations = BTreeMap<String, String>;
 
 impl Validator<'_> {
-    pub(super) fn known_annotations(&mut self, field: &Field, pod: &Pod) {
+    pub(super) fn known_annotations(&mut self, field: &FieldPath, pod: &Pod) {
         let (Some(annotations), Some(spec)) = (&pod.metadata.annotations, &pod.spec) else {
             return;
         };
@@ -45,7 +45,13 @@ impl Validator<'_> {
         self.seccomp_agrees(annotations, spec);
     }
 
-    fn apparmor_annotation(&mut self, field: &Field, container: &str, value: &str, spec: &PodSpec) {
+    fn apparmor_annotation(
+        &mut self,
+        field: &FieldPath,
+        container: &str,
+        value: &str,
+        spec: &PodSpec,
+    ) {
         let inits = spec.init_containers.iter().flatten();
         if !inits.chain(&spec.containers).any(|c| c.name == container) {
             let expected = "the name of one of the Pod's containers behind the slash";
@@ -60,7 +66,7 @@ impl Validator<'_> {
         );
     }
 
-    fn seccomp_annotation(&mut self, field: &Field, value: &str) {
+    fn seccomp_annotation(&mut self, field: &FieldPath, value: &str) {
         let known = ["runtime/default", "docker/default", "unconfined"].contains(&value);
         let local = |path: &str| !path.starts_with('/') && !names::has_parent(path);
         self.expect(
@@ -71,7 +77,7 @@ impl Validator<'_> {
         );
     }
 
-    fn tolerations_annotation(&mut self, field: &Field, value: &str) {
+    fn tolerations_annotation(&mut self, field: &FieldPath, value: &str) {
         match serde_json::from_str::<Option<Vec<Toleration>>>(value) {
             Ok(tolerations) => {
                 for (i, toleration) in tolerations.iter().flatten().enumerate() {
@@ -103,7 +109,7 @@ impl Validator<'_> {
     fn seccomp_agrees(&mut self, annotations: &Annotations, spec: &PodSpec) {
         let of_pod = spec.security_context.as_ref();
         let of_pod = of_pod.and_then(|s| s.seccomp_profile.as_ref());
-        let of_pod = (Field::new("spec"), of_pod, SECCOMP_OF_POD.to_owned());
+        let of_pod = (FieldPath::new("spec"), of_pod, SECCOMP_OF_POD.to_owned());
         let own = containers(spec).map(|(field, container)| {
             let own = container.security_context.as_ref();
             let own = own.and_then(|s| s.seccomp_profile.as_ref());
@@ -127,7 +133,7 @@ impl Validator<'_> {
     }
 
     /// The annotation names the profile that the field does.
-    fn agree(&mut self, field: &Field, annotated: &str, kind: &str, name: Option<&str>) {
+    fn agree(&mut self, field: &FieldPath, annotated: &str, kind: &str, name: Option<&str>) {
         let localhost = annotated.strip_prefix(LOCALHOST);
         let (good, at) = match kind {
             "Unconfined" => (annotated == "unconfined", "type"),
@@ -147,8 +153,8 @@ impl Validator<'_> {
     }
 }
 
-fn containers(spec: &PodSpec) -> impl Iterator<Item = (Field, &Container)> {
-    let field = Field::new("spec");
+fn containers(spec: &PodSpec) -> impl Iterator<Item = (FieldPath, &Container)> {
+    let field = FieldPath::new("spec");
     let inits = field.items("initContainers", &spec.init_containers);
     let mains = field.items("containers", [&spec.containers]);
     inits.into_iter().chain(mains)

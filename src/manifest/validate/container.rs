@@ -6,17 +6,17 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerRestartRule,
 
 use super::super::hints;
 use super::super::requests::is_sidecar;
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
 const MAX_PORT: i64 = 65535;
 const MAX_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
 
 /// Protocol, address and number of a port of the host.
-type HostPort = (String, String, i32);
+type HostPortKey = (String, String, i32);
 
 impl Validator<'_> {
-    pub(super) fn containers(&mut self, field: &Field, spec: &PodSpec) {
+    pub(super) fn containers(&mut self, field: &FieldPath, spec: &PodSpec) {
         if spec.containers.is_empty() {
             let message = "missing, expected at least one container";
             self.refuse(&field.key("containers"), message);
@@ -47,7 +47,7 @@ impl Validator<'_> {
 
     fn container_name<'a>(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         name: &'a String,
         names: &mut BTreeSet<&'a String>,
     ) {
@@ -61,7 +61,7 @@ impl Validator<'_> {
         }
     }
 
-    fn container(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+    fn container(&mut self, field: &FieldPath, container: &Container, spec: &PodSpec) {
         let image = container.image.as_deref().unwrap_or_default();
         let image_field = field.key("image");
         if self.required(&image_field, image, "the image's name") {
@@ -93,15 +93,15 @@ impl Validator<'_> {
         self.container_security(field, container, spec);
     }
 
-    /// What a container has that runs as long as the Pod does.
-    fn runs_long(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+    /// Checks the fields of a container that runs as long as the Pod does.
+    fn runs_long(&mut self, field: &FieldPath, container: &Container, spec: &PodSpec) {
         if let Some(lifecycle) = &container.lifecycle {
             self.lifecycle(&field.key("lifecycle"), lifecycle, container, spec);
         }
         self.probes(field, container);
     }
 
-    fn runs_to_completion(&mut self, field: &Field, container: &Container) {
+    fn runs_to_completion(&mut self, field: &FieldPath, container: &Container) {
         for (name, given) in [
             ("lifecycle", container.lifecycle.is_some()),
             ("livenessProbe", container.liveness_probe.is_some()),
@@ -121,7 +121,7 @@ impl Validator<'_> {
         }
     }
 
-    fn ports(&mut self, field: &Field, container: &Container) {
+    fn ports(&mut self, field: &FieldPath, container: &Container) {
         let mut names = BTreeSet::new();
         for (field, port) in field.items("ports", &container.ports) {
             if let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) {
@@ -148,7 +148,7 @@ impl Validator<'_> {
     }
 
     /// The API takes any text here, and the Pod then never starts.
-    fn host_address(&mut self, field: &Field, port: &ContainerPort) {
+    fn host_address(&mut self, field: &FieldPath, port: &ContainerPort) {
         let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty());
         let wrong = address.filter(|ip| ip.parse::<std::net::IpAddr>().is_err());
         if let Some(address) = wrong {
@@ -156,11 +156,11 @@ impl Validator<'_> {
         }
     }
 
-    pub(super) fn port_number(&mut self, field: &Field, number: i32) {
+    pub(super) fn port_number(&mut self, field: &FieldPath, number: i32) {
         self.within(field, number.into(), 1, MAX_PORT);
     }
 
-    fn ports_of_host(&mut self, field: &Field, container: &Container) {
+    fn ports_of_host(&mut self, field: &FieldPath, container: &Container) {
         for (field, port) in field.items("ports", &container.ports) {
             let of_host = port.host_port.unwrap_or_default();
             if of_host != port.container_port {
@@ -173,7 +173,12 @@ impl Validator<'_> {
         }
     }
 
-    fn host_ports(&mut self, field: &Field, container: &Container, taken: &mut BTreeSet<HostPort>) {
+    fn host_ports(
+        &mut self,
+        field: &FieldPath,
+        container: &Container,
+        taken: &mut BTreeSet<HostPortKey>,
+    ) {
         for (field, port) in field.items("ports", &container.ports) {
             let number = port.host_port.unwrap_or_default();
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
@@ -184,7 +189,7 @@ impl Validator<'_> {
         }
     }
 
-    fn restarts(&mut self, field: &Field, container: &Container) {
+    fn restarts(&mut self, field: &FieldPath, container: &Container) {
         let policy = container.restart_policy.as_deref();
         let policies = ["Always", "OnFailure", "Never"];
         self.one_of_if_set(&field.key("restartPolicy"), policy, &policies);
@@ -209,7 +214,7 @@ impl Validator<'_> {
         }
     }
 
-    fn resizes(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+    fn resizes(&mut self, field: &FieldPath, container: &Container, spec: &PodSpec) {
         let never = spec.restart_policy.as_deref() == Some("Never");
         let mut names = BTreeSet::new();
         for (field, policy) in field.items("resizePolicy", &container.resize_policy) {
@@ -230,7 +235,7 @@ impl Validator<'_> {
         }
     }
 
-    fn restart_rule(&mut self, field: &Field, rule: &ContainerRestartRule) {
+    fn restart_rule(&mut self, field: &FieldPath, rule: &ContainerRestartRule) {
         let actions = ["Restart", "RestartAllContainers"];
         self.one_of(&field.key("action"), Some(&rule.action), &actions);
         let field = field.key("exitCodes");

@@ -9,7 +9,7 @@ use super::super::defaults::is_huge_pages;
 use super::super::expansion::too_large;
 use super::super::objects::Objects;
 use super::super::{path, shown};
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
 /// The fields that a variable can have.
 const VARIABLE_FIELDS: [&str; 10] = [
@@ -33,13 +33,13 @@ pub(super) const FILE_FIELDS: [&str; 5] = [
     "metadata.labels",
     "metadata.annotations",
 ];
-/// What amounts of memory and storage can be divided by.
+/// Divisors allowed for amounts of memory and storage.
 const BYTE_DIVISORS: [&str; 13] = [
     "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
 ];
 
 impl Validator<'_> {
-    pub(super) fn environment(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+    pub(super) fn environment(&mut self, field: &FieldPath, container: &Container, spec: &PodSpec) {
         for (field, variable) in field.items("env", &container.env) {
             let name_field = field.key("name");
             if self.required(&name_field, &variable.name, "the variable's name") {
@@ -57,17 +57,17 @@ impl Validator<'_> {
             self.env_from(&field, source);
         }
         if let Some(found) = too_large(container, &Objects::default()) {
-            let field = Field(path::join(&field.0, &found.field));
+            let field = FieldPath(path::join(&field.0, &found.field));
             self.refuse(&field, found.to_string());
         }
     }
 
-    fn variable_name(&mut self, field: &Field, name: &str) {
+    fn variable_name(&mut self, field: &FieldPath, name: &str) {
         let good = names::is_variable_name(name);
         self.expect(good, field, name, names::VARIABLE_NAME);
     }
 
-    fn variable_source(&mut self, field: &Field, source: &EnvVarSource, spec: &PodSpec) {
+    fn variable_source(&mut self, field: &FieldPath, source: &EnvVarSource, spec: &PodSpec) {
         self.one_source(
             field,
             &[
@@ -99,13 +99,13 @@ impl Validator<'_> {
     }
 
     /// The name of a `ConfigMap` or `Secret`.
-    pub(super) fn object_name(&mut self, field: &Field, name: &str) {
+    pub(super) fn object_name(&mut self, field: &FieldPath, name: &str) {
         if self.required(field, name, "the object's name") {
             self.dns_subdomain(field, name);
         }
     }
 
-    pub(super) fn object_key(&mut self, field: &Field, key: &str) {
+    pub(super) fn object_key(&mut self, field: &FieldPath, key: &str) {
         if self.required(field, key, "a key of the object") {
             let good = names::is_object_key(key);
             self.expect(good, field, key, names::OBJECT_KEY);
@@ -113,7 +113,7 @@ impl Validator<'_> {
     }
 
     /// Exactly one of the kinds of source is given.
-    fn one_source(&mut self, field: &Field, kinds: &[(&str, bool)]) {
+    fn one_source(&mut self, field: &FieldPath, kinds: &[(&str, bool)]) {
         let mut given = kinds.iter().filter(|(_, given)| *given);
         let names: Vec<_> = kinds.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
@@ -127,7 +127,7 @@ impl Validator<'_> {
         }
     }
 
-    fn file_key(&mut self, field: &Field, selector: &FileKeySelector, spec: &PodSpec) {
+    fn file_key(&mut self, field: &FieldPath, selector: &FileKeySelector, spec: &PodSpec) {
         let path_field = field.key("path");
         if self.required(&path_field, &selector.path, "a path in the volume") {
             self.path_below(&path_field, &selector.path);
@@ -159,7 +159,7 @@ impl Validator<'_> {
         }
     }
 
-    fn env_from(&mut self, field: &Field, source: &EnvFromSource) {
+    fn env_from(&mut self, field: &FieldPath, source: &EnvFromSource) {
         if let Some(prefix) = source.prefix.as_deref().filter(|p| !p.is_empty()) {
             self.variable_name(&field.key("prefix"), prefix);
         }
@@ -183,10 +183,10 @@ impl Validator<'_> {
         }
     }
 
-    /// A field of the Pod, of those that can be had at this place.
+    /// Checks a reference to a field of the Pod, one of those that are supported here.
     pub(super) fn pod_field(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         selector: &ObjectFieldSelector,
         known: &[&str],
     ) {
@@ -230,7 +230,7 @@ impl Validator<'_> {
     /// A request or limit of a container.
     pub(super) fn resource_field(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         selector: &ResourceFieldSelector,
         spec: &PodSpec,
     ) {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
 /// The names of signals; real-time signals are numbered from both ends.
 const SIGNALS: [&str; 36] = [
@@ -53,7 +53,7 @@ const REAL_TIME: [(&str, std::ops::RangeInclusive<u8>); 2] =
 impl Validator<'_> {
     pub(super) fn lifecycle(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         lifecycle: &Lifecycle,
         container: &Container,
         spec: &PodSpec,
@@ -86,7 +86,7 @@ impl Validator<'_> {
 
     fn hook(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         hook: &LifecycleHandler,
         container: &Container,
         spec: &PodSpec,
@@ -123,7 +123,7 @@ impl Validator<'_> {
         }
     }
 
-    pub(super) fn probes(&mut self, field: &Field, container: &Container) {
+    pub(super) fn probes(&mut self, field: &FieldPath, container: &Container) {
         let probes = [
             ("livenessProbe", &container.liveness_probe),
             ("readinessProbe", &container.readiness_probe),
@@ -148,7 +148,7 @@ impl Validator<'_> {
         }
     }
 
-    fn probe(&mut self, field: &Field, probe: &Probe, container: &Container) {
+    fn probe(&mut self, field: &FieldPath, probe: &Probe, container: &Container) {
         self.one_handler(
             field,
             &[
@@ -191,7 +191,7 @@ impl Validator<'_> {
     }
 
     /// Exactly one of the ways to do it is given.
-    fn one_handler(&mut self, field: &Field, kinds: &[(&str, bool)]) {
+    fn one_handler(&mut self, field: &FieldPath, kinds: &[(&str, bool)]) {
         let given: Vec<_> = kinds.iter().filter(|(_, given)| *given).collect();
         let names: Vec<_> = kinds.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
@@ -205,14 +205,14 @@ impl Validator<'_> {
         }
     }
 
-    fn exec(&mut self, field: &Field, exec: &ExecAction) {
+    fn exec(&mut self, field: &FieldPath, exec: &ExecAction) {
         if exec.command.as_ref().is_none_or(Vec::is_empty) {
             let field = field.key("exec").key("command");
             self.refuse(&field, "missing, expected a command");
         }
     }
 
-    fn http(&mut self, field: &Field, http: &HTTPGetAction, container: &Container) {
+    fn http(&mut self, field: &FieldPath, http: &HTTPGetAction, container: &Container) {
         let field = field.key("httpGet");
         self.port(&field.key("port"), &http.port, container);
         self.one_of(
@@ -231,7 +231,7 @@ impl Validator<'_> {
         }
     }
 
-    fn port(&mut self, field: &Field, port: &IntOrString, container: &Container) {
+    fn port(&mut self, field: &FieldPath, port: &IntOrString, container: &Container) {
         let name = match port {
             IntOrString::Int(number) => return self.port_number(field, *number),
             IntOrString::String(name) => name,

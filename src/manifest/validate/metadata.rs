@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::ROLLBACK_AFTER;
 use super::names::{is_dns_subdomain, is_qualified_name};
-use super::{Field, Validator, names, unexpected};
-use crate::config::parse_duration;
+use super::{FieldPath, Validator, names, unexpected};
+use crate::units::duration::parse_duration;
 
 /// All keys and values of annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
@@ -21,7 +21,7 @@ const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
 
 impl Validator<'_> {
     pub(super) fn metadata(&mut self, pod: &Pod, node_name: &str) {
-        let field = Field::new("metadata");
+        let field = FieldPath::new("metadata");
         let metadata = &pod.metadata;
         self.pod_name(&field.key("name"), metadata, node_name);
         if let Some(namespace) = metadata.namespace.as_deref().filter(|n| !n.is_empty()) {
@@ -40,7 +40,7 @@ impl Validator<'_> {
         self.added_by_server(&field, metadata);
     }
 
-    fn pod_name(&mut self, field: &Field, metadata: &ObjectMeta, node_name: &str) {
+    fn pod_name(&mut self, field: &FieldPath, metadata: &ObjectMeta, node_name: &str) {
         let name = metadata.name.as_deref().unwrap_or_default();
         if !self.required(field, name, "the Pod's name") {
             return;
@@ -70,7 +70,7 @@ impl Validator<'_> {
         }
     }
 
-    fn annotations(&mut self, field: &Field, metadata: &ObjectMeta) {
+    fn annotations(&mut self, field: &FieldPath, metadata: &ObjectMeta) {
         let mut size = 0_usize;
         for (key, value) in metadata.annotations.iter().flatten() {
             size = size.saturating_add(key.len()).saturating_add(value.len());
@@ -93,8 +93,8 @@ impl Validator<'_> {
         }
     }
 
-    /// What is of no effect has to be right all the same.
-    fn added_by_server(&mut self, field: &Field, metadata: &ObjectMeta) {
+    /// Checks fields that have no effect, which must be valid all the same.
+    fn added_by_server(&mut self, field: &FieldPath, metadata: &ObjectMeta) {
         if let Some(generation) = metadata.generation.filter(|g| *g < 0) {
             let field = field.key("generation");
             self.refuse(&field, format!("found {generation}, expected 0 or more"));

@@ -1,7 +1,7 @@
 //! The rules of the Kubernetes API for Pods that can bite a static Pod, each with its field's path
 //! (API reference; the words for names are those of Kubernetes, Object Names and IDs).
 //!
-//! What is wrong is refused. What the API takes although it can hardly be meant is warned about.
+//! Invalid values are refused. Values that the API accepts but that can hardly be intended give a warning.
 
 mod annotations;
 mod container;
@@ -19,26 +19,26 @@ mod volume;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::document::Places;
+use super::document::Spans;
 use super::{Problem, add, hints, path, shown};
 
 pub(crate) use names::{
     LABEL_VALUE, QUALIFIED_NAME, is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name,
 };
 
-/// What is to be said of a Pod.
+/// Findings about a Pod.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Findings {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
 }
 
 /// Everything that is wrong with a Pod whose types are right and whose defaults are set, and what is
 /// dubious.
-pub(super) fn validate(pod: &Pod, node_name: &str, places: &Places) -> Found {
+pub(super) fn validate(pod: &Pod, node_name: &str, spans: &Spans) -> Findings {
     let mut validator = Validator {
-        places,
-        found: Found::default(),
+        spans,
+        found: Findings::default(),
     };
     validator.metadata(pod, node_name);
     if let Some(spec) = &pod.spec {
@@ -49,9 +49,9 @@ pub(super) fn validate(pod: &Pod, node_name: &str, places: &Places) -> Found {
 
 /// The path of a field.
 #[derive(Clone)]
-struct Field(String);
+struct FieldPath(String);
 
-impl Field {
+impl FieldPath {
     fn new(path: &str) -> Self {
         Self(path.to_owned())
     }
@@ -79,30 +79,30 @@ impl Field {
 }
 
 struct Validator<'a> {
-    places: &'a Places,
-    found: Found,
+    spans: &'a Spans,
+    found: Findings,
 }
 
 impl Validator<'_> {
-    fn refuse(&mut self, field: &Field, message: impl Into<String>) {
-        let problem = self.places.problem(&field.0, message);
+    fn refuse(&mut self, field: &FieldPath, message: impl Into<String>) {
+        let problem = self.spans.problem(&field.0, message);
         add(&mut self.found.problems, problem);
     }
 
-    fn warn(&mut self, field: &Field, message: impl Into<String>) {
-        let problem = self.places.problem(&field.0, message);
+    fn warn(&mut self, field: &FieldPath, message: impl Into<String>) {
+        let problem = self.spans.problem(&field.0, message);
         add(&mut self.found.warnings, problem.warning());
     }
 
     /// Refuses unless the rule holds for what was found.
-    fn expect(&mut self, holds: bool, field: &Field, found: &str, expected: &str) {
+    fn expect(&mut self, holds: bool, field: &FieldPath, found: &str, expected: &str) {
         if !holds {
             self.refuse(field, unexpected(found, expected));
         }
     }
 
     /// Something has to be there; whether it is.
-    fn required(&mut self, field: &Field, found: &str, expected: &str) -> bool {
+    fn required(&mut self, field: &FieldPath, found: &str, expected: &str) -> bool {
         if found.is_empty() {
             self.refuse(field, format!("missing, expected {expected}"));
         }
@@ -110,7 +110,7 @@ impl Validator<'_> {
     }
 
     /// One of a few words.
-    fn one_of(&mut self, field: &Field, found: Option<&str>, expected: &[&str]) {
+    fn one_of(&mut self, field: &FieldPath, found: Option<&str>, expected: &[&str]) {
         let found = found.unwrap_or_default();
         if !expected.contains(&found) {
             let words = expected.iter().filter(|word| !word.is_empty()).copied();
@@ -120,20 +120,20 @@ impl Validator<'_> {
     }
 
     /// One of a few words, or nothing.
-    fn one_of_if_set(&mut self, field: &Field, found: Option<&str>, expected: &[&str]) {
+    fn one_of_if_set(&mut self, field: &FieldPath, found: Option<&str>, expected: &[&str]) {
         if found.is_some() {
             self.one_of(field, found, expected);
         }
     }
 
     /// A number within bounds.
-    fn within(&mut self, field: &Field, found: i64, least: i64, most: i64) {
+    fn within(&mut self, field: &FieldPath, found: i64, least: i64, most: i64) {
         if !(least..=most).contains(&found) {
             self.refuse(field, format!("found {found}, expected {least} to {most}"));
         }
     }
 
-    fn twice(&mut self, field: &Field, found: &str, what: &str) {
+    fn twice(&mut self, field: &FieldPath, found: &str, what: &str) {
         let found = shown(found);
         self.refuse(
             field,
@@ -141,28 +141,28 @@ impl Validator<'_> {
         );
     }
 
-    fn dns_label(&mut self, field: &Field, name: &str) {
+    fn dns_label(&mut self, field: &FieldPath, name: &str) {
         let good = names::is_dns_label(name);
         self.expect(good, field, name, names::DNS_LABEL);
     }
 
-    fn dns_subdomain(&mut self, field: &Field, name: &str) {
+    fn dns_subdomain(&mut self, field: &FieldPath, name: &str) {
         let good = is_dns_subdomain(name);
         self.expect(good, field, name, names::DNS_SUBDOMAIN);
     }
 
-    fn qualified_name(&mut self, field: &Field, name: &str) {
+    fn qualified_name(&mut self, field: &FieldPath, name: &str) {
         let good = names::is_qualified_name(name);
         self.expect(good, field, name, names::QUALIFIED_NAME);
     }
 
-    fn label_value(&mut self, field: &Field, value: &str) {
+    fn label_value(&mut self, field: &FieldPath, value: &str) {
         let good = names::is_label_value(value);
         self.expect(good, field, value, names::LABEL_VALUE);
     }
 
     /// A relative path without `..`, which cannot leave what it is below.
-    fn path_below(&mut self, field: &Field, path: &str) {
+    fn path_below(&mut self, field: &FieldPath, path: &str) {
         if path.starts_with('/') {
             self.refuse(field, unexpected(path, "a relative path"));
         }
@@ -170,7 +170,7 @@ impl Validator<'_> {
     }
 
     /// The same for a file that the agent writes, whose own names begin with `..`.
-    fn file_path(&mut self, field: &Field, path: &str) {
+    fn file_path(&mut self, field: &FieldPath, path: &str) {
         if !self.required(field, path, "a relative path") {
             return;
         }
@@ -183,7 +183,7 @@ impl Validator<'_> {
         }
     }
 
-    fn no_parent(&mut self, field: &Field, path: &str) {
+    fn no_parent(&mut self, field: &FieldPath, path: &str) {
         if names::has_parent(path) {
             self.refuse(field, unexpected(path, "a path without '..'"));
         }
@@ -191,7 +191,7 @@ impl Validator<'_> {
     }
 
     /// No file system has longer names, and the kernel takes no longer paths.
-    fn path_fits(&mut self, field: &Field, path: &str) {
+    fn path_fits(&mut self, field: &FieldPath, path: &str) {
         let longest = path.split('/').map(str::len).max().unwrap_or(0);
         if longest > names::MAX_FILE_NAME {
             let most = names::MAX_FILE_NAME;

@@ -1,13 +1,13 @@
-//! What containers mount of the Pod's volumes.
+//! Volume mounts and devices of containers.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 
-use super::{Field, Validator, unexpected};
+use super::{FieldPath, Validator, unexpected};
 
 impl Validator<'_> {
-    pub(super) fn mounts(&mut self, field: &Field, container: &Container, spec: &PodSpec) {
+    pub(super) fn mounts(&mut self, field: &FieldPath, container: &Container, spec: &PodSpec) {
         let volumes: BTreeSet<&String> = spec.volumes.iter().flatten().map(|v| &v.name).collect();
         let mut paths = BTreeSet::new();
         for (field, mount) in field.items("volumeMounts", &container.volume_mounts) {
@@ -29,7 +29,7 @@ impl Validator<'_> {
         }
     }
 
-    fn sub_path(&mut self, field: &Field, mount: &VolumeMount) {
+    fn sub_path(&mut self, field: &FieldPath, mount: &VolumeMount) {
         let path = mount.sub_path.as_deref().unwrap_or_default();
         let expression = mount.sub_path_expr.as_deref().unwrap_or_default();
         self.path_below(&field.key("subPath"), path);
@@ -40,7 +40,7 @@ impl Validator<'_> {
         }
     }
 
-    fn propagation(&mut self, field: &Field, mount: &VolumeMount, container: &Container) {
+    fn propagation(&mut self, field: &FieldPath, mount: &VolumeMount, container: &Container) {
         let field = field.key("mountPropagation");
         let kind = mount.mount_propagation.as_deref();
         let kinds = ["None", "HostToContainer", "Bidirectional"];
@@ -53,7 +53,7 @@ impl Validator<'_> {
         }
     }
 
-    fn recursive_read_only(&mut self, field: &Field, mount: &VolumeMount) {
+    fn recursive_read_only(&mut self, field: &FieldPath, mount: &VolumeMount) {
         let mode = mount.recursive_read_only.as_deref();
         let own = field.key("recursiveReadOnly");
         self.one_of_if_set(&own, mode, &["Disabled", "IfPossible", "Enabled"]);

@@ -1,5 +1,5 @@
-//! What names may look like (Kubernetes, Object Names and IDs, and Labels and Selectors; the fields'
-//! own descriptions for the rest).
+//! Syntax of names (Kubernetes, Object Names and IDs, and Labels and Selectors; the fields' own descriptions
+//! for the rest).
 
 pub(super) const DNS_LABEL: &str =
     "at most 63 lower-case letters, digits and '-', with a letter or digit at both ends";
@@ -30,7 +30,7 @@ pub(crate) fn is_dns_label(name: &str) -> bool {
     name.len() <= MAX_LABEL && is_dns_part(name)
 }
 
-/// Whether this is an RFC 1123 subdomain in lower case, as Pods and nodes are named.
+/// True if this is an RFC 1123 subdomain in lower case, as Pods and nodes are named.
 pub(crate) fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= MAX_SUBDOMAIN && name.split('.').all(is_dns_part)
 }

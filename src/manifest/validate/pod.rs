@@ -1,10 +1,10 @@
-//! What concerns a Pod as a whole: its end, its names, name servers and hosts.
+//! Fields of a Pod as a whole: its termination, its names, name servers and hosts.
 
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
@@ -15,7 +15,7 @@ const MAX_HOSTNAME: usize = 64;
 
 impl Validator<'_> {
     pub(super) fn spec(&mut self, spec: &PodSpec, node_name: &str) {
-        let field = Field::new("spec");
+        let field = FieldPath::new("spec");
         let policies = ["Always", "OnFailure", "Never"];
         let policy = spec.restart_policy.as_deref();
         self.one_of(&field.key("restartPolicy"), policy, &policies);
@@ -32,7 +32,7 @@ impl Validator<'_> {
         self.pod_security(&field, spec);
     }
 
-    fn ends(&mut self, field: &Field, spec: &PodSpec) {
+    fn ends(&mut self, field: &FieldPath, spec: &PodSpec) {
         if let Some(grace) = spec.termination_grace_period_seconds.filter(|g| *g < 0) {
             let field = field.key("terminationGracePeriodSeconds");
             self.warn(&field, format!("found {grace}, which counts as 0 seconds"));
@@ -43,7 +43,7 @@ impl Validator<'_> {
         }
     }
 
-    fn hostname(&mut self, field: &Field, spec: &PodSpec) {
+    fn hostname(&mut self, field: &FieldPath, spec: &PodSpec) {
         let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
         if let Some(hostname) = given(&spec.hostname) {
             self.dns_label(&field.key("hostname"), &hostname);
@@ -68,7 +68,7 @@ impl Validator<'_> {
         }
     }
 
-    fn host_namespaces(&mut self, field: &Field, spec: &PodSpec) {
+    fn host_namespaces(&mut self, field: &FieldPath, spec: &PodSpec) {
         if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
             let field = field.key("shareProcessNamespace");
             self.refuse(&field, "cannot be true together with hostPID");
@@ -87,7 +87,7 @@ impl Validator<'_> {
         }
     }
 
-    fn dns(&mut self, field: &Field, spec: &PodSpec) {
+    fn dns(&mut self, field: &FieldPath, spec: &PodSpec) {
         let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
         self.one_of(
             &field.key("dnsPolicy"),
@@ -123,7 +123,7 @@ impl Validator<'_> {
         }
     }
 
-    fn searches(&mut self, field: &Field, config: &PodDNSConfig) {
+    fn searches(&mut self, field: &FieldPath, config: &PodDNSConfig) {
         let searches = config.searches.as_deref().unwrap_or_default();
         let whole = field.key("searches");
         if searches.len() > MAX_SEARCHES {
@@ -145,7 +145,7 @@ impl Validator<'_> {
         }
     }
 
-    fn host_aliases(&mut self, field: &Field, spec: &PodSpec) {
+    fn host_aliases(&mut self, field: &FieldPath, spec: &PodSpec) {
         for (field, alias) in field.items("hostAliases", &spec.host_aliases) {
             self.ip(&field.key("ip"), &alias.ip);
             for (field, name) in field.items("hostnames", &alias.hostnames) {
@@ -154,11 +154,11 @@ impl Validator<'_> {
         }
     }
 
-    fn ip(&mut self, field: &Field, text: &str) {
+    fn ip(&mut self, field: &FieldPath, text: &str) {
         self.expect(text.parse::<IpAddr>().is_ok(), field, text, "an IP address");
     }
 
-    fn others(&mut self, field: &Field, spec: &PodSpec, node_name: &str) {
+    fn others(&mut self, field: &FieldPath, spec: &PodSpec, node_name: &str) {
         let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
         if let Some(name) = given(&spec.node_name).filter(|name| name != node_name) {
             let message = format!("found {name:?}, but it runs on this node, {node_name:?}");

@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::env::FILE_FIELDS;
-use super::{Field, Validator};
+use super::{FieldPath, Validator};
 
 impl Validator<'_> {
-    pub(super) fn keys_to_paths(&mut self, field: &Field, items: Option<&Vec<KeyToPath>>) {
+    pub(super) fn keys_to_paths(&mut self, field: &FieldPath, items: Option<&Vec<KeyToPath>>) {
         for (field, item) in field.items("items", items) {
             self.object_key(&field.key("key"), &item.key);
             self.file_path(&field.key("path"), &item.path);
@@ -20,7 +20,7 @@ impl Validator<'_> {
 
     pub(super) fn downward_files(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         items: Option<&Vec<DownwardAPIVolumeFile>>,
         spec: &PodSpec,
     ) {
@@ -53,7 +53,7 @@ impl Validator<'_> {
 
     pub(super) fn projected(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         volume: &ProjectedVolumeSource,
         spec: &PodSpec,
     ) {
@@ -69,7 +69,7 @@ impl Validator<'_> {
         }
     }
 
-    fn projection(&mut self, field: &Field, part: &VolumeProjection, spec: &PodSpec) {
+    fn projection(&mut self, field: &FieldPath, part: &VolumeProjection, spec: &PodSpec) {
         let kinds = [
             ("secret", part.secret.is_some()),
             ("configMap", part.config_map.is_some()),
@@ -104,7 +104,7 @@ impl Validator<'_> {
 }
 
 /// The paths that a part of a volume names, with their fields.
-fn paths_of<'a>(field: &Field, part: &'a VolumeProjection) -> Vec<(Field, &'a String)> {
+fn paths_of<'a>(field: &FieldPath, part: &'a VolumeProjection) -> Vec<(FieldPath, &'a String)> {
     let secret = part.secret.as_ref().and_then(|s| s.items.as_ref());
     let secret = field.key("secret").items("items", secret);
     let map = part.config_map.as_ref().and_then(|s| s.items.as_ref());

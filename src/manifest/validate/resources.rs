@@ -4,15 +4,15 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
 use super::super::defaults::is_huge_pages;
-use super::super::quantity::{self, Quantity};
-use super::super::requests::{self, Amounts, amount};
-use super::{Field, Validator, is_dns_subdomain, names, unexpected};
+use super::super::requests::{self, ResourceAmounts, amount};
+use super::{FieldPath, Validator, is_dns_subdomain, names, unexpected};
+use crate::units::quantity::{self, Quantity};
 
-/// What the longest name of a resource is measured with: it stands in quotas under this prefix.
+/// Prefix of resource names in quotas, which the longest name is measured with.
 const QUOTA_PREFIX: &str = "requests.";
 
 impl Validator<'_> {
-    pub(super) fn container_resources(&mut self, field: &Field, container: &Container) {
+    pub(super) fn container_resources(&mut self, field: &FieldPath, container: &Container) {
         if let Some(resources) = &container.resources {
             let field = field.key("resources");
             self.both_amounts(&field, resources, false);
@@ -21,7 +21,7 @@ impl Validator<'_> {
         }
     }
 
-    pub(super) fn pod_resources(&mut self, field: &Field, spec: &PodSpec) {
+    pub(super) fn pod_resources(&mut self, field: &FieldPath, spec: &PodSpec) {
         let overhead = spec.overhead.as_ref();
         for (name, written) in overhead.into_iter().flatten() {
             self.amount(&field.key("overhead").key(name), name, &written.0, false);
@@ -41,8 +41,8 @@ impl Validator<'_> {
         self.containers_within_pod(&field, spec, resources);
     }
 
-    /// A request that a limit became is as wrong as the limit, which is enough to tell.
-    fn both_amounts(&mut self, field: &Field, resources: &ResourceRequirements, of_pod: bool) {
+    /// A request that was defaulted from a limit is as wrong as the limit, which is reported already.
+    fn both_amounts(&mut self, field: &FieldPath, resources: &ResourceRequirements, of_pod: bool) {
         let limits = resources.limits.as_ref();
         for (name, written) in limits.into_iter().flatten() {
             self.amount(&field.key("limits").key(name), name, &written.0, of_pod);
@@ -54,7 +54,7 @@ impl Validator<'_> {
         }
     }
 
-    fn amount(&mut self, field: &Field, name: &str, written: &str, of_pod: bool) {
+    fn amount(&mut self, field: &FieldPath, name: &str, written: &str, of_pod: bool) {
         self.resource_name(field, name, of_pod);
         let Some(found) = quantity::parse(written) else {
             return;
@@ -72,7 +72,7 @@ impl Validator<'_> {
         }
     }
 
-    fn resource_name(&mut self, field: &Field, name: &str, of_pod: bool) {
+    fn resource_name(&mut self, field: &FieldPath, name: &str, of_pod: bool) {
         let size = name.strip_prefix("hugepages-");
         let pages = size
             .and_then(quantity::parse)
@@ -90,7 +90,7 @@ impl Validator<'_> {
         self.expect(good, field, name, expected);
     }
 
-    fn requests_within_limits(&mut self, field: &Field, resources: &ResourceRequirements) {
+    fn requests_within_limits(&mut self, field: &FieldPath, resources: &ResourceRequirements) {
         let limits = resources.limits.as_ref();
         for (name, written) in resources.requests.iter().flatten() {
             let Some(request) = quantity::parse(&written.0) else {
@@ -116,9 +116,9 @@ impl Validator<'_> {
         }
     }
 
-    fn huge_pages(&mut self, field: &Field, resources: &ResourceRequirements) {
+    fn huge_pages(&mut self, field: &FieldPath, resources: &ResourceRequirements) {
         let both = [&resources.limits, &resources.requests];
-        let mut names = both.into_iter().flatten().flat_map(Amounts::keys);
+        let mut names = both.into_iter().flatten().flat_map(ResourceAmounts::keys);
         let pages = names.clone().any(|name| is_huge_pages(name));
         if pages && !names.any(|name| ["cpu", "memory"].contains(&name.as_str())) {
             let message = "found huge pages alone, expected cpu or memory beside them";
@@ -130,7 +130,7 @@ impl Validator<'_> {
     /// container is limited to does not matter, as for the API.
     fn containers_within_pod(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         spec: &PodSpec,
         resources: &ResourceRequirements,
     ) {
@@ -147,7 +147,7 @@ impl Validator<'_> {
                 self.refuse(&field, unexpected(&written.0, &expected));
             }
         }
-        for (field, container) in Field::new("spec").items("containers", [&spec.containers]) {
+        for (field, container) in FieldPath::new("spec").items("containers", [&spec.containers]) {
             let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
             for (name, written) in limits.into_iter().flatten() {
                 let most = amount(resources.limits.as_ref(), name);

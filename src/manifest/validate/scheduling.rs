@@ -1,5 +1,5 @@
-//! What is for schedulers and taints. Most of it has no effect on a node, and has to be right all the
-//! same, so that a manifest means the same everywhere.
+//! Fields for the scheduler and taints. Most have no effect on a node, and must be valid all the same, so
+//! that a manifest means the same everywhere.
 
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
@@ -7,13 +7,13 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{Field, Validator, unexpected};
+use super::{FieldPath, Validator, unexpected};
 
 const MAX_WEIGHT: i64 = 100;
 const TOPOLOGY_KEY: &str = "the key of a node's label";
 
 impl Validator<'_> {
-    pub(super) fn scheduling(&mut self, field: &Field, spec: &PodSpec) {
+    pub(super) fn scheduling(&mut self, field: &FieldPath, spec: &PodSpec) {
         for (key, value) in spec.node_selector.iter().flatten() {
             let field = field.key("nodeSelector").key(key);
             self.qualified_name(&field, key);
@@ -49,7 +49,7 @@ impl Validator<'_> {
         }
     }
 
-    pub(super) fn toleration(&mut self, field: &Field, toleration: &Toleration) {
+    pub(super) fn toleration(&mut self, field: &FieldPath, toleration: &Toleration) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (operator, key) = (text(&toleration.operator), text(&toleration.key));
         let (effect, value) = (text(&toleration.effect), text(&toleration.value));
@@ -79,7 +79,7 @@ impl Validator<'_> {
         self.one_of(&effect_field, Some(&effect), &effects);
     }
 
-    fn affinity(&mut self, field: &Field, affinity: &Affinity) {
+    fn affinity(&mut self, field: &FieldPath, affinity: &Affinity) {
         if let Some(node) = &affinity.node_affinity {
             let field = field.key("nodeAffinity");
             let required = node
@@ -126,7 +126,7 @@ impl Validator<'_> {
         }
     }
 
-    fn node_term(&mut self, field: &Field, term: &NodeSelectorTerm, required: bool) {
+    fn node_term(&mut self, field: &FieldPath, term: &NodeSelectorTerm, required: bool) {
         for (field, requirement) in field.items("matchExpressions", &term.match_expressions) {
             self.qualified_name(&field.key("key"), &requirement.key);
             self.requirement(&field, requirement);
@@ -157,7 +157,7 @@ impl Validator<'_> {
         }
     }
 
-    fn requirement(&mut self, field: &Field, requirement: &NodeSelectorRequirement) {
+    fn requirement(&mut self, field: &FieldPath, requirement: &NodeSelectorRequirement) {
         let found = requirement.values.as_ref().map_or(0, Vec::len);
         let operator = requirement.operator.as_str();
         let (good, expected) = match operator {
@@ -177,7 +177,7 @@ impl Validator<'_> {
 
     fn pod_terms(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         required: Option<&Vec<PodAffinityTerm>>,
         preferred: Option<&Vec<WeightedPodAffinityTerm>>,
     ) {
@@ -192,7 +192,7 @@ impl Validator<'_> {
         }
     }
 
-    fn pod_term(&mut self, field: &Field, term: &PodAffinityTerm) {
+    fn pod_term(&mut self, field: &FieldPath, term: &PodAffinityTerm) {
         let key_field = field.key("topologyKey");
         if self.required(&key_field, &term.topology_key, TOPOLOGY_KEY) {
             self.qualified_name(&key_field, &term.topology_key);
@@ -225,7 +225,7 @@ impl Validator<'_> {
 
     fn label_keys(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         name: &str,
         keys: Option<&Vec<String>>,
         selector: Option<&LabelSelector>,
@@ -241,7 +241,7 @@ impl Validator<'_> {
         }
     }
 
-    fn label_selector(&mut self, field: &Field, selector: &LabelSelector) {
+    fn label_selector(&mut self, field: &FieldPath, selector: &LabelSelector) {
         for (key, value) in selector.match_labels.iter().flatten() {
             let field = field.key("matchLabels").key(key);
             self.qualified_name(&field, key);
@@ -272,7 +272,7 @@ impl Validator<'_> {
         }
     }
 
-    fn spread(&mut self, field: &Field, constraint: &TopologySpreadConstraint) {
+    fn spread(&mut self, field: &FieldPath, constraint: &TopologySpreadConstraint) {
         if constraint.max_skew <= 0 {
             let message = format!("found {}, expected 1 or more", constraint.max_skew);
             self.refuse(&field.key("maxSkew"), message);

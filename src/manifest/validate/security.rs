@@ -7,17 +7,17 @@ use k8s_openapi::api::core::v1::{
     Sysctl, WindowsSecurityContextOptions,
 };
 
-use super::{Field, Validator, names, unexpected};
+use super::{FieldPath, Validator, names, unexpected};
 
 /// Users and groups are numbered from 0.
 const MAX_ID: i64 = i32::MAX as i64;
 /// The longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
-/// How the names of the IPC namespace's sysctls begin.
+/// Prefixes of the sysctls that belong to the IPC namespace.
 const IPC_SYSCTLS: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 
 impl Validator<'_> {
-    pub(super) fn pod_security(&mut self, field: &Field, spec: &PodSpec) {
+    pub(super) fn pod_security(&mut self, field: &FieldPath, spec: &PodSpec) {
         let Some(context) = &spec.security_context else {
             return;
         };
@@ -60,7 +60,7 @@ impl Validator<'_> {
 
     pub(super) fn container_security(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         container: &Container,
         spec: &PodSpec,
     ) {
@@ -90,13 +90,13 @@ impl Validator<'_> {
         self.windows_options(&field, context.windows_options.as_ref(), spec);
     }
 
-    fn id(&mut self, field: &Field, id: Option<i64>) {
+    fn id(&mut self, field: &FieldPath, id: Option<i64>) {
         if let Some(id) = id {
             self.within(field, id, 0, MAX_ID);
         }
     }
 
-    fn escalation(&mut self, field: &Field, context: &SecurityContext) {
+    fn escalation(&mut self, field: &FieldPath, context: &SecurityContext) {
         if context.allow_privilege_escalation != Some(false) {
             return;
         }
@@ -113,7 +113,7 @@ impl Validator<'_> {
         }
     }
 
-    fn sysctls(&mut self, field: &Field, spec: &PodSpec, sysctls: Option<&Vec<Sysctl>>) {
+    fn sysctls(&mut self, field: &FieldPath, spec: &PodSpec, sysctls: Option<&Vec<Sysctl>>) {
         let mut seen = BTreeSet::new();
         for (field, sysctl) in field.items("sysctls", sysctls) {
             let field = field.key("name");
@@ -145,7 +145,7 @@ impl Validator<'_> {
 
     fn profiles(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         seccomp: Option<&SeccompProfile>,
         apparmor: Option<&AppArmorProfile>,
     ) {
@@ -172,7 +172,7 @@ impl Validator<'_> {
         }
     }
 
-    fn profile(&mut self, field: &Field, kind: &str, name: Option<&str>) {
+    fn profile(&mut self, field: &FieldPath, kind: &str, name: Option<&str>) {
         let kinds = ["RuntimeDefault", "Localhost", "Unconfined"];
         self.one_of(&field.key("type"), Some(kind), &kinds);
         let field = field.key("localhostProfile");
@@ -195,7 +195,7 @@ impl Validator<'_> {
 
     fn windows_options(
         &mut self,
-        field: &Field,
+        field: &FieldPath,
         options: Option<&WindowsSecurityContextOptions>,
         spec: &PodSpec,
     ) {
@@ -212,8 +212,8 @@ impl Validator<'_> {
         }
     }
 
-    /// What a Pod for Windows cannot have.
-    fn windows_pod(&mut self, field: &Field, spec: &PodSpec, context: &PodSecurityContext) {
+    /// Checks fields that a Pod for Windows cannot have.
+    fn windows_pod(&mut self, field: &FieldPath, spec: &PodSpec, context: &PodSecurityContext) {
         let groups = context.supplemental_groups.as_ref();
         let within = field.key("securityContext");
         for (field, given) in [
@@ -262,7 +262,7 @@ impl Validator<'_> {
         }
     }
 
-    fn windows_container(&mut self, field: &Field, context: &SecurityContext) {
+    fn windows_container(&mut self, field: &FieldPath, context: &SecurityContext) {
         for (name, given) in [
             ("appArmorProfile", context.app_armor_profile.is_some()),
             ("seLinuxOptions", context.se_linux_options.is_some()),
@@ -285,7 +285,7 @@ impl Validator<'_> {
         }
     }
 
-    fn not_for_windows(&mut self, field: &Field, given: bool) {
+    fn not_for_windows(&mut self, field: &FieldPath, given: bool) {
         if given {
             self.refuse(field, "cannot be set where spec.os.name is windows");
         }

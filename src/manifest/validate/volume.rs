@@ -1,11 +1,11 @@
-//! Volumes of the kinds that are carried out.
+//! Volumes of the implemented kinds.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PodSpec, Volume};
 
-use super::super::quantity;
-use super::{Field, Validator, unexpected};
+use super::{FieldPath, Validator, unexpected};
+use crate::units::quantity;
 
 const HOST_PATH_TYPES: [&str; 8] = [
     "",
@@ -19,7 +19,7 @@ const HOST_PATH_TYPES: [&str; 8] = [
 ];
 
 impl Validator<'_> {
-    pub(super) fn volumes(&mut self, field: &Field, spec: &PodSpec) {
+    pub(super) fn volumes(&mut self, field: &FieldPath, spec: &PodSpec) {
         let mut names = BTreeSet::new();
         for (field, volume) in field.items("volumes", &spec.volumes) {
             let name_field = field.key("name");
@@ -35,7 +35,7 @@ impl Validator<'_> {
     }
 
     /// One that names no kind is an emptyDir by now.
-    fn one_kind(&mut self, field: &Field, volume: &Volume) {
+    fn one_kind(&mut self, field: &FieldPath, volume: &Volume) {
         let kinds = [
             ("emptyDir", volume.empty_dir.is_some()),
             ("hostPath", volume.host_path.is_some()),
@@ -55,7 +55,7 @@ impl Validator<'_> {
         }
     }
 
-    fn volume(&mut self, field: &Field, volume: &Volume, spec: &PodSpec) {
+    fn volume(&mut self, field: &FieldPath, volume: &Volume, spec: &PodSpec) {
         if let Some(host) = &volume.host_path {
             self.host_path(&field.key("hostPath"), host);
         }
@@ -93,7 +93,7 @@ impl Validator<'_> {
         }
     }
 
-    fn host_path(&mut self, field: &Field, host: &HostPathVolumeSource) {
+    fn host_path(&mut self, field: &FieldPath, host: &HostPathVolumeSource) {
         let path_field = field.key("path");
         if self.required(&path_field, &host.path, "a path on the host") {
             self.no_parent(&path_field, &host.path);
@@ -108,7 +108,7 @@ impl Validator<'_> {
         self.one_of(&field.key("type"), host.type_.as_deref(), &HOST_PATH_TYPES);
     }
 
-    fn empty_dir(&mut self, field: &Field, empty: &EmptyDirVolumeSource) {
+    fn empty_dir(&mut self, field: &FieldPath, empty: &EmptyDirVolumeSource) {
         let limit = empty.size_limit.as_ref();
         let medium = empty.medium.as_deref().unwrap_or_default();
         let limits = |text: &str| quantity::parse(text).is_some_and(|limit| !limit.is_zero());
@@ -131,7 +131,7 @@ impl Validator<'_> {
     }
 
     /// A mode of files.
-    pub(super) fn mode(&mut self, field: &Field, mode: Option<i32>) {
+    pub(super) fn mode(&mut self, field: &FieldPath, mode: Option<i32>) {
         if let Some(mode) = mode.filter(|mode| !(0..=0o777).contains(mode)) {
             let message = format!("found {mode}, which is {mode:#o}, expected 0 to 0777 (511)");
             self.refuse(field, message);

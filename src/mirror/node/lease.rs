@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
-use crate::mirror::error::{Error, ErrorKind};
+use crate::mirror::error::{ApiError, ErrorKind};
 use crate::mirror::object::{NodeIdentity, SeenMeta};
 use crate::units::time::scaled;
 
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A lease that cannot be made yet, since its namespace is not there, is tried again this soon.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is read of a lease that was renewed.
+/// Fields read of a renewed lease.
 #[derive(Deserialize)]
 struct Renewed {
     #[serde(default)]
@@ -30,12 +30,12 @@ struct Renewed {
 }
 
 /// Renews the lease of the node, which holds for so many seconds, while the API server has the Node, until
-/// it is away.
+/// it is unreachable.
 pub(in crate::mirror) async fn renew(
     api: &Api,
     mut identity: watch::Receiver<Option<NodeIdentity>>,
     seconds: u32,
-) -> Result<Infallible, Error> {
+) -> Result<Infallible, ApiError> {
     let renew = Duration::from_secs(seconds.into());
     let renew = renew.checked_div(RENEW).unwrap_or(renew);
     let mut complaint = Complaint::new("to renew the lease of the Node");
@@ -43,23 +43,26 @@ pub(in crate::mirror) async fn renew(
     loop {
         let known = identity.wait_for(Option::is_some).await;
         let known = known.map(|known| known.clone());
-        let known = known.map_err(|_| Error::away("the Node is not looked after any more"))?;
+        let known = known.map_err(|_| ApiError::unreachable("the Node controller has stopped"))?;
         let Some(node) = known else {
             continue;
         };
         // Nothing else is asked as regularly, so this is where a server that hangs is noticed.
         let renewed = tokio::time::timeout(DEADLINE, renew_once(api, &node, seconds)).await;
-        let renewed = renewed.map_err(|_| Error::away("the lease was not renewed in time"))?;
+        let renewed =
+            renewed.map_err(|_| ApiError::unreachable("the lease was not renewed in time"))?;
         let pause = match renewed {
             Ok(version) if version.is_some() && version < newest => {
-                return Err(Error::away("it went back to an older state of its own"));
+                return Err(ApiError::unreachable(
+                    "API server went back to an older state",
+                ));
             }
             Ok(version) => {
                 complaint.clear();
                 (tries, newest) = (0, version.or(newest));
                 renew
             }
-            Err(error) if error.kind == ErrorKind::Away => return Err(error),
+            Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
             Err(error) => {
                 tries = tries.saturating_add(1);
                 let is_final = matches!(error.kind, ErrorKind::Refused(_));
@@ -78,11 +81,11 @@ pub(in crate::mirror) async fn renew(
 }
 
 /// Gives the version of the renewed lease, if it is a number. Versions only rise, unless the API server's
-/// store was put back or emptied: then whatever it told before is worth nothing.
-async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<Option<u64>, Error> {
+/// store was put back or emptied: then earlier responses are worth nothing.
+async fn renew_once(api: &Api, node: &NodeIdentity, seconds: u32) -> Result<Option<u64>, ApiError> {
     let path = format!("{LEASES}/{}", node.name);
     let lease = lease(node, seconds, jiff::Timestamp::now());
-    let renewed: Result<Renewed, Error> = api.patch(&path, PatchType::Merge, &lease).await;
+    let renewed: Result<Renewed, ApiError> = api.patch(&path, PatchType::Merge, &lease).await;
     let renewed = match renewed {
         Err(error) if error.kind == ErrorKind::NotFound => api.create(LEASES, &lease).await?,
         renewed => renewed?,

@@ -1,4 +1,4 @@
-//! How the machine and the runtime are just now.
+//! Current measurements of the machine and the runtime.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cri::{Client, v1};
-use crate::node::machine;
+use crate::host::machine;
 
 /// Memory, and shares of disks, below which the node is under pressure: the kubelet's default limits for
 /// evicting Pods, which has none for process ids (Kubernetes, Node-pressure Eviction, "Hard eviction
@@ -21,7 +21,7 @@ const LEAST_INODES: f64 = 0.05;
 /// (`evictionPressureTransitionPeriod`).
 const PRESSURE_LASTS: Duration = Duration::from_secs(300);
 
-/// What was measured.
+/// Measurements of the machine and the runtime.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::mirror) struct Measured {
     pub(super) host: Host,
@@ -30,9 +30,9 @@ pub(in crate::mirror) struct Measured {
     pub(super) short: Short,
     /// `containerd://2.1.9`
     pub(super) runtime_version: String,
-    /// Whether the runtime knows the policy, if it tells.
+    /// True if the runtime supports the policy; `None` if it does not report that.
     pub(super) supplemental_groups_policy: Option<bool>,
-    /// Why Pods cannot be run just now.
+    /// Reason why the node is not ready.
     pub(super) not_ready: Option<String>,
     /// All room for swap, in bytes.
     pub(super) swap: u64,
@@ -47,7 +47,7 @@ pub(super) struct Short {
 }
 
 impl Short {
-    /// What follows from what the machine is short of now, and was.
+    /// Returns the pressures that follow from the current shortage and the one before.
     fn pressure(&mut self, now: Instant, is_short: Pressure) -> Pressure {
         let under = |last: &mut Option<Instant>, is_short: bool| {
             if is_short {
@@ -62,14 +62,14 @@ impl Short {
     }
 }
 
-/// What the machine is short of.
+/// Resources that the machine is short of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pressure {
     pub(super) memory: bool,
     pub(super) disk: bool,
 }
 
-/// What stays the same while the machine is up.
+/// Properties of the host that stay the same while it is up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) boot_id: String,
@@ -81,7 +81,7 @@ pub(super) struct Host {
 
 impl Measured {
     /// Measures everything; `root` is the agent's root directory. A runtime that does not answer
-    /// leaves what it told `before`.
+    /// leaves its report `before`.
     pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
         let mut measured = Self {
             host: host(),
@@ -125,7 +125,8 @@ const NEEDED: [(&str, &str); 2] = [
     ("NetworkReady", "container runtime network"),
 ];
 
-/// What the runtime needs and has not, in the kubelet's words. One that does not tell has it not.
+/// Returns the runtime's conditions that are not met, in the kubelet's words. A condition that is not
+/// reported counts as not met.
 fn not_ready(status: &v1::StatusResponse) -> Option<String> {
     let conditions = status.status.as_ref().map(|s| s.conditions.as_slice());
     let conditions = conditions.unwrap_or_default();
@@ -171,7 +172,7 @@ fn pretty_name(release: &str) -> Option<String> {
     Some(name.trim_matches(['"', '\'']).to_owned())
 }
 
-/// Where images lie, if the runtime tells.
+/// Returns the mount point of the image file system, if the runtime reports it.
 async fn image_disk(client: &Client) -> Option<PathBuf> {
     let answer = client.image_fs_info(v1::ImageFsInfoRequest {}).await.ok()?;
     let first = answer.image_filesystems.into_iter().next()?;
@@ -194,7 +195,7 @@ fn is_short_of(root: &Path, images: Option<&Path>) -> Pressure {
     }
 }
 
-/// Whether less than a share is left. Nothing in all says nothing: some file systems do not count.
+/// True if less than a share is left. A total of zero is ignored: some file systems do not count.
 #[allow(
     clippy::cast_precision_loss,
     reason = "a share needs no more precision"

@@ -1,4 +1,4 @@
-//! Keeps the Node at the API server: made if it is missing, its status told when it changes and every
+//! Keeps the Node at the API server: created if it is missing, its status reported when it changes and every
 //! few minutes.
 
 use std::convert::Infallible;
@@ -13,23 +13,23 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::measure::Measured;
-use super::status::{self, Vain};
+use super::status::{self, NoOpStatus};
 use crate::mirror::Local;
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::complaint::Complaint;
-use crate::mirror::error::{Error, ErrorKind};
+use crate::mirror::error::{ApiError, ErrorKind};
 use crate::mirror::object::{NodeIdentity, SeenMeta, or_default};
-use crate::mirror::watch::{Object, Seen};
+use crate::mirror::watch::{ObjectUpdate, WatchedObject};
 use crate::units::time::Later;
 
-/// How often the machine is measured.
-const LOOK: Duration = Duration::from_secs(10);
-/// How often the status is told if nothing changes, and labels that were refused are tried again.
-const TELL: Duration = Duration::from_secs(300);
-/// Where Nodes are asked for.
+/// Interval between measurements of the machine.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval between reports of an unchanged status, and between retries of labels that were refused.
+const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// API path of Nodes.
 pub(in crate::mirror) const NODES: &str = "/api/v1/nodes";
 
-/// What is kept of the Node that the API server has.
+/// Fields kept of the Node that the API server has.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(in crate::mirror) struct SeenNode {
     metadata: SeenMeta,
@@ -39,42 +39,42 @@ pub(in crate::mirror) struct SeenNode {
     status: NodeStatus,
 }
 
-impl Object for SeenNode {
+impl WatchedObject for SeenNode {
     fn resource_version(&self) -> Option<&str> {
         self.metadata.resource_version.as_deref()
     }
 }
 
-/// What is known of the Node at the API server.
+/// State of the Node at the API server.
 #[derive(Debug)]
-enum Known {
-    /// It was not told yet.
+enum NodeState {
+    /// Not listed yet.
     Nothing,
     /// There is none.
     Missing,
-    /// It is there.
+    /// The Node exists.
     There(Box<SeenNode>),
 }
 
-/// The keeper of the Node on one connection.
+/// The controller of the Node on one connection.
 pub(in crate::mirror) struct Registration<'a> {
     local: &'a Local,
     api: Api,
     identity: watch::Sender<Option<NodeIdentity>>,
     measured: &'a mut Measured,
-    seen: Known,
-    /// When the labels are to be looked after; `None` once they were.
+    seen: NodeState,
+    /// Time when the labels are to be updated; `None` once they were.
     label_at: Option<Instant>,
-    /// When the status was told.
+    /// Time when the status was reported.
     told: Option<Instant>,
-    vain: Vain,
+    no_op: NoOpStatus,
     making: Complaint,
     labelling: Complaint,
     telling: Complaint,
 }
 
 impl<'a> Registration<'a> {
-    /// `identity` is told what the API server knows this node by.
+    /// `identity` is notified of the name and UID that the API server knows this node by.
     pub(in crate::mirror) fn new(
         local: &'a Local,
         api: Api,
@@ -86,27 +86,27 @@ impl<'a> Registration<'a> {
             api,
             identity,
             measured,
-            seen: Known::Nothing,
+            seen: NodeState::Nothing,
             label_at: Some(Instant::now()),
             told: None,
-            vain: Vain::default(),
-            making: Complaint::new("to make the Node"),
-            labelling: Complaint::new("to change the labels of the Node"),
-            telling: Complaint::new("to change the Node"),
+            no_op: NoOpStatus::default(),
+            making: Complaint::new("to create the Node"),
+            labelling: Complaint::new("to update the labels of the Node"),
+            telling: Complaint::new("to update the Node"),
         }
     }
 
-    /// Keeps the Node until the API server is away.
+    /// Keeps the Node until the API server is unreachable.
     pub(in crate::mirror) async fn keep(
         mut self,
-        mut news: mpsc::Receiver<Seen<SeenNode>>,
-    ) -> Result<Infallible, Error> {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        mut updates: mpsc::Receiver<ObjectUpdate<SeenNode>>,
+    ) -> Result<Infallible, ApiError> {
+        let mut timer = tokio::time::interval(MEASURE_INTERVAL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let measure = tokio::select! {
-                Some(seen) = news.recv() => self.see(seen),
-                _ = look.tick() => true,
+                Some(seen) = updates.recv() => self.see(seen),
+                _ = timer.tick() => true,
             };
             if measure {
                 let context = &self.local.context;
@@ -117,13 +117,13 @@ impl<'a> Registration<'a> {
         }
     }
 
-    /// Takes in what was seen. Tells whether there is a Node that is news.
-    fn see(&mut self, seen: Seen<SeenNode>) -> bool {
+    /// Takes in what was seen. Returns true if the Node changed.
+    fn see(&mut self, seen: ObjectUpdate<SeenNode>) -> bool {
         let seen = match seen {
-            Seen::All(nodes) => nodes.into_iter().next(),
-            Seen::There(node) => Some(node),
-            Seen::Gone(_) => {
-                warn!("the Node was deleted");
+            ObjectUpdate::All(nodes) => nodes.into_iter().next(),
+            ObjectUpdate::There(node) => Some(node),
+            ObjectUpdate::Gone(_) => {
+                warn!("Node was deleted");
                 None
             }
         };
@@ -142,8 +142,8 @@ impl<'a> Registration<'a> {
             self.told = None;
             self.look_at_taints(seen.as_ref());
         }
-        let first = matches!(self.seen, Known::Nothing);
-        self.seen = seen.map_or(Known::Missing, |node| Known::There(Box::new(node)));
+        let first = matches!(self.seen, NodeState::Nothing);
+        self.seen = seen.map_or(NodeState::Missing, |node| NodeState::There(Box::new(node)));
         is_new || first
     }
 
@@ -160,25 +160,25 @@ impl<'a> Registration<'a> {
         if let Some(taint) = self.local.settings.taints.iter().find(has) {
             warn!(
                 taint = taint.key,
-                "the Node was made without this taint: Pods that the scheduler puts here do not run. \
-                 Taint it, or delete the Node to have it made anew"
+                "Node was created without this taint: Pods that the scheduler binds to it do not run. \
+                 Taint it, or delete the Node to have it created again"
             );
         }
     }
 
-    async fn go_on(&mut self) -> Result<(), Error> {
+    async fn go_on(&mut self) -> Result<(), ApiError> {
         let result = match &self.seen {
-            Known::Missing if self.local.settings.register_node => self.make().await,
-            Known::There(_) => self.bring_up_to_date().await,
+            NodeState::Missing if self.local.settings.register_node => self.make().await,
+            NodeState::There(_) => self.bring_up_to_date().await,
             _ => Ok(()),
         };
         match result {
-            Err(error) if error.kind == ErrorKind::Away => Err(error),
+            Err(error) if error.kind == ErrorKind::Unreachable => Err(error),
             _ => Ok(()),
         }
     }
 
-    async fn make(&mut self) -> Result<(), Error> {
+    async fn make(&mut self) -> Result<(), ApiError> {
         let Local {
             settings, context, ..
         } = self.local;
@@ -186,9 +186,9 @@ impl<'a> Registration<'a> {
         let node = status::node(&context.facts, &settings.taints, status);
         match self.api.create::<SeenNode>(NODES, &node).await {
             Ok(node) => {
-                info!(node = context.node_name, "the Node is registered");
+                info!(node = context.node_name, "Registered Node");
                 self.making.clear();
-                self.see(Seen::There(node));
+                self.see(ObjectUpdate::There(node));
                 self.label_at = None;
                 self.told = Some(Instant::now());
                 Ok(())
@@ -210,7 +210,7 @@ impl<'a> Registration<'a> {
         status::status(&context.facts, self.measured, before, settings.port, now)
     }
 
-    async fn bring_up_to_date(&mut self) -> Result<(), Error> {
+    async fn bring_up_to_date(&mut self) -> Result<(), ApiError> {
         let result = self.change().await;
         match &result {
             Ok(()) => self.telling.clear(),
@@ -220,51 +220,53 @@ impl<'a> Registration<'a> {
         result
     }
 
-    async fn change(&mut self) -> Result<(), Error> {
+    async fn change(&mut self) -> Result<(), ApiError> {
         if self.label_at.is_some_and(|at| at <= Instant::now()) {
             self.look_at_labels().await?;
         }
-        let Known::There(seen) = &self.seen else {
+        let NodeState::There(seen) = &self.seen else {
             return Ok(());
         };
         let status = self.status(&seen.status);
-        let is_due = self.told.is_none_or(|told| told.elapsed() >= TELL);
+        let is_due = self
+            .told
+            .is_none_or(|told| told.elapsed() >= REPORT_INTERVAL);
         let differs = !status::says_the_same(&status, &seen.status);
-        if is_due || differs && !self.vain.is_known(&status, &seen.status) {
+        if is_due || differs && !self.no_op.is_known(&status, &seen.status) {
             let path = format!("{NODES}/{}/status", self.local.context.node_name);
             let change = status::status_patch(&status, &seen.status);
             let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &change).await?;
             self.told = Some(Instant::now());
-            self.vain.note(&status, &node.status);
-            self.seen = Known::There(Box::new(node));
+            self.no_op.note(&status, &node.status);
+            self.seen = NodeState::There(Box::new(node));
         }
         Ok(())
     }
 
-    /// Gives the Node its labels. That one is refused keeps nothing else of the Node from being told.
+    /// Updates the Node's labels. A refused label keeps nothing else of the Node from being reported.
     ///
     /// # Errors
-    /// The API server is away.
-    async fn look_at_labels(&mut self) -> Result<(), Error> {
-        let Known::There(seen) = &self.seen else {
+    /// The API server is unreachable.
+    async fn look_at_labels(&mut self) -> Result<(), ApiError> {
+        let NodeState::There(seen) = &self.seen else {
             return Ok(());
         };
         let facts = &self.local.context.facts;
-        let wanted = &facts.labels;
+        let wanted = &facts.identity.labels;
         let there = seen.metadata.labels.as_ref();
         let differs = |(key, value): (&String, &String)| {
             there.and_then(|labels| labels.get(key)) != Some(value)
         };
         if wanted.iter().any(differs) {
-            let path = format!("{NODES}/{}", facts.node_name);
+            let path = format!("{NODES}/{}", facts.identity.name);
             let change = json!({"metadata": {"labels": wanted}});
-            let changed: Result<IgnoredAny, Error> =
+            let changed: Result<IgnoredAny, ApiError> =
                 self.api.patch(&path, PatchType::Merge, &change).await;
             match changed {
-                Err(error) if error.kind == ErrorKind::Away => return Err(error),
+                Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
                 Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
                     self.labelling.say(&error);
-                    self.label_at = Some(Instant::now().later(TELL));
+                    self.label_at = Some(Instant::now().later(REPORT_INTERVAL));
                     return Ok(());
                 }
                 // It may do better at the next look.

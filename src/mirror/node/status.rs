@@ -1,4 +1,4 @@
-//! What the Node says of the machine: pure functions of what was measured.
+//! Status of the Node: pure functions of the measurements.
 
 use std::collections::BTreeMap;
 
@@ -17,17 +17,17 @@ use crate::translate::NodeFacts;
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
 /// distributions of the node agent write theirs.
 const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
-/// How resources of huge pages begin, before the size of a page.
+/// Prefix of the resource names of huge pages, followed by the size of a page.
 const HUGE_PAGES: &str = "hugepages-";
-/// What this agent does of what nodes declare.
+/// Node-declared features that this agent implements.
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// The Node as it is made.
 pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
-            name: Some(facts.node_name.clone()),
-            labels: Some(facts.labels.clone()),
+            name: Some(facts.identity.name.clone()),
+            labels: Some(facts.identity.labels.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -76,14 +76,14 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
         type_: kind.to_owned(),
         address: address.to_owned(),
     };
-    let ips = facts.host_ips.all();
+    let ips = facts.identity.ips.all();
     let ips = ips.iter().map(|ip| address("InternalIP", ip));
-    let name = [address("Hostname", &facts.node_name)];
+    let name = [address("Hostname", &facts.identity.name)];
     ips.chain(name).collect()
 }
 
-/// What the machine has. Resources that others advertise there stay (Kubernetes, Advertise Extended
-/// Resources for a Node); huge pages of a size that the machine has not go.
+/// Merges the machine's capacity. Resources that others advertise there stay (Kubernetes, Advertise Extended
+/// Resources for a Node); huge pages of a size that the machine does not have are removed.
 fn capacity(
     facts: &NodeFacts,
     measured: &Measured,
@@ -92,13 +92,16 @@ fn capacity(
     let others = before.capacity.iter().flatten();
     let others = others.filter(|(name, _)| !name.starts_with(HUGE_PAGES));
     let others = others.map(|(name, amount)| (name.clone(), amount.clone()));
-    let memory = bytes(facts.memory_capacity >> 10);
-    let storage = bytes(facts.ephemeral_storage >> 10);
+    let memory = bytes(facts.capacity.memory >> 10);
+    let storage = bytes(facts.capacity.ephemeral_storage >> 10);
     let fixed = [
-        ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
+        ("cpu".to_owned(), Quantity(facts.capacity.cpus.to_string())),
         ("memory".to_owned(), Quantity(memory)),
         ("ephemeral-storage".to_owned(), Quantity(storage)),
-        ("pods".to_owned(), Quantity(facts.max_pods.to_string())),
+        (
+            "pods".to_owned(),
+            Quantity(facts.capacity.max_pods.to_string()),
+        ),
     ];
     let huge_pages = measured.huge_pages.iter().map(|(size, pages)| {
         let name = format!("{HUGE_PAGES}{}", bytes(*size));
@@ -114,7 +117,7 @@ fn allocatable(
     facts: &NodeFacts,
     measured: &Measured,
 ) -> BTreeMap<String, Quantity> {
-    let memory = facts.memory_beside(&measured.huge_pages) >> 10;
+    let memory = facts.capacity.memory_beside(&measured.huge_pages) >> 10;
     let mut allocatable = capacity.clone();
     allocatable.insert("memory".to_owned(), Quantity(bytes(memory)));
     allocatable
@@ -136,7 +139,7 @@ fn bytes(kibibytes: u64) -> String {
 }
 
 fn info(facts: &NodeFacts, measured: &Measured) -> NodeSystemInfo {
-    let label = |name: &str| facts.labels.get(name).cloned().unwrap_or_default();
+    let label = |name: &str| facts.identity.labels.get(name).cloned().unwrap_or_default();
     let host = &measured.host;
     NodeSystemInfo {
         architecture: label("kubernetes.io/arch"),
@@ -169,7 +172,7 @@ fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
 
 /// A condition's type, whether it holds, its reason and message. Types and reasons are those that
 /// tools look for (Kubernetes, Node Status, "Conditions").
-type Condition = (&'static str, bool, &'static str, String);
+type ConditionRow = (&'static str, bool, &'static str, String);
 
 fn conditions(
     measured: &Measured,
@@ -181,7 +184,7 @@ fn conditions(
     };
     let pressure = measured.pressure;
     let (memory, disk) = (pressure.memory, pressure.disk);
-    let all: [Condition; 4] = [
+    let all: [ConditionRow; 4] = [
         (
             "MemoryPressure",
             memory,
@@ -221,7 +224,7 @@ fn conditions(
 }
 
 /// A condition with the time from which on it has held.
-fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
+fn since(condition: ConditionRow, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
     let (kind, holds, reason, message) = condition;
     let status = if holds { "True" } else { "False" };
     let known = before.conditions.iter().flatten();
@@ -237,7 +240,7 @@ fn since(condition: Condition, before: &NodeStatus, now: jiff::Timestamp) -> Nod
     }
 }
 
-/// Whether everything that `ours` says stands in `theirs` too, times of conditions aside.
+/// True if everything in `ours` is in `theirs` too, ignoring the times of conditions.
 pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     let fields = |status: &NodeStatus| serde_json::to_value(timeless(status)).unwrap_or_default();
     let (ours, theirs) = (fields(ours), fields(theirs));
@@ -252,19 +255,19 @@ pub(super) fn says_the_same(ours: &NodeStatus, theirs: &NodeStatus) -> bool {
     )
 }
 
-/// A status that was told without becoming the API server's, and what that one has in its place. An older
-/// API server does not know every field: what it leaves out is not told for ever.
+/// A status that was reported without becoming the API server's, and the status that it has instead. An older
+/// API server does not know every field: the fields that it drops are not reported for ever.
 #[derive(Debug, Default)]
-pub(super) struct Vain(Option<(NodeStatus, NodeStatus)>);
+pub(super) struct NoOpStatus(Option<(NodeStatus, NodeStatus)>);
 
-impl Vain {
-    /// Notes what became of a status that was told.
+impl NoOpStatus {
+    /// Records the API server's status after ours was reported.
     pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
         let differs = !says_the_same(told, answered);
         self.0 = differs.then(|| (timeless(told), timeless(answered)));
     }
 
-    /// Whether telling this in place of that is known to change nothing.
+    /// True if replacing that status by this one is known to be a no-op.
     pub(super) fn is_known(&self, ours: &NodeStatus, theirs: &NodeStatus) -> bool {
         let known = self.0.as_ref();
         known.is_some_and(|(told, left)| *told == timeless(ours) && *left == timeless(theirs))

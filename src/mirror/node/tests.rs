@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::lease::lease;
 use super::measure::{Host, Measured, Pressure};
-use super::status::{Vain, node, says_the_same, status, status_patch};
+use super::status::{NoOpStatus, node, says_the_same, status, status_patch};
+use crate::cri::HandlerFeatures;
 use crate::mirror::object::NodeIdentity;
-use crate::translate::{HandlerFeatures, NodeFacts};
+use crate::translate::{Identity, NodeCapacity, NodeFacts};
 
 fn facts() -> NodeFacts {
     let able = HandlerFeatures {
@@ -22,16 +23,21 @@ fn facts() -> NodeFacts {
         ("kubernetes.io/os", "linux"),
     ];
     NodeFacts {
-        node_name: "my-node1".into(),
-        host_ips: vec!["$HOST_IP".to_owned()].into(),
-        cpus: 2,
-        max_pods: 110,
-        memory_capacity: 24_684_092 << 10,
-        ephemeral_storage: 264_212_084 << 10,
-        labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
         runtime: ["", "gvisor", "runc"]
             .map(|name| (name.to_owned(), able))
             .into(),
+        identity: Identity {
+            name: "my-node1".into(),
+            ips: vec!["$HOST_IP".to_owned()].into(),
+            labels: labels.map(|(k, v)| (k.into(), v.into())).into(),
+        },
+        capacity: NodeCapacity {
+            cpus: 2,
+            max_pods: 110,
+            memory: 24_684_092 << 10,
+            ephemeral_storage: 264_212_084 << 10,
+            ..NodeCapacity::default()
+        },
         ..NodeFacts::default()
     }
 }
@@ -64,7 +70,8 @@ fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-/// Where the Node means to differ from the reference agent's, what stands there, and why.
+/// Fields where the Node differs from the reference agent's on purpose, the values there, and the reasons.
+// Longer than other functions: one table, a row for each field.
 fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
     let message = |text: &str| json!(format!("podkeeper {text}"));
     vec![
@@ -221,26 +228,26 @@ fn a_field_that_the_api_server_does_not_know_is_told_once() {
         declared_features: None,
         ..told.clone()
     };
-    let mut vain = Vain::default();
+    let mut no_op = NoOpStatus::default();
     let ours = told(&measured(), &NodeStatus::default());
-    assert!(!vain.is_known(&ours, &NodeStatus::default()));
+    assert!(!no_op.is_known(&ours, &NodeStatus::default()));
     let theirs = answer(&ours);
-    vain.note(&ours, &theirs);
+    no_op.note(&ours, &theirs);
     let again = told(&measured(), &theirs);
-    assert!(!says_the_same(&again, &theirs) && vain.is_known(&again, &theirs));
+    assert!(!says_the_same(&again, &theirs) && no_op.is_known(&again, &theirs));
 
     let changed = Measured {
         not_ready: Some("why".into()),
         ..measured()
     };
-    assert!(!vain.is_known(&told(&changed, &theirs), &theirs));
+    assert!(!no_op.is_known(&told(&changed, &theirs), &theirs));
     let overwritten = NodeStatus {
         addresses: None,
         ..theirs
     };
-    assert!(!vain.is_known(&told(&measured(), &overwritten), &overwritten));
-    vain.note(&ours, &ours);
-    assert!(!vain.is_known(&ours, &ours), "all of it was taken");
+    assert!(!no_op.is_known(&told(&measured(), &overwritten), &overwritten));
+    no_op.note(&ours, &ours);
+    assert!(!no_op.is_known(&ours, &ours), "all of it was taken");
 }
 
 #[test]
@@ -257,7 +264,7 @@ fn addresses_replace_those_that_are_there() {
     assert_eq!(addresses.last(), Some(&json!({"$patch": "replace"})));
 }
 
-/// What the API server has after a patch of the status, as far as this agent's patches go: fields are
+/// Applies a patch of the status as the API server does, as far as this agent's patches go: fields are
 /// replaced, and amounts merged by name.
 fn patched(before: &Value, patch: &Value) -> NodeStatus {
     let mut after = before.clone();
@@ -309,7 +316,7 @@ fn a_status_that_was_told_is_the_same_then_with_what_others_advertise() {
 fn amounts_are_written_as_the_api_server_writes_them() {
     let mut facts = facts();
     let mut measured = measured();
-    facts.memory_capacity = 8 << 30;
+    facts.capacity.memory = 8 << 30;
     measured.huge_pages = [(2048, 3), (1 << 20, 2), (64, 1)].into();
     measured.swap = 1 << 30;
     let status = status(

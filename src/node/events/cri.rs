@@ -11,13 +11,13 @@ use crate::pod::observe::owner;
 
 use super::{Connected, Hint};
 
-/// How long a stream that broke is left alone.
+/// Wait before a stream that broke is opened again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How soon a runtime without events says so, with room to spare.
+/// Time in which a runtime without events answers that it has none, with room to spare.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// Hints from the runtime's container events (CRI `GetContainerEvents`) about what carries our mark, for
-/// as long as somebody takes them. Ends at once where the runtime has no such events.
+/// Sends hints from the runtime's container events (CRI `GetContainerEvents`) about Pods with our owner label, for
+/// as long as they are received. Ends at once where the runtime has no such events.
 pub async fn container_events(
     client: Client,
     mark: String,
@@ -26,12 +26,12 @@ pub async fn container_events(
 ) {
     while !hints.is_closed() {
         match follow(&client, &mark, &hints, &connected).await {
-            Ok(()) => debug!("the stream of container events ended"),
+            Ok(()) => debug!("Container event stream ended"),
             Err(Error::Unimplemented { .. }) => {
-                info!("the container runtime has no container events, looking around instead");
+                info!("Container runtime has no container events, relisting instead");
                 return;
             }
-            Err(error) => debug!(%error, "the stream of container events broke"),
+            Err(error) => debug!(%error, "Container event stream broke"),
         }
         connected.set(false);
         tokio::time::sleep(RETRY).await;
@@ -49,9 +49,9 @@ async fn follow(
     // No answer for this long means that the runtime listens and nothing has happened yet.
     let opened = tokio::time::timeout(SILENCE, &mut opening).await;
     let opened = opened.ok().transpose()?;
-    // What happened before the stream stood is seen by looking around once.
+    // Events before the stream was open are made up for by a relist.
     connected.set(true);
-    let _ = hints.send(Hint::LookAround).await;
+    let _ = hints.send(Hint::Relist).await;
     let mut events = match opened {
         Some(events) => events,
         None => opening.await?,
@@ -62,7 +62,7 @@ async fn follow(
             ContainerEventType::ContainerStoppedEvent,
             ContainerEventType::ContainerDeletedEvent,
         ];
-        // What is made or started is made or started by us.
+        // Only we create and start.
         if !ends.contains(&event.container_event_type()) {
             continue;
         }

@@ -1,6 +1,7 @@
-//! Where hints come from that something happened in the runtime: one file for each source, all of them
-//! feeding the same channel. A hint only says "look"; a lost one costs time, never correctness, since
-//! the supervisor also looks around by itself.
+//! Hints that something happened in the runtime, from one file for each source, in one channel.
+//!
+//! A hint only has the supervisor relist or a task observe its Pod. A lost one costs time, never correctness,
+//! since the supervisor also relists by itself.
 
 pub mod cri;
 
@@ -15,15 +16,15 @@ pub enum Hint {
     /// This container or sandbox of this Pod changed.
     Changed(PodKey, String),
     /// Something may have changed anywhere.
-    LookAround,
+    Relist,
 }
 
-/// Whether hints come in, so that looking around may be rare.
+/// State of the source of hints: while they come in, relists may be rare.
 #[derive(Debug, Clone, Default)]
 pub struct Connected(Arc<AtomicBool>);
 
 impl Connected {
-    /// Whether hints come in.
+    /// Returns `true` while hints come in.
     #[must_use]
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
-//! Image garbage collection: makes room on the disk that images lie on, once it is too full.
+//! Image garbage collection: frees the file system of images, once it is too full.
 //!
-//! No image goes that a container of anybody uses, that a manifest or a Pod that is still here names,
-//! that is pinned, or that sandboxes are made from. Where any of that cannot be told, none goes.
+//! An image stays if a container of anybody uses it, if a manifest or a Pod that still exists names it, if it is
+//! pinned, or if sandboxes are created from it. Where any of that is unknown, every image stays.
 
 mod plan;
 
@@ -15,10 +15,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::supervisor::PulseReceiver;
-use crate::blocking::blocking;
-use crate::complaints::Complaints;
-use crate::cri::v1;
+use super::supervisor::HeartbeatReceiver;
+use crate::cri::{capabilities, v1};
+use crate::host::blocking::blocking;
+use crate::host::log_once::LogOnce;
 use crate::image;
 use crate::pod::task::Context;
 use crate::pod::{folder, rollback};
@@ -28,21 +28,21 @@ use crate::translate::Paths;
 pub use plan::Policy;
 use plan::{Disk, History, LocalImage, plan};
 
-/// How often the disk is looked at; the kubelet's.
+/// Time between two rounds, as the kubelet has it.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
 
-/// Makes room for as long as the agent runs.
+/// Collects images for as long as the agent runs.
 pub async fn keep(
     context: Arc<Context>,
     desired: watch::Receiver<Option<Desired>>,
-    mut pulse: PulseReceiver,
+    mut heartbeat: HeartbeatReceiver,
     policy: Policy,
 ) {
     // Pods come first.
-    if policy.is_off() || pulse.wait_for(Option::is_some).await.is_err() {
+    if policy.is_off() || heartbeat.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    // Until it is known what is wanted nothing may be removed: that is no problem unless it lasts.
+    // Until the desired Pods are known nothing may be removed: that is no problem unless it lasts.
     let mut known = desired.clone();
     let is_known = |desired: &Option<Desired>| desired.as_ref().is_some_and(|d| !d.web_unknown);
     let _ = tokio::time::timeout(PERIOD, known.wait_for(is_known)).await;
@@ -51,12 +51,12 @@ pub async fn keep(
         desired,
         policy,
         history: History::default(),
-        complaints: Complaints::default(),
+        problems: LogOnce::default(),
     };
     loop {
         let done = collector.collect().await;
         let trouble = done.err().map(|error| format!("{error:#}"));
-        if collector.complaints.is_news("round", trouble.as_deref()) {
+        if collector.problems.should_log("round", trouble.as_deref()) {
             let error = trouble.unwrap_or_default();
             warn!(
                 error,
@@ -67,15 +67,16 @@ pub async fn keep(
     }
 }
 
+/// State of the garbage collection.
 struct Collector {
     context: Arc<Context>,
     desired: watch::Receiver<Option<Desired>>,
     policy: Policy,
     history: History,
-    complaints: Complaints,
+    problems: LogOnce,
 }
 
-/// What a round has removed.
+/// Images that a round has removed.
 #[derive(Debug, Default)]
 struct Removed {
     names: Vec<String>,
@@ -84,7 +85,7 @@ struct Removed {
 }
 
 impl Collector {
-    /// Removes images until there is room enough or none is left that may go, and tells of it.
+    /// Removes images until the file system is below the low threshold or none is left to remove, and logs it.
     async fn collect(&mut self) -> anyhow::Result<()> {
         let mount = self.mount().await?;
         let before = disk(&mount)?;
@@ -98,23 +99,23 @@ impl Collector {
                 disk = %mount.display(),
                 used_percent_before = before.used_percent(),
                 used_percent = now.used_percent(),
-                "removed images that nothing uses"
+                "Removed unused images"
             );
         }
         let missing_bytes = made?;
         let trouble = (missing_bytes > 0).then_some("too full");
-        if self.complaints.is_news("disk", trouble) {
+        if self.problems.should_log("disk", trouble) {
             warn!(
                 disk = %mount.display(),
                 used_percent = now.used_percent(),
                 missing_bytes,
-                "the disk of the images is too full, and none is left that may be removed"
+                "Image file system is too full, and no image is left to remove"
             );
         }
         Ok(())
     }
 
-    /// Removes images; gives the bytes that are still missing.
+    /// Removes images; returns the number of bytes that still have to be freed.
     async fn make_room(
         &mut self,
         mount: &Path,
@@ -123,14 +124,14 @@ impl Collector {
     ) -> anyhow::Result<u64> {
         let mut excess = self.policy.excess(disk_before, false);
         loop {
-            let mut images = self.look().await?;
+            let mut images = self.images().await?;
             images.retain(|image| !removed.tried.contains(&image.id));
             let plan = plan(&self.policy, &images, &self.history, excess, Instant::now());
             if plan.is_empty() {
                 return Ok(excess);
             }
             for image in plan {
-                // What is wanted may have changed, and this image with it.
+                // The desired Pods may have changed, and this image with them.
                 if self.desired.has_changed()? {
                     break;
                 }
@@ -150,9 +151,9 @@ impl Collector {
         };
         let done = self.context.client.remove_image(request).await;
         let trouble = done.err().map(|error| error.to_string());
-        if self.complaints.is_news(&image.id, trouble.as_deref()) {
+        if self.problems.should_log(&image.id, trouble.as_deref()) {
             let error = trouble.as_deref().unwrap_or_default();
-            warn!(image = image.name, error, "cannot remove the image");
+            warn!(image = image.name, error, "Failed to remove image");
         }
         removed.tried.insert(image.id.clone());
         if trouble.is_none() {
@@ -160,7 +161,7 @@ impl Collector {
         }
     }
 
-    /// Where images lie.
+    /// Returns the mount point of the file system of images.
     async fn mount(&self) -> anyhow::Result<PathBuf> {
         let request = v1::ImageFsInfoRequest {};
         let answer = self.context.client.image_fs_info(request).await?;
@@ -168,14 +169,14 @@ impl Collector {
         let mount = first.and_then(|usage| usage.fs_id).map(|id| id.mountpoint);
         match mount {
             Some(mount) if !mount.is_empty() => Ok(mount.into()),
-            _ => bail!("the container runtime does not tell where images lie"),
+            _ => bail!("the container runtime reports no file system of images"),
         }
     }
 
-    /// The images that are there, and which of them are kept.
-    async fn look(&mut self) -> anyhow::Result<Vec<LocalImage>> {
+    /// Lists the images that exist, and which of them are kept.
+    async fn images(&mut self) -> anyhow::Result<Vec<LocalImage>> {
         let client = &self.context.client;
-        // In this order, so that what comes to be used meanwhile is seen to be used.
+        // In this order, so that an image that comes into use meanwhile counts as used.
         let request = v1::ListImagesRequest::default();
         let images = client.list_images(request).await?.images;
         let request = v1::ListContainersRequest::default();
@@ -198,7 +199,7 @@ impl Collector {
         Ok(images)
     }
 
-    /// The images that manifests name, and Pods that are still here, and what sandboxes are made from.
+    /// Returns the names of images in manifests and in records of Pods that still exist, and of the sandbox image.
     async fn wanted_names(&mut self, images: &[v1::Image]) -> anyhow::Result<BTreeSet<String>> {
         let desired = self.desired.borrow_and_update().clone();
         let desired = desired.context("it is not known yet what is wanted")?;
@@ -214,14 +215,14 @@ impl Collector {
         let sandbox_image = self.sandbox_image().await?;
         if sandbox_image.is_none() && !images.iter().any(|image| image.pinned) {
             bail!(
-                "the container runtime neither tells nor pins the image that it makes sandboxes from"
+                "the container runtime neither reports nor pins the image that it creates sandboxes from"
             );
         }
         names.extend(sandbox_image);
         Ok(names)
     }
 
-    /// The ids of the images of these names that are there.
+    /// Returns the ids of the existing images of these names.
     async fn ids(&self, names: BTreeSet<String>) -> anyhow::Result<BTreeSet<String>> {
         let mut ids = BTreeSet::new();
         for name in names {
@@ -235,16 +236,15 @@ impl Collector {
         Ok(ids)
     }
 
-    /// The image that the runtime makes sandboxes from, where it tells (containerd 1.x).
+    /// Returns the image that the runtime creates sandboxes from, where it reports it.
     async fn sandbox_image(&self) -> anyhow::Result<Option<String>> {
         let request = v1::StatusRequest { verbose: true };
         let status = self.context.client.status(request).await?;
-        let config = status.info.get("config").map(String::as_str);
-        let config: Value = serde_json::from_str(config.unwrap_or("null"))?;
-        Ok(config["sandboxImage"].as_str().map(str::to_owned))
+        Ok(capabilities::sandbox_image(&status)?)
     }
 }
 
+/// Reads the usage of the file system at a mount point.
 fn disk(mount: &Path) -> anyhow::Result<Disk> {
     let disk = rustix::fs::statvfs(mount);
     let disk = disk.with_context(|| format!("cannot look at the disk of {}", mount.display()))?;
@@ -254,7 +254,7 @@ fn disk(mount: &Path) -> anyhow::Result<Disk> {
     })
 }
 
-/// By all that a runtime may call an image.
+/// Returns all names by which a runtime may know an image.
 fn names_of_image(image: &v1::Image) -> impl Iterator<Item = &String> {
     let id = std::iter::once(&image.id);
     id.chain(&image.repo_tags).chain(&image.repo_digests)
@@ -265,7 +265,7 @@ fn names_of_container(container: v1::Container) -> impl Iterator<Item = String> 
     [spec.image, container.image_ref, container.image_id].into_iter()
 }
 
-/// The images that Pods name which are still here, whatever manifests say by now.
+/// Returns the names of images in records of Pods that still exist, whatever manifests say by now.
 fn names_of_records(paths: &Paths) -> std::io::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for uid in folder::list(paths)? {
@@ -279,7 +279,7 @@ fn names_of_records(paths: &Paths) -> std::io::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// All that a manifest calls an image, of containers and of volumes, wherever it stands: one too many
+/// Collects all names of images in a manifest, of containers and of volumes, wherever they stand: one too many
 /// does no harm.
 fn named_images(document: &Value, names: &mut BTreeSet<String>) {
     match document {

@@ -1,30 +1,30 @@
-//! Which images go: a pure function of what is there, what it was used for, the disk and the time
+//! Choice of the images to remove: a pure function of the existing images, their use, the disk and the time
 //! (Kubernetes, Garbage Collection, "Garbage collection of unused containers and images").
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// When images are removed.
+/// Settings of image garbage collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// From this usage of the disk in percent on, room is made; 100 is never.
+    /// Usage of the disk in percent from which images are removed; 100 is never.
     pub high_percent: u8,
-    /// Down to this usage; less than the other.
+    /// Usage of the disk in percent down to which images are removed; less than the other.
     pub low_percent: u8,
-    /// Images that the agent has known for less than this stay, however full the disk is.
+    /// Time for which an image stays after the agent first saw it, however full the disk is.
     pub min_age: Duration,
-    /// Images that were not used for longer than this go, however empty the disk is.
+    /// Time without use after which an image is removed, however empty the disk is.
     pub max_age: Option<Duration>,
 }
 
 impl Policy {
-    /// Whether no image ever goes.
+    /// Returns `true` if no image is ever removed.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.high_percent == 100 && self.max_age.is_none()
     }
 
-    /// How many bytes are to be freed; `begun` once that has begun, until it is enough.
+    /// Returns the number of bytes to free; `begun` once that has begun, until it is enough.
     pub(super) fn excess(&self, disk: Disk, begun: bool) -> u64 {
         let is_high = self.high_percent < 100 && disk.used_percent() >= self.high_percent;
         if !is_high && !begun {
@@ -36,7 +36,7 @@ impl Policy {
     }
 }
 
-/// The file system that images lie on, in bytes.
+/// Usage of the file system of images, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Disk {
     pub(super) capacity: u64,
@@ -44,7 +44,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// How much of it is used, rounded up as the kubelet does; 0 where it tells no size.
+    /// Returns the usage in percent, rounded up as the kubelet does; 0 for a file system without a size.
     pub(super) fn used_percent(self) -> u8 {
         let free = (u128::from(self.available) * 100)
             .checked_div(u128::from(self.capacity))
@@ -53,29 +53,29 @@ impl Disk {
     }
 }
 
-/// An image that is there.
+/// Image that the runtime has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LocalImage {
     pub(super) id: String,
-    /// What people call it.
+    /// Name for people.
     pub(super) name: String,
     /// In bytes.
     pub(super) size: u64,
-    /// Something uses it or wants it, or it is pinned.
+    /// It is in use, named by a Pod, or pinned.
     pub(super) kept: bool,
 }
 
-/// What is remembered of an image for as long as it is there.
+/// History of one image for as long as it exists.
 #[derive(Debug, Clone, Copy)]
 struct Memory {
-    /// When it was first seen, or when the agent first looked.
+    /// Time when it was first seen.
     seen: Instant,
-    /// It was there when the agent first looked, so that it may be of any age.
+    /// It existed in the first round, so that it may be of any age.
     was_there: bool,
     last_used: Option<Instant>,
 }
 
-/// What images were used for, since the agent started.
+/// History of all images since the agent started.
 #[derive(Debug, Default)]
 pub(super) struct History {
     images: BTreeMap<String, Memory>,
@@ -83,7 +83,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Notes what is there now, and what of it is used.
+    /// Records the existing images, and which of them are in use.
     pub(super) fn note(&mut self, images: &[LocalImage], now: Instant) {
         let was_there = !std::mem::replace(&mut self.has_looked, true);
         self.images
@@ -101,8 +101,8 @@ impl History {
     }
 }
 
-/// The images to remove, in order: those that were not used for too long, then, to free `excess` bytes,
-/// those that were used least recently. Images that the history does not know stay.
+/// Returns the images to remove, in order: those that were not used for too long, then, to free `excess` bytes,
+/// those that were used least recently. Images without a history stay.
 pub(super) fn plan<'a>(
     policy: &Policy,
     images: &'a [LocalImage],
@@ -219,7 +219,7 @@ mod tests {
 
     const ALL: [(&str, u64); 4] = [("a", 10), ("b", 20), ("c", 30), ("d", 40)];
 
-    /// What goes of [`ALL`] after looks at them: the minute of each, and what was kept then.
+    /// Images of [`ALL`] that are removed after these rounds: the minute of each, and the images kept then.
     fn planned(policy: &Policy, looks: &[(u32, &[&str])], excess: u64) -> Vec<String> {
         let start = Instant::now();
         let mut history = History::default();

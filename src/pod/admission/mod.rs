@@ -9,11 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
-use crate::manifest::{PodKey, StaticPod, quantity};
+use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{
     NodeFacts, QosClass, Requested, apparmor_annotation, is_sidecar, qos_class, requested,
     sysctl_name,
 };
+use crate::units::quantity;
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -209,17 +210,25 @@ fn check_resources(
 ) -> Result<(), Rejection> {
     let pods: BTreeSet<_> = others.iter().map(|(key, _)| key).collect();
     let pods = i64::try_from(pods.len()).unwrap_or(i64::MAX);
-    if facts.max_pods > 0 {
-        fits("pods", 1, pods, facts.max_pods.into())?;
+    if facts.capacity.max_pods > 0 {
+        fits("pods", 1, pods, facts.capacity.max_pods.into())?;
     }
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let all: [(&str, Side, i64); 3] = [
-        ("cpu", |r| r.cpu, i64::from(facts.cpus).saturating_mul(1000)),
-        ("memory", |r| r.memory, bytes(facts.allocatable_memory())),
+        (
+            "cpu",
+            |r| r.cpu,
+            i64::from(facts.capacity.cpus).saturating_mul(1000),
+        ),
+        (
+            "memory",
+            |r| r.memory,
+            bytes(facts.capacity.allocatable_memory()),
+        ),
         (
             "ephemeral-storage",
             |r| r.ephemeral_storage,
-            bytes(facts.ephemeral_storage),
+            bytes(facts.capacity.ephemeral_storage),
         ),
     ];
     for (name, of, capacity) in all {
@@ -262,6 +271,7 @@ fn huge_pages(facts: &NodeFacts, name: &str) -> i64 {
     let size = size.and_then(|size| u64::try_from(size.value() >> 10).ok());
     let pages = size.and_then(|size| {
         facts
+            .capacity
             .huge_pages
             .get(&size)
             .map(|pages| size.saturating_mul(*pages))
@@ -321,7 +331,7 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
                        runtime does not support it, containerd does from 2.0 on";
         return refuse("SupplementalGroupsPolicyNotSupported", message.to_owned());
     }
-    if !facts.apparmor && asks_for_apparmor(pod, spec) {
+    if !facts.kernel.apparmor && asks_for_apparmor(pod, spec) {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
         return refuse("AppArmor", message.to_owned());
     }
@@ -381,7 +391,7 @@ fn sysctl_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
 /// Which demand on the node's labels is not met, if one is not.
 fn affinity_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
     for (name, value) in spec.node_selector.iter().flatten() {
-        let found = facts.labels.get(name);
+        let found = facts.identity.labels.get(name);
         if found != Some(value) {
             let found = found.map_or("no such label".to_owned(), |f| format!("{f:?}"));
             return Some(format!(
@@ -401,12 +411,12 @@ fn affinity_problem(facts: &NodeFacts, spec: &PodSpec) -> Option<String> {
 fn meets(facts: &NodeFacts, term: &NodeSelectorTerm) -> bool {
     let labels = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = |key: &str| (key == "metadata.name").then_some(&facts.node_name);
+    let name = |key: &str| (key == "metadata.name").then_some(&facts.identity.name);
     // A term that says nothing matches nothing.
     !(labels.is_empty() && fields.is_empty())
         && labels
             .iter()
-            .all(|r| meets_one(facts.labels.get(&r.key), r))
+            .all(|r| meets_one(facts.identity.labels.get(&r.key), r))
         && fields.iter().all(|r| meets_one(name(&r.key), r))
 }
 

@@ -1,6 +1,7 @@
 //! Tests of admission: ports, resources, labels and the node's features.
 
 use super::*;
+use crate::translate::{Identity, NodeCapacity};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -8,10 +9,16 @@ use serde_json::{Value, json};
 
 fn facts() -> NodeFacts {
     NodeFacts {
-        cpus: 2,
-        memory_capacity: 1 << 30,
-        node_name: "n1".into(),
-        labels: [("disk".to_owned(), "ssd".to_owned())].into(),
+        capacity: NodeCapacity {
+            cpus: 2,
+            memory: 1 << 30,
+            ..NodeCapacity::default()
+        },
+        identity: Identity {
+            name: "n1".into(),
+            labels: [("disk".to_owned(), "ssd".to_owned())].into(),
+            ..Identity::default()
+        },
         allowed_unsafe_sysctls: vec!["net.core.*".into()],
         ..NodeFacts::default()
     }
@@ -114,9 +121,12 @@ fn more_than_the_node_has_is_refused() {
 #[test]
 fn every_resource_is_held_against_what_the_node_has() {
     let facts = NodeFacts {
-        ephemeral_storage: 10 << 30,
-        huge_pages: [(2048, 4), (1 << 20, 0)].into(),
-        max_pods: 2,
+        capacity: NodeCapacity {
+            ephemeral_storage: 10 << 30,
+            huge_pages: [(2048, 4), (1 << 20, 0)].into(),
+            max_pods: 2,
+            ..facts().capacity
+        },
         ..facts()
     };
     let with = |resources: &str| {

@@ -7,9 +7,9 @@
 //! aside at once and deletes it then; it never follows a symlink and never crosses into a mount.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,10 +23,10 @@ use tracing::warn;
 use super::identity::{Uid, check_container, check_key};
 use super::state::Terminating;
 use super::state::history::History;
+use crate::host::atomic_file::{self, Durability};
 use crate::host::untrusted::{self, Folder};
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
-use crate::node::log_links;
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::{json, volume};
 
@@ -201,11 +201,13 @@ pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool)
     if !folder.exists() {
         return Ok(());
     }
-    write_private(
-        &folder.join(HISTORY),
-        &serde_json::to_vec(history)?,
-        lasting,
-    )
+    let durability = if lasting {
+        Durability::Synced
+    } else {
+        Durability::UntilReboot
+    };
+    let content = serde_json::to_vec(history)?;
+    atomic_file::write_with(&folder.join(HISTORY), &content, durability)
 }
 
 /// Writes the Pod's `/etc/hosts`, as the kubelet does at each start of a container: the host's own may
@@ -243,7 +245,7 @@ fn write_shared(folder: &Folder, name: &str, text: &[u8]) -> io::Result<()> {
     let length = text.len() as u64;
     let Some(found) = folder.find(name)?.filter(|found| found.is_plain) else {
         // Nobody has it yet, or something else is in its place.
-        return folder.replace(name, text, 0o644, false);
+        return folder.replace(name, text, 0o644, Durability::UntilReboot);
     };
     let same = |content: Vec<u8>| content == text;
     if found.size == length && folder.read(name, length).is_ok_and(same) {
@@ -314,7 +316,7 @@ pub fn remove_container(
         clear_name(&own, &file)?;
     }
     let log = paths.container_log(key, uid, container, attempt);
-    log_links::remove(paths, key, &log)?;
+    paths.log_links().remove(&key.namespace, &key.name, &log)?;
     let Ok(logs) = paths.log_location(key, uid).join(container).open() else {
         return Ok(());
     };
@@ -331,7 +333,7 @@ pub fn remove(paths: &Paths, key: &PodKey, uid: &Uid) -> io::Result<()> {
     check_key(key)?;
     let logs = paths.pod_logs(key, uid.as_str());
     volume::remove_tree(&logs).map_err(at(&logs))?;
-    log_links::remove(paths, key, &logs)?;
+    paths.log_links().remove(&key.namespace, &key.name, &logs)?;
     remove_folder(paths, uid)
 }
 
@@ -412,23 +414,7 @@ fn private_folder(path: &Path) -> io::Result<()> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    write_private(path, &serde_json::to_vec(value)?, true)
-}
-
-/// Writes a file that only its owner reads: aside, then renamed, synced before where it is lasting.
-pub(super) fn write_private(path: &Path, content: &[u8], lasting: bool) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    if lasting {
-        file.sync_all()?;
-    }
-    fs::rename(&temporary, path)
+    atomic_file::write(path, &serde_json::to_vec(value)?)
 }
 
 #[cfg(test)]

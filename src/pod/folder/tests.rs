@@ -19,7 +19,7 @@ fn a_hosts_file_is_written_in_place_whatever_a_container_made_of_it() {
         (Some(0), "4"),
     ] {
         if let Some(size) = size {
-            let spoilt = OpenOptions::new().write(true).open(&path).unwrap();
+            let spoilt = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
             spoilt.set_len(size).unwrap();
         }
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();

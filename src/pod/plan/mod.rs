@@ -25,7 +25,7 @@ use self::start::Start;
 use self::stop::SANDBOX_STOP;
 use self::takeover::OBJECTS_COME;
 use crate::manifest::StaticPod;
-use crate::manifest::objects::{unmet, unmet_by_container, unmet_by_volumes};
+use crate::manifest::objects::{container_start_errors, start_errors, volume_start_errors};
 use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
@@ -135,7 +135,7 @@ impl Planner<'_> {
         let wants: Vec<(&ContainerSpec, Start)> = self
             .due(version, current)
             .into_iter()
-            .filter(|spec| unmet_by_container(version, &spec.name).is_empty())
+            .filter(|spec| container_start_errors(version, &spec.name).is_empty())
             .filter_map(|spec| Some((spec, self.wanted_start(version, spec, current)?)))
             .collect();
         let image = self.image_for(version, &wants);
@@ -161,15 +161,15 @@ impl Planner<'_> {
     /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
     /// is missing another version comes, so one that came with its objects is given the time to do so.
     fn is_held_for_objects(&mut self, version: &StaticPod) -> bool {
-        if unmet(version).is_empty() {
+        if start_errors(version).is_empty() {
             return false;
         }
-        let starts = |spec: &ContainerSpec| unmet_by_container(version, &spec.name).is_empty();
+        let starts = |spec: &ContainerSpec| container_start_errors(version, &spec.name).is_empty();
         let can_start = match init_containers(version).first() {
             Some(first) => starts(first),
             None => containers(version).iter().any(starts),
         };
-        if !can_start || !unmet_by_volumes(version).is_empty() {
+        if !can_start || !volume_start_errors(version).is_empty() {
             return true;
         }
         let seen = self.view.state.seen.get(&version.uid);

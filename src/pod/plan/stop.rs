@@ -8,7 +8,7 @@ use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::{Container, Sandbox, State};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PostStart, Subject};
-use crate::probe::Kind;
+use crate::probe::ProbeKind as Kind;
 
 /// Time limit for the stop of a dead sandbox before the next one is made.
 pub(super) const SANDBOX_STOP: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use super::images::{at_hand, wanted_images};
 use super::waiting::cleanup_failure;
 use super::{Planner, Step};
 use crate::manifest::StaticPod;
-use crate::manifest::objects::unmet;
+use crate::manifest::objects::start_errors;
 use crate::pod::state::View;
 
 /// Time that a version waits for objects to come after it, where it can start without some of them.
@@ -45,7 +45,7 @@ fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
     let state = view.state;
     let checked = state.checked.contains(&version.uid) && state.admitted.contains(&version.uid);
     checked
-        && unmet(version).is_empty()
+        && start_errors(version).is_empty()
         && wanted_images(version).all(|image| at_hand(view.state, version, &image.holder))
 }
 
@@ -87,7 +87,7 @@ impl<'a> Planner<'a> {
             return image;
         }
         // Another version comes once a manifest has what is missing.
-        if !unmet(version).is_empty() {
+        if !start_errors(version).is_empty() {
             return self.report_missing(version);
         }
         if !self.view.state.checked.contains(uid) {
@@ -103,7 +103,7 @@ impl<'a> Planner<'a> {
     /// Has the check of the volumes fail for objects that no manifest has, so that events tell of them. Those
     /// that came with the Pod are given the time to be read.
     pub(super) fn report_missing(&mut self, version: &StaticPod) -> Option<Step> {
-        if unmet(version).is_empty() {
+        if start_errors(version).is_empty() {
             return None;
         }
         let seen = self.view.state.seen.get(&version.uid);

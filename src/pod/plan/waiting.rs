@@ -1,7 +1,7 @@
 //! Why a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
 
 use crate::manifest::StaticPod;
-use crate::manifest::objects::{unmet, unmet_by_container};
+use crate::manifest::objects::{container_start_errors, start_errors};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::pod::plan::rules::{Restart, all_containers, init_containers, is_finished, restart};
@@ -37,12 +37,12 @@ pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &st
     if let Some(start_error) = start_error(view, version, name) {
         return start_error;
     }
-    let unmet = if view.observed.has_none_of(&version.uid) {
-        unmet(version)
+    let start_errors = if view.observed.has_none_of(&version.uid) {
+        start_errors(version)
     } else {
-        unmet_by_container(version, name)
+        container_start_errors(version, name)
     };
-    if let Some(missing) = missing(&unmet) {
+    if let Some(missing) = missing(&start_errors) {
         return missing;
     }
     let reason = if init_containers(version).is_empty() {
@@ -55,11 +55,11 @@ pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &st
 
 /// The `ConfigMap`s and `Secret`s that the version waits for.
 pub(in crate::pod) fn missing_objects(version: &StaticPod) -> Option<Waiting> {
-    missing(&unmet(version))
+    missing(&start_errors(version))
 }
 
-fn missing(unmet: &[String]) -> Option<Waiting> {
-    (!unmet.is_empty()).then(|| Waiting::new(MISSING_OBJECT, unmet.join("; ")))
+fn missing(start_errors: &[String]) -> Option<Waiting> {
+    (!start_errors.is_empty()).then(|| Waiting::new(MISSING_OBJECT, start_errors.join("; ")))
 }
 
 /// Returns the failure that holds up the stop or the clean-up of a version, if one does.

@@ -50,30 +50,3 @@ impl Subject {
         }
     }
 }
-
-/// Returns the ID that a name is reserved for, where an error of the runtime says so.
-#[must_use]
-pub(in crate::pod) fn name_holder(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("is reserved for \"")?;
-    let (id, _) = rest.split_once('"')?;
-    Some(id).filter(|id| !id.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_holder_of_a_name_is_read_from_the_runtimes_words() {
-        let of = "failed to reserve container name \"c_p_ns_u_0\": name \"c_p_ns_u_0\" is reserved for \"1a2b\"";
-        assert_eq!(name_holder(of), Some("1a2b"));
-        for other in [
-            "",
-            "is reserved for \"\"",
-            "is reserved for \"x",
-            "no such image",
-        ] {
-            assert_eq!(name_holder(other), None, "{other}");
-        }
-    }
-}

@@ -10,7 +10,6 @@ pub mod observed;
 pub mod progress;
 pub mod time;
 
-pub(in crate::pod) use failure::name_holder;
 pub use failure::{Failure, Subject};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,7 +204,7 @@ impl PodState {
     ) -> bool {
         let before = self.failures.get(&subject);
         // A name is in use because of what failed before: that is the cause to show.
-        let cause = before.filter(|_| name_holder(&message).is_some());
+        let cause = before.filter(|_| crate::cri::capabilities::name_holder(&message).is_some());
         let (reason, message) = cause.map_or((reason, message), |f| (f.reason, f.message.clone()));
         let news = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use serde_json::{Value, json};
 
+use crate::cri::HandlerFeatures;
 use crate::manifest::StaticPod;
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
@@ -24,7 +25,7 @@ use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
 use crate::pod::status::{end_phase, status};
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
-use crate::translate::{HandlerFeatures, NodeFacts};
+use crate::translate::NodeFacts;
 
 /// The time, in nanoseconds since the epoch: 2023-11-14T22:13:20Z.
 const THEN: i64 = 1_700_000_000_000_000_000;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::{PodTask, Start};
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
 use crate::pod::folder::Record;
@@ -17,7 +17,7 @@ use crate::pod::{folder, rollback};
 
 impl PodTask {
     /// Takes over what an earlier agent left.
-    pub(super) async fn adopt(&mut self, start: Start) {
+    pub(super) fn take_over(&mut self, start: Start) {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
@@ -32,11 +32,6 @@ impl PodTask {
                 self.context.allocations.reserve(version);
                 self.state.admitted.insert(uid);
             }
-        }
-        // Every Pod that is there has noted what it takes before a new one takes anything.
-        tokio::task::yield_now().await;
-        if !self.state.admitted.is_empty() {
-            self.update_cpu_shares().await;
         }
         self.listed = Some(start.listed);
     }

@@ -11,7 +11,7 @@ use super::PodTask;
 use super::clean_up::{clean_up, remove_container, remove_sandbox, stop_sandbox};
 use super::error::StepError;
 use super::prepare::check_volumes;
-use crate::blocking;
+use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
 use crate::pod::limiter::Place;

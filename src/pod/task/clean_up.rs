@@ -9,15 +9,15 @@ use tracing::{debug, info, warn};
 
 use super::error::{StepError, node_failure, timed_out};
 use super::{Context, PodTask};
-use crate::blocking::{self, blocking, pooled};
 use crate::cri::{if_found, v1};
+use crate::host::blocking::{self, blocking, pooled};
+use crate::host::cgroup;
 use crate::manifest::PodKey;
-use crate::node::cgroup;
 use crate::pod::folder;
 use crate::pod::identity::Uid;
 use crate::pod::limiter::{Class, Kind};
 use crate::pod::state::observed::Container;
-use crate::translate::pod_cgroup_paths;
+use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 
 /// The same for the removal of what a Pod left, which may be much.
 const REMOVAL: Duration = Duration::from_secs(120);
@@ -42,7 +42,7 @@ impl PodTask {
         let update = move || update_cpu_shares(&context);
         let shared = self.own_files(blocking(update)).await;
         let problem = shared.err().map(|error| error.to_string());
-        if self.complaints.is_news("CPU shares", problem.as_deref()) {
+        if self.complaints.should_log("CPU shares", problem.as_deref()) {
             // It has more than it needs until the next Pod starts or goes.
             let error = problem.unwrap_or_default();
             warn!(pod = %key, error, "Failed to update QoS CPU shares");
@@ -130,7 +130,8 @@ pub(super) async fn clean_up(
 /// Gives the classes of service what the Pods that are left ask for.
 pub(super) fn update_cpu_shares(context: &Context) -> io::Result<()> {
     let facts = &context.facts;
-    cgroup::share_out(&facts.paths.cgroups, facts.cgroup_driver, || {
-        context.allocations.burstable_cpu()
+    let driver = facts.cgroup_driver;
+    cgroup::update_shares(&facts.paths.cgroups, driver, || {
+        qos_cpu_shares(driver, context.allocations.burstable_cpu())
     })
 }

@@ -10,10 +10,9 @@ use super::clean_up::remove_container;
 use super::error::{StepError, config_failure, timed_out};
 use super::sandbox::{has_started, host_resolver, user_namespace};
 use super::{Context, PodTask};
-use crate::blocking::{blocking, pooled};
 use crate::cri::{Error, v1};
+use crate::host::blocking::{blocking, pooled};
 use crate::manifest::{PodKey, StaticPod};
-use crate::node::log_links;
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{Class, Kind, Place};
@@ -60,7 +59,7 @@ impl PodTask {
         let user_namespace = user_namespace(&context, &version);
         let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
-        context.facts.host_ips.look();
+        context.facts.identity.ips.look();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,
@@ -396,7 +395,14 @@ async fn link_log(context: &Context, key: &PodKey, container: &Container) {
     let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
     let link = move || {
         let log = paths.container_log(&key, &container.uid, &container.name, container.attempt);
-        log_links::make(&paths, &key, &container.name, &container.id, &log)
+        let links = paths.log_links();
+        links.create(
+            &key.namespace,
+            &key.name,
+            &container.name,
+            &container.id,
+            &log,
+        )
     };
     if let Err(error) = blocking(link).await {
         // The log keeper makes it later, and tells if that fails too.

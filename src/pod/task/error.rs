@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::events;
-use crate::blocking::TimedOut;
 use crate::cri::Error;
+use crate::host::blocking::TimedOut;
 use crate::pod::state::Subject;
 
 /// The failure of a step: the runtime's error, or one of the node.

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 
 use super::PodTask;
 use super::error::{StepError, node_failure};
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::pod::events::EventKind;
 use crate::pod::folder;
 use crate::pod::plan::Step;

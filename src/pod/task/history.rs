@@ -4,7 +4,7 @@
 use tracing::warn;
 
 use super::PodTask;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::state::history::{Finished, History};
 use crate::pod::{folder, rollback, status};
@@ -36,11 +36,14 @@ impl PodTask {
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
             match self.own_files(blocking(write)).await {
                 Ok(()) => {
-                    self.complaints.is_news(HISTORY, None);
+                    self.complaints.should_log(HISTORY, None);
                     self.written_histories.insert(uid, history);
                 }
                 Err(error) => {
-                    if self.complaints.is_news(HISTORY, Some(&error.to_string())) {
+                    if self
+                        .complaints
+                        .should_log(HISTORY, Some(&error.to_string()))
+                    {
                         warn!(pod = %self.key, %error, "Failed to write the Pod's history");
                     }
                 }

@@ -41,7 +41,7 @@ use self::effects::Effects;
 use self::error::StepError;
 use self::image::Pull;
 use self::post_start::PostStartHook;
-use crate::complaints::Complaints;
+use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
@@ -113,7 +113,7 @@ pub struct PodTask {
     /// The histories as they stand on disk.
     written_histories: std::collections::BTreeMap<String, History>,
     /// Failed writes, each logged once.
-    complaints: Complaints,
+    complaints: LogOnce,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
     /// When something of the node was given back.
@@ -133,13 +133,13 @@ pub struct PodTask {
 }
 
 impl PodTask {
-    /// Runs the Pod's task to its end.
-    pub async fn run(
+    /// Builds the task of a Pod from what an earlier agent left, and reserves what the Pod has if it runs.
+    pub fn adopt(
         key: PodKey,
         context: Arc<Context>,
         inbox: mpsc::UnboundedReceiver<Message>,
         start: Start,
-    ) {
+    ) -> Self {
         let mut task = Self {
             given_back: context.allocations.changes(),
             probes: Probes::new(context.client.clone()),
@@ -158,7 +158,7 @@ impl PodTask {
             jobs: FuturesUnordered::new(),
             turn: None,
             written_histories: std::collections::BTreeMap::default(),
-            complaints: Complaints::default(),
+            complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
             end_is_verified: false,
@@ -167,9 +167,18 @@ impl PodTask {
             assumed: BTreeSet::new(),
             has_synced: false,
         };
-        task.adopt(start).await;
-        task.reconcile().await;
-        task.context.reports.remove(&task.key);
+        task.take_over(start);
+        task
+    }
+
+    /// Runs the task to its end; returns the Pod's key.
+    pub async fn run(mut self) -> PodKey {
+        if !self.state.admitted.is_empty() {
+            self.update_cpu_shares().await;
+        }
+        self.reconcile().await;
+        self.context.reports.remove(&self.key);
+        self.key
     }
 
     async fn reconcile(&mut self) {

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::background::{Done, FILES, file_subject};
 use super::error::{StepError, timed_out};
 use super::{Context, PodTask, events};
-use crate::blocking::pooled;
+use crate::host::blocking::pooled;
 use crate::manifest::objects::User;
 use crate::manifest::{StaticPod, objects};
 use crate::pod::admission::Rejection;

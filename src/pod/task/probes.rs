@@ -6,13 +6,13 @@ use super::PodTask;
 use crate::pod::events::EventKind;
 use crate::pod::plan::rules::{Restart, all_containers, restart};
 use crate::pod::state::observed::{Container, Exit, State};
-use crate::probe::{Health, News, ProbeResult, Wanted, Which};
+use crate::probe::{Health, ProbeResult, ProbeUpdate as News, ProbedContainer as Wanted, Which};
 
 impl PodTask {
     /// Keeps the probes of what runs going, and takes over what they say.
     pub(super) fn sync_probes(&mut self) {
         let (context, state) = (&self.context, &self.state);
-        let of_host = context.facts.host_ips.first();
+        let of_host = context.facts.identity.ips.first();
         let of_host = of_host.as_deref().unwrap_or("127.0.0.1");
         let mut known = vec![];
         for container in self.observed.containers.iter().filter(|c| !c.gone) {

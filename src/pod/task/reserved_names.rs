@@ -4,8 +4,9 @@
 //! finds the same.
 
 use super::PodTask;
+use crate::cri::capabilities::name_holder;
 use crate::cri::{Client, Error, if_found, v1};
-use crate::pod::state::{Subject, name_holder};
+use crate::pod::state::Subject;
 
 impl PodTask {
     /// Passes over an attempt whose name is reserved for something that the runtime does not know.

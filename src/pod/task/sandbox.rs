@@ -8,11 +8,11 @@ use super::background::{FILES, file_subject};
 use super::clean_up::remove_sandbox;
 use super::error::{StepError, node_failure, sandbox_failure, timed_out};
 use super::{Context, PodTask};
-use crate::blocking::{blocking, pooled};
 use crate::cri::{Error, v1};
+use crate::host::blocking::{blocking, pooled};
+use crate::host::cgroup;
 use crate::host::untrusted::read_path;
 use crate::manifest::StaticPod;
-use crate::node::cgroup;
 use crate::pod::events::EventKind;
 use crate::pod::folder::Record;
 use crate::pod::identity::check_id;
@@ -23,7 +23,7 @@ use crate::pod::state::observed::{Container, Sandbox, State};
 use crate::pod::{folder, observe};
 use crate::translate::{
     Addresses, ResolvConf, SandboxInstance, UserNamespaceRange, dns_problems, hostname_problem,
-    pod_cgroup_limits, pod_cgroup_path, qos_class, sandbox_config,
+    pod_cgroup_limits, pod_cgroup_path, qos_class, qos_cpu_shares, sandbox_config,
 };
 use crate::volume;
 
@@ -161,7 +161,7 @@ impl PodTask {
     pub(super) fn pod_ip(&self, uid: &str) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();
-        let of_host = || self.context.facts.host_ips.first();
+        let of_host = || self.context.facts.identity.ips.first();
         ip.or_else(of_host)
             .unwrap_or_else(|| "127.0.0.1".to_owned())
     }
@@ -269,7 +269,9 @@ fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> 
     let limits = pod_cgroup_limits(facts, spec);
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
     cgroup::create(root, driver, &path, &limits)?;
-    cgroup::share_out(root, driver, || context.allocations.burstable_cpu())
+    cgroup::update_shares(root, driver, || {
+        qos_cpu_shares(driver, context.allocations.burstable_cpu())
+    })
 }
 
 /// The most bytes of a resolver configuration that are read.

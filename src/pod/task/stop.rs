@@ -14,8 +14,8 @@ use tracing::{debug, info, warn};
 
 use super::error::{StepError, node_failure};
 use super::{Context, PodTask, events};
-use crate::blocking::blocking;
 use crate::cri::{Client, Error, if_found};
+use crate::host::blocking::blocking;
 use crate::manifest::PodKey;
 use crate::pod::events::EventKind;
 use crate::pod::plan::is_urgent;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::PodTask;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
 use crate::pod::plan::{kept_version, waiting};
@@ -122,7 +122,7 @@ impl PodTask {
         let write = move || rollback::write(&paths, &key, kept.as_ref());
         let written = self.own_files(blocking(write)).await;
         let problem = written.err().map(|error| error.to_string());
-        if self.complaints.is_news("update", problem.as_deref()) {
+        if self.complaints.should_log("update", problem.as_deref()) {
             let error = problem.unwrap_or_default();
             warn!(pod = %self.key, error, "Failed to write what is known of the update");
         }

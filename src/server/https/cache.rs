@@ -1,4 +1,4 @@
-//! Answers that are remembered for a while, so that the API server is not asked for each request.
+//! Cache of the API server's reviews, so that it is not called for each request.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::units::time::Later;
 
-/// As many answers are remembered at most.
+/// Maximum number of cached values.
 const MOST: usize = 1024;
 
-/// Answers by question.
+/// Values by key, each with the time at which it expires.
 #[derive(Debug)]
 pub(super) struct Cache<K, V>(Mutex<HashMap<K, (V, Instant)>>);
 
@@ -23,15 +23,15 @@ impl<K, V> Default for Cache<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Cache<K, V> {
-    /// The answer, if it is remembered and still holds.
-    pub(super) fn get(&self, question: &K) -> Option<V> {
+    /// Returns the value of `key` if it is cached and has not expired.
+    pub(super) fn get(&self, key: &K) -> Option<V> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (answer, until) = all.get(question)?;
-        (Instant::now() < *until).then(|| answer.clone())
+        let (value, until) = all.get(key)?;
+        (Instant::now() < *until).then(|| value.clone())
     }
 
-    /// Remembers an answer for so long.
-    pub(super) fn put(&self, question: K, answer: V, holds: Duration) {
+    /// Caches a value for the duration `ttl`.
+    pub(super) fn put(&self, key: K, value: V, ttl: Duration) {
         let now = Instant::now();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST {
@@ -40,7 +40,7 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(question, (answer, now.later(holds)));
+        all.insert(key, (value, now.later(ttl)));
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_holds_for_its_time_and_there_are_not_endlessly_many() {
+    async fn a_value_expires_and_the_number_of_values_is_limited() {
         let cache = Cache::default();
         cache.put(1, "one", Duration::from_secs(10));
         assert_eq!(cache.get(&1), Some("one"));

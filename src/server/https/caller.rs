@@ -1,4 +1,4 @@
-//! Who calls: a user with groups, by the certificate that he shows or the token that he sends.
+//! The caller of a request: a user with groups, by client certificate or bearer token.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use hyper::header::AUTHORIZATION;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The group of all whose identity is proven, and the user and group of all others.
+/// Group of authenticated users, and user and group of all others.
 const AUTHENTICATED: &str = "system:authenticated";
 const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// A user, as the API server knows users.
+/// A user, as in the API server's reviews.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Caller {
     pub(super) name: String,
@@ -22,9 +22,8 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Who shows this certificate: its common name, the last if there are several, is the user's, its
-    /// organizations are his groups.
-    /// A certificate without a name is nobody's.
+    /// Returns the user of a client certificate: its common name, the last if there are several, with its
+    /// organizations as groups. `None` for a certificate without a common name.
     pub(super) fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
@@ -44,7 +43,7 @@ impl Caller {
         })
     }
 
-    /// Who proves nothing.
+    /// The user of callers without credentials.
     pub(super) fn anonymous() -> Self {
         Self {
             name: ANONYMOUS.to_owned(),
@@ -54,7 +53,7 @@ impl Caller {
     }
 }
 
-/// The bearer token that a request carries.
+/// Returns the bearer token of a request.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

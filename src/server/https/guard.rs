@@ -1,4 +1,4 @@
-//! Who may do what: decided by the API server, or by the settings.
+//! Authentication and authorization, by the API server or by the settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use super::refusal::Refusal;
 use super::settings::{Authorization, Settings};
 use super::target::Right;
 
-/// Reviews that the API server is asked for at a time.
+/// Maximum number of concurrent reviews by the API server.
 const REVIEWS: usize = 8;
-/// An API server that takes longer than this is away.
+/// Timeout of a review.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Decides about requests.
+/// Authenticates and authorizes requests.
 pub(super) struct Guard {
     settings: Arc<Settings>,
     node_name: String,
-    /// The way to the API server, while there is one.
+    /// Client of the API server, while there is one.
     api: watch::Receiver<Option<kube::Client>>,
     reviews: Semaphore,
     /// By the token's digest, so that no token is kept.
@@ -52,10 +52,11 @@ impl Guard {
         }
     }
 
-    /// Lets a request pass, or not. `certified` is who showed a certificate of our authority.
+    /// Authenticates and authorizes a request. `certified` is the user of a verified client certificate.
     ///
     /// # Errors
-    /// Nobody knows who calls (401), he may not (403), or nobody can be asked just now (503).
+    /// The caller is not authenticated (401) or not authorized (403), or the API server cannot be reached
+    /// (503).
     pub(super) async fn admit<B>(
         &self,
         request: &Request<B>,
@@ -63,7 +64,7 @@ impl Guard {
     ) -> Result<(), Refusal> {
         let caller = match (certified, token(request.headers())) {
             (Some(caller), _) => Some(caller.clone()),
-            // Who shows a token that nobody knows is not let in as somebody without one.
+            // An invalid token is refused, and does not make an anonymous caller.
             (None, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
             (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
             (None, _) => None,
@@ -83,7 +84,7 @@ impl Guard {
         }
     }
 
-    /// What it takes to be known here.
+    /// The credentials that are accepted here.
     fn whom(&self) -> String {
         let certificate = "a client certificate of the authority in --client-ca-file";
         let token = "a bearer token that the API server knows";
@@ -92,12 +93,14 @@ impl Guard {
             (true, true) => format!("{certificate}, or {token}"),
             (true, false) => certificate.to_owned(),
             (false, true) => token.to_owned(),
-            (false, false) => "--client-ca-file to be set on the node: it knows nobody".to_owned(),
+            (false, false) => {
+                "--client-ca-file to be set on the node: no authentication is configured".to_owned()
+            }
         };
-        format!("nobody knows who calls: expected {expected}")
+        format!("unauthenticated: expected {expected}")
     }
 
-    /// Whose a token is, if anybody's.
+    /// Returns the user of a token, if it is valid.
     async fn owner(&self, token: &str) -> Result<Option<Caller>, Refusal> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(known) = self.tokens.get(&digest) {
@@ -125,7 +128,7 @@ impl Guard {
         Ok(caller)
     }
 
-    /// Whether he has the right, or one that will do in its place.
+    /// Returns whether the caller has the right, or one that implies it.
     async fn authorize(&self, caller: &Caller, method: &Method, path: &str) -> Result<(), Refusal> {
         let right = Right::of(method, path);
         let mut reasons = vec![];
@@ -158,7 +161,7 @@ impl Guard {
         })
     }
 
-    /// Whether he has one right; if not, what the API server says about it.
+    /// Returns whether the caller has one right; if not, the API server's reason.
     async fn review(
         &self,
         caller: &Caller,
@@ -200,7 +203,7 @@ impl Guard {
         Ok(verdict)
     }
 
-    /// Has the API server review something.
+    /// Creates a review at the API server.
     async fn ask<T: Serialize + DeserializeOwned>(
         &self,
         path: &str,
@@ -208,7 +211,7 @@ impl Guard {
     ) -> Result<T, Refusal> {
         let away = |why: String| Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            why: format!("the API server cannot be asked who may call: {why}"),
+            why: format!("API server is unreachable for authentication and authorization: {why}"),
         };
         let api = self.api.borrow().clone();
         let api = api.ok_or_else(|| away("there is no connection to one".to_owned()))?;
@@ -220,8 +223,8 @@ impl Guard {
             api.request::<T>(request).await
         };
         match tokio::time::timeout(DEADLINE, ask).await {
-            Ok(answer) => answer.map_err(|e| away(e.to_string())),
-            Err(_) => Err(away(format!("no answer within {DEADLINE:?}"))),
+            Ok(review) => review.map_err(|e| away(e.to_string())),
+            Err(_) => Err(away(format!("no response within {DEADLINE:?}"))),
         }
     }
 }
@@ -237,10 +240,10 @@ mod tests {
     use std::sync::Mutex;
     use tower::service_fn;
 
-    /// What an API server was asked for.
+    /// The reviews that an API server received.
     type Asked = Arc<Mutex<Vec<Value>>>;
 
-    /// An API server that knows one token, whose owner may get metrics and nothing else.
+    /// An API server that knows one token, whose user may get metrics and nothing else.
     fn api(asked: &Asked) -> kube::Client {
         let asked = Arc::clone(asked);
         let service = service_fn(move |request: Request<kube::client::Body>| {
@@ -260,8 +263,8 @@ mod tests {
                         json!({"allowed": allowed, "reason": "no rule"})
                     }
                 };
-                let answer = Full::new(Bytes::from(review.to_string()));
-                Ok::<_, Infallible>(Response::new(answer))
+                let body = Full::new(Bytes::from(review.to_string()));
+                Ok::<_, Infallible>(Response::new(body))
             }
         });
         kube::Client::new(service, "default")
@@ -289,7 +292,7 @@ mod tests {
         Guard::new(Arc::new(settings), "n1".to_owned(), api)
     }
 
-    /// The code and the words of a refusal, or 200.
+    /// Status code and message of a refusal, or 200.
     async fn ask(guard: &Guard, path: &str, token: Option<&str>) -> (u16, String) {
         let mut request = Request::get(path);
         if let Some(token) = token {
@@ -326,7 +329,7 @@ mod tests {
         );
         assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
         assert_eq!(count(), 4);
-        // That he may not is forgotten first, then whose the token is.
+        // The denial expires first, then the token's user.
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(ask(&guard, "/pods", Some("good")).await.0, 403);
         assert_eq!(count(), 6);
@@ -336,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_proves_nothing_is_nobody_unless_told_otherwise() {
+    async fn callers_without_credentials_are_refused_by_default() {
         let asked = Asked::default();
         let closed = guard(settings(), Some(api(&asked)));
         for token in [None, Some("bad")] {
@@ -367,10 +370,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_api_server_nobody_is_let_in_whom_it_would_have_to_name() {
+    async fn without_an_api_server_tokens_are_refused() {
         let guard = guard(settings(), None);
         let (code, why) = ask(&guard, "/metrics", Some("good")).await;
         assert_eq!(code, 503);
-        assert!(why.contains("the API server cannot be asked"), "{why}");
+        assert!(why.contains("API server is unreachable"), "{why}");
     }
 }

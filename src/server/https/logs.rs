@@ -1,4 +1,4 @@
-//! What a container says, for who asks over HTTPS (the API's `PodLogOptions`).
+//! Logs of containers over HTTPS (the API's `PodLogOptions`).
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
@@ -18,7 +18,7 @@ use tracing::debug;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::target::ContainerName;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::host::untrusted::Location;
 use crate::logs::{self, Cursor, Wanted, instance};
 use crate::pod::report::PodSnapshot;
@@ -26,15 +26,15 @@ use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
 use crate::units::time::earlier;
 
-/// How often to see whether there is more.
+/// Interval at which a followed log is checked for more.
 const LOOK: Duration = Duration::from_millis(100);
-/// Whoever takes nothing for so long is let go.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What is read and was not taken yet: so many pieces of so many bytes.
+/// A caller that reads nothing for this long is disconnected.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum buffer of a caller: so many pieces of so many bytes.
 const PIECES: usize = 2;
 const PIECE: usize = 64 * 1024;
 
-/// What of a log is wanted.
+/// Options of a request for a log.
 #[derive(Debug)]
 struct Options {
     follow: bool,
@@ -70,10 +70,10 @@ impl Options {
     }
 }
 
-/// The answer with what a container says. `room` is one of the places for those who read logs.
-pub(super) async fn answer(
+/// Returns the response with a container's log. `room` is one of the permits of log readers.
+pub(super) async fn handle(
     context: &Arc<Context>,
-    told: &PodSnapshot,
+    reported: &PodSnapshot,
     name: ContainerName,
     query: &Query,
     room: OwnedSemaphorePermit,
@@ -85,9 +85,9 @@ pub(super) async fn answer(
     let logs = context
         .facts
         .paths
-        .log_location(&name.pod, &told.report.uid);
+        .log_location(&name.pod, &reported.report.uid);
     let folder = logs.join(&name.container);
-    let status = status(told, &name.container).cloned();
+    let status = status(reported, &name.container).cloned();
     let (previous, at) = (options.previous, folder.clone());
     let found = blocking({
         let status = status.clone();
@@ -127,7 +127,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// Why there is nothing to show.
+/// Error for a log that does not exist.
 fn nothing_said(name: &ContainerName, status: Option<&ContainerStatus>, previous: bool) -> String {
     let ContainerName { pod, container } = name;
     if previous {
@@ -146,14 +146,17 @@ fn nothing_said(name: &ContainerName, status: Option<&ContainerStatus>, previous
     )
 }
 
-/// The status of one of the Pod's containers.
-pub(super) fn status<'a>(told: &'a PodSnapshot, container: &str) -> Option<&'a ContainerStatus> {
-    let inits = told.status.init_container_statuses.iter().flatten();
-    let mut all = inits.chain(told.status.container_statuses.iter().flatten());
+/// Returns the status of one of the Pod's containers.
+pub(super) fn status<'a>(
+    reported: &'a PodSnapshot,
+    container: &str,
+) -> Option<&'a ContainerStatus> {
+    let inits = reported.status.init_container_statuses.iter().flatten();
+    let mut all = inits.chain(reported.status.container_statuses.iter().flatten());
     all.find(|status| status.name == container)
 }
 
-/// Reads a log for one caller, no faster than he takes it.
+/// Reads a log for one caller, no faster than it is sent.
 struct Reader {
     context: Arc<Context>,
     name: ContainerName,
@@ -168,7 +171,7 @@ impl Reader {
         if let Err(error) = self.read().await
             && error.kind() != io::ErrorKind::BrokenPipe
         {
-            debug!(%error, pod = %self.name.pod, "cannot go on reading a log");
+            debug!(%error, pod = %self.name.pod, "Failed to read a container log");
         }
     }
 
@@ -193,7 +196,7 @@ impl Reader {
             .await;
         }
         loop {
-            // Asked before the look, so that nothing that was said before the end is missed.
+            // Checked before the read, so that nothing written before the end is missed.
             let over = self.is_over();
             let more;
             (cursor, out, more) = blocking(move || {
@@ -216,27 +219,27 @@ impl Reader {
         }
     }
 
-    /// Whether this instance will not say any more.
+    /// Returns whether this instance of the container has ended for good.
     fn is_over(&self) -> bool {
-        let Some(told) = self.context.reports.get(&self.name.pod) else {
+        let Some(reported) = self.context.reports.get(&self.name.pod) else {
             return true;
         };
-        let Some(status) = status(&told, &self.name.container) else {
+        let Some(status) = status(&reported, &self.name.container) else {
             return true;
         };
         let newer = u32::try_from(status.restart_count).is_ok_and(|n| n > self.attempt);
         let runs = status.state.as_ref().is_some_and(|s| s.running.is_some());
         let logs = &self.context.facts.paths;
-        let folder = logs.log_location(&self.name.pod, &told.report.uid);
+        let folder = logs.log_location(&self.name.pod, &reported.report.uid);
         newer || !runs || folder.join(&self.name.container) != self.folder
     }
 }
 
-/// Gives on what is written, piece by piece; waits, on a thread where that does no harm, for who takes it.
+/// Sends what is written piece by piece; blocks its own thread while the caller does not read.
 struct Pieces {
     sender: mpsc::Sender<Bytes>,
     runtime: Handle,
-    /// How many bytes are still wanted; `None` for all.
+    /// Number of bytes that remain of the limit; `None` for no limit.
     left: Option<u64>,
 }
 
@@ -256,7 +259,7 @@ impl Write for Pieces {
             let piece = Bytes::copy_from_slice(piece);
             let sent = self
                 .runtime
-                .block_on(self.sender.send_timeout(piece, PATIENCE));
+                .block_on(self.sender.send_timeout(piece, READ_TIMEOUT));
             sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
         }
         Ok(bytes.len())
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_given_than_was_asked_for() {
+    async fn no_more_is_sent_than_the_limit() {
         let (sender, mut receiver) = mpsc::channel(PIECES);
         let mut pieces = Pieces {
             sender,

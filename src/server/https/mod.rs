@@ -1,14 +1,14 @@
-//! The node's API over HTTPS, which an API server asks on behalf of `kubectl logs`, `exec`, `attach`,
-//! `port-forward` and `top`: the paths are the kubelet's.
+//! The node's API over HTTPS, which an API server calls for `kubectl logs`, `exec`, `attach`, `port-forward`
+//! and `top`: the paths are the kubelet's.
 //!
-//! Everybody is asked who he is, and the API server whether he may. What a caller may cost is bounded as
-//! on every other port; streams and logs go on for longer, and there are only so many of them. Whatever
-//! fails here, the Pods run on.
+//! Every caller is authenticated, and authorized by the API server. What a caller may cost is limited as on
+//! every other port; streams and logs take longer, and their number is limited. Whatever fails here, the Pods
+//! keep running.
 
-mod answer;
 mod cache;
 mod caller;
 mod guard;
+mod handlers;
 mod logs;
 mod query;
 mod refusal;
@@ -31,26 +31,26 @@ use super::callers::Phase;
 use super::listen::{LIMITS, Limits, accept_all, serve_one};
 use super::port::bind;
 use super::state::State;
-use crate::blocking::blocking;
+use crate::host::blocking::blocking;
 use crate::translate::Paths;
-use answer::Answers;
 use caller::Caller;
 use guard::Guard;
+use handlers::Handlers;
 pub use settings::{Authorization, Settings};
 use streams::Streams;
 use tls::Tls;
 pub use tls::known_cipher_suites;
 
-/// A call may wait for the API server and the runtime.
+/// Timeout of a call, which may wait for the API server and the runtime.
 const CALL_TIME: Duration = Duration::from_secs(60);
-/// A command for `kubectl exec` stands in the request's line, which may have 64 KiB.
+/// Maximum size of headers: the request line has the command of `kubectl exec`, up to 64 KiB.
 const HEADERS: usize = 128 * 1024;
 
-/// Serves the node's API for ever. `names` are the node's own, first, and its addresses; `api` is the way
-/// to the API server while there is one.
+/// Serves the node's API for ever. `names` are the node's own, first, and its addresses; `api` is the client
+/// of the API server while there is one.
 ///
 /// # Errors
-/// There is no serving certificate and none can be made.
+/// There is no serving certificate and none can be created.
 pub async fn serve_https(
     settings: Settings,
     paths: &Paths,
@@ -63,7 +63,7 @@ pub async fn serve_https(
     let node_name = names.into_iter().next().unwrap_or_default();
     let guard = Guard::new(Arc::clone(&settings), node_name, api);
     let streams = Streams::new(settings.idle_timeout);
-    let answers = Arc::new(Answers::new(guard, state, streams));
+    let handlers = Arc::new(Handlers::new(guard, state, streams));
     let limits = Limits {
         headers: HEADERS,
         call_time: CALL_TIME,
@@ -71,33 +71,33 @@ pub async fn serve_https(
     };
     let listener = bind("port", settings.address).await;
     accept_all(&listener, limits, move |stream, place| {
-        let (tls, answers) = (Arc::clone(&tls), Arc::clone(&answers));
+        let (tls, handlers) = (Arc::clone(&tls), Arc::clone(&handlers));
         async move {
             place.set_phase(Phase::Handshake);
             let secured = tokio::time::timeout(limits.header_time, secure(&tls, stream)).await;
             let (stream, caller) = match secured {
                 Ok(Ok(secured)) => secured,
-                Ok(Err(error)) => return debug!(%error, "a connection was not secured"),
-                Err(_) => return debug!("a caller took too long to secure his connection"),
+                Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
+                Err(_) => return debug!("TLS handshake timed out"),
             };
             place.set_phase(Phase::Talking);
-            let answer = move |request| {
-                let (answers, caller) = (Arc::clone(&answers), caller.clone());
-                async move { answers.answer(request, caller.as_ref()).await }
+            let handle = move |request| {
+                let (handlers, caller) = (Arc::clone(&handlers), caller.clone());
+                async move { handlers.handle(request, caller.as_ref()).await }
             };
-            serve_one(stream, limits, answer, place).await;
+            serve_one(stream, limits, handle, place).await;
         }
     })
     .await;
     Ok(())
 }
 
-/// Secures a connection, and tells who is at its other end if he shows it.
+/// Performs the TLS handshake; returns the user of the client certificate, if there is one.
 async fn secure(
     tls: &Arc<Tls>,
     stream: TcpStream,
 ) -> anyhow::Result<(TlsStream<TcpStream>, Option<Caller>)> {
-    // Keystrokes are not to wait for each other.
+    // Keystrokes must not wait for each other.
     stream.set_nodelay(true)?;
     let tls = Arc::clone(tls);
     let config = blocking(move || tls.config()).await?;

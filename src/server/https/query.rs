@@ -1,4 +1,4 @@
-//! What stands behind the path of a request.
+//! Query parameters of a request.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -17,27 +17,27 @@ impl Query {
         Self(pairs.unwrap_or_default())
     }
 
-    /// The first value of a name; none if it is empty.
+    /// Returns the first value of a name; `None` if it is empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
         Some(value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// All values of a name.
+    /// Returns all values of a name.
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         let found = self.0.iter().filter(move |(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Whether this is wanted: `1` or `true`.
+    /// Returns whether the value is `1` or `true`.
     pub(super) fn is_on(&self, name: &str) -> bool {
         matches!(self.get(name), Some("1" | "true"))
     }
 
-    /// A value of another type than text.
+    /// Parses the value of a name.
     ///
     /// # Errors
-    /// It is none; `expected` is what it should be.
+    /// The value is invalid; `expected` describes a valid one.
     pub(super) fn read<T: FromStr>(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! Why somebody is not served.
+//! Refused requests.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode};
 
 use crate::server::router::Body;
 
-/// Why a request is not served.
+/// Reason for which a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -20,15 +20,15 @@ impl Refusal {
         Self { status, why }
     }
 
-    /// The answer that says so.
-    pub(super) fn answer(self) -> Response<Body> {
-        let mut answer = respond("text/plain; charset=utf-8", (self.why + "\n").into());
-        *answer.status_mut() = self.status;
-        answer
+    /// Returns the response.
+    pub(super) fn response(self) -> Response<Body> {
+        let mut response = respond("text/plain; charset=utf-8", (self.why + "\n").into());
+        *response.status_mut() = self.status;
+        response
     }
 }
 
-/// An answer with all that there is to say.
+/// Returns a response with a complete body.
 pub(super) fn respond(content_type: &'static str, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Full::new(body).boxed_unsync());
     let headers = response.headers_mut();

@@ -1,43 +1,43 @@
-//! How the node's API is served.
+//! Settings of the node's API.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How the node's API is served, and to whom.
+/// Settings of the node's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where.
+    /// Address of the port.
     pub address: SocketAddr,
-    /// The serving certificate and its key, PEM; `None` for one of our own making.
+    /// The serving certificate and its key, PEM; `None` for a self-signed one.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Whether TLS 1.2 is not taken.
+    /// TLS 1.2 is not accepted.
     pub only_tls13: bool,
-    /// The cipher suites that are taken with TLS 1.2, by name; empty for all that are safe.
+    /// Names of the accepted cipher suites of TLS 1.2; empty for all that are safe.
     pub cipher_suites: Vec<String>,
-    /// The authority of client certificates that are taken, PEM.
+    /// Certificate authority of clients, PEM.
     pub client_ca_file: Option<PathBuf>,
-    /// Whether the API server is asked whose a token is.
+    /// The API server authenticates bearer tokens.
     pub token_reviews: bool,
-    /// How long its answer holds.
+    /// Time for which its answer is cached.
     pub token_ttl: Duration,
-    /// Whether who proves nothing is somebody too: `system:anonymous`.
+    /// Callers without credentials are the user `system:anonymous`.
     pub anonymous: bool,
-    /// Who decides what a known caller may do.
+    /// Authorizer of authenticated callers.
     pub authorization: Authorization,
-    /// How long it holds that somebody may do something.
+    /// Time for which a permission is cached.
     pub authorized_ttl: Duration,
-    /// How long it holds that he may not.
+    /// Time for which a denial is cached.
     pub unauthorized_ttl: Duration,
-    /// A stream on which nothing moves is ended after this.
+    /// Time after which an idle stream is closed.
     pub idle_timeout: Duration,
 }
 
-/// Who decides what a known caller may do.
+/// Authorizer of authenticated callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorization {
     /// The API server.
     Webhook,
-    /// Nobody: whoever is known may do everything.
+    /// Nobody: an authenticated caller may do everything.
     AlwaysAllow,
 }

@@ -1,5 +1,5 @@
-//! Streams into containers: the runtime serves them itself, at a URL that it gives for each. A connection
-//! that a caller upgrades, to SPDY or to a WebSocket, is passed through to there and back as it is.
+//! Streams into containers. The runtime serves them itself, at a URL that it returns for each; a connection
+//! that the caller upgrades, to SPDY or to a WebSocket, is proxied there and back as it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use super::refusal::{Refusal, respond};
 use crate::server::router::Body;
 use crate::server::wire::END_PAUSE;
 
-/// Streams at a time.
+/// Maximum number of streams.
 const MOST: usize = 64;
-/// How long the runtime's own server may take to answer.
+/// Timeout of a response of the runtime's streaming server.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// As much of an answer that is no stream is passed on.
-const MAX_ANSWER: usize = 64 * 1024;
+/// Maximum size of a response without a stream that is passed on.
+const MAX_RESPONSE: usize = 64 * 1024;
 const CHUNK: usize = 32 * 1024;
 
-/// What of a request and its answer belongs to the stream. Whoever the caller is, the runtime is not told.
+/// Headers that belong to the stream, and are passed on. No header with the caller's identity is.
 const STREAM_HEADERS: [HeaderName; 3] = [
     CONNECTION,
     UPGRADE,
@@ -35,7 +35,7 @@ const STREAM_HEADERS: [HeaderName; 3] = [
 ];
 const WEB_SOCKET_HEADERS: &str = "sec-websocket-";
 
-/// All streams that are open.
+/// The open streams.
 #[derive(Debug)]
 pub(super) struct Streams {
     room: Arc<Semaphore>,
@@ -43,7 +43,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// None yet; one on which nothing moves for `idle_timeout` is ended.
+    /// Creates an empty set of streams; each is closed after `idle_timeout` without traffic.
     pub(super) fn new(idle_timeout: Duration) -> Self {
         Self {
             room: Arc::new(Semaphore::new(MOST)),
@@ -51,10 +51,10 @@ impl Streams {
         }
     }
 
-    /// Room for one more.
+    /// Reserves a permit for one stream.
     ///
     /// # Errors
-    /// There is none, or the caller wants no stream.
+    /// There are too many streams, or the request does not upgrade its connection.
     pub(super) fn room(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refusal> {
         if !headers.contains_key(UPGRADE) {
             let why = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket";
@@ -67,10 +67,10 @@ impl Streams {
         })
     }
 
-    /// Passes the caller's connection on to where the runtime serves this stream.
+    /// Proxies the caller's connection to the runtime's URL of this stream.
     ///
     /// # Errors
-    /// The runtime does not serve it.
+    /// The runtime refuses the stream.
     pub(super) async fn pass(
         &self,
         mut request: Request<Incoming>,
@@ -78,23 +78,23 @@ impl Streams {
         room: OwnedSemaphorePermit,
     ) -> Result<Response<Body>, Refusal> {
         let caller = hyper::upgrade::on(&mut request);
-        let answer = tokio::time::timeout(DEADLINE, call(&request, url)).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
-        let mut answer = match answer {
-            Ok(answer) => answer,
+        let upstream = tokio::time::timeout(DEADLINE, call(&request, url)).await;
+        let upstream = upstream.unwrap_or_else(|_| Err(format!("no response within {DEADLINE:?}")));
+        let mut upstream = match upstream {
+            Ok(upstream) => upstream,
             Err(why) => {
-                let why = format!("the container runtime does not serve its stream: {why}");
+                let why = format!("the container runtime refuses the stream: {why}");
                 return Err(Refusal::new(StatusCode::BAD_GATEWAY, why));
             }
         };
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(whole(answer).await);
+        if upstream.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(whole(upstream).await);
         }
-        let runtime = hyper::upgrade::on(&mut answer);
+        let runtime = hyper::upgrade::on(&mut upstream);
         tokio::spawn(join(caller, runtime, self.idle_timeout, room));
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = stream_headers(answer.headers());
+        *response.headers_mut() = stream_headers(upstream.headers());
         Ok(response)
     }
 }
@@ -104,7 +104,7 @@ fn stream_headers(headers: &HeaderMap) -> HeaderMap {
         STREAM_HEADERS.contains(name) || name.as_str().starts_with(WEB_SOCKET_HEADERS)
     };
     let found = headers.iter().filter(|(name, _)| ours(name));
-    // A header that stands there several times stays so.
+    // A repeated header stays repeated.
     let mut kept = HeaderMap::new();
     for (name, value) in found {
         kept.append(name.clone(), value.clone());
@@ -112,7 +112,7 @@ fn stream_headers(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Asks the runtime's own server for the stream.
+/// Requests the stream from the runtime's streaming server.
 async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incoming>, String> {
     let url: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
     let place = url.authority().filter(|_| url.scheme_str() == Some("http"));
@@ -125,7 +125,7 @@ async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incomin
     let host = place.host().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port)).await;
     let stream = stream.map_err(|e| format!("{place}: {e}"))?;
-    // Keystrokes are not to wait for each other. That it fails is no reason to do without the stream.
+    // Keystrokes must not wait for each other. A failure of this does not end the stream.
     let _ = stream.set_nodelay(true);
     let wrong = |e: hyper::Error| format!("{place}: {e}");
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
@@ -141,10 +141,10 @@ async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incomin
     sender.send_request(passed).await.map_err(wrong)
 }
 
-/// An answer that is no stream: why there is none.
-async fn whole(answer: Response<Incoming>) -> Response<Body> {
-    let (head, body) = answer.into_parts();
-    let body = tokio::time::timeout(DEADLINE, Limited::new(body, MAX_ANSWER).collect()).await;
+/// Response of the runtime without a stream: the reason.
+async fn whole(response: Response<Incoming>) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let body = tokio::time::timeout(DEADLINE, Limited::new(body, MAX_RESPONSE).collect()).await;
     let body = body.ok().and_then(Result::ok);
     let body = body.map_or(Bytes::new(), http_body_util::Collected::to_bytes);
     let mut response = respond("text/plain; charset=utf-8", body);
@@ -155,7 +155,7 @@ async fn whole(answer: Response<Incoming>) -> Response<Body> {
     response
 }
 
-/// Joins both ends until one of them is over, or nothing moves.
+/// Copies between both ends until one closes, or the stream is idle for too long.
 async fn join(
     caller: OnUpgrade,
     runtime: OnUpgrade,
@@ -167,8 +167,8 @@ async fn join(
         Ok(Ok((caller, runtime))) => {
             carry(TokioIo::new(caller), TokioIo::new(runtime), idle_timeout).await;
         }
-        Ok(Err(error)) => debug!(%error, "a stream was not upgraded"),
-        Err(_) => debug!("a stream was not upgraded in time"),
+        Ok(Err(error)) => debug!(%error, "Failed to upgrade a stream"),
+        Err(_) => debug!("Timed out upgrading a stream"),
     }
 }
 
@@ -184,14 +184,14 @@ async fn carry(
         ended = copy(&mut from_caller, &mut to_runtime, &moved) => ended,
         ended = copy(&mut from_runtime, &mut to_caller, &moved) => ended,
         () = idle(&moved, idle_timeout) => {
-            debug!("nothing moved on a stream, it is ended");
+            debug!("Stream is idle, closing it");
             Ok(())
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a stream broke off");
+        debug!(%error, "Stream failed");
     }
-    // The other end may be gone already. What was said last is not to come together with the end.
+    // The other end may be closed already. The last data must not arrive together with the end.
     let farewell = async {
         tokio::time::sleep(END_PAUSE).await;
         let _ = to_caller.shutdown().await;
@@ -217,7 +217,7 @@ async fn copy(
     }
 }
 
-/// Waits until nothing has moved for so long.
+/// Waits until there was no traffic for this long.
 async fn idle(moved: &Notify, timeout: Duration) {
     while tokio::time::timeout(timeout, moved.notified())
         .await
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_either_end_says_reaches_the_other_however_little_room_there_is() {
+    async fn both_ends_receive_everything_however_small_the_buffers() {
         let (caller, runtime, task) = joined(LONG);
         let bytes: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
         let (mut from_caller, mut to_runtime) = tokio::io::split(caller);

@@ -1,24 +1,24 @@
-//! What a path of the node's API asks for, and the right that it takes (Kubernetes, Kubelet
+//! Paths of the node's API, and the right that each requires (Kubernetes, Kubelet
 //! authentication/authorization).
 
 use hyper::Method;
 
 use crate::manifest::PodKey;
 
-/// What is asked for.
+/// Target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
-    /// One of the paths that every port for reading has.
+    /// One of the paths of the read-only port.
     Common,
-    /// What the node and its Pods use, as JSON.
+    /// Usage of the node and its Pods, as JSON.
     Summary,
     /// The same, as metrics.
     ResourceMetrics,
-    /// What a container says.
+    /// Log of a container.
     Logs(ContainerName),
     /// A command in a container.
     Exec(ContainerName),
-    /// A container's own streams.
+    /// Streams of a container's own process.
     Attach(ContainerName),
     /// Connections to ports of a Pod.
     PortForward(PodKey),
@@ -31,13 +31,13 @@ pub(super) struct ContainerName {
     pub(super) container: String,
 }
 
-/// What there is, for those who ask for something else.
+/// The paths that exist, for the message about others.
 pub(super) const PATHS: &str = "/healthz, /pods, /configz, /metrics, /metrics/resource, \
      /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
      /attach/NAMESPACE/POD/CONTAINER and /portForward/NAMESPACE/POD";
 
 impl Target {
-    /// What a path asks for, if there is such a thing.
+    /// Returns the target of a path, if there is one.
     pub(super) fn of(path: &str) -> Option<Self> {
         let words: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         match words.as_slice() {
@@ -55,8 +55,8 @@ impl Target {
     }
 }
 
-/// `NAMESPACE/POD/CONTAINER`, or with a UID before the container. The UID tells nothing here: it may be
-/// the mirror Pod's, which the API server gave.
+/// Parses `NAMESPACE/POD/CONTAINER`, or one with a UID before the container. The UID is ignored: it may be
+/// the mirror Pod's, which the API server chose.
 fn container(words: &[&str]) -> Option<ContainerName> {
     let ([namespace, name, container] | [namespace, name, _, container]) = words else {
         return None;
@@ -74,14 +74,14 @@ fn pod(namespace: &str, name: &str) -> Option<PodKey> {
     })
 }
 
-/// The right that a request takes: a verb on a subresource of the node; any one of them will do.
+/// The right that a request requires: a verb on a subresource of the node; any one of them suffices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Right {
     pub(super) verb: &'static str,
     pub(super) subresources: Vec<&'static str>,
 }
 
-/// Paths with a subresource of their own; `true` for those where the right to everything will do too.
+/// Paths with a subresource of their own; `true` for those where `proxy` suffices too.
 const SUBRESOURCES: [(&str, &str, bool); 11] = [
     ("pods", "pods", true),
     ("runningpods", "pods", true),
@@ -96,18 +96,18 @@ const SUBRESOURCES: [(&str, &str, bool); 11] = [
     ("flagz", "configz", false),
 ];
 
-/// The subresource that stands for everything.
+/// The subresource that implies all others.
 const PROXY: &str = "proxy";
 
-/// First words of the paths that run commands or open connections in containers, also those of the
+/// First segments of the paths that run commands or open connections in containers, including those of the
 /// kubelet's that are not served here.
 const STREAMS: [&str; 5] = ["exec", "attach", "portForward", "run", "cri"];
 
 impl Right {
-    /// What a request takes. A method without a verb of its own gives none, which nobody was granted.
+    /// Returns the right that a request requires. A method without a verb requires none that exists.
     ///
-    /// A stream takes `create` by whatever method it is asked for: a WebSocket is opened by a GET, and the
-    /// right to read must not be enough to run a command.
+    /// A stream requires `create` with whatever method it is requested: a WebSocket is opened by a GET, and
+    /// the right to read must not suffice to run a command.
     pub(super) fn of(method: &Method, path: &str) -> Self {
         let first = path.trim_start_matches('/').split('/').next();
         let verb = match *method {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_not_is_nothing() {
+    fn a_missing_path_has_no_target() {
         for path in [
             "",
             "/",

@@ -1,9 +1,8 @@
-//! The serving certificate, and the authority of the clients' ones. Both are read again when their files
-//! change; what cannot be read leaves the ones before in force.
+//! The serving certificate, and the authority of client certificates. Both are reloaded when their files
+//! change; files that cannot be read leave the ones before in force.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,13 +17,14 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use tracing::{info, warn};
 
 use super::settings::Settings;
+use crate::host::atomic_file;
 
-/// Where a certificate of our own making is kept, below the root directory.
+/// Directory of the self-signed certificate, below the root directory.
 const FOLDER: &str = "pki";
 const CERTIFICATE: &str = "kubelet.crt";
 const KEY: &str = "kubelet.key";
 
-/// What connections are secured with.
+/// TLS configuration of the port.
 #[derive(Debug)]
 pub(super) struct Tls {
     certificate: PathBuf,
@@ -37,19 +37,20 @@ pub(super) struct Tls {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// The files when they were last read.
+    /// Stamps of the files when they were last read.
     files: Option<Vec<Option<Stamp>>>,
     config: Option<Arc<ServerConfig>>,
 }
 
-/// What tells one state of a file from another: device, inode, size, and time of change.
+/// Stamp of a file's content: device, inode, size, and time of change.
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl Tls {
-    /// Makes a certificate for these names if none is given and none was made before.
+    /// Loads the configuration; creates a self-signed certificate for these names if none is configured and
+    /// none exists.
     ///
     /// # Errors
-    /// It cannot be made or kept.
+    /// The certificate cannot be created or written.
     pub(super) fn new(settings: &Settings, root: &Path, names: &[String]) -> anyhow::Result<Self> {
         let (certificate, key) = match settings.certificate.clone() {
             Some(given) => given,
@@ -65,7 +66,7 @@ impl Tls {
         })
     }
 
-    /// What to secure a connection with now.
+    /// Returns the current configuration.
     ///
     /// # Errors
     /// The files could not be read yet.
@@ -83,16 +84,14 @@ impl Tls {
                 Ok(config) => {
                     kept.config = Some(Arc::new(config));
                     if again {
-                        info!(
-                            "the node's serving certificate and client authority were read again"
-                        );
+                        info!("Reloaded the serving certificate and client CA");
                     }
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
                     warn!(
                         error,
-                        "the node's HTTPS port lacks what it needs, trying again on change"
+                        "Failed to load the serving certificate or client CA, retrying on change"
                     );
                 }
             }
@@ -129,7 +128,7 @@ impl Tls {
     }
 }
 
-/// The cipher suites that can be chosen from, by the names that `tlsCipherSuites` has for them.
+/// Returns the names of the supported cipher suites, as `tlsCipherSuites` has them.
 #[must_use]
 pub fn known_cipher_suites() -> Vec<String> {
     ring::ALL_CIPHER_SUITES.iter().map(name_of).collect()
@@ -140,8 +139,8 @@ fn name_of(suite: &SupportedCipherSuite) -> String {
     name.replacen("TLS13_", "TLS_", 1)
 }
 
-/// What connections are secured by, with only these cipher suites, or all if none is named. Those of TLS
-/// 1.3 cannot be chosen from: all of them are safe (Go, `crypto/tls`, as with the kubelet).
+/// Returns the provider with only these cipher suites, or all if none is named. Those of TLS 1.3 cannot be
+/// chosen: all of them are safe (Go, `crypto/tls`, as with the kubelet).
 fn provider(names: &[String]) -> CryptoProvider {
     let mut provider = ring::default_provider();
     provider.cipher_suites.retain(|suite| {
@@ -150,7 +149,8 @@ fn provider(names: &[String]) -> CryptoProvider {
     provider
 }
 
-/// Takes clients with a certificate of an authority in this file, and those without any.
+/// Returns a verifier that accepts clients with a certificate of an authority in this file, and those without
+/// any.
 fn verifier(
     file: &Path,
     provider: Arc<CryptoProvider>,
@@ -158,7 +158,7 @@ fn verifier(
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         let added = roots.add(certificate);
-        added.with_context(|| format!("{} has a certificate of no use", file.display()))?;
+        added.with_context(|| format!("{} has an invalid certificate", file.display()))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     Ok(verifier.allow_unauthenticated().build()?)
@@ -178,7 +178,7 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// The certificate that was made before, or a new one for these names.
+/// Returns the existing self-signed certificate, or creates one for these names.
 fn own_certificate(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
     if certificates(&certificate).is_ok() && key.exists() {
@@ -188,30 +188,15 @@ fn own_certificate(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, 
     let mut folders = fs::DirBuilder::new();
     folders.recursive(true).mode(0o700);
     folders.create(folder).with_context(wrong)?;
-    // It is never over: who trusts it trusts this very one, and nobody could tell him of another.
+    // It does not expire: clients that trust it have pinned it, and cannot learn of another.
     let mut parameters = CertificateParams::new(names).with_context(wrong)?;
     let name = names.first().map_or("podkeeper", String::as_str);
     parameters.distinguished_name.push(DnType::CommonName, name);
     let pair = KeyPair::generate().with_context(wrong)?;
     let made = parameters.self_signed(&pair).with_context(wrong)?;
-    write(&key, &pair.serialize_pem()).with_context(wrong)?;
-    write(&certificate, &made.pem()).with_context(wrong)?;
+    atomic_file::write(&key, pair.serialize_pem().as_bytes()).with_context(wrong)?;
+    atomic_file::write(&certificate, made.pem().as_bytes()).with_context(wrong)?;
     Ok((certificate, key))
-}
-
-/// Writes a file that only we read, so that it is there whole or not at all.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -254,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_older_version_is_taken_unless_told_otherwise() {
+    async fn tls_1_2_is_accepted_by_default() {
         let folder = tempfile::tempdir().unwrap();
         for (only_tls13, version, is_taken) in [
             (false, &TLS12, true),
@@ -284,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_certificate_is_made_once_and_its_key_is_nobody_elses() {
+    fn the_self_signed_certificate_is_created_once_and_its_key_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let names = ["n1".to_owned()];
         let (certificate, key) = own_certificate(folder.path(), &names).unwrap();

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::known::Known;
+use super::known::KnownManifest;
 use super::look::Directory;
-use crate::source::claims::Standing;
+use crate::source::candidates::ManifestState;
 use crate::units::time::Later;
 
-/// A file is gone when it is missing at two looks this far apart: tools delete a file and write it
-/// anew, and a listing can miss a file that is renamed meanwhile.
+/// A file is gone when it is missing at two relists this far apart: tools delete a file and write it
+/// again, and a listing can miss a file that is renamed meanwhile.
 const CONFIRM: Duration = Duration::from_millis(10);
 
-/// The same for a file that was only put aside, as editors do before they write it anew, and for
+/// The same for a file that was only put aside, as editors do before they write it again, and for
 /// all files when the folder itself was replaced and may still be filling.
 const CONFIRM_ASIDE: Duration = Duration::from_millis(500);
 
@@ -34,56 +34,55 @@ impl Directory {
             } else {
                 known.gone_since.get_or_insert(now);
             }
-            known.claim.gone = known.gone_since.is_some();
+            known.candidate.gone = known.gone_since.is_some();
         }
         for path in self.missing() {
             self.pass_on_held(&path);
         }
         for known in self.known.values_mut() {
-            known.aside = known.claim.gone && aside.contains(&known.inode);
+            known.aside = known.candidate.gone && aside.contains(&known.inode);
         }
     }
 
     fn missing(&self) -> Vec<PathBuf> {
-        let missing = self.known.iter().filter(|(_, known)| known.claim.gone);
+        let missing = self.known.iter().filter(|(_, known)| known.candidate.gone);
         missing.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Where a missing file is found under another name, broken, its last accepted version goes
-    /// with it.
+    /// Moves the last accepted version of a missing file to the broken file that it was renamed to.
     fn pass_on_held(&mut self, missing: &Path) {
         let Some((seen, held)) = self
             .known
             .get(missing)
-            .and_then(|old| Some((old.seen?, old.claim.held.clone()?)))
+            .and_then(|old| Some((old.seen?, old.candidate.held.clone()?)))
         else {
             return;
         };
         let heir = self.known.values_mut().find(|known| {
-            !known.claim.gone
-                && known.claim.held.is_none()
-                && matches!(known.claim.standing, Standing::Refused(_))
+            !known.candidate.gone
+                && known.candidate.held.is_none()
+                && matches!(known.candidate.state, ManifestState::Refused(_))
                 && known
                     .seen
                     .is_some_and(|new| new.stamp.same_content(&seen.stamp))
         });
         if let Some(heir) = heir {
-            heir.claim.held = Some(held);
+            heir.candidate.held = Some(held);
             self.known.remove(missing);
         }
     }
 
     /// While the folder cannot be read, nothing is known to be missing.
     pub(super) fn forget_absences(&mut self) {
-        self.watch.heard.retain(|_| false);
+        self.watch.pending.retain(|_| false);
         for known in self.known.values_mut() {
             known.gone_since = None;
-            known.claim.gone = false;
+            known.candidate.gone = false;
         }
     }
 
     /// When a missing file counts as gone.
-    pub(super) fn confirm_at(&self, known: &Known) -> Option<Instant> {
+    pub(super) fn confirm_at(&self, known: &KnownManifest) -> Option<Instant> {
         let since = known.gone_since?;
         let replaced = self.replaced.map(|replaced| replaced.later(CONFIRM_ASIDE));
         let wait = if known.aside { CONFIRM_ASIDE } else { CONFIRM };

@@ -1,7 +1,7 @@
 //! A folder with far more files than any node has Pods: what is read first, and what is not kept.
 //!
-//! Files that something runs from are read at every look. The others share a bounded time in each look,
-//! and of those that are refused only so many are listed. The rest is remembered by name and stamp
+//! Files that something runs from are read at every relist. The others share a bounded time in each relist,
+//! and of those that are refused only so many are listed. The rest is kept as names and stamps
 //! alone, so that it is not read again while it does not change.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,29 +9,29 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::known::Known;
+use super::known::KnownManifest;
 use crate::source::Desired;
-use crate::source::files::Stamp;
+use crate::source::files::FileStamp;
 
 /// The refused manifests that are listed, besides those that keep a Pod.
 pub(super) const MAX_LISTED: usize = 250;
-/// The time in each look for files that nothing runs from.
+/// The time in each relist for files that nothing runs from.
 pub(super) const BUDGET: Duration = Duration::from_millis(250);
 /// The same where finding out what to read takes long already.
 pub(super) const MAX_BUDGET: Duration = Duration::from_secs(1);
-/// The files in each look that were never read.
+/// The files in each relist that were never read.
 pub(super) const MAX_NEW: usize = 10_000;
-/// Files of the rest that are looked at again at each periodic look.
+/// Files of the rest that are read again at each periodic relist.
 pub(super) const RECHECKED: usize = 2000;
 
 /// The refused files beyond those that are listed.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     /// By name, with the stamp of the content that was refused, if that need not be read again.
-    files: HashMap<OsString, Option<Stamp>>,
-    /// Where looking at them again goes on.
+    files: HashMap<OsString, Option<FileStamp>>,
+    /// Name where the next round of re-reading continues.
     cursor: OsString,
-    /// How many there were when all files had been read.
+    /// Number of files at the time when all had been read.
     counted: usize,
 }
 
@@ -40,16 +40,16 @@ impl Rest {
         self.files.contains_key(name)
     }
 
-    pub(super) fn stamp(&self, name: &OsStr) -> Option<Stamp> {
+    pub(super) fn stamp(&self, name: &OsStr) -> Option<FileStamp> {
         *self.files.get(name)?
     }
 
-    /// The file is looked at as any other again.
+    /// The file is read as any other again.
     pub(super) fn remove(&mut self, name: &OsStr) {
         self.files.remove(name);
     }
 
-    /// All files are looked at as any other again, since what kept them from running may have gone.
+    /// All files are read as any other again, since what kept them from running may have gone.
     pub(super) fn clear(&mut self) {
         self.files.clear();
     }
@@ -79,7 +79,7 @@ impl Rest {
     pub(super) fn cut(
         &mut self,
         desired: &mut Desired,
-        known: &mut BTreeMap<PathBuf, Known>,
+        known: &mut BTreeMap<PathBuf, KnownManifest>,
         is_complete: bool,
     ) {
         let listed = desired.refused.iter().filter(|refused| {
@@ -110,8 +110,8 @@ impl Rest {
             false
         });
         if count < MAX_LISTED / 2 {
-            let room = MAX_LISTED.saturating_sub(count);
-            let names: Vec<_> = self.files.keys().take(room).cloned().collect();
+            let free = MAX_LISTED.saturating_sub(count);
+            let names: Vec<_> = self.files.keys().take(free).cloned().collect();
             for name in names {
                 self.files.remove(&name);
             }

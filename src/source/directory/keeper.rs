@@ -1,4 +1,4 @@
-//! Brings what is kept on disk in line with what runs, beside the looks, one write at a time.
+//! Brings what is kept on disk in line with what runs, beside the relists, one write at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,20 +7,20 @@ use std::path::PathBuf;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::source::store::{Keep, Store};
+use crate::source::store::{Store, StoreEntry};
 
 /// The store and what it is to hold.
-pub(super) struct Keeper {
-    wanted: BTreeMap<PathBuf, Keep>,
+pub(super) struct StoreWriter {
+    wanted: BTreeMap<PathBuf, StoreEntry>,
     /// The store while nothing is written.
     idle: Option<Store>,
     /// The store while it is being written.
     busy: Option<JoinHandle<(Store, io::Result<()>)>>,
-    /// What was logged of the last failure.
+    /// Message logged for the last failure.
     complaint: Option<String>,
 }
 
-impl Keeper {
+impl StoreWriter {
     pub(super) fn new(store: Store) -> Self {
         Self {
             wanted: BTreeMap::new(),
@@ -30,7 +30,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn want(&mut self, wanted: BTreeMap<PathBuf, Keep>) {
+    pub(super) fn set_entries(&mut self, wanted: BTreeMap<PathBuf, StoreEntry>) {
         self.wanted = wanted;
     }
 
@@ -39,7 +39,7 @@ impl Keeper {
         if let Some(mut store) = self.idle.take_if(|store| store.differs(&self.wanted)) {
             let wanted = self.wanted.clone();
             self.busy = Some(spawn_blocking(move || {
-                let result = store.keep(&wanted);
+                let result = store.sync(&wanted);
                 (store, result)
             }));
         }
@@ -57,10 +57,7 @@ impl Keeper {
         self.idle = Some(store);
         let complaint = result.err().map(|error| error.to_string());
         if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
-            warn!(
-                error,
-                "Failed to write accepted manifests for the next start of the agent"
-            );
+            warn!(error, "Failed to write accepted manifests");
         }
         self.complaint = complaint;
         if self.complaint.is_none() {

@@ -1,4 +1,4 @@
-//! What is known of each manifest: what it says, the version that runs from it, and whether it is there.
+//! State of each manifest: its content, the version that runs from it, and its presence.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,25 +7,25 @@ use tracing::warn;
 
 use crate::manifest::objects::Object;
 use crate::manifest::{self, Accepted, Manifest, Problem, SourceKind};
-use crate::source::claims::{Claim, Standing};
-use crate::source::files::Stamp;
-use crate::source::store::Remembered;
+use crate::source::candidates::{Candidate, ManifestState};
+use crate::source::files::FileStamp;
+use crate::source::store::StoredManifest;
 
-/// What is known of one manifest path.
+/// State of one manifest path.
 #[derive(Debug)]
-pub(super) struct Known {
-    pub(super) claim: Claim,
+pub(super) struct KnownManifest {
+    pub(super) candidate: Candidate,
     /// The `ConfigMap`s and `Secret`s that the file last had while it was good.
     pub(super) objects: Vec<Object>,
-    /// The content that the claim's standing comes from.
-    pub(super) seen: Option<Seen>,
+    /// The content that the candidate's state comes from.
+    pub(super) seen: Option<SeenContent>,
     /// The inode of the name itself; 0 while not known.
     pub(super) inode: u64,
     /// When it was first found missing.
     pub(super) gone_since: Option<Instant>,
     /// It is missing, but was put aside under a name that is no manifest's.
     pub(super) aside: bool,
-    /// Why the stored version cannot run any more.
+    /// Reason why the stored version cannot run any more.
     pub(super) lapsed: Option<Problem>,
     /// It is among the refused manifests that are listed.
     pub(super) is_listed: bool,
@@ -37,14 +37,14 @@ pub(super) struct Known {
 
 /// A file's content as it was read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    pub(super) stamp: Stamp,
+pub(super) struct SeenContent {
+    pub(super) stamp: FileStamp,
     /// The stamp may not show a change since.
     pub(super) racy: bool,
     pub(super) digest: [u8; 32],
 }
 
-impl Seen {
+impl SeenContent {
     /// Has the content read and parsed again, though it is the same.
     pub(super) fn forget_content(&mut self) {
         self.racy = true;
@@ -52,16 +52,16 @@ impl Seen {
     }
 }
 
-impl Known {
+impl KnownManifest {
     pub(super) fn new(path: PathBuf) -> Self {
-        let claim = Claim {
+        let candidate = Candidate {
             path,
-            standing: Standing::Unread,
+            state: ManifestState::Unread,
             held: None,
             gone: false,
         };
         Self {
-            claim,
+            candidate,
             objects: vec![],
             seen: None,
             inode: 0,
@@ -74,12 +74,12 @@ impl Known {
         }
     }
 
-    /// What the store remembers of a path, with the document read by today's rules.
-    pub(super) fn remembered(remembered: Remembered, node_name: &str) -> Self {
-        let mut known = Self::new(remembered.path);
-        match parse(remembered.document.to_string().as_bytes(), node_name) {
+    /// Returns the state of a path from the store, with the document validated by today's rules.
+    pub(super) fn from_store(stored: StoredManifest, node_name: &str) -> Self {
+        let mut known = Self::new(stored.path);
+        match parse(stored.document.to_string().as_bytes(), node_name) {
             Ok(accepted) => {
-                known.claim.held = Some(accepted.pod);
+                known.candidate.held = Some(accepted.pod);
                 known.in_use = true;
             }
             Err(problems) => {
@@ -90,12 +90,12 @@ impl Known {
                 let message = format!(
                     "the last accepted version, of Pod {}, is not accepted by this version of the \
                      agent and cannot be kept running: {}",
-                    remembered.key,
+                    stored.key,
                     why.join("; ").trim(),
                 );
                 let problem = Problem::of_file(message);
                 known.lapsed = Some(problem.clone());
-                known.claim.standing = Standing::Refused(vec![problem]);
+                known.candidate.state = ManifestState::Refused(vec![problem]);
             }
         }
         known
@@ -103,7 +103,7 @@ impl Known {
 
     pub(super) fn refuse(&mut self, mut problems: Vec<Problem>) {
         problems.extend(self.lapsed.clone());
-        self.claim.standing = Standing::Refused(problems);
+        self.candidate.state = ManifestState::Refused(problems);
     }
 
     pub(super) fn accept(&mut self, manifest: Manifest) {
@@ -111,25 +111,25 @@ impl Known {
         self.is_listed = false;
         for object in &manifest.objects {
             for warning in &object.warnings {
-                let file = self.claim.path.display();
-                warn!(%file, object = %object.key, %warning, "a dubious manifest");
+                let file = self.candidate.path.display();
+                warn!(%file, object = %object.key, %warning, "Manifest accepted with a warning");
             }
         }
         self.objects = manifest.objects;
-        self.claim.standing = match manifest.pod {
-            Some(accepted) => Standing::Accepted(accepted),
-            None => Standing::NoPod,
+        self.candidate.state = match manifest.pod {
+            Some(accepted) => ManifestState::Accepted(accepted),
+            None => ManifestState::NoPod,
         };
     }
 
     /// True when something of it runs or may run.
     pub(super) fn is_good(&self) -> bool {
-        let refused = matches!(self.claim.standing, Standing::Refused(_));
-        self.claim.held.is_some() || !self.objects.is_empty() || !refused
+        let refused = matches!(self.candidate.state, ManifestState::Refused(_));
+        self.candidate.held.is_some() || !self.objects.is_empty() || !refused
     }
 
     /// The stamp by which the file need not be read again.
-    pub(super) fn trusted_stamp(&self) -> Option<&Stamp> {
+    pub(super) fn trusted_stamp(&self) -> Option<&FileStamp> {
         self.seen
             .as_ref()
             .filter(|seen| !seen.racy)
@@ -137,7 +137,7 @@ impl Known {
     }
 
     /// The stamp of what was last read.
-    pub(super) fn stamp(&self) -> Option<&Stamp> {
+    pub(super) fn stamp(&self) -> Option<&FileStamp> {
         self.seen.as_ref().map(|seen| &seen.stamp)
     }
 }

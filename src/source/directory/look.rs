@@ -1,4 +1,4 @@
-//! One look: what the folder holds now against what is known, and what is wanted after that.
+//! One relist: what the folder holds now against what is known, and what is wanted after that.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,23 +10,23 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::crowd::{BUDGET, Rest};
-use super::known::Known;
-use super::objects::{Owners, Settled};
-use super::place::{Listing, Request};
-use super::reader::Reader;
-use super::room::Room;
-use super::{BETWEEN_LOOKS, DirectorySource, LIST_LIMIT};
+use super::known::KnownManifest;
+use super::objects::{AllocatedObjects, Owners};
+use super::place::{ListRequest, Listing};
+use super::reader::FileReader;
+use super::room::DirectoryUsage;
+use super::{DirectorySource, LIST_LIMIT, RELIST_GAP};
 use crate::manifest::objects::{Object, attach};
 use crate::manifest::{PodKey, StaticPod};
-use crate::source::claims::{Standing, settle};
+use crate::source::candidates::{ManifestState, allocate};
 use crate::source::mounts;
-use crate::source::store::{Beside, Keep, Remembered, Store};
+use crate::source::store::{Store, StoreEntry, StoredContext, StoredManifest};
 use crate::source::watch::Watch;
 use crate::source::{Desired, Unanswered};
 use crate::units::time::Later;
 
-/// What a look gave.
-pub(super) struct Look {
+/// Result of a relist.
+pub(super) struct Relist {
     pub(super) desired: Desired,
     /// No file's absence is still to be confirmed, and no file's content waited for.
     pub(super) sure: bool,
@@ -39,28 +39,28 @@ pub(super) struct Directory {
     pub(super) manifest_path: PathBuf,
     pub(super) node_name: String,
     pub(super) watch: Watch,
-    pub(super) known: BTreeMap<PathBuf, Known>,
-    /// Device and inode of the folder at the last look that could read it.
+    pub(super) known: BTreeMap<PathBuf, KnownManifest>,
+    /// Device and inode of the folder at the last relist that could read it.
     pub(super) identity: Option<(u64, u64)>,
     /// When the folder was last found replaced.
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
-    pub(super) place: Option<mounts::Place>,
-    /// The numbers of the mounts on the way to the manifests as the last look began.
-    way: Vec<u64>,
+    pub(super) place: Option<mounts::MountIdentity>,
+    /// The numbers of the mounts on the way to the manifests as the last relist began.
+    mount_ids: Vec<u64>,
     owners: Owners,
     pub(super) rest: Rest,
-    /// The names that something was heard of before this look.
-    pub(super) news: HashSet<OsString>,
+    /// Names with events before this relist.
+    pub(super) changed_names: HashSet<OsString>,
     /// Not every file was read since the agent's start.
     pub(super) is_first_pass: bool,
     /// Files that were not read yet for want of time.
     pub(super) unread: usize,
-    /// The Pods wanted at the last look.
+    /// The Pods wanted at the last relist.
     pods: HashSet<PodKey>,
-    /// What is in use, against its limits.
-    pub(super) room: Room,
-    /// Bytes in use at the last look.
+    /// Resources in use, against their limits.
+    pub(super) usage: DirectoryUsage,
+    /// Bytes in use at the last relist.
     bytes: u64,
     /// Files were refused for the limits of the folder since those were read again.
     pub(super) lacks_room: bool,
@@ -73,7 +73,7 @@ pub(super) struct Directory {
 impl Directory {
     /// Reads the store. What was accepted under another manifest path is not wanted any more.
     pub(super) fn open(config: DirectorySource) -> (Self, Store) {
-        let (store, remembered) = Store::open(config.state);
+        let (store, stored_manifests) = Store::open(config.state);
         let mut directory = Self {
             watch: Watch::new(config.path.clone()),
             manifest_path: config.path,
@@ -82,20 +82,20 @@ impl Directory {
             identity: None,
             replaced: None,
             place: None,
-            way: vec![],
+            mount_ids: vec![],
             owners: Owners::default(),
             rest: Rest::default(),
-            news: HashSet::new(),
+            changed_names: HashSet::new(),
             is_first_pass: true,
             unread: 0,
             pods: HashSet::new(),
-            room: Room::default(),
+            usage: DirectoryUsage::default(),
             bytes: 0,
             lacks_room: false,
             reread: false,
             unanswered: None,
         };
-        for manifest in remembered {
+        for manifest in stored_manifests {
             if directory.has(&manifest.path) {
                 directory.restore(manifest);
             }
@@ -108,16 +108,16 @@ impl Directory {
         path == self.manifest_path || path.parent() == Some(&self.manifest_path)
     }
 
-    fn restore(&mut self, manifest: Remembered) {
-        let beside = manifest.beside.clone();
-        let known = Known::remembered(manifest, &self.node_name);
-        let path = known.claim.path.clone();
+    fn restore(&mut self, manifest: StoredManifest) {
+        let context = manifest.context.clone();
+        let known = KnownManifest::from_store(manifest, &self.node_name);
+        let path = known.candidate.path.clone();
         match self.known.entry(path) {
             // An object in it was restored before.
             Entry::Occupied(mut entry) => {
                 let objects = std::mem::take(&mut entry.get_mut().objects);
                 let in_use = known.in_use || !objects.is_empty();
-                entry.insert(Known {
+                entry.insert(KnownManifest {
                     objects,
                     in_use,
                     ..known
@@ -127,7 +127,7 @@ impl Directory {
                 entry.insert(known);
             }
         }
-        for object in &beside.objects {
+        for object in &context.objects {
             if !self.has(&object.path) {
                 continue;
             }
@@ -136,7 +136,7 @@ impl Directory {
             let known = self
                 .known
                 .entry(path)
-                .or_insert_with_key(|p| Known::new(p.clone()));
+                .or_insert_with_key(|p| KnownManifest::new(p.clone()));
             known.in_use = true;
             if known.objects.iter().all(|known| known.key != object.key) {
                 known.objects.push(Object {
@@ -146,31 +146,31 @@ impl Directory {
                 });
             }
         }
-        self.place = beside.place.or(self.place.take());
+        self.place = context.place.or(self.place.take());
     }
 
     /// Notes the mounts on the way to the manifests, and gives their numbers.
-    pub(super) fn note_mounts(&mut self) -> Vec<u64> {
-        self.way = mounts::on_the_way(&mounts::mountinfo(), &self.manifest_path);
-        self.way.clone()
+    pub(super) fn record_mounts(&mut self) -> Vec<u64> {
+        self.mount_ids = mounts::on_path(&mounts::mountinfo(), &self.manifest_path);
+        self.mount_ids.clone()
     }
 
-    /// True when other mounts are on the way to the manifests than at the beginning of the look.
+    /// True when other mounts are on the way to the manifests than at the beginning of the relist.
     pub(super) fn is_on_other_mounts(&self) -> bool {
-        mounts::on_the_way(&mounts::mountinfo(), &self.manifest_path) != self.way
+        mounts::on_path(&mounts::mountinfo(), &self.manifest_path) != self.mount_ids
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.manifest_path
     }
 
-    /// A look begins: gives what is to be listed for it.
-    pub(super) fn begin_look(&mut self) -> Request {
-        let (arming, news) = self.watch.begin_look();
-        self.news.extend(news);
+    /// A relist begins: gives what is to be listed for it.
+    pub(super) fn begin_relist(&mut self) -> ListRequest {
+        let (arming, changed_names) = self.watch.begin_relist();
+        self.changed_names.extend(changed_names);
         let path = self.manifest_path.clone();
         let names = self.known.keys().filter_map(|known| known.file_name());
-        Request {
+        ListRequest {
             is_file: self.known.contains_key(&path),
             was_folder: self.known.keys().any(|known| *known != path),
             known: names.map(ToOwned::to_owned).collect(),
@@ -184,13 +184,13 @@ impl Directory {
         self.unanswered.is_some()
     }
 
-    /// What is wanted while the folder does not answer.
+    /// Returns the desired Pods while the folder is not responding.
     pub(super) fn unanswered(&mut self, since: Instant) -> Desired {
         self.unanswered = Some(since);
         self.forget_absences();
         let limit = LIST_LIMIT.as_secs();
         let why = self.describe(&format!("no answer within {limit}s"));
-        let mut desired = self.settle(Some(why));
+        let mut desired = self.allocate(Some(why));
         desired.unanswered.push(Unanswered {
             path: self.manifest_path.clone(),
             since,
@@ -198,19 +198,19 @@ impl Directory {
         desired
     }
 
-    /// Takes in what was listed, reads what changed and settles who gets which Pod. `unheard` is for a
-    /// look that no event asked for: what changed then may be half written.
-    pub(super) fn look(
+    /// Takes in the listing, reads changed files and allocates each Pod to one file. `without_event` is for a
+    /// relist that no event caused: what changed then may be half written.
+    pub(super) fn relist(
         &mut self,
-        reader: &mut Reader,
+        reader: &mut FileReader,
         listing: Listing,
         now: Instant,
-        unheard: bool,
-    ) -> Look {
+        without_event: bool,
+    ) -> Relist {
         self.unanswered = None;
         self.reread = false;
         self.watch.adopt(listing.watches);
-        let cautious = unheard || !self.watch.is_armed();
+        let cautious = without_event || !self.watch.is_armed();
         let unreadable = match listing.contents {
             Ok(contents) => self.survey(reader, &contents, now, cautious),
             Err(error) => {
@@ -219,19 +219,19 @@ impl Directory {
                 Some(self.describe_error(error))
             }
         };
-        self.news.clear();
+        self.changed_names.clear();
         let is_partial = self.is_first_pass && self.unread > 0;
         self.confirm_absences(now, is_partial);
-        let mut desired = self.settle(unreadable);
+        let mut desired = self.allocate(unreadable);
         let hanging = reader.hanging().map(|(name, since)| Unanswered {
             path: self.manifest_path.join(name),
             since,
         });
         desired.unanswered = hanging.collect();
         desired.unanswered.sort_by(|a, b| a.path.cmp(&b.path));
-        let all_there = self.known.values().all(|known| !known.claim.gone);
-        let sure = (all_there || is_partial) && self.watch.heard.due().is_none();
-        Look {
+        let all_there = self.known.values().all(|known| !known.candidate.gone);
+        let sure = (all_there || is_partial) && self.watch.pending.due().is_none();
+        Relist {
             desired,
             sure,
             again: self.again(now),
@@ -240,23 +240,26 @@ impl Directory {
 
     /// When to look again before the period is over.
     fn again(&self, now: Instant) -> Option<Instant> {
-        if self.watch.heard.look {
-            return Some(now.later(BETWEEN_LOOKS));
+        if self.watch.pending.relist {
+            return Some(now.later(RELIST_GAP));
         }
         let absences = self
             .known
             .values()
             .filter_map(|known| self.confirm_at(known));
         let unread = (self.unread > 0 || self.reread).then(|| now.later(BUDGET));
-        absences.chain(self.watch.heard.due()).chain(unread).min()
+        absences.chain(self.watch.pending.due()).chain(unread).min()
     }
 
     /// Settles who gets which Pod and which objects.
-    fn settle(&mut self, unreadable: Option<String>) -> Desired {
-        let mut desired = settle(self.known.values().map(|known| &known.claim), unreadable);
+    fn allocate(&mut self, unreadable: Option<String>) -> Desired {
+        let mut desired = allocate(
+            self.known.values().map(|known| &known.candidate),
+            unreadable,
+        );
         self.hold(&desired);
-        let settled = self.owners.settle(self.known.values());
-        let Settled {
+        let settled = self.owners.allocate(self.known.values());
+        let AllocatedObjects {
             objects,
             refused,
             is_less,
@@ -268,7 +271,7 @@ impl Directory {
         }
         let owners = self.owners.files();
         for (path, known) in &mut self.known {
-            known.in_use = known.claim.held.is_some() || owners.contains(path.as_path());
+            known.in_use = known.candidate.held.is_some() || owners.contains(path.as_path());
         }
         self.cut_rest(&mut desired, is_less);
         desired
@@ -277,13 +280,15 @@ impl Directory {
     /// Lists only so many refused files, and forgets what the others say. `is_less` is that an object
     /// does not count any more.
     fn cut_rest(&mut self, desired: &mut Desired, is_less: bool) {
-        let bytes = Room::of(self.known.values(), |_| true).bytes();
+        let bytes = DirectoryUsage::of(self.known.values(), |_| true).bytes();
         let has_room = self.lacks_room && bytes < self.bytes;
         self.bytes = bytes;
         if has_room || is_less || self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
             // Another file may have that Pod or object, or there is room for another.
             self.rest.clear();
-            let refused = |known: &&mut Known| matches!(known.claim.standing, Standing::Refused(_));
+            let refused = |known: &&mut KnownManifest| {
+                matches!(known.candidate.state, ManifestState::Refused(_))
+            };
             for known in self.known.values_mut().filter(refused) {
                 if let Some(seen) = &mut known.seen {
                     seen.forget_content();
@@ -301,9 +306,9 @@ impl Directory {
     fn describe(&self, why: &str) -> String {
         let path = self.manifest_path.display();
         if self.has_accepted() {
-            format!("{path} cannot be read: {why}; what was accepted from it keeps running")
+            format!("Failed to read {path}: {why}; static Pods accepted from it keep running")
         } else {
-            format!("{path} cannot be read: {why}; waiting for it")
+            format!("Failed to read {path}: {why}; waiting for it")
         }
     }
 
@@ -323,7 +328,7 @@ impl Directory {
 
     /// The reason for which a folder without manifests does not count, if there is one: it lies on another mount than those that
     /// were accepted from it.
-    pub(super) fn describe_unmounted(&self, place: &mounts::Place) -> Option<String> {
+    pub(super) fn describe_unmounted(&self, place: &mounts::MountIdentity) -> Option<String> {
         let before = self
             .place
             .as_ref()
@@ -337,10 +342,12 @@ impl Directory {
     }
 
     fn has_accepted(&self) -> bool {
-        self.known.values().any(|known| known.claim.held.is_some())
+        self.known
+            .values()
+            .any(|known| known.candidate.held.is_some())
     }
 
-    /// Remembers which version is carried out from which file.
+    /// Records which version runs from which file.
     fn hold(&mut self, desired: &Desired) {
         let mut held: HashMap<&Path, &Arc<StaticPod>> = desired
             .pods
@@ -348,25 +355,26 @@ impl Directory {
             .filter_map(|wanted| Some((wanted.origin.file()?, &wanted.pod)))
             .collect();
         for (path, known) in &mut self.known {
-            known.claim.held = held.remove(path.as_path()).cloned();
+            known.candidate.held = held.remove(path.as_path()).cloned();
         }
     }
 
-    /// What the store is to hold: what runs, and what this version of the agent could not read.
-    pub(super) fn to_keep(&self, desired: &Desired) -> BTreeMap<PathBuf, Keep> {
+    /// Returns the entries for the store: the running versions, and entries that this version of the agent
+    /// could not read.
+    pub(super) fn store_entries(&self, desired: &Desired) -> BTreeMap<PathBuf, StoreEntry> {
         let lapsed = self
             .known
             .iter()
             .filter(|(_, known)| known.lapsed.is_some());
-        let lapsed = lapsed.map(|(path, _)| (path.clone(), Keep::AsItIs));
+        let lapsed = lapsed.map(|(path, _)| (path.clone(), StoreEntry::Unchanged));
         let runs = desired.pods.values();
         let runs = runs.filter_map(|w| {
             let path = w.origin.file()?.to_owned();
-            let beside = Beside {
+            let context = StoredContext {
                 objects: self.owners.used_by(&w.pod),
                 place: self.place.clone(),
             };
-            Some((path, Keep::Version(Arc::clone(&w.pod), beside)))
+            Some((path, StoreEntry::Version(Arc::clone(&w.pod), context)))
         });
         lapsed.chain(runs).collect()
     }

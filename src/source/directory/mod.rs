@@ -1,8 +1,8 @@
 //! Manifests in a directory, or in one file.
 //!
-//! Each look reads the whole state and gives a whole [`Desired`]; events and time only say when to
-//! look. The invariants: a Pod goes only when its file was missing twice while the folder could be
-//! read; what is published was read from files that nobody was heard writing to; and what does not
+//! Each relist reads the whole state and gives a whole [`Desired`]; events and time only say when to
+//! relist. The invariants: a Pod goes only when its file was missing twice while the folder could be
+//! read; what is published was read from files without events of a writer; and what does not
 //! answer, one file or the whole folder, keeps what was accepted from it and holds up nothing else.
 
 mod absences;
@@ -26,41 +26,41 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep_until;
 
-use self::keeper::Keeper;
-use self::look::{Directory, Look};
+use self::keeper::StoreWriter;
+use self::look::Directory;
 pub use self::objects::duplicate_objects;
-use self::place::{Listing, Request};
-use self::reader::Reader;
-use super::files::{self, Found, MAX_BYTES, is_ignored};
+use self::place::{ListRequest, Listing};
+use self::reader::FileReader;
+use super::files::{self, MAX_BYTES, ReadOutcome, is_ignored};
 use super::log::publish;
 use super::mounts::MountWatch;
 use super::{Desired, LastRead};
-use crate::blocking::{UNLIMITED, limited};
+use crate::host::blocking::{UNLIMITED, limited};
 use crate::units::time::Later;
 
 /// Looks for events are at least this far apart, so that a burst costs few.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+const RELIST_GAP: Duration = Duration::from_millis(5);
 
 /// A look that takes longer is not repeated at every change of any mount.
 const CHEAP: Duration = Duration::from_millis(50);
 
-/// The longest rest after a look that took long.
+/// The longest rest after a relist that took long.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// The shortest period of looks.
+/// The shortest period of relists.
 const MIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// The time in which the directory has to be listed.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where manifests are, and how to follow them.
+/// Directory of manifests, and settings of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectorySource {
     /// A directory of manifests, or one manifest.
     pub path: PathBuf,
     /// The node's name, in lower case.
     pub node_name: String,
-    /// How often to look whatever inotify says; the kubelet's `fileCheckFrequency`.
+    /// Interval of the periodic relist, whatever inotify reports; the kubelet's `fileCheckFrequency`.
     pub rescan: Duration,
     /// The folder where accepted manifests are kept over restarts; made when needed.
     pub state: PathBuf,
@@ -78,17 +78,17 @@ impl DirectorySource {
 
     /// Follows the manifests until the last receiver is dropped, and ends with everything stored.
     ///
-    /// The channel gets its first value after the first full look, and then all that is wanted,
+    /// The channel gets its first value after the first full relist, and then all that is wanted,
     /// each time that something changed. Must run on a runtime with time and I/O.
     ///
     /// # Panics
     /// When reading a manifest does.
     pub async fn run(self, sender: watch::Sender<Option<Desired>>) {
-        self.run_telling(sender, LastRead::default()).await;
+        self.run_recording(sender, LastRead::default()).await;
     }
 
-    /// The same, and tells each time that the manifests were read well.
-    pub(super) async fn run_telling(
+    /// The same, and records each successful read of the manifests.
+    pub(super) async fn run_recording(
         mut self,
         sender: watch::Sender<Option<Desired>>,
         read: LastRead,
@@ -109,20 +109,22 @@ impl DirectorySource {
 /// Reads one manifest by the rules of the source: a regular file of at most 10 MiB.
 ///
 /// # Errors
-/// Why the file is not read.
+/// Returns the reason why the file cannot be read.
 pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
     match files::read(CWD, path.as_os_str(), None) {
-        Found::Content { bytes, .. } => Ok(bytes),
-        Found::Unusable(problem) => Err(problem),
-        Found::Folder => Err("is a folder; a manifest must be a regular file".to_owned()),
-        Found::Nothing | Found::Unchanged | Found::Unanswered => Err("does not exist".to_owned()),
+        ReadOutcome::Content { bytes, .. } => Ok(bytes),
+        ReadOutcome::Unusable(problem) => Err(problem),
+        ReadOutcome::Folder => Err("is a folder; a manifest must be a regular file".to_owned()),
+        ReadOutcome::Nothing | ReadOutcome::Unchanged | ReadOutcome::Unanswered => {
+            Err("does not exist".to_owned())
+        }
     }
 }
 
 /// Reads one manifest from standard input, of at most 10 MiB too.
 ///
 /// # Errors
-/// Why it is not read.
+/// Returns the reason why it cannot be read.
 pub fn read_standard_input() -> Result<Vec<u8>, String> {
     let mut bytes = vec![];
     let read = io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes);
@@ -160,53 +162,51 @@ async fn follow(
 ) -> Result<(), JoinError> {
     let period = config.rescan.max(MIN_PERIOD);
     let (mut directory, store) = spawn_blocking(|| Directory::open(config)).await?;
-    let mut keeper = Keeper::new(store);
-    let mut reader = Reader::new();
+    let mut writer = StoreWriter::new(store);
+    let mut reader = FileReader::new();
     let mounts = MountWatch::new();
-    // What was written before the folder was watched was not heard of.
-    let mut heard = false;
+    // Writes before the folder was watched caused no events.
+    let mut by_event = false;
     loop {
-        let Some(listing) = list(&mut directory, &mut keeper, &mounts, &sender).await? else {
-            return keeper.finish().await;
+        let Some(listing) = list(&mut directory, &mut writer, &mounts, &sender).await? else {
+            return writer.finish().await;
         };
         let now = Instant::now();
-        let look;
-        (directory, reader, look) = spawn_blocking(move || {
-            let look = directory.look(&mut reader, listing, now, !heard);
-            (directory, reader, look)
+        let relist;
+        (directory, reader, relist) = spawn_blocking(move || {
+            let relist = directory.relist(&mut reader, listing, now, !by_event);
+            (directory, reader, relist)
         })
         .await?;
-        let Look {
-            desired,
-            sure,
-            again,
-        } = look;
+        let desired = relist.desired;
         if desired.unreadable.is_empty() {
             read.now();
         }
-        keeper.want(directory.to_keep(&desired));
-        if sure || sender.borrow().is_some() {
+        writer.set_entries(directory.store_entries(&desired));
+        if relist.sure || sender.borrow().is_some() {
             publish(&sender, desired);
         }
-        keeper.start();
+        writer.start();
 
-        // Looks at a large folder leave others as much time as they take.
+        // Relists of a large folder leave others as much time as they take.
         let took = now.elapsed();
-        let soonest = Instant::now().later(took.clamp(BETWEEN_LOOKS, MAX_PAUSE));
-        let due = again.map_or(now.later(period), |again| again.min(now.later(period)));
+        let soonest = Instant::now().later(took.clamp(RELIST_GAP, MAX_PAUSE));
+        let due = relist
+            .again
+            .map_or(now.later(period), |again| again.min(now.later(period)));
         loop {
             tokio::select! {
-                () = sender.closed() => return keeper.finish().await,
-                done = keeper.done() => done?,
-                () = sleep_until(due.max(soonest).into()) => { heard = false; break }
+                () = sender.closed() => return writer.finish().await,
+                done = writer.done() => done?,
+                () = sleep_until(due.max(soonest).into()) => { by_event = false; break }
                 // Every container that starts or ends changes the mounts of the node.
                 () = mounts.changed() => if took <= CHEAP || directory.is_on_other_mounts() {
-                    heard = false;
+                    by_event = false;
                     break;
                 },
-                () = reader.wake.notified() => { heard = false; break }
-                () = directory.watch.listen() => if directory.watch.heard.look {
-                    heard = true;
+                () = reader.wake.notified() => { by_event = false; break }
+                () = directory.watch.listen() => if directory.watch.pending.relist {
+                    by_event = true;
                     break;
                 }
             }
@@ -220,16 +220,18 @@ async fn follow(
 /// listens any more.
 async fn list(
     directory: &mut Directory,
-    keeper: &mut Keeper,
+    writer: &mut StoreWriter,
     mounts: &MountWatch,
     sender: &watch::Sender<Option<Desired>>,
 ) -> Result<Option<Listing>, JoinError> {
     let since = Instant::now();
     loop {
-        let way = directory.note_mounts();
-        let request = directory.begin_look();
-        let subject = format!("{} over mounts {way:?}", directory.path().display());
-        let listing = limited(subject.as_str(), UNLIMITED, move || Request::run(request));
+        let mount_ids = directory.record_mounts();
+        let request = directory.begin_relist();
+        let subject = format!("{} over mounts {mount_ids:?}", directory.path().display());
+        let listing = limited(subject.as_str(), UNLIMITED, move || {
+            ListRequest::run(request)
+        });
         tokio::pin!(listing);
         loop {
             tokio::select! {
@@ -239,7 +241,7 @@ async fn list(
                     Err(_) => break,
                 },
                 () = sender.closed() => return Ok(None),
-                done = keeper.done() => done?,
+                done = writer.done() => done?,
                 () = sleep_until(since.later(LIST_LIMIT).into()), if !directory.is_unanswered() => {
                     publish(sender, directory.unanswered(since));
                 }

@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::known::Known;
+use super::known::KnownManifest;
 use crate::manifest::objects::{Entries, Object, ObjectKey, ObjectKind, ObjectSet};
 use crate::manifest::{Problem, StaticPod};
-use crate::source::claims::{has_usual_ending, order};
-use crate::source::store::KeptObject;
+use crate::source::candidates::{has_usual_extension, order};
+use crate::source::store::ObjectInUse;
 use crate::source::{Origin, Refused};
 
 /// Which objects count.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct AllocatedObjects {
     /// Those that do.
     pub(super) objects: ObjectSet,
     /// Files with one that does not.
@@ -31,15 +31,18 @@ pub(super) struct Settled {
 pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, Arc<Entries>)>);
 
 impl Owners {
-    /// What was in use before the agent's start.
-    pub(super) fn restore(&mut self, kept: &KeptObject) {
+    /// Restores an object that was in use before the agent's start.
+    pub(super) fn restore(&mut self, kept: &ObjectInUse) {
         let owner = (kept.path.clone(), Arc::clone(&kept.entries));
         self.0.insert(kept.key.clone(), owner);
     }
 
     /// Settles which objects count, and refuses the others.
-    pub(super) fn settle<'a>(&mut self, known: impl Iterator<Item = &'a Known>) -> Settled {
-        let mut candidates: BTreeMap<&ObjectKey, Vec<(&Known, &Object)>> = BTreeMap::new();
+    pub(super) fn allocate<'a>(
+        &mut self,
+        known: impl Iterator<Item = &'a KnownManifest>,
+    ) -> AllocatedObjects {
+        let mut candidates: BTreeMap<&ObjectKey, Vec<(&KnownManifest, &Object)>> = BTreeMap::new();
         for known in known {
             for object in &known.objects {
                 let of_key = candidates.entry(&object.key).or_default();
@@ -55,23 +58,23 @@ impl Owners {
             let Some((winner, object)) = candidates.next() else {
                 continue;
             };
-            let path = &winner.claim.path;
+            let path = &winner.candidate.path;
             set.insert(key.clone(), Arc::clone(&object.entries));
             owners.insert(key.clone(), (path.clone(), Arc::clone(&object.entries)));
             // While the winner may be gone, the others wait.
             for (loser, _) in
-                candidates.filter(|(loser, _)| !winner.claim.gone && !loser.claim.gone)
+                candidates.filter(|(loser, _)| !winner.candidate.gone && !loser.candidate.gone)
             {
                 refused.push(Refused {
-                    origin: Origin::File(loser.claim.path.clone()),
-                    problems: vec![duplicate(key, &loser.claim.path, path)],
+                    origin: Origin::File(loser.candidate.path.clone()),
+                    problems: vec![duplicate(key, &loser.candidate.path, path)],
                     keeps: None,
                 });
             }
         }
         let is_less = self.0.keys().any(|key| !owners.contains_key(key));
         self.0 = owners;
-        Settled {
+        AllocatedObjects {
             objects: set,
             refused,
             is_less,
@@ -85,22 +88,22 @@ impl Owners {
 
     /// Sorts the file that an object comes from first. One with the same content goes before others,
     /// since a file may have been renamed.
-    fn rank(&self, known: &Known, object: &Object) -> impl Ord + use<> {
-        let Known { claim, .. } = known;
+    fn rank(&self, known: &KnownManifest, object: &Object) -> impl Ord + use<> {
+        let KnownManifest { candidate, .. } = known;
         let owner = self.0.get(&object.key);
-        let owns = owner.is_some_and(|(path, _)| *path == claim.path);
+        let owns = owner.is_some_and(|(path, _)| *path == candidate.path);
         let same = owner.is_some_and(|(_, entries)| *entries == object.entries);
         (
-            claim.gone && !owns,
-            !has_usual_ending(&claim.path),
+            candidate.gone && !owns,
+            !has_usual_extension(&candidate.path),
             !owns,
             !same,
-            order(&claim.path),
+            order(&candidate.path),
         )
     }
 
     /// The objects that a Pod refers to, to be kept over a restart.
-    pub(super) fn used_by(&self, pod: &StaticPod) -> Vec<KeptObject> {
+    pub(super) fn used_by(&self, pod: &StaticPod) -> Vec<ObjectInUse> {
         let of_kind = |kind| {
             move |name: &String| ObjectKey {
                 kind,
@@ -114,7 +117,7 @@ impl Owners {
         let keys = config_maps.chain(secrets.map(of_kind(ObjectKind::Secret)));
         let kept = keys.filter_map(|key| {
             let (path, entries) = self.0.get(&key)?;
-            Some(KeptObject {
+            Some(ObjectInUse {
                 path: path.clone(),
                 key,
                 entries: Arc::clone(entries),
@@ -130,7 +133,7 @@ pub fn duplicate_objects<'a>(
     objects: impl IntoIterator<Item = (&'a Path, &'a ObjectKey)>,
 ) -> Vec<(PathBuf, Problem)> {
     let mut objects: Vec<_> = objects.into_iter().collect();
-    objects.sort_by_key(|(path, _)| (!has_usual_ending(path), order(path)));
+    objects.sort_by_key(|(path, _)| (!has_usual_extension(path), order(path)));
     let mut owners: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
     let again = objects.into_iter().filter_map(|(path, key)| {
         let winner = *owners.entry(key).or_insert(path);

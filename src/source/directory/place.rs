@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::source::files::{self, Entry, Names};
+use crate::source::files::{self, FileEntry, Names};
 use crate::source::mounts;
 use crate::source::watch::{Arming, NewWatches};
 
-/// What to list.
+/// Request for a listing.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct ListRequest {
     pub(super) path: PathBuf,
     /// The path is known to be one manifest.
     pub(super) is_file: bool,
@@ -27,7 +27,7 @@ pub(super) struct Request {
     pub(super) arming: Arming,
 }
 
-/// What was found.
+/// Result of a listing.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) watches: NewWatches,
@@ -43,11 +43,11 @@ pub(super) struct Contents {
     /// Device and inode of the folder.
     pub(super) identity: (u64, u64),
     /// The mount that it lies on.
-    pub(super) place: mounts::Place,
+    pub(super) place: mounts::MountIdentity,
     pub(super) names: Names,
 }
 
-impl Request {
+impl ListRequest {
     /// Opens, watches and lists. The folder is watched before it is listed, so that no change between
     /// the two is missed.
     pub(super) fn run(self) -> Listing {
@@ -90,7 +90,7 @@ impl Contents {
     fn read(folder: OwnedFd, only: Option<OsString>, known: &[OsString]) -> Result<Self, Errno> {
         let fd = folder.as_fd();
         let identity = files::identity(fd)?;
-        let place = mounts::Place::of(fd)?;
+        let place = mounts::MountIdentity::of(fd)?;
         let names = match &only {
             Some(name) => Names {
                 entries: files::find(fd, name)?.into_iter().collect(),
@@ -125,7 +125,7 @@ impl Contents {
     }
 
     /// The entry of a name, if it was found.
-    pub(super) fn entry(&self, name: &std::ffi::OsStr) -> Option<&Entry> {
+    pub(super) fn entry(&self, name: &std::ffi::OsStr) -> Option<&FileEntry> {
         let entries = &self.names.entries;
         let at = entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name));
         at.ok().map(|at| &entries[at])

@@ -3,7 +3,7 @@
 //!
 //! One thread reads them one after the other. Only while it is stuck do others take the rest on. A file
 //! that is not read within the limit is left to its thread: it is not asked for again as long as it
-//! leads to the same place, and what comes of it in the end counts at the look after that.
+//! resolves to the same path, and its result counts at the relist after it came.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, readlinkat};
 use tokio::sync::Notify;
 
-use crate::source::files::{self, Found, Stamp};
+use crate::source::files::{self, FileStamp, ReadOutcome};
 use crate::source::mounts;
 
 /// The time in which a file has to be read.
@@ -36,25 +36,25 @@ const CHANNEL: usize = 4;
 
 /// A file to read.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ReadJob {
     pub(super) name: OsString,
     pub(super) inode: u64,
     pub(super) kind: FileType,
     /// The stamp by which it need not be read.
-    pub(super) stamp: Option<Stamp>,
+    pub(super) stamp: Option<FileStamp>,
 }
 
-/// Where a name leads: a thread that hangs there says nothing of the name once this is another.
+/// Resolved path of a name: the result of a stuck thread no longer applies to the name once this differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Way {
+struct ResolvedPath {
     inode: u64,
     target: Option<PathBuf>,
     /// The numbers of the mounts that the target lies on.
     mounts: Vec<u64>,
 }
 
-impl Way {
-    fn of(shared: &Shared, job: &Job) -> Self {
+impl ResolvedPath {
+    fn of(shared: &Shared, job: &ReadJob) -> Self {
         let target = match job.kind {
             FileType::Symlink => readlinkat(&shared.folder, &job.name, vec![]).ok(),
             _ => None,
@@ -62,7 +62,7 @@ impl Way {
         let target = target.map(|to| shared.path.join(OsString::from_vec(to.into_bytes())));
         let mounts = target
             .as_deref()
-            .map(|to| mounts::on_the_way(&shared.mountinfo, to));
+            .map(|to| mounts::on_path(&shared.mountinfo, to));
         Self {
             inode: job.inode,
             target,
@@ -74,64 +74,64 @@ impl Way {
 /// A file that hangs, or that was read after its limit.
 #[derive(Debug)]
 struct Hanging {
-    way: Option<Way>,
+    resolved: Option<ResolvedPath>,
     since: Instant,
-    /// What came of it in the end.
-    late: Option<Found>,
+    /// Result of the read, once it has ended.
+    late: Option<ReadOutcome>,
 }
 
 /// Reads files.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct FileReader {
     hanging: HashMap<OsString, Hanging>,
-    late: (Sender<Late>, Receiver<Late>),
+    late: (Sender<LateRead>, Receiver<LateRead>),
     /// Notified when a file that hung was read at last.
     pub(super) wake: Arc<Notify>,
-    /// How many threads were left to their files.
+    /// Number of threads that were abandoned.
     left: Arc<AtomicUsize>,
 }
 
-/// What came of a file after its limit.
+/// Result of a read that exceeded its time limit.
 #[derive(Debug)]
-struct Late {
+struct LateRead {
     name: OsString,
-    way: Option<Way>,
-    found: Found,
+    resolved: Option<ResolvedPath>,
+    found: ReadOutcome,
 }
 
-/// What one thread reads.
+/// A read of one thread.
 #[derive(Debug)]
 struct Slot {
     name: OsString,
-    way: Option<Way>,
+    resolved: Option<ResolvedPath>,
     since: Instant,
     /// Nobody waits for it any more.
     is_left: bool,
 }
 
-/// What the threads of one look share.
+/// State shared by the threads of one relist.
 #[derive(Debug)]
 struct Shared {
     folder: Arc<OwnedFd>,
-    /// Where the folder is found, for targets of links.
+    /// Path of the folder, to resolve targets of links.
     path: PathBuf,
     mountinfo: String,
     threads: Mutex<Threads>,
-    late: Sender<Late>,
+    late: Sender<LateRead>,
     wake: Arc<Notify>,
     left: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Threads {
-    queue: VecDeque<(Job, Option<Hanging>)>,
-    /// What each thread reads; nothing while it hands over what it read.
+    queue: VecDeque<(ReadJob, Option<Hanging>)>,
+    /// Current read of each thread; `None` while it hands over a result.
     slots: Vec<Option<Slot>>,
 }
 
 impl Threads {
-    /// Where too many threads are stuck, takes those files out of the queue that would add to them, and
-    /// adds their names to `rest`. Gives how many.
+    /// Removes files from the queue that would add to the stuck threads if too many are stuck, and adds their
+    /// names to `rest`. Returns their number.
     fn thin_out(&mut self, stuck: usize, rest: &mut Vec<OsString>) -> usize {
         let before = self.queue.len();
         if stuck >= MAX_HANGING {
@@ -156,13 +156,13 @@ impl Threads {
 
 /// A file that was read, or that still hangs.
 #[derive(Debug)]
-struct Done {
+struct ReadDone {
     name: OsString,
-    found: Found,
+    found: ReadOutcome,
     hanging: Option<Hanging>,
 }
 
-impl Reader {
+impl FileReader {
     pub(super) fn new() -> Self {
         Self {
             hanging: HashMap::new(),
@@ -190,8 +190,8 @@ impl Reader {
         &mut self,
         folder: &Arc<OwnedFd>,
         path: &Path,
-        jobs: Vec<Job>,
-        mut take: impl FnMut(OsString, Found) -> ControlFlow<()>,
+        jobs: Vec<ReadJob>,
+        mut take: impl FnMut(OsString, ReadOutcome) -> ControlFlow<()>,
     ) {
         self.collect_late();
         let has_links = jobs.iter().any(|job| job.kind == FileType::Symlink);
@@ -221,7 +221,7 @@ impl Reader {
             let channel = (&sender, &receiver);
             self.gather(&shared, channel, outstanding, &mut rest, &mut take);
             for name in rest {
-                if take(name, Found::Unanswered).is_break() {
+                if take(name, ReadOutcome::Unanswered).is_break() {
                     break;
                 }
             }
@@ -234,10 +234,10 @@ impl Reader {
     fn gather(
         &mut self,
         shared: &Arc<Shared>,
-        (sender, receiver): (&SyncSender<Done>, &Receiver<Done>),
+        (sender, receiver): (&SyncSender<ReadDone>, &Receiver<ReadDone>),
         mut outstanding: usize,
         rest: &mut Vec<OsString>,
-        take: &mut impl FnMut(OsString, Found) -> ControlFlow<()>,
+        take: &mut impl FnMut(OsString, ReadOutcome) -> ControlFlow<()>,
     ) {
         while outstanding > 0 {
             if let Ok(done) = receiver.recv_timeout(STUCK) {
@@ -281,7 +281,7 @@ impl Reader {
             slot.is_left = true;
             self.left.fetch_add(1, Ordering::Relaxed);
             let hanging = Hanging {
-                way: slot.way.clone(),
+                resolved: slot.resolved.clone(),
                 since: slot.since,
                 late: None,
             };
@@ -290,13 +290,18 @@ impl Reader {
     }
 
     fn collect_late(&mut self) {
-        for Late { name, way, found } in self.late.1.try_iter() {
+        for LateRead {
+            name,
+            resolved,
+            found,
+        } in self.late.1.try_iter()
+        {
             let Some(hanging) = self.hanging.get_mut(&name) else {
                 continue;
             };
             // One that was left at once did not know its way yet.
-            if hanging.way.is_none() || hanging.way == way {
-                hanging.way = way;
+            if hanging.resolved.is_none() || hanging.resolved == resolved {
+                hanging.resolved = resolved;
                 hanging.late = Some(found);
             }
         }
@@ -309,7 +314,7 @@ impl Shared {
     }
 
     /// False when no thread can be had.
-    fn start_thread(self: &Arc<Self>, done: &SyncSender<Done>) -> bool {
+    fn start_thread(self: &Arc<Self>, done: &SyncSender<ReadDone>) -> bool {
         let mut threads = self.threads();
         let index = threads.slots.len();
         let (shared, done) = (Arc::clone(self), done.clone());
@@ -321,7 +326,7 @@ impl Shared {
         started
     }
 
-    fn work(&self, index: usize, done: &SyncSender<Done>) {
+    fn work(&self, index: usize, done: &SyncSender<ReadDone>) {
         loop {
             let mut threads = self.threads();
             let Some((job, hanging)) = threads.queue.pop_front() else {
@@ -329,21 +334,21 @@ impl Shared {
             };
             threads.slots[index] = Some(Slot {
                 name: job.name.clone(),
-                way: None,
+                resolved: None,
                 since: Instant::now(),
                 is_left: false,
             });
             drop(threads);
-            let way = Way::of(self, &job);
+            let resolved = ResolvedPath::of(self, &job);
             if let Some(slot) = &mut self.threads().slots[index] {
-                slot.way = Some(way.clone());
+                slot.resolved = Some(resolved.clone());
             }
             let (found, hanging) = match hanging {
                 // A thread that hung before it knew the way says nothing of another.
-                Some(hanging) if hanging.way.as_ref().is_none_or(|old| *old == way) => {
+                Some(hanging) if hanging.resolved.as_ref().is_none_or(|old| *old == resolved) => {
                     match hanging.late {
                         Some(found) => (found, None),
-                        None => (Found::Unanswered, Some(hanging)),
+                        None => (ReadOutcome::Unanswered, Some(hanging)),
                     }
                 }
                 _ => {
@@ -357,13 +362,17 @@ impl Shared {
                 .is_some_and(|slot| slot.is_left)
             {
                 self.left.fetch_sub(1, Ordering::Relaxed);
-                let way = Some(way);
+                let resolved = Some(resolved);
                 // The reader may have gone.
-                let _ = self.late.send(Late { name, way, found });
+                let _ = self.late.send(LateRead {
+                    name,
+                    resolved,
+                    found,
+                });
                 self.wake.notify_one();
                 return;
             }
-            let read = Done {
+            let read = ReadDone {
                 name,
                 found,
                 hanging,

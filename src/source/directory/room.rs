@@ -1,49 +1,50 @@
 //! Limits on what a folder of manifests may have altogether.
 //!
-//! What is in use counts first and stays. A newcomer that exceeds a limit is refused and nothing of it is
-//! kept in memory. Copies of what is in use take no room: which file counts is settled after a look.
+//! Objects in use count first and stay. A newcomer that exceeds a limit is refused and nothing of it is kept
+//! in memory. Copies of objects in use are not counted: the file that counts is settled after a relist.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use super::known::Known;
+use super::known::KnownManifest;
 use crate::manifest::objects::ObjectKey;
 use crate::manifest::{Manifest, PodKey, Problem};
 
 /// The most Pods of one folder.
-pub(super) const MAX_PODS: usize = 1000;
+pub(super) const MAX_PODS: usize = 5000;
 /// The most bytes of the files in use, together.
 pub(super) const MAX_TOTAL: u64 = 64 << 20;
-/// The bytes of new content in each look: more is left to the next one, after copies were dropped.
+/// The bytes of new content in each relist: more is left to the next one, after copies were dropped.
 const MAX_TAKEN: u64 = 16 << 20;
 
-/// What is in use during one look.
+/// Resources in use during one relist.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct DirectoryUsage {
     pods: HashSet<PodKey>,
     objects: BTreeSet<ObjectKey>,
     bytes: u64,
     taken: u64,
 }
 
-impl Room {
-    /// What is in use as a look begins. Files that are missing by now (`is_present`) may have been renamed,
-    /// so that their bytes do not count.
+impl DirectoryUsage {
+    /// Counts the resources in use at the start of a relist. Files that are missing by now (`is_present`) may
+    /// have been renamed, so that their bytes do not count.
     pub(super) fn of<'a>(
-        known: impl Iterator<Item = &'a Known>,
+        known: impl Iterator<Item = &'a KnownManifest>,
         is_present: impl Fn(&Path) -> bool,
     ) -> Self {
-        let mut room = Self::default();
+        let mut usage = Self::default();
         for known in known.filter(|known| known.in_use) {
-            room.pods
-                .extend(known.claim.held.iter().map(|pod| pod.key.clone()));
+            usage
+                .pods
+                .extend(known.candidate.held.iter().map(|pod| pod.key.clone()));
             let keys = known.objects.iter().map(|object| object.key.clone());
-            room.objects.extend(keys);
-            if is_present(&known.claim.path) {
-                room.bytes = room.bytes.saturating_add(known.size);
+            usage.objects.extend(keys);
+            if is_present(&known.candidate.path) {
+                usage.bytes = usage.bytes.saturating_add(known.size);
             }
         }
-        room
+        usage
     }
 
     /// The bytes in use.
@@ -67,19 +68,19 @@ impl Room {
         Ok(())
     }
 
-    /// Takes in a file of `size` bytes, in place of what is `known` of it.
+    /// Counts a file of `size` bytes, in place of the `known` one.
     ///
     /// # Errors
     /// The limit that it exceeds.
     pub(super) fn admit(
         &mut self,
-        known: &Known,
+        known: &KnownManifest,
         manifest: &Manifest,
         size: u64,
     ) -> Result<(), Problem> {
         let pod = manifest.pod.as_ref().map(|accepted| &accepted.pod.key);
         let new_pod = pod.filter(|key| !self.pods.contains(*key));
-        let holds_pod = known.in_use && known.claim.held.is_some();
+        let holds_pod = known.in_use && known.candidate.held.is_some();
         if let Some(key) = new_pod.filter(|_| !holds_pod && self.pods.len() >= MAX_PODS) {
             return Err(Problem::of_file(format!(
                 "found {MAX_PODS} Pods in the directory already, the most that run from one: Pod {key} is not \
@@ -131,13 +132,13 @@ mod tests {
         parse_file(text.as_bytes(), "n").unwrap()
     }
 
-    fn new() -> Known {
-        Known::new("/m/new.yaml".into())
+    fn new() -> KnownManifest {
+        KnownManifest::new("/m/new.yaml".into())
     }
 
-    fn in_use(manifest: &Manifest, size: u64) -> Known {
+    fn in_use(manifest: &Manifest, size: u64) -> KnownManifest {
         let mut known = new();
-        known.claim.held = manifest.pod.as_ref().map(|pod| pod.pod.clone());
+        known.candidate.held = manifest.pod.as_ref().map(|pod| pod.pod.clone());
         known.objects.clone_from(&manifest.objects);
         known.size = size;
         known.in_use = true;
@@ -149,34 +150,34 @@ mod tests {
         let used: Vec<_> = (0..MAX_PODS)
             .map(|i| in_use(&pod(&format!("p{i}")), 1))
             .collect();
-        let mut room = Room::of(used.iter(), |_| true);
-        let problem = room.admit(&new(), &pod("more"), 1).unwrap_err();
+        let mut usage = DirectoryUsage::of(used.iter(), |_| true);
+        let problem = usage.admit(&new(), &pod("more"), 1).unwrap_err();
         assert!(problem.message.contains("Pod default/more-n"), "{problem}");
-        assert!(room.admit(&new(), &pod("p7"), 1).is_ok(), "a copy");
-        assert!(room.admit(&used[3], &pod("p3"), 2).is_ok(), "an edit");
+        assert!(usage.admit(&new(), &pod("p7"), 1).is_ok(), "a copy");
+        assert!(usage.admit(&used[3], &pod("p3"), 2).is_ok(), "an edit");
         assert!(
-            room.admit(&used[3], &pod("other"), 2).is_ok(),
+            usage.admit(&used[3], &pod("other"), 2).is_ok(),
             "another name"
         );
-        assert!(room.admit(&new(), &config_map("c"), 1).is_ok(), "no Pod");
+        assert!(usage.admit(&new(), &config_map("c"), 1).is_ok(), "no Pod");
     }
 
     #[test]
     fn bytes_above_the_limit_are_refused_and_what_is_in_use_stays() {
         let used = in_use(&config_map("a"), MAX_TOTAL - MIB);
-        let mut room = Room::of([&used].into_iter(), |_| true);
-        assert!(room.admit(&new(), &config_map("b"), MIB).is_ok());
-        let problem = room.admit(&new(), &config_map("c"), 1).unwrap_err();
+        let mut usage = DirectoryUsage::of([&used].into_iter(), |_| true);
+        assert!(usage.admit(&new(), &config_map("b"), MIB).is_ok());
+        let problem = usage.admit(&new(), &config_map("c"), 1).unwrap_err();
         assert!(problem.message.contains("64 MiB"), "{problem}");
-        assert!(room.admit(&new(), &config_map("a"), MIB).is_ok(), "a copy");
+        assert!(usage.admit(&new(), &config_map("a"), MIB).is_ok(), "a copy");
         assert!(
-            room.admit(&used, &config_map("a"), MAX_TOTAL).is_err(),
+            usage.admit(&used, &config_map("a"), MAX_TOTAL).is_err(),
             "larger"
         );
-        assert!(room.admit(&used, &config_map("a"), MIB).is_ok(), "smaller");
-        assert!(room.admit(&new(), &config_map("c"), MIB).is_ok());
-        assert!(room.bytes() <= MAX_TOTAL);
-        let mut renamed = Room::of([&used].into_iter(), |_| false);
+        assert!(usage.admit(&used, &config_map("a"), MIB).is_ok(), "smaller");
+        assert!(usage.admit(&new(), &config_map("c"), MIB).is_ok());
+        assert!(usage.bytes() <= MAX_TOTAL);
+        let mut renamed = DirectoryUsage::of([&used].into_iter(), |_| false);
         assert!(renamed.admit(&new(), &config_map("a2"), MAX_TOTAL).is_ok());
         assert!(renamed.is_look_full());
     }

@@ -1,4 +1,4 @@
-//! What the files of the folder say: which are read, in which order, and what is taken in.
+//! Reads the files of the folder: selection, order, and acceptance of their content.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -10,27 +10,27 @@ use rustix::fs::FileType;
 use sha2::{Digest, Sha256};
 
 use super::crowd::{BUDGET, MAX_BUDGET, MAX_NEW};
-use super::known::{Known, Seen};
+use super::known::{KnownManifest, SeenContent};
 use super::look::Directory;
 use super::place::Contents;
-use super::reader::{FILE_LIMIT, Job, Reader};
-use super::room::Room;
+use super::reader::{FILE_LIMIT, FileReader, ReadJob};
+use super::room::DirectoryUsage;
 use crate::manifest::{self, Problem};
-use crate::source::claims::has_usual_ending;
-use crate::source::files::{Entry, Found};
+use crate::source::candidates::has_usual_extension;
+use crate::source::files::{FileEntry, ReadOutcome};
 
 /// A file found changed without an event is taken when it is at least this old.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// The files to read, in this order.
 #[derive(Debug, Default)]
-struct Plan {
-    jobs: Vec<Job>,
-    /// How many of them are read in any case, since something runs from them.
+struct ReadPlan {
+    jobs: Vec<ReadJob>,
+    /// Number of files that are always read, since a Pod runs from them.
     good: usize,
-    /// How many of them are read as soon as there is time.
+    /// Number of files that are read as soon as there is time.
     due: usize,
-    /// How many more there are.
+    /// Number of the remaining files.
     later: usize,
 }
 
@@ -39,7 +39,7 @@ impl Directory {
     /// why the folder does not count.
     pub(super) fn survey(
         &mut self,
-        reader: &mut Reader,
+        reader: &mut FileReader,
         contents: &Contents,
         now: Instant,
         cautious: bool,
@@ -59,7 +59,7 @@ impl Directory {
             let entry = contents.entry(name).filter(|_| !vanished.contains(name));
             entry.map(|entry| entry.inode)
         };
-        self.watch.heard.retain(|name| present(name).is_some());
+        self.watch.pending.retain(|name| present(name).is_some());
         self.rest.retain(|name| present(name).is_some());
         reader.retain(|name| present(name).is_some());
         if self.unread == 0 {
@@ -70,7 +70,7 @@ impl Directory {
             None => present(path.file_name()?),
         };
         self.note_absences(inode, &contents.names.ignored, now);
-        let good = |known: &Known| !known.claim.gone && known.is_good();
+        let good = |known: &KnownManifest| !known.candidate.gone && known.is_good();
         if self.known.values().any(good) {
             self.place = Some(contents.place.clone());
         }
@@ -78,17 +78,17 @@ impl Directory {
         waiting.then(|| self.describe_missing())
     }
 
-    /// Reads and takes in the files, as far as the time of a look goes. Gives the names that turned out
+    /// Reads and takes in the files, as far as the time of a relist goes. Gives the names that turned out
     /// to be no manifests.
     fn read_files(
         &mut self,
-        reader: &mut Reader,
+        reader: &mut FileReader,
         contents: &Contents,
         now: Instant,
         cautious: bool,
     ) -> HashSet<OsString> {
         let plan = self.plan(contents, now, cautious);
-        let Plan {
+        let ReadPlan {
             jobs,
             good,
             due,
@@ -100,7 +100,7 @@ impl Directory {
                 .file_name()
                 .is_some_and(|n| contents.entry(n).is_some()),
         };
-        self.room = Room::of(self.known.values(), is_present);
+        self.usage = DirectoryUsage::of(self.known.values(), is_present);
         let mut vanished = HashSet::new();
         let mut given = 0_usize;
         let mut others_since = None;
@@ -113,8 +113,8 @@ impl Directory {
             let is_rest = given > due;
             // Whoever wrote to a file before it was read was heard of by now.
             self.watch.drain(now);
-            if self.watch.heard.was_touched(&name) {
-                self.watch.heard.look = true;
+            if self.watch.pending.was_touched(&name) {
+                self.watch.pending.relist = true;
             } else if !self.take_in(contents, &name, found, now, cautious) {
                 vanished.insert(name.clone());
             }
@@ -125,7 +125,7 @@ impl Directory {
                 return ControlFlow::Continue(());
             }
             let since = others_since.get_or_insert_with(Instant::now);
-            if given > good && (since.elapsed() >= budget || self.room.is_look_full()) {
+            if given > good && (since.elapsed() >= budget || self.usage.is_look_full()) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -135,24 +135,24 @@ impl Directory {
         vanished
     }
 
-    /// What to read: files that something runs from, those that something was heard of, those that are
-    /// listed as refused, those that never were read (usual names first), and some of the rest.
-    fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> Plan {
+    /// Selects the files to read: those that a Pod runs from, those with pending events, those listed as
+    /// refused, those that were never read (usual names first), and some of the rest.
+    fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> ReadPlan {
         let mut classes = [const { vec![] }; 5];
         let mut later = 0;
         for entry in &contents.names.entries {
             // A link is never written to itself.
             let written = entry.kind != FileType::Symlink;
-            if written && self.watch.heard.is_being_written(&entry.name, now) {
+            if written && self.watch.pending.is_being_written(&entry.name, now) {
                 continue;
             }
             let known = self.known.get(&self.path_of(contents, &entry.name));
             let class = match known {
                 Some(known) if known.is_good() => 0,
-                _ if self.news.contains(&entry.name) => 1,
+                _ if self.changed_names.contains(&entry.name) => 1,
                 Some(_) => 2,
                 None if self.rest.contains(&entry.name) => continue,
-                None if has_usual_ending(Path::new(&entry.name)) => 3,
+                None if has_usual_extension(Path::new(&entry.name)) => 3,
                 None => 4,
             };
             if class >= 3 && classes[class].len() >= MAX_NEW {
@@ -166,20 +166,22 @@ impl Directory {
             class.sort_by_key(|job| job.kind == FileType::Symlink);
         }
         let good = classes[0].len();
-        let mut jobs: Vec<Job> = classes.into_iter().flatten().collect();
+        let mut jobs: Vec<ReadJob> = classes.into_iter().flatten().collect();
         let due = jobs.len();
         if cautious && later == 0 {
             let names = contents.names.entries.iter();
             let rest = self.rest.next(names.map(|entry| entry.name.as_os_str()));
-            let rest = rest.into_iter().filter(|name| !self.news.contains(*name));
+            let rest = rest
+                .into_iter()
+                .filter(|name| !self.changed_names.contains(*name));
             jobs.extend(rest.filter_map(|name| {
-                Some(Job {
+                Some(ReadJob {
                     stamp: self.rest.stamp(name),
                     ..job(contents.entry(name)?, None)
                 })
             }));
         }
-        Plan {
+        ReadPlan {
             jobs,
             good,
             due,
@@ -200,44 +202,42 @@ impl Directory {
         &mut self,
         contents: &Contents,
         name: &OsStr,
-        found: Found,
+        found: ReadOutcome,
         now: Instant,
         cautious: bool,
     ) -> bool {
         let path = self.path_of(contents, name);
-        let heard = &mut self.watch.heard;
-        let holds = self
-            .known
-            .get(&path)
-            .is_some_and(|known| known.claim.held.is_some());
+        let pending = &mut self.watch.pending;
+        let is_held = |known: &KnownManifest| known.candidate.held.is_some();
+        let holds = self.known.get(&path).is_some_and(is_held);
         let problem = match found {
-            Found::Nothing => return false,
-            Found::Folder if !holds => return false,
-            Found::Folder => "is a symbolic link to a folder".to_owned(),
-            Found::Unusable(problem) => problem,
-            Found::Unanswered => format!(
+            ReadOutcome::Nothing => return false,
+            ReadOutcome::Folder if !holds => return false,
+            ReadOutcome::Folder => "is a symbolic link to a folder".to_owned(),
+            ReadOutcome::Unusable(problem) => problem,
+            ReadOutcome::Unanswered => format!(
                 "did not answer within {}s, as a file on a mount that hangs; it is read once it answers",
                 FILE_LIMIT.as_secs()
             ),
-            Found::Unchanged => {
-                heard.finished(name);
+            ReadOutcome::Unchanged => {
+                pending.finished(name);
                 return true;
             }
-            Found::Content {
+            ReadOutcome::Content {
                 stamp,
                 bytes,
                 steady,
             } => {
                 let wall = SystemTime::now();
-                let new = self.known.get(&path).and_then(Known::stamp) != Some(&stamp);
+                let new = self.known.get(&path).and_then(KnownManifest::stamp) != Some(&stamp);
                 let young = cautious && new && stamp.modified_within(SETTLED, wall);
-                if (young || !steady) && !heard.waited_long(name, now) {
-                    heard.wrote(name, now);
+                if (young || !steady) && !pending.waited_long(name, now) {
+                    pending.wrote(name, now);
                     return true;
                 }
-                heard.finished(name);
+                pending.finished(name);
                 let racy = stamp.racy(wall);
-                let seen = Seen {
+                let seen = SeenContent {
                     stamp,
                     racy,
                     digest: Sha256::digest(&bytes).into(),
@@ -247,30 +247,30 @@ impl Directory {
                 return true;
             }
         };
-        heard.finished(name);
+        pending.finished(name);
         self.rest.remove(name);
         let known = self
             .known
             .entry(path)
-            .or_insert_with_key(|path| Known::new(path.clone()));
+            .or_insert_with_key(|path| KnownManifest::new(path.clone()));
         known.seen = None;
         known.refuse(vec![Problem::of_file(problem)]);
         true
     }
 
     /// Takes in a file's content, which is parsed only when it is another one.
-    fn take_content(&mut self, path: PathBuf, seen: Seen, bytes: &[u8]) {
+    fn take_content(&mut self, path: PathBuf, seen: SeenContent, bytes: &[u8]) {
         let known = self
             .known
             .entry(path)
-            .or_insert_with_key(|path| Known::new(path.clone()));
+            .or_insert_with_key(|path| KnownManifest::new(path.clone()));
         let before = known.seen.replace(seen);
         if before.is_some_and(|before| before.digest == seen.digest) {
             return;
         }
         let size = bytes.len() as u64;
         if !known.in_use
-            && let Err(problem) = self.room.check_size(size)
+            && let Err(problem) = self.usage.check_size(size)
         {
             // Not even parsed, which is what takes time.
             known.refuse(vec![problem]);
@@ -278,7 +278,7 @@ impl Directory {
             return;
         }
         match manifest::parse_file(bytes, &self.node_name) {
-            Ok(manifest) => match self.room.admit(known, &manifest, size) {
+            Ok(manifest) => match self.usage.admit(known, &manifest, size) {
                 Ok(()) => {
                     known.size = size;
                     known.accept(manifest);
@@ -293,11 +293,11 @@ impl Directory {
     }
 }
 
-fn job(entry: &Entry, known: Option<&Known>) -> Job {
-    Job {
+fn job(entry: &FileEntry, known: Option<&KnownManifest>) -> ReadJob {
+    ReadJob {
         name: entry.name.clone(),
         inode: entry.inode,
         kind: entry.kind,
-        stamp: known.and_then(Known::trusted_stamp).copied(),
+        stamp: known.and_then(KnownManifest::trusted_stamp).copied(),
     }
 }

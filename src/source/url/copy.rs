@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::fetch::Validators;
 use crate::hex::hex;
-use crate::source::aside;
+use crate::host::atomic_file;
 
 /// The form of the index that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -26,16 +26,16 @@ const SIGNATURE: &str = "minisig";
 
 /// A document as it came.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Document {
+pub(super) struct StoredDocument {
     pub(super) body: Vec<u8>,
-    /// Its signature, where one was asked for.
+    /// Its signature, if one is required.
     pub(super) signature: Option<Vec<u8>>,
 }
 
 /// By digest.
-pub(super) type Documents = BTreeMap<String, Arc<Document>>;
+pub(super) type StoredDocuments = BTreeMap<String, Arc<StoredDocument>>;
 
-/// What is in force, and by what it is known.
+/// Documents in force, with their digests and validators.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Index {
     version: u32,
@@ -50,12 +50,12 @@ pub(super) struct Index {
     /// When the document last became another one, in seconds since 1970.
     #[serde(default)]
     pub(super) changed: Option<i64>,
-    pub(super) pods: Vec<Entry>,
+    pub(super) pods: Vec<IndexEntry>,
 }
 
 /// A Pod in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     pub(super) uid: String,
     /// The digest of the document that it stands in.
     pub(super) document: String,
@@ -86,7 +86,7 @@ pub(super) struct Copy {
 
 impl Copy {
     /// Reads the copy. What cannot be read is logged and taken for missing.
-    pub(super) fn open(folder: PathBuf) -> (Self, Option<(Index, Documents)>) {
+    pub(super) fn open(folder: PathBuf) -> (Self, Option<(Index, StoredDocuments)>) {
         let mut copy = Self {
             folder,
             on_disk: None,
@@ -96,35 +96,37 @@ impl Copy {
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     let folder = copy.folder.display();
-                    warn!(%folder, %error, "the kept copy of the manifest URL's document cannot be read");
+                    warn!(%folder, %error, "Failed to read the stored documents of the manifest URL");
                 }
                 return (copy, None);
             }
         };
-        let mut documents = Documents::new();
+        let mut documents = StoredDocuments::new();
         for digest in index.documents() {
             match read_document(&copy.folder, digest) {
                 Ok(document) => {
                     documents.insert(digest.clone(), Arc::new(document));
                 }
-                Err(error) => warn!(digest, %error, "a kept document cannot be read"),
+                Err(error) => {
+                    warn!(digest, %error, "Failed to read stored document of the manifest URL");
+                }
             }
         }
         copy.on_disk = Some(index.clone());
         (copy, Some((index, documents)))
     }
 
-    /// Whether [`Copy::keep`] would change anything.
+    /// True if [`Copy::keep`] would change anything.
     pub(super) fn differs(&self, index: &Index) -> bool {
         self.on_disk.as_ref() != Some(index)
     }
 
     /// Makes the folder hold this index and the documents that it names, and nothing else. Whatever
-    /// moment it is cut off in, the folder holds one index whole, with its documents.
+    /// time it is interrupted, the folder holds one index whole, with its documents.
     ///
     /// # Errors
     /// The first I/O error; calling again continues.
-    pub(super) fn keep(&mut self, index: &Index, documents: &Documents) -> io::Result<()> {
+    pub(super) fn keep(&mut self, index: &Index, documents: &StoredDocuments) -> io::Result<()> {
         let folder = &self.folder;
         DirBuilder::new()
             .recursive(true)
@@ -136,13 +138,13 @@ impl Copy {
                 continue;
             }
             if let Some(signature) = &document.signature {
-                aside::write(folder, &format!("{digest}.{SIGNATURE}"), signature)?;
+                atomic_file::write(&folder.join(format!("{digest}.{SIGNATURE}")), signature)?;
             }
-            aside::write(folder, digest, &document.body)?;
+            atomic_file::write(&folder.join(digest), &document.body)?;
         }
-        aside::sync(folder)?;
-        aside::write(folder, INDEX, &serde_json::to_vec_pretty(index)?)?;
-        aside::sync(folder)?;
+        atomic_file::sync_folder(folder)?;
+        atomic_file::write(&folder.join(INDEX), &serde_json::to_vec_pretty(index)?)?;
+        atomic_file::sync_folder(folder)?;
         self.on_disk = Some(index.clone());
         let needed = index.documents();
         for entry in fs::read_dir(folder)?.flatten() {
@@ -174,7 +176,7 @@ fn read_index(folder: &Path) -> io::Result<Index> {
     Ok(serde_json::from_value(value)?)
 }
 
-fn read_document(folder: &Path, name: &str) -> io::Result<Document> {
+fn read_document(folder: &Path, name: &str) -> io::Result<StoredDocument> {
     if !is_digest(name) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -193,7 +195,7 @@ fn read_document(folder: &Path, name: &str) -> io::Result<Document> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(Document { body, signature })
+    Ok(StoredDocument { body, signature })
 }
 
 fn is_digest(name: &str) -> bool {

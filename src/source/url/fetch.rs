@@ -1,8 +1,11 @@
 //! Getting a document from a web server.
 //!
-//! What comes back is whole, decoded and of a bounded size, or an error that says why not. Everything
-//! that stands in files (certificates, keys, tokens) is read again before each request, so that it can
-//! be renewed while the agent runs.
+//! A fetched document is whole, decoded and of a bounded size; otherwise there is an error. Files
+//! (certificates, keys, tokens) are read again before each request, so that they can be renewed while the
+//! agent runs.
+
+#[cfg(test)]
+mod tests;
 
 use std::error::Error as _;
 use std::io::{self, Read};
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::shown;
-use crate::blocking::{blocking, limited};
+use crate::host::blocking::{blocking, limited};
 
 /// The largest document, decoded, in bytes; that of a file is the same.
 pub(super) const MAX_DOCUMENT: usize = 10 * 1024 * 1024;
@@ -33,7 +36,7 @@ const SECRETS: &str = "the manifest URL's certificate, key or token file";
 /// The time in which they have to be read.
 const SECRETS_LIMIT: Duration = Duration::from_secs(10);
 
-/// How to ask for a document.
+/// Settings of requests for a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
     /// Headers to send, in this order.
@@ -46,11 +49,11 @@ pub struct Request {
     pub client_key: Option<PathBuf>,
     /// File with a bearer token.
     pub token_file: Option<PathBuf>,
-    /// How long to wait for what.
+    /// Time limits.
     pub patience: Patience,
 }
 
-/// How long to wait for a server.
+/// Time limits for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patience {
     /// For a connection.
@@ -71,7 +74,7 @@ impl Default for Patience {
     }
 }
 
-/// By what a server tells that a document did not change.
+/// Validators of a document, for conditional requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Validators {
     pub(super) etag: Option<String>,
@@ -80,7 +83,7 @@ pub(super) struct Validators {
 
 /// A server's answer.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum FetchOutcome {
     /// The document is the one with these validators.
     NotModified,
     /// The document, decoded.
@@ -90,9 +93,9 @@ pub(super) enum Answer {
     },
 }
 
-/// Why there is no document.
+/// Failure to fetch a document.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct FetchError {
     pub(super) message: String,
     /// The server answered with this code.
     pub(super) status: Option<StatusCode>,
@@ -102,7 +105,7 @@ pub(super) struct Failure {
     pub(super) is_local_refusal: bool,
 }
 
-impl Failure {
+impl FetchError {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -113,7 +116,7 @@ impl Failure {
     }
 }
 
-/// What stands in the files that a request names.
+/// Content of the files that a request names.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Secrets {
     ca: Option<Vec<u8>>,
@@ -143,18 +146,22 @@ impl Fetcher {
         &mut self,
         url: &Url,
         known: Option<&Validators>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<FetchOutcome, FetchError> {
         let client = self.client().await?;
         let patience = self.request.patience.all;
         let answer = timeout(patience, self.follow(&client, url, known)).await;
-        answer.unwrap_or_else(|_| Err(Failure::new(format!("no whole answer within {patience:?}"))))
+        answer.unwrap_or_else(|_| {
+            Err(FetchError::new(format!(
+                "no whole answer within {patience:?}"
+            )))
+        })
     }
 
-    /// The client, made anew when its certificates changed.
-    async fn client(&mut self) -> Result<Client, Failure> {
+    /// The client, created again when its certificates changed.
+    async fn client(&mut self) -> Result<Client, FetchError> {
         let request = self.request.clone();
         let secrets = limited(SECRETS, SECRETS_LIMIT, move || read_secrets(&request)).await;
-        let secrets = secrets.map_err(|error| Failure::new(error.to_string()))??;
+        let secrets = secrets.map_err(|error| FetchError::new(error.to_string()))??;
         let same_tls = secrets.ca == self.secrets.ca && secrets.identity == self.secrets.identity;
         self.secrets = secrets;
         if let Some(client) = self.client.as_ref().filter(|_| same_tls) {
@@ -171,14 +178,14 @@ impl Fetcher {
         client: &Client,
         url: &Url,
         known: Option<&Validators>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<FetchOutcome, FetchError> {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut request = client.get(at.clone()).headers(conditions(known)?);
             if same_host(url, &at) {
                 request = request.headers(self.own_headers());
             }
-            let response = request.send().await.map_err(|error| Failure {
+            let response = request.send().await.map_err(|error| FetchError {
                 is_local_refusal: is_loopback(&at) && is_refusal(&error),
                 ..broken(&error)
             })?;
@@ -192,7 +199,7 @@ impl Fetcher {
             "more than {MAX_REDIRECTS} redirects, the last to {}",
             shown(&at)
         );
-        Err(Failure::new(message))
+        Err(FetchError::new(message))
     }
 
     /// The headers that are for this server alone.
@@ -208,10 +215,10 @@ impl Fetcher {
     }
 }
 
-fn read_secrets(request: &Request) -> Result<Secrets, Failure> {
+fn read_secrets(request: &Request) -> Result<Secrets, FetchError> {
     let read = |path: &Path| {
         std::fs::read(path)
-            .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+            .map_err(|error| FetchError::new(format!("cannot read {}: {error}", path.display())))
     };
     let ca = request.ca_file.as_deref().map(read).transpose()?;
     let mut identity = request.client_cert.as_deref().map(read).transpose()?;
@@ -229,7 +236,7 @@ fn read_secrets(request: &Request) -> Result<Secrets, Failure> {
                 .ok()
                 .filter(|_| !text.trim_ascii().is_empty())
                 .ok_or_else(|| {
-                    Failure::new(format!(
+                    FetchError::new(format!(
                         "{} holds no token: expected one line of text",
                         path.display()
                     ))
@@ -245,7 +252,7 @@ fn read_secrets(request: &Request) -> Result<Secrets, Failure> {
     })
 }
 
-fn build_client(request: &Request, secrets: &Secrets) -> Result<Client, Failure> {
+fn build_client(request: &Request, secrets: &Secrets) -> Result<Client, FetchError> {
     // Another call of this process may have been first; the provider is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -259,7 +266,7 @@ fn build_client(request: &Request, secrets: &Secrets) -> Result<Client, Failure>
     let name = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
     if let Some(pem) = &secrets.ca {
         let file = name(&request.ca_file).unwrap_or_default();
-        let wrong = || Failure::new(format!("{file}: expected certificates in PEM form"));
+        let wrong = || FetchError::new(format!("{file}: expected certificates in PEM form"));
         let certificates = Certificate::from_pem_bundle(pem).map_err(|_| wrong())?;
         if certificates.is_empty() {
             return Err(wrong());
@@ -270,7 +277,7 @@ fn build_client(request: &Request, secrets: &Secrets) -> Result<Client, Failure>
         let file = name(&request.client_cert).unwrap_or_default();
         let identity = Identity::from_pem(pem).map_err(|error| {
             let why = deepest(&error);
-            Failure::new(format!(
+            FetchError::new(format!(
                 "{file}: expected a certificate and its key in PEM form: {why}"
             ))
         })?;
@@ -279,12 +286,13 @@ fn build_client(request: &Request, secrets: &Secrets) -> Result<Client, Failure>
     builder.build().map_err(|error| broken(&error))
 }
 
-fn conditions(known: Option<&Validators>) -> Result<HeaderMap, Failure> {
+fn conditions(known: Option<&Validators>) -> Result<HeaderMap, FetchError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     let types = "application/yaml, application/json, text/*;q=0.9, */*;q=0.8";
     headers.insert(header::ACCEPT, HeaderValue::from_static(types));
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|e| Failure::new(e.to_string()));
+    let value =
+        |text: &str| HeaderValue::from_str(text).map_err(|e| FetchError::new(e.to_string()));
     if let Some(etag) = known.and_then(|known| known.etag.as_deref()) {
         headers.insert(header::IF_NONE_MATCH, value(etag)?);
     }
@@ -298,26 +306,25 @@ fn is_redirect(code: StatusCode) -> bool {
     matches!(code.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads.
-fn redirected(from: &Url, response: &Response) -> Result<Url, Failure> {
+/// Returns the target of a redirect.
+fn redirected(from: &Url, response: &Response) -> Result<Url, FetchError> {
     let place = response.headers().get(header::LOCATION);
     let place = place.and_then(|place| place.to_str().ok());
     let to = place.and_then(|place| from.join(place).ok());
-    let to = to.ok_or_else(|| Failure::new("a redirect without a place to go to"))?;
+    let to = to.ok_or_else(|| FetchError::new("a redirect without a place to go to"))?;
     match (from.scheme(), to.scheme()) {
-        ("https", "http") => Err(Failure::new(format!(
+        ("https", "http") => Err(FetchError::new(format!(
             "a redirect from https to http, which is not followed: {}",
             shown(&to)
         ))),
         (_, "http" | "https") => Ok(to),
-        (_, other) => Err(Failure::new(format!(
+        (_, other) => Err(FetchError::new(format!(
             "a redirect to {other:?}, expected http or https"
         ))),
     }
 }
 
-/// Whether what is for the one server alone may be told to the other: it is the same, or the same with
-/// TLS in front.
+/// True if headers for one server may be sent to the other: it is the same, or the same with TLS.
 fn same_host(own: &Url, other: &Url) -> bool {
     let secured = own.scheme() == "http" && own.port().is_none() && other.port().is_none();
     own.host_str() == other.host_str()
@@ -325,12 +332,12 @@ fn same_host(own: &Url, other: &Url) -> bool {
 }
 
 /// Reads the answer to its end.
-async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failure> {
+async fn take(mut response: Response, conditional: bool) -> Result<FetchOutcome, FetchError> {
     match response.status() {
         StatusCode::OK => {}
-        StatusCode::NOT_MODIFIED if conditional => return Ok(Answer::NotModified),
+        StatusCode::NOT_MODIFIED if conditional => return Ok(FetchOutcome::NotModified),
         code => {
-            return Err(Failure {
+            return Err(FetchError {
                 message: format!("the server answered {code}"),
                 status: Some(code),
                 retry_after: retry_after(response.headers(), SystemTime::now()),
@@ -352,7 +359,7 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
     let has_end = headers.contains_key(header::CONTENT_LENGTH)
         || headers.contains_key(header::TRANSFER_ENCODING);
     if response.version() < Version::HTTP_2 && !has_end {
-        return Err(Failure::new(
+        return Err(FetchError::new(
             "the answer does not tell its length, so that it may be cut; expected Content-Length or \
              chunks",
         ));
@@ -378,30 +385,30 @@ async fn take(mut response: Response, conditional: bool) -> Result<Answer, Failu
         }
         other => {
             let message = format!("the answer is encoded as {other:?}, expected gzip or nothing");
-            return Err(Failure::new(message));
+            return Err(FetchError::new(message));
         }
     };
-    Ok(Answer::Document { body, validators })
+    Ok(FetchOutcome::Document { body, validators })
 }
 
-fn too_large() -> Failure {
-    Failure::new(format!("the document is larger than {MAX_DOCUMENT} bytes"))
+fn too_large() -> FetchError {
+    FetchError::new(format!("the document is larger than {MAX_DOCUMENT} bytes"))
 }
 
 /// Unpacks a gzip of one member, as servers send it.
-fn unpack(packed: &[u8]) -> Result<Vec<u8>, Failure> {
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, FetchError> {
     let mut plain = vec![];
     let mut decoder = GzDecoder::new(packed);
     let mut bounded = Read::by_ref(&mut decoder).take((MAX_DOCUMENT as u64).saturating_add(1));
     bounded
         .read_to_end(&mut plain)
-        .map_err(|error| Failure::new(format!("the answer is no whole gzip: {error}")))?;
+        .map_err(|error| FetchError::new(format!("the answer is no whole gzip: {error}")))?;
     if plain.len() > MAX_DOCUMENT {
         return Err(too_large());
     }
     match decoder.into_inner().len() {
         0 => Ok(plain),
-        more => Err(Failure::new(format!(
+        more => Err(FetchError::new(format!(
             "the answer has {more} bytes after its gzip, expected a gzip of one member and nothing else"
         ))),
     }
@@ -420,10 +427,10 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// What went wrong on the way, without the URL, which may hold a secret.
-fn broken(error: &reqwest::Error) -> Failure {
+/// Describes a failed request, without the URL, which may hold a secret.
+fn broken(error: &reqwest::Error) -> FetchError {
     let why = deepest(error);
-    Failure::new(if error.is_timeout() {
+    FetchError::new(if error.is_timeout() {
         "the server does not answer in time".to_owned()
     } else if error.is_connect() {
         format!("cannot connect: {why}")
@@ -464,77 +471,4 @@ fn deepest(error: &reqwest::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn url(text: &str) -> Url {
-        Url::parse(text).unwrap()
-    }
-
-    #[test]
-    fn headers_stay_with_the_host_they_are_for() {
-        for (own, other, same) in [
-            ("http://a/x", "http://a/y", true),
-            ("http://a/x", "https://a/x", true),
-            ("http://a:80/x", "http://a/y", true),
-            ("http://a/x", "http://a:8080/x", false),
-            ("http://a:8080/x", "https://a/x", false),
-            ("https://a/x", "https://a:444/x", false),
-            ("http://a/x", "http://b/x", false),
-            ("http://a/x", "http://a.b/x", false),
-        ] {
-            assert_eq!(same_host(&url(own), &url(other)), same, "{own} {other}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_refusal_on_this_machine_is_told_from_other_failures() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        drop(listener);
-        let mut fetcher = Fetcher::new(Request::default());
-        let failure = fetcher.fetch(&url(&format!("http://{at}/x")), None).await;
-        assert!(failure.unwrap_err().is_local_refusal);
-        let failure = fetcher.fetch(&url("http://nowhere.invalid/x"), None).await;
-        assert!(!failure.unwrap_err().is_local_refusal);
-    }
-
-    #[test]
-    fn this_machine_is_told_by_its_address_or_name() {
-        for (text, local) in [
-            ("http://127.0.0.1:8000/x", true),
-            ("http://127.8.9.10/x", true),
-            ("http://[::1]:8000/x", true),
-            ("http://[::ffff:127.0.0.1]/x", true),
-            ("https://localhost/x", true),
-            ("https://LOCALHOST./x", true),
-            ("http://128.0.0.1/x", false),
-            ("http://[::2]/x", false),
-            ("http://localhost.example/x", false),
-            ("http://127.0.0.1.example/x", false),
-        ] {
-            assert_eq!(is_loopback(&url(text)), local, "{text}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let now = httpdate::parse_http_date("Tue, 24 Nov 2026 12:00:00 GMT").unwrap();
-        for (text, seconds) in [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("Tue, 24 Nov 2026 12:01:30 GMT", Some(90)),
-            ("Tue, 24 Nov 2026 11:00:00 GMT", None),
-            ("99999999", Some(3600)),
-            ("soon", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
-            let found = retry_after(&headers, now).map(|wait| wait.as_secs());
-            assert_eq!(found, seconds, "{text}");
-        }
-    }
 }

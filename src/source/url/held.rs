@@ -1,13 +1,13 @@
-//! What a new document changes: pure.
+//! Changes that a new document makes: pure.
 //!
 //! The invariant: a Pod goes only when a document that can be read whole does not name it. A Pod that a
-//! document names, but not so that it could be carried out, keeps the version that it last had.
+//! document names, but that is refused, keeps the version that it last had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::manifest::objects::{Object, ObjectSet};
-use crate::manifest::{Accepted, Entry, ObjectEntry, PodKey, Problem, StaticPod};
+use crate::manifest::{Accepted, ObjectEntry, PodEntry, PodKey, Problem, StaticPod};
 
 /// A Pod as it was last accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,19 +19,23 @@ pub(super) struct Version {
 }
 
 /// The Pods in force.
-pub(super) type Held = BTreeMap<PodKey, Version>;
+pub(super) type AcceptedPods = BTreeMap<PodKey, Version>;
 
-/// An entry that is not carried out.
+/// An entry that is refused.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Bad {
+pub(super) struct RefusedEntry {
     pub(super) problems: Vec<Problem>,
     /// The Pod that keeps its last version.
     pub(super) keeps: Option<PodKey>,
 }
 
-/// The Pods in force after a document with these entries, and what of it is not carried out.
-pub(super) fn take(held: &Held, entries: Vec<Entry>, document: &str) -> (Held, Vec<Bad>) {
-    let mut next = Held::new();
+/// The Pods in force after a document with these entries, and the entries that are refused.
+pub(super) fn take(
+    held: &AcceptedPods,
+    entries: Vec<PodEntry>,
+    document: &str,
+) -> (AcceptedPods, Vec<RefusedEntry>) {
+    let mut next = AcceptedPods::new();
     let mut bad = vec![];
     let mut refused = vec![];
     for entry in entries {
@@ -60,18 +64,21 @@ pub(super) fn take(held: &Held, entries: Vec<Entry>, document: &str) -> (Held, V
             ));
         }
         let keeps = key.filter(|key| next.get(key).is_some_and(|v| Some(v) == held.get(key)));
-        bad.push(Bad { problems, keeps });
+        bad.push(RefusedEntry { problems, keeps });
     }
     (next, bad)
 }
 
 /// The objects in force after a document with these, and what of it is not carried out. One that is
 /// named but broken stays as it was.
-pub(super) fn take_objects(before: &ObjectSet, entries: Vec<ObjectEntry>) -> (ObjectSet, Vec<Bad>) {
+pub(super) fn take_objects(
+    before: &ObjectSet,
+    entries: Vec<ObjectEntry>,
+) -> (ObjectSet, Vec<RefusedEntry>) {
     let mut next = ObjectSet::new();
     let mut bad = vec![];
     let mut refuse = |problems| {
-        bad.push(Bad {
+        bad.push(RefusedEntry {
             problems,
             keeps: None,
         });
@@ -124,11 +131,11 @@ pub(super) fn take_objects(before: &ObjectSet, entries: Vec<ObjectEntry>) -> (Ob
 /// Adds a Pod. Of two in one document that have the same name, the one that runs already stays, or the
 /// first; gives the other.
 fn add(
-    next: &mut Held,
+    next: &mut AcceptedPods,
     known: Option<&Version>,
     accepted: Accepted,
     document: &str,
-) -> Option<Bad> {
+) -> Option<RefusedEntry> {
     let Accepted { pod, warnings } = accepted;
     let key = pod.key.clone();
     let version = Version {
@@ -147,13 +154,13 @@ fn add(
     if runs(&version) {
         next.insert(key.clone(), version);
     }
-    Some(Bad {
+    Some(RefusedEntry {
         problems: vec![repeated(&key)],
         keeps: None,
     })
 }
 
-/// What to say of a Pod that stands more than once in a document.
+/// Returns the problem of a Pod that a document contains more than once.
 #[must_use]
 pub fn repeated(key: &PodKey) -> Problem {
     let message = format!(
@@ -172,7 +179,7 @@ mod tests {
     use crate::manifest::{SourceKind, parse_all};
 
     /// A document of Pods: `a1` is version 1 of Pod a, `a!` a broken Pod a, `?` something else.
-    fn entries(words: &str) -> Vec<Entry> {
+    fn entries(words: &str) -> Vec<PodEntry> {
         let item = |word: &str| {
             let (name, version) = word.split_at(1);
             match version {
@@ -194,7 +201,7 @@ mod tests {
             .pods
     }
 
-    fn words(held: &Held) -> String {
+    fn words(held: &AcceptedPods) -> String {
         let word = |version: &Version| {
             let spec = version.pod.pod.spec.as_ref().unwrap();
             let image = spec.containers[0].image.as_deref().unwrap();
@@ -251,7 +258,7 @@ mod tests {
             // A broken one beside a good one takes nothing back.
             ("a1", "a! a2", "a2", 1, 0),
         ] {
-            let (held, none) = take(&Held::new(), entries(before), "1");
+            let (held, none) = take(&AcceptedPods::new(), entries(before), "1");
             assert!(none.is_empty());
             let (held, refused) = take(&held, entries(document), "2");
             let what = format!("{before:?} then {document:?}");

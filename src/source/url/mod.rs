@@ -6,44 +6,35 @@
 mod copy;
 mod fetch;
 mod held;
+mod poller;
 mod schedule;
 mod signature;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tokio::time::sleep;
-use tracing::{debug, warn};
 
 use super::log::publish;
-use super::{Desired, DesiredPod, LastRead, Origin, Refused};
-use crate::blocking::{blocking, limited};
-use crate::manifest::objects::{ObjectSet, attach};
-use crate::manifest::{self, Parsed, SourceKind};
+use super::{Desired, LastRead};
+use crate::host::blocking::blocking;
+use copy::Copy;
 pub(super) use copy::forget;
-use copy::{Copy, Document, Documents, Index, digest};
-use fetch::{Answer, Failure, Fetcher, Validators};
 pub use fetch::{Patience, Request};
 pub use held::repeated;
-use held::{Bad, Held, Version, take, take_objects};
-use schedule::Schedule;
-use signature::Keys;
+use poller::Poller;
 
-/// Where the document is, and how to follow it.
+/// URL of the document, and settings of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlSource {
-    /// Where the document is: http or https.
+    /// URL of the document: http or https.
     pub url: Url,
-    /// How to ask for it.
+    /// Settings of the requests.
     pub request: Request,
     /// Files of minisign public keys; with any, only signed documents count.
     pub public_keys: Vec<PathBuf>,
-    /// How often to ask; the kubelet's `httpCheckFrequency`.
+    /// Poll interval; the kubelet's `httpCheckFrequency`.
     pub period: Duration,
     /// The node's name, in lower case.
     pub node_name: String,
@@ -59,11 +50,11 @@ impl UrlSource {
     /// document. `eager` polls at once even where a copy is there. Must run on a runtime with time and
     /// I/O.
     pub async fn run(self, sender: watch::Sender<Option<Desired>>, eager: bool) {
-        self.run_telling(sender, eager, LastRead::default()).await;
+        self.run_recording(sender, eager, LastRead::default()).await;
     }
 
-    /// The same, and tells each time that the server answered well.
-    pub(super) async fn run_telling(
+    /// The same, and records each successful response of the server.
+    pub(super) async fn run_recording(
         self,
         sender: watch::Sender<Option<Desired>>,
         eager: bool,
@@ -94,408 +85,6 @@ pub fn shown(url: &Url) -> String {
     }
     shown.set_query(None);
     format!("{shown}?…")
-}
-
-/// A document that did not count, and is not to be fetched again while it stays.
-#[derive(Debug)]
-struct Rejected {
-    validators: Validators,
-    body: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Poller {
-    source: UrlSource,
-    origin: Origin,
-    fetcher: Fetcher,
-    keys: Option<Keys>,
-    /// Not there while it is being written.
-    copy: Option<Copy>,
-    index: Index,
-    documents: Documents,
-    held: Held,
-    objects: ObjectSet,
-    bad: Vec<Bad>,
-    rejected: Option<Rejected>,
-    /// No good document was ever there.
-    unknown: bool,
-    /// Why the document cannot be read just now.
-    complaint: Option<String>,
-    /// What was logged of the last failure to write the copy.
-    copy_complaint: Option<String>,
-}
-
-impl Poller {
-    fn new(source: UrlSource, copy: Copy) -> Self {
-        Self {
-            origin: Origin::Url(shown(&source.url)),
-            fetcher: Fetcher::new(source.request.clone()),
-            keys: Keys::new(source.public_keys.clone()),
-            copy: Some(copy),
-            index: Index::new(digest(source.url.as_str().as_bytes())),
-            documents: Documents::new(),
-            held: Held::new(),
-            objects: ObjectSet::new(),
-            bad: vec![],
-            rejected: None,
-            unknown: true,
-            complaint: None,
-            copy_complaint: None,
-            source,
-        }
-    }
-
-    /// Takes over what was kept, unless the keys to check it by do not answer.
-    async fn open(mut self, kept: Index, documents: Documents) -> Self {
-        if let Some(keys) = self.keys.clone() {
-            let readable = limited(KEYS, OPEN_LIMIT, move || keys.read()).await;
-            if let Err(error) = readable {
-                self.index.newest = kept.newest;
-                self.complain(format!("the kept copy does not count: {error}"));
-                return self;
-            }
-        }
-        let restore = move || {
-            self.restore(kept, documents);
-            self
-        };
-        blocking(restore).await
-    }
-
-    /// Takes over what was kept, as far as it counts by today's keys and rules. A copy from another
-    /// URL stays in force until this one gives a document.
-    fn restore(&mut self, kept: Index, documents: Documents) {
-        self.index.newest = kept.newest;
-        let mut entries = BTreeMap::new();
-        for (digest, document) in documents {
-            if let Err(why) = self.verify_kept(&document) {
-                self.complain(format!("the kept copy does not count: {why}"));
-                continue;
-            }
-            let parsed = manifest::parse_all(&document.body, &self.source.node_name, KIND);
-            match parsed {
-                Ok(parsed) => {
-                    entries.insert(digest.clone(), parsed);
-                    self.documents.insert(digest, document);
-                }
-                Err(problems) => {
-                    let why = problems
-                        .first()
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
-                    self.complain(format!("the kept copy is not accepted any more: {why}"));
-                }
-            }
-        }
-        for pod in &kept.pods {
-            let of_document = entries.get(&pod.document).into_iter();
-            let of_document = of_document.flat_map(|parsed| &parsed.pods);
-            let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
-            if let Some(accepted) = accepted.find(|accepted| accepted.pod.uid == pod.uid) {
-                let version = Version {
-                    pod: Arc::clone(&accepted.pod),
-                    warnings: accepted.warnings.clone(),
-                    document: pod.document.clone(),
-                };
-                self.held.insert(accepted.pod.key.clone(), version);
-            } else {
-                warn!(
-                    uid = pod.uid,
-                    "a Pod of the kept copy is not accepted any more"
-                );
-            }
-        }
-        let Some(current) = kept.current else {
-            return;
-        };
-        if let Some(parsed) = entries.remove(&current) {
-            self.take(parsed, &current);
-            // Whatever of it could not be read is not known to be unwanted.
-            self.unknown = self.complaint.is_some();
-            self.index.current = Some(current);
-            self.index.changed = kept.changed;
-            if kept.url == self.index.url {
-                self.index.validators = kept.validators;
-            }
-        }
-    }
-
-    /// Takes over what a good document says.
-    fn take(&mut self, parsed: Parsed, digest: &str) {
-        (self.held, self.bad) = take(&self.held, parsed.pods, digest);
-        let (objects, bad) = take_objects(&self.objects, parsed.objects);
-        self.objects = objects;
-        self.bad.extend(bad);
-    }
-
-    fn verify_kept(&self, document: &Document) -> Result<(), String> {
-        let Some(keys) = &self.keys else {
-            return Ok(());
-        };
-        let signature = document.signature.as_deref();
-        let signature = signature.ok_or_else(|| "it is not signed".to_owned())?;
-        keys.verify(&document.body, signature).map(drop)
-    }
-
-    fn complain(&mut self, why: impl AsRef<str>) {
-        self.complaint = Some(format!("{}: {}", self.origin, why.as_ref()));
-    }
-
-    fn desired(&self) -> Desired {
-        let wanted = |version: &Version| DesiredPod {
-            pod: attach(&version.pod, &self.objects),
-            origin: self.origin.clone(),
-            warnings: version.warnings.clone(),
-        };
-        let refused = |bad: &Bad| Refused {
-            origin: self.origin.clone(),
-            problems: bad.problems.clone(),
-            keeps: bad.keeps.clone(),
-        };
-        Desired {
-            pods: self
-                .held
-                .iter()
-                .map(|(key, v)| (key.clone(), wanted(v)))
-                .collect(),
-            refused: self.bad.iter().map(refused).collect(),
-            unreadable: self.complaint.clone().into_iter().collect(),
-            web_unknown: self.unknown,
-            ..Desired::default()
-        }
-    }
-
-    /// Polls until nobody listens any more; never ends while something is being written.
-    async fn poll_for_ever(
-        &mut self,
-        sender: &watch::Sender<Option<Desired>>,
-        eager: bool,
-        read: &LastRead,
-    ) {
-        let rng = fastrand::Rng::new();
-        let mut schedule = Schedule::new(self.source.period, rng);
-        let mut wait = schedule.first(!self.unknown && !eager);
-        loop {
-            let outcome = tokio::select! {
-                () = sender.closed() => return,
-                outcome = async {
-                    sleep(wait).await;
-                    self.poll().await
-                } => outcome,
-            };
-            if outcome.is_ok() {
-                read.now();
-            }
-            read.content_is_of(self.content_time());
-            publish(sender, self.desired());
-            self.keep().await;
-            wait = match outcome {
-                Ok(()) => schedule.after_success(),
-                Err(failure) if failure.is_local_refusal => {
-                    schedule.after_local_refusal(!self.unknown)
-                }
-                Err(failure) => schedule.after_failure(!self.unknown, failure.retry_after),
-            };
-            debug!(source = %self.origin, ?wait, "polled");
-        }
-    }
-
-    /// When the document in force was signed, or when it last changed where none is signed.
-    fn content_time(&self) -> Option<i64> {
-        let time = self
-            .keys
-            .as_ref()
-            .map_or(self.index.changed, |_| self.index.newest);
-        time.filter(|_| self.index.current.is_some())
-    }
-
-    /// Asks the server once. An error is for the server to get over.
-    async fn poll(&mut self) -> Result<(), Failure> {
-        let known = match &self.rejected {
-            Some(rejected) => Some(&rejected.validators),
-            None => self.index.current.as_ref().map(|_| &self.index.validators),
-        };
-        let answer = self.fetcher.fetch(&self.source.url, known).await;
-        let failed = match answer {
-            Ok(Answer::NotModified) => match self.rejected.take() {
-                None => {
-                    self.complaint = None;
-                    return Ok(());
-                }
-                // Its signature may have come meanwhile.
-                Some(rejected) => self.consider(rejected.body, rejected.validators).await,
-            },
-            Ok(Answer::Document { body, validators }) => self.consider(body, validators).await,
-            Err(failure) => Err(failure),
-        };
-        failed.inspect_err(|failure| self.complain(&failure.message))
-    }
-
-    /// Takes a document into force, if it is good. Nothing of it is parsed before its signature, where
-    /// one is asked for.
-    async fn consider(&mut self, body: Vec<u8>, validators: Validators) -> Result<(), Failure> {
-        let body = Arc::new(body);
-        let share = Arc::clone(&body);
-        let digest = blocking(move || digest(&share)).await;
-        if self.index.current.as_ref() == Some(&digest) {
-            self.index.validators = validators;
-            self.rejected = None;
-            self.complaint = None;
-            return Ok(());
-        }
-        let judged = match self.verify(&body).await {
-            Ok(signature) => self.parse(&body).await.map(|parsed| (signature, parsed)),
-            Err(Bar::Failed(failure)) => return Err(failure),
-            Err(Bar::Rejected(why)) => Err(why),
-        };
-        let body = Arc::unwrap_or_clone(body);
-        let (signature, parsed) = match judged {
-            Ok(good) => good,
-            Err(why) => {
-                self.complain(why);
-                self.rejected = Some(Rejected { validators, body });
-                return Ok(());
-            }
-        };
-        let (signature, signed_at) = signature.unzip();
-        self.take(parsed, &digest);
-        self.rejected = None;
-        self.complaint = None;
-        self.unknown = false;
-        self.index.current = Some(digest.clone());
-        self.index.validators = validators;
-        self.index.newest = signed_at.or(self.index.newest);
-        self.index.changed = Some(jiff::Timestamp::now().as_second());
-        self.documents
-            .insert(digest, Arc::new(Document { body, signature }));
-        Ok(())
-    }
-
-    /// Gets and checks the signature of a document, and tells when it was made; nothing where none is
-    /// asked for.
-    async fn verify(&mut self, body: &Arc<Vec<u8>>) -> Result<Option<(Vec<u8>, i64)>, Bar> {
-        let Some(keys) = self.keys.clone() else {
-            return Ok(None);
-        };
-        let signature = match fetch_signature(&mut self.fetcher, &self.source.url).await {
-            Ok(found) => found,
-            Err(failure) if failure.status.is_some_and(|code| code.is_client_error()) => {
-                let why = format!("the document is not signed: {}", failure.message);
-                return Err(Bar::Rejected(why));
-            }
-            Err(failure) => return Err(Bar::Failed(failure)),
-        };
-        let body = Arc::clone(body);
-        let verify = move || (keys.verify(&body, &signature), signature);
-        let verified = limited(KEYS, KEYS_LIMIT, verify).await;
-        let (verdict, signature) =
-            verified.map_err(|error| Bar::Failed(Failure::new(error.to_string())))?;
-        let time = verdict.and_then(|time| not_older(time, self.index.newest));
-        time.map(|time| Some((signature, time)))
-            .map_err(Bar::Rejected)
-    }
-
-    async fn parse(&self, body: &Arc<Vec<u8>>) -> Result<Parsed, String> {
-        let (body, node_name) = (Arc::clone(body), self.source.node_name.clone());
-        let parsed = blocking(move || manifest::parse_all(&body, &node_name, KIND)).await;
-        parsed.map_err(|problems| {
-            let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            format!("the document is refused as a whole: {}", why.join("; "))
-        })
-    }
-
-    /// Brings the kept copy in line with what is in force.
-    async fn keep(&mut self) {
-        let held = self.held.values();
-        let pods = held.map(|version| copy::Entry {
-            uid: version.pod.uid.clone(),
-            document: version.document.clone(),
-        });
-        self.index.pods = pods.collect();
-        let differs = self
-            .copy
-            .as_ref()
-            .is_some_and(|copy| copy.differs(&self.index));
-        if self.index.current.is_none() || !differs {
-            return;
-        }
-        let index = &self.index;
-        let needed = index.documents();
-        self.documents.retain(|digest, _| needed.contains(digest));
-        let (index, documents) = (self.index.clone(), self.documents.clone());
-        let Some(mut copy) = self.copy.take() else {
-            return;
-        };
-        let written = spawn_blocking(move || {
-            let written = copy.keep(&index, &documents);
-            (copy, written)
-        });
-        // Its only other end is that the whole agent ends.
-        let Ok((copy, written)) = written.await else {
-            return;
-        };
-        self.copy = Some(copy);
-        let complaint = written.err().map(|error| error.to_string());
-        if let Some(error) = complaint
-            .as_ref()
-            .filter(|_| complaint != self.copy_complaint)
-        {
-            warn!(
-                error,
-                "Failed to write the document for the next start of the agent"
-            );
-        }
-        self.copy_complaint = complaint;
-    }
-}
-
-/// What keeps a document from being taken into force.
-#[derive(Debug)]
-enum Bar {
-    /// The document itself.
-    Rejected(String),
-    /// Something that the server, or the node, may get over.
-    Failed(Failure),
-}
-
-/// The files of public keys, which may lie on a mount that does not answer.
-const KEYS: &str = "the manifest URL's public key files";
-/// The time in which a signature has to be checked by them.
-const KEYS_LIMIT: Duration = Duration::from_secs(30);
-/// The same at the start, where all manifests wait for it.
-const OPEN_LIMIT: Duration = Duration::from_secs(5);
-
-const KIND: SourceKind = SourceKind::Http;
-
-/// The signature that stands beside the document, under its name with `.minisig`.
-async fn fetch_signature(fetcher: &mut Fetcher, url: &Url) -> Result<Vec<u8>, Failure> {
-    let mut beside = url.clone();
-    beside.set_path(&format!("{}.minisig", url.path()));
-    match fetcher.fetch(&beside, None).await {
-        Ok(Answer::Document { body, .. }) => Ok(body),
-        Ok(Answer::NotModified) => Err(Failure::new("the server answered 304 to no condition")),
-        Err(failure) => Err(Failure {
-            message: format!("{}: {}", shown(&beside), failure.message),
-            ..failure
-        }),
-    }
-}
-
-fn not_older(time: i64, newest: Option<i64>) -> Result<i64, String> {
-    match newest {
-        Some(newest) if time < newest => {
-            let date = |seconds| {
-                let time = jiff::Timestamp::from_second(seconds);
-                time.map_or_else(|_| seconds.to_string(), |time| time.to_string())
-            };
-            Err(format!(
-                "the document is older than one that counted before: signed {}, expected {} or later",
-                date(time),
-                date(newest)
-            ))
-        }
-        _ => Ok(time),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! When to poll: pure, with chance as a value.
 //!
-//! A fleet that starts in one moment must not poll in one moment for ever, nor come back in one moment
+//! A fleet that starts at one time must not poll at one time for ever, nor come back at one time
 //! after its server was away. So the poll after the first one comes at any time of a period, all others
 //! a period apart give or take a tenth, and waits after failures are spread more widely still.
 
@@ -22,7 +22,7 @@ pub(super) struct Schedule {
     rng: Rng,
     /// Failures since the last success.
     failures: u32,
-    /// The moment of the polls is this poller's own, not that of its start.
+    /// The phase of the polls is this poller's own, not that of its start.
     spread: bool,
 }
 
@@ -112,7 +112,7 @@ mod tests {
         (0..2000).map(schedule).collect()
     }
 
-    /// How many of these moments fall into each second from `from` on.
+    /// Number of polls in each second from `from` on.
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a short test")]
     fn per_second(moments: &[Duration], from: u64, seconds: u64) -> Vec<usize> {
         let mut counts = vec![0; seconds as usize];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use minisign_verify::{PublicKey, Signature};
 
-/// Who may sign.
+/// Public keys of the signers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Keys {
     /// Files of public keys, read at each use so that they can be rotated while the agent runs.
@@ -29,7 +29,7 @@ impl Keys {
     /// says.
     ///
     /// # Errors
-    /// Why the document does not count.
+    /// Returns the reason why the signature is not valid.
     pub(super) fn verify(&self, document: &[u8], signature: &[u8]) -> Result<i64, String> {
         let text = std::str::from_utf8(signature).map_err(|_| NO_SIGNATURE.to_owned())?;
         let signature = Signature::decode(text).map_err(|_| NO_SIGNATURE.to_owned())?;

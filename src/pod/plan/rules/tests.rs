@@ -14,7 +14,7 @@ use crate::pod::plan::{Step, plan};
 use crate::pod::state::PostStart;
 use crate::pod::state::history::{Finished, StopReason};
 use crate::pod::state::observed::{Container, State};
-use crate::probe::{Failed, Health, Kind};
+use crate::probe::{Failed, Health, ProbeKind as Kind};
 
 /// A Pod of this specification, with the UID `u`.
 pub(in crate::pod) fn pod(spec: Value) -> Arc<StaticPod> {

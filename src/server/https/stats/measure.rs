@@ -1,4 +1,4 @@
-//! Measuring: the runtime is asked for all Pods at once, and no more often than makes sense.
+//! Measurement of usage: one call of the runtime for all Pods, cached for a short time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{ContainerUsage, PodUsage, Usage, node, number};
-use crate::blocking::blocking;
 use crate::cri::{Error, v1};
+use crate::host::blocking::blocking;
 use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::translate::labels;
 
-/// What was measured is shown to all who ask within this time.
+/// Time for which a measurement is served to all callers.
 const FRESH: Duration = Duration::from_secs(1);
-/// The node's own place among the rates.
+/// Key of the node among the rates.
 const NODE: &str = "";
 
-/// What was last measured.
+/// The last measurement.
 #[derive(Debug, Default)]
 pub(in crate::server::https) struct Stats(Mutex<Last>);
 
@@ -33,10 +33,10 @@ struct Last {
 }
 
 impl Stats {
-    /// What is used now.
+    /// Returns the present usage.
     ///
     /// # Errors
-    /// The runtime does not tell.
+    /// The runtime does not report it.
     pub(in crate::server::https) async fn measure(
         &self,
         context: &Context,
@@ -77,14 +77,16 @@ async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
     let mut node = blocking(move || node::measure(time, &root)).await;
     rates.begin();
     rates.fill(NODE, node.cpu.as_mut());
-    let told = context.reports.snapshots();
-    let pods = told.iter().map(|(key, told)| found.pod(key, told, rates));
+    let reported = context.reports.snapshots();
+    let pods = reported
+        .iter()
+        .map(|(key, reported)| found.pod(key, reported, rates));
     let pods = pods.collect();
     Ok(Usage { node, pods })
 }
 
-/// What the runtime tells of each sandbox, by the Pod's UID. One that does not tell (containerd 1.6), or
-/// stumbles over a Pod that ends just now, leaves the Pods to the sums of their containers.
+/// The runtime's stats of each sandbox, by the Pod's UID. A runtime without them (containerd 1.6), or one
+/// that fails on a Pod that ends at the same time, leaves the Pods to the sums of their containers.
 async fn sandboxes(
     context: &Context,
     ours: HashMap<String, String>,
@@ -99,7 +101,7 @@ async fn sandboxes(
     let stats = match context.client.list_pod_sandbox_stats(message).await {
         Ok(answer) => answer.stats,
         Err(error) => {
-            debug!(%error, "the runtime does not tell what Pods use");
+            debug!(%error, "Container runtime has no Pod stats");
             return HashMap::new();
         }
     };
@@ -110,18 +112,18 @@ async fn sandboxes(
     all.collect()
 }
 
-/// What the runtime tells.
+/// Stats of the runtime.
 struct Found {
-    /// By their ids.
+    /// By container id.
     containers: HashMap<String, v1::ContainerStats>,
-    /// By the Pods' UIDs.
+    /// By Pod UID.
     sandboxes: HashMap<String, v1::LinuxPodSandboxStats>,
 }
 
 impl Found {
-    fn pod(&mut self, key: &PodKey, told: &PodSnapshot, rates: &mut Rates) -> PodUsage {
-        let inits = told.status.init_container_statuses.iter().flatten();
-        let all = inits.chain(told.status.container_statuses.iter().flatten());
+    fn pod(&mut self, key: &PodKey, reported: &PodSnapshot, rates: &mut Rates) -> PodUsage {
+        let inits = reported.status.init_container_statuses.iter().flatten();
+        let all = inits.chain(reported.status.container_statuses.iter().flatten());
         let mut containers = vec![];
         for status in all {
             let running = status.state.as_ref().and_then(|s| s.running.as_ref());
@@ -143,14 +145,14 @@ impl Found {
                 writable_layer: stats.writable_layer,
             });
         }
-        let uid = told.report.uid.clone();
+        let uid = reported.report.uid.clone();
         let whole = self.sandboxes.remove(&uid).unwrap_or_default();
         let mut cpu = whole.cpu.or_else(|| cpu_sum(&containers));
         rates.fill(&uid, cpu.as_mut());
         PodUsage {
             key: key.clone(),
             uid,
-            started: told.status.start_time.clone(),
+            started: reported.status.start_time.clone(),
             cpu,
             memory: whole.memory.or_else(|| memory_sum(&containers)),
             network: whole.network,
@@ -160,7 +162,7 @@ impl Found {
     }
 }
 
-/// The CPU time of all containers together.
+/// Sum of the CPU time of all containers.
 fn cpu_sum(containers: &[ContainerUsage]) -> Option<v1::CpuUsage> {
     let all: Vec<&v1::CpuUsage> = containers.iter().filter_map(|c| c.cpu.as_ref()).collect();
     let usage = sum(all.iter().map(|c| c.usage_core_nano_seconds.as_ref()));
@@ -171,7 +173,7 @@ fn cpu_sum(containers: &[ContainerUsage]) -> Option<v1::CpuUsage> {
     })
 }
 
-/// The memory of all containers together.
+/// Sum of the memory of all containers.
 fn memory_sum(containers: &[ContainerUsage]) -> Option<v1::MemoryUsage> {
     let all: Vec<&v1::MemoryUsage> = containers
         .iter()
@@ -185,14 +187,14 @@ fn memory_sum(containers: &[ContainerUsage]) -> Option<v1::MemoryUsage> {
     })
 }
 
-/// The sum of what is told; nothing if nothing is.
+/// Sum of the reported values; `None` if there are none.
 fn sum<'a>(values: impl Iterator<Item = Option<&'a v1::UInt64Value>>) -> Option<v1::UInt64Value> {
-    let told: Vec<u64> = values.filter_map(number).collect();
-    let value = told.iter().copied().fold(0, u64::saturating_add);
-    (!told.is_empty()).then_some(v1::UInt64Value { value })
+    let reported: Vec<u64> = values.filter_map(number).collect();
+    let value = reported.iter().copied().fold(0, u64::saturating_add);
+    (!reported.is_empty()).then_some(v1::UInt64Value { value })
 }
 
-/// How much CPU time was used when, so that the next look tells how much is used at a time.
+/// CPU time of each measurement, from which the next one computes the rate.
 #[derive(Debug, Default)]
 struct Rates {
     before: HashMap<String, (i64, u64)>,
@@ -200,12 +202,12 @@ struct Rates {
 }
 
 impl Rates {
-    /// Begins the next look.
+    /// Starts the next measurement.
     fn begin(&mut self) {
         self.before = std::mem::take(&mut self.now);
     }
 
-    /// Fills in the rate since the look before, where the runtime does not tell one.
+    /// Sets the rate since the measurement before, if the runtime does not report one.
     fn fill(&mut self, whose: &str, cpu: Option<&mut v1::CpuUsage>) {
         let Some(cpu) = cpu else {
             return;
@@ -222,7 +224,7 @@ impl Rates {
     }
 }
 
-/// Nanoseconds of CPU time in a second, between two times in nanoseconds.
+/// Returns nanoseconds of CPU time in a second, between two times in nanoseconds.
 fn rate(before: (i64, u64), now: (i64, u64)) -> Option<u64> {
     let took = u128::try_from(now.0.checked_sub(before.0)?).ok()?;
     let used = u128::from(now.1.checked_sub(before.1)?);
@@ -270,7 +272,7 @@ mod tests {
             }),
             ..ContainerStatus::default()
         };
-        let mut told = PodSnapshot {
+        let mut reported = PodSnapshot {
             status: PodStatus {
                 container_statuses: Some(vec![
                     status("a", true),
@@ -281,8 +283,8 @@ mod tests {
             },
             ..PodSnapshot::default()
         };
-        told.report.uid = "u".into();
-        told
+        reported.report.uid = "u".into();
+        reported
     }
 
     fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> Found {
@@ -318,12 +320,12 @@ mod tests {
     #[test]
     fn a_rate_is_what_was_used_between_two_looks() {
         let mut rates = Rates::default();
-        let mut look = |timestamp, usage, told: Option<u64>| {
+        let mut look = |timestamp, usage, reported: Option<u64>| {
             rates.begin();
             let mut cpu = v1::CpuUsage {
                 timestamp,
                 usage_core_nano_seconds: some(usage),
-                usage_nano_cores: told.map(|value| v1::UInt64Value { value }),
+                usage_nano_cores: reported.map(|value| v1::UInt64Value { value }),
                 psi: None,
             };
             rates.fill("id", Some(&mut cpu));

@@ -1,25 +1,25 @@
-//! What is used, in Prometheus' text form: the metrics of the kubelet's `/metrics/resource`, each with the
-//! time when it was measured.
+//! Usage in Prometheus' text format: the metrics of the kubelet's `/metrics/resource`, each with the time of
+//! its measurement.
 
 use std::fmt::Write;
 
 use super::{ContainerUsage, PodUsage, Usage, number};
 use crate::cri::v1;
 
-/// One value: its labels, itself, and when it was measured in milliseconds since the epoch, if that matters.
+/// A value with its labels, and the time of its measurement in milliseconds since the epoch, if it changes.
 struct Sample {
     labels: String,
     value: String,
     time: Option<i64>,
 }
 
-/// The page; `usage` is nothing where measuring failed, which the last of its values tells.
+/// Returns the page; `usage` is `None` if the measurement failed, which the last of its metrics reports.
 pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
     let mut page = Page::default();
     if let Some(usage) = usage {
         page.usage(usage);
     }
-    // Without this one, who reads the page could not tell that nothing failed.
+    // Without this metric, a reader could not tell that nothing failed.
     let error = u8::from(usage.is_none());
     let _ = write!(
         page.0,
@@ -34,6 +34,7 @@ pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
 struct Page(String);
 
 impl Page {
+    // Long since it is a list: all families, in the order of the kubelet's page.
     fn usage(&mut self, usage: &Usage) {
         let page = self;
         let node = &usage.node;
@@ -135,7 +136,7 @@ impl Page {
     }
 }
 
-/// Names of Pods and containers have no characters that would have to be escaped.
+/// Formats labels. Names of Pods and containers have no characters to escape.
 fn labels(pod: &PodUsage, container: &ContainerUsage) -> String {
     format!(
         "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
@@ -183,7 +184,7 @@ fn swap(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     })
 }
 
-/// What is used and what is still to be had.
+/// Used and available values.
 fn swap_limit(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     let swap = swap?;
     let used = number(swap.swap_usage_bytes.as_ref()).unwrap_or_default();
@@ -195,7 +196,7 @@ fn swap_limit(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     })
 }
 
-/// A Pod uses what its containers do.
+/// A Pod uses the sum of its containers.
 fn pod_swap(labels: String, pod: &PodUsage) -> Option<Sample> {
     let all = pod.containers.iter().filter_map(|c| c.swap.as_ref());
     let known = all.filter_map(|swap| {
@@ -210,7 +211,7 @@ fn pod_swap(labels: String, pod: &PodUsage) -> Option<Sample> {
     })
 }
 
-/// It does not change, so it has no time of its own.
+/// A value that does not change has no time of its own.
 fn start(labels: String, container: &ContainerUsage) -> Option<Sample> {
     let started = container.started.as_ref()?;
     Some(Sample {

@@ -1,5 +1,5 @@
-//! What the node and its Pods use: measured by the runtime and the kernel, in the forms in which a
-//! metrics server asks for it.
+//! Usage of the node and its Pods: measured by the runtime and the kernel, in the schemas that a metrics
+//! server reads.
 
 mod measure;
 mod metrics;
@@ -15,11 +15,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::cri::v1;
 use crate::manifest::PodKey;
 
-/// What is used at one moment.
+/// Usage at one time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Usage {
     node: NodeUsage,
-    /// By namespace and name.
+    /// The Pods, by namespace and name.
     pods: Vec<PodUsage>,
 }
 
@@ -29,13 +29,13 @@ struct NodeUsage {
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,
     swap: Option<v1::SwapUsage>,
-    /// The file system of the root directory: all, free and used, of bytes and of inodes.
+    /// File system of the root directory: size, free and used, of bytes and of inodes.
     disk: Option<Disk>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Disk {
-    /// When, in nanoseconds since the epoch.
+    /// Time of the measurement, in nanoseconds since the epoch.
     time: i64,
     bytes: Room,
     inodes: Room,
@@ -57,7 +57,7 @@ struct PodUsage {
     memory: Option<v1::MemoryUsage>,
     network: Option<v1::NetworkUsage>,
     processes: Option<u64>,
-    /// Those that run.
+    /// The running containers.
     containers: Vec<ContainerUsage>,
 }
 

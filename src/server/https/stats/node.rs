@@ -1,4 +1,4 @@
-//! What the machine uses, as the kernel counts it.
+//! Usage of the machine, from the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Disk, NodeUsage, Room};
 use crate::cri::v1;
 
-/// Measures it now: `time` is now, in nanoseconds since the epoch; `root` is the agent's root directory.
+/// Measures the machine; `time` is the present in nanoseconds since the epoch, `root` the agent's root
+/// directory.
 pub(super) fn measure(time: i64, root: &Path) -> NodeUsage {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let (stat, meminfo) = (read("/proc/stat"), read("/proc/meminfo"));
@@ -34,8 +35,8 @@ fn some(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
 }
 
-/// The time of all CPUs that was not idle: the line `cpu` of `proc_stat(5)` without `idle` and `iowait`,
-/// and without what guests used, which is counted already.
+/// Returns the busy time of all CPUs: the line `cpu` of `proc_stat(5)` without `idle` and `iowait`, and
+/// without the time of guests, which is counted already.
 fn busy_nanoseconds(stat: &str, ticks_per_second: u64) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let fields = line.split_whitespace().map(|field| field.parse().ok());
@@ -55,7 +56,7 @@ fn boot_time(stat: &str) -> Option<Time> {
     Some(Time(time))
 }
 
-/// The working set is what is in use without the file cache that nobody touched for long, as for a cgroup.
+/// Returns memory; the working set is the usage without the inactive file cache, as for a cgroup.
 fn memory(meminfo: &str, time: i64) -> Option<v1::MemoryUsage> {
     let all = bytes(meminfo, "MemTotal")?;
     let usage = all.checked_sub(bytes(meminfo, "MemFree")?)?;
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_counts_is_understood() {
+    fn the_kernels_numbers_are_parsed() {
         let stat =
             "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\nbtime 1767225600\n";
         assert_eq!(busy_nanoseconds(stat, 100), Some(171 * 10_000_000));

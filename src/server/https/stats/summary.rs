@@ -1,4 +1,4 @@
-//! What is used, in the form of the kubelet's `/stats/summary` (`stats/v1alpha1` of Kubernetes).
+//! Usage in the schema of the kubelet's `/stats/summary` (`stats/v1alpha1` of Kubernetes).
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{ContainerUsage, Disk, PodUsage, Usage, number};
 use crate::cri::v1;
 
-/// The summary. What is not known is left out.
+/// Returns the summary, without unknown values.
 pub(in crate::server::https) fn summary(node_name: &str, usage: &Usage) -> Value {
     let node = &usage.node;
     let pods: Vec<Value> = usage.pods.iter().map(pod).collect();
@@ -112,13 +112,13 @@ fn disk(disk: &Disk) -> Value {
     })
 }
 
-/// A time in nanoseconds since the epoch, as the API has times: whole seconds.
+/// Formats a time in nanoseconds since the epoch as the API has times: whole seconds.
 fn time(nanoseconds: i64) -> Option<String> {
     let time = Timestamp::from_second(nanoseconds.div_euclid(1_000_000_000));
     Some(time.ok()?.to_string())
 }
 
-/// Leaves out of all objects what is nothing.
+/// Removes nulls from all objects.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,0 +1,236 @@
+//! Cgroups of the node, in the hierarchies that are mounted below a root folder.
+//!
+//! Paths of cgroups are taken from the roots of the hierarchies. With cgroup v1 there is one hierarchy for
+//! each controller, with cgroup v2 one for all. Nothing here knows of Pods: callers give paths and limits.
+
+mod remove;
+mod shares;
+mod systemd;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use remove::remove;
+pub use shares::update_shares;
+
+/// Microseconds in which a quota of CPU counts.
+pub const CPU_PERIOD: i64 = 100_000;
+
+/// Manager of the cgroup file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupDriver {
+    /// Nobody: each program creates the cgroups that it needs.
+    #[default]
+    Cgroupfs,
+    /// systemd, which is asked for slices.
+    Systemd,
+}
+
+/// Limits of a cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// CPU shares, from 2 to 262144.
+    pub cpu_shares: i64,
+    /// Microseconds of CPU in each [`CPU_PERIOD`]; 0 for no limit.
+    pub cpu_quota: i64,
+    /// Bytes; 0 for no limit.
+    pub memory: i64,
+    /// Bytes of huge pages, by the page size as cgroups write it.
+    pub hugepages: Vec<(String, u64)>,
+}
+
+/// Returns `true` if the node has the unified hierarchy only (cgroup v2).
+#[must_use]
+pub fn is_unified(root: &Path) -> bool {
+    root.join("cgroup.controllers").exists()
+}
+
+/// Returns `true` if the swap of a cgroup can be limited.
+#[must_use]
+pub fn has_swap_controller(root: &Path) -> bool {
+    if !is_unified(root) {
+        return root.join("memory/memory.memsw.limit_in_bytes").exists();
+    }
+    let Ok(entries) = fs::read_dir(root) else {
+        return false;
+    };
+    let mut slices = entries.flatten();
+    slices.any(|slice| slice.path().join("memory.swap.max").exists())
+}
+
+/// Sizes of the huge pages that the kernel has, as cgroups write them: `2MB`, `1GB`.
+#[must_use]
+pub fn hugepage_sizes() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return vec![];
+    };
+    let kilobytes = |name: String| -> Option<u64> {
+        let size = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        size.parse().ok()
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
+    let mut sizes: Vec<u64> = names.filter_map(kilobytes).collect();
+    sizes.sort_unstable();
+    sizes.into_iter().map(page_size).collect()
+}
+
+fn page_size(kilobytes: u64) -> String {
+    match kilobytes {
+        kb if kb >= 1 << 20 => format!("{}GB", kb >> 20),
+        kb if kb >= 1 << 10 => format!("{}MB", kb >> 10),
+        kb => format!("{kb}KB"),
+    }
+}
+
+/// Creates a cgroup with its limits, or updates the limits of an existing one.
+///
+/// # Errors
+/// Any I/O error, or systemd does not create the slice.
+pub fn create(
+    root: &Path,
+    driver: CgroupDriver,
+    path: &str,
+    limits: &CgroupLimits,
+) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    match (driver, is_unified(root)) {
+        (CgroupDriver::Systemd, unified) => {
+            systemd::create_slice(path, unified, limits)?;
+            limit_hugepages(root, path, limits)
+        }
+        (CgroupDriver::Cgroupfs, true) => create_unified(root, path, limits),
+        (CgroupDriver::Cgroupfs, false) => create_in_hierarchies(root, path, limits),
+    }
+}
+
+/// Creates a folder in every hierarchy of cgroup v1, and sets the limits where their controller is.
+fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    for hierarchy in hierarchies(root) {
+        let folder = hierarchy.join(path);
+        if hierarchy.join("cpuset.cpus").exists() {
+            create_cpuset(&hierarchy, path)?;
+        }
+        fs::create_dir_all(&folder)?;
+        set(&folder, "cpu.shares", limits.cpu_shares)?;
+        set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
+        let unlimited = |value: i64| if value == 0 { -1 } else { value };
+        set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+        set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
+        set_hugepages(&folder, limits)?;
+    }
+    Ok(())
+}
+
+/// Limits huge pages of each size, where their controller is.
+fn set_hugepages(folder: &Path, limits: &CgroupLimits) -> io::Result<()> {
+    for (size, bytes) in &limits.hugepages {
+        set(folder, &format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
+        set(folder, &format!("hugetlb.{size}.max"), bytes)?;
+    }
+    Ok(())
+}
+
+/// Limits huge pages of a slice, of which systemd knows nothing: it neither hands their controller down
+/// nor, on cgroup v1, creates a folder in its hierarchy.
+fn limit_hugepages(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    if is_unified(root) {
+        return set_hugepages(&hand_down(root, path)?, limits);
+    }
+    let has_controller = |hierarchy: &PathBuf| {
+        let mut sizes = limits.hugepages.iter();
+        sizes.any(|(size, _)| {
+            let file = format!("hugetlb.{size}.limit_in_bytes");
+            hierarchy.join(file).exists()
+        })
+    };
+    for hierarchy in hierarchies(root).into_iter().filter(has_controller) {
+        let folder = hierarchy.join(path);
+        fs::create_dir_all(&folder)?;
+        set_hugepages(&folder, limits)?;
+    }
+    Ok(())
+}
+
+/// Creates a folder of the cpuset controller, which is of no use before it has the CPUs and memory nodes of
+/// the one above it.
+fn create_cpuset(hierarchy: &Path, path: &str) -> io::Result<()> {
+    let mut folder = hierarchy.to_owned();
+    for part in Path::new(path) {
+        let around = folder.clone();
+        folder.push(part);
+        fs::create_dir_all(&folder)?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(folder.join(file))?.trim().is_empty() {
+                fs::write(folder.join(file), fs::read_to_string(around.join(file))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Creates a folder of cgroup v2, with the controllers handed down to it.
+fn create_unified(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+    let folder = hand_down(root, path)?;
+    set(&folder, "cpu.weight", cpu_weight(limits.cpu_shares))?;
+    let or_max = |value: i64| match value {
+        0 => "max".to_owned(),
+        value => value.to_string(),
+    };
+    let quota = format!("{} {CPU_PERIOD}", or_max(limits.cpu_quota));
+    set(&folder, "cpu.max", quota)?;
+    set(&folder, "memory.max", or_max(limits.memory))?;
+    set_hugepages(&folder, limits)
+}
+
+/// Creates a folder of the unified hierarchy, if it is missing, with every controller that it can have.
+fn hand_down(root: &Path, path: &str) -> io::Result<PathBuf> {
+    let mut folder = root.to_owned();
+    for part in Path::new(path) {
+        let controllers = fs::read_to_string(folder.join("cgroup.controllers"))?;
+        for controller in controllers.split_whitespace() {
+            // One that cannot be handed down, such as cpu beside real-time processes, is done without.
+            let _ = fs::write(
+                folder.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
+        }
+        folder.push(part);
+        fs::create_dir_all(&folder)?;
+    }
+    Ok(folder)
+}
+
+/// Converts CPU shares from 2 to 262144 into a weight from 1 to 10000.
+fn cpu_weight(shares: i64) -> i64 {
+    let above = shares.clamp(2, 262_144).saturating_sub(2);
+    above
+        .saturating_mul(9999)
+        .div_euclid(262_142)
+        .saturating_add(1)
+}
+
+/// Writes a setting of a cgroup, if its controller is there.
+fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<()> {
+    let path = folder.join(file);
+    if !path.exists() {
+        return Ok(());
+    }
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    fs::write(&path, value.to_string()).map_err(named)
+}
+
+/// Returns the roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.
+fn hierarchies(root: &Path) -> Vec<PathBuf> {
+    if root.join("cgroup.procs").exists() {
+        return vec![root.to_owned()];
+    }
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let folders = entries.map(|e| e.path());
+    // Symlinks such as `cpu` beside `cpu,cpuacct` lead to a hierarchy that is listed itself.
+    folders.filter(|p| p.is_dir() && !p.is_symlink()).collect()
+}

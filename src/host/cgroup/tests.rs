@@ -1,0 +1,131 @@
+use super::remove::{REMOVAL_PAUSE, remove_tree};
+use super::systemd::percent;
+use super::*;
+
+#[test]
+fn page_sizes_are_written_as_cgroups_write_them() {
+    let sizes = [64, 2048, 1 << 20, 16 << 20].map(page_size);
+    assert_eq!(sizes, ["64KB", "2MB", "1GB", "16GB"]);
+}
+
+#[test]
+fn shares_become_weights_as_the_runtime_has_them() {
+    let weights = [2, 102, 1024, 262_144].map(cpu_weight);
+    assert_eq!(weights, [1, 4, 39, 10_000]);
+}
+
+#[test]
+fn a_quota_becomes_percent_as_systemd_takes_it() {
+    let found = [15_500, 100_000, 250_000, 1].map(percent);
+    assert_eq!(found, ["15.50%", "100%", "250%", "0.01%"]);
+}
+
+#[test]
+fn existing_cgroups_get_their_shares_in_every_hierarchy() {
+    let root = tempfile::tempdir().unwrap();
+    // A hierarchy of each kind: shares in the one, weights in the other.
+    for hierarchy in ["cpu", "unified"] {
+        for class in ["burstable", "besteffort"] {
+            let class = root.path().join(hierarchy).join("kubepods").join(class);
+            fs::create_dir_all(&class).unwrap();
+            let file = match hierarchy {
+                "cpu" => "cpu.shares",
+                _ => "cpu.weight",
+            };
+            fs::write(class.join(file), "").unwrap();
+        }
+    }
+    let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+    let path = |class: &str| format!("/kubepods/{class}");
+    for (burstable, shares, weight) in [(2, "2", "1"), (1536, "1536", "59")] {
+        let all = [(path("burstable"), burstable), (path("besteffort"), 2)];
+        update_shares(root.path(), CgroupDriver::Cgroupfs, || all).unwrap();
+        assert_eq!(read("cpu/kubepods/burstable/cpu.shares"), shares);
+        assert_eq!(read("unified/kubepods/burstable/cpu.weight"), weight);
+        assert_eq!(read("cpu/kubepods/besteffort/cpu.shares"), "2");
+        assert_eq!(read("unified/kubepods/besteffort/cpu.weight"), "1");
+    }
+}
+
+#[test]
+fn of_two_updates_at_once_the_one_that_read_last_writes_last() {
+    let root = tempfile::tempdir().unwrap();
+    let class = root.path().join("cpu/kubepods/burstable");
+    fs::create_dir_all(&class).unwrap();
+    fs::write(class.join("cpu.shares"), "").unwrap();
+    let burstable = |shares| [("/kubepods/burstable".to_owned(), shares)];
+    let (asked, begin) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let (root, class) = (root.path(), &class);
+        scope.spawn(move || {
+            update_shares(root, CgroupDriver::Cgroupfs, || {
+                asked.send(()).unwrap();
+                // Time for the other one to overtake, if it could.
+                std::thread::sleep(REMOVAL_PAUSE);
+                burstable(1024)
+            })
+        });
+        begin.recv().unwrap();
+        update_shares(root, CgroupDriver::Cgroupfs, || burstable(2048)).unwrap();
+        let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
+        assert_eq!(shares, "2048");
+    });
+    let shares = fs::read_to_string(class.join("cpu.shares")).unwrap();
+    assert_eq!(shares, "2048");
+}
+
+#[test]
+fn huge_pages_of_a_slice_are_limited_in_every_hierarchy_that_has_them() {
+    let limits = CgroupLimits {
+        hugepages: vec![("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)],
+        ..CgroupLimits::default()
+    };
+    let path = "kubepods.slice/kubepods-pod1.slice";
+    let root = tempfile::tempdir().unwrap();
+    let at = |file: &str| root.path().join(file);
+    for hierarchy in ["hugetlb", "cpu"] {
+        fs::create_dir(at(hierarchy)).unwrap();
+    }
+    fs::write(at("hugetlb/hugetlb.2MB.limit_in_bytes"), "").unwrap();
+    let folder = format!("hugetlb/{path}");
+    fs::create_dir_all(at(&folder)).unwrap();
+    for size in ["2MB", "1GB"] {
+        let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+        fs::write(at(&file), "8192").unwrap();
+    }
+    limit_hugepages(root.path(), path, &limits).unwrap();
+    for (size, expected) in [("2MB", "4194304"), ("1GB", "0")] {
+        let file = format!("{folder}/hugetlb.{size}.limit_in_bytes");
+        assert_eq!(fs::read_to_string(at(&file)).unwrap(), expected);
+    }
+    assert!(!at("cpu/kubepods.slice").exists());
+
+    let root = tempfile::tempdir().unwrap();
+    let at = |file: &str| root.path().join(file);
+    fs::create_dir_all(at(path)).unwrap();
+    for folder in ["", "kubepods.slice"] {
+        fs::write(at(folder).join("cgroup.controllers"), "hugetlb").unwrap();
+    }
+    let file = format!("{path}/hugetlb.2MB.max");
+    fs::write(at(&file), "max").unwrap();
+    limit_hugepages(root.path(), path, &limits).unwrap();
+    assert_eq!(fs::read_to_string(at(&file)).unwrap(), "4194304");
+    let handed = fs::read_to_string(at("kubepods.slice/cgroup.subtree_control"));
+    assert_eq!(handed.unwrap(), "+hugetlb");
+}
+
+#[test]
+fn a_cgroup_goes_with_the_empty_ones_below_it_from_every_hierarchy() {
+    let root = tempfile::tempdir().unwrap();
+    for hierarchy in ["cpu", "memory"] {
+        fs::create_dir_all(root.path().join(hierarchy).join("kubepods/pod1/c1")).unwrap();
+        fs::create_dir_all(root.path().join(hierarchy).join("kubepods/pod2")).unwrap();
+    }
+    for hierarchy in hierarchies(root.path()) {
+        remove_tree(&hierarchy.join("kubepods/pod1")).unwrap();
+        remove_tree(&hierarchy.join("kubepods/pod1")).unwrap();
+        assert!(!hierarchy.join("kubepods/pod1").exists());
+        assert!(hierarchy.join("kubepods/pod2").exists());
+    }
+    assert_eq!(hierarchies(root.path()).len(), 2);
+}

@@ -1,0 +1,104 @@
+//! Facts of the machine: memory, CPUs, disk, huge pages, addresses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+
+/// Returns the machine's memory in bytes; 0 where it is unknown.
+#[must_use]
+pub fn memory_capacity() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    total_memory(&text).unwrap_or(0)
+}
+
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let rest = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// Returns the number of CPUs that are online, however many of them the agent itself may use.
+#[must_use]
+pub fn cpus() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    count(online.trim()).unwrap_or(1)
+}
+
+/// Counts the numbers in a list such as `0-3,5`.
+fn count(list: &str) -> Option<u32> {
+    let mut numbers = 0_u32;
+    for part in list.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
+        numbers = numbers.checked_add(to.checked_sub(from)?.checked_add(1)?)?;
+    }
+    Some(numbers)
+}
+
+/// Returns the size in bytes of the file system that a folder is on; 0 where it is unknown.
+#[must_use]
+pub fn disk_capacity(folder: &Path) -> u64 {
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) => disk.f_blocks.saturating_mul(disk.f_frsize),
+        Err(_) => 0,
+    }
+}
+
+/// Returns the number of huge pages that the kernel has set aside, by their size in KiB.
+#[must_use]
+pub fn huge_pages() -> BTreeMap<u64, u64> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return BTreeMap::new();
+    };
+    let pages = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kibibytes = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        Some((kibibytes.parse().ok()?, pages.trim().parse().ok()?))
+    };
+    entries.flatten().filter_map(pages).collect()
+}
+
+/// Returns `true` if `AppArmor` is enabled.
+#[must_use]
+pub fn has_apparmor() -> bool {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    enabled.is_ok_and(|text| text.starts_with('Y'))
+}
+
+/// Returns `true` if `SELinux` is enabled.
+#[must_use]
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Returns the addresses from which the machine would reach others, IPv4 first. Nothing is sent for that.
+#[must_use]
+pub fn addresses() -> Vec<IpAddr> {
+    // Addresses for documentation: they lead wherever the default route does.
+    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let own = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        let address = socket.local_addr().ok()?.ip();
+        (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+    };
+    ways.into_iter().filter_map(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_writes_is_understood() {
+        let text = "MemFree: 1 kB\nMemTotal:       24684084 kB\n";
+        assert_eq!(total_memory(text), Some(24_684_084 << 10));
+        assert_eq!(total_memory("MemTotal: lots\n"), None);
+        assert_eq!(count("0-3,5"), Some(5));
+        assert_eq!(count("0"), Some(1));
+        assert_eq!(count(""), None);
+    }
+}

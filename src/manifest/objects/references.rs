@@ -1,0 +1,313 @@
+//! References of a Pod to `ConfigMap`s and `Secret`s, and what it lacks of them.
+//!
+//! Pure: a Pod with its objects in, references and messages out. An optional reference, and one of a
+//! volume that no container mounts, never keeps a Pod from starting.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, Pod, VolumeProjection};
+
+use super::ObjectKind;
+use crate::manifest::expansion::too_large;
+use crate::manifest::{StaticPod, path, volumes};
+
+/// A field of a Pod that refers to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reference {
+    pub(super) kind: ObjectKind,
+    pub(super) name: String,
+    /// The key that it needs; the whole object otherwise.
+    key: Option<String>,
+    optional: bool,
+    field: String,
+}
+
+/// Every reference of a Pod to an object.
+pub(super) fn references(pod: &Pod) -> Vec<Reference> {
+    let mut found = vec![];
+    let Some(spec) = &pod.spec else {
+        return found;
+    };
+    let inits = spec.init_containers.iter().flatten().enumerate();
+    let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));
+    let mains = spec.containers.iter().enumerate();
+    let mains = mains.map(|(i, c)| (path::index("spec.containers", i), c));
+    for (field, container) in inits.chain(mains) {
+        of_container(&field, container, &mut found);
+    }
+    let used = volumes::used(spec);
+    for (i, volume) in spec.volumes.iter().flatten().enumerate() {
+        let before = found.len();
+        let field = path::index("spec.volumes", i);
+        let config_map = volume.config_map.as_ref();
+        let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+        let secret = volume.secret.as_ref();
+        let secret = secret.map(|s| {
+            let name = s.secret_name.as_deref().unwrap_or_default();
+            (name, s.optional, s.items.as_deref())
+        });
+        of_sources(&field, config_map, secret, &mut found);
+        let parts = volume.projected.as_ref().and_then(|p| p.sources.as_deref());
+        for (j, part) in parts.into_iter().flatten().enumerate() {
+            let sources = path::key(&path::key(&field, "projected"), "sources");
+            of_projection(&path::index(&sources, j), part, &mut found);
+        }
+        // What no container mounts is not prepared: there is nothing to wait for.
+        if !used.contains(volume.name.as_str()) {
+            for reference in &mut found[before..] {
+                reference.optional = true;
+            }
+        }
+    }
+    found
+}
+
+fn of_container(field: &str, container: &Container, found: &mut Vec<Reference>) {
+    for (i, source) in container.env_from.iter().flatten().enumerate() {
+        let at = path::index(&path::key(field, "envFrom"), i);
+        let config_map = source.config_map_ref.as_ref();
+        let config_map = config_map.map(|r| (ObjectKind::ConfigMap, &r.name, r.optional));
+        let secret = source.secret_ref.as_ref();
+        let secret = secret.map(|r| (ObjectKind::Secret, &r.name, r.optional));
+        for (kind, name, optional) in config_map.into_iter().chain(secret) {
+            let inner = match kind {
+                ObjectKind::ConfigMap => "configMapRef",
+                ObjectKind::Secret => "secretRef",
+            };
+            found.push(Reference {
+                kind,
+                name: name.clone(),
+                key: None,
+                optional: optional == Some(true),
+                field: path::key(&at, inner),
+            });
+        }
+    }
+    for (i, variable) in container.env.iter().flatten().enumerate() {
+        let at = path::index(&path::key(field, "env"), i);
+        if let Some(source) = &variable.value_from {
+            of_variable(&path::key(&at, "valueFrom"), source, found);
+        }
+    }
+}
+
+fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
+    if let Some(r) = &source.config_map_key_ref {
+        found.push(Reference {
+            kind: ObjectKind::ConfigMap,
+            name: r.name.clone(),
+            key: Some(r.key.clone()),
+            optional: r.optional == Some(true),
+            field: path::key(field, "configMapKeyRef"),
+        });
+    }
+    if let Some(r) = &source.secret_key_ref {
+        found.push(Reference {
+            kind: ObjectKind::Secret,
+            name: r.name.clone(),
+            key: Some(r.key.clone()),
+            optional: r.optional == Some(true),
+            field: path::key(field, "secretKeyRef"),
+        });
+    }
+}
+
+fn of_projection(field: &str, part: &VolumeProjection, found: &mut Vec<Reference>) {
+    let config_map = part.config_map.as_ref();
+    let config_map = config_map.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+    let secret = part.secret.as_ref();
+    let secret = secret.map(|s| (&*s.name, s.optional, s.items.as_deref()));
+    of_sources(field, config_map, secret, found);
+}
+
+/// An object that files are made of: its name, whether it may be missing, and the keys that count.
+type ObjectSource<'a> = (&'a str, Option<bool>, Option<&'a [KeyToPath]>);
+
+fn of_sources(
+    field: &str,
+    config_map: Option<ObjectSource<'_>>,
+    secret: Option<ObjectSource<'_>>,
+    found: &mut Vec<Reference>,
+) {
+    for (kind, inner, source) in [
+        (ObjectKind::ConfigMap, "configMap", config_map),
+        (ObjectKind::Secret, "secret", secret),
+    ] {
+        if let Some((name, optional, items)) = source {
+            let at = path::key(field, inner);
+            of_items(kind, name, optional, items, &at, found);
+        }
+    }
+}
+
+fn of_items(
+    kind: ObjectKind,
+    name: &str,
+    optional: Option<bool>,
+    items: Option<&[KeyToPath]>,
+    field: &str,
+    found: &mut Vec<Reference>,
+) {
+    let reference = |key: Option<String>| Reference {
+        kind,
+        name: name.to_owned(),
+        key,
+        optional: optional == Some(true),
+        field: field.to_owned(),
+    };
+    match items.filter(|items| !items.is_empty()) {
+        None => found.push(reference(None)),
+        Some(items) => found.extend(items.iter().map(|i| reference(Some(i.key.clone())))),
+    }
+}
+
+/// Something that a Pod refers to and cannot do without, and that no manifest has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    kind: ObjectKind,
+    name: String,
+    /// The key that the object lacks; nothing where there is no such object.
+    key: Option<String>,
+    field: String,
+    /// The part of the Pod that refers to it.
+    pub user: User,
+}
+
+/// A part of a Pod that can refer to an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// The volume of this name.
+    Volume(String),
+    /// The variables of the container of this name.
+    Container(String),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind, name, field, ..
+        } = self;
+        match &self.key {
+            None => write!(f, "{field}: no manifest has the {kind} {name:?}"),
+            Some(key) => write!(f, "{field}: the {kind} {name:?} has no key {key:?}"),
+        }
+    }
+}
+
+impl Missing {
+    /// The same in the kubelet's words (`pkg/kubelet/kubelet_pods.go`, `pkg/volume/configmap`).
+    #[must_use]
+    pub fn event_message(&self, namespace: &str) -> String {
+        let Self {
+            kind, name, user, ..
+        } = self;
+        let lower = kind.to_string().to_lowercase();
+        match (&self.key, user) {
+            (None, _) => format!("{lower} {name:?} not found"),
+            (Some(key), User::Container(_)) => {
+                format!("couldn't find key {key} in {kind} {namespace}/{name}")
+            }
+            (Some(key), User::Volume(_)) => match kind {
+                ObjectKind::ConfigMap => {
+                    format!("configmap references non-existent config key: {key}")
+                }
+                ObjectKind::Secret => format!("references non-existent secret key: {key}"),
+            },
+        }
+    }
+}
+
+/// Returns the part of the Pod that a reference at this field belongs to.
+fn user_of(field: &str, pod: &Pod) -> Option<User> {
+    let spec = pod.spec.as_ref()?;
+    let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
+    let index: usize = rest.split_once(']')?.0.parse().ok()?;
+    let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
+    match list {
+        "volumes" => {
+            let volumes = spec.volumes.as_deref().unwrap_or_default();
+            Some(User::Volume(volumes.get(index)?.name.clone()))
+        }
+        "initContainers" => container(spec.init_containers.as_deref().unwrap_or_default()),
+        _ => container(&spec.containers),
+    }
+}
+
+/// Returns the required objects that the Pod refers to and no manifest has.
+#[must_use]
+pub fn missing(pod: &StaticPod) -> Vec<Missing> {
+    if pod.objects.is_empty() {
+        return vec![];
+    }
+    let is_missing = |r: &Reference| {
+        let entries = pod.objects.get(r.kind, &r.name);
+        let has_it = match (entries, &r.key) {
+            (None, _) => false,
+            (Some(entries), Some(key)) => entries.contains_key(key),
+            (Some(_), None) => true,
+        };
+        !r.optional && !has_it
+    };
+    let references = references(&pod.pod).into_iter().filter(is_missing);
+    let missing = references.filter_map(|r| {
+        let is_there = pod.objects.get(r.kind, &r.name).is_some();
+        Some(Missing {
+            user: user_of(&r.field, &pod.pod)?,
+            kind: r.kind,
+            name: r.name,
+            key: r.key.filter(|_| is_there),
+            field: r.field,
+        })
+    });
+    missing.collect()
+}
+
+/// Returns the messages of [`missing`] with their fields, and those of containers' texts that are too large
+/// with the objects that they refer to.
+#[must_use]
+pub fn start_errors(pod: &StaticPod) -> Vec<String> {
+    start_errors_of(pod, |_| true)
+}
+
+/// The same for the Pod's volumes alone.
+#[must_use]
+pub fn volume_start_errors(pod: &StaticPod) -> Vec<String> {
+    start_errors_of(pod, |user| matches!(user, User::Volume(_)))
+}
+
+/// The same for the variables of one container.
+#[must_use]
+pub fn container_start_errors(pod: &StaticPod, name: &str) -> Vec<String> {
+    start_errors_of(
+        pod,
+        |user| matches!(user, User::Container(of) if of == name),
+    )
+}
+
+fn start_errors_of(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+    let missing = missing(pod).into_iter().filter(|m| is_meant(&m.user));
+    let mut start_errors: Vec<String> = missing.map(|m| m.to_string()).collect();
+    start_errors.dedup();
+    start_errors.extend(too_large_texts(pod, is_meant));
+    start_errors
+}
+
+/// The containers' texts that are too large with what they refer to.
+fn too_large_texts(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
+    // Without objects the manifest was refused for it.
+    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !pod.objects.is_empty()) else {
+        return vec![];
+    };
+    let inits = spec.init_containers.iter().flatten().enumerate();
+    let inits = inits.map(|(index, container)| ("spec.initContainers", index, container));
+    let mains = spec.containers.iter().enumerate();
+    let mains = mains.map(|(index, container)| ("spec.containers", index, container));
+    let all = inits.chain(mains);
+    let all = all.filter(|(.., container)| is_meant(&User::Container(container.name.clone())));
+    let found = all.filter_map(|(list, index, container)| {
+        let found = too_large(container, &pod.objects)?;
+        let field = path::join(&path::index(list, index), &found.field);
+        Some(format!("{field}: {found}"))
+    });
+    found.collect()
+}

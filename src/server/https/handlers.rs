@@ -1,0 +1,320 @@
+//! Handlers of authorized requests.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::caller::Caller;
+use super::guard::Guard;
+use super::logs;
+use super::query::Query;
+use super::refusal::{Refusal, respond};
+use super::stats::{self, Stats};
+use super::streams::Streams;
+use super::target::{ContainerName, PATHS, Target};
+use crate::cri::{self, v1};
+use crate::manifest::PodKey;
+use crate::pod::report::PodSnapshot;
+use crate::pod::task::Context;
+use crate::server::router::{Audience, Body, METRICS, handle as common};
+use crate::server::state::State;
+use crate::translate::labels;
+
+/// Maximum number of callers that read logs at a time.
+const MOST_READERS: usize = 32;
+
+/// State that the handlers read.
+pub(super) struct Handlers {
+    pub(super) guard: Guard,
+    state: Arc<State>,
+    streams: Streams,
+    readers: Arc<Semaphore>,
+    stats: Stats,
+}
+
+type Outcome<T> = Result<T, Refusal>;
+
+impl Handlers {
+    pub(super) fn new(guard: Guard, state: Arc<State>, streams: Streams) -> Self {
+        Self {
+            guard,
+            state,
+            streams,
+            readers: Arc::new(Semaphore::new(MOST_READERS)),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Returns the response to a request. `certified` is the user of a verified client certificate.
+    pub(super) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        certified: Option<&Caller>,
+    ) -> Response<Body> {
+        if let Err(refusal) = self.guard.admit(&request, certified).await {
+            return refusal.response();
+        }
+        let response = self.serve(request).await;
+        response.unwrap_or_else(Refusal::response)
+    }
+
+    async fn serve(&self, request: Request<Incoming>) -> Outcome<Response<Body>> {
+        let Some(target) = Target::of(request.uri().path()) else {
+            let why = format!("there is only {PATHS}");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, why));
+        };
+        let streams = matches!(
+            target,
+            Target::Exec(_) | Target::Attach(_) | Target::PortForward(_)
+        );
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let posts = streams && request.method() == Method::POST;
+        if !reads && !posts {
+            let why = "only GET is served here";
+            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why).response();
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, allowed);
+            return Ok(response);
+        }
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        match target {
+            Target::Common => Ok(common(&request, &self.state, Audience::Reader)),
+            Target::Summary => self.summary().await,
+            Target::ResourceMetrics => self.resource_metrics().await,
+            Target::Logs(name) => self.logs(name, &query).await,
+            Target::Exec(name) => self.exec(request, &name, &query).await,
+            Target::Attach(name) => self.attach(request, &name, &query).await,
+            Target::PortForward(pod) => self.port_forward(request, &pod, &query).await,
+        }
+    }
+
+    fn context(&self) -> Outcome<Arc<Context>> {
+        let context = self.state.context.borrow().clone();
+        context.ok_or_else(|| {
+            let why = "the container runtime is not connected yet";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        })
+    }
+
+    async fn summary(&self) -> Outcome<Response<Body>> {
+        let context = self.context()?;
+        let usage = self.stats.measure(&context).await.map_err(|e| failed(&e))?;
+        let body = serde_json::to_vec(&stats::summary(&context.node_name, &usage));
+        let body =
+            body.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+        Ok(respond("application/json", body.into()))
+    }
+
+    async fn resource_metrics(&self) -> Outcome<Response<Body>> {
+        let context = self.context()?;
+        // The page has a metric for the failure, too.
+        let usage = self.stats.measure(&context).await;
+        let usage = usage.inspect_err(|error| warn!(%error, "Failed to get the Pods' usage"));
+        let usage = usage.ok();
+        Ok(respond(METRICS, stats::metrics(usage.as_deref()).into()))
+    }
+
+    async fn logs(&self, name: ContainerName, query: &Query) -> Outcome<Response<Body>> {
+        let context = self.context()?;
+        let reported = find(&context, &name.pod)?;
+        if !has_container(&reported, &name.container) {
+            return Err(no_container(&name));
+        }
+        let room = Arc::clone(&self.readers).try_acquire_owned();
+        let room = room.map_err(|_| {
+            let why = format!("{MOST_READERS} callers read logs already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        })?;
+        logs::handle(&context, &reported, name, query, room).await
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Incoming>,
+        name: &ContainerName,
+        query: &Query,
+    ) -> Outcome<Response<Body>> {
+        let room = self.streams.room(request.headers())?;
+        let context = self.context()?;
+        let container_id = running(&context, name)?;
+        let wanted = Wanted::of(query)?;
+        let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
+        if cmd.is_empty() {
+            let why = "command: found none, expected what to run in the container";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        }
+        let message = v1::ExecRequest {
+            container_id,
+            cmd,
+            tty: wanted.tty,
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+        };
+        let served = context.client.exec(message).await.map_err(|e| failed(&e))?;
+        self.streams.pass(request, &served.url, room).await
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Incoming>,
+        name: &ContainerName,
+        query: &Query,
+    ) -> Outcome<Response<Body>> {
+        let room = self.streams.room(request.headers())?;
+        let context = self.context()?;
+        let container_id = running(&context, name)?;
+        let wanted = Wanted::of(query)?;
+        let message = v1::AttachRequest {
+            container_id,
+            tty: wanted.tty,
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+        };
+        let served = context
+            .client
+            .attach(message)
+            .await
+            .map_err(|e| failed(&e))?;
+        self.streams.pass(request, &served.url, room).await
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<Incoming>,
+        pod: &PodKey,
+        query: &Query,
+    ) -> Outcome<Response<Body>> {
+        let room = self.streams.room(request.headers())?;
+        let context = self.context()?;
+        let reported = find(&context, pod)?;
+        // A WebSocket has its ports in the query, SPDY within the stream.
+        let ports: Result<Vec<i32>, _> = query.all("port").map(str::parse).collect();
+        let port = ports.map_err(|_| {
+            let why = "port: expected numbers from 1 to 65535";
+            Refusal::new(StatusCode::BAD_REQUEST, why)
+        })?;
+        let message = v1::PortForwardRequest {
+            pod_sandbox_id: sandbox(&context, pod, &reported.report.uid).await?,
+            port,
+        };
+        let served = context.client.port_forward(message).await;
+        let served = served.map_err(|e| failed(&e))?;
+        self.streams.pass(request, &served.url, room).await
+    }
+}
+
+/// The streams of a command or a container that the query asks for.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the contract has these very fields"
+)]
+struct Wanted {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+impl Wanted {
+    fn of(query: &Query) -> Outcome<Self> {
+        let tty = query.is_on("tty");
+        let wanted = Self {
+            stdin: query.is_on("input"),
+            stdout: query.is_on("output"),
+            // A terminal has one stream for both.
+            stderr: query.is_on("error") && !tty,
+            tty,
+        };
+        if wanted.stdin || wanted.stdout || wanted.stderr {
+            return Ok(wanted);
+        }
+        let why = "input, output, error: expected at least one of them to be 1";
+        Err(Refusal::new(StatusCode::BAD_REQUEST, why))
+    }
+}
+
+fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<PodSnapshot>> {
+    context.reports.get(pod).ok_or_else(|| {
+        let why = format!(
+            "pod {:?} of namespace {:?} is not on this node",
+            pod.name, pod.namespace
+        );
+        Refusal::new(StatusCode::NOT_FOUND, why)
+    })
+}
+
+fn has_container(reported: &PodSnapshot, container: &str) -> bool {
+    let spec = reported.version.as_ref().and_then(|v| v.pod.spec.as_ref());
+    let all = spec.into_iter().flat_map(|spec| {
+        let inits = spec.init_containers.iter().flatten();
+        inits.chain(&spec.containers)
+    });
+    let mut names = all.map(|c| c.name.as_str());
+    // A Pod of an earlier agent may run without a known manifest.
+    names.any(|name| name == container) || logs::status(reported, container).is_some()
+}
+
+fn no_container(name: &ContainerName) -> Refusal {
+    let ContainerName { pod, container } = name;
+    let why = format!("pod {:?} has no container {container:?}", pod.name);
+    Refusal::new(StatusCode::NOT_FOUND, why)
+}
+
+/// Returns the runtime's id of a running container.
+fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
+    let reported = find(context, &name.pod)?;
+    if !has_container(&reported, &name.container) {
+        return Err(no_container(name));
+    }
+    let status = logs::status(&reported, &name.container);
+    let status = status.filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
+    let id = status.and_then(|s| s.container_id.as_deref());
+    let id = id.and_then(|id| id.split_once("://"));
+    let (_, id) = id.ok_or_else(|| {
+        let ContainerName { pod, container } = name;
+        let why = format!("container {container:?} of pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, why)
+    })?;
+    Ok(id.to_owned())
+}
+
+/// Returns the runtime's id of the Pod's sandbox.
+async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> {
+    let selector = [
+        (labels::ROOT_DIR, context.owner_label.as_str()),
+        (labels::POD_NAMESPACE, &pod.namespace),
+        (labels::POD_NAME, &pod.name),
+        (labels::POD_UID, uid),
+    ];
+    let selector = selector.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let ready = v1::PodSandboxStateValue {
+        state: v1::PodSandboxState::SandboxReady.into(),
+    };
+    let message = v1::ListPodSandboxRequest {
+        filter: Some(v1::PodSandboxFilter {
+            state: Some(ready),
+            label_selector: selector.into(),
+            ..v1::PodSandboxFilter::default()
+        }),
+    };
+    let found = context.client.list_pod_sandbox(message).await;
+    let mut found = found.map_err(|e| failed(&e))?.items;
+    found.sort_by_key(|sandbox| sandbox.created_at);
+    let newest = found.pop().ok_or_else(|| {
+        let why = format!("pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, why)
+    })?;
+    Ok(newest.id)
+}
+
+/// Response to an error of the runtime.
+fn failed(error: &cri::Error) -> Refusal {
+    warn!(%error, "Request failed");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}"))
+}
