@@ -25,10 +25,11 @@ use super::state::Terminating;
 use super::state::history::History;
 use crate::host::atomic_file::{self, Durability};
 use crate::host::untrusted::{self, Folder};
+use crate::json;
 use crate::manifest::objects::{self, Objects};
 use crate::manifest::{self, PodKey, SourceKind, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
-use crate::{json, volume};
+use crate::volume;
 
 const RECORD: &str = "pod.json";
 const TERMINATING: &str = "terminating.json";
