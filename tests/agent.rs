@@ -666,6 +666,15 @@ async fn others_do_not_notice_that_these_hang(at_start: &[&'static str], later: 
     for pod in ["killed", "edited", "removed"] {
         runs(pod, "v1", 0).await;
     }
+    // A Pod that is being listed just then would wait for its list.
+    let is_quiet = || {
+        let calls = runtime.calls();
+        let mut lists = calls.iter().rev().filter(|c| c.method.starts_with("List"));
+        lists
+            .next()
+            .is_none_or(|list| list.at.elapsed() > Duration::from_secs(1))
+    };
+    wait_beside("a second without lists", is_quiet).await;
     hang(later);
     runtime.exit("killed-n", "c", 1);
     runs("killed", "v1", 1).await;

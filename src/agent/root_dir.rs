@@ -50,7 +50,7 @@ pub(super) fn lock(root: &Path, systemd: &Systemd) -> anyhow::Result<File> {
                 Ok(locked) => {
                     if last_line.is_some() {
                         systemd.notify_status("");
-                        info!(root_dir = %root.display(), "The root directory answers");
+                        info!(root_dir = %root.display(), "Root directory responds");
                     }
                     return locked;
                 }
@@ -61,11 +61,11 @@ pub(super) fn lock(root: &Path, systemd: &Systemd) -> anyhow::Result<File> {
             }
             if last_line.is_none_or(|last: Instant| last.elapsed() >= REPEAT) {
                 last_line = Some(Instant::now());
-                systemd.notify_status("Waiting for the root directory, which does not answer");
+                systemd.notify_status("Waiting for the root directory, which does not respond");
                 warn!(
                     root_dir = %root.display(),
                     seconds = since.elapsed().as_secs(),
-                    "The root directory does not answer, as on a mount that hangs: no Pod is managed before it does"
+                    "Root directory does not respond, as on a mount that hangs: no Pod is managed before it does"
                 );
             }
             if way_to(root) != way {

@@ -260,7 +260,7 @@ async fn a_restarted_runtime_is_found_again(mut node: Node) {
     assert!(relaying.await.unwrap_err().is_cancelled());
     std::fs::remove_file(&socket).unwrap();
     node.wait_until("it is noticed", async || {
-        node.log_lines_with("does not answer, Pods are left") == 1
+        node.log_lines_with("is unreachable, Pods are left") == 1
     })
     .await;
     node.kill_container(&first.id).await;
@@ -269,7 +269,7 @@ async fn a_restarted_runtime_is_found_again(mut node: Node) {
     node.wait_running("late").await;
     node.wait_after("web", &first).await;
     assert_eq!(
-        node.log_lines_with("does not answer, Pods are left"),
+        node.log_lines_with("is unreachable, Pods are left"),
         1,
         "said once"
     );
