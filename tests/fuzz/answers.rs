@@ -114,7 +114,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
         state
             .versions
             .insert(version.uid.clone(), Arc::clone(version));
-        state.traces.insert(version.uid.clone());
+        state.on_disk.insert(version.uid.clone());
         state.checked.insert(version.uid.clone());
         state.admitted.insert(version.uid.clone());
         for name in ["i", "s", "c", "d"] {
