@@ -202,7 +202,7 @@ fn default_port(inputs: &Inputs) -> String {
     port.to_owned()
 }
 
-/// That of --port if it is open: an API server is on another machine. That of --read-only-port is loopback.
+/// Address of --port if it is open, for an API server on another machine; loopback for --read-only-port.
 fn default_address(inputs: &Inputs) -> String {
     let port = inputs.text("port").unwrap_or_else(|| default_port(inputs));
     let address = if port.trim_start_matches(['0', '+']).is_empty() {

@@ -86,7 +86,7 @@ impl Validity {
         Self::of_pem(&fs::read(path).ok()?)
     }
 
-    /// When to renew it; `chance` from 0 to 1 spreads the nodes of a fleet.
+    /// Time of its renewal; `chance` from 0 to 1 spreads the nodes of a fleet.
     fn renew_at(self, chance: f64) -> Timestamp {
         let life = self.until.duration_since(self.from).as_secs_f64();
         let part = life * (RENEW.0 + (RENEW.1 - RENEW.0) * chance);

@@ -32,7 +32,7 @@ struct FailedRequest {
 /// Response to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// When to try again.
+    /// Time of the next try.
     pub(super) at: Instant,
     /// It is time to speak of it.
     pub(super) say: bool,

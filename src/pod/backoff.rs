@@ -1,4 +1,4 @@
-//! How long to wait before trying again: Kubernetes' rule for containers that keep stopping and for
+//! Wait before another try: Kubernetes' rule for containers that keep stopping and for
 //! images that cannot be had (Pod lifecycle, "How Pods handle problems with containers"): 10 s,
 //! doubled each time, at most 5 minutes, forgotten after 10 minutes of running.
 

@@ -1,4 +1,4 @@
-//! What the agent did for Pods and what happened to them, in the words of Kubernetes' events: for
+//! Events of Pods, in the words of Kubernetes: for
 //! people, and for the API server where there is one.
 //!
 //! The same thing again raises a count; of old events the oldest go, so that no Pod, however restless,

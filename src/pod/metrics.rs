@@ -1,4 +1,4 @@
-//! How starts and restarts of all Pods went.
+//! Metrics of the starts and restarts of all Pods.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What there is to say about one Pod: a pure function of what the planner sees.
+//! Report about one Pod: a pure function of what the planner sees.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct PodReport {
     pub total: usize,
     /// Restarts of all containers.
     pub restarts: u32,
-    /// When the version was first seen, RFC 3339; empty until it was started.
+    /// First time that the version was seen, RFC 3339; empty until it was started.
     pub seen: String,
     /// The manifest.
     pub path: String,
@@ -108,7 +108,7 @@ pub struct UpdateReport {
     pub reason: String,
     /// Details for people.
     pub message: String,
-    /// When it was first seen, RFC 3339; empty where that is not known.
+    /// First time that it was seen, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
 }
@@ -124,7 +124,7 @@ pub struct PodSnapshot {
     pub status: PodStatus,
     /// True if it is on its way out.
     pub terminating: bool,
-    /// When each container that waits is tried again, by its name.
+    /// Next try of each container that waits, by its name.
     pub until: BTreeMap<String, MonotonicTime>,
     /// The steps that are under way.
     pub progress: Progress,
@@ -225,7 +225,7 @@ pub fn report(
     }
 }
 
-/// When each container that waits is tried again.
+/// Returns the next try of each container that waits.
 fn until_when(
     view: View<'_>,
     version: &StaticPod,

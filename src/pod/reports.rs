@@ -1,4 +1,4 @@
-//! What every Pod's task last told of itself: for the people who ask, and for the supervisor, which
+//! Last snapshot of every Pod's task: for the people who ask, and for the supervisor, which
 //! compares it with what the runtime says.
 
 use std::collections::BTreeMap;

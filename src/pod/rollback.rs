@@ -1,7 +1,7 @@
 //! Taking back an update that does not become Ready in time: the last version that was Ready runs again,
 //! until the manifest changes once more.
 //!
-//! What is needed for that stands on disk, one small file for each Pod that is on trial or was taken
+//! The state of it stands on disk, one small file for each Pod that is on trial or was taken
 //! back, so that it holds over restarts of the agent at any moment.
 
 use std::fs::{self, DirBuilder};
@@ -29,7 +29,7 @@ pub struct Rollback {
     pub good: Record,
     /// The UID of the version that came after it.
     pub uid: String,
-    /// When that began to run.
+    /// Time at which that began to run.
     pub since: Option<Timestamp>,
     /// Since when it is Ready, if it is.
     pub ready_since: Option<Timestamp>,

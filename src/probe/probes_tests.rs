@@ -252,7 +252,7 @@ async fn an_error_of_the_runtime_is_told_and_changes_nothing() {
         node.answer(
             kind,
             ID,
-            ProbeOutcome::Error("the runtime is away".to_owned()),
+            ProbeOutcome::Error("the runtime is unreachable".to_owned()),
         );
     }
     let update = node.update(seconds(1000)).await;

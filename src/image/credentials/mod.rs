@@ -1,4 +1,4 @@
-//! What the node shows to registries that want to know who asks: the files that `docker login` writes,
+//! Credentials that the node shows to registries: the files that `docker login` writes,
 //! found where the kubelet looks for them, and which of their entries are for an image (Kubernetes,
 //! Images, "Configuring nodes to authenticate to a private registry").
 //!

@@ -26,7 +26,7 @@ const PRESSURE_LASTS: Duration = Duration::from_secs(300);
 pub(in crate::mirror) struct Measured {
     pub(super) host: Host,
     pub(super) pressure: Pressure,
-    /// When the machine was last seen to be short of memory and disk.
+    /// Last time that the machine was short of memory and disk.
     pub(super) short: Short,
     /// `containerd://2.1.9`
     pub(super) runtime_version: String,

@@ -1,4 +1,4 @@
-//! What a Pod has on the node outside the runtime: its own folder below the root directory, and its
+//! Files of a Pod on the node, outside the runtime: its own folder below the root directory, and its
 //! logs.
 //!
 //! The folder holds the record of the Pod (`pod.json`: the manifest as written), by which a version
@@ -54,7 +54,7 @@ pub struct Record {
     pub node: String,
     /// The manifest it came from.
     pub path: String,
-    /// When it was first seen, RFC 3339.
+    /// First time that it was seen, RFC 3339.
     pub seen: String,
     /// The kind of source that it came from.
     #[serde(default)]
@@ -180,7 +180,7 @@ pub fn unmark_terminating(paths: &Paths, uid: &str) -> io::Result<()> {
     }
 }
 
-/// When the Pod's end began, if it has.
+/// Returns the start of the Pod's end, if that has begun.
 #[must_use]
 pub fn read_terminating(paths: &Paths, uid: &str) -> Option<Terminating> {
     read_own(paths, uid, TERMINATING)

@@ -14,7 +14,7 @@ pub struct WantedImage<'a> {
     pub holder: String,
     /// The image's name.
     pub image: &'a str,
-    /// When it is pulled.
+    /// Pull policy.
     pub policy: Option<&'a str>,
 }
 

@@ -35,7 +35,7 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 pub struct Plan {
     /// The step to execute now; `None` if all is as it should be or has to wait.
     pub step: Option<Step>,
-    /// When to plan again even if nothing happens until then.
+    /// Time of the next plan even if nothing happens until then.
     pub wake: Option<MonotonicTime>,
 }
 

@@ -206,7 +206,7 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
         || containers(version).iter().all(|spec| last(spec).is_some())
 }
 
-/// When a version has run for as long as it may, if that is limited.
+/// Returns the time at which a version has run for as long as it may, if that is limited.
 #[must_use]
 pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let seconds = spec(version)?.active_deadline_seconds?;

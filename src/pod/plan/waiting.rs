@@ -1,4 +1,4 @@
-//! Why a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
+//! Reasons for which a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
 
 use crate::manifest::StaticPod;
 use crate::manifest::objects::{container_start_errors, start_errors};
@@ -210,7 +210,7 @@ fn pulling(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -> Op
     Some(Waiting::new("Pulling", message))
 }
 
-/// When a container that waits is tried again, where that is a matter of time: once all that it waits for
+/// Returns the next try of a container that waits, where that is a matter of time: once all that it waits for
 /// is due.
 pub(in crate::pod) fn until(
     view: View<'_>,
@@ -268,7 +268,7 @@ fn wall_at(view: View<'_>, uid: &str, at: MonotonicTime) -> Option<i64> {
     Some(seen.saturating_add(millis.saturating_mul(1_000_000)))
 }
 
-/// When a failed start of a container is tried again, if that is still to come.
+/// Returns the next try of a failed start of a container, if that is still to come.
 pub(in crate::pod) fn retry(
     view: View<'_>,
     version: &StaticPod,

@@ -32,7 +32,7 @@ pub struct Failure {
     pub tries: u32,
     /// Time of the first of these failures.
     pub since: MonotonicTime,
-    /// When to try again.
+    /// Time of the next try.
     pub retry: MonotonicTime,
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of one version beyond what the runtime has of it: how its containers last stood, how it
+//! History of one version beyond what the runtime has of it: how its containers last stood, how it
 //! ended for good, and since when its conditions hold.
 //!
 //! A small file in the Pod's folder, written whenever it changes. It is what makes a status stable over
@@ -65,7 +65,7 @@ pub struct Instance {
     pub backoff: Option<u64>,
     /// Its end; nothing while it was not seen to end.
     pub exit: Option<Ended>,
-    /// When it started, in nanoseconds since the epoch; 0 if it was not seen to.
+    /// Start, in nanoseconds since the epoch; 0 if it was not seen to.
     pub started_at: i64,
     /// The last instance before it that was seen to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,7 @@ pub struct FailedInstance {
     pub reason: StopReason,
     /// Message of the postStart hook, where that failed.
     pub message: String,
-    /// When the stop began.
+    /// Start of the stop.
     pub since: Timestamp,
     /// The instance's grace period, in seconds.
     pub grace_period: i64,
@@ -136,7 +136,7 @@ pub struct Finished {
     pub reason: String,
     /// Details for people.
     pub message: String,
-    /// When that was found, in nanoseconds since the epoch; 0 where it is not known.
+    /// Time at which that was found, in nanoseconds since the epoch; 0 where it is not known.
     #[serde(default)]
     pub since: i64,
 }

@@ -51,7 +51,7 @@ pub struct PodState {
     pub on_disk: BTreeSet<String>,
     /// UIDs on their way out; they end before anything else comes in their place.
     pub terminating: BTreeSet<String>,
-    /// When and with what grace period the end of those began that the agent has begun to stop.
+    /// Start and grace period of the ends that the agent has begun.
     pub ends: BTreeMap<String, Terminating>,
     /// UIDs whose host paths were found in order before they take over.
     pub checked: BTreeSet<String>,
@@ -79,7 +79,7 @@ pub struct PodState {
     pub free_attempts: BTreeMap<Subject, u32>,
     /// History of each version, by UID.
     pub histories: BTreeMap<String, History>,
-    /// When each version was first seen, in nanoseconds since the epoch, and as a moment.
+    /// First time that each version was seen, in nanoseconds since the epoch and as monotonic time.
     pub seen: BTreeMap<String, (i64, MonotonicTime)>,
     /// The machine's time.
     pub wall: Wall,
@@ -91,10 +91,10 @@ pub struct PodState {
     pub progress: Progress,
 }
 
-/// When and with what grace period a Pod's end began.
+/// Start and grace period of a Pod's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminating {
-    /// When it began.
+    /// Time of its start.
     pub since: Timestamp,
     /// Seconds.
     pub grace_period: i64,
@@ -138,7 +138,7 @@ pub enum Image {
         reason: &'static str,
         /// Error message.
         message: String,
-        /// When it is tried again.
+        /// Time of the next try.
         retry: MonotonicTime,
         /// The wait until then, in full.
         delay: Duration,

@@ -1,4 +1,4 @@
-//! What the runtime has of one Pod: every sandbox and container, of all its versions.
+//! Observed state of one Pod in the runtime: every sandbox and container, of all its versions.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct Sandbox {
     pub attempt: u32,
     /// True if its processes and network are up.
     pub ready: bool,
-    /// When it was made.
+    /// Time of its creation.
     pub created: MonotonicTime,
     /// The Pod's addresses, the first one first; empty on the host's network and while not known.
     pub ips: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Exit {
     pub started_at: i64,
     /// Nanoseconds since the epoch.
     pub finished_at: i64,
-    /// When it ended, by the agent's clock.
+    /// Time of its end, by the agent's clock.
     pub ended: MonotonicTime,
 }
 

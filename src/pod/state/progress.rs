@@ -1,4 +1,4 @@
-//! What is under way for one Pod, and since when: for people alone, nothing is decided by it.
+//! Steps that are under way for one Pod, with their start: for people alone, nothing is decided by it.
 //!
 //! Whoever executes a step records it here, in the Pod's task or beside it, and a record ends with what
 //! it is about, however that ends: finished, failed or dropped. It is read when somebody asks, so that

@@ -119,7 +119,7 @@ impl PodTask {
         }
     }
 
-    /// When a version was first seen, RFC 3339.
+    /// First time that a version was seen, RFC 3339.
     pub(super) fn seen(&self, uid: &str) -> String {
         let seen = self.state.seen.get(uid);
         let now = || self.context.clock.wall_now();

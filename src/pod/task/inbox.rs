@@ -1,6 +1,6 @@
 //! Waiting for messages, pulls, hooks and probes, and for a step's work meanwhile.
 //!
-//! What a step waits for, a call or file work, is awaited here and nowhere else, and the task keeps
+//! The calls and file work of a step are awaited here and nowhere else, and the task keeps
 //! reading its inbox meanwhile. A step that is no longer wanted is dropped and its call cancelled, and so
 //! is one that hangs while another container of the Pod or an update needs the task. The state is read
 //! again from the runtime before the next step.

@@ -1,4 +1,4 @@
-//! What a container left to say of its end: the file it may write, or the end of its log (Kubernetes,
+//! Termination message of a container: the file it may write, or the end of its log (Kubernetes,
 //! Determine the Reason for Pod Failure).
 
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
