@@ -258,7 +258,8 @@ async fn an_error_of_the_runtime_is_told_and_changes_nothing() {
     let update = node.update(seconds(1000)).await;
     assert!(update.iter().all(|n| n.result.is_none()), "{update:?}");
     let says = |n: &ProbeUpdate| n.event.clone().unwrap().message;
-    let expected = "Liveness probe errored and resulted in unknown state: the runtime is away";
+    let expected =
+        "Liveness probe errored and resulted in unknown state: the runtime is unreachable";
     assert!(update.iter().any(|n| says(n) == expected), "{update:?}");
     assert_eq!(node.health(ID), READY);
 }
