@@ -1,4 +1,4 @@
-//! The order of the crate's top-level modules.
+//! The order of the crate's top-level modules, and the documents that are written from its code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,6 +6,23 @@ use std::path::{Path, PathBuf};
 
 /// Uses of one top-level module by another, with a file of each.
 type Edges = BTreeMap<String, BTreeMap<String, PathBuf>>;
+
+/// Checks that a document has the expected text between two marks, or writes it there if that is asked for.
+/// `test` is the name of the caller's test, by which it is written again.
+pub(crate) fn check_document(name: &str, [begin, end]: [&str; 2], expected: &str, test: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let document = fs::read_to_string(&file).unwrap();
+    let (before, rest) = document.split_once(begin).expect("where the table begins");
+    let (found, after) = rest.split_once(end).expect("where the table ends");
+    if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
+        fs::write(&file, [before, begin, expected, end, after].concat()).unwrap();
+        return;
+    }
+    assert!(
+        found == expected,
+        "{name} is not what the code says; to write it again: PODKEEPER_WRITE_DOCS=1 cargo test --lib {test}"
+    );
+}
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

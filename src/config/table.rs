@@ -220,8 +220,6 @@ fn default_concurrency() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
 
     use super::*;
 
@@ -235,18 +233,11 @@ mod tests {
             "\n| flag | field of the file | default | reloadable | |\n|---|---|---|---|---|\n{}\n\n",
             rows.join("\n")
         );
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-        let document = fs::read_to_string(&file).unwrap();
-        let (before, rest) = document.split_once(BEGIN).expect("where the table begins");
-        let (found, after) = rest.split_once(END).expect("where the table ends");
-        if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
-            fs::write(&file, [before, BEGIN, &expected, END, after].concat()).unwrap();
-            return;
-        }
-        assert!(
-            found == expected,
-            "docs/configuration.md is not what src/config/table.rs says; to write it again: \
-             PODKEEPER_WRITE_DOCS=1 cargo test --lib the_document_has_the_table_of_settings"
+        crate::tests::check_document(
+            "docs/configuration.md",
+            [BEGIN, END],
+            &expected,
+            "the_document_has_the_table_of_settings",
         );
     }
 

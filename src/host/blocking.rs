@@ -109,8 +109,9 @@ fn seconds(time: Duration) -> String {
 ///
 /// `subject` is what the work touches and what an error names, for instance a path or a Pod's folder.
 /// Operations on one subject run one after the other. While one hangs beyond its own limit, later ones
-/// fail at once without being started, and so do others of an owner of which as many hang as threads are free. When the future is dropped, or the limit has passed, work
-/// that was started still runs to its end, and its result is dropped.
+/// fail at once without being started, and so do others of an owner of which as many hang as threads are
+/// free. When the future is dropped, or the limit has passed, work that was started still runs to its end,
+/// and its result is dropped.
 ///
 /// # Errors
 /// The work, or earlier work on the same subject, did not end in time.
@@ -136,8 +137,9 @@ pub(crate) async fn limited<T: Send + 'static>(
     }
 }
 
-/// Runs file work with a limit on the runtime's blocking pool: for work that every Pod has all the time, and of which little hangs
-/// at a time. The pool is larger than what may hang. Time that a test has paused stands still meanwhile.
+/// Runs file work with a limit on the runtime's blocking pool: for work that every Pod has all the time,
+/// and of which little hangs at a time. The pool is larger than what may hang. Time that a test has paused
+/// stands still meanwhile.
 ///
 /// # Errors
 /// The work, or earlier work on the same subject, did not end in time.

@@ -224,8 +224,6 @@ pub(super) fn says_something(object: &str, value: &Value) -> bool {
 mod tests {
     use std::collections::BTreeSet;
     use std::fmt::Write;
-    use std::fs;
-    use std::path::Path;
 
     use super::super::shape::{ObjectSchema, pod};
     use super::*;
@@ -282,19 +280,12 @@ mod tests {
 
     #[test]
     fn the_document_has_the_table_of_fields() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/fields.md");
-        let document = fs::read_to_string(&file).unwrap();
-        let (before, rest) = document.split_once(BEGIN).expect("where the table begins");
-        let (found, after) = rest.split_once(END).expect("where the table ends");
         let expected = format!("\n{}\n", table());
-        if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
-            fs::write(&file, [before, BEGIN, &expected, END, after].concat()).unwrap();
-            return;
-        }
-        assert!(
-            found == expected,
-            "docs/fields.md is not what src/manifest/fields.rs says; to write it again: \
-             PODKEEPER_WRITE_DOCS=1 cargo test --lib the_document_has_the_table_of_fields"
+        crate::tests::check_document(
+            "docs/fields.md",
+            [BEGIN, END],
+            &expected,
+            "the_document_has_the_table_of_fields",
         );
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct OpenCall(Mutex<CallState>);
 struct CallState {
     /// One at most.
     call: JoinSet<Result<ExecSyncResponse, Error>>,
-    /// When the call is abandoned.
+    /// Time at which the call is abandoned.
     until: Option<Instant>,
     /// Calls in a row that were abandoned.
     given_up: u32,

@@ -251,8 +251,6 @@ fn count(count: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
 
     use super::*;
 
@@ -283,18 +281,11 @@ mod tests {
             "\n| metric | type | |\n|---|---|---|\n{}\n\n",
             rows.join("\n")
         );
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
-        let document = fs::read_to_string(&file).unwrap();
-        let (before, rest) = document.split_once(BEGIN).expect("where the table begins");
-        let (found, after) = rest.split_once(END).expect("where the table ends");
-        if std::env::var_os("PODKEEPER_WRITE_DOCS").is_some() {
-            fs::write(&file, [before, BEGIN, &expected, END, after].concat()).unwrap();
-            return;
-        }
-        assert!(
-            found == expected,
-            "docs/metrics.md is not what is registered; to write it again: \
-             PODKEEPER_WRITE_DOCS=1 cargo test --lib the_document_has_the_table_of_metrics"
+        crate::tests::check_document(
+            "docs/metrics.md",
+            [BEGIN, END],
+            &expected,
+            "the_document_has_the_table_of_metrics",
         );
     }
 }

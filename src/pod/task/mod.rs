@@ -116,7 +116,7 @@ pub struct PodTask {
     complaints: LogOnce,
     /// Ids to look at before the next plan.
     changed: BTreeSet<String>,
-    /// When something of the node was given back.
+    /// Changes of what the node has to allocate.
     given_back: watch::Receiver<u64>,
     /// True if the runtime has to be asked about everything before the next plan.
     stale: bool,
@@ -243,7 +243,7 @@ impl PodTask {
         }
     }
 
-    /// When a version was first seen, as far as that is known.
+    /// Takes over the first time that a version was seen.
     fn seen_at(&mut self, uid: &str, nanos: i64) {
         let monotonic = self.context.clock.monotonic_of(nanos);
         self.state.seen.insert(uid.to_owned(), (nanos, monotonic));

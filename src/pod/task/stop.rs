@@ -1,6 +1,6 @@
 //! Stopping containers: preStop hook, signal, and the kill at the end of the grace period.
 //!
-//! When a stop began stands on disk, so that an agent that dies meanwhile is followed by one that goes on
+//! The start of a stop stands on disk, so that an agent that dies meanwhile is followed by one that goes on
 //! with the same grace period.
 
 use std::sync::Arc;

@@ -232,7 +232,7 @@ impl Poller {
         }
     }
 
-    /// When the document in force was signed, or when it last changed where none is signed.
+    /// Time at which the document in force was signed, or last changed where none is signed.
     pub(super) fn content_time(&self) -> Option<i64> {
         let time = self
             .keys
