@@ -492,12 +492,7 @@ impl BareCalls {
             .await?
             .image
             .ok_or("the image is not there")?;
-        let spec = &pod
-            .pod
-            .spec
-            .as_ref()
-            .ok_or("the Pod has no spec")?
-            .containers[0];
+        let spec = &pod.containers()[0];
         let instance = ContainerInstance {
             attempt,
             image: image.id,

@@ -469,7 +469,7 @@ async fn on_a_unified_hierarchy_under_systemd_it_does_so_too() {
         properties.next().unwrap().to_owned()
     };
     assert_eq!(last("besteffort"), "CPUWeight=1");
-    let of_class = pods.iter().map(|pod| pod.pod.pod.spec.as_ref().unwrap());
+    let of_class = pods.iter().map(|pod| &pod.pod.spec);
     let burstable = of_class.filter(|spec| qos_class(spec) == QosClass::Burstable);
     let shares = cpu_shares(burstable.map(|spec| requested(spec).cpu).sum());
     let weight = 1 + (shares - 2) * 9999 / 262_142;

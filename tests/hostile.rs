@@ -550,7 +550,7 @@ fn a_sub_path_that_a_variable_leads_out_of_its_volume_is_refused() {
             json!([{"name": "PART", "value": value}]);
         let manifest = parse_file(pod.to_string().as_bytes(), NODE).unwrap();
         let pod = manifest.pod.unwrap().pod;
-        let container = &pod.pod.spec.as_ref().unwrap().containers[0];
+        let container = &pod.spec.containers[0];
         let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
         let paths = sub_paths(&facts, &pod, container, &instance);
         assert_eq!(paths.is_ok(), good, "{value:?}: {paths:?}");

@@ -68,7 +68,7 @@ fn pods_are_accepted_defaulted_and_identified_as_by_the_reference_agent() {
             pod.key.namespace, pod.key.name
         )));
         let uid = &pod.uid;
-        let ours = serde_json::to_string(&pod.pod)
+        let ours = serde_json::to_string(&pod.to_pod())
             .unwrap()
             .replace(uid, "$UID");
         let digest = ours.split("@sha256:").nth(1);
@@ -300,7 +300,7 @@ fn plain_scalars_are_read_as_the_kubelet_reads_them() {
         let pod = good(&format!(
             "{MINIMAL}  terminationGracePeriodSeconds: {written}\n"
         ));
-        let spec = pod.pod.pod.spec.as_ref().unwrap();
+        let spec = &pod.pod.spec;
         assert_eq!(
             spec.termination_grace_period_seconds,
             Some(seconds),
@@ -308,13 +308,7 @@ fn plain_scalars_are_read_as_the_kubelet_reads_them() {
         );
     }
     let octal = good(&(MINIMAL.to_owned() + "  terminationGracePeriodSeconds: 010\n"));
-    let grace = octal
-        .pod
-        .pod
-        .spec
-        .as_ref()
-        .unwrap()
-        .termination_grace_period_seconds;
+    let grace = octal.pod.spec.termination_grace_period_seconds;
     assert_eq!(grace, Some(8));
 }
 
@@ -388,7 +382,7 @@ fn what_an_api_server_added_has_no_effect() {
         warned,
         ["metadata.uid", "metadata.resourceVersion", "status"]
     );
-    assert_ne!(accepted.pod.pod.metadata.uid.as_deref(), Some("abc"));
+    assert_ne!(accepted.pod.metadata.uid.as_deref(), Some("abc"));
 }
 
 #[test]
@@ -438,7 +432,7 @@ fn a_static_pod_has_its_toleration_once() {
         ),
     ] {
         let accepted = good(&format!("{MINIMAL}  tolerations: {written}\n"));
-        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        let spec = serde_json::to_value(&accepted.pod.spec).unwrap();
         assert_eq!(
             spec["tolerations"],
             serde_json::json!(expected),

@@ -58,7 +58,7 @@ fn pod(text: &str) -> Arc<StaticPod> {
 }
 
 fn env(pod: &StaticPod) -> Result<Vec<(String, String)>, String> {
-    let spec = &pod.pod.spec.as_ref().unwrap().containers[0];
+    let spec = &pod.spec.containers[0];
     let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
     let config = container_config(&facts, pod, spec, &instance)?;
     let pairs = config.envs.into_iter();
@@ -166,7 +166,7 @@ fn the_uid_depends_on_what_the_pod_refers_to_and_on_nothing_else() {
         &LOGIN.replace("login", "other"),
     ]));
     assert_eq!(first.uid, same.uid);
-    let metadata = &first.pod.metadata;
+    let metadata = &first.metadata;
     let hash = &metadata.annotations.as_ref().unwrap()["kubernetes.io/config.hash"];
     assert_eq!(
         (metadata.uid.as_ref(), hash),

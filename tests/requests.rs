@@ -77,7 +77,7 @@ impl Case {
 
     /// A part of the request for a container; null for what is at its default.
     fn container(&self, name: &str, pointer: &str) -> Value {
-        let spec = self.pod.pod.spec.as_ref().unwrap();
+        let spec = &self.pod.spec;
         let mut all = spec
             .init_containers
             .iter()
@@ -752,7 +752,7 @@ fn a_sub_path_of_a_variable_without_a_value_is_an_error() {
              volumeMounts: [{{name: v, mountPath: /v, subPathExpr: '{expression}'}}]"
         );
         let case = Case::spec(volumes, &[&container]);
-        let spec = &case.pod.pod.spec.as_ref().unwrap().containers[0];
+        let spec = &case.pod.spec.containers[0];
         let made = container_config(&case.facts, &case.pod, spec, &case.instance);
         assert_eq!(
             made.map(drop),

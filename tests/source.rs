@@ -55,14 +55,7 @@ trait Look {
 
 impl Look for Desired {
     fn version(&self, name: &str) -> Option<&str> {
-        let labels = self
-            .pods
-            .get(&key(name))?
-            .pod
-            .pod
-            .metadata
-            .labels
-            .as_ref()?;
+        let labels = self.pods.get(&key(name))?.pod.metadata.labels.as_ref()?;
         labels.get("version").map(String::as_str)
     }
 

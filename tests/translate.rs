@@ -21,7 +21,7 @@ fn requests(facts: &NodeFacts, pod: &StaticPod) -> (Value, Result<Value, String>
     };
     let sandbox = sandbox_config(facts, &host(), pod, &SandboxInstance::default());
     let sandbox = in_their_terms(Kind::Sandbox, &sandbox, &pod.uid, &places);
-    let spec = pod.pod.spec.as_ref().unwrap();
+    let spec = &pod.spec;
     let volumes = spec.volumes.iter().flatten();
     let images = volumes.filter(|v| v.image.is_some());
     let instance = ContainerInstance {
@@ -73,7 +73,7 @@ fn on_a_unified_hierarchy_under_systemd_they_equal_them_too() {
 fn a_restarted_container_carries_its_attempt_and_back_off() {
     let manifest = std::fs::read(golden("manifests/o-minimal.yaml")).unwrap();
     let pod = parse(&manifest, NODE, SourceKind::File).unwrap().pod;
-    let spec = &pod.pod.spec.as_ref().unwrap().containers[0];
+    let spec = &pod.spec.containers[0];
     let instance = ContainerInstance {
         attempt: 3,
         backoff: Some(std::time::Duration::from_secs(20)),

@@ -42,7 +42,7 @@ fn pods(words: &str) -> String {
 /// What is wanted, in the same words.
 fn words(desired: &Desired) -> String {
     let word = |(key, wanted): (&PodKey, &podkeeper::source::DesiredPod)| {
-        let spec = wanted.pod.pod.spec.as_ref().unwrap();
+        let spec = &wanted.pod.spec;
         let image = spec.containers[0].image.as_deref().unwrap();
         let version = image.rsplit(':').next().unwrap();
         format!("{}{version}", key.name.trim_end_matches("-node1"))

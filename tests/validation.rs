@@ -1226,7 +1226,7 @@ fn a_volume_of_no_known_kind_is_an_empty_dir_as_with_the_kubelet() {
             message.ends_with(": the volume is an emptyDir"),
             "{message}"
         );
-        let spec = accepted.pod.pod.spec.as_ref().unwrap();
+        let spec = &accepted.pod.spec;
         let volume = &spec.volumes.as_ref().unwrap()[1];
         assert!(
             volume.empty_dir.is_some() && volume.host_path.is_none(),
@@ -1420,7 +1420,7 @@ fn resources() {
 fn amounts_are_shown_as_the_api_shows_them() {
     let change = "{C.resources: {limits: {cpu: 0.5, memory: 1024Mi}, requests: {cpu: 1n}}, spec.resources: {limits: {memory: 2000Mi}}}";
     let accepted = read(change).unwrap();
-    let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+    let spec = serde_json::to_value(&accepted.pod.spec).unwrap();
     assert_eq!(
         spec["containers"][0]["resources"],
         json!({"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "1m", "memory": "1Gi"}})
@@ -1457,7 +1457,7 @@ fn what_the_pod_as_a_whole_has_is_filled_in() {
         ),
     ] {
         let accepted = read(change).unwrap_or_else(|problems| panic!("{change}: {problems:#?}"));
-        let spec = serde_json::to_value(accepted.pod.pod.spec.as_ref().unwrap()).unwrap();
+        let spec = serde_json::to_value(&accepted.pod.spec).unwrap();
         assert_eq!(spec["resources"], expected, "{change}");
     }
 }
@@ -1486,7 +1486,7 @@ fn the_class_of_service_is_that_of_the_pods_own_resources_where_it_has_some() {
         ),
     ] {
         let accepted = read(&change).unwrap();
-        let spec = accepted.pod.pod.spec.as_ref().unwrap();
+        let spec = &accepted.pod.spec;
         assert_eq!(qos_class(spec), expected, "{change}");
     }
 }

@@ -1,6 +1,7 @@
 //! Identity of a static Pod: its name on this node, and its UID.
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -46,7 +47,7 @@ pub(super) fn identify(pod: &mut Pod, uid: &str, node_name: &str, source: Source
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(node_name.to_owned());
     tolerate_all(spec.tolerations.get_or_insert_default());
-    set_uid(pod, uid);
+    set_uid(&mut pod.metadata, uid);
     key
 }
 
@@ -71,9 +72,8 @@ fn tolerate_all(tolerations: &mut Vec<Toleration>) {
     }
 }
 
-/// Sets the Pod's UID, in both fields that hold it.
-pub(super) fn set_uid(pod: &mut Pod, uid: &str) {
-    let metadata = &mut pod.metadata;
+/// Sets a Pod's UID, in both fields that hold it.
+pub(super) fn set_uid(metadata: &mut ObjectMeta, uid: &str) {
     metadata.uid = Some(uid.to_owned());
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());

@@ -20,18 +20,20 @@ mod requests;
 mod shape;
 mod spans;
 mod spelling;
+mod static_pod;
 mod validate;
 pub(crate) mod volumes;
 
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use decode::{Decoded, Suggestion};
 use document::Document;
-use objects::Objects;
+
+pub use requests::is_sidecar;
+pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod};
 
 pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};
 pub(crate) use validate::{
@@ -61,34 +63,6 @@ pub struct PodKey {
 impl fmt::Display for PodKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// A Pod that was accepted: named, defaulted and identified.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StaticPod {
-    /// Namespace and full name, as in `pod.metadata`.
-    pub key: PodKey,
-    /// 32 hex digits, as in `pod.metadata.uid`.
-    pub uid: String,
-    /// The Pod with the API's defaults filled in, and with the name, namespace, UID, node name,
-    /// `kubernetes.io/config.*` annotations (all but `config.seen`) and toleration of a static Pod.
-    pub pod: Pod,
-    /// The document as it was written, from which the same Pod can be made again.
-    pub document: serde_json::Value,
-    /// The `ConfigMap`s and `Secret`s that it refers to.
-    pub objects: Arc<Objects>,
-}
-
-impl StaticPod {
-    /// The kind of source that it came from.
-    #[must_use]
-    pub fn source(&self) -> SourceKind {
-        let annotations = self.pod.metadata.annotations.as_ref();
-        match annotations.and_then(|all| all.get(CONFIG_SOURCE)) {
-            Some(source) if source == SourceKind::Http.as_str() => SourceKind::Http,
-            _ => SourceKind::File,
-        }
     }
 }
 
@@ -186,7 +160,8 @@ fn parse_document(
     let pod = StaticPod {
         key,
         uid,
-        pod,
+        metadata: pod.metadata,
+        spec: pod.spec.unwrap_or_default(),
         document: document.value,
         objects: Arc::default(),
     };

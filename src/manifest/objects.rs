@@ -407,7 +407,7 @@ pub fn attach(pod: &Arc<StaticPod>, set: &ObjectSet) -> Arc<StaticPod> {
         set.get(&key).cloned()
     };
     let mut objects = Objects::default();
-    for Reference { kind, name, .. } in references(&pod.pod) {
+    for Reference { kind, name, .. } in references(&pod.spec) {
         let entries = find(kind, &name);
         match kind {
             ObjectKind::ConfigMap => objects.config_maps.insert(name, entries),
@@ -424,10 +424,9 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
         return Arc::clone(pod);
     }
     let mut pod = StaticPod::clone(pod);
-    let spec = pod.pod.spec.as_ref();
-    let node = spec.and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let uid = identity::uid_with(&pod.document, &node, &digest(&objects));
-    identity::set_uid(&mut pod.pod, &uid);
+    let node = pod.spec.node_name.as_deref().unwrap_or_default();
+    let uid = identity::uid_with(&pod.document, node, &digest(&objects));
+    identity::set_uid(&mut pod.metadata, &uid);
     pod.uid = uid;
     pod.objects = Arc::new(objects);
     Arc::new(pod)

@@ -22,8 +22,9 @@ pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     inits.chain(&spec.containers)
 }
 
-/// True if an init container is a sidecar, which runs as long as the Pod.
-pub(super) fn is_sidecar(container: &Container) -> bool {
+/// Returns true if an init container is a sidecar, which runs as long as the Pod.
+#[must_use]
+pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 

@@ -43,12 +43,8 @@ fn told(name: &str, version: &str, phase: &str) -> PodSnapshot {
     let version = StaticPod {
         key: key(name),
         uid: version.to_owned(),
-        pod: Pod {
-            metadata,
-            ..Pod::default()
-        },
-        document: serde_json::Value::Null,
-        objects: Arc::default(),
+        metadata,
+        ..StaticPod::default()
     };
     PodSnapshot {
         version: Some(Arc::new(version)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{Histogram, IntCounter};
 
-use super::plan::rules::{containers, restart_backoff};
+use super::plan::rules::restart_backoff;
 use super::state::View;
 use super::state::observed::{Container, State};
 use crate::manifest::StaticPod;
@@ -83,7 +83,7 @@ fn start_duration(view: View<'_>, version: &StaticPod) -> Option<Duration> {
         history.first().is_some_and(|c| c.state != State::Created)
     };
     let (_, seen) = view.state.seen.get(uid)?;
-    let all = containers(version).iter().all(|c| started(&c.name));
+    let all = version.containers().iter().all(|c| started(&c.name));
     all.then(|| view.now.since(*seen))
 }
 

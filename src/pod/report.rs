@@ -8,7 +8,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Record;
-use super::plan::rules::{Role, all_containers, containers, role};
 use super::plan::waiting::Waiting;
 use super::plan::{kept_version, waiting};
 use super::state::View;
@@ -16,7 +15,7 @@ use super::state::observed::Container;
 use super::state::progress::{Progress, StepReport, rfc3339};
 use super::state::time::MonotonicTime;
 use super::status::{last_code, status};
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{ContainerRole, PodKey, StaticPod};
 use crate::source::DesiredPod;
 use crate::translate::{NodeFacts, labels};
 
@@ -134,7 +133,7 @@ impl PodSnapshot {
     /// The Pod as the API has it, with its status.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {
-        let mut pod = self.version.as_ref()?.pod.clone();
+        let mut pod = self.version.as_ref()?.to_pod();
         if !self.report.seen.is_empty() {
             let annotations = pod.metadata.annotations.get_or_insert_default();
             annotations.insert(labels::CONFIG_SEEN.to_owned(), self.report.seen.clone());
@@ -178,7 +177,7 @@ pub fn report(
         ..PodReport::default()
     };
     let known = view.state.versions.get(&report.uid);
-    report.total = known.map_or(0, |version| containers(version).len());
+    report.total = known.map_or(0, |version| version.containers().len());
     let record = records.get(&report.uid);
     let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();
@@ -275,10 +274,10 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
         .map(|s| container_report(s, view, version))
         .collect();
     let sidecars = status.init_container_statuses.iter().flatten();
-    let sidecars = sidecars.filter(|s| role(version, &s.name) == Role::Sidecar);
+    let sidecars = sidecars.filter(|s| version.role(&s.name) == ContainerRole::Sidecar);
     let counted = sidecars.chain(status.container_statuses.iter().flatten());
     let counted: Vec<&ContainerStatus> = counted.collect();
-    report.total = containers(version).len().max(counted.len());
+    report.total = version.containers().len().max(counted.len());
     report.ready = counted.iter().filter(|s| s.ready).count();
     report.restarts = counted
         .iter()
@@ -313,11 +312,11 @@ fn unready(version: &StaticPod, status: &PodStatus) -> Vec<String> {
     let since = since.and_then(|c| c.last_transition_time.as_ref());
     let since = since.map_or(String::new(), |time| format!(", since {}", time.0));
     let inits = status.init_container_statuses.iter().flatten();
-    let inits = inits.filter(|s| role(version, &s.name) == Role::Sidecar);
+    let inits = inits.filter(|s| version.role(&s.name) == ContainerRole::Sidecar);
     for container in inits.chain(status.container_statuses.iter().flatten()) {
         let state = container.state.as_ref();
         let runs = state.is_some_and(|s| s.running.is_some());
-        let spec = all_containers(version).find(|c| c.name == container.name);
+        let spec = version.container(&container.name);
         let startup = spec.is_some_and(|s| s.startup_probe.is_some());
         let probe = match container.started {
             Some(true) => "the readiness probe does not succeed",
@@ -351,8 +350,8 @@ fn init_waiting(
     status: &PodStatus,
 ) -> Option<(Waiting, String)> {
     let inits = status.init_container_statuses.as_deref()?;
-    let done = |status: &ContainerStatus| match role(version, &status.name) {
-        Role::Sidecar => status.started == Some(true),
+    let done = |status: &ContainerStatus| match version.role(&status.name) {
+        ContainerRole::Sidecar => status.started == Some(true),
         _ => status.ready,
     };
     let (index, open) = inits.iter().enumerate().find(|(_, status)| !done(status))?;

@@ -65,7 +65,7 @@ impl Rollback {
 /// agent's setting; `None` where it is not taken back. An annotation of `0` switches it off.
 #[must_use]
 pub fn limit(version: &StaticPod, setting: Option<Duration>) -> Option<Duration> {
-    let annotations = version.pod.metadata.annotations.as_ref();
+    let annotations = version.metadata.annotations.as_ref();
     let own = annotations.and_then(|all| all.get(ROLLBACK_AFTER));
     match own.map(|text| parse_duration(text)) {
         Some(Ok(limit)) => Some(limit).filter(|limit| !limit.is_zero()),

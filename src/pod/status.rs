@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Rejection;
-use super::plan::rules::{all_containers, is_finished};
+use super::plan::rules::is_finished;
 use super::state::View;
 use super::state::history::Condition;
 use crate::manifest::StaticPod;
@@ -24,9 +24,7 @@ const MESSAGE_BYTES: usize = 12 * 1024;
 /// The status of a version of a Pod.
 #[must_use]
 pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStatus {
-    let Some(spec) = &version.pod.spec else {
-        return PodStatus::default();
-    };
+    let spec = &version.spec;
     let seen = view.state.seen.get(&version.uid).map(|(nanos, _)| *nanos);
     let status = PodStatus {
         qos_class: Some(format!("{:?}", qos_class(spec))),
@@ -80,7 +78,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
 /// share (Kubernetes, Determine the Reason for Pod Failure).
 fn cut_messages(version: &StaticPod, status: &mut PodStatus) {
     let share = MESSAGE_BYTES
-        .checked_div(all_containers(version).count())
+        .checked_div(version.all_containers().count())
         .unwrap_or(MESSAGE_BYTES);
     let inits = status.init_container_statuses.iter_mut().flatten();
     let all = inits.chain(status.container_statuses.iter_mut().flatten());
@@ -104,11 +102,10 @@ fn time(nanos: i64) -> Option<Time> {
 
 /// The Pod's addresses: those of its sandbox, which a Pod that is over keeps, or the host's.
 fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String> {
-    let spec = version.pod.spec.as_ref();
     let sandbox = view.observed.ready_sandbox(&version.uid);
     let sandbox = sandbox.or_else(|| view.observed.newest_sandbox(&version.uid));
     let history = view.state.histories.get(&version.uid);
-    if spec.is_some_and(|s| s.host_network == Some(true)) {
+    if version.is_on_host_network() {
         let there = sandbox.is_some() || history.is_some_and(|h| h.finished.is_some());
         return if there {
             facts.identity.ips.all()
@@ -198,7 +195,7 @@ pub fn of_container(
     version: &StaticPod,
     name: &str,
 ) -> Option<ContainerStatus> {
-    let spec = all_containers(version).find(|c| c.name == name)?;
+    let spec = version.container(name)?;
     Some(container_status(view, facts, version, spec))
 }
 

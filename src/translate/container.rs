@@ -62,8 +62,7 @@ pub fn container_config(
     spec: &Container,
     instance: &ContainerInstance,
 ) -> Result<ContainerConfig, String> {
-    let default = PodSpec::default();
-    let pod_spec = pod.pod.spec.as_ref().unwrap_or(&default);
+    let pod_spec = &pod.spec;
     check_non_root(pod, pod_spec, spec, &instance.user)?;
     let mut environment = environment(facts, pod, spec, instance)?;
     let mounts = mounts(facts, pod, pod_spec, spec, instance, &environment)?;
@@ -125,10 +124,9 @@ pub fn sub_paths(
     instance: &ContainerInstance,
 ) -> Result<Vec<SubPath>, String> {
     let environment = environment(facts, pod, spec, instance)?;
-    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref());
     let mut found = vec![];
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
-        let volume = volumes.into_iter().flatten().find(|v| v.name == mount.name);
+        let volume = pod.volumes().iter().find(|v| v.name == mount.name);
         let source = volume.and_then(|v| volume_source(&facts.paths, pod, v));
         let path = sub_path(mount, &environment)?;
         if let Some(source) = source.filter(|_| !path.is_empty()) {

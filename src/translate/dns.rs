@@ -104,9 +104,7 @@ pub(super) fn dns_config(
 /// kubelet's words, for events with its reason `DNSConfigForming`.
 #[must_use]
 pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Vec<String> {
-    let Some(spec) = &pod.pod.spec else {
-        return vec![];
-    };
+    let spec = &pod.spec;
     let namespace = &pod.key.namespace;
     let full = full_config(facts, host, namespace, spec);
     let fits = dns_config(facts, host, namespace, spec);
@@ -357,18 +355,13 @@ mod tests {
                     namespace: "ns".into(),
                     name: "web".into(),
                 },
-                uid: String::new(),
-                pod: k8s_openapi::api::core::v1::Pod {
-                    spec: Some(PodSpec {
-                        dns_policy: Some(policy.into()),
-                        host_network: Some(host_network),
-                        dns_config,
-                        ..PodSpec::default()
-                    }),
-                    ..Default::default()
+                spec: PodSpec {
+                    dns_policy: Some(policy.into()),
+                    host_network: Some(host_network),
+                    dns_config,
+                    ..PodSpec::default()
                 },
-                document: serde_json::Value::Null,
-                objects: std::sync::Arc::default(),
+                ..StaticPod::default()
             };
             let problems = dns_problems(&facts(), &host, &pod);
             let told = problems.join("\n");

@@ -31,8 +31,8 @@ pub fn field_value(
     addresses: &Addresses,
     field_path: &str,
 ) -> Result<String, String> {
-    let metadata = &pod.pod.metadata;
-    let spec = pod.pod.spec.as_ref();
+    let metadata = &pod.metadata;
+    let spec = &pod.spec;
     // As the kubelet has it, a Pod that came from a source has this annotation like any other.
     let annotations = || {
         let mut annotations = metadata.annotations.clone().unwrap_or_default();
@@ -47,7 +47,7 @@ pub fn field_value(
         };
         return Ok(value.unwrap_or_default());
     }
-    let host_network = spec.is_some_and(|s| s.host_network == Some(true));
+    let host_network = pod.is_on_host_network();
     let host_ips = facts.identity.ips.all();
     let pod_ips = if host_network {
         &host_ips
@@ -61,7 +61,7 @@ pub fn field_value(
         "metadata.uid" => pod.uid.clone(),
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(Some(&annotations())),
-        "spec.nodeName" | "spec.host" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
+        "spec.nodeName" | "spec.host" => spec.node_name.clone().unwrap_or_default(),
         "spec.serviceAccountName" => String::new(),
         "status.hostIP" => first(&host_ips),
         "status.hostIPs" => host_ips.join(","),
@@ -152,8 +152,7 @@ pub fn resource_value(
         (Some(name), _) | (None, ResourceConsumer::Variable(name)) => name,
         (None, ResourceConsumer::File) => "",
     };
-    let default = PodSpec::default();
-    let spec = pod.pod.spec.as_ref().unwrap_or(&default);
+    let spec = &pod.spec;
     let container = find_container(spec, name);
     let container = container.ok_or_else(|| format!("there is no container {name:?}"))?;
     let has_defaults = asker == ResourceConsumer::File

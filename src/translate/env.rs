@@ -292,9 +292,7 @@ mod tests {
                 name: "p".into(),
             },
             uid: "u".into(),
-            pod: k8s_openapi::api::core::v1::Pod::default(),
-            document: serde_json::Value::Null,
-            objects: std::sync::Arc::default(),
+            ..StaticPod::default()
         };
         let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
         super::environment(&facts, &pod, container, &instance)

@@ -21,9 +21,7 @@ fe00::2\tip6-allrouters
 /// addresses stand in it under its host name.
 #[must_use]
 pub fn hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String], host: &str) -> String {
-    let Some(spec) = &pod.pod.spec else {
-        return String::new();
-    };
+    let spec = &pod.spec;
     let mut text = String::new();
     if spec.host_network == Some(true) {
         text.push_str("# Kubernetes-managed hosts file (host network).\n");

@@ -33,8 +33,8 @@ pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
 pub(crate) use resources::pod_limit;
 pub use resources::{
-    Amounts, QosClass, Requested, container_amounts, cpu_shares, is_sidecar, pod_amounts,
-    pod_cgroup_limits, qos_class, requested,
+    Amounts, QosClass, Requested, container_amounts, cpu_shares, pod_amounts, pod_cgroup_limits,
+    qos_class, requested,
 };
 pub use sandbox::{SandboxInstance, hostname_problem, pod_hostname, sandbox_config, sysctl_name};
 pub use security::{UserNamespaceRange, apparmor_annotation};

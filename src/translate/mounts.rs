@@ -124,7 +124,7 @@ fn image_mount(
     let image =
         image.ok_or_else(|| format!("the image of volume {:?} is not there", volume.name))?;
     let reference = volume.image.as_ref().and_then(|i| i.reference.clone());
-    let annotations = pod.pod.metadata.annotations.clone().unwrap_or_default();
+    let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     Ok(Mount {
         readonly: true,
         image: Some(ImageSpec {

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use super::NodeFacts;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
 use crate::host::cgroup::{CPU_PERIOD, CgroupLimits};
+use crate::manifest::is_sidecar;
 use crate::units::quantity::{self, Quantity};
 
 const MIN_QUOTA: i64 = 1_000;
@@ -77,12 +78,6 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
         .iter()
         .flatten()
         .chain(&spec.containers)
-}
-
-/// True if an init container is a sidecar, which runs as long as the Pod.
-#[must_use]
-pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {
@@ -257,14 +252,11 @@ pub fn pod_amounts(spec: &PodSpec) -> (Amounts, ResourceRequirements) {
 /// Returns the amounts that a container is allocated, and its requests and limits, as its status reports
 /// them: a container with limits of its own also has those that the Pod's limits imply.
 #[must_use]
-pub fn container_amounts(
-    pod: Option<&PodSpec>,
-    container: &Container,
-) -> (Amounts, ResourceRequirements) {
+pub fn container_amounts(pod: &PodSpec, container: &Container) -> (Amounts, ResourceRequirements) {
     let own = container.resources.as_ref();
     let requests = own.and_then(|r| r.requests.clone()).unwrap_or_default();
     let mut limits = own.and_then(|r| r.limits.clone()).unwrap_or_default();
-    let of_pod = pod.and_then(|p| p.resources.as_ref()?.limits.as_ref());
+    let of_pod = pod.resources.as_ref().and_then(|r| r.limits.as_ref());
     if !limits.is_empty() {
         for (name, limit) in of_pod.into_iter().flatten() {
             if ["cpu", "memory"].contains(&name.as_str()) {

@@ -37,9 +37,8 @@ pub fn sandbox_config(
     pod: &StaticPod,
     instance: &SandboxInstance,
 ) -> PodSandboxConfig {
-    let default = PodSpec::default();
-    let spec = pod.pod.spec.as_ref().unwrap_or(&default);
-    let metadata = &pod.pod.metadata;
+    let spec = &pod.spec;
+    let metadata = &pod.metadata;
     let mut annotations = metadata.annotations.clone().unwrap_or_default();
     annotations.insert(labels::CONFIG_SEEN.into(), instance.seen.clone());
     let mut own_labels = metadata.labels.clone().unwrap_or_default();
@@ -91,8 +90,9 @@ pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String
 /// `truncatePodHostnameIfNeeded`).
 #[must_use]
 pub fn pod_hostname(pod: &StaticPod) -> String {
-    let spec = pod.pod.spec.as_ref();
-    let asked = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
+    let spec = &pod.spec;
+    let asked = spec.hostname_override.as_deref();
+    let asked = asked.or(spec.hostname.as_deref());
     let name = asked.filter(|h| !h.is_empty()).unwrap_or(&pod.key.name);
     if name.len() <= MAX_LABEL {
         return name.to_owned();
@@ -104,8 +104,7 @@ pub fn pod_hostname(pod: &StaticPod) -> String {
 /// Host name in the kernel: the FQDN if the Pod sets `setHostnameAsFQDN`.
 fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
     let hostname = pod_hostname(pod);
-    let spec = pod.pod.spec.as_ref();
-    let full = spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true));
+    let full = pod.spec.set_hostname_as_fqdn == Some(true);
     match pod_domain(facts, pod).filter(|_| full) {
         Some(domain) => format!("{hostname}.{domain}"),
         None => hostname,
@@ -116,8 +115,7 @@ fn kernel_hostname(facts: &NodeFacts, pod: &StaticPod) -> String {
 /// host's, whatever its spec says.
 #[must_use]
 pub fn hostname_problem(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
-    let spec = pod.pod.spec.as_ref();
-    if spec.is_some_and(|s| s.host_network == Some(true)) {
+    if pod.is_on_host_network() {
         return None;
     }
     let name = kernel_hostname(facts, pod);
@@ -156,7 +154,7 @@ pub fn sysctl_name(written: &str) -> String {
 
 /// The domain of a Pod that names a subdomain.
 pub(super) fn pod_domain(facts: &NodeFacts, pod: &StaticPod) -> Option<String> {
-    let spec = pod.pod.spec.as_ref()?;
+    let spec = &pod.spec;
     let subdomain = spec.subdomain.as_deref()?;
     if spec
         .hostname_override

@@ -227,7 +227,7 @@ fn seccomp(facts: &NodeFacts, asked: Option<&SeccompProfile>) -> SecurityProfile
 /// Pod's own field. Kubernetes had no fields for it before 1.30, and manifests of that time have not.
 #[must_use]
 pub fn apparmor_annotation(pod: &StaticPod, container: &str) -> Option<AppArmorProfile> {
-    let annotations = pod.pod.metadata.annotations.as_ref()?;
+    let annotations = pod.metadata.annotations.as_ref()?;
     let named = annotations.get(&format!("{APPARMOR_ANNOTATION}{container}"))?;
     let profile = |kind: &str, localhost: Option<&str>| AppArmorProfile {
         type_: kind.to_owned(),

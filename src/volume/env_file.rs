@@ -63,8 +63,7 @@ fn read(
     volume: &str,
     path: &str,
 ) -> Result<Option<String>, String> {
-    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref());
-    let volume = volumes.into_iter().flatten().find(|v| v.name == volume);
+    let volume = pod.volumes().iter().find(|v| v.name == volume);
     let source = volume.and_then(|v| volume_source(paths, pod, v));
     let source = source.ok_or("there is no such volume")?;
     read_inside(source.path(), path)

@@ -115,9 +115,7 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
 /// Makes the folder of the Pod's own volumes a shared mount, if a container asks for the propagation of mounts
 /// in one of them.
 fn share(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
-    let Some(spec) = &pod.pod.spec else {
-        return Ok(());
-    };
+    let spec = &pod.spec;
     let folder = paths.volumes(&pod.uid);
     let is_own = |name: &str| {
         let mut volumes = spec.volumes.iter().flatten();
@@ -141,9 +139,7 @@ fn each(
     pod: &StaticPod,
     act: impl Fn(&PodSpec, &Volume, &VolumeSource) -> Result<(), String>,
 ) -> Result<(), String> {
-    let Some(spec) = &pod.pod.spec else {
-        return Ok(());
-    };
+    let spec = &pod.spec;
     let used = volumes::used(spec);
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         if !used.contains(volume.name.as_str()) {

@@ -59,7 +59,7 @@ impl TestNode {
     }
 
     fn volume(&self, name: &str) -> PathBuf {
-        let spec = self.pod.pod.spec.as_ref().unwrap();
+        let spec = &self.pod.spec;
         let mut volumes = spec.volumes.iter().flatten();
         let volume = volumes.find(|v| v.name == name).unwrap();
         let source = volume_source(&self.facts.paths, &self.pod, volume);

@@ -49,7 +49,7 @@ fn defined(node: &Node, pod: &str) -> (String, usize) {
     let bytes = std::fs::read(node.manifest(&format!("{pod}.yaml"))).unwrap();
     let kind = podkeeper::manifest::SourceKind::File;
     let accepted = podkeeper::manifest::parse(&bytes, &node.name, kind).unwrap();
-    let spec = accepted.pod.pod.spec.as_ref().unwrap();
+    let spec = &accepted.pod.spec;
     (accepted.pod.uid.clone(), spec.containers.len())
 }
 

@@ -120,7 +120,7 @@ fn check_kept(pod: &Arc<StaticPod>, source: SourceKind) {
 }
 
 fn check_requests(facts: &NodeFacts, pod: &StaticPod) {
-    let spec = pod.pod.spec.as_ref().expect("a Pod has a spec");
+    let spec = &pod.spec;
     let range = UserNamespaceRange {
         host_id: 65_536,
         length: 65_536,
@@ -183,8 +183,7 @@ fn check_sandbox(pod: &StaticPod, config: &PodSandboxConfig) {
 fn check_container(pod: &StaticPod, config: &ContainerConfig) {
     let log = Path::new(&config.log_path);
     assert!(stays_below(log) && log.components().count() == 2, "{log:?}");
-    let volumes = pod.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let given: Vec<_> = volumes
+    let given: Vec<_> = (pod.volumes().iter())
         .filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()))
         .collect();
     for mount in config.mounts.iter().filter(|m| m.image.is_none()) {

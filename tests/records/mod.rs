@@ -93,10 +93,7 @@ impl Recorded {
     }
 
     fn stop_signal(&self, container: &Value) -> Option<String> {
-        let spec = self.pod.pod.spec.as_ref()?;
-        let inits = spec.init_containers.iter().flatten();
-        let mut all = inits.chain(&spec.containers);
-        let container = all.find(|c| *container == c.name.as_str())?;
+        let container = self.pod.container(container.as_str()?)?;
         container.lifecycle.as_ref()?.stop_signal.clone()
     }
 

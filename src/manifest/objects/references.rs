@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, Pod, VolumeProjection};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, PodSpec, VolumeProjection};
 
 use super::ObjectKind;
 use crate::manifest::expansion::too_large;
@@ -23,11 +23,8 @@ pub(super) struct Reference {
 }
 
 /// Every reference of a Pod to an object.
-pub(super) fn references(pod: &Pod) -> Vec<Reference> {
+pub(super) fn references(spec: &PodSpec) -> Vec<Reference> {
     let mut found = vec![];
-    let Some(spec) = &pod.spec else {
-        return found;
-    };
     let inits = spec.init_containers.iter().flatten().enumerate();
     let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));
     let mains = spec.containers.iter().enumerate();
@@ -218,8 +215,7 @@ impl Missing {
 }
 
 /// Returns the part of the Pod that a reference at this field belongs to.
-fn user_of(field: &str, pod: &Pod) -> Option<User> {
-    let spec = pod.spec.as_ref()?;
+fn user_of(field: &str, spec: &PodSpec) -> Option<User> {
     let (list, rest) = field.strip_prefix("spec.")?.split_once('[')?;
     let index: usize = rest.split_once(']')?.0.parse().ok()?;
     let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
@@ -248,11 +244,11 @@ pub fn missing(pod: &StaticPod) -> Vec<Missing> {
         };
         !r.optional && !has_it
     };
-    let references = references(&pod.pod).into_iter().filter(is_missing);
+    let references = references(&pod.spec).into_iter().filter(is_missing);
     let missing = references.filter_map(|r| {
         let is_there = pod.objects.get(r.kind, &r.name).is_some();
         Some(Missing {
-            user: user_of(&r.field, &pod.pod)?,
+            user: user_of(&r.field, &pod.spec)?,
             kind: r.kind,
             name: r.name,
             key: r.key.filter(|_| is_there),
@@ -295,9 +291,10 @@ fn start_errors_of(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<Str
 /// The containers' texts that are too large with what they refer to.
 fn too_large_texts(pod: &StaticPod, is_meant: impl Fn(&User) -> bool) -> Vec<String> {
     // Without objects the manifest was refused for it.
-    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !pod.objects.is_empty()) else {
+    if pod.objects.is_empty() {
         return vec![];
-    };
+    }
+    let spec = &pod.spec;
     let inits = spec.init_containers.iter().flatten().enumerate();
     let inits = inits.map(|(index, container)| ("spec.initContainers", index, container));
     let mains = spec.containers.iter().enumerate();

@@ -9,10 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, StaticPod, is_sidecar};
 use crate::translate::{
-    NodeFacts, QosClass, Requested, apparmor_annotation, is_sidecar, qos_class, requested,
-    sysctl_name,
+    NodeFacts, QosClass, Requested, apparmor_annotation, qos_class, requested, sysctl_name,
 };
 use crate::units::quantity;
 
@@ -102,9 +101,7 @@ impl Allocations {
     /// # Errors
     /// It cannot run here, as things stand.
     pub fn admit(&self, facts: &NodeFacts, pod: &StaticPod) -> Result<(), Rejection> {
-        let Some(spec) = &pod.pod.spec else {
-            return Ok(());
-        };
+        let spec = &pod.spec;
         check_alone(facts, pod, spec)?;
         let claim = claim(spec);
         let mut claims = self.lock();
@@ -119,10 +116,8 @@ impl Allocations {
 
     /// Notes what a Pod takes that runs already.
     pub fn reserve(&self, pod: &StaticPod) {
-        if let Some(spec) = &pod.pod.spec {
-            let owner = (pod.key.clone(), pod.uid.clone());
-            self.lock().insert(owner, claim(spec));
-        }
+        let owner = (pod.key.clone(), pod.uid.clone());
+        self.lock().insert(owner, claim(&pod.spec));
     }
 
     /// Has those look again who were refused: the node is not what it was.
@@ -298,7 +293,7 @@ fn check_alone(facts: &NodeFacts, pod: &StaticPod, spec: &PodSpec) -> Result<(),
     if let Some(message) = sysctl_problem(facts, spec) {
         return refuse("SysctlForbidden", format!("forbidden sysctl: {message}"));
     }
-    let labels = pod.pod.metadata.labels.as_ref();
+    let labels = pod.metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(OS_LABEL));
     if let Some(label) = label.filter(|label| *label != "linux") {
         return refuse(

@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::translate::{Identity, NodeCapacity};
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 fn facts() -> NodeFacts {
@@ -31,12 +29,8 @@ fn pod(name: &str, uid: &str, spec: Value) -> StaticPod {
             name: name.into(),
         },
         uid: uid.into(),
-        pod: Pod {
-            spec: serde_json::from_value(spec).unwrap(),
-            ..Pod::default()
-        },
-        document: Value::Null,
-        objects: Arc::default(),
+        spec: serde_json::from_value(spec).unwrap(),
+        ..StaticPod::default()
     }
 }
 
@@ -187,7 +181,7 @@ fn a_pod_that_is_labelled_for_another_system_is_refused() {
     ] {
         let mut pod = pod("a", "1", with(&json!({})));
         let labels = [(OS_LABEL.to_owned(), label.to_owned())];
-        pod.pod.metadata.labels = Some(labels.into());
+        pod.metadata.labels = Some(labels.into());
         let admitted = Allocations::default().admit(&facts(), &pod);
         assert_eq!(reason(admitted), expected, "{label}");
     }
@@ -309,7 +303,7 @@ fn a_rejection_begins_with_the_kubelets_message() {
         assert!(message.starts_with(expected), "{message}");
     }
     let mut labelled = pod("a", "1", with(&json!({})));
-    labelled.pod.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
+    labelled.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
     let rejection = Allocations::default()
         .admit(&facts(), &labelled)
         .unwrap_err();

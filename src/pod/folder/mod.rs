@@ -218,7 +218,7 @@ pub fn write_history(paths: &Paths, uid: &str, history: &History, lasting: bool)
 /// # Errors
 /// Any I/O error; the file is then as long as it was.
 pub fn write_hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String]) -> io::Result<()> {
-    let on_host = pod.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    let on_host = pod.is_on_host_network();
     let host = if on_host { host_hosts() } else { String::new() };
     let text = hosts_file(facts, pod, ips, &host);
     let folder = facts.paths.pod_location(&pod.uid).open()?;

@@ -1,6 +1,5 @@
 //! Removing what stopped: all that a version left, and the old instances of one that runs.
 
-use super::rules::all_containers;
 use super::{Planner, Step};
 use crate::manifest::StaticPod;
 use crate::pod::state::Subject;
@@ -41,7 +40,7 @@ impl Planner<'_> {
         let observed = self.view.observed;
         let uid = version.uid.as_str();
         let mut old: Vec<String> = vec![];
-        for spec in all_containers(version) {
+        for spec in version.all_containers() {
             let history = observed.history_of(uid, &spec.name);
             let Some((newest, older)) = history.split_first() else {
                 continue;

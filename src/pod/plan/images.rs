@@ -2,8 +2,7 @@
 
 use k8s_openapi::api::core::v1::Volume;
 
-use super::rules::all_containers;
-use crate::manifest::StaticPod;
+use crate::manifest::{PullPolicy, StaticPod};
 use crate::pod::state::{Image, PodState};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
@@ -15,7 +14,7 @@ pub struct WantedImage<'a> {
     /// The image's name.
     pub image: &'a str,
     /// Pull policy.
-    pub policy: Option<&'a str>,
+    pub policy: PullPolicy,
 }
 
 /// Returns the holder of a volume's image; no container can be called so.
@@ -26,9 +25,9 @@ pub fn volume_holder(volume: &str) -> String {
 
 /// The images that a version needs.
 pub fn wanted_images(version: &StaticPod) -> impl Iterator<Item = WantedImage<'_>> {
-    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    let volumes = volumes.into_iter().flatten().filter_map(image_of_volume);
-    all_containers(version)
+    let volumes = version.volumes().iter().filter_map(image_of_volume);
+    version
+        .all_containers()
         .map(image_of_container)
         .chain(volumes)
 }
@@ -37,8 +36,13 @@ fn image_of_container(container: &ContainerSpec) -> WantedImage<'_> {
     WantedImage {
         holder: container.name.clone(),
         image: container.image.as_deref().unwrap_or_default(),
-        policy: container.image_pull_policy.as_deref(),
+        policy: pull_policy(container.image_pull_policy.as_deref()),
     }
+}
+
+/// Returns the policy that a manifest names; it was defaulted when it was accepted.
+fn pull_policy(written: Option<&str>) -> PullPolicy {
+    written.and_then(|p| p.parse().ok()).unwrap_or_default()
 }
 
 fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
@@ -46,7 +50,7 @@ fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
     Some(WantedImage {
         holder: volume_holder(&volume.name),
         image: source.reference.as_deref().unwrap_or_default(),
-        policy: source.pull_policy.as_deref(),
+        policy: pull_policy(source.pull_policy.as_deref()),
     })
 }
 
@@ -55,8 +59,7 @@ pub fn image_volumes<'a>(
     version: &'a StaticPod,
     spec: &'a ContainerSpec,
 ) -> impl Iterator<Item = String> + 'a {
-    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-    let volumes = volumes.into_iter().flatten().filter(|v| v.image.is_some());
+    let volumes = version.volumes().iter().filter(|v| v.image.is_some());
     let mounted = |v: &&Volume| {
         spec.volume_mounts
             .iter()

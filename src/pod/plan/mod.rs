@@ -20,7 +20,7 @@ pub use images::{WantedImage, image_volumes, volume_holder, wanted_images};
 pub use step::Step;
 pub use takeover::kept_version;
 
-use self::rules::{containers, deadline, init_containers, is_finished, restart_all_due};
+use self::rules::{deadline, is_finished, restart_all_due};
 use self::start::Start;
 use self::stop::SANDBOX_STOP;
 use self::takeover::OBJECTS_COME;
@@ -165,9 +165,9 @@ impl Planner<'_> {
             return false;
         }
         let starts = |spec: &ContainerSpec| container_start_errors(version, &spec.name).is_empty();
-        let can_start = match init_containers(version).first() {
+        let can_start = match version.init_containers().first() {
             Some(first) => starts(first),
-            None => containers(version).iter().any(starts),
+            None => version.containers().iter().any(starts),
         };
         if !can_start || !volume_start_errors(version).is_empty() {
             return true;

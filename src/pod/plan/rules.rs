@@ -2,17 +2,16 @@
 //! comes when, which of them run again and when, when a Pod is over, and in which order it is stopped
 //! (Kubernetes, Pod Lifecycle, Init Containers, and Sidecar Containers).
 
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRule, PodSpec};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerRestartRule};
 use std::time::Duration;
 
-use crate::manifest::StaticPod;
+use crate::manifest::{ContainerRole, RestartPolicy, StaticPod, is_sidecar};
 use crate::pod::backoff;
 use crate::pod::backoff::RestartBackoff;
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::{Container, Exit, Observed};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Subject, View};
-use crate::translate::is_sidecar;
 use crate::units;
 
 /// The action of a restart rule that starts all of the Pod anew.
@@ -60,7 +59,7 @@ pub fn restart_backoff(
         .state
         .failed_instance(container)
         .map(|failed_instance| failed_instance.reason);
-    let spec = all_containers(version).find(|c| c.name == container.name);
+    let spec = version.container(&container.name);
     let probe = match failed_instance {
         Some(StopReason::Liveness) => spec.and_then(|spec| spec.liveness_probe.as_ref()),
         Some(StopReason::Startup) => spec.and_then(|spec| spec.startup_probe.as_ref()),
@@ -102,18 +101,17 @@ fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bo
 /// Returns true if a container that ended with this code runs again, by its own rules first, then its own
 /// policy, then the Pod's. An init container that succeeded is done, whatever its rules say of 0.
 fn runs_again(version: &StaticPod, name: &str, code: i32) -> bool {
-    if role(version, name) == Role::Init && code == 0 {
+    if version.role(name) == ContainerRole::Init && code == 0 {
         return false;
     }
-    let spec = all_containers(version).find(|c| c.name == name);
+    let spec = version.container(name);
     if spec.and_then(|spec| restart_rule(spec, code)).is_some() {
         return true;
     }
-    match (role(version, name), restart_policy(version, spec)) {
-        (Role::Sidecar, _) => true,
-        (_, "Never") => false,
-        (Role::Init, _) | (_, "OnFailure") => code != 0,
-        _ => true,
+    match (version.role(name), version.restart_policy(name)) {
+        (ContainerRole::Sidecar, _) | (ContainerRole::Main, RestartPolicy::Always) => true,
+        (_, RestartPolicy::Never) => false,
+        (ContainerRole::Init, _) | (_, RestartPolicy::OnFailure) => code != 0,
     }
 }
 
@@ -153,20 +151,22 @@ pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<MonotonicT
         };
         (rule.action == RESTART_ALL).then(|| exit.ended.after(wait))
     };
-    all_containers(version).filter_map(due).min()
+    version.all_containers().filter_map(due).min()
 }
 
 /// Returns true if a rule of this version can start all of its containers anew.
 #[must_use]
 pub fn can_restart_all(version: &StaticPod) -> bool {
-    let mut rules = all_containers(version).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    let mut rules = version
+        .all_containers()
+        .flat_map(|c| c.restart_policy_rules.iter().flatten());
     rules.any(|rule| rule.action == RESTART_ALL)
 }
 
 /// Returns true if all containers of a version start anew, and the first of them was not made yet.
 #[must_use]
 pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
-    let asked = all_containers(version).any(|spec| {
+    let asked = version.all_containers().any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
         let exit = history.first().and_then(|c| c.exit());
         let rule = exit.and_then(|exit| restart_rule(spec, exit.code));
@@ -179,8 +179,8 @@ pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
 /// Returns true if a container that is stopped because it does not work is to run again.
 #[must_use]
 pub fn restarts_on_failure(version: &StaticPod, name: &str) -> bool {
-    let spec = all_containers(version).find(|c| c.name == name);
-    role(version, name) == Role::Sidecar || restart_policy(version, spec) != "Never"
+    let policy = version.restart_policy(name);
+    version.role(name) == ContainerRole::Sidecar || policy != RestartPolicy::Never
 }
 
 /// Returns true if this version is over for good: it was found to be, or each of its containers is, or one that
@@ -201,15 +201,15 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
         over.then_some(exit.code)
     };
     let failed = |spec: &ContainerSpec| last(spec).is_some_and(|code| code != 0);
-    let inits = init_containers(version).iter();
+    let inits = version.init_containers().iter();
     inits.filter(|c| !is_sidecar(c)).any(failed)
-        || containers(version).iter().all(|spec| last(spec).is_some())
+        || version.containers().iter().all(|spec| last(spec).is_some())
 }
 
 /// Returns the time at which a version has run for as long as it may, if that is limited.
 #[must_use]
 pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
-    let seconds = spec(version)?.active_deadline_seconds?;
+    let seconds = version.spec.active_deadline_seconds?;
     let (_, seen) = view.state.seen.get(&version.uid)?;
     let limit = (seconds >= 0).then(|| units::time::seconds(seconds))?;
     Some(seen.after(limit))
@@ -224,64 +224,13 @@ pub fn stop_order(version: &StaticPod, observed: &Observed, ids: &[String]) -> V
         let named = named.filter(|c| c.name == name && ids.contains(&c.id));
         named.map(|c| c.id.clone()).collect::<Vec<_>>()
     };
-    let sidecars = init_containers(version).iter().filter(|c| is_sidecar(c));
+    let sidecars = version.init_containers().iter().filter(|c| is_sidecar(c));
     let mut groups: Vec<Vec<String>> = sidecars.rev().map(|spec| named(&spec.name)).collect();
     let later: Vec<&String> = groups.iter().flatten().collect();
     let first = ids.iter().filter(|id| !later.contains(id)).cloned();
     groups.insert(0, first.collect());
     groups.retain(|group| !group.is_empty());
     groups
-}
-
-/// The containers of a version, without those that come before them.
-#[must_use]
-pub fn containers(version: &StaticPod) -> &[ContainerSpec] {
-    spec(version).map_or(&[], |s| &s.containers)
-}
-
-/// The init containers and sidecars of a version, in the order of their start.
-#[must_use]
-pub fn init_containers(version: &StaticPod) -> &[ContainerSpec] {
-    spec(version)
-        .and_then(|s| s.init_containers.as_deref())
-        .unwrap_or_default()
-}
-
-/// All containers of a version, in the order of their start.
-pub fn all_containers(version: &StaticPod) -> impl Iterator<Item = &ContainerSpec> {
-    init_containers(version).iter().chain(containers(version))
-}
-
-fn spec(version: &StaticPod) -> Option<&PodSpec> {
-    version.pod.spec.as_ref()
-}
-
-/// The role of a container in its Pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// It runs to its end before those after it.
-    Init,
-    /// It starts before those after it and runs beside them.
-    Sidecar,
-    /// It is what the Pod is about.
-    Main,
-}
-
-/// Returns the role of a container of a version.
-#[must_use]
-pub fn role(version: &StaticPod, name: &str) -> Role {
-    match init_containers(version).iter().find(|c| c.name == name) {
-        Some(spec) if is_sidecar(spec) => Role::Sidecar,
-        Some(_) => Role::Init,
-        None => Role::Main,
-    }
-}
-
-/// The container's own restart policy, or else the Pod's.
-fn restart_policy<'a>(version: &'a StaticPod, container: Option<&'a ContainerSpec>) -> &'a str {
-    let own = container.and_then(|c| c.restart_policy.as_deref());
-    let of_pod = || spec(version).and_then(|s| s.restart_policy.as_deref());
-    own.or_else(of_pod).unwrap_or("Always")
 }
 
 #[cfg(test)]

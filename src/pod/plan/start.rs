@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::images::{at_hand, image_volumes};
-use super::rules::{Restart, Role, containers, init_containers, restart, restart_backoff, role};
+use super::rules::{Restart, restart, restart_backoff};
 use super::{Planner, Step, waiting};
-use crate::manifest::StaticPod;
+use crate::manifest::is_sidecar;
+use crate::manifest::{ContainerRole, StaticPod};
 use crate::pod::state::observed::{Container, Sandbox, State};
 use crate::pod::state::{Image, PostStart, Subject};
-use crate::translate::is_sidecar;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
@@ -46,9 +46,9 @@ impl Planner<'_> {
             let hook = state.post_starts.get(&c.id);
             c.is_live() && matches!(hook, Some(PostStart::Running | PostStart::Interrupted))
         };
-        let initialized = containers(version).iter().any(|c| here(&c.name).is_some());
+        let initialized = version.containers().iter().any(|c| here(&c.name).is_some());
         let mut due = vec![];
-        for spec in init_containers(version) {
+        for spec in version.init_containers() {
             let last = here(&spec.name);
             let done = match (is_sidecar(spec), last.map(|c| &c.state)) {
                 (true, container_state) => {
@@ -70,7 +70,7 @@ impl Planner<'_> {
                 return due;
             }
         }
-        for spec in containers(version) {
+        for spec in version.containers() {
             due.push(spec);
             if here(&spec.name).is_some_and(hooked) {
                 break;
@@ -152,7 +152,7 @@ impl Planner<'_> {
             // What must come first comes first in every sandbox.
             State::Exited(exit)
                 if exit.code == 0
-                    && role(version, &spec.name) == Role::Init
+                    && version.role(&spec.name) == ContainerRole::Init
                     && current.is_none_or(|s| s.id != last.sandbox) =>
             {
                 Some(Start::New {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, PodSpec};
 use proptest::prelude::*;
 
 use crate::manifest::{PodKey, StaticPod};
@@ -37,12 +37,8 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
             name: "web-n1".into(),
         },
         uid: uid.to_owned(),
-        pod: Pod {
-            spec: Some(spec),
-            ..Pod::default()
-        },
-        document: serde_json::Value::Null,
-        objects: Arc::default(),
+        spec,
+        ..StaticPod::default()
     })
 }
 
@@ -402,7 +398,7 @@ proptest! {
             Some(wanted) => {
                 let finished = is_finished(world.view(), &wanted);
                 // With these policies a container that is over may rightly stay so.
-                let partly = wanted.pod.spec.as_ref().unwrap().restart_policy.as_deref() != Some("Always");
+                let partly = wanted.spec.restart_policy.as_deref() != Some("Always");
                 prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
                 prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
                 prop_assert!(world.state.on_disk.iter().all(|uid| *uid == wanted.uid));

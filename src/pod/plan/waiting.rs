@@ -4,7 +4,7 @@ use crate::manifest::StaticPod;
 use crate::manifest::objects::{container_start_errors, start_errors};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
-use crate::pod::plan::rules::{Restart, all_containers, init_containers, is_finished, restart};
+use crate::pod::plan::rules::{Restart, is_finished, restart};
 use crate::pod::plan::{WantedImage, image_volumes, wanted_images};
 use crate::pod::state::observed::Container;
 use crate::pod::state::time::MonotonicTime;
@@ -45,7 +45,7 @@ pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &st
     if let Some(missing) = missing(&start_errors) {
         return missing;
     }
-    let reason = if init_containers(version).is_empty() {
+    let reason = if version.init_containers().is_empty() {
         "ContainerCreating"
     } else {
         "PodInitializing"
@@ -130,7 +130,9 @@ pub(in crate::pod) fn blocked_by(
 
 /// Returns what blocks the containers of a version that are to run, for people.
 pub(in crate::pod) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<String> {
-    let blocked_by = all_containers(version).filter_map(|c| blocked_by(view, version, &c.name));
+    let blocked_by = version
+        .all_containers()
+        .filter_map(|c| blocked_by(view, version, &c.name));
     let mut said: Vec<String> = blocked_by
         .map(|w| format!("{}: {}", w.reason, w.message))
         .collect();
@@ -156,7 +158,7 @@ fn pod_failure<'a>(state: &'a PodState, uid: &str) -> Option<&'a Failure> {
 /// The images that a container needs: its own, and those behind its volumes, which the kubelet sees to
 /// first and so stand last here.
 fn images_of<'a>(version: &'a StaticPod, name: &str) -> Vec<WantedImage<'a>> {
-    let spec = all_containers(version).find(|c| c.name == name);
+    let spec = version.container(name);
     let volumes = spec.into_iter().flat_map(|c| image_volumes(version, c));
     let holders: Vec<String> = std::iter::once(name.to_owned()).chain(volumes).collect();
     let image = |holder: &String| wanted_images(version).find(|image| image.holder == *holder);

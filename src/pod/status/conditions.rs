@@ -5,10 +5,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::time;
-use crate::manifest::StaticPod;
-use crate::pod::plan::rules::{
-    Role, can_restart_all, containers, init_containers, is_restarting_all, role,
-};
+use crate::manifest::{ContainerRole, StaticPod};
+use crate::pod::plan::rules::{can_restart_all, is_restarting_all};
 use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
 
@@ -113,8 +111,8 @@ fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Findi
     if status.phase.as_deref() == Some("Succeeded") {
         return Finding::because(true, "PodCompleted", None);
     }
-    let open = |s: &&ContainerStatus| match role(version, &s.name) {
-        Role::Sidecar => s.started != Some(true),
+    let open = |s: &&ContainerStatus| match version.role(&s.name) {
+        ContainerRole::Sidecar => s.started != Some(true),
         _ => !s.ready,
     };
     // Once one of the Pod's own containers ran, whatever came before was done.
@@ -128,7 +126,7 @@ fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Findi
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let before = known.any(|c| c.kind == "Initialized" && c.status == "True");
     let inits = in_order(
-        init_containers(version),
+        version.init_containers(),
         status.init_container_statuses.as_ref(),
     );
     let open: Vec<&str> = inits.filter(open).map(|s| s.name.as_str()).collect();
@@ -144,11 +142,11 @@ fn containers_ready(version: &StaticPod, status: &PodStatus) -> Finding {
         return Finding::because(false, reason, None);
     }
     let inits = in_order(
-        init_containers(version),
+        version.init_containers(),
         status.init_container_statuses.as_ref(),
     );
-    let sidecars = inits.filter(|s| role(version, &s.name) == Role::Sidecar);
-    let mains = in_order(containers(version), status.container_statuses.as_ref());
+    let sidecars = inits.filter(|s| version.role(&s.name) == ContainerRole::Sidecar);
+    let mains = in_order(version.containers(), status.container_statuses.as_ref());
     let unready = sidecars.chain(mains).filter(|s| !s.ready);
     let unready: Vec<&str> = unready.map(|s| s.name.as_str()).collect();
     if unready.is_empty() {
@@ -165,8 +163,7 @@ fn ready(version: &StaticPod, status: &PodStatus, found: &[(&str, Finding)]) -> 
     if !containers.holds {
         return containers;
     }
-    let spec = version.pod.spec.as_ref();
-    let gates = spec.and_then(|s| s.readiness_gates.as_ref());
+    let gates = version.spec.readiness_gates.as_ref();
     let closed = gates.into_iter().flatten().filter_map(|gate| {
         let gate = gate.condition_type.as_str();
         match found.iter().find(|(kind, _)| *kind == gate) {

@@ -9,11 +9,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::time;
-use crate::manifest::StaticPod;
+use crate::manifest::{ContainerRole, StaticPod};
 use crate::pod::go_duration::in_go;
-use crate::pod::plan::rules::{
-    Restart, Role, containers, init_containers, is_finished, is_restarting_all, restart, role,
-};
+use crate::pod::plan::rules::{Restart, is_finished, is_restarting_all, restart};
 use crate::pod::plan::waiting;
 use crate::pod::plan::waiting::Waiting;
 use crate::pod::state::View;
@@ -25,7 +23,7 @@ pub(super) fn of_containers(
     facts: &NodeFacts,
     version: &StaticPod,
 ) -> Vec<ContainerStatus> {
-    let specs = containers(version).iter();
+    let specs = version.containers().iter();
     let mut statuses: Vec<_> = specs
         .map(|spec| container_status(view, facts, version, spec))
         .collect();
@@ -39,7 +37,7 @@ pub(super) fn of_init_containers(
     facts: &NodeFacts,
     version: &StaticPod,
 ) -> Vec<ContainerStatus> {
-    let specs = init_containers(version).iter();
+    let specs = version.init_containers().iter();
     specs
         .map(|spec| container_status(view, facts, version, spec))
         .collect()
@@ -53,12 +51,12 @@ pub(super) fn container_status(
 ) -> ContainerStatus {
     let history = view.observed.history_of(&version.uid, &spec.name);
     let Some((newest, older)) = history.split_first() else {
-        return match role(version, &spec.name) {
-            Role::Init if has_begun(view, version) => removed_init(facts, version, spec),
+        return match version.role(&spec.name) {
+            ContainerRole::Init if has_begun(view, version) => removed_init(facts, version, spec),
             _ => never_made(view, facts, version, spec),
         };
     };
-    let pod_spec = version.pod.spec.as_ref();
+    let pod_spec = &version.spec;
     let (allocated, resources) = container_amounts(pod_spec, spec);
     let before = older
         .iter()
@@ -110,7 +108,7 @@ fn never_made(
             view, version, &spec.name,
         ))),
         last_state: Some(ContainerState::default()),
-        volume_mounts: volume_mounts(facts, version.pod.spec.as_ref(), spec),
+        volume_mounts: volume_mounts(facts, &version.spec, spec),
         ..ContainerStatus::default()
     }
 }
@@ -136,7 +134,7 @@ fn removed_init(facts: &NodeFacts, version: &StaticPod, spec: &ContainerSpec) ->
             ..ContainerState::default()
         }),
         last_state: Some(ContainerState::default()),
-        volume_mounts: volume_mounts(facts, version.pod.spec.as_ref(), spec),
+        volume_mounts: volume_mounts(facts, &version.spec, spec),
         ..ContainerStatus::default()
     }
 }
@@ -155,7 +153,7 @@ fn is_ready(
     state: &ContainerState,
     started: bool,
 ) -> bool {
-    if role(version, &container.name) == Role::Init {
+    if version.role(&container.name) == ContainerRole::Init {
         let ended = state.terminated.as_ref();
         return ended.is_some_and(|ended| ended.exit_code == 0);
     }
@@ -206,7 +204,7 @@ fn pause(
     }
     let (uid, name) = (&version.uid, &container.name);
     // The kubelet shows how a sidecar ended that ended well, although it starts it again.
-    if exit.code == 0 && role(version, name) == Role::Sidecar {
+    if exit.code == 0 && version.role(name) == ContainerRole::Sidecar {
         return None;
     }
     let retry = waiting::retry(view, version, name);
@@ -281,10 +279,10 @@ fn terminated(facts: &NodeFacts, id: &str, exit: &Exit) -> ContainerStateTermina
 /// The mounts that a container asks for, as they are.
 fn volume_mounts(
     facts: &NodeFacts,
-    pod: Option<&PodSpec>,
+    pod: &PodSpec,
     spec: &ContainerSpec,
 ) -> Option<Vec<VolumeMountStatus>> {
-    let recursive = pod.is_some_and(|pod| facts.handler_features(pod).recursive_read_only_mounts);
+    let recursive = facts.handler_features(pod).recursive_read_only_mounts;
     let mount = |mount: &VolumeMount| {
         let read_only = mount.read_only == Some(true);
         let asked = mount.recursive_read_only.as_deref().unwrap_or_default();
@@ -325,27 +323,27 @@ fn runs(status: &ContainerStatus) -> bool {
 fn of_role<'a>(
     version: &'a StaticPod,
     status: &'a PodStatus,
-    of: Role,
+    of: ContainerRole,
 ) -> impl Iterator<Item = &'a ContainerStatus> {
     let inits = status.init_container_statuses.iter().flatten();
-    inits.filter(move |s| role(version, &s.name) == of)
+    inits.filter(move |s| version.role(&s.name) == of)
 }
 
 /// Returns true if a container that comes before the Pod's own still runs, or has not run yet. A sidecar that is
 /// still to start counts only until one of the Pod's own was made in this sandbox.
 pub(super) fn is_initializing(view: View<'_>, version: &StaticPod, status: &PodStatus) -> bool {
-    if of_role(version, status, Role::Init).any(|s| never_ran(s) || runs(s)) {
+    if of_role(version, status, ContainerRole::Init).any(|s| never_ran(s) || runs(s)) {
         return true;
     }
     let begun = has_begun(view, version);
-    of_role(version, status, Role::Sidecar)
+    of_role(version, status, ContainerRole::Sidecar)
         .any(|s| never_ran(s) || runs(s) && s.started != Some(true) && !begun)
 }
 
 /// Returns true if one of the Pod's own containers was made in its sandbox: all that come before them were done.
 fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
     let sandbox = view.observed.ready_sandbox(&version.uid);
-    containers(version).iter().any(|spec| {
+    version.containers().iter().any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
         let mut here = history.iter();
         here.any(|c| sandbox.is_some_and(|s| s.id == c.sandbox))
@@ -354,10 +352,11 @@ fn has_begun(view: View<'_>, version: &StaticPod) -> bool {
 
 /// Returns true if an init container ended badly the last time.
 pub(super) fn has_failed_init(version: &StaticPod, status: &PodStatus) -> bool {
-    of_role(version, status, Role::Init).any(|s| last_code(s).is_some_and(|code| code != 0))
+    of_role(version, status, ContainerRole::Init)
+        .any(|s| last_code(s).is_some_and(|code| code != 0))
 }
 
 /// Returns true if a sidecar runs.
 pub(super) fn has_running_sidecar(version: &StaticPod, status: &PodStatus) -> bool {
-    of_role(version, status, Role::Sidecar).any(runs)
+    of_role(version, status, ContainerRole::Sidecar).any(runs)
 }

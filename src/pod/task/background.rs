@@ -173,8 +173,7 @@ impl PodTask {
 /// Subject of file work for a version, named with its host paths. Work for another version does not wait
 /// for it, however many of a Pod's versions hang.
 pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject {
-    let spec = version.pod.spec.as_ref();
-    let volumes = spec.and_then(|s| s.volumes.as_ref()).into_iter().flatten();
+    let volumes = version.volumes().iter();
     let paths = volumes.filter_map(|v| v.host_path.as_ref().map(|p| p.path.as_str()));
     let paths: Vec<&str> = paths.collect();
     let name = match paths.as_slice() {

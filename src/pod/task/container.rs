@@ -17,7 +17,6 @@ use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{Class, Kind, Place};
 use crate::pod::plan::Step;
-use crate::pod::plan::rules::all_containers;
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::{Image, Subject};
 use crate::pod::{folder, observe};
@@ -41,7 +40,7 @@ impl PodTask {
         let image_key = (uid.to_owned(), container.to_owned());
         // Used up whatever comes of it: the next start looks for the image again.
         let image = self.state.images.remove(&image_key);
-        let spec = all_containers(&version).find(|c| c.name == container);
+        let spec = version.container(container);
         let (
             Some(Image::Ready {
                 reference,
@@ -115,7 +114,6 @@ impl PodTask {
         })?;
         let normal = EventKind::Normal;
         self.event(uid, Some(container), normal, "Created", "Container created");
-        let pod_spec = version.pod.spec.as_ref();
         self.observed.containers.push(Container {
             id: answer.container_id.clone(),
             sandbox: sandbox.to_owned(),
@@ -127,7 +125,7 @@ impl PodTask {
             image_ref: instance.image,
             user: None,
             backoff,
-            grace_period: pod_spec.and_then(|s| s.termination_grace_period_seconds),
+            grace_period: version.spec.termination_grace_period_seconds,
             gone: false,
         });
         self.start_created(&version, spec, &answer.container_id, &mut place)
@@ -199,7 +197,7 @@ impl PodTask {
         id: &str,
     ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
-        let Some(spec) = all_containers(&version).find(|c| c.name == container) else {
+        let Some(spec) = version.container(container) else {
             return Ok(());
         };
         let subject = Subject::Container(uid.to_owned(), container.to_owned());
@@ -330,10 +328,9 @@ fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> St
     if !matches!(error, Error::Deadline { .. }) {
         return error.into();
     }
-    let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
     let mounts = spec.volume_mounts.iter().flatten();
     let mounted: Vec<&str> = mounts.map(|m| m.name.as_str()).collect();
-    let volumes = volumes.into_iter().flatten();
+    let volumes = version.volumes().iter();
     let volumes = volumes.filter(|v| mounted.contains(&v.name.as_str()));
     let paths = volumes.filter_map(|v| Some(v.host_path.as_ref()?.path.as_str()));
     let paths: Vec<&str> = paths.collect();

@@ -9,7 +9,6 @@ use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
 use crate::pod::go_duration::in_go;
-use crate::pod::plan::rules::all_containers;
 use crate::pod::plan::{image_volumes, volume_holder};
 use crate::pod::state::Subject;
 use crate::pod::state::history::StopReason;
@@ -100,7 +99,7 @@ impl PodTask {
             holders.any(|needed| needed == holder)
         };
         let message = format!("Error: {reason}");
-        for spec in all_containers(version).filter(needs) {
+        for spec in version.all_containers().filter(needs) {
             let (name, warning) = (Some(spec.name.as_str()), EventKind::Warning);
             self.event(&version.uid, name, warning, "Failed", &message);
         }

@@ -14,7 +14,7 @@ use super::background::Done;
 use super::{PodTask, events};
 use crate::image;
 use crate::image::{ImageError, LocalImage};
-use crate::manifest::StaticPod;
+use crate::manifest::{PullPolicy, StaticPod};
 use crate::pod::backoff;
 use crate::pod::plan::{image_volumes, volume_holder, wanted_images};
 use crate::pod::state::Image;
@@ -51,7 +51,7 @@ impl PodTask {
         let Some(wanted) = wanted_images(&version).find(|image| image.holder == holder) else {
             return;
         };
-        if wanted.policy == Some("Always") {
+        if wanted.policy == PullPolicy::Always {
             return self.begin_pull(uid, holder, wanted.image);
         }
         let key = (uid.clone(), holder.clone());
@@ -93,7 +93,7 @@ impl PodTask {
         match (result, wanted) {
             (Ok(Some(local)), _) => self.image_arrived(uid, holder, Ok(local)),
             (Err(error), _) => self.image_arrived(uid, holder, Err(error)),
-            (Ok(None), Some(wanted)) if wanted.policy == Some("Never") => {
+            (Ok(None), Some(wanted)) if wanted.policy == PullPolicy::Never => {
                 let error = ImageError {
                     reason: NEVER_PULL,
                     message: events::never_pulled(wanted.image),
@@ -222,7 +222,6 @@ impl PodTask {
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.
     pub(super) fn volume_images(&self, version: &StaticPod) -> BTreeMap<String, String> {
-        let volumes = version.pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
         let image = |volume: &Volume| {
             let key = (version.uid.clone(), volume_holder(&volume.name));
             match self.state.images.get(&key)? {
@@ -230,7 +229,7 @@ impl PodTask {
                 _ => None,
             }
         };
-        volumes.into_iter().flatten().filter_map(image).collect()
+        version.volumes().iter().filter_map(image).collect()
     }
 
     /// Tells which of the images that a container is made with were there already.

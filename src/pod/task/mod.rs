@@ -46,7 +46,6 @@ use crate::manifest::{PodKey, StaticPod};
 use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
 use crate::pod::observe::Listed;
-use crate::pod::plan::rules::init_containers;
 use crate::pod::plan::{plan, waiting};
 use crate::pod::report::{UpdateReport, report};
 use crate::pod::rollback::Rollback;
@@ -266,7 +265,7 @@ impl PodTask {
     ) {
         let version = self.state.versions.get(uid);
         let field = container.map_or(String::new(), |name| {
-            let inits = version.map_or(&[][..], |v| init_containers(v));
+            let inits = version.map_or(&[][..], |v| v.init_containers());
             let list = if inits.iter().any(|c| c.name == name) {
                 "initContainers"
             } else {

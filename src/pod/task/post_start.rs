@@ -10,7 +10,6 @@ use tracing::{info, warn};
 use super::PodTask;
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
-use crate::pod::plan::rules::all_containers;
 use crate::pod::state::PostStart;
 use crate::pod::state::observed::State;
 use crate::probe::hook;
@@ -48,7 +47,7 @@ impl PodTask {
             let Some((version, name)) = version else {
                 continue;
             };
-            if let Some(spec) = all_containers(&version).find(|c| c.name == name) {
+            if let Some(spec) = version.container(&name) {
                 info!(pod = %self.key, container = name, "Running the interrupted postStart hook again");
                 self.begin_post_start(&version, spec, &id);
             }

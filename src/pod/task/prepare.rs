@@ -14,7 +14,7 @@ use crate::manifest::{StaticPod, objects};
 use crate::pod::admission::Rejection;
 use crate::pod::events::EventKind;
 use crate::pod::limiter::Class;
-use crate::pod::plan::rules::{containers, is_finished};
+use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::waiting::MISSING_OBJECT;
 use crate::pod::state::Subject;
 use crate::pod::state::observed::Container;
@@ -110,7 +110,7 @@ impl PodTask {
         };
         let there = |name: &str| !self.observed.history_of(turn, name).is_empty();
         let is_coming = wanted.is_some_and(|version| {
-            let mut own = containers(&version).iter();
+            let mut own = version.containers().iter();
             version.uid == *turn
                 && !is_finished(self.view(), &version)
                 && !own.all(|c| there(&c.name))

@@ -4,7 +4,7 @@ use tracing::info;
 
 use super::PodTask;
 use crate::pod::events::EventKind;
-use crate::pod::plan::rules::{Restart, all_containers, restart};
+use crate::pod::plan::rules::{Restart, restart};
 use crate::pod::state::observed::{Container, Exit, State};
 use crate::probe::{Health, ProbeResult, ProbeUpdate as News, ProbedContainer as Wanted, Which};
 
@@ -22,7 +22,7 @@ impl PodTask {
             let Some(version) = state.versions.get(&container.uid) else {
                 continue;
             };
-            let spec = all_containers(version).find(|c| c.name == container.name);
+            let spec = version.container(&container.name);
             let sandbox = self
                 .observed
                 .sandboxes

@@ -15,7 +15,6 @@ use crate::host::blocking::Subject as FileSubject;
 use crate::host::blocking::pooled;
 use crate::pod::observe;
 use crate::pod::observe::{Inspected, Listed, Role};
-use crate::pod::plan::rules::all_containers;
 use crate::pod::state::Subject;
 use crate::pod::state::observed::{Container, Observed, Sandbox, State};
 use crate::units::time::Later;
@@ -197,7 +196,7 @@ impl PodTask {
 
     async fn read_termination_message(&mut self, container: Container) {
         let version = self.state.versions.get(&container.uid);
-        let spec = version.and_then(|v| all_containers(v).find(|c| c.name == container.name));
+        let spec = version.and_then(|v| v.container(&container.name));
         let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
             return;
         };

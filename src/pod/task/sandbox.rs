@@ -141,8 +141,7 @@ impl PodTask {
 
     /// The class of the calls that make a sandbox of a version.
     pub(super) fn sandbox_class(&self, version: &StaticPod) -> Class {
-        let spec = version.pod.spec.as_ref();
-        if spec.is_some_and(|s| s.host_network == Some(true)) {
+        if version.is_on_host_network() {
             Class::HostNetwork
         } else if self.has_run(&version.uid) {
             Class::Restart
@@ -178,8 +177,7 @@ pub(super) fn has_started(container: &Container) -> bool {
 /// Returns the failure to run a sandbox. A call without an answer has no cause of its own: what takes long
 /// in it is the network.
 fn run_sandbox_failure(version: &StaticPod, error: Error) -> StepError {
-    let spec = version.pod.spec.as_ref();
-    let on_host = spec.is_some_and(|s| s.host_network == Some(true));
+    let on_host = version.is_on_host_network();
     match error {
         Error::Deadline { ref message, .. } if message.is_empty() && !on_host => StepError::Call {
             reason: "FailedCreatePodSandBox",
@@ -192,10 +190,7 @@ fn run_sandbox_failure(version: &StaticPod, error: Error) -> StepError {
 
 /// The runtime handler that the Pod's runtime class names.
 fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, StepError> {
-    let Some(spec) = &version.pod.spec else {
-        return Ok(String::new());
-    };
-    let handler = context.facts.runtime_handler(spec);
+    let handler = context.facts.runtime_handler(&version.spec);
     handler.map(str::to_owned).map_err(sandbox_failure)
 }
 
@@ -204,10 +199,10 @@ pub(super) async fn user_namespace(
     context: &Arc<Context>,
     version: &StaticPod,
 ) -> Result<Option<UserNamespaceRange>, StepError> {
-    let spec = version.pod.spec.as_ref();
-    let Some(spec) = spec.filter(|s| s.host_users == Some(false)) else {
+    let spec = &version.spec;
+    if spec.host_users != Some(false) {
         return Ok(None);
-    };
+    }
     let supported = context.facts.handler_features(spec).user_namespaces;
     if !supported && context.facts.runtime.is_incomplete() {
         return Err(sandbox_failure(
@@ -262,9 +257,7 @@ async fn prepare_node(
 
 fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> {
     let facts = &context.facts;
-    let Some(spec) = &version.pod.spec else {
-        return Ok(());
-    };
+    let spec = &version.spec;
     let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
     let limits = pod_cgroup_limits(facts, spec);
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);

@@ -17,9 +17,10 @@ use super::{Context, PodTask, events};
 use crate::cri::{Client, Error, if_found};
 use crate::host::blocking::blocking;
 use crate::manifest::PodKey;
+use crate::manifest::is_sidecar;
 use crate::pod::events::EventKind;
 use crate::pod::plan::is_urgent;
-use crate::pod::plan::rules::{all_containers, restarts_on_failure, stop_order};
+use crate::pod::plan::rules::{restarts_on_failure, stop_order};
 use crate::pod::state::history::{FailedInstance, StopReason};
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::time::Timestamp;
@@ -27,7 +28,6 @@ use crate::pod::state::{PostStart, Terminating, View};
 use crate::pod::{folder, observe};
 use crate::probe::hook;
 use crate::probe::hook::PRE_STOP_FAILED;
-use crate::translate::is_sidecar;
 use crate::units::time::{seconds, whole_seconds};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
@@ -244,7 +244,7 @@ impl PodTask {
     fn probe_grace_period(&self, uid: &str, id: &str, reason: StopReason) -> Option<i64> {
         let version = self.version(uid)?;
         let container = self.observed.containers.iter().find(|c| c.id == id)?;
-        let spec = all_containers(&version).find(|c| c.name == container.name)?;
+        let spec = version.container(&container.name)?;
         let probe = match reason {
             StopReason::Liveness => spec.liveness_probe.as_ref(),
             StopReason::Startup => spec.startup_probe.as_ref(),
@@ -257,8 +257,7 @@ impl PodTask {
     /// with, in seconds.
     fn grace_period(&self, uid: &str) -> i64 {
         let version = self.version(uid);
-        let spec = version.as_ref().and_then(|v| v.pod.spec.as_ref());
-        let own = spec.and_then(|s| s.termination_grace_period_seconds);
+        let own = version.and_then(|v| v.spec.termination_grace_period_seconds);
         let given = || {
             self.observed
                 .containers_of(uid)
@@ -330,7 +329,7 @@ impl PodTask {
             let known = self.observed.containers.iter().find(|c| c.id == id);
             let name = known.map(|c| c.name.clone()).unwrap_or_default();
             let spec = version.as_ref().and_then(|v| {
-                let spec = all_containers(v).find(|c| c.name == name);
+                let spec = v.container(&name);
                 spec.cloned()
             });
             let sidecar = spec.as_ref().is_some_and(is_sidecar);

@@ -250,14 +250,10 @@ fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<PodSnapshot>> {
 }
 
 fn has_container(reported: &PodSnapshot, container: &str) -> bool {
-    let spec = reported.version.as_ref().and_then(|v| v.pod.spec.as_ref());
-    let all = spec.into_iter().flat_map(|spec| {
-        let inits = spec.init_containers.iter().flatten();
-        inits.chain(&spec.containers)
-    });
-    let mut names = all.map(|c| c.name.as_str());
+    let version = reported.version.as_ref();
     // A Pod of an earlier agent may run without a known manifest.
-    names.any(|name| name == container) || logs::status(reported, container).is_some()
+    version.is_some_and(|v| v.container(container).is_some())
+        || logs::status(reported, container).is_some()
 }
 
 fn no_container(name: &ContainerName) -> Refusal {

@@ -1,6 +1,5 @@
 //! Tests of the allocation of Pods to manifest files.
 
-use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 
 use super::*;
@@ -11,13 +10,10 @@ fn pod(name: &str, version: u32) -> Arc<StaticPod> {
         name: name.to_owned(),
     };
     let uid = format!("{name}{version}");
-    let document = serde_json::Value::Null;
     Arc::new(StaticPod {
         key,
         uid,
-        pod: Pod::default(),
-        document,
-        objects: Arc::default(),
+        ..StaticPod::default()
     })
 }
 

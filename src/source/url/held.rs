@@ -203,7 +203,7 @@ mod tests {
 
     fn words(held: &AcceptedPods) -> String {
         let word = |version: &Version| {
-            let spec = version.pod.pod.spec.as_ref().unwrap();
+            let spec = &version.pod.spec;
             let image = spec.containers[0].image.as_deref().unwrap();
             let name = version.pod.key.name.trim_end_matches("-n");
             format!("{name}{}", image.trim_start_matches("i:"))

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::manifest::{PodKey, StaticPod};
@@ -24,12 +23,8 @@ pub(in crate::pod) fn pod(spec: Value) -> Arc<StaticPod> {
             name: "p-n1".into(),
         },
         uid: "u".into(),
-        pod: Pod {
-            spec: Some(serde_json::from_value(spec).unwrap()),
-            ..Pod::default()
-        },
-        document: Value::Null,
-        objects: Arc::default(),
+        spec: serde_json::from_value(spec).unwrap(),
+        ..StaticPod::default()
     })
 }
 
