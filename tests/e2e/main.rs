@@ -26,6 +26,7 @@ mod rollback;
 mod security;
 mod service;
 mod source;
+mod upgrade;
 mod volumes;
 mod web;
 

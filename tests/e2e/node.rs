@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// How long most things may take before a test gives up on them.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Path of the program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_podkeeper");
+
 pub(crate) const BUSYBOX: &str = "localhost/podkeeper/busybox:1";
 
 /// Runs an async test on a containerd of this version. Whatever it leaves there, also where it fails, is
@@ -81,6 +84,8 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     pub(crate) name: String,
     pub(crate) version: &'static str,
+    /// The agent that is started.
+    pub(crate) program: PathBuf,
     pub(crate) extra_flags: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     /// Without the folder of manifests.
@@ -118,6 +123,7 @@ impl Node {
             client: Client::new(endpoint),
             runtime_dir,
             version,
+            program: PROGRAM.into(),
             extra_flags: vec![],
             env: vec![],
             without_manifests: false,
@@ -153,7 +159,7 @@ impl Node {
         let makes_no_room = (!makes_room).then_some("--image-gc-high-threshold=100");
         let flag = |name: &str, folder: &str| format!("--{name}={}", self.path(folder).display());
         let manifests = flag("pod-manifest-path", "manifests");
-        let agent = command(&["run"])
+        let agent = command_of(&self.program, &["run"])
             .args((!self.without_manifests).then_some(manifests))
             .envs(self.env.iter().cloned())
             .arg(flag("root-dir", "root"))
@@ -573,7 +579,11 @@ impl Drop for Node {
 
 /// The program under test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    command_of(Path::new(PROGRAM), arguments)
+}
+
+fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     // The proxies of whoever runs the tests are not theirs.
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
