@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use super::faults::{Reply, Web};
 use super::node::{FOREVER, Node, PATIENCE, command, pod};
+use super::web_server::{Reply, Web};
 
 mod on_one {
     super::super::on_containerd!(

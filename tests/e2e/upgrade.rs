@@ -13,8 +13,8 @@ use podkeeper::pod::report::PodReport;
 use podkeeper::server::fetch;
 use podkeeper::translate::labels;
 
-use super::faults::{Reply, Web};
 use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, PROGRAM, manifest, pod, pod_with};
+use super::web_server::{Reply, Web};
 
 super::on_each_containerd!(
     a_killed_agent_of_an_earlier_version_is_upgraded_with_nothing_restarted,
