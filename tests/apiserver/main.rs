@@ -1,5 +1,7 @@
-//! Promises S9 to S12 kept with a real kube-apiserver and a real containerd. `hack/test` brings both
-//! up and runs these; each test runs on an agent, folders, Pods and a Node of its own.
+//! Promises S9 to S12 (`docs/design.md`) kept with a real kube-apiserver and a real containerd: mirror Pods show
+//! the static Pods with their labels, come back when they are deleted, and nothing that the API server does
+//! stops a Pod. `hack/test` brings both up and runs these; each test runs on an agent, folders, Pods and a Node
+//! of its own.
 
 mod bootstrap;
 mod endpoint;

@@ -1,4 +1,4 @@
-//! Promises kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
+//! Promises (`docs/design.md`) kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
 //! runs once for every version of containerd, on an agent, folders and Pods of its own.
 
 mod admission;

@@ -1,5 +1,6 @@
-//! S5 over an upgrade: an agent that is started on what an earlier version left finds every Pod as it was, with
-//! nothing restarted, and goes on with what was under way. The way back to the earlier version is no promise.
+//! S5, an agent that starts restarts no Pod of an agent before it, over an upgrade: started on what an earlier
+//! version left, it finds every Pod as it was and goes on with what was under way. The way back to the earlier
+//! version is no promise.
 //!
 //! The earlier version is built from the commit that `hack/earlier` names and gives the reasons for.
 

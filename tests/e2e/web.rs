@@ -1,4 +1,5 @@
-//! S4: what a document on the web wants runs, and nothing that happens to its server stops it.
+//! S4: the Pods of the document at the manifest URL run and follow its changes, and nothing that happens to its
+//! server stops them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
