@@ -1,9 +1,12 @@
 //! The program as it is started: what it says of its configuration, what it refuses, and how it reaches
 //! a server through a proxy. No runtime is needed for these, or only one that answers.
 
+#[path = "support/mounts.rs"]
 mod mounts;
+#[path = "support/runtime/mod.rs"]
 mod runtime;
-mod web;
+#[path = "support/web_server.rs"]
+mod web_server;
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 use mounts::{Mounted, folder};
 use runtime::{Fate, Rule, Runtime, Settings};
 use tempfile::TempDir;
-use web::{Reply, Web};
+use web_server::{Reply, Web};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -80,7 +83,7 @@ impl Drop for Agent {
 fn wait(what: &str, mut test: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !test() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -89,7 +92,7 @@ fn wait(what: &str, mut test: impl FnMut() -> bool) {
 async fn wait_beside(what: &str, mut test: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !test() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

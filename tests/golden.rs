@@ -3,7 +3,9 @@
 //! The agent runs in a mount namespace of its own, in which the node looks like the one on which the
 //! records were taken.
 
+#[path = "support/records.rs"]
 mod records;
+#[path = "support/runtime/mod.rs"]
 mod runtime;
 
 use std::collections::BTreeSet;
@@ -135,7 +137,11 @@ impl Node {
             }
         };
         let settled = tokio::time::timeout(PATIENCE, settled).await;
-        assert!(settled.is_ok(), "waited in vain: {}", self.log());
+        assert!(
+            settled.is_ok(),
+            "timed out waiting for the Pods: {}",
+            self.log()
+        );
     }
 
     fn places(&self, pod: &Recorded) -> Places {

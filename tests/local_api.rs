@@ -1,6 +1,7 @@
 //! The running agent asked over HTTP: what it answers, and that no caller can hurt it. No runtime is
 //! needed for these.
 
+#[path = "support/ports.rs"]
 mod ports;
 
 use std::fs;
@@ -121,7 +122,7 @@ impl Drop for Agent {
 fn wait(what: &str, mut test: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !test() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

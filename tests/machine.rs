@@ -184,7 +184,7 @@ impl Machine {
             }
             assert!(
                 Instant::now() < end,
-                "waited in vain for {what}: {said}\n{}",
+                "timed out waiting for {what}: {said}\n{}",
                 self.journal()
             );
             std::thread::sleep(Duration::from_millis(500));

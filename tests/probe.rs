@@ -19,13 +19,16 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+#[path = "support/grpc.rs"]
 mod grpc;
+#[path = "support/ports.rs"]
 mod ports;
-mod web;
+#[path = "support/web_server.rs"]
+mod web_server;
 
 use grpc::Grpc;
 use ports::free;
-use web::{Reply, Web};
+use web_server::{Reply, Web};
 
 const IP: &str = "127.0.0.1";
 const PATIENCE: Duration = Duration::from_secs(30);

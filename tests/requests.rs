@@ -1,6 +1,7 @@
 //! What is asked for field by field, worked out by hand from the Kubernetes documentation and the
 //! reference agent's rules: the variants that no record has.
 
+#[path = "support/records.rs"]
 mod records;
 
 use std::sync::Arc;

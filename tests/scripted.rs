@@ -1,6 +1,7 @@
 //! The runtime of the tests does what it is told to: otherwise the tests that use it would show
 //! nothing.
 
+#[path = "support/runtime/mod.rs"]
 mod runtime;
 
 use std::time::Duration;

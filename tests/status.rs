@@ -19,6 +19,7 @@ use podkeeper::translate::Identity;
 use podkeeper::translate::NodeFacts;
 use serde_json::{Value, json};
 
+#[path = "support/placeholders.rs"]
 mod placeholders;
 
 use placeholders::{without_digests, without_times};

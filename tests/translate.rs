@@ -1,5 +1,6 @@
 //! What the runtime is asked for is what the reference agent asks for.
 
+#[path = "support/records.rs"]
 mod records;
 
 use std::collections::BTreeMap;

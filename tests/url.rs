@@ -1,7 +1,8 @@
 //! The URL source against a server that misbehaves: what is followed, and that nothing else changes
 //! anything.
 
-mod web;
+#[path = "support/web_server.rs"]
+mod web_server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use podkeeper::source::url::{Patience, Request, UrlSource};
 use podkeeper::source::{Desired, Freshness, Sources};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use web::{Reply, Web, faults};
+use web_server::{Reply, Web, faults};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -53,7 +54,7 @@ fn words(desired: &Desired) -> String {
 async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !is_so() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -121,7 +122,7 @@ impl Poller {
             }
             let wait = end.saturating_duration_since(Instant::now());
             let changed = tokio::time::timeout(wait, self.desired.changed()).await;
-            assert!(changed.is_ok(), "waited in vain for {what}: {now:#?}");
+            assert!(changed.is_ok(), "timed out waiting for {what}: {now:#?}");
             changed.unwrap().unwrap();
         }
     }

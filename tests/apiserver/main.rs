@@ -1,17 +1,9 @@
-//! Promises S9 to S12 kept with a real kube-apiserver and a real containerd. `hack/test` brings both
-//! up and runs these; each test runs on an agent, folders, Pods and a Node of its own.
-
-#[path = "../e2e/node.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod node;
-#[path = "../placeholders/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod placeholders;
-#[path = "../ports/mod.rs"]
-mod ports;
+//! Promises S9 to S12 (`docs/design.md`) kept with a real kube-apiserver and a real containerd: mirror Pods show
+//! the static Pods with their labels, come back when they are deleted, and nothing that the API server does
+//! stops a Pod. `hack/test` brings both up and runs these; each test runs on an agent, folders, Pods and a Node
+//! of its own.
 
 mod bootstrap;
-mod cluster;
 mod endpoint;
 mod faults;
 mod golden;
@@ -22,6 +14,15 @@ mod refusals;
 mod registered;
 mod shown;
 mod websocket;
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/node/mod.rs"]
+mod node;
+#[path = "../support/placeholders.rs"]
+mod placeholders;
+#[path = "../support/ports.rs"]
+mod ports;
 
 /// Makes a test of each function, on the API server that all share or on one of its own.
 macro_rules! with_apiserver {

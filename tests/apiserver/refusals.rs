@@ -1,5 +1,5 @@
-//! S12: where the API server does not want a mirror Pod, the Pod runs all the same, the refusal is told
-//! once, and the mirror comes when nothing is in its way any more.
+//! S12: where the API server refuses a mirror Pod, the static Pod runs, the refusal is reported once, and the
+//! mirror Pod is created when nothing is in its way any more.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! S9 to S11: what kubectl shows of static Pods, and what deleting a mirror Pod does.
+//! S9, each static Pod has a mirror Pod that kubectl shows; S10, selectors find it by the static Pod's labels;
+//! S11, deleting it stops nothing, and it comes back.
 
 use std::time::{Duration, Instant};
 

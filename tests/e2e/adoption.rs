@@ -1,4 +1,5 @@
-//! S5: an agent that starts finds what an earlier one left, and touches nothing else.
+//! S5: an agent that starts finds the Pods that an earlier one started, restarts none of them, and touches
+//! nothing else.
 
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,5 @@
-//! S7 and S8: containers are found where a node's tools look for them, and what stops runs again.
+//! S7, a node's tools find containers and logs by the kubelet's labels and paths; S8, a container that ends is
+//! started again as its restart policy says.
 
 use podkeeper::cri::v1;
 

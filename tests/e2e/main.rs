@@ -1,4 +1,4 @@
-//! Promises kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
+//! Promises (`docs/design.md`) kept on a real containerd. `hack/test` brings the runtimes up and runs these; each test
 //! runs once for every version of containerd, on an agent, folders and Pods of its own.
 
 mod admission;
@@ -14,8 +14,6 @@ mod housekeeping;
 mod identity;
 mod images;
 mod lifecycle;
-mod network;
-mod node;
 mod objects;
 mod order;
 mod probes;
@@ -26,17 +24,22 @@ mod rollback;
 mod security;
 mod service;
 mod source;
+mod upgrade;
 mod volumes;
 mod web;
 
-#[path = "../web/mod.rs"]
-mod faults;
-#[path = "../grpc/mod.rs"]
+#[path = "../support/grpc.rs"]
 mod grpc;
-#[path = "../mounts/mod.rs"]
+#[path = "../support/mounts.rs"]
 mod mounts;
-#[path = "../ports/mod.rs"]
+#[path = "../support/network.rs"]
+mod network;
+#[path = "../support/node/mod.rs"]
+mod node;
+#[path = "../support/ports.rs"]
 mod ports;
+#[path = "../support/web_server.rs"]
+mod web_server;
 
 /// Makes a test of each function for each version of containerd.
 macro_rules! on_each_containerd {

@@ -1,4 +1,4 @@
-//! S13: a removed manifest leaves nothing behind.
+//! S13: a Pod whose manifest is removed stops within its grace period and leaves nothing on the node.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
-//! S1, S6: the command lines and configuration files that people have already, and what a service
-//! manager is told.
+//! S1 and S6, the kubelet's flags and configuration file work as they are written; and what systemd is notified
+//! of.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use super::faults::{Reply, Web};
 use super::node::{FOREVER, Node, PATIENCE, command, pod};
+use super::web_server::{Reply, Web};
 
 mod on_one {
     super::super::on_containerd!(

@@ -1,4 +1,5 @@
-//! S1 to S3: what lies in the directory runs, and what does not belong there does not.
+//! S1, Pods in the manifest directory run; S2, files with a dot and folders are not read; S3, files are followed
+//! however they change.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! S4: what a document on the web wants runs, and nothing that happens to its server stops it.
+//! S4: the Pods of the document at the manifest URL run and follow its changes, and nothing that happens to its
+//! server stops them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use podkeeper::pod::report::PodReport;
 use podkeeper::server::fetch_status;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
-use super::faults::{Reply, Web, faults};
 use super::node::{FOREVER, Node, pod};
 use super::ports::free;
+use super::web_server::{Reply, Web, faults};
 
 super::on_each_containerd!(
     a_document_is_followed_from_its_first_pod_to_its_last,

@@ -1,7 +1,6 @@
 //! A Pod's life under the agent, hour by hour: the scriptable runtime and time that stands still but for
 //! the test's waiting.
 
-mod agent;
 mod backoff;
 mod clock;
 mod events;
@@ -13,7 +12,6 @@ mod identity;
 mod lies;
 mod node;
 mod numbers;
-mod panics;
 mod probes;
 mod recovery;
 mod rollback;
@@ -21,11 +19,13 @@ mod start;
 mod steps;
 mod stops;
 
-#[path = "../runtime/mod.rs"]
-mod runtime;
-
-#[path = "../placeholders/mod.rs"]
+#[path = "../support/agent.rs"]
+mod agent;
+#[path = "../support/panics.rs"]
+mod panics;
+#[path = "../support/placeholders.rs"]
 mod placeholders;
-
-#[path = "../records/mod.rs"]
+#[path = "../support/records.rs"]
 mod records;
+#[path = "../support/runtime/mod.rs"]
+mod runtime;

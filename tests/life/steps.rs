@@ -23,7 +23,7 @@ async fn until_under_way(agent: &Agent, name: &str) -> StepReport {
         }
         tokio::time::sleep(SECOND / 10).await;
     }
-    panic!("waited in vain for {name}: {:#?}", report(agent));
+    panic!("timed out waiting for {name}: {:#?}", report(agent));
 }
 
 /// How long a step has been under way, in seconds, by the test's clock.

@@ -1,5 +1,7 @@
 //! What the reference's records have in place of what is another each time.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use serde_json::{Value, json};
 
 /// A placeholder in place of the digits of every `sha256:…`. What is shorter or longer than a digest is

@@ -1,4 +1,4 @@
-//! Bad weather: mounts that do not answer, mounts that go, folders that are flooded.
+//! Faults of the manifest directory: mounts that hang, mounts that go, folders that are flooded.
 
 use std::fs;
 use std::os::unix::fs::symlink;

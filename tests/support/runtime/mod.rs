@@ -253,7 +253,7 @@ impl Runtime {
             }
         };
         let done = tokio::time::timeout(PATIENCE, waiting).await;
-        assert!(done.is_ok(), "waited in vain until {what}");
+        assert!(done.is_ok(), "timed out waiting until {what}");
     }
 }
 

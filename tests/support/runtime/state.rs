@@ -1,20 +1,25 @@
 //! What the runtime holds: sandboxes, containers and images, with the states and the errors that
 //! containerd gives them.
 
-use std::any::Any;
+mod images;
+mod names;
+mod subject;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::SystemTime;
 
 use podkeeper::cri::v1;
-use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::script::Script;
 use super::settings::Settings;
-use super::{Call, Life, Subject};
+use super::{Call, Life};
+
+use names::sandbox_name;
+pub(super) use subject::subject_of_container;
 
 /// Exit codes by convention: ended by a stop signal, and killed.
 pub(crate) const TERMINATED: i32 = 143;
@@ -147,108 +152,6 @@ impl State {
     pub(crate) fn newest(&self, pod: &str, name: &str) -> Option<&Container> {
         let named = |c: &&Container| c.pod == pod && c.name() == name;
         self.containers.iter().rev().find(named)
-    }
-
-    // --- whose a call is
-
-    /// Whose a call is, as far as its request or what it names tells.
-    pub(super) fn subject(&self, request: &dyn Any) -> Subject {
-        self.subject_by_sandbox(request)
-            .or_else(|| self.subject_by_container(request))
-            .or_else(|| subject_by_image(request))
-            .unwrap_or_default()
-    }
-
-    fn subject_by_sandbox(&self, request: &dyn Any) -> Option<Subject> {
-        if let Some(run) = request.downcast_ref::<v1::RunPodSandboxRequest>() {
-            let metadata = run.config.as_ref()?.metadata.as_ref()?;
-            let pod = Some(metadata.name.clone());
-            return Some(Subject {
-                pod,
-                container: None,
-            });
-        }
-        if let Some(create) = request.downcast_ref::<v1::CreateContainerRequest>() {
-            let config = create.config.as_ref()?;
-            let sandbox = self.sandbox(&create.pod_sandbox_id)?;
-            return Some(Subject {
-                pod: Some(sandbox.pod().to_owned()),
-                container: config.metadata.as_ref().map(|m| m.name.clone()),
-            });
-        }
-        let stop = request.downcast_ref::<v1::StopPodSandboxRequest>();
-        let remove = request.downcast_ref::<v1::RemovePodSandboxRequest>();
-        let status = request.downcast_ref::<v1::PodSandboxStatusRequest>();
-        let id = (stop.map(|r| &r.pod_sandbox_id))
-            .or(remove.map(|r| &r.pod_sandbox_id))
-            .or(status.map(|r| &r.pod_sandbox_id))?;
-        let pod = self.sandbox(id).map(|s| s.pod().to_owned());
-        Some(Subject {
-            pod,
-            container: None,
-        })
-    }
-
-    fn subject_by_container(&self, request: &dyn Any) -> Option<Subject> {
-        let start = request.downcast_ref::<v1::StartContainerRequest>();
-        let stop = request.downcast_ref::<v1::StopContainerRequest>();
-        let remove = request.downcast_ref::<v1::RemoveContainerRequest>();
-        let status = request.downcast_ref::<v1::ContainerStatusRequest>();
-        let exec = request.downcast_ref::<v1::ExecSyncRequest>();
-        let reopen = request.downcast_ref::<v1::ReopenContainerLogRequest>();
-        let id = (start.map(|r| &r.container_id))
-            .or(stop.map(|r| &r.container_id))
-            .or(remove.map(|r| &r.container_id))
-            .or(status.map(|r| &r.container_id))
-            .or(exec.map(|r| &r.container_id))
-            .or(reopen.map(|r| &r.container_id))?;
-        let known = self.container(id)?;
-        Some(subject_of_container(known))
-    }
-
-    fn next_id(&mut self, kind: &str) -> String {
-        self.made += 1;
-        hex(&format!("{kind}{}", self.made))
-    }
-
-    /// Holds the name of what a request is to make for an id of nothing.
-    pub(super) fn reserve(&mut self, request: &dyn Any) {
-        let run = request.downcast_ref::<v1::RunPodSandboxRequest>();
-        let create = request.downcast_ref::<v1::CreateContainerRequest>();
-        let name = (run.map(|run| sandbox_name(run.config.as_ref())))
-            .or(create.map(|create| self.container_name(create)));
-        let id = self.next_id("lost");
-        self.reserved.extend(name.map(|name| (name, id)));
-    }
-
-    fn container_name(&self, request: &v1::CreateContainerRequest) -> String {
-        self.full_name(request.config.as_ref(), &request.pod_sandbox_id)
-    }
-
-    fn name_of(&self, container: &Container) -> String {
-        self.full_name(Some(&container.config), &container.sandbox)
-    }
-
-    fn full_name(&self, config: Option<&v1::ContainerConfig>, sandbox: &str) -> String {
-        let metadata = config.and_then(|config| config.metadata.clone());
-        let metadata = metadata.unwrap_or_default();
-        let pod = self
-            .sandbox(sandbox)
-            .and_then(|s| s.config.metadata.clone());
-        let (pod, attempt) = (pod.unwrap_or_default(), metadata.attempt);
-        let name = [metadata.name, pod.name, pod.namespace, pod.uid];
-        format!("{}_{attempt}", name.join("_"))
-    }
-
-    /// The error of a request for a name that is held for something else, in containerd's words.
-    fn taken(&self, kind: &str, name: &str, holder: Option<&str>) -> Answer<()> {
-        let lost = self.reserved.iter().find(|(known, _)| known == name);
-        let holder = holder.or(lost.map(|(_, id)| id.as_str()));
-        holder.map_or(Ok(()), |id| {
-            Err(Status::unknown(format!(
-                "failed to reserve {kind} name \"{name}\": name \"{name}\" is reserved for \"{id}\""
-            )))
-        })
     }
 
     // --- sandboxes
@@ -519,55 +422,6 @@ impl State {
         self.containers.iter().filter(passes).map(item).collect()
     }
 
-    // --- images
-
-    /// An image by the name it was asked for or by its id.
-    pub(crate) fn image(&self, name: &str) -> Option<&v1::Image> {
-        let by_id = || self.images.values().find(|image| image.id == name);
-        self.images.get(name).or_else(by_id)
-    }
-
-    /// The image is there from now on.
-    pub(crate) fn add_image(&mut self, name: &str) -> &mut v1::Image {
-        let image = || v1::Image {
-            // As long as a digest is.
-            id: format!("sha256:{0}{0}", hex(name)),
-            repo_tags: vec![name.to_owned()],
-            size: 1000,
-            uid: Some(v1::Int64Value { value: 0 }),
-            ..v1::Image::default()
-        };
-        self.images.entry(name.to_owned()).or_insert_with(image)
-    }
-
-    pub(super) fn image_status(&mut self, request: &v1::ImageStatusRequest) -> Option<v1::Image> {
-        let name = request.image.clone().unwrap_or_default().image;
-        if self.settings.every_image && self.image(&name).is_none() {
-            self.add_image(&name);
-        }
-        self.image(&name).cloned()
-    }
-
-    pub(super) fn pull_image(&mut self, request: &v1::PullImageRequest) -> v1::PullImageResponse {
-        let name = request.image.clone().unwrap_or_default().image;
-        let image_ref = self.add_image(&name).id.clone();
-        v1::PullImageResponse { image_ref }
-    }
-
-    pub(super) fn list_images(&self, filter: Option<&v1::ImageFilter>) -> Vec<v1::Image> {
-        let name = filter.and_then(|f| f.image.as_ref()).map(|i| &i.image);
-        match name.filter(|name| !name.is_empty()) {
-            Some(name) => self.image(name).into_iter().cloned().collect(),
-            None => self.images.values().cloned().collect(),
-        }
-    }
-
-    pub(super) fn remove_image(&mut self, request: &v1::RemoveImageRequest) {
-        let name = request.image.clone().unwrap_or_default().image;
-        self.images
-            .retain(|key, image| *key != name && image.id != name);
-    }
-
     // --- events
 
     fn tell(&self, sandbox: &str, id: &str, kind: v1::ContainerEventType) {
@@ -584,31 +438,6 @@ impl State {
     }
 }
 
-pub(super) fn subject_of_container(container: &Container) -> Subject {
-    Subject {
-        pod: Some(container.pod.clone()),
-        container: Some(container.name().to_owned()),
-    }
-}
-
-fn subject_by_image(request: &dyn Any) -> Option<Subject> {
-    let pull = request.downcast_ref::<v1::PullImageRequest>();
-    let status = request.downcast_ref::<v1::ImageStatusRequest>();
-    let image = (pull.map(|r| &r.image)).or(status.map(|r| &r.image))?;
-    let container = image.as_ref().map(|i| i.image.clone());
-    Some(Subject {
-        pod: None,
-        container,
-    })
-}
-
-fn sandbox_name(config: Option<&v1::PodSandboxConfig>) -> String {
-    let metadata = config.and_then(|config| config.metadata.clone());
-    let metadata = metadata.unwrap_or_default();
-    let (name, namespace) = (metadata.name, metadata.namespace);
-    format!("{name}_{namespace}_{}_{}", metadata.uid, metadata.attempt)
-}
-
 fn sandbox_state(sandbox: &Sandbox) -> v1::PodSandboxState {
     if sandbox.ready {
         v1::PodSandboxState::SandboxReady
@@ -623,11 +452,4 @@ fn selected(selector: &HashMap<String, String>, labels: &HashMap<String, String>
 
 fn not_found(kind: &str, id: &str) -> Status {
     Status::not_found(format!("there is no {kind} {id:?}"))
-}
-
-/// An id that depends on the text alone.
-fn hex(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    let bytes = digest.first_chunk::<16>().unwrap();
-    format!("{:032x}", u128::from_be_bytes(*bytes))
 }

@@ -208,7 +208,7 @@ impl Agent {
         let done = tokio::time::timeout(PATIENCE, waiting).await;
         assert!(
             done.is_ok(),
-            "waited in vain until {what}: {:#?}",
+            "timed out waiting until {what}: {:#?}",
             self.short()
         );
     }

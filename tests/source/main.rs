@@ -1,8 +1,10 @@
 //! The directory source against real files and real inotify: what is followed, what is refused, and
 //! what keeps running whatever happens to the files.
 
+mod faults;
+
+#[path = "../support/mounts.rs"]
 mod mounts;
-mod weather;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
