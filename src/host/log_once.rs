@@ -13,10 +13,10 @@ const REPEAT: Duration = Duration::from_secs(600);
 
 /// Problem of each subject at its last try.
 #[derive(Debug, Default)]
-pub(crate) struct LogOnce(BTreeMap<String, Problem>);
+pub(crate) struct LogOnce(BTreeMap<String, LoggedProblem>);
 
 #[derive(Debug)]
-struct Problem {
+struct LoggedProblem {
     text: String,
     logged: Instant,
 }
@@ -31,11 +31,11 @@ impl LogOnce {
         let now = Instant::now();
         let known = self.0.get(subject);
         let is_logged =
-            |known: &Problem| known.text == text && now.duration_since(known.logged) < REPEAT;
+            |known: &LoggedProblem| known.text == text && now.duration_since(known.logged) < REPEAT;
         if known.is_some_and(is_logged) {
             return false;
         }
-        let problem = Problem {
+        let problem = LoggedProblem {
             text: text.to_owned(),
             logged: now,
         };

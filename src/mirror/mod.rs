@@ -61,7 +61,7 @@ const PKI: &str = "pki";
 
 /// Settings of the connection to an API server.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings {
+pub struct ApiServerSettings {
     /// Kubeconfig of the API server.
     pub kubeconfig: PathBuf,
     /// Kubeconfig for requesting a certificate, used while the other does not exist.
@@ -94,7 +94,7 @@ pub struct Numbers {
 
 /// Local state that is reported to the API server.
 struct Local {
-    settings: Settings,
+    settings: ApiServerSettings,
     context: Arc<Context>,
     desired: tokio::sync::watch::Receiver<Option<Desired>>,
     /// Set once every Pod was observed for the first time.
@@ -158,7 +158,7 @@ impl Mirror {
     /// the first time; `client` is notified of each connection.
     #[must_use]
     pub fn new(
-        settings: Settings,
+        settings: ApiServerSettings,
         context: Arc<Context>,
         desired: tokio::sync::watch::Receiver<Option<Desired>>,
         synced: tokio::sync::watch::Receiver<Option<Instant>>,

@@ -405,7 +405,7 @@ async fn link_log(context: &Context, key: &PodKey, container: &Container) {
         )
     };
     if let Err(error) = blocking(link).await {
-        // The log keeper makes it later, and tells if that fails too.
+        // The container log manager creates it later, and logs it if that fails too.
         debug!(%error, "Failed to link the container's log");
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use super::cache::Cache;
 use super::caller::{Caller, token};
 use super::refusal::Refusal;
-use super::settings::{Authorization, Settings};
+use super::settings::{Authorization, HttpsSettings};
 use super::target::Right;
 
 /// Maximum number of concurrent reviews by the API server.
@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Authenticates and authorizes requests.
 pub(super) struct Guard {
-    settings: Arc<Settings>,
+    settings: Arc<HttpsSettings>,
     node_name: String,
     /// Client of the API server, while there is one.
     api: watch::Receiver<Option<kube::Client>>,
@@ -38,7 +38,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(
-        settings: Arc<Settings>,
+        settings: Arc<HttpsSettings>,
         node_name: String,
         api: watch::Receiver<Option<kube::Client>>,
     ) -> Self {
@@ -270,8 +270,8 @@ mod tests {
         kube::Client::new(service, "default")
     }
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> HttpsSettings {
+        HttpsSettings {
             address: ([127, 0, 0, 1], 0).into(),
             certificate: None,
             only_tls13: false,
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    fn guard(settings: Settings, api: Option<kube::Client>) -> Guard {
+    fn guard(settings: HttpsSettings, api: Option<kube::Client>) -> Guard {
         let (_, api) = watch::channel(api);
         Guard::new(Arc::new(settings), "n1".to_owned(), api)
     }
@@ -348,7 +348,7 @@ mod tests {
             assert!(why.contains("expected a bearer token"), "{why}");
         }
         let open = guard(
-            Settings {
+            HttpsSettings {
                 anonymous: true,
                 ..settings()
             },
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(user, "system:anonymous");
         assert_eq!(ask(&open, "/metrics", Some("bad")).await.0, 401);
         let nobody_asked = guard(
-            Settings {
+            HttpsSettings {
                 anonymous: true,
                 token_reviews: false,
                 ..settings()

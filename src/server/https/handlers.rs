@@ -21,7 +21,7 @@ use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Audience, Body, METRICS, handle as common};
-use crate::server::state::State;
+use crate::server::state::ServerState;
 use crate::translate::labels;
 
 /// Maximum number of callers that read logs at a time.
@@ -30,7 +30,7 @@ const MOST_READERS: usize = 32;
 /// State that the handlers read.
 pub(super) struct Handlers {
     pub(super) guard: Guard,
-    state: Arc<State>,
+    state: Arc<ServerState>,
     streams: Streams,
     readers: Arc<Semaphore>,
     stats: Stats,
@@ -39,7 +39,7 @@ pub(super) struct Handlers {
 type Outcome<T> = Result<T, Refusal>;
 
 impl Handlers {
-    pub(super) fn new(guard: Guard, state: Arc<State>, streams: Streams) -> Self {
+    pub(super) fn new(guard: Guard, state: Arc<ServerState>, streams: Streams) -> Self {
         Self {
             guard,
             state,
@@ -141,7 +141,7 @@ impl Handlers {
         let room = self.streams.room(request.headers())?;
         let context = self.context()?;
         let container_id = running(&context, name)?;
-        let wanted = Wanted::of(query)?;
+        let wanted = StreamOptions::of(query)?;
         let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
         if cmd.is_empty() {
             let why = "command: found none, expected what to run in the container";
@@ -168,7 +168,7 @@ impl Handlers {
         let room = self.streams.room(request.headers())?;
         let context = self.context()?;
         let container_id = running(&context, name)?;
-        let wanted = Wanted::of(query)?;
+        let wanted = StreamOptions::of(query)?;
         let message = v1::AttachRequest {
             container_id,
             tty: wanted.tty,
@@ -214,14 +214,14 @@ impl Handlers {
     clippy::struct_excessive_bools,
     reason = "the contract has these very fields"
 )]
-struct Wanted {
+struct StreamOptions {
     stdin: bool,
     stdout: bool,
     stderr: bool,
     tty: bool,
 }
 
-impl Wanted {
+impl StreamOptions {
     fn of(query: &Query) -> Outcome<Self> {
         let tty = query.is_on("tty");
         let wanted = Self {

@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::target::ContainerName;
 use crate::host::blocking::blocking;
 use crate::host::untrusted::Location;
-use crate::logs::{self, Cursor, Wanted, instance};
+use crate::logs::{self, Cursor, LogOptions, instance};
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
@@ -40,7 +40,7 @@ struct Options {
     follow: bool,
     previous: bool,
     tail: Option<usize>,
-    wanted: Wanted,
+    wanted: LogOptions,
     limit: Option<u64>,
 }
 
@@ -60,10 +60,10 @@ impl Options {
             follow: query.is_on("follow"),
             previous: query.is_on("previous"),
             tail: query.read("tailLines", "a number of lines, 0 or more")?,
-            wanted: Wanted {
+            wanted: LogOptions {
                 since: ago.or(time),
                 timestamps: query.is_on("timestamps"),
-                ..Wanted::default()
+                ..LogOptions::default()
             },
             limit,
         })

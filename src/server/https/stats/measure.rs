@@ -68,7 +68,7 @@ async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
         let id = stats.attributes.as_ref()?.id.clone();
         Some((id, stats))
     });
-    let mut found = Found {
+    let mut found = RuntimeStats {
         containers: containers.collect(),
         sandboxes: sandboxes(context, ours).await,
     };
@@ -113,14 +113,14 @@ async fn sandboxes(
 }
 
 /// Stats of the runtime.
-struct Found {
+struct RuntimeStats {
     /// By container id.
     containers: HashMap<String, v1::ContainerStats>,
     /// By Pod UID.
     sandboxes: HashMap<String, v1::LinuxPodSandboxStats>,
 }
 
-impl Found {
+impl RuntimeStats {
     fn pod(&mut self, key: &PodKey, reported: &PodSnapshot, rates: &mut Rates) -> PodUsage {
         let inits = reported.status.init_container_statuses.iter().flatten();
         let all = inits.chain(reported.status.container_statuses.iter().flatten());
@@ -287,10 +287,10 @@ mod tests {
         reported
     }
 
-    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> Found {
+    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> RuntimeStats {
         let all = [("a", 10, 100), ("b", 20, 200), ("ended", 40, 400)];
         let containers = all.map(|(name, cpu, memory)| (format!("id-{name}"), stats(cpu, memory)));
-        Found {
+        RuntimeStats {
             containers: containers.into(),
             sandboxes,
         }

@@ -15,7 +15,7 @@ struct Sample {
 
 /// Returns the page; `usage` is `None` if the measurement failed, which the last of its metrics reports.
 pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
     if let Some(usage) = usage {
         page.usage(usage);
     }
@@ -31,9 +31,9 @@ pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
 }
 
 #[derive(Default)]
-struct Page(String);
+struct MetricsPage(String);
 
-impl Page {
+impl MetricsPage {
     // Long since it is a list: all families, in the order of the kubelet's page.
     fn usage(&mut self, usage: &Usage) {
         let page = self;
