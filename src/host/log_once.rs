@@ -4,6 +4,7 @@
 //! not at every try.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -43,6 +44,23 @@ impl LogOnce {
         true
     }
 
+    /// Records the outcome of a try; returns the text of its error if that has to be logged now.
+    pub(crate) fn record<T, E: Display>(
+        &mut self,
+        subject: &str,
+        outcome: &Result<T, E>,
+    ) -> Option<String> {
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        self.should_log(subject, error.as_deref())
+            .then_some(error)
+            .flatten()
+    }
+
+    /// Records a try without a problem; returns `true` if there was one before.
+    pub(crate) fn resolve(&mut self, subject: &str) -> bool {
+        self.0.remove(subject).is_some()
+    }
+
     /// Forgets the problems of subjects that are no longer tried.
     pub(crate) fn retain(&mut self, is_tried: impl Fn(&str) -> bool) {
         self.0.retain(|subject, _| is_tried(subject));
@@ -74,6 +92,13 @@ mod tests {
         problems.retain(|subject| subject == "disk");
         assert!(!problems.should_log("disk", Some("gone")));
         assert!(problems.should_log("other", Some("gone")));
+        assert!(problems.resolve("other"));
+        assert!(!problems.resolve("other"));
+        let failed: Result<(), &str> = Err("full");
+        assert_eq!(problems.record("write", &failed).as_deref(), Some("full"));
+        assert_eq!(problems.record("write", &failed), None);
+        assert_eq!(problems.record("write", &Ok::<(), &str>(())), None);
+        assert!(!problems.resolve("write"));
         let mut logged = 0;
         for _ in 0..3600 {
             tokio::time::advance(Duration::from_secs(1)).await;

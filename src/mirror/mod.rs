@@ -7,7 +7,6 @@
 mod api;
 mod bounded;
 mod certificate;
-mod complaint;
 mod connection;
 mod error;
 mod events;
@@ -22,6 +21,7 @@ mod plan;
 mod plan_tests;
 mod plugin;
 mod pods;
+mod refusal_log;
 mod refusals;
 mod watch;
 
@@ -42,10 +42,10 @@ use crate::pod::task::Context;
 use crate::source::Desired;
 use crate::units::time::scaled;
 use api::Api;
-use complaint::Complaint;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
 pub use object::{NodeIdentity, mirror};
+use refusal_log::RefusalLog;
 
 /// Back-off before an API server that is unreachable is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
@@ -346,16 +346,16 @@ impl Mirror {
     async fn renew_certificate(&self, api: &Api) -> Result<Infallible, ApiError> {
         let settings = &self.local.settings;
         let folder = self.certificate_folder();
-        let mut complaint = Complaint::new("to renew the client certificate");
+        let mut refusals = RefusalLog::new("to renew the client certificate");
         while settings.rotate_certificates
             && let Some(validity) = self.shown(&folder)
         {
             certificate::wait_until_due(validity, fastrand::f64()).await;
             let node = &self.local.context.node_name;
             match certificate::ask(api, &folder, node).await {
-                Ok(()) => complaint.clear(),
+                Ok(()) => refusals.accepted(),
                 Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
-                Err(error) => complaint.say(&error),
+                Err(error) => refusals.refused(&error),
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

@@ -94,9 +94,9 @@ impl ContainerLogManager {
         let (paths, max_size) = (self.context.facts.paths.clone(), self.rotation.max_size);
         let found = match blocking(move || examine(&paths, max_size)).await {
             Ok(found) => found,
-            Err(error) => return self.report("the folders of logs", Err(error.into())),
+            Err(error) => return self.report("the folders of logs", &Err(error.into())),
         };
-        self.report("the folders of logs", Ok(()));
+        self.report("the folders of logs", &Ok(()));
         if found.is_subset(&self.at_rest) {
             self.at_rest = found;
             return;
@@ -156,7 +156,7 @@ impl ContainerLogManager {
             },
             _ => return false,
         };
-        self.report(&issue.subject(), done);
+        self.report(&issue.subject(), &done);
         true
     }
 
@@ -180,10 +180,8 @@ impl ContainerLogManager {
     }
 
     /// Logs a problem with a log once.
-    fn report(&mut self, subject: &str, done: anyhow::Result<()>) {
-        let error = done.err().map(|error| format!("{error:#}"));
-        if self.problems.should_log(subject, error.as_deref()) {
-            let error = error.unwrap_or_default();
+    fn report(&mut self, subject: &str, done: &anyhow::Result<()>) {
+        if let Some(error) = self.problems.record(subject, &done) {
             warn!(
                 log = subject,
                 error, "Failed to rotate or link container log"

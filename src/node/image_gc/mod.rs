@@ -55,9 +55,7 @@ pub async fn keep(
     };
     loop {
         let done = collector.collect().await;
-        let trouble = done.err().map(|error| format!("{error:#}"));
-        if collector.problems.should_log("round", trouble.as_deref()) {
-            let error = trouble.unwrap_or_default();
+        if let Some(error) = collector.problems.record("round", &done) {
             warn!(
                 error,
                 "Image garbage collection failed, no image is removed"
@@ -96,17 +94,17 @@ impl Collector {
             info!(
                 images = removed.names.join(", "),
                 freed_bytes = now.available.saturating_sub(before.available),
-                usage = %mount.display(),
+                disk = %mount.display(),
                 used_percent_before = before.used_percent(),
                 used_percent = now.used_percent(),
                 "Removed unused images"
             );
         }
         let missing_bytes = made?;
-        let trouble = (missing_bytes > 0).then_some("too full");
-        if self.problems.should_log("disk", trouble) {
+        let problem = (missing_bytes > 0).then_some("too full");
+        if self.problems.should_log("disk", problem) {
             warn!(
-                usage = %mount.display(),
+                disk = %mount.display(),
                 used_percent = now.used_percent(),
                 missing_bytes,
                 "Image file system is too full, and no image is left to remove"
@@ -150,13 +148,11 @@ impl Collector {
             }),
         };
         let done = self.context.client.remove_image(request).await;
-        let trouble = done.err().map(|error| error.to_string());
-        if self.problems.should_log(&image.id, trouble.as_deref()) {
-            let error = trouble.as_deref().unwrap_or_default();
+        if let Some(error) = self.problems.record(&image.id, &done) {
             warn!(image = image.name, error, "Failed to remove image");
         }
         removed.tried.insert(image.id.clone());
-        if trouble.is_none() {
+        if done.is_ok() {
             removed.names.push(image.name.clone());
         }
     }

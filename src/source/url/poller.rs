@@ -20,6 +20,7 @@ use super::schedule::Schedule;
 use super::signature::Keys;
 use super::{UrlSource, shown};
 use crate::host::blocking::{blocking, limited};
+use crate::host::log_once::LogOnce;
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 use crate::source::log::publish;
@@ -51,8 +52,8 @@ pub(super) struct Poller {
     unknown: bool,
     /// Reason why the document cannot be read.
     complaint: Option<String>,
-    /// Message logged for the last failure to write the copy.
-    copy_complaint: Option<String>,
+    /// Failures to write the copy.
+    problems: LogOnce,
 }
 
 impl Poller {
@@ -70,7 +71,7 @@ impl Poller {
             rejected: None,
             unknown: true,
             complaint: None,
-            copy_complaint: None,
+            problems: LogOnce::default(),
             source,
         }
     }
@@ -373,14 +374,9 @@ impl Poller {
             return;
         };
         self.copy = Some(copy);
-        let complaint = written.err().map(|error| error.to_string());
-        if let Some(error) = complaint
-            .as_ref()
-            .filter(|_| complaint != self.copy_complaint)
-        {
+        if let Some(error) = self.problems.record("copy", &written) {
             warn!(error, "Failed to write the document of the manifest URL");
         }
-        self.copy_complaint = complaint;
     }
 }
 
