@@ -191,7 +191,7 @@ async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Resul
     let facts = node_facts(config, &runtime);
     let context = Arc::new(Context {
         client: client.clone(),
-        owner_label: facts.paths.mark(),
+        owner_label: facts.paths.owner_label(),
         node_name: config.node_name.clone(),
         resolv_conf: config.resolv_conf.clone(),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),

@@ -152,7 +152,7 @@ impl Cursor {
         };
         let (reader, metadata) = match open(&folder, name) {
             Ok(opened) => opened,
-            // It was rotated or removed at this very moment.
+            // It was rotated or removed just now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
         };
@@ -182,7 +182,7 @@ impl Cursor {
         };
         let is_live = at.position == FilePosition::Live;
         let goes_on = next.is_some() || self.following().is_some();
-        // The last words may have been written while we looked for what comes after: once more.
+        // The last lines may have been written while the next file was opened: once more.
         if !goes_on || is_live && !std::mem::replace(&mut self.leaving, true) {
             return Ok(false);
         }
@@ -371,12 +371,12 @@ mod tests {
         assert_eq!(log.read_on(&mut cursor), "a ");
         log.say("0.log", &["b"]);
         log.rotate("1");
-        // The runtime writes on where it was until it is told.
+        // The runtime writes on where it was until it is notified.
         log.say("0.log.1", &["c"]);
         assert_eq!(log.read_on(&mut cursor), "b c ");
         log.say("0.log", &["d"]);
         assert_eq!(log.read_on(&mut cursor), "d ");
-        // Twice between two looks, and the files are packed away at once.
+        // Twice between two reads, and the files are packed away at once.
         log.say("0.log", &["e"]);
         log.rotate("2");
         log.say("0.log", &["f"]);

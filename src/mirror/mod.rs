@@ -50,11 +50,11 @@ use refusal_log::RefusalLog;
 /// Back-off before an API server that is unreachable is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// A connection that held this long was a good one.
+/// A connection that lasted this long was a good one.
 const GOOD: Duration = Duration::from_secs(30);
 /// Wait before a certificate that was not issued is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// News that nobody took in yet.
+/// Updates of the watches that are not handled yet.
 const UPDATES: usize = 16;
 /// Folder of the client certificate, below the root directory.
 const PKI: &str = "pki";
@@ -250,7 +250,7 @@ impl Mirror {
             let node = &self.local.context.node_name;
             certificate::ask(&first.api, &folder, node).await?;
         }
-        // Looked at before it is read, so that one that comes in between ends the connection too.
+        // Stamped before it is read, so that one that comes in between ends the connection too.
         let newest = WatchedFiles::snapshot([certificate::current(&folder)]);
         let renewed = self.renewed(&folder);
         let requests = Arc::clone(&self.local.requests);
@@ -329,7 +329,7 @@ impl Mirror {
         }
     }
 
-    /// Says that the API server answers, once it does.
+    /// Logs that the API server is reachable, once it is.
     async fn report_when_reachable(
         &self,
         api: &Api,

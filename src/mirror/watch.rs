@@ -154,7 +154,7 @@ async fn round<T: WatchedObject>(
     } else {
         let list: List<T> = api.get(path).await?;
         refusals.accepted();
-        tell(sender, ObjectUpdate::All(list.items.0)).await?;
+        send(sender, ObjectUpdate::All(list.items.0)).await?;
         list.metadata.resource_version
     };
     let seconds = fastrand::u64(WATCH_SECONDS..=2 * WATCH_SECONDS);
@@ -166,7 +166,7 @@ async fn round<T: WatchedObject>(
     let mut events = api.watch::<T>(&target).await?;
     while let Some(event) = events.next().await {
         let event = match event {
-            // It was cut. If that is because the server is away, the next one cannot be begun.
+            // It was cut. If that is because the server is unreachable, the next one cannot be begun.
             Err(error) if error.kind == ErrorKind::Unreachable => break,
             event => event?,
         };
@@ -185,7 +185,7 @@ async fn round<T: WatchedObject>(
         if let Some(newer) = object.resource_version() {
             *version = Some(newer.to_owned());
         }
-        tell(sender, seen).await?;
+        send(sender, seen).await?;
     }
     // One that ended before its time was cut, and the server behind it may be another one, to which
     // the version means nothing.
@@ -195,7 +195,7 @@ async fn round<T: WatchedObject>(
     Ok(())
 }
 
-async fn tell<T>(
+async fn send<T>(
     sender: &mpsc::Sender<ObjectUpdate<T>>,
     seen: ObjectUpdate<T>,
 ) -> Result<(), ApiError> {

@@ -115,7 +115,7 @@ impl ContainerLogManager {
         self.at_rest = if tried { BTreeSet::new() } else { found };
     }
 
-    /// Returns the runtime's containers by their log files, as far as their labels tell.
+    /// Returns the runtime's containers by their log files, as far as their labels say.
     async fn containers(&self) -> Result<BTreeMap<PathBuf, LogContainer>, Error> {
         let Context {
             client,
@@ -190,7 +190,7 @@ impl ContainerLogManager {
     }
 }
 
-/// Returns the log file of a container with the container, as far as its labels tell.
+/// Returns the log file of a container with the container, as far as its labels say.
 fn container_of(
     paths: &Paths,
     owner_label: &str,

@@ -108,7 +108,7 @@ async fn first_list(context: &Context) -> Listed {
 
 /// Lists the sandboxes and containers that carry our owner label.
 async fn list(context: Arc<Context>) -> Result<Listed, Error> {
-    context.facts.identity.ips.look();
+    context.facts.identity.ips.refresh();
     Listed::fetch(&context.client, &context.owner_label, None).await
 }
 
@@ -119,11 +119,13 @@ async fn warn_of_others(context: &Context) {
     let Ok(everything) = context.client.list_pod_sandbox(everything).await else {
         return;
     };
-    let marks = everything
+    let owner_labels = everything
         .items
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
-    let others: BTreeSet<&String> = marks.filter(|m| **m != context.owner_label).collect();
+    let others: BTreeSet<&String> = owner_labels
+        .filter(|m| **m != context.owner_label)
+        .collect();
     // An agent that runs manages its own Pods; several on one node surprise nobody.
     let mut left = vec![];
     for root_dir in others {
@@ -448,15 +450,15 @@ impl Supervisor {
 }
 
 /// Sorts sandboxes and containers by the Pods that own them.
-fn by_owner(mark: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
+fn by_owner(owner_label: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
     let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
     for sandbox in listed.sandboxes {
-        if let Some(key) = owner(mark, &sandbox.labels) {
+        if let Some(key) = owner(owner_label, &sandbox.labels) {
             owners.entry(key).or_default().sandboxes.push(sandbox);
         }
     }
     for container in listed.containers {
-        if let Some(key) = owner(mark, &container.labels) {
+        if let Some(key) = owner(owner_label, &container.labels) {
             owners.entry(key).or_default().containers.push(container);
         }
     }

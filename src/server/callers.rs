@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// A served caller that reads nothing for this long may be closed to make room.
+/// A served caller that reads nothing for this long may be closed to free its slot.
 const STALLED: Duration = Duration::from_secs(1);
 /// Shares of the waiting connections that may be in a TLS handshake, or have sent a part of a request.
 const PARTS: [(Phase, usize); 2] = [(Phase::Talking, 8), (Phase::Handshake, 4)];
@@ -294,7 +294,7 @@ impl ConnectionSlot {
         self.number
     }
 
-    /// Phase of the connection; `None` if it was closed to make room.
+    /// Phase of the connection; `None` if it was closed to free its slot.
     pub(super) fn phase(&self) -> Option<Phase> {
         let table = self.callers.lock();
         table.entries.get(&self.number).map(|entry| entry.phase)

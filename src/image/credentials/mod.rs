@@ -1,5 +1,5 @@
 //! Credentials that the node shows to registries: the files that `docker login` writes,
-//! found where the kubelet looks for them, and which of their entries are for an image (Kubernetes,
+//! in the places of the kubelet, and which of their entries are for an image (Kubernetes,
 //! Images, "Configuring nodes to authenticate to a private registry").
 //!
 //! Files are read at each pull, so that changes need no restart. Nothing of what is secret in them gets

@@ -193,7 +193,7 @@ impl<'a> Registration<'a> {
                 self.told = Some(Instant::now());
                 Ok(())
             }
-            // The news of it are on their way.
+            // The watch will report it.
             Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => {
                 self.creations.refused(&error);
@@ -271,7 +271,7 @@ impl<'a> Registration<'a> {
                     self.label_at = Some(Instant::now().later(REPORT_INTERVAL));
                     return Ok(());
                 }
-                // It may do better at the next look.
+                // It may do better at the next try.
                 Err(_) => return Ok(()),
                 Ok(_) => {}
             }

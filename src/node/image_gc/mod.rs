@@ -88,7 +88,7 @@ impl Collector {
         let mount = self.mount().await?;
         let before = usage(&mount)?;
         let mut removed = Removed::default();
-        let made = self.make_room(&mount, before, &mut removed).await;
+        let made = self.free_space(&mount, before, &mut removed).await;
         let now = usage(&mount)?;
         if !removed.names.is_empty() {
             info!(
@@ -114,7 +114,7 @@ impl Collector {
     }
 
     /// Removes images; returns the number of bytes that still have to be freed.
-    async fn make_room(
+    async fn free_space(
         &mut self,
         mount: &Path,
         disk_before: ImageFsUsage,
@@ -135,7 +135,7 @@ impl Collector {
                 }
                 self.remove(image, removed).await;
             }
-            // Images share layers, so that only the disk tells what that was good for.
+            // Images share layers, so that only the file system shows how much was freed.
             excess = self.policy.excess(usage(mount)?, excess > 0);
         }
     }
@@ -191,7 +191,7 @@ impl Collector {
             }
         };
         let images: Vec<_> = images.into_iter().map(local).collect();
-        self.history.note(&images, Instant::now());
+        self.history.record(&images, Instant::now());
         Ok(images)
     }
 

@@ -79,13 +79,13 @@ struct ImageRecord {
 #[derive(Debug, Default)]
 pub(super) struct ImageHistory {
     images: BTreeMap<String, ImageRecord>,
-    has_looked: bool,
+    has_recorded: bool,
 }
 
 impl ImageHistory {
     /// Records the existing images, and which of them are in use.
-    pub(super) fn note(&mut self, images: &[ListedImage], now: Instant) {
-        let was_there = !std::mem::replace(&mut self.has_looked, true);
+    pub(super) fn record(&mut self, images: &[ListedImage], now: Instant) {
+        let was_there = !std::mem::replace(&mut self.has_recorded, true);
         self.images
             .retain(|id, _| images.iter().any(|image| image.id == *id));
         for image in images {
@@ -220,13 +220,13 @@ mod tests {
     const ALL: [(&str, u64); 4] = [("a", 10), ("b", 20), ("c", 30), ("d", 40)];
 
     /// Images of [`ALL`] that are removed after these rounds: the minute of each, and the images kept then.
-    fn planned(policy: &Policy, looks: &[(u32, &[&str])], excess: u64) -> Vec<String> {
+    fn planned(policy: &Policy, rounds: &[(u32, &[&str])], excess: u64) -> Vec<String> {
         let start = Instant::now();
         let mut history = ImageHistory::default();
         let mut last = (start, vec![]);
-        for (minute, kept) in looks {
+        for (minute, kept) in rounds {
             last = (start + *minute * MINUTE, images(&ALL, kept));
-            history.note(&last.1, last.0);
+            history.record(&last.1, last.0);
         }
         let (now, images) = last;
         let plan = plan(policy, &images, &history, excess, now);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_image_used_longest_ago_goes_first_and_no_more_than_needed() {
-        for (looks, excess, expected) in [
+        for (rounds, excess, expected) in [
             // Nothing has to go.
             (&[(0, &["a"][..])][..], 0, &[][..]),
             // Never used before used before used later.
@@ -251,9 +251,9 @@ mod tests {
             (&[(0, &[]), (5, &["a", "c"])], 1000, &["b", "d"]),
         ] {
             assert_eq!(
-                planned(&policy(), looks, excess),
+                planned(&policy(), rounds, excess),
                 expected,
-                "{looks:?} {excess}"
+                "{rounds:?} {excess}"
             );
         }
     }
@@ -262,9 +262,9 @@ mod tests {
     fn an_image_that_just_came_stays_and_one_that_was_there_at_the_start_need_not() {
         let start = Instant::now();
         let mut history = ImageHistory::default();
-        history.note(&images(&ALL[..1], &[]), start);
+        history.record(&images(&ALL[..1], &[]), start);
         let all = images(&ALL[..2], &[]);
-        history.note(&all, start + 5 * MINUTE);
+        history.record(&all, start + 5 * MINUTE);
         for (minutes, expected) in [(5, &["a"][..]), (6, &["a"]), (7, &["a", "b"])] {
             let now = start + minutes * MINUTE;
             let plan = plan(&policy(), &all, &history, 1000, now);
@@ -278,9 +278,9 @@ mod tests {
         let start = Instant::now();
         let mut history = ImageHistory::default();
         let all = images(&ALL[..1], &[]);
-        history.note(&all, start);
-        history.note(&[], start + MINUTE);
-        history.note(&all, start + 2 * MINUTE);
+        history.record(&all, start);
+        history.record(&[], start + MINUTE);
+        history.record(&all, start + 2 * MINUTE);
         assert!(plan(&policy(), &all, &history, 1, start + 3 * MINUTE).is_empty());
     }
 
@@ -290,11 +290,11 @@ mod tests {
             max_age: Some(30 * MINUTE),
             ..policy()
         };
-        for (looks, excess, expected) in [
+        for (rounds, excess, expected) in [
             (&[(0, &["a"][..]), (30, &["b"])][..], 0, &[][..]),
             (&[(0, &["a"]), (31, &["b"])], 0, &["c", "d", "a"]),
             (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 0, &["c", "d"]),
-            // It counts as room that was made.
+            // It counts as freed.
             (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 70, &["c", "d"]),
             (
                 &[(0, &["a"]), (5, &["a"]), (31, &["b"])],
@@ -304,9 +304,9 @@ mod tests {
             (&[(0, &[]), (31, &["a", "b", "c", "d"])], 71, &[]),
         ] {
             assert_eq!(
-                planned(&policy, looks, excess),
+                planned(&policy, rounds, excess),
                 expected,
-                "{looks:?} {excess}"
+                "{rounds:?} {excess}"
             );
         }
     }

@@ -59,7 +59,7 @@ impl PodTask {
         let user_namespace = user_namespace(&context, &version);
         let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
-        context.facts.identity.ips.look();
+        context.facts.identity.ips.refresh();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,

@@ -19,7 +19,7 @@ pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
     if let Some(usage) = usage {
         page.usage(usage);
     }
-    // Without this metric, a reader could not tell that nothing failed.
+    // Without this metric, a reader could not see that nothing failed.
     let error = u8::from(usage.is_none());
     let _ = write!(
         page.0,

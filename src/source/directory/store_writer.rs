@@ -1,4 +1,4 @@
-//! Brings what is kept on disk in line with what runs, beside the relists, one write at a time.
+//! Writer of the store: writes what runs to disk beside the relists, one write at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,7 +47,7 @@ impl StoreWriter {
     }
 
     /// Waits for the write under way, for ever if there is none, and starts the next. A failed
-    /// write waits for the next look. May be cancelled.
+    /// write waits for the next relist. May be cancelled.
     pub(super) async fn done(&mut self) -> Result<(), JoinError> {
         let Some(busy) = &mut self.busy else {
             return std::future::pending().await;
