@@ -28,14 +28,14 @@ use crate::image::Images;
 use crate::image::credentials::CredentialFiles;
 use crate::mirror::Mirror;
 use crate::node::supervisor::Heartbeat;
-use crate::node::{image_gc, kubelet, log_keeper, runtime, supervisor};
+use crate::node::{container_log_manager, image_gc, kubelet, runtime, supervisor};
 use crate::pod::admission::Allocations;
 use crate::pod::events::Events;
 use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
 use crate::pod::state::time::Clock;
 use crate::pod::task::Context;
-use crate::server::{Audience, Metrics, Server, State, serve_https, serve_port};
+use crate::server::{AgentMetrics, Audience, Server, ServerState, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
 use node_facts::{host_ips, node_facts};
@@ -113,11 +113,11 @@ async fn run_parts(
     live: LiveSettings,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<ExitCode> {
-    let metrics = Metrics::default();
+    let metrics = AgentMetrics::default();
     let freshness = metrics.freshness.clone();
     let desired = Sources::follow(live.sources, &config.paths.root, freshness);
     let (context_sender, context) = watch::channel(None);
-    let state = Arc::new(State::new(
+    let state = Arc::new(ServerState::new(
         desired.clone(),
         context,
         heartbeat.subscribe(),
@@ -129,7 +129,10 @@ async fn run_parts(
 
     let context = build_context(&config, &metrics).await?;
     context_sender.send_replace(Some(Arc::clone(&context)));
-    tokio::spawn(log_keeper::keep(Arc::clone(&context), config.log_rotation));
+    tokio::spawn(container_log_manager::run(
+        Arc::clone(&context),
+        config.log_rotation,
+    ));
     tokio::spawn(image_gc::keep(
         Arc::clone(&context),
         desired.clone(),
@@ -152,7 +155,7 @@ async fn run_parts(
 fn serve(
     config: &Config,
     server: Server,
-    state: &Arc<State>,
+    state: &Arc<ServerState>,
     api_client: watch::Receiver<Option<kube::Client>>,
 ) {
     for (flag, address, audience) in [
@@ -182,13 +185,13 @@ fn serve(
 }
 
 /// Builds what the Pods' tasks share, once the runtime answers.
-async fn build_context(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Context>> {
+async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Result<Arc<Context>> {
     let client = Client::measured(config.endpoint.clone(), metrics.calls.clone());
     let runtime = runtime::wait_for_runtime(&client, config.cgroup_driver).await?;
     let facts = node_facts(config, &runtime);
     let context = Arc::new(Context {
         client: client.clone(),
-        owner_label: facts.paths.mark(),
+        owner_label: facts.paths.owner_label(),
         node_name: config.node_name.clone(),
         resolv_conf: config.resolv_conf.clone(),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),

@@ -1,4 +1,5 @@
-//! The order of the crate's top-level modules, and the documents that are written from its code.
+//! The order of the crate's top-level modules, the names of its types, and the documents that are written from its
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,13 +28,16 @@ pub(crate) fn check_document(name: &str, [begin, end]: [&str; 2], expected: &str
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") && !name.ends_with("tests.rs") {
+        } else if path.extension().is_some_and(|e| e == "rs") {
             found.push(path);
         }
     }
+}
+
+fn is_unit_test(file: &Path) -> bool {
+    file.to_string_lossy().ends_with("tests.rs")
 }
 
 /// Returns the names that stand after `crate::` in a source, outside of comments and unit tests.
@@ -56,6 +60,7 @@ fn used(source: &str) -> BTreeSet<String> {
 fn edges(src: &Path) -> Edges {
     let mut files = vec![];
     sources(src, &mut files);
+    files.retain(|file| !is_unit_test(file));
     let top = |file: &Path| {
         let first = file.strip_prefix(src).unwrap().iter().next().unwrap();
         first.to_string_lossy().trim_end_matches(".rs").to_owned()
@@ -132,4 +137,72 @@ fn a_circle_is_found_and_its_edges_are_named() {
     edges.insert("c".to_owned(), edge("b"));
     let expected = "b uses c in src/x.rs\nc uses b in src/x.rs";
     assert_eq!(cycle(&edges).as_deref(), Some(expected));
+}
+
+/// Names that stand for more than one type, each with its reason.
+const SHARED_NAMES: [(&str, &str); 4] = [
+    ("Done", "to be renamed in src/pod"),
+    ("Role", "to be renamed in src/pod"),
+    ("Start", "to be renamed in src/pod"),
+    ("State", "to be renamed in src/pod"),
+];
+
+/// Returns the name of the type that a line defines. Associated types have the names of their traits, and are
+/// indented.
+fn defined_type(line: &str) -> Option<&str> {
+    let mut words = line
+        .split_whitespace()
+        .skip_while(|word| word.starts_with("pub"));
+    let is_type = match words.next()? {
+        "struct" | "enum" | "trait" => true,
+        "type" => !line.starts_with(' '),
+        _ => false,
+    };
+    let name = words.next().filter(|_| is_type)?;
+    name.split(|c: char| !c.is_alphanumeric()).next()
+}
+
+#[test]
+fn each_type_has_a_name_of_its_own() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = vec![];
+    sources(&src, &mut files);
+    let mut types: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for file in files {
+        let inside = file.strip_prefix(&src).unwrap();
+        for name in fs::read_to_string(&file)
+            .unwrap()
+            .lines()
+            .filter_map(defined_type)
+        {
+            types
+                .entry(name.to_owned())
+                .or_default()
+                .push(inside.to_owned());
+        }
+    }
+    assert!(types.len() > 300, "{types:?}");
+    types.retain(|_, files| files.len() > 1);
+    for (name, reason) in SHARED_NAMES {
+        assert!(
+            types.remove(name).is_some(),
+            "{name} is unique by now, so that {reason:?} can go"
+        );
+    }
+    assert!(types.is_empty(), "names of several types: {types:#?}");
+}
+
+#[test]
+fn the_types_that_a_source_defines_are_found() {
+    for (line, name) in [
+        ("struct A;", Some("A")),
+        ("    pub(super) enum B<T> {", Some("B")),
+        ("pub trait C: D {", Some("C")),
+        ("type E = F;", Some("E")),
+        ("    type E = F;", None),
+        ("// struct A;", None),
+        ("struct_a();", None),
+    ] {
+        assert_eq!(defined_type(line), name, "{line}");
+    }
 }

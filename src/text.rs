@@ -23,7 +23,7 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Returns whether a character is invisible, but may change how others look: directions of writing, joiners,
+/// Returns `true` if a character is invisible, but may change how others are shown: directions of writing, joiners,
 /// zero-width blanks, variation selectors, tags, other line ends. These are Unicode's default ignorable code
 /// points, and its other format characters and separators of lines.
 #[must_use]

@@ -62,7 +62,7 @@ impl<S: Subscriber> Layer<S> for LogLimit {
         if *event.metadata().level() > Level::INFO {
             return true;
         }
-        let mut line = Line(DefaultHasher::new());
+        let mut line = LineHasher(DefaultHasher::new());
         event.metadata().callsite().hash(&mut line.0);
         event.record(&mut line);
         self.admit(line.0.finish(), Instant::now())
@@ -70,9 +70,9 @@ impl<S: Subscriber> Layer<S> for LogLimit {
 }
 
 /// Returns a digest of a line's text.
-struct Line(DefaultHasher);
+struct LineHasher(DefaultHasher);
 
-impl Visit for Line {
+impl Visit for LineHasher {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         field.name().hash(&mut self.0);
         format!("{value:?}").hash(&mut self.0);

@@ -20,10 +20,10 @@ const STOPPING_LIMIT: Duration = Duration::from_millis(500);
 
 /// Sender of notifications.
 #[derive(Debug, Clone)]
-pub(super) struct Systemd(SyncSender<Message>);
+pub(super) struct Systemd(SyncSender<Notification>);
 
 #[derive(Debug)]
-enum Message {
+enum Notification {
     Notify(Vec<NotifyState<'static>>),
     /// Answered once everything before was sent.
     Flush(SyncSender<()>),
@@ -79,7 +79,7 @@ impl Systemd {
     pub(super) fn notify_stopping(&self) {
         self.notify([NotifyState::Stopping]);
         let (sender, sent) = sync_channel(1);
-        if self.0.try_send(Message::Flush(sender)).is_ok() {
+        if self.0.try_send(Notification::Flush(sender)).is_ok() {
             // A systemd that does not read misses it.
             let _ = sent.recv_timeout(STOPPING_LIMIT);
         }
@@ -87,19 +87,19 @@ impl Systemd {
 
     fn notify<const N: usize>(&self, states: [NotifyState<'static>; N]) {
         // A systemd that does not read misses it, and the agent works on.
-        let _ = self.0.try_send(Message::Notify(states.into()));
+        let _ = self.0.try_send(Notification::Notify(states.into()));
     }
 }
 
-fn send_all(messages: &Receiver<Message>) {
+fn send_all(messages: &Receiver<Notification>) {
     for message in messages {
         match message {
-            Message::Notify(states) => {
+            Notification::Notify(states) => {
                 if let Err(error) = sd_notify::notify(&states) {
                     warn!(%error, "Failed to notify systemd");
                 }
             }
-            Message::Flush(sent) => {
+            Notification::Flush(sent) => {
                 // The caller may have waited long enough.
                 let _ = sent.send(());
             }

@@ -18,7 +18,7 @@ use crate::source::directory::{
 use crate::source::{duplicate_pods, url};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArgs {
     /// Manifests, directories of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -39,23 +39,23 @@ pub(super) struct Arguments {
 /// Result of one file.
 struct Checked<'a> {
     path: PathBuf,
-    findings: Vec<Finding>,
+    findings: Vec<CheckResult>,
     /// The valid Pods.
     pods: Vec<Accepted>,
     /// The valid `ConfigMap`s and `Secret`s.
     objects: Vec<ObjectKey>,
-    arguments: &'a Arguments,
+    arguments: &'a CheckArgs,
 }
 
 /// Result of a part of a file.
 #[derive(Debug, PartialEq)]
-enum Finding {
+enum CheckResult {
     Problem(Problem),
     /// This is valid, if the file as a whole is not refused.
     Valid(String),
 }
 
-pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let node = node_name(arguments.hostname_override.clone())?;
     let mut text = String::new();
     let mut files = vec![];
@@ -108,7 +108,7 @@ pub(super) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl<'a> Checked<'a> {
-    fn read(path: PathBuf, node: &str, arguments: &'a Arguments) -> Self {
+    fn read(path: PathBuf, node: &str, arguments: &'a CheckArgs) -> Self {
         let bytes = match path.to_str() {
             Some("-") => read_standard_input(),
             _ => read_manifest(&path),
@@ -186,32 +186,33 @@ impl<'a> Checked<'a> {
     fn found(&mut self, warnings: Vec<Problem>, what: String) {
         let good = warnings.is_empty() || !self.arguments.strict;
         self.wrong(warnings);
-        self.findings.extend(good.then_some(Finding::Valid(what)));
+        self.findings
+            .extend(good.then_some(CheckResult::Valid(what)));
     }
 
     fn wrong(&mut self, findings: impl IntoIterator<Item = Problem>) {
         self.findings
-            .extend(findings.into_iter().map(Finding::Problem));
+            .extend(findings.into_iter().map(CheckResult::Problem));
     }
 
     /// Writes the results of the file; returns whether it is valid.
     fn verdict(&self, text: &mut String) -> anyhow::Result<bool> {
         let path = self.path.display();
         let is_error = |problem: &Problem| self.arguments.strict || !problem.is_warning();
-        let is_valid = |finding: &Finding| match finding {
-            Finding::Problem(problem) => !is_error(problem),
-            Finding::Valid(_) => true,
+        let is_valid = |finding: &CheckResult| match finding {
+            CheckResult::Problem(problem) => !is_error(problem),
+            CheckResult::Valid(_) => true,
         };
         let all_valid = self.findings.iter().all(is_valid);
         for finding in &self.findings {
             let problem = match finding {
-                Finding::Problem(problem) => problem,
+                CheckResult::Problem(problem) => problem,
                 // A manifest is refused as a whole; of a document, each Pod is by itself.
-                Finding::Valid(what) if all_valid || self.arguments.web => {
+                CheckResult::Valid(what) if all_valid || self.arguments.web => {
                     writeln!(text, "{path}: good: {what}")?;
                     continue;
                 }
-                Finding::Valid(_) => continue,
+                CheckResult::Valid(_) => continue,
             };
             let word = if is_error(problem) {
                 "error"
@@ -255,7 +256,7 @@ fn find_duplicates(files: &mut [Checked<'_>], together: &[usize]) {
     found.extend(duplicate_objects(objects));
     for (path, problem) in found {
         let mut files = files.iter_mut();
-        let finding = Finding::Problem(problem);
+        let finding = CheckResult::Problem(problem);
         let file = files.find(|file| file.path == path);
         if let Some(file) = file.filter(|file| !file.findings.contains(&finding)) {
             file.findings.push(finding);

@@ -8,13 +8,13 @@ use clap_complete::Shell;
 use super::print;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct CompletionsArgs {
     /// Name of the shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-pub(super) fn completions(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn completions(arguments: &CompletionsArgs) -> anyhow::Result<ExitCode> {
     let mut text = vec![];
     let mut line = super::definition();
     clap_complete::generate(arguments.shell, &mut line, "podkeeper", &mut text);

@@ -4,35 +4,29 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{print, printable};
+use super::{OutputFormat, print, printable};
 use crate::config::{Config, Flags};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ConfigArgs {
     /// Output format
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Table)]
+    output: OutputFormat,
 
     #[command(flatten)]
     flags: Flags,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
-pub(super) fn config(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn config(arguments: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.flags)?;
     for warning in &config.warnings {
         eprintln!("warning: {}", printable(warning));
     }
     let text = match arguments.output {
-        Output::Json => serde_json::to_string_pretty(&config.settings)? + "\n",
-        Output::Table => table(&config)?,
+        OutputFormat::Json => serde_json::to_string_pretty(&config.settings)? + "\n",
+        OutputFormat::Table => table(&config)?,
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -10,9 +10,9 @@ use super::{print, single_threaded};
 use crate::server::{PodDetail, PodName};
 
 #[derive(Debug, Args)]
-pub(super) struct ExecArguments {
+pub(super) struct ExecArgs {
     #[command(flatten)]
-    target: Target,
+    target: ContainerArgs,
 
     /// Command to run in the container, and its arguments
     #[arg(
@@ -25,14 +25,14 @@ pub(super) struct ExecArguments {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct AttachArguments {
+pub(super) struct AttachArgs {
     #[command(flatten)]
-    target: Target,
+    target: ContainerArgs,
 }
 
 /// The container of a command.
 #[derive(Debug, Args)]
-struct Target {
+struct ContainerArgs {
     #[command(flatten)]
     agent: Agent,
 
@@ -45,7 +45,7 @@ struct Target {
     container: Option<String>,
 }
 
-pub(super) fn exec(arguments: &ExecArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn exec(arguments: &ExecArgs) -> anyhow::Result<ExitCode> {
     let (pod, endpoint, container) = arguments.target.find()?;
     let id = running(&pod, &container)?;
     let mut words = vec!["exec", "-it", id];
@@ -53,7 +53,7 @@ pub(super) fn exec(arguments: &ExecArguments) -> anyhow::Result<ExitCode> {
     show(&endpoint, &words)
 }
 
-pub(super) fn attach(arguments: &AttachArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
     let (pod, endpoint, container) = arguments.target.find()?;
     let id = running(&pod, &container)?;
     let mut words = vec!["attach"];
@@ -65,7 +65,7 @@ pub(super) fn attach(arguments: &AttachArguments) -> anyhow::Result<ExitCode> {
     show(&endpoint, &words)
 }
 
-impl Target {
+impl ContainerArgs {
     /// Returns the Pod, the runtime's endpoint, and the container's name.
     fn find(&self) -> anyhow::Result<(PodDetail, String, String)> {
         let (pod, details) = single_threaded()?.block_on(self.agent.pod(&self.pod))?;

@@ -14,7 +14,7 @@ use crate::server::PodName;
 const POD_WIDTH: usize = 30;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct EventsArgs {
     #[command(flatten)]
     agent: Agent,
 
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     follow: bool,
 }
 
-pub(super) fn events(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
         let pod = arguments.pod.as_ref();
         let mut table = Table::new(in_colour());

@@ -11,7 +11,7 @@ use clap::Args;
 use super::agent::{self, Agent, choose, containers, full_name, status};
 use super::single_threaded;
 use crate::host::untrusted::Location;
-use crate::logs::{Cursor, Wanted, instance};
+use crate::logs::{Cursor, LogOptions, instance};
 use crate::manifest::PodKey;
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
 use crate::units::duration::parse_duration;
@@ -21,7 +21,7 @@ use crate::units::time::earlier;
 const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct LogsArgs {
     #[command(flatten)]
     agent: Agent,
 
@@ -64,7 +64,7 @@ fn tail(text: &str) -> Result<Tail, String> {
     Ok(Tail(Some(lines)))
 }
 
-pub(super) fn logs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn logs(arguments: &LogsArgs) -> anyhow::Result<ExitCode> {
     match single_threaded()?.block_on(show(arguments)) {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         result => result.map(|()| ExitCode::SUCCESS),
@@ -77,15 +77,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-async fn show(arguments: &Arguments) -> anyhow::Result<()> {
+async fn show(arguments: &LogsArgs) -> anyhow::Result<()> {
     let (pod, _) = arguments.agent.pod(&arguments.pod).await?;
     let container = choose(&pod, arguments.container.as_deref())?;
     let folder = folder(&pod, &container);
     let now = jiff::Timestamp::now();
     let since = arguments.since.map(|age| earlier(now, age));
-    let wanted = Wanted {
+    let options = LogOptions {
         since,
-        ..Wanted::default()
+        ..LogOptions::default()
     };
     let tail = arguments.tail.and_then(|tail| tail.0);
     let attempt = attempt(&pod, &container, arguments.previous)?;
@@ -93,17 +93,17 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let needed = Box::new(|| true);
     if !arguments.follow {
         let attempt = attempt.with_context(|| not_started(&pod, &container))?;
-        let mut cursor = Cursor::new(folder, attempt, wanted, tail, needed)?;
+        let mut cursor = Cursor::new(folder, attempt, options, tail, needed)?;
         cursor.read_all(&mut out)?;
         return Ok(out.flush()?);
     }
     let attempt = attempt.unwrap_or_default();
-    let cursor = Cursor::new(folder, attempt, wanted, tail, needed)?;
+    let cursor = Cursor::new(folder, attempt, options, tail, needed)?;
     let key = PodKey {
         namespace: pod.report.namespace.clone(),
         name: pod.report.name.clone(),
     };
-    let mut follower = Follower {
+    let mut changes = LogFollower {
         agent: &arguments.agent,
         name: PodName::of(&key),
         cursor,
@@ -111,7 +111,7 @@ async fn show(arguments: &Arguments) -> anyhow::Result<()> {
         pod: Some(pod),
         changes: None,
     };
-    follower.run(&mut out).await
+    changes.run(&mut out).await
 }
 
 /// Returns the directory of a container's logs, below that of all Pods.
@@ -150,7 +150,7 @@ fn not_started(pod: &PodDetail, container: &str) -> String {
 }
 
 /// Follower of a container's log, over restarts and over updates of its Pod.
-struct Follower<'a> {
+struct LogFollower<'a> {
     agent: &'a Agent,
     name: PodName,
     cursor: Cursor,
@@ -161,7 +161,7 @@ struct Follower<'a> {
     changes: Option<Lines<PodDetails>>,
 }
 
-impl Follower<'_> {
+impl LogFollower<'_> {
     async fn run(&mut self, out: &mut BufWriter<StdoutLock<'_>>) -> anyhow::Result<()> {
         loop {
             let more = self.cursor.read_on(out)?;

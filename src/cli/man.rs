@@ -10,14 +10,14 @@ use clap_mangen::Man;
 use super::print;
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ManArgs {
     /// Directory to write all pages into, one for each command [default: write the first page to standard
     /// output]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
 }
 
-pub(super) fn man(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn man(arguments: &ManArgs) -> anyhow::Result<ExitCode> {
     let line = super::definition();
     if let Some(folder) = &arguments.folder {
         let written = clap_mangen::generate_to(line, folder);

@@ -16,7 +16,7 @@ mod wait;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use crate::text::printable;
 
@@ -25,9 +25,16 @@ use crate::host::blocking::single_threaded_runtime as single_threaded;
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]
 #[command(name = "podkeeper", version, arg_required_else_help = true)]
-struct Line {
+struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// Form in which a command prints what it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,32 +42,32 @@ enum Command {
     /// Run the agent
     Run(Box<crate::config::Flags>),
     /// Show the configuration of `run` with the same flags, and the origin of each value
-    Config(Box<config::Arguments>),
+    Config(Box<config::ConfigArgs>),
     /// Validate manifests
-    Check(check::Arguments),
+    Check(check::CheckArgs),
     /// Show the Pods of the running agent
-    Ps(ps::Arguments),
+    Ps(ps::PsArgs),
     /// Show the details of a Pod
-    Describe(describe::Arguments),
+    Describe(describe::DescribeArgs),
     /// Print the logs of a container
-    Logs(logs::Arguments),
+    Logs(logs::LogsArgs),
     /// Show the events of Pods
-    Events(events::Arguments),
+    Events(events::EventsArgs),
     /// Wait until a Pod is ready, or deleted
-    Wait(wait::Arguments),
+    Wait(wait::WaitArgs),
     /// Print the crictl command that runs a command in a container
-    Exec(crictl::ExecArguments),
+    Exec(crictl::ExecArgs),
     /// Print the crictl command that attaches to a container
-    Attach(crictl::AttachArguments),
+    Attach(crictl::AttachArgs),
     /// Generate a shell's completion script
-    Completions(completions::Arguments),
+    Completions(completions::CompletionsArgs),
     /// Generate the manual pages
-    Man(man::Arguments),
+    Man(man::ManArgs),
 }
 
 /// Returns the definition of the command line, from which help, completions and manual are generated.
 fn definition() -> clap::Command {
-    Line::command()
+    Cli::command()
 }
 
 /// Parses the command line and runs its command.
@@ -68,14 +75,14 @@ fn definition() -> clap::Command {
 /// # Errors
 /// The error of the command, for people.
 pub fn main() -> anyhow::Result<ExitCode> {
-    let line = Line::try_parse().unwrap_or_else(|error| {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
         if let Some(advice) = advice(&error) {
             eprintln!("error: {advice}");
             std::process::exit(2);
         }
         error.exit()
     });
-    match line.command {
+    match cli.command {
         Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),

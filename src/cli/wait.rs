@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct WaitArgs {
     #[command(flatten)]
     agent: Agent,
 
@@ -48,8 +48,8 @@ enum What {
     Deleted,
 }
 
-pub(super) fn wait(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments {
+pub(super) fn wait(arguments: &WaitArgs) -> anyhow::Result<ExitCode> {
+    let WaitArgs {
         agent,
         pod,
         what,

@@ -4,13 +4,16 @@ use anyhow::bail;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::values::{Resolved, Values};
-use crate::mirror::Settings;
+use crate::mirror::ApiServerSettings;
 
 /// Settings of the API server; `None` if there is none. `port` is that of the node's own API.
 ///
 /// # Errors
 /// A setting is invalid, or `--bootstrap-kubeconfig` is given alone.
-pub(super) fn load(values: &Values, port: Option<u16>) -> anyhow::Result<Option<Settings>> {
+pub(super) fn load(
+    values: &Values,
+    port: Option<u16>,
+) -> anyhow::Result<Option<ApiServerSettings>> {
     let kubeconfig = values.get("kubeconfig").optional_path()?;
     let bootstrap_kubeconfig = values.get("bootstrap-kubeconfig").optional_path()?;
     let certificate_folder = values.get("cert-dir").optional_path()?;
@@ -24,7 +27,7 @@ pub(super) fn load(values: &Values, port: Option<u16>) -> anyhow::Result<Option<
         }
         return Ok(None);
     };
-    Ok(Some(Settings {
+    Ok(Some(ApiServerSettings {
         kubeconfig,
         bootstrap_kubeconfig,
         certificate_folder,
@@ -80,7 +83,7 @@ mod tests {
             let value = taint.value.clone().unwrap_or_default();
             format!("{}={value}:{}", taint.key, taint.effect)
         };
-        let taints = |config: crate::mirror::Settings| -> Vec<String> {
+        let taints = |config: crate::mirror::ApiServerSettings| -> Vec<String> {
             config.taints.iter().map(taint).collect()
         };
         assert_eq!(taints(api), ["podkeeper.io/static-only=:NoSchedule"]);

@@ -14,7 +14,7 @@ pub fn kubelet_configuration(settings: &[Setting]) -> Value {
         let Some(field) = setting.field else {
             continue;
         };
-        let Some((_, kind)) = fields().find(|(known, _)| *known == field) else {
+        let Some((_, value_type)) = fields().find(|(known, _)| *known == field) else {
             continue;
         };
         let (outer, inner) = field.split_once('.').unwrap_or((field, ""));
@@ -22,7 +22,7 @@ pub fn kubelet_configuration(settings: &[Setting]) -> Value {
         for name in inner.split('.').filter(|name| !name.is_empty()) {
             place = &mut place[name];
         }
-        *place = kind.to_json(&setting.value);
+        *place = value_type.to_json(&setting.value);
     }
     Value::Object(all)
 }
@@ -32,20 +32,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::{Config, Flags};
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
+    use crate::config::tests::config;
 
     // Long since it lists its cases.
     #[test]
     fn the_configuration_in_force_is_shown_in_the_kubelets_fields() {
-        let line = Line::parse_from([
-            "podkeeper",
+        let flags = [
             "--pod-manifest-path=/m",
             "--http-check-frequency=90s",
             "--manifest-url=http://user:secret@h/p",
@@ -58,8 +50,8 @@ mod tests {
             "--v=4",
             "--register-with-taints=a=b:NoExecute,c:NoSchedule",
             "--tls-min-version=VersionTLS13",
-        ]);
-        let config = Config::load(&line.flags).unwrap();
+        ];
+        let config = config(&flags.join(" ")).unwrap();
         let shown = kubelet_configuration(&config.settings);
         for (field, value) in [
             ("staticPodPath", json!("/m")),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::kind::Kind;
 use super::setting::Definition;
 use super::table::SETTINGS;
+use super::value_type::ValueType;
 use crate::manifest::document::{self, Document};
 use crate::manifest::{Problem, path};
 
@@ -17,8 +17,8 @@ const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
 
 /// The fields of the settings, with the types of their values.
-pub(super) fn fields() -> impl Iterator<Item = (&'static str, Kind)> {
-    let field = |known: &'static Definition| Some((known.field?, known.kind));
+pub(super) fn fields() -> impl Iterator<Item = (&'static str, ValueType)> {
+    let field = |known: &'static Definition| Some((known.field?, known.value_type));
     SETTINGS.iter().filter_map(field)
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Given {
 
 /// All fields that the files set.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Files {
+pub(super) struct ConfigFields {
     /// The fields of settings.
     given: BTreeMap<&'static str, Given>,
     /// All other fields, with the one that was probably meant.
     pub(super) ignored: Vec<String>,
 }
 
-impl Files {
+impl ConfigFields {
     /// Reads the main file and the drop-ins.
     ///
     /// # Errors
@@ -84,19 +84,19 @@ impl Files {
     }
 
     fn take(&mut self, file: &Path, document: &Document) -> Vec<Problem> {
-        let mut problems = check_kind(document);
+        let mut problems = check_object_kind(document);
         if !problems.is_empty() {
             return problems;
         }
         for (field, value) in leaves(&document.value) {
-            let Some((known, kind)) = fields().find(|(known, _)| *known == field) else {
+            let Some((known, value_type)) = fields().find(|(known, _)| *known == field) else {
                 self.ignored.push(ignored(&field));
                 continue;
             };
             if value.is_null() {
                 continue;
             }
-            match kind.check(value) {
+            match value_type.check(value) {
                 Err(message) => problems.push(document.spans.problem(&field, message)),
                 Ok(false) => {}
                 Ok(true) => self.set(known, value, file, document),
@@ -149,7 +149,7 @@ fn place(file: &Path, problem: &Problem) -> String {
     format!("{}{gap}{problem}", file.display())
 }
 
-fn check_kind(document: &Document) -> Vec<Problem> {
+fn check_object_kind(document: &Document) -> Vec<Problem> {
     if !document.value.is_object() {
         let message = format!("expected a {KIND} (an object with apiVersion and kind)");
         return vec![document.spans.problem("", message)];

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::kind::{self, Kind};
 use super::setting::Definition;
 use super::table::SETTINGS;
+use super::value_type::{self, ValueType};
 
 /// The flags of `podkeeper run`.
 #[derive(Debug, Clone, Default, Args)]
@@ -62,7 +62,7 @@ impl FromArgMatches for SettingFlags {
             }
         }
         if let Some(verbosity) = matches.get_one::<u8>(VERBOSITY) {
-            let level = kind::level((*verbosity).into()).to_string();
+            let level = value_type::level((*verbosity).into()).to_string();
             all.entry("log-level").or_insert_with(|| vec![level.into()]);
         }
         Ok(Self(all))
@@ -76,22 +76,22 @@ impl FromArgMatches for SettingFlags {
 
 /// Returns the flag of a setting.
 fn argument(definition: &Definition) -> Arg {
-    let kind = definition.kind;
+    let value_type = definition.value_type;
     let mut argument = Arg::new(definition.flag)
         .long(definition.flag)
-        .value_name(definition.value_name.unwrap_or(kind.value_name()))
-        .value_parser(kind.value_parser())
+        .value_name(definition.value_name.unwrap_or(value_type.value_name()))
+        .value_parser(value_type.value_parser())
         .help(definition.help());
-    if kind.is_repeatable() {
+    if value_type.is_repeatable() {
         argument = argument.action(ArgAction::Append);
     }
-    if kind.is_list() {
+    if value_type.is_list() {
         argument = argument.value_delimiter(',');
     }
-    if kind == Kind::Size {
+    if value_type == ValueType::Size {
         argument = argument.allow_hyphen_values(true);
     }
-    if kind == Kind::Bool {
+    if value_type == ValueType::Bool {
         argument = argument.num_args(0..=1).require_equals(true);
         argument = argument.default_missing_value("true");
     }

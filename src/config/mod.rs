@@ -11,7 +11,6 @@ mod file;
 mod flags;
 mod housekeeping;
 mod https;
-mod kind;
 pub(crate) mod kubelet;
 mod life;
 mod node;
@@ -23,6 +22,7 @@ mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
+mod value_type;
 mod values;
 
 use std::net::IpAddr;
@@ -44,7 +44,7 @@ use crate::node::image_gc;
 use crate::node::log_rotation::Rotation;
 use crate::source::Sources;
 use crate::translate::Paths;
-use file::Files;
+use file::ConfigFields;
 use values::{Inputs, Values};
 
 /// Directory of the running agent's socket, unless set otherwise.
@@ -84,7 +84,7 @@ pub struct Config {
     /// Garbage collection of images.
     pub image_gc: image_gc::Policy,
     /// The API server; `None` if there is none.
-    pub api_server: Option<crate::mirror::Settings>,
+    pub api_server: Option<crate::mirror::ApiServerSettings>,
     /// Maximum number of expensive calls of the runtime at a time.
     pub runtime_concurrency: usize,
     /// Format of log lines.
@@ -113,7 +113,7 @@ impl Config {
     /// # Errors
     /// A setting is invalid; the message names the flag, or the file, line and field.
     pub fn load(flags: &Flags) -> anyhow::Result<Self> {
-        let files = Files::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
+        let files = ConfigFields::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
         let values = &Values::resolve(&Inputs {
             flags: &flags.settings,
             files: &files,
@@ -167,7 +167,7 @@ impl Config {
 }
 
 /// Warnings of the flags and fields that have no effect.
-fn without_effect(flags: &Flags, files: &Files) -> Vec<String> {
+fn without_effect(flags: &Flags, files: &ConfigFields) -> Vec<String> {
     let mut warnings = vec![];
     for (of, names) in [
         ("flags of the kubelet", &flags.without_effect.given()),

@@ -2,16 +2,10 @@
 
 use clap::{CommandFactory, Parser};
 
+use super::Config;
 use super::file::fields;
-use super::kind::Kind;
-use super::tests::with_fields;
-use super::{Config, Flags};
-
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    flags: Flags,
-}
+use super::tests::{FlagsLine, with_fields};
+use super::value_type::ValueType;
 
 const EXTREMES: [&str; 12] = [
     "0",
@@ -49,12 +43,14 @@ fn use_durations(config: &Config) {
 
 #[test]
 fn no_number_of_a_configuration_file_does_any_harm() {
-    for (field, kind) in fields() {
+    for (field, value_type) in fields() {
         for extreme in EXTREMES {
-            let value = match kind {
-                Kind::Count(_) | Kind::Range(..) | Kind::Port | Kind::Percent | Kind::LogLevel => {
-                    extreme.to_owned()
-                }
+            let value = match value_type {
+                ValueType::Count(_)
+                | ValueType::Range(..)
+                | ValueType::Port
+                | ValueType::Percent
+                | ValueType::LogLevel => extreme.to_owned(),
                 _ => format!("{extreme:?}"),
             };
             let value = field
@@ -82,7 +78,7 @@ fn no_number_of_a_configuration_file_does_any_harm() {
 
 #[test]
 fn no_number_of_a_flag_does_any_harm() {
-    let command = Line::command();
+    let command = FlagsLine::command();
     let mut tried = 0;
     for argument in command.get_arguments() {
         let Some(name) = argument.get_long() else {
@@ -95,7 +91,7 @@ fn no_number_of_a_flag_does_any_harm() {
         for extreme in EXTREMES {
             let line = ["podkeeper".to_owned(), format!("--{name}={extreme}")];
             let base = (name != "pod-manifest-path").then(|| "--pod-manifest-path=/m".to_owned());
-            let Ok(line) = Line::try_parse_from(line.into_iter().chain(base)) else {
+            let Ok(line) = FlagsLine::try_parse_from(line.into_iter().chain(base)) else {
                 continue;
             };
             if let Ok(config) = Config::load(&line.flags) {

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::kind::Kind;
+use super::value_type::ValueType;
 use super::values::Inputs;
 
 /// One setting: everything that is derived from it (the flag, the field of the file, `--help`,
@@ -19,8 +19,8 @@ pub(super) struct Definition {
     /// Path of the field in the `KubeletConfiguration`, for a setting that has one.
     pub(super) field: Option<&'static str>,
     /// Type of the value.
-    pub(super) kind: Kind,
-    /// Name of the value in `--help`, in place of the kind's.
+    pub(super) value_type: ValueType,
+    /// Name of the value in `--help`, in place of the type's.
     pub(super) value_name: Option<&'static str>,
     /// The value in force if neither a flag nor a file sets one.
     pub(super) default: DefaultValue,
@@ -45,13 +45,13 @@ pub(super) enum DefaultValue {
 
 impl Definition {
     /// A setting with a flag only and no default; the methods below add the rest.
-    pub(super) const fn new(flag: &'static str, kind: Kind, help: &'static str) -> Self {
+    pub(super) const fn new(flag: &'static str, value_type: ValueType, help: &'static str) -> Self {
         Self {
             flag,
             alias: None,
             requires: None,
             field: None,
-            kind,
+            value_type,
             value_name: None,
             default: DefaultValue::Nothing(""),
             reloadable: false,

@@ -6,12 +6,12 @@
 //! with the kubelet's defaults.
 
 use super::DEFAULT_RUN_DIR;
-use super::kind::Kind::{
+use super::setting::Definition;
+use super::value_type::ValueType::{
     Address, Addresses, Bool, Count, Duration, Endpoint, Headers, LogLevel, NodeName, OneOf, Pairs,
     Path, PathOrNone, Paths, Percent, Period, Port, Range, Size, Taints, Text, Texts, TimeLimit,
     Url,
 };
-use super::setting::Definition;
 use super::values::Inputs;
 
 const AUTHORIZATION: &[(&str, &str)] = &[
@@ -34,8 +34,12 @@ const TLS_VERSIONS: &[(&str, &str)] = &[("VersionTLS12", ""), ("VersionTLS13", "
 /// Largest duration of a lease that the API server accepts.
 const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 
-const fn row(flag: &'static str, kind: super::kind::Kind, help: &'static str) -> Definition {
-    Definition::new(flag, kind, help)
+const fn row(
+    flag: &'static str,
+    value_type: super::value_type::ValueType,
+    help: &'static str,
+) -> Definition {
+    Definition::new(flag, value_type, help)
 }
 
 /// All settings, in the order of `--help` and docs/configuration.md.

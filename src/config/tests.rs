@@ -10,15 +10,16 @@ use super::*;
 use crate::source::directory::DirectorySource;
 use crate::source::url::UrlSource;
 
+/// A command line that has the flags of `run`.
 #[derive(Parser)]
-struct Line {
+pub(super) struct FlagsLine {
     #[command(flatten)]
-    flags: Flags,
+    pub(super) flags: Flags,
 }
 
 pub(super) fn config(line: &str) -> anyhow::Result<Config> {
     let words = std::iter::once("podkeeper").chain(line.split_whitespace());
-    Config::load(&Line::try_parse_from(words)?.flags)
+    Config::load(&FlagsLine::try_parse_from(words)?.flags)
 }
 
 /// The configuration of flags, and of fields of a file.
@@ -335,7 +336,7 @@ fn a_flag_of_the_kubelet_that_is_not_there_is_known_by_name_and_no_flag_is_liste
         assert!(advice.contains("leave it out"), "{advice}");
     }
     assert_eq!(kubelet::advice("--no-such-flag"), None);
-    for argument in Line::command().get_arguments() {
+    for argument in FlagsLine::command().get_arguments() {
         let flag = format!("--{}", argument.get_long().unwrap_or_default());
         assert_eq!(kubelet::advice(&flag), None, "{flag} is there");
     }

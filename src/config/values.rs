@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use reqwest::Url;
 
-use super::file::Files;
+use super::file::ConfigFields;
 use super::flags::{Headers, SettingFlags, parse_header, parse_headers};
-use super::kind::Kind;
 use super::node_name;
 use super::setting::{DefaultValue, Definition, Setting};
 use super::table::SETTINGS;
+use super::value_type::ValueType;
 use crate::source::url::shown;
 use crate::units::duration::parse_duration;
 
@@ -23,26 +23,26 @@ use crate::units::duration::parse_duration;
 #[derive(Debug)]
 pub(super) struct Inputs<'a> {
     pub(super) flags: &'a SettingFlags,
-    pub(super) files: &'a Files,
+    pub(super) files: &'a ConfigFields,
 }
 
 impl Inputs<'_> {
     /// The words that a flag or a file gives for a setting, and which of the two.
-    fn given(&self, definition: &Definition) -> Option<(Vec<OsString>, Origin)> {
+    fn given(&self, definition: &Definition) -> Option<(Vec<OsString>, ValueOrigin)> {
         if let Some(words) = self.flags.words(definition.flag) {
             let zero =
                 |word: &OsString| parse_duration(&word.to_string_lossy()) == Ok(Duration::ZERO);
-            if definition.kind == Kind::TimeLimit && words.iter().all(zero) {
+            if definition.value_type == ValueType::TimeLimit && words.iter().all(zero) {
                 return None;
             }
-            return Some((words.to_vec(), Origin::Flag));
+            return Some((words.to_vec(), ValueOrigin::Flag));
         }
         let given = self.files.get(definition.field?)?;
-        let origin = Origin::File {
+        let origin = ValueOrigin::File {
             file: given.file.clone(),
             place: given.place.clone(),
         };
-        Some((definition.kind.words(&given.value), origin))
+        Some((definition.value_type.words(&given.value), origin))
     }
 
     /// A flag or a file sets this setting.
@@ -65,7 +65,7 @@ impl Inputs<'_> {
                 DefaultValue::Fixed(word) => vec![word.into()],
                 DefaultValue::Computed(_, compute) => vec![compute(self).into()],
             };
-            (words, Origin::Default)
+            (words, ValueOrigin::Default)
         });
         Resolved {
             definition,
@@ -106,7 +106,7 @@ impl Values {
 
 /// Source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Origin {
+enum ValueOrigin {
     Flag,
     /// The file, and `file:line:column: field`.
     File {
@@ -122,25 +122,25 @@ enum Origin {
 pub(super) struct Resolved {
     definition: &'static Definition,
     words: Vec<OsString>,
-    origin: Origin,
+    origin: ValueOrigin,
 }
 
 impl Resolved {
     /// A flag sets it.
     pub(super) fn is_flag(&self) -> bool {
-        self.origin == Origin::Flag
+        self.origin == ValueOrigin::Flag
     }
 
     /// A flag or a file sets it.
     pub(super) fn is_given(&self) -> bool {
-        self.origin != Origin::Default
+        self.origin != ValueOrigin::Default
     }
 
     /// The place of a mistake: the flag (to give, for a default), or the file, line and field.
     pub(super) fn place(&self) -> String {
         match &self.origin {
-            Origin::File { place, .. } => place.clone(),
-            Origin::Flag | Origin::Default => format!("--{}", self.definition.flag),
+            ValueOrigin::File { place, .. } => place.clone(),
+            ValueOrigin::Flag | ValueOrigin::Default => format!("--{}", self.definition.flag),
         }
     }
 
@@ -194,8 +194,8 @@ impl Resolved {
             return Ok(PathBuf::new());
         }
         let path = match &self.origin {
-            Origin::File { file, .. } => file.parent().unwrap_or(Path::new("/")).join(word),
-            Origin::Flag | Origin::Default => word.into(),
+            ValueOrigin::File { file, .. } => file.parent().unwrap_or(Path::new("/")).join(word),
+            ValueOrigin::Flag | ValueOrigin::Default => word.into(),
         };
         let absolute = std::path::absolute(&path);
         let absolute = absolute.with_context(|| format!("{}: {}", self.place(), path.display()))?;
@@ -204,7 +204,7 @@ impl Resolved {
 
     pub(super) fn duration(&self) -> anyhow::Result<Duration> {
         let duration = self.parse(parse_duration)?;
-        if duration.is_zero() && self.definition.kind == Kind::Period {
+        if duration.is_zero() && self.definition.value_type == ValueType::Period {
             bail!(
                 "{}: found 0s, expected a time to wait, such as 20s",
                 self.place()
@@ -222,8 +222,8 @@ impl Resolved {
     }
 
     pub(super) fn number<T: TryFrom<u64>>(&self) -> anyhow::Result<T> {
-        let most = match self.definition.kind {
-            Kind::Count(most) | Kind::Range(_, most) => most.into(),
+        let most = match self.definition.value_type {
+            ValueType::Count(most) | ValueType::Range(_, most) => most.into(),
             _ => u64::MAX,
         };
         self.parse(|text| {
@@ -265,8 +265,8 @@ impl Resolved {
         let words = self.texts();
         // A file's value may have commas.
         let headers = words.iter().map(|word| match self.origin {
-            Origin::File { .. } => parse_header(word).map(|header| vec![header]),
-            Origin::Flag | Origin::Default => parse_headers(word),
+            ValueOrigin::File { .. } => parse_header(word).map(|header| vec![header]),
+            ValueOrigin::Flag | ValueOrigin::Default => parse_headers(word),
         });
         let headers: Result<Vec<_>, _> = headers.collect();
         Ok(self.at_place(headers)?.concat())
@@ -278,9 +278,9 @@ impl Resolved {
             field: self.definition.field,
             value: self.shown()?,
             from: match &self.origin {
-                Origin::Flag => "flag".to_owned(),
-                Origin::Default => "default".to_owned(),
-                Origin::File { file, .. } => file.display().to_string(),
+                ValueOrigin::Flag => "flag".to_owned(),
+                ValueOrigin::Default => "default".to_owned(),
+                ValueOrigin::File { file, .. } => file.display().to_string(),
             },
             reloadable: self.definition.reloadable,
         })
@@ -288,33 +288,35 @@ impl Resolved {
 
     /// The value for people, without secrets.
     fn shown(&self) -> anyhow::Result<String> {
-        Ok(match self.definition.kind {
-            Kind::Path | Kind::PathOrNone => self.path()?.display().to_string(),
-            Kind::Paths => join(&self.paths()?, ",", |path| path.display().to_string()),
-            Kind::NodeName => node_name(Some(self.text()))?,
-            Kind::Url => self.url()?.as_ref().map(shown).unwrap_or_default(),
-            Kind::Address => self.address()?.to_string(),
-            Kind::Addresses => join(&self.addresses()?, ",", IpAddr::to_string),
-            Kind::Headers => join(&self.headers()?, ", ", |(name, _)| {
+        Ok(match self.definition.value_type {
+            ValueType::Path | ValueType::PathOrNone => self.path()?.display().to_string(),
+            ValueType::Paths => join(&self.paths()?, ",", |path| path.display().to_string()),
+            ValueType::NodeName => node_name(Some(self.text()))?,
+            ValueType::Url => self.url()?.as_ref().map(shown).unwrap_or_default(),
+            ValueType::Address => self.address()?.to_string(),
+            ValueType::Addresses => join(&self.addresses()?, ",", IpAddr::to_string),
+            ValueType::Headers => join(&self.headers()?, ", ", |(name, _)| {
                 format!("{name}: <hidden>")
             }),
-            Kind::Duration | Kind::Period | Kind::TimeLimit => match self.time_limit()? {
-                None => String::new(),
-                Some(Duration::ZERO) => "0s".to_owned(),
-                Some(duration) => format!("{duration:?}"),
-            },
-            Kind::Count(_) | Kind::Range(..) | Kind::Port | Kind::Percent => {
+            ValueType::Duration | ValueType::Period | ValueType::TimeLimit => {
+                match self.time_limit()? {
+                    None => String::new(),
+                    Some(Duration::ZERO) => "0s".to_owned(),
+                    Some(duration) => format!("{duration:?}"),
+                }
+            }
+            ValueType::Count(_) | ValueType::Range(..) | ValueType::Port | ValueType::Percent => {
                 self.number::<u64>()?.to_string()
             }
-            Kind::LogLevel => self.level()?.to_string().to_lowercase(),
-            Kind::Endpoint => self.parse(str::parse::<crate::cri::Endpoint>)?.to_string(),
-            Kind::Text
-            | Kind::Size
-            | Kind::Texts
-            | Kind::Pairs
-            | Kind::Taints
-            | Kind::Bool
-            | Kind::OneOf(_) => self.texts().join(","),
+            ValueType::LogLevel => self.level()?.to_string().to_lowercase(),
+            ValueType::Endpoint => self.parse(str::parse::<crate::cri::Endpoint>)?.to_string(),
+            ValueType::Text
+            | ValueType::Size
+            | ValueType::Texts
+            | ValueType::Pairs
+            | ValueType::Taints
+            | ValueType::Bool
+            | ValueType::OneOf(_) => self.texts().join(","),
         })
     }
 

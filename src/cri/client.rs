@@ -202,7 +202,7 @@ macro_rules! calls {
                 /// Any [`Error`].
                 pub async fn $name(&self, message: $message) -> Result<$answer, Error> {
                     let mut client = self.$service();
-                    // Boxed because a call's own state is large, and every Pod's task would hold room
+                    // Boxed because a call's own state is large, and every Pod's task would reserve memory
                     // for the largest.
                     let call = Box::pin(client.$name(request(message, $deadline)));
                     self.finish($method, $deadline, call).await

@@ -53,7 +53,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 /// Subject of file work: operations on equal subjects run one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Subject {
+pub(crate) struct FileSubject {
     /// Owner of the threads that hang: a Pod, or the subject itself.
     owner: String,
     /// Part that distinguishes subjects of one name: a Pod's UID.
@@ -62,7 +62,7 @@ pub(crate) struct Subject {
     name: String,
 }
 
-impl Subject {
+impl FileSubject {
     /// Creates a subject of an owner that may have many.
     pub(crate) fn of(owner: &impl ToString, part: &str, name: String) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Subject {
     }
 }
 
-impl From<&str> for Subject {
+impl From<&str> for FileSubject {
     fn from(name: &str) -> Self {
         Self::of(&name, "", name.to_owned())
     }
@@ -90,7 +90,7 @@ pub(crate) struct TimedOut {
 }
 
 impl TimedOut {
-    fn since(subject: &Subject, start: Instant) -> Self {
+    fn since(subject: &FileSubject, start: Instant) -> Self {
         Self {
             subject: subject.name.clone(),
             waited: start.elapsed(),
@@ -119,7 +119,7 @@ fn seconds(time: Duration) -> String {
 /// # Panics
 /// When the work does.
 pub(crate) async fn limited<T: Send + 'static>(
-    subject: impl Into<Subject>,
+    subject: impl Into<FileSubject>,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
@@ -147,7 +147,7 @@ pub(crate) async fn limited<T: Send + 'static>(
 /// # Panics
 /// When the work does.
 pub(crate) async fn pooled<T: Send + 'static>(
-    subject: impl Into<Subject>,
+    subject: impl Into<FileSubject>,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
@@ -197,7 +197,7 @@ async fn spawn<T: Send + 'static>(
 
 /// Operation that is under way.
 #[derive(Debug, Clone)]
-struct UnderWay {
+struct Operation {
     start: Instant,
     end: Instant,
     /// Closed when the operation has ended.
@@ -206,11 +206,11 @@ struct UnderWay {
 
 /// All operations that are under way, by the runtime of their callers and by subject: agents in one process,
 /// as in tests, may have Pods of one name.
-type AllUnderWay = HashMap<(Id, Subject), UnderWay>;
+type Operations = HashMap<(Id, FileSubject), Operation>;
 
-static UNDER_WAY: LazyLock<Mutex<AllUnderWay>> = LazyLock::new(Mutex::default);
+static UNDER_WAY: LazyLock<Mutex<Operations>> = LazyLock::new(Mutex::default);
 
-fn under_way() -> MutexGuard<'static, AllUnderWay> {
+fn under_way() -> MutexGuard<'static, Operations> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -218,7 +218,7 @@ fn under_way() -> MutexGuard<'static, AllUnderWay> {
 #[derive(Debug)]
 enum Taken {
     /// Another one on the same subject.
-    By(UnderWay),
+    By(Operation),
     /// As many of the same owner hang as threads are free, the oldest of them since this time.
     Hanging(Instant),
     /// All threads are taken.
@@ -228,14 +228,14 @@ enum Taken {
 /// Permission to work on a subject, until it is dropped.
 #[derive(Debug)]
 struct Turn {
-    subject: (Id, Subject),
+    subject: (Id, FileSubject),
     /// Dropped after the subject is free, which notifies those who wait for it.
     _ended: watch::Sender<()>,
 }
 
 impl Turn {
     /// Waits until no other operation on the subject is under way and a thread is free.
-    async fn wait(subject: &Subject, start: Instant, end: Instant) -> Result<Self, TimedOut> {
+    async fn wait(subject: &FileSubject, start: Instant, end: Instant) -> Result<Self, TimedOut> {
         loop {
             match Self::take(subject, start, end) {
                 Ok(turn) => return Ok(turn),
@@ -256,7 +256,7 @@ impl Turn {
         }
     }
 
-    fn take(subject: &Subject, start: Instant, end: Instant) -> Result<Self, Taken> {
+    fn take(subject: &FileSubject, start: Instant, end: Instant) -> Result<Self, Taken> {
         let subject = (Handle::current().id(), subject.clone());
         let mut under_way = under_way();
         if let Some(other) = under_way.get(&subject) {
@@ -264,7 +264,7 @@ impl Turn {
         }
         let now = Instant::now();
         let same_owner =
-            |(id, other): &(Id, Subject)| *id == subject.0 && other.owner == subject.1.owner;
+            |(id, other): &(Id, FileSubject)| *id == subject.0 && other.owner == subject.1.owner;
         let others = under_way.iter().filter(|(other, _)| same_owner(other));
         let hanging: Vec<Instant> = others
             .filter(|(_, other)| other.end <= now)
@@ -278,7 +278,7 @@ impl Turn {
             return Err(Taken::AllThreads);
         }
         let (sender, ended) = watch::channel(());
-        under_way.insert(subject.clone(), UnderWay { start, end, ended });
+        under_way.insert(subject.clone(), Operation { start, end, ended });
         Ok(Self {
             subject,
             _ended: sender,
@@ -339,7 +339,7 @@ mod tests {
     #[tokio::test]
     async fn an_owner_of_much_that_hangs_leaves_threads_to_others() {
         let subject = |owner: &str, part: usize| {
-            Subject::of(&owner, &part.to_string(), format!("check of {owner}"))
+            FileSubject::of(&owner, &part.to_string(), format!("check of {owner}"))
         };
         let mut hanging = vec![];
         for owner in ["a", "b", "c"] {

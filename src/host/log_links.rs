@@ -1,5 +1,5 @@
 //! Links to containers' logs, named `POD_NAMESPACE_CONTAINER-ID.log` in one folder, as log shippers
-//! look for them (the kubelet's `/var/log/containers`).
+//! read them (the kubelet's `/var/log/containers`).
 //!
 //! Only links that lead below the Pods' log directory are ever removed; whatever else lies in the
 //! folder is not ours.
@@ -39,7 +39,7 @@ fn name(namespace: &str, pod: &str, container: &str, id: &str) -> String {
     cut(&whole) + SUFFIX
 }
 
-/// Cuts a name to the length that leaves room for the suffix. Names are ASCII, so that characters are bytes.
+/// Cuts a name to the length that fits with the suffix. Names are ASCII, so that characters are bytes.
 fn cut(name: &str) -> String {
     name.chars()
         .take(MAX_NAME.saturating_sub(SUFFIX.len()))

@@ -4,6 +4,7 @@
 //! not at every try.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,10 +14,10 @@ const REPEAT: Duration = Duration::from_secs(600);
 
 /// Problem of each subject at its last try.
 #[derive(Debug, Default)]
-pub(crate) struct LogOnce(BTreeMap<String, Problem>);
+pub(crate) struct LogOnce(BTreeMap<String, LoggedProblem>);
 
 #[derive(Debug)]
-struct Problem {
+struct LoggedProblem {
     text: String,
     logged: Instant,
 }
@@ -31,16 +32,33 @@ impl LogOnce {
         let now = Instant::now();
         let known = self.0.get(subject);
         let is_logged =
-            |known: &Problem| known.text == text && now.duration_since(known.logged) < REPEAT;
+            |known: &LoggedProblem| known.text == text && now.duration_since(known.logged) < REPEAT;
         if known.is_some_and(is_logged) {
             return false;
         }
-        let problem = Problem {
+        let problem = LoggedProblem {
             text: text.to_owned(),
             logged: now,
         };
         self.0.insert(subject.to_owned(), problem);
         true
+    }
+
+    /// Records the outcome of a try; returns the text of its error if that has to be logged now.
+    pub(crate) fn record<T, E: Display>(
+        &mut self,
+        subject: &str,
+        outcome: &Result<T, E>,
+    ) -> Option<String> {
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        self.should_log(subject, error.as_deref())
+            .then_some(error)
+            .flatten()
+    }
+
+    /// Records a try without a problem; returns `true` if there was one before.
+    pub(crate) fn resolve(&mut self, subject: &str) -> bool {
+        self.0.remove(subject).is_some()
     }
 
     /// Forgets the problems of subjects that are no longer tried.
@@ -74,6 +92,13 @@ mod tests {
         problems.retain(|subject| subject == "disk");
         assert!(!problems.should_log("disk", Some("gone")));
         assert!(problems.should_log("other", Some("gone")));
+        assert!(problems.resolve("other"));
+        assert!(!problems.resolve("other"));
+        let failed: Result<(), &str> = Err("full");
+        assert_eq!(problems.record("write", &failed).as_deref(), Some("full"));
+        assert_eq!(problems.record("write", &failed), None);
+        assert_eq!(problems.record("write", &Ok::<(), &str>(())), None);
+        assert!(!problems.resolve("write"));
         let mut logged = 0;
         for _ in 0..3600 {
             tokio::time::advance(Duration::from_secs(1)).await;

@@ -46,7 +46,7 @@ pub fn disk_capacity(folder: &Path) -> u64 {
     }
 }
 
-/// Returns the number of huge pages that the kernel has set aside, by their size in KiB.
+/// Returns the number of huge pages that the kernel has reserved, by their size in KiB.
 #[must_use]
 pub fn huge_pages() -> BTreeMap<u64, u64> {
     let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else {

@@ -39,13 +39,13 @@ pub struct ImageError {
     pub message: String,
 }
 
-type Pull = BoxFuture<'static, Result<LocalImage, ImageError>>;
+type SharedPull = BoxFuture<'static, Result<LocalImage, ImageError>>;
 
 /// Pulls images for all Pods of the node. A pull that nobody waits for any more is given up.
 #[derive(Debug)]
 pub struct Images {
     credentials: Arc<CredentialFiles>,
-    under_way: Mutex<HashMap<String, WeakShared<Pull>>>,
+    under_way: Mutex<HashMap<String, WeakShared<SharedPull>>>,
 }
 
 impl Images {
@@ -59,7 +59,7 @@ impl Images {
     }
 
     /// The pull of this image: the one that is under way, or a new one.
-    pub fn pull(&self, client: &Client, image: &str) -> Shared<Pull> {
+    pub fn pull(&self, client: &Client, image: &str) -> Shared<SharedPull> {
         // A panic while holding the lock cannot leave the map half changed.
         let mut under_way = self
             .under_way

@@ -4,8 +4,8 @@ use std::fs::Metadata;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 
-use super::files::{Files, Place, attempts, files, open};
-use super::lines::{Joiner, LineReader, RawLine, Wanted, count};
+use super::files::{FilePosition, LogFiles, attempts, files, open};
+use super::lines::{Joiner, LineReader, LogOptions, RawLine, count};
 use crate::host::untrusted::{Folder, Location};
 
 /// Function that returns `true` while the reader is still there.
@@ -18,7 +18,7 @@ pub(crate) struct Cursor {
     joiner: Joiner,
     at: Option<At>,
     /// Position of the file to open next, where it is known.
-    next: Place,
+    next: FilePosition,
     /// Folder in which the log goes on, once this one is at its end.
     then: Option<Location>,
     /// Something comes after the open file, which is read once more before it is closed.
@@ -30,12 +30,12 @@ pub(crate) struct Cursor {
 
 /// Open file of a log.
 struct At {
-    place: Place,
+    position: FilePosition,
     reader: LineReader<Box<dyn Read + Send>>,
     /// Device and inode.
     identity: (u64, u64),
     /// Newest rotated file when this one was opened.
-    newest_rotated: Option<Place>,
+    newest_rotated: Option<FilePosition>,
 }
 
 impl Cursor {
@@ -43,36 +43,36 @@ impl Cursor {
     pub(crate) fn new(
         folder: Location,
         attempt: u32,
-        wanted: Wanted,
+        options: LogOptions,
         tail: Option<usize>,
         needed: Needed,
     ) -> io::Result<Self> {
-        let mut wanted = wanted;
-        let mut next = Place::Live;
+        let mut options = options;
+        let mut next = FilePosition::Live;
         if let Some((folder, files)) = files(&folder, attempt) {
-            next = files.keys().next().cloned().unwrap_or(Place::Live);
+            next = files.keys().next().cloned().unwrap_or(FilePosition::Live);
             let tail = tail.filter(|_| !files.is_empty());
             if let Some(tail) = tail {
                 let mut lines = 0_usize;
-                for (number, (place, name)) in files.iter().rev().enumerate() {
+                for (number, (position, name)) in files.iter().rev().enumerate() {
                     let counted = count(open(&folder, name)?.0, || still_needed(&needed));
-                    let (whole, open) = readable(place, counted)?;
+                    let (whole, open) = readable(position, counted)?;
                     // What is begun in an older file goes on in the next one.
                     let open = if number == 0 { open } else { 0 };
                     lines = lines.saturating_add(whole).saturating_add(open);
-                    next = place.clone();
+                    next = position.clone();
                     // One line more is there: the first one that is wanted is whole.
                     if lines > tail {
                         break;
                     }
                 }
-                wanted.skip = lines.saturating_sub(tail);
+                options.skip = lines.saturating_sub(tail);
             }
         }
         Ok(Self {
             folder,
             attempt,
-            joiner: Joiner::new(wanted),
+            joiner: Joiner::new(options),
             at: None,
             next,
             then: None,
@@ -93,14 +93,14 @@ impl Cursor {
         let Some((folder, files)) = files(&self.folder, self.attempt) else {
             return Ok(());
         };
-        for (place, name) in files.range(self.next.clone()..) {
+        for (position, name) in files.range(self.next.clone()..) {
             let mut reader = LineReader::new(open(&folder, name)?.0);
             let (joiner, needed) = (&mut self.joiner, &self.needed);
             let mut take = |line: RawLine<'_>| {
                 still_needed(needed)?;
                 joiner.take(line, out)
             };
-            readable(place, reader.read(&mut take))?;
+            readable(position, reader.read(&mut take))?;
             reader.finish(&mut take)?;
         }
         self.flush(out)
@@ -132,7 +132,7 @@ impl Cursor {
                     still_needed(needed)?;
                     joiner.take(line, out)
                 });
-                any |= readable(&at.place, read)?;
+                any |= readable(&at.position, read)?;
                 if !self.leave(out)? {
                     return Ok(any || self.leaving);
                 }
@@ -147,18 +147,21 @@ impl Cursor {
         };
         // What was to come next may have been removed as too old.
         let mut from = files.range(self.next.clone()..);
-        let Some((place, name)) = from.next() else {
+        let Some((position, name)) = from.next() else {
             return Ok(false);
         };
         let (reader, metadata) = match open(&folder, name) {
             Ok(opened) => opened,
-            // It was rotated or removed at this very moment.
+            // It was rotated or removed just now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
         };
-        let mut rotated = files.keys().rev().filter(|place| **place != Place::Live);
+        let mut rotated = files
+            .keys()
+            .rev()
+            .filter(|position| **position != FilePosition::Live);
         self.at = Some(At {
-            place: place.clone(),
+            position: position.clone(),
             reader: LineReader::new(reader),
             identity: identity(&metadata),
             newest_rotated: rotated.next().cloned(),
@@ -171,15 +174,15 @@ impl Cursor {
         let Some(at) = &self.at else {
             return Ok(false);
         };
-        let next = match &at.place {
+        let next = match &at.position {
             // Nobody writes to it any more.
-            Place::Rotated(time) => Some(Place::Rotated(format!("{time}\0"))),
-            Place::Live => files(&self.folder, self.attempt)
+            FilePosition::Rotated(time) => Some(FilePosition::Rotated(format!("{time}\0"))),
+            FilePosition::Live => files(&self.folder, self.attempt)
                 .and_then(|(folder, files)| after_live(&folder, &files, at)),
         };
-        let is_live = at.place == Place::Live;
+        let is_live = at.position == FilePosition::Live;
         let goes_on = next.is_some() || self.following().is_some();
-        // The last words may have been written while we looked for what comes after: once more.
+        // The last lines may have been written while the next file was opened: once more.
         if !goes_on || is_live && !std::mem::replace(&mut self.leaving, true) {
             return Ok(false);
         }
@@ -204,7 +207,7 @@ impl Cursor {
             self.then = None;
         }
         let first = files(&folder, attempt).and_then(|(_, files)| files.into_keys().next());
-        self.next = first.unwrap_or(Place::Live);
+        self.next = first.unwrap_or(FilePosition::Live);
         (self.folder, self.attempt) = (folder, attempt);
         Ok(true)
     }
@@ -226,23 +229,25 @@ impl Cursor {
 }
 
 /// Returns the position after a live file that was renamed since it was opened; `None` if it was not.
-fn after_live(folder: &Folder, files: &Files, at: &At) -> Option<Place> {
-    let live = folder.find(files.get(&Place::Live)?).ok()??;
+fn after_live(folder: &Folder, files: &LogFiles, at: &At) -> Option<FilePosition> {
+    let live = folder.find(files.get(&FilePosition::Live)?).ok()??;
     if live.identity == at.identity {
         return None;
     }
     let newest = &at.newest_rotated;
-    let mut new = files.keys().filter(|place| Some(*place) > newest.as_ref());
+    let mut new = files
+        .keys()
+        .filter(|position| Some(*position) > newest.as_ref());
     // The first of those that came is this file itself, under its new name.
-    Some(new.nth(1).cloned().unwrap_or(Place::Live))
+    Some(new.nth(1).cloned().unwrap_or(FilePosition::Live))
 }
 
 /// Returns the number of bytes read of a file; of a broken rotated one, the part that could be read counts.
-fn readable<T: Default>(place: &Place, read: io::Result<T>) -> io::Result<T> {
+fn readable<T: Default>(position: &FilePosition, read: io::Result<T>) -> io::Result<T> {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     match read {
         Err(e)
-            if *place != Place::Live
+            if *position != FilePosition::Live
                 && matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof) =>
         {
             Ok(T::default())
@@ -317,7 +322,7 @@ mod tests {
 
         fn cursor(&self, tail: Option<usize>) -> Cursor {
             let folder = self.location();
-            Cursor::new(folder, 0, Wanted::default(), tail, Box::new(|| true)).unwrap()
+            Cursor::new(folder, 0, LogOptions::default(), tail, Box::new(|| true)).unwrap()
         }
 
         /// Text of two reads.
@@ -366,12 +371,12 @@ mod tests {
         assert_eq!(log.read_on(&mut cursor), "a ");
         log.say("0.log", &["b"]);
         log.rotate("1");
-        // The runtime writes on where it was until it is told.
+        // The runtime writes on where it was until it is notified.
         log.say("0.log.1", &["c"]);
         assert_eq!(log.read_on(&mut cursor), "b c ");
         log.say("0.log", &["d"]);
         assert_eq!(log.read_on(&mut cursor), "d ");
-        // Twice between two looks, and the files are packed away at once.
+        // Twice between two reads, and the files are packed away at once.
         log.say("0.log", &["e"]);
         log.rotate("2");
         log.say("0.log", &["f"]);

@@ -14,14 +14,14 @@ use crate::host::untrusted::{Folder, Location};
 /// Position of a file among those of one instance: rotated ones in the order of their times, then the one that is
 /// written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum FilePosition {
     /// Time of a rotation, behind `N.log.` and without `.gz`.
     Rotated(String),
     Live,
 }
 
 /// Names of the files of one instance, by their positions.
-pub(crate) type Files = BTreeMap<Place, String>;
+pub(crate) type LogFiles = BTreeMap<FilePosition, String>;
 
 /// Lists the instances that have a log in a folder.
 pub(crate) fn attempts(folder: &Location) -> BTreeSet<u32> {
@@ -34,10 +34,10 @@ pub(crate) fn attempts(folder: &Location) -> BTreeSet<u32> {
 
 /// Opens the folder and lists the files of one instance in it, oldest first; nothing where there is no folder. A file
 /// that is being compressed is listed once. Only regular files are part of a log.
-pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, Files)> {
+pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, LogFiles)> {
     let folder = folder.open().ok()?;
     let live = format!("{attempt}.log");
-    let mut files = Files::new();
+    let mut files = LogFiles::new();
     let names = folder.names(|name| name.starts_with(&live));
     let mut names = names.unwrap_or_default();
     // Of a file and its compressed form the file comes first, and stays.
@@ -46,12 +46,12 @@ pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, Files)> 
         let Some(rest) = name.strip_prefix(&live) else {
             continue;
         };
-        let place = match rest.strip_prefix('.') {
-            None if rest.is_empty() => Place::Live,
+        let position = match rest.strip_prefix('.') {
+            None if rest.is_empty() => FilePosition::Live,
             // What is being compressed is not whole yet.
             Some(time) if time.strip_suffix(".tmp").is_none() => {
                 let time = time.strip_suffix(".gz").unwrap_or(time);
-                Place::Rotated(time.to_owned())
+                FilePosition::Rotated(time.to_owned())
             }
             _ => continue,
         };
@@ -60,8 +60,8 @@ pub(crate) fn files(folder: &Location, attempt: u32) -> Option<(Folder, Files)> 
                 .find(&name)
                 .is_ok_and(|f| f.is_some_and(|f| f.is_plain))
         };
-        if place == Place::Live || is_plain() {
-            files.entry(place).or_insert(name);
+        if position == FilePosition::Live || is_plain() {
+            files.entry(position).or_insert(name);
         }
     }
     Some((folder, files))

@@ -9,7 +9,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// Selection of the container's lines.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct LogOptions {
     /// Time from which lines are written.
     pub(crate) since: Option<jiff::Timestamp>,
     /// Number of first lines to skip.
@@ -21,7 +21,7 @@ pub(crate) struct Wanted {
 /// Writer that joins parts and writes the selected lines.
 #[derive(Debug, Default)]
 pub(crate) struct Joiner {
-    wanted: Wanted,
+    options: LogOptions,
     /// Incomplete lines, of standard output and standard error.
     open: [Option<Open>; 2],
     /// Stream of the log's current line, and `true` if that line ends the container's; `None` where it is not in the
@@ -36,9 +36,9 @@ struct Open {
 }
 
 impl Joiner {
-    pub(crate) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new(options: LogOptions) -> Self {
         Self {
-            wanted,
+            options,
             ..Self::default()
         }
     }
@@ -47,7 +47,7 @@ impl Joiner {
     pub(crate) fn take(&mut self, line: RawLine<'_>, out: &mut impl Write) -> io::Result<()> {
         let mut text = line.text;
         if line.begins {
-            let part = Part::parse(text);
+            let part = LogLine::parse(text);
             self.taking = part.as_ref().map(|part| self.begin(part));
             text = part.map_or(text, |part| part.text);
         }
@@ -74,14 +74,14 @@ impl Joiner {
     }
 
     /// Begins a line of the container's, unless the part goes on with one.
-    fn begin(&mut self, part: &Part<'_>) -> (usize, bool) {
+    fn begin(&mut self, part: &LogLine<'_>) -> (usize, bool) {
         let stream = usize::from(part.is_error);
-        let wanted = &mut self.wanted;
+        let options = &mut self.options;
         self.open[stream].get_or_insert_with(|| {
-            let young = wanted.since.is_none_or(|since| part.is_since(since));
-            let skipped = wanted.skip > 0;
-            wanted.skip = wanted.skip.saturating_sub(1);
-            let text = if wanted.timestamps {
+            let young = options.since.is_none_or(|since| part.is_since(since));
+            let skipped = options.skip > 0;
+            options.skip = options.skip.saturating_sub(1);
+            let text = if options.timestamps {
                 timestamp(part.time)
             } else {
                 vec![]
@@ -135,14 +135,14 @@ pub(crate) struct RawLine<'a> {
 
 /// Parsed line of the log: a part of one of the container's lines.
 #[derive(Debug)]
-struct Part<'a> {
+struct LogLine<'a> {
     time: &'a [u8],
     is_error: bool,
     is_last: bool,
     text: &'a [u8],
 }
 
-impl<'a> Part<'a> {
+impl<'a> LogLine<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.splitn(4, |b| *b == b' ');
         let (time, stream, tags) = (fields.next()?, fields.next()?, fields.next()?);
@@ -186,7 +186,7 @@ pub(crate) fn count(
     let mut reader = LineReader::new(source);
     let mut take = |line: RawLine<'_>| {
         go_on()?;
-        match Part::parse(line.text).filter(|_| line.begins) {
+        match LogLine::parse(line.text).filter(|_| line.begins) {
             Some(part) => {
                 whole = whole.saturating_add(part.is_last.into());
                 open[usize::from(part.is_error)] = !part.is_last;
@@ -289,8 +289,8 @@ mod tests {
                        2026-01-01T00:00:04.5+01:00 stdout F:x tagged\n\
                        not in form\n";
 
-    fn joined(wanted: Wanted) -> String {
-        let (mut joiner, mut out) = (Joiner::new(wanted), vec![]);
+    fn joined(options: LogOptions) -> String {
+        let (mut joiner, mut out) = (Joiner::new(options), vec![]);
         let mut reader = LineReader::new(LOG.as_bytes());
         let take = |line: RawLine<'_>| joiner.take(line, &mut out);
         assert!(reader.read(take).unwrap());
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn parts_become_the_lines_that_the_container_wrote() {
         assert_eq!(
-            joined(Wanted::default()),
+            joined(LogOptions::default()),
             "an error\nhalf a line, and the end\n\ntagged\nnot in form\n"
         );
         assert_eq!(count(LOG.as_bytes(), || Ok(())).unwrap(), (5, 0));
@@ -309,9 +309,9 @@ mod tests {
     #[test]
     fn a_line_is_as_old_as_its_first_part() {
         let since = |time: &str| {
-            joined(Wanted {
+            joined(LogOptions {
                 since: Some(time.parse().unwrap()),
-                ..Wanted::default()
+                ..LogOptions::default()
             })
         };
         assert_eq!(since("2026-01-01T00:00:02Z"), "\nnot in form\n");
@@ -324,9 +324,9 @@ mod tests {
     #[test]
     fn the_first_lines_can_be_left_out() {
         let skip = |skip| {
-            joined(Wanted {
+            joined(LogOptions {
                 skip,
-                ..Wanted::default()
+                ..LogOptions::default()
             })
         };
         assert_eq!(skip(2), "\ntagged\nnot in form\n");
@@ -335,13 +335,13 @@ mod tests {
 
     #[test]
     fn each_line_can_be_told_with_its_time() {
-        let wanted = Wanted {
+        let options = LogOptions {
             skip: 1,
             timestamps: true,
-            ..Wanted::default()
+            ..LogOptions::default()
         };
         assert_eq!(
-            joined(wanted),
+            joined(options),
             "2026-01-01T00:00:00.200000000Z an error\n2026-01-01T00:00:03.000000000Z \n\
              2025-12-31T23:00:04.500000000Z tagged\nnot in form\n"
         );
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_takes_no_endless_memory() {
-        let (mut joiner, mut out) = (Joiner::new(Wanted::default()), vec![]);
+        let (mut joiner, mut out) = (Joiner::new(LogOptions::default()), vec![]);
         let part = format!("t stdout P {}", "x".repeat(100_000));
         for _ in 0..30 {
             let line = RawLine {
@@ -453,8 +453,8 @@ mod tests {
         }
     }
 
-    fn read_all(log: &[u8], size: usize, wanted: Wanted) -> Vec<u8> {
-        let (mut joiner, mut out) = (Joiner::new(wanted), vec![]);
+    fn read_all(log: &[u8], size: usize, options: LogOptions) -> Vec<u8> {
+        let (mut joiner, mut out) = (Joiner::new(options), vec![]);
         let mut reader = LineReader::new(Slowly(log, size));
         reader.read(|line| joiner.take(line, &mut out)).unwrap();
         reader.finish(|line| joiner.take(line, &mut out)).unwrap();
@@ -473,9 +473,9 @@ mod tests {
         ) {
             let log = pieces.concat();
             let since = since.map(|s| jiff::Timestamp::from_second(s.into()).unwrap());
-            let wanted = Wanted { since, skip, timestamps };
-            let at_once = read_all(&log, usize::MAX, wanted);
-            prop_assert_eq!(&read_all(&log, size, wanted), &at_once);
+            let options = LogOptions { since, skip, timestamps };
+            let at_once = read_all(&log, usize::MAX, options);
+            prop_assert_eq!(&read_all(&log, size, options), &at_once);
             let (whole, open) = count(Slowly(&log, size), || Ok(())).unwrap();
             prop_assert_eq!(count(&*log, || Ok(())).unwrap(), (whole, open));
             prop_assert!(at_once.len() <= log.len() + (whole + open) * 40);

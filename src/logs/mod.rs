@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use crate::host::untrusted::Location;
 
 pub(crate) use cursor::Cursor;
-pub(crate) use lines::Wanted;
+pub(crate) use lines::LogOptions;
 
 /// Returns the instance of a container whose log in this folder is wanted, if there is one: the newest, or the one
 /// that ran before it.

@@ -1,4 +1,4 @@
-//! A document to a Pod: it is gone through beside the [shape](super::shape) of a Pod, so that every
+//! A document to a Pod: it is gone through beside the [schema](super::schema) of a Pod, so that every
 //! field that is unknown, of another type or not implemented is reported at once.
 
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use super::document::Document;
 use super::fields::{Treatment, says_something, treatment};
-use super::shape::{self, ObjectSchema, Schema};
+use super::schema::{self, ObjectSchema, Schema};
 use super::spelling::{Meant, ObjectPath, Unknown, step, unknown_field};
 use super::{MAX_PROBLEMS, Problem, add, hints, path, shown};
 use crate::units::quantity;
@@ -59,7 +59,7 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     };
     let mut value = document.value.clone();
     if let Value::Object(fields) = &mut value {
-        decoder.object(fields, shape::pod(), &mut FieldPosition::default());
+        decoder.object(fields, schema::pod(), &mut FieldPosition::default());
     }
     let pod = Pod::deserialize(value).map_err(|e| {
         let message = format!("not a Pod: {e}");
@@ -87,7 +87,7 @@ pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>
         suggestions: vec![],
     };
     let name = "metadata";
-    let schema = shape::pod().field(name);
+    let schema = schema::pod().field(name);
     let mut value = document.value[name].clone();
     if let Some(schema) = schema.filter(|_| !value.is_null()) {
         let step = Some(step(name, schema));

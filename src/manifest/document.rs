@@ -1,6 +1,6 @@
 //! Bytes to documents: JSON values, and where in the text each of their fields stands.
 //!
-//! YAML is read by `serde_yaml`, after a look at what it holds: a text may be hostile, and what reading
+//! YAML is read by `serde_yaml`, after a check of what it holds: a text may be hostile, and what reading
 //! it takes is bounded whatever it says. The kubelet reads plain scalars by the rules of YAML 1.1,
 //! where `0644` is an octal number and `yes` a boolean, so these are corrected afterwards.
 
@@ -79,7 +79,7 @@ pub(super) fn only(mut documents: Vec<Document>, kind: &str) -> Result<Document,
 }
 
 /// Reads all documents, but for those that say nothing. Of a field that stands twice the last is
-/// taken; the document's places tell that it does.
+/// taken; the document's spans show that it does.
 ///
 /// # Errors
 /// The bytes are no text, or no YAML or JSON, or more than is read.
@@ -355,7 +355,7 @@ impl<'de> Visitor<'de> for Json<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<Value, A::Error> {
-        // Its name is not told: of a Secret it may be what begins with an exclamation mark.
+        // Its name is not shown: of a Secret it may be what begins with an exclamation mark.
         let (de::IgnoredAny, _) = value.variant()?;
         let message = "found a tag (!NAME), expected none: put a text that begins with ! in quotes";
         Err(de::Error::custom(message))

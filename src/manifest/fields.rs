@@ -225,7 +225,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fmt::Write;
 
-    use super::super::shape::{ObjectSchema, pod};
+    use super::super::schema::{ObjectSchema, pod};
     use super::*;
 
     const BEGIN: &str = "<!-- made from src/manifest/fields.rs -->\n";

@@ -142,8 +142,8 @@ impl<'a> Iterator for Suspects<'a> {
 /// chomping indicators (`|-`, `>2`).
 fn begins_block(content: &str) -> bool {
     let content = content.split(" #").next().unwrap_or_default().trim_end();
-    let mark = content.trim_end_matches(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
-    let Some(before) = mark.strip_suffix(['|', '>']) else {
+    let indicator = content.trim_end_matches(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
+    let Some(before) = indicator.strip_suffix(['|', '>']) else {
         return false;
     };
     before.is_empty() || before.ends_with(' ')

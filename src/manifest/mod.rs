@@ -17,7 +17,7 @@ mod numbers;
 pub mod objects;
 pub(crate) mod path;
 mod requests;
-mod shape;
+mod schema;
 mod spans;
 mod spelling;
 mod static_pod;
@@ -134,12 +134,12 @@ fn parse_document(
     } = decode::decode(&document)?;
     defaults::set_defaults(&mut pod);
     let found = validate::validate(&pod, node_name, &document.spans);
-    // What is missing only because it was of another type, or refused, is not told again.
-    let told = |p: &Problem| {
+    // What is missing only because it was of another type, or refused, is not reported again.
+    let is_reported = |p: &Problem| {
         left_out.iter().any(|field| path::concerns(&p.field, field))
             || refused_in.contains(&p.field)
     };
-    problems.extend(found.problems.into_iter().filter(|p| !told(p)));
+    problems.extend(found.problems.into_iter().filter(|p| !is_reported(p)));
     for suggestion in &suggestions {
         blame(suggestion, &mut problems, &mut warnings);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::fields::{Treatment, treatment};
-use super::shape::{ObjectSchema, Schema, pod};
+use super::schema::{ObjectSchema, Schema, pod};
 
 const FIXTURE: &str = include_str!("../../tests/life/numbers.yaml");
 

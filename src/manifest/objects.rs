@@ -286,7 +286,7 @@ impl ObjectReader<'_> {
                 self.refuse("metadata.name", message);
             }
             Value::Null => self.refuse("metadata.name", "missing, expected the object's name"),
-            // That it is of another type is told already.
+            // That it is of another type is reported already.
             _ => {}
         }
         let namespace = &metadata["namespace"];

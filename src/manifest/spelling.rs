@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use super::fields::treatment;
 use super::hints;
-use super::shape::{ObjectSchema, Schema, pod};
+use super::schema::{ObjectSchema, Schema, pod};
 
 /// The field of the Pod, and of a probe.
 const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";

@@ -1,7 +1,7 @@
 //! Bounds on what is read of an API server's responses.
 //!
 //! A response that is longer than anything an API server has to say ends with an error as soon as that
-//! shows; what is over the bound is never held.
+//! shows; what is over the bound is never kept.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -105,7 +105,7 @@ fn too_long(error: &(dyn std::error::Error + 'static)) -> Option<TooLong> {
     if let Some(found) = error.downcast_ref::<TooLong>() {
         return Some(*found);
     }
-    // An error of the system's does not tell of the one that it holds, only of that one's cause.
+    // An error of the system's does not show the one that it holds, only of that one's cause.
     let held = error.downcast_ref::<std::io::Error>();
     let held = held.and_then(std::io::Error::get_ref);
     match held {

@@ -1,4 +1,4 @@
-//! Tells the API server what happened to Pods, as events on their mirror Pods.
+//! Events of Pods at the API server, on their mirror Pods.
 //!
 //! The same thing again raises the count of the same event. A Pod has a budget of requests, which
 //! fills up again slowly; the rest is sent later, with the count that the event has reached by then.
@@ -168,7 +168,7 @@ pub(super) async fn send_all(
     }
 }
 
-/// Tells of one event. Gives how long to leave the server alone, if it asks for that.
+/// Sends one event. Returns the time to wait before the next, if the server asks for that.
 async fn tell_one(
     local: &Local,
     api: &Api,
@@ -242,7 +242,7 @@ fn name(event: &Event) -> String {
     )
 }
 
-/// The event as the API server wants it. It is about the static Pod's UID, by which tools look for the
+/// Returns the event as the API server wants it. It is about the static Pod's UID, by which tools select the
 /// events of a mirror Pod.
 fn api_event(node: &str, name: &str, event: &Event) -> ApiEvent {
     let kind = match event.kind {

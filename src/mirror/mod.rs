@@ -7,7 +7,6 @@
 mod api;
 mod bounded;
 mod certificate;
-mod complaint;
 mod connection;
 mod error;
 mod events;
@@ -22,6 +21,7 @@ mod plan;
 mod plan_tests;
 mod plugin;
 mod pods;
+mod refusal_log;
 mod refusals;
 mod watch;
 
@@ -42,26 +42,26 @@ use crate::pod::task::Context;
 use crate::source::Desired;
 use crate::units::time::scaled;
 use api::Api;
-use complaint::Complaint;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
 pub use object::{NodeIdentity, mirror};
+use refusal_log::RefusalLog;
 
 /// Back-off before an API server that is unreachable is tried again, at first and at most.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// A connection that held this long was a good one.
+/// A connection that lasted this long was a good one.
 const GOOD: Duration = Duration::from_secs(30);
 /// Wait before a certificate that was not issued is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// News that nobody took in yet.
+/// Updates of the watches that are not handled yet.
 const UPDATES: usize = 16;
 /// Folder of the client certificate, below the root directory.
 const PKI: &str = "pki";
 
 /// Settings of the connection to an API server.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings {
+pub struct ApiServerSettings {
     /// Kubeconfig of the API server.
     pub kubeconfig: PathBuf,
     /// Kubeconfig for requesting a certificate, used while the other does not exist.
@@ -94,7 +94,7 @@ pub struct Numbers {
 
 /// Local state that is reported to the API server.
 struct Local {
-    settings: Settings,
+    settings: ApiServerSettings,
     context: Arc<Context>,
     desired: tokio::sync::watch::Receiver<Option<Desired>>,
     /// Set once every Pod was observed for the first time.
@@ -158,7 +158,7 @@ impl Mirror {
     /// the first time; `client` is notified of each connection.
     #[must_use]
     pub fn new(
-        settings: Settings,
+        settings: ApiServerSettings,
         context: Arc<Context>,
         desired: tokio::sync::watch::Receiver<Option<Desired>>,
         synced: tokio::sync::watch::Receiver<Option<Instant>>,
@@ -250,7 +250,7 @@ impl Mirror {
             let node = &self.local.context.node_name;
             certificate::ask(&first.api, &folder, node).await?;
         }
-        // Looked at before it is read, so that one that comes in between ends the connection too.
+        // Stamped before it is read, so that one that comes in between ends the connection too.
         let newest = WatchedFiles::snapshot([certificate::current(&folder)]);
         let renewed = self.renewed(&folder);
         let requests = Arc::clone(&self.local.requests);
@@ -329,7 +329,7 @@ impl Mirror {
         }
     }
 
-    /// Says that the API server answers, once it does.
+    /// Logs that the API server is reachable, once it is.
     async fn report_when_reachable(
         &self,
         api: &Api,
@@ -346,16 +346,16 @@ impl Mirror {
     async fn renew_certificate(&self, api: &Api) -> Result<Infallible, ApiError> {
         let settings = &self.local.settings;
         let folder = self.certificate_folder();
-        let mut complaint = Complaint::new("to renew the client certificate");
+        let mut refusals = RefusalLog::new("to renew the client certificate");
         while settings.rotate_certificates
             && let Some(validity) = self.shown(&folder)
         {
             certificate::wait_until_due(validity, fastrand::f64()).await;
             let node = &self.local.context.node_name;
             match certificate::ask(api, &folder, node).await {
-                Ok(()) => complaint.clear(),
+                Ok(()) => refusals.accepted(),
                 Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
-                Err(error) => complaint.say(&error),
+                Err(error) => refusals.refused(&error),
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

@@ -22,7 +22,7 @@ pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
 /// Minimum interval between creations of a mirror Pod that somebody keeps deleting.
 pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
-/// All that the planner looks at.
+/// The planner's input.
 pub(super) struct MirrorView<'a> {
     /// Reports of the static Pods that are wanted or not yet terminated.
     pub(super) told: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,

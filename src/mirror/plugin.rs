@@ -31,7 +31,7 @@ pub(super) const PLUGIN_TIME: Duration = Duration::from_secs(60);
 const LEFT_TIME: Duration = Duration::from_secs(1);
 /// Bytes that it may print.
 const MAX_OUTPUT: usize = 1 << 20;
-/// Bytes that are shown of what it complains about.
+/// Bytes that are shown of its standard error.
 const MAX_COMPLAINT: usize = 1024;
 
 /// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
@@ -68,11 +68,8 @@ pub(super) enum PluginError {
     TimedOut,
     #[error("the exec plugin printed more than {MAX_OUTPUT} bytes and was killed")]
     TooLong,
-    #[error("the exec plugin failed, {status}: {complaint}")]
-    Failed {
-        status: ExitStatus,
-        complaint: String,
-    },
+    #[error("the exec plugin failed, {status}: {stderr}")]
+    Failed { status: ExitStatus, stderr: String },
     #[error("cannot read what the exec plugin prints: {0}")]
     Read(#[from] std::io::Error),
     #[error("the exec plugin printed no ExecCredential: {0}")]
@@ -180,10 +177,10 @@ pub(super) async fn run(exec: &ExecConfig) -> Result<PluginCredential, PluginErr
         place: Some(place),
     };
     let ended = tokio::time::timeout(PLUGIN_TIME, running.end()).await;
-    let (status, printed, complaint) = ended.map_err(|_| PluginError::TimedOut)??;
+    let (status, printed, stderr) = ended.map_err(|_| PluginError::TimedOut)??;
     if !status.success() {
-        let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
-        return Err(PluginError::Failed { status, complaint });
+        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+        return Err(PluginError::Failed { status, stderr });
     }
     PluginCredential::parse(&printed)
 }
@@ -230,7 +227,7 @@ struct RunningPlugin {
 impl RunningPlugin {
     /// Waits for its end; gives how it ended, and what it printed to its standard output and error.
     async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), PluginError> {
-        let (mut printed, mut complaint) = (vec![], vec![]);
+        let (mut printed, mut errors) = (vec![], vec![]);
         let Some(child) = &mut self.child else {
             return Err(PluginError::NoCommand);
         };
@@ -239,7 +236,7 @@ impl RunningPlugin {
             let reading = async {
                 tokio::try_join!(
                     read_all(stdout, &mut printed),
-                    read_begin(stderr, &mut complaint)
+                    read_begin(stderr, &mut errors)
                 )
             };
             let mut reading = std::pin::pin!(reading);
@@ -262,7 +259,7 @@ impl RunningPlugin {
             status
         };
         self.child = None;
-        Ok((status, printed, complaint))
+        Ok((status, printed, errors))
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Pods<'a> {
             MirrorStep::Create => {
                 state.created.insert(key.clone(), now);
                 state.no_op.remove(key);
-                // It has no status yet, and every one is news to it.
+                // It has no status yet, and every one is a change.
                 state.patched.remove(key);
                 let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
                 info!(pod = %key, uid, "Created mirror Pod");
@@ -265,7 +265,7 @@ impl<'a> Pods<'a> {
         let retained = &mut *self.retained;
         let verdict = retained.refusals.failed(key, &error, now, chance);
         retained.state.not_before.insert(key.clone(), verdict.at);
-        if verdict.say {
+        if verdict.should_log {
             self.say(key, step, &error);
         }
     }
@@ -309,7 +309,7 @@ impl<'a> Pods<'a> {
                 let key = pod.key();
                 let is_late = self.deleted.contains(pod.uid())
                     || all.get(&key).is_some_and(|known| pod.is_older_than(known));
-                // A server that tells of ever more Pods is not believed for ever.
+                // A server that lists ever more Pods is not believed for ever.
                 let has_room = all.len() < MAX_ITEMS || all.contains_key(&key);
                 if !is_late && has_room {
                     all.insert(key, pod);
@@ -336,7 +336,7 @@ impl<'a> Pods<'a> {
             let name = name.as_deref().unwrap_or_default();
             pod.mirrors().is_some() && pod.controlled_by(name).is_some()
         });
-        let (mirrors, refused) = (ours.count(), self.retained.refusals.said());
+        let (mirrors, refused) = (ours.count(), self.retained.refusals.logged());
         self.numbers.send_if_modified(|numbers| {
             let changed = numbers.mirrors != mirrors || numbers.refused != refused;
             (numbers.mirrors, numbers.refused) = (mirrors, refused);
@@ -377,8 +377,8 @@ async fn take(
         MirrorStep::Delete(uid) => api.delete_now(&path, uid).await.map(|()| None),
     };
     result.map_err(|error| match error.kind {
-        // News that it is gone come with the watch. Alone this proves nothing: an API server that has
-        // just started finds no Pod for a moment, since its admission does not know them yet.
+        // Its deletion comes with the watch. Alone this proves nothing: an API server that has
+        // just started finds no Pod at first, since its admission does not know them yet.
         ErrorKind::NotFound => ApiError {
             kind: ErrorKind::Conflict,
             ..error

@@ -12,7 +12,7 @@ use crate::units::time::{Later, scaled};
 /// The wait before the same is tried again, at first and at most.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// A fault is spoken of when it happened this often in a row.
+/// A fault is logged when it happened this often in a row.
 const PATIENCE: u32 = 5;
 
 /// Failures by Pod.
@@ -25,8 +25,8 @@ struct FailedRequest {
     message: String,
     /// Failures in a row.
     tries: u32,
-    /// The kind of failure that was spoken of.
-    said: Option<ErrorKind>,
+    /// The kind of failure that was logged.
+    logged: Option<ErrorKind>,
 }
 
 /// Response to a failure.
@@ -34,12 +34,12 @@ struct FailedRequest {
 pub(super) struct Verdict {
     /// Time of the next try.
     pub(super) at: Instant,
-    /// It is time to speak of it.
-    pub(super) say: bool,
+    /// It has to be logged now.
+    pub(super) should_log: bool,
 }
 
 impl Refusals {
-    /// A step for the Pod failed; `chance` from 0 to 1 spreads the waits.
+    /// Records that a step for the Pod failed; `chance` from 0 to 1 spreads the waits.
     pub(super) fn failed(
         &mut self,
         key: &PodKey,
@@ -51,20 +51,20 @@ impl Refusals {
             kind: error.kind,
             message: String::new(),
             tries: 0,
-            said: None,
+            logged: None,
         });
         refusal.kind = error.kind;
         refusal.message.clone_from(&error.message);
         refusal.tries = refusal.tries.saturating_add(1);
         let patience = match error.kind {
             ErrorKind::Refused(_) | ErrorKind::NotFound => 1,
-            // A mirror Pod that is just going away is no other Pod.
+            // A mirror Pod that is terminating is no other Pod.
             ErrorKind::AlreadyExists => 2,
             _ => PATIENCE,
         };
-        let say = refusal.tries >= patience && refusal.said != Some(error.kind);
-        if say {
-            refusal.said = Some(error.kind);
+        let should_log = refusal.tries >= patience && refusal.logged != Some(error.kind);
+        if should_log {
+            refusal.logged = Some(error.kind);
         }
         let wait = RETRY
             .saturating_mul(2_u32.saturating_pow(refusal.tries.saturating_sub(1)))
@@ -75,16 +75,16 @@ impl Refusals {
         };
         Verdict {
             at: now.later(scaled(wait, 0.75 + chance / 2.0)),
-            say,
+            should_log,
         }
     }
 
-    /// A step for the Pod was taken. Tells whether there was something to speak of before.
+    /// Records that a step for the Pod succeeded; returns `true` if a failure of it was logged before.
     pub(super) fn succeeded(&mut self, key: &PodKey) -> bool {
-        self.0.remove(key).is_some_and(|r| r.said.is_some())
+        self.0.remove(key).is_some_and(|r| r.logged.is_some())
     }
 
-    /// The other Pods that are refused what may now be granted, since this Pod no longer is: all that
+    /// Returns the other Pods that are refused what may now be granted, since this Pod no longer is: all that
     /// met the same refusal, for what nobody may; those of its namespace, for what only concerns that.
     pub(super) fn like(&self, key: &PodKey) -> Vec<PodKey> {
         let Some(granted) = self.0.get(key) else {
@@ -99,19 +99,20 @@ impl Refusals {
         alike.map(|(other, _)| other.clone()).collect()
     }
 
-    /// The Pods that something is refused for, with what the server says.
-    pub(super) fn said(&self) -> BTreeMap<PodKey, String> {
-        let said = self.0.iter().filter(|(_, r)| r.said.is_some());
-        said.map(|(key, r)| (key.clone(), r.message.clone()))
+    /// Returns the Pods for which a failure was logged, with the server's message.
+    pub(super) fn logged(&self) -> BTreeMap<PodKey, String> {
+        let logged = self.0.iter().filter(|(_, r)| r.logged.is_some());
+        logged
+            .map(|(key, r)| (key.clone(), r.message.clone()))
             .collect()
     }
 
-    /// Forgets all Pods but these.
+    /// Drops all Pods but these.
     pub(super) fn keep(&mut self, keep: impl Fn(&PodKey) -> bool) {
         self.0.retain(|key, _| keep(key));
     }
 
-    /// Faults of a server that was away meanwhile are no reason to wait.
+    /// Resets the back-off of all Pods: the server was unreachable meanwhile.
     pub(super) fn reset(&mut self) {
         for refusal in self.0.values_mut() {
             refusal.tries = 0;
@@ -144,13 +145,13 @@ mod tests {
         let mut seen = vec![];
         for _ in 0..8 {
             let verdict = refusals.failed(&key, &error(ErrorKind::Refused(403)), now, 0.5);
-            seen.push(((verdict.at - now).as_secs(), verdict.say));
+            seen.push(((verdict.at - now).as_secs(), verdict.should_log));
         }
         let waits: Vec<u64> = seen.iter().map(|(wait, _)| *wait).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(seen.iter().filter(|(_, say)| *say).count(), 1);
+        assert_eq!(seen.iter().filter(|(_, should_log)| *should_log).count(), 1);
         let another = refusals.failed(&key, &error(ErrorKind::Refused(422)), now, 0.5);
-        assert!(another.say, "another refusal is news");
+        assert!(another.should_log, "another refusal");
         assert!(refusals.succeeded(&key));
         assert!(!refusals.succeeded(&key));
     }
@@ -161,7 +162,7 @@ mod tests {
         let (mut refusals, key) = (Refusals::default(), key("a", "p"));
         let mut said = |kind| -> Vec<bool> {
             refusals.succeeded(&key);
-            let mut fail = || refusals.failed(&key, &error(kind), now, 0.5).say;
+            let mut fail = || refusals.failed(&key, &error(kind), now, 0.5).should_log;
             (0..6).map(|_| fail()).collect()
         };
         let expected = [false, false, false, false, true, false];

@@ -18,8 +18,8 @@ use tracing::debug;
 
 use super::api::Api;
 use super::bounded::MAX_ITEMS;
-use super::complaint::Complaint;
 use super::error::{ApiError, ErrorKind};
+use super::refusal_log::RefusalLog;
 use crate::units::time::scaled;
 
 /// Time limit of a watch in seconds; a random part is added, so that watches do not end together.
@@ -111,12 +111,12 @@ pub(super) async fn watch<T: WatchedObject>(
 ) -> Result<Infallible, ApiError> {
     let (field, value) = selector;
     let path = format!("{path}?fieldSelector={field}%3D{value}");
-    let mut complaint = Complaint::new(format!("to list {path}"));
+    let mut refusals = RefusalLog::new(format!("to list {path}"));
     let mut delay = RETRY;
     let mut version = None;
     loop {
         let began = Instant::now();
-        let result = round(api, &path, &mut version, &sender, &mut complaint).await;
+        let result = round(api, &path, &mut version, &sender, &mut refusals).await;
         let mut pause = delay;
         match result {
             Ok(()) => {}
@@ -127,7 +127,7 @@ pub(super) async fn watch<T: WatchedObject>(
                 ErrorKind::Fault => debug!(path, %error, "List or watch failed"),
                 _ => {
                     version = None;
-                    complaint.say(&error);
+                    refusals.refused(&error);
                 }
             },
         }
@@ -147,14 +147,14 @@ async fn round<T: WatchedObject>(
     path: &str,
     version: &mut Option<String>,
     sender: &mpsc::Sender<ObjectUpdate<T>>,
-    complaint: &mut Complaint,
+    refusals: &mut RefusalLog,
 ) -> Result<(), ApiError> {
     let from = if let Some(from) = version.take() {
         from
     } else {
         let list: List<T> = api.get(path).await?;
-        complaint.clear();
-        tell(sender, ObjectUpdate::All(list.items.0)).await?;
+        refusals.accepted();
+        send(sender, ObjectUpdate::All(list.items.0)).await?;
         list.metadata.resource_version
     };
     let seconds = fastrand::u64(WATCH_SECONDS..=2 * WATCH_SECONDS);
@@ -166,7 +166,7 @@ async fn round<T: WatchedObject>(
     let mut events = api.watch::<T>(&target).await?;
     while let Some(event) = events.next().await {
         let event = match event {
-            // It was cut. If that is because the server is away, the next one cannot be begun.
+            // It was cut. If that is because the server is unreachable, the next one cannot be begun.
             Err(error) if error.kind == ErrorKind::Unreachable => break,
             event => event?,
         };
@@ -185,7 +185,7 @@ async fn round<T: WatchedObject>(
         if let Some(newer) = object.resource_version() {
             *version = Some(newer.to_owned());
         }
-        tell(sender, seen).await?;
+        send(sender, seen).await?;
     }
     // One that ended before its time was cut, and the server behind it may be another one, to which
     // the version means nothing.
@@ -195,7 +195,7 @@ async fn round<T: WatchedObject>(
     Ok(())
 }
 
-async fn tell<T>(
+async fn send<T>(
     sender: &mpsc::Sender<ObjectUpdate<T>>,
     seen: ObjectUpdate<T>,
 ) -> Result<(), ApiError> {

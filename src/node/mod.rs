@@ -1,9 +1,9 @@
 //! The node: the supervisor of the Pods' tasks, events of the runtime, and housekeeping: container logs and images.
 
+pub mod container_log_manager;
 pub mod events;
 pub mod image_gc;
 pub mod kubelet;
-pub mod log_keeper;
 pub mod log_rotation;
 pub mod runtime;
 pub mod supervisor;

@@ -66,65 +66,24 @@ pub async fn supervise(
     mut desired: watch::Receiver<Option<Desired>>,
     heartbeat: Heartbeat,
 ) {
-    let (hint_sender, mut hints) = mpsc::channel(256);
+    let (hint_sender, hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
-    let mark = context.owner_label.clone();
-    let source = events::cri::container_events(client, mark, hint_sender, connected.clone());
+    let owner_label = context.owner_label.clone();
+    let source = events::cri::container_events(client, owner_label, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
-    let mut addresses = context.facts.identity.ips.changes();
+    let addresses = context.facts.identity.ips.changes();
     let listed = first_list(&context).await;
     if desired.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let mut supervisor = Supervisor {
-        context,
-        desired: Desired::default(),
-        pods: BTreeMap::new(),
-        tasks: JoinSet::new(),
-        runtime_unreachable: false,
-        relist_at: Instant::now().later(RELIST),
-        connected,
-        restored: BTreeMap::new(),
-    };
+    let mut supervisor = Supervisor::new(context, connected);
     supervisor.adopt(
         listed,
         desired.borrow_and_update().clone().unwrap_or_default(),
     );
-    let mut observed_all = false;
-    // A list that is not answered blocks only the next one.
-    let mut lists = FuturesUnordered::new();
-    loop {
-        observed_all = observed_all || supervisor.has_observed_all();
-        if observed_all {
-            heartbeat.send_replace(Some(Instant::now()));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(OBSERVED_CHECK), if !observed_all => {}
-            changed = desired.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let new = desired.borrow_and_update().clone();
-                supervisor.update_desired(new.unwrap_or_default());
-            }
-            Some(hint) = hints.recv() => match hint {
-                Hint::Changed(key, id) => supervisor.notify(&key, Message::Changed(id)),
-                Hint::Relist => supervisor.relist_at = Instant::now(),
-            },
-            Ok(()) = addresses.changed() => {
-                let addresses = addresses.borrow_and_update().clone();
-                supervisor.notify_addresses(&addresses);
-            }
-            Some(ended) = supervisor.tasks.join_next() => supervisor.task_ended(ended),
-            () = tokio::time::sleep_until(supervisor.relist_at), if lists.is_empty() => {
-                supervisor.relist_at = Instant::now().later(NEVER);
-                lists.push(list(Arc::clone(&supervisor.context)));
-            }
-            Some(listed) = lists.next() => supervisor.relisted(listed),
-        }
-    }
+    supervisor.run(desired, hints, addresses, heartbeat).await;
     source.abort();
 }
 
@@ -149,7 +108,7 @@ async fn first_list(context: &Context) -> Listed {
 
 /// Lists the sandboxes and containers that carry our owner label.
 async fn list(context: Arc<Context>) -> Result<Listed, Error> {
-    context.facts.identity.ips.look();
+    context.facts.identity.ips.refresh();
     Listed::fetch(&context.client, &context.owner_label, None).await
 }
 
@@ -160,11 +119,13 @@ async fn warn_of_others(context: &Context) {
     let Ok(everything) = context.client.list_pod_sandbox(everything).await else {
         return;
     };
-    let marks = everything
+    let owner_labels = everything
         .items
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
-    let others: BTreeSet<&String> = marks.filter(|m| **m != context.owner_label).collect();
+    let others: BTreeSet<&String> = owner_labels
+        .filter(|m| **m != context.owner_label)
+        .collect();
     // An agent that runs manages its own Pods; several on one node surprise nobody.
     let mut left = vec![];
     for root_dir in others {
@@ -199,6 +160,62 @@ struct Supervisor {
 }
 
 impl Supervisor {
+    fn new(context: Arc<Context>, connected: Connected) -> Self {
+        Self {
+            context,
+            desired: Desired::default(),
+            pods: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            runtime_unreachable: false,
+            relist_at: Instant::now().later(RELIST),
+            connected,
+            restored: BTreeMap::new(),
+        }
+    }
+
+    /// Passes on what changes and relists, until the desired set has no more sender.
+    async fn run(
+        &mut self,
+        mut desired: watch::Receiver<Option<Desired>>,
+        mut hints: mpsc::Receiver<Hint>,
+        mut addresses: watch::Receiver<Vec<String>>,
+        heartbeat: Heartbeat,
+    ) {
+        let mut observed_all = false;
+        // A list that is not answered blocks only the next one.
+        let mut lists = FuturesUnordered::new();
+        loop {
+            observed_all = observed_all || self.has_observed_all();
+            if observed_all {
+                heartbeat.send_replace(Some(Instant::now()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OBSERVED_CHECK), if !observed_all => {}
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let new = desired.borrow_and_update().clone();
+                    self.update_desired(new.unwrap_or_default());
+                }
+                Some(hint) = hints.recv() => match hint {
+                    Hint::Changed(key, id) => self.notify(&key, Message::Changed(id)),
+                    Hint::Relist => self.relist_at = Instant::now(),
+                },
+                Ok(()) = addresses.changed() => {
+                    let addresses = addresses.borrow_and_update().clone();
+                    self.notify_addresses(&addresses);
+                }
+                Some(ended) = self.tasks.join_next() => self.task_ended(ended),
+                () = tokio::time::sleep_until(self.relist_at), if lists.is_empty() => {
+                    self.relist_at = Instant::now().later(NEVER);
+                    lists.push(list(Arc::clone(&self.context)));
+                }
+                Some(listed) = lists.next() => self.relisted(listed),
+            }
+        }
+    }
+
     /// Starts a task for every Pod that is desired or that an earlier agent left.
     fn adopt(&mut self, listed: Listed, desired: Desired) {
         let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
@@ -433,15 +450,15 @@ impl Supervisor {
 }
 
 /// Sorts sandboxes and containers by the Pods that own them.
-fn by_owner(mark: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
+fn by_owner(owner_label: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
     let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
     for sandbox in listed.sandboxes {
-        if let Some(key) = owner(mark, &sandbox.labels) {
+        if let Some(key) = owner(owner_label, &sandbox.labels) {
             owners.entry(key).or_default().sandboxes.push(sandbox);
         }
     }
     for container in listed.containers {
-        if let Some(key) = owner(mark, &container.labels) {
+        if let Some(key) = owner(owner_label, &container.labels) {
             owners.entry(key).or_default().containers.push(container);
         }
     }

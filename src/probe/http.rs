@@ -205,7 +205,7 @@ impl ProbeRequest {
         let client = client.title_case_headers(true);
         let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await?;
         let connection = Task::spawn(async move {
-            // How it ends, the answer tells.
+            // The response shows how it ends.
             let _ = connection.await;
         });
         let response = sender.send_request(self.message()?).await?;

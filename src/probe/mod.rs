@@ -15,7 +15,7 @@ mod http;
 mod probes;
 #[cfg(test)]
 mod probes_tests;
-mod rhythm;
+mod schedule;
 mod state;
 mod task;
 mod tls;
@@ -98,7 +98,7 @@ fn named_ports(spec: &Container) -> BTreeMap<String, u16> {
 pub enum ProbeOutcome {
     /// It succeeded.
     Success,
-    /// It succeeded in a way that deserves a look, with the words for it.
+    /// It succeeded with a warning, whose text this is.
     Warning(String),
     /// It failed, with what was answered or why nothing was.
     Failure(String),

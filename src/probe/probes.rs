@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exec::OpenCall;
-use super::rhythm::ProbeSchedule;
+use super::schedule::ProbeSchedule;
 use super::state::{ProbeKind, ProbeResult, ProbeState};
 use super::task::Task;
 use super::{ProbeOutcome, ProbeTarget};
@@ -167,7 +167,7 @@ pub struct ProbeEvent {
 pub(super) type Run =
     Arc<dyn Fn(Arc<ProbeSubject>) -> BoxFuture<'static, ProbeOutcome> + Send + Sync>;
 
-/// One probe and where it looks.
+/// One probe and its address.
 #[derive(Debug)]
 pub(super) struct ProbeSubject {
     pub(super) probe: Probe,
@@ -188,7 +188,7 @@ struct ProbeReport {
 pub struct Probes {
     client: Client,
     run: Run,
-    // Boxed here and below, so that the room kept for more is small.
+    // Boxed here and below, so that the memory kept for more is small.
     containers: BTreeMap<String, Box<Probed>>,
     reports: mpsc::Receiver<Box<ProbeReport>>,
     /// For the tasks. Kept, so that `reports` never ends.

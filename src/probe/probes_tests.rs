@@ -40,10 +40,10 @@ async fn the_other_probes_wait_for_the_startup_probe() {
 
     node.answer(ProbeKind::Startup, ID, ProbeOutcome::Success);
     let update = node.update(seconds(4)).await;
-    let told: Vec<_> = update.iter().map(|n| (n.kind, n.result)).collect();
+    let updates: Vec<_> = update.iter().map(|n| (n.kind, n.result)).collect();
     let success = Some(ProbeResult::Success);
     assert_eq!(
-        told,
+        updates,
         [
             (ProbeKind::Startup, success),
             (ProbeKind::Readiness, success)
@@ -78,7 +78,7 @@ async fn a_container_that_does_not_come_up_fails_after_all_its_periods() {
     assert_eq!(
         rounds,
         [0, 1, 2, 3],
-        "an early look and three rounds that count"
+        "an early probe and three rounds that count"
     );
     assert_eq!(node.rounds(ProbeKind::Readiness, ID), [0; 0]);
 }
@@ -92,7 +92,7 @@ async fn a_dead_container_is_left_alone_until_it_is_another() {
     let update = node.update(Duration::from_millis(100_500)).await;
     let result = |n: &ProbeUpdate| (n.kind == ProbeKind::Liveness).then_some(n.result)?;
     let results: Vec<_> = update.iter().filter_map(result).collect();
-    assert_eq!(results, [ProbeResult::Failure], "told once");
+    assert_eq!(results, [ProbeResult::Failure], "reported once");
     assert_eq!(node.rounds(ProbeKind::Liveness, ID), [1, 2, 3]);
     let health = node.health(ID);
     assert!(health.failed.is_some_and(|f| f.kind == ProbeKind::Liveness));
@@ -336,7 +336,7 @@ async fn an_owner_that_is_long_busy_misses_no_result() {
     sleep(seconds(3600)).await;
     node.answer(ProbeKind::Readiness, ID, ProbeOutcome::Success);
     sleep(seconds(3600)).await;
-    assert!(!node.health(ID).ready, "not before it was told");
+    assert!(!node.health(ID).ready, "not before it was reported");
     let update = node.update(seconds(10)).await;
     assert!(update.len() < 100, "{} old events were kept", update.len());
     assert_eq!(update.last().unwrap().result, Some(ProbeResult::Success));
@@ -349,13 +349,13 @@ async fn giving_up_the_wait_loses_nothing() {
     let spec = container(&[ProbeKind::Readiness]);
     node.answer(ProbeKind::Readiness, ID, failure());
     node.probes.sync(&[wanted(ID, &spec)]);
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..100_000 {
         // As a select! does whose other side is ready.
-        told += usize::from(node.probes.next().now_or_never().is_some());
+        reported += usize::from(node.probes.next().now_or_never().is_some());
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(told, node.rounds(ProbeKind::Readiness, ID).len());
+    assert_eq!(reported, node.rounds(ProbeKind::Readiness, ID).len());
 }
 
 #[tokio::test(start_paused = true)]

@@ -172,7 +172,7 @@ mod tests {
             "+++-",
         ),
         (
-            "a success between starts the count anew",
+            "a success between restarts the count",
             ProbeKind::Liveness,
             3,
             1,
@@ -301,8 +301,12 @@ mod tests {
             let mut found = String::from(sign(&state));
             for letter in outcomes.chars() {
                 let before = state.result();
-                let told = state.take(&outcome(letter));
-                assert_eq!(told.is_some(), before != state.result(), "{rule}: {letter}");
+                let update = state.take(&outcome(letter));
+                assert_eq!(
+                    update.is_some(),
+                    before != state.result(),
+                    "{rule}: {letter}"
+                );
                 found.push(sign(&state));
             }
             assert_eq!(found, expected, "{rule}");

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// A served caller that reads nothing for this long may be closed to make room.
+/// A served caller that reads nothing for this long may be closed to free its slot.
 const STALLED: Duration = Duration::from_secs(1);
 /// Shares of the waiting connections that may be in a TLS handshake, or have sent a part of a request.
 const PARTS: [(Phase, usize); 2] = [(Phase::Talking, 8), (Phase::Handshake, 4)];
@@ -65,11 +65,11 @@ pub(super) struct Callers {
     /// Connections that may be served at a time.
     served: usize,
     epoch: Instant,
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct ConnectionTable {
     /// Rises with each connection and each change of a phase: lower is older.
     next: u64,
     entries: HashMap<u64, Entry>,
@@ -141,12 +141,12 @@ impl Callers {
     }
 
     /// Admits one more connection; another one may be closed for it.
-    pub(super) fn admit(self: &Arc<Self>, source: Source) -> Place {
+    pub(super) fn admit(self: &Arc<Self>, source: Source) -> ConnectionSlot {
         let mut table = self.lock();
         while table.waiting() >= self.waiting && table.drop_waiting(self.waiting) {}
         let blocked = Arc::new(Blocked::new(self.epoch));
         let number = table.add(source, Arc::clone(&blocked));
-        Place {
+        ConnectionSlot {
             callers: Arc::clone(self),
             number,
             source,
@@ -168,13 +168,13 @@ impl Callers {
         self.lock().drop_waiting(self.waiting);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
         // Nothing in here panics halfway through a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl ConnectionTable {
     fn add(&mut self, source: Source, blocked: Arc<Blocked>) -> u64 {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
@@ -279,7 +279,7 @@ impl Blocked {
 
 /// Slot of one connection, freed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     callers: Arc<Callers>,
     number: u64,
     source: Source,
@@ -288,13 +288,13 @@ pub(super) struct Place {
     unflushed: Mutex<(bool, Option<Waker>)>,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Number of the connection.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Phase of the connection; `None` if it was closed to make room.
+    /// Phase of the connection; `None` if it was closed to free its slot.
     pub(super) fn phase(&self) -> Option<Phase> {
         let table = self.callers.lock();
         table.entries.get(&self.number).map(|entry| entry.phase)
@@ -308,7 +308,8 @@ impl Place {
     pub(super) fn begin(&self) -> bool {
         let served = self.callers.served;
         let mut table = self.callers.lock();
-        let of_served = |table: &Table| table.queues[Phase::Served as usize].of_source(self.source);
+        let of_served =
+            |table: &ConnectionTable| table.queues[Phase::Served as usize].of_source(self.source);
         while of_served(&table) >= served.div_ceil(2) {
             if !table.drop_stalled(Some(self.source)) {
                 return false;
@@ -363,7 +364,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.callers.lock().remove(self.number);
     }
@@ -381,7 +382,7 @@ mod tests {
         Arc::new(Callers::new(waiting, served))
     }
 
-    fn is_there(place: &Place) -> bool {
+    fn is_there(place: &ConnectionSlot) -> bool {
         place.phase().is_some()
     }
 
@@ -407,14 +408,14 @@ mod tests {
         talking.set_phase(Phase::Talking);
         let handshake = callers.admit(source(1));
         handshake.set_phase(Phase::Handshake);
-        let flood: Vec<Place> = (0..100).map(|_| callers.admit(source(1))).collect();
+        let flood: Vec<ConnectionSlot> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(is_there(&talking) && is_there(&handshake));
         // A partial request is cheap, too: slow senders take their own share at most.
         for place in &flood {
             place.set_phase(Phase::Talking);
         }
         let silent = callers.admit(source(1));
-        let more: Vec<Place> = (0..100)
+        let more: Vec<ConnectionSlot> = (0..100)
             .map(|_| {
                 let place = callers.admit(source(1));
                 place.set_phase(Phase::Talking);
@@ -429,11 +430,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_served_connection_stays_unless_its_caller_does_not_read() {
         let callers = callers(4, 4);
-        let served: Vec<Place> = (0..2).map(|_| callers.admit(source(1))).collect();
-        assert!(served.iter().all(Place::begin));
+        let served: Vec<ConnectionSlot> = (0..2).map(|_| callers.admit(source(1))).collect();
+        assert!(served.iter().all(ConnectionSlot::begin));
         let stream = callers.admit(source(1));
         stream.set_phase(Phase::Streaming);
-        let flood: Vec<Place> = (0..100).map(|_| callers.admit(source(1))).collect();
+        let flood: Vec<ConnectionSlot> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(served.iter().all(is_there) && is_there(&stream));
         // One address has half of the places; the rest is for others.
         assert!(!flood[99].begin());

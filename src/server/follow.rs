@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::router::Body;
-use super::state::State;
+use super::state::ServerState;
 use crate::pod::task::Context;
 use crate::source::Desired;
 use crate::units::time::Later;
@@ -24,27 +24,27 @@ const TICK: Duration = Duration::from_secs(1);
 /// Returns a body that starts with what `next` returns now, and continues with what it returns after each
 /// change of the state. A slow reader misses changes in between; at most one piece waits for it.
 pub(super) fn body(
-    state: Arc<State>,
+    state: Arc<ServerState>,
     permit: OwnedSemaphorePermit,
-    next: impl FnMut(&State) -> Option<Vec<u8>> + Send + 'static,
+    next: impl FnMut(&ServerState) -> Option<Vec<u8>> + Send + 'static,
 ) -> Body {
-    let follower = Follower {
+    let changes = ChangeStream {
         changes: Changes::new(&state),
         state,
         next,
         earliest: Instant::now(),
         _permit: permit,
     };
-    let pieces = stream::unfold(follower, |mut follower| async {
-        let piece = follower.piece().await?;
+    let pieces = stream::unfold(changes, |mut changes| async {
+        let piece = changes.piece().await?;
         let frame = Frame::data(Bytes::from(piece));
-        Some((Ok::<_, Infallible>(frame), follower))
+        Some((Ok::<_, Infallible>(frame), changes))
     });
     StreamBody::new(pieces).boxed_unsync()
 }
 
-struct Follower<N> {
-    state: Arc<State>,
+struct ChangeStream<N> {
+    state: Arc<ServerState>,
     changes: Changes,
     next: N,
     /// Earliest time of the next piece.
@@ -53,7 +53,7 @@ struct Follower<N> {
     _permit: OwnedSemaphorePermit,
 }
 
-impl<N: FnMut(&State) -> Option<Vec<u8>>> Follower<N> {
+impl<N: FnMut(&ServerState) -> Option<Vec<u8>>> ChangeStream<N> {
     /// Waits for the next piece; `None` once the agent ends.
     async fn piece(&mut self) -> Option<Vec<u8>> {
         loop {
@@ -78,7 +78,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn new(state: &State) -> Self {
+    fn new(state: &ServerState) -> Self {
         let mut changes = Self {
             desired: state.desired.clone(),
             context: state.context.clone(),

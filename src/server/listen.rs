@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::debug;
 
-use super::callers::{Callers, Phase, Place, Source};
+use super::callers::{Callers, ConnectionSlot, Phase, Source};
 use super::router::{Body, Endless};
 use super::wire::{Ending, Wire};
 
@@ -116,7 +116,7 @@ pub(super) async fn serve<L: Listener>(
 pub(super) async fn accept_all<L: Listener, C: Future<Output = ()> + Send + 'static>(
     listener: &L,
     limits: Limits,
-    call: impl Fn(L::Stream, Arc<Place>) -> C + Clone + Send + 'static,
+    call: impl Fn(L::Stream, Arc<ConnectionSlot>) -> C + Clone + Send + 'static,
 ) {
     let callers = Arc::new(Callers::new(places(limits.waiting), limits.served));
     loop {
@@ -155,7 +155,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: Limits,
     handle: impl Fn(Request<Incoming>) -> A,
-    place: Arc<Place>,
+    place: Arc<ConnectionSlot>,
 ) {
     let service = service_fn(|request| {
         let response = place.begin().then(|| handle(request));

@@ -6,7 +6,7 @@ use prometheus::core::Collector;
 use prometheus::{Counter, Gauge, GaugeVec, IntCounter, Registry, TextEncoder};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::state::State;
+use super::state::ServerState;
 use crate::cri::Calls;
 use crate::measure::{counter, gauge, gauges};
 use crate::mirror::metrics::MirrorMetrics;
@@ -18,7 +18,7 @@ const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Termina
 
 /// All metrics of one agent.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct AgentMetrics {
     /// Calls of the container runtime.
     pub calls: Calls,
     /// Starts and restarts of Pods.
@@ -49,7 +49,7 @@ struct Gauges {
     started: Gauge,
 }
 
-impl Default for Metrics {
+impl Default for AgentMetrics {
     fn default() -> Self {
         let metrics = Self {
             calls: Calls::default(),
@@ -67,7 +67,7 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
+impl AgentMetrics {
     /// All metrics, in the order of docs/metrics.md.
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all: Vec<Box<dyn Collector>> = vec![];
@@ -81,7 +81,7 @@ impl Metrics {
     }
 
     /// Returns all metrics in Prometheus' text format, with the gauges of `state` as it is now.
-    pub(super) fn text(&self, state: &State) -> prometheus::Result<String> {
+    pub(super) fn text(&self, state: &ServerState) -> prometheus::Result<String> {
         self.gauges.read_state(state, &self.freshness);
         self.gauges.read_process();
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -178,7 +178,7 @@ impl Gauges {
         ]
     }
 
-    fn read_state(&self, state: &State, freshness: &Freshness) {
+    fn read_state(&self, state: &ServerState, freshness: &Freshness) {
         let pods = match &*state.context.borrow() {
             Some(context) => {
                 self.events_dropped.reset();
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_table_of_metrics() {
-        let collectors = Metrics::default().collectors();
+        let collectors = AgentMetrics::default().collectors();
         let rows: Vec<_> = collectors.iter().map(|c| row(c.as_ref())).collect();
         let expected = format!(
             "\n| metric | type | |\n|---|---|---|\n{}\n\n",

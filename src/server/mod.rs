@@ -18,10 +18,10 @@ mod state;
 mod wire;
 
 pub use client::{Lines, fetch, fetch_status, follow};
-pub use https::{Authorization, Settings as HttpsSettings, known_cipher_suites, serve_https};
-pub use metrics::Metrics;
+pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
+pub use metrics::AgentMetrics;
 pub use port::serve_port;
 pub use router::Audience;
 pub use select::PodName;
 pub use socket::Server;
-pub use state::{NodeStatus, PodDetail, PodDetails, RefusedReport, State};
+pub use state::{NodeStatus, PodDetail, PodDetails, RefusedReport, ServerState};

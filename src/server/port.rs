@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::listen::{self, LIMITS};
 use super::router::{Audience, handle};
-use super::state::State;
+use super::state::ServerState;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -23,7 +23,7 @@ pub async fn serve_port(
     flag: &'static str,
     address: SocketAddr,
     audience: Audience,
-    state: Arc<State>,
+    state: Arc<ServerState>,
 ) {
     let listener = bind(flag, address).await;
     listen::serve(&listener, LIMITS, move |request| {

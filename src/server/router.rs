@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::follow;
-use super::state::State;
+use super::state::ServerState;
 use crate::pod::events::Event;
 
 /// Audience of a listener; each may get what the ones before may.
@@ -50,7 +50,7 @@ pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Returns the response to a request.
 pub(super) fn handle<B>(
     request: &Request<B>,
-    state: &Arc<State>,
+    state: &Arc<ServerState>,
     audience: Audience,
 ) -> Response<Body> {
     let path = request.uri().path();
@@ -75,7 +75,7 @@ pub(super) fn handle<B>(
         "/pods" => whole(JSON, state.pod_list()),
         "/configz" => whole(JSON, serde_json::to_vec(&state.configz()).map(Bytes::from)),
         "/metrics" => whole(METRICS, state.metrics().map(Bytes::from)),
-        _ => match Query::parse(query) {
+        _ => match LocalQuery::parse(query) {
             Ok(query) => lines(path, query, state),
             Err(why) => plain(StatusCode::BAD_REQUEST, why + "\n"),
         },
@@ -84,13 +84,13 @@ pub(super) fn handle<B>(
 
 /// Query of a path of the local API.
 #[derive(Debug, Default)]
-struct Query {
+struct LocalQuery {
     pod: Option<super::PodName>,
     since: u64,
     follow: bool,
 }
 
-impl Query {
+impl LocalQuery {
     fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -111,22 +111,22 @@ impl Query {
 
 /// Responses of the local API: a line of JSON for each item, and further ones on changes if the query has
 /// `follow`.
-fn lines(path: &str, query: Query, state: &Arc<State>) -> Response<Body> {
-    let Query { pod, since, follow } = query;
+fn lines(path: &str, query: LocalQuery, state: &Arc<ServerState>) -> Response<Body> {
+    let LocalQuery { pod, since, follow } = query;
     match path {
         "/v1/status" => {
             let mut changed = Changed::default();
-            let next = move |state: &State| changed.line(&state.node_status());
+            let next = move |state: &ServerState| changed.line(&state.node_status());
             of_lines(state, follow, next)
         }
         "/v1/pods" => {
             let mut changed = Changed::default();
-            let next = move |state: &State| changed.line(&state.details(pod.as_ref()));
+            let next = move |state: &ServerState| changed.line(&state.details(pod.as_ref()));
             of_lines(state, follow, next)
         }
         _ => {
             let mut since = since;
-            let next = move |state: &State| {
+            let next = move |state: &ServerState| {
                 let events = state.events(since, pod.as_ref());
                 since = events.last().map_or(since, |event: &Event| event.number);
                 let lines = events.iter().filter_map(line);
@@ -138,9 +138,9 @@ fn lines(path: &str, query: Query, state: &Arc<State>) -> Response<Body> {
 }
 
 fn of_lines(
-    state: &Arc<State>,
+    state: &Arc<ServerState>,
     follow: bool,
-    mut next: impl FnMut(&State) -> Option<Vec<u8>> + Send + 'static,
+    mut next: impl FnMut(&ServerState) -> Option<Vec<u8>> + Send + 'static,
 ) -> Response<Body> {
     if !follow {
         let body = next(state).unwrap_or_default();

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::listen::{self, LIMITS};
 use super::router::{Audience, handle};
-use super::state::State;
+use super::state::ServerState;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "podkeeper.sock";
@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Serves connections for ever.
-    pub async fn serve(self, state: Arc<State>) {
+    pub async fn serve(self, state: Arc<ServerState>) {
         let handle = move |request: &_| handle(request, &state, Audience::Owner);
         listen::serve(&self.listener, LIMITS, handle).await;
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::metrics::Metrics;
+use super::metrics::AgentMetrics;
 use super::select::PodName;
 use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
@@ -100,7 +100,7 @@ struct Item {
 
 /// State of the agent that the servers read.
 #[derive(Debug)]
-pub struct State {
+pub struct ServerState {
     /// Desired Pods; `None` until the manifests were read for the first time.
     pub(super) desired: watch::Receiver<Option<Desired>>,
     /// Reports of the Pods' tasks; `None` until the runtime is connected.
@@ -109,13 +109,13 @@ pub struct State {
     pub(super) heartbeat: watch::Receiver<Option<Instant>>,
     /// The `KubeletConfiguration` in force.
     configz: watch::Receiver<Value>,
-    metrics: Metrics,
+    metrics: AgentMetrics,
     /// The serialized `PodList` of one count of changes, shared by all callers.
     pod_list: Mutex<Option<(u64, Bytes)>>,
     pub(super) followers: Arc<Semaphore>,
 }
 
-impl State {
+impl ServerState {
     /// Creates the state from the agent's parts.
     #[must_use]
     pub fn new(
@@ -123,7 +123,7 @@ impl State {
         context: watch::Receiver<Option<Arc<Context>>>,
         heartbeat: watch::Receiver<Option<Instant>>,
         configz: watch::Receiver<Value>,
-        metrics: Metrics,
+        metrics: AgentMetrics,
     ) -> Self {
         Self {
             desired,

@@ -19,7 +19,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::callers::{Phase, Place};
+use super::callers::{ConnectionSlot, Phase};
 use super::router::Body;
 
 /// Pause between the last piece and the end, in which a proxy passes the piece on by itself.
@@ -28,11 +28,11 @@ pub(super) const END_PAUSE: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// A connection, which keeps its [`Place`] up to date.
+/// A connection, which keeps its [`ConnectionSlot`] up to date.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     stream: S,
-    place: Arc<Place>,
+    place: Arc<ConnectionSlot>,
     /// Something was read.
     is_talking: bool,
     lingering: Option<Lingering>,
@@ -45,7 +45,7 @@ struct Lingering {
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
+    pub(super) fn new(stream: S, place: Arc<ConnectionSlot>) -> Self {
         Self {
             stream,
             place,
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 /// A body that ends a short time after everything before the end has been flushed.
 pub(super) struct Ending {
     body: Body,
-    place: Arc<Place>,
+    place: Arc<ConnectionSlot>,
     /// `None` before the first piece.
     has_pieces: bool,
     is_over: bool,
@@ -148,7 +148,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    pub(super) fn new(body: Body, place: Arc<Place>) -> Self {
+    pub(super) fn new(body: Body, place: Arc<ConnectionSlot>) -> Self {
         Self {
             body,
             place,
@@ -209,7 +209,7 @@ mod tests {
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-    fn place() -> Arc<Place> {
+    fn place() -> Arc<ConnectionSlot> {
         let callers = Arc::new(Callers::new(1, 1));
         Arc::new(callers.admit(Source::Local))
     }

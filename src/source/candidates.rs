@@ -37,26 +37,26 @@ pub(super) struct Candidate {
     pub(super) path: PathBuf,
     /// State of the file as it is now.
     pub(super) state: ManifestState,
-    /// The version that last ran from it.
-    pub(super) held: Option<Arc<StaticPod>>,
+    /// The version in force: the one that last ran from it.
+    pub(super) in_force: Option<Arc<StaticPod>>,
     /// The file was there, and was not at the last relist; whether it is gone is not sure yet.
     pub(super) gone: bool,
 }
 
 impl Candidate {
-    /// The Pod that the file asks for: a file that may be gone asks for nothing new, and a broken
+    /// Returns the Pod that the file asks for: a file that may be gone asks for nothing new, and a broken
     /// one for what it had.
     fn first_choice(&self) -> Option<&Arc<StaticPod>> {
         match &self.state {
             ManifestState::Accepted(accepted) if !self.gone => Some(&accepted.pod),
             ManifestState::NoPod => None,
-            _ => self.held.as_ref(),
+            _ => self.in_force.as_ref(),
         }
     }
 
     /// Sorts the candidate that gets Pod `key` first.
     fn rank(&self, key: &PodKey) -> impl Ord {
-        let holds = self.held.as_ref().is_some_and(|pod| pod.key == *key);
+        let holds = self.in_force.as_ref().is_some_and(|pod| pod.key == *key);
         let name = self.path.file_name().unwrap_or_default();
         let stem = manifest_stem(name);
         (
@@ -67,7 +67,7 @@ impl Candidate {
         )
     }
 
-    /// The warnings that go with `pod`, when it is what the file says as it stands.
+    /// Returns the warnings that go with `pod`, when it is what the file says as it stands.
     fn warnings_on(&self, pod: &Arc<StaticPod>) -> Vec<Problem> {
         match &self.state {
             ManifestState::Accepted(accepted) if Arc::ptr_eq(&accepted.pod, pod) => {
@@ -78,7 +78,7 @@ impl Candidate {
     }
 }
 
-/// The files whose Pod another one has already, each with what to say of that; with nothing known of what
+/// Returns the files whose Pod another one has already, each with its problem, where nothing is known of what
 /// runs.
 pub fn duplicate_pods<'a>(
     pods: impl IntoIterator<Item = (&'a Path, &'a Accepted)>,
@@ -86,7 +86,7 @@ pub fn duplicate_pods<'a>(
     let candidate = |(path, accepted): (&Path, &Accepted)| Candidate {
         path: path.to_owned(),
         state: ManifestState::Accepted(accepted.clone()),
-        held: None,
+        in_force: None,
         gone: false,
     };
     let candidates: Vec<Candidate> = pods.into_iter().map(candidate).collect();
@@ -125,7 +125,7 @@ fn manifest_stem(name: &OsStr) -> Option<&OsStr> {
 struct Allocation<'a> {
     candidate: &'a Candidate,
     pod: &'a Arc<StaticPod>,
-    /// The file's own Pod went to another file, so that it stays with the one that it held.
+    /// The file's own Pod went to another file, so that it keeps the one in force.
     fell_back: bool,
 }
 
@@ -133,7 +133,7 @@ struct Allocation<'a> {
 ///
 /// Of several candidates for one Pod, names ending in `.yaml`, `.yml` or `.json` come first, then the
 /// file that the Pod already runs from, then the order of file names. A file that so loses the Pod
-/// it names is refused, and keeps the Pod that it held before, if that was another. While the
+/// it names is refused, and keeps the Pod in force, if that was another. While the
 /// winner may be gone, the others wait and are not refused.
 pub(super) fn allocate<'a>(
     candidates: impl IntoIterator<Item = &'a Candidate>,
@@ -167,9 +167,9 @@ pub(super) fn allocate<'a>(
     desired
 }
 
-/// The best bid for each Pod. Losers that held another Pod bid for that one next, each at most
-/// once, until nothing moves; since a bid only ever gives way to a better one, the outcome does not
-/// depend on the order.
+/// Returns the best candidate for each Pod. A loser with another Pod in force competes for that one next, at most
+/// once, until nothing changes; since a candidate only ever yields to a better one, the outcome does not depend on
+/// the order.
 fn winners<'a>(candidates: &[&'a Candidate]) -> BTreeMap<&'a PodKey, Allocation<'a>> {
     let mut winners: BTreeMap<&PodKey, Allocation> = BTreeMap::new();
     let mut allocations: Vec<Allocation> = candidates
@@ -202,12 +202,12 @@ fn winners<'a>(candidates: &[&'a Candidate]) -> BTreeMap<&'a PodKey, Allocation<
                 loser
             }
         };
-        let held = loser
+        let in_force = loser
             .candidate
-            .held
+            .in_force
             .as_ref()
-            .filter(|held| held.key != loser.pod.key);
-        allocations.extend(held.map(|pod| Allocation {
+            .filter(|in_force| in_force.key != loser.pod.key);
+        allocations.extend(in_force.map(|pod| Allocation {
             candidate: loser.candidate,
             pod,
             fell_back: true,

@@ -15,6 +15,7 @@ use super::url::{self, UrlSource};
 use super::{Desired, Freshness, LastRead, Refused};
 use crate::host::atomic_file;
 use crate::host::blocking::blocking;
+use crate::host::log_once::LogOnce;
 use crate::json;
 use crate::manifest::{PodKey, Problem};
 
@@ -236,7 +237,9 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
 struct Owned {
     folder: PathBuf,
     keys: BTreeSet<PodKey>,
-    complaint: Option<String>,
+    /// The file has these keys.
+    is_written: bool,
+    problems: LogOnce,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -255,12 +258,13 @@ impl Owned {
         Self {
             folder: folder.to_owned(),
             keys: keys.into_iter().map(key).collect(),
-            complaint: None,
+            is_written: true,
+            problems: LogOnce::default(),
         }
     }
 
     async fn keep(&mut self, keys: BTreeSet<PodKey>) {
-        if keys == self.keys && self.complaint.is_none() {
+        if keys == self.keys && self.is_written {
             return;
         }
         self.keys = keys;
@@ -269,14 +273,13 @@ impl Owned {
         let Ok(written) = written else {
             return;
         };
-        let complaint = written.err().map(|error| error.to_string());
-        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+        self.is_written = written.is_ok();
+        if let Some(error) = self.problems.record(OWNED, &written) {
             warn!(
                 error,
                 "Failed to write the list of Pods that came from the manifest URL"
             );
         }
-        self.complaint = complaint;
     }
 }
 

@@ -224,7 +224,7 @@ impl Store {
     }
 
     /// Makes the folder hold `wanted` and nothing else. What is new is written before what is old
-    /// goes, so that a Pod that passes from one file to another is always held by one.
+    /// goes, so that a Pod that passes from one file to another always has one.
     ///
     /// # Errors
     /// The first I/O error; what was done until then stays done, and calling again continues.

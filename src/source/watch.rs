@@ -1,6 +1,6 @@
 //! Hearing of changes at the manifest path, through inotify.
 //!
-//! An event only ever says "look again", and which files are just being written. The folder itself
+//! An event only ever asks for a relist, and which files are just being written. The folder itself
 //! and every folder above it are watched, so that a folder that comes, goes or is replaced causes events
 //! as well. Where inotify reports nothing (links into other folders, network file systems, limits
 //! reached) the periodic relist finds the change; nothing here is needed for correctness.
@@ -251,7 +251,7 @@ impl Armed<Inotify> {
                     directories.push(directory.clone());
                 }
                 Err(error) if is_limit(&error) => return Err(error),
-                // The folder has gone or is not ours to read: looking at it tells more.
+                // The folder has gone or is not ours to read: listing it shows which.
                 Err(_) => {}
             }
         }
@@ -278,7 +278,7 @@ impl Armed<Inotify> {
     }
 }
 
-/// The watched folders brought up to date, away from whoever listens: touching them may hang.
+/// Update of the watched folders, on a thread of its own since touching them may hang.
 #[derive(Debug)]
 pub(super) struct Arming {
     manifest_path: PathBuf,
@@ -373,14 +373,14 @@ impl Watch {
         self.armed = None;
         match new.and_then(Armed::register) {
             Ok(armed) => self.armed = Some(armed),
-            Err(error) => return self.complain(&error),
+            Err(error) => return self.report_unavailable(&error),
         }
         if std::mem::take(&mut self.is_reported) {
             info!("inotify is available again");
         }
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn report_unavailable(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.is_reported, true) {
             let path = self.manifest_path.display();
             let advice = limits::advice(error);
@@ -419,7 +419,7 @@ impl Watch {
             return std::future::pending().await;
         };
         match armed.inotify.readable_mut().await {
-            // What comes after this is seen as readable anew, and what came before is drained.
+            // What comes after this is seen as readable again, and what came before is drained.
             Ok(mut ready) => ready.clear_ready(),
             Err(_) => self.pending.rearm = true,
         }

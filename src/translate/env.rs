@@ -40,7 +40,7 @@ pub(super) fn environment(
                 let value = referred(facts, pod, container, instance, source);
                 value.and_then(|value| {
                     let size = value.as_ref().map_or(0, String::len);
-                    environment.take_room(size).map(|()| value)
+                    environment.reserve(size).map(|()| value)
                 })
             }
             _ => environment.expand(written).map(Some),
@@ -130,11 +130,11 @@ impl Default for Environment {
 }
 
 impl Environment {
-    /// Takes room for a text of the container's.
+    /// Reserves the size of a text of the container's.
     ///
     /// # Errors
     /// There is not so much left.
-    fn take_room(&mut self, size: usize) -> Result<(), String> {
+    fn reserve(&mut self, size: usize) -> Result<(), String> {
         self.room = self.room.checked_sub(size).ok_or_else(too_large)?;
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Environment {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (key, value) in entries {
             let value = String::from_utf8_lossy(value).into_owned();
-            let room = self.take_room(value.len());
+            let room = self.reserve(value.len());
             room.map_err(|e| format!("envFrom: {kind} {name:?}: {e}"))?;
             self.set(&format!("{prefix}{key}"), value);
         }
@@ -202,7 +202,7 @@ impl Environment {
     pub(super) fn expand(&mut self, text: &str) -> Result<String, String> {
         let expanded = self.expand_with(text, self.room, |_, _| ());
         let expanded = expanded.ok_or_else(too_large)?;
-        self.take_room(expanded.len())?;
+        self.reserve(expanded.len())?;
         Ok(expanded)
     }
 

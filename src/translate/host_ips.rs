@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::sync::watch;
 
 /// The node's addresses, the first one first. All who hold a copy see the same: what was given, or what was
-/// found when somebody last looked.
+/// found by the last refresh.
 #[derive(Debug, Clone, Default)]
 pub struct HostIps {
     known: watch::Sender<Vec<String>>,
@@ -14,44 +14,44 @@ pub struct HostIps {
 }
 
 impl HostIps {
-    /// Those that `find` finds, now and whenever somebody looks.
+    /// Creates the addresses that `find` finds, now and at each refresh.
     #[must_use]
     pub fn found_by(find: fn() -> Vec<IpAddr>) -> Self {
         let ips = Self {
             find: Some(find),
             ..Self::default()
         };
-        ips.look();
+        ips.refresh();
         ips
     }
 
-    /// Looks for them again. A machine that has none just now, such as one whose lease is being renewed,
+    /// Finds them again. A machine that has none just now, such as one whose lease is being renewed,
     /// keeps those that it had.
-    pub fn look(&self) {
+    pub fn refresh(&self) {
         let found = self.find.map(|find| find()).unwrap_or_default();
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         self.known.send_if_modified(|known| {
-            let news = !found.is_empty() && *known != found;
-            if news {
+            let is_changed = !found.is_empty() && *known != found;
+            if is_changed {
                 *known = found;
             }
-            news
+            is_changed
         });
     }
 
-    /// Those that are known.
+    /// Returns those that are known.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
         self.known.borrow().clone()
     }
 
-    /// The first one that is known.
+    /// Returns the first one that is known.
     #[must_use]
     pub fn first(&self) -> Option<String> {
         self.known.borrow().first().cloned()
     }
 
-    /// Those that were given; none where they are looked for.
+    /// Returns those that were given; none where they are found.
     #[must_use]
     pub fn given(&self) -> Vec<String> {
         match self.find {
@@ -60,7 +60,7 @@ impl HostIps {
         }
     }
 
-    /// Tells when they are others.
+    /// Returns a receiver that is notified when they change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Vec<String>> {
         self.known.subscribe()

@@ -1,5 +1,5 @@
 //! Labels and annotations on sandboxes and containers. Those of Kubernetes are the kubelet's, since
-//! tools on nodes look for them; ours begin with `podkeeper.io/`.
+//! tools on nodes select by them; ours begin with `podkeeper.io/`.
 
 /// The Pod's full name.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -26,7 +26,7 @@ pub const PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
 /// When the Pod was first seen, RFC 3339.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
-/// Our mark: a label on every sandbox and container that we made, with the root directory of the agent
+/// Owner label: on every sandbox and container that we made, with the root directory of the agent
 /// that made it. What does not carry it, or carries another agent's, is never touched.
 pub const ROOT_DIR: &str = "podkeeper.io/root-dir";
 /// On a restarted container, the wait in seconds that came before its start.

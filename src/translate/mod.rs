@@ -59,7 +59,7 @@ pub struct NodeCapacity {
     pub memory: u64,
     /// Bytes of the file system that Pods write to.
     pub ephemeral_storage: u64,
-    /// Number of huge pages that the kernel has set aside, by their size in KiB.
+    /// Number of huge pages that the kernel has reserved, by their size in KiB.
     pub huge_pages: BTreeMap<u64, u64>,
     /// Number of Pods that may be on the node; 0 for any number.
     pub max_pods: u32,
@@ -73,7 +73,7 @@ impl NodeCapacity {
         self.memory_beside(&self.huge_pages)
     }
 
-    /// Returns the memory that Pods may have beside these huge pages, in bytes: memory that is set aside as
+    /// Returns the memory that Pods may have beside these huge pages, in bytes: memory that is reserved as
     /// huge pages is nobody's otherwise (the kubelet's `MachineInfo`). `huge_pages` is their number by their
     /// size in KiB.
     #[must_use]

@@ -16,7 +16,7 @@ pub struct Paths {
     pub root: PathBuf,
     /// The Pods' log directory.
     pub logs: PathBuf,
-    /// The folder of links to containers' logs, where log shippers look.
+    /// The folder of links to containers' logs, which log shippers read.
     pub container_logs: PathBuf,
     /// Mount point of the cgroup file systems.
     pub cgroups: PathBuf,
@@ -37,7 +37,7 @@ impl Paths {
     /// By what the agent knows its own sandboxes and containers: the value of their label
     /// [`ROOT_DIR`](super::labels::ROOT_DIR).
     #[must_use]
-    pub fn mark(&self) -> String {
+    pub fn owner_label(&self) -> String {
         self.root.display().to_string()
     }
 

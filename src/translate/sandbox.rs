@@ -82,7 +82,7 @@ pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String
         (labels::POD_NAME.into(), pod.key.name.clone()),
         (labels::POD_NAMESPACE.into(), pod.key.namespace.clone()),
         (labels::POD_UID.into(), pod.uid.clone()),
-        (labels::ROOT_DIR.into(), facts.paths.mark()),
+        (labels::ROOT_DIR.into(), facts.paths.owner_label()),
     ]
 }
 

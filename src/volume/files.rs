@@ -91,7 +91,7 @@ fn fill(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> 
     }
 }
 
-/// Makes a folder, if it is not there, that everybody may look into, whatever the mask of the process is.
+/// Creates a folder, if it is missing, that everybody may list, whatever the mask of the process is.
 fn make_open_folder(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -222,7 +222,7 @@ mod tests {
             let (volume, done, seen) = (volume.clone(), Arc::clone(&done), Arc::clone(&seen));
             std::thread::spawn(move || {
                 while !done.load(Ordering::Relaxed) {
-                    // Both through one look at where the data is, as a careful reader does.
+                    // Both through one reading of where the data is, as a careful reader does.
                     let folder = volume.join(fs::read_link(volume.join(DATA)).unwrap());
                     let both = ["a", "b"].map(|name| fs::read(folder.join(name)));
                     if let [Ok(a), Ok(b)] = both {
@@ -235,7 +235,7 @@ mod tests {
             })
         };
         let mut n = 0;
-        // Beside other work the reader may come to look late.
+        // Beside other work the reader may come late.
         while n < 300 || seen.load(Ordering::Relaxed) < 100 && !reader.is_finished() {
             write(&volume, &state(n % 10), None).unwrap();
             n += 1;

@@ -79,7 +79,7 @@ pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), String> {
     })
 }
 
-/// Takes away all that the Pod's volumes have on the node: mounts first, then its own folders.
+/// Removes all that the Pod's volumes have on the node: mounts first, then its own folders.
 ///
 /// # Errors
 /// Any I/O error; something is still mounted.

@@ -56,7 +56,7 @@ pub(super) fn is_mount_point(folder: &Path) -> io::Result<bool> {
     Ok(below(folder)?.contains(&own))
 }
 
-/// Takes away everything mounted in a folder or on it. What is in use goes once it is not any more.
+/// Unmounts everything in a folder and on it. A mount in use goes once it is no longer in use.
 pub(super) fn unmount_below(folder: &Path) -> io::Result<()> {
     for _ in 0..MAX_LAYERS {
         let points = below(folder)?;

@@ -1,7 +1,7 @@
 //! Parts of volumes that containers mount (`subPath`).
 //!
 //! Containers can write to a volume, so what stands in it is not to be trusted: a symlink may lead out
-//! of it, and may be swapped in while we look. The kernel resolves the path, never beyond the volume's
+//! of it, and may be swapped in meanwhile. The kernel resolves the path, never beyond the volume's
 //! root, and what is mounted is what was found, not its name.
 
 use std::fs;
@@ -281,7 +281,7 @@ mod tests {
             })
         };
         let mut prepared = 0;
-        // Beside other work the swapper may hold the folder away for long.
+        // Beside other work the swapper may keep the folder away for long.
         for round in 0..100_000 {
             if round >= 400 && prepared > 0 {
                 break;

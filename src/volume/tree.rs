@@ -185,7 +185,7 @@ pub(super) mod tests {
         fs::create_dir_all(folder.join("inner/mounted")).unwrap();
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("file"), "").unwrap();
-        // It is on the same disk, so that its device does not tell.
+        // It is on the same disk, so that its device does not show it.
         mount_bind(&outside, folder.join("inner/mounted")).unwrap();
         let error = empty(open(&folder).unwrap());
         mounts::unmount_below(&folder).unwrap();

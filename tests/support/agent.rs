@@ -291,7 +291,7 @@ pub(crate) fn full(pod: &str) -> String {
 fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> Arc<Context> {
     Arc::new(Context {
         client: Client::new(runtime.endpoint().parse().unwrap()),
-        owner_label: facts.paths.mark(),
+        owner_label: facts.paths.owner_label(),
         facts: facts.clone(),
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),

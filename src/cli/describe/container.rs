@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::page::{Part, since};
+use super::page::{Section, since};
 use super::steps;
 use crate::cli::agent::status;
 use crate::cli::table::{span, time};
@@ -26,7 +26,12 @@ fn report_of<'a>(detail: &'a PodDetail, name: &str) -> Option<&'a ContainerRepor
 }
 
 /// Writes the details of a container.
-pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container, now: Timestamp) {
+pub(super) fn describe(
+    page: &mut Section<'_>,
+    detail: &PodDetail,
+    spec: &Container,
+    now: Timestamp,
+) {
     page.line(&format!("{}:", spec.name));
     let mut page = page.indented();
     if let Some(status) = status(detail, &spec.name) {
@@ -40,7 +45,7 @@ pub(super) fn describe(page: &mut Part<'_>, detail: &PodDetail, spec: &Container
 }
 
 fn write_status(
-    page: &mut Part<'_>,
+    page: &mut Section<'_>,
     status: &ContainerStatus,
     report: Option<&ContainerReport>,
     until: Option<i64>,
@@ -113,7 +118,7 @@ fn when(time: Option<&Time>, now: Timestamp) -> String {
     time.map_or_else(|| "-".to_owned(), |time| since(&time.0.to_string(), now))
 }
 
-fn write_command(page: &mut Part<'_>, spec: &Container) {
+fn write_command(page: &mut Section<'_>, spec: &Container) {
     page.field("Image", spec.image.as_deref().unwrap_or_default());
     page.field(
         "Pull policy",
@@ -157,7 +162,7 @@ fn port(port: &ContainerPort) -> String {
     format!("{}/{protocol}{name}{host}", port.container_port)
 }
 
-fn write_inputs(page: &mut Part<'_>, spec: &Container) {
+fn write_inputs(page: &mut Section<'_>, spec: &Container) {
     let resources = spec.resources.as_ref();
     let of = |amounts: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>| {
         let amounts = resources.and_then(amounts).into_iter().flatten();
@@ -221,7 +226,7 @@ fn mount(mount: &VolumeMount) -> String {
     format!("{} from {}{part} ({access})", mount.mount_path, mount.name)
 }
 
-fn write_probes(page: &mut Part<'_>, spec: &Container) {
+fn write_probes(page: &mut Section<'_>, spec: &Container) {
     for (name, given) in [
         ("Startup", &spec.startup_probe),
         ("Liveness", &spec.liveness_probe),

@@ -23,7 +23,7 @@ use crate::text::explained;
 use page::{Page, pairs, since};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct DescribeArgs {
     #[command(flatten)]
     agent: Agent,
 
@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     pod: PodName,
 }
 
-pub(super) fn describe(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn describe(arguments: &DescribeArgs) -> anyhow::Result<ExitCode> {
     let agent = &arguments.agent;
     let (pod, events) = single_threaded()?.block_on(async {
         let (pod, _) = agent.pod(&arguments.pod).await?;

@@ -19,22 +19,22 @@ pub(super) struct Page {
 
 /// An indented part of a page.
 #[derive(Debug)]
-pub(super) struct Part<'a> {
+pub(super) struct Section<'a> {
     page: &'a mut Page,
     indent: usize,
 }
 
 impl Page {
     /// Returns a part below the last line.
-    pub(super) fn indented(&mut self) -> Part<'_> {
-        Part {
+    pub(super) fn indented(&mut self) -> Section<'_> {
+        Section {
             page: self,
             indent: 2,
         }
     }
 
-    fn whole(&mut self) -> Part<'_> {
-        Part {
+    fn whole(&mut self) -> Section<'_> {
+        Section {
             page: self,
             indent: 0,
         }
@@ -53,9 +53,9 @@ impl Page {
     }
 }
 
-impl Part<'_> {
-    pub(super) fn indented(&mut self) -> Part<'_> {
-        Part {
+impl Section<'_> {
+    pub(super) fn indented(&mut self) -> Section<'_> {
+        Section {
             indent: self.indent.saturating_add(2),
             page: &mut *self.page,
         }

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 
 use crate::cli::agent::Agent;
 use crate::cli::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use crate::cli::{print, printable, single_threaded};
+use crate::cli::{OutputFormat, print, printable, single_threaded};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch_status, follow};
 use crate::text::explained;
@@ -23,26 +23,20 @@ const REDRAW: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct PsArgs {
     #[command(flatten)]
     agent: Agent,
 
     /// Output format
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Table)]
+    output: OutputFormat,
 
     /// Follow changes: on a terminal in place, else with a line for each changed Pod
     #[arg(long, short)]
     watch: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
-pub(super) fn ps(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn ps(arguments: &PsArgs) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
         let run_dir = &arguments.agent.run_dir;
         if arguments.watch {
@@ -51,8 +45,8 @@ pub(super) fn ps(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         let status = fetch_status(run_dir).await?;
         let text = match arguments.output {
-            Output::Json => printable_json(&serde_json::to_string_pretty(&status)?) + "\n",
-            Output::Table => page(&status, Timestamp::now(), in_colour())?,
+            OutputFormat::Json => printable_json(&serde_json::to_string_pretty(&status)?) + "\n",
+            OutputFormat::Table => page(&status, Timestamp::now(), in_colour())?,
         };
         print(&text)?;
         Ok(ExitCode::SUCCESS)
@@ -60,8 +54,8 @@ pub(super) fn ps(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows each change until the agent ends.
-async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result<ExitCode> {
-    let redraws = output == Output::Table && on_terminal();
+async fn watch(mut changes: Lines<NodeStatus>, output: OutputFormat) -> anyhow::Result<ExitCode> {
+    let redraws = output == OutputFormat::Table && on_terminal();
     let mut rows = ChangedRows::new();
     let mut status = NodeStatus::default();
     loop {
@@ -72,11 +66,11 @@ async fn watch(mut changes: Lines<NodeStatus>, output: Output) -> anyhow::Result
         status = next.context("the agent has ended")?;
         let now = Timestamp::now();
         let text = match output {
-            Output::Json => printable_json(&serde_json::to_string(&status)?) + "\n",
-            Output::Table if redraws => {
+            OutputFormat::Json => printable_json(&serde_json::to_string(&status)?) + "\n",
+            OutputFormat::Table if redraws => {
                 CLEAR.to_owned() + &cut(&page(&status, now, in_colour())?, terminal_size())
             }
-            Output::Table => rows.lines(&status, now),
+            OutputFormat::Table => rows.lines(&status, now),
         };
         print(&text)?;
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{CgroupDriver, cpu_weight, hierarchies, is_unified, set, systemd};
 
-/// Held during an update: of two callers at once, the one that read its shares last writes last.
+/// Locked during an update: of two callers at once, the one that read its shares last writes last.
 static UPDATE: Mutex<()> = Mutex::new(());
 
 /// Updates the CPU shares of those cgroups that exist.

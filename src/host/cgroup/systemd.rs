@@ -31,7 +31,7 @@ pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> 
 }
 
 /// Asks systemd to let go of a cgroup, if it is a slice: systemd creates the folder of a slice that it holds
-/// again whenever it looks at it. Whatever it leaves is for the caller to remove.
+/// again whenever it reads it. Whatever it leaves is for the caller to remove.
 pub(super) fn stop_slice(path: &str) {
     let slice = slice_name(path);
     // Only slices of Pods are ever stopped.

@@ -124,7 +124,7 @@ pub(crate) struct Folder {
 
 /// Properties of a file that was found, not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FileInfo {
     /// It is a regular file with a single name.
     pub(crate) is_plain: bool,
     /// It is a folder.
@@ -135,7 +135,7 @@ pub(crate) struct Found {
     pub(crate) identity: (u64, u64),
 }
 
-impl From<&Stat> for Found {
+impl From<&Stat> for FileInfo {
     fn from(stat: &Stat) -> Self {
         let kind = FileType::from_raw_mode(stat.st_mode);
         Self {
@@ -175,9 +175,9 @@ impl Folder {
     ///
     /// # Errors
     /// Any I/O error.
-    pub(crate) fn find(&self, name: impl AsRef<Path>) -> io::Result<Option<Found>> {
+    pub(crate) fn find(&self, name: impl AsRef<Path>) -> io::Result<Option<FileInfo>> {
         match statat(&self.fd, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Found::from(&stat))),
+            Ok(stat) => Ok(Some(FileInfo::from(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(named(error.into(), &self.path.join(name))),
         }
@@ -206,7 +206,7 @@ impl Folder {
             let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = openat(&self.fd, name, look, Mode::empty())?;
             let stat = fstat(&found)?;
-            if !Found::from(&stat).is_plain {
+            if !FileInfo::from(&stat).is_plain {
                 return Err(expected(&path, kind(&stat), "a regular file of one name"));
             }
             open_found(&found, access)

@@ -1,7 +1,7 @@
 //! Matching an image with the entries of a credential file: by registry host, its wildcards and port,
 //! and the path.
 
-/// As long as a host's name may be, in bytes, and as long as a pattern of them that is looked at.
+/// As long as a host's name may be, in bytes, and as long as a pattern of them that is matched.
 const MAX_HOST: usize = 253;
 
 const MAX_PATTERN: usize = 1024;

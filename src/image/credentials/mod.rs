@@ -1,5 +1,5 @@
 //! Credentials that the node shows to registries: the files that `docker login` writes,
-//! found where the kubelet looks for them, and which of their entries are for an image (Kubernetes,
+//! in the places of the kubelet, and which of their entries are for an image (Kubernetes,
 //! Images, "Configuring nodes to authenticate to a private registry").
 //!
 //! Files are read at each pull, so that changes need no restart. Nothing of what is secret in them gets
@@ -21,6 +21,7 @@ use tracing::warn;
 
 use self::hosts::Repository;
 use crate::cri::v1::AuthConfig;
+use crate::host::log_once::LogOnce;
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -38,8 +39,8 @@ enum Layout {
 #[derive(Debug)]
 pub struct CredentialFiles {
     files: Vec<(PathBuf, Layout)>,
-    /// Problems of the files when they were last read, already logged.
-    complaints: Mutex<BTreeSet<String>>,
+    /// Problems of the files, each a subject of its own.
+    problems: Mutex<LogOnce>,
 }
 
 /// An entry of a file that is for an image. Its `Debug` form does not show what is secret.
@@ -83,7 +84,7 @@ impl CredentialFiles {
         let cfgs = cfgs.map(|folder| (folder.join(".dockercfg"), Layout::Cfg));
         Self {
             files: configs.chain(cfgs).collect(),
-            complaints: Mutex::default(),
+            problems: Mutex::default(),
         }
     }
 
@@ -96,34 +97,35 @@ impl CredentialFiles {
     /// that has entries is the one that counts. Reads files.
     #[must_use]
     pub fn for_image(&self, image: &str) -> Vec<Credential> {
-        let mut complaints = BTreeSet::new();
+        let mut problems = BTreeSet::new();
         let mut found = vec![];
         for (path, layout) in &self.files {
-            let mut complain = |what: String| {
-                complaints.insert(format!("{}: {what}", path.display()));
+            let mut report = |what: String| {
+                problems.insert(format!("{}: {what}", path.display()));
             };
-            match read(path, *layout, &mut complain) {
+            match read(path, *layout, &mut report) {
                 Ok(Some(entries)) => {
-                    found = for_image(path, &entries, image, &mut complain);
+                    found = for_image(path, &entries, image, &mut report);
                     break;
                 }
                 Ok(None) => {}
-                Err(message) => complain(message),
+                Err(message) => report(message),
             }
         }
-        self.report(complaints);
+        self.log(&problems);
         found
     }
 
-    /// Logs what is wrong, unless it was when the files were last read.
-    fn report(&self, complaints: BTreeSet<String>) {
-        // A panic while holding the lock cannot leave the set half changed.
-        let known = self.complaints.lock();
-        let mut known = known.unwrap_or_else(PoisonError::into_inner);
-        for complaint in complaints.difference(&known) {
-            warn!("credentials for registries: {complaint}");
+    /// Logs the problems of one reading, each once while it lasts.
+    fn log(&self, problems: &BTreeSet<String>) {
+        // A panic while holding the lock leaves out a problem at most.
+        let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|problem| problems.contains(problem));
+        for problem in problems {
+            if known.should_log(problem, Some(problem)) {
+                warn!("credentials for registries: {problem}");
+            }
         }
-        *known = complaints;
     }
 }
 
@@ -131,7 +133,7 @@ impl CredentialFiles {
 fn read(
     path: &Path,
     layout: Layout,
-    complain: &mut impl FnMut(String),
+    report: &mut impl FnMut(String),
 ) -> Result<Option<Map<String, Value>>, String> {
     let Some(text) = read_text(path).map_err(|e| format!("cannot be read: {e}"))? else {
         return Ok(None);
@@ -146,7 +148,7 @@ fn read(
     }
     for field in ["credsStore", "credHelpers"] {
         if fields.contains_key(field) {
-            complain(format!(
+            report(format!(
                 "{field}: programs that keep credentials are not asked"
             ));
         }
@@ -184,7 +186,7 @@ fn for_image(
     path: &Path,
     entries: &Map<String, Value>,
     image: &str,
-    complain: &mut impl FnMut(String),
+    report: &mut impl FnMut(String),
 ) -> Vec<Credential> {
     let image = Repository::of_image(image);
     let mut found = vec![];
@@ -197,7 +199,7 @@ fn for_image(
                     found.push((pattern, Credential { entry, file, auth }));
                 }
             }
-            Err(message) => complain(format!("the entry {name:?}: {message}")),
+            Err(message) => report(format!("the entry {name:?}: {message}")),
         }
     }
     // A longer path comes before a shorter one, and a name before a pattern.

@@ -208,7 +208,7 @@ fn files(folder: &Path, files: &[(&str, Layout)]) -> CredentialFiles {
     let place = |(name, layout): &(&str, Layout)| (folder.join(name), *layout);
     CredentialFiles {
         files: files.iter().map(place).collect(),
-        complaints: Mutex::default(),
+        problems: Mutex::default(),
     }
 }
 

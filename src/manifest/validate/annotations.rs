@@ -140,7 +140,7 @@ impl Validator<'_> {
             "RuntimeDefault" => (annotated == "runtime/default", "type"),
             "Localhost" if localhost.is_some() => (localhost == name, "localhostProfile"),
             "Localhost" => (false, "type"),
-            // What it is instead is told already.
+            // What it is instead is reported already.
             _ => (true, "type"),
         };
         let found = if at == "type" {

@@ -40,7 +40,7 @@ impl Validator<'_> {
             } else {
                 self.runs_to_completion(&field, container);
             }
-            // The API looks at each alone, at sidecars too.
+            // The API validates each alone, at sidecars too.
             self.host_ports(&field, container, &mut BTreeSet::new());
         }
     }

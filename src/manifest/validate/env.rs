@@ -192,7 +192,7 @@ impl Validator<'_> {
     ) {
         let version = selector.api_version.as_deref().unwrap_or_default();
         if version != "v1" {
-            // The API tells it of the field's path, which it cannot understand then.
+            // The API reports it for the field's path, which it cannot understand then.
             self.refuse(
                 field,
                 format!("found apiVersion {version:?}, expected \"v1\""),

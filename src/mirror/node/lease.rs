@@ -10,9 +10,9 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::mirror::api::{Api, PatchType};
-use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{ApiError, ErrorKind};
 use crate::mirror::object::{NodeIdentity, SeenMeta};
+use crate::mirror::refusal_log::RefusalLog;
 use crate::units::time::scaled;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -38,7 +38,7 @@ pub(in crate::mirror) async fn renew(
 ) -> Result<Infallible, ApiError> {
     let renew = Duration::from_secs(seconds.into());
     let renew = renew.checked_div(RENEW).unwrap_or(renew);
-    let mut complaint = Complaint::new("to renew the lease of the Node");
+    let mut refusals = RefusalLog::new("to renew the lease of the Node");
     let (mut tries, mut newest) = (0_u32, None);
     loop {
         let known = identity.wait_for(Option::is_some).await;
@@ -58,7 +58,7 @@ pub(in crate::mirror) async fn renew(
                 ));
             }
             Ok(version) => {
-                complaint.clear();
+                refusals.accepted();
                 (tries, newest) = (0, version.or(newest));
                 renew
             }
@@ -67,7 +67,7 @@ pub(in crate::mirror) async fn renew(
                 tries = tries.saturating_add(1);
                 let is_final = matches!(error.kind, ErrorKind::Refused(_));
                 if is_final || tries > 5 {
-                    complaint.say(&error);
+                    refusals.refused(&error);
                 }
                 if is_final {
                     renew

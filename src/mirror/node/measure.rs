@@ -34,9 +34,9 @@ pub(in crate::mirror) struct Measured {
     pub(super) supplemental_groups_policy: Option<bool>,
     /// Reason why the node is not ready.
     pub(super) not_ready: Option<String>,
-    /// All room for swap, in bytes.
+    /// Total swap, in bytes.
     pub(super) swap: u64,
-    /// Pages set aside, by their size in KiB.
+    /// Huge pages reserved, by their size in KiB.
     pub(super) huge_pages: BTreeMap<u64, u64>,
 }
 
@@ -118,7 +118,7 @@ async fn runtime(client: &Client) -> Result<(String, v1::StatusResponse), crate:
 }
 
 /// The runtime's conditions without which no Pod runs, and what each is about (Container Runtime
-/// Interface, `RuntimeStatus`). A runtime has others to tell its owner something, as containerd's
+/// Interface, `RuntimeStatus`). A runtime has others to inform its owner, as containerd's
 /// `ContainerdHasNoDeprecationWarnings`: none of those keeps Pods from running.
 const NEEDED: [(&str, &str); 2] = [
     ("RuntimeReady", "container runtime"),
@@ -155,7 +155,7 @@ fn host() -> Host {
     let release = line("/etc/os-release");
     Host {
         boot_id: line("/proc/sys/kernel/random/boot_id"),
-        // A machine that does not tell its own is known by its installation.
+        // A machine without one of its own is known by its installation.
         system_uuid: Some(system_uuid)
             .filter(|id| !id.is_empty())
             .unwrap_or_else(|| machine_id.clone()),

@@ -16,9 +16,9 @@ use super::measure::Measured;
 use super::status::{self, NoOpStatus};
 use crate::mirror::Local;
 use crate::mirror::api::{Api, PatchType};
-use crate::mirror::complaint::Complaint;
 use crate::mirror::error::{ApiError, ErrorKind};
 use crate::mirror::object::{NodeIdentity, SeenMeta, or_default};
+use crate::mirror::refusal_log::RefusalLog;
 use crate::mirror::watch::{ObjectUpdate, WatchedObject};
 use crate::units::time::Later;
 
@@ -68,9 +68,9 @@ pub(in crate::mirror) struct Registration<'a> {
     /// Time when the status was reported.
     told: Option<Instant>,
     no_op: NoOpStatus,
-    making: Complaint,
-    labelling: Complaint,
-    telling: Complaint,
+    creations: RefusalLog,
+    label_updates: RefusalLog,
+    updates: RefusalLog,
 }
 
 impl<'a> Registration<'a> {
@@ -90,9 +90,9 @@ impl<'a> Registration<'a> {
             label_at: Some(Instant::now()),
             told: None,
             no_op: NoOpStatus::default(),
-            making: Complaint::new("to create the Node"),
-            labelling: Complaint::new("to update the labels of the Node"),
-            telling: Complaint::new("to update the Node"),
+            creations: RefusalLog::new("to create the Node"),
+            label_updates: RefusalLog::new("to update the labels of the Node"),
+            updates: RefusalLog::new("to update the Node"),
         }
     }
 
@@ -187,16 +187,16 @@ impl<'a> Registration<'a> {
         match self.api.create::<SeenNode>(NODES, &node).await {
             Ok(node) => {
                 info!(node = context.node_name, "Registered Node");
-                self.making.clear();
+                self.creations.accepted();
                 self.see(ObjectUpdate::There(node));
                 self.label_at = None;
                 self.told = Some(Instant::now());
                 Ok(())
             }
-            // The news of it are on their way.
+            // The watch will report it.
             Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => {
-                self.making.say(&error);
+                self.creations.refused(&error);
                 Err(error)
             }
         }
@@ -213,8 +213,10 @@ impl<'a> Registration<'a> {
     async fn bring_up_to_date(&mut self) -> Result<(), ApiError> {
         let result = self.change().await;
         match &result {
-            Ok(()) => self.telling.clear(),
-            Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => self.telling.say(error),
+            Ok(()) => self.updates.accepted(),
+            Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
+                self.updates.refused(error)
+            }
             Err(_) => {}
         }
         result
@@ -265,16 +267,16 @@ impl<'a> Registration<'a> {
             match changed {
                 Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
                 Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
-                    self.labelling.say(&error);
+                    self.label_updates.refused(&error);
                     self.label_at = Some(Instant::now().later(REPORT_INTERVAL));
                     return Ok(());
                 }
-                // It may do better at the next look.
+                // It may do better at the next try.
                 Err(_) => return Ok(()),
                 Ok(_) => {}
             }
         }
-        self.labelling.clear();
+        self.label_updates.accepted();
         self.label_at = None;
         Ok(())
     }

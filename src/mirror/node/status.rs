@@ -111,7 +111,7 @@ fn capacity(
 }
 
 /// All of it may be given to Pods: nothing is kept back, and the agent itself is small. Only memory that
-/// is set aside as huge pages is nobody's otherwise.
+/// is reserved as huge pages is nobody's otherwise.
 fn allocatable(
     capacity: &BTreeMap<String, Quantity>,
     facts: &NodeFacts,
@@ -171,7 +171,7 @@ fn handlers(facts: &NodeFacts) -> Vec<NodeRuntimeHandler> {
 }
 
 /// A condition's type, whether it holds, its reason and message. Types and reasons are those that
-/// tools look for (Kubernetes, Node Status, "Conditions").
+/// tools read (Kubernetes, Node Status, "Conditions").
 type ConditionRow = (&'static str, bool, &'static str, String);
 
 fn conditions(
@@ -223,7 +223,7 @@ fn conditions(
     all.map(|condition| since(condition, before, now)).into()
 }
 
-/// A condition with the time from which on it has held.
+/// Returns a condition with the time since when it has been so.
 fn since(condition: ConditionRow, before: &NodeStatus, now: jiff::Timestamp) -> NodeCondition {
     let (kind, holds, reason, message) = condition;
     let status = if holds { "True" } else { "False" };

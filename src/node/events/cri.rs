@@ -13,19 +13,19 @@ use super::{Connected, Hint};
 
 /// Wait before a stream that broke is opened again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Time in which a runtime without events answers that it has none, with room to spare.
+/// Time in which a runtime without events answers that it has none, with time to spare.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// Sends hints from the runtime's container events (CRI `GetContainerEvents`) about Pods with our owner label, for
 /// as long as they are received. Ends at once where the runtime has no such events.
 pub async fn container_events(
     client: Client,
-    mark: String,
+    owner_label: String,
     hints: Sender<Hint>,
     connected: Connected,
 ) {
     while !hints.is_closed() {
-        match follow(&client, &mark, &hints, &connected).await {
+        match follow(&client, &owner_label, &hints, &connected).await {
             Ok(()) => debug!("Container event stream ended"),
             Err(Error::Unimplemented { .. }) => {
                 info!("Container runtime has no container events, relisting instead");
@@ -40,7 +40,7 @@ pub async fn container_events(
 
 async fn follow(
     client: &Client,
-    mark: &str,
+    owner_label: &str,
     hints: &Sender<Hint>,
     connected: &Connected,
 ) -> Result<(), Error> {
@@ -68,7 +68,7 @@ async fn follow(
         }
         let hint = match event
             .pod_sandbox_status
-            .and_then(|s| owner(mark, &s.labels))
+            .and_then(|s| owner(owner_label, &s.labels))
         {
             Some(key) => Hint::Changed(key, event.container_id),
             None => continue,

@@ -26,7 +26,7 @@ use crate::source::Desired;
 use crate::translate::Paths;
 
 pub use plan::Policy;
-use plan::{Disk, History, LocalImage, plan};
+use plan::{ImageFsUsage, ImageHistory, ListedImage, plan};
 
 /// Time between two rounds, as the kubelet has it.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
@@ -50,14 +50,12 @@ pub async fn keep(
         context,
         desired,
         policy,
-        history: History::default(),
+        history: ImageHistory::default(),
         problems: LogOnce::default(),
     };
     loop {
         let done = collector.collect().await;
-        let trouble = done.err().map(|error| format!("{error:#}"));
-        if collector.problems.should_log("round", trouble.as_deref()) {
-            let error = trouble.unwrap_or_default();
+        if let Some(error) = collector.problems.record("round", &done) {
             warn!(
                 error,
                 "Image garbage collection failed, no image is removed"
@@ -72,7 +70,7 @@ struct Collector {
     context: Arc<Context>,
     desired: watch::Receiver<Option<Desired>>,
     policy: Policy,
-    history: History,
+    history: ImageHistory,
     problems: LogOnce,
 }
 
@@ -88,10 +86,10 @@ impl Collector {
     /// Removes images until the file system is below the low threshold or none is left to remove, and logs it.
     async fn collect(&mut self) -> anyhow::Result<()> {
         let mount = self.mount().await?;
-        let before = disk(&mount)?;
+        let before = usage(&mount)?;
         let mut removed = Removed::default();
-        let made = self.make_room(&mount, before, &mut removed).await;
-        let now = disk(&mount)?;
+        let made = self.free_space(&mount, before, &mut removed).await;
+        let now = usage(&mount)?;
         if !removed.names.is_empty() {
             info!(
                 images = removed.names.join(", "),
@@ -103,8 +101,8 @@ impl Collector {
             );
         }
         let missing_bytes = made?;
-        let trouble = (missing_bytes > 0).then_some("too full");
-        if self.problems.should_log("disk", trouble) {
+        let problem = (missing_bytes > 0).then_some("too full");
+        if self.problems.should_log("disk", problem) {
             warn!(
                 disk = %mount.display(),
                 used_percent = now.used_percent(),
@@ -116,10 +114,10 @@ impl Collector {
     }
 
     /// Removes images; returns the number of bytes that still have to be freed.
-    async fn make_room(
+    async fn free_space(
         &mut self,
         mount: &Path,
-        disk_before: Disk,
+        disk_before: ImageFsUsage,
         removed: &mut Removed,
     ) -> anyhow::Result<u64> {
         let mut excess = self.policy.excess(disk_before, false);
@@ -137,12 +135,12 @@ impl Collector {
                 }
                 self.remove(image, removed).await;
             }
-            // Images share layers, so that only the disk tells what that was good for.
-            excess = self.policy.excess(disk(mount)?, excess > 0);
+            // Images share layers, so that only the file system shows how much was freed.
+            excess = self.policy.excess(usage(mount)?, excess > 0);
         }
     }
 
-    async fn remove(&mut self, image: &LocalImage, removed: &mut Removed) {
+    async fn remove(&mut self, image: &ListedImage, removed: &mut Removed) {
         let request = v1::RemoveImageRequest {
             image: Some(v1::ImageSpec {
                 image: image.id.clone(),
@@ -150,13 +148,11 @@ impl Collector {
             }),
         };
         let done = self.context.client.remove_image(request).await;
-        let trouble = done.err().map(|error| error.to_string());
-        if self.problems.should_log(&image.id, trouble.as_deref()) {
-            let error = trouble.as_deref().unwrap_or_default();
+        if let Some(error) = self.problems.record(&image.id, &done) {
             warn!(image = image.name, error, "Failed to remove image");
         }
         removed.tried.insert(image.id.clone());
-        if trouble.is_none() {
+        if done.is_ok() {
             removed.names.push(image.name.clone());
         }
     }
@@ -174,7 +170,7 @@ impl Collector {
     }
 
     /// Lists the images that exist, and which of them are kept.
-    async fn images(&mut self) -> anyhow::Result<Vec<LocalImage>> {
+    async fn images(&mut self) -> anyhow::Result<Vec<ListedImage>> {
         let client = &self.context.client;
         // In this order, so that an image that comes into use meanwhile counts as used.
         let request = v1::ListImagesRequest::default();
@@ -187,7 +183,7 @@ impl Collector {
         let wanted = self.ids(wanted).await?;
         let local = |image: v1::Image| {
             let is_used = names_of_image(&image).any(|name| used.contains(name));
-            LocalImage {
+            ListedImage {
                 kept: image.pinned || is_used || wanted.contains(&image.id),
                 name: image.repo_tags.first().unwrap_or(&image.id).clone(),
                 size: image.size,
@@ -195,7 +191,7 @@ impl Collector {
             }
         };
         let images: Vec<_> = images.into_iter().map(local).collect();
-        self.history.note(&images, Instant::now());
+        self.history.record(&images, Instant::now());
         Ok(images)
     }
 
@@ -245,12 +241,12 @@ impl Collector {
 }
 
 /// Reads the usage of the file system at a mount point.
-fn disk(mount: &Path) -> anyhow::Result<Disk> {
-    let disk = rustix::fs::statvfs(mount);
-    let disk = disk.with_context(|| format!("cannot look at the disk of {}", mount.display()))?;
-    Ok(Disk {
-        capacity: disk.f_blocks.saturating_mul(disk.f_frsize),
-        available: disk.f_bavail.saturating_mul(disk.f_frsize),
+fn usage(mount: &Path) -> anyhow::Result<ImageFsUsage> {
+    let usage = rustix::fs::statvfs(mount);
+    let usage = usage.with_context(|| format!("cannot look at the disk of {}", mount.display()))?;
+    Ok(ImageFsUsage {
+        capacity: usage.f_blocks.saturating_mul(usage.f_frsize),
+        available: usage.f_bavail.saturating_mul(usage.f_frsize),
     })
 }
 

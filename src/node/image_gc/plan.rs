@@ -25,25 +25,25 @@ impl Policy {
     }
 
     /// Returns the number of bytes to free; `begun` once that has begun, until it is enough.
-    pub(super) fn excess(&self, disk: Disk, begun: bool) -> u64 {
-        let is_high = self.high_percent < 100 && disk.used_percent() >= self.high_percent;
+    pub(super) fn excess(&self, usage: ImageFsUsage, begun: bool) -> u64 {
+        let is_high = self.high_percent < 100 && usage.used_percent() >= self.high_percent;
         if !is_high && !begun {
             return 0;
         }
         let wanted =
-            (disk.capacity / 100).saturating_mul(100_u8.saturating_sub(self.low_percent).into());
-        wanted.saturating_sub(disk.available)
+            (usage.capacity / 100).saturating_mul(100_u8.saturating_sub(self.low_percent).into());
+        wanted.saturating_sub(usage.available)
     }
 }
 
 /// Usage of the file system of images, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Disk {
+pub(super) struct ImageFsUsage {
     pub(super) capacity: u64,
     pub(super) available: u64,
 }
 
-impl Disk {
+impl ImageFsUsage {
     /// Returns the usage in percent, rounded up as the kubelet does; 0 for a file system without a size.
     pub(super) fn used_percent(self) -> u8 {
         let free = (u128::from(self.available) * 100)
@@ -55,7 +55,7 @@ impl Disk {
 
 /// Image that the runtime has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LocalImage {
+pub(super) struct ListedImage {
     pub(super) id: String,
     /// Name for people.
     pub(super) name: String,
@@ -67,7 +67,7 @@ pub(super) struct LocalImage {
 
 /// History of one image for as long as it exists.
 #[derive(Debug, Clone, Copy)]
-struct Memory {
+struct ImageRecord {
     /// Time when it was first seen.
     seen: Instant,
     /// It existed in the first round, so that it may be of any age.
@@ -77,19 +77,19 @@ struct Memory {
 
 /// History of all images since the agent started.
 #[derive(Debug, Default)]
-pub(super) struct History {
-    images: BTreeMap<String, Memory>,
-    has_looked: bool,
+pub(super) struct ImageHistory {
+    images: BTreeMap<String, ImageRecord>,
+    has_recorded: bool,
 }
 
-impl History {
+impl ImageHistory {
     /// Records the existing images, and which of them are in use.
-    pub(super) fn note(&mut self, images: &[LocalImage], now: Instant) {
-        let was_there = !std::mem::replace(&mut self.has_looked, true);
+    pub(super) fn record(&mut self, images: &[ListedImage], now: Instant) {
+        let was_there = !std::mem::replace(&mut self.has_recorded, true);
         self.images
             .retain(|id, _| images.iter().any(|image| image.id == *id));
         for image in images {
-            let known = self.images.entry(image.id.clone()).or_insert(Memory {
+            let known = self.images.entry(image.id.clone()).or_insert(ImageRecord {
                 seen: now,
                 was_there,
                 last_used: None,
@@ -105,11 +105,11 @@ impl History {
 /// those that were used least recently. Images without a history stay.
 pub(super) fn plan<'a>(
     policy: &Policy,
-    images: &'a [LocalImage],
-    history: &History,
+    images: &'a [ListedImage],
+    history: &ImageHistory,
     excess: u64,
     now: Instant,
-) -> Vec<&'a LocalImage> {
+) -> Vec<&'a ListedImage> {
     let unused = images.iter().filter(|image| !image.kept);
     let known = unused.filter_map(|image| Some((image, *history.images.get(&image.id)?)));
     let mut known: Vec<_> = known.collect();
@@ -168,14 +168,14 @@ mod tests {
             // As a file system may count what is kept for root.
             (2000, false, 0),
         ] {
-            let disk = Disk {
+            let usage = ImageFsUsage {
                 capacity: 1000,
                 available,
             };
-            let excess = policy().excess(disk, begun);
+            let excess = policy().excess(usage, begun);
             assert_eq!(excess, expected, "{available} {begun}");
         }
-        let nothing = Disk {
+        let nothing = ImageFsUsage {
             capacity: 0,
             available: 0,
         };
@@ -184,7 +184,7 @@ mod tests {
             high_percent: 100,
             ..policy()
         };
-        let full = Disk {
+        let full = ImageFsUsage {
             capacity: 1000,
             available: 0,
         };
@@ -207,8 +207,8 @@ mod tests {
     }
 
     /// Images by id with their sizes in bytes; those in `kept` are kept.
-    fn images(all: &[(&str, u64)], kept: &[&str]) -> Vec<LocalImage> {
-        let image = |(id, size): &(&str, u64)| LocalImage {
+    fn images(all: &[(&str, u64)], kept: &[&str]) -> Vec<ListedImage> {
+        let image = |(id, size): &(&str, u64)| ListedImage {
             id: (*id).to_owned(),
             name: (*id).to_owned(),
             size: *size,
@@ -220,13 +220,13 @@ mod tests {
     const ALL: [(&str, u64); 4] = [("a", 10), ("b", 20), ("c", 30), ("d", 40)];
 
     /// Images of [`ALL`] that are removed after these rounds: the minute of each, and the images kept then.
-    fn planned(policy: &Policy, looks: &[(u32, &[&str])], excess: u64) -> Vec<String> {
+    fn planned(policy: &Policy, rounds: &[(u32, &[&str])], excess: u64) -> Vec<String> {
         let start = Instant::now();
-        let mut history = History::default();
+        let mut history = ImageHistory::default();
         let mut last = (start, vec![]);
-        for (minute, kept) in looks {
+        for (minute, kept) in rounds {
             last = (start + *minute * MINUTE, images(&ALL, kept));
-            history.note(&last.1, last.0);
+            history.record(&last.1, last.0);
         }
         let (now, images) = last;
         let plan = plan(policy, &images, &history, excess, now);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_image_used_longest_ago_goes_first_and_no_more_than_needed() {
-        for (looks, excess, expected) in [
+        for (rounds, excess, expected) in [
             // Nothing has to go.
             (&[(0, &["a"][..])][..], 0, &[][..]),
             // Never used before used before used later.
@@ -251,9 +251,9 @@ mod tests {
             (&[(0, &[]), (5, &["a", "c"])], 1000, &["b", "d"]),
         ] {
             assert_eq!(
-                planned(&policy(), looks, excess),
+                planned(&policy(), rounds, excess),
                 expected,
-                "{looks:?} {excess}"
+                "{rounds:?} {excess}"
             );
         }
     }
@@ -261,10 +261,10 @@ mod tests {
     #[test]
     fn an_image_that_just_came_stays_and_one_that_was_there_at_the_start_need_not() {
         let start = Instant::now();
-        let mut history = History::default();
-        history.note(&images(&ALL[..1], &[]), start);
+        let mut history = ImageHistory::default();
+        history.record(&images(&ALL[..1], &[]), start);
         let all = images(&ALL[..2], &[]);
-        history.note(&all, start + 5 * MINUTE);
+        history.record(&all, start + 5 * MINUTE);
         for (minutes, expected) in [(5, &["a"][..]), (6, &["a"]), (7, &["a", "b"])] {
             let now = start + minutes * MINUTE;
             let plan = plan(&policy(), &all, &history, 1000, now);
@@ -276,11 +276,11 @@ mod tests {
     #[test]
     fn an_image_that_went_and_came_back_is_new() {
         let start = Instant::now();
-        let mut history = History::default();
+        let mut history = ImageHistory::default();
         let all = images(&ALL[..1], &[]);
-        history.note(&all, start);
-        history.note(&[], start + MINUTE);
-        history.note(&all, start + 2 * MINUTE);
+        history.record(&all, start);
+        history.record(&[], start + MINUTE);
+        history.record(&all, start + 2 * MINUTE);
         assert!(plan(&policy(), &all, &history, 1, start + 3 * MINUTE).is_empty());
     }
 
@@ -290,11 +290,11 @@ mod tests {
             max_age: Some(30 * MINUTE),
             ..policy()
         };
-        for (looks, excess, expected) in [
+        for (rounds, excess, expected) in [
             (&[(0, &["a"][..]), (30, &["b"])][..], 0, &[][..]),
             (&[(0, &["a"]), (31, &["b"])], 0, &["c", "d", "a"]),
             (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 0, &["c", "d"]),
-            // It counts as room that was made.
+            // It counts as freed.
             (&[(0, &["a"]), (5, &["a"]), (31, &["b"])], 70, &["c", "d"]),
             (
                 &[(0, &["a"]), (5, &["a"]), (31, &["b"])],
@@ -304,9 +304,9 @@ mod tests {
             (&[(0, &[]), (31, &["a", "b", "c", "d"])], 71, &[]),
         ] {
             assert_eq!(
-                planned(&policy, looks, excess),
+                planned(&policy, rounds, excess),
                 expected,
-                "{looks:?} {excess}"
+                "{rounds:?} {excess}"
             );
         }
     }

@@ -172,7 +172,7 @@ impl PodTask {
 
 /// Subject of file work for a version, named with its host paths. Work for another version does not wait
 /// for it, however many of a Pod's versions hang.
-pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject {
+pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::FileSubject {
     let volumes = version.volumes().iter();
     let paths = volumes.filter_map(|v| v.host_path.as_ref().map(|p| p.path.as_str()));
     let paths: Vec<&str> = paths.collect();
@@ -180,5 +180,5 @@ pub(super) fn file_subject(what: &str, version: &StaticPod) -> blocking::Subject
         [] => format!("{what} of {}", version.key),
         paths => format!("{what} of {} ({})", version.key, paths.join(", ")),
     };
-    blocking::Subject::of(&version.key, &version.uid, name)
+    blocking::FileSubject::of(&version.key, &version.uid, name)
 }

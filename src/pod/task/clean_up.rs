@@ -92,7 +92,7 @@ pub(super) async fn remove_container(
         let uid = Uid::parse(uid)?;
         folder::remove_container(&paths, &key, &uid, name, *attempt)
     };
-    let subject = blocking::Subject::of(&owner, &id, format!("removal of container {id}"));
+    let subject = blocking::FileSubject::of(&owner, &id, format!("removal of container {id}"));
     let removed = pooled(subject, REMOVAL, remove).await;
     let removed = removed.map_err(timed_out("FailedRemoval"))?;
     removed.map_err(node_failure("FailedRemoval"))
@@ -104,7 +104,7 @@ pub(super) async fn clean_up(
     key: PodKey,
     uid: String,
 ) -> Result<(), StepError> {
-    let subject = blocking::Subject::of(&key, &uid, format!("clean-up of {uid}"));
+    let subject = blocking::FileSubject::of(&key, &uid, format!("clean-up of {uid}"));
     let valid = Uid::parse(&uid).map_err(io::Error::from);
     let valid = valid.map_err(node_failure("FailedRemoval"))?;
     let clear = move || {

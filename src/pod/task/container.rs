@@ -58,7 +58,7 @@ impl PodTask {
         let user_namespace = user_namespace(&context, &version);
         let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
-        context.facts.identity.ips.look();
+        context.facts.identity.ips.refresh();
         let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
         let mut instance = ContainerInstance {
             attempt,
@@ -402,7 +402,7 @@ async fn link_log(context: &Context, key: &PodKey, container: &Container) {
         )
     };
     if let Err(error) = blocking(link).await {
-        // The log keeper makes it later, and tells if that fails too.
+        // The container log manager creates it later, and logs it if that fails too.
         debug!(%error, "Failed to link the container's log");
     }
 }

@@ -11,7 +11,7 @@ use super::background::FILES;
 use super::termination_message::termination_message;
 use super::{PodTask, effects};
 use crate::cri::Error;
-use crate::host::blocking::Subject as FileSubject;
+use crate::host::blocking::FileSubject;
 use crate::host::blocking::pooled;
 use crate::pod::observe;
 use crate::pod::observe::{Inspected, Listed, Role};

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use super::cache::Cache;
 use super::caller::{Caller, token};
 use super::refusal::Refusal;
-use super::settings::{Authorization, Settings};
+use super::settings::{Authorization, HttpsSettings};
 use super::target::Right;
 
 /// Maximum number of concurrent reviews by the API server.
@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Authenticates and authorizes requests.
 pub(super) struct Guard {
-    settings: Arc<Settings>,
+    settings: Arc<HttpsSettings>,
     node_name: String,
     /// Client of the API server, while there is one.
     api: watch::Receiver<Option<kube::Client>>,
@@ -38,7 +38,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(
-        settings: Arc<Settings>,
+        settings: Arc<HttpsSettings>,
         node_name: String,
         api: watch::Receiver<Option<kube::Client>>,
     ) -> Self {
@@ -72,7 +72,7 @@ impl Guard {
         let Some(caller) = caller else {
             return Err(Refusal {
                 status: StatusCode::UNAUTHORIZED,
-                why: self.whom(),
+                reason: self.whom(),
             });
         };
         match self.settings.authorization {
@@ -151,7 +151,7 @@ impl Guard {
             .collect();
         Err(Refusal {
             status: StatusCode::FORBIDDEN,
-            why: format!(
+            reason: format!(
                 "user {:?} may not {} {} of node {:?}; a ClusterRole can grant it{reasons}",
                 caller.name,
                 right.verb,
@@ -209,22 +209,24 @@ impl Guard {
         path: &str,
         review: &T,
     ) -> Result<T, Refusal> {
-        let away = |why: String| Refusal {
+        let unreachable = |reason: String| Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            why: format!("API server is unreachable for authentication and authorization: {why}"),
+            reason: format!(
+                "API server is unreachable for authentication and authorization: {reason}"
+            ),
         };
         let api = self.api.borrow().clone();
-        let api = api.ok_or_else(|| away("there is no connection to one".to_owned()))?;
-        let body = serde_json::to_vec(review).map_err(|e| away(e.to_string()))?;
+        let api = api.ok_or_else(|| unreachable("there is no connection to one".to_owned()))?;
+        let body = serde_json::to_vec(review).map_err(|e| unreachable(e.to_string()))?;
         let request = Request::post(path).header("content-type", "application/json");
-        let request = request.body(body).map_err(|e| away(e.to_string()))?;
+        let request = request.body(body).map_err(|e| unreachable(e.to_string()))?;
         let ask = async {
             let _permit = self.reviews.acquire().await;
             api.request::<T>(request).await
         };
         match tokio::time::timeout(DEADLINE, ask).await {
-            Ok(review) => review.map_err(|e| away(e.to_string())),
-            Err(_) => Err(away(format!("no response within {DEADLINE:?}"))),
+            Ok(review) => review.map_err(|e| unreachable(e.to_string())),
+            Err(_) => Err(unreachable(format!("no response within {DEADLINE:?}"))),
         }
     }
 }
@@ -270,8 +272,8 @@ mod tests {
         kube::Client::new(service, "default")
     }
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> HttpsSettings {
+        HttpsSettings {
             address: ([127, 0, 0, 1], 0).into(),
             certificate: None,
             only_tls13: false,
@@ -287,7 +289,7 @@ mod tests {
         }
     }
 
-    fn guard(settings: Settings, api: Option<kube::Client>) -> Guard {
+    fn guard(settings: HttpsSettings, api: Option<kube::Client>) -> Guard {
         let (_, api) = watch::channel(api);
         Guard::new(Arc::new(settings), "n1".to_owned(), api)
     }
@@ -300,7 +302,7 @@ mod tests {
         }
         match guard.admit(&request.body(()).unwrap(), None).await {
             Ok(()) => (200, String::new()),
-            Err(refusal) => (refusal.status.as_u16(), refusal.why),
+            Err(refusal) => (refusal.status.as_u16(), refusal.reason),
         }
     }
 
@@ -320,10 +322,10 @@ mod tests {
         assert_eq!(ask(&guard, "/metrics", Some("good")).await.0, 200);
         assert_eq!(count(), 2);
 
-        let (code, why) = ask(&guard, "/pods", Some("good")).await;
+        let (code, reason) = ask(&guard, "/pods", Some("good")).await;
         assert_eq!(code, 403);
         assert_eq!(
-            why,
+            reason,
             "user \"bob\" may not get nodes/pods or nodes/proxy of node \"n1\"; a ClusterRole can grant \
              it: no rule"
         );
@@ -343,12 +345,12 @@ mod tests {
         let asked = Asked::default();
         let closed = guard(settings(), Some(api(&asked)));
         for token in [None, Some("bad")] {
-            let (code, why) = ask(&closed, "/metrics", token).await;
+            let (code, reason) = ask(&closed, "/metrics", token).await;
             assert_eq!(code, 401);
-            assert!(why.contains("expected a bearer token"), "{why}");
+            assert!(reason.contains("expected a bearer token"), "{reason}");
         }
         let open = guard(
-            Settings {
+            HttpsSettings {
                 anonymous: true,
                 ..settings()
             },
@@ -359,7 +361,7 @@ mod tests {
         assert_eq!(user, "system:anonymous");
         assert_eq!(ask(&open, "/metrics", Some("bad")).await.0, 401);
         let nobody_asked = guard(
-            Settings {
+            HttpsSettings {
                 anonymous: true,
                 token_reviews: false,
                 ..settings()
@@ -372,8 +374,8 @@ mod tests {
     #[tokio::test]
     async fn without_an_api_server_tokens_are_refused() {
         let guard = guard(settings(), None);
-        let (code, why) = ask(&guard, "/metrics", Some("good")).await;
+        let (code, reason) = ask(&guard, "/metrics", Some("good")).await;
         assert_eq!(code, 503);
-        assert!(why.contains("API server is unreachable"), "{why}");
+        assert!(reason.contains("API server is unreachable"), "{reason}");
     }
 }

@@ -21,7 +21,7 @@ use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Audience, Body, METRICS, handle as common};
-use crate::server::state::State;
+use crate::server::state::ServerState;
 use crate::translate::labels;
 
 /// Maximum number of callers that read logs at a time.
@@ -30,7 +30,7 @@ const MOST_READERS: usize = 32;
 /// State that the handlers read.
 pub(super) struct Handlers {
     pub(super) guard: Guard,
-    state: Arc<State>,
+    state: Arc<ServerState>,
     streams: Streams,
     readers: Arc<Semaphore>,
     stats: Stats,
@@ -39,7 +39,7 @@ pub(super) struct Handlers {
 type Outcome<T> = Result<T, Refusal>;
 
 impl Handlers {
-    pub(super) fn new(guard: Guard, state: Arc<State>, streams: Streams) -> Self {
+    pub(super) fn new(guard: Guard, state: Arc<ServerState>, streams: Streams) -> Self {
         Self {
             guard,
             state,
@@ -64,8 +64,8 @@ impl Handlers {
 
     async fn serve(&self, request: Request<Incoming>) -> Outcome<Response<Body>> {
         let Some(target) = Target::of(request.uri().path()) else {
-            let why = format!("there is only {PATHS}");
-            return Err(Refusal::new(StatusCode::NOT_FOUND, why));
+            let reason = format!("there is only {PATHS}");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, reason));
         };
         let streams = matches!(
             target,
@@ -74,8 +74,8 @@ impl Handlers {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let posts = streams && request.method() == Method::POST;
         if !reads && !posts {
-            let why = "only GET is served here";
-            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why).response();
+            let reason = "only GET is served here";
+            let mut response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).response();
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, allowed);
             return Ok(response);
@@ -95,8 +95,8 @@ impl Handlers {
     fn context(&self) -> Outcome<Arc<Context>> {
         let context = self.state.context.borrow().clone();
         context.ok_or_else(|| {
-            let why = "the container runtime is not connected yet";
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+            let reason = "the container runtime is not connected yet";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
         })
     }
 
@@ -124,12 +124,12 @@ impl Handlers {
         if !has_container(&reported, &name.container) {
             return Err(no_container(&name));
         }
-        let room = Arc::clone(&self.readers).try_acquire_owned();
-        let room = room.map_err(|_| {
-            let why = format!("{MOST_READERS} callers read logs already, end one of them");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        let permit = Arc::clone(&self.readers).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            let reason = format!("{MOST_READERS} callers read logs already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
         })?;
-        logs::handle(&context, &reported, name, query, room).await
+        logs::handle(&context, &reported, name, query, permit).await
     }
 
     async fn exec(
@@ -138,14 +138,14 @@ impl Handlers {
         name: &ContainerName,
         query: &Query,
     ) -> Outcome<Response<Body>> {
-        let room = self.streams.room(request.headers())?;
+        let permit = self.streams.permit(request.headers())?;
         let context = self.context()?;
         let container_id = running(&context, name)?;
-        let wanted = Wanted::of(query)?;
+        let wanted = StreamOptions::of(query)?;
         let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
         if cmd.is_empty() {
-            let why = "command: found none, expected what to run in the container";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+            let reason = "command: found none, expected what to run in the container";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         }
         let message = v1::ExecRequest {
             container_id,
@@ -156,7 +156,7 @@ impl Handlers {
             stderr: wanted.stderr,
         };
         let served = context.client.exec(message).await.map_err(|e| failed(&e))?;
-        self.streams.pass(request, &served.url, room).await
+        self.streams.pass(request, &served.url, permit).await
     }
 
     async fn attach(
@@ -165,10 +165,10 @@ impl Handlers {
         name: &ContainerName,
         query: &Query,
     ) -> Outcome<Response<Body>> {
-        let room = self.streams.room(request.headers())?;
+        let permit = self.streams.permit(request.headers())?;
         let context = self.context()?;
         let container_id = running(&context, name)?;
-        let wanted = Wanted::of(query)?;
+        let wanted = StreamOptions::of(query)?;
         let message = v1::AttachRequest {
             container_id,
             tty: wanted.tty,
@@ -181,7 +181,7 @@ impl Handlers {
             .attach(message)
             .await
             .map_err(|e| failed(&e))?;
-        self.streams.pass(request, &served.url, room).await
+        self.streams.pass(request, &served.url, permit).await
     }
 
     async fn port_forward(
@@ -190,14 +190,14 @@ impl Handlers {
         pod: &PodKey,
         query: &Query,
     ) -> Outcome<Response<Body>> {
-        let room = self.streams.room(request.headers())?;
+        let permit = self.streams.permit(request.headers())?;
         let context = self.context()?;
         let reported = find(&context, pod)?;
         // A WebSocket has its ports in the query, SPDY within the stream.
         let ports: Result<Vec<i32>, _> = query.all("port").map(str::parse).collect();
         let port = ports.map_err(|_| {
-            let why = "port: expected numbers from 1 to 65535";
-            Refusal::new(StatusCode::BAD_REQUEST, why)
+            let reason = "port: expected numbers from 1 to 65535";
+            Refusal::new(StatusCode::BAD_REQUEST, reason)
         })?;
         let message = v1::PortForwardRequest {
             pod_sandbox_id: sandbox(&context, pod, &reported.report.uid).await?,
@@ -205,7 +205,7 @@ impl Handlers {
         };
         let served = context.client.port_forward(message).await;
         let served = served.map_err(|e| failed(&e))?;
-        self.streams.pass(request, &served.url, room).await
+        self.streams.pass(request, &served.url, permit).await
     }
 }
 
@@ -214,14 +214,14 @@ impl Handlers {
     clippy::struct_excessive_bools,
     reason = "the contract has these very fields"
 )]
-struct Wanted {
+struct StreamOptions {
     stdin: bool,
     stdout: bool,
     stderr: bool,
     tty: bool,
 }
 
-impl Wanted {
+impl StreamOptions {
     fn of(query: &Query) -> Outcome<Self> {
         let tty = query.is_on("tty");
         let wanted = Self {
@@ -234,18 +234,18 @@ impl Wanted {
         if wanted.stdin || wanted.stdout || wanted.stderr {
             return Ok(wanted);
         }
-        let why = "input, output, error: expected at least one of them to be 1";
-        Err(Refusal::new(StatusCode::BAD_REQUEST, why))
+        let reason = "input, output, error: expected at least one of them to be 1";
+        Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
     }
 }
 
 fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<PodSnapshot>> {
     context.reports.get(pod).ok_or_else(|| {
-        let why = format!(
+        let reason = format!(
             "pod {:?} of namespace {:?} is not on this node",
             pod.name, pod.namespace
         );
-        Refusal::new(StatusCode::NOT_FOUND, why)
+        Refusal::new(StatusCode::NOT_FOUND, reason)
     })
 }
 
@@ -258,8 +258,8 @@ fn has_container(reported: &PodSnapshot, container: &str) -> bool {
 
 fn no_container(name: &ContainerName) -> Refusal {
     let ContainerName { pod, container } = name;
-    let why = format!("pod {:?} has no container {container:?}", pod.name);
-    Refusal::new(StatusCode::NOT_FOUND, why)
+    let reason = format!("pod {:?} has no container {container:?}", pod.name);
+    Refusal::new(StatusCode::NOT_FOUND, reason)
 }
 
 /// Returns the runtime's id of a running container.
@@ -274,8 +274,8 @@ fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
     let id = id.and_then(|id| id.split_once("://"));
     let (_, id) = id.ok_or_else(|| {
         let ContainerName { pod, container } = name;
-        let why = format!("container {container:?} of pod {:?} does not run", pod.name);
-        Refusal::new(StatusCode::BAD_REQUEST, why)
+        let reason = format!("container {container:?} of pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, reason)
     })?;
     Ok(id.to_owned())
 }
@@ -303,8 +303,8 @@ async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> 
     let mut found = found.map_err(|e| failed(&e))?.items;
     found.sort_by_key(|sandbox| sandbox.created_at);
     let newest = found.pop().ok_or_else(|| {
-        let why = format!("pod {:?} does not run", pod.name);
-        Refusal::new(StatusCode::BAD_REQUEST, why)
+        let reason = format!("pod {:?} does not run", pod.name);
+        Refusal::new(StatusCode::BAD_REQUEST, reason)
     })?;
     Ok(newest.id)
 }

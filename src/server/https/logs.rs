@@ -20,14 +20,14 @@ use super::refusal::Refusal;
 use super::target::ContainerName;
 use crate::host::blocking::blocking;
 use crate::host::untrusted::Location;
-use crate::logs::{self, Cursor, Wanted, instance};
+use crate::logs::{self, Cursor, LogOptions, instance};
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::server::router::{Body, Endless};
 use crate::units::time::earlier;
 
 /// Interval at which a followed log is checked for more.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// A caller that reads nothing for this long is disconnected.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum buffer of a caller: so many pieces of so many bytes.
@@ -40,7 +40,7 @@ struct Options {
     follow: bool,
     previous: bool,
     tail: Option<usize>,
-    wanted: Wanted,
+    wanted: LogOptions,
     limit: Option<u64>,
 }
 
@@ -60,27 +60,27 @@ impl Options {
             follow: query.is_on("follow"),
             previous: query.is_on("previous"),
             tail: query.read("tailLines", "a number of lines, 0 or more")?,
-            wanted: Wanted {
+            wanted: LogOptions {
                 since: ago.or(time),
                 timestamps: query.is_on("timestamps"),
-                ..Wanted::default()
+                ..LogOptions::default()
             },
             limit,
         })
     }
 }
 
-/// Returns the response with a container's log. `room` is one of the permits of log readers.
+/// Returns the response with a container's log. `permit` is one of the permits of log readers.
 pub(super) async fn handle(
     context: &Arc<Context>,
     reported: &PodSnapshot,
     name: ContainerName,
     query: &Query,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
     let options = match Options::parse(query, Timestamp::now()) {
         Ok(options) => options,
-        Err(why) => return Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
+        Err(reason) => return Err(Refusal::new(StatusCode::BAD_REQUEST, reason)),
     };
     let logs = context
         .facts
@@ -100,12 +100,12 @@ pub(super) async fn handle(
     let attempt = match found.await {
         Ok(Some(attempt)) => attempt,
         Ok(None) => {
-            let why = nothing_said(&name, status.as_ref(), previous);
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+            let reason = nothing_said(&name, status.as_ref(), previous);
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         }
         Err(error) => {
-            let why = format!("failed to open log file: {error}");
-            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why));
+            let reason = format!("failed to open log file: {error}");
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason));
         }
     };
     let (sender, receiver) = mpsc::channel(PIECES);
@@ -117,7 +117,7 @@ pub(super) async fn handle(
         options,
         sender,
     };
-    tokio::spawn(reader.run(room));
+    tokio::spawn(reader.run(permit));
     let pieces = stream::unfold(receiver, |mut receiver| async {
         let piece = receiver.recv().await?;
         Some((Ok::<_, Infallible>(Frame::data(piece)), receiver))
@@ -213,7 +213,7 @@ impl Reader {
                 .await;
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL) => {}
                 () = self.sender.closed() => return Ok(()),
             }
         }

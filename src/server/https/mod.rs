@@ -30,13 +30,13 @@ use tracing::debug;
 use super::callers::Phase;
 use super::listen::{LIMITS, Limits, accept_all, serve_one};
 use super::port::bind;
-use super::state::State;
+use super::state::ServerState;
 use crate::host::blocking::blocking;
 use crate::translate::Paths;
 use caller::Caller;
 use guard::Guard;
 use handlers::Handlers;
-pub use settings::{Authorization, Settings};
+pub use settings::{Authorization, HttpsSettings};
 use streams::Streams;
 use tls::Tls;
 pub use tls::known_cipher_suites;
@@ -52,10 +52,10 @@ const HEADERS: usize = 128 * 1024;
 /// # Errors
 /// There is no serving certificate and none can be created.
 pub async fn serve_https(
-    settings: Settings,
+    settings: HttpsSettings,
     paths: &Paths,
     names: Vec<String>,
-    state: Arc<State>,
+    state: Arc<ServerState>,
     api: watch::Receiver<Option<kube::Client>>,
 ) -> anyhow::Result<()> {
     let settings = Arc::new(settings);

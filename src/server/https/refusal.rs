@@ -11,18 +11,18 @@ use crate::server::router::Body;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    pub(super) why: String,
+    pub(super) reason: String,
 }
 
 impl Refusal {
-    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        let why = why.into();
-        Self { status, why }
+    pub(super) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self { status, reason }
     }
 
     /// Returns the response.
     pub(super) fn response(self) -> Response<Body> {
-        let mut response = respond("text/plain; charset=utf-8", (self.why + "\n").into());
+        let mut response = respond("text/plain; charset=utf-8", (self.reason + "\n").into());
         *response.status_mut() = self.status;
         response
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Settings of the node's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct HttpsSettings {
     /// Address of the port.
     pub address: SocketAddr,
     /// The serving certificate and its key, PEM; `None` for a self-signed one.

@@ -38,7 +38,7 @@ const WEB_SOCKET_HEADERS: &str = "sec-websocket-";
 /// The open streams.
 #[derive(Debug)]
 pub(super) struct Streams {
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     idle_timeout: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Streams {
     /// Creates an empty set of streams; each is closed after `idle_timeout` without traffic.
     pub(super) fn new(idle_timeout: Duration) -> Self {
         Self {
-            room: Arc::new(Semaphore::new(MOST)),
+            permits: Arc::new(Semaphore::new(MOST)),
             idle_timeout,
         }
     }
@@ -55,15 +55,15 @@ impl Streams {
     ///
     /// # Errors
     /// There are too many streams, or the request does not upgrade its connection.
-    pub(super) fn room(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub(super) fn permit(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refusal> {
         if !headers.contains_key(UPGRADE) {
-            let why = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+            let reason = "expected a connection that is to be upgraded, to SPDY/3.1 or websocket";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         }
-        let room = Arc::clone(&self.room).try_acquire_owned();
-        room.map_err(|_| {
-            let why = format!("{MOST} streams are open already, end one of them");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        permit.map_err(|_| {
+            let reason = format!("{MOST} streams are open already, end one of them");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
         })
     }
 
@@ -75,23 +75,23 @@ impl Streams {
         &self,
         mut request: Request<Incoming>,
         url: &str,
-        room: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Response<Body>, Refusal> {
         let caller = hyper::upgrade::on(&mut request);
         let upstream = tokio::time::timeout(DEADLINE, call(&request, url)).await;
         let upstream = upstream.unwrap_or_else(|_| Err(format!("no response within {DEADLINE:?}")));
         let mut upstream = match upstream {
             Ok(upstream) => upstream,
-            Err(why) => {
-                let why = format!("the container runtime refuses the stream: {why}");
-                return Err(Refusal::new(StatusCode::BAD_GATEWAY, why));
+            Err(reason) => {
+                let reason = format!("the container runtime refuses the stream: {reason}");
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, reason));
             }
         };
         if upstream.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(whole(upstream).await);
         }
         let runtime = hyper::upgrade::on(&mut upstream);
-        tokio::spawn(join(caller, runtime, self.idle_timeout, room));
+        tokio::spawn(join(caller, runtime, self.idle_timeout, permit));
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = stream_headers(upstream.headers());
@@ -160,7 +160,7 @@ async fn join(
     caller: OnUpgrade,
     runtime: OnUpgrade,
     idle_timeout: Duration,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 ) {
     let both = async { tokio::try_join!(caller, runtime) };
     match tokio::time::timeout(DEADLINE, both).await {

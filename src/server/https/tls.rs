@@ -16,7 +16,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use tracing::{info, warn};
 
-use super::settings::Settings;
+use super::settings::HttpsSettings;
 use crate::host::atomic_file;
 
 /// Directory of the self-signed certificate, below the root directory.
@@ -51,7 +51,11 @@ impl Tls {
     ///
     /// # Errors
     /// The certificate cannot be created or written.
-    pub(super) fn new(settings: &Settings, root: &Path, names: &[String]) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        settings: &HttpsSettings,
+        root: &Path,
+        names: &[String],
+    ) -> anyhow::Result<Self> {
         let (certificate, key) = match settings.certificate.clone() {
             Some(given) => given,
             None => own_certificate(&root.join(FOLDER), names)?,

@@ -17,11 +17,11 @@ fn pod(name: &str, version: u32) -> Arc<StaticPod> {
     })
 }
 
-fn candidate(file: &str, state: ManifestState, held: Option<Arc<StaticPod>>) -> Candidate {
+fn candidate(file: &str, state: ManifestState, in_force: Option<Arc<StaticPod>>) -> Candidate {
     Candidate {
         path: Path::new("/m").join(file),
         state,
-        held,
+        in_force,
         gone: false,
     }
 }
@@ -62,8 +62,8 @@ fn runs(file: &str, name: &str, version: u32) -> Candidate {
 }
 
 /// A file that names the first Pod and ran the second.
-fn edited(file: &str, name: &str, held: &str) -> Candidate {
-    candidate(file, says(pod(name, 1)), Some(pod(held, 1)))
+fn edited(file: &str, name: &str, in_force: &str) -> Candidate {
+    candidate(file, says(pod(name, 1)), Some(pod(in_force, 1)))
 }
 
 fn ran(file: &str, name: &str, version: u32) -> Candidate {
@@ -228,10 +228,12 @@ fn any_candidate(file: String) -> impl Strategy<Value = Candidate> {
         4 => any_pod().prop_map(says),
         2 => Just(broken()),
     ];
-    let held = prop::option::of(any_pod());
-    (state, held, prop::bool::weighted(0.2)).prop_map(move |(state, held, gone)| Candidate {
-        gone,
-        ..candidate(&file, state, held)
+    let in_force = prop::option::of(any_pod());
+    (state, in_force, prop::bool::weighted(0.2)).prop_map(move |(state, in_force, gone)| {
+        Candidate {
+            gone,
+            ..candidate(&file, state, in_force)
+        }
     })
 }
 
@@ -244,7 +246,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
         let mut keys = std::collections::BTreeSet::new();
         for candidate in &mut candidates {
             let repeated = |pod: &mut Arc<StaticPod>| !keys.insert(pod.key.clone());
-            candidate.held.take_if(repeated);
+            candidate.in_force.take_if(repeated);
         }
         candidates
     })
@@ -264,8 +266,8 @@ proptest! {
     ) {
         let before = allocate(&candidates, None);
         let usual_ending = |file: &Path| manifest_stem(file.file_name().unwrap()).is_some();
-        let held = |candidate: &Candidate| Some((candidate.path.clone(), candidate.held.clone()?.key.clone()));
-        let holders: Vec<(PathBuf, PodKey)> = candidates.iter().filter_map(held).collect();
+        let in_force = |candidate: &Candidate| Some((candidate.path.clone(), candidate.in_force.clone()?.key.clone()));
+        let holders: Vec<(PathBuf, PodKey)> = candidates.iter().filter_map(in_force).collect();
         candidates.push(candidate("copy.bak", says(Arc::clone(&copied)), None));
         let after = allocate(&candidates, None);
         for (key, wanted) in &before.pods {
@@ -280,8 +282,8 @@ proptest! {
     fn what_a_file_that_is_there_held_runs_unless_another_file_runs_it(candidates in any_candidates()) {
         let desired = allocate(&candidates, None);
         for candidate in candidates.iter().filter(|candidate| !matches!(candidate.state, ManifestState::Accepted(_))) {
-            if let Some(held) = &candidate.held {
-                prop_assert!(desired.pods.contains_key(&held.key));
+            if let Some(in_force) = &candidate.in_force {
+                prop_assert!(desired.pods.contains_key(&in_force.key));
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Manifests that are missing: since when, whether they were only put aside, and when they are gone.
+//! Manifests that are missing: since when, whether they were only renamed, and when they are gone.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::known::KnownManifest;
-use super::look::Directory;
+use super::relist::Directory;
 use crate::source::candidates::ManifestState;
 use crate::units::time::Later;
 
@@ -13,18 +13,18 @@ use crate::units::time::Later;
 /// again, and a listing can miss a file that is renamed meanwhile.
 const CONFIRM: Duration = Duration::from_millis(10);
 
-/// The same for a file that was only put aside, as editors do before they write it again, and for
+/// The same for a file that was only renamed, as editors do before they write it again, and for
 /// all files when the folder itself was replaced and may still be filling.
-const CONFIRM_ASIDE: Duration = Duration::from_millis(500);
+const CONFIRM_RENAMED: Duration = Duration::from_millis(500);
 
 impl Directory {
-    /// Notes which manifests are missing and since when. A broken one that was only renamed takes
-    /// the version that it held along. `present` gives the inode of a name that is there, and `aside`
+    /// Records which manifests are missing and since when. A broken one that was only renamed takes
+    /// the version in force along. `present` gives the inode of a name that is there, and `set_aside`
     /// are those of names that are no manifests.
-    pub(super) fn note_absences(
+    pub(super) fn record_absences(
         &mut self,
         present: impl Fn(&Path) -> Option<u64>,
-        aside: &HashSet<u64>,
+        set_aside: &HashSet<u64>,
         now: Instant,
     ) {
         for (path, known) in &mut self.known {
@@ -37,10 +37,10 @@ impl Directory {
             known.candidate.gone = known.gone_since.is_some();
         }
         for path in self.missing() {
-            self.pass_on_held(&path);
+            self.pass_on_version(&path);
         }
         for known in self.known.values_mut() {
-            known.aside = known.candidate.gone && aside.contains(&known.inode);
+            known.set_aside = known.candidate.gone && set_aside.contains(&known.inode);
         }
     }
 
@@ -50,24 +50,24 @@ impl Directory {
     }
 
     /// Moves the last accepted version of a missing file to the broken file that it was renamed to.
-    fn pass_on_held(&mut self, missing: &Path) {
-        let Some((seen, held)) = self
+    fn pass_on_version(&mut self, missing: &Path) {
+        let Some((seen, in_force)) = self
             .known
             .get(missing)
-            .and_then(|old| Some((old.seen?, old.candidate.held.clone()?)))
+            .and_then(|old| Some((old.seen?, old.candidate.in_force.clone()?)))
         else {
             return;
         };
         let heir = self.known.values_mut().find(|known| {
             !known.candidate.gone
-                && known.candidate.held.is_none()
+                && known.candidate.in_force.is_none()
                 && matches!(known.candidate.state, ManifestState::Refused(_))
                 && known
                     .seen
                     .is_some_and(|new| new.stamp.same_content(&seen.stamp))
         });
         if let Some(heir) = heir {
-            heir.candidate.held = Some(held);
+            heir.candidate.in_force = Some(in_force);
             self.known.remove(missing);
         }
     }
@@ -84,8 +84,14 @@ impl Directory {
     /// When a missing file counts as gone.
     pub(super) fn confirm_at(&self, known: &KnownManifest) -> Option<Instant> {
         let since = known.gone_since?;
-        let replaced = self.replaced.map(|replaced| replaced.later(CONFIRM_ASIDE));
-        let wait = if known.aside { CONFIRM_ASIDE } else { CONFIRM };
+        let replaced = self
+            .replaced
+            .map(|replaced| replaced.later(CONFIRM_RENAMED));
+        let wait = if known.set_aside {
+            CONFIRM_RENAMED
+        } else {
+            CONFIRM
+        };
         Some(since.later(wait).max(replaced.unwrap_or(since)))
     }
 

@@ -58,7 +58,7 @@ impl Rest {
         self.files.retain(|name, _| present(name));
     }
 
-    /// The next names to look at again, out of all names in their order.
+    /// Returns the next names to read again, out of all names in their order.
     pub(super) fn next<'a>(
         &self,
         names: impl Iterator<Item = &'a OsStr> + Clone,
@@ -70,7 +70,7 @@ impl Rest {
         rest.take(RECHECKED).collect()
     }
 
-    pub(super) fn looked_at(&mut self, name: OsString) {
+    pub(super) fn record_read(&mut self, name: OsString) {
         self.cursor = name;
     }
 

@@ -21,10 +21,10 @@ pub(super) struct KnownManifest {
     pub(super) seen: Option<SeenContent>,
     /// The inode of the name itself; 0 while not known.
     pub(super) inode: u64,
-    /// When it was first found missing.
+    /// Time when it was first found missing.
     pub(super) gone_since: Option<Instant>,
-    /// It is missing, but was put aside under a name that is no manifest's.
-    pub(super) aside: bool,
+    /// It is missing, but was renamed to a name that is no manifest's.
+    pub(super) set_aside: bool,
     /// Reason why the stored version cannot run any more.
     pub(super) lapsed: Option<Problem>,
     /// It is among the refused manifests that are listed.
@@ -57,7 +57,7 @@ impl KnownManifest {
         let candidate = Candidate {
             path,
             state: ManifestState::Unread,
-            held: None,
+            in_force: None,
             gone: false,
         };
         Self {
@@ -66,7 +66,7 @@ impl KnownManifest {
             seen: None,
             inode: 0,
             gone_since: None,
-            aside: false,
+            set_aside: false,
             lapsed: None,
             is_listed: false,
             in_use: false,
@@ -79,7 +79,7 @@ impl KnownManifest {
         let mut known = Self::new(stored.path);
         match parse(stored.document.to_string().as_bytes(), node_name) {
             Ok(accepted) => {
-                known.candidate.held = Some(accepted.pod);
+                known.candidate.in_force = Some(accepted.pod);
                 known.in_use = true;
             }
             Err(problems) => {
@@ -122,13 +122,13 @@ impl KnownManifest {
         };
     }
 
-    /// True when something of it runs or may run.
+    /// Returns `true` if something of it runs or may run.
     pub(super) fn is_good(&self) -> bool {
         let refused = matches!(self.candidate.state, ManifestState::Refused(_));
-        self.candidate.held.is_some() || !self.objects.is_empty() || !refused
+        self.candidate.in_force.is_some() || !self.objects.is_empty() || !refused
     }
 
-    /// The stamp by which the file need not be read again.
+    /// Returns the stamp by which the file need not be read again.
     pub(super) fn trusted_stamp(&self) -> Option<&FileStamp> {
         self.seen
             .as_ref()
@@ -136,7 +136,7 @@ impl KnownManifest {
             .map(|seen| &seen.stamp)
     }
 
-    /// The stamp of what was last read.
+    /// Returns the stamp of what was last read.
     pub(super) fn stamp(&self) -> Option<&FileStamp> {
         self.seen.as_ref().map(|seen| &seen.stamp)
     }

@@ -7,14 +7,14 @@
 
 mod absences;
 mod crowd;
-mod keeper;
 mod known;
-mod look;
+mod listing;
 mod objects;
-mod place;
 mod reader;
-mod room;
+mod relist;
+mod store_writer;
 mod survey;
+mod usage;
 
 use std::fs;
 use std::io::{self, Read};
@@ -26,11 +26,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep_until;
 
-use self::keeper::StoreWriter;
-use self::look::Directory;
+use self::listing::{ListRequest, Listing};
 pub use self::objects::duplicate_objects;
-use self::place::{ListRequest, Listing};
 use self::reader::FileReader;
+use self::relist::Directory;
+use self::store_writer::StoreWriter;
 use super::files::{self, MAX_BYTES, ReadOutcome, is_ignored};
 use super::log::publish;
 use super::mounts::MountWatch;
@@ -38,10 +38,10 @@ use super::{Desired, LastRead};
 use crate::host::blocking::{UNLIMITED, limited};
 use crate::units::time::Later;
 
-/// Looks for events are at least this far apart, so that a burst costs few.
+/// Relists for events are at least this far apart, so that a burst costs few.
 const RELIST_GAP: Duration = Duration::from_millis(5);
 
-/// A look that takes longer is not repeated at every change of any mount.
+/// A relist that takes longer is not repeated at every change of any mount.
 const CHEAP: Duration = Duration::from_millis(50);
 
 /// The longest rest after a relist that took long.
@@ -137,7 +137,7 @@ pub fn read_standard_input() -> Result<Vec<u8>, String> {
     }
 }
 
-/// The manifests of a folder by the rules of the source, in the order of their names.
+/// Returns the manifests of a folder by the rules of the source, in the order of their names.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -154,7 +154,7 @@ pub fn manifests_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Looks, publishes, stores and waits, until nobody listens any more.
+/// Relists, publishes, stores and waits, until the last receiver is dropped.
 async fn follow(
     config: DirectorySource,
     sender: watch::Sender<Option<Desired>>,
@@ -216,8 +216,8 @@ async fn follow(
 }
 
 /// Lists the folder, however long that takes. Once the limit has passed, what was accepted counts, and
-/// it is tried again beside what hangs when the path leads over other mounts. Gives nothing when nobody
-/// listens any more.
+/// it is tried again beside what hangs when the path leads over other mounts. Returns `None` when the last
+/// receiver was dropped.
 async fn list(
     directory: &mut Directory,
     writer: &mut StoreWriter,

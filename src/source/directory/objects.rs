@@ -26,7 +26,7 @@ pub(super) struct AllocatedObjects {
     pub(super) is_less: bool,
 }
 
-/// The file that each object comes from, and what it held.
+/// The file that each object comes from, and its content.
 #[derive(Debug, Default)]
 pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, Arc<Entries>)>);
 

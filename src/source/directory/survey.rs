@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::crowd::{BUDGET, MAX_BUDGET, MAX_NEW};
 use super::known::{KnownManifest, SeenContent};
-use super::look::Directory;
-use super::place::Contents;
+use super::listing::Contents;
 use super::reader::{FILE_LIMIT, FileReader, ReadJob};
-use super::room::DirectoryUsage;
+use super::relist::Directory;
+use super::usage::DirectoryUsage;
 use crate::manifest::{self, Problem};
 use crate::source::candidates::has_usual_extension;
 use crate::source::files::{FileEntry, ReadOutcome};
@@ -45,7 +45,7 @@ impl Directory {
         cautious: bool,
     ) -> Option<String> {
         let is_empty = contents.names.entries.is_empty();
-        if is_empty && let Some(why) = self.describe_unmounted(&contents.place) {
+        if is_empty && let Some(why) = self.describe_unmounted(&contents.mount) {
             self.unread = 0;
             self.forget_absences();
             return Some(why);
@@ -69,10 +69,10 @@ impl Directory {
             Some(only) => present(only),
             None => present(path.file_name()?),
         };
-        self.note_absences(inode, &contents.names.ignored, now);
+        self.record_absences(inode, &contents.names.ignored, now);
         let good = |known: &KnownManifest| !known.candidate.gone && known.is_good();
         if self.known.values().any(good) {
-            self.place = Some(contents.place.clone());
+            self.mount = Some(contents.mount.clone());
         }
         let waiting = contents.only.is_some() && contents.names.entries.is_empty();
         waiting.then(|| self.describe_missing())
@@ -105,13 +105,13 @@ impl Directory {
         let mut given = 0_usize;
         let mut others_since = None;
         let path = self.manifest_path.clone();
-        // Planning a look at very many files takes its time too, and reading is what gets on.
+        // Planning to read very many files takes its time too, and reading is what gets on.
         let spent = now.elapsed().saturating_mul(2);
         let budget = spent.clamp(BUDGET, MAX_BUDGET);
         reader.read(&contents.folder, &path, jobs, |name, found| {
             given = given.saturating_add(1);
             let is_rest = given > due;
-            // Whoever wrote to a file before it was read was heard of by now.
+            // Events of writers from before the file was read are pending by now.
             self.watch.drain(now);
             if self.watch.pending.was_touched(&name) {
                 self.watch.pending.relist = true;
@@ -119,13 +119,13 @@ impl Directory {
                 vanished.insert(name.clone());
             }
             if is_rest {
-                self.rest.looked_at(name);
+                self.rest.record_read(name);
             }
             if given < good {
                 return ControlFlow::Continue(());
             }
             let since = others_since.get_or_insert_with(Instant::now);
-            if given > good && (since.elapsed() >= budget || self.usage.is_look_full()) {
+            if given > good && (since.elapsed() >= budget || self.usage.is_relist_full()) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -208,8 +208,8 @@ impl Directory {
     ) -> bool {
         let path = self.path_of(contents, name);
         let pending = &mut self.watch.pending;
-        let is_held = |known: &KnownManifest| known.candidate.held.is_some();
-        let holds = self.known.get(&path).is_some_and(is_held);
+        let has_pod = |known: &KnownManifest| known.candidate.in_force.is_some();
+        let holds = self.known.get(&path).is_some_and(has_pod);
         let problem = match found {
             ReadOutcome::Nothing => return false,
             ReadOutcome::Folder if !holds => return false,
@@ -274,7 +274,7 @@ impl Directory {
         {
             // Not even parsed, which is what takes time.
             known.refuse(vec![problem]);
-            self.lacks_room = true;
+            self.is_limit_reached = true;
             return;
         }
         match manifest::parse_file(bytes, &self.node_name) {
@@ -285,7 +285,7 @@ impl Directory {
                 }
                 Err(problem) => {
                     known.refuse(vec![problem]);
-                    self.lacks_room = true;
+                    self.is_limit_reached = true;
                 }
             },
             Err(problems) => known.refuse(problems),

@@ -355,7 +355,7 @@ async fn take(mut response: Response, conditional: bool) -> Result<FetchOutcome,
         last_modified: text(header::LAST_MODIFIED),
     };
     let encoding = text(header::CONTENT_ENCODING).unwrap_or_default();
-    // Without a length, a body that was cut cannot be told from a whole one.
+    // Without a length, a body that was cut looks like a whole one.
     let has_end = headers.contains_key(header::CONTENT_LENGTH)
         || headers.contains_key(header::TRANSFER_ENCODING);
     if response.version() < Version::HTTP_2 && !has_end {
@@ -380,7 +380,7 @@ async fn take(mut response: Response, conditional: bool) -> Result<FetchOutcome,
     let body = match encoding.to_ascii_lowercase().as_str() {
         "" | "identity" => body,
         "gzip" | "x-gzip" => {
-            // Unpacking takes far longer than the packed size tells.
+            // Unpacking takes far longer than the packed size suggests.
             blocking(move || unpack(&body)).await?
         }
         other => {

@@ -3,9 +3,9 @@
 //! The last good document is kept on disk, and only a good one takes its place: whatever else the
 //! server answers, or that it answers nothing, changes nothing on the node.
 
+mod accepted;
 mod copy;
 mod fetch;
-mod held;
 mod poller;
 mod schedule;
 mod signature;
@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use super::log::publish;
 use super::{Desired, LastRead};
 use crate::host::blocking::blocking;
+pub use accepted::repeated;
 use copy::Copy;
 pub(super) use copy::forget;
 pub use fetch::{Patience, Request};
-pub use held::repeated;
 use poller::Poller;
 
 /// URL of the document, and settings of the source.

@@ -13,13 +13,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::accepted::{AcceptedPods, RefusedEntry, Version, take, take_objects};
 use super::copy::{self, Copy, Index, StoredDocument, StoredDocuments, digest};
 use super::fetch::{FetchError, FetchOutcome, Fetcher, Validators};
-use super::held::{AcceptedPods, RefusedEntry, Version, take, take_objects};
 use super::schedule::Schedule;
 use super::signature::Keys;
 use super::{UrlSource, shown};
 use crate::host::blocking::{blocking, limited};
+use crate::host::log_once::LogOnce;
 use crate::manifest::objects::{ObjectSet, attach};
 use crate::manifest::{self, Parsed, SourceKind};
 use crate::source::log::publish;
@@ -43,16 +44,16 @@ pub(super) struct Poller {
     copy: Option<Copy>,
     index: Index,
     documents: StoredDocuments,
-    held: AcceptedPods,
+    accepted: AcceptedPods,
     objects: ObjectSet,
-    bad: Vec<RefusedEntry>,
+    refused_entries: Vec<RefusedEntry>,
     rejected: Option<Rejected>,
     /// No good document was ever there.
     unknown: bool,
     /// Reason why the document cannot be read.
-    complaint: Option<String>,
-    /// Message logged for the last failure to write the copy.
-    copy_complaint: Option<String>,
+    read_error: Option<String>,
+    /// Failures to write the copy.
+    problems: LogOnce,
 }
 
 impl Poller {
@@ -64,13 +65,13 @@ impl Poller {
             copy: Some(copy),
             index: Index::new(digest(source.url.as_str().as_bytes())),
             documents: StoredDocuments::new(),
-            held: AcceptedPods::new(),
+            accepted: AcceptedPods::new(),
             objects: ObjectSet::new(),
-            bad: vec![],
+            refused_entries: vec![],
             rejected: None,
             unknown: true,
-            complaint: None,
-            copy_complaint: None,
+            read_error: None,
+            problems: LogOnce::default(),
             source,
         }
     }
@@ -81,7 +82,7 @@ impl Poller {
             let readable = limited(KEYS, OPEN_LIMIT, move || keys.read()).await;
             if let Err(error) = readable {
                 self.index.newest = kept.newest;
-                self.complain(format!(
+                self.report(format!(
                     "failed to read the keys for the stored document: {error}"
                 ));
                 return self;
@@ -101,7 +102,7 @@ impl Poller {
         let mut entries = BTreeMap::new();
         for (digest, document) in documents {
             if let Err(why) = self.verify_kept(&document) {
-                self.complain(format!("stored document cannot be verified: {why}"));
+                self.report(format!("stored document cannot be verified: {why}"));
                 continue;
             }
             let parsed = manifest::parse_all(&document.body, &self.source.node_name, KIND);
@@ -115,7 +116,7 @@ impl Poller {
                         .first()
                         .map(ToString::to_string)
                         .unwrap_or_default();
-                    self.complain(format!("stored document is no longer accepted: {why}"));
+                    self.report(format!("stored document is no longer accepted: {why}"));
                 }
             }
         }
@@ -129,7 +130,7 @@ impl Poller {
                     warnings: accepted.warnings.clone(),
                     document: pod.document.clone(),
                 };
-                self.held.insert(accepted.pod.key.clone(), version);
+                self.accepted.insert(accepted.pod.key.clone(), version);
             } else {
                 warn!(
                     uid = pod.uid,
@@ -143,7 +144,7 @@ impl Poller {
         if let Some(parsed) = entries.remove(&current) {
             self.take(parsed, &current);
             // Whatever of it could not be read is not known to be unwanted.
-            self.unknown = self.complaint.is_some();
+            self.unknown = self.read_error.is_some();
             self.index.current = Some(current);
             self.index.changed = kept.changed;
             if kept.url == self.index.url {
@@ -154,10 +155,10 @@ impl Poller {
 
     /// Takes over what a good document says.
     fn take(&mut self, parsed: Parsed, digest: &str) {
-        (self.held, self.bad) = take(&self.held, parsed.pods, digest);
-        let (objects, bad) = take_objects(&self.objects, parsed.objects);
+        (self.accepted, self.refused_entries) = take(&self.accepted, parsed.pods, digest);
+        let (objects, refused_entries) = take_objects(&self.objects, parsed.objects);
         self.objects = objects;
-        self.bad.extend(bad);
+        self.refused_entries.extend(refused_entries);
     }
 
     fn verify_kept(&self, document: &StoredDocument) -> Result<(), String> {
@@ -169,8 +170,8 @@ impl Poller {
         keys.verify(&document.body, signature).map(drop)
     }
 
-    fn complain(&mut self, why: impl AsRef<str>) {
-        self.complaint = Some(format!("{}: {}", self.origin, why.as_ref()));
+    fn report(&mut self, why: impl AsRef<str>) {
+        self.read_error = Some(format!("{}: {}", self.origin, why.as_ref()));
     }
 
     pub(super) fn desired(&self) -> Desired {
@@ -179,19 +180,19 @@ impl Poller {
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
         };
-        let refused = |bad: &RefusedEntry| Refused {
+        let refused = |refused_entries: &RefusedEntry| Refused {
             origin: self.origin.clone(),
-            problems: bad.problems.clone(),
-            keeps: bad.keeps.clone(),
+            problems: refused_entries.problems.clone(),
+            keeps: refused_entries.keeps.clone(),
         };
         Desired {
             pods: self
-                .held
+                .accepted
                 .iter()
                 .map(|(key, v)| (key.clone(), wanted(v)))
                 .collect(),
-            refused: self.bad.iter().map(refused).collect(),
-            unreadable: self.complaint.clone().into_iter().collect(),
+            refused: self.refused_entries.iter().map(refused).collect(),
+            unreadable: self.read_error.clone().into_iter().collect(),
             web_unknown: self.unknown,
             ..Desired::default()
         }
@@ -251,7 +252,7 @@ impl Poller {
         let failed = match answer {
             Ok(FetchOutcome::NotModified) => match self.rejected.take() {
                 None => {
-                    self.complaint = None;
+                    self.read_error = None;
                     return Ok(());
                 }
                 // Its signature may have come meanwhile.
@@ -262,7 +263,7 @@ impl Poller {
             }
             Err(failure) => Err(failure),
         };
-        failed.inspect_err(|failure| self.complain(&failure.message))
+        failed.inspect_err(|failure| self.report(&failure.message))
     }
 
     /// Takes a document into force, if it is good. Nothing of it is parsed before its signature, where
@@ -274,7 +275,7 @@ impl Poller {
         if self.index.current.as_ref() == Some(&digest) {
             self.index.validators = validators;
             self.rejected = None;
-            self.complaint = None;
+            self.read_error = None;
             return Ok(());
         }
         let judged = match self.verify(&body).await {
@@ -286,7 +287,7 @@ impl Poller {
         let (signature, parsed) = match judged {
             Ok(good) => good,
             Err(why) => {
-                self.complain(why);
+                self.report(why);
                 self.rejected = Some(Rejected { validators, body });
                 return Ok(());
             }
@@ -294,7 +295,7 @@ impl Poller {
         let (signature, signed_at) = signature.unzip();
         self.take(parsed, &digest);
         self.rejected = None;
-        self.complaint = None;
+        self.read_error = None;
         self.unknown = false;
         self.index.current = Some(digest.clone());
         self.index.validators = validators;
@@ -344,8 +345,8 @@ impl Poller {
 
     /// Brings the kept copy in line with what is in force.
     async fn keep(&mut self) {
-        let held = self.held.values();
-        let pods = held.map(|version| copy::IndexEntry {
+        let accepted = self.accepted.values();
+        let pods = accepted.map(|version| copy::IndexEntry {
             uid: version.pod.uid.clone(),
             document: version.document.clone(),
         });
@@ -373,14 +374,9 @@ impl Poller {
             return;
         };
         self.copy = Some(copy);
-        let complaint = written.err().map(|error| error.to_string());
-        if let Some(error) = complaint
-            .as_ref()
-            .filter(|_| complaint != self.copy_complaint)
-        {
+        if let Some(error) = self.problems.record("copy", &written) {
             warn!(error, "Failed to write the document of the manifest URL");
         }
-        self.copy_complaint = complaint;
     }
 }
 

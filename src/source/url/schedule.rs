@@ -1,7 +1,7 @@
 //! When to poll: pure, with chance as a value.
 //!
 //! A fleet that starts at one time must not poll at one time for ever, nor come back at one time
-//! after its server was away. So the poll after the first one comes at any time of a period, all others
+//! after its server was unreachable. So the poll after the first one comes at any time of a period, all others
 //! a period apart give or take a tenth, and waits after failures are spread more widely still.
 
 use std::time::Duration;

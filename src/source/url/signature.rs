@@ -25,7 +25,7 @@ impl Keys {
         }
     }
 
-    /// Tells when the document was signed, in seconds since 1970, as the signer's trusted comment
+    /// Returns the time when the document was signed, in seconds since 1970, as the signer's trusted comment
     /// says.
     ///
     /// # Errors
@@ -33,15 +33,15 @@ impl Keys {
     pub(super) fn verify(&self, document: &[u8], signature: &[u8]) -> Result<i64, String> {
         let text = std::str::from_utf8(signature).map_err(|_| NO_SIGNATURE.to_owned())?;
         let signature = Signature::decode(text).map_err(|_| NO_SIGNATURE.to_owned())?;
-        let mut complaints = vec![];
+        let mut problems = vec![];
         for file in &self.files {
             match PublicKey::from_file(file) {
                 // Signatures of the older form, over the whole document, are as good.
                 Ok(key) => match key.verify(document, &signature, true) {
                     Ok(()) => return signed_at(signature.trusted_comment()),
-                    Err(error) => complaints.push(format!("{}: {error}", file.display())),
+                    Err(error) => problems.push(format!("{}: {error}", file.display())),
                 },
-                Err(error) => complaints.push(format!(
+                Err(error) => problems.push(format!(
                     "{}: expected a minisign public key: {error}",
                     file.display()
                 )),
@@ -49,7 +49,7 @@ impl Keys {
         }
         Err(format!(
             "the document is not signed by any of the keys ({})",
-            complaints.join("; ")
+            problems.join("; ")
         ))
     }
 }

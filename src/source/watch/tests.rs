@@ -19,7 +19,7 @@ fn a_file_that_is_written_waits_until_it_is_closed_or_quiet() {
     let name = OsStr::new("web.yaml");
     let mut pending = PendingEvents::default();
     pending.record(EventMask::MODIFY, &manifests(), Some(name), now);
-    assert!(!pending.relist, "a bare write is no reason to look");
+    assert!(!pending.relist, "a bare write is no reason to relist");
     assert!(pending.is_being_written(name, now));
     assert!(!pending.is_being_written(name, now + QUIET));
     pending.record(EventMask::CLOSE_WRITE, &manifests(), Some(name), now);

@@ -68,7 +68,7 @@ async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
         let id = stats.attributes.as_ref()?.id.clone();
         Some((id, stats))
     });
-    let mut found = Found {
+    let mut found = RuntimeStats {
         containers: containers.collect(),
         sandboxes: sandboxes(context, ours).await,
     };
@@ -113,14 +113,14 @@ async fn sandboxes(
 }
 
 /// Stats of the runtime.
-struct Found {
+struct RuntimeStats {
     /// By container id.
     containers: HashMap<String, v1::ContainerStats>,
     /// By Pod UID.
     sandboxes: HashMap<String, v1::LinuxPodSandboxStats>,
 }
 
-impl Found {
+impl RuntimeStats {
     fn pod(&mut self, key: &PodKey, reported: &PodSnapshot, rates: &mut Rates) -> PodUsage {
         let inits = reported.status.init_container_statuses.iter().flatten();
         let all = inits.chain(reported.status.container_statuses.iter().flatten());
@@ -262,7 +262,7 @@ mod tests {
         }
     }
 
-    fn told() -> PodSnapshot {
+    fn reported() -> PodSnapshot {
         let status = |name: &str, running: bool| ContainerStatus {
             name: name.into(),
             container_id: Some(format!("containerd://id-{name}")),
@@ -287,10 +287,10 @@ mod tests {
         reported
     }
 
-    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> Found {
+    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> RuntimeStats {
         let all = [("a", 10, 100), ("b", 20, 200), ("ended", 40, 400)];
         let containers = all.map(|(name, cpu, memory)| (format!("id-{name}"), stats(cpu, memory)));
-        Found {
+        RuntimeStats {
             containers: containers.into(),
             sandboxes,
         }
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_pod_uses_what_its_sandbox_does_or_else_what_its_running_containers_do() {
         let key = PodKey::default();
-        let pod = found(HashMap::new()).pod(&key, &told(), &mut Rates::default());
+        let pod = found(HashMap::new()).pod(&key, &reported(), &mut Rates::default());
         let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(pod.cpu.unwrap().usage_core_nano_seconds, some(30));
@@ -312,7 +312,7 @@ mod tests {
             ..v1::LinuxPodSandboxStats::default()
         };
         let whole = HashMap::from([("u".to_owned(), whole)]);
-        let pod = found(whole).pod(&key, &told(), &mut Rates::default());
+        let pod = found(whole).pod(&key, &reported(), &mut Rates::default());
         assert_eq!(pod.cpu.unwrap().usage_core_nano_seconds, some(35));
         assert_eq!(pod.memory.unwrap().working_set_bytes, some(350));
     }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_rate_is_what_was_used_between_two_looks() {
         let mut rates = Rates::default();
-        let mut look = |timestamp, usage, reported: Option<u64>| {
+        let mut measure = |timestamp, usage, reported: Option<u64>| {
             rates.begin();
             let mut cpu = v1::CpuUsage {
                 timestamp,
@@ -332,15 +332,15 @@ mod tests {
             number(cpu.usage_nano_cores.as_ref())
         };
         let second = 1_000_000_000;
-        assert_eq!(look(second, 500, None), None);
-        assert_eq!(look(3 * second, 1500, None), Some(500));
+        assert_eq!(measure(second, 500, None), None);
+        assert_eq!(measure(3 * second, 1500, None), Some(500));
         assert_eq!(
-            look(4 * second, 1600, Some(7)),
+            measure(4 * second, 1600, Some(7)),
             Some(7),
             "the runtime's own"
         );
         // The clock stood still, or the container is another.
-        assert_eq!(look(4 * second, 1700, None), None);
-        assert_eq!(look(5 * second, 100, None), None);
+        assert_eq!(measure(4 * second, 1700, None), None);
+        assert_eq!(measure(5 * second, 100, None), None);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{ContainerUsage, PodUsage, Usage, number};
+use super::{ContainerUsage, NodeUsage, PodUsage, Usage, number};
 use crate::cri::v1;
 
 /// A value with its labels, and the time of its measurement in milliseconds since the epoch, if it changes.
@@ -15,11 +15,11 @@ struct Sample {
 
 /// Returns the page; `usage` is `None` if the measurement failed, which the last of its metrics reports.
 pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
     if let Some(usage) = usage {
         page.usage(usage);
     }
-    // Without this metric, a reader could not tell that nothing failed.
+    // Without this metric, a reader could not see that nothing failed.
     let error = u8::from(usage.is_none());
     let _ = write!(
         page.0,
@@ -31,79 +31,89 @@ pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
 }
 
 #[derive(Default)]
-struct Page(String);
+struct MetricsPage(String);
 
-impl Page {
-    // Long since it is a list: all families, in the order of the kubelet's page.
+impl MetricsPage {
+    /// Adds all families, in the order of the kubelet's page.
     fn usage(&mut self, usage: &Usage) {
-        let page = self;
-        let node = &usage.node;
-        let pods = || usage.pods.iter().map(|pod| (pod_labels(pod), pod));
+        self.containers(&usage.pods);
+        self.node(&usage.node);
+        self.pods(&usage.pods);
+    }
+
+    fn containers(&mut self, pods: &[PodUsage]) {
         let containers = || {
-            let all = usage.pods.iter();
+            let all = pods.iter();
             all.flat_map(|pod| pod.containers.iter().map(|c| (labels(pod, c), c)))
         };
-        page.family(
+        self.family(
             "container_cpu_usage_seconds_total",
             "counter",
             "Cumulative cpu time consumed by the container in core-seconds",
             containers().filter_map(|(labels, c)| cpu(labels, c.cpu.as_ref())),
         );
-        page.family(
+        self.family(
             "container_memory_working_set_bytes",
             "gauge",
             "Current working set of the container in bytes",
             containers().filter_map(|(labels, c)| memory(labels, c.memory.as_ref())),
         );
-        page.family(
+        self.family(
             "container_start_time_seconds",
             "gauge",
             "Start time of the container since unix epoch in seconds",
             containers().filter_map(|(labels, c)| start(labels, c)),
         );
-        page.family(
-        "container_swap_limit_bytes",
-        "gauge",
-        "Current amount of the container swap limit in bytes. Reported only on non-windows systems",
-        containers().filter_map(|(labels, c)| swap_limit(labels, c.swap.as_ref())),
-    );
-        page.family(
-        "container_swap_usage_bytes",
-        "gauge",
-        "Current amount of the container swap usage in bytes. Reported only on non-windows systems",
-        containers().filter_map(|(labels, c)| swap(labels, c.swap.as_ref())),
-    );
-        page.family(
+        self.family(
+            "container_swap_limit_bytes",
+            "gauge",
+            "Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+            containers().filter_map(|(labels, c)| swap_limit(labels, c.swap.as_ref())),
+        );
+        self.family(
+            "container_swap_usage_bytes",
+            "gauge",
+            "Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+            containers().filter_map(|(labels, c)| swap(labels, c.swap.as_ref())),
+        );
+    }
+
+    fn node(&mut self, node: &NodeUsage) {
+        self.family(
             "node_cpu_usage_seconds_total",
             "counter",
             "Cumulative cpu time consumed by the node in core-seconds",
             cpu(String::new(), node.cpu.as_ref()).into_iter(),
         );
-        page.family(
+        self.family(
             "node_memory_working_set_bytes",
             "gauge",
             "Current working set of the node in bytes",
             memory(String::new(), node.memory.as_ref()).into_iter(),
         );
-        page.family(
+        self.family(
             "node_swap_usage_bytes",
             "gauge",
             "Current swap usage of the node in bytes. Reported only on non-windows systems",
             swap(String::new(), node.swap.as_ref()).into_iter(),
         );
-        page.family(
+    }
+
+    fn pods(&mut self, pods: &[PodUsage]) {
+        let pods = || pods.iter().map(|pod| (pod_labels(pod), pod));
+        self.family(
             "pod_cpu_usage_seconds_total",
             "counter",
             "Cumulative cpu time consumed by the pod in core-seconds",
             pods().filter_map(|(labels, pod)| cpu(labels, pod.cpu.as_ref())),
         );
-        page.family(
+        self.family(
             "pod_memory_working_set_bytes",
             "gauge",
             "Current working set of the pod in bytes",
             pods().filter_map(|(labels, pod)| memory(labels, pod.memory.as_ref())),
         );
-        page.family(
+        self.family(
             "pod_swap_usage_bytes",
             "gauge",
             "Current amount of the pod swap usage in bytes. Reported only on non-windows systems",

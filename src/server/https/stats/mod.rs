@@ -30,19 +30,19 @@ struct NodeUsage {
     memory: Option<v1::MemoryUsage>,
     swap: Option<v1::SwapUsage>,
     /// File system of the root directory: size, free and used, of bytes and of inodes.
-    disk: Option<Disk>,
+    disk: Option<FsStats>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Disk {
+struct FsStats {
     /// Time of the measurement, in nanoseconds since the epoch.
     time: i64,
-    bytes: Room,
-    inodes: Room,
+    bytes: FsAmounts,
+    inodes: FsAmounts,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Room {
+struct FsAmounts {
     all: u64,
     available: u64,
     used: u64,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Disk, NodeUsage, Room};
+use super::{FsAmounts, FsStats, NodeUsage};
 use crate::cri::v1;
 
 /// Measures the machine; `time` is the present in nanoseconds since the epoch, `root` the agent's root
@@ -88,17 +88,17 @@ fn bytes(meminfo: &str, name: &str) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-fn disk(root: &Path, time: i64) -> Option<Disk> {
+fn disk(root: &Path, time: i64) -> Option<FsStats> {
     let disk = rustix::fs::statvfs(root).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    Some(Disk {
+    Some(FsStats {
         time,
-        bytes: Room {
+        bytes: FsAmounts {
             all: bytes(disk.f_blocks),
             available: bytes(disk.f_bavail),
             used: bytes(disk.f_blocks.saturating_sub(disk.f_bfree)),
         },
-        inodes: Room {
+        inodes: FsAmounts {
             all: disk.f_files,
             available: disk.f_favail,
             used: disk.f_files.saturating_sub(disk.f_ffree),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{ContainerUsage, Disk, PodUsage, Usage, number};
+use super::{ContainerUsage, FsStats, PodUsage, Usage, number};
 use crate::cri::v1;
 
 /// Returns the summary, without unknown values.
@@ -100,7 +100,7 @@ fn interface(interface: &v1::NetworkInterfaceUsage) -> Value {
     })
 }
 
-fn disk(disk: &Disk) -> Value {
+fn disk(disk: &FsStats) -> Value {
     json!({
         "time": time(disk.time),
         "availableBytes": disk.bytes.available,

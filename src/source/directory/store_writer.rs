@@ -1,4 +1,4 @@
-//! Brings what is kept on disk in line with what runs, beside the relists, one write at a time.
+//! Writer of the store: writes what runs to disk beside the relists, one write at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::warn;
 
+use crate::host::log_once::LogOnce;
 use crate::source::store::{Store, StoreEntry};
 
 /// The store and what it is to hold.
@@ -16,8 +17,8 @@ pub(super) struct StoreWriter {
     idle: Option<Store>,
     /// The store while it is being written.
     busy: Option<JoinHandle<(Store, io::Result<()>)>>,
-    /// Message logged for the last failure.
-    complaint: Option<String>,
+    /// Failures to write.
+    problems: LogOnce,
 }
 
 impl StoreWriter {
@@ -26,7 +27,7 @@ impl StoreWriter {
             wanted: BTreeMap::new(),
             idle: Some(store),
             busy: None,
-            complaint: None,
+            problems: LogOnce::default(),
         }
     }
 
@@ -46,7 +47,7 @@ impl StoreWriter {
     }
 
     /// Waits for the write under way, for ever if there is none, and starts the next. A failed
-    /// write waits for the next look. May be cancelled.
+    /// write waits for the next relist. May be cancelled.
     pub(super) async fn done(&mut self) -> Result<(), JoinError> {
         let Some(busy) = &mut self.busy else {
             return std::future::pending().await;
@@ -55,12 +56,10 @@ impl StoreWriter {
         self.busy = None;
         let (store, result) = outcome?;
         self.idle = Some(store);
-        let complaint = result.err().map(|error| error.to_string());
-        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+        if let Some(error) = self.problems.record("store", &result) {
             warn!(error, "Failed to write accepted manifests");
         }
-        self.complaint = complaint;
-        if self.complaint.is_none() {
+        if result.is_ok() {
             self.start();
         }
         Ok(())

@@ -29,9 +29,9 @@ pub(super) struct RefusedEntry {
     pub(super) keeps: Option<PodKey>,
 }
 
-/// The Pods in force after a document with these entries, and the entries that are refused.
+/// Returns the Pods in force after a document with these entries, and the entries that are refused.
 pub(super) fn take(
-    held: &AcceptedPods,
+    before: &AcceptedPods,
     entries: Vec<PodEntry>,
     document: &str,
 ) -> (AcceptedPods, Vec<RefusedEntry>) {
@@ -41,7 +41,7 @@ pub(super) fn take(
     for entry in entries {
         match entry.result {
             Ok(accepted) => {
-                let known = held.get(&accepted.pod.key);
+                let known = before.get(&accepted.pod.key);
                 if let Some(loser) = add(&mut next, known, accepted, document) {
                     bad.push(loser);
                 }
@@ -49,27 +49,27 @@ pub(super) fn take(
             Err(problems) => refused.push((entry.key, problems)),
         }
     }
-    // Any Pod that this document does not seem to name may be the one that cannot be told.
-    let untold = refused.iter().any(|(key, _)| key.is_none());
-    for (key, version) in held {
+    // Any Pod that this document does not seem to name may be the one that cannot be identified.
+    let unidentified = refused.iter().any(|(key, _)| key.is_none());
+    for (key, version) in before {
         let named = refused.iter().any(|(bad, _)| bad.as_ref() == Some(key));
-        if (named || untold) && !next.contains_key(key) {
+        if (named || unidentified) && !next.contains_key(key) {
             next.insert(key.clone(), version.clone());
         }
     }
     for (key, mut problems) in refused {
-        if key.is_none() && !held.is_empty() {
+        if key.is_none() && !before.is_empty() {
             problems.push(Problem::of_file(
                 "which Pod this is cannot be told, so no Pod is removed until it is mended",
             ));
         }
-        let keeps = key.filter(|key| next.get(key).is_some_and(|v| Some(v) == held.get(key)));
+        let keeps = key.filter(|key| next.get(key).is_some_and(|v| Some(v) == before.get(key)));
         bad.push(RefusedEntry { problems, keeps });
     }
     (next, bad)
 }
 
-/// The objects in force after a document with these, and what of it is not carried out. One that is
+/// Returns the objects in force after a document with these, and what of it is not carried out. One that is
 /// named but broken stays as it was.
 pub(super) fn take_objects(
     before: &ObjectSet,
@@ -83,7 +83,7 @@ pub(super) fn take_objects(
             keeps: None,
         });
     };
-    let mut untold = false;
+    let mut unidentified = false;
     for ObjectEntry { key, result } in entries {
         match (result, key) {
             (Ok(object), _) => {
@@ -114,13 +114,13 @@ pub(super) fn take_objects(
                     Some((entries, key)) => {
                         next.entry(key).or_insert(entries);
                     }
-                    None => untold = true,
+                    None => unidentified = true,
                 }
             }
         }
     }
-    if untold {
-        // Any object that this document does not seem to have may be the one that cannot be told.
+    if unidentified {
+        // Any object that this document does not seem to have may be the one that cannot be identified.
         for (key, entries) in before {
             next.entry(key.clone()).or_insert_with(|| entries.clone());
         }
@@ -129,7 +129,7 @@ pub(super) fn take_objects(
 }
 
 /// Adds a Pod. Of two in one document that have the same name, the one that runs already stays, or the
-/// first; gives the other.
+/// first; returns the other.
 fn add(
     next: &mut AcceptedPods,
     known: Option<&Version>,
@@ -201,14 +201,14 @@ mod tests {
             .pods
     }
 
-    fn words(held: &AcceptedPods) -> String {
+    fn words(accepted: &AcceptedPods) -> String {
         let word = |version: &Version| {
             let spec = &version.pod.spec;
             let image = spec.containers[0].image.as_deref().unwrap();
             let name = version.pod.key.name.trim_end_matches("-n");
             format!("{name}{}", image.trim_start_matches("i:"))
         };
-        held.values().map(word).collect::<Vec<_>>().join(" ")
+        accepted.values().map(word).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
             ("a1 b1 c1", "a! b2", "a1 b2", 1, 1),
             // A broken Pod that never ran.
             ("b1", "a! b2", "b2", 1, 0),
-            // A broken Pod that cannot be told may be any.
+            // A broken Pod that cannot be identified may be any.
             ("a1 b1", "? b2", "a1 b2", 1, 0),
             ("a1 b1", "?", "a1 b1", 1, 0),
             // One of two runs, the one that runs already before others.
@@ -258,15 +258,15 @@ mod tests {
             // A broken one beside a good one takes nothing back.
             ("a1", "a! a2", "a2", 1, 0),
         ] {
-            let (held, none) = take(&AcceptedPods::new(), entries(before), "1");
+            let (accepted, none) = take(&AcceptedPods::new(), entries(before), "1");
             assert!(none.is_empty());
-            let (held, refused) = take(&held, entries(document), "2");
+            let (accepted, refused) = take(&accepted, entries(document), "2");
             let what = format!("{before:?} then {document:?}");
-            assert_eq!(words(&held), after, "{what}");
+            assert_eq!(words(&accepted), after, "{what}");
             assert_eq!(refused.len(), bad, "{what}: {refused:#?}");
             let keeps = refused.iter().filter(|bad| bad.keeps.is_some()).count();
             assert_eq!(keeps, kept, "{what}: {refused:#?}");
-            let (again, refused_again) = take(&held, entries(document), "2");
+            let (again, refused_again) = take(&accepted, entries(document), "2");
             assert_eq!(words(&again), after, "{what}, again");
             assert_eq!(refused_again.len(), bad, "{what}, again");
         }

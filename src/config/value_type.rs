@@ -17,7 +17,7 @@ use crate::units::duration::{format_duration, parse_duration};
 
 /// Type of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueType {
     /// A path; one in a file is relative to the file's folder.
     Path,
     /// A path; the empty one is a value too, which says that there is no such file.
@@ -68,7 +68,7 @@ pub(super) enum Kind {
     LogLevel,
 }
 
-impl Kind {
+impl ValueType {
     /// Name of the value in `--help`.
     pub(super) fn value_name(self) -> &'static str {
         match self {
@@ -105,7 +105,7 @@ impl Kind {
         )
     }
 
-    /// Check of a flag's word, or of the whole value of [`Kind::Headers`].
+    /// Check of a flag's word, or of the whole value of [`ValueType::Headers`].
     pub(super) fn value_parser(self) -> ValueParser {
         match self {
             Self::Path | Self::Paths => value_parser!(PathBuf),
@@ -138,7 +138,7 @@ impl Kind {
     }
 
     /// Checks the value of a field, which is not null; returns whether it sets the setting. As the kubelet
-    /// has it, zero, an empty list and, but for [`Kind::PathOrNone`], the empty text leave the default.
+    /// has it, zero, an empty list and, but for [`ValueType::PathOrNone`], the empty text leave the default.
     ///
     /// # Errors
     /// The value is of the wrong type: what was found and what was expected.
@@ -206,7 +206,7 @@ impl Kind {
         }
     }
 
-    /// The words of a field's value, which has passed [`Kind::check`].
+    /// The words of a field's value, which has passed [`ValueType::check`].
     pub(super) fn words(self, value: &Value) -> Vec<OsString> {
         let words: Vec<String> = match (self, value) {
             (Self::LogLevel, value) => {

@@ -1,4 +1,4 @@
-//! The shape of a Pod: which fields each of its objects has, and of which types.
+//! The schema of a Pod: which fields each of its objects has, and of which types.
 //!
 //! It is asked from `k8s-openapi` itself: each of its types says what it is made of when it is read, so
 //! a reader that answers every question with one sample of each goes through all of them. Nothing here
@@ -28,7 +28,7 @@ pub(super) enum Schema {
     /// Whatever it is.
     Any,
     List(Box<Schema>),
-    /// Of any names to values of one shape.
+    /// Of any names to values of one schema.
     Map(Box<Schema>),
     Object(ObjectSchema),
 }
@@ -64,7 +64,7 @@ impl Schema {
         }
     }
 
-    /// A value of this shape that says nothing.
+    /// A value of this schema that says nothing.
     pub(super) fn empty(&self) -> Value {
         match self {
             Self::Text | Self::IntOrString => "".into(),
@@ -79,7 +79,7 @@ impl Schema {
     }
 }
 
-/// The shape of a whole Pod.
+/// Returns the schema of a whole Pod.
 pub(super) fn pod() -> &'static ObjectSchema {
     static POD: LazyLock<ObjectSchema> = LazyLock::new(|| {
         let mut schema = Schema::Any;
@@ -94,7 +94,7 @@ pub(super) fn pod() -> &'static ObjectSchema {
     &POD
 }
 
-/// Answers what a type asks for, and notes what it was.
+/// Answers what a type asks for, and records what it was.
 struct Sketch<'a> {
     field: &'static str,
     into: &'a mut Schema,

@@ -1,4 +1,4 @@
-//! Limits on what a folder of manifests may have altogether.
+//! Use of a manifest directory as a whole, against its limits.
 //!
 //! Objects in use count first and stay. A newcomer that exceeds a limit is refused and nothing of it is kept
 //! in memory. Copies of objects in use are not counted: the file that counts is settled after a relist.
@@ -37,7 +37,7 @@ impl DirectoryUsage {
         for known in known.filter(|known| known.in_use) {
             usage
                 .pods
-                .extend(known.candidate.held.iter().map(|pod| pod.key.clone()));
+                .extend(known.candidate.in_force.iter().map(|pod| pod.key.clone()));
             let keys = known.objects.iter().map(|object| object.key.clone());
             usage.objects.extend(keys);
             if is_present(&known.candidate.path) {
@@ -47,13 +47,13 @@ impl DirectoryUsage {
         usage
     }
 
-    /// The bytes in use.
+    /// Returns the bytes in use.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// True once so much new content was taken in that the rest waits for the next look.
-    pub(super) fn is_look_full(&self) -> bool {
+    /// Returns `true` once so much new content was read that the rest waits for the next relist.
+    pub(super) fn is_relist_full(&self) -> bool {
         self.taken >= MAX_TAKEN
     }
 
@@ -80,7 +80,7 @@ impl DirectoryUsage {
     ) -> Result<(), Problem> {
         let pod = manifest.pod.as_ref().map(|accepted| &accepted.pod.key);
         let new_pod = pod.filter(|key| !self.pods.contains(*key));
-        let holds_pod = known.in_use && known.candidate.held.is_some();
+        let holds_pod = known.in_use && known.candidate.in_force.is_some();
         if let Some(key) = new_pod.filter(|_| !holds_pod && self.pods.len() >= MAX_PODS) {
             return Err(Problem::of_file(format!(
                 "found {MAX_PODS} Pods in the directory already, the most that run from one: Pod {key} is not \
@@ -138,7 +138,7 @@ mod tests {
 
     fn in_use(manifest: &Manifest, size: u64) -> KnownManifest {
         let mut known = new();
-        known.candidate.held = manifest.pod.as_ref().map(|pod| pod.pod.clone());
+        known.candidate.in_force = manifest.pod.as_ref().map(|pod| pod.pod.clone());
         known.objects.clone_from(&manifest.objects);
         known.size = size;
         known.in_use = true;
@@ -179,6 +179,6 @@ mod tests {
         assert!(usage.bytes() <= MAX_TOTAL);
         let mut renamed = DirectoryUsage::of([&used].into_iter(), |_| false);
         assert!(renamed.admit(&new(), &config_map("a2"), MAX_TOTAL).is_ok());
-        assert!(renamed.is_look_full());
+        assert!(renamed.is_relist_full());
     }
 }

@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use super::crowd::{BUDGET, Rest};
 use super::known::KnownManifest;
+use super::listing::{ListRequest, Listing};
 use super::objects::{AllocatedObjects, Owners};
-use super::place::{ListRequest, Listing};
 use super::reader::FileReader;
-use super::room::DirectoryUsage;
+use super::usage::DirectoryUsage;
 use super::{DirectorySource, LIST_LIMIT, RELIST_GAP};
 use crate::manifest::objects::{Object, attach};
 use crate::manifest::{PodKey, StaticPod};
@@ -30,7 +30,7 @@ pub(super) struct Relist {
     pub(super) desired: Desired,
     /// No file's absence is still to be confirmed, and no file's content waited for.
     pub(super) sure: bool,
-    /// When to look again before the period is over.
+    /// Time of the next relist, if it is before the end of the period.
     pub(super) again: Option<Instant>,
 }
 
@@ -42,10 +42,10 @@ pub(super) struct Directory {
     pub(super) known: BTreeMap<PathBuf, KnownManifest>,
     /// Device and inode of the folder at the last relist that could read it.
     pub(super) identity: Option<(u64, u64)>,
-    /// When the folder was last found replaced.
+    /// Time when the folder was last found replaced.
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
-    pub(super) place: Option<mounts::MountIdentity>,
+    pub(super) mount: Option<mounts::MountIdentity>,
     /// The numbers of the mounts on the way to the manifests as the last relist began.
     mount_ids: Vec<u64>,
     owners: Owners,
@@ -63,15 +63,15 @@ pub(super) struct Directory {
     /// Bytes in use at the last relist.
     bytes: u64,
     /// Files were refused for the limits of the folder since those were read again.
-    pub(super) lacks_room: bool,
+    pub(super) is_limit_reached: bool,
     /// Files that were refused are to be read again soon.
     reread: bool,
-    /// Since when the folder does not answer, once that is longer than the limit.
+    /// Time since when the folder does not answer, once that is longer than the limit.
     unanswered: Option<Instant>,
 }
 
 impl Directory {
-    /// Reads the store. What was accepted under another manifest path is not wanted any more.
+    /// Reads the store. What was accepted under another manifest path is no longer wanted.
     pub(super) fn open(config: DirectorySource) -> (Self, Store) {
         let (store, stored_manifests) = Store::open(config.state);
         let mut directory = Self {
@@ -81,7 +81,7 @@ impl Directory {
             known: BTreeMap::new(),
             identity: None,
             replaced: None,
-            place: None,
+            mount: None,
             mount_ids: vec![],
             owners: Owners::default(),
             rest: Rest::default(),
@@ -91,7 +91,7 @@ impl Directory {
             pods: HashSet::new(),
             usage: DirectoryUsage::default(),
             bytes: 0,
-            lacks_room: false,
+            is_limit_reached: false,
             reread: false,
             unanswered: None,
         };
@@ -146,7 +146,7 @@ impl Directory {
                 });
             }
         }
-        self.place = context.place.or(self.place.take());
+        self.mount = context.place.or(self.mount.take());
     }
 
     /// Notes the mounts on the way to the manifests, and gives their numbers.
@@ -238,7 +238,7 @@ impl Directory {
         }
     }
 
-    /// When to look again before the period is over.
+    /// Returns the time of the next relist, if it is before the end of the period.
     fn again(&self, now: Instant) -> Option<Instant> {
         if self.watch.pending.relist {
             return Some(now.later(RELIST_GAP));
@@ -251,13 +251,13 @@ impl Directory {
         absences.chain(self.watch.pending.due()).chain(unread).min()
     }
 
-    /// Settles who gets which Pod and which objects.
+    /// Allocates Pods and objects to files.
     fn allocate(&mut self, unreadable: Option<String>) -> Desired {
         let mut desired = allocate(
             self.known.values().map(|known| &known.candidate),
             unreadable,
         );
-        self.hold(&desired);
+        self.set_in_force(&desired);
         let settled = self.owners.allocate(self.known.values());
         let AllocatedObjects {
             objects,
@@ -271,20 +271,20 @@ impl Directory {
         }
         let owners = self.owners.files();
         for (path, known) in &mut self.known {
-            known.in_use = known.candidate.held.is_some() || owners.contains(path.as_path());
+            known.in_use = known.candidate.in_force.is_some() || owners.contains(path.as_path());
         }
         self.cut_rest(&mut desired, is_less);
         desired
     }
 
-    /// Lists only so many refused files, and forgets what the others say. `is_less` is that an object
-    /// does not count any more.
+    /// Lists only so many refused files, and drops the problems of the others. `is_less` is true if an object is no
+    /// longer in force.
     fn cut_rest(&mut self, desired: &mut Desired, is_less: bool) {
         let bytes = DirectoryUsage::of(self.known.values(), |_| true).bytes();
-        let has_room = self.lacks_room && bytes < self.bytes;
+        let has_space = self.is_limit_reached && bytes < self.bytes;
         self.bytes = bytes;
-        if has_room || is_less || self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
-            // Another file may have that Pod or object, or there is room for another.
+        if has_space || is_less || self.pods.iter().any(|key| !desired.pods.contains_key(key)) {
+            // Another file may have that Pod or object, or the limits admit another.
             self.rest.clear();
             let refused = |known: &&mut KnownManifest| {
                 matches!(known.candidate.state, ManifestState::Refused(_))
@@ -294,7 +294,7 @@ impl Directory {
                     seen.forget_content();
                 }
             }
-            self.lacks_room = false;
+            self.is_limit_reached = false;
             self.reread = true;
         }
         self.pods = desired.pods.keys().cloned().collect();
@@ -328,12 +328,12 @@ impl Directory {
 
     /// The reason for which a folder without manifests does not count, if there is one: it lies on another mount than those that
     /// were accepted from it.
-    pub(super) fn describe_unmounted(&self, place: &mounts::MountIdentity) -> Option<String> {
+    pub(super) fn describe_unmounted(&self, mount: &mounts::MountIdentity) -> Option<String> {
         let before = self
-            .place
+            .mount
             .as_ref()
-            .filter(|before| !before.is_same(place))?;
-        let (before, now) = (before.describe(), place.describe());
+            .filter(|before| !before.is_same(mount))?;
+        let (before, now) = (before.describe(), mount.describe());
         let why = format!(
             "it is empty and on {now}, where the accepted manifests came from {before}, which is taken \
              for not mounted"
@@ -344,18 +344,18 @@ impl Directory {
     fn has_accepted(&self) -> bool {
         self.known
             .values()
-            .any(|known| known.candidate.held.is_some())
+            .any(|known| known.candidate.in_force.is_some())
     }
 
     /// Records which version runs from which file.
-    fn hold(&mut self, desired: &Desired) {
-        let mut held: HashMap<&Path, &Arc<StaticPod>> = desired
+    fn set_in_force(&mut self, desired: &Desired) {
+        let mut in_force: HashMap<&Path, &Arc<StaticPod>> = desired
             .pods
             .values()
             .filter_map(|wanted| Some((wanted.origin.file()?, &wanted.pod)))
             .collect();
         for (path, known) in &mut self.known {
-            known.candidate.held = held.remove(path.as_path()).cloned();
+            known.candidate.in_force = in_force.remove(path.as_path()).cloned();
         }
     }
 
@@ -372,7 +372,7 @@ impl Directory {
             let path = w.origin.file()?.to_owned();
             let context = StoredContext {
                 objects: self.owners.used_by(&w.pod),
-                place: self.place.clone(),
+                place: self.mount.clone(),
             };
             Some((path, StoreEntry::Version(Arc::clone(&w.pod), context)))
         });

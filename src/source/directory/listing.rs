@@ -22,7 +22,7 @@ pub(super) struct ListRequest {
     pub(super) is_file: bool,
     /// Manifests were read below the path.
     pub(super) was_folder: bool,
-    /// Names to look for even where the folder has more than are listed.
+    /// Names to find even where the folder has more than are listed.
     pub(super) known: Vec<OsString>,
     pub(super) arming: Arming,
 }
@@ -43,7 +43,7 @@ pub(super) struct Contents {
     /// Device and inode of the folder.
     pub(super) identity: (u64, u64),
     /// The mount that it lies on.
-    pub(super) place: mounts::MountIdentity,
+    pub(super) mount: mounts::MountIdentity,
     pub(super) names: Names,
 }
 
@@ -65,7 +65,7 @@ impl ListRequest {
     }
 }
 
-/// Opens the folder to look into. A path that manifests were read under is a folder; otherwise one that
+/// Opens the folder to list. A path that manifests were read under is a folder; otherwise one that
 /// is no folder is a manifest itself.
 fn open(
     path: &std::path::Path,
@@ -90,7 +90,7 @@ impl Contents {
     fn read(folder: OwnedFd, only: Option<OsString>, known: &[OsString]) -> Result<Self, Errno> {
         let fd = folder.as_fd();
         let identity = files::identity(fd)?;
-        let place = mounts::MountIdentity::of(fd)?;
+        let mount = mounts::MountIdentity::of(fd)?;
         let names = match &only {
             Some(name) => Names {
                 entries: files::find(fd, name)?.into_iter().collect(),
@@ -102,7 +102,7 @@ impl Contents {
             folder: Arc::new(folder),
             only,
             identity,
-            place,
+            mount,
             names,
         };
         if contents.names.is_cut {
@@ -111,7 +111,7 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Looks for the names that matter beyond those that were listed.
+    /// Finds the names that matter beyond those that were listed.
     fn add_known(&mut self, known: &[OsString]) -> Result<(), Errno> {
         let mut missing = vec![];
         for name in known.iter().filter(|name| self.entry(name).is_none()) {
@@ -124,7 +124,7 @@ impl Contents {
         Ok(())
     }
 
-    /// The entry of a name, if it was found.
+    /// Returns the entry of a name, if it was found.
     pub(super) fn entry(&self, name: &std::ffi::OsStr) -> Option<&FileEntry> {
         let entries = &self.names.entries;
         let at = entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name));

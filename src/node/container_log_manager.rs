@@ -1,7 +1,7 @@
 //! Housekeeping of container logs: rotates those that have grown too large, creates missing links, and removes
 //! links without a log.
 //!
-//! Beside a Pod's own task, only the log keeper calls the runtime for the Pod: to reopen a log. A round reads
+//! Beside a Pod's own task, only the container log manager calls the runtime for the Pod: to reopen a log. A round reads
 //! files only. The runtime is asked when the files show something that may need work, and not again while they
 //! show the same and there was nothing to do.
 
@@ -25,37 +25,37 @@ use crate::pod::task::Context;
 use crate::translate::{Paths, labels};
 
 /// Runs for as long as the agent does.
-pub async fn keep(context: Arc<Context>, rotation: Rotation) {
-    let mut keeper = LogKeeper {
+pub async fn run(context: Arc<Context>, rotation: Rotation) {
+    let mut manager = ContainerLogManager {
         context,
         rotation,
         at_rest: BTreeSet::new(),
         problems: LogOnce::default(),
     };
     loop {
-        keeper.round().await;
+        manager.round().await;
         tokio::time::sleep(rotation.interval).await;
     }
 }
 
-/// Finding in the files of our Pods' logs that may need work.
+/// State of the files of our Pods' logs that may need work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Finding {
+enum LogIssue {
     /// A log has this size in bytes, which is too large.
-    Large(PathBuf, u64),
+    TooLarge(PathBuf, u64),
     /// Parts of a log are there, but not the log: its rotation was interrupted.
-    Headless(PathBuf),
+    MissingLog(PathBuf),
     /// No link leads to a log.
-    Unlinked(PathBuf),
+    MissingLink(PathBuf),
     /// A link leads to no log.
-    Dangling(LogLink),
+    DanglingLink(LogLink),
 }
 
-impl Finding {
+impl LogIssue {
     fn log(&self) -> &Path {
         match self {
-            Self::Large(log, _) | Self::Headless(log) | Self::Unlinked(log) => log,
-            Self::Dangling(link) => &link.target,
+            Self::TooLarge(log, _) | Self::MissingLog(log) | Self::MissingLink(log) => log,
+            Self::DanglingLink(link) => &link.target,
         }
     }
 
@@ -63,15 +63,15 @@ impl Finding {
     fn subject(&self) -> String {
         let log = self.log().display();
         match self {
-            Self::Large(..) | Self::Headless(_) => log.to_string(),
-            Self::Unlinked(_) | Self::Dangling(_) => format!("the link to {log}"),
+            Self::TooLarge(..) | Self::MissingLog(_) => log.to_string(),
+            Self::MissingLink(_) | Self::DanglingLink(_) => format!("the link to {log}"),
         }
     }
 }
 
 /// Container whose log a file is.
 #[derive(Debug)]
-struct Holder {
+struct LogContainer {
     id: String,
     /// Its name in the Pod.
     name: String,
@@ -80,63 +80,63 @@ struct Holder {
     ours: Option<PodKey>,
 }
 
-struct LogKeeper {
+struct ContainerLogManager {
     context: Arc<Context>,
     rotation: Rotation,
-    /// Findings of the round before, if there was nothing to do about any of them.
-    at_rest: BTreeSet<Finding>,
+    /// Issues of the round before, if there was nothing to do about any of them.
+    at_rest: BTreeSet<LogIssue>,
     problems: LogOnce,
 }
 
-impl LogKeeper {
-    /// Examines all logs once, and settles what it finds.
+impl ContainerLogManager {
+    /// Examines all logs once, and resolves their issues.
     async fn round(&mut self) {
         let (paths, max_size) = (self.context.facts.paths.clone(), self.rotation.max_size);
         let found = match blocking(move || examine(&paths, max_size)).await {
             Ok(found) => found,
-            Err(error) => return self.report("the folders of logs", Err(error.into())),
+            Err(error) => return self.report("the folders of logs", &Err(error.into())),
         };
-        self.report("the folders of logs", Ok(()));
+        self.report("the folders of logs", &Ok(()));
         if found.is_subset(&self.at_rest) {
             self.at_rest = found;
             return;
         }
-        let holders = match self.holders().await {
-            Ok(holders) => holders,
+        let containers = match self.containers().await {
+            Ok(containers) => containers,
             // The supervisor reports that the runtime is unreachable.
             Err(error) => return debug!(%error, "Failed to list containers"),
         };
         let mut tried = false;
-        for finding in &found {
-            tried |= self.settle(finding, holders.get(finding.log())).await;
+        for issue in &found {
+            tried |= self.resolve(issue, containers.get(issue.log())).await;
         }
         let is_found = |subject: &str| found.iter().any(|f| f.subject() == subject);
         self.problems.retain(is_found);
         self.at_rest = if tried { BTreeSet::new() } else { found };
     }
 
-    /// Returns the runtime's containers by their log files, as far as their labels tell.
-    async fn holders(&self) -> Result<BTreeMap<PathBuf, Holder>, Error> {
+    /// Returns the runtime's containers by their log files, as far as their labels say.
+    async fn containers(&self) -> Result<BTreeMap<PathBuf, LogContainer>, Error> {
         let Context {
             client,
             facts,
-            owner_label: mark,
+            owner_label,
             ..
         } = &*self.context;
         let request = v1::ListContainersRequest::default();
-        let all = client.list_containers(request).await?.containers;
-        let holder = |container| holder(&facts.paths, mark, container);
-        Ok(all.into_iter().filter_map(holder).collect())
+        let listed = client.list_containers(request).await?.containers;
+        let container_of = |container| container_of(&facts.paths, owner_label, container);
+        Ok(listed.into_iter().filter_map(container_of).collect())
     }
 
-    /// Settles a finding; returns `false` if there was nothing to do.
-    async fn settle(&mut self, finding: &Finding, holder: Option<&Holder>) -> bool {
+    /// Resolves an issue; returns `false` if there was nothing to do.
+    async fn resolve(&mut self, issue: &LogIssue, container: Option<&LogContainer>) -> bool {
         let client = &self.context.client;
-        let writer = holder.filter(|h| h.running && h.ours.is_some());
-        let done = match (finding, writer) {
-            (Finding::Large(log, _), Some(writer)) => self.rotate(log, &writer.id).await,
+        let writer = container.filter(|h| h.running && h.ours.is_some());
+        let done = match (issue, writer) {
+            (LogIssue::TooLarge(log, _), Some(writer)) => self.rotate(log, &writer.id).await,
             (
-                Finding::Headless(log) | Finding::Dangling(LogLink { target: log, .. }),
+                LogIssue::MissingLog(log) | LogIssue::DanglingLink(LogLink { target: log, .. }),
                 Some(writer),
             ) => {
                 let begun = log_rotation::reopen(client, &writer.id).await;
@@ -145,18 +145,18 @@ impl LogKeeper {
                 }
                 begun
             }
-            (Finding::Dangling(link), None) if !holder.is_some_and(|h| h.running) => {
+            (LogIssue::DanglingLink(link), None) if !container.is_some_and(|h| h.running) => {
                 let link = link.clone();
                 let removed = blocking(move || link.remove()).await;
                 removed.map_err(Into::into)
             }
-            (Finding::Unlinked(log), _) => match self.link(log, holder).await {
+            (LogIssue::MissingLink(log), _) => match self.link(log, container).await {
                 Ok(false) => return false,
                 linked => linked.map(drop).map_err(Into::into),
             },
             _ => return false,
         };
-        self.report(&finding.subject(), done);
+        self.report(&issue.subject(), &done);
         true
     }
 
@@ -169,21 +169,19 @@ impl LogKeeper {
     }
 
     /// Creates the link to the log of one of our containers; returns `false` if there is none to create.
-    async fn link(&self, log: &Path, holder: Option<&Holder>) -> io::Result<bool> {
-        let Some((holder, key)) = holder.and_then(|h| Some((h, h.ours.clone()?))) else {
+    async fn link(&self, log: &Path, container: Option<&LogContainer>) -> io::Result<bool> {
+        let Some((container, key)) = container.and_then(|h| Some((h, h.ours.clone()?))) else {
             return Ok(false);
         };
-        let (log, name, id) = (log.to_owned(), holder.name.clone(), holder.id.clone());
+        let (log, name, id) = (log.to_owned(), container.name.clone(), container.id.clone());
         let links = self.context.facts.paths.log_links();
         let create = move || links.create(&key.namespace, &key.name, &name, &id, &log);
         blocking(create).await
     }
 
     /// Logs a problem with a log once.
-    fn report(&mut self, subject: &str, done: anyhow::Result<()>) {
-        let trouble = done.err().map(|error| format!("{error:#}"));
-        if self.problems.should_log(subject, trouble.as_deref()) {
-            let error = trouble.unwrap_or_default();
+    fn report(&mut self, subject: &str, done: &anyhow::Result<()>) {
+        if let Some(error) = self.problems.record(subject, &done) {
             warn!(
                 log = subject,
                 error, "Failed to rotate or link container log"
@@ -192,8 +190,12 @@ impl LogKeeper {
     }
 }
 
-/// Returns the log file of a container with its holder, as far as its labels tell.
-fn holder(paths: &Paths, mark: &str, container: v1::Container) -> Option<(PathBuf, Holder)> {
+/// Returns the log file of a container with the container, as far as its labels say.
+fn container_of(
+    paths: &Paths,
+    owner_label: &str,
+    container: v1::Container,
+) -> Option<(PathBuf, LogContainer)> {
     let label = |key: &str| container.labels.get(key).cloned();
     let key = PodKey {
         namespace: label(labels::POD_NAMESPACE)?,
@@ -202,17 +204,17 @@ fn holder(paths: &Paths, mark: &str, container: v1::Container) -> Option<(PathBu
     let name = label(labels::CONTAINER_NAME)?;
     let attempt = container.metadata.as_ref()?.attempt;
     let log = paths.container_log(&key, &label(labels::POD_UID)?, &name, attempt);
-    let holder = Holder {
+    let log_container = LogContainer {
         running: container.state() == v1::ContainerState::ContainerRunning,
-        ours: owner(mark, &container.labels),
+        ours: owner(owner_label, &container.labels),
         id: container.id,
         name,
     };
-    Some((log, holder))
+    Some((log, log_container))
 }
 
 /// Examines the logs of Pods that have a folder of ours, and the links.
-fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>> {
+fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<LogIssue>> {
     let logs = logs_of_pods(paths)?;
     let log_links = paths.log_links();
     let links = log_links.list()?;
@@ -220,21 +222,21 @@ fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<Finding>
     let is_there =
         |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links.has_log(log);
     let dangling = links.iter().filter(|link| !is_there(&link.target));
-    let mut found: BTreeSet<_> = dangling.cloned().map(Finding::Dangling).collect();
+    let mut found: BTreeSet<_> = dangling.cloned().map(LogIssue::DanglingLink).collect();
     for (log, size) in &logs {
         let is_linked = linked.contains(log.as_path());
         match size {
-            // Its link is a finding already.
+            // Its link is an issue already.
             None if is_linked => {}
             None => {
-                found.insert(Finding::Headless(log.clone()));
+                found.insert(LogIssue::MissingLog(log.clone()));
             }
             Some(size) => {
                 if !is_linked {
-                    found.insert(Finding::Unlinked(log.clone()));
+                    found.insert(LogIssue::MissingLink(log.clone()));
                 }
                 if max_size.is_some_and(|max| *size >= max) {
-                    found.insert(Finding::Large(log.clone(), *size));
+                    found.insert(LogIssue::TooLarge(log.clone(), *size));
                 }
             }
         }
@@ -317,7 +319,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    const MARK: &str = "/root-dir";
+    const OWNER_LABEL: &str = "/root-dir";
 
     fn key() -> PodKey {
         PodKey {
@@ -369,26 +371,26 @@ mod tests {
         // A Pod of somebody else's.
         write(&log("u2", 0), 99);
         let expected = [
-            Finding::Large(log("u1", 1), 10),
-            Finding::Unlinked(log("u1", 2)),
-            Finding::Dangling(dangling),
-            Finding::Headless(log("u1", 4)),
+            LogIssue::TooLarge(log("u1", 1), 10),
+            LogIssue::MissingLink(log("u1", 2)),
+            LogIssue::DanglingLink(dangling),
+            LogIssue::MissingLog(log("u1", 4)),
         ];
         assert_eq!(examine(&paths, Some(10)).unwrap(), expected.into());
-        let large = |finding: &Finding| matches!(finding, Finding::Large(..));
+        let large = |issue: &LogIssue| matches!(issue, LogIssue::TooLarge(..));
         assert!(!examine(&paths, None).unwrap().iter().any(large));
     }
 
     #[test]
     fn a_container_is_known_by_the_file_that_is_its_log() {
-        let labels = |mark: &str| {
+        let labels = |owner_label: &str| {
             HashMap::from(
                 [
                     (labels::POD_NAME, "web"),
                     (labels::POD_NAMESPACE, "default"),
                     (labels::POD_UID, "u1"),
                     (labels::CONTAINER_NAME, "c"),
-                    (labels::ROOT_DIR, mark),
+                    (labels::ROOT_DIR, owner_label),
                 ]
                 .map(|(label, value)| (label.to_owned(), value.to_owned())),
             )
@@ -404,18 +406,18 @@ mod tests {
             ..v1::Container::default()
         };
         let paths = Paths::default();
-        let (log, own) = holder(
+        let (log, own) = container_of(
             &paths,
-            MARK,
-            container(labels(MARK), v1::ContainerState::ContainerRunning),
+            OWNER_LABEL,
+            container(labels(OWNER_LABEL), v1::ContainerState::ContainerRunning),
         )
         .unwrap();
         assert_eq!(log, Path::new("/var/log/pods/default_web_u1/c/7.log"));
         assert_eq!((own.running, own.ours), (true, Some(key())));
         let others = container(labels("/other"), v1::ContainerState::ContainerExited);
-        let (_, others) = holder(&paths, MARK, others).unwrap();
+        let (_, others) = container_of(&paths, OWNER_LABEL, others).unwrap();
         assert_eq!((others.running, others.ours), (false, None));
         let bare = container(HashMap::new(), v1::ContainerState::ContainerRunning);
-        assert!(holder(&paths, MARK, bare).is_none());
+        assert!(container_of(&paths, OWNER_LABEL, bare).is_none());
     }
 }

@@ -5,8 +5,8 @@
 //! their containers' starts were, a new agent goes on where the last one was, and a container has
 //! `failureThreshold` whole periods to come up.
 //!
-//! Startup and readiness probes look earlier too, from `initialDelaySeconds` on, so that what comes up
-//! fast is ready fast (Kubernetes' documentation of `periodSeconds` allows it). An early look that finds
+//! Startup and readiness probes run earlier too, from `initialDelaySeconds` on, so that what comes up
+//! fast is ready fast (Kubernetes' documentation of `periodSeconds` allows it). An early probe that finds
 //! a container not started yet counts for nothing.
 
 use std::time::Duration;
@@ -114,7 +114,7 @@ mod tests {
             (Liveness, 3, 3, [3, 6, 9, 12, 15]),
             (Liveness, 15, 10, [15, 25, 35, 45, 55]),
             (Liveness, 2, 10, [10, 20, 30, 40, 50]),
-            // The others look early, ever less often.
+            // The others probe early, ever less often.
             (Readiness, 0, 1, [0, 1, 2, 3, 4]),
             (Readiness, 0, 10, [0, 1, 3, 7, 10]),
             (Readiness, 5, 10, [5, 6, 8, 10, 20]),
