@@ -84,7 +84,7 @@ async fn pull(
     image: String,
     files: Arc<CredentialFiles>,
 ) -> Result<LocalImage, ImageError> {
-    info!(image, "pulling image");
+    info!(image, "Pulling image");
     let started = Instant::now();
     let (of, read) = (image.clone(), Arc::clone(&files));
     let credentials = spawn_blocking(move || read.for_image(&of)).await;
@@ -94,7 +94,7 @@ async fn pull(
     let took = started.elapsed();
     let local = local(&client, &image).await?;
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    info!(image, took_ms, "pulled image");
+    info!(image, took_ms, "Pulled image");
     let pulled = |local| LocalImage {
         pulled: Some(took),
         ..local

@@ -344,7 +344,7 @@ async fn a_container_whose_post_start_hook_fails_is_started_anew(mut node: Node)
         report.ready == 1 && report.restarts == 1
     })
     .await;
-    assert_eq!(node.log_lines_with("the postStart hook failed"), 1);
+    assert_eq!(node.log_lines_with("PostStart hook failed"), 1);
     assert_eq!(node.lines("log"), ["start", "signal", "start"]);
     node.remove("web.yaml");
     node.wait_gone().await;

@@ -154,7 +154,7 @@ async fn several_pods_that_want_one_image_share_one_pull(mut node: Node) {
     for pod in &pods {
         node.wait_running(pod).await;
     }
-    assert_eq!(node.log_lines_with("pulling image"), 1, "{}", node.log());
+    assert_eq!(node.log_lines_with("Pulling image"), 1, "{}", node.log());
     for pod in &pods {
         node.remove(&format!("{pod}.yaml"));
     }
@@ -290,7 +290,7 @@ async fn credentials_that_the_registry_refuses_give_way_to_the_next(mut node: No
     node.put("several.yaml", &pod_with("several", &name, FOREVER, ""));
     node.start_agent();
     node.wait_running("several").await;
-    assert_eq!(node.log_lines_with("no image"), 0, "{}", node.log());
+    assert_eq!(node.log_lines_with("Failed to get image"), 0, "{}", node.log());
     node.remove("several.yaml");
     node.wait_gone().await;
 }

@@ -138,7 +138,7 @@ async fn the_pre_stop_hook_comes_before_the_signal(mut node: Node) {
     node.wait_running("web").await;
     node.remove("web.yaml");
     node.wait_gone().await;
-    assert_eq!(node.log_lines_with("the preStop hook failed"), 1);
+    assert_eq!(node.log_lines_with("PreStop hook failed"), 1);
 }
 
 async fn a_process_that_the_runtime_lost_goes_with_its_pod(mut node: Node) {

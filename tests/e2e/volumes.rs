@@ -632,7 +632,7 @@ async fn a_killed_agent_leaves_nothing_behind_either(mut node: Node) {
             .iter()
             .any(|point| point.contains("volume-subpaths"))
     };
-    let is_stopping = async |node: &Node| node.log_lines_with("stopping the Pod") > 0;
+    let is_stopping = async |node: &Node| node.log_lines_with("Stopping Pod") > 0;
     node.put("web.yaml", &text);
     for reached in 0..3 {
         node.start_agent();

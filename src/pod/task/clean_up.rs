@@ -24,7 +24,7 @@ const REMOVAL: Duration = Duration::from_secs(120);
 
 impl PodTask {
     pub(super) fn cleaned_up(&mut self, uid: &str) {
-        info!(pod = %self.key, uid, "the Pod is gone");
+        info!(pod = %self.key, uid, "Removed Pod");
         self.state.forget_version(uid);
         self.effects.forget(uid);
         self.records.remove(uid);

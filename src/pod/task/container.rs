@@ -256,7 +256,7 @@ impl PodTask {
             known.state = State::Running {
                 started_at: self.context.clock.wall_now(),
             };
-            info!(pod = %self.key, container, attempt = known.attempt, "container runs");
+            info!(pod = %self.key, container, attempt = known.attempt, "Started container");
             let before = self.observed.clone();
             self.started(id, now.ok().flatten()).await;
             self.complete_observed(&before).await;

@@ -200,7 +200,7 @@ impl PodTask {
                 };
                 let retry_in = delay.as_secs();
                 if before.is_none_or(|before| before != message) {
-                    warn!(pod = %self.key, container, reason, error = message, retry_in, "no image");
+                    warn!(pod = %self.key, container, reason, error = message, retry_in, "Failed to get image");
                 }
                 Image::Failed {
                     reason,

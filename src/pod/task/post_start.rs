@@ -88,7 +88,7 @@ impl PodTask {
                 }
             }
             Err(message) => {
-                warn!(pod = %self.key, container = name, error = message, "the postStart hook failed");
+                warn!(pod = %self.key, container = name, error = message, "PostStart hook failed");
                 let (kind, said) = (EventKind::Warning, POST_START_FAILED);
                 self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
                 let hooks = &mut self.state.post_starts;

@@ -138,7 +138,7 @@ impl PodTask {
         self.state.ends.insert(uid.to_owned(), termination);
         self.state.on_disk.insert(uid.to_owned());
         if self.state.terminating.insert(uid.to_owned()) {
-            info!(pod = %self.key, uid, grace_period = termination.grace_period, "stopping the Pod");
+            info!(pod = %self.key, uid, grace_period = termination.grace_period, "Stopping Pod");
         }
         Ok(termination)
     }
@@ -237,7 +237,7 @@ impl PodTask {
         };
         let again = restarts_on_failure(&version, name);
         let then = if again { ", it will be restarted" } else { "" };
-        warn!(pod = %self.key, container = name, "the container {what}{then}");
+        warn!(pod = %self.key, container = name, "Container {what}{then}");
     }
 
     /// The grace period that a probe gives the container it gives up, in seconds.
@@ -435,7 +435,7 @@ async fn stop_one(
     };
     let hook_failed = failure.is_some();
     if let Some(error) = failure {
-        warn!(%pod, container = name, error, "the preStop hook failed");
+        warn!(%pod, container = name, error, "PreStop hook failed");
     }
     let ends = stop_in_turn(&context.client, &id, group, &turns, stop, began);
     tokio::pin!(ends);

@@ -410,7 +410,7 @@ async fn no_healthy_pod_notices_what_hangs_fails_or_means_harm(mut node: Node) {
         "is reserved for",
         "cancelled since another container",
         "did not answer",
-        "container runs",
+        "Started container",
     ] {
         let count = chaos.node.log_lines_with(words);
         println!("{count} lines of the log say {words:?}");

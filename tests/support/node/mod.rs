@@ -244,7 +244,7 @@ impl Node {
     /// Waits until the agent has begun to stop a Pod.
     pub(crate) async fn wait_stopping(&self) {
         self.wait_until("a Pod is being stopped", async || {
-            self.log_lines_with("stopping the Pod") > 0
+            self.log_lines_with("Stopping Pod") > 0
         })
         .await;
     }
