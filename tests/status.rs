@@ -1,7 +1,6 @@
 //! A Pod as it is shown is the reference agent's: from the same containers in the same states, the same
 //! metadata, spec and status, word for word.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use podkeeper::cri::HandlerFeatures;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
 use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
-use podkeeper::pod::state::{PodState, View};
+use podkeeper::pod::state::{FirstSeen, PodState, View};
 
 use podkeeper::pod::state::time::MonotonicTime;
 use podkeeper::pod::status::status;
@@ -123,10 +122,11 @@ fn pods_are_shown_as_the_reference_agent_shows_them() {
         let record = golden(&format!("pods/{}_{}.json", pod.key.namespace, pod.key.name));
         let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
         let observed = observed(&pod, &record["status"]);
-        let state = PodState {
-            seen: BTreeMap::from([(pod.uid.clone(), (THEN, MonotonicTime(0)))]),
-            ..PodState::default()
-        };
+        let mut state = PodState::default();
+        state.version_mut(&pod.uid).seen = Some(FirstSeen {
+            nanos: THEN,
+            monotonic: MonotonicTime(0),
+        });
         let view = View {
             wanted: Some(&pod),
             observed: &observed,

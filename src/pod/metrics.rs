@@ -82,9 +82,9 @@ fn start_duration(view: View<'_>, version: &StaticPod) -> Option<Duration> {
         let history = view.observed.history_of(uid, name);
         history.first().is_some_and(|c| c.state != State::Created)
     };
-    let (_, seen) = view.state.seen.get(uid)?;
+    let seen = view.state.first_seen(uid)?;
     let all = version.containers().iter().all(|c| started(&c.name));
-    all.then(|| view.now.since(*seen))
+    all.then(|| view.now.since(seen.monotonic))
 }
 
 /// The time since the end of the instance before, without the back-off.
@@ -100,9 +100,9 @@ fn restart_duration(view: View<'_>, version: &StaticPod, started: &Container) ->
 mod tests {
     use super::*;
     use crate::manifest::{SourceKind, parse};
-    use crate::pod::state::PodState;
     use crate::pod::state::observed::{Exit, Observed};
     use crate::pod::state::time::MonotonicTime;
+    use crate::pod::state::{FirstSeen, PodState};
 
     fn container(id: &str, name: &str, attempt: u32, state: State) -> Container {
         Container {
@@ -130,10 +130,11 @@ mod tests {
             containers,
             ..Observed::default()
         };
-        let state = PodState {
-            seen: [("u".to_owned(), (0, MonotonicTime(1000)))].into(),
-            ..PodState::default()
-        };
+        let mut state = PodState::default();
+        state.version_mut("u").seen = Some(FirstSeen {
+            nanos: 0,
+            monotonic: MonotonicTime(1000),
+        });
         let metrics = Metrics::default();
         let view = View {
             wanted: None,

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
-use super::folder::Record;
 use super::plan::waiting::Waiting;
 use super::plan::{kept_version, waiting};
 use super::state::View;
@@ -166,7 +165,6 @@ pub fn report(
     facts: &NodeFacts,
     key: &PodKey,
     wanted: Option<&DesiredPod>,
-    records: &BTreeMap<String, Record>,
 ) -> PodSnapshot {
     let kept = kept_version(view);
     let shown = kept.or_else(|| ending_version(view)).or(view.wanted);
@@ -176,9 +174,9 @@ pub fn report(
         uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
         ..PodReport::default()
     };
-    let known = view.state.versions.get(&report.uid);
+    let known = view.state.pod(&report.uid);
     report.total = known.map_or(0, |version| version.containers().len());
-    let record = records.get(&report.uid);
+    let record = view.state.record(&report.uid);
     let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();
     report.seen = record.map(|r| r.seen.clone()).unwrap_or_default();
@@ -187,7 +185,7 @@ pub fn report(
     if let Some(version) = shown {
         describe(&mut report, &status, view, version);
     }
-    let stays = |uid: &String| wanted.is_some() && !view.state.terminating.contains(uid);
+    let stays = |uid: &String| wanted.is_some() && !view.state.is_terminating(uid);
     let stays = shown.is_some_and(|v| stays(&v.uid));
     if !stays {
         "Terminating".clone_into(&mut report.phase);
@@ -242,11 +240,11 @@ fn until_when(
 
 /// The UID of what is left of the Pod, where there is no version to show; empty if nothing is.
 fn left(view: View<'_>) -> String {
-    let sandbox = view.observed.sandboxes.iter().map(|s| &s.uid);
+    let sandbox = view.observed.sandboxes.iter().map(|s| s.uid.as_str());
     let mut left = sandbox
-        .chain(&view.state.terminating)
-        .chain(&view.state.on_disk);
-    left.next().cloned().unwrap_or_default()
+        .chain(view.state.uids_terminating())
+        .chain(view.state.uids_on_disk());
+    left.next().unwrap_or_default().to_owned()
 }
 
 /// The version that has not ended yet and gives way to another one or to none: it is the Pod until nothing of
@@ -255,10 +253,10 @@ fn ending_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let (observed, state) = (view.observed, view.state);
     let wanted = view.wanted.map(|w| w.uid.as_str());
     let live = |uid: &str| observed.containers_of(uid).any(Container::is_live);
-    let ends = |uid: &str| Some(uid) != wanted || state.terminating.contains(uid);
+    let ends = |uid: &str| Some(uid) != wanted || state.is_terminating(uid);
     let runs = |uid: &str| live(uid) || observed.ready_sandbox(uid).is_some();
     let ending = observed.uids().filter(|uid| ends(uid) && runs(uid));
-    let ending = ending.filter_map(|uid| state.versions.get(uid));
+    let ending = ending.filter_map(|uid| state.pod(uid));
     ending.max_by_key(|version| {
         let uid = version.uid.as_str();
         let newest = observed.sandboxes_of(uid).map(|s| s.created).max();

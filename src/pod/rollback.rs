@@ -13,7 +13,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde::{Deserialize, Serialize};
 
-use super::folder::Record;
+use super::state::record::Record;
 use super::state::time::Timestamp;
 use crate::host::atomic_file;
 use crate::json;

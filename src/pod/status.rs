@@ -25,14 +25,14 @@ const MESSAGE_BYTES: usize = 12 * 1024;
 #[must_use]
 pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStatus {
     let spec = &version.spec;
-    let seen = view.state.seen.get(&version.uid).map(|(nanos, _)| *nanos);
+    let seen = view.state.first_seen(&version.uid).map(|seen| seen.nanos);
     let status = PodStatus {
         qos_class: Some(format!("{:?}", qos_class(spec))),
         start_time: seen.and_then(time),
         ..PodStatus::default()
     };
     // A Pod that may not run here has neither containers nor conditions nor addresses, as with the kubelet.
-    if let Some(Rejection { reason, message }) = view.state.rejections.get(&version.uid) {
+    if let Some(Rejection { reason, message }) = view.state.rejection(&version.uid) {
         return PodStatus {
             phase: Some("Failed".to_owned()),
             reason: Some(reason.to_string()),
@@ -104,7 +104,7 @@ fn time(nanos: i64) -> Option<Time> {
 fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String> {
     let sandbox = view.observed.ready_sandbox(&version.uid);
     let sandbox = sandbox.or_else(|| view.observed.newest_sandbox(&version.uid));
-    let history = view.state.histories.get(&version.uid);
+    let history = view.state.history(&version.uid);
     if version.is_on_host_network() {
         let there = sandbox.is_some() || history.is_some_and(|h| h.finished.is_some());
         return if there {

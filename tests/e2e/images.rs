@@ -290,7 +290,12 @@ async fn credentials_that_the_registry_refuses_give_way_to_the_next(mut node: No
     node.put("several.yaml", &pod_with("several", &name, FOREVER, ""));
     node.start_agent();
     node.wait_running("several").await;
-    assert_eq!(node.log_lines_with("Failed to get image"), 0, "{}", node.log());
+    assert_eq!(
+        node.log_lines_with("Failed to get image"),
+        0,
+        "{}",
+        node.log()
+    );
     node.remove("several.yaml");
     node.wait_gone().await;
 }

@@ -130,7 +130,12 @@ async fn a_container_that_keeps_ending_backs_off_and_says_so(mut node: Node) {
     assert!(report.message.contains("back-off 10s"), "{report:#?}");
     node.remove("bad.yaml");
     node.wait_gone().await;
-    assert_eq!(node.log_lines_with("Started container"), 2, "{}", node.log());
+    assert_eq!(
+        node.log_lines_with("Started container"),
+        2,
+        "{}",
+        node.log()
+    );
 }
 
 async fn restart_policies_are_kept(mut node: Node) {

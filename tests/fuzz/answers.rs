@@ -3,7 +3,6 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +15,7 @@ use podkeeper::pod::plan::{is_urgent, plan};
 use podkeeper::pod::report::report;
 use podkeeper::pod::state::observed::Observed;
 use podkeeper::pod::state::time::Clock;
-use podkeeper::pod::state::{Image, PodState, View};
+use podkeeper::pod::state::{Admission, Image, PodState, View};
 use podkeeper::source::{DesiredPod, Origin};
 use podkeeper::translate::{ImageUser, NodeFacts};
 use prost::Message;
@@ -111,21 +110,18 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
     let mut state = PodState::default();
     state.wall.follow(clock);
     for version in &*VERSIONS {
-        state
-            .versions
-            .insert(version.uid.clone(), Arc::clone(version));
-        state.on_disk.insert(version.uid.clone());
-        state.checked.insert(version.uid.clone());
-        state.admitted.insert(version.uid.clone());
+        let known = state.version_mut(&version.uid);
+        known.pod = Some(Arc::clone(version));
+        known.on_disk = true;
+        known.takeover.volumes_checked = true;
+        known.admission = Admission::Admitted;
         for name in ["i", "s", "c", "d"] {
             let ready = Image::Ready {
                 reference: "i".into(),
                 user: ImageUser::default(),
                 pulled: false,
             };
-            state
-                .images
-                .insert((version.uid.clone(), name.into()), ready);
+            known.images.insert(name.into(), ready);
         }
     }
     let facts = NodeFacts::default();
@@ -148,7 +144,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
             let _ = is_urgent(view, &version.uid);
         }
         let key = &VERSIONS[0].key;
-        let told = report(view, &facts, key, desired.as_ref(), &BTreeMap::new());
+        let told = report(view, &facts, key, desired.as_ref());
         assert!(serde_json::to_string(&told.status).is_ok());
         let there = observed.containers.len() + observed.sandboxes.len();
         assert_eq!(digest(observed).len(), there);

@@ -11,23 +11,23 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Container;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::identity::{Uid, check_container, check_key};
 use super::state::Terminating;
 use super::state::history::History;
+use super::state::record::Record;
 use crate::host::atomic_file::{self, Durability};
 use crate::host::untrusted::{self, Folder};
 use crate::json;
-use crate::manifest::objects::{self, Objects};
-use crate::manifest::{self, PodKey, SourceKind, StaticPod};
+use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
 
@@ -42,48 +42,6 @@ const HOSTS: &str = "/etc/hosts";
 const MAX_HOSTS: u64 = 16 << 20;
 /// As many ids as a Pod with a user namespace has: the images' users are all below.
 const IDS_PER_POD: u32 = 65_536;
-
-/// The record of a Pod that was started.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The Pod's namespace.
-    pub namespace: String,
-    /// The Pod's full name.
-    pub name: String,
-    /// The node's name when it was accepted.
-    pub node: String,
-    /// The manifest it came from.
-    pub path: String,
-    /// First time that it was seen, RFC 3339.
-    pub seen: String,
-    /// The kind of source that it came from.
-    #[serde(default)]
-    pub source: SourceKind,
-    /// The document as written.
-    pub document: serde_json::Value,
-    /// The `ConfigMap`s and `Secret`s that it refers to, as they were.
-    #[serde(default, skip_serializing_if = "Objects::is_empty")]
-    pub objects: Objects,
-}
-
-impl Record {
-    /// The Pod's key.
-    #[must_use]
-    pub fn key(&self) -> PodKey {
-        PodKey {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-        }
-    }
-
-    /// The Pod, if this version of the agent still accepts it.
-    #[must_use]
-    pub fn version(&self) -> Option<Arc<StaticPod>> {
-        let document = serde_json::to_vec(&self.document).ok()?;
-        let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
-        Some(objects::with(&accepted.pod, self.objects.clone()))
-    }
-}
 
 /// UIDs that have a folder, readable or not.
 ///

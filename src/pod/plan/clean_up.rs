@@ -23,7 +23,7 @@ impl Planner<'_> {
         if step.is_some() {
             return step;
         }
-        let on_disk = self.view.state.on_disk.contains(uid);
+        let on_disk = self.view.state.is_on_disk(uid);
         if observed.has_none_of(uid) && on_disk {
             let step = Step::CleanUp { uid: uid.into() };
             return self.unless_failing(step);

@@ -70,6 +70,6 @@ pub fn image_volumes<'a>(
 }
 
 pub(super) fn at_hand(state: &PodState, version: &StaticPod, holder: &str) -> bool {
-    let key = (version.uid.clone(), holder.to_owned());
-    matches!(state.images.get(&key), Some(Image::Ready { .. }))
+    let image = state.image(&version.uid, holder);
+    matches!(image, Some(Image::Ready { .. }))
 }

@@ -115,7 +115,7 @@ impl Planner<'_> {
         if observed.has_none_of(uid) && self.is_held_for_objects(version) {
             return self.report_missing(version);
         }
-        if observed.has_none_of(uid) && !self.view.state.admitted.contains(uid) {
+        if observed.has_none_of(uid) && !self.view.state.is_admitted(uid) {
             return self.admit(uid);
         }
         let current = observed.ready_sandbox(uid);
@@ -172,8 +172,8 @@ impl Planner<'_> {
         if !can_start || !volume_start_errors(version).is_empty() {
             return true;
         }
-        let seen = self.view.state.seen.get(&version.uid);
-        seen.is_some_and(|(_, seen)| self.must_wait_until(seen.after(OBJECTS_COME)))
+        let seen = self.view.state.first_seen(&version.uid);
+        seen.is_some_and(|seen| self.must_wait_until(seen.monotonic.after(OBJECTS_COME)))
     }
 
     /// A version that has run for longer than it may has failed (API reference,
@@ -192,7 +192,7 @@ impl Planner<'_> {
 
     /// A step to find out whether a version can run here, unless it was found not to.
     fn admit(&self, uid: &str) -> Option<Step> {
-        let rejected = self.view.state.rejections.contains_key(uid);
+        let rejected = self.view.state.rejection(uid).is_some();
         (!rejected).then(|| Step::Admit { uid: uid.into() })
     }
 

@@ -82,7 +82,7 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
     let mut before = all.iter().filter(|c| c.attempt < container.attempt);
     let observed = before.find_map(|c| c.exit()).map(|exit| exit.finished_at);
     observed.or_else(|| {
-        let history = view.state.histories.get(&container.uid)?;
+        let history = view.state.history(&container.uid)?;
         let known = history.containers.get(&container.name)?;
         let previous = known.previous.as_ref();
         let previous = previous.filter(|_| known.attempt == container.attempt)?;
@@ -210,9 +210,9 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
 #[must_use]
 pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let seconds = version.spec.active_deadline_seconds?;
-    let (_, seen) = view.state.seen.get(&version.uid)?;
+    let seen = view.state.first_seen(&version.uid)?;
     let limit = (seconds >= 0).then(|| units::time::seconds(seconds))?;
-    Some(seen.after(limit))
+    Some(seen.monotonic.after(limit))
 }
 
 /// The containers with these ids in the groups in which they are stopped, one group after the other:

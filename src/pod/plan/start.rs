@@ -219,7 +219,7 @@ impl Planner<'_> {
     ) -> bool {
         let mut holders = image_volumes(version, spec).chain([spec.name.clone()]);
         holders.any(|holder| {
-            let image = self.view.state.images.get(&(version.uid.clone(), holder));
+            let image = self.view.state.image(&version.uid, &holder);
             image.is_some_and(&test)
         })
     }
@@ -256,15 +256,16 @@ impl Planner<'_> {
 
     /// A step towards a container's image, if one is due.
     pub(super) fn ensure_image(&mut self, version: &StaticPod, container: &str) -> Option<Step> {
-        let key = (version.uid.clone(), container.to_owned());
-        match self.view.state.images.get(&key) {
+        match self.view.state.image(&version.uid, container) {
             Some(Image::Ready { .. } | Image::Checking(_) | Image::Pulling { .. }) => {
                 return None;
             }
             Some(Image::Failed { retry, .. }) if self.must_wait_until(*retry) => return None,
             Some(Image::Failed { .. }) | None => {}
         }
-        let (uid, container) = key;
-        Some(Step::EnsureImage { uid, container })
+        Some(Step::EnsureImage {
+            uid: version.uid.clone(),
+            container: container.to_owned(),
+        })
     }
 }

@@ -20,14 +20,14 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let wanted = view.wanted?;
     let finished = view.state.finished(&wanted.uid).is_some();
     let started = finished || !view.observed.has_none_of(&wanted.uid);
-    if started || view.state.terminating.contains(&wanted.uid) || takeover_ready(view, wanted) {
+    if started || view.state.is_terminating(&wanted.uid) || takeover_ready(view, wanted) {
         return None;
     }
-    let versions = view.state.versions.values();
+    let versions = view.state.pods();
     versions
-        .filter(|v| v.uid != wanted.uid && !view.state.terminating.contains(&v.uid))
+        .filter(|v| v.uid != wanted.uid && !view.state.is_terminating(&v.uid))
         .filter(|v| !view.state.is_being_cleaned_up(&v.uid))
-        .filter(|v| view.state.on_disk.contains(&v.uid) || !view.observed.has_none_of(&v.uid))
+        .filter(|v| view.state.is_on_disk(&v.uid) || !view.observed.has_none_of(&v.uid))
         .max_by_key(|v| {
             let newest = view.observed.sandboxes_of(&v.uid).map(|s| s.created).max();
             (newest, v.uid.as_str())
@@ -37,13 +37,13 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
 /// Returns true if a version can start the moment the old one has ended: every image is at hand, every host path
 /// in order, and it is its turn among the node's updates.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
-    view.state.turns.contains(&version.uid) && is_prepared(view, version)
+    view.state.takeover(&version.uid).has_turn && is_prepared(view, version)
 }
 
 /// Returns true if all is there that a version needs.
 fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
     let state = view.state;
-    let checked = state.checked.contains(&version.uid) && state.admitted.contains(&version.uid);
+    let checked = state.takeover(&version.uid).volumes_checked && state.is_admitted(&version.uid);
     checked
         && start_errors(version).is_empty()
         && wanted_images(version).all(|image| at_hand(view.state, version, &image.holder))
@@ -53,7 +53,7 @@ impl<'a> Planner<'a> {
     /// A version that is wanted again after its end starts without waiting for a clean-up that fails.
     pub(super) fn start_again(&self) -> Option<Step> {
         let (state, uid) = (self.view.state, self.view.wanted?.uid.as_str());
-        let ended = state.terminating.contains(uid)
+        let ended = state.is_terminating(uid)
             && !self.holds_processes(uid)
             && !state.is_being_cleaned_up(uid);
         let fails = ended && cleanup_failure(self.view, uid).is_some();
@@ -65,9 +65,9 @@ impl<'a> Planner<'a> {
         let view = self.view;
         let stays = |uid: &str| {
             let named = [view.wanted, kept].into_iter().flatten();
-            named.into_iter().any(|v| v.uid == uid) && !view.state.terminating.contains(uid)
+            named.into_iter().any(|v| v.uid == uid) && !view.state.is_terminating(uid)
         };
-        let on_disk = view.state.on_disk.iter().map(String::as_str);
+        let on_disk = view.state.uids_on_disk();
         let mut uids: Vec<&str> = view.observed.uids().chain(on_disk).collect();
         uids.sort_unstable();
         uids.dedup();
@@ -78,7 +78,7 @@ impl<'a> Planner<'a> {
     /// Makes ready for a version to take over, while the old one runs.
     pub(super) fn prepare(&mut self, version: &StaticPod) -> Option<Step> {
         let uid = &version.uid;
-        if !self.view.state.admitted.contains(uid) {
+        if !self.view.state.is_admitted(uid) {
             return self.admit(uid);
         }
         let image =
@@ -90,10 +90,10 @@ impl<'a> Planner<'a> {
         if !start_errors(version).is_empty() {
             return self.report_missing(version);
         }
-        if !self.view.state.checked.contains(uid) {
+        if !self.view.state.takeover(uid).volumes_checked {
             return self.check_volumes(uid);
         }
-        if !is_prepared(self.view, version) || self.view.state.turns.contains(uid) {
+        if !is_prepared(self.view, version) || self.view.state.takeover(uid).has_turn {
             return None;
         }
         let step = Step::TakeTurn { uid: uid.clone() };
@@ -106,8 +106,8 @@ impl<'a> Planner<'a> {
         if start_errors(version).is_empty() {
             return None;
         }
-        let seen = self.view.state.seen.get(&version.uid);
-        let come = seen.map(|(_, seen)| seen.after(OBJECTS_COME));
+        let seen = self.view.state.first_seen(&version.uid);
+        let come = seen.map(|seen| seen.monotonic.after(OBJECTS_COME));
         if come.is_some_and(|come| self.must_wait_until(come)) {
             return None;
         }

@@ -15,7 +15,7 @@ use crate::pod::plan::{Plan, Step, kept_version, plan};
 use crate::pod::state::history::{FailedInstance, Finished, History, StopReason};
 use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::pod::state::time::{MonotonicTime, Timestamp};
-use crate::pod::state::{Image, PodState, Subject, View};
+use crate::pod::state::{Admission, Image, PodState, Subject, Termination, Version, View};
 use crate::translate::ImageUser;
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -72,8 +72,7 @@ impl World {
 
     pub(in crate::pod) fn want(&mut self, wanted: Option<Arc<StaticPod>>) {
         if let Some(version) = &wanted {
-            let versions = &mut self.state.versions;
-            versions.insert(version.uid.clone(), Arc::clone(version));
+            self.state.version_mut(&version.uid).pod = Some(Arc::clone(version));
         }
         self.wanted = wanted;
     }
@@ -95,7 +94,7 @@ impl World {
 
     fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> String {
         let id = self.id();
-        self.state.on_disk.insert(uid.into());
+        self.state.version_mut(uid).on_disk = true;
         self.observed.sandboxes.push(Sandbox {
             id: id.clone(),
             uid: uid.into(),
@@ -152,13 +151,16 @@ impl World {
     pub(in crate::pod) fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
         match step {
-            Step::Admit { uid } => assert!(self.state.admitted.insert(uid)),
-            Step::EnsureImage { uid, container } => self.find_image(uid, container),
+            Step::Admit { uid } => {
+                assert!(!self.state.is_admitted(&uid));
+                self.state.version_mut(&uid).admission = Admission::Admitted;
+            }
+            Step::EnsureImage { uid, container } => self.find_image(&uid, container),
             Step::CheckVolumes { uid } => {
-                self.state.checked.insert(uid);
+                self.state.version_mut(&uid).takeover.volumes_checked = true;
             }
             Step::TakeTurn { uid } => {
-                self.state.turns.insert(uid);
+                self.state.version_mut(&uid).takeover.has_turn = true;
             }
             Step::RunSandbox { uid, attempt } => {
                 let taken = self
@@ -173,8 +175,9 @@ impl World {
                 self.set_state(&id, State::Running { started_at: 1 });
             }
             Step::Terminate { uid } => {
-                self.state.terminating.insert(uid.clone());
-                self.state.on_disk.insert(uid.clone());
+                let version = self.state.version_mut(&uid);
+                version.termination = Some(Termination::Adopted);
+                version.on_disk = true;
                 let exit = self.exit(0);
                 let of_it = self.observed.containers.iter_mut();
                 of_it
@@ -197,20 +200,20 @@ impl World {
                             since: Timestamp::from(0),
                             grace_period: 30,
                         };
-                        let history = self.state.histories.entry(uid.clone()).or_default();
+                        let history = &mut self.state.version_mut(&uid).history;
                         history.failed_instances.insert(id.clone(), failed_instance);
                     }
                     self.set_state(id, exit.clone());
                 }
             }
             Step::RestartAll { uid } => {
-                let history = self.state.histories.entry(uid.clone()).or_default();
+                let history = &mut self.state.version_mut(&uid).history;
                 for container in self.observed.containers_of(&uid) {
                     history.replace(container);
                 }
             }
             Step::Fail { uid, reason, .. } => {
-                let history = self.state.histories.entry(uid).or_default();
+                let history = &mut self.state.version_mut(&uid).history;
                 history.finished = Some(Finished {
                     phase: "Failed".into(),
                     reason: reason.into(),
@@ -234,8 +237,9 @@ impl World {
                 for container in self.observed.containers_of(&uid) {
                     history.replace(container);
                 }
-                self.state.histories.insert(uid.clone(), history);
-                self.state.terminating.remove(&uid);
+                let version = self.state.version_mut(&uid);
+                version.history = history;
+                version.termination = None;
                 self.state.failures.remove(&Subject::CleanUp(uid));
             }
             Step::CleanUp { uid } => {
@@ -246,8 +250,8 @@ impl World {
         }
     }
 
-    fn find_image(&mut self, uid: String, container: String) {
-        let image = if self.no_image.contains(&uid) {
+    fn find_image(&mut self, uid: &str, container: String) {
+        let image = if self.no_image.contains(uid) {
             Image::Failed {
                 reason: "ErrImagePull",
                 message: "no".into(),
@@ -261,7 +265,7 @@ impl World {
                 pulled: false,
             }
         };
-        self.state.images.insert((uid, container), image);
+        self.state.version_mut(uid).images.insert(container, image);
     }
 
     fn run_container(&mut self, step: Step) {
@@ -281,7 +285,7 @@ impl World {
             !taken,
             "the runtime has container {container} {attempt} already"
         );
-        let image = self.state.images.remove(&(uid.clone(), container.clone()));
+        let image = self.state.version_mut(&uid).images.remove(&container);
         assert!(
             matches!(image, Some(Image::Ready { .. })),
             "there is no image"
@@ -374,11 +378,11 @@ fn any_world() -> impl Strategy<Value = World> {
                 for (index, version) in versions.iter().enumerate() {
                     let there = !world.observed.has_none_of(&version.uid);
                     if known[index] {
-                        let versions = &mut world.state.versions;
-                        versions.insert(version.uid.clone(), Arc::clone(version));
+                        world.state.version_mut(&version.uid).pod = Some(Arc::clone(version));
                     }
                     if terminating[index] && there {
-                        world.state.terminating.insert(version.uid.clone());
+                        let version = world.state.version_mut(&version.uid);
+                        version.termination = Some(Termination::Adopted);
                     }
                 }
                 world
@@ -393,7 +397,7 @@ proptest! {
         match world.wanted.clone() {
             None => {
                 prop_assert_eq!(&world.observed, &Observed::default());
-                prop_assert!(world.state.on_disk.is_empty());
+                prop_assert_eq!(world.state.uids_on_disk().next(), None);
             }
             Some(wanted) => {
                 let finished = is_finished(world.view(), &wanted);
@@ -401,7 +405,7 @@ proptest! {
                 let partly = wanted.spec.restart_policy.as_deref() != Some("Always");
                 prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
                 prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
-                prop_assert!(world.state.on_disk.iter().all(|uid| *uid == wanted.uid));
+                prop_assert!(world.state.uids_on_disk().all(|uid| *uid == wanted.uid));
             }
         }
     }
@@ -431,7 +435,7 @@ proptest! {
     fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
         prop_assume!(world.wanted.is_some());
         let uid = world.wanted.clone().unwrap().uid.clone();
-        prop_assume!(!world.state.terminating.contains(&uid));
+        prop_assume!(!world.state.is_terminating(&uid));
         let Some(sandbox) = world.observed.ready_sandbox(&uid).map(|s| s.id.clone()) else {
             return Ok(());
         };
@@ -504,8 +508,8 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let mut world = World::new(Some(version("u1", "Always")));
     let sandbox = world.sandbox("u1", 0, true);
     let with = |world: &mut World, name: &str, image: Image| {
-        let images = &mut world.state.images;
-        images.insert(("u1".into(), name.into()), image);
+        let images = &mut world.state.version_mut("u1").images;
+        images.insert(name.into(), image);
     };
     let pulling = Image::Pulling {
         error: String::new(),
@@ -740,8 +744,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         reason: "NodePorts".into(),
         message: "the host port 80/TCP is taken".into(),
     };
-    let rejections = &mut world.state.rejections;
-    rejections.insert("new".into(), rejection);
+    world.state.version_mut("new").admission = Admission::Rejected(rejection);
     world.want(Some(Arc::clone(&new)));
     world.steps.clear();
     world.settle();
@@ -750,7 +753,8 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         "{:#?}",
         world.steps
     );
-    world.state.rejections.clear();
+    let reopen = |_: &str, version: &mut Version| version.admission.reopen();
+    world.state.update_versions(reopen);
     world.settle_for_good();
     assert!(world.runs(&new));
 }
@@ -759,7 +763,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
 fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
     let (old, new) = (version("old", "Always"), version("new", "Always"));
     let mut world = World::new(Some(new));
-    world.state.versions.insert("old".into(), Arc::clone(&old));
+    world.state.version_mut("old").pod = Some(Arc::clone(&old));
     world.no_image.insert("new".into());
     let sandbox = world.sandbox("old", 0, false);
     let exit = world.exit(137);

@@ -76,7 +76,7 @@ pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&
 
 /// Returns the failure that holds up the clean-up of anything but this version.
 pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
-    let on_disk = view.state.on_disk.iter().map(String::as_str);
+    let on_disk = view.state.uids_on_disk();
     let mut others = view
         .observed
         .uids()
@@ -167,10 +167,7 @@ fn images_of<'a>(version: &'a StaticPod, name: &str) -> Vec<WantedImage<'a>> {
 
 /// Returns the state of an image; while the runtime is asked for it, the state before.
 fn image_state<'a>(state: &'a PodState, version: &StaticPod, holder: &str) -> Option<&'a Image> {
-    match state
-        .images
-        .get(&(version.uid.clone(), holder.to_owned()))?
-    {
+    match state.image(&version.uid, holder)? {
         Image::Checking(before) => before.as_deref(),
         image => Some(image),
     }
@@ -257,7 +254,7 @@ pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> 
 
 /// Time when a version was first seen, in nanoseconds since the epoch.
 pub(in crate::pod) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
-    view.state.seen.get(uid).map(|(nanos, _)| *nanos)
+    view.state.first_seen(uid).map(|seen| seen.nanos)
 }
 
 /// Time of the machine at a moment, by its clock as it stands, or stood when the version was first seen.
@@ -265,9 +262,9 @@ fn wall_at(view: View<'_>, uid: &str, at: MonotonicTime) -> Option<i64> {
     if let Some(at) = view.state.wall.at(at) {
         return Some(at);
     }
-    let (seen, monotonic) = view.state.seen.get(uid)?;
-    let millis = at.0.saturating_sub(monotonic.0);
-    Some(seen.saturating_add(millis.saturating_mul(1_000_000)))
+    let seen = view.state.first_seen(uid)?;
+    let millis = at.0.saturating_sub(seen.monotonic.0);
+    Some(seen.nanos.saturating_add(millis.saturating_mul(1_000_000)))
 }
 
 /// Returns the next try of a failed start of a container, if that is still to come.
@@ -291,7 +288,7 @@ pub(in crate::pod) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting>
 /// Returns the reason for which a version does not take over yet.
 pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
     let uid = &version.uid;
-    if let Some(Rejection { reason, message }) = view.state.rejections.get(uid) {
+    if let Some(Rejection { reason, message }) = view.state.rejection(uid) {
         return Waiting::new(reason, message.clone());
     }
     if let Some(waiting) = missing_objects(version) {
@@ -309,7 +306,7 @@ pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
 /// Returns what a version waits for that nothing blocks: its turn, or the end of the old one.
 fn takeover(view: View<'_>, version: &StaticPod) -> Waiting {
     let (state, uid) = (view.state, &version.uid);
-    let ends = |other: &str| other != uid && state.terminating.contains(other);
+    let ends = |other: &str| other != uid && state.is_terminating(other);
     if view.observed.uids().any(ends) {
         let failure = cleanup_of_others(view, uid);
         let failure = failure.map(|f| format!(": {}: {}", f.reason, f.message));

@@ -8,9 +8,12 @@ mod failure;
 pub mod history;
 pub mod observed;
 pub mod progress;
+pub mod record;
 pub mod time;
+mod version;
 
 pub use failure::{Failure, Subject};
+pub use version::{Admission, FirstSeen, Image, Takeover, Terminating, Termination, Version};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,13 +22,12 @@ use std::time::Duration;
 use self::history::{FailedInstance, Finished, History};
 use self::observed::{Container, Observed};
 use self::progress::Progress;
-use self::time::{MonotonicTime, Timestamp, Wall};
+use self::record::Record;
+use self::time::{MonotonicTime, Wall};
 use crate::manifest::StaticPod;
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::probe::Health;
-use crate::translate::ImageUser;
-use serde::{Deserialize, Serialize};
 
 /// All that the planner looks at.
 #[derive(Debug, Clone, Copy)]
@@ -45,42 +47,18 @@ pub struct View<'a> {
 /// The task's memory.
 #[derive(Debug, Clone, Default)]
 pub struct PodState {
-    /// Versions of this Pod that can be carried on, by UID.
-    pub versions: BTreeMap<String, Arc<StaticPod>>,
-    /// UIDs that have something on this node outside the runtime: folders, logs, cgroups.
-    pub on_disk: BTreeSet<String>,
-    /// UIDs on their way out; they end before anything else comes in their place.
-    pub terminating: BTreeSet<String>,
-    /// Start and grace period of the ends that the agent has begun.
-    pub ends: BTreeMap<String, Terminating>,
-    /// UIDs whose host paths were found in order before they take over.
-    pub checked: BTreeSet<String>,
-    /// UIDs that have their turn among the node's updates: they may take over.
-    pub turns: BTreeSet<String>,
-    /// UIDs that take the place of a version that was stopped for them: their start is a restart.
-    pub successors: BTreeSet<String>,
+    /// Versions of this Pod, by UID; each has a part that is not empty.
+    versions: BTreeMap<String, Version>,
     /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was told to give back.
     pub stopped_sandboxes: BTreeSet<String>,
-    /// Images, by UID and container name.
-    pub images: BTreeMap<(String, String), Image>,
-    /// UIDs that may run here.
-    pub admitted: BTreeSet<String>,
-    /// Rejections of the others, as things stand.
-    pub rejections: BTreeMap<String, Rejection>,
-    /// The last such reasons that were told.
-    pub rejected_before: BTreeMap<String, Rejection>,
     /// Failures since the last success in the same matter.
     pub failures: BTreeMap<Subject, Failure>,
     /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
     pub last_starts: BTreeMap<Subject, MonotonicTime>,
     /// Lowest attempt whose name the runtime does not hold for something that it does not have.
     pub free_attempts: BTreeMap<Subject, u32>,
-    /// History of each version, by UID.
-    pub histories: BTreeMap<String, History>,
-    /// First time that each version was seen, in nanoseconds since the epoch and as monotonic time.
-    pub seen: BTreeMap<String, (i64, MonotonicTime)>,
     /// The machine's time.
     pub wall: Wall,
     /// Health by probes, by container id.
@@ -89,15 +67,6 @@ pub struct PodState {
     pub post_starts: BTreeMap<String, PostStart>,
     /// The steps that are under way, for people.
     pub progress: Progress,
-}
-
-/// Start and grace period of a Pod's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminating {
-    /// Time of its start.
-    pub since: Timestamp,
-    /// Seconds.
-    pub grace_period: i64,
 }
 
 /// A hook after the start of a container.
@@ -109,40 +78,6 @@ pub enum PostStart {
     Interrupted,
     /// It failed, with its message; the container is to be stopped.
     Failed(String),
-}
-
-/// True if a container's image is at hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Image {
-    /// The runtime is being asked for it, after this failure if there was one.
-    Checking(Option<Box<Image>>),
-    /// Being pulled.
-    Pulling {
-        /// The wait that came before; zero the first time.
-        after: Duration,
-        /// Error of the last pull; empty the first time.
-        error: String,
-    },
-    /// At hand for the next start.
-    Ready {
-        /// The image's id, from which the container is created.
-        reference: String,
-        /// The user the image wants to run as.
-        user: ImageUser,
-        /// True if it was pulled for this start, and that was told.
-        pulled: bool,
-    },
-    /// It could not be had.
-    Failed {
-        /// Kubernetes' word for it: `ErrImagePull`, `InvalidImageName`, …
-        reason: &'static str,
-        /// Error message.
-        message: String,
-        /// Time of the next try.
-        retry: MonotonicTime,
-        /// The wait until then, in full.
-        delay: Duration,
-    },
 }
 
 impl PodState {
@@ -159,13 +94,13 @@ impl PodState {
     /// Returns the end of a version for good, if it has ended.
     #[must_use]
     pub fn finished(&self, uid: &str) -> Option<&Finished> {
-        self.histories.get(uid)?.finished.as_ref()
+        self.history(uid)?.finished.as_ref()
     }
 
     /// The stop of a container that does not work, if it was begun.
     #[must_use]
     pub fn failed_instance(&self, container: &Container) -> Option<&FailedInstance> {
-        let history = self.histories.get(&container.uid)?;
+        let history = self.history(&container.uid)?;
         history.failed_instances.get(&container.id)
     }
 
@@ -173,7 +108,7 @@ impl PodState {
     /// starts anew.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
-        let history = self.histories.get(&container.uid);
+        let history = self.history(&container.uid);
         history.is_some_and(|history| history.is_replaced(container))
     }
 
@@ -232,21 +167,142 @@ impl PodState {
         self.under_way.contains_key(&subject)
     }
 
-    /// Nothing of this UID is left anywhere.
+    /// Returns the state of a version, if anything is known of it.
+    #[must_use]
+    pub fn version(&self, uid: &str) -> Option<&Version> {
+        self.versions.get(uid)
+    }
+
+    /// Returns the state of a version to set a part of it, an empty one if nothing is known of it yet.
+    pub fn version_mut(&mut self, uid: &str) -> &mut Version {
+        self.versions.entry(uid.to_owned()).or_default()
+    }
+
+    /// Changes the state of a version, if anything is known of it. One of which nothing is left is forgotten.
+    pub fn update_version<T>(
+        &mut self,
+        uid: &str,
+        change: impl FnOnce(&mut Version) -> T,
+    ) -> Option<T> {
+        let changed = change(self.versions.get_mut(uid)?);
+        self.versions.retain(|_, version| !version.is_empty());
+        Some(changed)
+    }
+
+    /// Changes the states of all versions. Those of which nothing is left are forgotten.
+    pub fn update_versions(&mut self, mut change: impl FnMut(&str, &mut Version)) {
+        for (uid, version) in &mut self.versions {
+            change(uid, version);
+        }
+        self.versions.retain(|_, version| !version.is_empty());
+    }
+
+    /// The versions of this Pod that can be carried on, by UID.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<StaticPod>> {
+        self.versions
+            .values()
+            .filter_map(|version| version.pod.as_ref())
+    }
+
+    /// Returns the Pod of a version, if that can be carried on.
+    #[must_use]
+    pub fn pod(&self, uid: &str) -> Option<&Arc<StaticPod>> {
+        self.version(uid)?.pod.as_ref()
+    }
+
+    /// The UIDs that have something on this node outside the runtime.
+    pub fn uids_on_disk(&self) -> impl Iterator<Item = &str> {
+        self.uids(|version| version.on_disk)
+    }
+
+    /// Returns true if a version has something on this node outside the runtime.
+    #[must_use]
+    pub fn is_on_disk(&self, uid: &str) -> bool {
+        self.version(uid).is_some_and(|version| version.on_disk)
+    }
+
+    /// The UIDs that are terminating.
+    pub fn uids_terminating(&self) -> impl Iterator<Item = &str> {
+        self.uids(|version| version.termination.is_some())
+    }
+
+    /// Returns true if a version is terminating.
+    #[must_use]
+    pub fn is_terminating(&self, uid: &str) -> bool {
+        let version = self.version(uid);
+        version.is_some_and(|version| version.termination.is_some())
+    }
+
+    fn uids(&self, test: impl Fn(&Version) -> bool) -> impl Iterator<Item = &str> {
+        let versions = self.versions.iter();
+        let versions = versions.filter(move |(_, version)| test(version));
+        versions.map(|(uid, _)| uid.as_str())
+    }
+
+    /// Returns the record of a version, if it has one.
+    #[must_use]
+    pub fn record(&self, uid: &str) -> Option<&Arc<Record>> {
+        self.version(uid)?.record.as_ref()
+    }
+
+    /// Returns the first time that a version was seen, if that is known.
+    #[must_use]
+    pub fn first_seen(&self, uid: &str) -> Option<FirstSeen> {
+        self.version(uid)?.seen
+    }
+
+    /// Returns true if any version may run on this node.
+    #[must_use]
+    pub fn has_admitted(&self) -> bool {
+        let mut versions = self.versions.values();
+        versions.any(|version| version.admission == Admission::Admitted)
+    }
+
+    /// Returns true if a version may run on this node.
+    #[must_use]
+    pub fn is_admitted(&self, uid: &str) -> bool {
+        let version = self.version(uid);
+        version.is_some_and(|version| version.admission == Admission::Admitted)
+    }
+
+    /// Returns the reason for which a version may not run on this node, as things stand.
+    #[must_use]
+    pub fn rejection(&self, uid: &str) -> Option<&Rejection> {
+        match &self.version(uid)?.admission {
+            Admission::Rejected(rejection) => Some(rejection),
+            Admission::Undecided { .. } | Admission::Admitted => None,
+        }
+    }
+
+    /// Returns true if any version may not run on this node.
+    #[must_use]
+    pub fn has_rejected(&self) -> bool {
+        let mut versions = self.versions.values();
+        versions.any(|version| matches!(version.admission, Admission::Rejected(_)))
+    }
+
+    /// Returns the state of an image of a version, if it was asked for.
+    #[must_use]
+    pub fn image(&self, uid: &str, holder: &str) -> Option<&Image> {
+        self.version(uid)?.images.get(holder)
+    }
+
+    /// Returns the preparation of a version to take over from another one.
+    #[must_use]
+    pub fn takeover(&self, uid: &str) -> Takeover {
+        let version = self.version(uid);
+        version.map_or_else(Takeover::default, |version| version.takeover)
+    }
+
+    /// Returns the history of a version.
+    #[must_use]
+    pub fn history(&self, uid: &str) -> Option<&History> {
+        self.version(uid).map(|version| &version.history)
+    }
+
+    /// Forgets a version of which nothing is left anywhere.
     pub fn forget_version(&mut self, uid: &str) {
         self.versions.remove(uid);
-        self.on_disk.remove(uid);
-        self.terminating.remove(uid);
-        self.ends.remove(uid);
-        self.checked.remove(uid);
-        self.turns.remove(uid);
-        self.successors.remove(uid);
-        self.admitted.remove(uid);
-        self.rejections.remove(uid);
-        self.rejected_before.remove(uid);
-        self.histories.remove(uid);
-        self.seen.remove(uid);
-        self.images.retain(|(owner, _), _| owner != uid);
         self.failures
             .retain(|subject, _| subject.uid() != Some(uid));
         self.last_starts

@@ -75,12 +75,12 @@ pub(super) fn conditions(
 
 /// Since when a condition holds, in nanoseconds since the epoch: as long as remembered, else from now.
 fn since(view: View<'_>, version: &StaticPod, kind: &str, word: &str) -> Option<i64> {
-    let history = view.state.histories.get(&version.uid);
+    let history = view.state.history(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let same = known.find(|c| c.kind == kind && c.status == word);
-    let (seen, monotonic) = view.state.seen.get(&version.uid)?;
+    let seen = view.state.first_seen(&version.uid)?;
     same.map(|c| c.since)
-        .or_else(|| Some(wall_of(view.now, *seen, *monotonic)))
+        .or_else(|| Some(wall_of(view.now, seen.nanos, seen.monotonic)))
 }
 
 /// The machine's time at this moment, from a moment whose time is known.
@@ -122,7 +122,7 @@ fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Findi
         state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
     });
     // Nor does it become undone: init containers run once more where all containers start anew.
-    let history = view.state.histories.get(&version.uid);
+    let history = view.state.history(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let before = known.any(|c| c.kind == "Initialized" && c.status == "True");
     let inits = in_order(

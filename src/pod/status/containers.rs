@@ -250,7 +250,7 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
 
 /// Returns the ID and the end of the instance before this newest one, which the runtime no longer has.
 fn remembered_end(view: View<'_>, newest: &Container) -> Option<(String, Exit)> {
-    let history = view.state.histories.get(&newest.uid)?;
+    let history = view.state.history(&newest.uid)?;
     let known = history.containers.get(&newest.name)?;
     let previous = known
         .previous

@@ -1,7 +1,6 @@
 //! The status as tables: each row is a rule of Kubernetes' documentation (Pod Lifecycle, Init Containers,
 //! Sidecar Containers, Liveness, Readiness and Startup Probes) or, where that is silent, of the kubelet's.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use crate::pod::report::report;
 use crate::pod::state::history::{Condition, Finished};
 use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::pod::state::time::MonotonicTime;
-use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
+use crate::pod::state::{Admission, Failure, FirstSeen, Image, PodState, PostStart, Subject, View};
 use crate::pod::status::{end_phase, status};
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
@@ -59,7 +58,10 @@ fn pod(spec: &str) -> Scene {
         ips: vec![],
     };
     let mut state = PodState::default();
-    state.seen.insert("u".into(), (THEN, NOW));
+    state.version_mut("u").seen = Some(FirstSeen {
+        nanos: THEN,
+        monotonic: NOW,
+    });
     Scene {
         version: rules_tests::pod(spec),
         observed: Observed {
@@ -167,7 +169,8 @@ impl Scene {
     }
 
     fn image(mut self, holder: &str, image: Image) -> Self {
-        self.state.images.insert(("u".into(), holder.into()), image);
+        let images = &mut self.state.version_mut("u").images;
+        images.insert(holder.into(), image);
         self
     }
 
@@ -207,7 +210,7 @@ impl Scene {
     }
 
     fn finished(mut self, reason: &str, message: &str) -> Self {
-        let history = self.state.histories.entry("u".into()).or_default();
+        let history = &mut self.state.version_mut("u").history;
         history.finished = Some(Finished {
             phase: "Failed".into(),
             reason: reason.into(),
@@ -219,7 +222,7 @@ impl Scene {
 
     /// All its containers are to be replaced.
     fn all_replaced(mut self) -> Self {
-        let history = self.state.histories.entry("u".into()).or_default();
+        let history = &mut self.state.version_mut("u").history;
         for container in &self.observed.containers {
             history.replace(container);
         }
@@ -227,7 +230,7 @@ impl Scene {
     }
 
     fn was_initialized(mut self) -> Self {
-        let history = self.state.histories.entry("u".into()).or_default();
+        let history = &mut self.state.version_mut("u").history;
         history.conditions.push(Condition {
             kind: "Initialized".into(),
             status: "True".into(),
@@ -943,7 +946,7 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
         ),
     ] {
         let key = &scene.version.key;
-        let snapshot = report(scene.view(), &facts(), key, None, &BTreeMap::new()).report;
+        let snapshot = report(scene.view(), &facts(), key, None).report;
         let container = &snapshot.containers[0];
         assert_eq!(container.state, "waiting", "{container:#?}");
         let said = (container.reason.as_str(), container.message.as_str());
@@ -960,7 +963,7 @@ fn the_agents_own_report_tells_what_a_running_pod_waits_for() {
             warnings: vec![],
         };
         let key = &scene.version.key;
-        report(scene.view(), &facts(), key, Some(&wanted), &BTreeMap::new()).report
+        report(scene.view(), &facts(), key, Some(&wanted)).report
     };
     let probes = "{name: a, image: i, startupProbe: {exec: {command: [a]}}, readinessProbe: {exec: {command: [a]}}}";
     let pod = |gates: &str| pod(&format!("{{{gates} containers: [{probes}]}}"));
@@ -1190,7 +1193,7 @@ fn a_pod_that_may_not_run_here_has_nothing_but_its_end() {
         reason: "NodePorts".into(),
         message: "taken".into(),
     };
-    scene.state.rejections.insert("u".into(), rejection);
+    scene.state.version_mut("u").admission = Admission::Rejected(rejection);
     let shown = serde_json::to_value(scene.status()).unwrap();
     let expected = json!({
         "phase": "Failed",

@@ -10,9 +10,9 @@ use super::{PodTask, Start};
 use crate::host::blocking::blocking;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
-use crate::pod::folder::Record;
-use crate::pod::state::PostStart;
 use crate::pod::state::history::StopReason;
+use crate::pod::state::record::Record;
+use crate::pod::state::{Admission, PostStart, Termination};
 use crate::pod::{folder, rollback};
 
 impl PodTask {
@@ -28,9 +28,9 @@ impl PodTask {
             self.load_version(uid);
         }
         for uid in here_too {
-            if let Some(version) = self.state.versions.get(&uid) {
+            if let Some(version) = self.state.pod(&uid) {
                 self.context.allocations.reserve(version);
-                self.state.admitted.insert(uid);
+                self.state.version_mut(&uid).admission = Admission::Admitted;
             }
         }
         self.listed = Some(start.listed);
@@ -51,7 +51,7 @@ impl PodTask {
             return;
         };
         let uid = version.uid.clone();
-        let lost = !self.records.contains_key(&uid) && !self.state.terminating.contains(&uid);
+        let lost = self.state.record(&uid).is_none() && !self.state.is_terminating(&uid);
         let lost = lost && self.observed.ready_sandbox(&uid).is_some();
         let oldest = self.observed.sandboxes_of(&uid).map(|s| s.created).min();
         let Some(oldest) = oldest.filter(|_| lost) else {
@@ -60,23 +60,23 @@ impl PodTask {
         let clock = &self.context.clock;
         let age = i64::try_from(clock.now().since(oldest).as_nanos()).unwrap_or(i64::MAX);
         self.seen_at(&uid, clock.wall_now().saturating_sub(age));
-        let record = self.record(&version);
-        self.state.on_disk.insert(uid.clone());
-        let (paths, written) = (self.context.facts.paths.clone(), record.clone());
+        let record = Arc::new(self.record(&version));
+        self.state.version_mut(&uid).on_disk = true;
+        let (paths, written) = (self.context.facts.paths.clone(), Arc::clone(&record));
         let write = move || folder::create(&paths, &version.key, &version.uid, &written);
         if let Err(error) = self.own_files(blocking(write)).await {
             warn!(pod = %self.key, %error, "Failed to write the record of a Pod whose folder was lost");
         }
-        self.records.insert(uid, record);
+        self.state.version_mut(&uid).record = Some(record);
     }
 
     /// Remembers what the folder of a version tells of it.
     fn load_version(&mut self, uid: &str) {
         let paths = &self.context.facts.paths;
-        self.state.on_disk.insert(uid.to_owned());
-        if folder::read_terminating(paths, uid).is_some() {
-            self.state.terminating.insert(uid.to_owned());
-        }
+        let is_terminating = folder::read_terminating(paths, uid).is_some();
+        let version = self.state.version_mut(uid);
+        version.on_disk = true;
+        version.termination = is_terminating.then_some(Termination::Adopted);
         if let Some(history) = folder::read_history(paths, uid) {
             let failed_instance = history.failed_instances.iter();
             let hooks = failed_instance
@@ -87,24 +87,26 @@ impl PodTask {
             let open = history.post_starts.iter().filter(|id| !failed_instance(id));
             let open = open.map(|id| (id.clone(), PostStart::Interrupted));
             self.state.post_starts.extend(open);
-            self.written_histories
-                .insert(uid.to_owned(), history.clone());
-            self.state.histories.insert(uid.to_owned(), history);
+            let version = self.state.version_mut(uid);
+            version.written_history = Some(history.clone());
+            version.history = history;
         }
         if let Some(record) = folder::read_record(paths, uid) {
             if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
                 let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
                 self.seen_at(uid, nanos);
             }
-            if let Some(version) = record.version().filter(|v| v.uid == uid) {
-                self.state.versions.insert(uid.to_owned(), version);
+            let pod = record.version().filter(|v| v.uid == uid);
+            let version = self.state.version_mut(uid);
+            if pod.is_some() {
+                version.pod = pod;
             }
-            self.records.insert(uid.to_owned(), record);
+            version.record = Some(Arc::new(record));
         }
     }
 
     pub(super) fn record(&self, version: &StaticPod) -> Record {
-        let known = self.records.get(&version.uid);
+        let known = self.state.record(&version.uid);
         let path = self.wanted.as_ref().filter(|w| w.pod.uid == version.uid);
         let path = path.map(|w| w.origin.to_string());
         Record {
@@ -121,9 +123,9 @@ impl PodTask {
 
     /// First time that a version was seen, RFC 3339.
     pub(super) fn seen(&self, uid: &str) -> String {
-        let seen = self.state.seen.get(uid);
+        let seen = self.state.first_seen(uid);
         let now = || self.context.clock.wall_now();
-        let nanos = seen.map_or_else(now, |(nanos, _)| *nanos);
+        let nanos = seen.map_or_else(now, |seen| seen.nanos);
         let time = jiff::Timestamp::from_nanosecond(nanos.into());
         time.unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
     }

@@ -16,8 +16,8 @@ use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
 use crate::pod::limiter::Place;
 use crate::pod::plan::Step;
-use crate::pod::state::Subject;
 use crate::pod::state::progress::UnderWay;
+use crate::pod::state::{Subject, Version};
 
 /// Time limit of file work on the paths that a manifest names.
 pub(super) const FILES: Duration = Duration::from_secs(10);
@@ -131,7 +131,7 @@ impl PodTask {
             Done::Turn { uid, place } => {
                 self.state.under_way.remove(&Subject::Turn(uid.clone()));
                 if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
-                    self.state.turns.insert(uid.clone());
+                    self.state.version_mut(&uid).takeover.has_turn = true;
                     self.turn = Some((uid, place.lease()));
                 }
             }
@@ -143,8 +143,8 @@ impl PodTask {
         let is_done = result.is_ok();
         match step {
             // One that was forgotten meanwhile is checked again.
-            Step::CheckVolumes { uid } if is_done && self.state.versions.contains_key(uid) => {
-                self.state.checked.insert(uid.clone());
+            Step::CheckVolumes { uid } if is_done && self.state.pod(uid).is_some() => {
+                self.state.version_mut(uid).takeover.volumes_checked = true;
             }
             Step::StopSandbox { id } if is_done => {
                 self.state.stopped_sandboxes.insert(id.clone());
@@ -160,8 +160,8 @@ impl PodTask {
             Step::RemoveContainer { id }
                 if is_done || matches!(result, Err(StepError::Node { .. })) =>
             {
-                let histories = self.state.histories.values_mut();
-                histories.for_each(|history| history.forget(id));
+                let forget = |_: &str, version: &mut Version| version.history.forget(id);
+                self.state.update_versions(forget);
                 self.observed.forget(id);
             }
             Step::CleanUp { uid } if is_done => self.cleaned_up(uid),

@@ -27,11 +27,9 @@ impl PodTask {
         info!(pod = %self.key, uid, "Removed Pod");
         self.state.forget_version(uid);
         self.effects.forget(uid);
-        self.records.remove(uid);
-        self.written_histories.remove(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);
-            self.state.versions.insert(uid.to_owned(), version);
+            self.state.version_mut(uid).pod = Some(version);
             self.seen_at(uid, self.context.clock.wall_now());
         }
     }

@@ -37,9 +37,11 @@ impl PodTask {
         backoff: Option<Duration>,
     ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
-        let image_key = (uid.to_owned(), container.to_owned());
         // Used up whatever comes of it: the next start looks for the image again.
-        let image = self.state.images.remove(&image_key);
+        let used = self
+            .state
+            .update_version(uid, |version| version.images.remove(container));
+        let image = used.flatten();
         let spec = version.container(container);
         let (
             Some(Image::Ready {

@@ -1,6 +1,8 @@
 //! Executing the planner's steps. Each ends with the task's view of the runtime brought up to date: by
 //! what the step itself changed, or, when it failed, by asking the runtime again.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use super::PodTask;
@@ -17,7 +19,7 @@ impl PodTask {
     pub(super) async fn execute(&mut self, step: Step) {
         let done = step.clone();
         let result = match step {
-            Step::Admit { uid } => return self.admit(uid),
+            Step::Admit { uid } => return self.admit(&uid),
             Step::EnsureImage { uid, container } => return self.ensure_image(uid, container),
             Step::TakeTurn { uid } => return self.take_turn(uid),
             Step::CheckVolumes { .. }
@@ -105,7 +107,7 @@ impl PodTask {
 
     /// From now on every container of a version is to be replaced.
     fn restart_all(&mut self, uid: &str) {
-        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        let history = &mut self.state.version_mut(uid).history;
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
@@ -127,19 +129,20 @@ impl PodTask {
     pub(super) async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
         warn!(pod = %self.key, reason, message, "Pod failed");
         self.event(uid, None, EventKind::Normal, reason, &message);
-        let history = self.state.histories.entry(uid.to_owned()).or_default();
-        history.finished = Some(Finished {
+        let since = self.context.clock.wall_now();
+        self.state.version_mut(uid).history.finished = Some(Finished {
             phase: "Failed".to_owned(),
             reason: reason.to_owned(),
             message,
-            since: self.context.clock.wall_now(),
+            since,
         });
         let Some(version) = self.version(uid) else {
             return;
         };
-        let record = self.record(&version);
-        self.state.on_disk.insert(uid.to_owned());
-        self.records.insert(uid.to_owned(), record.clone());
+        let record = Arc::new(self.record(&version));
+        let state = self.state.version_mut(uid);
+        state.on_disk = true;
+        state.record = Some(Arc::clone(&record));
         let paths = self.context.facts.paths.clone();
         let create = move || folder::create(&paths, &version.key, &version.uid, &record);
         if let Err(error) = self.own_files(blocking(create)).await {
@@ -159,19 +162,19 @@ impl PodTask {
         for container in self.observed.containers_of(uid) {
             history.replace(container);
         }
-        let state = &mut self.state;
-        state.histories.insert(uid.to_owned(), history);
-        state.terminating.remove(uid);
-        state.ends.remove(uid);
-        state.rejections.remove(uid);
-        state.failures.remove(&Subject::CleanUp(uid.to_owned()));
+        let version = self.state.version_mut(uid);
+        version.history = history;
+        version.written_history = None;
+        version.record = None;
+        version.termination = None;
+        version.admission.reopen();
+        let clean_up = Subject::CleanUp(uid.to_owned());
+        self.state.failures.remove(&clean_up);
         self.effects.forget(uid);
         // It may have given back what it took when it was over.
         if let Some(version) = self.version(uid) {
             self.context.allocations.reserve(&version);
         }
-        self.records.remove(uid);
-        self.written_histories.remove(uid);
         self.seen_at(uid, self.context.clock.wall_now());
         Ok(())
     }

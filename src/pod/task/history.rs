@@ -6,6 +6,7 @@ use tracing::warn;
 use super::PodTask;
 use crate::host::blocking::blocking;
 use crate::pod::plan::rules::has_ended;
+use crate::pod::state::Version;
 use crate::pod::state::history::{Finished, History};
 use crate::pod::{folder, rollback, status};
 
@@ -15,21 +16,18 @@ const HISTORY: &str = "history";
 impl PodTask {
     /// Brings each version's history up to date, on disk too.
     pub(super) async fn record_histories(&mut self) {
-        let uids: Vec<String> = self.state.versions.keys().cloned().collect();
+        let uids: Vec<String> = self.state.pods().map(|pod| pod.uid.clone()).collect();
         for uid in uids {
-            if self.state.terminating.contains(&uid) || !self.state.on_disk.contains(&uid) {
+            if self.state.is_terminating(&uid) || !self.state.is_on_disk(&uid) {
                 continue;
             }
             let history = self.history_now(&uid);
-            if self.written_histories.get(&uid) == Some(&history) {
+            let version = self.state.version_mut(&uid);
+            if version.written_history.as_ref() == Some(&history) {
                 continue;
             }
-            let before = self
-                .written_histories
-                .get(&uid)
-                .cloned()
-                .unwrap_or_default();
-            self.state.histories.insert(uid.clone(), history.clone());
+            let before = version.written_history.clone().unwrap_or_default();
+            version.history = history.clone();
             let lasting = history.is_weightier_than(&before);
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
@@ -37,7 +35,8 @@ impl PodTask {
             match self.own_files(blocking(write)).await {
                 Ok(()) => {
                     self.complaints.should_log(HISTORY, None);
-                    self.written_histories.insert(uid, history);
+                    let written = |version: &mut Version| version.written_history = Some(history);
+                    self.state.update_version(&uid, written);
                 }
                 Err(error) => {
                     if self
@@ -53,8 +52,8 @@ impl PodTask {
 
     /// A version's history as things stand.
     fn history_now(&mut self, uid: &str) -> History {
-        let mut history = self.state.histories.get(uid).cloned().unwrap_or_default();
-        let Some(version) = self.state.versions.get(uid).cloned() else {
+        let mut history = self.state.history(uid).cloned().unwrap_or_default();
+        let Some(version) = self.version(uid) else {
             return history;
         };
         history.update(&self.observed, uid);

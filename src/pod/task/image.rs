@@ -54,9 +54,9 @@ impl PodTask {
         if wanted.policy == PullPolicy::Always {
             return self.begin_pull(uid, holder, wanted.image);
         }
-        let key = (uid.clone(), holder.clone());
-        let before = self.state.images.remove(&key).map(Box::new);
-        self.state.images.insert(key, Image::Checking(before));
+        let images = &mut self.state.version_mut(&uid).images;
+        let before = images.remove(&holder).map(Box::new);
+        images.insert(holder.clone(), Image::Checking(before));
         let (client, image) = (self.context.client.clone(), wanted.image.to_owned());
         let shown = self.under_way(&uid, image_container(&holder), "ImageStatus");
         let job = async move {
@@ -77,28 +77,27 @@ impl PodTask {
         holder: String,
         result: Result<Option<LocalImage>, ImageError>,
     ) {
-        let key = (uid.clone(), holder.clone());
-        match self.state.images.remove(&key) {
-            Some(Image::Checking(before)) => {
-                let before = before.map(|before| (key, *before));
-                self.state.images.extend(before);
-            }
+        let Some(Image::Checking(before)) = self.state.image(&uid, &holder).cloned() else {
             // Its version was forgotten meanwhile, or has found it another way.
-            other => return self.state.images.extend(other.map(|other| (key, other))),
-        }
+            return;
+        };
+        self.state.update_version(&uid, |version| match before {
+            Some(before) => version.images.insert(holder.clone(), *before),
+            None => version.images.remove(&holder),
+        });
         let Some(version) = self.version(&uid) else {
             return;
         };
         let wanted = wanted_images(&version).find(|image| image.holder == holder);
         match (result, wanted) {
-            (Ok(Some(local)), _) => self.image_arrived(uid, holder, Ok(local)),
-            (Err(error), _) => self.image_arrived(uid, holder, Err(error)),
+            (Ok(Some(local)), _) => self.image_arrived(&uid, holder, Ok(local)),
+            (Err(error), _) => self.image_arrived(&uid, holder, Err(error)),
             (Ok(None), Some(wanted)) if wanted.policy == PullPolicy::Never => {
                 let error = ImageError {
                     reason: NEVER_PULL,
                     message: events::never_pulled(wanted.image),
                 };
-                self.image_arrived(uid, holder, Err(error));
+                self.image_arrived(&uid, holder, Err(error));
             }
             (Ok(None), Some(wanted)) => self.begin_pull(uid, holder, wanted.image),
             (Ok(None), None) => {}
@@ -113,7 +112,9 @@ impl PodTask {
         let of_uid = self.observed.containers_of(&uid);
         let ran_before = of_uid.into_iter().any(|c| c.name == container);
         let (client, image) = (self.context.client.clone(), image.to_owned());
-        let key = (uid.clone(), container.clone());
+        let pulling = Image::Pulling { after, error };
+        let images = &mut self.state.version_mut(&uid).images;
+        images.insert(container.clone(), pulling);
         let shown = self.under_way(&uid, image_container(&container), "PullImage");
         let result = async move {
             let _shown = shown;
@@ -129,15 +130,12 @@ impl PodTask {
                 took: began.elapsed(),
             }
         };
-        let pulling = Image::Pulling { after, error };
-        self.state.images.insert(key, pulling);
         self.pulls.push(result.boxed());
     }
 
     /// The wait that the last failure to get an image brought about, and why that failed.
     pub(super) fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
-        let key = (uid.to_owned(), container.to_owned());
-        match self.state.images.get(&key) {
+        match self.state.image(uid, container) {
             Some(Image::Pulling { after, error }) => (*after, error.clone()),
             Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
             _ => (Duration::ZERO, String::new()),
@@ -159,21 +157,20 @@ impl PodTask {
         if let (Some(image), Ok(local)) = (image, &result) {
             self.record_pulled(&uid, &holder, &image, local, took);
         }
-        self.image_arrived(uid, holder, result);
+        self.image_arrived(&uid, holder, result);
     }
 
     /// Notes what came of looking for an image.
     pub(super) fn image_arrived(
         &mut self,
-        uid: String,
+        uid: &str,
         container: String,
         result: Result<LocalImage, ImageError>,
     ) {
-        let Some(version) = self.version(&uid) else {
+        let Some(version) = self.version(uid) else {
             return;
         };
-        let before = self.state.images.get(&(uid.clone(), container.clone()));
-        let before = match before {
+        let before = match self.state.image(uid, &container) {
             Some(Image::Failed { message, .. }) => Some(message.clone()),
             _ => None,
         };
@@ -196,7 +193,7 @@ impl PodTask {
                 let delay = match reason {
                     // Looking costs no registry anything, and whoever has the image brought does not say so.
                     NEVER_PULL => backoff::INITIAL,
-                    _ => backoff::next(self.failed_before(&uid, &container).0),
+                    _ => backoff::next(self.failed_before(uid, &container).0),
                 };
                 let retry_in = delay.as_secs();
                 if before.is_none_or(|before| before != message) {
@@ -210,21 +207,23 @@ impl PodTask {
                 }
             }
         };
-        self.state.images.insert((uid, container), image);
+        let images = &mut self.state.version_mut(uid).images;
+        images.insert(container, image);
     }
 
     /// An image behind a volume may have gone; the next try looks for it again.
     pub(super) fn forget_volume_images(&mut self, uid: &str) {
         let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
-        let images = &mut self.state.images;
-        images.retain(|(owner, holder), _| owner != uid || !volumes(holder));
+        self.state.update_version(uid, |version| {
+            version.images.retain(|holder, _| !volumes(holder));
+        });
     }
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.
     pub(super) fn volume_images(&self, version: &StaticPod) -> BTreeMap<String, String> {
         let image = |volume: &Volume| {
-            let key = (version.uid.clone(), volume_holder(&volume.name));
-            match self.state.images.get(&key)? {
+            let holder = volume_holder(&volume.name);
+            match self.state.image(&version.uid, &holder)? {
                 Image::Ready { reference, .. } => Some((volume.name.clone(), reference.clone())),
                 _ => None,
             }
@@ -242,8 +241,7 @@ impl PodTask {
         let uid = &version.uid;
         let image = |holder: &str| wanted_images(version).find(|image| image.holder == holder);
         for holder in image_volumes(version, spec) {
-            let key = (uid.clone(), holder.clone());
-            let state = self.state.images.get(&key);
+            let state = self.state.image(uid, &holder);
             let there = matches!(state, Some(Image::Ready { pulled: false, .. }));
             if let Some(image) = image(&holder).filter(|_| there) {
                 self.record_present(uid, &holder, image.image);

@@ -59,13 +59,13 @@ impl PodTask {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
             let version = Arc::clone(&new.pod);
-            self.state.versions.insert(new.pod.uid.clone(), version);
-            if !self.state.seen.contains_key(&new.pod.uid) {
+            self.state.version_mut(&new.pod.uid).pod = Some(version);
+            if self.state.first_seen(&new.pod.uid).is_none() {
                 self.seen_at(&new.pod.uid, self.context.clock.wall_now());
             }
         }
         if let Some(old) = uid(&self.wanted).filter(|old| Some(old) != uid(&wanted).as_ref()) {
-            let started = self.state.on_disk.contains(&old) || !self.observed.has_none_of(&old);
+            let started = self.state.is_on_disk(&old) || !self.observed.has_none_of(&old);
             if !started {
                 self.state.forget_version(&old);
                 self.context.allocations.release(&self.key, &old);
@@ -127,8 +127,8 @@ impl PodTask {
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             Some(done) = self.jobs.next() => self.job_done(done),
             news = self.probes.next() => self.record_probe_change(&news),
-            Ok(()) = given_back.changed(), if !self.state.rejections.is_empty() => {
-                self.state.rejections.clear();
+            Ok(()) = given_back.changed(), if self.state.has_rejected() => {
+                self.state.update_versions(|_, version| version.admission.reopen());
             }
         }
         self.has_pending_events = true;
@@ -222,7 +222,7 @@ impl PodTask {
         let view = self.view();
         let kept = [view.wanted, kept_version(view)];
         let is_named = kept.into_iter().flatten().any(|v| v.uid == uid);
-        is_named && !self.state.terminating.contains(uid)
+        is_named && !self.state.is_terminating(uid)
     }
 
     /// The next step if this one had just failed.

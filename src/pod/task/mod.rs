@@ -45,15 +45,14 @@ use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
+use crate::pod::observe;
 use crate::pod::observe::Listed;
 use crate::pod::plan::{plan, waiting};
 use crate::pod::report::{UpdateReport, report};
 use crate::pod::rollback::Rollback;
-use crate::pod::state::history::History;
 use crate::pod::state::observed::Observed;
 use crate::pod::state::progress::{UnderWay, rfc3339};
-use crate::pod::state::{PodState, View};
-use crate::pod::{folder, observe};
+use crate::pod::state::{FirstSeen, PodState, View};
 use crate::probe::Probes;
 use crate::source::DesiredPod;
 
@@ -100,8 +99,6 @@ pub struct PodTask {
     observed: Observed,
     state: PodState,
     effects: Effects,
-    /// Origin and first time of each version.
-    records: std::collections::BTreeMap<String, folder::Record>,
     pulls: FuturesUnordered<Pull>,
     post_starts: FuturesUnordered<PostStartHook>,
     /// Jobs that run beside the steps.
@@ -109,8 +106,6 @@ pub struct PodTask {
     /// The turn among the node's updates that a version has.
     turn: Option<(String, Lease)>,
     probes: Probes,
-    /// The histories as they stand on disk.
-    written_histories: std::collections::BTreeMap<String, History>,
     /// Failed writes, each logged once.
     complaints: LogOnce,
     /// Ids to look at before the next plan.
@@ -151,12 +146,10 @@ impl PodTask {
             observed: Observed::default(),
             state: PodState::default(),
             effects: Effects::default(),
-            records: std::collections::BTreeMap::default(),
             pulls: FuturesUnordered::new(),
             post_starts: FuturesUnordered::new(),
             jobs: FuturesUnordered::new(),
             turn: None,
-            written_histories: std::collections::BTreeMap::default(),
             complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
@@ -172,7 +165,7 @@ impl PodTask {
 
     /// Runs the task to its end; returns the Pod's key.
     pub async fn run(mut self) -> PodKey {
-        if !self.state.admitted.is_empty() {
+        if self.state.has_admitted() {
             self.update_cpu_shares().await;
         }
         self.reconcile().await;
@@ -245,7 +238,7 @@ impl PodTask {
     /// Takes over the first time that a version was seen.
     fn seen_at(&mut self, uid: &str, nanos: i64) {
         let monotonic = self.context.clock.monotonic_of(nanos);
-        self.state.seen.insert(uid.to_owned(), (nanos, monotonic));
+        self.state.version_mut(uid).seen = Some(FirstSeen { nanos, monotonic });
     }
 
     /// Records a step that begins now; it is under way until what this returns is dropped.
@@ -263,7 +256,7 @@ impl PodTask {
         reason: &str,
         message: &str,
     ) {
-        let version = self.state.versions.get(uid);
+        let version = self.state.pod(uid);
         let field = container.map_or(String::new(), |name| {
             let inits = version.map_or(&[][..], |v| v.init_containers());
             let list = if inits.iter().any(|c| c.name == name) {
@@ -283,7 +276,8 @@ impl PodTask {
 
     fn is_over(&self) -> bool {
         let nothing_there = self.observed == Observed::default();
-        self.wanted.is_none() && nothing_there && self.state.on_disk.is_empty()
+        let nothing_on_disk = self.state.uids_on_disk().next().is_none();
+        self.wanted.is_none() && nothing_there && nothing_on_disk
     }
 
     fn publish(&self) {
@@ -292,7 +286,7 @@ impl PodTask {
         }
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
-        let mut snapshot = report(self.view(), facts, &self.key, wanted, &self.records);
+        let mut snapshot = report(self.view(), facts, &self.key, wanted);
         let failed = self.rollback.as_ref().zip(self.asked.as_ref());
         if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
             let message = rollback.failed.clone().unwrap_or_default();
@@ -310,7 +304,7 @@ impl PodTask {
     }
 
     fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
-        self.state.versions.get(uid).cloned()
+        self.state.pod(uid).cloned()
     }
 
     /// The version; the planner only names versions that are known.

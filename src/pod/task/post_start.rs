@@ -29,7 +29,7 @@ impl PodTask {
     ) {
         let lifecycle = spec.lifecycle.as_ref();
         if lifecycle.is_some_and(|l| l.post_start.is_some()) {
-            let history = self.state.histories.entry(version.uid.clone()).or_default();
+            let history = &mut self.state.version_mut(&version.uid).history;
             history.post_starts.insert(id.to_owned());
             self.record_histories().await;
         }
@@ -83,9 +83,8 @@ impl PodTask {
         match result {
             Ok(()) => {
                 self.state.post_starts.remove(id);
-                if let Some(history) = self.state.histories.get_mut(&uid) {
-                    history.post_starts.remove(id);
-                }
+                self.state
+                    .update_version(&uid, |version| version.history.post_starts.remove(id));
             }
             Err(message) => {
                 warn!(pod = %self.key, container = name, error = message, "PostStart hook failed");

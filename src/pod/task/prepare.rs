@@ -16,13 +16,13 @@ use crate::pod::events::EventKind;
 use crate::pod::limiter::Class;
 use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::waiting::MISSING_OBJECT;
-use crate::pod::state::Subject;
 use crate::pod::state::observed::Container;
+use crate::pod::state::{Admission, Subject};
 use crate::volume;
 
 impl PodTask {
-    pub(super) fn admit(&mut self, uid: String) {
-        let Some(version) = self.version(&uid) else {
+    pub(super) fn admit(&mut self, uid: &str) {
+        let Some(version) = self.version(uid) else {
             return;
         };
         let Context {
@@ -30,17 +30,17 @@ impl PodTask {
         } = &*self.context;
         match allocations.admit(facts, &version) {
             Ok(()) => {
-                self.state.admitted.insert(uid);
+                self.state.version_mut(uid).admission = Admission::Admitted;
             }
             Err(rejection) => {
                 let Rejection { reason, message } = &rejection;
-                if self.state.rejected_before.get(&uid) != Some(&rejection) {
+                let known = self.state.version(uid);
+                let before = known.and_then(|version| version.admission.last_rejection());
+                if before != Some(&rejection) {
                     warn!(pod = %self.key, reason = reason.as_ref(), message, "Pod was rejected by this node");
-                    self.event(&uid, None, EventKind::Warning, reason, message);
-                    let before = &mut self.state.rejected_before;
-                    before.insert(uid.clone(), rejection.clone());
+                    self.event(uid, None, EventKind::Warning, reason, message);
                 }
-                self.state.rejections.insert(uid, rejection);
+                self.state.version_mut(uid).admission = Admission::Rejected(rejection);
             }
         }
     }
@@ -100,11 +100,14 @@ impl PodTask {
     pub(super) fn follow_takeover(&mut self) {
         let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
         let uid = wanted.as_ref().map(|w| w.uid.as_str());
-        let mut leaving = self.state.terminating.iter();
-        if let Some(uid) = uid.filter(|uid| leaving.any(|other| other != uid)) {
-            self.state.successors.insert(uid.to_owned());
+        let is_other = |other: &str| uid.is_some_and(|uid| other != uid);
+        let follows = self.state.uids_terminating().any(is_other);
+        if let Some(uid) = uid.filter(|_| follows) {
+            self.state.version_mut(uid).takeover.is_successor = true;
         }
-        self.state.turns.retain(|turn| Some(turn.as_str()) == uid);
+        self.state.update_versions(|other, version| {
+            version.takeover.has_turn &= Some(other) == uid;
+        });
         let Some((turn, _)) = &self.turn else {
             return;
         };

@@ -19,7 +19,7 @@ impl PodTask {
             let State::Running { started_at } = container.state else {
                 continue;
             };
-            let Some(version) = state.versions.get(&container.uid) else {
+            let Some(version) = state.pod(&container.uid) else {
                 continue;
             };
             let spec = version.container(&container.name);
@@ -31,7 +31,7 @@ impl PodTask {
             let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
                 continue;
             };
-            let history = state.histories.get(&container.uid);
+            let history = state.history(&container.uid);
             let before = history
                 .filter(|h| h.started.contains(&container.id))
                 .map(|h| Health {
@@ -41,7 +41,7 @@ impl PodTask {
                 });
             let clock = &context.clock;
             let age = clock.now().since(clock.monotonic_of(started_at));
-            let ends = state.terminating.contains(&container.uid);
+            let ends = state.is_terminating(&container.uid);
             let which = if ends { Which::Readiness } else { Which::All };
             let ip = sandbox.ips.first().map_or(of_host, String::as_str);
             known.push((container, spec, ip, age, which, before));
@@ -96,7 +96,7 @@ impl PodTask {
 
     /// Tells that a container which ended so is not started again at once.
     pub(super) fn record_back_off(&self, container: &Container, exit: &Exit) {
-        let Some(version) = self.state.versions.get(&container.uid) else {
+        let Some(version) = self.state.pod(&container.uid) else {
             return;
         };
         let again = restart(self.view(), version, container, exit);

@@ -1,6 +1,7 @@
 //! Reading the Pod's state from the runtime: all of it, or a single container or sandbox that changed.
 //! Losing a change costs time alone, since everything is listed again after a step that failed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::{PodTask, effects};
 use crate::cri::Error;
 use crate::host::blocking::FileSubject;
 use crate::host::blocking::pooled;
+use crate::manifest::StaticPod;
 use crate::pod::observe;
 use crate::pod::observe::{Inspected, Listed, Role};
 use crate::pod::state::Subject;
@@ -82,7 +84,8 @@ impl PodTask {
         let before = self.observed.clone();
         let mut known = before.clone();
         self.assumed.iter().for_each(|id| known.forget(id));
-        let terminating = self.state.terminating.clone();
+        let terminating = self.state.uids_terminating().map(str::to_owned);
+        let terminating: BTreeSet<String> = terminating.collect();
         let role = |uid: &str| match &wanted {
             None => Role::Leaving,
             Some(_) if terminating.contains(uid) => Role::Leaving,
@@ -181,21 +184,17 @@ impl PodTask {
         for container in ended.cloned().collect::<Vec<_>>() {
             self.read_termination_message(container).await;
         }
-        let uids: Vec<String> = self.state.histories.keys().cloned().collect();
-        for uid in uids {
-            let history = self.state.histories.get(&uid);
-            let known = self.state.versions.contains_key(&uid);
-            if let Some(history) =
-                history.filter(|_| known && !self.state.terminating.contains(&uid))
-            {
-                let gone = history.gone(&self.observed, &uid, &self.context.clock);
+        for StaticPod { uid, .. } in self.state.pods().map(AsRef::as_ref) {
+            let history = self.state.history(uid);
+            if let Some(history) = history.filter(|_| !self.state.is_terminating(uid)) {
+                let gone = history.gone(&self.observed, uid, &self.context.clock);
                 self.observed.containers.extend(gone);
             }
         }
     }
 
     async fn read_termination_message(&mut self, container: Container) {
-        let version = self.state.versions.get(&container.uid);
+        let version = self.state.pod(&container.uid);
         let spec = version.and_then(|v| v.container(&container.name));
         let (Some(spec), State::Exited(exit)) = (spec.cloned(), container.state.clone()) else {
             return;

@@ -14,12 +14,12 @@ use crate::host::cgroup;
 use crate::host::untrusted::read_path;
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
-use crate::pod::folder::Record;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{Class, Kind};
 use crate::pod::plan::Step;
 use crate::pod::state::Subject;
 use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::pod::state::record::Record;
 use crate::pod::{folder, observe};
 use crate::translate::{
     Addresses, ResolvConf, SandboxInstance, UserNamespaceRange, dns_problems, hostname_problem,
@@ -34,11 +34,11 @@ impl PodTask {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
         }
-        let record = self.record(&version);
-        self.state.on_disk.insert(uid.to_owned());
+        let record = Arc::new(self.record(&version));
+        self.state.version_mut(uid).on_disk = true;
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.to_owned()));
         let step = self.under_way(uid, None, "PrepareVolumes");
-        let prepared = prepare_node(&context, &version, record.clone());
+        let prepared = prepare_node(&context, &version, Arc::clone(&record));
         let host = self.part(&subject, prepared).await??;
         drop(step);
         let user_namespace = user_namespace(&context, &version);
@@ -47,7 +47,7 @@ impl PodTask {
             seen: record.seen.clone(),
             user_namespace: self.part(&subject, user_namespace).await??,
         };
-        self.records.insert(uid.to_owned(), record);
+        self.state.version_mut(uid).record = Some(record);
         if let Some(problem) = hostname_problem(&context.facts, &version) {
             return Err(sandbox_failure(problem));
         }
@@ -130,7 +130,7 @@ impl PodTask {
     ) -> v1::PodSandboxConfig {
         let context = &self.context;
         let known = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
-        let record = self.records.get(&version.uid);
+        let record = self.state.record(&version.uid);
         let instance = SandboxInstance {
             attempt: known.map_or(0, |s| s.attempt),
             seen: record.map(|r| r.seen.clone()).unwrap_or_default(),
@@ -153,7 +153,7 @@ impl PodTask {
     /// Returns true if a version ran before, or follows one that was stopped for it.
     fn has_run(&self, uid: &str) -> bool {
         let mut instances = self.observed.containers_of(uid);
-        self.state.successors.contains(uid) || instances.any(has_started)
+        self.state.takeover(uid).is_successor || instances.any(has_started)
     }
 
     /// Returns the address of a version's containers.
@@ -229,7 +229,7 @@ pub(super) async fn user_namespace(
 async fn prepare_node(
     context: &Arc<Context>,
     version: &Arc<StaticPod>,
-    record: Record,
+    record: Arc<Record>,
 ) -> Result<ResolvConf, StepError> {
     let context = Arc::clone(context);
     let version = Arc::clone(version);

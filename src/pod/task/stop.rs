@@ -24,7 +24,7 @@ use crate::pod::plan::rules::{restarts_on_failure, stop_order};
 use crate::pod::state::history::{FailedInstance, StopReason};
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::time::Timestamp;
-use crate::pod::state::{PostStart, Terminating, View};
+use crate::pod::state::{PostStart, Terminating, Termination, View};
 use crate::pod::{folder, observe};
 use crate::probe::hook;
 use crate::probe::hook::PRE_STOP_FAILED;
@@ -119,8 +119,9 @@ impl PodTask {
 
     /// Marks a version as on its way out, on disk too; gives when that began.
     async fn begin_end(&mut self, uid: &str) -> Result<Terminating, StepError> {
-        if let Some(known) = self.state.ends.get(uid) {
-            return Ok(*known);
+        let known = self.state.version(uid);
+        if let Some(Termination::Begun(known)) = known.and_then(|version| version.termination) {
+            return Ok(known);
         }
         let termination = Terminating {
             since: Timestamp::now(&self.context.clock),
@@ -135,9 +136,10 @@ impl PodTask {
             since,
             ..termination
         };
-        self.state.ends.insert(uid.to_owned(), termination);
-        self.state.on_disk.insert(uid.to_owned());
-        if self.state.terminating.insert(uid.to_owned()) {
+        let version = self.state.version_mut(uid);
+        version.on_disk = true;
+        let before = version.termination.replace(Termination::Begun(termination));
+        if before.is_none() {
             info!(pod = %self.key, uid, grace_period = termination.grace_period, "Stopping Pod");
         }
         Ok(termination)
@@ -198,7 +200,7 @@ impl PodTask {
         id: &str,
         reason: StopReason,
     ) -> FailedInstance {
-        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        let history = &mut self.state.version_mut(uid).history;
         if let Some(begun) = history.failed_instances.get_mut(id) {
             begun.since = begun.since.fixed(&self.context.clock);
             return begun.clone();
@@ -214,7 +216,7 @@ impl PodTask {
             since: Timestamp::now(&self.context.clock),
             grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
         };
-        let history = self.state.histories.entry(uid.to_owned()).or_default();
+        let history = &mut self.state.version_mut(uid).history;
         history
             .failed_instances
             .insert(id.to_owned(), failed_instance.clone());

@@ -11,6 +11,7 @@ use crate::pod::events::EventKind;
 use crate::pod::plan::{kept_version, waiting};
 use crate::pod::rollback;
 use crate::pod::rollback::Rollback;
+use crate::pod::state::record::Record;
 use crate::pod::state::time::{MonotonicTime, Timestamp};
 use crate::pod::status::status;
 
@@ -24,9 +25,9 @@ impl PodTask {
         if !self.observed.has_none_of(&new.uid) || kept_version(self.view()).is_some() {
             return;
         }
-        let others = self.state.versions.keys().filter(|uid| **uid != new.uid);
-        let there =
-            |uid: &&String| self.state.on_disk.contains(*uid) || !self.observed.has_none_of(uid);
+        let others = self.state.pods().map(|pod| &pod.uid);
+        let others = others.filter(|uid| **uid != new.uid);
+        let there = |uid: &&String| self.state.is_on_disk(uid) || !self.observed.has_none_of(uid);
         for old in others.filter(there).cloned().collect::<Vec<_>>() {
             self.begin_trial(&old, &new).await;
         }
@@ -35,7 +36,7 @@ impl PodTask {
     /// Records what to go back to, where a version that was good gives way to one that is rolled back unless
     /// it becomes good in time.
     pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
-        let was_good = self.state.histories.get(old).is_some_and(|h| h.was_good);
+        let was_good = self.state.history(old).is_some_and(|h| h.was_good);
         let status = self
             .version(old)
             .map(|v| status(self.view(), &self.context.facts, &v));
@@ -48,9 +49,9 @@ impl PodTask {
         if !was_good || !asked || settled {
             return;
         }
-        if let Some(good) = self.records.get(old).cloned() {
+        if let Some(good) = self.state.record(old) {
             let trial = Rollback {
-                good,
+                good: Record::clone(good),
                 uid: new.uid.clone(),
                 since: None,
                 ready_since: None,

@@ -10,9 +10,9 @@ use crate::manifest::{PodKey, StaticPod};
 use crate::pod::plan::rules::{is_finished, stop_order};
 use crate::pod::plan::tests::World;
 use crate::pod::plan::{Step, plan};
-use crate::pod::state::PostStart;
 use crate::pod::state::history::{Finished, StopReason};
 use crate::pod::state::observed::{Container, State};
+use crate::pod::state::{FirstSeen, PostStart};
 use crate::probe::{Failed, Health, ProbeKind as Kind};
 
 /// A Pod of this specification, with the UID `u`.
@@ -384,7 +384,10 @@ fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
         "containers": [{"name": "main", "image": "i"}],
     }));
     let mut world = World::new(Some(Arc::clone(&pod)));
-    world.state.seen.insert("u".into(), (1, world.now));
+    world.state.version_mut("u").seen = Some(FirstSeen {
+        nanos: 1,
+        monotonic: world.now,
+    });
     let alarm = world.settle().wake.unwrap();
     assert_eq!(alarm.since(world.now), Duration::from_secs(60));
     assert_eq!(world.live_names(), ["main"]);
@@ -407,7 +410,7 @@ fn a_pod_that_was_over_stays_over_even_if_nothing_is_left_of_it() {
         phase: "Succeeded".into(),
         ..Finished::default()
     };
-    let history = world.state.histories.entry("u".into()).or_default();
+    let history = &mut world.state.version_mut("u").history;
     history.finished = Some(finished);
     world.settle_for_good();
     assert!(world.steps.is_empty(), "{:#?}", world.steps);
