@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Rejection;
 use super::plan::rules::is_finished;
-use super::state::View;
 use super::state::history::Condition;
+use super::state::{Phase, View};
 use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
 
@@ -34,7 +34,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     // A Pod that may not run here has neither containers nor conditions nor addresses, as with the kubelet.
     if let Some(Rejection { reason, message }) = view.state.rejection(&version.uid) {
         return PodStatus {
-            phase: Some("Failed".to_owned()),
+            phase: Some(Phase::Failed.as_str().to_owned()),
             reason: Some(reason.to_string()),
             message: Some(format!("Pod was rejected: {message}")),
             ..status
@@ -59,7 +59,7 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
         init_container_statuses: Some(inits).filter(|inits| !inits.is_empty()),
         ..status
     };
-    status.phase = Some(phase(view, version, &status).to_owned());
+    status.phase = Some(phase(view, version, &status).as_str().to_owned());
     let finished = view.state.finished(&version.uid);
     if let Some(finished) = finished.filter(|f| !f.reason.is_empty()) {
         status.reason = Some(finished.reason.clone());
@@ -120,36 +120,35 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
 
 /// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase"). One that is over still is Running while a
 /// sidecar of it runs, unless it failed before its own containers came or was cut short.
-fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> &'static str {
+fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Phase {
     let finished = view.state.finished(&version.uid);
     let end = match finished {
-        Some(finished) if finished.phase == "Succeeded" => Some("Succeeded"),
-        Some(_) => Some("Failed"),
+        Some(finished) => Some(finished.phase),
         None => is_finished(view, version).then(|| end_phase(version, status)),
     };
     if let Some(end) = end {
         let cut_short = finished.is_some_and(|f| !f.reason.is_empty());
         let lingers = containers::has_running_sidecar(version, status);
         let runs_out = lingers && !cut_short && !containers::has_failed_init(version, status);
-        return if runs_out { "Running" } else { end };
+        return if runs_out { Phase::Running } else { end };
     }
     let mut statuses = status.container_statuses.iter().flatten();
     let never_ran = statuses.any(containers::never_ran);
     if never_ran || containers::is_initializing(view, version, status) {
-        return "Pending";
+        return Phase::Pending;
     }
-    "Running"
+    Phase::Running
 }
 
 /// The phase of a Pod whose containers are over for good, sidecars aside.
 #[must_use]
-pub fn end_phase(version: &StaticPod, status: &PodStatus) -> &'static str {
+pub fn end_phase(version: &StaticPod, status: &PodStatus) -> Phase {
     let mut statuses = status.container_statuses.iter().flatten();
     let all_good = statuses.all(|s| last_code(s) == Some(0));
     if all_good && !containers::has_failed_init(version, status) {
-        "Succeeded"
+        Phase::Succeeded
     } else {
-        "Failed"
+        Phase::Failed
     }
 }
 

@@ -15,7 +15,7 @@ use crate::pod::plan::{Plan, Step, kept_version, plan};
 use crate::pod::state::history::{FailedInstance, Finished, History, StopReason};
 use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::pod::state::time::{MonotonicTime, Timestamp};
-use crate::pod::state::{Admission, Image, PodState, Subject, Termination, Version, View};
+use crate::pod::state::{Admission, Image, Phase, PodState, Subject, Termination, Version, View};
 use crate::translate::ImageUser;
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -215,7 +215,7 @@ impl World {
             Step::Fail { uid, reason, .. } => {
                 let history = &mut self.state.version_mut(&uid).history;
                 history.finished = Some(Finished {
-                    phase: "Failed".into(),
+                    phase: Phase::Failed,
                     reason: reason.into(),
                     ..Finished::default()
                 });

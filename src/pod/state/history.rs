@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pod::state::Phase;
 use crate::pod::state::observed::{Container, Exit, Observed, State};
 use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 use crate::units::time::{bounded, nanos};
@@ -130,8 +131,8 @@ pub struct Ended {
 /// The end of a Pod for good.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
-    /// `Succeeded` or `Failed`.
-    pub phase: String,
+    /// Succeeded or Failed.
+    pub phase: Phase,
     /// Reason, where it was not its containers' own doing: `DeadlineExceeded`, …
     pub reason: String,
     /// Details for people.

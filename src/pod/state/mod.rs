@@ -7,12 +7,14 @@
 mod failure;
 pub mod history;
 pub mod observed;
+mod phase;
 pub mod progress;
 pub mod record;
 pub mod time;
 mod version;
 
 pub use failure::{Failure, Subject};
+pub use phase::Phase;
 pub use version::{Admission, FirstSeen, Image, Takeover, Terminating, Termination, Version};
 
 use std::collections::{BTreeMap, BTreeSet};

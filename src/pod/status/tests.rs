@@ -20,7 +20,9 @@ use crate::pod::report::report;
 use crate::pod::state::history::{Condition, Finished};
 use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::pod::state::time::MonotonicTime;
-use crate::pod::state::{Admission, Failure, FirstSeen, Image, PodState, PostStart, Subject, View};
+use crate::pod::state::{
+    Admission, Failure, FirstSeen, Image, Phase, PodState, PostStart, Subject, View,
+};
 use crate::pod::status::{end_phase, status};
 use crate::probe::Health;
 use crate::source::{DesiredPod, Origin};
@@ -212,7 +214,7 @@ impl Scene {
     fn finished(mut self, reason: &str, message: &str) -> Self {
         let history = &mut self.state.version_mut("u").history;
         history.finished = Some(Finished {
-            phase: "Failed".into(),
+            phase: Phase::Failed,
             reason: reason.into(),
             message: message.into(),
             since: THEN,
@@ -768,7 +770,7 @@ fn sidecars_start_before_and_run_beside_the_pods_own_containers() {
 
 #[test]
 fn a_pod_is_over_with_its_own_containers_whatever_its_sidecars_do() {
-    for (code, phase) in [(0, "Succeeded"), (1, "Failed")] {
+    for (code, phase) in [(0, Phase::Succeeded), (1, Phase::Failed)] {
         let scene = with_sidecar("Never").runs("side").ended("main", code);
         assert_eq!(end_phase(&scene.version, &scene.status()), phase);
     }

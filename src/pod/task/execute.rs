@@ -11,8 +11,8 @@ use crate::host::blocking::blocking;
 use crate::pod::events::EventKind;
 use crate::pod::folder;
 use crate::pod::plan::Step;
-use crate::pod::state::Subject;
 use crate::pod::state::history::{Finished, History};
+use crate::pod::state::{Phase, Subject};
 
 impl PodTask {
     /// Executes one step, and records its outcome.
@@ -131,7 +131,7 @@ impl PodTask {
         self.event(uid, None, EventKind::Normal, reason, &message);
         let since = self.context.clock.wall_now();
         self.state.version_mut(uid).history.finished = Some(Finished {
-            phase: "Failed".to_owned(),
+            phase: Phase::Failed,
             reason: reason.to_owned(),
             message,
             since,

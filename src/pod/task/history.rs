@@ -63,7 +63,7 @@ impl PodTask {
         let status = status::status(self.view(), &self.context.facts, &version);
         if ended {
             history.finished = Some(Finished {
-                phase: status::end_phase(&version, &status).to_owned(),
+                phase: status::end_phase(&version, &status),
                 since: self.context.clock.wall_now(),
                 ..Finished::default()
             });

@@ -12,7 +12,7 @@ use crate::pod::plan::tests::World;
 use crate::pod::plan::{Step, plan};
 use crate::pod::state::history::{Finished, StopReason};
 use crate::pod::state::observed::{Container, State};
-use crate::pod::state::{FirstSeen, PostStart};
+use crate::pod::state::{FirstSeen, Phase, PostStart};
 use crate::probe::{Failed, Health, ProbeKind as Kind};
 
 /// A Pod of this specification, with the UID `u`.
@@ -407,7 +407,7 @@ fn a_pod_that_was_over_stays_over_even_if_nothing_is_left_of_it() {
     let pod = single("Never", &json!({}));
     let mut world = World::new(Some(pod));
     let finished = Finished {
-        phase: "Succeeded".into(),
+        phase: Phase::Succeeded,
         ..Finished::default()
     };
     let history = &mut world.state.version_mut("u").history;
