@@ -195,8 +195,7 @@ fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, Ste
     let Some(spec) = &version.pod.spec else {
         return Ok(String::new());
     };
-    let handler = context.facts.runtime_handler(spec);
-    handler.map(str::to_owned).map_err(sandbox_failure)
+    Ok(context.facts.runtime_handler(spec)?.to_owned())
 }
 
 /// The Pod's own range of ids on the host, where it has a user namespace.
@@ -248,12 +247,7 @@ async fn prepare_node(
             seen: record.seen.clone(),
             ..Addresses::default()
         };
-        volume::prepare(&context.facts, &version, &addresses).map_err(|message| {
-            StepError::Node {
-                reason: "FailedMount",
-                message,
-            }
-        })?;
+        volume::prepare(&context.facts, &version, &addresses)?;
         host_resolver(&context).map_err(sandbox_failure)
     };
     let prepared = pooled(subject, FILES, prepare).await;
