@@ -40,12 +40,13 @@ pub fn env_files(
             ..
         } = selector;
         let wrong = |error: EnvFileError| {
-            VolumeError::Container(VolumeFailure::EnvFile {
+            let failure = VolumeFailure::EnvFile {
                 variable: variable.name.clone(),
                 path: path.clone(),
                 volume: volume_name.clone(),
                 error,
-            })
+            };
+            VolumeError::Container(failure.into())
         };
         let Some(text) = read(paths, pod, volume_name, path).map_err(wrong)? else {
             continue;

@@ -10,10 +10,10 @@ use crate::translate::TranslateError;
 pub enum VolumeError {
     /// The Pod's sandbox cannot be created.
     #[error(transparent)]
-    Sandbox(VolumeFailure),
+    Sandbox(Box<VolumeFailure>),
     /// A container cannot be created.
     #[error(transparent)]
-    Container(VolumeFailure),
+    Container(Box<VolumeFailure>),
 }
 
 impl VolumeError {

@@ -106,7 +106,7 @@ pub fn prepare_sub_path(
 ) -> Result<(), VolumeError> {
     sub_path::prepare(root, path, target).map_err(|error| {
         let volume = volume.to_owned();
-        VolumeError::Container(VolumeFailure::SubPath { volume, error })
+        VolumeError::Container(VolumeFailure::SubPath { volume, error }.into())
     })
 }
 
@@ -145,7 +145,7 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
 
 /// Makes the folder of the Pod's own volumes a shared mount, if a container asks for the propagation of mounts
 /// in one of them.
-fn share(paths: &Paths, pod: &StaticPod) -> Result<(), VolumeFailure> {
+fn share(paths: &Paths, pod: &StaticPod) -> Result<(), Box<VolumeFailure>> {
     let Some(spec) = &pod.pod.spec else {
         return Ok(());
     };
@@ -164,14 +164,14 @@ fn share(paths: &Paths, pod: &StaticPod) -> Result<(), VolumeFailure> {
         return Ok(());
     }
     let shared = make_folder(&folder).and_then(|()| propagation::share(&folder));
-    shared.map_err(|error| VolumeFailure::Propagation { folder, error })
+    shared.map_err(|error| VolumeFailure::Propagation { folder, error }.into())
 }
 
 fn each(
     paths: &Paths,
     pod: &StaticPod,
     execute: impl Fn(&PodSpec, &Volume, &VolumeSource) -> Result<(), SetUpError>,
-) -> Result<(), VolumeFailure> {
+) -> Result<(), Box<VolumeFailure>> {
     let Some(spec) = &pod.pod.spec else {
         return Ok(());
     };
@@ -181,7 +181,8 @@ fn each(
             continue;
         }
         if let Some(source) = volume_source(paths, pod, volume) {
-            execute(spec, volume, &source).map_err(|error| VolumeFailure::SetUp {
+            let done = execute(spec, volume, &source);
+            done.map_err(|error| VolumeFailure::SetUp {
                 name: volume.name.clone(),
                 index,
                 path: source.path().to_owned(),
