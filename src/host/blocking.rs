@@ -123,17 +123,14 @@ pub(crate) async fn limited<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
-    let subject = subject.into();
-    let start = Instant::now();
-    let end = start.later(limit);
-    let turn = Turn::wait(&subject, start, end).await?;
-    let timed_out = || TimedOut::since(&subject, start);
-    let result = spawn(turn, end, work).await.ok_or_else(timed_out)?;
-    match timeout_at(end, result).await {
+    let (turn, span) = Turn::begin(subject.into(), limit).await?;
+    let result = spawn(turn, span.end, work).await;
+    let result = result.ok_or_else(|| span.timed_out())?;
+    match timeout_at(span.end, result).await {
         Ok(Ok(Ok(done))) => Ok(done),
         Ok(Ok(Err(panic))) => resume_unwind(panic),
         // The thread sends a result before it ends, so that only the limit can pass.
-        Ok(Err(_)) | Err(_) => Err(timed_out()),
+        Ok(Err(_)) | Err(_) => Err(span.timed_out()),
     }
 }
 
@@ -151,17 +148,14 @@ pub(crate) async fn pooled<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
-    let subject = subject.into();
-    let start = Instant::now();
-    let end = start.later(limit);
-    let turn = Turn::wait(&subject, start, end).await?;
+    let (turn, span) = Turn::begin(subject.into(), limit).await?;
     let work = blocking(move || {
         let done = work();
         drop(turn);
         done
     });
-    let done = timeout_at(end, work).await;
-    done.map_err(|_| TimedOut::since(&subject, start))
+    let done = timeout_at(span.end, work).await;
+    done.map_err(|_| span.timed_out())
 }
 
 /// Starts the work on its own thread; `None` when no thread could be had until `end`.
@@ -225,6 +219,20 @@ enum Taken {
     AllThreads,
 }
 
+/// Subject and times of one call, its wait for a turn included.
+#[derive(Debug)]
+struct CallSpan {
+    subject: FileSubject,
+    start: Instant,
+    end: Instant,
+}
+
+impl CallSpan {
+    fn timed_out(&self) -> TimedOut {
+        TimedOut::since(&self.subject, self.start)
+    }
+}
+
 /// Permission to work on a subject, until it is dropped.
 #[derive(Debug)]
 struct Turn {
@@ -234,6 +242,21 @@ struct Turn {
 }
 
 impl Turn {
+    /// Waits for a turn on the subject; the limit begins with the wait.
+    async fn begin(subject: FileSubject, limit: Duration) -> Result<(Self, CallSpan), TimedOut> {
+        let start = Instant::now();
+        let end = start.later(limit);
+        let turn = Self::wait(&subject, start, end).await?;
+        Ok((
+            turn,
+            CallSpan {
+                subject,
+                start,
+                end,
+            },
+        ))
+    }
+
     /// Waits until no other operation on the subject is under way and a thread is free.
     async fn wait(subject: &FileSubject, start: Instant, end: Instant) -> Result<Self, TimedOut> {
         loop {

@@ -49,14 +49,7 @@ pub(super) struct Suggestion {
 /// It is not a v1 Pod at all.
 pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
     check_kind(document)?;
-    let mut decoder = Decoder {
-        document,
-        problems: vec![],
-        warnings: vec![],
-        left_out: vec![],
-        refused_in: vec![],
-        suggestions: vec![],
-    };
+    let mut decoder = Decoder::new(document);
     let mut value = document.value.clone();
     if let Value::Object(fields) = &mut value {
         decoder.object(fields, schema::pod(), &mut FieldPosition::default());
@@ -78,14 +71,7 @@ pub(super) fn decode(document: &Document) -> Result<Decoded, Vec<Problem>> {
 /// Checks the metadata of an object other than a Pod. Returns errors, and warnings about what is unknown or
 /// without effect.
 pub(super) fn check_metadata(document: &Document) -> (Vec<Problem>, Vec<Problem>) {
-    let mut decoder = Decoder {
-        document,
-        problems: vec![],
-        warnings: vec![],
-        left_out: vec![],
-        refused_in: vec![],
-        suggestions: vec![],
-    };
+    let mut decoder = Decoder::new(document);
     let name = "metadata";
     let schema = schema::pod().field(name);
     let mut value = document.value[name].clone();
@@ -177,7 +163,18 @@ struct Decoder<'a> {
     suggestions: Vec<Suggestion>,
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    fn new(document: &'a Document) -> Self {
+        Self {
+            document,
+            problems: vec![],
+            warnings: vec![],
+            left_out: vec![],
+            refused_in: vec![],
+            suggestions: vec![],
+        }
+    }
+
     fn object(
         &mut self,
         fields: &mut Map<String, Value>,

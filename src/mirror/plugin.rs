@@ -32,7 +32,7 @@ const LEFT_TIME: Duration = Duration::from_secs(1);
 /// Bytes that it may print.
 const MAX_OUTPUT: usize = 1 << 20;
 /// Bytes that are shown of its standard error.
-const MAX_COMPLAINT: usize = 1024;
+const MAX_STDERR: usize = 1024;
 
 /// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
 /// file system, whatever it is sent.
@@ -235,8 +235,11 @@ impl RunningPlugin {
         let status = {
             let reading = async {
                 tokio::try_join!(
-                    read_all(stdout, &mut printed),
-                    read_begin(stderr, &mut errors)
+                    read_output(stdout, |piece| add_all(&mut printed, piece)),
+                    read_output(stderr, |piece| {
+                        add_begin(&mut errors, piece);
+                        Ok(())
+                    })
                 )
             };
             let mut reading = std::pin::pin!(reading);
@@ -284,10 +287,10 @@ impl Drop for RunningPlugin {
     }
 }
 
-/// Reads to the end, but no more than may be.
-async fn read_all(
+/// Reads an output of the plugin to its end, piece by piece.
+async fn read_output(
     from: Option<impl AsyncRead + Unpin>,
-    to: &mut Vec<u8>,
+    mut add: impl FnMut(&[u8]) -> Result<(), PluginError>,
 ) -> Result<(), PluginError> {
     let Some(mut from) = from else {
         return Ok(());
@@ -298,30 +301,23 @@ async fn read_all(
         if length == 0 {
             return Ok(());
         }
-        if to.len().saturating_add(length) > MAX_OUTPUT {
-            return Err(PluginError::TooLong);
-        }
-        to.extend_from_slice(&chunk[..length]);
+        add(&chunk[..length])?;
     }
 }
 
-/// Reads to the end, and keeps the beginning.
-async fn read_begin(
-    from: Option<impl AsyncRead + Unpin>,
-    to: &mut Vec<u8>,
-) -> Result<(), PluginError> {
-    let Some(mut from) = from else {
-        return Ok(());
-    };
-    let mut chunk = [0; 4096];
-    loop {
-        let length = from.read(&mut chunk).await?;
-        if length == 0 {
-            return Ok(());
-        }
-        let room = MAX_COMPLAINT.saturating_sub(to.len());
-        to.extend_from_slice(&chunk[..length.min(room)]);
+/// Adds a piece, but no more than may be.
+fn add_all(output: &mut Vec<u8>, piece: &[u8]) -> Result<(), PluginError> {
+    if output.len().saturating_add(piece.len()) > MAX_OUTPUT {
+        return Err(PluginError::TooLong);
     }
+    output.extend_from_slice(piece);
+    Ok(())
+}
+
+/// Adds what still belongs to the beginning.
+fn add_begin(output: &mut Vec<u8>, piece: &[u8]) {
+    let left = MAX_STDERR.saturating_sub(output.len());
+    output.extend_from_slice(&piece[..piece.len().min(left)]);
 }
 
 fn shortened(text: &str) -> String {

@@ -181,7 +181,7 @@ impl ContainerLogManager {
 
     /// Logs a problem with a log once.
     fn report(&mut self, subject: &str, done: &anyhow::Result<()>) {
-        if let Some(error) = self.problems.record(subject, &done) {
+        if let Some(error) = self.problems.record(subject, done) {
             warn!(
                 log = subject,
                 error, "Failed to rotate or link container log"

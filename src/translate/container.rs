@@ -12,7 +12,7 @@ use super::mounts::{mounts, sub_path};
 use super::resources::container_resources;
 use super::sandbox::pod_labels;
 use super::security::{UserNamespaceRange, check_non_root, container_security_context};
-use super::{NodeFacts, annotation_json, labels, volume_source};
+use super::{NodeFacts, TranslateError, annotation_json, labels, volume_source};
 use crate::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig, Signal};
 use crate::manifest::StaticPod;
 
@@ -61,7 +61,7 @@ pub fn container_config(
     pod: &StaticPod,
     spec: &Container,
     instance: &ContainerInstance,
-) -> Result<ContainerConfig, String> {
+) -> Result<ContainerConfig, TranslateError> {
     let pod_spec = &pod.spec;
     check_non_root(pod, pod_spec, spec, &instance.user)?;
     let mut environment = environment(facts, pod, spec, instance)?;
@@ -122,7 +122,7 @@ pub fn sub_paths(
     pod: &StaticPod,
     spec: &Container,
     instance: &ContainerInstance,
-) -> Result<Vec<SubPath>, String> {
+) -> Result<Vec<SubPath>, TranslateError> {
     let environment = environment(facts, pod, spec, instance)?;
     let mut found = vec![];
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceFieldSelector};
 
 use super::resources::{container_limit, container_request, effective_limit};
-use super::{NodeFacts, labels};
+use super::{NodeFacts, TranslateError, labels};
 use crate::manifest::StaticPod;
 use crate::units::quantity::{self, Quantity};
 
@@ -30,7 +30,7 @@ pub fn field_value(
     pod: &StaticPod,
     addresses: &Addresses,
     field_path: &str,
-) -> Result<String, String> {
+) -> Result<String, TranslateError> {
     let metadata = &pod.metadata;
     let spec = &pod.spec;
     // As the kubelet has it, a Pod that came from a source has this annotation like any other.
@@ -71,8 +71,8 @@ pub fn field_value(
     })
 }
 
-fn unknown(field_path: &str) -> String {
-    format!("the downward API has no field {field_path:?}")
+fn unknown(field_path: &str) -> TranslateError {
+    TranslateError::UnknownField(field_path.to_owned())
 }
 
 /// `metadata.labels['app']` as what it is a part of, and the key.
@@ -146,7 +146,7 @@ pub fn resource_value(
     pod: &StaticPod,
     asker: ResourceConsumer<'_>,
     selector: &ResourceFieldSelector,
-) -> Result<String, String> {
+) -> Result<String, TranslateError> {
     let named = selector.container_name.as_deref().filter(|n| !n.is_empty());
     let name = match (named, asker) {
         (Some(name), _) | (None, ResourceConsumer::Variable(name)) => name,
@@ -154,7 +154,7 @@ pub fn resource_value(
     };
     let spec = &pod.spec;
     let container = find_container(spec, name);
-    let container = container.ok_or_else(|| format!("there is no container {name:?}"))?;
+    let container = container.ok_or_else(|| TranslateError::UnknownContainer(name.to_owned()))?;
     let has_defaults = asker == ResourceConsumer::File
         || named.is_none()
         || spec.containers.iter().any(|c| c.name == name);
@@ -171,13 +171,13 @@ pub fn resource_value(
                 limit
             }
         }
-        _ => return Err(format!("there is no resource {:?}", selector.resource)),
+        _ => return Err(TranslateError::UnknownResource(selector.resource.clone())),
     };
     let divisor = selector.divisor.as_ref();
     let divisor = divisor.and_then(|d| quantity::parse(&d.0));
     let divisor = divisor.filter(|d| !d.is_zero()).unwrap_or(Quantity::of(1));
     let value = amount.divided_by(divisor);
-    let value = value.ok_or_else(|| "the divisor is negative".to_owned())?;
+    let value = value.ok_or(TranslateError::NegativeDivisor)?;
     Ok(value.to_string())
 }
 

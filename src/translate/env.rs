@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource};
 
 use super::downward::{ResourceConsumer, field_value, resource_value};
-use super::{ContainerInstance, NodeFacts};
+use super::{ContainerInstance, NodeFacts, TranslateError};
 use crate::cri::v1::KeyValue;
 use crate::manifest::StaticPod;
 use crate::manifest::expansion::{MAX_EXPANDED, Piece, pieces};
@@ -28,7 +28,7 @@ pub(super) fn environment(
     pod: &StaticPod,
     container: &Container,
     instance: &ContainerInstance,
-) -> Result<Environment, String> {
+) -> Result<Environment, TranslateError> {
     let mut environment = Environment::default();
     for source in container.env_from.iter().flatten() {
         environment.take_all(pod, source)?;
@@ -45,7 +45,7 @@ pub(super) fn environment(
             }
             _ => environment.expand(written).map(Some),
         };
-        let value = value.map_err(|e| format!("env {:?}: {e}", variable.name))?;
+        let value = value.map_err(|e| e.of_field(format!("env {:?}", variable.name)))?;
         if let Some(value) = value {
             environment.set(&variable.name, value);
         }
@@ -60,7 +60,7 @@ fn referred(
     container: &Container,
     instance: &ContainerInstance,
     source: &EnvVarSource,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, TranslateError> {
     if let Some(field) = &source.field_ref {
         let value = field_value(facts, pod, &instance.addresses, &field.field_path);
         return value.map(Some);
@@ -88,25 +88,33 @@ fn referred(
     match instance.env_files.get(&key) {
         Some(value) => Ok(Some(value.clone())),
         None if file.optional == Some(true) => Ok(None),
-        None => Err(format!(
-            "the file {:?} of volume {:?} has no key {:?}",
-            file.path, file.volume_name, file.key
-        )),
+        None => Err(TranslateError::MissingFileKey {
+            volume: file.volume_name.clone(),
+            path: file.path.clone(),
+            key: file.key.clone(),
+        }),
     }
 }
 
 fn entry(
-    kind: &str,
+    kind: &'static str,
     name: &str,
     entries: Option<&Entries>,
     key: &str,
     optional: Option<bool>,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, TranslateError> {
     match entries.and_then(|entries| entries.get(key)) {
         Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
         None if optional == Some(true) => Ok(None),
-        None if entries.is_some() => Err(format!("the {kind} {name:?} has no key {key:?}")),
-        None => Err(format!("there is no {kind} {name:?}")),
+        None if entries.is_some() => Err(TranslateError::MissingKey {
+            kind,
+            name: name.to_owned(),
+            key: key.to_owned(),
+        }),
+        None => Err(TranslateError::MissingObject {
+            kind,
+            name: name.to_owned(),
+        }),
     }
 }
 
@@ -116,7 +124,7 @@ pub(super) struct Environment {
     order: Vec<String>,
     values: BTreeMap<String, String>,
     /// The bytes that the container's texts may still have.
-    room: usize,
+    bytes_left: usize,
 }
 
 impl Default for Environment {
@@ -124,7 +132,7 @@ impl Default for Environment {
         Self {
             order: vec![],
             values: BTreeMap::new(),
-            room: MAX_EXPANDED,
+            bytes_left: MAX_EXPANDED,
         }
     }
 }
@@ -134,8 +142,11 @@ impl Environment {
     ///
     /// # Errors
     /// There is not so much left.
-    fn reserve(&mut self, size: usize) -> Result<(), String> {
-        self.room = self.room.checked_sub(size).ok_or_else(too_large)?;
+    fn reserve(&mut self, size: usize) -> Result<(), TranslateError> {
+        self.bytes_left = self
+            .bytes_left
+            .checked_sub(size)
+            .ok_or(TranslateError::TextTooLarge(MAX_EXPANDED))?;
         Ok(())
     }
 
@@ -146,7 +157,7 @@ impl Environment {
     }
 
     /// Every entry of an object as a variable.
-    fn take_all(&mut self, pod: &StaticPod, source: &EnvFromSource) -> Result<(), String> {
+    fn take_all(&mut self, pod: &StaticPod, source: &EnvFromSource) -> Result<(), TranslateError> {
         let config_map = source.config_map_ref.as_ref();
         let config_map = config_map.map(|r| ("ConfigMap", &r.name, r.optional));
         let secret = source.secret_ref.as_ref();
@@ -162,13 +173,14 @@ impl Environment {
             if optional == Some(true) {
                 return Ok(());
             }
-            return Err(format!("envFrom: there is no {kind} {name:?}"));
+            let name = name.clone();
+            return Err(TranslateError::MissingObject { kind, name }.of_field("envFrom"));
         };
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (key, value) in entries {
             let value = String::from_utf8_lossy(value).into_owned();
-            let room = self.reserve(value.len());
-            room.map_err(|e| format!("envFrom: {kind} {name:?}: {e}"))?;
+            let reserved = self.reserve(value.len());
+            reserved.map_err(|e| e.of_field(format!("envFrom: {kind} {name:?}")))?;
             self.set(&format!("{prefix}{key}"), value);
         }
         Ok(())
@@ -179,7 +191,7 @@ impl Environment {
     ///
     /// # Errors
     /// It refers to a variable that is not there, or empty.
-    pub(super) fn expand_known(&self, text: &str) -> Result<String, String> {
+    pub(super) fn expand_known(&self, text: &str) -> Result<String, TranslateError> {
         let mut missing = BTreeSet::new();
         let expanded = self.expand_with(text, MAX_PATH, |name, value| {
             if value.is_none_or(str::is_empty) {
@@ -188,20 +200,18 @@ impl Environment {
         });
         if !missing.is_empty() {
             let missing: Vec<String> = missing.into_iter().collect();
-            return Err(format!("missing value for {}", missing.join(", ")));
+            return Err(TranslateError::MissingVariables(missing));
         }
-        expanded.ok_or_else(|| {
-            format!("found more than {MAX_PATH} bytes once $(VAR) is expanded, which no path has")
-        })
+        expanded.ok_or(TranslateError::PathTooLong(MAX_PATH))
     }
 
     /// The text with its references expanded.
     ///
     /// # Errors
     /// The container's texts have too many bytes with it.
-    pub(super) fn expand(&mut self, text: &str) -> Result<String, String> {
-        let expanded = self.expand_with(text, self.room, |_, _| ());
-        let expanded = expanded.ok_or_else(too_large)?;
+    pub(super) fn expand(&mut self, text: &str) -> Result<String, TranslateError> {
+        let expanded = self.expand_with(text, self.bytes_left, |_, _| ());
+        let expanded = expanded.ok_or(TranslateError::TextTooLarge(MAX_EXPANDED))?;
         self.reserve(expanded.len())?;
         Ok(expanded)
     }
@@ -241,11 +251,11 @@ impl Environment {
         &mut self,
         field: &str,
         texts: Option<&Vec<String>>,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<String>, TranslateError> {
         let texts = texts.into_iter().flatten().enumerate();
         let expanded = texts.map(|(index, text)| {
             let text = self.expand(text);
-            text.map_err(|e| format!("{field}[{index}]: {e}"))
+            text.map_err(|e| e.of_field(format!("{field}[{index}]")))
         });
         expanded.collect()
     }
@@ -259,13 +269,6 @@ impl Environment {
         };
         self.order.into_iter().map(pair).collect()
     }
-}
-
-fn too_large() -> String {
-    format!(
-        "with it more than {MAX_EXPANDED} bytes are found in all values, the command and the arguments of \
-         the container once $(VAR) is expanded"
-    )
 }
 
 #[cfg(test)]
@@ -285,7 +288,7 @@ mod tests {
         }
     }
 
-    fn try_environment(container: &Container) -> Result<Environment, String> {
+    fn try_environment(container: &Container) -> Result<Environment, TranslateError> {
         let pod = StaticPod {
             key: crate::manifest::PodKey {
                 namespace: "n".into(),
@@ -303,16 +306,21 @@ mod tests {
     }
 
     #[test]
-    fn all_texts_of_a_container_share_what_room_there_is() {
+    fn all_texts_of_a_container_share_one_limit() {
         let half = "x".repeat(MAX_EXPANDED / 2);
         let variables = [("A", half.as_str()), ("B", "$(A)"), ("C", "$(A)")];
-        let error = try_environment(&container(&variables)).unwrap_err();
+        let error = try_environment(&container(&variables))
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("env \"C\": "), "{error}");
         let mut environment = environment(&container(&variables[..2]));
         let args = vec![String::new(), "x".to_owned()];
-        let error = environment.expand_all("args", Some(&args)).unwrap_err();
+        let error = environment
+            .expand_all("args", Some(&args))
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("args[1]: "), "{error}");
-        let error = environment.expand_known("$(A)").unwrap_err();
+        let error = environment.expand_known("$(A)").unwrap_err().to_string();
         assert!(error.contains("more than 4096 bytes"), "{error}");
         assert_eq!(environment.expand_known("a/b").unwrap(), "a/b");
     }

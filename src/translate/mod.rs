@@ -7,6 +7,7 @@ mod container;
 mod dns;
 mod downward;
 mod env;
+mod error;
 mod host_ips;
 mod hosts;
 pub mod labels;
@@ -28,6 +29,7 @@ pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub
 pub use dns::{ResolvConf, dns_problems};
 pub use downward::{Addresses, ResourceConsumer, field_value, resource_value};
 pub use env::EnvFileKey;
+pub use error::TranslateError;
 pub use host_ips::HostIps;
 pub use hosts::hosts_file;
 pub use paths::{Paths, VolumeSource, volume_source};
@@ -142,15 +144,13 @@ impl NodeFacts {
     ///
     /// # Errors
     /// The runtime class is not known.
-    pub fn runtime_handler(&self, spec: &PodSpec) -> Result<&str, String> {
+    pub fn runtime_handler(&self, spec: &PodSpec) -> Result<&str, TranslateError> {
         let class = spec.runtime_class_name.as_deref().filter(|c| !c.is_empty());
         match class {
             None => Ok(""),
             Some(class) => match self.runtime_classes.get(class) {
                 Some(handler) => Ok(handler),
-                None => Err(format!(
-                    "spec.runtimeClassName: there is no runtime class {class:?}"
-                )),
+                None => Err(TranslateError::UnknownRuntimeClass(class.to_owned())),
             },
         }
     }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::env::Environment;
 use super::sandbox::mappings;
-use super::{ContainerInstance, NodeFacts, VolumeSource, volume_source};
+use super::{ContainerInstance, NodeFacts, TranslateError, VolumeSource, volume_source};
 use crate::cri::v1::{ImageSpec, Mount, MountPropagation};
 use crate::manifest::StaticPod;
 
@@ -17,16 +17,19 @@ const HOSTS: &str = "/etc/hosts";
 ///
 /// # Errors
 /// It names a variable that is not there, or leads out of the volume.
-pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<String, String> {
+pub(super) fn sub_path(
+    mount: &VolumeMount,
+    environment: &Environment,
+) -> Result<String, TranslateError> {
     let path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
         Some(expression) => environment.expand_known(expression)?,
         None => mount.sub_path.clone().unwrap_or_default(),
     };
     if path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(format!(
-            "the sub path {path:?} of volume {:?} leads out of it",
-            mount.name
-        ));
+        return Err(TranslateError::SubPathOutside {
+            volume: mount.name.clone(),
+            path,
+        });
     }
     Ok(path)
 }
@@ -40,12 +43,12 @@ pub(super) fn mounts(
     container: &Container,
     instance: &ContainerInstance,
     environment: &Environment,
-) -> Result<Vec<Mount>, String> {
+) -> Result<Vec<Mount>, TranslateError> {
     let mut mounts = vec![];
     for (index, asked) in container.volume_mounts.iter().flatten().enumerate() {
         let volumes = spec.volumes.iter().flatten();
         let volume = volumes.into_iter().find(|v| v.name == asked.name);
-        let volume = volume.ok_or_else(|| format!("there is no volume {:?}", asked.name))?;
+        let volume = volume.ok_or_else(|| TranslateError::UnknownVolume(asked.name.clone()))?;
         let sub_path = sub_path(asked, environment)?;
         let mut mount = match &volume.image {
             Some(_) => image_mount(facts, pod, volume, instance, sub_path)?,
@@ -89,9 +92,9 @@ fn volume_mount(
     index: usize,
     volume: &Volume,
     sub_path: &str,
-) -> Result<Mount, String> {
+) -> Result<Mount, TranslateError> {
     let source = volume_source(&facts.paths, pod, volume);
-    let source = source.ok_or_else(|| format!("volume {:?} is of no known kind", volume.name))?;
+    let source = source.ok_or_else(|| TranslateError::UnknownVolumeType(volume.name.clone()))?;
     let path = match sub_path {
         "" => source.path().to_owned(),
         _ => facts
@@ -113,16 +116,12 @@ fn image_mount(
     volume: &Volume,
     instance: &ContainerInstance,
     sub_path: String,
-) -> Result<Mount, String> {
+) -> Result<Mount, TranslateError> {
     if !facts.runtime.features().image_volumes {
-        return Err(format!(
-            "volume {:?} is an image, and this container runtime does not mount images: containerd does from 2.1 on",
-            volume.name
-        ));
+        return Err(TranslateError::ImageVolumesUnsupported(volume.name.clone()));
     }
     let image = instance.volume_images.get(&volume.name);
-    let image =
-        image.ok_or_else(|| format!("the image of volume {:?} is not there", volume.name))?;
+    let image = image.ok_or_else(|| TranslateError::MissingVolumeImage(volume.name.clone()))?;
     let reference = volume.image.as_ref().and_then(|i| i.reference.clone());
     let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     Ok(Mount {
@@ -146,28 +145,23 @@ fn propagation(mount: &VolumeMount) -> MountPropagation {
     }
 }
 
-/// True if mounts below a read-only mount are read-only too.
+/// Returns `true` if mounts below a read-only mount are read-only too.
 fn recursive_read_only(
     facts: &NodeFacts,
     spec: &PodSpec,
     mount: &VolumeMount,
-) -> Result<bool, String> {
+) -> Result<bool, TranslateError> {
     let supported = facts.handler_features(spec).recursive_read_only_mounts;
     let asked = matches!(
         mount.recursive_read_only.as_deref(),
         Some("Enabled" | "IfPossible")
     );
     if asked && !supported && facts.runtime.is_incomplete() {
-        return Err(format!(
-            "volume {:?} has recursiveReadOnly, and the container runtime has not reported yet whether it \
-             supports that",
-            mount.name
-        ));
+        return Err(TranslateError::RecursiveReadOnlyUnknown(mount.name.clone()));
     }
     match mount.recursive_read_only.as_deref() {
-        Some("Enabled") if !supported => Err(format!(
-            "volume {:?} is to be mounted with recursiveReadOnly: Enabled, which the container runtime does not support here",
-            mount.name
+        Some("Enabled") if !supported => Err(TranslateError::RecursiveReadOnlyUnsupported(
+            mount.name.clone(),
         )),
         Some("Enabled") => Ok(true),
         Some("IfPossible") => Ok(supported && mount.read_only == Some(true)),

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use serde::{Deserialize, Serialize};
 
 use super::sandbox::namespace_options;
-use super::{ImageUser, NodeFacts};
+use super::{ImageUser, NodeFacts, TranslateError};
 use crate::cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
     SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
@@ -147,7 +147,7 @@ pub(super) fn check_non_root(
     spec: &PodSpec,
     container: &Container,
     image_user: &ImageUser,
-) -> Result<(), String> {
+) -> Result<(), TranslateError> {
     let pod = spec.security_context.as_ref();
     let own = container.security_context.as_ref();
     let asked = own.and_then(|s| s.run_as_non_root);
@@ -155,7 +155,7 @@ pub(super) fn check_non_root(
         return Ok(());
     }
     let user = own.and_then(|s| s.run_as_user);
-    let trouble = match (user.or(pod.and_then(|s| s.run_as_user)), image_user) {
+    let problem = match (user.or(pod.and_then(|s| s.run_as_user)), image_user) {
         (Some(0), _) => "container's runAsUser breaks non-root policy".to_owned(),
         (None, ImageUser::Uid(0)) => {
             "container has runAsNonRoot and image will run as root".to_owned()
@@ -166,10 +166,13 @@ pub(super) fn check_non_root(
         (Some(_), _) | (None, ImageUser::Uid(_)) => return Ok(()),
     };
     let (key, uid, name) = (&version.key, &version.uid, &container.name);
-    Err(format!(
-        "{trouble} (pod: \"{}_{}({uid})\", container: {name})",
-        key.name, key.namespace
-    ))
+    Err(TranslateError::NonRoot {
+        problem,
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
+        uid: uid.clone(),
+        container: name.clone(),
+    })
 }
 
 /// The group of the Pod's volumes first, as the kubelet has it.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, FileKeySelector};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
+use super::error::{EnvFileError, VolumeError, VolumeFailure};
 use crate::manifest::StaticPod;
 use crate::translate::{EnvFileKey, Paths, volume_source};
 
@@ -25,7 +26,7 @@ pub fn env_files(
     paths: &Paths,
     pod: &StaticPod,
     container: &Container,
-) -> Result<BTreeMap<EnvFileKey, String>, String> {
+) -> Result<BTreeMap<EnvFileKey, String>, VolumeError> {
     let mut found = BTreeMap::new();
     for variable in container.env.iter().flatten() {
         let source = variable.value_from.as_ref();
@@ -38,9 +39,14 @@ pub fn env_files(
             key,
             ..
         } = selector;
-        let wrong = |e: String| {
-            let name = &variable.name;
-            format!("env {name:?}: the file {path:?} of volume {volume_name:?}: {e}")
+        let wrong = |error: EnvFileError| {
+            let failure = VolumeFailure::EnvFile {
+                variable: variable.name.clone(),
+                path: path.clone(),
+                volume: volume_name.clone(),
+                error,
+            };
+            VolumeError::Container(failure.into())
         };
         let Some(text) = read(paths, pod, volume_name, path).map_err(wrong)? else {
             continue;
@@ -62,41 +68,41 @@ fn read(
     pod: &StaticPod,
     volume: &str,
     path: &str,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, EnvFileError> {
     let volume = pod.volumes().iter().find(|v| v.name == volume);
     let source = volume.and_then(|v| volume_source(paths, pod, v));
-    let source = source.ok_or("there is no such volume")?;
+    let source = source.ok_or(EnvFileError::UnknownVolume)?;
     read_inside(source.path(), path)
 }
 
-fn read_inside(root: &Path, path: &str) -> Result<Option<String>, String> {
-    let look = OFlags::PATH | OFlags::CLOEXEC;
+fn read_inside(root: &Path, path: &str) -> Result<Option<String>, EnvFileError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let (none, inside) = (
         ResolveFlags::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     );
-    let root = openat2(CWD, root, look, Mode::empty(), none);
-    let found = root.and_then(|root| openat2(root, path, look, Mode::empty(), inside));
+    let root = openat2(CWD, root, flags, Mode::empty(), none);
+    let found = root.and_then(|root| openat2(root, path, flags, Mode::empty(), inside));
     let found = match found {
         Err(Errno::NOENT) => return Ok(None),
-        found => found.map_err(|e| e.to_string())?,
+        found => found.map_err(io::Error::from)?,
     };
-    let kind = fstat(&found).map_err(|e| e.to_string())?.st_mode;
+    let kind = fstat(&found).map_err(io::Error::from)?.st_mode;
     if FileType::from_raw_mode(kind) != FileType::RegularFile {
-        return Err("is no regular file".to_owned());
+        return Err(EnvFileError::NotRegular);
     }
     let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()));
     let mut text = String::new();
     let size = file.and_then(|file| file.take(MAX_SIZE + 1).read_to_string(&mut text));
-    let size = size.map_err(|e| e.to_string())?;
+    let size = size?;
     if size as u64 > MAX_SIZE {
-        return Err(format!("is larger than {MAX_SIZE} bytes"));
+        return Err(EnvFileError::TooLarge(MAX_SIZE));
     }
     Ok(Some(text))
 }
 
 /// The value of a variable, if the text has it.
-fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
+fn lookup(text: &str, key: &str) -> Result<Option<String>, EnvFileError> {
     let mut lines = text.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         let number = index.saturating_add(1);
@@ -107,7 +113,7 @@ fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
         let (name, value) = line
             .split_once('=')
             .filter(|(name, _)| !name.is_empty() && !name.ends_with([' ', '\t']))
-            .ok_or_else(|| format!("line {number}: expected NAME='value'"))?;
+            .ok_or_else(|| syntax(number, "expected NAME='value'"))?;
         if value.starts_with([' ', '\t']) {
             if name == key {
                 return Ok(None);
@@ -116,7 +122,7 @@ fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
         }
         let rest = value
             .strip_prefix('\'')
-            .ok_or_else(|| format!("line {number}: expected the value in single quotes"))?;
+            .ok_or_else(|| syntax(number, "expected the value in single quotes"))?;
         let value = quoted(rest, number, &mut lines)?;
         if name == key {
             return Ok(Some(value));
@@ -125,12 +131,16 @@ fn lookup(text: &str, key: &str) -> Result<Option<String>, String> {
     Ok(None)
 }
 
+fn syntax(line: usize, problem: &'static str) -> EnvFileError {
+    EnvFileError::Syntax { line, problem }
+}
+
 /// Returns the text up to the closing quote, which may span several lines.
 fn quoted<'a>(
     first: &'a str,
     number: usize,
     lines: &mut impl Iterator<Item = (usize, &'a str)>,
-) -> Result<String, String> {
+) -> Result<String, EnvFileError> {
     let mut value = String::new();
     let mut rest = first;
     loop {
@@ -140,15 +150,13 @@ fn quoted<'a>(
             if after.is_empty() || after.starts_with('#') {
                 return Ok(value);
             }
-            return Err(format!(
-                "line {number}: found more behind the closing quote"
-            ));
+            return Err(syntax(number, "found more behind the closing quote"));
         }
         value.push_str(rest);
         value.push('\n');
         rest = match lines.next() {
             Some((_, line)) => line,
-            None => return Err(format!("line {number}: the single quote is not closed")),
+            None => return Err(syntax(number, "the single quote is not closed")),
         };
     }
 }
@@ -186,18 +194,18 @@ mod tests {
             assert_eq!(found.as_deref(), Some("A='1'"), "{path}");
         }
         for path in ["out", "null", "none"] {
-            assert_eq!(read_inside(&volume, path), Ok(None), "{path}");
+            assert_eq!(read_inside(&volume, path).unwrap(), None, "{path}");
         }
         for path in ["pipe", "."] {
             let error = read_inside(&volume, path).unwrap_err();
-            assert_eq!(error, "is no regular file", "{path}");
+            assert_eq!(error.to_string(), "is no regular file", "{path}");
         }
     }
 
     #[test]
     fn what_is_not_written_so_is_refused_with_its_line() {
         for text in ["A", "=x", "A =x", "A=x", "A=\"x\"", "A='x", "A='x'y"] {
-            let error = lookup(&format!("\n{text}\n"), "Z").unwrap_err();
+            let error = lookup(&format!("\n{text}\n"), "Z").unwrap_err().to_string();
             assert!(error.starts_with("line 2: "), "{text:?}: {error}");
         }
     }

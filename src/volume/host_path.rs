@@ -5,8 +5,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::error::HostPathError;
+
 /// Makes what is not there, where the type says so, and checks what is.
-pub(super) fn prepare(path: &Path, kind: &str) -> Result<(), String> {
+pub(super) fn prepare(path: &Path, kind: &str) -> Result<(), HostPathError> {
     let made = match kind {
         "DirectoryOrCreate" if !path.exists() => {
             DirBuilder::new().recursive(true).mode(0o755).create(path)
@@ -21,12 +23,12 @@ pub(super) fn prepare(path: &Path, kind: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     };
-    made.map_err(|e| format!("cannot be made: {e}"))?;
+    made.map_err(HostPathError::Create)?;
     check(path, kind)
 }
 
 /// Checks that a host path is of its type, or can be created so.
-pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
+pub(super) fn check(path: &Path, kind: &str) -> Result<(), HostPathError> {
     if kind.is_empty() {
         return Ok(());
     }
@@ -35,7 +37,10 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
         Err(e) if e.kind() == io::ErrorKind::NotFound && kind.ends_with("OrCreate") => {
             return Ok(());
         }
-        Err(e) => return Err(format!("expected type {kind}: {e}")),
+        Err(error) => {
+            let kind = kind.to_owned();
+            return Err(HostPathError::Read { kind, error });
+        }
     };
     let (fits, expected) = match kind {
         "Directory" | "DirectoryOrCreate" => (found.is_dir(), "directory"),
@@ -48,11 +53,12 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
     if fits {
         return Ok(());
     }
-    // The kubelet's words first (pkg/volume/hostpath).
-    let (path, found) = (path.display(), name_of(found));
-    Err(format!(
-        "hostPath type check failed: {path} is not a {expected}: found {found}, expected type {kind}"
-    ))
+    Err(HostPathError::WrongType {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        found: name_of(found),
+        kind: kind.to_owned(),
+    })
 }
 
 fn name_of(kind: fs::FileType) -> &'static str {

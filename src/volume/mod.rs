@@ -7,6 +7,7 @@
 //! Pod with volumes of its own; and addresses, which a new sandbox changes, cannot stand in volumes.
 
 mod env_file;
+mod error;
 mod files;
 mod host_path;
 mod mounts;
@@ -32,50 +33,80 @@ use crate::translate::{Addresses, NodeFacts, Paths, VolumeSource, pod_limit, vol
 use crate::units::quantity::{self, Quantity};
 
 pub use env_file::env_files;
-pub use sub_path::prepare_sub_path;
+pub use error::{EnvFileError, HostPathError, SetUpError, VolumeError, VolumeFailure};
 
 /// Makes the Pod's volumes: folders of its own, files that the agent writes, and host paths of the
 /// `…OrCreate` types. What is there already stays as it is. Volumes that no container uses are left out.
 ///
 /// # Errors
 /// Returns the first failure, with the field's path.
-pub fn prepare(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
-    share(&facts.paths, pod)?;
-    each(&facts.paths, pod, |spec, volume, source| match source {
-        VolumeSource::HostPath { path, kind } => host_path::prepare(path, kind),
-        VolumeSource::EmptyDir(path) => {
-            let none = EmptyDirVolumeSource::default();
-            let source = volume.empty_dir.as_ref().unwrap_or(&none);
-            let ready = facts.paths.ready(&pod.uid, &volume.name);
-            set_up(facts, spec, source, path, &ready, MountFlags::empty())
-        }
-        VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
-    })
+pub fn prepare(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    addresses: &Addresses,
+) -> Result<(), VolumeError> {
+    let prepared = share(&facts.paths, pod).and_then(|()| {
+        each(&facts.paths, pod, |spec, volume, source| match source {
+            VolumeSource::HostPath { path, kind } => Ok(host_path::prepare(path, kind)?),
+            VolumeSource::EmptyDir(path) => {
+                let none = EmptyDirVolumeSource::default();
+                let source = volume.empty_dir.as_ref().unwrap_or(&none);
+                let ready = facts.paths.ready(&pod.uid, &volume.name);
+                set_up(facts, spec, source, path, &ready, MountFlags::empty())
+            }
+            VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
+        })
+    });
+    prepared.map_err(VolumeError::Sandbox)
 }
 
 /// Brings the files up to date that the agent writes.
 ///
 /// # Errors
 /// Returns the first failure, with the field's path.
-pub fn refresh(facts: &NodeFacts, pod: &StaticPod, addresses: &Addresses) -> Result<(), String> {
-    share(&facts.paths, pod)?;
-    each(&facts.paths, pod, |spec, volume, source| match source {
-        VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
-        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => Ok(()),
-    })
+pub fn refresh(
+    facts: &NodeFacts,
+    pod: &StaticPod,
+    addresses: &Addresses,
+) -> Result<(), VolumeError> {
+    let refreshed = share(&facts.paths, pod).and_then(|()| {
+        each(&facts.paths, pod, |spec, volume, source| match source {
+            VolumeSource::Files(path) => write_files(facts, pod, spec, volume, path, addresses),
+            VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => Ok(()),
+        })
+    });
+    refreshed.map_err(VolumeError::Container)
 }
 
 /// Checks that every volume has its type, or can be created so; creates nothing.
 ///
 /// # Errors
 /// Returns the first failure, with the field's path.
-pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), String> {
-    each(&facts.paths, pod, |_, volume, source| match source {
-        VolumeSource::HostPath { path, kind } => host_path::check(path, kind),
+pub fn check(facts: &NodeFacts, pod: &StaticPod) -> Result<(), VolumeError> {
+    let checked = each(&facts.paths, pod, |_, volume, source| match source {
+        VolumeSource::HostPath { path, kind } => Ok(host_path::check(path, kind)?),
         VolumeSource::EmptyDir(_) => Ok(()),
         VolumeSource::Files(_) => {
-            payload::payload(facts, pod, volume, &Addresses::default()).map(drop)
+            payload::payload(facts, pod, volume, &Addresses::default())?;
+            Ok(())
         }
+    });
+    checked.map_err(VolumeError::Sandbox)
+}
+
+/// Mounts the part `path` of a volume, which lies at `root`, on `target`.
+///
+/// # Errors
+/// Any I/O error; the path leads out of the volume.
+pub fn prepare_sub_path(
+    volume: &str,
+    root: &Path,
+    path: &str,
+    target: &Path,
+) -> Result<(), VolumeError> {
+    sub_path::prepare(root, path, target).map_err(|error| {
+        let volume = volume.to_owned();
+        VolumeError::Container(VolumeFailure::SubPath { volume, error }.into())
     })
 }
 
@@ -114,7 +145,7 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
 
 /// Makes the folder of the Pod's own volumes a shared mount, if a container asks for the propagation of mounts
 /// in one of them.
-fn share(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
+fn share(paths: &Paths, pod: &StaticPod) -> Result<(), Box<VolumeFailure>> {
     let spec = &pod.spec;
     let folder = paths.volumes(&pod.uid);
     let is_own = |name: &str| {
@@ -131,14 +162,14 @@ fn share(paths: &Paths, pod: &StaticPod) -> Result<(), String> {
         return Ok(());
     }
     let shared = make_folder(&folder).and_then(|()| propagation::share(&folder));
-    shared.map_err(|e| format!("mountPropagation: {}: {e}", folder.display()))
+    shared.map_err(|error| VolumeFailure::Propagation { folder, error }.into())
 }
 
 fn each(
     paths: &Paths,
     pod: &StaticPod,
-    act: impl Fn(&PodSpec, &Volume, &VolumeSource) -> Result<(), String>,
-) -> Result<(), String> {
+    execute: impl Fn(&PodSpec, &Volume, &VolumeSource) -> Result<(), SetUpError>,
+) -> Result<(), Box<VolumeFailure>> {
     let spec = &pod.spec;
     let used = volumes::used(spec);
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
@@ -146,9 +177,13 @@ fn each(
             continue;
         }
         if let Some(source) = volume_source(paths, pod, volume) {
-            let (name, path) = (&volume.name, source.path().display());
-            act(spec, volume, &source)
-                .map_err(|e| format!("volume {name:?}: {e} (spec.volumes[{index}], {path})"))?;
+            let done = execute(spec, volume, &source);
+            done.map_err(|error| VolumeFailure::SetUp {
+                name: volume.name.clone(),
+                index,
+                path: source.path().to_owned(),
+                error,
+            })?;
         }
     }
     Ok(())
@@ -164,32 +199,29 @@ fn set_up(
     path: &Path,
     ready: &Path,
     flags: MountFlags,
-) -> Result<(), String> {
+) -> Result<(), SetUpError> {
     let medium = source.medium.as_deref().unwrap_or_default();
-    let set_up = || {
-        make_folder(path)?;
-        let mounted = medium.is_empty() || mounts::is_mount_point(path)?;
-        if mounted && ready.exists() {
-            return Ok(());
-        }
-        if !mounted {
-            mount_medium(facts, spec, source, path, flags)?;
-        }
-        // Every container may write to it, whatever user it runs as; memory has the sticky bit besides.
-        let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
-        if mode & 0o777 != 0o777 {
-            fs::set_permissions(path, Permissions::from_mode(0o777))?;
-        }
-        if let Some(group) = fs_group(spec) {
-            let given = ownership::give(path, group, false);
-            given.map_err(|e| io::Error::new(e.kind(), format!("fsGroup: {e}")))?;
-        }
-        if let Some(folder) = ready.parent() {
-            make_folder(folder)?;
-        }
-        fs::write(ready, "")
-    };
-    set_up().map_err(|e: io::Error| e.to_string())
+    make_folder(path)?;
+    let mounted = medium.is_empty() || mounts::is_mount_point(path)?;
+    if mounted && ready.exists() {
+        return Ok(());
+    }
+    if !mounted {
+        mount_medium(facts, spec, source, path, flags)?;
+    }
+    // Every container may write to it, whatever user it runs as; memory has the sticky bit besides.
+    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if mode & 0o777 != 0o777 {
+        fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    }
+    if let Some(group) = fs_group(spec) {
+        let given = ownership::give(path, group, false);
+        given.map_err(|e| io::Error::new(e.kind(), format!("fsGroup: {e}")))?;
+    }
+    if let Some(folder) = ready.parent() {
+        make_folder(folder)?;
+    }
+    Ok(fs::write(ready, "")?)
 }
 
 fn mount_medium(
@@ -198,17 +230,16 @@ fn mount_medium(
     source: &EmptyDirVolumeSource,
     path: &Path,
     flags: MountFlags,
-) -> io::Result<()> {
+) -> Result<(), SetUpError> {
     let medium = source.medium.as_deref().unwrap_or_default();
     if let Some(size) = medium.strip_prefix("HugePages") {
-        let size = page_size(spec, size).map_err(io::Error::other)?;
-        mounts::mount_huge_pages(path, size.value())
+        mounts::mount_huge_pages(path, page_size(spec, size)?.value())?;
     } else if medium == "Memory" {
-        mounts::mount_memory(path, memory_size(facts, spec, source).value(), flags)
+        mounts::mount_memory(path, memory_size(facts, spec, source).value(), flags)?;
     } else {
-        let message = format!("there is no medium {medium:?}, expected Memory or HugePages");
-        Err(io::Error::other(message))
+        return Err(SetUpError::UnknownMedium(medium.to_owned()));
     }
+    Ok(())
 }
 
 /// A volume in memory takes no more than the Pod may, and than the node has.
@@ -223,7 +254,7 @@ fn memory_size(facts: &NodeFacts, spec: &PodSpec, source: &EmptyDirVolumeSource)
 
 /// The page size: that of the medium, or the only one that the Pod requests. Either way a container
 /// requests it (the kubelet's `getPageSizeMountOption`).
-fn page_size(spec: &PodSpec, of_medium: &str) -> Result<Quantity, String> {
+fn page_size(spec: &PodSpec, of_medium: &str) -> Result<Quantity, SetUpError> {
     let inits = spec.init_containers.iter().flatten();
     let own = inits.chain(&spec.containers).flat_map(|c| &c.resources);
     let resources = own.chain(&spec.resources).flat_map(|r| &r.requests);
@@ -234,13 +265,13 @@ fn page_size(spec: &PodSpec, of_medium: &str) -> Result<Quantity, String> {
     if let Some(written) = of_medium.strip_prefix('-') {
         let size = quantity::parse(written);
         let size = size.filter(|size| requested.contains(size));
-        return size.ok_or_else(|| format!("no container requests huge pages of {written}"));
+        return size.ok_or_else(|| SetUpError::NoHugePages(Some(written.to_owned())));
     }
     let mut sizes = requested.into_iter();
     match (sizes.next(), sizes.next()) {
         (Some(size), None) => Ok(size),
-        (None, _) => Err("no container requests huge pages".to_owned()),
-        _ => Err("containers request pages of several sizes, name one: HugePages-2Mi".to_owned()),
+        (None, _) => Err(SetUpError::NoHugePages(None)),
+        _ => Err(SetUpError::SeveralHugePages),
     }
 }
 
@@ -251,7 +282,7 @@ fn write_files(
     volume: &Volume,
     path: &Path,
     addresses: &Addresses,
-) -> Result<(), String> {
+) -> Result<(), SetUpError> {
     let payload = payload::payload(facts, pod, volume, addresses)?;
     // What may be secret never gets to a disk.
     let medium = volume.config_map.is_none().then(|| "Memory".to_owned());
@@ -264,8 +295,7 @@ fn write_files(
     let ready = facts.paths.ready(&pod.uid, &name);
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
     set_up(facts, spec, &source, path, &ready, flags)?;
-    let written = files::write(path, &payload, fs_group(spec));
-    written.map_err(|e: io::Error| e.to_string())
+    Ok(files::write(path, &payload, fs_group(spec))?)
 }
 
 /// The group that the Pod's volumes belong to.

@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, Volum
 
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Entries;
-use crate::translate::{Addresses, NodeFacts, ResourceConsumer, field_value, resource_value};
+use crate::translate::{
+    Addresses, NodeFacts, ResourceConsumer, TranslateError, field_value, resource_value,
+};
 
 /// The mode of files where the volume says nothing.
 const DEFAULT_MODE: i32 = 0o644;
@@ -33,7 +35,7 @@ pub(super) fn payload(
     pod: &StaticPod,
     volume: &Volume,
     addresses: &Addresses,
-) -> Result<Payload, String> {
+) -> Result<Payload, TranslateError> {
     let mut writer = Writer {
         facts,
         pod,
@@ -73,7 +75,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn projection(&mut self, part: &VolumeProjection) -> Result<(), String> {
+    fn projection(&mut self, part: &VolumeProjection) -> Result<(), TranslateError> {
         if let Some(source) = &part.downward_api {
             self.fields(source.items.as_deref().unwrap_or_default())?;
         }
@@ -88,7 +90,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn fields(&mut self, items: &[DownwardAPIVolumeFile]) -> Result<(), String> {
+    fn fields(&mut self, items: &[DownwardAPIVolumeFile]) -> Result<(), TranslateError> {
         for item in items {
             let (facts, pod) = (self.facts, self.pod);
             let text = if let Some(field) = &item.field_ref {
@@ -108,7 +110,7 @@ impl Writer<'_> {
         name: &str,
         items: Option<&[KeyToPath]>,
         optional: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), TranslateError> {
         let entries = self.pod.objects.config_map(name).cloned();
         self.entries("ConfigMap", name, entries, items, optional)
     }
@@ -118,24 +120,27 @@ impl Writer<'_> {
         name: &str,
         items: Option<&[KeyToPath]>,
         optional: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), TranslateError> {
         let entries = self.pod.objects.secret(name).cloned();
         self.entries("Secret", name, entries, items, optional)
     }
 
     fn entries(
         &mut self,
-        kind: &str,
+        kind: &'static str,
         name: &str,
         entries: Option<Entries>,
         items: Option<&[KeyToPath]>,
         optional: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), TranslateError> {
         let Some(entries) = entries else {
             if optional {
                 return Ok(());
             }
-            return Err(format!("there is no {kind} {name:?}"));
+            return Err(TranslateError::MissingObject {
+                kind,
+                name: name.to_owned(),
+            });
         };
         let Some(items) = items.filter(|items| !items.is_empty()) else {
             for (key, content) in entries {
@@ -147,7 +152,13 @@ impl Writer<'_> {
             match entries.get(&item.key) {
                 Some(content) => self.add(&item.path, content.clone(), item.mode),
                 None if optional => {}
-                None => return Err(format!("the {kind} {name:?} has no key {:?}", item.key)),
+                None => {
+                    return Err(TranslateError::MissingKey {
+                        kind,
+                        name: name.to_owned(),
+                        key: item.key.clone(),
+                    });
+                }
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ const TRIES: usize = 32;
 ///
 /// # Errors
 /// Any I/O error; the path leads out of the volume.
-pub fn prepare_sub_path(root: &Path, path: &str, target: &Path) -> io::Result<()> {
+pub(super) fn prepare(root: &Path, path: &str, target: &Path) -> io::Result<()> {
     let whole = open_root(root)?;
     let mut inside = Path::new(path).to_owned();
     let mut part = resolve(&whole, &inside, OFlags::PATH);
@@ -170,7 +170,7 @@ mod tests {
         }
 
         fn prepare(&self, path: &str) -> io::Result<()> {
-            prepare_sub_path(&self.path("volume"), path, &self.path("target/0"))
+            prepare(&self.path("volume"), path, &self.path("target/0"))
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
             ("volume", "all", "real/file"),
             ("alias", "all/link", "file"),
         ] {
-            prepare_sub_path(&place.path(root), path, &place.path("target/0")).unwrap();
+            prepare(&place.path(root), path, &place.path("target/0")).unwrap();
             let file = place.path("target/0").join(file);
             assert_eq!(fs::read_to_string(file).unwrap(), "x", "{root} {path}");
         }

@@ -54,7 +54,7 @@ impl TestNode {
         }
     }
 
-    fn prepare(&self) -> Result<(), String> {
+    fn prepare(&self) -> Result<(), VolumeError> {
         prepare(&self.facts, &self.pod, &Addresses::default())
     }
 
@@ -138,8 +138,8 @@ fn memory_that_a_boot_took_is_mounted_again() {
 fn volumes_that_no_container_uses_are_left_out() {
     let volumes = "volumes: [{name: v, hostPath: {path: HOST/none, type: Directory}}]";
     let unused = TestNode::new(volumes, "env: []");
-    assert_eq!(check(&unused.facts, &unused.pod), Ok(()));
-    assert_eq!(unused.prepare(), Ok(()));
+    check(&unused.facts, &unused.pod).unwrap();
+    unused.prepare().unwrap();
     let used = TestNode::new(volumes, "volumeMounts: [{name: v, mountPath: /v}]");
     assert!(check(&used.facts, &used.pod).is_err());
     let init = "initContainers: [{name: i, image: i, volumeMounts: [{name: v, mountPath: /v}]}]";
@@ -166,9 +166,9 @@ fn huge_pages_are_of_a_size_that_a_container_requests() {
         .map(Quantity::value)
     };
     let (small, large) = ("hugepages-2Mi", "hugepages-1Gi");
-    assert_eq!(pages("HugePages", &["cpu", small]), Ok(2 << 20));
-    assert_eq!(pages("HugePages-2Mi", &[small, large]), Ok(2 << 20));
-    assert_eq!(pages("HugePages-2048Ki", &[small]), Ok(2 << 20));
+    assert_eq!(pages("HugePages", &["cpu", small]).unwrap(), 2 << 20);
+    assert_eq!(pages("HugePages-2Mi", &[small, large]).unwrap(), 2 << 20);
+    assert_eq!(pages("HugePages-2048Ki", &[small]).unwrap(), 2 << 20);
     for (medium, requests, expected) in [
         (
             "HugePages",
@@ -187,7 +187,7 @@ fn huge_pages_are_of_a_size_that_a_container_requests() {
             "no container requests huge pages of 2Mi",
         ),
     ] {
-        let error = pages(medium, requests).unwrap_err();
+        let error = pages(medium, requests).unwrap_err().to_string();
         assert!(error.contains(expected), "{medium}: {error}");
     }
 }

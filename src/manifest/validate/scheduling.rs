@@ -107,22 +107,22 @@ impl Validator<'_> {
             }
         }
         if let Some(pod) = &affinity.pod_affinity {
-            let required = pod
-                .required_during_scheduling_ignored_during_execution
-                .as_ref();
-            let preferred = pod
-                .preferred_during_scheduling_ignored_during_execution
-                .as_ref();
-            self.pod_terms(&field.key("podAffinity"), required, preferred);
+            let required = &pod.required_during_scheduling_ignored_during_execution;
+            let preferred = &pod.preferred_during_scheduling_ignored_during_execution;
+            self.pod_terms(
+                &field.key("podAffinity"),
+                required.as_ref(),
+                preferred.as_ref(),
+            );
         }
         if let Some(pod) = &affinity.pod_anti_affinity {
-            let required = pod
-                .required_during_scheduling_ignored_during_execution
-                .as_ref();
-            let preferred = pod
-                .preferred_during_scheduling_ignored_during_execution
-                .as_ref();
-            self.pod_terms(&field.key("podAntiAffinity"), required, preferred);
+            let required = &pod.required_during_scheduling_ignored_during_execution;
+            let preferred = &pod.preferred_during_scheduling_ignored_during_execution;
+            self.pod_terms(
+                &field.key("podAntiAffinity"),
+                required.as_ref(),
+                preferred.as_ref(),
+            );
         }
     }
 

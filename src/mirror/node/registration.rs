@@ -215,7 +215,7 @@ impl<'a> Registration<'a> {
         match &result {
             Ok(()) => self.updates.accepted(),
             Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
-                self.updates.refused(error)
+                self.updates.refused(error);
             }
             Err(_) => {}
         }

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::background::{FILES, file_subject};
 use super::clean_up::remove_container;
-use super::error::{StepError, config_failure, timed_out};
+use super::error::{StepError, node_failure, timed_out};
 use super::sandbox::{has_started, host_resolver, user_namespace};
 use super::{Context, PodTask};
 use crate::cri::{Error, v1};
@@ -26,6 +26,9 @@ use crate::translate::{
 
 use crate::volume;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
+
+/// Reason of a container whose files or configuration cannot be had.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
 
 impl PodTask {
     pub(super) async fn run_container(
@@ -80,8 +83,7 @@ impl PodTask {
         let (prepared, host) = self.part(&subject, prepared).await??;
         drop(step);
         instance = prepared;
-        let config = container_config(&context.facts, &version, spec, &instance);
-        let config = config.map_err(config_failure)?;
+        let config = container_config(&context.facts, &version, spec, &instance)?;
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(config),
@@ -362,9 +364,9 @@ async fn prepare_container(
         let facts = &context.facts;
         let mut instance = instance;
         folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
-            .map_err(|e| e.to_string())?;
+            .map_err(node_failure(CONFIG_ERROR))?;
         folder::write_hosts_file(facts, &version, &instance.addresses.pod)
-            .map_err(|e| e.to_string())?;
+            .map_err(node_failure(CONFIG_ERROR))?;
         volume::refresh(facts, &version, &instance.addresses)?;
         instance.env_files = volume::env_files(&facts.paths, &version, &spec)?;
         for part in sub_paths(facts, &version, &spec, &instance)? {
@@ -377,16 +379,14 @@ async fn prepare_container(
             let target = facts
                 .paths
                 .sub_path(&version.uid, &volume, &spec.name, index);
-            volume::prepare_sub_path(&root, &path, &target)
-                .map_err(|e| format!("volume {volume:?}: {e}"))?;
+            volume::prepare_sub_path(&volume, &root, &path, &target)?;
         }
         // That it cannot be read any more is no reason to keep a container from starting again.
         let host = host_resolver(&context).unwrap_or_default();
         Ok((instance, host))
     };
     let prepared = pooled(subject, FILES, prepare).await;
-    let prepared = prepared.map_err(timed_out("CreateContainerConfigError"))?;
-    prepared.map_err(config_failure)
+    prepared.map_err(timed_out(CONFIG_ERROR))?
 }
 
 /// Links to a container's log from where log shippers look.

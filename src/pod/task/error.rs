@@ -6,6 +6,8 @@ use super::events;
 use crate::cri::Error;
 use crate::host::blocking::TimedOut;
 use crate::pod::state::Subject;
+use crate::translate::TranslateError;
+use crate::volume::VolumeError;
 
 /// The failure of a step: the runtime's error, or one of the node.
 pub(super) enum StepError {
@@ -112,6 +114,24 @@ impl From<Error> for StepError {
     }
 }
 
+impl From<TranslateError> for StepError {
+    fn from(error: TranslateError) -> Self {
+        Self::Node {
+            reason: error.reason(),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<VolumeError> for StepError {
+    fn from(error: VolumeError) -> Self {
+        Self::Node {
+            reason: error.reason(),
+            message: error.to_string(),
+        }
+    }
+}
+
 pub(super) fn node_failure(reason: &'static str) -> impl Fn(std::io::Error) -> StepError {
     move |e| StepError::Node {
         reason,
@@ -125,13 +145,6 @@ pub(super) fn hangs(after: Duration) -> String {
         "no answer within {}s, cancelled since another container or an update of the Pod needed attention",
         after.as_secs()
     )
-}
-
-pub(super) fn config_failure(message: String) -> StepError {
-    StepError::Node {
-        reason: "CreateContainerConfigError",
-        message,
-    }
 }
 
 pub(super) fn sandbox_failure(message: String) -> StepError {

@@ -145,9 +145,6 @@ pub(super) async fn check_volumes(
     let subject = file_subject("volume check", &version);
     let check = move || volume::check(&context.facts, &version);
     let checked = pooled(subject, FILES, check).await;
-    let checked = checked.map_err(timed_out("FailedMount"))?;
-    checked.map_err(|message| StepError::Node {
-        reason: "FailedMount",
-        message,
-    })
+    checked.map_err(timed_out("FailedMount"))??;
+    Ok(())
 }

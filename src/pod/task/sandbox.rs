@@ -190,8 +190,7 @@ fn run_sandbox_failure(version: &StaticPod, error: Error) -> StepError {
 
 /// The runtime handler that the Pod's runtime class names.
 fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, StepError> {
-    let handler = context.facts.runtime_handler(&version.spec);
-    handler.map(str::to_owned).map_err(sandbox_failure)
+    Ok(context.facts.runtime_handler(&version.spec)?.to_owned())
 }
 
 /// The Pod's own range of ids on the host, where it has a user namespace.
@@ -243,12 +242,7 @@ async fn prepare_node(
             seen: record.seen.clone(),
             ..Addresses::default()
         };
-        volume::prepare(&context.facts, &version, &addresses).map_err(|message| {
-            StepError::Node {
-                reason: "FailedMount",
-                message,
-            }
-        })?;
+        volume::prepare(&context.facts, &version, &addresses)?;
         host_resolver(&context).map_err(sandbox_failure)
     };
     let prepared = pooled(subject, FILES, prepare).await;

@@ -33,7 +33,15 @@ pub(super) struct Guard {
     reviews: Semaphore,
     /// By the token's digest, so that no token is kept.
     tokens: Cache<[u8; 32], Option<Caller>>,
-    rights: Cache<(Caller, &'static str, &'static str), Result<(), String>>,
+    rights: Cache<(Caller, &'static str, &'static str), AccessDecision>,
+}
+
+/// Decision of the API server on one right of a caller.
+#[derive(Debug, Clone)]
+enum AccessDecision {
+    Allowed,
+    /// With the reason, which may be empty.
+    Denied(String),
 }
 
 impl Guard {
@@ -128,14 +136,14 @@ impl Guard {
         Ok(caller)
     }
 
-    /// Returns whether the caller has the right, or one that implies it.
+    /// Checks that the caller has the right, or one that implies it.
     async fn authorize(&self, caller: &Caller, method: &Method, path: &str) -> Result<(), Refusal> {
         let right = Right::of(method, path);
         let mut reasons = vec![];
         for subresource in &right.subresources {
             match self.review(caller, right.verb, subresource).await? {
-                Ok(()) => return Ok(()),
-                Err(reason) => reasons.push(reason),
+                AccessDecision::Allowed => return Ok(()),
+                AccessDecision::Denied(reason) => reasons.push(reason),
             }
         }
         reasons.retain(|reason| !reason.is_empty());
@@ -161,13 +169,13 @@ impl Guard {
         })
     }
 
-    /// Returns whether the caller has one right; if not, the API server's reason.
+    /// Returns the API server's decision on one right of the caller.
     async fn review(
         &self,
         caller: &Caller,
         verb: &'static str,
         subresource: &'static str,
-    ) -> Result<Result<(), String>, Refusal> {
+    ) -> Result<AccessDecision, Refusal> {
         let question = (caller.clone(), verb, subresource);
         if let Some(known) = self.rights.get(&question) {
             return Ok(known);
@@ -193,14 +201,17 @@ impl Guard {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
         let review: SubjectAccessReview = self.ask(path, &review).await?;
         let status = review.status.unwrap_or_default();
-        let (verdict, holds) = if status.allowed {
-            (Ok(()), self.settings.authorized_ttl)
+        let (decision, holds) = if status.allowed {
+            (AccessDecision::Allowed, self.settings.authorized_ttl)
         } else {
             let reason = status.reason.unwrap_or_default();
-            (Err(reason), self.settings.unauthorized_ttl)
+            (
+                AccessDecision::Denied(reason),
+                self.settings.unauthorized_ttl,
+            )
         };
-        self.rights.put(question, verdict.clone(), holds);
-        Ok(verdict)
+        self.rights.put(question, decision.clone(), holds);
+        Ok(decision)
     }
 
     /// Creates a review at the API server.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use super::caller::Caller;
@@ -132,16 +132,27 @@ impl Handlers {
         logs::handle(&context, &reported, name, query, permit).await
     }
 
+    /// Checks what a stream into a container needs: a permit, the runtime, and that the container runs; returns the
+    /// container's id.
+    fn open_stream(
+        &self,
+        request: &Request<Incoming>,
+        name: &ContainerName,
+    ) -> Outcome<(OwnedSemaphorePermit, Arc<Context>, String)> {
+        let permit = self.streams.permit(request.headers())?;
+        let context = self.context()?;
+        let container_id = running(&context, name)?;
+        Ok((permit, context, container_id))
+    }
+
     async fn exec(
         &self,
         request: Request<Incoming>,
         name: &ContainerName,
         query: &Query,
     ) -> Outcome<Response<Body>> {
-        let permit = self.streams.permit(request.headers())?;
-        let context = self.context()?;
-        let container_id = running(&context, name)?;
-        let wanted = StreamOptions::of(query)?;
+        let (permit, context, container_id) = self.open_stream(&request, name)?;
+        let options = StreamOptions::of(query)?;
         let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
         if cmd.is_empty() {
             let reason = "command: found none, expected what to run in the container";
@@ -150,10 +161,10 @@ impl Handlers {
         let message = v1::ExecRequest {
             container_id,
             cmd,
-            tty: wanted.tty,
-            stdin: wanted.stdin,
-            stdout: wanted.stdout,
-            stderr: wanted.stderr,
+            tty: options.tty,
+            stdin: options.stdin,
+            stdout: options.stdout,
+            stderr: options.stderr,
         };
         let served = context.client.exec(message).await.map_err(|e| failed(&e))?;
         self.streams.pass(request, &served.url, permit).await
@@ -165,22 +176,17 @@ impl Handlers {
         name: &ContainerName,
         query: &Query,
     ) -> Outcome<Response<Body>> {
-        let permit = self.streams.permit(request.headers())?;
-        let context = self.context()?;
-        let container_id = running(&context, name)?;
-        let wanted = StreamOptions::of(query)?;
+        let (permit, context, container_id) = self.open_stream(&request, name)?;
+        let options = StreamOptions::of(query)?;
         let message = v1::AttachRequest {
             container_id,
-            tty: wanted.tty,
-            stdin: wanted.stdin,
-            stdout: wanted.stdout,
-            stderr: wanted.stderr,
+            tty: options.tty,
+            stdin: options.stdin,
+            stdout: options.stdout,
+            stderr: options.stderr,
         };
-        let served = context
-            .client
-            .attach(message)
-            .await
-            .map_err(|e| failed(&e))?;
+        let served = context.client.attach(message).await;
+        let served = served.map_err(|e| failed(&e))?;
         self.streams.pass(request, &served.url, permit).await
     }
 
@@ -209,7 +215,7 @@ impl Handlers {
     }
 }
 
-/// The streams of a command or a container that the query asks for.
+/// Streams of a command or a container that a query asks for.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "the contract has these very fields"
