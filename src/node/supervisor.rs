@@ -25,7 +25,7 @@ use crate::manifest::{PodKey, SourceKind};
 use crate::pod::folder;
 use crate::pod::identity::Uid;
 use crate::pod::observe::{Listed, owner};
-use crate::pod::task::{Context, Message, PodTask, Start};
+use crate::pod::task::{Context, Message, PodTask, TaskStart};
 use crate::source::{Desired, DesiredPod, Origin};
 use crate::translate::labels;
 use crate::units::time::Later;
@@ -218,7 +218,7 @@ impl Supervisor {
 
     /// Starts a task for every Pod that is desired or that an earlier agent left.
     fn adopt(&mut self, listed: Listed, desired: Desired) {
-        let mut starts: BTreeMap<PodKey, Start> = BTreeMap::new();
+        let mut starts: BTreeMap<PodKey, TaskStart> = BTreeMap::new();
         for (key, listed) in by_owner(&self.context.owner_label, listed) {
             starts.entry(key).or_default().listed = listed;
         }
@@ -266,7 +266,7 @@ impl Supervisor {
 
     /// Lists the Pods' folders with their owners. Folders without a record of their owner that belong to nothing
     /// that runs are removed.
-    fn folders(&self, starts: &BTreeMap<PodKey, Start>) -> Vec<(PodKey, String)> {
+    fn folders(&self, starts: &BTreeMap<PodKey, TaskStart>) -> Vec<(PodKey, String)> {
         let paths = &self.context.facts.paths;
         let uids = folder::list(paths).unwrap_or_else(|error| {
             error!(%error, "Failed to read the Pods' folders");
@@ -346,16 +346,16 @@ impl Supervisor {
             }
             let wanted = wanted.cloned();
             if !self.try_notify(&key, Message::Desired(wanted.clone())) && wanted.is_some() {
-                let start = Start {
+                let start = TaskStart {
                     wanted,
-                    ..Start::default()
+                    ..TaskStart::default()
                 };
                 self.spawn(key, start);
             }
         }
     }
 
-    fn spawn(&mut self, key: PodKey, start: Start) {
+    fn spawn(&mut self, key: PodKey, start: TaskStart) {
         let (sender, inbox) = mpsc::unbounded_channel();
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
@@ -388,9 +388,9 @@ impl Supervisor {
         }
         self.pods.remove(&key);
         if let Some(wanted) = self.desired.pods.get(&key).cloned() {
-            let start = Start {
+            let start = TaskStart {
                 wanted: Some(wanted),
-                ..Start::default()
+                ..TaskStart::default()
             };
             self.spawn(key, start);
         }
@@ -439,9 +439,9 @@ impl Supervisor {
                 continue;
             }
             if !self.try_notify(&key, Message::Resync) {
-                let start = Start {
+                let start = TaskStart {
                     listed,
-                    ..Start::default()
+                    ..TaskStart::default()
                 };
                 self.spawn(key, start);
             }

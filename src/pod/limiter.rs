@@ -47,7 +47,7 @@ const CLASSES: usize = Class::Cleanup as usize + 1;
 
 /// The kinds of calls, each with a usual duration of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum CallKind {
     /// `RunPodSandbox`.
     RunSandbox,
     /// `CreateContainer`.
@@ -60,21 +60,21 @@ pub enum Kind {
     Remove,
 }
 
-const KINDS: usize = Kind::Remove as usize + 1;
+const KINDS: usize = CallKind::Remove as usize + 1;
 
 /// The limiter. Cloning it is cheap and shares the places.
 #[derive(Debug, Clone)]
 pub struct Limiter {
     places: usize,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Queues>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Queues {
     /// Places held, by class.
     held: [usize; CLASSES],
     /// The waiting calls by class, longest first.
-    waiting: [VecDeque<oneshot::Sender<Place>>; CLASSES],
+    waiting: [VecDeque<oneshot::Sender<Permit>>; CLASSES],
     /// The mean duration of each kind of call, once one has ended.
     means: [Option<Duration>; KINDS],
     /// Calls of each kind that are late and still go on.
@@ -83,7 +83,7 @@ struct State {
 
 /// A place, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     limiter: Limiter,
     class: Class,
     /// Nothing once it is given back.
@@ -113,10 +113,10 @@ pub struct Lease {
     _ends: oneshot::Sender<()>,
 }
 
-impl Place {
+impl Permit {
     /// Runs a call at this place, for as long as that is usual, and without one from then on. A place that an
     /// earlier call gave back is waited for again.
-    pub async fn run<T>(&mut self, kind: Kind, call: impl Future<Output = T>) -> T {
+    pub async fn run<T>(&mut self, kind: CallKind, call: impl Future<Output = T>) -> T {
         if self.held.is_none() {
             self.held = self.limiter.place(self.class).await.held;
         }
@@ -151,7 +151,7 @@ impl Place {
 /// A late call, counted until it is dropped.
 struct Late<'a> {
     limiter: &'a Limiter,
-    kind: Kind,
+    kind: CallKind,
 }
 
 impl Drop for Late<'_> {
@@ -172,7 +172,7 @@ impl Limiter {
     }
 
     /// Waits for a place.
-    pub async fn place(&self, class: Class) -> Place {
+    pub async fn place(&self, class: Class) -> Permit {
         loop {
             let (sender, receiver) = oneshot::channel();
             self.lock().waiting[class as usize].push_back(sender);
@@ -185,14 +185,14 @@ impl Limiter {
     }
 
     /// Runs a call at a place of its own.
-    pub async fn run<T>(&self, class: Class, kind: Kind, call: impl Future<Output = T>) -> T {
+    pub async fn run<T>(&self, class: Class, kind: CallKind, call: impl Future<Output = T>) -> T {
         self.place(class).await.run(kind, call).await
     }
 
     /// Longest time that a call of this kind holds its place. While many of the kind hang already, the next
     /// ones are expected to.
     #[must_use]
-    pub fn usual(&self, kind: Kind) -> Duration {
+    pub fn usual(&self, kind: CallKind) -> Duration {
         let state = self.lock();
         let mean = state.means[kind as usize];
         let usual = mean.map_or(LATE_UNKNOWN, |mean| {
@@ -204,7 +204,7 @@ impl Limiter {
         usual
     }
 
-    fn count_late(&self, kind: Kind) -> Late<'_> {
+    fn count_late(&self, kind: CallKind) -> Late<'_> {
         let late = &mut self.lock().late[kind as usize];
         *late = late.saturating_add(1);
         Late {
@@ -214,7 +214,7 @@ impl Limiter {
     }
 
     /// Takes the duration of a call into account.
-    fn record(&self, kind: Kind, took: Duration) {
+    fn record(&self, kind: CallKind, took: Duration) {
         let took = took.min(LATE_MAX);
         let mean = &mut self.lock().means[kind as usize];
         let weighted = |mean: Duration| {
@@ -250,18 +250,18 @@ impl Limiter {
         }
     }
 
-    fn granted(&self, class: Class) -> Place {
+    fn granted(&self, class: Class) -> Permit {
         let limiter = self.clone();
         let held = Some(Held { limiter, class });
         let limiter = self.clone();
-        Place {
+        Permit {
             limiter,
             class,
             held,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
         // Counters and queues are whole after each statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -276,7 +276,7 @@ const ALL: [Class; CLASSES] = [
     Class::Cleanup,
 ];
 
-impl State {
+impl Queues {
     fn has_place(&self, class: Class, places: usize) -> bool {
         let held = &self.held;
         let above: usize = held[..=class as usize].iter().sum();
@@ -297,7 +297,9 @@ mod tests {
         let hang = || {
             let limiter = limiter.clone();
             tokio::spawn(async move {
-                limiter.run(class, Kind::RunSandbox, pending::<()>()).await;
+                limiter
+                    .run(class, CallKind::RunSandbox, pending::<()>())
+                    .await;
             })
         };
         std::iter::repeat_with(hang).take(count).collect()
@@ -387,7 +389,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_usual_duration_follows_the_calls_within_bounds() {
         let limiter = Limiter::new(1);
-        let kind = Kind::CreateContainer;
+        let kind = CallKind::CreateContainer;
         assert_eq!(limiter.usual(kind), LATE_UNKNOWN);
         for (took, usual) in [
             (0, LATE_MIN),

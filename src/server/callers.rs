@@ -22,7 +22,10 @@ use tokio::time::Instant;
 /// A served caller that reads nothing for this long may be closed to free its slot.
 const STALLED: Duration = Duration::from_secs(1);
 /// Shares of the waiting connections that may be in a TLS handshake, or have sent a part of a request.
-const PARTS: [(Phase, usize); 2] = [(Phase::Talking, 8), (Phase::Handshake, 4)];
+const PARTS: [(ConnectionPhase, usize); 2] = [
+    (ConnectionPhase::Talking, 8),
+    (ConnectionPhase::Handshake, 4),
+];
 
 /// Address by which connections are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +47,7 @@ impl From<IpAddr> for Source {
 
 /// State of a connection, in the order of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     /// Nothing was received yet. A connection that is being closed counts as one of these.
     Silent,
     /// In a TLS handshake, so not authenticated yet.
@@ -79,7 +82,7 @@ struct ConnectionTable {
 #[derive(Debug)]
 struct Entry {
     source: Source,
-    phase: Phase,
+    phase: ConnectionPhase,
     /// Its place in the queue of its phase.
     turn: u64,
     /// The task that serves it; `None` until that has started.
@@ -180,13 +183,13 @@ impl ConnectionTable {
         self.next = self.next.wrapping_add(1);
         let entry = Entry {
             source,
-            phase: Phase::Silent,
+            phase: ConnectionPhase::Silent,
             turn: number,
             task: None,
             blocked,
         };
         self.entries.insert(number, entry);
-        self.queues[Phase::Silent as usize].add(source, number, number);
+        self.queues[ConnectionPhase::Silent as usize].add(source, number, number);
         number
     }
 
@@ -196,7 +199,7 @@ impl ConnectionTable {
         Some(entry)
     }
 
-    fn set_phase(&mut self, number: u64, phase: Phase) {
+    fn set_phase(&mut self, number: u64, phase: ConnectionPhase) {
         let Some(entry) = self.entries.get_mut(&number) else {
             return;
         };
@@ -206,25 +209,25 @@ impl ConnectionTable {
         self.next = self.next.wrapping_add(1);
     }
 
-    fn count(&self, phase: Phase) -> usize {
+    fn count(&self, phase: ConnectionPhase) -> usize {
         self.queues[phase as usize].count
     }
 
     fn waiting(&self) -> usize {
         let of_parts = PARTS.iter().map(|(phase, _)| self.count(*phase));
-        of_parts.fold(self.count(Phase::Silent), usize::saturating_add)
+        of_parts.fold(self.count(ConnectionPhase::Silent), usize::saturating_add)
     }
 
     /// Closes one waiting connection; `false` if there is none.
     fn drop_waiting(&mut self, most: usize) -> bool {
-        let too_many = |(phase, part): &&(Phase, usize)| {
+        let too_many = |(phase, part): &&(ConnectionPhase, usize)| {
             self.count(*phase) > most.checked_div(*part).unwrap_or(0)
         };
         let phase = match PARTS.iter().find(too_many) {
             Some((phase, _)) => *phase,
-            None if self.count(Phase::Silent) > 0 => Phase::Silent,
-            None if self.count(Phase::Handshake) > 0 => Phase::Handshake,
-            None => Phase::Talking,
+            None if self.count(ConnectionPhase::Silent) > 0 => ConnectionPhase::Silent,
+            None if self.count(ConnectionPhase::Handshake) > 0 => ConnectionPhase::Handshake,
+            None => ConnectionPhase::Talking,
         };
         let victim = self.queues[phase as usize].oldest_of_largest(|_, _| true);
         victim.is_some_and(|number| self.end(number))
@@ -237,7 +240,7 @@ impl ConnectionTable {
             source.is_none_or(|source| source == of)
                 && entry.is_some_and(|entry| entry.blocked.is_stalled())
         };
-        let victim = self.queues[Phase::Served as usize].oldest_of_largest(stalled);
+        let victim = self.queues[ConnectionPhase::Served as usize].oldest_of_largest(stalled);
         victim.is_some_and(|number| self.end(number))
     }
 
@@ -294,13 +297,13 @@ impl ConnectionSlot {
         self.number
     }
 
-    /// Phase of the connection; `None` if it was closed to free its slot.
-    pub(super) fn phase(&self) -> Option<Phase> {
+    /// ConnectionPhase of the connection; `None` if it was closed to free its slot.
+    pub(super) fn phase(&self) -> Option<ConnectionPhase> {
         let table = self.callers.lock();
         table.entries.get(&self.number).map(|entry| entry.phase)
     }
 
-    pub(super) fn set_phase(&self, phase: Phase) {
+    pub(super) fn set_phase(&self, phase: ConnectionPhase) {
         self.callers.lock().set_phase(self.number, phase);
     }
 
@@ -308,19 +311,20 @@ impl ConnectionSlot {
     pub(super) fn begin(&self) -> bool {
         let served = self.callers.served;
         let mut table = self.callers.lock();
-        let of_served =
-            |table: &ConnectionTable| table.queues[Phase::Served as usize].of_source(self.source);
+        let of_served = |table: &ConnectionTable| {
+            table.queues[ConnectionPhase::Served as usize].of_source(self.source)
+        };
         while of_served(&table) >= served.div_ceil(2) {
             if !table.drop_stalled(Some(self.source)) {
                 return false;
             }
         }
-        while table.count(Phase::Served) >= served {
+        while table.count(ConnectionPhase::Served) >= served {
             if !table.drop_stalled(None) {
                 return false;
             }
         }
-        table.set_phase(self.number, Phase::Served);
+        table.set_phase(self.number, ConnectionPhase::Served);
         true
     }
 
@@ -405,20 +409,20 @@ mod tests {
     async fn connections_that_sent_nothing_are_closed_first() {
         let callers = callers(8, 8);
         let talking = callers.admit(source(1));
-        talking.set_phase(Phase::Talking);
+        talking.set_phase(ConnectionPhase::Talking);
         let handshake = callers.admit(source(1));
-        handshake.set_phase(Phase::Handshake);
+        handshake.set_phase(ConnectionPhase::Handshake);
         let flood: Vec<ConnectionSlot> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(is_there(&talking) && is_there(&handshake));
         // A partial request is cheap, too: slow senders take their own share at most.
         for place in &flood {
-            place.set_phase(Phase::Talking);
+            place.set_phase(ConnectionPhase::Talking);
         }
         let silent = callers.admit(source(1));
         let more: Vec<ConnectionSlot> = (0..100)
             .map(|_| {
                 let place = callers.admit(source(1));
-                place.set_phase(Phase::Talking);
+                place.set_phase(ConnectionPhase::Talking);
                 place
             })
             .collect();
@@ -433,7 +437,7 @@ mod tests {
         let served: Vec<ConnectionSlot> = (0..2).map(|_| callers.admit(source(1))).collect();
         assert!(served.iter().all(ConnectionSlot::begin));
         let stream = callers.admit(source(1));
-        stream.set_phase(Phase::Streaming);
+        stream.set_phase(ConnectionPhase::Streaming);
         let flood: Vec<ConnectionSlot> = (0..100).map(|_| callers.admit(source(1))).collect();
         assert!(served.iter().all(is_there) && is_there(&stream));
         // One address has half of the places; the rest is for others.

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::debug;
 
-use super::callers::{Callers, ConnectionSlot, Phase, Source};
+use super::callers::{Callers, ConnectionPhase, ConnectionSlot, Source};
 use super::router::{Body, Endless};
 use super::wire::{Ending, Wire};
 
@@ -171,7 +171,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
                 response.headers_mut().insert(CONNECTION, close);
             }
             if is_upgraded || response.extensions().get::<Endless>().is_some() {
-                place.set_phase(Phase::Streaming);
+                place.set_phase(ConnectionPhase::Streaming);
             }
             let response = response.map(|body| match body.size_hint().exact() {
                 // Its length marks its end.
@@ -190,7 +190,7 @@ pub(super) async fn serve_one<A: Future<Output = Response<Body>>>(
         .with_upgrades();
     let mut call = std::pin::pin!(call);
     let ended = match tokio::time::timeout(limits.call_time, &mut call).await {
-        Err(_) if place.phase() == Some(Phase::Streaming) => call.await,
+        Err(_) if place.phase() == Some(ConnectionPhase::Streaming) => call.await,
         Err(_) => {
             debug!("Connection closed: the call timed out");
             return;

@@ -19,7 +19,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::callers::{ConnectionSlot, Phase};
+use super::callers::{ConnectionPhase, ConnectionSlot};
 use super::router::Body;
 
 /// Pause between the last piece and the end, in which a proxy passes the piece on by itself.
@@ -65,8 +65,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before && !self.is_talking {
             self.is_talking = true;
-            if self.place.phase() == Some(Phase::Silent) {
-                self.place.set_phase(Phase::Talking);
+            if self.place.phase() == Some(ConnectionPhase::Silent) {
+                self.place.set_phase(ConnectionPhase::Talking);
             }
         }
         read
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
             this.place.set_blocked(false);
-            this.place.set_phase(Phase::Silent);
+            this.place.set_phase(ConnectionPhase::Silent);
             this.lingering = Some(Lingering {
                 until: Box::pin(tokio::time::sleep(LINGER)),
                 left: LINGER_BYTES,

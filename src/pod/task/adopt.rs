@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{PodTask, Start};
+use super::{PodTask, TaskStart};
 use crate::host::blocking::blocking;
 use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
@@ -17,7 +17,7 @@ use crate::pod::{folder, rollback};
 
 impl PodTask {
     /// Takes over what an earlier agent left.
-    pub(super) fn take_over(&mut self, start: Start) {
+    pub(super) fn take_over(&mut self, start: TaskStart) {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);

@@ -14,7 +14,7 @@ use super::prepare::check_volumes;
 use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
-use crate::pod::limiter::Place;
+use crate::pod::limiter::Permit;
 use crate::pod::plan::Step;
 use crate::pod::state::progress::UnderWay;
 use crate::pod::state::{Subject, Version};
@@ -23,10 +23,10 @@ use crate::pod::state::{Subject, Version};
 pub(super) const FILES: Duration = Duration::from_secs(10);
 
 /// Work beside the task's steps.
-pub(super) type Job = BoxFuture<'static, Done>;
+pub(super) type Job = BoxFuture<'static, JobOutcome>;
 
 /// The outcome of such work.
-pub(super) enum Done {
+pub(super) enum JobOutcome {
     /// A step of the planner's.
     Step {
         step: Step,
@@ -41,7 +41,7 @@ pub(super) enum Done {
         result: Result<Option<LocalImage>, ImageError>,
     },
     /// It is this version's turn among the node's updates.
-    Turn { uid: String, place: Place },
+    Turn { uid: String, place: Permit },
 }
 
 type Work = BoxFuture<'static, Result<(), StepError>>;
@@ -77,7 +77,7 @@ impl PodTask {
         let job = async move {
             let _shown = shown;
             let result = work.await;
-            Done::Step {
+            JobOutcome::Step {
                 step,
                 subject,
                 reason,
@@ -107,9 +107,9 @@ impl PodTask {
     }
 
     /// Takes in the outcome of a job.
-    pub(super) fn job_done(&mut self, done: Done) {
+    pub(super) fn job_done(&mut self, done: JobOutcome) {
         match done {
-            Done::Step {
+            JobOutcome::Step {
                 step,
                 subject,
                 reason,
@@ -123,12 +123,12 @@ impl PodTask {
                 }
                 self.record_outcome(subject, reason, result);
             }
-            Done::Image {
+            JobOutcome::Image {
                 uid,
                 holder,
                 result,
             } => self.image_checked(uid, holder, result),
-            Done::Turn { uid, place } => {
+            JobOutcome::Turn { uid, place } => {
                 self.state.under_way.remove(&Subject::Turn(uid.clone()));
                 if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
                     self.state.version_mut(&uid).takeover.has_turn = true;

@@ -15,7 +15,7 @@ use crate::host::cgroup;
 use crate::manifest::PodKey;
 use crate::pod::folder;
 use crate::pod::identity::Uid;
-use crate::pod::limiter::{Class, Kind};
+use crate::pod::limiter::{CallKind, Class};
 use crate::pod::state::observed::Container;
 use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 
@@ -52,7 +52,9 @@ pub(super) async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<()
     let request = v1::StopPodSandboxRequest { pod_sandbox_id: id };
     let stop = context.client.stop_pod_sandbox(request);
     let limiter = &context.limiter;
-    let stopped = limiter.run(Class::Running, Kind::StopSandbox, stop).await;
+    let stopped = limiter
+        .run(Class::Running, CallKind::StopSandbox, stop)
+        .await;
     if_found(stopped)?;
     Ok(())
 }
@@ -61,7 +63,7 @@ pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<
     let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
     let remove = context.client.remove_pod_sandbox(request);
     let limiter = &context.limiter;
-    if_found(limiter.run(Class::Cleanup, Kind::Remove, remove).await)?;
+    if_found(limiter.run(Class::Cleanup, CallKind::Remove, remove).await)?;
     Ok(())
 }
 
@@ -77,7 +79,7 @@ pub(super) async fn remove_container(
     };
     let remove = context.client.remove_container(request);
     let limiter = &context.limiter;
-    if_found(limiter.run(Class::Cleanup, Kind::Remove, remove).await)?;
+    if_found(limiter.run(Class::Cleanup, CallKind::Remove, remove).await)?;
     let Some(known) = known else {
         return Ok(());
     };

@@ -15,7 +15,7 @@ use crate::host::blocking::{blocking, pooled};
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
-use crate::pod::limiter::{Class, Kind, Place};
+use crate::pod::limiter::{CallKind, Class, Permit};
 use crate::pod::plan::Step;
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::{Image, Subject};
@@ -101,7 +101,7 @@ impl PodTask {
         let mut place = self.place(&subject, class).await?;
         let step = self.under_way(uid, Some(container), "CreateContainer");
         let create = context.client.create_container(request);
-        let create = place.run(Kind::CreateContainer, create);
+        let create = place.run(CallKind::CreateContainer, create);
         let created = self.part(&subject, create).await?;
         drop(step);
         let answer = match created {
@@ -162,7 +162,7 @@ impl PodTask {
         &mut self,
         subject: &Subject,
         class: Class,
-    ) -> Result<Place, StepError> {
+    ) -> Result<Permit, StepError> {
         let uid = subject.uid().unwrap_or_default();
         let container = match subject {
             Subject::Container(_, name) => Some(name.as_str()),
@@ -215,7 +215,7 @@ impl PodTask {
         version: &StaticPod,
         spec: &ContainerSpec,
         id: &str,
-        place: &mut Place,
+        place: &mut Permit,
     ) -> Result<(), StepError> {
         let container = &spec.name;
         self.expect_post_start(version, spec, id).await;
@@ -226,7 +226,7 @@ impl PodTask {
         };
         let step = self.under_way(&version.uid, Some(container), "StartContainer");
         let start = context.client.start_container(request);
-        let start = place.run(Kind::StartContainer, start);
+        let start = place.run(CallKind::StartContainer, start);
         let started = self.part(&subject, start).await?;
         drop(step);
         started.map_err(|error| StepError::Call {

@@ -16,12 +16,12 @@ const WINDOW: Duration = Duration::from_secs(120);
 /// Steps that succeeded a short while ago.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Effects {
-    done: Vec<Done>,
+    done: Vec<Success>,
 }
 
 /// A step that succeeded.
 #[derive(Debug, Clone)]
-pub(super) struct Done {
+pub(super) struct Success {
     step: Step,
     at: MonotonicTime,
     /// True if it has not been the next one since.
@@ -40,7 +40,7 @@ impl Effects {
             return !done.is_repeated;
         }
         if method(&step).is_some() {
-            self.done.push(Done {
+            self.done.push(Success {
                 step,
                 at: now,
                 is_trusted: true,

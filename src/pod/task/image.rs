@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Volume;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::background::Done;
+use super::background::JobOutcome;
 use super::{PodTask, events};
 use crate::image;
 use crate::image::{ImageError, LocalImage};
@@ -62,7 +62,7 @@ impl PodTask {
         let job = async move {
             let _shown = shown;
             let result = image::local(&client, &image).await;
-            Done::Image {
+            JobOutcome::Image {
                 uid,
                 holder,
                 result,

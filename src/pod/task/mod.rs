@@ -69,7 +69,7 @@ pub enum Message {
 
 /// The state that a Pod's task starts from.
 #[derive(Debug, Default)]
-pub struct Start {
+pub struct TaskStart {
     /// The Pod that the manifests want.
     pub wanted: Option<DesiredPod>,
     /// The sandboxes and containers that the runtime listed.
@@ -132,7 +132,7 @@ impl PodTask {
         key: PodKey,
         context: Arc<Context>,
         inbox: mpsc::UnboundedReceiver<Message>,
-        start: Start,
+        start: TaskStart,
     ) -> Self {
         let mut task = Self {
             given_back: context.allocations.changes(),

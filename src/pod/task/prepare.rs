@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tracing::warn;
 
-use super::background::{Done, FILES, file_subject};
+use super::background::{FILES, JobOutcome, file_subject};
 use super::error::{StepError, timed_out};
 use super::{Context, PodTask, events};
 use crate::host::blocking::pooled;
@@ -90,7 +90,7 @@ impl PodTask {
         let job = async move {
             let _shown = shown;
             let place = limiter.place(Class::Update).await;
-            Done::Turn { uid, place }
+            JobOutcome::Turn { uid, place }
         };
         self.jobs.push(job.boxed());
     }

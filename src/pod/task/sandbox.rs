@@ -15,7 +15,7 @@ use crate::host::untrusted::read_path;
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
-use crate::pod::limiter::{Class, Kind};
+use crate::pod::limiter::{CallKind, Class};
 use crate::pod::plan::Step;
 use crate::pod::state::Subject;
 use crate::pod::state::observed::{Container, Sandbox, State};
@@ -67,7 +67,7 @@ impl PodTask {
         let mut place = self.place(&subject, class).await?;
         let step = self.under_way(uid, None, "RunPodSandbox");
         let call = context.client.run_pod_sandbox(request);
-        let call = place.run(Kind::RunSandbox, call);
+        let call = place.run(CallKind::RunSandbox, call);
         let answer = self.part(&subject, call).await?;
         drop((place, step));
         let id = match answer {

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use super::callers::Phase;
+use super::callers::ConnectionPhase;
 use super::listen::{LIMITS, Limits, accept_all, serve_one};
 use super::port::bind;
 use super::state::ServerState;
@@ -73,14 +73,14 @@ pub async fn serve_https(
     accept_all(&listener, limits, move |stream, place| {
         let (tls, handlers) = (Arc::clone(&tls), Arc::clone(&handlers));
         async move {
-            place.set_phase(Phase::Handshake);
+            place.set_phase(ConnectionPhase::Handshake);
             let secured = tokio::time::timeout(limits.header_time, secure(&tls, stream)).await;
             let (stream, caller) = match secured {
                 Ok(Ok(secured)) => secured,
                 Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
                 Err(_) => return debug!("TLS handshake timed out"),
             };
-            place.set_phase(Phase::Talking);
+            place.set_phase(ConnectionPhase::Talking);
             let handle = move |request| {
                 let (handlers, caller) = (Arc::clone(&handlers), caller.clone());
                 async move { handlers.handle(request, caller.as_ref()).await }

@@ -11,7 +11,7 @@ use crate::manifest::{Accepted, ObjectEntry, PodEntry, PodKey, Problem, StaticPo
 
 /// A Pod as it was last accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Version {
+pub(super) struct AcceptedVersion {
     pub(super) pod: Arc<StaticPod>,
     pub(super) warnings: Vec<Problem>,
     /// The digest of the document that it stands in.
@@ -19,7 +19,7 @@ pub(super) struct Version {
 }
 
 /// The Pods in force.
-pub(super) type AcceptedPods = BTreeMap<PodKey, Version>;
+pub(super) type AcceptedPods = BTreeMap<PodKey, AcceptedVersion>;
 
 /// An entry that is refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,13 +132,13 @@ pub(super) fn take_objects(
 /// first; returns the other.
 fn add(
     next: &mut AcceptedPods,
-    known: Option<&Version>,
+    known: Option<&AcceptedVersion>,
     accepted: Accepted,
     document: &str,
 ) -> Option<RefusedEntry> {
     let Accepted { pod, warnings } = accepted;
     let key = pod.key.clone();
-    let version = Version {
+    let version = AcceptedVersion {
         pod,
         warnings,
         document: document.to_owned(),
@@ -150,7 +150,8 @@ fn add(
     if first.pod.uid == version.pod.uid {
         return None;
     }
-    let runs = |version: &Version| known.is_some_and(|known| known.pod.uid == version.pod.uid);
+    let runs =
+        |version: &AcceptedVersion| known.is_some_and(|known| known.pod.uid == version.pod.uid);
     if runs(&version) {
         next.insert(key.clone(), version);
     }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     fn words(accepted: &AcceptedPods) -> String {
-        let word = |version: &Version| {
+        let word = |version: &AcceptedVersion| {
             let spec = &version.pod.spec;
             let image = spec.containers[0].image.as_deref().unwrap();
             let name = version.pod.key.name.trim_end_matches("-n");

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::accepted::{AcceptedPods, RefusedEntry, Version, take, take_objects};
+use super::accepted::{AcceptedPods, AcceptedVersion, RefusedEntry, take, take_objects};
 use super::copy::{self, Copy, Index, StoredDocument, StoredDocuments, digest};
 use super::fetch::{FetchError, FetchOutcome, Fetcher, Validators};
 use super::schedule::Schedule;
@@ -125,7 +125,7 @@ impl Poller {
             let of_document = of_document.flat_map(|parsed| &parsed.pods);
             let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
             if let Some(accepted) = accepted.find(|accepted| accepted.pod.uid == pod.uid) {
-                let version = Version {
+                let version = AcceptedVersion {
                     pod: Arc::clone(&accepted.pod),
                     warnings: accepted.warnings.clone(),
                     document: pod.document.clone(),
@@ -175,7 +175,7 @@ impl Poller {
     }
 
     pub(super) fn desired(&self) -> Desired {
-        let wanted = |version: &Version| DesiredPod {
+        let wanted = |version: &AcceptedVersion| DesiredPod {
             pod: attach(&version.pod, &self.objects),
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
