@@ -7,6 +7,7 @@
 
 mod clean_up;
 mod images;
+mod outcome;
 pub mod rules;
 mod start;
 mod step;
@@ -17,6 +18,7 @@ pub(in crate::pod) mod tests;
 pub(in crate::pod) mod waiting;
 
 pub use images::{WantedImage, image_volumes, volume_holder, wanted_images};
+pub use outcome::Outcome;
 pub use step::Step;
 pub use takeover::kept_version;
 

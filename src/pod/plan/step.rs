@@ -115,6 +115,38 @@ pub enum Step {
 }
 
 impl Step {
+    /// Returns the version that it is about; `None` for a step about a sandbox or container by its ID.
+    #[must_use]
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Admit { uid }
+            | Self::EnsureImage { uid, .. }
+            | Self::CheckVolumes { uid }
+            | Self::TakeTurn { uid }
+            | Self::RunSandbox { uid, .. }
+            | Self::RunContainer { uid, .. }
+            | Self::StartContainer { uid, .. }
+            | Self::Terminate { uid }
+            | Self::StopContainers { uid, .. }
+            | Self::RestartAll { uid }
+            | Self::Fail { uid, .. }
+            | Self::CleanUp { uid }
+            | Self::StartAgain { uid } => Some(uid),
+            Self::StopSandbox { .. }
+            | Self::RemoveSandbox { .. }
+            | Self::RemoveContainer { .. } => None,
+        }
+    }
+
+    /// Returns the attempt of the sandbox or container that it makes.
+    #[must_use]
+    pub fn attempt(&self) -> Option<u32> {
+        match self {
+            Self::RunSandbox { attempt, .. } | Self::RunContainer { attempt, .. } => Some(*attempt),
+            _ => None,
+        }
+    }
+
     /// Returns what a failure of this step is about: a success in the same matter ends it. `None` for a
     /// step that cannot fail, or whose failure has a state of its own.
     #[must_use]

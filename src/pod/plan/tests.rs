@@ -11,11 +11,13 @@ use proptest::prelude::*;
 use crate::manifest::{PodKey, StaticPod};
 use crate::pod::admission::Rejection;
 use crate::pod::plan::rules::{Restart, is_finished, restart};
-use crate::pod::plan::{Plan, Step, kept_version, plan};
-use crate::pod::state::history::{FailedInstance, Finished, History, StopReason};
+use crate::pod::plan::{Outcome, Plan, Step, kept_version, plan};
+use crate::pod::state::history::{FailedInstance, Finished, StopReason};
 use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::pod::state::time::{MonotonicTime, Timestamp};
-use crate::pod::state::{Admission, Image, Phase, PodState, Subject, Termination, Version, View};
+use crate::pod::state::{
+    Admission, FirstSeen, Image, Phase, PodState, Subject, Terminating, Termination, Version, View,
+};
 use crate::translate::ImageUser;
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -148,110 +150,92 @@ impl World {
             .collect()
     }
 
+    /// Has the runtime execute a step, and applies its outcomes as the Pod's task does.
     pub(in crate::pod) fn apply(&mut self, step: Step) {
         self.steps.push(step.clone());
-        match step {
+        match &step {
             Step::Admit { uid } => {
-                assert!(!self.state.is_admitted(&uid));
-                self.state.version_mut(&uid).admission = Admission::Admitted;
+                assert!(!self.state.is_admitted(uid));
+                self.outcome(&step, Outcome::Admission(Ok(())));
             }
-            Step::EnsureImage { uid, container } => self.find_image(&uid, container),
-            Step::CheckVolumes { uid } => {
-                self.state.version_mut(&uid).takeover.volumes_checked = true;
+            Step::EnsureImage { uid, .. } => {
+                let image = self.image(uid);
+                self.outcome(&step, Outcome::Image(Some(image)));
             }
-            Step::TakeTurn { uid } => {
-                self.state.version_mut(&uid).takeover.has_turn = true;
-            }
-            Step::RunSandbox { uid, attempt } => {
-                let taken = self
-                    .observed
-                    .sandboxes_of(&uid)
-                    .any(|s| s.attempt == attempt);
-                assert!(!taken, "the runtime has sandbox {attempt} already");
-                self.sandbox(&uid, attempt, true);
-            }
-            step @ Step::RunContainer { .. } => self.run_container(step),
-            Step::StartContainer { id, .. } => {
-                self.set_state(&id, State::Running { started_at: 1 });
-            }
+            Step::RunSandbox { uid, attempt } => self.run_sandbox(&step, uid, *attempt),
+            Step::RunContainer { .. } => self.run_container(&step),
+            Step::StartContainer { id, .. } => self.start(&step, id),
             Step::Terminate { uid } => {
-                let version = self.state.version_mut(&uid);
-                version.termination = Some(Termination::Adopted);
-                version.on_disk = true;
-                let exit = self.exit(0);
-                let of_it = self.observed.containers.iter_mut();
-                of_it
-                    .filter(|c| c.uid == uid && c.is_live())
-                    .for_each(|c| c.state = exit.clone());
+                let terminating = Terminating {
+                    since: Timestamp::from(0),
+                    grace_period: 30,
+                };
+                self.outcome(&step, Outcome::Terminating(terminating));
+                self.stop(|c| c.uid == *uid);
             }
-            Step::StopContainers { uid, ids, reason } => {
-                let exit = self.exit(0);
-                for id in &ids {
-                    if [
-                        StopReason::Liveness,
-                        StopReason::Startup,
-                        StopReason::PostStart,
-                    ]
-                    .contains(&reason)
-                    {
-                        let failed_instance = FailedInstance {
-                            reason,
-                            message: String::new(),
-                            since: Timestamp::from(0),
-                            grace_period: 30,
-                        };
-                        let history = &mut self.state.version_mut(&uid).history;
-                        history.failed_instances.insert(id.clone(), failed_instance);
-                    }
-                    self.set_state(id, exit.clone());
+            Step::StopContainers { ids, reason, .. } => {
+                if let ([id], StopReason::Liveness | StopReason::Startup | StopReason::PostStart) =
+                    (ids.as_slice(), reason)
+                {
+                    let failed = FailedInstance {
+                        reason: *reason,
+                        message: String::new(),
+                        since: Timestamp::from(0),
+                        grace_period: 30,
+                    };
+                    self.outcome(&step, Outcome::FailedInstance(id.clone(), failed));
                 }
+                self.stop(|c| ids.contains(&c.id));
             }
-            Step::RestartAll { uid } => {
-                let history = &mut self.state.version_mut(&uid).history;
-                for container in self.observed.containers_of(&uid) {
-                    history.replace(container);
-                }
-            }
-            Step::Fail { uid, reason, .. } => {
-                let history = &mut self.state.version_mut(&uid).history;
-                history.finished = Some(Finished {
+            Step::Fail { reason, .. } => {
+                let finished = Finished {
                     phase: Phase::Failed,
-                    reason: reason.into(),
+                    reason: (*reason).into(),
                     ..Finished::default()
-                });
+                };
+                self.outcome(&step, Outcome::Finished(finished, None));
             }
-            Step::StopSandbox { id } => {
-                self.state.stopped_sandboxes.insert(id.clone());
-                let sandbox = self.observed.sandboxes.iter_mut().find(|s| s.id == id);
-                sandbox.unwrap().ready = false;
+            Step::StartAgain { .. } => {
+                let seen = self.first_seen();
+                self.outcome(&step, Outcome::StartedAgain(seen));
             }
             Step::RemoveSandbox { id } => {
-                let live = self.live().into_iter().any(|c| c.sandbox == id);
+                let live = self.live().into_iter().any(|c| c.sandbox == *id);
                 assert!(!live, "removed with live containers");
-                self.observed.forget(&id);
-                self.observed.containers.retain(|c| c.sandbox != id);
+                self.done(&step);
             }
-            Step::RemoveContainer { id } => self.observed.forget(&id),
-            Step::StartAgain { uid } => {
-                let mut history = History::default();
-                for container in self.observed.containers_of(&uid) {
-                    history.replace(container);
-                }
-                let version = self.state.version_mut(&uid);
-                version.history = history;
-                version.termination = None;
-                self.state.failures.remove(&Subject::CleanUp(uid));
+            Step::CleanUp { .. } => {
+                self.done(&step);
+                self.want(self.wanted.clone());
             }
-            Step::CleanUp { uid } => {
-                self.state.forget_version(&uid);
-                let wanted = self.wanted.clone();
-                self.want(wanted);
-            }
+            Step::CheckVolumes { .. }
+            | Step::TakeTurn { .. }
+            | Step::RestartAll { .. }
+            | Step::StopSandbox { .. }
+            | Step::RemoveContainer { .. } => self.done(&step),
+        }
+        self.outcome(&step, Outcome::Succeeded);
+    }
+
+    fn outcome(&mut self, step: &Step, outcome: Outcome) {
+        self.state.apply(step, outcome, &self.observed);
+    }
+
+    fn done(&mut self, step: &Step) {
+        self.outcome(step, Outcome::Done);
+        self.observed.apply_done(step);
+    }
+
+    fn first_seen(&self) -> FirstSeen {
+        FirstSeen {
+            nanos: 1,
+            monotonic: self.now,
         }
     }
 
-    fn find_image(&mut self, uid: &str, container: String) {
-        let image = if self.no_image.contains(uid) {
+    /// The image of this version, as it is found.
+    fn image(&self, uid: &str) -> Image {
+        if self.no_image.contains(uid) {
             Image::Failed {
                 reason: "ErrImagePull",
                 message: "no".into(),
@@ -264,11 +248,21 @@ impl World {
                 user: ImageUser::default(),
                 pulled: false,
             }
-        };
-        self.state.version_mut(uid).images.insert(container, image);
+        }
     }
 
-    fn run_container(&mut self, step: Step) {
+    fn run_sandbox(&mut self, step: &Step, uid: &str, attempt: u32) {
+        self.outcome(step, Outcome::Begun);
+        let taken = self
+            .observed
+            .sandboxes_of(uid)
+            .any(|s| s.attempt == attempt);
+        assert!(!taken, "the runtime has sandbox {attempt} already");
+        self.sandbox(uid, attempt, true);
+        self.outcome(step, Outcome::Started(self.now));
+    }
+
+    fn run_container(&mut self, step: &Step) {
         let Step::RunContainer {
             uid,
             sandbox,
@@ -279,21 +273,35 @@ impl World {
         else {
             panic!("no container is to be run");
         };
-        let history = self.observed.history_of(&uid, &container);
-        let taken = history.iter().any(|c| c.attempt == attempt);
-        assert!(
-            !taken,
-            "the runtime has container {container} {attempt} already"
-        );
-        let image = self.state.version_mut(&uid).images.remove(&container);
+        let image = self.state.image(uid, container);
         assert!(
             matches!(image, Some(Image::Ready { .. })),
             "there is no image"
         );
-        let state = State::Running { started_at: 1 };
-        let id = self.container(&uid, &sandbox, &container, attempt, state);
+        self.outcome(step, Outcome::Begun);
+        let history = self.observed.history_of(uid, container);
+        let taken = history.iter().any(|c| c.attempt == *attempt);
+        assert!(
+            !taken,
+            "the runtime has container {container} {attempt} already"
+        );
+        let id = self.container(uid, sandbox, container, *attempt, State::Created);
         let new = self.observed.containers.iter_mut().find(|c| c.id == id);
-        new.unwrap().backoff = backoff;
+        new.unwrap().backoff = *backoff;
+        self.start(step, &id);
+    }
+
+    fn start(&mut self, step: &Step, id: &str) {
+        self.outcome(step, Outcome::Started(self.now));
+        self.set_state(id, State::Running { started_at: 1 });
+    }
+
+    fn stop(&mut self, test: impl Fn(&Container) -> bool) {
+        let exit = self.exit(0);
+        let stopped = self.observed.containers.iter_mut();
+        stopped
+            .filter(|c| c.is_live() && test(c))
+            .for_each(|c| c.state = exit.clone());
     }
 
     /// Plans and acts until there is nothing to do at this moment.

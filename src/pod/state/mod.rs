@@ -169,6 +169,24 @@ impl PodState {
         self.under_way.contains_key(&subject)
     }
 
+    /// Records the end of a container's postStart hook. `uid` is that of its version; `None` where the
+    /// container is gone.
+    pub fn post_start_ended(&mut self, uid: Option<&str>, id: &str, result: Result<(), String>) {
+        match (uid, result) {
+            (Some(_), Err(message)) => {
+                self.post_starts
+                    .insert(id.to_owned(), PostStart::Failed(message));
+            }
+            (Some(uid), Ok(())) => {
+                self.post_starts.remove(id);
+                self.update_version(uid, |version| version.history.post_starts.remove(id));
+            }
+            (None, _) => {
+                self.post_starts.remove(id);
+            }
+        }
+    }
+
     /// Returns the state of a version, if anything is known of it.
     #[must_use]
     pub fn version(&self, uid: &str) -> Option<&Version> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::History;
 use super::record::Record;
-use super::time::{MonotonicTime, Timestamp};
+use super::time::{Clock, MonotonicTime, Timestamp};
 use crate::manifest::StaticPod;
 use crate::pod::admission::Rejection;
 use crate::translate::ImageUser;
@@ -139,6 +139,21 @@ impl Version {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl FirstSeen {
+    /// Returns this time of the machine's clock, in nanoseconds since the epoch.
+    #[must_use]
+    pub fn at(nanos: i64, clock: &Clock) -> Self {
+        let monotonic = clock.monotonic_of(nanos);
+        Self { nanos, monotonic }
+    }
+
+    /// Returns the time now.
+    #[must_use]
+    pub fn now(clock: &Clock) -> Self {
+        Self::at(clock.wall_now(), clock)
     }
 }
 

@@ -15,9 +15,8 @@ use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::StaticPod;
 use crate::pod::limiter::Permit;
-use crate::pod::plan::Step;
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::progress::UnderWay;
-use crate::pod::state::{Subject, Version};
 
 /// Time limit of file work on the paths that a manifest names.
 pub(super) const FILES: Duration = Duration::from_secs(10);
@@ -30,8 +29,6 @@ pub(super) enum JobOutcome {
     /// A step of the planner's.
     Step {
         step: Step,
-        subject: Subject,
-        reason: &'static str,
         result: Result<(), StepError>,
     },
     /// The runtime was asked for an image.
@@ -50,9 +47,6 @@ impl PodTask {
     /// Begins a step that goes on beside the others.
     pub(super) fn begin(&mut self, step: Step) {
         let context = Arc::clone(&self.context);
-        let Some((subject, reason)) = step.subject().zip(step.reason()) else {
-            return;
-        };
         let work: Work = match &step {
             Step::CheckVolumes { uid } => {
                 let version = self.known_version(uid);
@@ -72,17 +66,12 @@ impl PodTask {
             _ => return,
         };
         let now = self.context.clock.now();
-        self.state.under_way.insert(subject.clone(), now);
+        self.outcome(&step, Outcome::UnderWay(now));
         let shown = self.show(&step);
         let job = async move {
             let _shown = shown;
             let result = work.await;
-            JobOutcome::Step {
-                step,
-                subject,
-                reason,
-                result,
-            }
+            JobOutcome::Step { step, result }
         };
         self.jobs.push(job.boxed());
     }
@@ -109,19 +98,14 @@ impl PodTask {
     /// Takes in the outcome of a job.
     pub(super) fn job_done(&mut self, done: JobOutcome) {
         match done {
-            JobOutcome::Step {
-                step,
-                subject,
-                reason,
-                result,
-            } => {
-                self.state.under_way.remove(&subject);
+            JobOutcome::Step { step, result } => {
+                self.outcome(&step, Outcome::Ended);
                 self.apply(&step, &result);
                 let now = self.context.clock.now();
-                if result.is_ok() && !self.effects.succeeded(step, now) {
+                if result.is_ok() && !self.effects.succeeded(&step, now) {
                     return;
                 }
-                self.record_outcome(subject, reason, result);
+                self.record_outcome(&step, result);
             }
             JobOutcome::Image {
                 uid,
@@ -129,9 +113,10 @@ impl PodTask {
                 result,
             } => self.image_checked(uid, holder, result),
             JobOutcome::Turn { uid, place } => {
-                self.state.under_way.remove(&Subject::Turn(uid.clone()));
+                let step = Step::TakeTurn { uid: uid.clone() };
+                self.outcome(&step, Outcome::Ended);
                 if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
-                    self.state.version_mut(&uid).takeover.has_turn = true;
+                    self.outcome(&step, Outcome::Done);
                     self.turn = Some((uid, place.lease()));
                 }
             }
@@ -140,33 +125,23 @@ impl PodTask {
 
     /// Takes over what a step beside the others brought about.
     pub(super) fn apply(&mut self, step: &Step, result: &Result<(), StepError>) {
-        let is_done = result.is_ok();
-        match step {
-            // One that was forgotten meanwhile is checked again.
-            Step::CheckVolumes { uid } if is_done && self.state.pod(uid).is_some() => {
-                self.state.version_mut(uid).takeover.volumes_checked = true;
-            }
-            Step::StopSandbox { id } if is_done => {
-                self.state.stopped_sandboxes.insert(id.clone());
-                if let Some(known) = self.observed.sandboxes.iter_mut().find(|s| s.id == *id) {
-                    known.ready = false;
-                }
-            }
-            Step::RemoveSandbox { id } if is_done => {
-                self.observed.forget(id);
-                self.observed.containers.retain(|c| c.sandbox != *id);
-            }
-            // Where only its files are left, the runtime does not have it any more.
-            Step::RemoveContainer { id }
-                if is_done || matches!(result, Err(StepError::Node { .. })) =>
-            {
-                let forget = |_: &str, version: &mut Version| version.history.forget(id);
-                self.state.update_versions(forget);
-                self.observed.forget(id);
-            }
-            Step::CleanUp { uid } if is_done => self.cleaned_up(uid),
-            _ => {}
+        // Where only its files are left, the runtime does not have it any more.
+        let only_files = matches!(step, Step::RemoveContainer { .. })
+            && matches!(result, Err(StepError::Node { .. }));
+        if result.is_err() && !only_files {
+            return;
         }
+        self.outcome(step, Outcome::Done);
+        self.observed.apply_done(step);
+        if let Step::CleanUp { uid } = step {
+            self.cleaned_up(uid);
+        }
+    }
+
+    /// Applies an outcome of a step to the Pod's state. Returns true if it is a failure other than the last
+    /// one of the step's subject.
+    pub(super) fn outcome(&mut self, step: &Step, outcome: Outcome) -> bool {
+        self.state.apply(step, outcome, &self.observed)
     }
 }
 

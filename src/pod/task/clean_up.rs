@@ -23,9 +23,9 @@ use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 const REMOVAL: Duration = Duration::from_secs(120);
 
 impl PodTask {
+    /// Begins anew with a version that is gone, if it is wanted again.
     pub(super) fn cleaned_up(&mut self, uid: &str) {
         info!(pod = %self.key, uid, "Removed Pod");
-        self.state.forget_version(uid);
         self.effects.forget(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
             let version = Arc::clone(&wanted.pod);

@@ -16,7 +16,7 @@ use crate::manifest::{PodKey, StaticPod};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{CallKind, Class, Permit};
-use crate::pod::plan::Step;
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::{Image, Subject};
 use crate::pod::{folder, observe};
@@ -33,6 +33,7 @@ const CONFIG_ERROR: &str = "CreateContainerConfigError";
 impl PodTask {
     pub(super) async fn run_container(
         &mut self,
+        step: &Step,
         uid: &str,
         sandbox: &str,
         container: &str,
@@ -40,11 +41,8 @@ impl PodTask {
         backoff: Option<Duration>,
     ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
-        // Used up whatever comes of it: the next start looks for the image again.
-        let used = self
-            .state
-            .update_version(uid, |version| version.images.remove(container));
-        let image = used.flatten();
+        let image = self.state.image(uid, container).cloned();
+        self.outcome(step, Outcome::Begun);
         let spec = version.container(container);
         let (
             Some(Image::Ready {
@@ -78,10 +76,10 @@ impl PodTask {
             user_namespace,
             ..ContainerInstance::default()
         };
-        let step = self.under_way(uid, Some(container), "PrepareContainer");
+        let shown = self.under_way(uid, Some(container), "PrepareContainer");
         let prepared = prepare_container(&context, &version, spec, instance);
         let (prepared, host) = self.part(&subject, prepared).await??;
-        drop(step);
+        drop(shown);
         instance = prepared;
         let config = container_config(&context.facts, &version, spec, &instance)?;
         let request = v1::CreateContainerRequest {
@@ -99,16 +97,16 @@ impl PodTask {
         }
         let class = self.container_class(&version, container);
         let mut place = self.place(&subject, class).await?;
-        let step = self.under_way(uid, Some(container), "CreateContainer");
+        let shown = self.under_way(uid, Some(container), "CreateContainer");
         let create = context.client.create_container(request);
         let create = place.run(CallKind::CreateContainer, create);
         let created = self.part(&subject, create).await?;
-        drop(step);
+        drop(shown);
         let answer = match created {
             Ok(answer) => answer,
             Err(error) => {
-                self.forget_volume_images(uid);
-                self.pass_reserved_name(subject, attempt, &error).await;
+                self.outcome(step, Outcome::NotCreated);
+                self.pass_reserved_name(step, &subject, &error).await;
                 return Err(create_failure(&version, spec, error));
             }
         };
@@ -132,7 +130,7 @@ impl PodTask {
             grace_period: version.spec.termination_grace_period_seconds,
             gone: false,
         });
-        self.start_created(&version, spec, &answer.container_id, &mut place)
+        self.start_created(step, &version, spec, &answer.container_id, &mut place)
             .await?;
         drop(place);
         self.refresh_previous_exit(uid, container, attempt).await;
@@ -196,6 +194,7 @@ impl PodTask {
 
     pub(super) async fn start_container(
         &mut self,
+        step: &Step,
         uid: &str,
         container: &str,
         id: &str,
@@ -207,36 +206,36 @@ impl PodTask {
         let subject = Subject::Container(uid.to_owned(), container.to_owned());
         let class = self.container_class(&version, container);
         let mut place = self.place(&subject, class).await?;
-        self.start_created(&version, spec, id, &mut place).await
+        self.start_created(step, &version, spec, id, &mut place)
+            .await
     }
 
     async fn start_created(
         &mut self,
+        step: &Step,
         version: &StaticPod,
         spec: &ContainerSpec,
         id: &str,
         place: &mut Permit,
     ) -> Result<(), StepError> {
         let container = &spec.name;
-        self.expect_post_start(version, spec, id).await;
+        self.expect_post_start(step, spec, id).await;
         let context = Arc::clone(&self.context);
         let subject = Subject::Container(version.uid.clone(), container.clone());
         let request = v1::StartContainerRequest {
             container_id: id.to_owned(),
         };
-        let step = self.under_way(&version.uid, Some(container), "StartContainer");
+        let shown = self.under_way(&version.uid, Some(container), "StartContainer");
         let start = context.client.start_container(request);
         let start = place.run(CallKind::StartContainer, start);
         let started = self.part(&subject, start).await?;
-        drop(step);
+        drop(shown);
         started.map_err(|error| StepError::Call {
             reason: "RunContainerError",
             error,
             hint: None,
         })?;
-        self.state
-            .last_starts
-            .insert(subject.clone(), context.clock.now());
+        self.outcome(step, Outcome::Started(context.clock.now()));
         // The runtime tells what it calls the image only now.
         let now = observe::inspect_container(&context.client, &context.clock, id);
         let now = self.part(&subject, now).await.unwrap_or(Ok(None));

@@ -33,15 +33,15 @@ pub(super) struct Success {
 impl Effects {
     /// Takes note of a step that succeeded. Returns whether that is to be believed: not of one that had
     /// no effect the last time.
-    pub(super) fn succeeded(&mut self, step: Step, now: MonotonicTime) -> bool {
+    pub(super) fn succeeded(&mut self, step: &Step, now: MonotonicTime) -> bool {
         self.done.retain(|done| now.since(done.at) < WINDOW);
-        if let Some(done) = self.done.iter_mut().find(|done| done.step == step) {
+        if let Some(done) = self.done.iter_mut().find(|done| done.step == *step) {
             (done.at, done.is_trusted) = (now, true);
             return !done.is_repeated;
         }
-        if method(&step).is_some() {
+        if method(step).is_some() {
             self.done.push(Success {
-                step,
+                step: step.clone(),
                 at: now,
                 is_trusted: true,
                 is_repeated: false,
@@ -58,22 +58,22 @@ impl Effects {
         });
     }
 
-    /// Returns what failed, with its reason and message, where a step is the next one again that succeeded
-    /// a short while ago; only once for each success.
+    /// Returns the reason and message of the failure where a step is the next one again that succeeded a
+    /// short while ago; only once for each success.
     pub(super) fn take_repeated(
         &mut self,
         step: &Step,
         now: MonotonicTime,
-    ) -> Option<(Subject, &'static str, String)> {
+    ) -> Option<(&'static str, String)> {
         let mut recent = self.done.iter_mut().filter(|d| now.since(d.at) < WINDOW);
         let done = recent.find(|done| done.step == *step && done.is_trusted)?;
         (done.is_trusted, done.is_repeated) = (false, true);
-        let (subject, reason) = (step.subject()?, step.reason()?);
+        let reason = step.reason()?;
         let method = method(step)?;
         let message = format!(
             "{method} succeeded, but the container runtime reports the same state as before"
         );
-        Some((subject, reason, message))
+        Some((reason, message))
     }
 }
 
@@ -129,18 +129,17 @@ mod tests {
         let mut effects = Effects::default();
         let at = |seconds: u64| MonotonicTime(0).after(Duration::from_secs(seconds));
         assert_eq!(effects.take_repeated(&step(), at(0)), None);
-        assert!(effects.succeeded(step(), at(0)));
+        assert!(effects.succeeded(&step(), at(0)));
         let other = Step::StopSandbox { id: "t".into() };
         assert_eq!(effects.take_repeated(&other, at(1)), None);
-        let (subject, reason, message) = effects.take_repeated(&step(), at(1)).unwrap();
-        assert_eq!(subject, Subject::Removal("s".into()));
+        let (reason, message) = effects.take_repeated(&step(), at(1)).unwrap();
         assert_eq!(reason, "FailedKillPod");
         assert!(
             message.starts_with("StopPodSandbox succeeded, but"),
             "{message}"
         );
         assert_eq!(effects.take_repeated(&step(), at(1)), None, "taken once");
-        effects.succeeded(step(), at(2));
+        effects.succeeded(&step(), at(2));
         assert_eq!(
             effects.take_repeated(&step(), at(122)),
             None,

@@ -10,24 +10,23 @@ use super::error::{StepError, node_failure};
 use crate::host::blocking::blocking;
 use crate::pod::events::EventKind;
 use crate::pod::folder;
-use crate::pod::plan::Step;
-use crate::pod::state::history::{Finished, History};
-use crate::pod::state::{Phase, Subject};
+use crate::pod::plan::{Outcome, Step};
+use crate::pod::state::history::Finished;
+use crate::pod::state::{FirstSeen, Phase};
 
 impl PodTask {
     /// Executes one step, and records its outcome.
     pub(super) async fn execute(&mut self, step: Step) {
-        let done = step.clone();
-        let result = match step {
-            Step::Admit { uid } => return self.admit(&uid),
+        let result = match &step {
+            Step::Admit { uid } => return self.admit(&step, uid),
             Step::EnsureImage { uid, container } => return self.ensure_image(uid, container),
-            Step::TakeTurn { uid } => return self.take_turn(uid),
+            Step::TakeTurn { uid } => return self.take_turn(&step, uid),
             Step::CheckVolumes { .. }
             | Step::StopSandbox { .. }
             | Step::RemoveSandbox { .. }
             | Step::RemoveContainer { .. }
             | Step::CleanUp { .. } => return self.begin(step),
-            Step::RunSandbox { uid, attempt } => self.run_sandbox(&uid, attempt).await,
+            Step::RunSandbox { uid, attempt } => self.run_sandbox(&step, uid, *attempt).await,
             Step::RunContainer {
                 uid,
                 sandbox,
@@ -35,55 +34,50 @@ impl PodTask {
                 attempt,
                 backoff,
             } => {
-                self.run_container(&uid, &sandbox, &container, attempt, backoff)
+                self.run_container(&step, uid, sandbox, container, *attempt, *backoff)
                     .await
             }
             Step::StartContainer { uid, container, id } => {
-                self.start_container(&uid, &container, &id).await
+                self.start_container(&step, uid, container, id).await
             }
-            Step::Terminate { uid } => self.terminate(&uid).await,
+            Step::Terminate { uid } => self.terminate(&step, uid).await,
             Step::StopContainers { uid, ids, reason } => {
-                self.stop_containers(&uid, &ids, reason).await
+                self.stop_containers(&step, uid, ids, *reason).await
             }
-            Step::RestartAll { uid } => return self.restart_all(&uid),
+            Step::RestartAll { uid } => return self.restart_all(&step, uid),
             Step::Fail {
                 uid,
                 reason,
                 message,
-            } => return self.fail(&uid, reason, message).await,
-            Step::StartAgain { uid } => self.start_again(&uid).await,
-        };
-        let Some((subject, reason)) = done.subject().zip(done.reason()) else {
-            return;
+            } => return self.fail(&step, uid, reason, message).await,
+            Step::StartAgain { uid } => self.start_again(&step, uid).await,
         };
         // A stop that was given up for something more urgent is to come again.
         let now = self.context.clock.now();
-        if result.is_ok() && !self.stale && !self.effects.succeeded(done, now) {
+        if result.is_ok() && !self.stale && !self.effects.succeeded(&step, now) {
             return;
         }
-        self.record_outcome(subject, reason, result);
+        self.record_outcome(&step, result);
     }
 
     /// Notes a step that succeeded a short while ago and is the next one again as failed: it changed
     /// nothing. Tells whether it was one.
     pub(super) fn is_no_op(&mut self, step: &Step) -> bool {
         let now = self.context.clock.now();
-        let Some((subject, reason, message)) = self.effects.take_repeated(step, now) else {
+        let Some((reason, message)) = self.effects.take_repeated(step, now) else {
             return false;
         };
-        self.record_outcome(subject, reason, Err(StepError::Node { reason, message }));
+        self.record_outcome(step, Err(StepError::Node { reason, message }));
         true
     }
 
-    pub(super) fn record_outcome(
-        &mut self,
-        subject: Subject,
-        reason: &'static str,
-        result: Result<(), StepError>,
-    ) {
+    pub(super) fn record_outcome(&mut self, step: &Step, result: Result<(), StepError>) {
+        let Some((subject, reason)) = step.subject().zip(step.reason()) else {
+            return;
+        };
         let failure = match result {
             Ok(()) => {
-                self.state.failures.remove(&subject);
+                self.outcome(step, Outcome::Succeeded);
                 return;
             }
             Err(failure) => failure,
@@ -96,23 +90,19 @@ impl PodTask {
         self.record_failure_event(&subject, reason, &failure);
         let reason = failure.reason().unwrap_or(reason);
         let message = failure.message(&subject);
-        let now = self.context.clock.now();
-        let news = self
-            .state
-            .record_failure(subject, reason, message.clone(), now);
-        if news {
+        let failed = Outcome::Failed {
+            reason,
+            message: message.clone(),
+            at: self.context.clock.now(),
+        };
+        if self.outcome(step, failed) {
             warn!(pod = %self.key, reason, error = message, "Step failed, it will be retried");
         }
     }
 
     /// From now on every container of a version is to be replaced.
-    fn restart_all(&mut self, uid: &str) {
-        let history = &mut self.state.version_mut(uid).history;
-        for container in self.observed.containers_of(uid) {
-            history.replace(container);
-        }
-        // Whatever was wrong with one of them, it ends with the others.
-        history.failed_instances.clear();
+    fn restart_all(&mut self, step: &Step, uid: &str) {
+        self.outcome(step, Outcome::Done);
         info!(pod = %self.key, "Restarting all containers, as a container's restart rule says");
         let message = "All containers are restarted, as a container's restart rule says";
         self.event(
@@ -126,23 +116,21 @@ impl PodTask {
 
     /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
     /// it but its folder.
-    pub(super) async fn fail(&mut self, uid: &str, reason: &'static str, message: String) {
+    async fn fail(&mut self, step: &Step, uid: &str, reason: &'static str, message: &str) {
         warn!(pod = %self.key, reason, message, "Pod failed");
-        self.event(uid, None, EventKind::Normal, reason, &message);
-        let since = self.context.clock.wall_now();
-        self.state.version_mut(uid).history.finished = Some(Finished {
+        self.event(uid, None, EventKind::Normal, reason, message);
+        let finished = Finished {
             phase: Phase::Failed,
             reason: reason.to_owned(),
-            message,
-            since,
-        });
-        let Some(version) = self.version(uid) else {
+            message: message.to_owned(),
+            since: self.context.clock.wall_now(),
+        };
+        let version = self.version(uid);
+        let record = version.as_ref().map(|v| Arc::new(self.record(v)));
+        self.outcome(step, Outcome::Finished(finished, record.clone()));
+        let Some((version, record)) = version.zip(record) else {
             return;
         };
-        let record = Arc::new(self.record(&version));
-        let state = self.state.version_mut(uid);
-        state.on_disk = true;
-        state.record = Some(Arc::clone(&record));
         let paths = self.context.facts.paths.clone();
         let create = move || folder::create(&paths, &version.key, &version.uid, &record);
         if let Err(error) = self.own_files(blocking(create)).await {
@@ -152,30 +140,19 @@ impl PodTask {
 
     /// Lets a version start that ended before its clean-up succeeded: nothing of the old instances counts
     /// for the new ones but their names.
-    pub(super) async fn start_again(&mut self, uid: &str) -> Result<(), StepError> {
+    async fn start_again(&mut self, step: &Step, uid: &str) -> Result<(), StepError> {
         let (paths, owner) = (self.context.facts.paths.clone(), uid.to_owned());
         let unmark = move || folder::unmark_terminating(&paths, &owner);
         let unmarked = self.own_files(blocking(unmark)).await;
         unmarked.map_err(node_failure("FailedCreatePodSandBox"))?;
         info!(pod = %self.key, uid, "Starting the Pod again before its clean-up has succeeded");
-        let mut history = History::default();
-        for container in self.observed.containers_of(uid) {
-            history.replace(container);
-        }
-        let version = self.state.version_mut(uid);
-        version.history = history;
-        version.written_history = None;
-        version.record = None;
-        version.termination = None;
-        version.admission.reopen();
-        let clean_up = Subject::CleanUp(uid.to_owned());
-        self.state.failures.remove(&clean_up);
+        let seen = FirstSeen::now(&self.context.clock);
+        self.outcome(step, Outcome::StartedAgain(seen));
         self.effects.forget(uid);
         // It may have given back what it took when it was over.
         if let Some(version) = self.version(uid) {
             self.context.allocations.reserve(&version);
         }
-        self.seen_at(uid, self.context.clock.wall_now());
         Ok(())
     }
 }

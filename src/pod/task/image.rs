@@ -16,7 +16,7 @@ use crate::image;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::{PullPolicy, StaticPod};
 use crate::pod::backoff;
-use crate::pod::plan::{image_volumes, volume_holder, wanted_images};
+use crate::pod::plan::{Outcome, Step, image_volumes, volume_holder, wanted_images};
 use crate::pod::state::Image;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
@@ -44,19 +44,19 @@ pub(super) type Pull = BoxFuture<'static, Pulled>;
 impl PodTask {
     /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
     /// is not (Kubernetes, Images, "Image pull policy").
-    pub(super) fn ensure_image(&mut self, uid: String, holder: String) {
-        let Some(version) = self.version(&uid) else {
+    pub(super) fn ensure_image(&mut self, uid: &str, holder: &str) {
+        let Some(version) = self.version(uid) else {
             return;
         };
         let Some(wanted) = wanted_images(&version).find(|image| image.holder == holder) else {
             return;
         };
+        let (uid, holder) = (uid.to_owned(), holder.to_owned());
         if wanted.policy == PullPolicy::Always {
             return self.begin_pull(uid, holder, wanted.image);
         }
-        let images = &mut self.state.version_mut(&uid).images;
-        let before = images.remove(&holder).map(Box::new);
-        images.insert(holder.clone(), Image::Checking(before));
+        let before = self.state.image(&uid, &holder).cloned().map(Box::new);
+        self.set_image(&uid, &holder, Some(Image::Checking(before)));
         let (client, image) = (self.context.client.clone(), wanted.image.to_owned());
         let shown = self.under_way(&uid, image_container(&holder), "ImageStatus");
         let job = async move {
@@ -81,23 +81,20 @@ impl PodTask {
             // Its version was forgotten meanwhile, or has found it another way.
             return;
         };
-        self.state.update_version(&uid, |version| match before {
-            Some(before) => version.images.insert(holder.clone(), *before),
-            None => version.images.remove(&holder),
-        });
+        self.set_image(&uid, &holder, before.map(|before| *before));
         let Some(version) = self.version(&uid) else {
             return;
         };
         let wanted = wanted_images(&version).find(|image| image.holder == holder);
         match (result, wanted) {
-            (Ok(Some(local)), _) => self.image_arrived(&uid, holder, Ok(local)),
-            (Err(error), _) => self.image_arrived(&uid, holder, Err(error)),
+            (Ok(Some(local)), _) => self.image_arrived(&uid, &holder, Ok(local)),
+            (Err(error), _) => self.image_arrived(&uid, &holder, Err(error)),
             (Ok(None), Some(wanted)) if wanted.policy == PullPolicy::Never => {
                 let error = ImageError {
                     reason: NEVER_PULL,
                     message: events::never_pulled(wanted.image),
                 };
-                self.image_arrived(&uid, holder, Err(error));
+                self.image_arrived(&uid, &holder, Err(error));
             }
             (Ok(None), Some(wanted)) => self.begin_pull(uid, holder, wanted.image),
             (Ok(None), None) => {}
@@ -113,8 +110,7 @@ impl PodTask {
         let ran_before = of_uid.into_iter().any(|c| c.name == container);
         let (client, image) = (self.context.client.clone(), image.to_owned());
         let pulling = Image::Pulling { after, error };
-        let images = &mut self.state.version_mut(&uid).images;
-        images.insert(container.clone(), pulling);
+        self.set_image(&uid, &container, Some(pulling));
         let shown = self.under_way(&uid, image_container(&container), "PullImage");
         let result = async move {
             let _shown = shown;
@@ -157,20 +153,20 @@ impl PodTask {
         if let (Some(image), Ok(local)) = (image, &result) {
             self.record_pulled(&uid, &holder, &image, local, took);
         }
-        self.image_arrived(&uid, holder, result);
+        self.image_arrived(&uid, &holder, result);
     }
 
     /// Notes what came of looking for an image.
     pub(super) fn image_arrived(
         &mut self,
         uid: &str,
-        container: String,
+        container: &str,
         result: Result<LocalImage, ImageError>,
     ) {
         let Some(version) = self.version(uid) else {
             return;
         };
-        let before = match self.state.image(uid, &container) {
+        let before = match self.state.image(uid, container) {
             Some(Image::Failed { message, .. }) => Some(message.clone()),
             _ => None,
         };
@@ -186,14 +182,14 @@ impl PodTask {
                 pulled: pulled.is_some(),
             },
             Err(error) => {
-                let ImageError { reason, message } = match image_of(&version, &container) {
-                    Some(image) => self.record_image_failure(&version, &container, image, error),
+                let ImageError { reason, message } = match image_of(&version, container) {
+                    Some(image) => self.record_image_failure(&version, container, image, error),
                     None => error,
                 };
                 let delay = match reason {
                     // Looking costs no registry anything, and whoever has the image brought does not say so.
                     NEVER_PULL => backoff::INITIAL,
-                    _ => backoff::next(self.failed_before(uid, &container).0),
+                    _ => backoff::next(self.failed_before(uid, container).0),
                 };
                 let retry_in = delay.as_secs();
                 if before.is_none_or(|before| before != message) {
@@ -207,16 +203,15 @@ impl PodTask {
                 }
             }
         };
-        let images = &mut self.state.version_mut(uid).images;
-        images.insert(container, image);
+        self.set_image(uid, container, Some(image));
     }
 
-    /// An image behind a volume may have gone; the next try looks for it again.
-    pub(super) fn forget_volume_images(&mut self, uid: &str) {
-        let volumes = |holder: &String| holder.starts_with(&volume_holder(""));
-        self.state.update_version(uid, |version| {
-            version.images.retain(|holder, _| !volumes(holder));
-        });
+    fn set_image(&mut self, uid: &str, holder: &str, image: Option<Image>) {
+        let step = Step::EnsureImage {
+            uid: uid.to_owned(),
+            container: holder.to_owned(),
+        };
+        self.outcome(&step, Outcome::Image(image));
     }
 
     /// The ids of the images behind the version's volumes, as far as they are at hand.

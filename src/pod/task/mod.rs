@@ -237,8 +237,8 @@ impl PodTask {
 
     /// Takes over the first time that a version was seen.
     fn seen_at(&mut self, uid: &str, nanos: i64) {
-        let monotonic = self.context.clock.monotonic_of(nanos);
-        self.state.version_mut(uid).seen = Some(FirstSeen { nanos, monotonic });
+        let seen = FirstSeen::at(nanos, &self.context.clock);
+        self.state.version_mut(uid).seen = Some(seen);
     }
 
     /// Records a step that begins now; it is under way until what this returns is dropped.

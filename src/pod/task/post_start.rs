@@ -10,8 +10,9 @@ use tracing::{info, warn};
 use super::PodTask;
 use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::PostStart;
-use crate::pod::state::observed::State;
+use crate::pod::state::observed::{Container, State};
 use crate::probe::hook;
 use crate::probe::hook::POST_START_FAILED;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
@@ -21,16 +22,10 @@ pub(super) type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>
 
 impl PodTask {
     /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
-    pub(super) async fn expect_post_start(
-        &mut self,
-        version: &StaticPod,
-        spec: &ContainerSpec,
-        id: &str,
-    ) {
+    pub(super) async fn expect_post_start(&mut self, step: &Step, spec: &ContainerSpec, id: &str) {
         let lifecycle = spec.lifecycle.as_ref();
         if lifecycle.is_some_and(|l| l.post_start.is_some()) {
-            let history = &mut self.state.version_mut(&version.uid).history;
-            history.post_starts.insert(id.to_owned());
+            self.outcome(step, Outcome::PostStart(id.to_owned()));
             self.record_histories().await;
         }
     }
@@ -76,23 +71,12 @@ impl PodTask {
     /// Notes what came of the hook after a container's start.
     pub(super) fn post_started(&mut self, id: &str, result: Result<(), String>) {
         let known = self.observed.containers.iter().find(|c| c.id == id);
-        let Some((uid, name)) = known.map(|c| (c.uid.clone(), c.name.clone())) else {
-            self.state.post_starts.remove(id);
-            return;
-        };
-        match result {
-            Ok(()) => {
-                self.state.post_starts.remove(id);
-                self.state
-                    .update_version(&uid, |version| version.history.post_starts.remove(id));
-            }
-            Err(message) => {
-                warn!(pod = %self.key, container = name, error = message, "PostStart hook failed");
-                let (kind, said) = (EventKind::Warning, POST_START_FAILED);
-                self.event(&uid, Some(&name), kind, "FailedPostStartHook", said);
-                let hooks = &mut self.state.post_starts;
-                hooks.insert(id.to_owned(), PostStart::Failed(message));
-            }
+        if let (Some(Container { uid, name, .. }), Err(error)) = (known, &result) {
+            warn!(pod = %self.key, container = name, error, "PostStart hook failed");
+            let (kind, said) = (EventKind::Warning, POST_START_FAILED);
+            self.event(uid, Some(name), kind, "FailedPostStartHook", said);
         }
+        let uid = known.map(|c| c.uid.as_str());
+        self.state.post_start_ended(uid, id, result);
     }
 }

@@ -16,12 +16,12 @@ use crate::pod::events::EventKind;
 use crate::pod::limiter::Class;
 use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::waiting::MISSING_OBJECT;
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::Container;
-use crate::pod::state::{Admission, Subject};
 use crate::volume;
 
 impl PodTask {
-    pub(super) fn admit(&mut self, uid: &str) {
+    pub(super) fn admit(&mut self, step: &Step, uid: &str) {
         let Some(version) = self.version(uid) else {
             return;
         };
@@ -30,7 +30,7 @@ impl PodTask {
         } = &*self.context;
         match allocations.admit(facts, &version) {
             Ok(()) => {
-                self.state.version_mut(uid).admission = Admission::Admitted;
+                self.outcome(step, Outcome::Admission(Ok(())));
             }
             Err(rejection) => {
                 let Rejection { reason, message } = &rejection;
@@ -40,7 +40,7 @@ impl PodTask {
                     warn!(pod = %self.key, reason = reason.as_ref(), message, "Pod was rejected by this node");
                     self.event(uid, None, EventKind::Warning, reason, message);
                 }
-                self.state.version_mut(uid).admission = Admission::Rejected(rejection);
+                self.outcome(step, Outcome::Admission(Err(rejection)));
             }
         }
     }
@@ -81,12 +81,12 @@ impl PodTask {
 
     /// Waits for this version's turn among the node's updates, so that its old version is not stopped before
     /// the new one can start.
-    pub(super) fn take_turn(&mut self, uid: String) {
+    pub(super) fn take_turn(&mut self, step: &Step, uid: &str) {
         let now = self.context.clock.now();
-        let subject = Subject::Turn(uid.clone());
-        self.state.under_way.insert(subject, now);
+        self.outcome(step, Outcome::UnderWay(now));
         let limiter = self.context.limiter.clone();
-        let shown = self.under_way(&uid, None, "WaitForTurn");
+        let shown = self.under_way(uid, None, "WaitForTurn");
+        let uid = uid.to_owned();
         let job = async move {
             let _shown = shown;
             let place = limiter.place(Class::Update).await;

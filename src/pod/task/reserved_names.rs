@@ -6,14 +6,15 @@
 use super::PodTask;
 use crate::cri::capabilities::name_holder;
 use crate::cri::{Client, Error, if_found, v1};
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::Subject;
 
 impl PodTask {
     /// Passes over an attempt whose name is reserved for something that the runtime does not know.
     pub(super) async fn pass_reserved_name(
         &mut self,
-        subject: Subject,
-        attempt: u32,
+        step: &Step,
+        subject: &Subject,
         error: &Error,
     ) {
         let message = error.message();
@@ -21,10 +22,9 @@ impl PodTask {
             return;
         };
         let client = self.context.client.clone();
-        let there = exists(&client, &subject, id);
-        if let Ok(Ok(false)) = self.part(&subject, there).await {
-            let next = attempt.saturating_add(1);
-            self.state.free_attempts.insert(subject, next);
+        let there = exists(&client, subject, id);
+        if let Ok(Ok(false)) = self.part(subject, there).await {
+            self.outcome(step, Outcome::NameReserved);
         }
     }
 }

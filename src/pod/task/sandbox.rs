@@ -16,7 +16,7 @@ use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{CallKind, Class};
-use crate::pod::plan::Step;
+use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::Subject;
 use crate::pod::state::observed::{Container, Sandbox, State};
 use crate::pod::state::record::Record;
@@ -28,26 +28,31 @@ use crate::translate::{
 use crate::volume;
 
 impl PodTask {
-    pub(super) async fn run_sandbox(&mut self, uid: &str, attempt: u32) -> Result<(), StepError> {
+    pub(super) async fn run_sandbox(
+        &mut self,
+        step: &Step,
+        uid: &str,
+        attempt: u32,
+    ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
         }
         let record = Arc::new(self.record(&version));
-        self.state.version_mut(uid).on_disk = true;
+        self.outcome(step, Outcome::Begun);
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.to_owned()));
-        let step = self.under_way(uid, None, "PrepareVolumes");
+        let shown = self.under_way(uid, None, "PrepareVolumes");
         let prepared = prepare_node(&context, &version, Arc::clone(&record));
         let host = self.part(&subject, prepared).await??;
-        drop(step);
+        drop(shown);
         let user_namespace = user_namespace(&context, &version);
         let instance = SandboxInstance {
             attempt,
             seen: record.seen.clone(),
             user_namespace: self.part(&subject, user_namespace).await??,
         };
-        self.state.version_mut(uid).record = Some(record);
+        self.outcome(step, Outcome::Recorded(record));
         if let Some(problem) = hostname_problem(&context.facts, &version) {
             return Err(sandbox_failure(problem));
         }
@@ -65,21 +70,19 @@ impl PodTask {
         }
         let class = self.sandbox_class(&version);
         let mut place = self.place(&subject, class).await?;
-        let step = self.under_way(uid, None, "RunPodSandbox");
+        let shown = self.under_way(uid, None, "RunPodSandbox");
         let call = context.client.run_pod_sandbox(request);
         let call = place.run(CallKind::RunSandbox, call);
         let answer = self.part(&subject, call).await?;
-        drop((place, step));
+        drop((place, shown));
         let id = match answer {
             Ok(answer) => answer.pod_sandbox_id,
             Err(error) => {
-                self.pass_reserved_name(subject, attempt, &error).await;
+                self.pass_reserved_name(step, &subject, &error).await;
                 return Err(run_sandbox_failure(&version, error));
             }
         };
-        self.state
-            .last_starts
-            .insert(subject.clone(), context.clock.now());
+        self.outcome(step, Outcome::Started(context.clock.now()));
         check_id(&id).map_err(|e| sandbox_failure(format!("RunPodSandbox: {e}")))?;
         let status = observe::inspect_sandbox(&context.client, &context.clock, &id);
         let status = self.part(&subject, status).await??;

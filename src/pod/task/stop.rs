@@ -19,8 +19,8 @@ use crate::host::blocking::blocking;
 use crate::manifest::PodKey;
 use crate::manifest::is_sidecar;
 use crate::pod::events::EventKind;
-use crate::pod::plan::is_urgent;
 use crate::pod::plan::rules::{restarts_on_failure, stop_order};
+use crate::pod::plan::{Outcome, Step, is_urgent};
 use crate::pod::state::history::{FailedInstance, StopReason};
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::time::Timestamp;
@@ -103,22 +103,22 @@ struct Stopped {
 
 impl PodTask {
     /// Ends all containers of a version, which then is on its way out for good.
-    pub(super) async fn terminate(&mut self, uid: &str) -> Result<(), StepError> {
+    pub(super) async fn terminate(&mut self, step: &Step, uid: &str) -> Result<(), StepError> {
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
-        let termination = self.begin_end(uid).await?;
+        let termination = self.begin_end(step, uid).await?;
         self.publish();
-        let stop = Stop {
+        let kind = Stop {
             grace_period: termination.grace_period,
             spent: self.time_since(termination.since),
             with_hook: true,
             reason: None,
         };
-        self.stop_all(uid, &ids, stop).await
+        self.stop_all(uid, &ids, kind).await
     }
 
     /// Marks a version as on its way out, on disk too; gives when that began.
-    async fn begin_end(&mut self, uid: &str) -> Result<Terminating, StepError> {
+    async fn begin_end(&mut self, step: &Step, uid: &str) -> Result<Terminating, StepError> {
         let known = self.state.version(uid);
         if let Some(Termination::Begun(known)) = known.and_then(|version| version.termination) {
             return Ok(known);
@@ -136,10 +136,9 @@ impl PodTask {
             since,
             ..termination
         };
-        let version = self.state.version_mut(uid);
-        version.on_disk = true;
-        let before = version.termination.replace(Termination::Begun(termination));
-        if before.is_none() {
+        let is_new = !self.state.is_terminating(uid);
+        self.outcome(step, Outcome::Terminating(termination));
+        if is_new {
             info!(pod = %self.key, uid, grace_period = termination.grace_period, "Stopping Pod");
         }
         Ok(termination)
@@ -152,6 +151,7 @@ impl PodTask {
 
     pub(super) async fn stop_containers(
         &mut self,
+        step: &Step,
         uid: &str,
         ids: &[String],
         reason: StopReason,
@@ -164,7 +164,7 @@ impl PodTask {
             ]
             .contains(&reason) =>
             {
-                Some(self.begin_failed_stop(uid, id, reason).await)
+                Some(self.begin_failed_stop(step, uid, id, reason).await)
             }
             _ => None,
         };
@@ -172,7 +172,7 @@ impl PodTask {
         let over_since = finished.filter(|_| reason == StopReason::Over);
         let over_since = over_since.map(|f| Timestamp::from(f.since));
         let since = failed_instance.as_ref().map(|g| g.since).or(over_since);
-        let stop = Stop {
+        let kind = Stop {
             grace_period: match (reason, &failed_instance) {
                 (StopReason::RestartAll, _) => 0,
                 (_, Some(failed_instance)) => failed_instance.grace_period,
@@ -182,7 +182,7 @@ impl PodTask {
             with_hook: reason != StopReason::RestartAll,
             reason: Some(reason),
         };
-        self.stop_all(uid, ids, stop).await?;
+        self.stop_all(uid, ids, kind).await?;
         for id in ids.iter().filter(|_| failed_instance.is_some()) {
             let known = self.observed.containers.iter().find(|c| c.id == *id);
             if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
@@ -196,14 +196,18 @@ impl PodTask {
     /// anything is stopped: an agent that dies meanwhile is followed by one that goes on with it.
     async fn begin_failed_stop(
         &mut self,
+        step: &Step,
         uid: &str,
         id: &str,
         reason: StopReason,
     ) -> FailedInstance {
-        let history = &mut self.state.version_mut(uid).history;
-        if let Some(begun) = history.failed_instances.get_mut(id) {
+        let history = self.state.history(uid);
+        let begun = history.and_then(|history| history.failed_instances.get(id).cloned());
+        if let Some(mut begun) = begun {
             begun.since = begun.since.fixed(&self.context.clock);
-            return begun.clone();
+            let outcome = Outcome::FailedInstance(id.to_owned(), begun.clone());
+            self.outcome(step, outcome);
+            return begun;
         }
         let grace_period = self.probe_grace_period(uid, id, reason);
         let message = match self.state.post_starts.get(id) {
@@ -216,11 +220,8 @@ impl PodTask {
             since: Timestamp::now(&self.context.clock),
             grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
         };
-        let history = &mut self.state.version_mut(uid).history;
-        history
-            .failed_instances
-            .insert(id.to_owned(), failed_instance.clone());
-        history.post_starts.remove(id);
+        let outcome = Outcome::FailedInstance(id.to_owned(), failed_instance.clone());
+        self.outcome(step, outcome);
         self.record_histories().await;
         self.log_failed_instance(uid, id, reason);
         failed_instance
