@@ -24,6 +24,9 @@ mod stops;
 #[path = "../runtime/mod.rs"]
 mod runtime;
 
+#[path = "../support/number_paths.rs"]
+mod number_paths;
+
 #[path = "../placeholders/mod.rs"]
 mod placeholders;
 
