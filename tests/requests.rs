@@ -756,7 +756,7 @@ fn a_sub_path_of_a_variable_without_a_value_is_an_error() {
         let spec = &case.pod.spec.containers[0];
         let made = container_config(&case.facts, &case.pod, spec, &case.instance);
         assert_eq!(
-            made.map(drop),
+            made.map(drop).map_err(|e| e.to_string()),
             expected.map_err(str::to_owned),
             "{expression}"
         );

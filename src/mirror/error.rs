@@ -106,10 +106,10 @@ fn too_long(error: &(dyn std::error::Error + 'static)) -> Option<TooLong> {
         return Some(*found);
     }
     // An error of the system's does not show the one that it holds, only of that one's cause.
-    let held = error.downcast_ref::<std::io::Error>();
-    let held = held.and_then(std::io::Error::get_ref);
-    match held {
-        Some(held) => too_long(held),
+    let source = error.downcast_ref::<std::io::Error>();
+    let source = source.and_then(std::io::Error::get_ref);
+    match source {
+        Some(source) => too_long(source),
         None => error.source().and_then(too_long),
     }
 }

@@ -309,18 +309,18 @@ mod tests {
     #[test]
     fn a_restless_pod_has_25_requests_and_then_one_every_five_minutes() {
         let mut outbox = Outbox::default();
-        let (start, mut told) = (Instant::now(), vec![]);
+        let (start, mut sent) = (Instant::now(), vec![]);
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
             outbox.take(vec![event("p", "again", second + 1)]);
             while let Ok((name, event)) = outbox.next(now) {
                 outbox.done(&name, event.number, true);
-                told.push(event.count);
+                sent.push(event.count);
             }
         }
-        assert_eq!(told.len(), 25 + 11);
+        assert_eq!(sent.len(), 25 + 11);
         assert_eq!(
-            told[24..27],
+            sent[24..27],
             [25, 301, 601],
             "the count is what it is by then"
         );
@@ -337,12 +337,12 @@ mod tests {
             event("p", "a", 3),
             event("p", "b", 4),
         ]);
-        let mut told = vec![];
+        let mut sent = vec![];
         while let Ok((name, event)) = outbox.next(now) {
             outbox.done(&name, event.number, true);
-            told.push((event.message, event.count));
+            sent.push((event.message, event.count));
         }
-        assert_eq!(told, [("a".to_owned(), 3), ("b".to_owned(), 4)]);
+        assert_eq!(sent, [("a".to_owned(), 3), ("b".to_owned(), 4)]);
     }
 
     #[test]

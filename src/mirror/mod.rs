@@ -116,18 +116,18 @@ struct RetainedState {
 /// State of the connection to the API server, and of its log messages.
 #[derive(Debug, Default)]
 struct ConnectionState {
-    said: Option<bool>,
+    is_reachable: Option<bool>,
 }
 
 impl ConnectionState {
     fn record_unreachable(&mut self, error: &ApiError) {
-        if self.said.replace(false) != Some(false) {
+        if self.is_reachable.replace(false) != Some(false) {
             warn!(%error, "API server is unreachable, static Pods keep running");
         }
     }
 
     fn record_reachable(&mut self) {
-        if self.said.replace(true) != Some(true) {
+        if self.is_reachable.replace(true) != Some(true) {
             info!("API server is reachable");
         }
     }

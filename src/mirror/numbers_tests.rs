@@ -1,6 +1,9 @@
 //! Numbers and times at the ends of their types, and beyond, in everything that an API server answers: the
 //! parts of a connection go on, and what makes sense counts.
 
+#[path = "../../tests/support/number_paths.rs"]
+mod number_paths;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -15,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tower::service_fn;
 
+use self::number_paths::number_paths;
 use super::api::Api;
 use super::error::{ApiError, ErrorKind};
 use super::node;
@@ -46,29 +50,9 @@ fn extremes() -> Vec<Value> {
     numbers.into_iter().chain(texts.map(Value::from)).collect()
 }
 
-/// Pointers to all numbers of a document, and to texts that begin as one.
-fn places(value: &Value, at: &str, into: &mut Vec<String>) {
-    match value {
-        Value::Number(_) => into.push(at.to_owned()),
-        Value::String(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
-            into.push(at.to_owned());
-        }
-        Value::Array(items) => {
-            let items = items.iter().enumerate();
-            items.for_each(|(i, item)| places(item, &format!("{at}/{i}"), into));
-        }
-        Value::Object(fields) => {
-            let fields = fields.iter();
-            fields.for_each(|(name, field)| places(field, &format!("{at}/{name}"), into));
-        }
-        _ => {}
-    }
-}
-
 /// The document with each extreme at each path.
 fn changed(document: &Value) -> Vec<Value> {
-    let mut all = vec![];
-    places(document, "", &mut all);
+    let all = number_paths(document);
     assert!(!all.is_empty());
     let with = |(place, extreme): (&String, Value)| {
         let mut changed = document.clone();

@@ -28,10 +28,10 @@ pub struct NodeIdentity {
 /// The mirror Pod of a static Pod, without its status, which the API server does not take with it;
 /// `None` while no version of the Pod is known.
 #[must_use]
-pub fn mirror(told: &PodSnapshot, node: &NodeIdentity) -> Option<Pod> {
+pub fn mirror(snapshot: &PodSnapshot, node: &NodeIdentity) -> Option<Pod> {
     let Pod {
         metadata, mut spec, ..
-    } = told.pod()?;
+    } = snapshot.pod()?;
     if let Some(spec) = &mut spec {
         // The API server works them out from the priority class, and refuses any others. They have no effect
         // on a node.
@@ -149,7 +149,7 @@ mod tests {
         let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {priority: 7, \
                         preemptionPolicy: Never, priorityClassName: high, containers: [{name: c, image: i}]}}";
         let accepted = parse(manifest.as_bytes(), "n1", SourceKind::File).unwrap();
-        let told = PodSnapshot {
+        let snapshot = PodSnapshot {
             version: Some(accepted.pod),
             ..PodSnapshot::default()
         };
@@ -157,7 +157,7 @@ mod tests {
             name: "n1".into(),
             uid: "u".into(),
         };
-        let spec = mirror(&told, &node).unwrap().spec.unwrap();
+        let spec = mirror(&snapshot, &node).unwrap().spec.unwrap();
         assert_eq!((spec.priority, spec.preemption_policy), (None, None));
         assert_eq!(spec.priority_class_name.as_deref(), Some("high"));
     }

@@ -25,7 +25,7 @@ pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 /// The planner's input.
 pub(super) struct MirrorView<'a> {
     /// Reports of the static Pods that are wanted or not yet terminated.
-    pub(super) told: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,
+    pub(super) snapshots: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,
     /// The Pods that the manifests want, whether reported or not.
     pub(super) wanted: &'a BTreeSet<PodKey>,
     /// Every Pod that an earlier agent left has been observed: one without a report is gone.
@@ -75,7 +75,7 @@ pub(super) struct MirrorPlan {
 /// Plans the next requests. Each Pod gets at most one, and none while one is in flight.
 pub(super) fn plan(view: &MirrorView<'_>) -> MirrorPlan {
     let mut plan = MirrorPlan::default();
-    let keys: BTreeSet<&PodKey> = view.told.keys().chain(view.seen.keys()).collect();
+    let keys: BTreeSet<&PodKey> = view.snapshots.keys().chain(view.seen.keys()).collect();
     for key in keys {
         if view.state.busy.contains(key) {
             continue;
@@ -104,20 +104,20 @@ fn earliest(state: &RequestState, key: &PodKey, step: &MirrorStep) -> Option<Ins
 }
 
 fn step(view: &MirrorView<'_>, key: &PodKey) -> Option<MirrorStep> {
-    let told = view.told.get(key);
+    let snapshot = view.snapshots.get(key);
     let seen = view.seen.get(key);
     // One that is not ours has the name: making ours is refused until it is gone.
     let owner = seen.and_then(|pod| owner(pod, view.node));
-    match (told, seen.zip(owner)) {
+    match (snapshot, seen.zip(owner)) {
         (None, None) => None,
         (None, Some((mirror, _))) => {
             let over = view.complete && !view.wanted.contains(key);
             over.then(|| MirrorStep::Delete(mirror.uid().to_owned()))
         }
-        (Some(told), None) => {
-            (told.version.is_some() && !told.terminating).then_some(MirrorStep::Create)
+        (Some(snapshot), None) => {
+            (snapshot.version.is_some() && !snapshot.terminating).then_some(MirrorStep::Create)
         }
-        (Some(told), Some((mirror, owner))) => keep(view, key, told, mirror, owner),
+        (Some(snapshot), Some((mirror, owner))) => keep(view, key, snapshot, mirror, owner),
     }
 }
 
@@ -131,11 +131,11 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
 fn keep(
     view: &MirrorView<'_>,
     key: &PodKey,
-    told: &PodSnapshot,
+    snapshot: &PodSnapshot,
     mirror: &SeenPod,
     owner: &str,
 ) -> Option<MirrorStep> {
-    let version = told.version.as_ref()?;
+    let version = snapshot.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
     if mirror.is_leaving() || is_other {
         return Some(MirrorStep::Delete(mirror.uid().to_owned()));
@@ -143,7 +143,7 @@ fn keep(
     if !view.settled {
         return None;
     }
-    let patch = status_patch(mirror.uid(), &told.status, &mirror.status)?;
+    let patch = status_patch(mirror.uid(), &snapshot.status, &mirror.status)?;
     let is_no_op = view.state.no_op.get(key) == Some(&patch);
     (!is_no_op).then_some(MirrorStep::Patch(patch))
 }

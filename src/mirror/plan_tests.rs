@@ -32,7 +32,7 @@ fn node() -> NodeIdentity {
 }
 
 /// Report of a Pod whose version has this UID.
-fn told(name: &str, version: &str, phase: &str) -> PodSnapshot {
+fn snapshot(name: &str, version: &str, phase: &str) -> PodSnapshot {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some("default".to_owned()),
@@ -83,7 +83,7 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
 
 /// All that the planner looks at, owned.
 struct PlannerInput {
-    told: BTreeMap<PodKey, Arc<PodSnapshot>>,
+    snapshots: BTreeMap<PodKey, Arc<PodSnapshot>>,
     wanted: BTreeSet<PodKey>,
     complete: bool,
     seen: BTreeMap<PodKey, SeenPod>,
@@ -93,9 +93,9 @@ struct PlannerInput {
 }
 
 impl PlannerInput {
-    fn new(told: Option<PodSnapshot>, seen: Option<SeenPod>) -> Self {
+    fn new(snapshot: Option<PodSnapshot>, seen: Option<SeenPod>) -> Self {
         Self {
-            told: told
+            snapshots: snapshot
                 .into_iter()
                 .map(|t| (key("web-n1"), Arc::new(t)))
                 .collect(),
@@ -110,7 +110,7 @@ impl PlannerInput {
 
     fn plan(&self) -> MirrorPlan {
         plan(&MirrorView {
-            told: &self.told,
+            snapshots: &self.snapshots,
             wanted: &self.wanted,
             complete: self.complete,
             seen: &self.seen,
@@ -137,7 +137,7 @@ impl PlannerInput {
         match step {
             MirrorStep::Create => {
                 assert!(!self.seen.contains_key(key), "there is one already");
-                let Pod { metadata, .. } = mirror(&self.told[key], &node()).unwrap();
+                let Pod { metadata, .. } = mirror(&self.snapshots[key], &node()).unwrap();
                 let metadata = SeenMeta {
                     name: metadata.name,
                     namespace: metadata.namespace,
@@ -173,18 +173,18 @@ fn leaving(mut pod: SeenPod) -> SeenPod {
 // Longer than other functions: one table, a row for each state.
 #[test]
 fn each_state_has_its_step() {
-    let running = || Some(told("web-n1", "v1", "Running"));
+    let running = || Some(snapshot("web-n1", "v1", "Running"));
     let ending = || {
-        running().map(|told| PodSnapshot {
+        running().map(|snapshot| PodSnapshot {
             terminating: true,
-            ..told
+            ..snapshot
         })
     };
     let ours = |version, phase| seen("web-n1", "u", Some(version), "node-uid", phase);
     let foreign = || seen("web-n1", "u", None, "node-uid", "Running");
     let old_node = || seen("web-n1", "u", Some("v1"), "old-node-uid", "Running");
-    let check = |what: &str, told, seen, expected| {
-        assert_eq!(PlannerInput::new(told, seen).step(), expected, "{what}");
+    let check = |what: &str, snapshot, seen, expected| {
+        assert_eq!(PlannerInput::new(snapshot, seen).step(), expected, "{what}");
     };
     check("a Pod without a mirror", running(), None, "create");
     check(
@@ -289,7 +289,7 @@ fn pods_that_others_control_are_never_touched() {
 #[test]
 fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), Some(mirror));
     world.settled = false;
     assert_eq!(world.step(), "nothing");
     world.settled = true;
@@ -303,7 +303,7 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
 
 #[test]
 fn a_step_waits_for_the_one_before_and_after_a_failure() {
-    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), None);
+    let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), None);
     world.state.busy.insert(key("web-n1"));
     assert_eq!(world.step(), "nothing");
     world.state.busy.clear();
@@ -324,21 +324,21 @@ fn a_step_waits_for_the_one_before_and_after_a_failure() {
 #[test]
 fn a_patch_that_changed_nothing_is_not_sent_again() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
-    let mut world = PlannerInput::new(Some(told("web-n1", "v1", "Running")), Some(mirror));
+    let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), Some(mirror));
     let patch = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}});
     world.state.no_op.insert(key("web-n1"), patch);
     assert_eq!(world.step(), "nothing");
     world
-        .told
-        .insert(key("web-n1"), Arc::new(told("web-n1", "v1", "Failed")));
+        .snapshots
+        .insert(key("web-n1"), Arc::new(snapshot("web-n1", "v1", "Failed")));
     assert_eq!(world.step(), "patch");
 }
 
 #[test]
 fn the_mirror_carries_what_admission_and_selectors_look_for() {
-    let mut told = told("web-n1", "v1", "Running");
-    told.report.seen = "2026-01-02T03:04:05Z".into();
-    let mirror = serde_json::to_value(mirror(&told, &node()).unwrap()).unwrap();
+    let mut snapshot = snapshot("web-n1", "v1", "Running");
+    snapshot.report.seen = "2026-01-02T03:04:05Z".into();
+    let mirror = serde_json::to_value(mirror(&snapshot, &node()).unwrap()).unwrap();
     let expected = json!({
         "name": "web-n1", "namespace": "default", "labels": {"app": "web"},
         "annotations": {
@@ -353,7 +353,7 @@ fn the_mirror_carries_what_admission_and_selectors_look_for() {
 }
 
 /// A Pod as it may be reported: version, phase, and whether it ends.
-fn any_told() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
+fn any_snapshot() -> impl Strategy<Value = Option<(u8, u8, bool)>> {
     proptest::option::of((0..2_u8, 0..2_u8, any::<bool>()))
 }
 
@@ -377,15 +377,15 @@ proptest! {
     /// to none for others; and nothing else is ever touched.
     #[test]
     fn from_any_state_the_mirrors_come_right(
-        pods in proptest::collection::vec((any_told(), any_seen()), 1..5)
+        pods in proptest::collection::vec((any_snapshot(), any_seen()), 1..5)
     ) {
         let mut world = PlannerInput::new(None, None);
-        for (n, (as_told, as_seen)) in pods.iter().enumerate() {
+        for (n, (as_reported, as_seen)) in pods.iter().enumerate() {
             let name = format!("p{n}-n1");
-            if let Some((version, phase, terminating)) = *as_told {
-                let told = told(&name, &format!("v{version}"), PHASES[usize::from(phase)]);
-                let told = PodSnapshot { terminating, ..told };
-                world.told.insert(key(&name), Arc::new(told));
+            if let Some((version, phase, terminating)) = *as_reported {
+                let snapshot = snapshot(&name, &format!("v{version}"), PHASES[usize::from(phase)]);
+                let snapshot = PodSnapshot { terminating, ..snapshot };
+                world.snapshots.insert(key(&name), Arc::new(snapshot));
             }
             if let Some((is_mirror, version, owned, phase, is_leaving)) = *as_seen {
                 let version = is_mirror.then(|| format!("v{version}"));
@@ -416,22 +416,22 @@ proptest! {
             prop_assert!(round < 3, "delete, create, patch are enough");
         }
         prop_assert_eq!(foreign(&world.seen), before);
-        for (key, told) in &world.told {
+        for (key, snapshot) in &world.snapshots {
             let mirror = world.seen.get(key).filter(|p| p.mirrors().is_some());
             let taken = world.seen.get(key).is_some_and(|p| p.mirrors().is_none());
             match mirror {
-                None => prop_assert!(told.terminating || taken, "{key} has no mirror"),
+                None => prop_assert!(snapshot.terminating || taken, "{key} has no mirror"),
                 Some(mirror) => {
-                    let uid = told.version.as_ref().map(|v| v.uid.as_str());
+                    let uid = snapshot.version.as_ref().map(|v| v.uid.as_str());
                     prop_assert_eq!(mirror.mirrors(), uid);
                     prop_assert_eq!(mirror.controlled_by("n1"), Some("node-uid"));
-                    prop_assert_eq!(&mirror.status.phase, &told.status.phase);
+                    prop_assert_eq!(&mirror.status.phase, &snapshot.status.phase);
                     prop_assert!(!mirror.is_leaving());
                 }
             }
         }
         let orphans = world.seen.iter().filter(|(key, pod)| {
-            pod.mirrors().is_some() && !world.told.contains_key(*key)
+            pod.mirrors().is_some() && !world.snapshots.contains_key(*key)
         });
         prop_assert_eq!(orphans.count(), 0);
     }

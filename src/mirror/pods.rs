@@ -138,12 +138,12 @@ impl<'a> Pods<'a> {
     }
 
     fn plan(&mut self, settled: bool, now: Instant) -> MirrorPlan {
-        let told: BTreeMap<PodKey, Arc<PodSnapshot>> =
+        let snapshots: BTreeMap<PodKey, Arc<PodSnapshot>> =
             self.local.context.reports.snapshots().into_iter().collect();
         let Some(seen) = &self.seen else {
             return MirrorPlan::default();
         };
-        let known = |key: &PodKey| told.contains_key(key) || seen.contains_key(key);
+        let known = |key: &PodKey| snapshots.contains_key(key) || seen.contains_key(key);
         self.retained.forget_all_but(known);
         let Some(identity) = self.identity.borrow_and_update().clone() else {
             return MirrorPlan::default();
@@ -151,7 +151,7 @@ impl<'a> Pods<'a> {
         let desired = self.local.desired.borrow();
         let wanted = desired.iter().flat_map(|d| d.pods.keys().cloned());
         plan(&MirrorView {
-            told: &told,
+            snapshots: &snapshots,
             wanted: &wanted.collect(),
             complete: desired.is_some() && self.local.synced.borrow().is_some(),
             seen,
@@ -166,8 +166,8 @@ impl<'a> Pods<'a> {
         let Some(identity) = self.identity.borrow().clone() else {
             return;
         };
-        let told = self.told(&key);
-        let mirror = told.and_then(|told| mirror(&told, &identity));
+        let snapshot = self.snapshot(&key);
+        let mirror = snapshot.and_then(|snapshot| mirror(&snapshot, &identity));
         self.retained.state.busy.insert(key.clone());
         let api = self.api.clone();
         self.running.push(Box::pin(async move {
@@ -237,10 +237,10 @@ impl<'a> Pods<'a> {
 
     /// Notes a patch that left the status as it was, so that it is not sent for ever.
     fn record_no_op(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
-        let told = self.told(key);
-        let again = told
+        let snapshot = self.snapshot(key);
+        let again = snapshot
             .zip(pod)
-            .and_then(|(told, pod)| status_patch(pod.uid(), &told.status, &pod.status));
+            .and_then(|(snapshot, pod)| status_patch(pod.uid(), &snapshot.status, &pod.status));
         let no_op = &mut self.retained.state.no_op;
         if again.as_ref() == Some(patch) {
             no_op.insert(key.clone(), patch.clone());
@@ -278,10 +278,12 @@ impl<'a> Pods<'a> {
             MirrorStep::Delete(_) => ("delete mirror Pod", "FailedDelete"),
         };
         warn!(pod = %key, %error, "Failed to {what}, the static Pod keeps running");
-        let told = self.told(key);
+        let snapshot = self.snapshot(key);
         let about = About {
             pod: key,
-            uid: told.as_ref().map_or("", |told| &told.report.uid),
+            uid: snapshot
+                .as_ref()
+                .map_or("", |snapshot| &snapshot.report.uid),
             field: "",
         };
         let message = format!("Failed to {what}: {error}");
@@ -289,10 +291,10 @@ impl<'a> Pods<'a> {
         events.record(about, EventKind::Warning, reason, &message);
     }
 
-    fn told(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
-        let told = self.local.context.reports.snapshots();
-        let told = told.into_iter().find(|(told, _)| told == key);
-        told.map(|(_, told)| told)
+    fn snapshot(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
+        let snapshots = self.local.context.reports.snapshots();
+        let found = snapshots.into_iter().find(|(known, _)| known == key);
+        found.map(|(_, snapshot)| snapshot)
     }
 
     /// Takes in what was seen.
@@ -310,8 +312,8 @@ impl<'a> Pods<'a> {
                 let is_late = self.deleted.contains(pod.uid())
                     || all.get(&key).is_some_and(|known| pod.is_older_than(known));
                 // A server that lists ever more Pods is not believed for ever.
-                let has_room = all.len() < MAX_ITEMS || all.contains_key(&key);
-                if !is_late && has_room {
+                let fits = all.len() < MAX_ITEMS || all.contains_key(&key);
+                if !is_late && fits {
                     all.insert(key, pod);
                 }
             }

@@ -199,8 +199,8 @@ async fn send<T>(
     sender: &mpsc::Sender<ObjectUpdate<T>>,
     seen: ObjectUpdate<T>,
 ) -> Result<(), ApiError> {
-    let told = sender.send(seen).await;
-    told.map_err(|_| ApiError::unreachable("nobody listens any more"))
+    let sent = sender.send(seen).await;
+    sent.map_err(|_| ApiError::unreachable("nobody listens any more"))
 }
 
 #[cfg(test)]

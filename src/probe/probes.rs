@@ -449,8 +449,8 @@ impl Worker {
             return;
         }
         let result = self.state.take(&outcome);
-        let is_said = result.is_some();
-        if !is_said && event(self.kind, &outcome).is_none() {
+        let is_reported = result.is_some();
+        if !is_reported && event(self.kind, &outcome).is_none() {
             return;
         }
         let report = Box::new(ProbeReport {
@@ -459,7 +459,7 @@ impl Worker {
             result,
             outcome,
         });
-        if is_said {
+        if is_reported {
             // The owner is there as long as this task is.
             let _ = self.reports.send(report).await;
         } else {

@@ -41,7 +41,7 @@ impl ProbeSchedule {
     /// The first round of a container of this age. `came_up` is whether its startup probe has only just
     /// passed: then the readiness probe runs at once.
     pub(super) fn first(&self, age: Duration, came_up: bool) -> Duration {
-        let is_early = self.looks_early() && age < self.regular();
+        let is_early = self.runs_early() && age < self.regular();
         let at_once = is_early || (came_up && self.kind == ProbeKind::Readiness);
         if at_once && age >= self.delay {
             return age;
@@ -57,7 +57,7 @@ impl ProbeSchedule {
             let into = Duration::from_nanos(into.unwrap_or(0).try_into().unwrap_or(u64::MAX));
             return last.saturating_add(self.period.saturating_sub(into));
         }
-        if !self.looks_early() {
+        if !self.runs_early() {
             return regular;
         }
         match last.checked_sub(self.delay) {
@@ -80,7 +80,7 @@ impl ProbeSchedule {
         self.delay.max(self.period)
     }
 
-    fn looks_early(&self) -> bool {
+    fn runs_early(&self) -> bool {
         self.kind != ProbeKind::Liveness
     }
 }

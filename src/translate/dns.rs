@@ -74,7 +74,7 @@ fn full_config(facts: &NodeFacts, host: &ResolvConf, namespace: &str, spec: &Pod
             cluster_first(facts, host, namespace)
         }
         // Without a cluster's name server, ClusterFirst is the host's configuration.
-        _ if host.is_none => looked_up_nowhere(facts),
+        _ if host.is_none => without_resolver(facts),
         _ => DnsConfig {
             servers: host.servers.clone(),
             searches: host.searches.clone(),
@@ -124,14 +124,14 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
         ));
     }
     // With an empty --resolv-conf names are not to be looked up.
-    let looks_up = spec.host_network != Some(true) && !host.is_none;
+    let resolves = spec.host_network != Some(true) && !host.is_none;
     let is_loopback = |server: &&String| {
         let address = server.split('%').next().unwrap_or_default();
         address
             .parse::<IpAddr>()
             .is_ok_and(|ip| ip.to_canonical().is_loopback())
     };
-    if let Some(server) = fits.servers.iter().find(is_loopback).filter(|_| looks_up) {
+    if let Some(server) = fits.servers.iter().find(is_loopback).filter(|_| resolves) {
         problems.push(format!(
             "Nameserver {server} is a loopback address, where nothing of the node answers in a Pod with its \
              own network: name another resolver configuration by --resolv-conf (with systemd-resolved, \
@@ -143,7 +143,7 @@ pub fn dns_problems(facts: &NodeFacts, host: &ResolvConf, pod: &StaticPod) -> Ve
 
 /// Returns a configuration that keeps the runtime from using the host's: this machine's own name server, by
 /// the family of the node's addresses, and no search domain (the kubelet's `GetPodDNS`).
-fn looked_up_nowhere(facts: &NodeFacts) -> DnsConfig {
+fn without_resolver(facts: &NodeFacts) -> DnsConfig {
     let given = facts.identity.ips.given();
     let own = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
     let mut servers: Vec<String> = given.iter().map(|ip| own(ip).to_owned()).collect();

@@ -81,10 +81,10 @@ impl NodeCapacity {
     #[must_use]
     pub fn memory_beside(&self, huge_pages: &BTreeMap<u64, u64>) -> u64 {
         let pages = huge_pages.iter();
-        let set_aside = pages
+        let reserved = pages
             .map(|(size, pages)| size.saturating_mul(*pages).saturating_mul(1024))
             .fold(0, u64::saturating_add);
-        self.memory.saturating_sub(set_aside)
+        self.memory.saturating_sub(reserved)
     }
 }
 

@@ -21,6 +21,8 @@ mod stops;
 
 #[path = "../support/agent.rs"]
 mod agent;
+#[path = "../support/number_paths.rs"]
+mod number_paths;
 #[path = "../support/panics.rs"]
 mod panics;
 #[path = "../support/placeholders.rs"]

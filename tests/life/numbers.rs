@@ -7,6 +7,7 @@ use podkeeper::translate::labels;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, HOUR, NODE, SECOND, full, single};
+use crate::number_paths::number_paths;
 use crate::runtime::{Executed, Life, Settings, State};
 
 const FIXTURE: &str = include_str!("numbers.yaml");
@@ -21,32 +22,10 @@ fn extremes(of: &Value) -> Vec<Value> {
     numbers.map(Value::from).into()
 }
 
-/// Pointers to all numbers of a document, and to texts that begin as one.
-fn places(value: &Value, at: &str, into: &mut Vec<String>) {
-    match value {
-        Value::Number(_) => into.push(at.to_owned()),
-        Value::String(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
-            into.push(at.to_owned());
-        }
-        Value::Array(items) => {
-            let items = items.iter().enumerate();
-            items.for_each(|(i, item)| places(item, &format!("{at}/{i}"), into));
-        }
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                let name = name.replace('~', "~0").replace('/', "~1");
-                places(field, &format!("{at}/{name}"), into);
-            }
-        }
-        _ => {}
-    }
-}
-
 fn fixture() -> (Value, Vec<String>) {
     let document: Value = serde_yaml::from_str(FIXTURE).unwrap();
-    let mut at = vec![];
-    places(&document, "", &mut at);
-    (document, at)
+    let paths = number_paths(&document);
+    (document, paths)
 }
 
 /// Those of a place's extremes that are no reason to refuse the manifest.
@@ -288,11 +267,10 @@ async fn no_number_on_disk_does_any_harm() {
         agent.until_ready("p").await;
         let file = pod_folder(&agent).join("history.json");
         let mut history: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        let mut at = vec![];
-        places(&history, "", &mut at);
+        let mut paths = number_paths(&history);
         let id = history["containers"]["c"]["id"].clone();
-        at.push("/containers/c/backoff".to_owned());
-        for place in &at {
+        paths.push("/containers/c/backoff".to_owned());
+        for place in &paths {
             if let Some(value) = history.pointer_mut(place) {
                 *value = number.clone();
             }

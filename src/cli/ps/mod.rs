@@ -84,23 +84,22 @@ fn terminal_size() -> (usize, usize) {
     }
 }
 
-/// Returns the part of a page that fits: lines that wrap would push others out. Codes of colours take no
-/// room.
+/// Returns the part of a page that fits: lines that wrap would push others out. x/// room.
 fn cut(page: &str, (columns, rows): (usize, usize)) -> String {
     let lines = page.lines().take(rows.saturating_sub(1));
     lines.map(|line| cut_line(line, columns) + "\n").collect()
 }
 
 fn cut_line(line: &str, columns: usize) -> String {
-    let (mut text, mut room, mut in_code) = (String::new(), columns, false);
+    let (mut text, mut left, mut in_code) = (String::new(), columns, false);
     for c in line.chars() {
         in_code |= c == '\u{1b}';
         if in_code {
             in_code = c != 'm';
-        } else if room == 0 {
+        } else if left == 0 {
             continue;
         } else {
-            room = room.saturating_sub(1);
+            left = left.saturating_sub(1);
         }
         text.push(c);
     }

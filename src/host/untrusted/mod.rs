@@ -203,8 +203,8 @@ impl Folder {
     fn open_plain(&self, name: &Path, access: OFlags) -> io::Result<File> {
         let path = self.path.join(name);
         let open = || {
-            let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let found = openat(&self.fd, name, look, Mode::empty())?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = openat(&self.fd, name, flags, Mode::empty())?;
             let stat = fstat(&found)?;
             if !FileInfo::from(&stat).is_plain {
                 return Err(expected(&path, kind(&stat), "a regular file of one name"));

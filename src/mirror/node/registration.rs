@@ -66,7 +66,7 @@ pub(in crate::mirror) struct Registration<'a> {
     /// Time when the labels are to be updated; `None` once they were.
     label_at: Option<Instant>,
     /// Time when the status was reported.
-    told: Option<Instant>,
+    reported_at: Option<Instant>,
     no_op: NoOpStatus,
     creations: RefusalLog,
     label_updates: RefusalLog,
@@ -88,7 +88,7 @@ impl<'a> Registration<'a> {
             measured,
             seen: NodeState::Nothing,
             label_at: Some(Instant::now()),
-            told: None,
+            reported_at: None,
             no_op: NoOpStatus::default(),
             creations: RefusalLog::new("to create the Node"),
             label_updates: RefusalLog::new("to update the labels of the Node"),
@@ -139,8 +139,8 @@ impl<'a> Registration<'a> {
         });
         if is_new {
             self.label_at = Some(Instant::now());
-            self.told = None;
-            self.look_at_taints(seen.as_ref());
+            self.reported_at = None;
+            self.check_taints(seen.as_ref());
         }
         let first = matches!(self.seen, NodeState::Nothing);
         self.seen = seen.map_or(NodeState::Missing, |node| NodeState::There(Box::new(node)));
@@ -148,7 +148,7 @@ impl<'a> Registration<'a> {
     }
 
     /// A Node keeps the taints that it was made with, by this agent or another.
-    fn look_at_taints(&self, seen: Option<&SeenNode>) {
+    fn check_taints(&self, seen: Option<&SeenNode>) {
         let Some(node) = seen else {
             return;
         };
@@ -190,7 +190,7 @@ impl<'a> Registration<'a> {
                 self.creations.accepted();
                 self.see(ObjectUpdate::There(node));
                 self.label_at = None;
-                self.told = Some(Instant::now());
+                self.reported_at = Some(Instant::now());
                 Ok(())
             }
             // The watch will report it.
@@ -224,22 +224,22 @@ impl<'a> Registration<'a> {
 
     async fn change(&mut self) -> Result<(), ApiError> {
         if self.label_at.is_some_and(|at| at <= Instant::now()) {
-            self.look_at_labels().await?;
+            self.update_labels().await?;
         }
         let NodeState::There(seen) = &self.seen else {
             return Ok(());
         };
         let status = self.status(&seen.status);
         let is_due = self
-            .told
-            .is_none_or(|told| told.elapsed() >= REPORT_INTERVAL);
+            .reported_at
+            .is_none_or(|reported_at| reported_at.elapsed() >= REPORT_INTERVAL);
         let differs = !status::says_the_same(&status, &seen.status);
         if is_due || differs && !self.no_op.is_known(&status, &seen.status) {
             let path = format!("{NODES}/{}/status", self.local.context.node_name);
             let change = status::status_patch(&status, &seen.status);
             let node: SeenNode = self.api.patch(&path, PatchType::Strategic, &change).await?;
-            self.told = Some(Instant::now());
-            self.no_op.note(&status, &node.status);
+            self.reported_at = Some(Instant::now());
+            self.no_op.record(&status, &node.status);
             self.seen = NodeState::There(Box::new(node));
         }
         Ok(())
@@ -249,7 +249,7 @@ impl<'a> Registration<'a> {
     ///
     /// # Errors
     /// The API server is unreachable.
-    async fn look_at_labels(&mut self) -> Result<(), ApiError> {
+    async fn update_labels(&mut self) -> Result<(), ApiError> {
         let NodeState::There(seen) = &self.seen else {
             return Ok(());
         };

@@ -262,15 +262,17 @@ pub(super) struct NoOpStatus(Option<(NodeStatus, NodeStatus)>);
 
 impl NoOpStatus {
     /// Records the API server's status after ours was reported.
-    pub(super) fn note(&mut self, told: &NodeStatus, answered: &NodeStatus) {
-        let differs = !says_the_same(told, answered);
-        self.0 = differs.then(|| (timeless(told), timeless(answered)));
+    pub(super) fn record(&mut self, reported: &NodeStatus, answered: &NodeStatus) {
+        let differs = !says_the_same(reported, answered);
+        self.0 = differs.then(|| (timeless(reported), timeless(answered)));
     }
 
     /// True if replacing that status by this one is known to be a no-op.
     pub(super) fn is_known(&self, ours: &NodeStatus, theirs: &NodeStatus) -> bool {
         let known = self.0.as_ref();
-        known.is_some_and(|(told, left)| *told == timeless(ours) && *left == timeless(theirs))
+        known.is_some_and(|(reported, left)| {
+            *reported == timeless(ours) && *left == timeless(theirs)
+        })
     }
 }
 

@@ -221,32 +221,32 @@ fn a_status_is_told_again_only_if_it_says_something_new() {
 
 #[test]
 fn a_field_that_the_api_server_does_not_know_is_told_once() {
-    let told = |measured: &Measured, before: &NodeStatus| {
+    let snapshot = |measured: &Measured, before: &NodeStatus| {
         status(&facts(), measured, before, Some(10250), now())
     };
-    let answer = |told: &NodeStatus| NodeStatus {
+    let answer = |snapshot: &NodeStatus| NodeStatus {
         declared_features: None,
-        ..told.clone()
+        ..snapshot.clone()
     };
     let mut no_op = NoOpStatus::default();
-    let ours = told(&measured(), &NodeStatus::default());
+    let ours = snapshot(&measured(), &NodeStatus::default());
     assert!(!no_op.is_known(&ours, &NodeStatus::default()));
     let theirs = answer(&ours);
-    no_op.note(&ours, &theirs);
-    let again = told(&measured(), &theirs);
+    no_op.record(&ours, &theirs);
+    let again = snapshot(&measured(), &theirs);
     assert!(!says_the_same(&again, &theirs) && no_op.is_known(&again, &theirs));
 
     let changed = Measured {
         not_ready: Some("why".into()),
         ..measured()
     };
-    assert!(!no_op.is_known(&told(&changed, &theirs), &theirs));
+    assert!(!no_op.is_known(&snapshot(&changed, &theirs), &theirs));
     let overwritten = NodeStatus {
         addresses: None,
         ..theirs
     };
-    assert!(!no_op.is_known(&told(&measured(), &overwritten), &overwritten));
-    no_op.note(&ours, &ours);
+    assert!(!no_op.is_known(&snapshot(&measured(), &overwritten), &overwritten));
+    no_op.record(&ours, &ours);
     assert!(!no_op.is_known(&ours, &ours), "all of it was taken");
 }
 

@@ -100,7 +100,7 @@ pub(super) async fn handle(
     let attempt = match found.await {
         Ok(Some(attempt)) => attempt,
         Ok(None) => {
-            let reason = nothing_said(&name, status.as_ref(), previous);
+            let reason = no_log_reason(&name, status.as_ref(), previous);
             return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         }
         Err(error) => {
@@ -128,7 +128,7 @@ pub(super) async fn handle(
 }
 
 /// Error for a log that does not exist.
-fn nothing_said(name: &ContainerName, status: Option<&ContainerStatus>, previous: bool) -> String {
+fn no_log_reason(name: &ContainerName, status: Option<&ContainerStatus>, previous: bool) -> String {
     let ContainerName { pod, container } = name;
     if previous {
         return format!(
@@ -167,7 +167,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(self, _room: OwnedSemaphorePermit) {
+    async fn run(self, _permit: OwnedSemaphorePermit) {
         if let Err(error) = self.read().await
             && error.kind() != io::ErrorKind::BrokenPipe
         {
