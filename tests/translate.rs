@@ -38,7 +38,7 @@ fn requests(facts: &NodeFacts, pod: &StaticPod) -> (Value, Result<Value, String>
     };
     let inits = spec.init_containers.iter().flatten();
     let containers = inits.chain(&spec.containers).map(|spec| {
-        let config = container_config(facts, pod, spec, &instance)?;
+        let config = container_config(facts, pod, spec, &instance).map_err(|e| e.to_string())?;
         let config = in_their_terms(Kind::Container, &config, &pod.uid, &places);
         Ok((spec.name.clone(), config))
     });

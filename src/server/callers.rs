@@ -297,7 +297,7 @@ impl ConnectionSlot {
         self.number
     }
 
-    /// ConnectionPhase of the connection; `None` if it was closed to free its slot.
+    /// Phase of the connection; `None` if it was closed to free its slot.
     pub(super) fn phase(&self) -> Option<ConnectionPhase> {
         let table = self.callers.lock();
         table.entries.get(&self.number).map(|entry| entry.phase)

@@ -198,8 +198,10 @@ impl Observed {
     pub fn apply_done(&mut self, step: &Step) {
         match step {
             Step::StopSandbox { id } => {
-                let known = self.sandboxes.iter_mut().find(|s| s.id == *id);
-                known.into_iter().for_each(|sandbox| sandbox.ready = false);
+                let mut sandboxes = self.sandboxes.iter_mut();
+                if let Some(sandbox) = sandboxes.find(|s| s.id == *id) {
+                    sandbox.ready = false;
+                }
             }
             Step::RemoveSandbox { id } => {
                 self.forget(id);
