@@ -60,7 +60,8 @@ fn pod(text: &str) -> Arc<StaticPod> {
 fn env(pod: &StaticPod) -> Result<Vec<(String, String)>, String> {
     let spec = &pod.pod.spec.as_ref().unwrap().containers[0];
     let (facts, instance) = (NodeFacts::default(), ContainerInstance::default());
-    let config = container_config(&facts, pod, spec, &instance)?;
+    let config = container_config(&facts, pod, spec, &instance);
+    let config = config.map_err(|error| error.to_string())?;
     let pairs = config.envs.into_iter();
     let mut pairs: Vec<_> = pairs
         .map(|e| (e.key, String::from_utf8(e.value).unwrap()))

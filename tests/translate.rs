@@ -37,7 +37,8 @@ fn requests(facts: &NodeFacts, pod: &StaticPod) -> (Value, Result<Value, String>
     };
     let inits = spec.init_containers.iter().flatten();
     let containers = inits.chain(&spec.containers).map(|spec| {
-        let config = container_config(facts, pod, spec, &instance)?;
+        let config = container_config(facts, pod, spec, &instance);
+        let config = config.map_err(|error| error.to_string())?;
         let config = in_their_terms(Kind::Container, &config, &pod.uid, &places);
         Ok((spec.name.clone(), config))
     });
