@@ -198,8 +198,9 @@ impl Observed {
     pub fn apply_done(&mut self, step: &Step) {
         match step {
             Step::StopSandbox { id } => {
-                let known = self.sandboxes.iter_mut().find(|s| s.id == *id);
-                known.into_iter().for_each(|sandbox| sandbox.ready = false);
+                if let Some(known) = self.sandboxes.iter_mut().find(|s| s.id == *id) {
+                    known.ready = false;
+                }
             }
             Step::RemoveSandbox { id } => {
                 self.forget(id);

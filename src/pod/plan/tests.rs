@@ -156,7 +156,6 @@ impl World {
 
     /// Has the runtime execute a step, and applies its outcomes as the Pod's task does.
     pub(in crate::pod) fn apply(&mut self, step: Step) {
-        self.steps.push(step.clone());
         match &step {
             Step::Admit { uid } => {
                 assert!(!self.state.is_admitted(uid));
@@ -219,6 +218,7 @@ impl World {
             | Step::RemoveContainer { .. } => self.done(&step),
         }
         self.outcome(&step, Outcome::Succeeded);
+        self.steps.push(step);
     }
 
     fn outcome(&mut self, step: &Step, outcome: Outcome) {
