@@ -198,9 +198,8 @@ impl Observed {
     pub fn apply_done(&mut self, step: &Step) {
         match step {
             Step::StopSandbox { id } => {
-                let mut sandboxes = self.sandboxes.iter_mut();
-                if let Some(sandbox) = sandboxes.find(|s| s.id == *id) {
-                    sandbox.ready = false;
+                if let Some(known) = self.sandboxes.iter_mut().find(|s| s.id == *id) {
+                    known.ready = false;
                 }
             }
             Step::RemoveSandbox { id } => {

@@ -1,0 +1,85 @@
+//! What holds from any state, whatever happens meanwhile.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::any::any_world;
+use super::expected::Broken;
+use super::version;
+use super::world::World;
+use crate::pod::plan::{Step, plan};
+use crate::pod::state::observed::Observed;
+
+/// Steps and events in which any world comes to rest.
+const LIMIT: usize = 3000;
+
+impl World {
+    /// Executes the planner's steps, each checked before, and has happen what is to come, until nothing is
+    /// left to do or to wait for.
+    fn run(&mut self, check: impl Fn(&Self, &Step) -> Broken) -> Result<(), TestCaseError> {
+        for _ in 0..LIMIT {
+            let next = plan(self.view());
+            if let Some(step) = next.step {
+                if let Err(promise) = check(self, &step) {
+                    let problem = format!("{promise}: {step:?} in {self:#?}");
+                    return Err(TestCaseError::fail(problem));
+                }
+                self.apply(step);
+            } else if !self.happen() {
+                let Some(wake) = next.wake else {
+                    return Ok(());
+                };
+                assert!(wake > self.now, "an alarm in the past");
+                self.now = wake;
+            }
+        }
+        Err(TestCaseError::fail(format!("it never ends: {self:#?}")))
+    }
+}
+
+proptest! {
+    #[test]
+    fn from_any_state_the_wanted_one_is_reached(mut world in any_world()) {
+        world.run(|_, _| Ok(()))?;
+        let Some(wanted) = world.wanted.clone() else {
+            prop_assert_eq!(&world.observed, &Observed::default());
+            prop_assert_eq!(world.state.uids_on_disk().next(), None);
+            return Ok(());
+        };
+        let end = world.check_end(&wanted);
+        prop_assert!(end.is_ok(), "{:?}: {:#?}", end, world);
+        prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
+        prop_assert!(world.state.uids_on_disk().all(|uid| uid == wanted.uid));
+    }
+
+    #[test]
+    fn a_container_starts_only_where_it_may(mut world in any_world()) {
+        world.run(World::check_start)?;
+    }
+
+    #[test]
+    fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
+        world.run(World::check_stop)?;
+    }
+
+    #[test]
+    fn an_update_without_its_image_leaves_the_old_pod_running(kill in any::<bool>()) {
+        let (old, new) = (version("old", "Always"), version("new", "Always"));
+        let mut world = World::new(Some(Arc::clone(&old)));
+        world.settle_for_good();
+        world.no_image.insert("new".into());
+        world.want(Some(new));
+        if kill {
+            let id = world.live()[0].id.clone();
+            let exit = world.exit(137);
+            world.set_state(&id, exit);
+        }
+        for _ in 0..50 {
+            let wake = world.settle().wake;
+            world.now = wake.expect("the pull is tried again");
+        }
+        prop_assert!(world.runs(&old));
+        prop_assert!(world.observed.uids().all(|uid| uid == "old"));
+    }
+}
