@@ -125,24 +125,24 @@ pub enum ContainerRole {
 /// Condition under which a container that ended runs again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// Whatever it ended with.
+    /// It runs again after each end.
     #[default]
     Always,
-    /// Where it failed.
+    /// It runs again after a failure.
     OnFailure,
-    /// Under none.
+    /// It does not run again.
     Never,
 }
 
 /// Condition under which an image is pulled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PullPolicy {
-    /// For each start of a container.
+    /// Before each start of a container.
     Always,
-    /// Where the runtime does not have it.
+    /// The first time, as long as the runtime keeps it.
     #[default]
     IfNotPresent,
-    /// Under none.
+    /// The runtime has it, or the container fails to start.
     Never,
 }
 
