@@ -23,7 +23,7 @@ use runtime::{Call, Life, Runtime, Settings, handler};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long anything may take before the test gives up on it.
+/// Time limit of the test's waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Puts the node together in a new mount namespace, then becomes the agent. `/tmp` is the namespace's

@@ -125,7 +125,7 @@ fn never(name: &str, script: &str) -> String {
 /// Everything that an upgrade must not change.
 #[derive(Debug, PartialEq)]
 struct State {
-    /// What the API shows of each Pod, status and times included.
+    /// Each Pod as the API shows it, status and times included.
     pods: BTreeMap<String, Pod>,
     /// Containers by id, each with its attempt, its state and its process if it runs.
     containers: BTreeMap<String, (String, u32, i32, Option<i32>)>,

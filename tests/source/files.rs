@@ -1,4 +1,4 @@
-//! How a file is read: its name, its writer, links to it.
+//! Reading a file: its name, its writer, links to it.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What becomes of the manifest directory itself: missing, replaced, unreadable.
+//! The manifest directory itself: missing, replaced, unreadable.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -138,7 +138,7 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
     }
 }
 
-/// Whether a file may be read that nobody may.
+/// Returns true if this process may read a file without permissions.
 fn may_read_everything() -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::set_permissions(file.path(), PermissionsExt::from_mode(0o0)).unwrap();

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 const NEVER: Duration = Duration::from_secs(3600);
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What somebody does to the manifest directory or a file in it.
+/// A change of the manifest directory or of a file in it.
 type Break = fn(&Path);
 
 fn pod(name: &str, version: u32) -> String {
@@ -54,7 +54,7 @@ trait Look {
     fn version(&self, name: &str) -> Option<&str>;
     /// The file that a Pod is wanted by.
     fn file(&self, name: &str) -> Option<&str>;
-    /// What is said of a refused file.
+    /// The message about a refused file.
     fn refusal(&self, file: &str) -> Option<&Refused>;
 }
 

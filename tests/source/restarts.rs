@@ -1,4 +1,4 @@
-//! What is kept over a restart of the agent, and what is published of it.
+//! State that outlasts a restart of the agent, and its publication.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;

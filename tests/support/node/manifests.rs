@@ -56,7 +56,7 @@ impl Node {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// When a file in the shared folder was last written, once it is there.
+    /// Time of the last write of a file in the shared folder, once it is there.
     pub(crate) async fn wait_written(&self, file: &str) -> SystemTime {
         let path = self.path("out").join(file);
         self.wait(&format!("{file} is written"), async || {

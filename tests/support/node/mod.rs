@@ -27,7 +27,7 @@ pub(crate) use manifests::{FOREVER, manifest, pod, pod_with};
 use runtime::remove_all;
 pub(crate) use runtime::{cgroups_with, kill};
 
-/// How long most things may take before a test gives up on them.
+/// Time limit of most waits of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Path of the program under test.
@@ -54,7 +54,7 @@ pub(crate) fn run<F: Future<Output = ()>>(version: &'static str, test: impl FnOn
 
 pub(crate) struct Node {
     dir: Arc<TempDir>,
-    /// Where the containerd is, for those who kill it.
+    /// Folder of the containerd, for tests that kill it.
     pub(crate) runtime_dir: PathBuf,
     pub(crate) client: Client,
     pub(crate) name: String,
@@ -65,7 +65,7 @@ pub(crate) struct Node {
     pub(crate) env: Vec<(String, String)>,
     /// Without the folder of manifests.
     pub(crate) without_manifests: bool,
-    /// How long anything may take before the test gives up on it.
+    /// Time limit of the test's waits.
     pub(crate) patience: Duration,
     agent: Option<Child>,
 }
@@ -158,7 +158,7 @@ impl Node {
         self.extra_flags.push(format!("--{name}={value}"));
     }
 
-    /// Whether the test gives the agent this flag itself.
+    /// Returns true if the test gives the agent this flag itself.
     fn has_flag(&self, name: &str) -> bool {
         let mut flags = self.extra_flags.iter();
         flags.any(|flag| flag.split('=').next() == Some(name))
@@ -193,7 +193,7 @@ impl Node {
         fs::read_to_string(self.path("agent.log")).unwrap_or_default()
     }
 
-    /// What the agent did for Pods, without its debugging.
+    /// The agent's log about Pods, without debug lines.
     pub(crate) fn log_lines_with(&self, words: &str) -> usize {
         self.log().lines().filter(|l| l.contains(words)).count()
     }
@@ -211,7 +211,7 @@ impl Node {
             .find(|p| p.name == name)
     }
 
-    /// What `podkeeper ps` shows.
+    /// Output of `podkeeper ps`.
     pub(crate) fn ps(&self) -> String {
         let ps = command(&["ps", "--run-dir"]).arg(self.path("run")).output();
         String::from_utf8(ps.unwrap().stdout).unwrap()

@@ -1,4 +1,4 @@
-//! What a node's containerd has, read and changed behind the agent's back.
+//! Objects of a node's containerd, read and changed behind the agent's back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -131,7 +131,7 @@ impl Node {
         all
     }
 
-    /// When the first container of this name of a Pod ended, once it has, as the runtime tells.
+    /// Time of the end of a Pod's first container of this name, once the runtime reports it.
     pub(crate) async fn wait_finished(&self, pod: &str, name: &str) -> SystemTime {
         self.wait(&format!("{name} of {pod} has ended"), async || {
             let mut all = self.instances(pod, name).await.into_iter();
@@ -170,7 +170,7 @@ impl Node {
         kill(info["pid"].as_i64().unwrap().try_into().unwrap());
     }
 
-    /// What a command in the container says.
+    /// Output of a command in the container.
     pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> String {
         let command: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
         let done = self.client.exec_sync(id, &command, PATIENCE).await.unwrap();
@@ -183,7 +183,7 @@ impl Node {
         String::from_utf8(done.stdout).unwrap()
     }
 
-    /// What a script in the container says, without the blanks around it.
+    /// Output of a script in the container, without the blanks around it.
     pub(crate) async fn sh(&self, id: &str, script: &str) -> String {
         let said = self.exec(id, &["sh", "-c", script]).await;
         said.trim().to_owned()

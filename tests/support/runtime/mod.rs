@@ -31,7 +31,7 @@ pub(crate) use script::{Executed, Fate, Life, Rule};
 pub(crate) use settings::{Settings, handler};
 pub(crate) use state::{Container, KILLED, Sandbox, State, TERMINATED};
 
-/// How long anything may take before the test gives up on it.
+/// Time limit of the test's waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whose a call is.

@@ -1,4 +1,4 @@
-//! What holds from any state, whatever happens meanwhile.
+//! Properties from any state, under any events.
 
 use std::sync::Arc;
 

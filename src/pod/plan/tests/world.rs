@@ -20,7 +20,7 @@ use crate::probe::Health;
 use crate::translate::ImageUser;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-/// What the planner sees, and what is still to happen.
+/// The planner's view, and the events still to come.
 #[derive(Debug, Clone)]
 pub(in crate::pod) struct World {
     pub(in crate::pod) wanted: Option<Arc<StaticPod>>,

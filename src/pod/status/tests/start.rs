@@ -1,4 +1,4 @@
-//! What keeps a container from being started or ready: probes, hooks and failures.
+//! Causes that keep a container from being started or ready: probes, hooks and failures.
 
 use std::time::Duration;
 
