@@ -117,7 +117,7 @@ fn seconds(time: Duration) -> String {
 /// The work, or earlier work on the same subject, did not end in time.
 ///
 /// # Panics
-/// When the work does.
+/// Panics if the work does.
 pub(crate) async fn limited<T: Send + 'static>(
     subject: impl Into<FileSubject>,
     limit: Duration,
@@ -142,7 +142,7 @@ pub(crate) async fn limited<T: Send + 'static>(
 /// The work, or earlier work on the same subject, did not end in time.
 ///
 /// # Panics
-/// When the work does.
+/// Panics if the work does.
 pub(crate) async fn pooled<T: Send + 'static>(
     subject: impl Into<FileSubject>,
     limit: Duration,

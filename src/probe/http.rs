@@ -247,7 +247,7 @@ impl ProbeRequest {
         }
     }
 
-    /// That there was no answer in time.
+    /// Returns the error of a request without an answer in time.
     fn late(&self) -> Fault {
         let cause = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
         self.fault(Cause::Other(cause.to_owned()))

@@ -1,9 +1,9 @@
-//! When each source was last read well.
+//! Time of each source's last successful read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// When each source was last read well. Cloning it shares it.
+/// Time of each source's last successful read. Cloning it shares it.
 #[derive(Debug, Clone, Default)]
 pub struct Freshness {
     /// The directory.
@@ -12,7 +12,7 @@ pub struct Freshness {
     pub url: LastRead,
 }
 
-/// When one source was last read well, and how old what it says is; nothing while it never was, and while
+/// Time of one source's last successful read, and the age of its content; nothing while it never was, and while
 /// there is none.
 #[derive(Debug, Clone, Default)]
 pub struct LastRead(Arc<Mutex<Times>>);
@@ -20,7 +20,7 @@ pub struct LastRead(Arc<Mutex<Times>>);
 #[derive(Debug, Clone, Copy, Default)]
 struct Times {
     read: Option<Instant>,
-    /// When the content was signed, or last changed, in seconds since 1970.
+    /// Time at which the content was signed, or last changed, in seconds since 1970.
     content: Option<i64>,
 }
 

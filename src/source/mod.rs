@@ -48,7 +48,7 @@ pub struct Desired {
 pub struct Unanswered {
     /// The file or directory.
     pub path: PathBuf,
-    /// When reading it began.
+    /// Time at which reading it began.
     pub since: Instant,
 }
 

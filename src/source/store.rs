@@ -38,7 +38,7 @@ struct Stored {
     namespace: String,
     name: String,
     uid: String,
-    /// When this version was accepted, RFC 3339.
+    /// Time at which this version was accepted, RFC 3339.
     accepted: String,
     document: serde_json::Value,
     /// Missing in files of earlier versions.

@@ -29,7 +29,7 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
-    /// That of a node that is to have none.
+    /// The configuration of a node that is to have none.
     #[must_use]
     pub fn none() -> Self {
         Self {

@@ -16,7 +16,7 @@ use crate::units::quantity::{self, Quantity};
 pub struct Addresses {
     /// The Pod's own; empty where it is on the host's network, and before its sandbox runs.
     pub pod: Vec<String>,
-    /// When the Pod was first seen, RFC 3339.
+    /// First time that the Pod was seen, RFC 3339.
     pub seen: String,
 }
 

@@ -23,7 +23,7 @@ pub const PORTS: &str = "io.kubernetes.container.ports";
 /// The container's preStop hook, as JSON.
 pub const PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
 
-/// When the Pod was first seen, RFC 3339.
+/// First time that the Pod was seen, RFC 3339.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
 /// Owner label: on every sandbox and container that we made, with the root directory of the agent

@@ -23,7 +23,7 @@ const MAX_HOSTNAME: usize = 64;
 pub struct SandboxInstance {
     /// Counts the Pod's sandboxes, from 0.
     pub attempt: u32,
-    /// When the Pod was first seen, RFC 3339.
+    /// First time that the Pod was seen, RFC 3339.
     pub seen: String,
     /// The Pod's own ids, where it has a user namespace.
     pub user_namespace: Option<UserNamespaceRange>,

@@ -17,7 +17,7 @@ pub struct StepReport {
     pub uid: String,
     /// The container that it is for; empty for the Pod as a whole.
     pub container: String,
-    /// When it began, RFC 3339.
+    /// Time of its start, RFC 3339.
     pub since: String,
 }
 

@@ -230,7 +230,7 @@ fn restarting_all(view: View<'_>, version: &StaticPod, container: &Container) ->
     waits.then(|| Waiting::new("RestartingAllContainers", message))
 }
 
-/// When a container that ended so starts again, RFC 3339.
+/// Time at which a container that ended so starts again, RFC 3339.
 fn next_start(view: View<'_>, exit: &Exit, delay: Duration) -> String {
     let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
     let due = exit.finished_at.saturating_add(nanos);

@@ -78,7 +78,7 @@ impl Node {
         script.pauses.insert(kind.to_string(), pause);
     }
 
-    /// When a container's probe was carried out, in seconds from the beginning.
+    /// Times of a container's probes, in seconds from the beginning.
     pub(super) fn rounds(&self, kind: ProbeKind, id: &str) -> Vec<u64> {
         let script = self.script.lock().unwrap();
         let rounds = script.rounds.iter();

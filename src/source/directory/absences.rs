@@ -81,7 +81,7 @@ impl Directory {
         }
     }
 
-    /// When a missing file counts as gone.
+    /// Time from which a missing file counts as gone.
     pub(super) fn confirm_at(&self, known: &KnownManifest) -> Option<Instant> {
         let since = known.gone_since?;
         let replaced = self

@@ -82,7 +82,7 @@ impl DirectorySource {
     /// each time that something changed. Must run on a runtime with time and I/O.
     ///
     /// # Panics
-    /// When reading a manifest does.
+    /// Panics if reading a manifest does.
     pub async fn run(self, sender: watch::Sender<Option<Desired>>) {
         self.run_recording(sender, LastRead::default()).await;
     }

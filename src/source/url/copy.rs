@@ -45,9 +45,9 @@ pub(super) struct Index {
     pub(super) current: Option<String>,
     /// By what the server knows it.
     pub(super) validators: Validators,
-    /// When the newest document that ever counted was signed, in seconds since 1970.
+    /// Time of the signature of the newest document that ever counted, in seconds since 1970.
     pub(super) newest: Option<i64>,
-    /// When the document last became another one, in seconds since 1970.
+    /// Time at which the document last became another one, in seconds since 1970.
     #[serde(default)]
     pub(super) changed: Option<i64>,
     pub(super) pods: Vec<IndexEntry>,

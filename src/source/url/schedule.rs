@@ -1,4 +1,4 @@
-//! When to poll: pure, with chance as a value.
+//! Times of polls: pure, with chance as a value.
 //!
 //! A fleet that starts at one time must not poll at one time for ever, nor come back at one time
 //! after its server was unreachable. So the poll after the first one comes at any time of a period, all others
@@ -15,7 +15,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// The first wait after a failure while there is no document at all.
 const EAGER: Duration = Duration::from_secs(1);
 
-/// When one poller polls.
+/// The schedule of one poller.
 #[derive(Debug)]
 pub(super) struct Schedule {
     period: Duration,
