@@ -1,4 +1,4 @@
-//! Compiles the contracts in `proto/` (CRI, and the health protocol of gRPC probes) into client and
+//! Compiles the contracts in `proto/` (CRI, containerd's events, and the health protocol of gRPC probes) into client and
 //! server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
 
 use std::path::PathBuf;
@@ -21,5 +21,7 @@ fn main() -> Result<(), Error> {
     services.compile_fds(descriptors)?;
     let health = protox::compile(["proto/health.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(health)?;
+    let events = protox::compile(["proto/containerd_events_v1.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(events)?;
     Ok(())
 }

@@ -15,6 +15,8 @@ use tonic::transport::{Channel, Endpoint as TransportEndpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::calls::Calls;
+use super::containerd_events::events_client::EventsClient;
+use super::containerd_events::{Envelope, SubscribeRequest};
 use super::endpoint::Endpoint;
 use super::error::Error;
 use super::v1::image_service_client::ImageServiceClient;
@@ -36,6 +38,11 @@ const SANDBOX: Duration = Duration::from_secs(240);
 const PULL: Duration = Duration::from_secs(30 * 60);
 /// Largest answer in bytes, as the kubelet has it.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+
+/// Topic of containerd's events about processes that ended.
+const TASK_EXIT: &str = "/tasks/exit";
+/// containerd's namespace of the objects of its CRI plugin.
+const CRI_NAMESPACE: &str = "k8s.io";
 
 /// Client of one runtime. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -115,6 +122,24 @@ impl Client {
                 Duration::ZERO,
                 &status,
             )),
+        }
+    }
+
+    /// Follows the ends of processes in the containers of containerd's CRI plugin from now on, by containerd's own
+    /// event service. There is no deadline: it answers with the first event.
+    ///
+    /// # Errors
+    /// [`Error::Unimplemented`] where the runtime is not containerd.
+    pub async fn task_exits(&self) -> Result<Streaming<Envelope>, Error> {
+        let mut client = EventsClient::new(self.channel.clone());
+        let request = SubscribeRequest {
+            filters: vec![format!(
+                "topic==\"{TASK_EXIT}\",namespace==\"{CRI_NAMESPACE}\""
+            )],
+        };
+        match Box::pin(client.subscribe(request)).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(Error::from_status("Subscribe", Duration::ZERO, &status)),
         }
     }
 

@@ -1,4 +1,5 @@
-//! The container runtime interface: generated stubs and our client of them.
+//! The container runtime interface: generated stubs and our client of them, and containerd's own events for
+//! versions without those of CRI.
 
 mod calls;
 pub(crate) mod capabilities;
@@ -25,6 +26,18 @@ pub use error::{Error, if_found};
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+/// Messages and stubs generated from `proto/containerd_events_v1.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
+pub mod containerd_events {
+    tonic::include_proto!("containerd.services.events.v1");
 }
 
 impl fmt::Debug for v1::AuthConfig {

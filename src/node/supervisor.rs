@@ -70,7 +70,7 @@ pub async fn supervise(
     let connected = Connected::default();
     let client = context.client.clone();
     let owner_label = context.owner_label.clone();
-    let source = events::cri::container_events(client, owner_label, hint_sender, connected.clone());
+    let source = events::follow(client, owner_label, hint_sender, connected.clone());
     let source = tokio::spawn(source);
 
     let addresses = context.facts.identity.ips.changes();

@@ -375,7 +375,7 @@ async fn events_and_changes_are_told_as_they_come(mut node: Node) {
 }
 
 /// The status line's code and the body of an answer.
-fn get(at: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(super) fn get(at: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(at).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").ok()?;
     let mut answer = String::new();

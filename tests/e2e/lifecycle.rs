@@ -3,12 +3,14 @@
 
 use podkeeper::cri::v1;
 
+use super::cli;
 use super::node::{FOREVER, Node, pod, pod_with};
 use super::ports::free;
 
 super::on_each_containerd!(
     containers_stand_under_the_names_that_a_nodes_tools_expect,
     a_container_killed_by_hand_runs_again,
+    the_end_of_a_container_is_seen_by_an_event_and_not_by_a_relist,
     a_container_stopped_through_the_runtime_runs_again,
     a_dead_sandbox_is_made_anew,
     a_container_that_keeps_ending_backs_off_and_says_so,
@@ -20,7 +22,8 @@ super::on_each_containerd!(
 /// The main path, on the newest containerd as well.
 mod v2_4 {
     super::super::on_containerd!("2.4": containers_stand_under_the_names_that_a_nodes_tools_expect,
-        a_container_killed_by_hand_runs_again, a_dead_sandbox_is_made_anew);
+        a_container_killed_by_hand_runs_again, a_dead_sandbox_is_made_anew,
+        the_end_of_a_container_is_seen_by_an_event_and_not_by_a_relist);
 }
 
 async fn containers_stand_under_the_names_that_a_nodes_tools_expect(mut node: Node) {
@@ -70,6 +73,39 @@ async fn a_container_killed_by_hand_runs_again(mut node: Node) {
         "the dead one is kept for its log"
     );
     node.remove("web.yaml");
+    node.wait_gone().await;
+}
+
+async fn the_end_of_a_container_is_seen_by_an_event_and_not_by_a_relist(mut node: Node) {
+    let read_only = free();
+    node.flag("read-only-port", &read_only.port().to_string());
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        node.put(&format!("{name}.yaml"), &pod(name, FOREVER));
+    }
+    node.start_agent();
+    let mut first = vec![];
+    for name in names {
+        first.push(node.wait_running(name).await);
+    }
+    let lists = || {
+        let metrics = cli::get(read_only, "/metrics").unwrap().1;
+        let count = "podkeeper_cri_call_duration_seconds_count{method=\"ListPodSandbox\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(count));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    // A relist may come by chance; that one comes each time is no chance.
+    let mut without_relist = 0;
+    for (name, container) in names.into_iter().zip(&first) {
+        let before = lists();
+        node.kill_container(&container.id).await;
+        node.wait_after(name, container).await;
+        without_relist += u32::from(lists() == before);
+    }
+    assert!(without_relist > 0, "{}", node.log());
+    for name in names {
+        node.remove(&format!("{name}.yaml"));
+    }
     node.wait_gone().await;
 }
 
