@@ -8,12 +8,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, PodSpec};
 use proptest::prelude::*;
 
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, StaticPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::plan::rules::{Restart, is_finished, restart};
 use crate::pod::plan::{Outcome, Plan, Step, kept_version, plan};
 use crate::pod::state::history::{FailedInstance, Finished, StopReason};
-use crate::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::pod::state::observed::{
+    Container, ContainerId, Exit, Observed, Sandbox, SandboxId, State,
+};
 use crate::pod::state::time::{MonotonicTime, Timestamp};
 use crate::pod::state::{
     Admission, FirstSeen, Image, Phase, PodState, Subject, Terminating, Termination, Version, View,
@@ -38,7 +40,7 @@ fn version(uid: &str, policy: &str) -> Arc<StaticPod> {
             namespace: "default".into(),
             name: "web-n1".into(),
         },
-        uid: uid.to_owned(),
+        uid: uid.into(),
         spec,
         ..StaticPod::default()
     })
@@ -94,9 +96,9 @@ impl World {
         format!("id{}", self.next_id)
     }
 
-    fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> String {
-        let id = self.id();
-        self.state.version_mut(uid).on_disk = true;
+    fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> SandboxId {
+        let id = SandboxId::from(self.id());
+        self.state.version_mut(&uid.into()).on_disk = true;
         self.observed.sandboxes.push(Sandbox {
             id: id.clone(),
             uid: uid.into(),
@@ -115,8 +117,8 @@ impl World {
         name: &str,
         attempt: u32,
         state: State,
-    ) -> String {
-        let id = self.id();
+    ) -> ContainerId {
+        let id = ContainerId::from(self.id());
         self.observed.containers.push(Container {
             id: id.clone(),
             sandbox: sandbox.into(),
@@ -255,7 +257,7 @@ impl World {
         self.outcome(step, Outcome::Begun);
         let taken = self
             .observed
-            .sandboxes_of(uid)
+            .sandboxes_of(&uid.into())
             .any(|s| s.attempt == attempt);
         assert!(!taken, "the runtime has sandbox {attempt} already");
         self.sandbox(uid, attempt, true);
@@ -412,7 +414,7 @@ proptest! {
                 // With these policies a container that is over may rightly stay so.
                 let partly = wanted.spec.restart_policy.as_deref() != Some("Always");
                 prop_assert!(world.runs(&wanted) || finished || partly, "{:#?}", world);
-                prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
+                prop_assert!(world.observed.uids().all(|uid| *uid == wanted.uid));
                 prop_assert!(world.state.uids_on_disk().all(|uid| *uid == wanted.uid));
             }
         }
@@ -454,7 +456,8 @@ proptest! {
         let live = world.live();
         let running = |c: &&&Container| c.state == State::Running { started_at: 1 };
         let healthy = live.iter().filter(|c| c.sandbox == sandbox && c.uid == uid);
-        let healthy: Vec<String> = healthy.filter(newest).filter(running).map(|c| c.id.clone()).collect();
+        let healthy = healthy.filter(newest).filter(running).map(|c| c.id.clone());
+        let healthy: Vec<ContainerId> = healthy.collect();
         world.settle_for_good();
         for id in &healthy {
             let container = world.observed.containers.iter().find(|c| c.id == *id);
@@ -516,7 +519,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let mut world = World::new(Some(version("u1", "Always")));
     let sandbox = world.sandbox("u1", 0, true);
     let with = |world: &mut World, name: &str, image: Image| {
-        let images = &mut world.state.version_mut("u1").images;
+        let images = &mut world.state.version_mut(&"u1".into()).images;
         images.insert(name.into(), image);
     };
     let pulling = Image::Pulling {
@@ -598,7 +601,10 @@ fn a_dead_sandbox_is_made_anew_with_the_attempt_raised() {
     world.observed.sandboxes[0].ready = false;
     world.settle_for_good();
     assert!(world.runs(&pod));
-    assert_eq!(world.observed.ready_sandbox("u").unwrap().attempt, 1);
+    assert_eq!(
+        world.observed.ready_sandbox(&"u".into()).unwrap().attempt,
+        1
+    );
     let first = &world.observed.sandboxes[0];
     assert!(
         world.state.stopped_sandboxes.contains(&first.id),
@@ -633,15 +639,15 @@ fn the_last_dead_container_of_each_name_is_kept_and_older_ones_go() {
     let mut world = World::new(Some(Arc::clone(&pod)));
     world.settle_for_good();
     for _ in 0..3 {
-        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let id = world.observed.history_of(&"u".into(), "a")[0].id.clone();
         let exit = world.exit(1);
         world.set_state(&id, exit);
         world.settle_for_good();
     }
-    let attempts = world.observed.history_of("u", "a");
+    let attempts = world.observed.history_of(&"u".into(), "a");
     let attempts: Vec<u32> = attempts.iter().map(|c| c.attempt).collect();
     assert_eq!(attempts, [3, 2]);
-    assert_eq!(world.observed.history_of("u", "b").len(), 1);
+    assert_eq!(world.observed.history_of(&"u".into(), "b").len(), 1);
 }
 
 #[test]
@@ -657,14 +663,14 @@ fn restart_policies_decide_as_kubernetes_documents_them() {
         let pod = version("u", policy);
         let mut world = World::new(Some(Arc::clone(&pod)));
         world.settle_for_good();
-        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let id = world.observed.history_of(&"u".into(), "a")[0].id.clone();
         let exit = world.exit(code);
         world.set_state(&id, exit);
         world.settle_for_good();
-        let newest = world.observed.history_of("u", "a")[0].clone();
+        let newest = world.observed.history_of(&"u".into(), "a")[0].clone();
         assert_eq!(newest.attempt == 1, again, "{policy} {code}");
         assert!(
-            world.observed.history_of("u", "b")[0].is_live(),
+            world.observed.history_of(&"u".into(), "b")[0].is_live(),
             "{policy} {code}"
         );
     }
@@ -677,7 +683,7 @@ fn the_first_restart_comes_at_once_and_the_second_after_ten_seconds() {
     world.settle_for_good();
     let mut waits = vec![];
     for _ in 0..3 {
-        let last = world.observed.history_of("u", "a")[0].clone();
+        let last = world.observed.history_of(&"u".into(), "a")[0].clone();
         let exit = world.exit(1);
         world.set_state(&last.id, exit.clone());
         let State::Exited(exit) = exit else {
@@ -705,7 +711,7 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
         .for_each(|c| c.state = exit.clone());
     world.settle_for_good();
     assert!(is_finished(world.view(), &pod));
-    assert!(world.observed.ready_sandbox("u").is_none());
+    assert!(world.observed.ready_sandbox(&"u".into()).is_none());
     assert_eq!(world.observed.containers.len(), 2, "kept for their logs");
     world.state.stopped_sandboxes.clear();
     assert_eq!(
@@ -752,7 +758,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         reason: "NodePorts".into(),
         message: "the host port 80/TCP is taken".into(),
     };
-    world.state.version_mut("new").admission = Admission::Rejected(rejection);
+    world.state.version_mut(&"new".into()).admission = Admission::Rejected(rejection);
     world.want(Some(Arc::clone(&new)));
     world.steps.clear();
     world.settle();
@@ -761,7 +767,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         "{:#?}",
         world.steps
     );
-    let reopen = |_: &str, version: &mut Version| version.admission.reopen();
+    let reopen = |_: &Uid, version: &mut Version| version.admission.reopen();
     world.state.update_versions(reopen);
     world.settle_for_good();
     assert!(world.runs(&new));
@@ -771,7 +777,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
 fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
     let (old, new) = (version("old", "Always"), version("new", "Always"));
     let mut world = World::new(Some(new));
-    world.state.version_mut("old").pod = Some(Arc::clone(&old));
+    world.state.version_mut(&"old".into()).pod = Some(Arc::clone(&old));
     world.no_image.insert("new".into());
     let sandbox = world.sandbox("old", 0, false);
     let exit = world.exit(137);
