@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use podkeeper::cri::{Client, v1};
 use podkeeper::host::cgroup;
-use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::manifest::{SourceKind, StaticPod, Uid, parse};
 use podkeeper::translate::{
     ContainerInstance, NodeFacts, Paths, ResolvConf, SandboxInstance, container_config, labels,
     pod_cgroup_paths, sandbox_config,
@@ -169,7 +169,7 @@ impl Bench {
         let began = Instant::now();
         fs::remove_file(self.manifest(&name))?;
         wait("the Pod is gone", || {
-            !self.work.join("root/pods").join(&uid).exists()
+            !self.work.join("root/pods").join(uid.as_str()).exists()
         })
         .await?;
         Ok([start, restart, began.elapsed()])
@@ -267,7 +267,7 @@ impl Bench {
         for name in &names {
             fs::remove_file(self.manifest(name))?;
         }
-        let gone = |uid: &String| !self.work.join("root/pods").join(uid).exists();
+        let gone = |uid: &Uid| !self.work.join("root/pods").join(uid.as_str()).exists();
         wait("the Pods are gone", || uids.iter().all(gone)).await?;
         let stop = began.elapsed();
         let cpu_stop = self.cpu()? - cpu_before;
@@ -471,7 +471,7 @@ impl BareCalls {
         let sandbox = self.client.run_pod_sandbox(request).await?.pod_sandbox_id;
         let container = self.run_container(pod, &sandbox, 0).await?;
         Ok(Bare {
-            uid: pod.uid.clone(),
+            uid: pod.uid.to_string(),
             sandbox,
             container,
         })

@@ -339,7 +339,7 @@ async fn compare_all(node: &Node, pods: &[Recorded]) {
 /// A Pod of the agent's list in the records' terms.
 fn shown(node: &Node, recorded: &Recorded, pod: &Value) -> Value {
     let ip = node.places(recorded).pod_ip;
-    let text = pod.to_string().replace(&recorded.pod.uid, "$UID");
+    let text = pod.to_string().replace(recorded.pod.uid.as_str(), "$UID");
     let text = text.replace(&format!("\"{ip}\""), "\"$POD_IP\"");
     let text = text.replace(&format!("\"{HOST_IP}\""), "\"$HOST_IP\"");
     let mut pod: Value = serde_json::from_str(&text).unwrap();

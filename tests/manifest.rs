@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use podkeeper::manifest::{Accepted, PodEntry, Problem, SourceKind, parse, parse_all};
+use podkeeper::manifest::{Accepted, PodEntry, Problem, SourceKind, Uid, parse, parse_all};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ fn pods_are_accepted_defaulted_and_identified_as_by_the_reference_agent() {
         let uid = &pod.uid;
         let ours = serde_json::to_string(&pod.to_pod())
             .unwrap()
-            .replace(uid, "$UID");
+            .replace(uid.as_str(), "$UID");
         let digest = ours.split("@sha256:").nth(1);
         let digest = digest.and_then(|d| d.split('"').next()).map(str::to_owned);
         let ours = digest.map_or(ours.clone(), |digest| ours.replace(&digest, "$ID"));
@@ -590,7 +590,7 @@ proptest! {
 }
 
 /// The Pods of a web document: what each entry is about, and what it gives.
-fn entries(text: &str) -> Vec<(String, Result<String, Vec<String>>)> {
+fn entries(text: &str) -> Vec<(String, Result<Uid, Vec<String>>)> {
     let all = parse_all(text.as_bytes(), NODE, SourceKind::Http);
     let all = all.unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
     let entry = |entry: PodEntry| {

@@ -169,8 +169,8 @@ fn the_uid_depends_on_what_the_pod_refers_to_and_on_nothing_else() {
     let metadata = &first.metadata;
     let hash = &metadata.annotations.as_ref().unwrap()["kubernetes.io/config.hash"];
     assert_eq!(
-        (metadata.uid.as_ref(), hash),
-        (Some(&first.uid), &first.uid)
+        (metadata.uid.as_deref(), hash.as_str()),
+        (Some(first.uid.as_str()), first.uid.as_str())
     );
     for other in [
         stream(&[POD, &SETTINGS.replace("two", "three"), LOGIN]),

@@ -101,7 +101,7 @@ fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
         ..PodSnapshot::default()
     };
     let text = serde_json::to_string(&told.pod()).unwrap();
-    let text = without_digests(&text.replace(&pod.uid, "$UID"), "$ID");
+    let text = without_digests(&text.replace(pod.uid.as_str(), "$UID"), "$ID");
     let mut ours: Value = serde_json::from_str(&text).unwrap();
     without_times(&mut ours);
     ours["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!("$TIME");

@@ -33,7 +33,7 @@ use decode::{Decoded, Suggestion};
 use document::Document;
 
 pub use requests::is_sidecar;
-pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod};
+pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
 
 pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};
 pub(crate) use validate::{
@@ -159,7 +159,7 @@ fn parse_document(
     let key = identity::identify(&mut pod, &uid, node_name, source);
     let pod = StaticPod {
         key,
-        uid,
+        uid: uid.into(),
         metadata: pod.metadata,
         spec: pod.spec.unwrap_or_default(),
         document: document.value,

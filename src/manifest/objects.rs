@@ -427,7 +427,7 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
     let node = pod.spec.node_name.as_deref().unwrap_or_default();
     let uid = identity::uid_with(&pod.document, node, &digest(&objects));
     identity::set_uid(&mut pod.metadata, &uid);
-    pod.uid = uid;
+    pod.uid = uid.into();
     pod.objects = Arc::new(objects);
     Arc::new(pod)
 }

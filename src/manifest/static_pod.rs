@@ -9,6 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::objects::Objects;
 use super::requests::is_sidecar;
 use super::{CONFIG_SOURCE, PodKey, SourceKind};
+use crate::units::text_id;
+
+text_id! {
+    /// The UID of one version of a Pod.
+    Uid
+}
 
 /// A Pod that was accepted: named, defaulted and identified.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -16,7 +22,7 @@ pub struct StaticPod {
     /// Namespace and full name, as in the metadata.
     pub key: PodKey,
     /// 32 hex digits, as in the metadata.
-    pub uid: String,
+    pub uid: Uid,
     /// The metadata with the name, namespace, UID and `kubernetes.io/config.*` annotations (all but
     /// `config.seen`) of a static Pod.
     pub metadata: ObjectMeta,

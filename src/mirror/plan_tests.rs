@@ -42,7 +42,7 @@ fn snapshot(name: &str, version: &str, phase: &str) -> PodSnapshot {
     };
     let version = StaticPod {
         key: key(name),
-        uid: version.to_owned(),
+        uid: version.into(),
         metadata,
         ..StaticPod::default()
     };

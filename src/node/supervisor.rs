@@ -21,9 +21,9 @@ use super::events::{self, Connected, Hint};
 use crate::cri::{Error, v1};
 use crate::host::blocking::limited;
 use crate::host::log_once::LogOnce;
-use crate::manifest::{PodKey, SourceKind};
+use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
-use crate::pod::identity::Uid;
+use crate::pod::identity::ValidUid;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::task::{Context, Message, PodTask, TaskStart};
 use crate::source::{Desired, DesiredPod, Origin};
@@ -266,7 +266,7 @@ impl Supervisor {
 
     /// Lists the Pods' folders with their owners. Folders without a record of their owner that belong to nothing
     /// that runs are removed.
-    fn folders(&self, starts: &BTreeMap<PodKey, TaskStart>) -> Vec<(PodKey, String)> {
+    fn folders(&self, starts: &BTreeMap<PodKey, TaskStart>) -> Vec<(PodKey, Uid)> {
         let paths = &self.context.facts.paths;
         let uids = folder::list(paths).unwrap_or_else(|error| {
             error!(%error, "Failed to read the Pods' folders");
@@ -279,7 +279,7 @@ impl Supervisor {
         }
         let mut owned = vec![];
         for uid in uids {
-            let valid = match Uid::parse(&uid) {
+            let valid = match ValidUid::parse(&uid) {
                 Ok(valid) => valid,
                 Err(error) => {
                     warn!(folder = uid, %error, "Left a folder alone that is not a static Pod's");
@@ -288,7 +288,7 @@ impl Supervisor {
             };
             let record = folder::read_record(paths, &uid).map(|r| r.key());
             if let Some(key) = record.or_else(|| running.get(&uid).cloned()) {
-                owned.push((key, uid));
+                owned.push((key, uid.into()));
             } else if let Err(error) = folder::remove_nameless(paths, &valid) {
                 warn!(uid, %error, "Failed to remove a folder without a Pod");
             }
@@ -297,7 +297,7 @@ impl Supervisor {
     }
 
     /// Restores a Pod that came from the manifest URL and is not terminating, as it was last accepted.
-    fn restore(&mut self, key: &PodKey, uid: &str) {
+    fn restore(&mut self, key: &PodKey, uid: &Uid) {
         let paths = &self.context.facts.paths;
         let Some(record) = folder::read_record(paths, uid) else {
             return;

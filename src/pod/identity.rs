@@ -23,9 +23,9 @@ const MAX_REPORTED: usize = 1000;
 
 /// UID of a static Pod: 32 hexadecimal digits. Nothing on the node is deleted by any other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Uid(String);
+pub struct ValidUid(String);
 
-impl Uid {
+impl ValidUid {
     /// The UID in this text.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Uid {
     }
 }
 
-impl fmt::Display for Uid {
+impl fmt::Display for ValidUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -122,7 +122,7 @@ pub fn is_valid_sandbox(sandbox: &v1::PodSandbox) -> bool {
     let metadata = sandbox.metadata.clone().unwrap_or_default();
     let checked = check_id(&sandbox.id)
         .and_then(|()| check_key(&labelled_key(&sandbox.labels)))
-        .and_then(|()| Uid::parse(&metadata.uid).map(drop));
+        .and_then(|()| ValidUid::parse(&metadata.uid).map(drop));
     is_valid("sandbox", &sandbox.id, checked)
 }
 
@@ -134,7 +134,7 @@ pub fn is_valid_container(container: &v1::Container) -> bool {
     let checked = check_id(&container.id)
         .and_then(|()| check_id(&container.pod_sandbox_id))
         .and_then(|()| check_key(&labelled_key(&container.labels)))
-        .and_then(|()| Uid::parse(uid.map_or("", String::as_str)).map(drop))
+        .and_then(|()| ValidUid::parse(uid.map_or("", String::as_str)).map(drop))
         .and_then(|()| check_container(&metadata.name));
     is_valid("container", &container.id, checked)
 }
@@ -183,11 +183,11 @@ mod tests {
     #[test]
     fn a_uid_has_32_hexadecimal_digits() {
         let uid = "0123456789abcdef0123456789abcdef";
-        assert_eq!(Uid::parse(uid).unwrap().as_str(), uid);
+        assert_eq!(ValidUid::parse(uid).unwrap().as_str(), uid);
         let long = "0".repeat(300);
         let others = [&uid[1..], &uid.to_uppercase(), &long].map(str::to_owned);
         for wrong in WRONG.map(str::to_owned).iter().chain(&others) {
-            let error = Uid::parse(wrong).unwrap_err().to_string();
+            let error = ValidUid::parse(wrong).unwrap_err().to_string();
             assert!(error.contains("32 hexadecimal digits"), "{error}");
             assert!(error.len() < 500, "{error}");
         }

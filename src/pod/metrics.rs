@@ -7,7 +7,7 @@ use prometheus::{Histogram, IntCounter};
 
 use super::plan::rules::restart_backoff;
 use super::state::View;
-use super::state::observed::{Container, State};
+use super::state::observed::{Container, ContainerId, State};
 use crate::manifest::StaticPod;
 use crate::measure::{counter, histogram};
 
@@ -47,8 +47,8 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Takes into account that the container with this id was started just now.
-    pub(super) fn container_started(&self, view: View<'_>, version: &StaticPod, id: &str) {
-        let Some(started) = view.observed.containers.iter().find(|c| c.id == id) else {
+    pub(super) fn container_started(&self, view: View<'_>, version: &StaticPod, id: &ContainerId) {
+        let Some(started) = view.observed.container(id) else {
             return;
         };
         if started.attempt == 0 {
@@ -131,7 +131,7 @@ mod tests {
             ..Observed::default()
         };
         let mut state = PodState::default();
-        state.version_mut("u").seen = Some(FirstSeen {
+        state.version_mut(&"u".into()).seen = Some(FirstSeen {
             nanos: 0,
             monotonic: MonotonicTime(1000),
         });
@@ -143,7 +143,7 @@ mod tests {
             now: MonotonicTime(16_000),
             longest_backoff: Duration::from_secs(300),
         };
-        metrics.container_started(view, &version, id);
+        metrics.container_started(view, &version, &id.into());
         let of = |h: &Histogram| (h.get_sample_count(), h.get_sample_sum());
         [of(&metrics.starts), of(&metrics.restart_durations)]
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
 use super::identity::{check_key, is_valid_container, is_valid_sandbox};
-use super::state::observed::{Container, Exit, Observed, Sandbox, State};
+use super::state::observed::{Container, ContainerId, Exit, Observed, Sandbox, SandboxId, State};
 use super::state::time::Clock;
 use crate::cri::{Client, Error, if_found, v1};
-use crate::manifest::PodKey;
+use crate::manifest::{PodKey, Uid};
 use crate::translate::labels;
 use crate::units::time::bounded;
 
@@ -119,57 +119,51 @@ impl Listed {
         client: &Client,
         clock: &Clock,
         before: &Observed,
-        role: impl Fn(&str) -> Role,
+        role: impl Fn(&Uid) -> Role,
     ) -> Result<Inspected, Error> {
         let mut inspected = Inspected::default();
         for item in self.sandboxes {
             let ready = item.state == v1::PodSandboxState::SandboxReady as i32;
-            let known = before.sandboxes.iter().find(|s| s.id == item.id);
+            let known = before.sandbox(&item.id.as_str().into());
             if let Some(known) = known.filter(|s| s.ready == ready) {
                 inspected.observed.sandboxes.push(known.clone());
                 continue;
             }
-            let uid = item.metadata.as_ref().map_or("", |m| m.uid.as_str());
-            let assumed =
-                || (!ready || role(uid) != Role::Wanted).then(|| listed_sandbox(clock, &item));
-            let call = inspect_sandbox(client, clock, &item.id);
-            let sandbox = inspected.within(&item.id, call, assumed).await?;
-            let metadata = item.metadata.unwrap_or_default();
+            let listed = listed_sandbox(clock, &item);
             // The identity is the one that was checked.
-            inspected
-                .observed
-                .sandboxes
-                .extend(sandbox.map(|s| Sandbox {
-                    id: item.id,
-                    uid: metadata.uid,
-                    attempt: metadata.attempt,
-                    ..s
-                }));
+            let (id, uid, attempt) = (listed.id.clone(), listed.uid.clone(), listed.attempt);
+            let assumed = || (!ready || role(&uid) != Role::Wanted).then_some(listed);
+            let call = inspect_sandbox(client, clock, &id);
+            let sandbox = inspected.within(&id, call, assumed).await?;
+            let sandbox = sandbox.map(|s| Sandbox {
+                id,
+                uid,
+                attempt,
+                ..s
+            });
+            inspected.observed.sandboxes.extend(sandbox);
         }
         for item in self.containers {
-            let known = before.containers.iter().find(|c| c.id == item.id);
+            let id = ContainerId::from(item.id.as_str());
+            let known = before.container(&id);
             if let Some(known) = known.filter(|c| state_number(&c.state) == item.state) {
                 inspected.observed.containers.push(known.clone());
                 continue;
             }
-            let uid = item.labels.get(labels::POD_UID).map_or("", String::as_str);
-            let assumed = || listed_container(clock, &item, role(uid));
-            let call = inspect_container(client, clock, &item.id);
-            let container = inspected.within(&item.id, call, assumed).await?;
+            let uid = uid_label(&item.labels);
+            let assumed = || listed_container(clock, &item, role(&uid));
+            let call = inspect_container(client, clock, &id);
+            let container = inspected.within(&id, call, assumed).await?;
             let metadata = item.metadata.unwrap_or_default();
-            let uid = item.labels.get(labels::POD_UID);
-            let uid = uid.cloned().unwrap_or_default();
-            inspected
-                .observed
-                .containers
-                .extend(container.map(|c| Container {
-                    id: item.id,
-                    sandbox: item.pod_sandbox_id,
-                    uid,
-                    name: metadata.name,
-                    attempt: metadata.attempt,
-                    ..c
-                }));
+            let container = container.map(|c| Container {
+                id,
+                sandbox: item.pod_sandbox_id.into(),
+                uid,
+                name: metadata.name,
+                attempt: metadata.attempt,
+                ..c
+            });
+            inspected.observed.containers.extend(container);
         }
         Ok(inspected)
     }
@@ -202,8 +196,8 @@ impl Inspected {
 pub fn listed_sandbox(clock: &Clock, item: &v1::PodSandbox) -> Sandbox {
     let metadata = item.metadata.clone().unwrap_or_default();
     Sandbox {
-        id: item.id.clone(),
-        uid: metadata.uid,
+        id: item.id.as_str().into(),
+        uid: metadata.uid.into(),
         attempt: metadata.attempt,
         ready: item.state == v1::PodSandboxState::SandboxReady as i32,
         created: clock.monotonic_of(item.created_at),
@@ -228,13 +222,9 @@ pub fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Opti
     };
     let metadata = item.metadata.clone().unwrap_or_default();
     Some(Container {
-        id: item.id.clone(),
-        sandbox: item.pod_sandbox_id.clone(),
-        uid: item
-            .labels
-            .get(labels::POD_UID)
-            .cloned()
-            .unwrap_or_default(),
+        id: item.id.as_str().into(),
+        sandbox: item.pod_sandbox_id.as_str().into(),
+        uid: uid_label(&item.labels),
         name: metadata.name,
         attempt: metadata.attempt,
         state,
@@ -269,9 +259,9 @@ pub fn digest(observed: &Observed) -> StateDigest {
         } else {
             v1::PodSandboxState::SandboxNotready
         };
-        (s.id.clone(), state as i32)
+        (s.id.to_string(), state as i32)
     };
-    let container = |c: &Container| (c.id.clone(), state_number(&c.state));
+    let container = |c: &Container| (c.id.to_string(), state_number(&c.state));
     let sandboxes = observed.sandboxes.iter().map(sandbox);
     let there = observed.containers.iter().filter(|c| !c.gone);
     sorted(sandboxes.chain(there.map(container)))
@@ -300,10 +290,10 @@ fn state_number(state: &State) -> i32 {
 pub async fn inspect_sandbox(
     client: &Client,
     clock: &Clock,
-    id: &str,
+    id: &SandboxId,
 ) -> Result<Option<Sandbox>, Error> {
     let request = v1::PodSandboxStatusRequest {
-        pod_sandbox_id: id.to_owned(),
+        pod_sandbox_id: id.to_string(),
         verbose: false,
     };
     let answer = if_found(client.pod_sandbox_status(request).await)?;
@@ -319,8 +309,8 @@ pub fn sandbox(clock: &Clock, status: v1::PodSandboxStatus) -> Sandbox {
     let more = network.additional_ips.into_iter().map(|ip| ip.ip);
     let ips = std::iter::once(network.ip).chain(more);
     Sandbox {
-        id: status.id,
-        uid: metadata.uid,
+        id: status.id.into(),
+        uid: metadata.uid.into(),
         attempt: metadata.attempt,
         ready: status.state == v1::PodSandboxState::SandboxReady as i32,
         created: clock.monotonic_of(status.created_at),
@@ -336,10 +326,10 @@ pub fn sandbox(clock: &Clock, status: v1::PodSandboxStatus) -> Sandbox {
 pub async fn inspect_container(
     client: &Client,
     clock: &Clock,
-    id: &str,
+    id: &ContainerId,
 ) -> Result<Option<Container>, Error> {
     let request = v1::ContainerStatusRequest {
-        container_id: id.to_owned(),
+        container_id: id.to_string(),
         verbose: false,
     };
     let answer = if_found(client.container_status(request).await)?;
@@ -351,11 +341,10 @@ pub async fn inspect_container(
 #[must_use]
 pub fn container(clock: &Clock, status: &v1::ContainerStatus) -> Container {
     let metadata = status.metadata.clone().unwrap_or_default();
-    let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
     Container {
-        id: status.id.clone(),
-        sandbox: String::new(),
-        uid: label(labels::POD_UID),
+        id: status.id.as_str().into(),
+        sandbox: SandboxId::default(),
+        uid: uid_label(&status.labels),
         name: metadata.name,
         attempt: metadata.attempt,
         state: state(clock, status),
@@ -366,6 +355,12 @@ pub fn container(clock: &Clock, status: &v1::ContainerStatus) -> Container {
         grace_period: grace_period(&status.annotations),
         gone: false,
     }
+}
+
+/// The UID that the labels of a container name.
+fn uid_label(labels: &HashMap<String, String>) -> Uid {
+    let uid = labels.get(labels::POD_UID);
+    uid.map(|uid| Uid::from(uid.as_str())).unwrap_or_default()
 }
 
 fn backoff(annotations: &HashMap<String, String>) -> Option<Duration> {
@@ -385,9 +380,9 @@ fn grace_period(annotations: &HashMap<String, String>) -> Option<i64> {
 ///
 /// # Errors
 /// Any failure of the call.
-pub async fn stop_signal(client: &Client, id: &str) -> Result<Option<v1::Signal>, Error> {
+pub async fn stop_signal(client: &Client, id: &ContainerId) -> Result<Option<v1::Signal>, Error> {
     let request = v1::ContainerStatusRequest {
-        container_id: id.to_owned(),
+        container_id: id.to_string(),
         verbose: false,
     };
     let answer = if_found(client.container_status(request).await)?;

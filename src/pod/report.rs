@@ -14,7 +14,7 @@ use super::state::observed::Container;
 use super::state::progress::{Progress, StepReport, rfc3339};
 use super::state::time::MonotonicTime;
 use super::status::{last_code, status};
-use crate::manifest::{ContainerRole, PodKey, StaticPod};
+use crate::manifest::{ContainerRole, PodKey, StaticPod, Uid};
 use crate::source::DesiredPod;
 use crate::translate::{NodeFacts, labels};
 
@@ -168,15 +168,16 @@ pub fn report(
 ) -> PodSnapshot {
     let kept = kept_version(view);
     let shown = kept.or_else(|| ending_version(view)).or(view.wanted);
+    let uid = shown.map_or_else(|| left(view), |v| v.uid.clone());
     let mut report = PodReport {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        uid: shown.map_or_else(|| left(view), |v| v.uid.clone()),
+        uid: uid.to_string(),
         ..PodReport::default()
     };
-    let known = view.state.pod(&report.uid);
+    let known = view.state.pod(&uid);
     report.total = known.map_or(0, |version| version.containers().len());
-    let record = view.state.record(&report.uid);
+    let record = view.state.record(&uid);
     let path = wanted.map(|w| w.origin.to_string());
     report.path = path.or(record.map(|r| r.path.clone())).unwrap_or_default();
     report.seen = record.map(|r| r.seen.clone()).unwrap_or_default();
@@ -185,24 +186,24 @@ pub fn report(
     if let Some(version) = shown {
         describe(&mut report, &status, view, version);
     }
-    let stays = |uid: &String| wanted.is_some() && !view.state.is_terminating(uid);
+    let stays = |uid: &Uid| wanted.is_some() && !view.state.is_terminating(uid);
     let stays = shown.is_some_and(|v| stays(&v.uid));
     if !stays {
         "Terminating".clone_into(&mut report.phase);
         report.since.clear();
         report.waits_for.clear();
-        let failure = waiting::cleanup_of_others(view, "").unwrap_or_default();
+        let failure = waiting::cleanup_of_others(view, &Uid::default()).unwrap_or_default();
         (report.reason, report.message) = (failure.reason, failure.message);
-    } else if report.uid == view.wanted.map(|w| w.uid.as_str()).unwrap_or_default() {
-        let failure = waiting::cleanup_of_others(view, &report.uid);
+    } else if view.wanted.is_some_and(|w| w.uid == uid) {
+        let failure = waiting::cleanup_of_others(view, &uid);
         report.cleanup =
             failure.map(|Waiting { reason, message }| CleanupReport { reason, message });
     }
-    let newer = view.wanted.filter(|w| w.uid != report.uid);
+    let newer = view.wanted.filter(|w| w.uid != uid);
     report.update = newer.map(|version| {
         let Waiting { reason, message } = waiting::update(view, version);
         UpdateReport {
-            uid: version.uid.clone(),
+            uid: version.uid.to_string(),
             reason,
             message,
             since: text(waiting::first_seen(view, &version.uid)),
@@ -239,26 +240,26 @@ fn until_when(
 }
 
 /// The UID of what is left of the Pod, where there is no version to show; empty if nothing is.
-fn left(view: View<'_>) -> String {
-    let sandbox = view.observed.sandboxes.iter().map(|s| s.uid.as_str());
+fn left(view: View<'_>) -> Uid {
+    let sandbox = view.observed.sandboxes.iter().map(|s| &s.uid);
     let mut left = sandbox
         .chain(view.state.uids_terminating())
         .chain(view.state.uids_on_disk());
-    left.next().unwrap_or_default().to_owned()
+    left.next().cloned().unwrap_or_default()
 }
 
 /// The version that has not ended yet and gives way to another one or to none: it is the Pod until nothing of
 /// it runs any more.
 fn ending_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
     let (observed, state) = (view.observed, view.state);
-    let wanted = view.wanted.map(|w| w.uid.as_str());
-    let live = |uid: &str| observed.containers_of(uid).any(Container::is_live);
-    let ends = |uid: &str| Some(uid) != wanted || state.is_terminating(uid);
-    let runs = |uid: &str| live(uid) || observed.ready_sandbox(uid).is_some();
+    let wanted = view.wanted.map(|w| &w.uid);
+    let live = |uid: &Uid| observed.containers_of(uid).any(Container::is_live);
+    let ends = |uid: &Uid| Some(uid) != wanted || state.is_terminating(uid);
+    let runs = |uid: &Uid| live(uid) || observed.ready_sandbox(uid).is_some();
     let ending = observed.uids().filter(|uid| ends(uid) && runs(uid));
     let ending = ending.filter_map(|uid| state.pod(uid));
     ending.max_by_key(|version| {
-        let uid = version.uid.as_str();
+        let uid = &version.uid;
         let newest = observed.sandboxes_of(uid).map(|s| s.created).max();
         (live(uid), newest, uid)
     })

@@ -17,7 +17,7 @@ use super::state::record::Record;
 use super::state::time::Timestamp;
 use crate::host::atomic_file;
 use crate::json;
-use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod};
+use crate::manifest::{PodKey, ROLLBACK_AFTER, StaticPod, Uid};
 use crate::translate::Paths;
 use crate::units::duration::parse_duration;
 use crate::units::time::half;
@@ -28,7 +28,7 @@ pub struct Rollback {
     /// The last version that was Ready.
     pub good: Record,
     /// The UID of the version that came after it.
-    pub uid: String,
+    pub uid: Uid,
     /// Time at which that began to run.
     pub since: Option<Timestamp>,
     /// Since when it is Ready, if it is.
@@ -50,14 +50,14 @@ pub fn settled(limit: Duration) -> Duration {
 impl Rollback {
     /// Returns true if this version was taken back.
     #[must_use]
-    pub fn has_failed(&self, uid: &str) -> bool {
-        self.uid == uid && self.failed.is_some()
+    pub fn has_failed(&self, uid: &Uid) -> bool {
+        self.uid == *uid && self.failed.is_some()
     }
 
     /// Returns true if this version is on trial.
     #[must_use]
-    pub fn is_trial(&self, uid: &str) -> bool {
-        self.uid == uid && self.failed.is_none()
+    pub fn is_trial(&self, uid: &Uid) -> bool {
+        self.uid == *uid && self.failed.is_none()
     }
 }
 

@@ -4,12 +4,15 @@
 mod conditions;
 mod containers;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Rejection;
 use super::plan::rules::is_finished;
 use super::state::history::Condition;
+use super::state::observed::ContainerId;
 use super::state::{Phase, View};
 use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
@@ -169,18 +172,18 @@ pub fn kept_conditions(status: &PodStatus) -> Vec<Condition> {
 
 /// The ids of the containers that a status calls ready, and of those it calls started.
 #[must_use]
-pub fn ready_and_started(status: &PodStatus) -> (Vec<String>, Vec<String>) {
+pub fn ready_and_started(status: &PodStatus) -> (BTreeSet<ContainerId>, BTreeSet<ContainerId>) {
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
-    let (mut ready, mut started) = (vec![], vec![]);
+    let (mut ready, mut started) = (BTreeSet::new(), BTreeSet::new());
     for status in all {
         let id = status.container_id.as_deref().unwrap_or_default();
         let id = id.split_once("://").map_or(id, |(_, id)| id);
         if status.ready {
-            ready.push(id.to_owned());
+            ready.insert(id.into());
         }
         if status.started == Some(true) {
-            started.push(id.to_owned());
+            started.insert(id.into());
         }
     }
     (ready, started)

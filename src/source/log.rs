@@ -67,10 +67,10 @@ fn log_changes(old: &Desired, new: &Desired) {
 }
 
 fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
-    let (source, uid) = (&new.origin, &new.pod.uid);
+    let (source, uid) = (&new.origin, new.pod.uid.as_str());
     match old {
         None => info!(pod = %key, uid, %source, "Manifest accepted"),
-        Some(old) if old.pod.uid != *uid => info!(pod = %key, uid, %source, "Manifest changed"),
+        Some(old) if old.pod.uid != uid => info!(pod = %key, uid, %source, "Manifest changed"),
         Some(old) if old.origin != new.origin => {
             info!(pod = %key, %source, was = %old.origin, "Manifest moved");
         }

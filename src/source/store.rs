@@ -24,7 +24,7 @@ use super::mounts::MountIdentity;
 use crate::hex::hex;
 use crate::host::atomic_file;
 use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, StaticPod, Uid};
 
 /// The form of the files that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -37,7 +37,7 @@ struct Stored {
     path: StoredPath,
     namespace: String,
     name: String,
-    uid: String,
+    uid: Uid,
     /// Time at which this version was accepted, RFC 3339.
     accepted: String,
     document: serde_json::Value,
@@ -140,7 +140,7 @@ pub(super) enum StoreEntry {
 pub(super) struct Store {
     folder: PathBuf,
     /// Content of each manifest path's file: the Pod's key and UID, and the data stored with it.
-    on_disk: BTreeMap<PathBuf, (PodKey, String, StoredContext)>,
+    on_disk: BTreeMap<PathBuf, (PodKey, Uid, StoredContext)>,
 }
 
 impl Store {

@@ -58,7 +58,7 @@ pub fn field_value(
     Ok(match field_path {
         "metadata.name" => pod.key.name.clone(),
         "metadata.namespace" => pod.key.namespace.clone(),
-        "metadata.uid" => pod.uid.clone(),
+        "metadata.uid" => pod.uid.to_string(),
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(Some(&annotations())),
         "spec.nodeName" | "spec.host" => spec.node_name.clone().unwrap_or_default(),

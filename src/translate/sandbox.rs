@@ -47,7 +47,7 @@ pub fn sandbox_config(
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.key.name.clone(),
-            uid: pod.uid.clone(),
+            uid: pod.uid.to_string(),
             namespace: pod.key.namespace.clone(),
             attempt: instance.attempt,
         }),
@@ -81,7 +81,7 @@ pub(super) fn pod_labels(facts: &NodeFacts, pod: &StaticPod) -> [(String, String
     [
         (labels::POD_NAME.into(), pod.key.name.clone()),
         (labels::POD_NAMESPACE.into(), pod.key.namespace.clone()),
-        (labels::POD_UID.into(), pod.uid.clone()),
+        (labels::POD_UID.into(), pod.uid.to_string()),
         (labels::ROOT_DIR.into(), facts.paths.owner_label()),
     ]
 }

@@ -170,7 +170,7 @@ pub(super) fn check_non_root(
         problem,
         name: key.name.clone(),
         namespace: key.namespace.clone(),
-        uid: uid.clone(),
+        uid: uid.to_string(),
         container: name.clone(),
     })
 }

@@ -6,4 +6,7 @@
 
 pub mod duration;
 pub(crate) mod quantity;
+mod text_id;
 pub mod time;
+
+pub(crate) use text_id::text_id;

@@ -50,7 +50,7 @@ fn defined(node: &Node, pod: &str) -> (String, usize) {
     let kind = podkeeper::manifest::SourceKind::File;
     let accepted = podkeeper::manifest::parse(&bytes, &node.name, kind).unwrap();
     let spec = &accepted.pod.spec;
-    (accepted.pod.uid.clone(), spec.containers.len())
+    (accepted.pod.uid.to_string(), spec.containers.len())
 }
 
 /// The Pods that have a manifest.

@@ -106,7 +106,7 @@ async fn several_edits_in_a_row_end_in_the_last_one(mut node: Node) {
     let path = node.manifest("web.yaml");
     let last = std::fs::read(&path).unwrap();
     let last = podkeeper::manifest::parse(&last, &node.name, podkeeper::manifest::SourceKind::File);
-    let uid = last.unwrap().pod.uid.clone();
+    let uid = last.unwrap().pod.uid.to_string();
     node.wait_until("the last edit runs alone", async || {
         let sandboxes = node.sandboxes().await;
         let running = node.running_one("web", "c").await;

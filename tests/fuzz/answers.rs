@@ -60,7 +60,9 @@ fuzz_target!(|bytes: &[u8]| {
             container.name = names[index % names.len()].into();
         }
         let sandbox = observed.sandboxes.get(index / names.len());
-        container.sandbox = sandbox.map_or_else(String::new, |sandbox| sandbox.id.clone());
+        container.sandbox = sandbox
+            .map(|sandbox| sandbox.id.clone())
+            .unwrap_or_default();
         container
             .uid
             .clone_from(&if index % 3 == 2 { old } else { new }.uid);

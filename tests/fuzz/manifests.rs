@@ -210,7 +210,7 @@ fn check_container(pod: &StaticPod, config: &ContainerConfig) {
 
 /// A path is one of the Pod's own.
 fn check_own(path: &Path, pod: &StaticPod) {
-    let folder = Path::new(ROOT).join("pods").join(&pod.uid);
+    let folder = Path::new(ROOT).join("pods").join(pod.uid.as_str());
     let below = path.strip_prefix(folder);
     assert!(below.is_ok_and(stays_below), "{}", path.display());
 }

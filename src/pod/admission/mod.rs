@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
-use crate::manifest::{PodKey, StaticPod, is_sidecar};
+use crate::manifest::{PodKey, StaticPod, Uid, is_sidecar};
 use crate::translate::{
     NodeFacts, QosClass, Requested, apparmor_annotation, qos_class, requested, sysctl_name,
 };
@@ -81,7 +81,7 @@ impl HostPort {
 /// The node's resources that are taken, by Pod.
 #[derive(Debug)]
 pub struct Allocations {
-    claims: Mutex<BTreeMap<(PodKey, String), Claim>>,
+    claims: Mutex<BTreeMap<(PodKey, Uid), Claim>>,
     changes: watch::Sender<u64>,
 }
 
@@ -127,8 +127,8 @@ impl Allocations {
     }
 
     /// Gives back what a version had taken.
-    pub fn release(&self, key: &PodKey, uid: &str) {
-        let had = self.lock().remove(&(key.clone(), uid.to_owned()));
+    pub fn release(&self, key: &PodKey, uid: &Uid) {
+        let had = self.lock().remove(&(key.clone(), uid.clone()));
         if had.is_some() {
             self.changes
                 .send_modify(|count| *count = count.wrapping_add(1));
@@ -150,7 +150,7 @@ impl Allocations {
         self.changes.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PodKey, String), Claim>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PodKey, Uid), Claim>> {
         // A panic while holding the lock cannot leave the map half changed.
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }

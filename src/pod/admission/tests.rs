@@ -77,8 +77,8 @@ fn a_taken_host_port_is_refused_until_it_is_given_back() {
     );
     let mut changes = allocations.changes();
     changes.mark_unchanged();
-    allocations.release(&first.key, "1");
-    allocations.release(&first.key, "3");
+    allocations.release(&first.key, &"1".into());
+    allocations.release(&first.key, &"3".into());
     assert!(changes.has_changed().unwrap());
     assert_eq!(reason(allocations.admit(&facts(), &second)), "admitted");
 }

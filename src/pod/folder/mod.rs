@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::identity::{Uid, check_container, check_key};
+use super::identity::{ValidUid, check_container, check_key};
 use super::state::Terminating;
 use super::state::history::History;
 use super::state::record::Record;
@@ -263,7 +263,7 @@ fn clear_name(folder: &Folder, name: &str) -> io::Result<()> {
 pub fn remove_container(
     paths: &Paths,
     key: &PodKey,
-    uid: &Uid,
+    uid: &ValidUid,
     container: &str,
     attempt: u32,
 ) -> io::Result<()> {
@@ -288,7 +288,7 @@ pub fn remove_container(
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
-pub fn remove(paths: &Paths, key: &PodKey, uid: &Uid) -> io::Result<()> {
+pub fn remove(paths: &Paths, key: &PodKey, uid: &ValidUid) -> io::Result<()> {
     check_key(key)?;
     let logs = paths.pod_logs(key, uid.as_str());
     volume::remove_tree(&logs).map_err(at(&logs))?;
@@ -301,7 +301,7 @@ pub fn remove(paths: &Paths, key: &PodKey, uid: &Uid) -> io::Result<()> {
 ///
 /// # Errors
 /// Any I/O error; that something is not there is none.
-pub fn remove_nameless(paths: &Paths, uid: &Uid) -> io::Result<()> {
+pub fn remove_nameless(paths: &Paths, uid: &ValidUid) -> io::Result<()> {
     let suffix = format!("_{uid}");
     for entry in fs::read_dir(&paths.logs).into_iter().flatten() {
         let entry = entry?;
@@ -314,7 +314,7 @@ pub fn remove_nameless(paths: &Paths, uid: &Uid) -> io::Result<()> {
 
 /// Removes the Pod's folder. The record goes last, so that a removal that was cut off is taken up
 /// again.
-fn remove_folder(paths: &Paths, uid: &Uid) -> io::Result<()> {
+fn remove_folder(paths: &Paths, uid: &ValidUid) -> io::Result<()> {
     let uid = uid.as_str();
     let folder = paths.pod(uid);
     volume::remove(paths, uid).map_err(at(&folder.join("volumes")))?;

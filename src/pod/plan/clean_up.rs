@@ -1,13 +1,13 @@
 //! Removing what stopped: all that a version left, and the old instances of one that runs.
 
 use super::{Planner, Step};
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::Subject;
-use crate::pod::state::observed::Sandbox;
+use crate::pod::state::observed::{ContainerId, Sandbox};
 
 impl Planner<'_> {
     /// Removes what a stopped version left: in the runtime first, then on the node.
-    pub(super) fn clear(&mut self, uid: &str) -> Option<Step> {
+    pub(super) fn clear(&mut self, uid: &Uid) -> Option<Step> {
         let observed = self.view.observed;
         if self.is_cleaning() {
             return None;
@@ -25,7 +25,7 @@ impl Planner<'_> {
         }
         let on_disk = self.view.state.is_on_disk(uid);
         if observed.has_none_of(uid) && on_disk {
-            let step = Step::CleanUp { uid: uid.into() };
+            let step = Step::CleanUp { uid: uid.clone() };
             return self.unless_failing(step);
         }
         None
@@ -38,8 +38,8 @@ impl Planner<'_> {
             return None;
         }
         let observed = self.view.observed;
-        let uid = version.uid.as_str();
-        let mut old: Vec<String> = vec![];
+        let uid = &version.uid;
+        let mut old: Vec<ContainerId> = vec![];
         for spec in version.all_containers() {
             let history = observed.history_of(uid, &spec.name);
             let Some((newest, older)) = history.split_first() else {
@@ -73,6 +73,11 @@ impl Planner<'_> {
     /// Returns true if something of the Pod is being removed: that goes on beside its steps, one at a time.
     fn is_cleaning(&self) -> bool {
         let mut under_way = self.view.state.under_way.keys();
-        under_way.any(|subject| matches!(subject, Subject::Removal(_) | Subject::CleanUp(_)))
+        under_way.any(|subject| {
+            matches!(
+                subject,
+                Subject::RemoveContainer(_) | Subject::RemoveSandbox(_) | Subject::CleanUp(_)
+            )
+        })
     }
 }

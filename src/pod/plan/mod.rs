@@ -26,8 +26,8 @@ use self::rules::{deadline, is_finished, restart_all_due};
 use self::start::Start;
 use self::stop::SANDBOX_STOP;
 use self::takeover::OBJECTS_COME;
-use crate::manifest::StaticPod;
 use crate::manifest::objects::{container_start_errors, start_errors, volume_start_errors};
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
@@ -55,7 +55,7 @@ pub fn plan(view: View<'_>) -> Plan {
 /// Returns true if something is not to wait until single containers of this version have been stopped: that it is on
 /// its way out, which has a grace period of its own, or that another can be made ready.
 #[must_use]
-pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
+pub fn is_urgent(view: View<'_>, uid: &Uid) -> bool {
     match plan(view).step {
         Some(Step::Terminate { .. }) => true,
         Some(
@@ -63,7 +63,7 @@ pub fn is_urgent(view: View<'_>, uid: &str) -> bool {
             | Step::EnsureImage { uid: other, .. }
             | Step::CheckVolumes { uid: other }
             | Step::TakeTurn { uid: other },
-        ) => other != uid,
+        ) => other != *uid,
         _ => false,
     }
 }
@@ -99,15 +99,15 @@ impl Planner<'_> {
     }
 
     /// Returns true if nothing that an earlier instance of the same version left has to go first.
-    fn can_run(&self, version: &StaticPod, leaving: &[&str]) -> bool {
-        let uid = version.uid.as_str();
+    fn can_run(&self, version: &StaticPod, leaving: &[&Uid]) -> bool {
+        let uid = &version.uid;
         !leaving.contains(&uid) && !self.view.state.is_being_cleaned_up(uid)
     }
 
     /// Brings a version up and keeps it up.
     fn run(&mut self, version: &StaticPod) -> Option<Step> {
         let observed = self.view.observed;
-        let uid = version.uid.as_str();
+        let uid = &version.uid;
         if is_finished(self.view, version) {
             return self.wind_up(version);
         }
@@ -123,7 +123,7 @@ impl Planner<'_> {
         let current = observed.ready_sandbox(uid);
         if let Some(due) = restart_all_due(self.view, version) {
             let waits = self.must_wait_until(due);
-            return (!waits).then(|| Step::RestartAll { uid: uid.into() });
+            return (!waits).then(|| Step::RestartAll { uid: uid.clone() });
         }
         let stray = self.stray(uid, current);
         let waits_for_strays = !stray.is_empty();
@@ -193,13 +193,13 @@ impl Planner<'_> {
     }
 
     /// A step to find out whether a version can run here, unless it was found not to.
-    fn admit(&self, uid: &str) -> Option<Step> {
+    fn admit(&self, uid: &Uid) -> Option<Step> {
         let rejected = self.view.state.rejection(uid).is_some();
-        (!rejected).then(|| Step::Admit { uid: uid.into() })
+        (!rejected).then(|| Step::Admit { uid: uid.clone() })
     }
 
     /// The step for the first of these ids that did not just fail.
-    fn first_of(&mut self, ids: Vec<String>, step: impl Fn(String) -> Step) -> Option<Step> {
+    fn first_of<Id>(&mut self, ids: Vec<Id>, step: impl Fn(Id) -> Step) -> Option<Step> {
         ids.into_iter().find_map(|id| self.unless_failing(step(id)))
     }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::Step;
 use super::images::volume_holder;
+use crate::manifest::Uid;
 use crate::pod::admission::Rejection;
 use crate::pod::state::history::{FailedInstance, Finished, History};
-use crate::pod::state::observed::Observed;
+use crate::pod::state::observed::{ContainerId, Observed};
 use crate::pod::state::record::Record;
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Admission, FirstSeen, Image, PodState, Terminating, Termination, Version};
@@ -50,13 +51,13 @@ pub enum Outcome {
     NotCreated,
     /// `RunContainer`, `StartContainer`: the container with this ID is about to start, and has a postStart
     /// hook.
-    PostStart(String),
+    PostStart(ContainerId),
     /// `RunSandbox`, `RunContainer`, `StartContainer`: the runtime started it at this time.
     Started(MonotonicTime),
     /// `Terminate`: the start of the termination stands on disk, and nothing has been stopped for it.
     Terminating(Terminating),
     /// `StopContainers`: the container with this ID does not work, and has not been stopped for that.
-    FailedInstance(String, FailedInstance),
+    FailedInstance(ContainerId, FailedInstance),
     /// `Fail`: the version has ended so. `None` is the record of a version that nothing is known of.
     Finished(Finished, Option<Arc<Record>>),
     /// `StartAgain`: the version is as one that was first seen at this time.
@@ -88,7 +89,9 @@ impl PodState {
                 self.free_attempts.extend(subject.zip(next));
             }
             Outcome::StartedAgain(seen) => {
-                self.start_again(step.uid().unwrap_or_default(), seen, observed);
+                if let Some(uid) = step.uid() {
+                    self.start_again(uid, seen, observed);
+                }
             }
             outcome => {
                 if let Some(uid) = step.uid() {
@@ -128,7 +131,7 @@ impl PodState {
     }
 
     /// Nothing of the old instances counts for the new ones but their names.
-    fn start_again(&mut self, uid: &str, seen: FirstSeen, observed: &Observed) {
+    fn start_again(&mut self, uid: &Uid, seen: FirstSeen, observed: &Observed) {
         let mut history = History::default();
         for container in observed.containers_of(uid) {
             history.replace(container);
@@ -140,7 +143,7 @@ impl PodState {
         version.termination = None;
         version.admission.reopen();
         version.seen = Some(seen);
-        let clean_up = Step::CleanUp { uid: uid.into() };
+        let clean_up = Step::CleanUp { uid: uid.clone() };
         self.apply(&clean_up, Outcome::Succeeded, observed);
     }
 }

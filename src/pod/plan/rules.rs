@@ -9,7 +9,7 @@ use crate::manifest::{ContainerRole, RestartPolicy, StaticPod, is_sidecar};
 use crate::pod::backoff;
 use crate::pod::backoff::RestartBackoff;
 use crate::pod::state::history::StopReason;
-use crate::pod::state::observed::{Container, Exit, Observed};
+use crate::pod::state::observed::{Container, ContainerId, Exit, Observed};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Subject, View};
 use crate::units;
@@ -218,15 +218,19 @@ pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
 /// The containers with these ids in the groups in which they are stopped, one group after the other:
 /// the Pod's own containers first, then its sidecars, the last to start first.
 #[must_use]
-pub fn stop_order(version: &StaticPod, observed: &Observed, ids: &[String]) -> Vec<Vec<String>> {
+pub fn stop_order(
+    version: &StaticPod,
+    observed: &Observed,
+    ids: &[ContainerId],
+) -> Vec<Vec<ContainerId>> {
     let named = |name: &str| {
         let named = observed.containers_of(&version.uid);
         let named = named.filter(|c| c.name == name && ids.contains(&c.id));
         named.map(|c| c.id.clone()).collect::<Vec<_>>()
     };
     let sidecars = version.init_containers().iter().filter(|c| is_sidecar(c));
-    let mut groups: Vec<Vec<String>> = sidecars.rev().map(|spec| named(&spec.name)).collect();
-    let later: Vec<&String> = groups.iter().flatten().collect();
+    let mut groups: Vec<Vec<ContainerId>> = sidecars.rev().map(|spec| named(&spec.name)).collect();
+    let later: Vec<&ContainerId> = groups.iter().flatten().collect();
     let first = ids.iter().filter(|id| !later.contains(id)).cloned();
     groups.insert(0, first.collect());
     groups.retain(|group| !group.is_empty());

@@ -6,8 +6,8 @@ use super::images::{at_hand, image_volumes};
 use super::rules::{Restart, restart, restart_backoff};
 use super::{Planner, Step, waiting};
 use crate::manifest::is_sidecar;
-use crate::manifest::{ContainerRole, StaticPod};
-use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::manifest::{ContainerRole, StaticPod, Uid};
+use crate::pod::state::observed::{Container, ContainerId, Sandbox, State};
 use crate::pod::state::{Image, PostStart, Subject};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
@@ -18,7 +18,7 @@ const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
 /// The start of a container that is due.
 pub(super) enum Start {
     /// It is made and only has to be started.
-    Existing(String),
+    Existing(ContainerId),
     /// It is made first.
     New {
         attempt: u32,
@@ -95,9 +95,9 @@ impl Planner<'_> {
         own.or_else(|| volumes.find_map(|holder| self.ensure_image(version, &holder)))
     }
 
-    pub(super) fn run_sandbox(&mut self, uid: &str) -> Option<Step> {
+    pub(super) fn run_sandbox(&mut self, uid: &Uid) -> Option<Step> {
         let newest = self.view.observed.newest_sandbox(uid);
-        let subject = Subject::Sandbox(uid.into());
+        let subject = Subject::Sandbox(uid.clone());
         if let Some(dead) = newest.filter(|s| s.attempt > 0) {
             let made = self.view.state.last_start(&subject, dead.created);
             if self.must_wait_until(made.after(SANDBOX_INTERVAL)) {
@@ -106,7 +106,7 @@ impl Planner<'_> {
         }
         let next = newest.map_or(0, |s| s.attempt.saturating_add(1));
         let step = Step::RunSandbox {
-            uid: uid.into(),
+            uid: uid.clone(),
             attempt: self.view.state.free_attempt(&subject, next),
         };
         self.unless_failing(step)

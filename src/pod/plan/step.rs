@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::manifest::Uid;
 use crate::pod::state::Subject;
 use crate::pod::state::history::StopReason;
+use crate::pod::state::observed::{ContainerId, SandboxId};
 
 /// A step towards the wanted state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,38 +13,38 @@ pub enum Step {
     /// See whether a version can run on this node at all, and take what it needs of the node.
     Admit {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// Find out whether the image of a container is there, and have it pulled if it is not.
     EnsureImage {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// The container.
         container: String,
     },
     /// See whether the host paths that this version needs are there, before the old version stops.
     CheckVolumes {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// Wait for this version's turn among the node's updates, before the old version stops.
     TakeTurn {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// Make the Pod's folders and a sandbox.
     RunSandbox {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// The new sandbox's attempt.
         attempt: u32,
     },
     /// Make a container and start it.
     RunContainer {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// The sandbox it goes into.
-        sandbox: String,
+        sandbox: SandboxId,
         /// The container's name.
         container: String,
         /// The new container's attempt.
@@ -53,35 +55,35 @@ pub enum Step {
     /// Start a container that was made but not started.
     StartContainer {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// The container's name.
         container: String,
         /// Its id.
-        id: String,
+        id: ContainerId,
     },
     /// Mark a version as on its way out and stop all its containers: preStop, signal, grace period.
     Terminate {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// Stop single containers.
     StopContainers {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// Their ids.
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
         /// Reason of the stop.
         reason: StopReason,
     },
     /// From now on every container of a version is to be replaced, init containers first.
     RestartAll {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// A version has failed for good.
     Fail {
         /// The version.
-        uid: String,
+        uid: Uid,
         /// Kubernetes' word for it.
         reason: &'static str,
         /// Details for people.
@@ -90,34 +92,34 @@ pub enum Step {
     /// Have the runtime end a sandbox's processes and give back its network.
     StopSandbox {
         /// Its id.
-        id: String,
+        id: SandboxId,
     },
     /// Remove a stopped sandbox.
     RemoveSandbox {
         /// Its id.
-        id: String,
+        id: SandboxId,
     },
     /// Remove a dead container and its log.
     RemoveContainer {
         /// Its id.
-        id: String,
+        id: ContainerId,
     },
     /// Clean up what a version left on the node outside the runtime.
     CleanUp {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
     /// Start a version again that has ended, before its clean-up has succeeded.
     StartAgain {
         /// The version.
-        uid: String,
+        uid: Uid,
     },
 }
 
 impl Step {
     /// Returns the version that it is about; `None` for a step about a sandbox or container by its ID.
     #[must_use]
-    pub fn uid(&self) -> Option<&str> {
+    pub fn uid(&self) -> Option<&Uid> {
         match self {
             Self::Admit { uid }
             | Self::EnsureImage { uid, .. }
@@ -162,14 +164,15 @@ impl Step {
             Self::StopContainers { uid, ids, reason } => match (reason, ids.as_slice()) {
                 // A container that failed has its own back-off.
                 (StopReason::Liveness | StopReason::Startup | StopReason::PostStart, [id]) => {
-                    Subject::Removal(id.clone())
+                    Subject::RemoveContainer(id.clone())
                 }
                 _ => Subject::Stop(uid.clone()),
             },
             Self::Terminate { uid } => Subject::Stop(uid.clone()),
-            Self::StopSandbox { id }
-            | Self::RemoveSandbox { id }
-            | Self::RemoveContainer { id } => Subject::Removal(id.clone()),
+            Self::StopSandbox { id } | Self::RemoveSandbox { id } => {
+                Subject::RemoveSandbox(id.clone())
+            }
+            Self::RemoveContainer { id } => Subject::RemoveContainer(id.clone()),
             Self::CheckVolumes { uid } => Subject::Volumes(uid.clone()),
             Self::CleanUp { uid } => Subject::CleanUp(uid.clone()),
             Self::TakeTurn { uid } => Subject::Turn(uid.clone()),

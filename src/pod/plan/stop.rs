@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{Planner, Step};
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::history::StopReason;
-use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::pod::state::observed::{Container, ContainerId, Sandbox, SandboxId, State};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PostStart, Subject};
 use crate::probe::ProbeKind as Kind;
@@ -14,7 +14,7 @@ use crate::probe::ProbeKind as Kind;
 pub(super) const SANDBOX_STOP: Duration = Duration::from_secs(10);
 
 impl Planner<'_> {
-    pub(super) fn holds_processes(&self, uid: &str) -> bool {
+    pub(super) fn holds_processes(&self, uid: &Uid) -> bool {
         let observed = self.view.observed;
         observed.containers_of(uid).any(Container::is_live)
             || observed.sandboxes_of(uid).any(|s| self.blocks(s))
@@ -23,7 +23,7 @@ impl Planner<'_> {
     /// Returns true if nothing may start in place of this sandbox yet. One that is not ready has no process left,
     /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
     fn blocks(&self, sandbox: &Sandbox) -> bool {
-        let removal = Subject::Removal(sandbox.id.clone());
+        let removal = Subject::RemoveSandbox(sandbox.id.clone());
         let state = self.view.state;
         let hangs = |begun: &MonotonicTime| begun.after(SANDBOX_STOP) <= self.view.now;
         let fails = state.failures.contains_key(&removal)
@@ -36,10 +36,10 @@ impl Planner<'_> {
     }
 
     /// Ends a version's processes: containers with grace, then sandboxes.
-    pub(super) fn stop(&mut self, uid: &str) -> Option<Step> {
+    pub(super) fn stop(&mut self, uid: &Uid) -> Option<Step> {
         let observed = self.view.observed;
         if observed.containers_of(uid).any(Container::is_live) {
-            let step = Step::Terminate { uid: uid.into() };
+            let step = Step::Terminate { uid: uid.clone() };
             return self.unless_failing(step);
         }
         let standing = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
@@ -50,7 +50,7 @@ impl Planner<'_> {
 
     /// Ends what is left running of a version that is over.
     pub(super) fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
-        let (uid, observed) = (version.uid.as_str(), self.view.observed);
+        let (uid, observed) = (&version.uid, self.view.observed);
         if let Some(step) = self.stop_live(uid, StopReason::Over) {
             return Some(step);
         }
@@ -62,7 +62,7 @@ impl Planner<'_> {
 
     /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
     /// on, whatever they say since.
-    pub(super) fn stop_failed(&mut self, uid: &str) -> Option<Step> {
+    pub(super) fn stop_failed(&mut self, uid: &Uid) -> Option<Step> {
         let state = self.view.state;
         let stop_reason = |c: &Container| {
             if let Some(failed_instance) = state.failed_instance(c) {
@@ -80,29 +80,29 @@ impl Planner<'_> {
         let running = self.view.observed.containers_of(uid);
         let running = running.filter(|c| matches!(c.state, State::Running { .. }));
         let failed_instance = running.filter_map(|c| Some((c.id.clone(), stop_reason(c)?)));
-        let failed_instance: Vec<(String, StopReason)> = failed_instance.collect();
+        let failed_instance: Vec<(ContainerId, StopReason)> = failed_instance.collect();
         failed_instance.into_iter().find_map(|(id, reason)| {
-            let (uid, ids) = (uid.to_owned(), vec![id.clone()]);
+            let (uid, ids) = (uid.clone(), vec![id.clone()]);
             let step = Step::StopContainers { uid, ids, reason };
             self.unless_failing(step)
         })
     }
 
     /// Ends every container of a version that still runs.
-    fn stop_live(&mut self, uid: &str, reason: StopReason) -> Option<Step> {
+    fn stop_live(&mut self, uid: &Uid, reason: StopReason) -> Option<Step> {
         let live = self.view.observed.containers_of(uid);
         let live = live.filter(|c| c.is_live()).map(|c| c.id.clone());
-        let ids: Vec<String> = live.collect();
+        let ids: Vec<ContainerId> = live.collect();
         if ids.is_empty() {
             return None;
         }
-        let uid = uid.to_owned();
+        let uid = uid.clone();
         self.unless_failing(Step::StopContainers { uid, ids, reason })
     }
 
     /// The ids of live containers that are not in the current sandbox, or that a newer one of their
     /// name replaced.
-    pub(super) fn stray(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
+    pub(super) fn stray(&self, uid: &Uid, current: Option<&Sandbox>) -> Vec<ContainerId> {
         let observed = self.view.observed;
         let stray = observed.containers_of(uid).filter(|c| {
             let outside = current.is_none_or(|s| s.id != c.sandbox);
@@ -117,9 +117,9 @@ impl Planner<'_> {
     /// Ends what would otherwise run beside the current sandbox's containers.
     pub(super) fn clear_the_way(
         &mut self,
-        uid: &str,
+        uid: &Uid,
         current: Option<&Sandbox>,
-        stray: Vec<String>,
+        stray: Vec<ContainerId>,
     ) -> Option<Step> {
         if !stray.is_empty() {
             let replaced = |c: &Container| stray.contains(&c.id) && self.view.state.is_replaced(c);
@@ -129,7 +129,7 @@ impl Planner<'_> {
             } else {
                 StopReason::Stray
             };
-            let (uid, ids) = (uid.to_owned(), stray);
+            let (uid, ids) = (uid.clone(), stray);
             return self.unless_failing(Step::StopContainers { uid, ids, reason });
         }
         let ids = self.dead_sandboxes(uid, current);
@@ -137,7 +137,7 @@ impl Planner<'_> {
     }
 
     /// The other sandboxes of a version that still have to be stopped.
-    fn dead_sandboxes(&self, uid: &str, current: Option<&Sandbox>) -> Vec<String> {
+    fn dead_sandboxes(&self, uid: &Uid, current: Option<&Sandbox>) -> Vec<SandboxId> {
         let others = self.view.observed.sandboxes_of(uid);
         let others = others.filter(|s| current.is_none_or(|c| c.id != s.id) && self.needs_stop(s));
         others.map(|s| s.id.clone()).collect()
@@ -145,10 +145,10 @@ impl Planner<'_> {
 
     /// Returns true if a sandbox is being stopped whose network and ports the next one may need; a stop that hangs
     /// is not waited for.
-    pub(super) fn waits_for_stops(&mut self, uid: &str, current: Option<&Sandbox>) -> bool {
+    pub(super) fn waits_for_stops(&mut self, uid: &Uid, current: Option<&Sandbox>) -> bool {
         let ids = self.dead_sandboxes(uid, current);
         let begun = ids.into_iter().filter_map(|id| {
-            let subject = Subject::Removal(id);
+            let subject = Subject::RemoveSandbox(id);
             self.view.state.under_way.get(&subject).copied()
         });
         let begun = begun.max();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::images::{at_hand, wanted_images};
 use super::waiting::cleanup_failure;
 use super::{Planner, Step};
-use crate::manifest::StaticPod;
 use crate::manifest::objects::start_errors;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::View;
 
 /// Time that a version waits for objects to come after it, where it can start without some of them.
@@ -30,7 +30,7 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
         .filter(|v| view.state.is_on_disk(&v.uid) || !view.observed.has_none_of(&v.uid))
         .max_by_key(|v| {
             let newest = view.observed.sandboxes_of(&v.uid).map(|s| s.created).max();
-            (newest, v.uid.as_str())
+            (newest, &v.uid)
         })
 }
 
@@ -52,23 +52,23 @@ fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
 impl<'a> Planner<'a> {
     /// A version that is wanted again after its end starts without waiting for a clean-up that fails.
     pub(super) fn start_again(&self) -> Option<Step> {
-        let (state, uid) = (self.view.state, self.view.wanted?.uid.as_str());
+        let (state, uid) = (self.view.state, &self.view.wanted?.uid);
         let ended = state.is_terminating(uid)
             && !self.holds_processes(uid)
             && !state.is_being_cleaned_up(uid);
         let fails = ended && cleanup_failure(self.view, uid).is_some();
-        fails.then(|| Step::StartAgain { uid: uid.into() })
+        fails.then(|| Step::StartAgain { uid: uid.clone() })
     }
 
     /// Versions that are to go: all but the wanted and the kept one, and those on their way out.
-    pub(super) fn leaving(&self, kept: Option<&Arc<StaticPod>>) -> Vec<&'a str> {
+    pub(super) fn leaving(&self, kept: Option<&Arc<StaticPod>>) -> Vec<&'a Uid> {
         let view = self.view;
-        let stays = |uid: &str| {
+        let stays = |uid: &Uid| {
             let named = [view.wanted, kept].into_iter().flatten();
-            named.into_iter().any(|v| v.uid == uid) && !view.state.is_terminating(uid)
+            named.into_iter().any(|v| v.uid == *uid) && !view.state.is_terminating(uid)
         };
         let on_disk = view.state.uids_on_disk();
-        let mut uids: Vec<&str> = view.observed.uids().chain(on_disk).collect();
+        let mut uids: Vec<&Uid> = view.observed.uids().chain(on_disk).collect();
         uids.sort_unstable();
         uids.dedup();
         uids.retain(|uid| !stays(uid));
@@ -114,8 +114,8 @@ impl<'a> Planner<'a> {
         self.check_volumes(&version.uid)
     }
 
-    fn check_volumes(&mut self, uid: &str) -> Option<Step> {
-        let uid = uid.to_owned();
+    fn check_volumes(&mut self, uid: &Uid) -> Option<Step> {
+        let uid = uid.clone();
         self.unless_failing(Step::CheckVolumes { uid })
     }
 }

@@ -1,12 +1,12 @@
 //! Reasons for which a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
 
-use crate::manifest::StaticPod;
 use crate::manifest::objects::{container_start_errors, start_errors};
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::pod::plan::rules::{Restart, is_finished, restart};
 use crate::pod::plan::{WantedImage, image_volumes, wanted_images};
-use crate::pod::state::observed::Container;
+use crate::pod::state::observed::{Container, ContainerId};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
 
@@ -63,19 +63,18 @@ fn missing(start_errors: &[String]) -> Option<Waiting> {
 }
 
 /// Returns the failure that holds up the stop or the clean-up of a version, if one does.
-pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &str) -> Option<&'a Failure> {
-    let sandboxes = view.observed.sandboxes_of(uid).map(|s| &s.id);
-    let ids = sandboxes.chain(view.observed.containers_of(uid).map(|c| &c.id));
-    let removals = ids.map(|id| Subject::Removal(id.clone()));
-    let stop = std::iter::once(Subject::Stop(uid.to_owned()));
-    let mut subjects = stop
-        .chain(removals)
-        .chain([Subject::CleanUp(uid.to_owned())]);
+pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &Uid) -> Option<&'a Failure> {
+    let sandboxes = view.observed.sandboxes_of(uid);
+    let containers = view.observed.containers_of(uid);
+    let mut subjects = std::iter::once(Subject::Stop(uid.clone()))
+        .chain(sandboxes.map(|s| Subject::RemoveSandbox(s.id.clone())))
+        .chain(containers.map(|c| Subject::RemoveContainer(c.id.clone())))
+        .chain([Subject::CleanUp(uid.clone())]);
     subjects.find_map(|subject| view.state.failures.get(&subject))
 }
 
 /// Returns the failure that holds up the clean-up of anything but this version.
-pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &str) -> Option<Waiting> {
+pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &Uid) -> Option<Waiting> {
     let on_disk = view.state.uids_on_disk();
     let mut others = view
         .observed
@@ -111,7 +110,7 @@ pub(in crate::pod) fn blocked_by(
     version: &StaticPod,
     name: &str,
 ) -> Option<Waiting> {
-    let (state, uid) = (view.state, version.uid.as_str());
+    let (state, uid) = (view.state, &version.uid);
     let newest = view.observed.history_of(uid, name).into_iter().next();
     let is_over = |c: &Container| {
         let exit = c.exit();
@@ -140,16 +139,13 @@ pub(in crate::pod) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<St
     said
 }
 
-fn start_failure<'a>(state: &'a PodState, uid: &str, container: &str) -> Option<&'a Failure> {
-    let subject = Subject::Container(uid.to_owned(), container.to_owned());
+fn start_failure<'a>(state: &'a PodState, uid: &Uid, container: &str) -> Option<&'a Failure> {
+    let subject = Subject::Container(uid.clone(), container.to_owned());
     state.failures.get(&subject)
 }
 
-fn pod_failure<'a>(state: &'a PodState, uid: &str) -> Option<&'a Failure> {
-    let subjects = [
-        Subject::Sandbox(uid.to_owned()),
-        Subject::Volumes(uid.to_owned()),
-    ];
+fn pod_failure<'a>(state: &'a PodState, uid: &Uid) -> Option<&'a Failure> {
+    let subjects = [Subject::Sandbox(uid.clone()), Subject::Volumes(uid.clone())];
     let mut failures = subjects.iter().filter_map(|s| state.failures.get(s));
     // Of objects that are missing those tell that wait for them.
     failures.find(|failure| failure.reason != MISSING_OBJECT)
@@ -216,7 +212,7 @@ pub(in crate::pod) fn until(
     version: &StaticPod,
     name: &str,
 ) -> Option<MonotonicTime> {
-    let (state, uid) = (view.state, version.uid.as_str());
+    let (state, uid) = (view.state, &version.uid);
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     let failure = failure.map(|f| f.retry);
     let mut images = vec![];
@@ -240,7 +236,7 @@ pub(in crate::pod) fn until(
 /// Start of a container's wait, in nanoseconds since the epoch: the first of the failures that it waits for
 /// the end of, else its last end, else the time when its version was first seen.
 pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
-    let (state, uid) = (view.state, version.uid.as_str());
+    let (state, uid) = (view.state, &version.uid);
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     if let Some(failure) = failure {
         return wall_at(view, uid, failure.since);
@@ -253,12 +249,12 @@ pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> 
 }
 
 /// Time when a version was first seen, in nanoseconds since the epoch.
-pub(in crate::pod) fn first_seen(view: View<'_>, uid: &str) -> Option<i64> {
+pub(in crate::pod) fn first_seen(view: View<'_>, uid: &Uid) -> Option<i64> {
     view.state.first_seen(uid).map(|seen| seen.nanos)
 }
 
 /// Time of the machine at a moment, by its clock as it stands, or stood when the version was first seen.
-fn wall_at(view: View<'_>, uid: &str, at: MonotonicTime) -> Option<i64> {
+fn wall_at(view: View<'_>, uid: &Uid, at: MonotonicTime) -> Option<i64> {
     if let Some(at) = view.state.wall.at(at) {
         return Some(at);
     }
@@ -278,7 +274,7 @@ pub(in crate::pod) fn retry(
 }
 
 /// Returns the failure of the postStart hook of a container that runs.
-pub(in crate::pod) fn failed_hook(state: &PodState, id: &str) -> Option<Waiting> {
+pub(in crate::pod) fn failed_hook(state: &PodState, id: &ContainerId) -> Option<Waiting> {
     match state.post_starts.get(id)? {
         PostStart::Running | PostStart::Interrupted => None,
         PostStart::Failed(message) => Some(Waiting::new("PostStartHookError", message.clone())),
@@ -306,7 +302,7 @@ pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
 /// Returns what a version waits for that nothing blocks: its turn, or the end of the old one.
 fn takeover(view: View<'_>, version: &StaticPod) -> Waiting {
     let (state, uid) = (view.state, &version.uid);
-    let ends = |other: &str| other != uid && state.is_terminating(other);
+    let ends = |other: &Uid| other != uid && state.is_terminating(other);
     if view.observed.uids().any(ends) {
         let failure = cleanup_of_others(view, uid);
         let failure = failure.map(|f| format!(": {}: {}", f.reason, f.message));

@@ -1,24 +1,28 @@
 //! Failed steps, by what they are about, and when each is tried again.
 
+use super::observed::{ContainerId, SandboxId};
 use super::time::MonotonicTime;
+use crate::manifest::Uid;
 
 /// The subject of a failure. A success in the same matter ends it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// Making a sandbox for this UID.
-    Sandbox(String),
+    Sandbox(Uid),
     /// The host paths of this UID.
-    Volumes(String),
+    Volumes(Uid),
     /// Making or starting a container: UID and name.
-    Container(String, String),
-    /// Stopping or removing a container or sandbox, by id.
-    Removal(String),
+    Container(Uid, String),
+    /// Stopping a container that does not work, or removing one.
+    RemoveContainer(ContainerId),
+    /// Stopping or removing a sandbox.
+    RemoveSandbox(SandboxId),
     /// Stopping the containers of this UID.
-    Stop(String),
+    Stop(Uid),
     /// Clearing away what this UID left on the node.
-    CleanUp(String),
+    CleanUp(Uid),
     /// The turn of this UID among the node's updates.
-    Turn(String),
+    Turn(Uid),
 }
 
 /// A failure, and when to try again.
@@ -38,7 +42,7 @@ pub struct Failure {
 
 impl Subject {
     /// The version that it is about, if it is about one as a whole or a container of it.
-    pub(in crate::pod) fn uid(&self) -> Option<&str> {
+    pub(in crate::pod) fn uid(&self) -> Option<&Uid> {
         match self {
             Self::Sandbox(uid)
             | Self::Volumes(uid)
@@ -46,7 +50,7 @@ impl Subject {
             | Self::Stop(uid)
             | Self::CleanUp(uid)
             | Self::Turn(uid) => Some(uid),
-            Self::Removal(_) => None,
+            Self::RemoveContainer(_) | Self::RemoveSandbox(_) => None,
         }
     }
 }

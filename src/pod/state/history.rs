@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::Uid;
 use crate::pod::state::Phase;
-use crate::pod::state::observed::{Container, Exit, Observed, State};
+use crate::pod::state::observed::{Container, ContainerId, Exit, Observed, SandboxId, State};
 use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 use crate::units::time::{bounded, nanos};
 
@@ -31,10 +32,10 @@ pub struct History {
     /// By container id: instances that do not work and are stopped for that. Those that are over stay
     /// until another takes their place.
     #[serde(rename = "failed_instance")]
-    pub failed_instances: BTreeMap<String, FailedInstance>,
+    pub failed_instances: BTreeMap<ContainerId, FailedInstance>,
     /// The IDs of the containers whose postStart hook is not done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub post_starts: BTreeSet<String>,
+    pub post_starts: BTreeSet<ContainerId>,
     /// The end of the Pod for good, if it has ended.
     pub finished: Option<Finished>,
     /// The Pod's conditions.
@@ -44,18 +45,18 @@ pub struct History {
     /// The Pod's addresses, the first one first.
     pub ips: Vec<String>,
     /// The ids of the containers that were ready.
-    pub ready: BTreeSet<String>,
+    pub ready: BTreeSet<ContainerId>,
     /// The ids of the containers whose startup probe had passed.
-    pub started: BTreeSet<String>,
+    pub started: BTreeSet<ContainerId>,
 }
 
 /// The newest instance of a container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     /// The runtime's id.
-    pub id: String,
+    pub id: ContainerId,
     /// The sandbox it lived in.
-    pub sandbox: String,
+    pub sandbox: SandboxId,
     /// Counts the instances, from 0.
     pub attempt: u32,
     /// The image's name.
@@ -77,7 +78,7 @@ pub struct Instance {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Previous {
     /// The runtime's ID.
-    pub id: String,
+    pub id: ContainerId,
     /// Its start, in nanoseconds since the epoch; 0 if it was not seen.
     pub started_at: i64,
     /// Its end.
@@ -155,7 +156,7 @@ pub struct Condition {
 
 impl History {
     /// Takes over how the newest instance of each container of this UID stands.
-    pub fn update(&mut self, observed: &Observed, uid: &str) {
+    pub fn update(&mut self, observed: &Observed, uid: &Uid) {
         let mut observed: Vec<&Container> = observed.containers_of(uid).collect();
         observed.sort_by_key(|c| c.attempt);
         for container in observed {
@@ -168,7 +169,7 @@ impl History {
                 self.containers.insert(container.name.clone(), instance);
             }
         }
-        let newest: BTreeSet<&String> = self.containers.values().map(|i| &i.id).collect();
+        let newest: BTreeSet<&ContainerId> = self.containers.values().map(|i| &i.id).collect();
         self.failed_instances.retain(|id, _| newest.contains(id));
         self.post_starts.retain(|id| newest.contains(id));
     }
@@ -176,7 +177,7 @@ impl History {
     /// The containers of this UID that the runtime had and has not any more, as they are remembered. One
     /// that was not seen to end has ended without anybody knowing how.
     #[must_use]
-    pub fn gone(&self, observed: &Observed, uid: &str, clock: &Clock) -> Vec<Container> {
+    pub fn gone(&self, observed: &Observed, uid: &Uid, clock: &Clock) -> Vec<Container> {
         let lost = |(name, instance): &(&String, &Instance)| {
             if instance.exit.is_none() && instance.started_at == 0 {
                 return false;
@@ -190,8 +191,8 @@ impl History {
     }
 
     /// The container with this id was removed by us.
-    pub fn forget(&mut self, id: &str) {
-        self.containers.retain(|_, instance| instance.id != id);
+    pub fn forget(&mut self, id: &ContainerId) {
+        self.containers.retain(|_, instance| instance.id != *id);
         self.failed_instances.remove(id);
         self.post_starts.remove(id);
     }
@@ -270,7 +271,7 @@ impl Instance {
         }
     }
 
-    fn revive(&self, uid: &str, name: &str, clock: &Clock) -> Container {
+    fn revive(&self, uid: &Uid, name: &str, clock: &Clock) -> Container {
         let exit = match &self.exit {
             Some(ended) => Exit {
                 ended: clock.monotonic_of(ended.finished_at),
@@ -288,7 +289,7 @@ impl Instance {
         Container {
             id: self.id.clone(),
             sandbox: self.sandbox.clone(),
-            uid: uid.to_owned(),
+            uid: uid.clone(),
             name: name.to_owned(),
             attempt: self.attempt,
             state: State::Exited(exit),

@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::history::{FailedInstance, Finished, History};
-use self::observed::{Container, Observed};
+use self::observed::{Container, ContainerId, Observed, SandboxId};
 use self::progress::Progress;
 use self::record::Record;
 use self::time::{MonotonicTime, Wall};
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::probe::Health;
@@ -50,11 +50,11 @@ pub struct View<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct PodState {
     /// Versions of this Pod, by UID; each has a part that is not empty.
-    versions: BTreeMap<String, Version>,
+    versions: BTreeMap<Uid, Version>,
     /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was told to give back.
-    pub stopped_sandboxes: BTreeSet<String>,
+    pub stopped_sandboxes: BTreeSet<SandboxId>,
     /// Failures since the last success in the same matter.
     pub failures: BTreeMap<Subject, Failure>,
     /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
@@ -64,9 +64,9 @@ pub struct PodState {
     /// The machine's time.
     pub wall: Wall,
     /// Health by probes, by container id.
-    pub probes: BTreeMap<String, Health>,
+    pub probes: BTreeMap<ContainerId, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.
-    pub post_starts: BTreeMap<String, PostStart>,
+    pub post_starts: BTreeMap<ContainerId, PostStart>,
     /// The steps that are under way, for people.
     pub progress: Progress,
 }
@@ -85,7 +85,7 @@ pub enum PostStart {
 impl PodState {
     /// Returns the health of a container by its probes; one without probes is healthy.
     #[must_use]
-    pub fn health(&self, id: &str) -> Health {
+    pub fn health(&self, id: &ContainerId) -> Health {
         self.probes.get(id).cloned().unwrap_or(Health {
             started: true,
             ready: true,
@@ -95,7 +95,7 @@ impl PodState {
 
     /// Returns the end of a version for good, if it has ended.
     #[must_use]
-    pub fn finished(&self, uid: &str) -> Option<&Finished> {
+    pub fn finished(&self, uid: &Uid) -> Option<&Finished> {
         self.history(uid)?.finished.as_ref()
     }
 
@@ -164,18 +164,23 @@ impl PodState {
 
     /// Returns true if what a version left is being cleared away right now.
     #[must_use]
-    pub fn is_being_cleaned_up(&self, uid: &str) -> bool {
-        let subject = Subject::CleanUp(uid.to_owned());
+    pub fn is_being_cleaned_up(&self, uid: &Uid) -> bool {
+        let subject = Subject::CleanUp(uid.clone());
         self.under_way.contains_key(&subject)
     }
 
     /// Records the end of a container's postStart hook. `uid` is that of its version; `None` where the
     /// container is gone.
-    pub fn post_start_ended(&mut self, uid: Option<&str>, id: &str, result: Result<(), String>) {
+    pub fn post_start_ended(
+        &mut self,
+        uid: Option<&Uid>,
+        id: &ContainerId,
+        result: Result<(), String>,
+    ) {
         match (uid, result) {
             (Some(_), Err(message)) => {
                 self.post_starts
-                    .insert(id.to_owned(), PostStart::Failed(message));
+                    .insert(id.clone(), PostStart::Failed(message));
             }
             (Some(uid), Ok(())) => {
                 self.post_starts.remove(id);
@@ -189,19 +194,19 @@ impl PodState {
 
     /// Returns the state of a version, if anything is known of it.
     #[must_use]
-    pub fn version(&self, uid: &str) -> Option<&Version> {
+    pub fn version(&self, uid: &Uid) -> Option<&Version> {
         self.versions.get(uid)
     }
 
     /// Returns the state of a version to set a part of it, an empty one if nothing is known of it yet.
-    pub fn version_mut(&mut self, uid: &str) -> &mut Version {
-        self.versions.entry(uid.to_owned()).or_default()
+    pub fn version_mut(&mut self, uid: &Uid) -> &mut Version {
+        self.versions.entry(uid.clone()).or_default()
     }
 
     /// Changes the state of a version, if anything is known of it. One of which nothing is left is forgotten.
     pub fn update_version<T>(
         &mut self,
-        uid: &str,
+        uid: &Uid,
         change: impl FnOnce(&mut Version) -> T,
     ) -> Option<T> {
         let changed = change(self.versions.get_mut(uid)?);
@@ -210,7 +215,7 @@ impl PodState {
     }
 
     /// Changes the states of all versions. Those of which nothing is left are forgotten.
-    pub fn update_versions(&mut self, mut change: impl FnMut(&str, &mut Version)) {
+    pub fn update_versions(&mut self, mut change: impl FnMut(&Uid, &mut Version)) {
         for (uid, version) in &mut self.versions {
             change(uid, version);
         }
@@ -226,48 +231,48 @@ impl PodState {
 
     /// Returns the Pod of a version, if that can be carried on.
     #[must_use]
-    pub fn pod(&self, uid: &str) -> Option<&Arc<StaticPod>> {
+    pub fn pod(&self, uid: &Uid) -> Option<&Arc<StaticPod>> {
         self.version(uid)?.pod.as_ref()
     }
 
     /// The UIDs that have something on this node outside the runtime.
-    pub fn uids_on_disk(&self) -> impl Iterator<Item = &str> {
+    pub fn uids_on_disk(&self) -> impl Iterator<Item = &Uid> {
         self.uids(|version| version.on_disk)
     }
 
     /// Returns true if a version has something on this node outside the runtime.
     #[must_use]
-    pub fn is_on_disk(&self, uid: &str) -> bool {
+    pub fn is_on_disk(&self, uid: &Uid) -> bool {
         self.version(uid).is_some_and(|version| version.on_disk)
     }
 
     /// The UIDs that are terminating.
-    pub fn uids_terminating(&self) -> impl Iterator<Item = &str> {
+    pub fn uids_terminating(&self) -> impl Iterator<Item = &Uid> {
         self.uids(|version| version.termination.is_some())
     }
 
     /// Returns true if a version is terminating.
     #[must_use]
-    pub fn is_terminating(&self, uid: &str) -> bool {
+    pub fn is_terminating(&self, uid: &Uid) -> bool {
         let version = self.version(uid);
         version.is_some_and(|version| version.termination.is_some())
     }
 
-    fn uids(&self, test: impl Fn(&Version) -> bool) -> impl Iterator<Item = &str> {
+    fn uids(&self, test: impl Fn(&Version) -> bool) -> impl Iterator<Item = &Uid> {
         let versions = self.versions.iter();
         let versions = versions.filter(move |(_, version)| test(version));
-        versions.map(|(uid, _)| uid.as_str())
+        versions.map(|(uid, _)| uid)
     }
 
     /// Returns the record of a version, if it has one.
     #[must_use]
-    pub fn record(&self, uid: &str) -> Option<&Arc<Record>> {
+    pub fn record(&self, uid: &Uid) -> Option<&Arc<Record>> {
         self.version(uid)?.record.as_ref()
     }
 
     /// Returns the first time that a version was seen, if that is known.
     #[must_use]
-    pub fn first_seen(&self, uid: &str) -> Option<FirstSeen> {
+    pub fn first_seen(&self, uid: &Uid) -> Option<FirstSeen> {
         self.version(uid)?.seen
     }
 
@@ -280,14 +285,14 @@ impl PodState {
 
     /// Returns true if a version may run on this node.
     #[must_use]
-    pub fn is_admitted(&self, uid: &str) -> bool {
+    pub fn is_admitted(&self, uid: &Uid) -> bool {
         let version = self.version(uid);
         version.is_some_and(|version| version.admission == Admission::Admitted)
     }
 
     /// Returns the reason for which a version may not run on this node, as things stand.
     #[must_use]
-    pub fn rejection(&self, uid: &str) -> Option<&Rejection> {
+    pub fn rejection(&self, uid: &Uid) -> Option<&Rejection> {
         match &self.version(uid)?.admission {
             Admission::Rejected(rejection) => Some(rejection),
             Admission::Undecided { .. } | Admission::Admitted => None,
@@ -303,25 +308,25 @@ impl PodState {
 
     /// Returns the state of an image of a version, if it was asked for.
     #[must_use]
-    pub fn image(&self, uid: &str, holder: &str) -> Option<&Image> {
+    pub fn image(&self, uid: &Uid, holder: &str) -> Option<&Image> {
         self.version(uid)?.images.get(holder)
     }
 
     /// Returns the preparation of a version to take over from another one.
     #[must_use]
-    pub fn takeover(&self, uid: &str) -> Takeover {
+    pub fn takeover(&self, uid: &Uid) -> Takeover {
         let version = self.version(uid);
         version.map_or_else(Takeover::default, |version| version.takeover)
     }
 
     /// Returns the history of a version.
     #[must_use]
-    pub fn history(&self, uid: &str) -> Option<&History> {
+    pub fn history(&self, uid: &Uid) -> Option<&History> {
         self.version(uid).map(|version| &version.history)
     }
 
     /// Forgets a version of which nothing is left anywhere.
-    pub fn forget_version(&mut self, uid: &str) {
+    pub fn forget_version(&mut self, uid: &Uid) {
         self.versions.remove(uid);
         self.failures
             .retain(|subject, _| subject.uid() != Some(uid));

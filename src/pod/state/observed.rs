@@ -4,7 +4,19 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
 
+use crate::manifest::Uid;
 use crate::pod::state::time::MonotonicTime;
+use crate::units::text_id;
+
+text_id! {
+    /// The runtime's ID of a sandbox.
+    SandboxId
+}
+
+text_id! {
+    /// The runtime's ID of a container.
+    ContainerId
+}
 
 /// All sandboxes and containers of one Pod name, whatever their UID.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,9 +31,9 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
     /// The runtime's id.
-    pub id: String,
+    pub id: SandboxId,
     /// The Pod's UID.
-    pub uid: String,
+    pub uid: Uid,
     /// Counts the sandboxes of one UID, from 0.
     pub attempt: u32,
     /// True if its processes and network are up.
@@ -36,11 +48,11 @@ pub struct Sandbox {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Container {
     /// The runtime's id.
-    pub id: String,
+    pub id: ContainerId,
     /// The sandbox it lives in.
-    pub sandbox: String,
+    pub sandbox: SandboxId,
     /// The Pod's UID.
-    pub uid: String,
+    pub uid: Uid,
     /// The name that the Pod gives it.
     pub name: String,
     /// Counts the containers of one name and UID, from 0.
@@ -128,42 +140,64 @@ impl Container {
 impl Observed {
     /// Returns true if the runtime has nothing of this UID.
     #[must_use]
-    pub fn has_none_of(&self, uid: &str) -> bool {
+    pub fn has_none_of(&self, uid: &Uid) -> bool {
         !self.uids().any(|other| other == uid)
     }
 
     /// The UID of every sandbox and container, with repeats.
-    pub fn uids(&self) -> impl Iterator<Item = &str> {
-        let sandboxes = self.sandboxes.iter().map(|s| s.uid.as_str());
-        sandboxes.chain(self.containers.iter().map(|c| c.uid.as_str()))
+    pub fn uids(&self) -> impl Iterator<Item = &Uid> {
+        let sandboxes = self.sandboxes.iter().map(|s| &s.uid);
+        sandboxes.chain(self.containers.iter().map(|c| &c.uid))
+    }
+
+    /// Returns the sandbox with this ID.
+    #[must_use]
+    pub fn sandbox(&self, id: &SandboxId) -> Option<&Sandbox> {
+        self.sandboxes.iter().find(|s| s.id == *id)
+    }
+
+    /// Returns the sandbox with this ID, to change it.
+    pub fn sandbox_mut(&mut self, id: &SandboxId) -> Option<&mut Sandbox> {
+        self.sandboxes.iter_mut().find(|s| s.id == *id)
+    }
+
+    /// Returns the container with this ID.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Option<&Container> {
+        self.containers.iter().find(|c| c.id == *id)
+    }
+
+    /// Returns the container with this ID, to change it.
+    pub fn container_mut(&mut self, id: &ContainerId) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|c| c.id == *id)
     }
 
     /// The sandboxes of one UID.
-    pub fn sandboxes_of(&self, uid: &str) -> impl Iterator<Item = &Sandbox> {
-        self.sandboxes.iter().filter(move |s| s.uid == uid)
+    pub fn sandboxes_of(&self, uid: &Uid) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.iter().filter(move |s| s.uid == *uid)
     }
 
     /// The ready sandbox of one UID, the newest if there are several.
     #[must_use]
-    pub fn ready_sandbox(&self, uid: &str) -> Option<&Sandbox> {
+    pub fn ready_sandbox(&self, uid: &Uid) -> Option<&Sandbox> {
         let ready = self.sandboxes_of(uid).filter(|s| s.ready);
         ready.max_by_key(|s| s.attempt)
     }
 
     /// The newest sandbox of one UID, ready or not.
     #[must_use]
-    pub fn newest_sandbox(&self, uid: &str) -> Option<&Sandbox> {
+    pub fn newest_sandbox(&self, uid: &Uid) -> Option<&Sandbox> {
         self.sandboxes_of(uid).max_by_key(|s| s.attempt)
     }
 
     /// The containers of one UID.
-    pub fn containers_of(&self, uid: &str) -> impl Iterator<Item = &Container> {
-        self.containers.iter().filter(move |c| c.uid == uid)
+    pub fn containers_of(&self, uid: &Uid) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(move |c| c.uid == *uid)
     }
 
     /// The containers of one UID and name, newest first.
     #[must_use]
-    pub fn history_of(&self, uid: &str, name: &str) -> Vec<&Container> {
+    pub fn history_of(&self, uid: &Uid, name: &str) -> Vec<&Container> {
         let mut history: Vec<_> = self.containers_of(uid).filter(|c| c.name == name).collect();
         history.sort_by_key(|c| std::cmp::Reverse(c.attempt));
         history
@@ -171,7 +205,7 @@ impl Observed {
 
     /// The container or sandbox with this id is gone.
     pub fn forget(&mut self, id: &str) {
-        self.containers.retain(|c| c.id != id);
-        self.sandboxes.retain(|s| s.id != id);
+        self.containers.retain(|c| c.id != *id);
+        self.sandboxes.retain(|s| s.id != *id);
     }
 }

@@ -4,6 +4,7 @@
 //! it is about, however that ends: finished, failed or dropped. It is read when somebody asks, so that
 //! a call that takes long is shown while it does.
 
+use crate::manifest::Uid;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -43,10 +44,10 @@ impl Progress {
     /// Records a step that begins now, `nanos` since the epoch. It is under way until what this returns
     /// is dropped.
     #[must_use]
-    pub fn begin(&self, uid: &str, container: Option<&str>, name: &str, nanos: i64) -> UnderWay {
+    pub fn begin(&self, uid: &Uid, container: Option<&str>, name: &str, nanos: i64) -> UnderWay {
         let step = StepReport {
             name: name.to_owned(),
-            uid: uid.to_owned(),
+            uid: uid.to_string(),
             container: container.unwrap_or_default().to_owned(),
             since: rfc3339(nanos),
         };
@@ -112,10 +113,18 @@ mod tests {
                 .map(|step| format!("{} {} {}", step.name, step.container, step.since))
                 .collect()
         };
-        let pull = progress.begin("u", Some("c"), "PullImage", 1_767_225_600_999_999_999);
-        let call = progress
-            .clone()
-            .begin("u", None, "RunPodSandbox", 1_767_225_660_000_000_000);
+        let pull = progress.begin(
+            &"u".into(),
+            Some("c"),
+            "PullImage",
+            1_767_225_600_999_999_999,
+        );
+        let call = progress.clone().begin(
+            &"u".into(),
+            None,
+            "RunPodSandbox",
+            1_767_225_660_000_000_000,
+        );
         assert_eq!(
             seen(),
             [

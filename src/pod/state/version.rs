@@ -194,14 +194,18 @@ mod tests {
     #[test]
     fn a_version_of_which_nothing_is_left_is_forgotten() {
         let mut state = PodState::default();
-        let version = state.version_mut("u");
+        let version = state.version_mut(&"u".into());
         version.images.insert("c".into(), Image::Checking(None));
         version.takeover.has_turn = true;
-        state.update_version("u", |version| version.images.clear());
-        assert!(state.version("u").is_some());
+        state.update_version(&"u".into(), |version| version.images.clear());
+        assert!(state.version(&"u".into()).is_some());
         state.update_versions(|_, version| version.takeover.has_turn = false);
-        assert_eq!(state.version("u"), None);
-        assert_eq!(state.update_version("u", |_| ()), None, "none is added");
+        assert_eq!(state.version(&"u".into()), None);
+        assert_eq!(
+            state.update_version(&"u".into(), |_| ()),
+            None,
+            "none is added"
+        );
     }
 
     #[test]

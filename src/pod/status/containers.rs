@@ -15,7 +15,7 @@ use crate::pod::plan::rules::{Restart, is_finished, is_restarting_all, restart};
 use crate::pod::plan::waiting;
 use crate::pod::plan::waiting::Waiting;
 use crate::pod::state::View;
-use crate::pod::state::observed::{Container, Exit, State};
+use crate::pod::state::observed::{Container, ContainerId, Exit, State};
 use crate::translate::{NodeFacts, container_amounts};
 
 pub(super) fn of_containers(
@@ -249,7 +249,7 @@ fn waiting_state(waiting: Waiting) -> ContainerState {
 }
 
 /// Returns the ID and the end of the instance before this newest one, which the runtime no longer has.
-fn remembered_end(view: View<'_>, newest: &Container) -> Option<(String, Exit)> {
+fn remembered_end(view: View<'_>, newest: &Container) -> Option<(ContainerId, Exit)> {
     let history = view.state.history(&newest.uid)?;
     let known = history.containers.get(&newest.name)?;
     let previous = known
@@ -262,7 +262,7 @@ fn remembered_end(view: View<'_>, newest: &Container) -> Option<(String, Exit)> 
     ))
 }
 
-fn terminated(facts: &NodeFacts, id: &str, exit: &Exit) -> ContainerStateTerminated {
+fn terminated(facts: &NodeFacts, id: &ContainerId, exit: &Exit) -> ContainerStateTerminated {
     let word = if exit.code == 0 { "Completed" } else { "Error" };
     let reason = Some(exit.reason.as_str()).filter(|r| !r.is_empty());
     ContainerStateTerminated {

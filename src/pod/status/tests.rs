@@ -60,7 +60,7 @@ fn pod(spec: &str) -> Scene {
         ips: vec![],
     };
     let mut state = PodState::default();
-    state.version_mut("u").seen = Some(FirstSeen {
+    state.version_mut(&"u".into()).seen = Some(FirstSeen {
         nanos: THEN,
         monotonic: NOW,
     });
@@ -105,9 +105,9 @@ fn restarting_all() -> Scene {
 
 impl Scene {
     fn instance(mut self, name: &str, backoff: Option<u64>, state: State) -> Self {
-        let known = self.observed.history_of("u", name).len();
+        let known = self.observed.history_of(&"u".into(), name).len();
         self.observed.containers.push(Container {
-            id: format!("{name}{known}"),
+            id: format!("{name}{known}").into(),
             sandbox: "s".into(),
             uid: "u".into(),
             name: name.into(),
@@ -171,7 +171,7 @@ impl Scene {
     }
 
     fn image(mut self, holder: &str, image: Image) -> Self {
-        let images = &mut self.state.version_mut("u").images;
+        let images = &mut self.state.version_mut(&"u".into()).images;
         images.insert(holder.into(), image);
         self
     }
@@ -195,7 +195,7 @@ impl Scene {
     }
 
     fn probe(mut self, name: &str, started: bool, ready: bool) -> Self {
-        let id = self.observed.history_of("u", name)[0].id.clone();
+        let id = self.observed.history_of(&"u".into(), name)[0].id.clone();
         let health = Health {
             started,
             ready,
@@ -206,13 +206,13 @@ impl Scene {
     }
 
     fn hook(mut self, name: &str, hook: PostStart) -> Self {
-        let id = self.observed.history_of("u", name)[0].id.clone();
+        let id = self.observed.history_of(&"u".into(), name)[0].id.clone();
         self.state.post_starts.insert(id, hook);
         self
     }
 
     fn finished(mut self, reason: &str, message: &str) -> Self {
-        let history = &mut self.state.version_mut("u").history;
+        let history = &mut self.state.version_mut(&"u".into()).history;
         history.finished = Some(Finished {
             phase: Phase::Failed,
             reason: reason.into(),
@@ -224,7 +224,7 @@ impl Scene {
 
     /// All its containers are to be replaced.
     fn all_replaced(mut self) -> Self {
-        let history = &mut self.state.version_mut("u").history;
+        let history = &mut self.state.version_mut(&"u".into()).history;
         for container in &self.observed.containers {
             history.replace(container);
         }
@@ -232,7 +232,7 @@ impl Scene {
     }
 
     fn was_initialized(mut self) -> Self {
-        let history = &mut self.state.version_mut("u").history;
+        let history = &mut self.state.version_mut(&"u".into()).history;
         history.conditions.push(Condition {
             kind: "Initialized".into(),
             status: "True".into(),

@@ -8,9 +8,10 @@ use tracing::{info, warn};
 
 use super::{PodTask, TaskStart};
 use crate::host::blocking::blocking;
-use crate::manifest::StaticPod;
 use crate::manifest::objects::Objects;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::history::StopReason;
+use crate::pod::state::observed::ContainerId;
 use crate::pod::state::record::Record;
 use crate::pod::state::{Admission, PostStart, Termination};
 use crate::pod::{folder, rollback};
@@ -21,7 +22,7 @@ impl PodTask {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
-        let here_too: BTreeSet<String> = here.map(|m| m.uid.clone()).collect();
+        let here_too: BTreeSet<Uid> = here.map(|m| m.uid.as_str().into()).collect();
         let mut uids = here_too.clone();
         uids.extend(start.folders.iter().cloned());
         for uid in &uids {
@@ -71,7 +72,7 @@ impl PodTask {
     }
 
     /// Remembers what the folder of a version tells of it.
-    fn load_version(&mut self, uid: &str) {
+    fn load_version(&mut self, uid: &Uid) {
         let paths = &self.context.facts.paths;
         let is_terminating = folder::read_terminating(paths, uid).is_some();
         let version = self.state.version_mut(uid);
@@ -83,7 +84,7 @@ impl PodTask {
                 .filter(|(_, failed_instance)| failed_instance.reason == StopReason::PostStart);
             let hooks = hooks.map(|(id, g)| (id.clone(), PostStart::Failed(g.message.clone())));
             self.state.post_starts.extend(hooks);
-            let failed_instance = |id: &&String| history.failed_instances.contains_key(*id);
+            let failed_instance = |id: &ContainerId| history.failed_instances.contains_key(id);
             let open = history.post_starts.iter().filter(|id| !failed_instance(id));
             let open = open.map(|id| (id.clone(), PostStart::Interrupted));
             self.state.post_starts.extend(open);
@@ -96,7 +97,7 @@ impl PodTask {
                 let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
                 self.seen_at(uid, nanos);
             }
-            let pod = record.version().filter(|v| v.uid == uid);
+            let pod = record.version().filter(|v| v.uid == *uid);
             let version = self.state.version_mut(uid);
             if pod.is_some() {
                 version.pod = pod;
@@ -122,7 +123,7 @@ impl PodTask {
     }
 
     /// First time that a version was seen, RFC 3339.
-    pub(super) fn seen(&self, uid: &str) -> String {
+    pub(super) fn seen(&self, uid: &Uid) -> String {
         let seen = self.state.first_seen(uid);
         let now = || self.context.clock.wall_now();
         let nanos = seen.map_or_else(now, |seen| seen.nanos);

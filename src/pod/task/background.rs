@@ -13,9 +13,10 @@ use super::error::StepError;
 use super::prepare::check_volumes;
 use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::limiter::Permit;
 use crate::pod::plan::{Outcome, Step};
+use crate::pod::state::observed::SandboxId;
 use crate::pod::state::progress::UnderWay;
 
 /// Time limit of file work on the paths that a manifest names.
@@ -33,12 +34,12 @@ pub(super) enum JobOutcome {
     },
     /// The runtime was asked for an image.
     Image {
-        uid: String,
+        uid: Uid,
         holder: String,
         result: Result<Option<LocalImage>, ImageError>,
     },
     /// It is this version's turn among the node's updates.
-    Turn { uid: String, place: Permit },
+    Turn { uid: Uid, place: Permit },
 }
 
 type Work = BoxFuture<'static, Result<(), StepError>>;
@@ -59,7 +60,7 @@ impl PodTask {
             Step::StopSandbox { id } => stop_sandbox(context, id.clone()).boxed(),
             Step::RemoveSandbox { id } => remove_sandbox(context, id.clone()).boxed(),
             Step::RemoveContainer { id } => {
-                let known = self.observed.containers.iter().find(|c| c.id == *id);
+                let known = self.observed.container(id);
                 remove_container(context, self.key.clone(), id.clone(), known.cloned()).boxed()
             }
             Step::CleanUp { uid } => clean_up(context, self.key.clone(), uid.clone()).boxed(),
@@ -79,19 +80,22 @@ impl PodTask {
     /// Shows a step that is under way, for people.
     fn show(&self, step: &Step) -> UnderWay {
         let observed = &self.observed;
-        let sandbox = |id: &String| observed.sandboxes.iter().find(|s| s.id == *id);
-        let uid_of = |id: &String| sandbox(id).map_or("", |s| s.uid.as_str());
+        let none = Uid::default();
+        let uid_of = |id: &SandboxId| {
+            let sandbox = observed.sandbox(id);
+            sandbox.map_or(&none, |s| &s.uid)
+        };
         match step {
             Step::StopSandbox { id } => self.under_way(uid_of(id), None, "StopPodSandbox"),
             Step::RemoveSandbox { id } => self.under_way(uid_of(id), None, "RemovePodSandbox"),
             Step::RemoveContainer { id } => {
-                let known = observed.containers.iter().find(|c| c.id == *id);
-                let (uid, name) = known.map_or(("", ""), |c| (c.uid.as_str(), c.name.as_str()));
+                let known = observed.container(id);
+                let (uid, name) = known.map_or((&none, ""), |c| (&c.uid, c.name.as_str()));
                 self.under_way(uid, Some(name), "RemoveContainer")
             }
             Step::CheckVolumes { uid } => self.under_way(uid, None, "CheckVolumes"),
             Step::CleanUp { uid } => self.under_way(uid, None, "CleanUp"),
-            _ => self.under_way("", None, "Step"),
+            _ => self.under_way(&none, None, "Step"),
         }
     }
 

@@ -12,11 +12,11 @@ use super::{Context, PodTask};
 use crate::cri::{if_found, v1};
 use crate::host::blocking::{self, blocking, pooled};
 use crate::host::cgroup;
-use crate::manifest::PodKey;
+use crate::manifest::{PodKey, Uid};
 use crate::pod::folder;
-use crate::pod::identity::Uid;
+use crate::pod::identity::ValidUid;
 use crate::pod::limiter::{CallKind, Class};
-use crate::pod::state::observed::Container;
+use crate::pod::state::observed::{Container, ContainerId, SandboxId};
 use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 
 /// The same for the removal of what a Pod left, which may be much.
@@ -24,10 +24,10 @@ const REMOVAL: Duration = Duration::from_secs(120);
 
 impl PodTask {
     /// Begins anew with a version that is gone, if it is wanted again.
-    pub(super) fn cleaned_up(&mut self, uid: &str) {
-        info!(pod = %self.key, uid, "Removed Pod");
+    pub(super) fn cleaned_up(&mut self, uid: &Uid) {
+        info!(pod = %self.key, uid = uid.as_str(), "Removed Pod");
         self.effects.forget(uid);
-        if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == uid) {
+        if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == *uid) {
             let version = Arc::clone(&wanted.pod);
             self.state.version_mut(uid).pod = Some(version);
             self.seen_at(uid, self.context.clock.wall_now());
@@ -48,8 +48,10 @@ impl PodTask {
     }
 }
 
-pub(super) async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
-    let request = v1::StopPodSandboxRequest { pod_sandbox_id: id };
+pub(super) async fn stop_sandbox(context: Arc<Context>, id: SandboxId) -> Result<(), StepError> {
+    let request = v1::StopPodSandboxRequest {
+        pod_sandbox_id: id.into(),
+    };
     let stop = context.client.stop_pod_sandbox(request);
     let limiter = &context.limiter;
     let stopped = limiter
@@ -59,8 +61,10 @@ pub(super) async fn stop_sandbox(context: Arc<Context>, id: String) -> Result<()
     Ok(())
 }
 
-pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<(), StepError> {
-    let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
+pub(super) async fn remove_sandbox(context: Arc<Context>, id: SandboxId) -> Result<(), StepError> {
+    let request = v1::RemovePodSandboxRequest {
+        pod_sandbox_id: id.into(),
+    };
     let remove = context.client.remove_pod_sandbox(request);
     let limiter = &context.limiter;
     if_found(limiter.run(Class::Cleanup, CallKind::Remove, remove).await)?;
@@ -71,11 +75,11 @@ pub(super) async fn remove_sandbox(context: Arc<Context>, id: String) -> Result<
 pub(super) async fn remove_container(
     context: Arc<Context>,
     key: PodKey,
-    id: String,
+    id: ContainerId,
     known: Option<Container>,
 ) -> Result<(), StepError> {
     let request = v1::RemoveContainerRequest {
-        container_id: id.clone(),
+        container_id: id.to_string(),
     };
     let remove = context.client.remove_container(request);
     let limiter = &context.limiter;
@@ -89,7 +93,7 @@ pub(super) async fn remove_container(
         let Container {
             uid, name, attempt, ..
         } = &known;
-        let uid = Uid::parse(uid)?;
+        let uid = ValidUid::parse(uid)?;
         folder::remove_container(&paths, &key, &uid, name, *attempt)
     };
     let subject = blocking::FileSubject::of(&owner, &id, format!("removal of container {id}"));
@@ -102,10 +106,10 @@ pub(super) async fn remove_container(
 pub(super) async fn clean_up(
     context: Arc<Context>,
     key: PodKey,
-    uid: String,
+    uid: Uid,
 ) -> Result<(), StepError> {
     let subject = blocking::FileSubject::of(&key, &uid, format!("clean-up of {uid}"));
-    let valid = Uid::parse(&uid).map_err(io::Error::from);
+    let valid = ValidUid::parse(&uid).map_err(io::Error::from);
     let valid = valid.map_err(node_failure("FailedRemoval"))?;
     let clear = move || {
         let Context {

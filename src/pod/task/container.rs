@@ -12,12 +12,12 @@ use super::sandbox::{has_started, host_resolver, user_namespace};
 use super::{Context, PodTask};
 use crate::cri::{Error, v1};
 use crate::host::blocking::{blocking, pooled};
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{CallKind, Class, Permit};
 use crate::pod::plan::{Outcome, Step};
-use crate::pod::state::observed::{Container, State};
+use crate::pod::state::observed::{Container, ContainerId, SandboxId, State};
 use crate::pod::state::{Image, Subject};
 use crate::pod::{folder, observe};
 use crate::translate::{
@@ -34,8 +34,8 @@ impl PodTask {
     pub(super) async fn run_container(
         &mut self,
         step: &Step,
-        uid: &str,
-        sandbox: &str,
+        uid: &Uid,
+        sandbox: &SandboxId,
         container: &str,
         attempt: u32,
         backoff: Option<Duration>,
@@ -57,12 +57,12 @@ impl PodTask {
         };
         self.record_present_images(&version, spec, pulled);
         let context = Arc::clone(&self.context);
-        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let subject = Subject::Container(uid.clone(), container.to_owned());
         let user_namespace = user_namespace(&context, &version);
         let user_namespace = self.part(&subject, user_namespace).await??;
         // Its variables have the addresses that the node has now.
         context.facts.identity.ips.refresh();
-        let ips = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let ips = self.observed.sandbox(sandbox);
         let mut instance = ContainerInstance {
             attempt,
             backoff,
@@ -83,7 +83,7 @@ impl PodTask {
         instance = prepared;
         let config = container_config(&context.facts, &version, spec, &instance)?;
         let request = v1::CreateContainerRequest {
-            pod_sandbox_id: sandbox.to_owned(),
+            pod_sandbox_id: sandbox.to_string(),
             config: Some(config),
             sandbox_config: Some(self.sandbox_config(
                 &version,
@@ -110,16 +110,17 @@ impl PodTask {
                 return Err(create_failure(&version, spec, error));
             }
         };
-        check_id(&answer.container_id).map_err(|e| StepError::Node {
+        let id = ContainerId::from(answer.container_id);
+        check_id(&id).map_err(|e| StepError::Node {
             reason: "CreateContainerError",
             message: format!("CreateContainer: {e}"),
         })?;
         let normal = EventKind::Normal;
         self.event(uid, Some(container), normal, "Created", "Container created");
         self.observed.containers.push(Container {
-            id: answer.container_id.clone(),
-            sandbox: sandbox.to_owned(),
-            uid: uid.to_owned(),
+            id: id.clone(),
+            sandbox: sandbox.clone(),
+            uid: uid.clone(),
             name: container.to_owned(),
             attempt,
             state: State::Created,
@@ -130,7 +131,7 @@ impl PodTask {
             grace_period: version.spec.termination_grace_period_seconds,
             gone: false,
         });
-        self.start_created(step, &version, spec, &answer.container_id, &mut place)
+        self.start_created(step, &version, spec, &id, &mut place)
             .await?;
         drop(place);
         self.refresh_previous_exit(uid, container, attempt).await;
@@ -138,15 +139,15 @@ impl PodTask {
     }
 
     /// The same for an instance of a container.
-    async fn free_last_container(&mut self, uid: &str, name: &str) -> Result<(), StepError> {
+    async fn free_last_container(&mut self, uid: &Uid, name: &str) -> Result<(), StepError> {
         let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
         let last = self.observed.containers_of(uid).find(is_last);
         match last.map(|c| c.id.clone()) {
             Some(id) => {
                 let (context, key) = (Arc::clone(&self.context), self.key.clone());
-                let known = self.observed.containers.iter().find(|c| c.id == id);
+                let known = self.observed.container(&id);
                 let remove = remove_container(context, key, id.clone(), known.cloned());
-                let subject = Subject::Container(uid.to_owned(), name.to_owned());
+                let subject = Subject::Container(uid.clone(), name.to_owned());
                 let removed = self.part(&subject, remove).await?;
                 self.apply(&Step::RemoveContainer { id }, &removed);
                 removed
@@ -161,31 +162,31 @@ impl PodTask {
         subject: &Subject,
         class: Class,
     ) -> Result<Permit, StepError> {
-        let uid = subject.uid().unwrap_or_default();
+        let uid = subject.uid().cloned().unwrap_or_default();
         let container = match subject {
             Subject::Container(_, name) => Some(name.as_str()),
             _ => None,
         };
-        let _step = self.under_way(uid, container, "WaitForTurn");
+        let _step = self.under_way(&uid, container, "WaitForTurn");
         let limiter = self.context.limiter.clone();
         self.part(subject, limiter.place(class)).await
     }
 
     /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
     /// container's end.
-    async fn refresh_previous_exit(&mut self, uid: &str, container: &str, attempt: u32) {
+    async fn refresh_previous_exit(&mut self, uid: &Uid, container: &str, attempt: u32) {
         let before = self.observed.history_of(uid, container);
         let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
         let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
             return;
         };
         let (id, context) = (before.id.clone(), Arc::clone(&self.context));
-        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let subject = Subject::Container(uid.clone(), container.to_owned());
         let now = observe::inspect_container(&context.client, &context.clock, &id);
         if let Ok(Ok(Some(now))) = self.part(&subject, now).await
             && let Some(now) = now.exit()
         {
-            let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+            let known = self.observed.container_mut(&id);
             if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
                 exit.reason.clone_from(&now.reason);
             }
@@ -195,15 +196,15 @@ impl PodTask {
     pub(super) async fn start_container(
         &mut self,
         step: &Step,
-        uid: &str,
+        uid: &Uid,
         container: &str,
-        id: &str,
+        id: &ContainerId,
     ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
         let Some(spec) = version.container(container) else {
             return Ok(());
         };
-        let subject = Subject::Container(uid.to_owned(), container.to_owned());
+        let subject = Subject::Container(uid.clone(), container.to_owned());
         let class = self.container_class(&version, container);
         let mut place = self.place(&subject, class).await?;
         self.start_created(step, &version, spec, id, &mut place)
@@ -215,7 +216,7 @@ impl PodTask {
         step: &Step,
         version: &StaticPod,
         spec: &ContainerSpec,
-        id: &str,
+        id: &ContainerId,
         place: &mut Permit,
     ) -> Result<(), StepError> {
         let container = &spec.name;
@@ -223,7 +224,7 @@ impl PodTask {
         let context = Arc::clone(&self.context);
         let subject = Subject::Container(version.uid.clone(), container.clone());
         let request = v1::StartContainerRequest {
-            container_id: id.to_owned(),
+            container_id: id.to_string(),
         };
         let shown = self.under_way(&version.uid, Some(container), "StartContainer");
         let start = context.client.start_container(request);
@@ -255,7 +256,7 @@ impl PodTask {
             "Started",
             "Container started",
         );
-        if let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) {
+        if let Some(known) = self.observed.container_mut(id) {
             known.state = State::Running {
                 started_at: self.context.clock.wall_now(),
             };
@@ -273,8 +274,8 @@ impl PodTask {
     }
 
     /// Takes over what the runtime tells of a container that was started just now; it may be over already.
-    pub(super) async fn started(&mut self, id: &str, now: Option<Container>) {
-        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+    pub(super) async fn started(&mut self, id: &ContainerId, now: Option<Container>) {
+        let Some(known) = self.observed.container_mut(id) else {
             return;
         };
         if let Some(now) = now {
@@ -288,7 +289,12 @@ impl PodTask {
     }
 
     /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
-    async fn check_stop_signal(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+    async fn check_stop_signal(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &ContainerId,
+    ) {
         let lifecycle = spec.lifecycle.as_ref();
         let Some(signal) = lifecycle.and_then(|l| l.stop_signal.as_deref()) else {
             return;

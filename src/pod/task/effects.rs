@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::manifest::Uid;
 use crate::pod::plan::Step;
 use crate::pod::state::observed::{Container, State};
 use crate::pod::state::time::MonotonicTime;
@@ -51,7 +52,7 @@ impl Effects {
     }
 
     /// Forgets the stops of a version that is gone, or starts again.
-    pub(super) fn forget(&mut self, version: &str) {
+    pub(super) fn forget(&mut self, version: &Uid) {
         self.done.retain(|done| match &done.step {
             Step::Terminate { uid } | Step::StopContainers { uid, .. } => uid != version,
             _ => true,
@@ -110,7 +111,11 @@ pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
             newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
         }
         Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
-        Subject::Volumes(_) | Subject::Removal(_) | Subject::CleanUp(_) | Subject::Turn(_) => false,
+        Subject::Volumes(_)
+        | Subject::RemoveContainer(_)
+        | Subject::RemoveSandbox(_)
+        | Subject::CleanUp(_)
+        | Subject::Turn(_) => false,
     };
     failures
         .keys()

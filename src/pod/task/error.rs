@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::events;
 use crate::cri::Error;
 use crate::host::blocking::TimedOut;
+use crate::manifest::Uid;
 use crate::pod::state::Subject;
 use crate::translate::TranslateError;
 use crate::volume::VolumeError;
@@ -75,7 +76,7 @@ impl StepError {
 
     /// Returns the message for events, in the kubelet's words where a call to the runtime failed. `uid` is the
     /// version's.
-    pub(super) fn event_message(&self, subject: &Subject, reason: &str, uid: &str) -> String {
+    pub(super) fn event_message(&self, subject: &Subject, reason: &str, uid: &Uid) -> String {
         let of_runtime = |error: &Error| match (subject, reason) {
             (Subject::Container(..), _) => error.rpc_message(),
             (_, "FailedCreatePodSandBox") => error.rpc_error(),

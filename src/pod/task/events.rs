@@ -6,7 +6,7 @@ use super::PodTask;
 use super::error::StepError;
 use crate::cri::Error;
 use crate::image::{ImageError, LocalImage};
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::go_duration::in_go;
 use crate::pod::plan::{image_volumes, volume_holder};
@@ -16,14 +16,14 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 impl PodTask {
     /// An event about what needs an image: a container, or a volume, which has no field of its own.
-    fn image_event(&self, uid: &str, holder: &str, kind: EventKind, reason: &str, message: &str) {
+    fn image_event(&self, uid: &Uid, holder: &str, kind: EventKind, reason: &str, message: &str) {
         let of_volume = holder.starts_with(&volume_holder(""));
         let container = (!of_volume).then_some(holder);
         self.event(uid, container, kind, reason, message);
     }
 
     /// Tells that the pull of an image begins.
-    pub(super) fn record_pulling(&self, uid: &str, holder: &str, image: &str) {
+    pub(super) fn record_pulling(&self, uid: &Uid, holder: &str, image: &str) {
         let message = format!("Pulling image \"{image}\"");
         self.image_event(uid, holder, EventKind::Normal, "Pulling", &message);
     }
@@ -31,7 +31,7 @@ impl PodTask {
     /// Tells that an image was pulled, which took `in_all`, with the time spent waiting for others.
     pub(super) fn record_pulled(
         &self,
-        uid: &str,
+        uid: &Uid,
         holder: &str,
         image: &str,
         local: &LocalImage,
@@ -50,7 +50,7 @@ impl PodTask {
     }
 
     /// Tells that an image was there already.
-    pub(super) fn record_present(&self, uid: &str, holder: &str, image: &str) {
+    pub(super) fn record_present(&self, uid: &Uid, holder: &str, image: &str) {
         let message = format!(
             "Container image \"{image}\" already present on machine and can be accessed by the pod"
         );
@@ -106,15 +106,14 @@ impl PodTask {
     }
 
     /// Returns the version that a failure is about.
-    fn uid_of(&self, subject: &Subject) -> Option<String> {
-        let Subject::Removal(id) = subject else {
-            return subject.uid().map(str::to_owned);
-        };
+    fn uid_of<'a>(&'a self, subject: &'a Subject) -> Option<&'a Uid> {
         let mut sandboxes = self.observed.sandboxes.iter();
         let mut containers = self.observed.containers.iter();
-        let sandbox = sandboxes.find(|s| s.id == *id).map(|s| &s.uid);
-        let uid = sandbox.or_else(|| containers.find(|c| c.id == *id).map(|c| &c.uid));
-        uid.cloned()
+        match subject {
+            Subject::RemoveSandbox(id) => sandboxes.find(|s| s.id == *id).map(|s| &s.uid),
+            Subject::RemoveContainer(id) => containers.find(|c| c.id == *id).map(|c| &c.uid),
+            _ => subject.uid(),
+        }
     }
 
     /// Tells that a step failed which has a place among Kubernetes' events.
@@ -127,7 +126,6 @@ impl PodTask {
         let Some(uid) = self.uid_of(subject) else {
             return;
         };
-        let uid = uid.as_str();
         let reason = failure.reason().unwrap_or(reason);
         let message = failure.event_message(subject, reason, uid);
         if let Subject::Container(_, container) = subject {

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::PodTask;
 use super::error::{StepError, node_failure};
 use crate::host::blocking::blocking;
+use crate::manifest::Uid;
 use crate::pod::events::EventKind;
 use crate::pod::folder;
 use crate::pod::plan::{Outcome, Step};
@@ -101,7 +102,7 @@ impl PodTask {
     }
 
     /// From now on every container of a version is to be replaced.
-    fn restart_all(&mut self, step: &Step, uid: &str) {
+    fn restart_all(&mut self, step: &Step, uid: &Uid) {
         self.outcome(step, Outcome::Done);
         info!(pod = %self.key, "Restarting all containers, as a container's restart rule says");
         let message = "All containers are restarted, as a container's restart rule says";
@@ -116,7 +117,7 @@ impl PodTask {
 
     /// A version has failed for good. It stays so over restarts of the agent, even where nothing was made of
     /// it but its folder.
-    async fn fail(&mut self, step: &Step, uid: &str, reason: &'static str, message: &str) {
+    async fn fail(&mut self, step: &Step, uid: &Uid, reason: &'static str, message: &str) {
         warn!(pod = %self.key, reason, message, "Pod failed");
         self.event(uid, None, EventKind::Normal, reason, message);
         let finished = Finished {
@@ -140,12 +141,12 @@ impl PodTask {
 
     /// Lets a version start that ended before its clean-up succeeded: nothing of the old instances counts
     /// for the new ones but their names.
-    async fn start_again(&mut self, step: &Step, uid: &str) -> Result<(), StepError> {
-        let (paths, owner) = (self.context.facts.paths.clone(), uid.to_owned());
+    async fn start_again(&mut self, step: &Step, uid: &Uid) -> Result<(), StepError> {
+        let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
         let unmark = move || folder::unmark_terminating(&paths, &owner);
         let unmarked = self.own_files(blocking(unmark)).await;
         unmarked.map_err(node_failure("FailedCreatePodSandBox"))?;
-        info!(pod = %self.key, uid, "Starting the Pod again before its clean-up has succeeded");
+        info!(pod = %self.key, uid = uid.as_str(), "Starting the Pod again before its clean-up has succeeded");
         let seen = FirstSeen::now(&self.context.clock);
         self.outcome(step, Outcome::StartedAgain(seen));
         self.effects.forget(uid);

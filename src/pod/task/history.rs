@@ -5,6 +5,7 @@ use tracing::warn;
 
 use super::PodTask;
 use crate::host::blocking::blocking;
+use crate::manifest::Uid;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::state::Version;
 use crate::pod::state::history::{Finished, History};
@@ -16,7 +17,7 @@ const HISTORY: &str = "history";
 impl PodTask {
     /// Brings each version's history up to date, on disk too.
     pub(super) async fn record_histories(&mut self) {
-        let uids: Vec<String> = self.state.pods().map(|pod| pod.uid.clone()).collect();
+        let uids: Vec<Uid> = self.state.pods().map(|pod| pod.uid.clone()).collect();
         for uid in uids {
             if self.state.is_terminating(&uid) || !self.state.is_on_disk(&uid) {
                 continue;
@@ -51,7 +52,7 @@ impl PodTask {
     }
 
     /// A version's history as things stand.
-    fn history_now(&mut self, uid: &str) -> History {
+    fn history_now(&mut self, uid: &Uid) -> History {
         let mut history = self.state.history(uid).cloned().unwrap_or_default();
         let Some(version) = self.version(uid) else {
             return history;
@@ -75,9 +76,7 @@ impl PodTask {
         let now = self.context.clock.wall_now();
         history.was_good |= history.was_ready_for(rollback::SETTLED, now);
         history.conditions = status::kept_conditions(&status);
-        let (ready, started) = status::ready_and_started(&status);
-        history.ready = ready.into_iter().collect();
-        history.started = started.into_iter().collect();
+        (history.ready, history.started) = status::ready_and_started(&status);
         history
     }
 }

@@ -14,7 +14,7 @@ use super::background::JobOutcome;
 use super::{PodTask, events};
 use crate::image;
 use crate::image::{ImageError, LocalImage};
-use crate::manifest::{PullPolicy, StaticPod};
+use crate::manifest::{PullPolicy, StaticPod, Uid};
 use crate::pod::backoff;
 use crate::pod::plan::{Outcome, Step, image_volumes, volume_holder, wanted_images};
 use crate::pod::state::Image;
@@ -30,7 +30,7 @@ pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 /// The outcome of a pull.
 pub(super) struct Pulled {
     /// The version.
-    pub(super) uid: String,
+    pub(super) uid: Uid,
     /// The holder of the image, as [`wanted_images`](super::plan::wanted_images) has it.
     pub(super) holder: String,
     /// The image, or why it cannot be had.
@@ -44,14 +44,14 @@ pub(super) type Pull = BoxFuture<'static, Pulled>;
 impl PodTask {
     /// Finds out whether a container's image is there, by its pull policy, and begins a pull if it
     /// is not (Kubernetes, Images, "Image pull policy").
-    pub(super) fn ensure_image(&mut self, uid: &str, holder: &str) {
+    pub(super) fn ensure_image(&mut self, uid: &Uid, holder: &str) {
         let Some(version) = self.version(uid) else {
             return;
         };
         let Some(wanted) = wanted_images(&version).find(|image| image.holder == holder) else {
             return;
         };
-        let (uid, holder) = (uid.to_owned(), holder.to_owned());
+        let (uid, holder) = (uid.clone(), holder.to_owned());
         if wanted.policy == PullPolicy::Always {
             return self.begin_pull(uid, holder, wanted.image);
         }
@@ -73,7 +73,7 @@ impl PodTask {
 
     pub(super) fn image_checked(
         &mut self,
-        uid: String,
+        uid: Uid,
         holder: String,
         result: Result<Option<LocalImage>, ImageError>,
     ) {
@@ -101,7 +101,7 @@ impl PodTask {
         }
     }
 
-    fn begin_pull(&mut self, uid: String, container: String, image: &str) {
+    fn begin_pull(&mut self, uid: Uid, container: String, image: &str) {
         let (after, error) = self.failed_before(&uid, &container);
         self.record_pulling(&uid, &container, image);
         let began = Instant::now();
@@ -130,7 +130,7 @@ impl PodTask {
     }
 
     /// The wait that the last failure to get an image brought about, and why that failed.
-    pub(super) fn failed_before(&self, uid: &str, container: &str) -> (Duration, String) {
+    pub(super) fn failed_before(&self, uid: &Uid, container: &str) -> (Duration, String) {
         match self.state.image(uid, container) {
             Some(Image::Pulling { after, error }) => (*after, error.clone()),
             Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
@@ -159,7 +159,7 @@ impl PodTask {
     /// Notes what came of looking for an image.
     pub(super) fn image_arrived(
         &mut self,
-        uid: &str,
+        uid: &Uid,
         container: &str,
         result: Result<LocalImage, ImageError>,
     ) {
@@ -206,9 +206,9 @@ impl PodTask {
         self.set_image(uid, container, Some(image));
     }
 
-    fn set_image(&mut self, uid: &str, holder: &str, image: Option<Image>) {
+    fn set_image(&mut self, uid: &Uid, holder: &str, image: Option<Image>) {
         let step = Step::EnsureImage {
-            uid: uid.to_owned(),
+            uid: uid.clone(),
             container: holder.to_owned(),
         };
         self.outcome(&step, Outcome::Image(image));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::error::StepError;
 use super::{Message, PodTask};
+use crate::manifest::Uid;
 use crate::pod::plan::{Step, kept_version, plan};
 use crate::pod::state::observed::Container;
 use crate::pod::state::{Subject, View};
@@ -218,10 +219,10 @@ impl PodTask {
     }
 
     /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over.
-    pub(super) fn is_version_kept(&self, uid: &str) -> bool {
+    pub(super) fn is_version_kept(&self, uid: &Uid) -> bool {
         let view = self.view();
         let kept = [view.wanted, kept_version(view)];
-        let is_named = kept.into_iter().flatten().any(|v| v.uid == uid);
+        let is_named = kept.into_iter().flatten().any(|v| v.uid == *uid);
         is_named && !self.state.is_terminating(uid)
     }
 
@@ -236,11 +237,11 @@ impl PodTask {
 
     /// Returns true if the version that is to take over has to be prepared.
     fn update_needs_task(&self, subject: &Subject) -> bool {
-        let wanted = self.wanted.as_ref().map(|w| w.pod.uid.as_str());
+        let wanted = self.wanted.as_ref().map(|w| &w.pod.uid);
         if wanted == subject.uid() {
             return false;
         }
-        let other = |uid: &str| Some(uid) != subject.uid();
+        let other = |uid: &Uid| Some(uid) != subject.uid();
         match self.step_without(subject) {
             Some(
                 Step::Admit { uid }
@@ -259,7 +260,7 @@ impl PodTask {
         };
         let others = || self.observed.containers_of(uid).filter(|c| c.name != *name);
         let is_changed =
-            |c: &Container| c.is_live() && (self.stale || self.changed.contains(&c.id));
+            |c: &Container| c.is_live() && (self.stale || self.changed.contains(c.id.as_str()));
         if others().any(is_changed) {
             return true;
         }

@@ -42,7 +42,7 @@ use self::error::StepError;
 use self::image::Pull;
 use self::post_start::PostStartHook;
 use crate::host::log_once::LogOnce;
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PodKey, StaticPod, Uid};
 use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
 use crate::pod::observe;
@@ -75,7 +75,7 @@ pub struct TaskStart {
     /// The sandboxes and containers that the runtime listed.
     pub listed: Listed,
     /// UIDs that have a folder on the node.
-    pub folders: BTreeSet<String>,
+    pub folders: BTreeSet<Uid>,
 }
 
 /// Wait before what only the runtime's list shows is inspected again.
@@ -104,7 +104,7 @@ pub struct PodTask {
     /// Jobs that run beside the steps.
     jobs: FuturesUnordered<Job>,
     /// The turn among the node's updates that a version has.
-    turn: Option<(String, Lease)>,
+    turn: Option<(Uid, Lease)>,
     probes: Probes,
     /// Failed writes, each logged once.
     complaints: LogOnce,
@@ -236,13 +236,13 @@ impl PodTask {
     }
 
     /// Takes over the first time that a version was seen.
-    fn seen_at(&mut self, uid: &str, nanos: i64) {
+    fn seen_at(&mut self, uid: &Uid, nanos: i64) {
         let seen = FirstSeen::at(nanos, &self.context.clock);
         self.state.version_mut(uid).seen = Some(seen);
     }
 
     /// Records a step that begins now; it is under way until what this returns is dropped.
-    fn under_way(&self, uid: &str, container: Option<&str>, name: &str) -> UnderWay {
+    fn under_way(&self, uid: &Uid, container: Option<&str>, name: &str) -> UnderWay {
         let now = self.context.clock.wall_now();
         self.state.progress.begin(uid, container, name, now)
     }
@@ -250,7 +250,7 @@ impl PodTask {
     /// Tells of something that happened to a version; `container` is the container that it is about.
     fn event(
         &self,
-        uid: &str,
+        uid: &Uid,
         container: Option<&str>,
         kind: EventKind,
         reason: &str,
@@ -293,7 +293,7 @@ impl PodTask {
             let since = waiting::first_seen(self.view(), &asked.pod.uid);
             let since = since.map_or_else(String::new, rfc3339);
             snapshot.report.update = Some(UpdateReport {
-                uid: asked.pod.uid.clone(),
+                uid: asked.pod.uid.to_string(),
                 reason: "RolledBack".to_owned(),
                 message,
                 since,
@@ -303,12 +303,12 @@ impl PodTask {
         self.context.reports.set(&self.key, snapshot, digest);
     }
 
-    fn version(&self, uid: &str) -> Option<Arc<StaticPod>> {
+    fn version(&self, uid: &Uid) -> Option<Arc<StaticPod>> {
         self.state.pod(uid).cloned()
     }
 
     /// The version; the planner only names versions that are known.
-    fn known_version(&self, uid: &str) -> Result<Arc<StaticPod>, StepError> {
+    fn known_version(&self, uid: &Uid) -> Result<Arc<StaticPod>, StepError> {
         self.version(uid).ok_or_else(|| StepError::Node {
             reason: "Unknown",
             message: format!("there is no manifest of {uid}"),

@@ -12,20 +12,25 @@ use crate::manifest::StaticPod;
 use crate::pod::events::EventKind;
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::PostStart;
-use crate::pod::state::observed::{Container, State};
+use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::probe::hook;
 use crate::probe::hook::POST_START_FAILED;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// A hook after the start of a container; gives the container's id and what came of it.
-pub(super) type PostStartHook = BoxFuture<'static, (String, Result<(), String>)>;
+pub(super) type PostStartHook = BoxFuture<'static, (ContainerId, Result<(), String>)>;
 
 impl PodTask {
     /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
-    pub(super) async fn expect_post_start(&mut self, step: &Step, spec: &ContainerSpec, id: &str) {
+    pub(super) async fn expect_post_start(
+        &mut self,
+        step: &Step,
+        spec: &ContainerSpec,
+        id: &ContainerId,
+    ) {
         let lifecycle = spec.lifecycle.as_ref();
         if lifecycle.is_some_and(|l| l.post_start.is_some()) {
-            self.outcome(step, Outcome::PostStart(id.to_owned()));
+            self.outcome(step, Outcome::PostStart(id.clone()));
             self.record_histories().await;
         }
     }
@@ -34,9 +39,9 @@ impl PodTask {
     pub(super) fn resume_post_starts(&mut self) {
         let hooks = self.state.post_starts.iter();
         let interrupted = hooks.filter(|(_, hook)| **hook == PostStart::Interrupted);
-        let ids: Vec<String> = interrupted.map(|(id, _)| id.clone()).collect();
+        let ids: Vec<ContainerId> = interrupted.map(|(id, _)| id.clone()).collect();
         for id in ids {
-            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let known = self.observed.container(&id);
             let running = known.filter(|c| matches!(c.state, State::Running { .. }));
             let version = running.and_then(|c| Some((self.version(&c.uid)?, c.name.clone())));
             let Some((version, name)) = version else {
@@ -50,15 +55,20 @@ impl PodTask {
     }
 
     /// Begins the hook after a container's start, if it has one. The Pod's task goes on meanwhile.
-    pub(super) fn begin_post_start(&mut self, version: &StaticPod, spec: &ContainerSpec, id: &str) {
+    pub(super) fn begin_post_start(
+        &mut self,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &ContainerId,
+    ) {
         let lifecycle = spec.lifecycle.as_ref();
         if lifecycle.is_none_or(|l| l.post_start.is_none()) {
             return;
         }
         let hooks = &mut self.state.post_starts;
-        hooks.insert(id.to_owned(), PostStart::Running);
+        hooks.insert(id.clone(), PostStart::Running);
         let client = self.context.client.clone();
-        let (spec, id, ip) = (spec.clone(), id.to_owned(), self.pod_ip(&version.uid));
+        let (spec, id, ip) = (spec.clone(), id.clone(), self.pod_ip(&version.uid));
         let step = self.under_way(&version.uid, Some(&spec.name), "PostStartHook");
         let hook = async move {
             let _step = step;
@@ -69,14 +79,14 @@ impl PodTask {
     }
 
     /// Notes what came of the hook after a container's start.
-    pub(super) fn post_started(&mut self, id: &str, result: Result<(), String>) {
-        let known = self.observed.containers.iter().find(|c| c.id == id);
+    pub(super) fn post_started(&mut self, id: &ContainerId, result: Result<(), String>) {
+        let known = self.observed.container(id);
         if let (Some(Container { uid, name, .. }), Err(error)) = (known, &result) {
             warn!(pod = %self.key, container = name, error, "PostStart hook failed");
             let (kind, said) = (EventKind::Warning, POST_START_FAILED);
             self.event(uid, Some(name), kind, "FailedPostStartHook", said);
         }
-        let uid = known.map(|c| c.uid.as_str());
-        self.state.post_start_ended(uid, id, result);
+        let uid = known.map(|c| c.uid.clone());
+        self.state.post_start_ended(uid.as_ref(), id, result);
     }
 }

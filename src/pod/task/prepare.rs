@@ -10,7 +10,7 @@ use super::error::{StepError, timed_out};
 use super::{Context, PodTask, events};
 use crate::host::blocking::pooled;
 use crate::manifest::objects::User;
-use crate::manifest::{StaticPod, objects};
+use crate::manifest::{StaticPod, Uid, objects};
 use crate::pod::admission::Rejection;
 use crate::pod::events::EventKind;
 use crate::pod::limiter::Class;
@@ -21,7 +21,7 @@ use crate::pod::state::observed::Container;
 use crate::volume;
 
 impl PodTask {
-    pub(super) fn admit(&mut self, step: &Step, uid: &str) {
+    pub(super) fn admit(&mut self, step: &Step, uid: &Uid) {
         let Some(version) = self.version(uid) else {
             return;
         };
@@ -81,12 +81,12 @@ impl PodTask {
 
     /// Waits for this version's turn among the node's updates, so that its old version is not stopped before
     /// the new one can start.
-    pub(super) fn take_turn(&mut self, step: &Step, uid: &str) {
+    pub(super) fn take_turn(&mut self, step: &Step, uid: &Uid) {
         let now = self.context.clock.now();
         self.outcome(step, Outcome::UnderWay(now));
         let limiter = self.context.limiter.clone();
         let shown = self.under_way(uid, None, "WaitForTurn");
-        let uid = uid.to_owned();
+        let uid = uid.clone();
         let job = async move {
             let _shown = shown;
             let place = limiter.place(Class::Update).await;
@@ -99,8 +99,8 @@ impl PodTask {
     /// once that version is up or not wanted any more.
     pub(super) fn follow_takeover(&mut self) {
         let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
-        let uid = wanted.as_ref().map(|w| w.uid.as_str());
-        let is_other = |other: &str| uid.is_some_and(|uid| other != uid);
+        let uid = wanted.as_ref().map(|w| &w.uid);
+        let is_other = |other: &Uid| uid.is_some_and(|uid| other != uid);
         let follows = self.state.uids_terminating().any(is_other);
         if let Some(uid) = uid.filter(|_| follows) {
             self.state.version_mut(uid).takeover.is_successor = true;

@@ -23,11 +23,7 @@ impl PodTask {
                 continue;
             };
             let spec = version.container(&container.name);
-            let sandbox = self
-                .observed
-                .sandboxes
-                .iter()
-                .find(|s| s.id == container.sandbox);
+            let sandbox = self.observed.sandbox(&container.sandbox);
             let (Some(spec), Some(sandbox)) = (spec, sandbox) else {
                 continue;
             };
@@ -60,7 +56,7 @@ impl PodTask {
         self.probes.sync(&wanted);
         let results = self.probes.results();
         self.state.probes = results
-            .map(|(id, health)| (id.to_owned(), health.clone()))
+            .map(|(id, health)| (id.into(), health.clone()))
             .collect();
     }
 
@@ -73,11 +69,7 @@ impl PodTask {
             event,
             ..
         } = news;
-        let known = self
-            .observed
-            .containers
-            .iter()
-            .find(|c| c.id == news.container_id);
+        let known = self.observed.container(&news.container_id.as_str().into());
         if let (Some(event), Some(known)) = (event, known) {
             let (uid, warning) = (&known.uid, EventKind::Warning);
             self.event(uid, Some(container), warning, event.reason, &event.message);

@@ -14,11 +14,11 @@ use super::{PodTask, effects};
 use crate::cri::Error;
 use crate::host::blocking::FileSubject;
 use crate::host::blocking::pooled;
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::observe;
 use crate::pod::observe::{Inspected, Listed, Role};
 use crate::pod::state::Subject;
-use crate::pod::state::observed::{Container, Observed, Sandbox, State};
+use crate::pod::state::observed::{Container, ContainerId, Observed, Sandbox, SandboxId, State};
 use crate::units::time::Later;
 
 /// Wait before a runtime that does not answer is asked again, at first and at most.
@@ -84,9 +84,8 @@ impl PodTask {
         let before = self.observed.clone();
         let mut known = before.clone();
         self.assumed.iter().for_each(|id| known.forget(id));
-        let terminating = self.state.uids_terminating().map(str::to_owned);
-        let terminating: BTreeSet<String> = terminating.collect();
-        let role = |uid: &str| match &wanted {
+        let terminating: BTreeSet<Uid> = self.state.uids_terminating().cloned().collect();
+        let role = |uid: &Uid| match &wanted {
             None => Role::Leaving,
             Some(_) if terminating.contains(uid) => Role::Leaving,
             Some(wanted) if wanted == uid => Role::Wanted,
@@ -114,30 +113,27 @@ impl PodTask {
     async fn inspect(&mut self, id: &str) -> Result<bool, Error> {
         let context = Arc::clone(&self.context);
         let before = self.observed.clone();
-        if let Some(known) = before.containers.iter().find(|c| c.id == id) {
+        if let Some(known) = before.container(&id.into()) {
             if known.exit().is_some() {
                 return Ok(true);
             }
-            let inspect = observe::inspect_container(&context.client, &context.clock, id);
+            let inspect = observe::inspect_container(&context.client, &context.clock, &known.id);
             let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
                 return Ok(false);
             };
-            match (
-                now,
-                self.observed.containers.iter_mut().find(|c| c.id == id),
-            ) {
+            match (now, self.observed.container_mut(&known.id)) {
                 (Some(now), Some(known)) => known.state = now.state,
                 (None, _) => self.observed.forget(id),
                 (Some(_), None) => {}
             }
             self.complete_observed(&before).await;
             self.log_ends(&before);
-        } else if let Some(known) = before.sandboxes.iter().find(|s| s.id == id) {
-            let inspect = observe::inspect_sandbox(&context.client, &context.clock, id);
+        } else if let Some(known) = before.sandbox(&id.into()) {
+            let inspect = observe::inspect_sandbox(&context.client, &context.clock, &known.id);
             let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
                 return Ok(false);
             };
-            match (now, self.observed.sandboxes.iter_mut().find(|s| s.id == id)) {
+            match (now, self.observed.sandbox_mut(&known.id)) {
                 // Who it is does not change.
                 (Some(now), Some(known)) => {
                     let (id, uid) = (known.id.clone(), known.uid.clone());
@@ -161,10 +157,10 @@ impl PodTask {
     /// and nothing is given.
     async fn inspect_within<T>(
         &mut self,
-        uid: &str,
+        uid: &Uid,
         inspect: impl Future<Output = Result<T, Error>>,
     ) -> Result<Option<T>, Error> {
-        let is_wanted = |task: &Self| task.wanted.as_ref().is_some_and(|w| w.pod.uid == uid);
+        let is_wanted = |task: &Self| task.wanted.as_ref().is_some_and(|w| w.pod.uid == *uid);
         let done = self.beside(inspect, |task, _| !is_wanted(task)).await;
         done.transpose()
     }
@@ -178,7 +174,7 @@ impl PodTask {
             .iter()
             .filter(|c| c.exit().is_some());
         let ended = ended.filter(|c| {
-            let known = before.containers.iter().find(|b| b.id == c.id);
+            let known = before.container(&c.id);
             known.is_none_or(|known| known.exit().is_none())
         });
         for container in ended.cloned().collect::<Vec<_>>() {
@@ -208,7 +204,7 @@ impl PodTask {
             warn!(pod = %self.key, %error, "Failed to read the termination message");
             String::new()
         });
-        let known = self.observed.containers.iter_mut().find(|c| c.id == id);
+        let known = self.observed.container_mut(&id);
         if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
         {
             if !exit.message.is_empty() {
@@ -221,7 +217,7 @@ impl PodTask {
     /// Logs what ended without our doing.
     pub(super) fn log_ends(&self, before: &Observed) {
         for old in before.containers.iter().filter(|c| c.exit().is_none()) {
-            let now = self.observed.containers.iter().find(|c| c.id == old.id);
+            let now = self.observed.container(&old.id);
             let pod = &self.key;
             match now.map(|c| c.exit()) {
                 Some(Some(_)) if now.is_some_and(|c| c.gone) => {
@@ -241,7 +237,7 @@ impl PodTask {
         // The runtime tells of the end before it answers, and one whose stop failed has ended all the same.
         let state = &self.state;
         let is_stopped = |s: &Sandbox| {
-            let removal = Subject::Removal(s.id.clone());
+            let removal = Subject::RemoveSandbox(s.id.clone());
             state.under_way.contains_key(&removal)
                 || state.failures.contains_key(&removal)
                 || state.stopped_sandboxes.contains(&s.id)
@@ -261,14 +257,13 @@ impl PodTask {
     /// Forgets what concerns sandboxes and containers that are gone.
     fn prune(&mut self) {
         let observed = &self.observed;
-        let there = |id: &String| {
-            observed.sandboxes.iter().any(|s| &s.id == id)
-                || observed.containers.iter().any(|c| &c.id == id)
-        };
-        self.state.stopped_sandboxes.retain(there);
-        self.state.post_starts.retain(|id, _| there(id));
+        let has_sandbox = |id: &SandboxId| observed.sandboxes.iter().any(|s| s.id == *id);
+        let has_container = |id: &ContainerId| observed.containers.iter().any(|c| c.id == *id);
+        self.state.stopped_sandboxes.retain(has_sandbox);
+        self.state.post_starts.retain(|id, _| has_container(id));
         self.state.failures.retain(|subject, _| match subject {
-            Subject::Removal(id) => there(id),
+            Subject::RemoveSandbox(id) => has_sandbox(id),
+            Subject::RemoveContainer(id) => has_container(id),
             _ => true,
         });
     }

@@ -12,13 +12,13 @@ use crate::cri::{Error, v1};
 use crate::host::blocking::{blocking, pooled};
 use crate::host::cgroup;
 use crate::host::untrusted::read_path;
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{CallKind, Class};
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::Subject;
-use crate::pod::state::observed::{Container, Sandbox, State};
+use crate::pod::state::observed::{Container, Sandbox, SandboxId, State};
 use crate::pod::state::record::Record;
 use crate::pod::{folder, observe};
 use crate::translate::{
@@ -31,7 +31,7 @@ impl PodTask {
     pub(super) async fn run_sandbox(
         &mut self,
         step: &Step,
-        uid: &str,
+        uid: &Uid,
         attempt: u32,
     ) -> Result<(), StepError> {
         let version = self.known_version(uid)?;
@@ -41,7 +41,7 @@ impl PodTask {
         }
         let record = Arc::new(self.record(&version));
         self.outcome(step, Outcome::Begun);
-        let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.to_owned()));
+        let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
         let shown = self.under_way(uid, None, "PrepareVolumes");
         let prepared = prepare_node(&context, &version, Arc::clone(&record));
         let host = self.part(&subject, prepared).await??;
@@ -76,7 +76,7 @@ impl PodTask {
         let answer = self.part(&subject, call).await?;
         drop((place, shown));
         let id = match answer {
-            Ok(answer) => answer.pod_sandbox_id,
+            Ok(answer) => SandboxId::from(answer.pod_sandbox_id),
             Err(error) => {
                 self.pass_reserved_name(step, &subject, &error).await;
                 return Err(run_sandbox_failure(&version, error));
@@ -93,7 +93,7 @@ impl PodTask {
         let ip = ips.first().cloned().unwrap_or_default();
         let sandbox = Sandbox {
             id,
-            uid: uid.to_owned(),
+            uid: uid.clone(),
             attempt,
             ready,
             created,
@@ -104,18 +104,18 @@ impl PodTask {
             let message = "the sandbox is not ready after RunPodSandbox succeeded";
             return Err(sandbox_failure(message.to_owned()));
         }
-        info!(pod = %self.key, uid, attempt, ip, "Started Pod sandbox");
+        info!(pod = %self.key, uid = uid.as_str(), attempt, ip, "Started Pod sandbox");
         Ok(())
     }
 
     /// Attempts end at [`u32::MAX`]: the last sandbox gives way to the next of that number.
-    async fn free_last_sandbox(&mut self, uid: &str) -> Result<(), StepError> {
+    async fn free_last_sandbox(&mut self, uid: &Uid) -> Result<(), StepError> {
         let is_last = |s: &&Sandbox| s.attempt == u32::MAX && !s.ready;
         let last = self.observed.sandboxes_of(uid).find(is_last);
         match last.map(|s| s.id.clone()) {
             Some(id) => {
                 let remove = remove_sandbox(Arc::clone(&self.context), id.clone());
-                let removed = self.part(&Subject::Sandbox(uid.to_owned()), remove).await?;
+                let removed = self.part(&Subject::Sandbox(uid.clone()), remove).await?;
                 self.apply(&Step::RemoveSandbox { id }, &removed);
                 removed
             }
@@ -127,12 +127,12 @@ impl PodTask {
     pub(super) fn sandbox_config(
         &self,
         version: &StaticPod,
-        sandbox: &str,
+        sandbox: &SandboxId,
         host: &ResolvConf,
         user_namespace: Option<UserNamespaceRange>,
     ) -> v1::PodSandboxConfig {
         let context = &self.context;
-        let known = self.observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let known = self.observed.sandbox(sandbox);
         let record = self.state.record(&version.uid);
         let instance = SandboxInstance {
             attempt: known.map_or(0, |s| s.attempt),
@@ -154,13 +154,13 @@ impl PodTask {
     }
 
     /// Returns true if a version ran before, or follows one that was stopped for it.
-    fn has_run(&self, uid: &str) -> bool {
+    fn has_run(&self, uid: &Uid) -> bool {
         let mut instances = self.observed.containers_of(uid);
         self.state.takeover(uid).is_successor || instances.any(has_started)
     }
 
     /// Returns the address of a version's containers.
-    pub(super) fn pod_ip(&self, uid: &str) -> String {
+    pub(super) fn pod_ip(&self, uid: &Uid) -> String {
         let sandbox = self.observed.ready_sandbox(uid);
         let ip = sandbox.and_then(|s| s.ips.first()).cloned();
         let of_host = || self.context.facts.identity.ips.first();

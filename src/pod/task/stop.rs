@@ -16,13 +16,13 @@ use super::error::{StepError, node_failure};
 use super::{Context, PodTask, events};
 use crate::cri::{Client, Error, if_found};
 use crate::host::blocking::blocking;
-use crate::manifest::PodKey;
 use crate::manifest::is_sidecar;
+use crate::manifest::{PodKey, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::plan::rules::{restarts_on_failure, stop_order};
 use crate::pod::plan::{Outcome, Step, is_urgent};
 use crate::pod::state::history::{FailedInstance, StopReason};
-use crate::pod::state::observed::{Container, State};
+use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::pod::state::time::Timestamp;
 use crate::pod::state::{PostStart, Terminating, Termination, View};
 use crate::pod::{folder, observe};
@@ -83,7 +83,7 @@ impl Turns {
 
 /// A container that is stopped.
 pub(super) struct Stopping {
-    id: String,
+    id: ContainerId,
     name: String,
     spec: Option<ContainerSpec>,
     /// The place of its group among all.
@@ -93,7 +93,7 @@ pub(super) struct Stopping {
 
 /// The outcome of stopping a container.
 struct Stopped {
-    id: String,
+    id: ContainerId,
     name: String,
     /// True if the hook before failed.
     hook_failed: bool,
@@ -103,9 +103,9 @@ struct Stopped {
 
 impl PodTask {
     /// Ends all containers of a version, which then is on its way out for good.
-    pub(super) async fn terminate(&mut self, step: &Step, uid: &str) -> Result<(), StepError> {
+    pub(super) async fn terminate(&mut self, step: &Step, uid: &Uid) -> Result<(), StepError> {
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
-        let ids: Vec<String> = live.map(|c| c.id.clone()).collect();
+        let ids: Vec<ContainerId> = live.map(|c| c.id.clone()).collect();
         let termination = self.begin_end(step, uid).await?;
         self.publish();
         let kind = Stop {
@@ -118,7 +118,7 @@ impl PodTask {
     }
 
     /// Marks a version as on its way out, on disk too; gives when that began.
-    async fn begin_end(&mut self, step: &Step, uid: &str) -> Result<Terminating, StepError> {
+    async fn begin_end(&mut self, step: &Step, uid: &Uid) -> Result<Terminating, StepError> {
         let known = self.state.version(uid);
         if let Some(Termination::Begun(known)) = known.and_then(|version| version.termination) {
             return Ok(known);
@@ -127,7 +127,7 @@ impl PodTask {
             since: Timestamp::now(&self.context.clock),
             grace_period: self.grace_period(uid),
         };
-        let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.to_owned());
+        let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.clone());
         let marked = move || folder::mark_terminating(&paths, &owned_uid, termination);
         let marked = self.own_files(blocking(marked)).await;
         let termination = marked.map_err(node_failure("FailedKillPod"))?;
@@ -139,7 +139,7 @@ impl PodTask {
         let is_new = !self.state.is_terminating(uid);
         self.outcome(step, Outcome::Terminating(termination));
         if is_new {
-            info!(pod = %self.key, uid, grace_period = termination.grace_period, "Stopping Pod");
+            info!(pod = %self.key, uid = uid.as_str(), grace_period = termination.grace_period, "Stopping Pod");
         }
         Ok(termination)
     }
@@ -152,8 +152,8 @@ impl PodTask {
     pub(super) async fn stop_containers(
         &mut self,
         step: &Step,
-        uid: &str,
-        ids: &[String],
+        uid: &Uid,
+        ids: &[ContainerId],
         reason: StopReason,
     ) -> Result<(), StepError> {
         let failed_instance = match ids {
@@ -184,7 +184,7 @@ impl PodTask {
         };
         self.stop_all(uid, ids, kind).await?;
         for id in ids.iter().filter(|_| failed_instance.is_some()) {
-            let known = self.observed.containers.iter().find(|c| c.id == *id);
+            let known = self.observed.container(id);
             if let Some((container, exit)) = known.and_then(|c| Some((c, c.exit()?))) {
                 self.record_back_off(container, exit);
             }
@@ -197,15 +197,15 @@ impl PodTask {
     async fn begin_failed_stop(
         &mut self,
         step: &Step,
-        uid: &str,
-        id: &str,
+        uid: &Uid,
+        id: &ContainerId,
         reason: StopReason,
     ) -> FailedInstance {
         let history = self.state.history(uid);
         let begun = history.and_then(|history| history.failed_instances.get(id).cloned());
         if let Some(mut begun) = begun {
             begun.since = begun.since.fixed(&self.context.clock);
-            let outcome = Outcome::FailedInstance(id.to_owned(), begun.clone());
+            let outcome = Outcome::FailedInstance(id.clone(), begun.clone());
             self.outcome(step, outcome);
             return begun;
         }
@@ -220,15 +220,15 @@ impl PodTask {
             since: Timestamp::now(&self.context.clock),
             grace_period: grace_period.unwrap_or_else(|| self.grace_period(uid)),
         };
-        let outcome = Outcome::FailedInstance(id.to_owned(), failed_instance.clone());
+        let outcome = Outcome::FailedInstance(id.clone(), failed_instance.clone());
         self.outcome(step, outcome);
         self.record_histories().await;
         self.log_failed_instance(uid, id, reason);
         failed_instance
     }
 
-    fn log_failed_instance(&self, uid: &str, id: &str, reason: StopReason) {
-        let known = self.observed.containers.iter().find(|c| c.id == id);
+    fn log_failed_instance(&self, uid: &Uid, id: &ContainerId, reason: StopReason) {
+        let known = self.observed.container(id);
         let Some((version, container)) = self.version(uid).zip(known) else {
             return;
         };
@@ -244,9 +244,9 @@ impl PodTask {
     }
 
     /// The grace period that a probe gives the container it gives up, in seconds.
-    fn probe_grace_period(&self, uid: &str, id: &str, reason: StopReason) -> Option<i64> {
+    fn probe_grace_period(&self, uid: &Uid, id: &ContainerId, reason: StopReason) -> Option<i64> {
         let version = self.version(uid)?;
-        let container = self.observed.containers.iter().find(|c| c.id == id)?;
+        let container = self.observed.container(id)?;
         let spec = version.container(&container.name)?;
         let probe = match reason {
             StopReason::Liveness => spec.liveness_probe.as_ref(),
@@ -258,7 +258,7 @@ impl PodTask {
 
     /// The grace period of a version, from its manifest or else from what its containers were made
     /// with, in seconds.
-    fn grace_period(&self, uid: &str) -> i64 {
+    fn grace_period(&self, uid: &Uid) -> i64 {
         let version = self.version(uid);
         let own = version.and_then(|v| v.spec.termination_grace_period_seconds);
         let given = || {
@@ -272,7 +272,12 @@ impl PodTask {
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
     /// the grace period is over, which is one for all of them. Given up where something more urgent comes
     /// up; what is stopped goes on without us then.
-    async fn stop_all(&mut self, uid: &str, ids: &[String], stop: Stop) -> Result<(), StepError> {
+    async fn stop_all(
+        &mut self,
+        uid: &Uid,
+        ids: &[ContainerId],
+        stop: Stop,
+    ) -> Result<(), StepError> {
         let mut stops = self.begin_stops(uid, ids, stop);
         let _step = self.under_way(uid, None, "StopContainers");
         // What has ended for good has its grace period already, and it is the Pod's.
@@ -281,7 +286,7 @@ impl PodTask {
         let mut failed = vec![];
         while !stops.is_empty() {
             let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {
-                debug!(pod = %self.key, uid, "Stopped waiting for a container's end, something else is urgent");
+                debug!(pod = %self.key, uid = uid.as_str(), "Stopped waiting for a container's end, something else is urgent");
                 self.stale = true;
                 return Ok(());
             };
@@ -310,8 +315,8 @@ impl PodTask {
     /// Begins to stop containers side by side, and tells of each.
     fn begin_stops(
         &self,
-        uid: &str,
-        ids: &[String],
+        uid: &Uid,
+        ids: &[ContainerId],
         stop: Stop,
     ) -> FuturesUnordered<impl Future<Output = Stopped> + use<>> {
         let version = self.version(uid);
@@ -329,7 +334,7 @@ impl PodTask {
         for (group, id) in (groups.into_iter().enumerate())
             .flat_map(|(group, ids)| ids.into_iter().map(move |id| (group, id)))
         {
-            let known = self.observed.containers.iter().find(|c| c.id == id);
+            let known = self.observed.container(&id);
             let name = known.map(|c| c.name.clone()).unwrap_or_default();
             let spec = version.as_ref().and_then(|v| {
                 let spec = v.container(&name);
@@ -356,28 +361,23 @@ impl PodTask {
 
     /// Returns the assumed end of a container that was stopped, is not to run again, and whose status the runtime
     /// does not give.
-    fn assumed_end(&self, id: &str) -> Option<Container> {
-        let known = self
-            .observed
-            .containers
-            .iter()
-            .find(|c| c.id == id)?
-            .clone();
+    fn assumed_end(&self, id: &ContainerId) -> Option<Container> {
+        let known = self.observed.container(id)?.clone();
         let state = State::Exited(observe::unseen_end(&self.context.clock));
         Some(Container { state, ..known })
     }
 
     /// Learns how a container ended that was stopped.
-    async fn has_ended(&mut self, id: &str) {
+    async fn has_ended(&mut self, id: &ContainerId) {
         let before = self.observed.clone();
         let context = Arc::clone(&self.context);
         let now = observe::inspect_container(&context.client, &context.clock, id);
-        let known = self.observed.containers.iter().find(|c| c.id == id);
+        let known = self.observed.container(id);
         let uid = known.map(|c| c.uid.clone()).unwrap_or_default();
         let ends = |task: &Self| !task.is_version_kept(&uid);
         let now = self.beside(now, |task, took| took >= INSPECTION && ends(task));
         let now = now.await.unwrap_or_else(|| Ok(self.assumed_end(id)));
-        let Some(known) = self.observed.containers.iter_mut().find(|c| c.id == id) else {
+        let Some(known) = self.observed.container_mut(id) else {
             return;
         };
         match now {
@@ -458,7 +458,7 @@ async fn stop_one(
 /// Sends a container its stop signal when it is its turn; nothing where its turn does not come.
 async fn stop_in_turn(
     client: &Client,
-    id: &str,
+    id: &ContainerId,
     group: usize,
     turns: &watch::Sender<Turns>,
     stop: Stop,
@@ -485,7 +485,7 @@ async fn stop_in_turn(
 
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
 /// where that would be too late, it is told to kill when the time has come.
-async fn signal_and_kill(client: &Client, id: &str, left: Duration) -> Result<(), Error> {
+async fn signal_and_kill(client: &Client, id: &ContainerId, left: Duration) -> Result<(), Error> {
     let whole = whole_seconds(left);
     let stop = client.stop_container(id, whole);
     if seconds(whole).saturating_sub(left) < NEARLY_WHOLE {

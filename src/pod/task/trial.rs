@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::PodTask;
 use crate::host::blocking::blocking;
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::plan::{kept_version, waiting};
 use crate::pod::rollback;
@@ -27,7 +27,7 @@ impl PodTask {
         }
         let others = self.state.pods().map(|pod| &pod.uid);
         let others = others.filter(|uid| **uid != new.uid);
-        let there = |uid: &&String| self.state.is_on_disk(uid) || !self.observed.has_none_of(uid);
+        let there = |uid: &&Uid| self.state.is_on_disk(uid) || !self.observed.has_none_of(uid);
         for old in others.filter(there).cloned().collect::<Vec<_>>() {
             self.begin_trial(&old, &new).await;
         }
@@ -35,14 +35,14 @@ impl PodTask {
 
     /// Records what to go back to, where a version that was good gives way to one that is rolled back unless
     /// it becomes good in time.
-    pub(super) async fn begin_trial(&mut self, old: &str, new: &StaticPod) {
+    pub(super) async fn begin_trial(&mut self, old: &Uid, new: &StaticPod) {
         let was_good = self.state.history(old).is_some_and(|h| h.was_good);
         let status = self
             .version(old)
             .map(|v| status(self.view(), &self.context.facts, &v));
         let was_good = was_good || status.is_some_and(|status| rollback::is_good(&status));
         let asked = rollback::limit(new, self.context.rollback_after).is_some();
-        let stands_in = |r: &Rollback| r.failed.is_some() && r.uid == old;
+        let stands_in = |r: &Rollback| r.failed.is_some() && r.uid == *old;
         let begun = |r: &Rollback| r.is_trial(&new.uid);
         let settled = self.rollback.as_ref();
         let settled = settled.is_some_and(|r| stands_in(r) || begun(r));
@@ -103,7 +103,7 @@ impl PodTask {
         said.extend(waiting::all_blocked(self.view(), &version));
         let said = said.join("; ");
         let (uid, seconds) = (version.uid.clone(), limit.as_secs());
-        warn!(pod = %self.key, uid, said, "Update was not Ready within {seconds} s, rolling back");
+        warn!(pod = %self.key, uid = uid.as_str(), said, "Update was not Ready within {seconds} s, rolling back");
         let message = format!("not Ready within {seconds} s: {said}");
         self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
         trial.failed = Some(message);

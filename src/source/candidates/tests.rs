@@ -9,7 +9,7 @@ fn pod(name: &str, version: u32) -> Arc<StaticPod> {
         namespace: "default".to_owned(),
         name: name.to_owned(),
     };
-    let uid = format!("{name}{version}");
+    let uid = format!("{name}{version}").into();
     Arc::new(StaticPod {
         key,
         uid,

@@ -18,6 +18,7 @@ use tracing::warn;
 use super::fetch::Validators;
 use crate::hex::hex;
 use crate::host::atomic_file;
+use crate::manifest::Uid;
 
 /// The form of the index that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -56,7 +57,7 @@ pub(super) struct Index {
 /// A Pod in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IndexEntry {
-    pub(super) uid: String,
+    pub(super) uid: Uid,
     /// The digest of the document that it stands in.
     pub(super) document: String,
 }

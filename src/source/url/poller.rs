@@ -133,7 +133,7 @@ impl Poller {
                 self.accepted.insert(accepted.pod.key.clone(), version);
             } else {
                 warn!(
-                    uid = pod.uid,
+                    uid = pod.uid.as_str(),
                     "Stored Pod of the manifest URL is no longer accepted"
                 );
             }

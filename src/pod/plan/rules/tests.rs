@@ -11,7 +11,7 @@ use crate::pod::plan::rules::{is_finished, stop_order};
 use crate::pod::plan::tests::World;
 use crate::pod::plan::{Step, plan};
 use crate::pod::state::history::{Finished, StopReason};
-use crate::pod::state::observed::{Container, State};
+use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::pod::state::{FirstSeen, Phase, PostStart};
 use crate::probe::{Failed, Health, ProbeKind as Kind};
 
@@ -50,7 +50,7 @@ fn single(policy: &str, extra: &Value) -> Arc<StaticPod> {
 
 impl World {
     fn newest(&self, name: &str) -> Option<Container> {
-        let history = self.observed.history_of("u", name);
+        let history = self.observed.history_of(&"u".into(), name);
         history.first().map(|c| (*c).clone())
     }
 
@@ -178,9 +178,9 @@ fn sidecars_stop_after_the_rest_the_last_one_first() {
         "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
     }));
     let world = started(&pod);
-    let ids: Vec<String> = world.live().iter().map(|c| c.id.clone()).collect();
+    let ids: Vec<ContainerId> = world.live().iter().map(|c| c.id.clone()).collect();
     let groups = stop_order(&pod, &world.observed, &ids);
-    let name = |id: &String| {
+    let name = |id: &ContainerId| {
         world
             .observed
             .containers
@@ -384,7 +384,7 @@ fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
         "containers": [{"name": "main", "image": "i"}],
     }));
     let mut world = World::new(Some(Arc::clone(&pod)));
-    world.state.version_mut("u").seen = Some(FirstSeen {
+    world.state.version_mut(&"u".into()).seen = Some(FirstSeen {
         nanos: 1,
         monotonic: world.now,
     });
@@ -395,10 +395,10 @@ fn a_pod_that_ran_for_as_long_as_it_may_has_failed_for_good() {
     world.settle_for_good();
     assert!(world.live_names().is_empty());
     assert_eq!(
-        world.state.finished("u").unwrap().reason,
+        world.state.finished(&"u".into()).unwrap().reason,
         "DeadlineExceeded"
     );
-    assert!(world.observed.ready_sandbox("u").is_none());
+    assert!(world.observed.ready_sandbox(&"u".into()).is_none());
     assert_eq!(world.attempt("main"), 0);
 }
 
@@ -410,7 +410,7 @@ fn a_pod_that_was_over_stays_over_even_if_nothing_is_left_of_it() {
         phase: Phase::Succeeded,
         ..Finished::default()
     };
-    let history = &mut world.state.version_mut("u").history;
+    let history = &mut world.state.version_mut(&"u".into()).history;
     history.finished = Some(finished);
     world.settle_for_good();
     assert!(world.steps.is_empty(), "{:#?}", world.steps);

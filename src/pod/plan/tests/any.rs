@@ -211,7 +211,7 @@ fn add(world: &mut World, pods: &[Arc<StaticPod>], instance: &Instance) {
             1 => PostStart::Failed("it failed".into()),
             _ => return,
         };
-        world.state.post_starts.insert(id, hook);
+        world.state.post_starts.insert(id.into(), hook);
     } else if spec.liveness_probe.is_some() && instance.trouble == 0 {
         let failed = Failed {
             kind: ProbeKind::Liveness,
@@ -222,9 +222,9 @@ fn add(world: &mut World, pods: &[Arc<StaticPod>], instance: &Instance) {
             ready: false,
             failed: Some(failed),
         };
-        world.state.probes.insert(id, health);
+        world.state.probes.insert(id.into(), health);
     } else if spec.startup_probe.is_some() && instance.trouble == 1 {
-        world.state.probes.insert(id, Health::unknown(spec));
+        world.state.probes.insert(id.into(), Health::unknown(spec));
     }
 }
 

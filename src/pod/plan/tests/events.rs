@@ -87,7 +87,7 @@ impl World {
             ready: false,
             failed: Some(failed),
         };
-        self.state.probes.insert(id.to_owned(), health);
+        self.state.probes.insert(id.into(), health);
     }
 
     /// An init container succeeds. Returns false if it is none, and runs on.

@@ -27,7 +27,7 @@ fn static_pod(uid: &str, spec: Value) -> Arc<StaticPod> {
             namespace: "default".into(),
             name: "web-n1".into(),
         },
-        uid: uid.to_owned(),
+        uid: uid.into(),
         spec: serde_json::from_value(spec).unwrap(),
         ..StaticPod::default()
     })

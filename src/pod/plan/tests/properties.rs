@@ -49,8 +49,8 @@ proptest! {
         };
         let end = world.check_end(&wanted);
         prop_assert!(end.is_ok(), "{:?}: {:#?}", end, world);
-        prop_assert!(world.observed.uids().all(|uid| uid == wanted.uid));
-        prop_assert!(world.state.uids_on_disk().all(|uid| uid == wanted.uid));
+        prop_assert!(world.observed.uids().all(|uid| *uid == wanted.uid));
+        prop_assert!(world.state.uids_on_disk().all(|uid| *uid == wanted.uid));
     }
 
     #[test]

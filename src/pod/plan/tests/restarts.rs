@@ -16,7 +16,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let mut world = World::new(Some(version("u1", "Always")));
     let sandbox = world.sandbox("u1", 0, true);
     let with = |world: &mut World, name: &str, image: Image| {
-        let images = &mut world.state.version_mut("u1").images;
+        let images = &mut world.state.version_mut(&"u1".into()).images;
         images.insert(name.into(), image);
     };
     let pulling = Image::Pulling {
@@ -62,7 +62,10 @@ fn a_dead_sandbox_is_made_anew_with_the_attempt_raised() {
     world.observed.sandboxes[0].ready = false;
     world.settle_for_good();
     assert!(world.runs(&pod));
-    assert_eq!(world.observed.ready_sandbox("u").unwrap().attempt, 1);
+    assert_eq!(
+        world.observed.ready_sandbox(&"u".into()).unwrap().attempt,
+        1
+    );
     let first = &world.observed.sandboxes[0];
     assert!(
         world.state.stopped_sandboxes.contains(&first.id),
@@ -97,15 +100,15 @@ fn the_last_dead_container_of_each_name_is_kept_and_older_ones_go() {
     let mut world = World::new(Some(Arc::clone(&pod)));
     world.settle_for_good();
     for _ in 0..3 {
-        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let id = world.observed.history_of(&"u".into(), "a")[0].id.clone();
         let exit = world.exit(1);
         world.set_state(&id, exit);
         world.settle_for_good();
     }
-    let attempts = world.observed.history_of("u", "a");
+    let attempts = world.observed.history_of(&"u".into(), "a");
     let attempts: Vec<u32> = attempts.iter().map(|c| c.attempt).collect();
     assert_eq!(attempts, [3, 2]);
-    assert_eq!(world.observed.history_of("u", "b").len(), 1);
+    assert_eq!(world.observed.history_of(&"u".into(), "b").len(), 1);
 }
 
 #[test]
@@ -121,14 +124,14 @@ fn restart_policies_decide_as_kubernetes_documents_them() {
         let pod = version("u", policy);
         let mut world = World::new(Some(Arc::clone(&pod)));
         world.settle_for_good();
-        let id = world.observed.history_of("u", "a")[0].id.clone();
+        let id = world.observed.history_of(&"u".into(), "a")[0].id.clone();
         let exit = world.exit(code);
         world.set_state(&id, exit);
         world.settle_for_good();
-        let newest = world.observed.history_of("u", "a")[0].clone();
+        let newest = world.observed.history_of(&"u".into(), "a")[0].clone();
         assert_eq!(newest.attempt == 1, again, "{policy} {code}");
         assert!(
-            world.observed.history_of("u", "b")[0].is_live(),
+            world.observed.history_of(&"u".into(), "b")[0].is_live(),
             "{policy} {code}"
         );
     }
@@ -141,7 +144,7 @@ fn the_first_restart_comes_at_once_and_the_second_after_ten_seconds() {
     world.settle_for_good();
     let mut waits = vec![];
     for _ in 0..3 {
-        let last = world.observed.history_of("u", "a")[0].clone();
+        let last = world.observed.history_of(&"u".into(), "a")[0].clone();
         let exit = world.exit(1);
         world.set_state(&last.id, exit.clone());
         let State::Exited(exit) = exit else {
@@ -169,7 +172,7 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
         .for_each(|c| c.state = exit.clone());
     world.settle_for_good();
     assert!(is_finished(world.view(), &pod));
-    assert!(world.observed.ready_sandbox("u").is_none());
+    assert!(world.observed.ready_sandbox(&"u".into()).is_none());
     assert_eq!(world.observed.containers.len(), 2, "kept for their logs");
     world.state.stopped_sandboxes.clear();
     assert_eq!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::world::World;
 use super::{NAMES, version};
+use crate::manifest::Uid;
 use crate::pod::admission::Rejection;
 use crate::pod::plan::{Step, kept_version, plan};
 use crate::pod::state::{Admission, Version};
@@ -81,7 +82,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         reason: "NodePorts".into(),
         message: "the host port 80/TCP is taken".into(),
     };
-    world.state.version_mut("new").admission = Admission::Rejected(rejection);
+    world.state.version_mut(&"new".into()).admission = Admission::Rejected(rejection);
     world.want(Some(Arc::clone(&new)));
     world.steps.clear();
     world.settle();
@@ -90,7 +91,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
         "{:#?}",
         world.steps
     );
-    let reopen = |_: &str, version: &mut Version| version.admission.reopen();
+    let reopen = |_: &Uid, version: &mut Version| version.admission.reopen();
     world.state.update_versions(reopen);
     world.settle_for_good();
     assert!(world.runs(&new));
@@ -100,7 +101,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
 fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
     let (old, new) = (version("old", "Always"), version("new", "Always"));
     let mut world = World::new(Some(new));
-    world.state.version_mut("old").pod = Some(Arc::clone(&old));
+    world.state.version_mut(&"old".into()).pod = Some(Arc::clone(&old));
     world.no_image.insert("new".into());
     let sandbox = world.sandbox("old", 0, false);
     let exit = world.exit(137);

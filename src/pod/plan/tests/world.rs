@@ -88,9 +88,9 @@ impl World {
 
     pub(super) fn sandbox(&mut self, uid: &str, attempt: u32, ready: bool) -> String {
         let id = self.id();
-        self.state.version_mut(uid).on_disk = true;
+        self.state.version_mut(&uid.into()).on_disk = true;
         self.observed.sandboxes.push(Sandbox {
-            id: id.clone(),
+            id: id.clone().into(),
             uid: uid.into(),
             attempt,
             ready,
@@ -110,7 +110,7 @@ impl World {
     ) -> String {
         let id = self.id();
         self.observed.containers.push(Container {
-            id: id.clone(),
+            id: id.clone().into(),
             sandbox: sandbox.into(),
             uid: uid.into(),
             name: name.into(),
@@ -280,7 +280,7 @@ impl World {
 
     /// A record of a version, with nothing in it.
     fn record(&self, uid: &str) -> Arc<Record> {
-        let pod = self.state.pod(uid).unwrap();
+        let pod = self.state.pod(&uid.into()).unwrap();
         Arc::new(Record {
             namespace: pod.key.namespace.clone(),
             name: pod.key.name.clone(),
@@ -339,7 +339,7 @@ impl World {
         let spec = self.spec(container.unwrap()).unwrap();
         let has_hook = spec.lifecycle.is_some_and(|l| l.post_start.is_some());
         if has_hook {
-            self.outcome(step, Outcome::PostStart(id.to_owned()));
+            self.outcome(step, Outcome::PostStart(id.into()));
         }
         self.outcome(step, Outcome::Started(self.now));
         self.set_state(id, State::Running { started_at: 1 });
@@ -349,11 +349,11 @@ impl World {
                 ready: false,
                 failed: None,
             };
-            self.state.probes.insert(id.to_owned(), health);
+            self.state.probes.insert(id.into(), health);
         }
         if has_hook {
             let hooks = &mut self.state.post_starts;
-            hooks.insert(id.to_owned(), PostStart::Running);
+            hooks.insert(id.into(), PostStart::Running);
         }
     }
 
@@ -374,7 +374,7 @@ impl World {
 
     /// Brings the histories up to date, as far as the planner looks at them.
     pub(super) fn record_histories(&mut self) {
-        let uids: Vec<String> = self.state.pods().map(|pod| pod.uid.clone()).collect();
+        let uids: Vec<_> = self.state.pods().map(|pod| pod.uid.clone()).collect();
         for uid in uids {
             if self.state.is_terminating(&uid) || !self.state.is_on_disk(&uid) {
                 continue;

@@ -70,7 +70,7 @@ fn a_pod_that_may_not_run_here_has_nothing_but_its_end() {
         reason: "NodePorts".into(),
         message: "taken".into(),
     };
-    scene.state.version_mut("u").admission = Admission::Rejected(rejection);
+    scene.state.version_mut(&"u".into()).admission = Admission::Rejected(rejection);
     let shown = serde_json::to_value(scene.status()).unwrap();
     let expected = json!({
         "phase": "Failed",
