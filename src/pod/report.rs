@@ -200,15 +200,7 @@ pub fn report(
             failure.map(|Waiting { reason, message }| CleanupReport { reason, message });
     }
     let newer = view.wanted.filter(|w| w.uid != uid);
-    report.update = newer.map(|version| {
-        let Waiting { reason, message } = waiting::update(view, version);
-        UpdateReport {
-            uid: version.uid.to_string(),
-            reason,
-            message,
-            since: text(waiting::first_seen(view, &version.uid)),
-        }
-    });
+    report.update = newer.map(|version| update_report(view, version));
     let warnings = wanted.into_iter().flat_map(|w| &w.warnings);
     report.warnings = warnings.map(ToString::to_string).collect();
     let until = shown.filter(|_| stays);
@@ -220,6 +212,17 @@ pub fn report(
         terminating: !stays,
         until: until.unwrap_or_default(),
         progress: view.state.progress.clone(),
+    }
+}
+
+/// Returns the reason for which a version does not take over yet.
+fn update_report(view: View<'_>, version: &StaticPod) -> UpdateReport {
+    let Waiting { reason, message } = waiting::update(view, version);
+    UpdateReport {
+        uid: version.uid.to_string(),
+        reason,
+        message,
+        since: text(waiting::first_seen(view, &version.uid)),
     }
 }
 

@@ -7,7 +7,7 @@ use super::rules::{Restart, restart, restart_backoff};
 use super::{Planner, Step, waiting};
 use crate::manifest::is_sidecar;
 use crate::manifest::{ContainerRole, StaticPod, Uid};
-use crate::pod::state::observed::{Container, ContainerId, Sandbox, State};
+use crate::pod::state::observed::{Container, ContainerId, Exit, Sandbox, State};
 use crate::pod::state::{Image, PostStart, Subject};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
@@ -127,52 +127,49 @@ impl Planner<'_> {
             let backoff = None;
             return Some(Start::New { attempt, backoff });
         };
+        let is_here = current.is_some_and(|s| s.id == last.sandbox);
         match &last.state {
             State::Running { .. } | State::Unknown => None,
-            State::Created if current.is_some_and(|s| s.id == last.sandbox) => {
-                Some(Start::Existing(last.id.clone()))
-            }
+            State::Created if is_here => Some(Start::Existing(last.id.clone())),
             // Made in a sandbox that died before it was started: it never ran, so nothing is owed.
             State::Created => Some(Start::New {
                 attempt,
                 backoff: last.backoff,
             }),
-            // Its sandbox died before it ran: nothing is owed for that either.
-            State::Exited(exit)
-                if exit.started_at <= 0
-                    && !last.gone
-                    && current.is_none_or(|s| s.id != last.sandbox)
-                    && restart(self.view, version, last, exit) != Restart::Never =>
-            {
-                Some(Start::New {
-                    attempt,
-                    backoff: last.backoff,
-                })
+            State::Exited(exit) => self.start_after(version, last, exit, is_here, attempt),
+        }
+    }
+
+    /// Returns the start of a container whose `last` instance ended so, if it is due now. `is_here` says that
+    /// the instance was in the current sandbox.
+    fn start_after(
+        &mut self,
+        version: &StaticPod,
+        last: &Container,
+        exit: &Exit,
+        is_here: bool,
+        attempt: u32,
+    ) -> Option<Start> {
+        let new = |backoff| Some(Start::New { attempt, backoff });
+        let restart = restart(self.view, version, last, exit);
+        // Its sandbox died before it ran: nothing is owed for that either.
+        let has_run = exit.started_at > 0 || last.gone;
+        if !is_here && !has_run && restart != Restart::Never {
+            return new(last.backoff);
+        }
+        // What must come first comes first in every sandbox.
+        if !is_here && exit.code == 0 && version.role(&last.name) == ContainerRole::Init {
+            return new(None);
+        }
+        match restart {
+            Restart::Never => None,
+            Restart::At(due, _) if self.must_wait_until(due) => {
+                // What is told of a start that failed changes before.
+                let retry = waiting::retry(self.view, version, &last.name);
+                retry.map(|retry| self.must_wait_until(retry));
+                None
             }
-            // What must come first comes first in every sandbox.
-            State::Exited(exit)
-                if exit.code == 0
-                    && version.role(&spec.name) == ContainerRole::Init
-                    && current.is_none_or(|s| s.id != last.sandbox) =>
-            {
-                Some(Start::New {
-                    attempt,
-                    backoff: None,
-                })
-            }
-            State::Exited(exit) => match restart(self.view, version, last, exit) {
-                Restart::Never => None,
-                Restart::At(due, _) if self.must_wait_until(due) => {
-                    // What is told of a start that failed changes before.
-                    let retry = waiting::retry(self.view, version, &spec.name);
-                    retry.map(|retry| self.must_wait_until(retry));
-                    None
-                }
-                Restart::At(..) => Some(Start::New {
-                    attempt,
-                    backoff: restart_backoff(self.view, version, last, exit).recorded,
-                }),
-            },
+            Restart::At(..) => new(restart_backoff(self.view, version, last, exit).recorded),
         }
     }
 

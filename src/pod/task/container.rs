@@ -30,6 +30,18 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 /// Reason of a container whose files or configuration cannot be had.
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
 
+/// A container that is about to be created.
+struct NewContainer<'a> {
+    /// The step that creates it.
+    step: &'a Step,
+    version: &'a Arc<StaticPod>,
+    spec: &'a ContainerSpec,
+    /// The sandbox it goes into.
+    sandbox: &'a SandboxId,
+    /// Subject of its failures.
+    subject: Subject,
+}
+
 impl PodTask {
     pub(super) async fn run_container(
         &mut self,
@@ -56,81 +68,28 @@ impl PodTask {
             return Ok(());
         };
         self.record_present_images(&version, spec, pulled);
-        let context = Arc::clone(&self.context);
-        let subject = Subject::Container(uid.clone(), container.to_owned());
-        let user_namespace = user_namespace(&context, &version);
-        let user_namespace = self.part(&subject, user_namespace).await??;
-        // Its variables have the addresses that the node has now.
-        context.facts.identity.ips.refresh();
-        let ips = self.observed.sandbox(sandbox);
-        let mut instance = ContainerInstance {
+        let new = NewContainer {
+            step,
+            version: &version,
+            spec,
+            sandbox,
+            subject: Subject::Container(uid.clone(), container.to_owned()),
+        };
+        let instance = ContainerInstance {
             attempt,
             backoff,
             image: reference,
             user,
-            addresses: Addresses {
-                pod: ips.map(|s| s.ips.clone()).unwrap_or_default(),
-                seen: self.record(&version).seen,
-            },
-            volume_images: self.volume_images(&version),
-            user_namespace,
             ..ContainerInstance::default()
         };
-        let shown = self.under_way(uid, Some(container), "PrepareContainer");
-        let prepared = prepare_container(&context, &version, spec, instance);
-        let (prepared, host) = self.part(&subject, prepared).await??;
-        drop(shown);
-        instance = prepared;
-        let config = container_config(&context.facts, &version, spec, &instance)?;
-        let request = v1::CreateContainerRequest {
-            pod_sandbox_id: sandbox.to_string(),
-            config: Some(config),
-            sandbox_config: Some(self.sandbox_config(
-                &version,
-                sandbox,
-                &host,
-                instance.user_namespace,
-            )),
-        };
+        let (instance, request) = self.prepare_creation(&new, instance).await?;
         if attempt == u32::MAX {
             self.free_last_container(uid, container).await?;
         }
         let class = self.container_class(&version, container);
-        let mut place = self.place(&subject, class).await?;
-        let shown = self.under_way(uid, Some(container), "CreateContainer");
-        let create = context.client.create_container(request);
-        let create = place.run(CallKind::CreateContainer, create);
-        let created = self.part(&subject, create).await?;
-        drop(shown);
-        let answer = match created {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.outcome(step, Outcome::NotCreated);
-                self.pass_reserved_name(step, &subject, &error).await;
-                return Err(create_failure(&version, spec, error));
-            }
-        };
-        let id = ContainerId::from(answer.container_id);
-        check_id(&id).map_err(|e| StepError::Node {
-            reason: "CreateContainerError",
-            message: format!("CreateContainer: {e}"),
-        })?;
-        let normal = EventKind::Normal;
-        self.event(uid, Some(container), normal, "Created", "Container created");
-        self.observed.containers.push(Container {
-            id: id.clone(),
-            sandbox: sandbox.clone(),
-            uid: uid.clone(),
-            name: container.to_owned(),
-            attempt,
-            state: State::Created,
-            image: instance.image.clone(),
-            image_ref: instance.image,
-            user: None,
-            backoff,
-            grace_period: version.spec.termination_grace_period_seconds,
-            gone: false,
-        });
+        let mut place = self.place(&new.subject, class).await?;
+        let id = self.create_container(&new, request, &mut place).await?;
+        self.record_created(&new, id.clone(), instance);
         self.start_created(step, &version, spec, &id, &mut place)
             .await?;
         drop(place);
@@ -138,7 +97,98 @@ impl PodTask {
         Ok(())
     }
 
-    /// The same for an instance of a container.
+    /// Makes what an instance needs on the node. Returns the instance in full, and the request that creates it.
+    async fn prepare_creation(
+        &mut self,
+        new: &NewContainer<'_>,
+        instance: ContainerInstance,
+    ) -> Result<(ContainerInstance, v1::CreateContainerRequest), StepError> {
+        let (version, spec, sandbox) = (new.version, new.spec, new.sandbox);
+        let context = Arc::clone(&self.context);
+        let user_namespace = user_namespace(&context, version);
+        let user_namespace = self.part(&new.subject, user_namespace).await??;
+        // Its variables have the addresses that the node has now.
+        context.facts.identity.ips.refresh();
+        let ips = self.observed.sandbox(sandbox).map(|s| s.ips.clone());
+        let instance = ContainerInstance {
+            addresses: Addresses {
+                pod: ips.unwrap_or_default(),
+                seen: self.record(version).seen,
+            },
+            volume_images: self.volume_images(version),
+            user_namespace,
+            ..instance
+        };
+        let shown = self.under_way(&version.uid, Some(&spec.name), "PrepareContainer");
+        let prepared = prepare_container(&context, version, spec, instance);
+        let (instance, host) = self.part(&new.subject, prepared).await??;
+        drop(shown);
+        let config = container_config(&context.facts, version, spec, &instance)?;
+        let sandbox_config = self.sandbox_config(version, sandbox, &host, instance.user_namespace);
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_string(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        Ok((instance, request))
+    }
+
+    /// Calls `CreateContainer`. Returns the container's ID.
+    async fn create_container(
+        &mut self,
+        new: &NewContainer<'_>,
+        request: v1::CreateContainerRequest,
+        place: &mut Permit,
+    ) -> Result<ContainerId, StepError> {
+        let context = Arc::clone(&self.context);
+        let shown = self.under_way(&new.version.uid, Some(&new.spec.name), "CreateContainer");
+        let create = context.client.create_container(request);
+        let create = place.run(CallKind::CreateContainer, create);
+        let created = self.part(&new.subject, create).await?;
+        drop(shown);
+        let id = match created {
+            Ok(answer) => ContainerId::from(answer.container_id),
+            Err(error) => {
+                self.outcome(new.step, Outcome::NotCreated);
+                self.pass_reserved_name(new.step, &new.subject, &error)
+                    .await;
+                return Err(create_failure(new.version, new.spec, error));
+            }
+        };
+        check_id(&id).map_err(|e| StepError::Node {
+            reason: "CreateContainerError",
+            message: format!("CreateContainer: {e}"),
+        })?;
+        Ok(id)
+    }
+
+    /// Takes over a container that the runtime has created.
+    fn record_created(
+        &mut self,
+        new: &NewContainer<'_>,
+        id: ContainerId,
+        instance: ContainerInstance,
+    ) {
+        let (uid, name) = (&new.version.uid, &new.spec.name);
+        let normal = EventKind::Normal;
+        self.event(uid, Some(name), normal, "Created", "Container created");
+        self.observed.containers.push(Container {
+            id,
+            sandbox: new.sandbox.clone(),
+            uid: uid.clone(),
+            name: name.clone(),
+            attempt: instance.attempt,
+            state: State::Created,
+            image: instance.image.clone(),
+            image_ref: instance.image,
+            user: None,
+            backoff: instance.backoff,
+            grace_period: new.version.spec.termination_grace_period_seconds,
+            gone: false,
+        });
+    }
+
+    /// Attempts end at [`u32::MAX`]: the last container of a name gives way to the next of that number.
     async fn free_last_container(&mut self, uid: &Uid, name: &str) -> Result<(), StepError> {
         let is_last = |c: &&Container| c.name == name && c.attempt == u32::MAX && !c.is_live();
         let last = self.observed.containers_of(uid).find(is_last);
@@ -211,6 +261,8 @@ impl PodTask {
             .await
     }
 
+    /// Starts a container that is created, and what goes with it: the link to its log, its probes and its
+    /// postStart hook.
     async fn start_created(
         &mut self,
         step: &Step,
@@ -219,14 +271,42 @@ impl PodTask {
         id: &ContainerId,
         place: &mut Permit,
     ) -> Result<(), StepError> {
-        let container = &spec.name;
         self.expect_post_start(step, spec, id).await;
+        let now = self.call_start(step, version, spec, id, place).await?;
+        let (name, normal) = (Some(spec.name.as_str()), EventKind::Normal);
+        self.event(&version.uid, name, normal, "Started", "Container started");
+        if let Some(known) = self.observed.container_mut(id) {
+            known.state = State::Running {
+                started_at: self.context.clock.wall_now(),
+            };
+            info!(pod = %self.key, container = spec.name, attempt = known.attempt, "Started container");
+            let before = self.observed.clone();
+            self.started(id, now).await;
+            self.complete_observed(&before).await;
+            self.log_ends(&before);
+        }
+        let metrics = &self.context.metrics;
+        metrics.container_started(self.view(), version, id);
+        self.check_stop_signal(version, spec, id).await;
+        self.begin_post_start(version, spec, id);
+        Ok(())
+    }
+
+    /// Calls `StartContainer`. Returns the container's status after that, if it can be had.
+    async fn call_start(
+        &mut self,
+        step: &Step,
+        version: &StaticPod,
+        spec: &ContainerSpec,
+        id: &ContainerId,
+        place: &mut Permit,
+    ) -> Result<Option<Container>, StepError> {
         let context = Arc::clone(&self.context);
-        let subject = Subject::Container(version.uid.clone(), container.clone());
+        let subject = Subject::Container(version.uid.clone(), spec.name.clone());
         let request = v1::StartContainerRequest {
             container_id: id.to_string(),
         };
-        let shown = self.under_way(&version.uid, Some(container), "StartContainer");
+        let shown = self.under_way(&version.uid, Some(&spec.name), "StartContainer");
         let start = context.client.start_container(request);
         let start = place.run(CallKind::StartContainer, start);
         let started = self.part(&subject, start).await?;
@@ -240,37 +320,14 @@ impl PodTask {
         // The runtime tells what it calls the image only now.
         let now = observe::inspect_container(&context.client, &context.clock, id);
         let now = self.part(&subject, now).await.unwrap_or(Ok(None));
-        if let Ok(Some(now)) = &now
-            && now.state == State::Created
-        {
+        let now = now.ok().flatten();
+        if now.as_ref().is_some_and(|now| now.state == State::Created) {
             return Err(StepError::Node {
                 reason: "RunContainerError",
                 message: "the container is not started after StartContainer succeeded".to_owned(),
             });
         }
-        let normal = EventKind::Normal;
-        self.event(
-            &version.uid,
-            Some(container),
-            normal,
-            "Started",
-            "Container started",
-        );
-        if let Some(known) = self.observed.container_mut(id) {
-            known.state = State::Running {
-                started_at: self.context.clock.wall_now(),
-            };
-            info!(pod = %self.key, container, attempt = known.attempt, "Started container");
-            let before = self.observed.clone();
-            self.started(id, now.ok().flatten()).await;
-            self.complete_observed(&before).await;
-            self.log_ends(&before);
-        }
-        let metrics = &self.context.metrics;
-        metrics.container_started(self.view(), version, id);
-        self.check_stop_signal(version, spec, id).await;
-        self.begin_post_start(version, spec, id);
-        Ok(())
+        Ok(now)
     }
 
     /// Takes over what the runtime tells of a container that was started just now; it may be over already.

@@ -39,36 +39,69 @@ impl PodTask {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
         }
-        let record = Arc::new(self.record(&version));
+        let request = self.prepare_sandbox(step, &version, attempt).await?;
+        if attempt == u32::MAX {
+            self.free_last_sandbox(uid).await?;
+        }
+        let id = self.call_run_sandbox(step, &version, request).await?;
+        let sandbox = self.inspect_new_sandbox(uid, id, attempt).await?;
+        let ip = sandbox.ips.first().cloned().unwrap_or_default();
+        let ready = sandbox.ready;
+        self.observed.sandboxes.push(sandbox);
+        if !ready {
+            let message = "the sandbox is not ready after RunPodSandbox succeeded";
+            return Err(sandbox_failure(message.to_owned()));
+        }
+        info!(pod = %self.key, uid = uid.as_str(), attempt, ip, "Started Pod sandbox");
+        Ok(())
+    }
+
+    /// Makes what a version needs on the node. Returns the request that runs its sandbox.
+    async fn prepare_sandbox(
+        &mut self,
+        step: &Step,
+        version: &Arc<StaticPod>,
+        attempt: u32,
+    ) -> Result<v1::RunPodSandboxRequest, StepError> {
+        let uid = &version.uid;
+        let record = Arc::new(self.record(version));
         self.outcome(step, Outcome::Begun);
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
         let shown = self.under_way(uid, None, "PrepareVolumes");
-        let prepared = prepare_node(&context, &version, Arc::clone(&record));
+        let prepared = prepare_node(&context, version, Arc::clone(&record));
         let host = self.part(&subject, prepared).await??;
         drop(shown);
-        let user_namespace = user_namespace(&context, &version);
+        let user_namespace = user_namespace(&context, version);
         let instance = SandboxInstance {
             attempt,
             seen: record.seen.clone(),
             user_namespace: self.part(&subject, user_namespace).await??,
         };
         self.outcome(step, Outcome::Recorded(record));
-        if let Some(problem) = hostname_problem(&context.facts, &version) {
+        if let Some(problem) = hostname_problem(&context.facts, version) {
             return Err(sandbox_failure(problem));
         }
-        for problem in dns_problems(&context.facts, &host, &version) {
+        for problem in dns_problems(&context.facts, &host, version) {
             let warning = EventKind::Warning;
             self.event(uid, None, warning, "DNSConfigForming", &problem);
         }
-        let config = sandbox_config(&context.facts, &host, &version, &instance);
-        let request = v1::RunPodSandboxRequest {
+        let config = sandbox_config(&context.facts, &host, version, &instance);
+        Ok(v1::RunPodSandboxRequest {
             config: Some(config),
-            runtime_handler: runtime_handler(&context, &version)?,
-        };
-        if attempt == u32::MAX {
-            self.free_last_sandbox(uid).await?;
-        }
-        let class = self.sandbox_class(&version);
+            runtime_handler: runtime_handler(&context, version)?,
+        })
+    }
+
+    /// Calls `RunPodSandbox`. Returns the sandbox's ID.
+    async fn call_run_sandbox(
+        &mut self,
+        step: &Step,
+        version: &StaticPod,
+        request: v1::RunPodSandboxRequest,
+    ) -> Result<SandboxId, StepError> {
+        let uid = &version.uid;
+        let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
+        let class = self.sandbox_class(version);
         let mut place = self.place(&subject, class).await?;
         let shown = self.under_way(uid, None, "RunPodSandbox");
         let call = context.client.run_pod_sandbox(request);
@@ -79,33 +112,37 @@ impl PodTask {
             Ok(answer) => SandboxId::from(answer.pod_sandbox_id),
             Err(error) => {
                 self.pass_reserved_name(step, &subject, &error).await;
-                return Err(run_sandbox_failure(&version, error));
+                return Err(run_sandbox_failure(version, error));
             }
         };
         self.outcome(step, Outcome::Started(context.clock.now()));
         check_id(&id).map_err(|e| sandbox_failure(format!("RunPodSandbox: {e}")))?;
+        Ok(id)
+    }
+
+    /// Reads the state of a sandbox that was just run; one that the runtime does not have is not ready.
+    async fn inspect_new_sandbox(
+        &mut self,
+        uid: &Uid,
+        id: SandboxId,
+        attempt: u32,
+    ) -> Result<Sandbox, StepError> {
+        let context = Arc::clone(&self.context);
+        let subject = Subject::Sandbox(uid.clone());
         let status = observe::inspect_sandbox(&context.client, &context.clock, &id);
         let status = self.part(&subject, status).await??;
         let (ready, created, ips) = match status {
             Some(status) => (status.ready, status.created, status.ips),
             None => (false, context.clock.now(), vec![]),
         };
-        let ip = ips.first().cloned().unwrap_or_default();
-        let sandbox = Sandbox {
+        Ok(Sandbox {
             id,
             uid: uid.clone(),
             attempt,
             ready,
             created,
             ips,
-        };
-        self.observed.sandboxes.push(sandbox);
-        if !ready {
-            let message = "the sandbox is not ready after RunPodSandbox succeeded";
-            return Err(sandbox_failure(message.to_owned()));
-        }
-        info!(pod = %self.key, uid = uid.as_str(), attempt, ip, "Started Pod sandbox");
-        Ok(())
+        })
     }
 
     /// Attempts end at [`u32::MAX`]: the last sandbox gives way to the next of that number.
