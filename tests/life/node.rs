@@ -161,6 +161,9 @@ async fn files_have_the_nodes_amounts_and_when_the_pod_was_first_seen() {
     agent.die_and_start().await;
     agent.until_ready("p").await;
     assert_eq!(read("annotations"), annotations);
+    // Its volumes are mounted.
+    agent.want(&[]);
+    agent.until_gone().await;
 }
 
 #[tokio::test(start_paused = true)]
