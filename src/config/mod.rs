@@ -14,8 +14,6 @@ mod https;
 pub(crate) mod kubelet;
 mod life;
 mod node;
-#[cfg(test)]
-mod number_tests;
 mod ports;
 mod setting;
 mod sources;

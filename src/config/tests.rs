@@ -1,5 +1,7 @@
 //! Loading of whole configurations, from flags and files.
 
+mod numbers;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -12,17 +12,15 @@ mod error;
 mod events;
 pub mod metrics;
 mod node;
-#[cfg(test)]
-mod numbers_tests;
 mod object;
 mod patch;
 mod plan;
-#[cfg(test)]
-mod plan_tests;
 mod plugin;
 mod pods;
 mod refusal_log;
 mod refusals;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -147,3 +147,6 @@ fn keep(
     let is_no_op = view.state.no_op.get(key) == Some(&patch);
     (!is_no_op).then_some(MirrorStep::Patch(patch))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,6 @@ mod grpc;
 pub mod hook;
 mod http;
 mod probes;
-#[cfg(test)]
-mod probes_tests;
 mod schedule;
 mod state;
 mod task;

@@ -494,3 +494,6 @@ fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<ProbeEvent> {
     };
     Some(ProbeEvent { reason, message })
 }
+
+#[cfg(test)]
+mod tests;

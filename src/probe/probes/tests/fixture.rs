@@ -8,9 +8,9 @@ use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::{Container, ExecAction, Probe};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::probes::{ProbeSubject, Run};
-use super::super::{Health, ProbeKind, ProbeOutcome, ProbeUpdate, ProbedContainer, Probes, Which};
 use crate::cri::Client;
+use crate::probe::probes::{ProbeSubject, Run};
+use crate::probe::{Health, ProbeKind, ProbeOutcome, ProbeUpdate, ProbedContainer, Probes, Which};
 
 pub(super) const ID: &str = "first";
 

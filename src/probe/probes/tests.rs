@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::Container;
 use tokio::time::sleep;
 
-use super::{
+use crate::probe::{
     Failed, Health, ProbeKind, ProbeOutcome, ProbeResult, ProbeUpdate, ProbedContainer, Which,
 };
 

@@ -12,9 +12,9 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
-use super::plan::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
+use super::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
 use crate::manifest::{PodKey, StaticPod};
+use crate::mirror::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
 use crate::pod::report::PodSnapshot;
 
 fn key(name: &str) -> PodKey {

@@ -2,10 +2,10 @@
 
 use clap::{CommandFactory, Parser};
 
-use super::Config;
-use super::file::fields;
-use super::tests::{FlagsLine, with_fields};
-use super::value_type::ValueType;
+use super::{FlagsLine, with_fields};
+use crate::config::Config;
+use crate::config::file::fields;
+use crate::config::value_type::ValueType;
 
 const EXTREMES: [&str; 12] = [
     "0",
