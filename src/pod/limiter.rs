@@ -2,9 +2,9 @@
 //!
 //! Calls are served by class: what keeps running Pods running comes before what is new. A class is limited
 //! only by holders of its own class and of those above it, so calls of a lower class, hanging or not, never
-//! block it; each class always has one place of its own, so none starves. Within a class the order is first
-//! come, first served. A call that takes far longer than calls of its kind usually do gives its place back
-//! while it goes on: places are for work, not for waiting. A dropped future gives its place back.
+//! block it; each class always has one permit of its own, so none starves. Within a class the order is first
+//! come, first served. A call that takes far longer than calls of its kind usually do releases its permit
+//! while it goes on: permits are for work, not for waiting. A dropped future releases its permit.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Bounds of the time that a call holds its place before it counts as late.
+/// Bounds of the time that a call holds its permit before it counts as late.
 const LATE_MIN: Duration = Duration::from_secs(2);
 const LATE_MAX: Duration = Duration::from_secs(15);
 /// The same while no call of its kind has ended yet.
@@ -62,17 +62,17 @@ pub enum CallKind {
 
 const KINDS: usize = CallKind::Remove as usize + 1;
 
-/// The limiter. Cloning it is cheap and shares the places.
+/// The limiter. Cloning it is cheap and shares the permits.
 #[derive(Debug, Clone)]
 pub struct Limiter {
-    places: usize,
+    permits: usize,
     state: Arc<Mutex<Queues>>,
 }
 
 #[derive(Debug, Default)]
 struct Queues {
-    /// Places held, by class.
-    held: [usize; CLASSES],
+    /// Permits in use, by class.
+    active: [usize; CLASSES],
     /// The waiting calls by class, longest first.
     waiting: [VecDeque<oneshot::Sender<Permit>>; CLASSES],
     /// The mean duration of each kind of call, once one has ended.
@@ -81,44 +81,44 @@ struct Queues {
     late: [usize; KINDS],
 }
 
-/// A place, given back when it is dropped.
+/// A permit for calls of a class, released when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Limiter,
     class: Class,
-    /// Nothing once it is given back.
-    held: Option<Held>,
+    /// `None` once it is released.
+    active: Option<ActivePermit>,
 }
 
-/// A place that counts until it is dropped.
+/// A permit that counts until it is dropped.
 #[derive(Debug)]
-struct Held {
+struct ActivePermit {
     limiter: Limiter,
     class: Class,
 }
 
-impl Drop for Held {
+impl Drop for ActivePermit {
     fn drop(&mut self) {
         {
-            let held = &mut self.limiter.lock().held[self.class as usize];
-            *held = held.saturating_sub(1);
+            let active = &mut self.limiter.lock().active[self.class as usize];
+            *active = active.saturating_sub(1);
         }
         self.limiter.grant();
     }
 }
 
-/// The place of work that goes on by itself: held until this is dropped, or for a short time.
+/// The permit of work that goes on by itself: held until this is dropped, or for a short time.
 #[derive(Debug)]
 pub struct Lease {
     _ends: oneshot::Sender<()>,
 }
 
 impl Permit {
-    /// Runs a call at this place, for as long as that is usual, and without one from then on. A place that an
-    /// earlier call gave back is waited for again.
+    /// Runs a call with this permit for as long as that is usual, and without one from then on. Waits for a
+    /// new one where an earlier call released it.
     pub async fn run<T>(&mut self, kind: CallKind, call: impl Future<Output = T>) -> T {
-        if self.held.is_none() {
-            self.held = self.limiter.place(self.class).await.held;
+        if self.active.is_none() {
+            self.active = self.limiter.acquire(self.class).await.active;
         }
         let began = Instant::now();
         let usual = self.limiter.usual(kind);
@@ -128,14 +128,14 @@ impl Permit {
         } else {
             let limiter = self.limiter.clone();
             let _late = limiter.count_late(kind);
-            self.held = None;
+            self.active = None;
             call.await
         };
         self.limiter.record(kind, began.elapsed());
         done
     }
 
-    /// Keeps the place for work that goes on by itself.
+    /// Keeps the permit for work that goes on by itself.
     #[must_use]
     pub fn lease(self) -> Lease {
         let (sender, ends) = oneshot::channel::<()>();
@@ -162,34 +162,34 @@ impl Drop for Late<'_> {
 }
 
 impl Limiter {
-    /// A limiter with so many places; none at all count as one.
+    /// A limiter with so many permits; zero counts as one.
     #[must_use]
-    pub fn new(places: usize) -> Self {
+    pub fn new(permits: usize) -> Self {
         Self {
-            places: places.max(1),
+            permits: permits.max(1),
             state: Arc::default(),
         }
     }
 
-    /// Waits for a place.
-    pub async fn place(&self, class: Class) -> Permit {
+    /// Waits for a permit.
+    pub async fn acquire(&self, class: Class) -> Permit {
         loop {
             let (sender, receiver) = oneshot::channel();
             self.lock().waiting[class as usize].push_back(sender);
             self.grant();
             // The sender is only dropped unused by a race with the receiver's end.
-            if let Ok(place) = receiver.await {
-                return place;
+            if let Ok(permit) = receiver.await {
+                return permit;
             }
         }
     }
 
-    /// Runs a call at a place of its own.
+    /// Runs a call with a permit of its own.
     pub async fn run<T>(&self, class: Class, kind: CallKind, call: impl Future<Output = T>) -> T {
-        self.place(class).await.run(kind, call).await
+        self.acquire(class).await.run(kind, call).await
     }
 
-    /// Longest time that a call of this kind holds its place. While many of the kind hang already, the next
+    /// Longest time that a call of this kind holds its permit. While many of the kind hang already, the next
     /// ones are expected to.
     #[must_use]
     pub fn usual(&self, kind: CallKind) -> Duration {
@@ -198,7 +198,7 @@ impl Limiter {
         let usual = mean.map_or(LATE_UNKNOWN, |mean| {
             mean.saturating_mul(LATE_FACTOR).clamp(LATE_MIN, LATE_MAX)
         });
-        if state.late[kind as usize] >= self.places {
+        if state.late[kind as usize] >= self.permits {
             return usual.min(mean.unwrap_or_default().max(LATE_MIN));
         }
         usual
@@ -225,12 +225,12 @@ impl Limiter {
         *mean = Some(mean.map_or(took, weighted));
     }
 
-    /// Gives free places to those who wait, by class.
+    /// Gives free permits to those who wait, by class.
     fn grant(&self) {
         let mut granted = vec![];
         let mut state = self.lock();
         for class in ALL {
-            while state.has_place(class, self.places) {
+            while state.has_permit(class, self.permits) {
                 let waiting = &mut state.waiting[class as usize];
                 let Some(sender) = waiting.pop_front() else {
                     break;
@@ -238,26 +238,26 @@ impl Limiter {
                 if sender.is_closed() {
                     continue;
                 }
-                let held = &mut state.held[class as usize];
-                *held = held.saturating_add(1);
+                let active = &mut state.active[class as usize];
+                *active = active.saturating_add(1);
                 granted.push((sender, self.granted(class)));
             }
         }
         drop(state);
-        for (sender, place) in granted {
-            // A place that nobody waits for any more comes back by its drop.
-            drop(sender.send(place));
+        for (sender, permit) in granted {
+            // A permit that nobody waits for any more is released by its drop.
+            drop(sender.send(permit));
         }
     }
 
     fn granted(&self, class: Class) -> Permit {
         let limiter = self.clone();
-        let held = Some(Held { limiter, class });
+        let active = Some(ActivePermit { limiter, class });
         let limiter = self.clone();
         Permit {
             limiter,
             class,
-            held,
+            active,
         }
     }
 
@@ -277,10 +277,10 @@ const ALL: [Class; CLASSES] = [
 ];
 
 impl Queues {
-    fn has_place(&self, class: Class, places: usize) -> bool {
-        let held = &self.held;
-        let above: usize = held[..=class as usize].iter().sum();
-        held[class as usize] == 0 || above < places
+    fn has_permit(&self, class: Class, permits: usize) -> bool {
+        let active = &self.active;
+        let above: usize = active[..=class as usize].iter().sum();
+        active[class as usize] == 0 || above < permits
     }
 }
 
@@ -292,7 +292,7 @@ mod tests {
 
     use super::*;
 
-    /// Holds so many places of a class with calls that hang.
+    /// Holds so many permits of a class with calls that hang.
     fn hang(limiter: &Limiter, class: Class, count: usize) -> Vec<tokio::task::JoinHandle<()>> {
         let hang = || {
             let limiter = limiter.clone();
@@ -305,8 +305,8 @@ mod tests {
         std::iter::repeat_with(hang).take(count).collect()
     }
 
-    fn has_place(limiter: &Limiter, class: Class) -> bool {
-        limiter.place(class).now_or_never().is_some()
+    fn has_permit(limiter: &Limiter, class: Class) -> bool {
+        limiter.acquire(class).now_or_never().is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -316,7 +316,7 @@ mod tests {
         tokio::task::yield_now().await;
         for class in ALL {
             assert_eq!(
-                has_place(&limiter, class),
+                has_permit(&limiter, class),
                 class != Class::FirstStart,
                 "{class:?}"
             );
@@ -324,47 +324,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn hanging_calls_give_their_places_back() {
+    async fn hanging_calls_release_their_permits() {
         let limiter = Limiter::new(2);
         let _hanging = hang(&limiter, Class::FirstStart, 50);
         tokio::task::yield_now().await;
         let began = Instant::now();
-        drop(limiter.place(Class::FirstStart).await);
+        drop(limiter.acquire(Class::FirstStart).await);
         assert!(began.elapsed() <= LATE_UNKNOWN + LATE_MIN * 25);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_is_given_back_when_its_call_is_dropped_or_no_longer_waited_for() {
+    async fn a_permit_is_released_when_its_call_is_dropped_or_no_longer_waited_for() {
         let limiter = Limiter::new(1);
-        let first = limiter.place(Class::Update).await;
-        let mut second = Box::pin(limiter.place(Class::Update));
+        let first = limiter.acquire(Class::Update).await;
+        let mut second = Box::pin(limiter.acquire(Class::Update));
         assert!(second.as_mut().now_or_never().is_none());
-        let third = limiter.place(Class::Update);
+        let third = limiter.acquire(Class::Update);
         let mut third = Box::pin(third);
         assert!(third.as_mut().now_or_never().is_none());
-        // The place is given to the second, which does not take it.
+        // The permit is given to the second, which does not take it.
         drop(first);
         drop(second);
         assert!(third.as_mut().now_or_never().is_some());
-        assert!(has_place(&limiter, Class::Update));
+        assert!(has_permit(&limiter, Class::Update));
         for hanging in hang(&limiter, Class::Update, 3) {
             tokio::task::yield_now().await;
             hanging.abort();
             // It ends by that alone.
             let _ = hanging.await;
         }
-        assert!(has_place(&limiter, Class::Update));
+        assert!(has_permit(&limiter, Class::Update));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_class_starves_and_each_is_served_in_order() {
         let limiter = Limiter::new(2);
         let running = [
-            limiter.place(Class::Running).await,
-            limiter.place(Class::Running).await,
+            limiter.acquire(Class::Running).await,
+            limiter.acquire(Class::Running).await,
         ];
-        assert!(!has_place(&limiter, Class::Running));
-        let first_start = limiter.place(Class::FirstStart).await;
+        assert!(!has_permit(&limiter, Class::Running));
+        let first_start = limiter.acquire(Class::FirstStart).await;
         let order = Arc::new(Mutex::new(vec![]));
         for (n, class) in [
             (1, Class::FirstStart),
@@ -373,7 +373,7 @@ mod tests {
         ] {
             let (limiter, order) = (limiter.clone(), Arc::clone(&order));
             tokio::spawn(async move {
-                let _place = limiter.place(class).await;
+                let _permit = limiter.acquire(class).await;
                 order.lock().unwrap().push(n);
             });
             tokio::task::yield_now().await;

@@ -39,7 +39,7 @@ pub(super) enum JobOutcome {
         result: Result<Option<LocalImage>, ImageError>,
     },
     /// It is this version's turn among the node's updates.
-    Turn { uid: Uid, place: Permit },
+    Turn { uid: Uid, permit: Permit },
 }
 
 type Work = BoxFuture<'static, Result<(), StepError>>;
@@ -116,12 +116,12 @@ impl PodTask {
                 holder,
                 result,
             } => self.image_checked(uid, holder, result),
-            JobOutcome::Turn { uid, place } => {
+            JobOutcome::Turn { uid, permit } => {
                 let step = Step::TakeTurn { uid: uid.clone() };
                 self.outcome(&step, Outcome::Ended);
                 if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
                     self.outcome(&step, Outcome::Done);
-                    self.turn = Some((uid, place.lease()));
+                    self.turn = Some((uid, permit.lease()));
                 }
             }
         }

@@ -87,12 +87,12 @@ impl PodTask {
             self.free_last_container(uid, container).await?;
         }
         let class = self.container_class(&version, container);
-        let mut place = self.place(&new.subject, class).await?;
-        let id = self.create_container(&new, request, &mut place).await?;
+        let mut permit = self.acquire_permit(&new.subject, class).await?;
+        let id = self.create_container(&new, request, &mut permit).await?;
         self.record_created(&new, id.clone(), instance);
-        self.start_created(step, &version, spec, &id, &mut place)
+        self.start_created(step, &version, spec, &id, &mut permit)
             .await?;
-        drop(place);
+        drop(permit);
         self.refresh_previous_exit(uid, container, attempt).await;
         Ok(())
     }
@@ -138,12 +138,12 @@ impl PodTask {
         &mut self,
         new: &NewContainer<'_>,
         request: v1::CreateContainerRequest,
-        place: &mut Permit,
+        permit: &mut Permit,
     ) -> Result<ContainerId, StepError> {
         let context = Arc::clone(&self.context);
         let shown = self.under_way(&new.version.uid, Some(&new.spec.name), "CreateContainer");
         let create = context.client.create_container(request);
-        let create = place.run(CallKind::CreateContainer, create);
+        let create = permit.run(CallKind::CreateContainer, create);
         let created = self.part(&new.subject, create).await?;
         drop(shown);
         let id = match created {
@@ -206,8 +206,8 @@ impl PodTask {
         }
     }
 
-    /// Waits for a place among the expensive calls.
-    pub(super) async fn place(
+    /// Waits for a permit for expensive calls.
+    pub(super) async fn acquire_permit(
         &mut self,
         subject: &Subject,
         class: Class,
@@ -219,7 +219,7 @@ impl PodTask {
         };
         let _step = self.under_way(&uid, container, "WaitForTurn");
         let limiter = self.context.limiter.clone();
-        self.part(subject, limiter.place(class)).await
+        self.part(subject, limiter.acquire(class)).await
     }
 
     /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
@@ -256,8 +256,8 @@ impl PodTask {
         };
         let subject = Subject::Container(uid.clone(), container.to_owned());
         let class = self.container_class(&version, container);
-        let mut place = self.place(&subject, class).await?;
-        self.start_created(step, &version, spec, id, &mut place)
+        let mut permit = self.acquire_permit(&subject, class).await?;
+        self.start_created(step, &version, spec, id, &mut permit)
             .await
     }
 
@@ -269,10 +269,10 @@ impl PodTask {
         version: &StaticPod,
         spec: &ContainerSpec,
         id: &ContainerId,
-        place: &mut Permit,
+        permit: &mut Permit,
     ) -> Result<(), StepError> {
         self.expect_post_start(step, spec, id).await;
-        let now = self.call_start(step, version, spec, id, place).await?;
+        let now = self.call_start(step, version, spec, id, permit).await?;
         let (name, normal) = (Some(spec.name.as_str()), EventKind::Normal);
         self.event(&version.uid, name, normal, "Started", "Container started");
         if let Some(known) = self.observed.container_mut(id) {
@@ -299,7 +299,7 @@ impl PodTask {
         version: &StaticPod,
         spec: &ContainerSpec,
         id: &ContainerId,
-        place: &mut Permit,
+        permit: &mut Permit,
     ) -> Result<Option<Container>, StepError> {
         let context = Arc::clone(&self.context);
         let subject = Subject::Container(version.uid.clone(), spec.name.clone());
@@ -308,7 +308,7 @@ impl PodTask {
         };
         let shown = self.under_way(&version.uid, Some(&spec.name), "StartContainer");
         let start = context.client.start_container(request);
-        let start = place.run(CallKind::StartContainer, start);
+        let start = permit.run(CallKind::StartContainer, start);
         let started = self.part(&subject, start).await?;
         drop(shown);
         started.map_err(|error| StepError::Call {

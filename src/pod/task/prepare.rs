@@ -89,8 +89,8 @@ impl PodTask {
         let uid = uid.clone();
         let job = async move {
             let _shown = shown;
-            let place = limiter.place(Class::Update).await;
-            JobOutcome::Turn { uid, place }
+            let permit = limiter.acquire(Class::Update).await;
+            JobOutcome::Turn { uid, permit }
         };
         self.jobs.push(job.boxed());
     }

@@ -102,12 +102,12 @@ impl PodTask {
         let uid = &version.uid;
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
         let class = self.sandbox_class(version);
-        let mut place = self.place(&subject, class).await?;
+        let mut permit = self.acquire_permit(&subject, class).await?;
         let shown = self.under_way(uid, None, "RunPodSandbox");
         let call = context.client.run_pod_sandbox(request);
-        let call = place.run(CallKind::RunSandbox, call);
+        let call = permit.run(CallKind::RunSandbox, call);
         let answer = self.part(&subject, call).await?;
-        drop((place, shown));
+        drop((permit, shown));
         let id = match answer {
             Ok(answer) => SandboxId::from(answer.pod_sandbox_id),
             Err(error) => {
