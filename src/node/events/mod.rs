@@ -72,13 +72,13 @@ pub async fn follow(
     };
     let mut is_logged = false;
     while !follower.hints.is_closed() {
-        let followed = match follower.container_events().await {
+        let end = match follower.container_events().await {
             Err(Error::Unimplemented { .. }) => follower.task_exits().await,
-            followed => followed,
+            end => end,
         };
         follower.connected.set(false);
         let mut retry = RETRY;
-        match followed {
+        match end {
             Ok(()) => debug!("Container event stream ended"),
             Err(Error::Unimplemented { .. }) => {
                 retry = RETRY_MISSING;
