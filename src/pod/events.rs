@@ -25,7 +25,7 @@ const MAX_MESSAGE: usize = 1024;
 pub enum EventKind {
     /// As it should be.
     Normal,
-    /// Somebody may want to look.
+    /// Something may need attention.
     Warning,
 }
 
@@ -148,7 +148,7 @@ impl Events {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Tells the number of the newest event.
+    /// Returns a receiver of the number of the newest event.
     pub fn newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }

@@ -16,14 +16,14 @@ use crate::units::time::bounded;
 /// The sandboxes and containers of one Pod, as lists give them.
 #[derive(Debug, Clone, Default)]
 pub struct Listed {
-    /// Sandboxes with our mark.
+    /// Sandboxes with our owner label.
     pub sandboxes: Vec<v1::PodSandbox>,
-    /// Containers with our mark.
+    /// Containers with our owner label.
     pub containers: Vec<v1::Container>,
 }
 
-/// Pod of a sandbox or container with these labels; `None` where its owner label is not `mark` or the
-/// names that it claims are no Pod's.
+/// Pod of a sandbox or container with these labels; `None` where its owner label is another one or
+/// its names are no Pod's.
 #[must_use]
 #[allow(
     clippy::implicit_hasher,
@@ -38,8 +38,8 @@ pub fn owner(owner_label: &str, labels: &HashMap<String, String>) -> Option<PodK
     check_key(&key).ok().map(|()| key)
 }
 
-/// The state of a sandbox or container, as a number that changes when anything worth a look does.
-/// The supervisor compares what it lists with what each task believes by it.
+/// The states of sandboxes and containers by ID, as numbers that change when anything worth an inspection
+/// does. The supervisor compares what it lists with what each task last observed by it.
 pub type StateDigest = Vec<(String, i32)>;
 
 /// Time limit for the status of what the list shows well enough.
@@ -66,7 +66,7 @@ pub struct Inspected {
 }
 
 impl Listed {
-    /// Everything that carries this mark, of one Pod or of all, with a valid identity.
+    /// Everything that carries this owner label, of one Pod or of all, with a valid identity.
     ///
     /// # Errors
     /// Any failure of the two calls.
@@ -110,7 +110,7 @@ impl Listed {
     }
 
     /// The Pod's state in full, with details asked for where `before` does not have them already. Where they
-    /// do not come in time, what the list tells is enough as far as the version's role allows that.
+    /// do not come in time, what the list shows is enough as far as the version's role allows that.
     ///
     /// # Errors
     /// Any failure of a call; what vanishes meanwhile is none.
@@ -237,7 +237,7 @@ pub fn listed_container(clock: &Clock, item: &v1::Container, role: Role) -> Opti
     })
 }
 
-/// The end of a container that nobody saw, as the kubelet tells it.
+/// The end of a container that nobody saw, as the kubelet reports it.
 #[must_use]
 pub fn unseen_end(clock: &Clock) -> Exit {
     Exit {
@@ -318,7 +318,7 @@ pub fn sandbox(clock: &Clock, status: v1::PodSandboxStatus) -> Sandbox {
     }
 }
 
-/// One container, without the sandbox it lives in, which its status does not tell; `None` if it is
+/// One container, without the sandbox it lives in, which its status does not have; `None` if it is
 /// gone.
 ///
 /// # Errors
@@ -376,7 +376,7 @@ fn grace_period(annotations: &HashMap<String, String>) -> Option<i64> {
     seconds.try_into().ok()
 }
 
-/// The stop signal that the runtime says a container has, where it knows of such signals.
+/// The stop signal that the runtime reports of a container, where it supports such signals.
 ///
 /// # Errors
 /// Any failure of the call.

@@ -33,7 +33,7 @@ pub struct PodReport {
     pub reason: String,
     /// Details for people.
     pub message: String,
-    /// Since when it waits for the reason's end, RFC 3339; empty where that is not known.
+    /// Start of its wait for the reason's end, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
     /// Conditions that a running Pod lacks to be Ready: its probes, its readiness gates.
@@ -88,7 +88,7 @@ pub struct ContainerReport {
     pub reason: String,
     /// Details for people.
     pub message: String,
-    /// Since when it runs, has ended or waits, RFC 3339; empty where that is not known.
+    /// Time since which it runs, has ended or waits, RFC 3339; empty where that is not known.
     #[serde(default)]
     pub since: String,
     /// Number of restarts.
@@ -111,10 +111,10 @@ pub struct UpdateReport {
     pub since: String,
 }
 
-/// All that a Pod's task tells of its Pod.
+/// All that a Pod's task reports of its Pod.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PodSnapshot {
-    /// In few words.
+    /// In short.
     pub report: PodReport,
     /// The version that this is about: the one that runs, or comes to run.
     pub version: Option<Arc<StaticPod>>,
@@ -367,7 +367,7 @@ fn init_waiting(
     Some((Waiting::new(&reason, report.message), report.since))
 }
 
-/// A container's status, in few words, with what holds it up where the status does not say.
+/// A container's status in short, with what blocks it where the status does not say.
 fn container_report(
     status: &ContainerStatus,
     view: View<'_>,

@@ -62,7 +62,7 @@ impl Reports {
             .collect()
     }
 
-    /// All that is told of all Pods, by namespace and name.
+    /// The snapshots of all Pods, by namespace and name.
     #[must_use]
     pub fn snapshots(&self) -> Vec<(PodKey, Arc<PodSnapshot>)> {
         let all = self.lock();
@@ -80,12 +80,12 @@ impl Reports {
             .map(|(snapshot, _)| Arc::clone(snapshot))
     }
 
-    /// Tells when anything changed.
+    /// Returns a receiver that is notified when anything changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Returns true if the Pod's task believes this. A Pod without a task believes nothing.
+    /// Returns true if the Pod's task last observed this state. A Pod without a task has observed nothing.
     #[must_use]
     pub fn is_current(&self, key: &PodKey, digest: &StateDigest) -> bool {
         match self.lock().get(key) {

@@ -2,7 +2,7 @@
 //! until the manifest changes once more.
 //!
 //! The state of it stands on disk, one small file for each Pod that is on trial or was taken
-//! back, so that it holds over restarts of the agent at any moment.
+//! back, so that it holds over restarts of the agent at any time.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -31,14 +31,14 @@ pub struct Rollback {
     pub uid: Uid,
     /// Time at which that began to run.
     pub since: Option<Timestamp>,
-    /// Since when it is Ready, if it is.
+    /// Time since which it is Ready, if it is.
     pub ready_since: Option<Timestamp>,
     /// Message of its containers, once it was rolled back.
     pub failed: Option<String>,
 }
 
 /// A version that is Ready this long has passed its trial; one that starts and ends again and again is
-/// Ready for moments too.
+/// Ready for short times too.
 pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 /// Returns the time that a version must be Ready to pass, by the time it has to become so.
@@ -88,10 +88,10 @@ pub fn is_good(status: &PodStatus) -> bool {
 pub fn complaint(status: &PodStatus) -> String {
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
-    let said: Vec<String> = all.filter(|s| !s.ready).map(of_container).collect();
+    let messages: Vec<String> = all.filter(|s| !s.ready).map(of_container).collect();
     match (&status.reason, &status.message) {
         (Some(reason), Some(message)) => format!("{reason}: {message}"),
-        _ => said.join("; "),
+        _ => messages.join("; "),
     }
 }
 
@@ -99,22 +99,22 @@ fn of_container(status: &ContainerStatus) -> String {
     let name = &status.name;
     let state = status.state.clone().unwrap_or_default();
     let last = status.last_state.clone().unwrap_or_default();
-    let mut said = vec![format!("container {name}")];
+    let mut parts = vec![format!("container {name}")];
     if let Some(waiting) = state.waiting {
         let reason = waiting.reason.unwrap_or_default();
         let message = waiting.message.filter(|_| last.terminated.is_none());
         let message = message.map_or(String::new(), |message| format!(": {message}"));
-        said.push(format!("waits: {reason}{message}"));
+        parts.push(format!("waits: {reason}{message}"));
     } else if state.running.is_some() {
-        said.push("runs and is not ready".to_owned());
+        parts.push("runs and is not ready".to_owned());
     }
     if let Some(ended) = state.terminated.or(last.terminated) {
-        let words = ended.message.unwrap_or_default();
-        let gap = if words.is_empty() { "" } else { ": " };
-        let (code, words) = (ended.exit_code, words.trim());
-        said.push(format!("(ended with exit code {code}{gap}{words})"));
+        let message = ended.message.unwrap_or_default();
+        let gap = if message.is_empty() { "" } else { ": " };
+        let (code, message) = (ended.exit_code, message.trim());
+        parts.push(format!("(ended with exit code {code}{gap}{message})"));
     }
-    said.join(" ")
+    parts.join(" ")
 }
 
 /// Reads the record of an update of this Pod, if there is a readable one.

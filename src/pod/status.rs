@@ -143,7 +143,7 @@ fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Phase {
     Phase::Running
 }
 
-/// The phase of a Pod whose containers are over for good, sidecars aside.
+/// The phase of a Pod whose containers are over for good, except sidecars.
 #[must_use]
 pub fn end_phase(version: &StaticPod, status: &PodStatus) -> Phase {
     let mut statuses = status.container_statuses.iter().flatten();

@@ -1,6 +1,6 @@
 //! Admission of a Pod to this node: the node's labels, what is free of its resources, host
 //! ports, sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
-//! uses, and is looked at again when anything changes.
+//! uses, and is admitted again when anything changes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,12 +50,12 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// The resources that one version of a Pod takes of the node.
+/// The node's resources that one version of a Pod takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Claim {
+struct PodAllocation {
     ports: BTreeSet<HostPort>,
     requested: Requested,
-    /// True if its class of service is burstable.
+    /// True if its QoS class is Burstable.
     burstable: bool,
 }
 
@@ -81,14 +81,14 @@ impl HostPort {
 /// The node's resources that are taken, by Pod.
 #[derive(Debug)]
 pub struct Allocations {
-    claims: Mutex<BTreeMap<(PodKey, Uid), Claim>>,
+    by_version: Mutex<BTreeMap<(PodKey, Uid), PodAllocation>>,
     changes: watch::Sender<u64>,
 }
 
 impl Default for Allocations {
     fn default() -> Self {
         Self {
-            claims: Mutex::default(),
+            by_version: Mutex::default(),
             changes: watch::channel(0).0,
         }
     }
@@ -103,30 +103,32 @@ impl Allocations {
     pub fn admit(&self, facts: &NodeFacts, pod: &StaticPod) -> Result<(), Rejection> {
         let spec = &pod.spec;
         check_alone(facts, pod, spec)?;
-        let claim = claim(spec);
-        let mut claims = self.lock();
-        let others = claims.iter().filter(|((key, _), _)| *key != pod.key);
-        let others: Vec<_> = others.map(|((key, _), claim)| (key, claim)).collect();
-        check_resources(facts, &claim, &others)?;
+        let allocation = allocation_of(spec);
+        let mut allocations = self.lock();
+        let others = allocations.iter().filter(|((key, _), _)| *key != pod.key);
+        let others: Vec<_> = others
+            .map(|((key, _), allocation)| (key, allocation))
+            .collect();
+        check_resources(facts, &allocation, &others)?;
         check_labels(facts, spec)?;
-        check_ports(&claim, &others)?;
-        claims.insert((pod.key.clone(), pod.uid.clone()), claim);
+        check_ports(&allocation, &others)?;
+        allocations.insert((pod.key.clone(), pod.uid.clone()), allocation);
         Ok(())
     }
 
-    /// Notes what a Pod takes that runs already.
+    /// Reserves what a Pod takes that runs already.
     pub fn reserve(&self, pod: &StaticPod) {
         let owner = (pod.key.clone(), pod.uid.clone());
-        self.lock().insert(owner, claim(&pod.spec));
+        self.lock().insert(owner, allocation_of(&pod.spec));
     }
 
-    /// Has those look again who were refused: the node is not what it was.
+    /// Has rejections decided once more, since the node has changed.
     pub fn node_changed(&self) {
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Gives back what a version had taken.
+    /// Releases what a version had taken.
     pub fn release(&self, key: &PodKey, uid: &Uid) {
         let had = self.lock().remove(&(key.clone(), uid.clone()));
         if had.is_some() {
@@ -138,25 +140,29 @@ impl Allocations {
     /// Returns the CPU requests of all burstable Pods together, in thousandths.
     #[must_use]
     pub fn burstable_cpu(&self) -> i64 {
-        let claims = self.lock();
-        let burstable = claims.values().filter(|claim| claim.burstable);
+        let allocations = self.lock();
+        let burstable = allocations
+            .values()
+            .filter(|allocation| allocation.burstable);
         burstable
-            .map(|claim| claim.requested.cpu)
+            .map(|allocation| allocation.requested.cpu)
             .fold(0, i64::saturating_add)
     }
 
-    /// Tells when something was given back.
+    /// Returns a receiver that is notified when something was released or the node has changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PodKey, Uid), Claim>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PodKey, Uid), PodAllocation>> {
         // A panic while holding the lock cannot leave the map half changed.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_version
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn claim(spec: &PodSpec) -> Claim {
+fn allocation_of(spec: &PodSpec) -> PodAllocation {
     let inits = spec.init_containers.iter().flatten();
     let sidecars = inits.filter(|c| is_sidecar(c));
     let containers = sidecars.chain(&spec.containers);
@@ -170,16 +176,20 @@ fn claim(spec: &PodSpec) -> Claim {
             address: address.unwrap_or("0.0.0.0").to_owned(),
         })
     });
-    Claim {
+    PodAllocation {
         ports: ports.collect(),
         requested: requested(spec),
         burstable: qos_class(spec) == QosClass::Burstable,
     }
 }
 
-fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Rejection> {
-    for port in &claim.ports {
-        let taken = |(_, other): &&(&PodKey, &Claim)| other.ports.iter().any(|p| p.clashes(port));
+fn check_ports(
+    allocation: &PodAllocation,
+    others: &[(&PodKey, &PodAllocation)],
+) -> Result<(), Rejection> {
+    for port in &allocation.ports {
+        let taken =
+            |(_, other): &&(&PodKey, &PodAllocation)| other.ports.iter().any(|p| p.clashes(port));
         if let Some((holder, _)) = others.iter().find(taken) {
             let HostPort { port, protocol, .. } = port;
             let message = format!(
@@ -197,11 +207,11 @@ fn check_ports(claim: &Claim, others: &[(&PodKey, &Claim)]) -> Result<(), Reject
 /// One of the amounts that are requested.
 type Side = fn(&Requested) -> i64;
 
-/// Holds what is requested against what the node has, in the kubelet's order and words.
+/// Holds what is requested against what the node has, in the kubelet's order and with its messages.
 fn check_resources(
     facts: &NodeFacts,
-    claim: &Claim,
-    others: &[(&PodKey, &Claim)],
+    allocation: &PodAllocation,
+    others: &[(&PodKey, &PodAllocation)],
 ) -> Result<(), Rejection> {
     let pods: BTreeSet<_> = others.iter().map(|(key, _)| key).collect();
     let pods = i64::try_from(pods.len()).unwrap_or(i64::MAX);
@@ -231,13 +241,13 @@ fn check_resources(
             .iter()
             .map(|(_, c)| of(&c.requested))
             .fold(0, i64::saturating_add);
-        // Nothing is what the machine does not tell.
+        // Zero is what the machine does not report.
         if capacity > 0 {
-            fits(name, of(&claim.requested), used, capacity)?;
+            fits(name, of(&allocation.requested), used, capacity)?;
         }
     }
-    for (name, requested) in &claim.requested.huge_pages {
-        let of = |c: &Claim| c.requested.huge_pages.get(name).copied();
+    for (name, requested) in &allocation.requested.huge_pages {
+        let of = |c: &PodAllocation| c.requested.huge_pages.get(name).copied();
         let used = others
             .iter()
             .filter_map(|(_, c)| of(c))

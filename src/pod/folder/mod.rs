@@ -97,7 +97,7 @@ pub fn read_record(paths: &Paths, uid: &str) -> Option<Record> {
 }
 
 /// Makes the Pod's folder and record, and then its log folder: what carries the Pod's name outside its
-/// own folder is only there while the record tells of it.
+/// own folder is only there while the record names it.
 ///
 /// # Errors
 /// Any I/O error.
@@ -110,7 +110,7 @@ pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Re
     paths.log_location(key, uid).create(0o755).map(drop)
 }
 
-/// Notes that the Pod's end has begun, and gives when that first was.
+/// Records that the Pod's termination has begun; returns the time of its first start.
 ///
 /// # Errors
 /// Any I/O error.
@@ -222,7 +222,7 @@ fn write_shared(folder: &Folder, name: &str, text: &[u8]) -> io::Result<()> {
 }
 
 /// Makes what one instance of a container needs: its log folder, in which nothing has the log's name but a
-/// log, and the file for its last words.
+/// log, and the file for its termination message.
 ///
 /// # Errors
 /// Any I/O error.
@@ -256,7 +256,7 @@ fn clear_name(folder: &Folder, name: &str) -> io::Result<()> {
 }
 
 /// Removes what one instance of a container left: its log, rotated parts and the link to it included,
-/// and its last words.
+/// and its termination message.
 ///
 /// # Errors
 /// Any I/O error; that a file is not there is none.

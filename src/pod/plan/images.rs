@@ -69,7 +69,7 @@ pub fn image_volumes<'a>(
     volumes.filter(mounted).map(|v| volume_holder(&v.name))
 }
 
-pub(super) fn at_hand(state: &PodState, version: &StaticPod, holder: &str) -> bool {
+pub(super) fn is_image_ready(state: &PodState, version: &StaticPod, holder: &str) -> bool {
     let image = state.image(&version.uid, holder);
     matches!(image, Some(Image::Ready { .. }))
 }

@@ -90,7 +90,7 @@ impl Planner<'_> {
         }
         // The wanted version first, the remains of the old one after: that makes the gap short.
         let step = match (self.view.wanted, kept) {
-            // Nothing of the kept version may hold up the wanted one.
+            // Nothing of the kept version may block the wanted one.
             (Some(wanted), Some(kept)) => self.prepare(wanted).or_else(|| self.run(kept)),
             (Some(wanted), None) if self.can_run(wanted, &leaving) => self.run(wanted),
             _ => None,
@@ -146,7 +146,7 @@ impl Planner<'_> {
         }
         let step = match current {
             Some(sandbox) => self.start_first_of(version, wants, sandbox),
-            // Its images are looked for first, and that takes no time.
+            // Its images are checked first, and that takes no time.
             None if wants
                 .iter()
                 .any(|(spec, _)| self.is_checking(version, spec)) =>
@@ -160,7 +160,7 @@ impl Planner<'_> {
     }
 
     /// Returns true if a version waits as a whole for objects that no manifest has. As with the kubelet it does
-    /// for those behind its volumes, and a variable holds up its container alone. Once a manifest has what
+    /// for those behind its volumes, and a variable blocks its container alone. Once a manifest has what
     /// is missing another version comes, so one that came with its objects is given the time to do so.
     fn is_held_for_objects(&mut self, version: &StaticPod) -> bool {
         if start_errors(version).is_empty() {

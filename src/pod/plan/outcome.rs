@@ -40,7 +40,7 @@ pub enum Outcome {
     /// `EnsureImage`: the state of the image; `None` where nothing is known of it any more.
     Image(Option<Image>),
     /// `RunSandbox`, `RunContainer`: what it needs on the node is about to be made. A container uses up its
-    /// image, whether it starts or not: the next start looks for the image again.
+    /// image, whether it starts or not: the next start checks for the image again.
     Begun,
     /// `RunSandbox`: the version's folder has this record.
     Recorded(Arc<Record>),
@@ -197,7 +197,7 @@ impl Version {
 }
 
 impl Observed {
-    /// Applies what a step that is done changed in the runtime, as far as the step itself tells.
+    /// Applies what a step that is done changed in the runtime, as far as the step itself shows.
     pub fn apply_done(&mut self, step: &Step) {
         match step {
             Step::StopSandbox { id } => {

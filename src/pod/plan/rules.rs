@@ -14,7 +14,7 @@ use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Subject, View};
 use crate::units;
 
-/// The action of a restart rule that starts all of the Pod anew.
+/// The action of a restart rule that restarts all of the Pod.
 const RESTART_ALL: &str = "RestartAllContainers";
 /// Least time between two restarts of a Pod as a whole, which have no back-off.
 const RESTART_ALL_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const RESTART_ALL_INTERVAL: Duration = Duration::from_secs(1);
 pub enum Restart {
     /// It stays as it is.
     Never,
-    /// Once this moment has come, after this wait.
+    /// At this time, after this wait.
     At(MonotonicTime, Duration),
 }
 
@@ -90,7 +90,7 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
     })
 }
 
-/// Returns true if an instance is to be replaced, whatever it ended with: because all of the Pod starts anew, or
+/// Returns true if an instance is to be replaced, whatever it ended with: because all of the Pod restarts, or
 /// because it did not work.
 fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bool {
     let failed_instance = view.state.failed_instance(container).is_some();
@@ -130,13 +130,13 @@ fn restart_rule(spec: &ContainerSpec, code: i32) -> Option<&ContainerRestartRule
     spec.restart_policy_rules.iter().flatten().find(about)
 }
 
-/// Returns true if a container ended in a way that starts all containers of the Pod anew.
+/// Returns true if a container ended in a way that restarts all containers of the Pod.
 #[must_use]
 pub fn restarts_all(view: View<'_>, version: &StaticPod) -> bool {
     restart_all_due(view, version).is_some()
 }
 
-/// Returns the time from which all containers of the Pod start anew, if one ended in a way that asks for it.
+/// Returns the time from which all containers of the Pod restart, if one ended in a way that asks for it.
 #[must_use]
 pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let due = |spec: &ContainerSpec| {
@@ -154,7 +154,7 @@ pub fn restart_all_due(view: View<'_>, version: &StaticPod) -> Option<MonotonicT
     version.all_containers().filter_map(due).min()
 }
 
-/// Returns true if a rule of this version can start all of its containers anew.
+/// Returns true if a rule of this version can restart all of its containers.
 #[must_use]
 pub fn can_restart_all(version: &StaticPod) -> bool {
     let mut rules = version
@@ -163,7 +163,7 @@ pub fn can_restart_all(version: &StaticPod) -> bool {
     rules.any(|rule| rule.action == RESTART_ALL)
 }
 
-/// Returns true if all containers of a version start anew, and the first of them was not made yet.
+/// Returns true if all containers of a version restart, and the first of them was not made yet.
 #[must_use]
 pub fn is_restarting_all(view: View<'_>, version: &StaticPod) -> bool {
     let asked = version.all_containers().any(|spec| {

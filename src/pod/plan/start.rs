@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::images::{at_hand, image_volumes};
+use super::images::{image_volumes, is_image_ready};
 use super::rules::{Restart, restart, restart_backoff};
 use super::{Planner, Step, waiting};
 use crate::manifest::is_sidecar;
@@ -12,7 +12,7 @@ use crate::pod::state::{Image, PostStart, Subject};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
-/// making sandboxes is the dearest thing a runtime does.
+/// making sandboxes is the most expensive thing a runtime does.
 const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The start of a container that is due.
@@ -164,7 +164,7 @@ impl Planner<'_> {
         match restart {
             Restart::Never => None,
             Restart::At(due, _) if self.must_wait_until(due) => {
-                // What is told of a start that failed changes before.
+                // The status of a start that failed changes before.
                 let retry = waiting::retry(self.view, version, &last.name);
                 retry.map(|retry| self.must_wait_until(retry));
                 None
@@ -174,7 +174,7 @@ impl Planner<'_> {
     }
 
     /// Starts the first container that can be. Those of a new sandbox start in the manifest's order: one
-    /// whose image is being pulled holds up those after it, as with the kubelet. One that ran before
+    /// whose image is being pulled blocks those after it, as with the kubelet. One that ran before
     /// waits for nobody.
     pub(super) fn start_first_of(
         &mut self,
@@ -236,7 +236,7 @@ impl Planner<'_> {
                 let state = self.view.state;
                 let volumes = image_volumes(version, spec);
                 let mut holders = volumes.chain([container.clone()]);
-                if !holders.all(|holder| at_hand(state, version, &holder)) {
+                if !holders.all(|holder| is_image_ready(state, version, &holder)) {
                     return None;
                 }
                 Step::RunContainer {

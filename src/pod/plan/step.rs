@@ -61,7 +61,7 @@ pub enum Step {
         /// Its id.
         id: ContainerId,
     },
-    /// Mark a version as on its way out and stop all its containers: preStop, signal, grace period.
+    /// Record that a version is terminating and stop all its containers: preStop, signal, grace period.
     Terminate {
         /// The version.
         uid: Uid,

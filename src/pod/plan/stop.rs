@@ -8,7 +8,7 @@ use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::{Container, ContainerId, Sandbox, SandboxId, State};
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PostStart, Subject};
-use crate::probe::ProbeKind as Kind;
+use crate::probe::ProbeKind;
 
 /// Time limit for the stop of a dead sandbox before the next one is made.
 pub(super) const SANDBOX_STOP: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ impl Planner<'_> {
     }
 
     /// Returns true if nothing may start in place of this sandbox yet. One that is not ready has no process left,
-    /// and addresses and ports are free: what the network plugin does not give back holds nobody up.
+    /// and addresses and ports are free: what the network plugin does not give back blocks nothing.
     fn blocks(&self, sandbox: &Sandbox) -> bool {
         let removal = Subject::RemoveSandbox(sandbox.id.clone());
         let state = self.view.state;
@@ -42,8 +42,8 @@ impl Planner<'_> {
             let step = Step::Terminate { uid: uid.clone() };
             return self.unless_failing(step);
         }
-        let standing = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
-        self.first_of(standing.map(|s| s.id.clone()).collect(), |id| {
+        let unstopped = observed.sandboxes_of(uid).filter(|s| self.needs_stop(s));
+        self.first_of(unstopped.map(|s| s.id.clone()).collect(), |id| {
             Step::StopSandbox { id }
         })
     }
@@ -60,8 +60,8 @@ impl Planner<'_> {
             .or_else(|| self.collect_garbage(version))
     }
 
-    /// Stops a container that its probes or the hook after its start gave up. A stop that was begun goes
-    /// on, whatever they say since.
+    /// Stops a container that failed by its probes or its postStart hook. A stop that was begun goes on,
+    /// whatever they report since.
     pub(super) fn stop_failed(&mut self, uid: &Uid) -> Option<Step> {
         let state = self.view.state;
         let stop_reason = |c: &Container| {
@@ -72,9 +72,9 @@ impl Planner<'_> {
                 return Some(StopReason::PostStart);
             }
             match state.health(&c.id).failed?.kind {
-                Kind::Liveness => Some(StopReason::Liveness),
-                Kind::Startup => Some(StopReason::Startup),
-                Kind::Readiness => None,
+                ProbeKind::Liveness => Some(StopReason::Liveness),
+                ProbeKind::Startup => Some(StopReason::Startup),
+                ProbeKind::Readiness => None,
             }
         };
         let running = self.view.observed.containers_of(uid);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::images::{at_hand, wanted_images};
+use super::images::{is_image_ready, wanted_images};
 use super::waiting::cleanup_failure;
 use super::{Planner, Step};
 use crate::manifest::objects::start_errors;
@@ -34,7 +34,7 @@ pub fn kept_version(view: View<'_>) -> Option<&Arc<StaticPod>> {
         })
 }
 
-/// Returns true if a version can start the moment the old one has ended: every image is at hand, every host path
+/// Returns true if a version can start as soon as the old one has ended: every image is ready, every host path
 /// in order, and it is its turn among the node's updates.
 fn takeover_ready(view: View<'_>, version: &StaticPod) -> bool {
     view.state.takeover(&version.uid).has_turn && is_prepared(view, version)
@@ -46,7 +46,7 @@ fn is_prepared(view: View<'_>, version: &StaticPod) -> bool {
     let checked = state.takeover(&version.uid).volumes_checked && state.is_admitted(&version.uid);
     checked
         && start_errors(version).is_empty()
-        && wanted_images(version).all(|image| at_hand(view.state, version, &image.holder))
+        && wanted_images(version).all(|image| is_image_ready(view.state, version, &image.holder))
 }
 
 impl<'a> Planner<'a> {
@@ -100,7 +100,7 @@ impl<'a> Planner<'a> {
         self.unless_failing(step)
     }
 
-    /// Has the check of the volumes fail for objects that no manifest has, so that events tell of them. Those
+    /// Has the check of the volumes fail for objects that no manifest has, so that events report them. Those
     /// that came with the Pod are given the time to be read.
     pub(super) fn report_missing(&mut self, version: &StaticPod) -> Option<Step> {
         if start_errors(version).is_empty() {

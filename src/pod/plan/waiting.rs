@@ -1,4 +1,4 @@
-//! Reasons for which a container or an update waits, in Kubernetes' words: a pure function of what the planner sees.
+//! Reasons for which a container or an update waits, by Kubernetes' names: a pure function of what the planner sees.
 
 use crate::manifest::objects::{container_start_errors, start_errors};
 use crate::manifest::{StaticPod, Uid};
@@ -62,7 +62,7 @@ fn missing(start_errors: &[String]) -> Option<Waiting> {
     (!start_errors.is_empty()).then(|| Waiting::new(MISSING_OBJECT, start_errors.join("; ")))
 }
 
-/// Returns the failure that holds up the stop or the clean-up of a version, if one does.
+/// Returns the failure that blocks the stop or the clean-up of a version, if one does.
 pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &Uid) -> Option<&'a Failure> {
     let sandboxes = view.observed.sandboxes_of(uid);
     let containers = view.observed.containers_of(uid);
@@ -73,7 +73,7 @@ pub(in crate::pod) fn cleanup_failure<'a>(view: View<'a>, uid: &Uid) -> Option<&
     subjects.find_map(|subject| view.state.failures.get(&subject))
 }
 
-/// Returns the failure that holds up the clean-up of anything but this version.
+/// Returns the failure that blocks the clean-up of anything but this version.
 pub(in crate::pod) fn cleanup_of_others(view: View<'_>, but: &Uid) -> Option<Waiting> {
     let on_disk = view.state.uids_on_disk();
     let mut others = view
@@ -132,11 +132,11 @@ pub(in crate::pod) fn all_blocked(view: View<'_>, version: &StaticPod) -> Vec<St
     let blocked_by = version
         .all_containers()
         .filter_map(|c| blocked_by(view, version, &c.name));
-    let mut said: Vec<String> = blocked_by
+    let mut messages: Vec<String> = blocked_by
         .map(|w| format!("{}: {}", w.reason, w.message))
         .collect();
-    said.dedup();
-    said
+    messages.dedup();
+    messages
 }
 
 fn start_failure<'a>(state: &'a PodState, uid: &Uid, container: &str) -> Option<&'a Failure> {
@@ -147,7 +147,7 @@ fn start_failure<'a>(state: &'a PodState, uid: &Uid, container: &str) -> Option<
 fn pod_failure<'a>(state: &'a PodState, uid: &Uid) -> Option<&'a Failure> {
     let subjects = [Subject::Sandbox(uid.clone()), Subject::Volumes(uid.clone())];
     let mut failures = subjects.iter().filter_map(|s| state.failures.get(s));
-    // Of objects that are missing those tell that wait for them.
+    // Objects that are missing are reported by what waits for them.
     failures.find(|failure| failure.reason != MISSING_OBJECT)
 }
 
@@ -169,8 +169,8 @@ fn image_state<'a>(state: &'a PodState, version: &StaticPod, holder: &str) -> Op
     }
 }
 
-/// Returns the reason for which an image cannot be had, in the kubelet's words: after the first failure it calls the waiting by
-/// another name.
+/// Returns the reason for which an image cannot be had, as the kubelet has it: after the first failure it
+/// calls the waiting by another name.
 fn image_error(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
     let back_off = format!("Back-off pulling image \"{}\"", image.image);
     match image_state(state, version, &image.holder)? {
@@ -253,7 +253,7 @@ pub(in crate::pod) fn first_seen(view: View<'_>, uid: &Uid) -> Option<i64> {
     view.state.first_seen(uid).map(|seen| seen.nanos)
 }
 
-/// Time of the machine at a moment, by its clock as it stands, or stood when the version was first seen.
+/// The machine's time that belongs to this one, by its clock as it stands, or stood when the version was first seen.
 fn wall_at(view: View<'_>, uid: &Uid, at: MonotonicTime) -> Option<i64> {
     if let Some(at) = view.state.wall.at(at) {
         return Some(at);

@@ -19,7 +19,7 @@ pub enum Subject {
     RemoveSandbox(SandboxId),
     /// Stopping the containers of this UID.
     Stop(Uid),
-    /// Clearing away what this UID left on the node.
+    /// Cleaning up what this UID left on the node.
     CleanUp(Uid),
     /// The turn of this UID among the node's updates.
     Turn(Uid),

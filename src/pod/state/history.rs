@@ -26,7 +26,7 @@ pub struct History {
     /// The newest instance of each container, by name.
     pub containers: BTreeMap<String, Instance>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
-    /// since all of the Pod starts anew.
+    /// since all of the Pod restarts.
     #[serde(rename = "restart_before_attempt")]
     pub restart_before_attempt: BTreeMap<String, u64>,
     /// By container id: instances that do not work and are stopped for that. Those that are over stay
@@ -112,7 +112,7 @@ pub enum StopReason {
     Startup,
     /// The hook after their start failed.
     PostStart,
-    /// All containers of the Pod start anew.
+    /// All containers of the Pod restart.
     RestartAll,
 }
 
@@ -123,7 +123,7 @@ pub struct Ended {
     pub code: i32,
     /// The runtime's word for it.
     pub reason: String,
-    /// The explanation: the runtime's, and the container's own last words.
+    /// The explanation: the runtime's, and the container's own termination message.
     pub message: String,
     /// Nanoseconds since the epoch.
     pub finished_at: i64,
@@ -143,7 +143,7 @@ pub struct Finished {
     pub since: i64,
 }
 
-/// Since when a condition of the Pod holds.
+/// A condition of the Pod, with the time since which it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     /// `Ready`, `Initialized`, …
@@ -174,7 +174,7 @@ impl History {
         self.post_starts.retain(|id| newest.contains(id));
     }
 
-    /// The containers of this UID that the runtime had and has not any more, as they are remembered. One
+    /// The containers of this UID that the runtime had and has not any more, as the history has them. One
     /// that was not seen to end has ended without anybody knowing how.
     #[must_use]
     pub fn gone(&self, observed: &Observed, uid: &Uid, clock: &Clock) -> Vec<Container> {
@@ -200,17 +200,17 @@ impl History {
     /// Returns true if an instance is to be replaced, whatever it ended with.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
-        let floor = self.restart_before_attempt.get(&container.name);
-        floor.is_some_and(|floor| u64::from(container.attempt) < *floor)
+        let before = self.restart_before_attempt.get(&container.name);
+        before.is_some_and(|before| u64::from(container.attempt) < *before)
     }
 
     /// From now on this instance and those before it are to be replaced.
     pub fn replace(&mut self, container: &Container) {
-        let floor = self
+        let before = self
             .restart_before_attempt
             .entry(container.name.clone())
             .or_default();
-        *floor = (*floor).max(u64::from(container.attempt).saturating_add(1));
+        *before = (*before).max(u64::from(container.attempt).saturating_add(1));
     }
 
     /// Returns true if the Pod, as it was last remembered, had been Ready for this long at a time (nanoseconds

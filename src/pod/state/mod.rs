@@ -1,4 +1,4 @@
-//! The state of one Pod beyond what the runtime has: images at hand, failures, what probes report, and
+//! The state of one Pod beyond what the runtime has: images, failures, what probes report, and
 //! which versions are terminating. Losing it with the agent costs time, never correctness; what must not
 //! be lost, that a version is terminating and its history, also stands on disk.
 //!
@@ -31,7 +31,7 @@ use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::probe::Health;
 
-/// All that the planner looks at.
+/// All that the planner reads.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// The version that the manifests want, if any.
@@ -46,14 +46,14 @@ pub struct View<'a> {
     pub longest_backoff: Duration,
 }
 
-/// The task's memory.
+/// The state of a Pod's task beyond what the runtime has.
 #[derive(Debug, Clone, Default)]
 pub struct PodState {
     /// Versions of this Pod, by UID; each has a part that is not empty.
     versions: BTreeMap<Uid, Version>,
     /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
-    /// Sandboxes whose network and processes the runtime was told to give back.
+    /// Sandboxes whose network and processes the runtime was asked to give back.
     pub stopped_sandboxes: BTreeSet<SandboxId>,
     /// Failures since the last success in the same matter.
     pub failures: BTreeMap<Subject, Failure>,
@@ -107,7 +107,7 @@ impl PodState {
     }
 
     /// Returns true if an instance of a container is to be replaced, whatever it ended with, since all of the Pod
-    /// starts anew.
+    /// restarts.
     #[must_use]
     pub fn is_replaced(&self, container: &Container) -> bool {
         let history = self.history(&container.uid);
@@ -130,7 +130,7 @@ impl PodState {
             .map_or(next, |free| next.max(*free))
     }
 
-    /// One more failure in this matter. Tells whether it is news: the first, or one with another
+    /// Records one more failure in this matter. Returns true if it is a new one: the first, or one with another
     /// message.
     pub fn record_failure(
         &mut self,
@@ -143,7 +143,7 @@ impl PodState {
         // A name is in use because of what failed before: that is the cause to show.
         let cause = before.filter(|_| crate::cri::capabilities::name_holder(&message).is_some());
         let (reason, message) = cause.map_or((reason, message), |f| (f.reason, f.message.clone()));
-        let news = before.is_none_or(|f| f.message != message);
+        let is_new = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let longest = match subject {
             Subject::Sandbox(_) | Subject::Volumes(_) => backoff::SANDBOX_MAXIMUM,
@@ -159,10 +159,10 @@ impl PodState {
             retry,
         };
         self.failures.insert(subject, failure);
-        news
+        is_new
     }
 
-    /// Returns true if what a version left is being cleared away right now.
+    /// Returns true if what a version left is being cleaned up right now.
     #[must_use]
     pub fn is_being_cleaned_up(&self, uid: &Uid) -> bool {
         let subject = Subject::CleanUp(uid.clone());

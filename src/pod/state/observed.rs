@@ -59,7 +59,7 @@ pub struct Container {
     pub attempt: u32,
     /// Its state.
     pub state: State,
-    /// The image's name, as the runtime tells it.
+    /// The image's name, as the runtime reports it.
     pub image: String,
     /// Digest or id that the image's name stands for.
     pub image_ref: String,
@@ -82,7 +82,7 @@ pub enum State {
     Created,
     /// Running.
     Running {
-        /// Since when, in nanoseconds since the epoch; 0 while not known.
+        /// Start, in nanoseconds since the epoch; 0 while not known.
         started_at: i64,
     },
     /// Over.

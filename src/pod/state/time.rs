@@ -50,7 +50,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A clock whose wall time, in nanoseconds since the epoch, is what `wall` tells.
+    /// A clock whose wall time, in nanoseconds since the epoch, is what `wall` returns.
     #[must_use]
     pub fn with_wall(wall: fn() -> i64) -> Self {
         let start = Instant::now();
@@ -69,7 +69,7 @@ impl Clock {
         (self.wall)()
     }
 
-    /// The moment of a wall-clock time that the runtime gave (nanoseconds since the epoch), taken
+    /// The monotonic time of a wall-clock time that the runtime gave (nanoseconds since the epoch), taken
     /// while it is fresh: later changes of the machine's clock do not matter any more. A time in the
     /// future is now.
     #[must_use]
@@ -78,7 +78,7 @@ impl Clock {
         self.now().before(Duration::from_nanos(age.unsigned_abs()))
     }
 
-    /// The machine's time at a moment, in nanoseconds since the epoch, as its clock stands now.
+    /// The machine's wall-clock time of a monotonic one, in nanoseconds since the epoch, as its clock stands now.
     #[must_use]
     pub fn wall_of(&self, monotonic: MonotonicTime) -> i64 {
         let millis = monotonic.0.saturating_sub(self.now().0);
@@ -86,7 +86,7 @@ impl Clock {
             .saturating_add(millis.saturating_mul(1_000_000))
     }
 
-    /// The time of the machine that has [`Moment`] `moment`.
+    /// The [`Instant`] of a monotonic time.
     #[must_use]
     pub fn instant_of(&self, monotonic: MonotonicTime) -> Instant {
         self.start.later(monotonic.since(MonotonicTime(0)))
@@ -97,7 +97,7 @@ impl Clock {
 /// where that was set, so that a time that is worked out twice is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wall {
-    /// The machine's time at the moment 0, in nanoseconds since the epoch.
+    /// The machine's time at the monotonic time 0, in nanoseconds since the epoch.
     origin: Option<i64>,
 }
 
@@ -112,7 +112,7 @@ impl Wall {
         self.origin = self.origin.filter(|origin| same(*origin)).or(Some(now));
     }
 
-    /// The machine's time at a moment; `None` before the clocks were compared.
+    /// The machine's time of a monotonic one; `None` before the clocks were compared.
     #[must_use]
     pub fn at(self, monotonic: MonotonicTime) -> Option<i64> {
         let nanos = monotonic.0.saturating_mul(1_000_000);
@@ -120,7 +120,7 @@ impl Wall {
     }
 
     /// A time that the machine's clock gave, unless the clock was set since: then the time that it would give
-    /// to the same moment now.
+    /// to the same monotonic time now.
     #[must_use]
     pub fn corrected(self, nanos: i64, monotonic: MonotonicTime) -> i64 {
         let now = self.at(monotonic);
@@ -130,7 +130,7 @@ impl Wall {
 }
 
 /// A time from which something counts, over restarts of the agent too. On disk it is the machine's, in
-/// nanoseconds since the epoch; in memory it is also a moment, so that setting the machine's clock while
+/// nanoseconds since the epoch; in memory it is also a monotonic time, so that setting the machine's clock while
 /// the agent runs moves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
@@ -149,7 +149,7 @@ impl Timestamp {
         }
     }
 
-    /// The same with its moment, which for a time from disk is worked out now.
+    /// The same with its monotonic time, which for a time from disk is worked out now.
     #[must_use]
     pub fn fixed(self, clock: &Clock) -> Self {
         Self {
@@ -158,7 +158,7 @@ impl Timestamp {
         }
     }
 
-    /// Its moment.
+    /// Its monotonic time.
     #[must_use]
     pub fn monotonic(&self, clock: &Clock) -> MonotonicTime {
         self.monotonic

@@ -112,13 +112,13 @@ pub enum Image {
         /// Error of the last pull; empty the first time.
         error: String,
     },
-    /// At hand for the next start.
+    /// Ready for the next start.
     Ready {
         /// The image's id, from which the container is created.
         reference: String,
         /// The user the image wants to run as.
         user: ImageUser,
-        /// True if it was pulled for this start, and that was told.
+        /// True if it was pulled for this start, and that was recorded as an event.
         pulled: bool,
     },
     /// It could not be had.

@@ -73,7 +73,7 @@ pub(super) fn conditions(
     all.into_iter().map(condition).collect()
 }
 
-/// Since when a condition holds, in nanoseconds since the epoch: as long as remembered, else from now.
+/// Time since which a condition holds, in nanoseconds since the epoch: from the history, else now.
 fn since(view: View<'_>, version: &StaticPod, kind: &str, word: &str) -> Option<i64> {
     let history = view.state.history(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
@@ -83,7 +83,7 @@ fn since(view: View<'_>, version: &StaticPod, kind: &str, word: &str) -> Option<
         .or_else(|| Some(wall_of(view.now, seen.nanos, seen.monotonic)))
 }
 
-/// The machine's time at this moment, from a moment whose time is known.
+/// The machine's time `now`, from a monotonic time whose wall-clock time is known.
 fn wall_of(now: MonotonicTime, nanos: i64, at: MonotonicTime) -> i64 {
     let since = i64::try_from(now.since(at).as_nanos()).unwrap_or(i64::MAX);
     nanos.saturating_add(since)
@@ -121,7 +121,7 @@ fn initialized(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Findi
         let state = s.state.as_ref();
         state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
     });
-    // Nor does it become undone: init containers run once more where all containers start anew.
+    // Nor does it become undone: init containers run once more where all containers restart.
     let history = view.state.history(&version.uid);
     let mut known = history.into_iter().flat_map(|h| &h.conditions);
     let before = known.any(|c| c.kind == "Initialized" && c.status == "True");
@@ -184,7 +184,7 @@ fn ready(version: &StaticPod, status: &PodStatus, found: &[(&str, Finding)]) -> 
     Finding::because(false, "ReadinessGatesNotReady", Some(closed.join(", ")))
 }
 
-/// Returns true if all containers are on their way to start anew (Kubernetes, Pod Lifecycle, "Restart All
+/// Returns true if all containers are on their way to restart (Kubernetes, Pod Lifecycle, "Restart All
 /// Containers").
 fn all_containers_restarting(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Finding {
     if let Some(reason) = is_over(status) {

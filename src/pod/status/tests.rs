@@ -94,7 +94,7 @@ fn with_sidecar(policy: &str) -> Scene {
     ))
 }
 
-/// A Pod in which `b` has all start anew by ending with 88.
+/// A Pod in which `b` has all restart by ending with 88.
 fn restarting_all() -> Scene {
     let rule = "{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}";
     pod(&format!(

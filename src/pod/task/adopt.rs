@@ -71,7 +71,7 @@ impl PodTask {
         self.state.version_mut(&uid).record = Some(record);
     }
 
-    /// Remembers what the folder of a version tells of it.
+    /// Loads the state of a version from its folder.
     fn load_version(&mut self, uid: &Uid) {
         let paths = &self.context.facts.paths;
         let is_terminating = folder::read_terminating(paths, uid).is_some();

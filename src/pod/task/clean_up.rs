@@ -23,7 +23,7 @@ use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
 const REMOVAL: Duration = Duration::from_secs(120);
 
 impl PodTask {
-    /// Begins anew with a version that is gone, if it is wanted again.
+    /// Starts over with a version that is gone, if it is wanted again.
     pub(super) fn cleaned_up(&mut self, uid: &Uid) {
         info!(pod = %self.key, uid = uid.as_str(), "Removed Pod");
         self.effects.forget(uid);
@@ -34,7 +34,7 @@ impl PodTask {
         }
     }
 
-    /// Gives the classes of service what the Pods that are left ask for.
+    /// Updates the CPU shares of the QoS classes to what the Pods that are left request.
     pub(super) async fn update_cpu_shares(&mut self) {
         let (context, key) = (Arc::clone(&self.context), self.key.clone());
         let update = move || update_cpu_shares(&context);
@@ -102,7 +102,7 @@ pub(super) async fn remove_container(
     removed.map_err(node_failure("FailedRemoval"))
 }
 
-/// Takes away all that a version has on the node, and gives back what it took of the node.
+/// Removes all that a version has on the node, and releases its allocations.
 pub(super) async fn clean_up(
     context: Arc<Context>,
     key: PodKey,
@@ -121,7 +121,7 @@ pub(super) async fn clean_up(
         folder::remove(&facts.paths, &key, &valid)?;
         allocations.release(&key, &uid);
         if let Err(error) = update_cpu_shares(&context) {
-            // The next Pod that starts or goes tells of it.
+            // The next Pod that starts or goes reports it.
             debug!(pod = %key, %error, "Failed to update QoS CPU shares");
         }
         Ok(())
@@ -131,7 +131,7 @@ pub(super) async fn clean_up(
     cleaned_up.map_err(node_failure("FailedRemoval"))
 }
 
-/// Gives the classes of service what the Pods that are left ask for.
+/// Updates the CPU shares of the QoS classes to what the Pods that are left request.
 pub(super) fn update_cpu_shares(context: &Context) -> io::Result<()> {
     let facts = &context.facts;
     let driver = facts.cgroup_driver;

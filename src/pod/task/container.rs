@@ -222,8 +222,8 @@ impl PodTask {
         self.part(subject, limiter.acquire(class)).await
     }
 
-    /// Asks once more about the instance before: that memory ran out the runtime may learn only after the
-    /// container's end.
+    /// Inspects the instance before once more: the runtime may learn only after a container's end that it was
+    /// killed for want of memory.
     async fn refresh_previous_exit(&mut self, uid: &Uid, container: &str, attempt: u32) {
         let before = self.observed.history_of(uid, container);
         let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
@@ -317,7 +317,7 @@ impl PodTask {
             hint: None,
         })?;
         self.outcome(step, Outcome::Started(context.clock.now()));
-        // The runtime tells what it calls the image only now.
+        // The runtime reports its name of the image only now.
         let now = observe::inspect_container(&context.client, &context.clock, id);
         let now = self.part(&subject, now).await.unwrap_or(Ok(None));
         let now = now.ok().flatten();
@@ -330,7 +330,7 @@ impl PodTask {
         Ok(now)
     }
 
-    /// Takes over what the runtime tells of a container that was started just now; it may be over already.
+    /// Takes over the status of a container that was started just now; it may be over already.
     pub(super) async fn started(&mut self, id: &ContainerId, now: Option<Container>) {
         let Some(known) = self.observed.container_mut(id) else {
             return;
@@ -345,7 +345,7 @@ impl PodTask {
         self.own_files(link_log(&context, &key, &known)).await;
     }
 
-    /// Tells where a container's stop signal is not known to the runtime, which sends another one then.
+    /// Logs a stop signal that the runtime does not know, and records its event: the runtime sends another one.
     async fn check_stop_signal(
         &mut self,
         version: &StaticPod,
@@ -389,7 +389,7 @@ impl PodTask {
 }
 
 /// Returns the failure to make a container. A call without an answer has no cause of its own: what the
-/// runtime does first with the container is look at its mounts.
+/// runtime does first with the container is resolve its mounts.
 fn create_failure(version: &StaticPod, spec: &ContainerSpec, error: Error) -> StepError {
     if !matches!(error, Error::Deadline { .. }) {
         return error.into();
@@ -451,7 +451,7 @@ async fn prepare_container(
     prepared.map_err(timed_out(CONFIG_ERROR))?
 }
 
-/// Links to a container's log from where log shippers look.
+/// Links to a container's log from the folder that log shippers read.
 async fn link_log(context: &Context, key: &PodKey, container: &Container) {
     let (paths, key, container) = (context.facts.paths.clone(), key.clone(), container.clone());
     let link = move || {

@@ -11,7 +11,7 @@ use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{PodState, Subject, View};
 
 /// A step that comes again later than this is not a repetition: what it brought about has lasted. Longer
-/// than the longest back-off of a step and a round of looking at the runtime.
+/// than the longest back-off of a step and the interval of relists.
 const WINDOW: Duration = Duration::from_secs(120);
 
 /// Steps that succeeded a short while ago.
@@ -32,8 +32,8 @@ pub(super) struct Success {
 }
 
 impl Effects {
-    /// Takes note of a step that succeeded. Returns whether that is to be believed: not of one that had
-    /// no effect the last time.
+    /// Records a step that succeeded. Returns true if its success counts, which it does not where the step
+    /// had no effect the last time.
     pub(super) fn succeeded(&mut self, step: &Step, now: MonotonicTime) -> bool {
         self.done.retain(|done| now.since(done.at) < WINDOW);
         if let Some(done) = self.done.iter_mut().find(|done| done.step == *step) {
@@ -85,7 +85,7 @@ fn method(step: &Step) -> Option<&'static str> {
         Step::StopSandbox { .. } => Some("StopPodSandbox"),
         Step::RemoveSandbox { .. } => Some("RemovePodSandbox"),
         Step::RemoveContainer { .. } => Some("RemoveContainer"),
-        // What starts is looked at right after, and counts as failed where it does not run.
+        // What starts is inspected right after, and counts as failed where it does not run.
         Step::RunSandbox { .. }
         | Step::RunContainer { .. }
         | Step::StartContainer { .. }

@@ -34,7 +34,7 @@ pub(super) enum StepError {
 }
 
 impl StepError {
-    /// Returns true if nothing failed on the Pod's or the node's side: the runtime is away, or the step is no
+    /// Returns true if nothing failed on the Pod's or the node's side: the runtime is unreachable, or the step is no
     /// longer wanted.
     pub(super) fn is_unreachable_or_dropped(&self) -> bool {
         let is_unreachable = |error: &Error| matches!(error, Error::Unavailable { .. });
@@ -57,7 +57,7 @@ impl StepError {
     /// Returns the message for statuses and logs.
     pub(super) fn message(&self, subject: &Subject) -> String {
         let of_runtime = |error: &Error| match subject {
-            // The kubelet shows the runtime's bare words there.
+            // The kubelet shows the runtime's bare message there.
             Subject::Container(..) => error.message(),
             _ => error.to_string(),
         };
@@ -74,7 +74,7 @@ impl StepError {
         }
     }
 
-    /// Returns the message for events, in the kubelet's words where a call to the runtime failed. `uid` is the
+    /// Returns the message for events, worded as the kubelet's where a call to the runtime failed. `uid` is the
     /// version's.
     pub(super) fn event_message(&self, subject: &Subject, reason: &str, uid: &Uid) -> String {
         let of_runtime = |error: &Error| match (subject, reason) {

@@ -1,4 +1,4 @@
-//! The events that a Pod's task records, in the kubelet's words.
+//! The events that a Pod's task records, worded as the kubelet's.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ impl PodTask {
         self.event(uid, container, kind, reason, message);
     }
 
-    /// Tells that the pull of an image begins.
+    /// Records that the pull of an image begins.
     pub(super) fn record_pulling(&self, uid: &Uid, holder: &str, image: &str) {
         let message = format!("Pulling image \"{image}\"");
         self.image_event(uid, holder, EventKind::Normal, "Pulling", &message);
     }
 
-    /// Tells that an image was pulled, which took `in_all`, with the time spent waiting for others.
+    /// Records that an image was pulled, which took `in_all`, with the time spent waiting for others.
     pub(super) fn record_pulled(
         &self,
         uid: &Uid,
@@ -49,7 +49,7 @@ impl PodTask {
         self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
     }
 
-    /// Tells that an image was there already.
+    /// Records that an image was there already.
     pub(super) fn record_present(&self, uid: &Uid, holder: &str, image: &str) {
         let message = format!(
             "Container image \"{image}\" already present on machine and can be accessed by the pod"
@@ -57,7 +57,7 @@ impl PodTask {
         self.image_event(uid, holder, EventKind::Normal, "Pulled", &message);
     }
 
-    /// Tells that an image cannot be had, and that a pull waits before it is tried again. Gives the error
+    /// Records that an image cannot be had, and that a pull waits before it is tried again. Returns the error
     /// as the statuses of those who need the image have it.
     pub(super) fn record_image_failure(
         &self,
@@ -91,7 +91,7 @@ impl PodTask {
         ImageError { reason, message }
     }
 
-    /// Tells of each container that it is not started for want of this image: the one whose image it is,
+    /// Records of each container that it is not started for want of this image: the one whose image it is,
     /// or those that have the volume mounted.
     fn record_not_started(&self, version: &StaticPod, holder: &str, reason: &str) {
         let needs = |spec: &&ContainerSpec| {
@@ -116,7 +116,7 @@ impl PodTask {
         }
     }
 
-    /// Tells that a step failed which has a place among Kubernetes' events.
+    /// Records the event of a failed step, where Kubernetes has such an event.
     pub(super) fn record_failure_event(
         &self,
         subject: &Subject,

@@ -53,7 +53,7 @@ impl PodTask {
             } => return self.fail(&step, uid, reason, message).await,
             Step::StartAgain { uid } => self.start_again(&step, uid).await,
         };
-        // A stop that was given up for something more urgent is to come again.
+        // A stop that was abandoned for something more urgent is to come again.
         let now = self.context.clock.now();
         if result.is_ok() && !self.stale && !self.effects.succeeded(&step, now) {
             return;
@@ -61,8 +61,8 @@ impl PodTask {
         self.record_outcome(&step, result);
     }
 
-    /// Notes a step that succeeded a short while ago and is the next one again as failed: it changed
-    /// nothing. Tells whether it was one.
+    /// Records a step that succeeded a short while ago and is the next one again as failed: it changed
+    /// nothing. Returns true if it was one.
     pub(super) fn is_no_op(&mut self, step: &Step) -> bool {
         let now = self.context.clock.now();
         let Some((reason, message)) = self.effects.take_repeated(step, now) else {
@@ -84,7 +84,7 @@ impl PodTask {
             Err(failure) => failure,
         };
         self.stale = true;
-        // The runtime is away: nobody's fault, and looking waits until it is back.
+        // The runtime is unreachable: the relist waits until it is reachable again.
         if failure.is_unreachable_or_dropped() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Images: looking for them at the runtime, by their pull policy, and pulling those that are missing
+//! Images: finding them in the runtime, by their pull policy, and pulling those that are missing
 //! (Kubernetes, Images, "Image pull policy").
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use crate::pod::plan::{Outcome, Step, image_volumes, volume_holder, wanted_image
 use crate::pod::state::Image;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-/// Time that a container that ran before waits for a pull before it starts from the image at hand: a
-/// registry that is away must not keep down what already ran here.
+/// Time that a container that ran before waits for a pull before it starts from the local image: a
+/// registry that is unreachable must not keep down what already ran here.
 const RESTART_PULL: Duration = Duration::from_secs(3);
 
 /// Kubernetes' word for an image that is not there and must not be pulled.
@@ -138,7 +138,7 @@ impl PodTask {
         }
     }
 
-    /// Notes what came of a pull.
+    /// Records the result of a pull.
     pub(super) fn pulled(&mut self, pulled: Pulled) {
         let Pulled {
             uid,
@@ -156,7 +156,7 @@ impl PodTask {
         self.image_arrived(&uid, &holder, result);
     }
 
-    /// Notes what came of looking for an image.
+    /// Records the result of getting an image.
     pub(super) fn image_arrived(
         &mut self,
         uid: &Uid,
@@ -187,7 +187,7 @@ impl PodTask {
                     None => error,
                 };
                 let delay = match reason {
-                    // Looking costs no registry anything, and whoever has the image brought does not say so.
+                    // This costs no registry anything, and nothing reports that somebody has loaded the image.
                     NEVER_PULL => backoff::INITIAL,
                     _ => backoff::next(self.failed_before(uid, container).0),
                 };
@@ -214,7 +214,7 @@ impl PodTask {
         self.outcome(&step, Outcome::Image(image));
     }
 
-    /// The ids of the images behind the version's volumes, as far as they are at hand.
+    /// The ids of the images behind the version's volumes, as far as they are ready.
     pub(super) fn volume_images(&self, version: &StaticPod) -> BTreeMap<String, String> {
         let image = |volume: &Volume| {
             let holder = volume_holder(&volume.name);
@@ -226,7 +226,7 @@ impl PodTask {
         version.volumes().iter().filter_map(image).collect()
     }
 
-    /// Tells which of the images that a container is made with were there already.
+    /// Records events of the images that a container is made with and that were there already.
     pub(super) fn record_present_images(
         &self,
         version: &StaticPod,

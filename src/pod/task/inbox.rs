@@ -75,7 +75,7 @@ impl PodTask {
         self.wanted = wanted;
     }
 
-    /// Waits until something happens, or for an alarm. Tells whether the task goes on.
+    /// Waits until something happens, or for an alarm. Returns true if the task goes on.
     pub(super) async fn wait(&mut self, alarm: Option<Instant>) -> bool {
         let sleep = async {
             match alarm {
@@ -90,8 +90,8 @@ impl PodTask {
     }
 
     /// Waits for work that takes its time, such as a container's end within its grace period. What happens
-    /// meanwhile is taken in and told: readiness above all. Gives nothing where the work is given up because
-    /// of that.
+    /// meanwhile is taken in and reported: readiness above all. Returns `None` where the work is abandoned
+    /// because of that.
     pub(super) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -115,8 +115,8 @@ impl PodTask {
         }
     }
 
-    /// Waits until something happens, and takes it in. Nothing is lost where the wait is given up. Tells
-    /// whether the task goes on.
+    /// Waits until something happens, and takes it in. Nothing is lost where the wait is dropped. Returns
+    /// true if the task goes on.
     pub(super) async fn next(&mut self) -> bool {
         let given_back = &mut self.given_back;
         tokio::select! {
@@ -127,7 +127,7 @@ impl PodTask {
             Some(pulled) = self.pulls.next() => self.pulled(pulled),
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             Some(done) = self.jobs.next() => self.job_done(done),
-            news = self.probes.next() => self.record_probe_change(&news),
+            update = self.probes.next() => self.record_probe_change(&update),
             Ok(()) = given_back.changed(), if self.state.has_rejected() => {
                 self.state.update_versions(|_, version| version.admission.reopen());
             }
@@ -253,7 +253,7 @@ impl PodTask {
         }
     }
 
-    /// Returns true if a container that ran has to be looked at, stopped or started again.
+    /// Returns true if a container that ran has to be inspected, stopped or started again.
     fn container_needs_task(&self, subject: &Subject) -> bool {
         let Subject::Container(uid, name) = subject else {
             return false;

@@ -61,7 +61,7 @@ use crate::source::DesiredPod;
 pub enum Message {
     /// The Pod is wanted like this, or not any more.
     Desired(Option<DesiredPod>),
-    /// The runtime may have something else of the Pod than the task believes.
+    /// The runtime may have something else of the Pod than the task last observed.
     Resync,
     /// This container or sandbox changed.
     Changed(String),
@@ -108,7 +108,7 @@ pub struct PodTask {
     probes: Probes,
     /// Failed writes, each logged once.
     complaints: LogOnce,
-    /// Ids to look at before the next plan.
+    /// Ids to inspect before the next plan.
     changed: BTreeSet<String>,
     /// Changes of what the node has to allocate.
     given_back: watch::Receiver<u64>,
@@ -116,7 +116,7 @@ pub struct PodTask {
     stale: bool,
     /// True if the runtime was asked about everything since the last step.
     end_is_verified: bool,
-    /// True if something was taken in since the task last began to look.
+    /// True if something was taken in since the last round of the task began.
     has_pending_events: bool,
     /// The supervisor's list of the Pod, for the task's first sync.
     listed: Option<Listed>,
@@ -200,7 +200,7 @@ impl PodTask {
                     self.end_is_verified = false;
                     self.execute(step).await;
                 }
-                // What was removed is looked for once more, or the next task would begin with it anew.
+                // A removal is verified once more, or the next task would begin with what is left.
                 None if self.is_over() && !self.end_is_verified => {
                     (self.stale, self.end_is_verified) = (true, true);
                 }
@@ -208,7 +208,7 @@ impl PodTask {
                     self.save_rollback(None).await;
                     return;
                 }
-                // It came while files were written, after it would have been looked at.
+                // It came while files were written, after it would have been handled.
                 None if self.has_pending_events => {}
                 None => {
                     let inspect =
@@ -247,7 +247,7 @@ impl PodTask {
         self.state.progress.begin(uid, container, name, now)
     }
 
-    /// Tells of something that happened to a version; `container` is the container that it is about.
+    /// Records an event of a version; `container` is the container that it is about.
     fn event(
         &self,
         uid: &Uid,

@@ -17,11 +17,11 @@ use crate::probe::hook;
 use crate::probe::hook::POST_START_FAILED;
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
-/// A hook after the start of a container; gives the container's id and what came of it.
+/// A postStart hook of a container; gives the container's ID and the hook's result.
 pub(super) type PostStartHook = BoxFuture<'static, (ContainerId, Result<(), String>)>;
 
 impl PodTask {
-    /// Notes, on disk too, that the hook after a container's start is not done, if it has one.
+    /// Records, on disk too, that the postStart hook of a container is not done, if it has one.
     pub(super) async fn expect_post_start(
         &mut self,
         step: &Step,
@@ -78,13 +78,13 @@ impl PodTask {
         self.post_starts.push(hook.boxed());
     }
 
-    /// Notes what came of the hook after a container's start.
+    /// Records the result of a container's postStart hook.
     pub(super) fn post_started(&mut self, id: &ContainerId, result: Result<(), String>) {
         let known = self.observed.container(id);
         if let (Some(Container { uid, name, .. }), Err(error)) = (known, &result) {
             warn!(pod = %self.key, container = name, error, "PostStart hook failed");
-            let (kind, said) = (EventKind::Warning, POST_START_FAILED);
-            self.event(uid, Some(name), kind, "FailedPostStartHook", said);
+            let (kind, message) = (EventKind::Warning, POST_START_FAILED);
+            self.event(uid, Some(name), kind, "FailedPostStartHook", message);
         }
         let uid = known.map(|c| c.uid.clone());
         self.state.post_start_ended(uid.as_ref(), id, result);

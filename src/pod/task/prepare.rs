@@ -95,7 +95,7 @@ impl PodTask {
         self.jobs.push(job.boxed());
     }
 
-    /// Notes which version follows one that is being stopped, and gives the turn among the node's updates back
+    /// Records which version follows one that is being stopped, and gives the turn among the node's updates back
     /// once that version is up or not wanted any more.
     pub(super) fn follow_takeover(&mut self) {
         let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));

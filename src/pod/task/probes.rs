@@ -6,7 +6,7 @@ use super::PodTask;
 use crate::pod::events::EventKind;
 use crate::pod::plan::rules::{Restart, restart};
 use crate::pod::state::observed::{Container, Exit, State};
-use crate::probe::{Health, ProbeResult, ProbeUpdate as News, ProbedContainer as Wanted, Which};
+use crate::probe::{Health, ProbeResult, ProbeUpdate, ProbedContainer, Which};
 
 impl PodTask {
     /// Keeps the probes of what runs going, and takes over what they say.
@@ -42,16 +42,18 @@ impl PodTask {
             let ip = sandbox.ips.first().map_or(of_host, String::as_str);
             known.push((container, spec, ip, age, which, before));
         }
-        let wanted: Vec<Wanted<'_>> = known
+        let wanted: Vec<ProbedContainer<'_>> = known
             .iter()
-            .map(|(container, spec, ip, age, which, before)| Wanted {
-                container_id: &container.id,
-                spec,
-                ip,
-                age: *age,
-                which: *which,
-                known: before.as_ref(),
-            })
+            .map(
+                |(container, spec, ip, age, which, before)| ProbedContainer {
+                    container_id: &container.id,
+                    spec,
+                    ip,
+                    age: *age,
+                    which: *which,
+                    known: before.as_ref(),
+                },
+            )
             .collect();
         self.probes.sync(&wanted);
         let results = self.probes.results();
@@ -60,24 +62,26 @@ impl PodTask {
             .collect();
     }
 
-    /// Tells of what a probe found.
-    pub(super) fn record_probe_change(&self, news: &News) {
-        let News {
+    /// Logs a change of what a probe finds, and records its event.
+    pub(super) fn record_probe_change(&self, update: &ProbeUpdate) {
+        let ProbeUpdate {
             container,
             kind,
             result,
             event,
             ..
-        } = news;
-        let known = self.observed.container(&news.container_id.as_str().into());
+        } = update;
+        let known = self
+            .observed
+            .container(&update.container_id.as_str().into());
         if let (Some(event), Some(known)) = (event, known) {
             let (uid, warning) = (&known.uid, EventKind::Warning);
             self.event(uid, Some(container), warning, event.reason, &event.message);
         }
-        let said = event.as_ref().map_or("", |event| event.message.as_str());
+        let message = event.as_ref().map_or("", |event| event.message.as_str());
         match result {
             Some(ProbeResult::Failure) => {
-                info!(pod = %self.key, container, ?kind, said, "Probe failed");
+                info!(pod = %self.key, container, ?kind, said = message, "Probe failed");
             }
             Some(ProbeResult::Success) => {
                 info!(pod = %self.key, container, ?kind, "Probe succeeded");
@@ -86,7 +90,7 @@ impl PodTask {
         }
     }
 
-    /// Tells that a container which ended so is not started again at once.
+    /// Records the event of a container that ended so and is not started again at once.
     pub(super) fn record_back_off(&self, container: &Container, exit: &Exit) {
         let Some(version) = self.state.pod(&container.uid) else {
             return;

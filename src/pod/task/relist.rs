@@ -27,8 +27,8 @@ const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
 
 impl PodTask {
-    /// Asks the runtime about what may have changed, and waits for the runtime if it is away. Tells
-    /// whether the task goes on.
+    /// Reads what may have changed from the runtime, and waits for the runtime if it is unreachable. Returns
+    /// true if the task goes on.
     pub(super) async fn sync(&mut self) -> bool {
         let mut delay = RUNTIME_RETRY;
         loop {
@@ -45,7 +45,7 @@ impl PodTask {
         }
     }
 
-    /// Tells whether all that was to be read was read.
+    /// Returns true if all that was to be read was read.
     async fn try_sync(&mut self) -> Result<bool, Error> {
         if self.stale {
             // What changes from now on is read again.
@@ -65,7 +65,7 @@ impl PodTask {
         Ok(true)
     }
 
-    /// Reads the Pod's whole state. Given up where the wanted version changes meanwhile, which changes what of
+    /// Reads the Pod's whole state. Abandoned where the wanted version changes meanwhile, which changes what of
     /// the state matters.
     async fn resync(&mut self) -> Result<bool, Error> {
         let context = Arc::clone(&self.context);
@@ -109,7 +109,7 @@ impl PodTask {
         Ok(true)
     }
 
-    /// Reads the state of one container or sandbox. Tells whether it could be had.
+    /// Reads the state of one container or sandbox. Returns true if it could be read.
     async fn inspect(&mut self, id: &str) -> Result<bool, Error> {
         let context = Arc::clone(&self.context);
         let before = self.observed.clone();
@@ -165,7 +165,7 @@ impl PodTask {
         done.transpose()
     }
 
-    /// Adds to what was observed what the runtime does not tell: the last words of containers that
+    /// Adds to what was observed what the runtime does not report: the termination messages of containers that
     /// ended since `before`, and containers that somebody removed.
     pub(super) async fn complete_observed(&mut self, before: &Observed) {
         let ended = self
@@ -200,17 +200,19 @@ impl PodTask {
         let read = move || termination_message(&paths, &key, &spec, &container, &exit);
         let subject = FileSubject::of(&self.key, &id, format!("termination message of {id}"));
         let read = pooled(subject, FILES, read);
-        let words = self.own_files(read).await.unwrap_or_else(|error| {
+        let termination_message = self.own_files(read).await.unwrap_or_else(|error| {
             warn!(pod = %self.key, %error, "Failed to read the termination message");
             String::new()
         });
         let known = self.observed.container_mut(&id);
-        if let Some(State::Exited(exit)) = known.map(|c| &mut c.state).filter(|_| !words.is_empty())
+        if let Some(State::Exited(exit)) = known
+            .map(|c| &mut c.state)
+            .filter(|_| !termination_message.is_empty())
         {
             if !exit.message.is_empty() {
                 exit.message.push_str(": ");
             }
-            exit.message.push_str(&words);
+            exit.message.push_str(&termination_message);
         }
     }
 
@@ -234,7 +236,7 @@ impl PodTask {
                 Some(None) => {}
             }
         }
-        // The runtime tells of the end before it answers, and one whose stop failed has ended all the same.
+        // The runtime reports the end before it answers, and one whose stop failed has ended all the same.
         let state = &self.state;
         let is_stopped = |s: &Sandbox| {
             let removal = Subject::RemoveSandbox(s.id.clone());

@@ -243,7 +243,7 @@ impl PodTask {
         warn!(pod = %self.key, container = name, "Container {what}{then}");
     }
 
-    /// The grace period that a probe gives the container it gives up, in seconds.
+    /// The grace period that a probe sets for a container that failed it, in seconds.
     fn probe_grace_period(&self, uid: &Uid, id: &ContainerId, reason: StopReason) -> Option<i64> {
         let version = self.version(uid)?;
         let container = self.observed.container(id)?;
@@ -270,8 +270,8 @@ impl PodTask {
     }
 
     /// Stops containers, sidecars after those that they accompany: preStop hook, signal, and a kill once
-    /// the grace period is over, which is one for all of them. Given up where something more urgent comes
-    /// up; what is stopped goes on without us then.
+    /// the grace period is over, which is one for all of them. Abandoned where something more urgent comes
+    /// up; the stops go on in the runtime then.
     async fn stop_all(
         &mut self,
         uid: &Uid,
@@ -312,7 +312,7 @@ impl PodTask {
         Err(StepError::Stops(failed))
     }
 
-    /// Begins to stop containers side by side, and tells of each.
+    /// Begins to stop containers side by side, each with its event.
     fn begin_stops(
         &self,
         uid: &Uid,
@@ -382,8 +382,8 @@ impl PodTask {
         };
         match now {
             Ok(Some(now)) => {
-                // A runtime that goes on to call it running was told of its end in vain, and one that
-                // ended before is not stopped once more.
+                // Where the runtime still reports it as running the stop was a no-op, and one that ended
+                // before is not stopped once more.
                 let was_live = known.is_live();
                 known.state = now.state;
                 if was_live && known.exit().is_some() {
@@ -484,7 +484,7 @@ async fn stop_in_turn(
 }
 
 /// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
-/// where that would be too late, it is told to kill when the time has come.
+/// where that would be too late, it is asked to kill when the time has come.
 async fn signal_and_kill(client: &Client, id: &ContainerId, left: Duration) -> Result<(), Error> {
     let whole = whole_seconds(left);
     let stop = client.stop_container(id, whole);

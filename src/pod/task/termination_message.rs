@@ -16,7 +16,7 @@ const LOG_LINES: usize = 80;
 /// As much of the log is read for that: its lines carry a time and a stream each.
 const LOG_READ: u64 = 16 * 1024;
 
-/// The last words of a container that ended so; empty where there are none.
+/// The termination message of a container that ended so; empty where there is none.
 pub(super) fn termination_message(
     paths: &Paths,
     key: &PodKey,
@@ -25,11 +25,11 @@ pub(super) fn termination_message(
     exit: &Exit,
 ) -> String {
     let (uid, name, attempt) = (&container.uid, &container.name, container.attempt);
-    let (said, _) = read_last(&paths.termination_location(uid, name, attempt), FILE_BYTES);
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let (message, _) = read_last(&paths.termination_location(uid, name, attempt), FILE_BYTES);
+    let message = String::from_utf8_lossy(&message).into_owned();
     let policy = spec.termination_message_policy.as_deref();
-    if !said.is_empty() || exit.code == 0 || policy != Some("FallbackToLogsOnError") {
-        return said;
+    if !message.is_empty() || exit.code == 0 || policy != Some("FallbackToLogsOnError") {
+        return message;
     }
     let folder = paths.log_location(key, uid).join(name);
     end_of_log(&read_end(&(folder, format!("{attempt}.log"))))
@@ -58,10 +58,10 @@ fn read_last((folder, name): &(Location, String), length: u64) -> (Vec<u8>, bool
 /// The last lines of a log in the runtime's form (CRI, "logging": time, stream, tags, text).
 fn end_of_log(log: &str) -> String {
     let mut text = String::new();
-    for line in log.lines() {
-        let mut parts = line.splitn(4, ' ').skip(2);
-        let (tags, said) = (parts.next().unwrap_or_default(), parts.next());
-        text.push_str(said.unwrap_or_default());
+    for entry in log.lines() {
+        let mut parts = entry.splitn(4, ' ').skip(2);
+        let (tags, line) = (parts.next().unwrap_or_default(), parts.next());
+        text.push_str(line.unwrap_or_default());
         if !tags.split(':').any(|tag| tag == "P") {
             text.push('\n');
         }
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn of_a_long_file_the_end_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("said");
+        let file = folder.path().join("message");
         let at = |name: &str| (Location::new(folder.path(), ""), name.to_owned());
-        for (said, read, cut) in [
+        for (written, read, cut) in [
             ("short".to_owned(), "short".to_owned(), false),
             ("x".repeat(4096), "x".repeat(4096), false),
             (
@@ -102,8 +102,11 @@ mod tests {
                 true,
             ),
         ] {
-            std::fs::write(&file, said).unwrap();
-            assert_eq!(read_last(&at("said"), FILE_BYTES), (read.into_bytes(), cut));
+            std::fs::write(&file, written).unwrap();
+            assert_eq!(
+                read_last(&at("message"), FILE_BYTES),
+                (read.into_bytes(), cut)
+            );
         }
         assert_eq!(read_last(&at("none"), 10), (vec![], false));
         symlink(&file, folder.path().join("link")).unwrap();

@@ -62,7 +62,7 @@ impl PodTask {
     }
 
     /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
-    /// time is taken back. Tells when to judge again.
+    /// time is rolled back. Returns the time of the next judgement.
     pub(super) async fn judge_trial(&mut self) -> Option<MonotonicTime> {
         let mut trial = self.rollback.clone()?;
         let version = Arc::clone(&self.wanted.as_ref()?.pod);
@@ -99,12 +99,12 @@ impl PodTask {
             self.save_rollback(None).await;
             return None;
         }
-        let mut said = vec![rollback::complaint(&status)];
-        said.extend(waiting::all_blocked(self.view(), &version));
-        let said = said.join("; ");
+        let mut complaints = vec![rollback::complaint(&status)];
+        complaints.extend(waiting::all_blocked(self.view(), &version));
+        let complaints = complaints.join("; ");
         let (uid, seconds) = (version.uid.clone(), limit.as_secs());
-        warn!(pod = %self.key, uid = uid.as_str(), said, "Update was not Ready within {seconds} s, rolling back");
-        let message = format!("not Ready within {seconds} s: {said}");
+        warn!(pod = %self.key, uid = uid.as_str(), said = complaints, "Update was not Ready within {seconds} s, rolling back");
+        let message = format!("not Ready within {seconds} s: {complaints}");
         self.event(&uid, None, EventKind::Warning, "RolledBack", &message);
         trial.failed = Some(message);
         self.save_rollback(Some(trial)).await;

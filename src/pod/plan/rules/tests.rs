@@ -13,7 +13,7 @@ use crate::pod::plan::{Step, plan};
 use crate::pod::state::history::{Finished, StopReason};
 use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::pod::state::{FirstSeen, Phase, PostStart};
-use crate::probe::{Failed, Health, ProbeKind as Kind};
+use crate::probe::{Failed, Health, ProbeKind};
 
 /// A Pod of this specification, with the UID `u`.
 pub(in crate::pod) fn pod(spec: Value) -> Arc<StaticPod> {
@@ -213,11 +213,11 @@ fn once_the_pods_own_containers_are_over_its_sidecars_are_stopped() {
 #[test]
 fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never() {
     for (policy, reason, kind, again) in [
-        ("Always", StopReason::Liveness, Kind::Liveness, true),
-        ("OnFailure", StopReason::Liveness, Kind::Liveness, true),
-        ("Always", StopReason::Startup, Kind::Startup, true),
-        ("Never", StopReason::Liveness, Kind::Liveness, false),
-        ("Never", StopReason::Startup, Kind::Startup, false),
+        ("Always", StopReason::Liveness, ProbeKind::Liveness, true),
+        ("OnFailure", StopReason::Liveness, ProbeKind::Liveness, true),
+        ("Always", StopReason::Startup, ProbeKind::Startup, true),
+        ("Never", StopReason::Liveness, ProbeKind::Liveness, false),
+        ("Never", StopReason::Startup, ProbeKind::Startup, false),
     ] {
         let mut world = started(&single(policy, &json!({})));
         let failed = Failed {
@@ -239,7 +239,7 @@ fn a_container_that_its_probe_gave_up_is_stopped_and_started_again_unless_never(
             1,
             "{policy} {reason:?}"
         );
-        // It ended well when told to stop, and runs again all the same.
+        // It ended well when asked to stop, and runs again all the same.
         assert_eq!(world.attempt("main") == 1, again, "{policy} {reason:?}");
     }
 }

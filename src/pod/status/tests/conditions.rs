@@ -1,4 +1,4 @@
-//! Conditions of the Pod: readiness gates, and containers that all start anew.
+//! Conditions of the Pod: readiness gates, and containers that all restart.
 
 use super::{COMPLETED, CREATING, FAILED, UNREADY, compare, pod, restarting_all};
 
@@ -53,7 +53,7 @@ fn a_pod_whose_containers_can_all_start_anew_says_whether_they_do() {
     const UNREADY: &str =
         "ContainersReady: False ContainersNotReady: containers with unready status:";
     const INIT: &str = "init: exit 0 Completed, ready";
-    const ANEW: &str = "waiting RestartingAllContainers: The container is removed because \
+    const REPLACED: &str = "waiting RestartingAllContainers: The container is removed because \
                         RestartAllContainers in place";
     let running = || {
         restarting_all()
@@ -72,9 +72,9 @@ fn a_pod_whose_containers_can_all_start_anew_says_whether_they_do() {
     let over = restarting_all().ended("init", 0).ended("a", 0);
     let unready = |names: &str| format!("{UNREADY} [{names}]");
     let (of_b, of_both) = (unready("b"), unready("a b"));
-    let anew = |name: &str, last: &str| format!("{name}: {ANEW}, last exit {last}");
-    let of_init = anew("init", "0 Completed");
-    let (of_a, b_anew) = (anew("a", "137 Error"), anew("b", "88 Error"));
+    let replaced = |name: &str, last: &str| format!("{name}: {REPLACED}, last exit {last}");
+    let of_init = replaced("init", "0 Completed");
+    let (of_a, b_replaced) = (replaced("a", "137 Error"), replaced("b", "88 Error"));
     let runs = |name: &str| format!("{name}: running, started, ready");
     let (a_runs, b_runs) = (runs("a"), runs("b"));
     compare(vec![
@@ -98,7 +98,7 @@ fn a_pod_whose_containers_can_all_start_anew_says_whether_they_do() {
         (
             "all were stopped; that the Pod was initialized stays so",
             stopped,
-            vec!["Running", &of_both, UNDER_WAY, &of_init, &of_a, &b_anew],
+            vec!["Running", &of_both, UNDER_WAY, &of_init, &of_a, &b_replaced],
         ),
         (
             "the first one runs again",

@@ -22,7 +22,7 @@ fn differences_from_the_kubelet_that_are_meant() {
         .all_replaced();
     for (reason, scene, line) in [
         (
-            "images are looked for before the sandbox is made, so that an update is short: a Pod that \
+            "images are checked before the sandbox is made, so that an update is short: a Pod that \
              waits for one has neither sandbox nor address",
             single("Always")
                 .without_sandbox()
@@ -30,7 +30,7 @@ fn differences_from_the_kubelet_that_are_meant() {
             "PodReadyToStartContainers: False",
         ),
         (
-            "the end of a pause is told, not only its length",
+            "the end of a pause is reported, not only its length",
             crashed,
             "a: waiting CrashLoopBackOff: back-off 10s restarting failed container=a \
              pod=p-n1_default(u), next start at 2023-11-14T22:13:30Z, last exit 1 Error",
@@ -46,12 +46,12 @@ fn differences_from_the_kubelet_that_are_meant() {
             CREATING,
         ),
         (
-            "a failed hook is told while its container is being stopped, for that may take long",
+            "a failed hook is reported while its container is being stopped, for that may take long",
             single("Always").runs("a").hook("a", hook_failed),
             "a: waiting PostStartHookError: no",
         ),
         (
-            "containers that start anew with all others are kept until then, so that how they really \
+            "containers that restart with all others are kept until then, so that how they really \
              ended is known; the kubelet tells 137 of each",
             replaced,
             "b: waiting RestartingAllContainers: The container is removed because RestartAllContainers \
