@@ -13,7 +13,7 @@ use crate::units::text_id;
 
 text_id! {
     /// The UID of one version of a Pod.
-    Uid
+    pub struct Uid
 }
 
 /// A Pod that was accepted: named, defaulted and identified.

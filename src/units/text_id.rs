@@ -3,7 +3,7 @@
 /// Defines the type of an identifier that is a text. It reads like a `&str`, stands in JSON as the bare text,
 /// and is found in maps by one.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* pub struct $name:ident) => {
         $(#[$doc])*
         #[derive(
             Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,

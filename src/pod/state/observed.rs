@@ -10,12 +10,12 @@ use crate::units::text_id;
 
 text_id! {
     /// The runtime's ID of a sandbox.
-    SandboxId
+    pub struct SandboxId
 }
 
 text_id! {
     /// The runtime's ID of a container.
-    ContainerId
+    pub struct ContainerId
 }
 
 /// All sandboxes and containers of one Pod name, whatever their UID.

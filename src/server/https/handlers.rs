@@ -36,7 +36,7 @@ pub(super) struct Handlers {
     stats: Stats,
 }
 
-type Outcome<T> = Result<T, Refusal>;
+type Answer<T> = Result<T, Refusal>;
 
 impl Handlers {
     pub(super) fn new(guard: Guard, state: Arc<ServerState>, streams: Streams) -> Self {
@@ -62,7 +62,7 @@ impl Handlers {
         response.unwrap_or_else(Refusal::response)
     }
 
-    async fn serve(&self, request: Request<Incoming>) -> Outcome<Response<Body>> {
+    async fn serve(&self, request: Request<Incoming>) -> Answer<Response<Body>> {
         let Some(target) = Target::of(request.uri().path()) else {
             let reason = format!("there is only {PATHS}");
             return Err(Refusal::new(StatusCode::NOT_FOUND, reason));
@@ -92,7 +92,7 @@ impl Handlers {
         }
     }
 
-    fn context(&self) -> Outcome<Arc<Context>> {
+    fn context(&self) -> Answer<Arc<Context>> {
         let context = self.state.context.borrow().clone();
         context.ok_or_else(|| {
             let reason = "the container runtime is not connected yet";
@@ -100,7 +100,7 @@ impl Handlers {
         })
     }
 
-    async fn summary(&self) -> Outcome<Response<Body>> {
+    async fn summary(&self) -> Answer<Response<Body>> {
         let context = self.context()?;
         let usage = self.stats.measure(&context).await.map_err(|e| failed(&e))?;
         let body = serde_json::to_vec(&stats::summary(&context.node_name, &usage));
@@ -109,7 +109,7 @@ impl Handlers {
         Ok(respond("application/json", body.into()))
     }
 
-    async fn resource_metrics(&self) -> Outcome<Response<Body>> {
+    async fn resource_metrics(&self) -> Answer<Response<Body>> {
         let context = self.context()?;
         // The page has a metric for the failure, too.
         let usage = self.stats.measure(&context).await;
@@ -118,7 +118,7 @@ impl Handlers {
         Ok(respond(METRICS, stats::metrics(usage.as_deref()).into()))
     }
 
-    async fn logs(&self, name: ContainerName, query: &Query) -> Outcome<Response<Body>> {
+    async fn logs(&self, name: ContainerName, query: &Query) -> Answer<Response<Body>> {
         let context = self.context()?;
         let reported = find(&context, &name.pod)?;
         if !has_container(&reported, &name.container) {
@@ -138,7 +138,7 @@ impl Handlers {
         &self,
         request: &Request<Incoming>,
         name: &ContainerName,
-    ) -> Outcome<(OwnedSemaphorePermit, Arc<Context>, String)> {
+    ) -> Answer<(OwnedSemaphorePermit, Arc<Context>, String)> {
         let permit = self.streams.permit(request.headers())?;
         let context = self.context()?;
         let container_id = running(&context, name)?;
@@ -150,7 +150,7 @@ impl Handlers {
         request: Request<Incoming>,
         name: &ContainerName,
         query: &Query,
-    ) -> Outcome<Response<Body>> {
+    ) -> Answer<Response<Body>> {
         let (permit, context, container_id) = self.open_stream(&request, name)?;
         let options = StreamOptions::of(query)?;
         let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
@@ -175,7 +175,7 @@ impl Handlers {
         request: Request<Incoming>,
         name: &ContainerName,
         query: &Query,
-    ) -> Outcome<Response<Body>> {
+    ) -> Answer<Response<Body>> {
         let (permit, context, container_id) = self.open_stream(&request, name)?;
         let options = StreamOptions::of(query)?;
         let message = v1::AttachRequest {
@@ -195,7 +195,7 @@ impl Handlers {
         request: Request<Incoming>,
         pod: &PodKey,
         query: &Query,
-    ) -> Outcome<Response<Body>> {
+    ) -> Answer<Response<Body>> {
         let permit = self.streams.permit(request.headers())?;
         let context = self.context()?;
         let reported = find(&context, pod)?;
@@ -228,7 +228,7 @@ struct StreamOptions {
 }
 
 impl StreamOptions {
-    fn of(query: &Query) -> Outcome<Self> {
+    fn of(query: &Query) -> Answer<Self> {
         let tty = query.is_on("tty");
         let wanted = Self {
             stdin: query.is_on("input"),
@@ -245,7 +245,7 @@ impl StreamOptions {
     }
 }
 
-fn find(context: &Context, pod: &PodKey) -> Outcome<Arc<PodSnapshot>> {
+fn find(context: &Context, pod: &PodKey) -> Answer<Arc<PodSnapshot>> {
     context.reports.get(pod).ok_or_else(|| {
         let reason = format!(
             "pod {:?} of namespace {:?} is not on this node",
@@ -269,7 +269,7 @@ fn no_container(name: &ContainerName) -> Refusal {
 }
 
 /// Returns the runtime's id of a running container.
-fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
+fn running(context: &Context, name: &ContainerName) -> Answer<String> {
     let reported = find(context, &name.pod)?;
     if !has_container(&reported, &name.container) {
         return Err(no_container(name));
@@ -287,7 +287,7 @@ fn running(context: &Context, name: &ContainerName) -> Outcome<String> {
 }
 
 /// Returns the runtime's id of the Pod's sandbox.
-async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Outcome<String> {
+async fn sandbox(context: &Context, pod: &PodKey, uid: &str) -> Answer<String> {
     let selector = [
         (labels::ROOT_DIR, context.owner_label.as_str()),
         (labels::POD_NAMESPACE, &pod.namespace),

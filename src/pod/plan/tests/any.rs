@@ -26,7 +26,7 @@ const RESTART_ALL: i32 = 88;
 
 /// A container that some runtime has.
 #[derive(Debug, Clone)]
-struct Instance {
+struct AnyInstance {
     /// Place of its sandbox.
     sandbox: usize,
     /// Place of its name among those of its Pod.
@@ -168,9 +168,9 @@ fn any_ends() -> impl Strategy<Value = Vec<End>> {
     proptest::collection::vec(end, 0..3)
 }
 
-fn any_instance() -> impl Strategy<Value = Instance> {
+fn any_instance() -> impl Strategy<Value = AnyInstance> {
     (0..3usize, 0..4usize, 0..3u32, 0..6usize, 0..3usize).prop_map(
-        |(sandbox, name, attempt, state, trouble)| Instance {
+        |(sandbox, name, attempt, state, trouble)| AnyInstance {
             sandbox,
             name,
             attempt,
@@ -181,7 +181,7 @@ fn any_instance() -> impl Strategy<Value = Instance> {
 }
 
 /// Adds a container, unless its sandbox is missing or its name is taken.
-fn add(world: &mut World, pods: &[Arc<StaticPod>], instance: &Instance) {
+fn add(world: &mut World, pods: &[Arc<StaticPod>], instance: &AnyInstance) {
     let Some(sandbox) = world.observed.sandboxes.get(instance.sandbox).cloned() else {
         return;
     };
