@@ -77,7 +77,7 @@ struct Queues {
     /// Permits in use, by class.
     active: [usize; CLASSES],
     /// The waiting calls by class, longest first.
-    waiting: [VecDeque<Waiting>; CLASSES],
+    waiting: [VecDeque<WaitingCall>; CLASSES],
     /// The mean duration of each kind of call, once one has ended.
     means: [Option<Duration>; KINDS],
     /// Calls of each kind that are late and still go on.
@@ -86,7 +86,7 @@ struct Queues {
 
 /// A call that waits for its permit.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingCall {
     since: Instant,
     sender: oneshot::Sender<Permit>,
 }
@@ -186,7 +186,7 @@ impl Limiter {
         loop {
             let (sender, receiver) = oneshot::channel();
             let since = Instant::now();
-            let waiting = Waiting { since, sender };
+            let waiting = WaitingCall { since, sender };
             self.lock().waiting[class as usize].push_back(waiting);
             self.grant();
             // The sender is only dropped unused by a race with the receiver's end.
@@ -244,7 +244,7 @@ impl Limiter {
         for class in ALL {
             while state.has_permit(class, self.permits) {
                 let waiting = &mut state.waiting[class as usize];
-                let Some(Waiting { sender, .. }) = waiting.pop_front() else {
+                let Some(WaitingCall { sender, .. }) = waiting.pop_front() else {
                     break;
                 };
                 if sender.is_closed() {
