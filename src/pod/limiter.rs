@@ -2,9 +2,8 @@
 //!
 //! Calls are served by class: what keeps running Pods running comes before what is new. A class is limited
 //! only by holders of its own class and of those above it, so calls of a lower class, hanging or not, never
-//! block it; each class always has one permit of its own, so none starves. Cleaning up has its own only while
-//! nothing else waits, or once it has waited for long: it costs neither stops nor starts. Within a class the
-//! order is first come, first served. A call that takes far longer than calls of its kind usually do releases its permit
+//! block it; each class always has one permit of its own, so none starves. Within a class the order is first
+//! come, first served. A call that takes far longer than calls of its kind usually do releases its permit
 //! while it goes on: permits are for work, not for waiting. A dropped future releases its permit.
 
 use std::collections::VecDeque;
@@ -23,8 +22,6 @@ const LATE_MAX: Duration = Duration::from_secs(15);
 const LATE_UNKNOWN: Duration = Duration::from_secs(5);
 /// A call is late after this many times the mean duration of its kind.
 const LATE_FACTOR: u32 = 5;
-/// Longest wait of cleaning up for the classes above it.
-const CLEANUP_WAIT: Duration = Duration::from_secs(5);
 /// The weight of the newest duration in the mean is one in this many.
 const MEAN_WEIGHT: u32 = 8;
 
@@ -77,18 +74,11 @@ struct Queues {
     /// Permits in use, by class.
     active: [usize; CLASSES],
     /// The waiting calls by class, longest first.
-    waiting: [VecDeque<WaitingCall>; CLASSES],
+    waiting: [VecDeque<oneshot::Sender<Permit>>; CLASSES],
     /// The mean duration of each kind of call, once one has ended.
     means: [Option<Duration>; KINDS],
     /// Calls of each kind that are late and still go on.
     late: [usize; KINDS],
-}
-
-/// A call that waits for its permit.
-#[derive(Debug)]
-struct WaitingCall {
-    since: Instant,
-    sender: oneshot::Sender<Permit>,
 }
 
 /// A permit for calls of a class, released when it is dropped.
@@ -185,9 +175,7 @@ impl Limiter {
     pub async fn acquire(&self, class: Class) -> Permit {
         loop {
             let (sender, receiver) = oneshot::channel();
-            let since = Instant::now();
-            let waiting = WaitingCall { since, sender };
-            self.lock().waiting[class as usize].push_back(waiting);
+            self.lock().waiting[class as usize].push_back(sender);
             self.grant();
             // The sender is only dropped unused by a race with the receiver's end.
             if let Ok(permit) = receiver.await {
@@ -244,7 +232,7 @@ impl Limiter {
         for class in ALL {
             while state.has_permit(class, self.permits) {
                 let waiting = &mut state.waiting[class as usize];
-                let Some(WaitingCall { sender, .. }) = waiting.pop_front() else {
+                let Some(sender) = waiting.pop_front() else {
                     break;
                 };
                 if sender.is_closed() {
@@ -292,17 +280,7 @@ impl Queues {
     fn has_permit(&self, class: Class, permits: usize) -> bool {
         let active = &self.active;
         let above: usize = active[..=class as usize].iter().sum();
-        let has_own = active[class as usize] == 0 && !self.yields(class);
-        has_own || above < permits
-    }
-
-    /// Returns true if calls of a class leave its own permit to those of other classes.
-    fn yields(&self, class: Class) -> bool {
-        let mut above = self.waiting[..class as usize].iter().flatten();
-        let longest = self.waiting[class as usize].front();
-        class == Class::Cleanup
-            && above.any(|waiting| !waiting.sender.is_closed())
-            && longest.is_some_and(|waiting| waiting.since.elapsed() < CLEANUP_WAIT)
+        active[class as usize] == 0 || above < permits
     }
 }
 
@@ -336,10 +314,13 @@ mod tests {
         let limiter = Limiter::new(4);
         let _hanging = hang(&limiter, Class::FirstStart, 10);
         tokio::task::yield_now().await;
-        for class in ALL.into_iter().filter(|class| *class < Class::FirstStart) {
-            assert!(has_permit(&limiter, class), "{class:?}");
+        for class in ALL {
+            assert_eq!(
+                has_permit(&limiter, class),
+                class != Class::FirstStart,
+                "{class:?}"
+            );
         }
-        assert!(!has_permit(&limiter, Class::FirstStart));
     }
 
     #[tokio::test(start_paused = true)]
@@ -403,30 +384,6 @@ mod tests {
         drop(running);
         tokio::time::sleep(LATE_MIN).await;
         assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn cleaning_up_waits_for_stops_and_starts_but_not_for_ever() {
-        let limiter = Limiter::new(1);
-        let stop = limiter.acquire(Class::Running).await;
-        assert!(has_permit(&limiter, Class::Cleanup), "nothing else waits");
-        let mut second = Box::pin(limiter.acquire(Class::Running));
-        assert!(second.as_mut().now_or_never().is_none());
-        let mut cleanup = Box::pin(limiter.acquire(Class::Cleanup));
-        assert!(cleanup.as_mut().now_or_never().is_none());
-        drop(stop);
-        let second = second.as_mut().now_or_never().expect("it is its turn");
-        assert!(cleanup.as_mut().now_or_never().is_some());
-        let mut third = Box::pin(limiter.acquire(Class::Running));
-        assert!(third.as_mut().now_or_never().is_none());
-        let mut cleanup = Box::pin(limiter.acquire(Class::Cleanup));
-        assert!(cleanup.as_mut().now_or_never().is_none());
-        tokio::time::sleep(CLEANUP_WAIT).await;
-        // The next change of the queues gives it its own.
-        let mut fourth = Box::pin(limiter.acquire(Class::Running));
-        assert!(fourth.as_mut().now_or_never().is_none());
-        assert!(cleanup.as_mut().now_or_never().is_some());
-        drop(second);
     }
 
     #[tokio::test(start_paused = true)]
