@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -146,6 +147,12 @@ impl MountWatch {
                 .inspect_err(|error| debug!(%error, "Failed to watch mounts"))
                 .ok(),
         )
+    }
+
+    /// Waits until this time, and then for a change unless there was one by then. May be cancelled.
+    pub(super) async fn changed_after(&self, earliest: Instant) {
+        tokio::time::sleep_until(earliest.into()).await;
+        self.changed().await;
     }
 
     /// Waits for the next change. May be cancelled.

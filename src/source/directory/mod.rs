@@ -41,6 +41,10 @@ use crate::units::time::Later;
 /// Relists for events are at least this far apart, so that a burst costs few.
 const RELIST_GAP: Duration = Duration::from_millis(5);
 
+/// The least time between a relist and one for a change of mounts. Every container that starts or ends changes
+/// the mounts of the node, and the kernel takes the longer to list them the more containers there are.
+const MOUNTS_GAP: Duration = Duration::from_millis(250);
+
 /// A relist that takes longer is not repeated at every change of any mount.
 const CHEAP: Duration = Duration::from_millis(50);
 
@@ -194,13 +198,13 @@ async fn follow(
         let due = relist
             .again
             .map_or(now.later(period), |again| again.min(now.later(period)));
+        let mounts_due = Instant::now().later(MOUNTS_GAP);
         loop {
             tokio::select! {
                 () = sender.closed() => return writer.finish().await,
                 done = writer.done() => done?,
                 () = sleep_until(due.max(soonest).into()) => { by_event = false; break }
-                // Every container that starts or ends changes the mounts of the node.
-                () = mounts.changed() => if took <= CHEAP || directory.is_on_other_mounts() {
+                () = mounts.changed_after(mounts_due) => if took <= CHEAP || directory.is_on_other_mounts() {
                     by_event = false;
                     break;
                 },
