@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use decode::{Decoded, Suggestion};
 use document::Document;
 
-pub use requests::is_sidecar;
+pub use requests::{all_containers, is_sidecar};
 pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
 
 pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};

@@ -17,7 +17,7 @@ pub(super) fn amount(amounts: Option<&ResourceAmounts>, name: &str) -> Option<Qu
 }
 
 /// The containers that run beside each other, and the init containers, which run before.
-pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     let inits = spec.init_containers.iter().flatten();
     inits.chain(&spec.containers)
 }
@@ -42,7 +42,7 @@ fn summed(
     spec: &PodSpec,
     side: fn(&ResourceRequirements) -> Option<&ResourceAmounts>,
 ) -> ResourceAmounts {
-    let names: BTreeSet<&String> = all(spec)
+    let names: BTreeSet<&String> = all_containers(spec)
         .filter_map(|c| side(c.resources.as_ref()?))
         .flat_map(BTreeMap::keys)
         .collect();
@@ -70,6 +70,6 @@ fn together(spec: &PodSpec, written: impl Fn(&Container) -> Option<Written>) -> 
         }
     }
     let main = spec.containers.iter().fold(sidecars, add);
-    let like = all(spec).find_map(&written);
+    let like = all_containers(spec).find_map(&written);
     most.max(main).written_like(&like.unwrap_or_default().0)
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::objects::Objects;
-use super::requests::is_sidecar;
+use super::requests::{all_containers, is_sidecar};
 use super::{CONFIG_SOURCE, PodKey, SourceKind};
 use crate::units::text_id;
 
@@ -76,7 +76,7 @@ impl StaticPod {
 
     /// All containers, in the order of their start.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
-        self.init_containers().iter().chain(self.containers())
+        all_containers(&self.spec)
     }
 
     /// Returns the container of this name, of whatever role.

@@ -153,7 +153,7 @@ pub fn resource_value(
         (None, ResourceConsumer::File) => "",
     };
     let spec = &pod.spec;
-    let container = find_container(spec, name);
+    let container = pod.container(name);
     let container = container.ok_or_else(|| TranslateError::UnknownContainer(name.to_owned()))?;
     let has_defaults = asker == ResourceConsumer::File
         || named.is_none()
@@ -179,11 +179,6 @@ pub fn resource_value(
     let value = amount.divided_by(divisor);
     let value = value.ok_or(TranslateError::NegativeDivisor)?;
     Ok(value.to_string())
-}
-
-fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    let inits = spec.init_containers.iter().flatten();
-    inits.chain(&spec.containers).find(|c| c.name == name)
 }
 
 fn limit(spec: &PodSpec, container: &Container, name: &str) -> Quantity {

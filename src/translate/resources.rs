@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use super::NodeFacts;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
 use crate::host::cgroup::{CPU_PERIOD, CgroupLimits};
-use crate::manifest::is_sidecar;
+use crate::manifest::{all_containers, is_sidecar};
 use crate::units::quantity::{self, Quantity};
 
 const MIN_QUOTA: i64 = 1_000;
@@ -71,13 +71,6 @@ pub fn qos_class(spec: &PodSpec) -> QosClass {
     } else {
         QosClass::Burstable
     }
-}
-
-fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
 }
 
 fn amount(amounts: Option<&Amounts>, name: &str) -> Option<Quantity> {

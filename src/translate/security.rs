@@ -14,7 +14,7 @@ use crate::cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
     SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
-use crate::manifest::StaticPod;
+use crate::manifest::{StaticPod, all_containers};
 
 /// Before a container's name, the annotation with its `AppArmor` profile.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
@@ -58,7 +58,6 @@ pub(super) fn sandbox_security_context(
 ) -> LinuxSandboxSecurityContext {
     let none = PodSecurityContext::default();
     let own = spec.security_context.as_ref().unwrap_or(&none);
-    let inits = spec.init_containers.iter().flatten();
     let privileged = |c: &Container| {
         let own = c.security_context.as_ref();
         own.and_then(|s| s.privileged) == Some(true)
@@ -68,7 +67,7 @@ pub(super) fn sandbox_security_context(
         selinux_options: own.se_linux_options.as_ref().map(selinux),
         run_as_user: own.run_as_user.map(|value| Int64Value { value }),
         run_as_group: own.run_as_group.map(|value| Int64Value { value }),
-        privileged: inits.chain(&spec.containers).any(privileged),
+        privileged: all_containers(spec).any(privileged),
         supplemental_groups: supplemental_groups(own),
         supplemental_groups_policy: groups_policy(own),
         // The zero value is the runtime's own default profile.

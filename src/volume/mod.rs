@@ -28,7 +28,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
 use rustix::mount::MountFlags;
 
-use crate::manifest::{StaticPod, volumes};
+use crate::manifest::{StaticPod, all_containers, volumes};
 use crate::translate::{Addresses, NodeFacts, Paths, VolumeSource, pod_limit, volume_source};
 use crate::units::quantity::{self, Quantity};
 
@@ -154,9 +154,7 @@ fn share(paths: &Paths, pod: &StaticPod) -> Result<(), Box<VolumeFailure>> {
         let source = source.and_then(|v| volume_source(paths, pod, v));
         source.is_some_and(|source| source.path().starts_with(&folder))
     };
-    let containers = spec.init_containers.iter().flatten();
-    let mounts = containers.chain(&spec.containers);
-    let mut mounts = mounts.flat_map(|c| c.volume_mounts.iter().flatten());
+    let mut mounts = all_containers(spec).flat_map(|c| c.volume_mounts.iter().flatten());
     let propagates = |kind: &str| ["HostToContainer", "Bidirectional"].contains(&kind);
     if !mounts.any(|m| m.mount_propagation.as_deref().is_some_and(propagates) && is_own(&m.name)) {
         return Ok(());
@@ -255,8 +253,7 @@ fn memory_size(facts: &NodeFacts, spec: &PodSpec, source: &EmptyDirVolumeSource)
 /// The page size: that of the medium, or the only one that the Pod requests. Either way a container
 /// requests it (the kubelet's `getPageSizeMountOption`).
 fn page_size(spec: &PodSpec, of_medium: &str) -> Result<Quantity, SetUpError> {
-    let inits = spec.init_containers.iter().flatten();
-    let own = inits.chain(&spec.containers).flat_map(|c| &c.resources);
+    let own = all_containers(spec).flat_map(|c| &c.resources);
     let resources = own.chain(&spec.resources).flat_map(|r| &r.requests);
     let requested: BTreeSet<Quantity> = resources
         .flat_map(|requests| requests.keys())

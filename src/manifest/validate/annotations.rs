@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 
+use super::super::requests::all_containers;
 use super::{FieldPath, Validator, names, unexpected};
 
 /// Prefix of the annotation of a container's `AppArmor` profile; the container's name follows.
@@ -52,8 +53,7 @@ impl Validator<'_> {
         value: &str,
         spec: &PodSpec,
     ) {
-        let inits = spec.init_containers.iter().flatten();
-        if !inits.chain(&spec.containers).any(|c| c.name == container) {
+        if !all_containers(spec).any(|c| c.name == container) {
             let expected = "the name of one of the Pod's containers behind the slash";
             self.refuse(field, unexpected(container, expected));
         }

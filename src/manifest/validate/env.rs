@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 use super::super::defaults::is_huge_pages;
 use super::super::expansion::too_large;
 use super::super::objects::Objects;
+use super::super::requests::all_containers;
 use super::super::{path, shown};
 use super::{FieldPath, Validator, names, unexpected};
 
@@ -235,8 +236,7 @@ impl Validator<'_> {
         spec: &PodSpec,
     ) {
         let container = selector.container_name.as_deref().unwrap_or_default();
-        let inits = spec.init_containers.iter().flatten();
-        let known = inits.chain(&spec.containers).any(|c| c.name == container);
+        let known = all_containers(spec).any(|c| c.name == container);
         if !container.is_empty() && !known {
             let message = unexpected(container, "the name of one of the Pod's containers");
             self.warn(&field.key("containerName"), message);

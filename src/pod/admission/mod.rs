@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
 use tokio::sync::watch;
 
-use crate::manifest::{PodKey, StaticPod, Uid, is_sidecar};
+use crate::manifest::{PodKey, StaticPod, Uid, all_containers, is_sidecar};
 use crate::translate::{
     NodeFacts, QosClass, Requested, apparmor_annotation, qos_class, requested, sysctl_name,
 };
@@ -351,8 +351,7 @@ fn groups_policy(spec: &PodSpec) -> Option<&str> {
 fn asks_for_apparmor(pod: &StaticPod, spec: &PodSpec) -> bool {
     let of_pod = spec.security_context.as_ref();
     let of_pod = of_pod.and_then(|s| s.app_armor_profile.clone());
-    let inits = spec.init_containers.iter().flatten();
-    let own = inits.chain(&spec.containers).filter_map(|c| {
+    let own = all_containers(spec).filter_map(|c| {
         let context = c.security_context.as_ref();
         let field = context.and_then(|s| s.app_armor_profile.clone());
         field.or_else(|| apparmor_annotation(pod, &c.name))
