@@ -1,6 +1,5 @@
 //! A Pod that was accepted, and what is asked of its spec all over the agent.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
@@ -112,8 +111,7 @@ impl StaticPod {
     pub fn restart_policy(&self, container: &str) -> RestartPolicy {
         let own = self.container(container);
         let own = own.and_then(|spec| spec.restart_policy.as_deref());
-        let written = own.or(self.spec.restart_policy.as_deref());
-        written.and_then(|p| p.parse().ok()).unwrap_or_default()
+        RestartPolicy::of(own.or(self.spec.restart_policy.as_deref()))
     }
 }
 
@@ -129,10 +127,9 @@ pub enum ContainerRole {
 }
 
 /// Condition under which a container that ended runs again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
     /// It runs again after each end.
-    #[default]
     Always,
     /// It runs again after a failure.
     OnFailure,
@@ -141,39 +138,36 @@ pub enum RestartPolicy {
 }
 
 /// Condition under which an image is pulled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     /// Before each start of a container.
     Always,
     /// The first time, as long as the runtime keeps it.
-    #[default]
     IfNotPresent,
     /// The runtime has it, or the container fails to start.
     Never,
 }
 
-impl FromStr for PullPolicy {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "Always" => Ok(Self::Always),
-            "IfNotPresent" => Ok(Self::IfNotPresent),
-            "Never" => Ok(Self::Never),
-            _ => Err(()),
+impl PullPolicy {
+    /// Returns the policy of this name; the default of the API where there is none.
+    #[must_use]
+    pub fn of(name: Option<&str>) -> Self {
+        match name {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            _ => Self::IfNotPresent,
         }
     }
 }
 
-impl FromStr for RestartPolicy {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "Always" => Ok(Self::Always),
-            "OnFailure" => Ok(Self::OnFailure),
-            "Never" => Ok(Self::Never),
-            _ => Err(()),
+impl RestartPolicy {
+    /// Returns the policy of this name; the default of the API where there is none.
+    #[must_use]
+    pub fn of(name: Option<&str>) -> Self {
+        match name {
+            Some("OnFailure") => Self::OnFailure,
+            Some("Never") => Self::Never,
+            _ => Self::Always,
         }
     }
 }

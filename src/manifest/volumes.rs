@@ -9,7 +9,9 @@ use super::requests;
 /// The names of the volumes that containers mount, or take variables from. Only these are prepared and
 /// waited for; the others may be whatever they are (the kubelet's `GetPodVolumeNames`).
 pub(crate) fn used(spec: &PodSpec) -> BTreeSet<&str> {
-    requests::all_containers(spec).flat_map(of_container).collect()
+    requests::all_containers(spec)
+        .flat_map(of_container)
+        .collect()
 }
 
 fn of_container(container: &Container) -> impl Iterator<Item = &str> {

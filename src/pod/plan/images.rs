@@ -36,13 +36,8 @@ fn image_of_container(container: &ContainerSpec) -> WantedImage<'_> {
     WantedImage {
         holder: container.name.clone(),
         image: container.image.as_deref().unwrap_or_default(),
-        policy: pull_policy(container.image_pull_policy.as_deref()),
+        policy: PullPolicy::of(container.image_pull_policy.as_deref()),
     }
-}
-
-/// Returns the policy that a manifest names; it was defaulted when it was accepted.
-fn pull_policy(written: Option<&str>) -> PullPolicy {
-    written.and_then(|p| p.parse().ok()).unwrap_or_default()
 }
 
 fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
@@ -50,7 +45,7 @@ fn image_of_volume(volume: &Volume) -> Option<WantedImage<'_>> {
     Some(WantedImage {
         holder: volume_holder(&volume.name),
         image: source.reference.as_deref().unwrap_or_default(),
-        policy: pull_policy(source.pull_policy.as_deref()),
+        policy: PullPolicy::of(source.pull_policy.as_deref()),
     })
 }
 
