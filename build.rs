@@ -1,5 +1,5 @@
-//! Compiles the contracts in `proto/` (CRI, containerd's events, and the health protocol of gRPC probes) into client and
-//! server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
+//! Compiles the contracts in `proto/` (CRI, containerd's events, and the health protocol of gRPC probes) into
+//! client and server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
 
 use std::path::PathBuf;
 
@@ -19,9 +19,10 @@ fn main() -> Result<(), Error> {
     // It holds what must not get into a log.
     let services = tonic_prost_build::configure().skip_debug(["runtime.v1.AuthConfig"]);
     services.compile_fds(descriptors)?;
-    let health = protox::compile(["proto/health.proto"], ["proto"])?;
-    tonic_prost_build::configure().compile_fds(health)?;
-    let events = protox::compile(["proto/containerd_events_v1.proto"], ["proto"])?;
-    tonic_prost_build::configure().compile_fds(events)?;
+    // They share no messages, and so no descriptors.
+    for contract in ["proto/health.proto", "proto/containerd_events_v1.proto"] {
+        let descriptors = protox::compile([contract], ["proto"])?;
+        tonic_prost_build::configure().compile_fds(descriptors)?;
+    }
     Ok(())
 }

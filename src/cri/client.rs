@@ -115,14 +115,8 @@ impl Client {
     /// [`Error::Unimplemented`] where the runtime has no events (containerd 1.6).
     pub async fn container_events(&self) -> Result<Streaming<ContainerEventResponse>, Error> {
         let mut client = self.runtime();
-        match Box::pin(client.get_container_events(GetEventsRequest {})).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(Error::from_status(
-                "GetContainerEvents",
-                Duration::ZERO,
-                &status,
-            )),
-        }
+        let call = Box::pin(client.get_container_events(GetEventsRequest {}));
+        opened("GetContainerEvents", call.await)
     }
 
     /// Follows the ends of processes in the containers of containerd's CRI plugin from now on, by containerd's own
@@ -137,10 +131,8 @@ impl Client {
                 "topic==\"{TASK_EXIT}\",namespace==\"{CRI_NAMESPACE}\""
             )],
         };
-        match Box::pin(client.subscribe(request)).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(Error::from_status("Subscribe", Duration::ZERO, &status)),
-        }
+        let call = Box::pin(client.subscribe(request));
+        opened("Subscribe", call.await)
     }
 
     /// Stops a container: its stop signal, then, `grace_seconds` later, a kill.
@@ -217,6 +209,12 @@ impl Client {
 }
 
 /// Defines one method of [`Client`] for one unary call of the contract.
+/// Returns the stream of a call without a deadline.
+fn opened<T>(method: &'static str, answer: Result<Response<T>, Status>) -> Result<T, Error> {
+    let broke = |status| Error::from_status(method, Duration::ZERO, &status);
+    answer.map(Response::into_inner).map_err(broke)
+}
+
 macro_rules! calls {
     ($($(#[$doc:meta])* $service:ident.$name:ident($message:ty) -> $answer:ty, $method:literal, $deadline:expr;)*) => {
         impl Client {

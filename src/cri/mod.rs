@@ -16,28 +16,33 @@ pub use endpoint::{Endpoint, WELL_KNOWN};
 pub(crate) use error::rpc_error;
 pub use error::{Error, if_found};
 
-/// Messages and stubs generated from `proto/cri_v1.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
-pub mod v1 {
-    tonic::include_proto!("runtime.v1");
+/// Makes a module of the messages and stubs that are generated from a contract in `proto/`.
+macro_rules! generated {
+    ($(#[$doc:meta])* $visibility:vis mod $name:ident = $package:literal;) => {
+        $(#[$doc])*
+        #[allow(
+            missing_docs,
+            unreachable_pub,
+            clippy::all,
+            clippy::pedantic,
+            reason = "generated code"
+        )]
+        $visibility mod $name {
+            tonic::include_proto!($package);
+        }
+    };
 }
 
-/// Messages and stubs generated from `proto/containerd_events_v1.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
-pub mod containerd_events {
-    tonic::include_proto!("containerd.services.events.v1");
+pub(crate) use generated;
+
+generated! {
+    /// Messages and stubs generated from `proto/cri_v1.proto`.
+    pub mod v1 = "runtime.v1";
+}
+
+generated! {
+    /// Messages and stubs generated from `proto/containerd_events_v1.proto`.
+    pub mod containerd_events = "containerd.services.events.v1";
 }
 
 impl fmt::Debug for v1::AuthConfig {

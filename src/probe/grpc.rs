@@ -11,20 +11,13 @@ use tonic::{Code, Status};
 
 use super::dial::{address, connect};
 use super::{ProbeOutcome, ProbeTarget};
-use crate::cri::rpc_error;
+use crate::cri::{generated, rpc_error};
 use v1::health_check_response::ServingStatus;
 use v1::health_client::HealthClient;
 
-/// Messages and stubs generated from `proto/health.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
-mod v1 {
-    tonic::include_proto!("grpc.health.v1");
+generated! {
+    /// Messages and stubs generated from `proto/health.proto`.
+    mod v1 = "grpc.health.v1";
 }
 
 /// Probes a gRPC health service: succeeds if it reports that the service is serving.
