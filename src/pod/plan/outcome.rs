@@ -201,7 +201,7 @@ impl Observed {
     pub fn apply_done(&mut self, step: &Step) {
         match step {
             Step::StopSandbox { id } => {
-                if let Some(known) = self.sandboxes.iter_mut().find(|s| s.id == *id) {
+                if let Some(known) = self.sandbox_mut(id) {
                     known.ready = false;
                 }
             }
