@@ -39,10 +39,8 @@ impl PodTask {
         let (context, key) = (Arc::clone(&self.context), self.key.clone());
         let update = move || update_cpu_shares(&context);
         let shared = self.own_files(blocking(update)).await;
-        let problem = shared.err().map(|error| error.to_string());
-        if self.complaints.should_log("CPU shares", problem.as_deref()) {
-            // It has more than it needs until the next Pod starts or goes.
-            let error = problem.unwrap_or_default();
+        // They have more than they need until the next Pod starts or goes.
+        if let Some(error) = self.complaints.record("CPU shares", &shared) {
             warn!(pod = %key, error, "Failed to update QoS CPU shares");
         }
     }

@@ -33,20 +33,13 @@ impl PodTask {
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = history.clone();
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
-            match self.own_files(blocking(write)).await {
-                Ok(()) => {
-                    self.complaints.should_log(HISTORY, None);
-                    let written = |version: &mut Version| version.written_history = Some(history);
-                    self.state.update_version(&uid, written);
-                }
-                Err(error) => {
-                    if self
-                        .complaints
-                        .should_log(HISTORY, Some(&error.to_string()))
-                    {
-                        warn!(pod = %self.key, %error, "Failed to write the Pod's history");
-                    }
-                }
+            let outcome = self.own_files(blocking(write)).await;
+            if let Some(error) = self.complaints.record(HISTORY, &outcome) {
+                warn!(pod = %self.key, %error, "Failed to write the Pod's history");
+            }
+            if outcome.is_ok() {
+                let written = |version: &mut Version| version.written_history = Some(history);
+                self.state.update_version(&uid, written);
             }
         }
     }

@@ -122,9 +122,7 @@ impl PodTask {
         let kept = self.rollback.clone();
         let write = move || rollback::write(&paths, &key, kept.as_ref());
         let written = self.own_files(blocking(write)).await;
-        let problem = written.err().map(|error| error.to_string());
-        if self.complaints.should_log("update", problem.as_deref()) {
-            let error = problem.unwrap_or_default();
+        if let Some(error) = self.complaints.record("update", &written) {
             warn!(pod = %self.key, error, "Failed to write what is known of the update");
         }
     }

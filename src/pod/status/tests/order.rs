@@ -99,7 +99,7 @@ fn init_containers_come_first_and_one_by_one() {
             pending("init: exit 1 Error"),
         ),
         (
-            "it is done once it succeeds, whatever a rule says of 0",
+            "it is done once it succeeds, even if a rule matches 0",
             own(not_in).ended("init", 1).ended_after("init", 0, Some(0)),
             done("init: exit 0 Completed, last exit 1 Error, restarts 1, ready"),
         ),
@@ -191,7 +191,7 @@ fn sidecars_start_before_and_run_beside_the_pods_own_containers() {
             ],
         ),
         (
-            "one that fails runs again, whatever the Pod's policy",
+            "one that fails runs again under each policy of the Pod",
             with_sidecar("Never")
                 .ended_after("side", 1, Some(0))
                 .runs("main"),

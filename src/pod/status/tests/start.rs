@@ -51,7 +51,7 @@ fn a_container_that_cannot_be_started_says_why() {
     let subject = || Subject::Container("u".into(), "a".into());
     compare(vec![
         (
-            "its configuration cannot be had",
+            "its configuration is invalid",
             single("Always").not_started("a", "CreateContainerConfigError"),
             pending("a: waiting CreateContainerConfigError: no"),
         ),
@@ -112,7 +112,7 @@ fn a_container_that_cannot_be_started_says_why() {
             pending("a: waiting ErrImageNeverPull: no"),
         ),
         (
-            "one that ran before and whose image cannot be had any more",
+            "one that ran before and whose image cannot be pulled",
             single("Always")
                 .ended("a", 1)
                 .no_image("a", "ErrImagePull", first),
