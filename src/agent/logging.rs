@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal};
 
 use tracing::Level;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 use super::log_limit::LogLimit;
 use crate::config::LogFormat;
@@ -13,7 +14,7 @@ use crate::text::LogWriter;
 
 /// Handle of the log level, which changes while the agent runs.
 #[derive(Debug, Clone)]
-pub(super) struct LogLevel(reload::Handle<EnvFilter, Registry>);
+pub(super) struct LogLevel(reload::Handle<Targets, Registry>);
 
 /// Starts logging to standard error.
 pub(super) fn start(format: LogFormat, level: Level) -> LogLevel {
@@ -38,6 +39,9 @@ impl LogLevel {
 }
 
 /// Returns the filter of a level. Libraries' own debug lines are for their developers, not for the node.
-fn filter(level: Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,kube_client=error,podkeeper={level}"))
+fn filter(level: Level) -> Targets {
+    Targets::new()
+        .with_default(Level::WARN)
+        .with_target("kube_client", Level::ERROR)
+        .with_target(env!("CARGO_PKG_NAME"), level)
 }

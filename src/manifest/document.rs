@@ -83,7 +83,7 @@ pub(super) fn only(mut documents: Vec<Document>, kind: &str) -> Result<Document,
 ///
 /// # Errors
 /// The bytes are no text, or no YAML or JSON, or more than is read.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Document>, Vec<Problem>> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document>, Vec<Problem>> {
     let documents = text(bytes).and_then(read_text);
     let mut documents = documents.map_err(|problem| vec![problem])?;
     let parts = documents.iter().map(|d| 1 + parts_in(&d.value));

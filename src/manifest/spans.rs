@@ -174,13 +174,13 @@ impl Spans {
     }
 
     /// The text of a scalar that stands without quotes in the document.
-    pub(super) fn plain_text(&self, field: &str) -> Option<&str> {
+    pub(crate) fn plain_text(&self, field: &str) -> Option<&str> {
         let nearest = self.nearest(&path::join(&self.within, field));
         nearest.span.node.plain().filter(|_| nearest.exact)
     }
 
     /// A problem for each field below these spans that is given twice, of those that `concerns` selects.
-    pub(super) fn repeated(&self, concerns: impl Fn(&str) -> bool) -> Vec<Problem> {
+    pub(crate) fn repeated(&self, concerns: impl Fn(&str) -> bool) -> Vec<Problem> {
         let mut problems = vec![];
         let nearest = self.nearest(&self.within);
         if nearest.exact {

@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::api::Api;
-use super::connection;
 use super::error::{ApiError, ErrorKind, chain};
+use super::{connection, kubeconfig};
 use crate::hex::hex;
 use crate::host::atomic_file;
 use crate::units::time::Later;
@@ -49,7 +49,7 @@ pub(super) fn current(folder: &Path) -> PathBuf {
 /// one there, or else the one of this agent.
 pub(super) fn folder(given: Option<&Path>, kubeconfig: &Path, own: PathBuf) -> PathBuf {
     let named = || {
-        let mut found = connection::read(kubeconfig).ok()?;
+        let mut found = kubeconfig::read(kubeconfig).ok()?;
         let path = connection::user(&mut found)?.client_certificate.clone()?;
         let path = PathBuf::from(path);
         (path.file_name()? == CURRENT).then(|| path.parent().map(Path::to_owned))?
@@ -117,7 +117,7 @@ pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
 
 /// True if the kubeconfig exists and its client certificate, if it has one, is valid now.
 pub(super) fn is_usable(kubeconfig: &Path) -> bool {
-    let Ok(mut found) = connection::read(kubeconfig) else {
+    let Ok(mut found) = kubeconfig::read(kubeconfig) else {
         return false;
     };
     let shows = connection::user(&mut found).is_some_and(|user| {
@@ -280,7 +280,7 @@ pub(super) fn write_kubeconfig(
     kubeconfig: &Path,
     folder: &Path,
 ) -> Result<bool, ApiError> {
-    let found = connection::read(bootstrap)?;
+    let found = kubeconfig::read(bootstrap)?;
     let context = found.contexts.iter();
     let mut context = context.filter(|c| Some(&c.name) == found.current_context.as_ref());
     let context = context.next().and_then(|c| c.context.as_ref());

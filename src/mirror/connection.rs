@@ -26,7 +26,9 @@ use tracing::debug;
 use super::api::Api;
 use super::bounded::{Bound, Bounded};
 use super::error::{ApiError, chain};
+use super::kubeconfig::{authorize, read};
 use super::plugin::{self, PluginCredential};
+use super::tls;
 
 /// Interval between checks of the files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -154,6 +156,7 @@ impl Connection {
             plugin = Some((exec, credential.expires));
             show_credential(&mut config.auth_info, credential);
         }
+        authorize(&mut config)?;
         let api = Api::new(client(&config)?, requests);
         Ok(Some(Self { api, files, plugin }))
     }
@@ -208,12 +211,6 @@ fn show_credential(user: &mut AuthInfo, credential: PluginCredential) {
         user.client_certificate_data = Some(certificate);
         user.client_key_data = Some(key.into());
     }
-}
-
-/// Reads a kubeconfig; the paths in it are meant from its folder.
-pub(super) fn read(kubeconfig: &Path) -> Result<Kubeconfig, ApiError> {
-    let found = Kubeconfig::read_from(kubeconfig);
-    found.map_err(|e| ApiError::unreachable(chain(&e)))
 }
 
 /// The user of the current context.
@@ -307,11 +304,11 @@ fn client(config: &Config) -> Result<Client, ApiError> {
     connector.set_keepalive(Some(KEEPALIVE));
     connector.set_keepalive_interval(Some(KEEPALIVE));
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-    let connector = config.rustls_https_connector_with_connector(connector);
+    let connector = tls::connector(config, connector)?;
     let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIME)
         .pool_timer(hyper_util::rt::TokioTimer::new())
-        .build::<_, Body>(connector.map_err(wrong)?);
+        .build::<_, Body>(connector);
     let client = service_fn(move |request: Request<Body>| {
         let bound = Bound::of(&request);
         let response = client.request(request);
@@ -325,7 +322,6 @@ fn client(config: &Config) -> Result<Client, ApiError> {
     });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(wrong)?)
         .layer(config.extra_headers_layer().map_err(wrong)?)
         .map_err(BoxError::from)
         .service(client);

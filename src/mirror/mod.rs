@@ -10,6 +10,7 @@ mod certificate;
 mod connection;
 mod error;
 mod events;
+mod kubeconfig;
 pub mod metrics;
 mod node;
 mod object;
@@ -21,6 +22,7 @@ mod refusal_log;
 mod refusals;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -275,7 +277,7 @@ impl Mirror {
         let settings = &self.local.settings;
         let current = certificate::current(folder);
         let newest = certificate::Validity::of_file(&current)?;
-        let mut kubeconfig = connection::read(&settings.kubeconfig).ok()?;
+        let mut kubeconfig = kubeconfig::read(&settings.kubeconfig).ok()?;
         let shown = certificate::shown(&mut kubeconfig)?;
         (settings.rotate_certificates && newest.until > shown.until).then_some(current)
     }
@@ -365,6 +367,6 @@ impl Mirror {
         if let Some(renewed) = self.renewed(folder) {
             return certificate::Validity::of_file(&renewed);
         }
-        certificate::shown(&mut connection::read(&self.local.settings.kubeconfig).ok()?)
+        certificate::shown(&mut kubeconfig::read(&self.local.settings.kubeconfig).ok()?)
     }
 }

@@ -28,6 +28,7 @@ use crate::cri::Client;
 
 pub use probes::{Failed, Health, ProbeEvent, ProbeUpdate, ProbedContainer, Probes, Which};
 pub use state::{ProbeKind, ProbeResult, ProbeState};
+pub(crate) use tls::NoVerification;
 
 /// The most that is read of what a probe answers, in bytes; the reference agent's.
 const MAX_OUTPUT: usize = 10 * 1024;

@@ -43,7 +43,7 @@ pub(super) async fn handshake(
 
 fn config() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
-    let verifier = NoVerification(Arc::clone(&provider));
+    let verifier = NoVerification::new(Arc::clone(&provider));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         // ring has cipher suites for every version that rustls knows, which is all that is asked here.
@@ -70,7 +70,13 @@ fn explain(error: &io::Error) -> TlsError {
 
 /// Takes every certificate and every signature, weak and outdated ones too.
 #[derive(Debug)]
-struct NoVerification(Arc<CryptoProvider>);
+pub(crate) struct NoVerification(Arc<CryptoProvider>);
+
+impl NoVerification {
+    pub(crate) fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
