@@ -162,7 +162,7 @@ fn parse_document(
         uid: uid.into(),
         metadata: pod.metadata,
         spec: pod.spec.unwrap_or_default(),
-        document: document.value,
+        document: Arc::new(document.value),
         objects: Arc::default(),
     };
     Ok(Accepted {

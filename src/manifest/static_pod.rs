@@ -29,7 +29,7 @@ pub struct StaticPod {
     /// Pod.
     pub spec: PodSpec,
     /// The document as it was written, from which the same Pod can be made again.
-    pub document: serde_json::Value,
+    pub document: Arc<serde_json::Value>,
     /// The `ConfigMap`s and `Secret`s that it refers to.
     pub objects: Arc<Objects>,
 }

@@ -345,7 +345,8 @@ impl Supervisor {
                 continue;
             }
             let wanted = wanted.cloned();
-            if !self.try_notify(&key, Message::Desired(wanted.clone())) && wanted.is_some() {
+            let message = Message::Desired(wanted.clone().map(Box::new));
+            if !self.try_notify(&key, message) && wanted.is_some() {
                 let start = TaskStart {
                     wanted,
                     ..TaskStart::default()

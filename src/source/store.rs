@@ -40,7 +40,7 @@ struct Stored {
     uid: Uid,
     /// Time at which this version was accepted, RFC 3339.
     accepted: String,
-    document: serde_json::Value,
+    document: Arc<serde_json::Value>,
     /// Missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     objects: Vec<StoredObject>,
@@ -93,7 +93,7 @@ pub(super) struct StoredManifest {
     /// The Pod that ran from it.
     pub(super) key: PodKey,
     /// The document as it was written.
-    pub(super) document: serde_json::Value,
+    pub(super) document: Arc<serde_json::Value>,
     /// Data stored with the document.
     pub(super) context: StoredContext,
 }
@@ -272,7 +272,7 @@ impl Store {
             name: pod.key.name.clone(),
             uid: pod.uid.clone(),
             accepted: jiff::Timestamp::now().to_string(),
-            document: pod.document.clone(),
+            document: Arc::clone(&pod.document),
             objects: objects.collect(),
             place: context.place.clone(),
         };

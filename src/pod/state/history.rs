@@ -23,8 +23,8 @@ const UNSEEN_EXIT: i32 = 137;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// The newest instance of each container, by name.
-    pub containers: BTreeMap<String, Instance>,
+    /// The newest instance of each container, by name. Boxed, for a map has room for eleven.
+    pub containers: BTreeMap<String, Box<Instance>>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
     /// since all of the Pod restarts.
     #[serde(rename = "restart_before_attempt")]
@@ -166,7 +166,8 @@ impl History {
                     previous: known.and_then(|known| known.before(container)),
                     ..Instance::of(container)
                 };
-                self.containers.insert(container.name.clone(), instance);
+                self.containers
+                    .insert(container.name.clone(), Box::new(instance));
             }
         }
         let newest: BTreeSet<&ContainerId> = self.containers.values().map(|i| &i.id).collect();
@@ -178,14 +179,15 @@ impl History {
     /// that was not seen to end has ended without anybody knowing how.
     #[must_use]
     pub fn gone(&self, observed: &Observed, uid: &Uid, clock: &Clock) -> Vec<Container> {
-        let lost = |(name, instance): &(&String, &Instance)| {
+        let is_lost = |name: &str, instance: &Instance| {
             if instance.exit.is_none() && instance.started_at == 0 {
                 return false;
             }
-            let mut named = observed.containers_of(uid).filter(|c| c.name == **name);
+            let mut named = observed.containers_of(uid).filter(|c| c.name == name);
             !named.any(|c| c.attempt >= instance.attempt)
         };
-        let lost = self.containers.iter().filter(lost);
+        let known = self.containers.iter();
+        let lost = known.filter(|(name, instance)| is_lost(name, instance));
         lost.map(|(name, instance)| instance.revive(uid, name, clock))
             .collect()
     }

@@ -49,8 +49,8 @@ pub struct View<'a> {
 /// The state of a Pod's task beyond what the runtime has.
 #[derive(Debug, Clone, Default)]
 pub struct PodState {
-    /// Versions of this Pod, by UID; each has a part that is not empty.
-    versions: BTreeMap<Uid, Version>,
+    /// Versions of this Pod, by UID; each has a part that is not empty. Boxed, for a map has room for eleven.
+    versions: BTreeMap<Uid, Box<Version>>,
     /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was asked to give back.
@@ -195,7 +195,7 @@ impl PodState {
     /// Returns the state of a version, if anything is known of it.
     #[must_use]
     pub fn version(&self, uid: &Uid) -> Option<&Version> {
-        self.versions.get(uid)
+        self.versions.get(uid).map(|version| &**version)
     }
 
     /// Returns the state of a version to set a part of it, an empty one if nothing is known of it yet.

@@ -25,10 +25,10 @@ pub struct Record {
     #[serde(default)]
     pub source: SourceKind,
     /// The document as written.
-    pub document: serde_json::Value,
+    pub document: Arc<serde_json::Value>,
     /// The `ConfigMap`s and `Secret`s that it refers to, as they were.
-    #[serde(default, skip_serializing_if = "Objects::is_empty")]
-    pub objects: Objects,
+    #[serde(default, skip_serializing_if = "has_none")]
+    pub objects: Arc<Objects>,
 }
 
 impl Record {
@@ -46,6 +46,10 @@ impl Record {
     pub fn version(&self) -> Option<Arc<StaticPod>> {
         let document = serde_json::to_vec(&self.document).ok()?;
         let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
-        Some(objects::with(&accepted.pod, self.objects.clone()))
+        Some(objects::with(&accepted.pod, Objects::clone(&self.objects)))
     }
+}
+
+fn has_none(objects: &Arc<Objects>) -> bool {
+    objects.is_empty()
 }

@@ -8,7 +8,6 @@ use tracing::{info, warn};
 
 use super::{PodTask, TaskStart};
 use crate::host::blocking::blocking;
-use crate::manifest::objects::Objects;
 use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
@@ -117,8 +116,8 @@ impl PodTask {
             path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
             seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
             source: version.source(),
-            document: version.document.clone(),
-            objects: Objects::clone(&version.objects),
+            document: Arc::clone(&version.document),
+            objects: Arc::clone(&version.objects),
         }
     }
 

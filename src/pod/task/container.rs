@@ -172,6 +172,8 @@ impl PodTask {
         let (uid, name) = (&new.version.uid, &new.spec.name);
         let normal = EventKind::Normal;
         self.event(uid, Some(name), normal, "Created", "Container created");
+        // A list that grows by itself has room for four.
+        self.observed.containers.reserve_exact(1);
         self.observed.containers.push(Container {
             id,
             sandbox: new.sandbox.clone(),

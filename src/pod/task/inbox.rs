@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_secs(1);
 impl PodTask {
     pub(super) fn take(&mut self, message: Message) {
         match message {
-            Message::Desired(wanted) => self.set_wanted(wanted),
+            Message::Desired(wanted) => self.set_wanted(wanted.map(|wanted| *wanted)),
             Message::Resync => self.stale = true,
             Message::Changed(id) => {
                 self.changed.insert(id);

@@ -52,6 +52,7 @@ use crate::pod::report::{UpdateReport, report};
 use crate::pod::rollback::Rollback;
 use crate::pod::state::observed::Observed;
 use crate::pod::state::progress::{UnderWay, rfc3339};
+use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{FirstSeen, PodState, View};
 use crate::probe::Probes;
 use crate::source::DesiredPod;
@@ -60,7 +61,7 @@ use crate::source::DesiredPod;
 #[derive(Debug)]
 pub enum Message {
     /// The Pod is wanted like this, or not any more.
-    Desired(Option<DesiredPod>),
+    Desired(Option<Box<DesiredPod>>),
     /// The runtime may have something else of the Pod than the task last observed.
     Resync,
     /// This container or sandbox changed.
@@ -133,8 +134,8 @@ impl PodTask {
         context: Arc<Context>,
         inbox: mpsc::UnboundedReceiver<Message>,
         start: TaskStart,
-    ) -> Self {
-        let mut task = Self {
+    ) -> Box<Self> {
+        let mut task = Box::new(Self {
             given_back: context.allocations.changes(),
             probes: Probes::new(context.client.clone()),
             key,
@@ -158,21 +159,23 @@ impl PodTask {
             listed: None,
             assumed: BTreeSet::new(),
             has_synced: false,
-        };
+        });
         task.take_over(start);
         task
     }
 
     /// Runs the task to its end; returns the Pod's key.
-    pub async fn run(mut self) -> PodKey {
+    pub async fn run(mut self: Box<Self>) -> PodKey {
         if self.state.has_admitted() {
-            self.update_cpu_shares().await;
+            Box::pin(self.update_cpu_shares()).await;
         }
         self.reconcile().await;
         self.context.reports.remove(&self.key);
         self.key
     }
 
+    /// Carries out the plan until the Pod is over. What is awaited for a short while only is boxed: a task that
+    /// waits, as most do most of the time, has no room for it.
     async fn reconcile(&mut self) {
         loop {
             self.has_pending_events = false;
@@ -182,30 +185,21 @@ impl PodTask {
             if !self.sync().await {
                 return;
             }
-            self.state.wall.follow(&self.context.clock);
-            self.restore_record().await;
-            self.resume_post_starts();
-            self.sync_probes();
-            self.forget_outdated_failures();
-            self.record_histories().await;
-            self.begin_trials().await;
-            let trial_ends = self.judge_trial().await;
-            self.give_back();
-            self.follow_takeover();
+            let trial_ends = Box::pin(self.update_state()).await;
             let plan = plan(self.view());
             self.publish();
             match plan.step {
                 Some(step) if self.is_no_op(&step) => {}
                 Some(step) => {
                     self.end_is_verified = false;
-                    self.execute(step).await;
+                    Box::pin(self.execute(step)).await;
                 }
                 // A removal is verified once more, or the next task would begin with what is left.
                 None if self.is_over() && !self.end_is_verified => {
                     (self.stale, self.end_is_verified) = (true, true);
                 }
                 None if self.is_over() => {
-                    self.save_rollback(None).await;
+                    Box::pin(self.save_rollback(None)).await;
                     return;
                 }
                 // It came while files were written, after it would have been handled.
@@ -222,6 +216,21 @@ impl PodTask {
                 }
             }
         }
+    }
+
+    /// Brings the state up to date with what was observed. Returns the time when a trial ends.
+    async fn update_state(&mut self) -> Option<MonotonicTime> {
+        self.state.wall.follow(&self.context.clock);
+        self.restore_record().await;
+        self.resume_post_starts();
+        self.sync_probes();
+        self.forget_outdated_failures();
+        self.record_histories().await;
+        self.begin_trials().await;
+        let trial_ends = self.judge_trial().await;
+        self.give_back();
+        self.follow_takeover();
+        trial_ends
     }
 
     /// Returns the planner's view of the Pod.

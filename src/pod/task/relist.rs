@@ -32,7 +32,7 @@ impl PodTask {
     pub(super) async fn sync(&mut self) -> bool {
         let mut delay = RUNTIME_RETRY;
         loop {
-            match self.try_sync().await {
+            match Box::pin(self.try_sync()).await {
                 Ok(true) => return true,
                 // Something else matters now.
                 Ok(false) => continue,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::NAMES;
 use super::events::End;
 use crate::manifest::StaticPod;
-use crate::manifest::objects::Objects;
 use crate::pod::backoff;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::plan::{Outcome, Plan, Step, plan};
@@ -288,8 +287,8 @@ impl World {
             path: String::new(),
             seen: String::new(),
             source: pod.source(),
-            document: serde_json::Value::Null,
-            objects: Objects::default(),
+            document: Arc::default(),
+            objects: Arc::default(),
         })
     }
 
