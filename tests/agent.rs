@@ -3,6 +3,8 @@
 
 #[path = "support/mounts.rs"]
 mod mounts;
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/runtime/mod.rs"]
 mod runtime;
 #[path = "support/web_server.rs"]
@@ -14,6 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mounts::{Mounted, folder};
+use program::PROGRAM;
 use runtime::{Fate, Rule, Runtime, Settings};
 use tempfile::TempDir;
 use web_server::{Reply, Web};
@@ -21,7 +24,7 @@ use web_server::{Reply, Web};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn podkeeper(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    let mut command = Command::new(PROGRAM);
     command.args(arguments).output().unwrap()
 }
 
@@ -49,7 +52,7 @@ impl Agent {
             .append(true)
             .open(at("log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+        let mut command = Command::new(PROGRAM);
         // The proxies of whoever runs the tests are not theirs.
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
@@ -564,7 +567,7 @@ fn a_folder_is_checked_manifest_by_manifest_and_standard_input_as_a_file() {
     assert_eq!(text(&output.stdout), expected);
     assert_eq!(output.status.code(), Some(1));
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    let mut command = Command::new(PROGRAM);
     command.args(["check", "--hostname-override=n1", "-"]);
     command.stdin(fs::File::open(folder.path().join("b.yaml")).unwrap());
     let output = command.output().unwrap();

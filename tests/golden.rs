@@ -3,6 +3,8 @@
 //! The agent runs in a mount namespace of its own, in which the node looks like the one on which the
 //! records were taken.
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/records.rs"]
 mod records;
 #[path = "support/runtime/mod.rs"]
@@ -223,7 +225,7 @@ fn start_agent(folder: &Path, endpoint: &str) -> Child {
         .args(unshare)
         .args(flags.map(|(name, value)| format!("--{name}={value}")))
         .env("WORK", folder)
-        .env("AGENT", env!("CARGO_BIN_EXE_podkeeper"))
+        .env("AGENT", program::PROGRAM)
         .env("PATH", format!("{}:{path}", at("bin")))
         .stdin(Stdio::null())
         .stderr(log)

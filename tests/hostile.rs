@@ -1,6 +1,9 @@
 //! Manifests that mean harm: each is refused with a clear word, in bounded memory, and no field of one
 //! that is accepted leads out of the agent's own folders.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::symlink;
@@ -182,7 +185,7 @@ impl Agent {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("manifests")).unwrap();
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
-        let process = Command::new(env!("CARGO_BIN_EXE_podkeeper"))
+        let process = Command::new(program::PROGRAM)
             .arg("run")
             .arg(flag("root-dir", &at("root")))
             .arg(flag("run-dir", &at("run")))
@@ -353,7 +356,7 @@ fn the_agent_opens_nothing_but_plain_files() {
 }
 
 fn check(arguments: &[&str], file: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+    let mut command = Command::new(program::PROGRAM);
     command
         .arg("check")
         .args(arguments)

@@ -3,6 +3,8 @@
 
 #[path = "support/ports.rs"]
 mod ports;
+#[path = "support/program.rs"]
+mod program;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -43,7 +45,7 @@ impl Agent {
         let at = |name: &str| folder.path().join(name).display().to_string();
         fs::create_dir(at("manifests")).unwrap();
         fs::write(at("manifests/bad.yaml"), "kind: Pod").unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_podkeeper"))
+        let process = Command::new(program::PROGRAM)
             .arg("run")
             .args(["--root-dir", &at("root"), "--run-dir", &at("run")])
             .args(["--container-runtime-endpoint", &at("no.sock")])
@@ -78,7 +80,7 @@ impl Agent {
 
     /// Whether the command line gets an answer.
     fn answers(&self) -> bool {
-        let mut ps = Command::new(env!("CARGO_BIN_EXE_podkeeper"));
+        let mut ps = Command::new(program::PROGRAM);
         let ps = ps.args(["ps", "--run-dir"]).arg(self.path("run")).output();
         ps.unwrap().status.success()
     }

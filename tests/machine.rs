@@ -1,6 +1,9 @@
 //! What only a whole machine shows: systemd as process 1, cgroup v2, a real boot. `hack/test` boots one
 //! in an emulator; these tests share it, one after the other.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -126,7 +129,7 @@ impl Machine {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("podkeeper");
-        std::fs::copy(env!("CARGO_BIN_EXE_podkeeper"), &binary).unwrap();
+        std::fs::copy(program::PROGRAM, &binary).unwrap();
         // A third of it is enough for a slow machine.
         assert!(
             Command::new("strip")

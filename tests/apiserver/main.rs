@@ -23,6 +23,8 @@ mod node;
 mod placeholders;
 #[path = "../support/ports.rs"]
 mod ports;
+#[path = "../support/program.rs"]
+mod program;
 
 /// Makes a test of each function, on the API server that all share or on one of its own.
 macro_rules! with_apiserver {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use podkeeper::cri::v1;
 
 use super::node::{BUSYBOX, FOREVER, Node, command, pod, pod_with};
+use super::program::PROGRAM;
 
 super::on_each_containerd!(
     a_killed_agent_is_followed_by_one_that_restarts_nothing,
@@ -195,7 +196,7 @@ async fn beside_a_kubelet_the_agent_does_not_run(node: Node) {
     let agent = format!(
         "{} run --pod-manifest-path {} --root-dir {} --run-dir {} --healthz-port 0 \
          --container-runtime-endpoint unix:///nowhere.sock",
-        env!("CARGO_BIN_EXE_podkeeper"),
+        PROGRAM,
         node.path("manifests").display(),
         node.path("root").display(),
         node.path("run").display(),

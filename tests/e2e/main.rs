@@ -38,6 +38,8 @@ mod network;
 mod node;
 #[path = "../support/ports.rs"]
 mod ports;
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/web_server.rs"]
 mod web_server;
 

@@ -14,7 +14,8 @@ use podkeeper::pod::report::PodReport;
 use podkeeper::server::fetch;
 use podkeeper::translate::labels;
 
-use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, PROGRAM, manifest, pod, pod_with};
+use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, manifest, pod, pod_with};
+use super::program::PROGRAM;
 use super::web_server::{Reply, Web};
 
 super::on_each_containerd!(

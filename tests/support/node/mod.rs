@@ -27,11 +27,10 @@ pub(crate) use manifests::{FOREVER, manifest, pod, pod_with};
 use runtime::remove_all;
 pub(crate) use runtime::{cgroups_with, kill};
 
+use super::program::PROGRAM;
+
 /// Time limit of most waits of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Path of the program under test.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_podkeeper");
 
 pub(crate) const BUSYBOX: &str = "localhost/podkeeper/busybox:1";
 
