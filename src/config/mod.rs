@@ -84,7 +84,7 @@ pub struct Config {
     /// The API server; `None` if there is none.
     pub api_server: Option<crate::mirror::ApiServerSettings>,
     /// Maximum number of expensive calls of the runtime at a time.
-    pub runtime_concurrency: usize,
+    pub runtime_concurrency: Option<usize>,
     /// Format of log lines.
     pub log_format: LogFormat,
     /// Minimum level of log lines.
@@ -152,7 +152,7 @@ impl Config {
             log_rotation: housekeeping::log_rotation(values)?,
             image_gc: housekeeping::image_gc(values)?,
             api_server: api::load(values, port)?,
-            runtime_concurrency: values.get("runtime-concurrency").number()?,
+            runtime_concurrency: values.get("runtime-concurrency").optional_number()?,
             log_format: match values.get("log-format").text().as_str() {
                 "json" => LogFormat::Json,
                 _ => LogFormat::Text,

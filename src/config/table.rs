@@ -179,7 +179,7 @@ pub(super) static SETTINGS: &[Definition] = &[
         .value_name("SECONDS").field("nodeLeaseDurationSeconds").default("40"),
 
     row("runtime-concurrency", Count(65535), "Maximum number of sandboxes and containers that are created, started or stopped at a time")
-        .computed("twice the number of cores", |_| default_concurrency().to_string()),
+        .nothing("set from how long the calls take"),
     row("max-container-restart-period", Duration, "Maximum back-off before a crashing container is restarted, 1s to 5m")
         .field("crashLoopBackOff.maxContainerRestartPeriod").default("5m"),
     row("rollback-after", TimeLimit, "Time within which an updated Pod must become Ready before the update is rolled back, unless its annotation podkeeper.io/rollback-after is set")
@@ -215,11 +215,6 @@ fn default_address(inputs: &Inputs) -> String {
         "0.0.0.0"
     };
     address.to_owned()
-}
-
-fn default_concurrency() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.saturating_mul(2)
 }
 
 #[cfg(test)]

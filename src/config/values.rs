@@ -233,6 +233,14 @@ impl Resolved {
         })
     }
 
+    /// `None` if there is no value.
+    pub(super) fn optional_number<T: TryFrom<u64>>(&self) -> anyhow::Result<Option<T>> {
+        if self.words.is_empty() {
+            return Ok(None);
+        }
+        self.number().map(Some)
+    }
+
     pub(super) fn address(&self) -> anyhow::Result<IpAddr> {
         self.parse(parse_address)
     }
@@ -306,7 +314,8 @@ impl Resolved {
                 }
             }
             ValueType::Count(_) | ValueType::Range(..) | ValueType::Port | ValueType::Percent => {
-                self.number::<u64>()?.to_string()
+                let number = self.optional_number::<u64>()?;
+                number.map_or_else(String::new, |number| number.to_string())
             }
             ValueType::LogLevel => self.level()?.to_string().to_lowercase(),
             ValueType::Endpoint => self.parse(str::parse::<crate::cri::Endpoint>)?.to_string(),

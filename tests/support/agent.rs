@@ -298,7 +298,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         metrics: Metrics::default(),
         allocations: Allocations::default(),
-        limiter: Limiter::new(4),
+        limiter: Limiter::new(Some(4)),
         clock: Clock::with_wall(wall),
         reports: Reports::default(),
         events: Events::default(),

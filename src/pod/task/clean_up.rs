@@ -52,9 +52,7 @@ pub(super) async fn stop_sandbox(context: Arc<Context>, id: SandboxId) -> Result
     };
     let stop = context.client.stop_pod_sandbox(request);
     let limiter = &context.limiter;
-    let stopped = limiter
-        .run(Class::Running, CallKind::StopSandbox, stop)
-        .await;
+    let stopped = limiter.run(Class::Stop, CallKind::StopSandbox, stop).await;
     if_found(stopped)?;
     Ok(())
 }

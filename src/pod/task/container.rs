@@ -15,7 +15,7 @@ use crate::host::blocking::{blocking, pooled};
 use crate::manifest::{PodKey, StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
-use crate::pod::limiter::{CallKind, Class, Permit};
+use crate::pod::limiter::{CallKind, Class, Order, Permit};
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::{Container, ContainerId, SandboxId, State};
 use crate::pod::state::{Image, Subject};
@@ -215,13 +215,13 @@ impl PodTask {
         class: Class,
     ) -> Result<Permit, StepError> {
         let uid = subject.uid().cloned().unwrap_or_default();
-        let container = match subject {
-            Subject::Container(_, name) => Some(name.as_str()),
-            _ => None,
+        let (container, order) = match subject {
+            Subject::Container(_, name) => (Some(name.as_str()), Order::Begun),
+            _ => (None, Order::New),
         };
         let _step = self.under_way(&uid, container, "WaitForTurn");
         let limiter = self.context.limiter.clone();
-        self.part(subject, limiter.acquire(class)).await
+        self.part(subject, limiter.acquire(class, order)).await
     }
 
     /// Inspects the instance before once more: the runtime may learn only after a container's end that it was

@@ -13,7 +13,7 @@ use crate::manifest::objects::User;
 use crate::manifest::{StaticPod, Uid, objects};
 use crate::pod::admission::Rejection;
 use crate::pod::events::EventKind;
-use crate::pod::limiter::Class;
+use crate::pod::limiter::{Class, Order};
 use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::waiting::MISSING_OBJECT;
 use crate::pod::plan::{Outcome, Step};
@@ -89,7 +89,7 @@ impl PodTask {
         let uid = uid.clone();
         let job = async move {
             let _shown = shown;
-            let permit = limiter.acquire(Class::Update).await;
+            let permit = limiter.acquire(Class::Update, Order::New).await;
             JobOutcome::Turn { uid, permit }
         };
         self.jobs.push(job.boxed());

@@ -2,18 +2,28 @@
 //!
 //! Calls are served by class: what keeps running Pods running comes before what is new. A class is limited
 //! only by holders of its own class and of those above it, so calls of a lower class, hanging or not, never
-//! block it; each class always has one permit of its own, so none starves. Within a class the order is first
-//! come, first served. A call that takes far longer than calls of its kind usually do releases its permit
-//! while it goes on: permits are for work, not for waiting. A dropped future releases its permit.
+//! block it; each class always has one permit of its own, so none starves. Stops of sandboxes are limited by
+//! themselves alone, and less: what they do first is end processes, and only then comes the network's part,
+//! which takes longer. Removal of what is stopped takes
+//! its own only once the classes above it have nothing to do or do not get on, so that it costs neither stops
+//! nor starts. Within a class what has begun comes before what is new, so that Pods get ready one after the
+//! other and not all at the end; else the order is first come, first served. A call that takes far longer than
+//! calls of its kind usually do releases its permit while it goes on: permits are for work, not for waiting.
+//! A dropped future releases its permit. The number of permits is given, or follows from what the calls take.
+
+mod concurrency;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use concurrency::Concurrency;
 
 /// Bounds of the time that a call holds its permit before it counts as late.
 const LATE_MIN: Duration = Duration::from_secs(2);
@@ -24,11 +34,20 @@ const LATE_UNKNOWN: Duration = Duration::from_secs(5);
 const LATE_FACTOR: u32 = 5;
 /// The weight of the newest duration in the mean is one in this many.
 const MEAN_WEIGHT: u32 = 8;
+/// Removal does not wait for the classes above it once none of their calls has ended for this long.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// Longest wait of removal for the classes above it.
+const REMOVAL_WAIT: Duration = Duration::from_secs(10);
+
+/// Most stops of sandboxes at a time.
+const STOPS: usize = 64;
 
 /// The classes of calls, in order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Stops, and restarts of containers in a sandbox that is up.
+    /// Stops of sandboxes.
+    Stop,
+    /// Restarts of containers in a sandbox that is up.
     Running,
     /// Sandboxes and containers on the host's network, which others' network may depend on.
     HostNetwork,
@@ -60,25 +79,45 @@ pub enum CallKind {
     Remove,
 }
 
+/// The number of kinds.
 const KINDS: usize = CallKind::Remove as usize + 1;
+
+/// The order of calls of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// They go on with what others began, such as a container of a sandbox that is up.
+    Begun,
+    /// They begin something.
+    New,
+}
 
 /// The limiter. Cloning it is cheap and shares the permits.
 #[derive(Debug, Clone)]
 pub struct Limiter {
-    permits: usize,
     state: Arc<Mutex<Queues>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queues {
+    /// The number of permits.
+    concurrency: Concurrency,
     /// Permits in use, by class.
     active: [usize; CLASSES],
-    /// The waiting calls by class, longest first.
-    waiting: [VecDeque<oneshot::Sender<Permit>>; CLASSES],
+    /// The waiting calls by class and order, longest first.
+    waiting: [[VecDeque<WaitingCall>; 2]; CLASSES],
+    /// The time at which a call above removal ended last.
+    progress: Option<Instant>,
     /// The mean duration of each kind of call, once one has ended.
     means: [Option<Duration>; KINDS],
     /// Calls of each kind that are late and still go on.
     late: [usize; KINDS],
+}
+
+/// A call that waits for its permit.
+#[derive(Debug)]
+struct WaitingCall {
+    since: Instant,
+    sender: oneshot::Sender<Permit>,
 }
 
 /// A permit for calls of a class, released when it is dropped.
@@ -100,8 +139,12 @@ struct ActivePermit {
 impl Drop for ActivePermit {
     fn drop(&mut self) {
         {
-            let active = &mut self.limiter.lock().active[self.class as usize];
+            let mut state = self.limiter.lock();
+            let active = &mut state.active[self.class as usize];
             *active = active.saturating_sub(1);
+            if self.class != Class::Cleanup {
+                state.progress = Some(Instant::now());
+            }
         }
         self.limiter.grant();
     }
@@ -118,12 +161,15 @@ impl Permit {
     /// new one where an earlier call released it.
     pub async fn run<T>(&mut self, kind: CallKind, call: impl Future<Output = T>) -> T {
         if self.active.is_none() {
-            self.active = self.limiter.acquire(self.class).await.active;
+            self.active = self.limiter.acquire(self.class, Order::Begun).await.active;
         }
         let began = Instant::now();
         let usual = self.limiter.usual(kind);
         let mut call = pin!(call);
         let done = if let Ok(done) = tokio::time::timeout(usual, &mut call).await {
+            if self.class != Class::Stop {
+                self.limiter.record_slowdown(kind, began.elapsed());
+            }
             done
         } else {
             let limiter = self.limiter.clone();
@@ -162,23 +208,43 @@ impl Drop for Late<'_> {
 }
 
 impl Limiter {
-    /// A limiter with so many permits; zero counts as one.
+    /// A limiter with so many permits, zero counting as one, or with a number that follows from what the
+    /// calls take.
     #[must_use]
-    pub fn new(permits: usize) -> Self {
+    pub fn new(permits: Option<usize>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let first = || Concurrency::adaptive(cores.saturating_mul(2));
+        let queues = Queues {
+            concurrency: permits.map_or_else(first, Concurrency::fixed),
+            active: [0; CLASSES],
+            waiting: Default::default(),
+            progress: None,
+            means: [None; KINDS],
+            late: [0; KINDS],
+        };
         Self {
-            permits: permits.max(1),
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(queues)),
         }
     }
 
     /// Waits for a permit.
-    pub async fn acquire(&self, class: Class) -> Permit {
+    pub async fn acquire(&self, class: Class, order: Order) -> Permit {
         loop {
-            let (sender, receiver) = oneshot::channel();
-            self.lock().waiting[class as usize].push_back(sender);
+            let (sender, mut receiver) = oneshot::channel();
+            let since = Instant::now();
+            let waiting = WaitingCall { since, sender };
+            self.lock().waiting[class as usize][order as usize].push_back(waiting);
             self.grant();
+            let granted = loop {
+                match tokio::time::timeout(STANDSTILL, &mut receiver).await {
+                    Ok(granted) => break granted,
+                    // That nothing happens is no event on which it is granted.
+                    Err(_) if class == Class::Cleanup => self.grant(),
+                    Err(_) => {}
+                }
+            };
             // The sender is only dropped unused by a race with the receiver's end.
-            if let Ok(permit) = receiver.await {
+            if let Ok(permit) = granted {
                 return permit;
             }
         }
@@ -186,7 +252,7 @@ impl Limiter {
 
     /// Runs a call with a permit of its own.
     pub async fn run<T>(&self, class: Class, kind: CallKind, call: impl Future<Output = T>) -> T {
-        self.acquire(class).await.run(kind, call).await
+        self.acquire(class, Order::New).await.run(kind, call).await
     }
 
     /// Longest time that a call of this kind holds its permit. While many of the kind hang already, the next
@@ -198,7 +264,7 @@ impl Limiter {
         let usual = mean.map_or(LATE_UNKNOWN, |mean| {
             mean.saturating_mul(LATE_FACTOR).clamp(LATE_MIN, LATE_MAX)
         });
-        if state.late[kind as usize] >= self.permits {
+        if state.late[kind as usize] >= state.concurrency.limit() {
             return usual.min(mean.unwrap_or_default().max(LATE_MIN));
         }
         usual
@@ -211,6 +277,14 @@ impl Limiter {
             limiter: self,
             kind,
         }
+    }
+
+    /// Takes into account how much longer than one alone a call took that ended with its permit.
+    fn record_slowdown(&self, kind: CallKind, took: Duration) {
+        let mut state = self.lock();
+        let active = state.active_until(Class::Cleanup);
+        let is_short = state.is_awaited(Class::Running..=Class::Cleanup);
+        state.concurrency.record(kind, took, active, is_short);
     }
 
     /// Takes the duration of a call into account.
@@ -230,14 +304,10 @@ impl Limiter {
         let mut granted = vec![];
         let mut state = self.lock();
         for class in ALL {
-            while state.has_permit(class, self.permits) {
-                let waiting = &mut state.waiting[class as usize];
-                let Some(sender) = waiting.pop_front() else {
+            while state.has_permit(class) {
+                let Some(sender) = state.next_waiting(class) else {
                     break;
                 };
-                if sender.is_closed() {
-                    continue;
-                }
                 let active = &mut state.active[class as usize];
                 *active = active.saturating_add(1);
                 granted.push((sender, self.granted(class)));
@@ -268,6 +338,7 @@ impl Limiter {
 }
 
 const ALL: [Class; CLASSES] = [
+    Class::Stop,
     Class::Running,
     Class::HostNetwork,
     Class::Restart,
@@ -277,132 +348,52 @@ const ALL: [Class; CLASSES] = [
 ];
 
 impl Queues {
-    fn has_permit(&self, class: Class, permits: usize) -> bool {
-        let active = &self.active;
-        let above: usize = active[..=class as usize].iter().sum();
-        active[class as usize] == 0 || above < permits
+    fn has_permit(&self, class: Class) -> bool {
+        let active = self.active[class as usize];
+        if class == Class::Stop {
+            return active < STOPS;
+        }
+        let is_free = active == 0 || self.active_until(class) < self.concurrency.limit();
+        is_free && !self.yields(class)
+    }
+
+    /// Returns the number of permits in use by a class and those above it but stops.
+    fn active_until(&self, class: Class) -> usize {
+        self.active[Class::Running as usize..=class as usize]
+            .iter()
+            .sum()
+    }
+
+    /// Returns true if calls of a class wait for those above it, which get on.
+    fn yields(&self, class: Class) -> bool {
+        let gets_on = |last: Instant| last.elapsed() < STANDSTILL;
+        let longest = self.waiting[class as usize].iter().flatten().next();
+        let stops = self.active[Class::Stop as usize] > 0;
+        class == Class::Cleanup
+            && self.progress.is_some_and(gets_on)
+            && longest.is_some_and(|call| call.since.elapsed() < REMOVAL_WAIT)
+            && (stops || self.is_awaited(Class::Stop..=Class::FirstStart))
+    }
+
+    /// Returns true if calls of these classes wait.
+    fn is_awaited(&self, classes: RangeInclusive<Class>) -> bool {
+        let classes = *classes.start() as usize..=*classes.end() as usize;
+        let mut waiting = self.waiting[classes].iter().flatten().flatten();
+        waiting.any(|call| !call.sender.is_closed())
+    }
+
+    /// Removes the call of a class that is the next one.
+    fn next_waiting(&mut self, class: Class) -> Option<oneshot::Sender<Permit>> {
+        for queue in &mut self.waiting[class as usize] {
+            while let Some(WaitingCall { sender, .. }) = queue.pop_front() {
+                if !sender.is_closed() {
+                    return Some(sender);
+                }
+            }
+        }
+        None
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    /// Holds so many permits of a class with calls that hang.
-    fn hang(limiter: &Limiter, class: Class, count: usize) -> Vec<tokio::task::JoinHandle<()>> {
-        let hang = || {
-            let limiter = limiter.clone();
-            tokio::spawn(async move {
-                limiter
-                    .run(class, CallKind::RunSandbox, pending::<()>())
-                    .await;
-            })
-        };
-        std::iter::repeat_with(hang).take(count).collect()
-    }
-
-    fn has_permit(limiter: &Limiter, class: Class) -> bool {
-        limiter.acquire(class).now_or_never().is_some()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_upper_class_never_waits_behind_hanging_calls_of_a_lower_one() {
-        let limiter = Limiter::new(4);
-        let _hanging = hang(&limiter, Class::FirstStart, 10);
-        tokio::task::yield_now().await;
-        for class in ALL {
-            assert_eq!(
-                has_permit(&limiter, class),
-                class != Class::FirstStart,
-                "{class:?}"
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn hanging_calls_release_their_permits() {
-        let limiter = Limiter::new(2);
-        let _hanging = hang(&limiter, Class::FirstStart, 50);
-        tokio::task::yield_now().await;
-        let began = Instant::now();
-        drop(limiter.acquire(Class::FirstStart).await);
-        assert!(began.elapsed() <= LATE_UNKNOWN + LATE_MIN * 25);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_permit_is_released_when_its_call_is_dropped_or_no_longer_waited_for() {
-        let limiter = Limiter::new(1);
-        let first = limiter.acquire(Class::Update).await;
-        let mut second = Box::pin(limiter.acquire(Class::Update));
-        assert!(second.as_mut().now_or_never().is_none());
-        let third = limiter.acquire(Class::Update);
-        let mut third = Box::pin(third);
-        assert!(third.as_mut().now_or_never().is_none());
-        // The permit is given to the second, which does not take it.
-        drop(first);
-        drop(second);
-        assert!(third.as_mut().now_or_never().is_some());
-        assert!(has_permit(&limiter, Class::Update));
-        for hanging in hang(&limiter, Class::Update, 3) {
-            tokio::task::yield_now().await;
-            hanging.abort();
-            // It ends by that alone.
-            let _ = hanging.await;
-        }
-        assert!(has_permit(&limiter, Class::Update));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_class_starves_and_each_is_served_in_order() {
-        let limiter = Limiter::new(2);
-        let running = [
-            limiter.acquire(Class::Running).await,
-            limiter.acquire(Class::Running).await,
-        ];
-        assert!(!has_permit(&limiter, Class::Running));
-        let first_start = limiter.acquire(Class::FirstStart).await;
-        let order = Arc::new(Mutex::new(vec![]));
-        for (n, class) in [
-            (1, Class::FirstStart),
-            (2, Class::FirstStart),
-            (3, Class::Running),
-        ] {
-            let (limiter, order) = (limiter.clone(), Arc::clone(&order));
-            tokio::spawn(async move {
-                let _permit = limiter.acquire(class).await;
-                order.lock().unwrap().push(n);
-            });
-            tokio::task::yield_now().await;
-        }
-        drop(first_start);
-        tokio::time::sleep(LATE_MIN).await;
-        assert_eq!(*order.lock().unwrap(), [1, 2]);
-        drop(running);
-        tokio::time::sleep(LATE_MIN).await;
-        assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_usual_duration_follows_the_calls_within_bounds() {
-        let limiter = Limiter::new(1);
-        let kind = CallKind::CreateContainer;
-        assert_eq!(limiter.usual(kind), LATE_UNKNOWN);
-        for (took, usual) in [
-            (0, LATE_MIN),
-            (2, 10 * Duration::from_secs(1)),
-            (9, LATE_MAX),
-        ] {
-            for _ in 0..60 {
-                let call = tokio::time::sleep(Duration::from_secs(took));
-                limiter.run(Class::Running, kind, call).await;
-            }
-            let found = limiter.usual(kind);
-            let off = found.abs_diff(usual);
-            assert!(off < Duration::from_millis(20), "{took} s: {found:?}");
-        }
-    }
-}
+mod tests;
