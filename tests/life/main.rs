@@ -2,6 +2,7 @@
 //! the test's waiting.
 
 mod backoff;
+mod calls;
 mod clock;
 mod events;
 mod faults;

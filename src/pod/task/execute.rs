@@ -83,7 +83,7 @@ impl PodTask {
             }
             Err(failure) => failure,
         };
-        self.stale = true;
+        (self.stale, self.is_uncertain) = (true, true);
         // The runtime is unreachable: the relist waits until it is reachable again.
         if failure.is_unreachable_or_dropped() {
             return;

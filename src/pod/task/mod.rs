@@ -115,8 +115,9 @@ pub struct PodTask {
     given_back: watch::Receiver<u64>,
     /// True if the runtime has to be asked about everything before the next plan.
     stale: bool,
-    /// True if the runtime was asked about everything since the last step.
-    end_is_verified: bool,
+    /// True if the runtime may hold something of the Pod that the task does not know of: a call of it failed,
+    /// was dropped, or was an earlier agent's.
+    is_uncertain: bool,
     /// True if something was taken in since the last round of the task began.
     has_pending_events: bool,
     /// The supervisor's list of the Pod, for the task's first sync.
@@ -135,6 +136,7 @@ impl PodTask {
         inbox: mpsc::UnboundedReceiver<Message>,
         start: TaskStart,
     ) -> Box<Self> {
+        let is_uncertain = !start.folders.is_empty();
         let mut task = Box::new(Self {
             given_back: context.allocations.changes(),
             probes: Probes::new(context.client.clone()),
@@ -154,7 +156,7 @@ impl PodTask {
             complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
-            end_is_verified: false,
+            is_uncertain,
             has_pending_events: false,
             listed: None,
             assumed: BTreeSet::new(),
@@ -190,13 +192,10 @@ impl PodTask {
             self.publish();
             match plan.step {
                 Some(step) if self.is_no_op(&step) => {}
-                Some(step) => {
-                    self.end_is_verified = false;
-                    Box::pin(self.execute(step)).await;
-                }
-                // A removal is verified once more, or the next task would begin with what is left.
-                None if self.is_over() && !self.end_is_verified => {
-                    (self.stale, self.end_is_verified) = (true, true);
+                Some(step) => Box::pin(self.execute(step)).await,
+                // Or the next task would begin with what is left.
+                None if self.is_over() && self.is_uncertain => {
+                    (self.stale, self.is_uncertain) = (true, false);
                 }
                 None if self.is_over() => {
                     Box::pin(self.save_rollback(None)).await;

@@ -129,6 +129,9 @@ impl PodTask {
             self.complete_observed(&before).await;
             self.log_ends(&before);
         } else if let Some(known) = before.sandbox(&id.into()) {
+            if self.is_known_to_end(known) {
+                return Ok(true);
+            }
             let inspect = observe::inspect_sandbox(&context.client, &context.clock, &known.id);
             let Some(now) = self.inspect_within(&known.uid, inspect).await? else {
                 return Ok(false);
@@ -151,6 +154,14 @@ impl PodTask {
             self.log_ends(&before);
         }
         Ok(true)
+    }
+
+    /// Returns true if a sandbox is stopped or removed by a job whose outcome says all that matters of it.
+    fn is_known_to_end(&self, sandbox: &Sandbox) -> bool {
+        let removal = Subject::RemoveSandbox(sandbox.id.clone());
+        // What follows it starts as soon as it is not ready, even while its stop goes on.
+        let is_awaited = sandbox.ready && self.wanted.is_some();
+        self.state.under_way.contains_key(&removal) && !is_awaited
     }
 
     /// Waits for a status. Where it does not come and its version is not to run on, the list has to be enough,
