@@ -22,7 +22,7 @@ use super::error::ApiError;
 use crate::probe::NoVerification;
 
 /// A client certificate with those that it was issued by, and its key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Wraps the connector in TLS for servers with `https`.
 ///
@@ -76,7 +76,7 @@ fn client_config(config: &Config) -> Result<ClientConfig, String> {
 }
 
 /// The client certificate that a user of a kubeconfig has.
-fn identity(user: &AuthInfo) -> Result<Option<Identity>, String> {
+fn identity(user: &AuthInfo) -> Result<Option<ClientIdentity>, String> {
     let key = user
         .client_key_data
         .as_ref()
