@@ -45,6 +45,7 @@ use api::Api;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
 pub use object::{NodeIdentity, mirror};
+pub use patch::status_patch;
 use refusal_log::RefusalLog;
 
 /// Back-off before an API server that is unreachable is tried again, at first and at most.

@@ -36,7 +36,8 @@ const OWN_CONDITIONS: [&str; 8] = [
 
 /// The strategic merge patch that brings the status of the Pod with this UID from `theirs` to `ours`;
 /// `None` if there is nothing to change.
-pub(super) fn status_patch(uid: &str, ours: &PodStatus, theirs: &PodStatus) -> Option<Value> {
+#[must_use]
+pub fn status_patch(uid: &str, ours: &PodStatus, theirs: &PodStatus) -> Option<Value> {
     let (ours, theirs) = (fields(ours), fields(theirs));
     let mut change = Map::new();
     for name in OWN {
