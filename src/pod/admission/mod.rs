@@ -2,8 +2,10 @@
 //! ports, sysctls, what the runtime can do. What cannot is shown as Failed with the reason that Kubernetes
 //! uses, and is admitted again when anything changes.
 
+mod allocated;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Sysctl};
@@ -14,6 +16,7 @@ use crate::translate::{
     NodeFacts, QosClass, Requested, apparmor_annotation, qos_class, requested, sysctl_name,
 };
 use crate::units::quantity;
+use allocated::{AllocatedResources, Sums, at_most};
 
 /// Sysctls that concern a Pod alone (Kubernetes, Using sysctls in a Kubernetes Cluster, "Safe and
 /// Unsafe Sysctls").
@@ -81,14 +84,14 @@ impl HostPort {
 /// The node's resources that are taken, by Pod.
 #[derive(Debug)]
 pub struct Allocations {
-    by_version: Mutex<BTreeMap<(PodKey, Uid), PodAllocation>>,
+    taken: Mutex<AllocatedResources>,
     changes: watch::Sender<u64>,
 }
 
 impl Default for Allocations {
     fn default() -> Self {
         Self {
-            by_version: Mutex::default(),
+            taken: Mutex::default(),
             changes: watch::channel(0).0,
         }
     }
@@ -104,22 +107,19 @@ impl Allocations {
         let spec = &pod.spec;
         check_alone(facts, pod, spec)?;
         let allocation = allocation_of(spec);
-        let mut allocations = self.lock();
-        let others = allocations.iter().filter(|((key, _), _)| *key != pod.key);
-        let others: Vec<_> = others
-            .map(|((key, _), allocation)| (key, allocation))
-            .collect();
-        check_resources(facts, &allocation, &others)?;
+        let mut taken = self.lock();
+        let (used, pods) = taken.of_others(&pod.key);
+        check_resources(facts, &allocation, &used, pods)?;
         check_labels(facts, spec)?;
-        check_ports(&allocation, &others)?;
-        allocations.insert((pod.key.clone(), pod.uid.clone()), allocation);
+        check_ports(&allocation, &pod.key, &taken)?;
+        taken.insert(&pod.key, &pod.uid, allocation);
         Ok(())
     }
 
     /// Reserves what a Pod takes that runs already.
     pub fn reserve(&self, pod: &StaticPod) {
-        let owner = (pod.key.clone(), pod.uid.clone());
-        self.lock().insert(owner, allocation_of(&pod.spec));
+        let allocation = allocation_of(&pod.spec);
+        self.lock().insert(&pod.key, &pod.uid, allocation);
     }
 
     /// Has rejections decided once more, since the node has changed.
@@ -130,8 +130,7 @@ impl Allocations {
 
     /// Releases what a version had taken.
     pub fn release(&self, key: &PodKey, uid: &Uid) {
-        let had = self.lock().remove(&(key.clone(), uid.clone()));
-        if had.is_some() {
+        if self.lock().remove(key, uid) {
             self.changes
                 .send_modify(|count| *count = count.wrapping_add(1));
         }
@@ -140,13 +139,13 @@ impl Allocations {
     /// Returns the CPU requests of all burstable Pods together, in thousandths.
     #[must_use]
     pub fn burstable_cpu(&self) -> i64 {
-        let allocations = self.lock();
-        let burstable = allocations
-            .values()
-            .filter(|allocation| allocation.burstable);
-        burstable
-            .map(|allocation| allocation.requested.cpu)
-            .fold(0, i64::saturating_add)
+        self.lock().burstable_cpu()
+    }
+
+    /// Returns the number of versions of Pods that were admitted and not released.
+    #[must_use]
+    pub fn versions(&self) -> usize {
+        self.lock().versions()
     }
 
     /// Returns a receiver that is notified when something was released or the node has changed.
@@ -154,11 +153,9 @@ impl Allocations {
         self.changes.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(PodKey, Uid), PodAllocation>> {
-        // A panic while holding the lock cannot leave the map half changed.
-        self.by_version
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, AllocatedResources> {
+        // Nothing panics while the lock is held.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,12 +182,11 @@ fn allocation_of(spec: &PodSpec) -> PodAllocation {
 
 fn check_ports(
     allocation: &PodAllocation,
-    others: &[(&PodKey, &PodAllocation)],
+    pod: &PodKey,
+    taken: &AllocatedResources,
 ) -> Result<(), Rejection> {
     for port in &allocation.ports {
-        let taken =
-            |(_, other): &&(&PodKey, &PodAllocation)| other.ports.iter().any(|p| p.clashes(port));
-        if let Some((holder, _)) = others.iter().find(taken) {
+        if let Some(holder) = taken.holder(pod, port) {
             let HostPort { port, protocol, .. } = port;
             let message = format!(
                 "{NO_FREE_PORTS}: the host port {port}/{protocol} is taken by the Pod {holder}"
@@ -204,55 +200,42 @@ fn check_ports(
     Ok(())
 }
 
-/// One of the amounts that are requested.
-type Side = fn(&Requested) -> i64;
-
-/// Holds what is requested against what the node has, in the kubelet's order and with its messages.
+/// Holds what is requested against what the node has, in the kubelet's order and with its messages. `used` is
+/// what the other Pods request, and `pods` is their number.
 fn check_resources(
     facts: &NodeFacts,
     allocation: &PodAllocation,
-    others: &[(&PodKey, &PodAllocation)],
+    used: &Sums,
+    pods: usize,
 ) -> Result<(), Rejection> {
-    let pods: BTreeSet<_> = others.iter().map(|(key, _)| key).collect();
-    let pods = i64::try_from(pods.len()).unwrap_or(i64::MAX);
+    let pods = i64::try_from(pods).unwrap_or(i64::MAX);
     if facts.capacity.max_pods > 0 {
         fits("pods", 1, pods, facts.capacity.max_pods.into())?;
     }
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-    let all: [(&str, Side, i64); 3] = [
-        (
-            "cpu",
-            |r| r.cpu,
-            i64::from(facts.capacity.cpus).saturating_mul(1000),
-        ),
-        (
-            "memory",
-            |r| r.memory,
-            bytes(facts.capacity.allocatable_memory()),
-        ),
+    let wanted = &allocation.requested;
+    let cpus = i64::from(facts.capacity.cpus).saturating_mul(1000);
+    let memory = bytes(facts.capacity.allocatable_memory());
+    let storage = bytes(facts.capacity.ephemeral_storage);
+    let all = [
+        ("cpu", wanted.cpu, used.cpu, cpus),
+        ("memory", wanted.memory, used.memory, memory),
         (
             "ephemeral-storage",
-            |r| r.ephemeral_storage,
-            bytes(facts.capacity.ephemeral_storage),
+            wanted.ephemeral_storage,
+            used.ephemeral_storage,
+            storage,
         ),
     ];
-    for (name, of, capacity) in all {
-        let used = others
-            .iter()
-            .map(|(_, c)| of(&c.requested))
-            .fold(0, i64::saturating_add);
+    for (name, wanted, used, capacity) in all {
         // Zero is what the machine does not report.
         if capacity > 0 {
-            fits(name, of(&allocation.requested), used, capacity)?;
+            fits(name, wanted, at_most(used), capacity)?;
         }
     }
-    for (name, requested) in &allocation.requested.huge_pages {
-        let of = |c: &PodAllocation| c.requested.huge_pages.get(name).copied();
-        let used = others
-            .iter()
-            .filter_map(|(_, c)| of(c))
-            .fold(0, i64::saturating_add);
-        fits(name, *requested, used, huge_pages(facts, name))?;
+    for (name, wanted) in &wanted.huge_pages {
+        let used = used.huge_pages.get(name).copied().unwrap_or_default();
+        fits(name, *wanted, at_most(used), huge_pages(facts, name))?;
     }
     Ok(())
 }
