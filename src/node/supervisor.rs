@@ -157,6 +157,8 @@ struct Supervisor {
     connected: Connected,
     /// Pods that came from the manifest URL before this start, while its document is not read yet.
     restored: BTreeMap<PodKey, DesiredPod>,
+    /// Pods that may not have been observed once.
+    unobserved: Vec<PodKey>,
 }
 
 impl Supervisor {
@@ -170,6 +172,7 @@ impl Supervisor {
             relist_at: Instant::now().later(RELIST),
             connected,
             restored: BTreeMap::new(),
+            unobserved: vec![],
         }
     }
 
@@ -236,6 +239,7 @@ impl Supervisor {
             "Relisted pods"
         );
         self.desired = desired;
+        self.unobserved = starts.keys().cloned().collect();
         // Every Pod that runs reserves what it has before a new one is admitted.
         let mut adopted = vec![];
         for (key, start) in starts {
@@ -256,12 +260,17 @@ impl Supervisor {
         }
     }
 
-    /// Returns `true` once every Pod that is desired, or was left by an earlier agent, was observed.
-    fn has_observed_all(&self) -> bool {
-        let known: BTreeSet<PodKey> = self.context.reports.keys().into_iter().collect();
-        let wanted = self.desired.pods.keys();
-        let mut all = wanted.chain(self.pods.keys());
-        all.all(|key| known.contains(key))
+    /// Returns `true` once every Pod that is desired, or was left by an earlier agent, was observed. However many
+    /// there are, each is asked about about once.
+    fn has_observed_all(&mut self) -> bool {
+        while let Some(key) = self.unobserved.last() {
+            let is_known = self.desired.pods.contains_key(key) || self.pods.contains_key(key);
+            if is_known && !self.context.reports.contains(key) {
+                return false;
+            }
+            self.unobserved.pop();
+        }
+        true
     }
 
     /// Lists the Pods' folders with their owners. Folders without a record of their owner that belong to nothing
@@ -333,18 +342,8 @@ impl Supervisor {
     fn update_desired(&mut self, desired: Desired) {
         let desired = self.with_restored(desired);
         let before = std::mem::replace(&mut self.desired, desired);
-        let keys: BTreeSet<PodKey> = before
-            .pods
-            .keys()
-            .chain(self.desired.pods.keys())
-            .cloned()
-            .collect();
-        for key in keys {
-            let wanted = self.desired.pods.get(&key);
-            if wanted == before.pods.get(&key) {
-                continue;
-            }
-            let wanted = wanted.cloned();
+        for key in changed_pods(&before, &self.desired) {
+            let wanted = self.desired.pods.get(&key).cloned();
             let message = Message::Desired(wanted.clone().map(Box::new));
             if !self.try_notify(&key, message) && wanted.is_some() {
                 let start = TaskStart {
@@ -357,6 +356,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, key: PodKey, start: TaskStart) {
+        if !self.unobserved.is_empty() {
+            self.unobserved.push(key.clone());
+        }
         let (sender, inbox) = mpsc::unbounded_channel();
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
@@ -448,6 +450,15 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// The Pods that are wanted by one of two desired sets alone, or not in the same way by both.
+fn changed_pods(before: &Desired, now: &Desired) -> BTreeSet<PodKey> {
+    let new = now.pods.iter();
+    let new = new.filter(|(key, wanted)| before.pods.get(key) != Some(wanted));
+    let old = before.pods.iter();
+    let old = old.filter(|(key, _)| !now.pods.contains_key(key));
+    new.chain(old).map(|(key, _)| key.clone()).collect()
 }
 
 /// Sorts sandboxes and containers by the Pods that own them.

@@ -94,6 +94,12 @@ impl Reports {
         }
     }
 
+    /// Returns true if the Pod has a report.
+    #[must_use]
+    pub fn contains(&self, key: &PodKey) -> bool {
+        self.lock().contains_key(key)
+    }
+
     /// The Pods that have a report.
     #[must_use]
     pub fn keys(&self) -> Vec<PodKey> {
