@@ -52,6 +52,16 @@ pub(super) struct RequestState {
     pub(super) patched: BTreeMap<PodKey, Instant>,
     /// Patches that the API server took without changing anything.
     pub(super) no_op: BTreeMap<PodKey, Value>,
+    /// Snapshots whose status the mirror Pod has. Comparing the two is most of what a plan costs, so that it is not
+    /// done for all Pods at each change of one. Forgotten when the mirror Pod changes.
+    pub(super) current: BTreeMap<PodKey, Arc<PodSnapshot>>,
+}
+
+impl RequestState {
+    fn is_current(&self, key: &PodKey, snapshot: &Arc<PodSnapshot>) -> bool {
+        let known = self.current.get(key);
+        known.is_some_and(|known| Arc::ptr_eq(known, snapshot))
+    }
 }
 
 /// One thing to do about a Pod.
@@ -70,6 +80,8 @@ pub(super) enum MirrorStep {
 pub(super) struct MirrorPlan {
     pub(super) steps: Vec<(PodKey, MirrorStep)>,
     pub(super) wake: Option<Instant>,
+    /// Pods whose status was found to be what the mirror Pod has.
+    pub(super) current: Vec<PodKey>,
 }
 
 /// Plans the next requests. Each Pod gets at most one, and none while one is in flight.
@@ -80,7 +92,7 @@ pub(super) fn plan(view: &MirrorView<'_>) -> MirrorPlan {
         if view.state.busy.contains(key) {
             continue;
         }
-        let Some(step) = step(view, key) else {
+        let Some(step) = step(view, key, &mut plan.current) else {
             continue;
         };
         let at = earliest(view.state, key, &step);
@@ -103,7 +115,7 @@ fn earliest(state: &RequestState, key: &PodKey, step: &MirrorStep) -> Option<Ins
     state.not_before.get(key).copied().max(gap)
 }
 
-fn step(view: &MirrorView<'_>, key: &PodKey) -> Option<MirrorStep> {
+fn step(view: &MirrorView<'_>, key: &PodKey, current: &mut Vec<PodKey>) -> Option<MirrorStep> {
     let snapshot = view.snapshots.get(key);
     let seen = view.seen.get(key);
     // One that is not ours has the name: making ours is refused until it is gone.
@@ -117,7 +129,20 @@ fn step(view: &MirrorView<'_>, key: &PodKey) -> Option<MirrorStep> {
         (Some(snapshot), None) => {
             (snapshot.version.is_some() && !snapshot.terminating).then_some(MirrorStep::Create)
         }
-        (Some(snapshot), Some((mirror, owner))) => keep(view, key, snapshot, mirror, owner),
+        (Some(snapshot), Some((mirror, owner))) => {
+            if is_other(view, snapshot, mirror, owner)? {
+                return Some(MirrorStep::Delete(mirror.uid().to_owned()));
+            }
+            if !view.settled || view.state.is_current(key, snapshot) {
+                return None;
+            }
+            let patch = status_patch(mirror.uid(), &snapshot.status, &mirror.status);
+            if patch.is_none() {
+                current.push(key.clone());
+            }
+            let is_no_op = view.state.no_op.get(key) == patch.as_ref();
+            patch.filter(|_| !is_no_op).map(MirrorStep::Patch)
+        }
     }
 }
 
@@ -127,25 +152,17 @@ fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
     pod.controlled_by(&node.name)
 }
 
-/// Plans the next request for the mirror of a Pod that exists.
-fn keep(
+/// True if a mirror Pod is not the one that the snapshot wants, or not for long: it has to go. Nothing while no
+/// version of the Pod is known.
+fn is_other(
     view: &MirrorView<'_>,
-    key: &PodKey,
     snapshot: &PodSnapshot,
     mirror: &SeenPod,
     owner: &str,
-) -> Option<MirrorStep> {
+) -> Option<bool> {
     let version = snapshot.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
-    if mirror.is_leaving() || is_other {
-        return Some(MirrorStep::Delete(mirror.uid().to_owned()));
-    }
-    if !view.settled {
-        return None;
-    }
-    let patch = status_patch(mirror.uid(), &snapshot.status, &mirror.status)?;
-    let is_no_op = view.state.no_op.get(key) == Some(&patch);
-    (!is_no_op).then_some(MirrorStep::Patch(patch))
+    Some(mirror.is_leaving() || is_other)
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl<'a> Pods<'a> {
         // What was under way ended with the connection before.
         retained.state.busy.clear();
         retained.state.not_before.clear();
+        retained.state.current.clear();
         retained.refusals.reset();
         Self {
             local,
@@ -123,7 +124,7 @@ impl<'a> Pods<'a> {
         }
         let settles = self.unsettled.map(|since| since.later(SETTLE));
         let settled = settles.is_none_or(|at| at <= now);
-        let MirrorPlan { steps, wake } = self.plan(settled, now);
+        let MirrorPlan { steps, wake, .. } = self.plan(settled, now);
         if settled {
             self.unsettled = None;
         }
@@ -150,7 +151,7 @@ impl<'a> Pods<'a> {
         };
         let desired = self.local.desired.borrow();
         let wanted = desired.iter().flat_map(|d| d.pods.keys().cloned());
-        plan(&MirrorView {
+        let plan = plan(&MirrorView {
             snapshots: &snapshots,
             wanted: &wanted.collect(),
             complete: desired.is_some() && self.local.synced.borrow().is_some(),
@@ -159,7 +160,11 @@ impl<'a> Pods<'a> {
             state: &self.retained.state,
             settled,
             now,
-        })
+        });
+        let current = plan.current.iter();
+        let current = current.filter_map(|key| Some((key.clone(), snapshots.get(key)?.clone())));
+        self.retained.state.current.extend(current);
+        plan
     }
 
     fn start(&mut self, key: PodKey, step: MirrorStep) {
@@ -292,9 +297,7 @@ impl<'a> Pods<'a> {
     }
 
     fn snapshot(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
-        let snapshots = self.local.context.reports.snapshots();
-        let found = snapshots.into_iter().find(|(known, _)| known == key);
-        found.map(|(_, snapshot)| snapshot)
+        self.local.context.reports.get(key)
     }
 
     /// Takes in what was seen.
@@ -302,6 +305,7 @@ impl<'a> Pods<'a> {
         match seen {
             ObjectUpdate::All(pods) => {
                 self.deleted.clear();
+                self.retained.state.current.clear();
                 self.seen = Some(pods.into_iter().map(|p| (p.key(), p)).collect());
             }
             ObjectUpdate::There(pod) => {
@@ -314,6 +318,7 @@ impl<'a> Pods<'a> {
                 // A server that lists ever more Pods is not believed for ever.
                 let fits = all.len() < MAX_ITEMS || all.contains_key(&key);
                 if !is_late && fits {
+                    self.retained.state.current.remove(&key);
                     all.insert(key, pod);
                 }
             }
@@ -355,6 +360,7 @@ impl RetainedPods {
         state.created.retain(|key, _| known(key));
         state.patched.retain(|key, _| known(key));
         state.no_op.retain(|key, _| known(key));
+        state.current.retain(|key, _| known(key));
     }
 }
 

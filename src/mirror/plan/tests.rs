@@ -295,7 +295,7 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     world.settled = true;
     let earlier = world.now.checked_sub(Duration::from_millis(300)).unwrap();
     world.state.patched.insert(key("web-n1"), earlier);
-    let MirrorPlan { steps, wake } = world.plan();
+    let MirrorPlan { steps, wake, .. } = world.plan();
     assert_eq!((steps.len(), wake), (0, Some(earlier + PATCH_GAP)));
     world.now = earlier + PATCH_GAP;
     assert_eq!(world.step(), "patch");
@@ -313,12 +313,30 @@ fn a_step_waits_for_the_one_before_and_after_a_failure() {
         world.plan(),
         MirrorPlan {
             steps: vec![],
-            wake: Some(later)
+            wake: Some(later),
+            current: vec![],
         }
     );
     world.state.not_before.clear();
     world.state.created.insert(key("web-n1"), world.now);
     assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
+}
+
+#[test]
+fn a_status_that_the_mirror_has_is_compared_once() {
+    let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
+    let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), Some(mirror));
+    assert_eq!(world.plan().current, [key("web-n1")]);
+    let compared = Arc::clone(&world.snapshots[&key("web-n1")]);
+    world.state.current.insert(key("web-n1"), compared);
+    assert_eq!(world.plan(), MirrorPlan::default());
+    // Another snapshot is compared, and a mirror Pod of another version has to go all the same.
+    let ended = Arc::new(snapshot("web-n1", "v1", "Failed"));
+    world.snapshots.insert(key("web-n1"), ended);
+    assert_eq!(world.step(), "patch");
+    let other = seen("web-n1", "u", Some("v0"), "node-uid", "Running");
+    world.seen.insert(key("web-n1"), other);
+    assert_eq!(world.step(), "delete");
 }
 
 #[test]
