@@ -10,6 +10,7 @@ mod follow;
 mod https;
 mod listen;
 mod metrics;
+mod pod_list;
 mod port;
 mod router;
 mod select;

@@ -9,8 +9,8 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
-use super::follow;
 use super::state::ServerState;
+use super::{follow, pod_list};
 use crate::pod::events::Event;
 
 /// Audience of a listener; each may get what the ones before may.
@@ -72,7 +72,7 @@ pub(super) fn handle<B>(
             Ok(()) => plain(StatusCode::OK, "ok"),
             Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
-        "/pods" => whole(JSON, state.pod_list()),
+        "/pods" => of_type(JSON, pod_list::body(state.snapshots())),
         "/configz" => whole(JSON, serde_json::to_vec(&state.configz()).map(Bytes::from)),
         "/metrics" => whole(METRICS, state.metrics().map(Bytes::from)),
         _ => match LocalQuery::parse(query) {
@@ -194,8 +194,13 @@ fn whole<E: std::fmt::Display>(
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body).boxed_unsync());
+    let mut response = of_type(content_type, Full::new(body).boxed_unsync());
     *response.status_mut() = status;
+    response
+}
+
+fn of_type(content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Bytes;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use k8s_openapi::api::core::v1::Pod;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -20,7 +19,6 @@ use crate::manifest::{PodKey, Problem};
 use crate::node::supervisor::is_alive;
 use crate::pod::events::Event;
 use crate::pod::report::{PodReport, PodSnapshot};
-use crate::pod::reports::Reports;
 use crate::pod::task::Context;
 use crate::source::Desired;
 
@@ -90,12 +88,32 @@ pub struct PodDetail {
     pub logs: PathBuf,
 }
 
-/// An item of a `PodList`, without kind and API version, as in the API.
-#[derive(Debug, Serialize)]
-struct Item {
-    metadata: ObjectMeta,
-    spec: Option<PodSpec>,
-    status: Option<PodStatus>,
+/// [`NodeStatus`] as it is sent: the report of a Pod is made while it is written, so that not all are there at once.
+pub(super) struct NodeStatusView {
+    snapshots: Vec<Arc<PodSnapshot>>,
+    rest: NodeStatus,
+}
+
+impl Serialize for NodeStatusView {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { snapshots, rest } = self;
+        let mut fields = serializer.serialize_struct("NodeStatus", 5)?;
+        fields.serialize_field("pods", &PodReports(snapshots))?;
+        fields.serialize_field("refused", &rest.refused)?;
+        fields.serialize_field("unlisted", &rest.unlisted)?;
+        fields.serialize_field("unreadable", &rest.unreadable)?;
+        fields.serialize_field("waiting_for", &rest.waiting_for)?;
+        fields.end()
+    }
+}
+
+/// The list of the Pods' reports.
+struct PodReports<'a>(&'a [Arc<PodSnapshot>]);
+
+impl Serialize for PodReports<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|snapshot| snapshot.current_report()))
+    }
 }
 
 /// State of the agent that the servers read.
@@ -110,8 +128,6 @@ pub struct ServerState {
     /// The `KubeletConfiguration` in force.
     configz: watch::Receiver<Value>,
     metrics: AgentMetrics,
-    /// The serialized `PodList` of one count of changes, shared by all callers.
-    pod_list: Mutex<Option<(u64, Bytes)>>,
     pub(super) followers: Arc<Semaphore>,
 }
 
@@ -131,7 +147,6 @@ impl ServerState {
             heartbeat,
             configz,
             metrics,
-            pod_list: Mutex::default(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }
     }
@@ -189,24 +204,32 @@ impl ServerState {
         (!long.is_empty()).then(|| format!("{what}; its accepted Pods keep running"))
     }
 
-    pub(super) fn node_status(&self) -> NodeStatus {
-        let context = self.context.borrow().clone();
-        let waiting_for = self.waiting_for();
-        let desired = self.desired.borrow().clone().unwrap_or_default();
-        let refused = desired.refused.into_iter().map(|refused| RefusedReport {
-            path: refused.origin.to_string(),
-            problems: refused.problems.iter().map(message).collect(),
-            keeps: refused.keeps.map(|key| key.to_string()),
-        });
-        NodeStatus {
-            pods: context
-                .map(|c| Reports::all(&c.reports))
-                .unwrap_or_default(),
-            refused: refused.collect(),
-            unlisted: desired.unlisted,
-            unreadable: desired.unreadable,
-            waiting_for: waiting_for.map(str::to_owned),
+    pub(super) fn node_status(&self) -> NodeStatusView {
+        let mut rest = NodeStatus {
+            waiting_for: self.waiting_for().map(str::to_owned),
+            ..NodeStatus::default()
+        };
+        if let Some(desired) = &*self.desired.borrow() {
+            let refused = desired.refused.iter().map(|refused| RefusedReport {
+                path: refused.origin.to_string(),
+                problems: refused.problems.iter().map(message).collect(),
+                keeps: refused.keeps.as_ref().map(ToString::to_string),
+            });
+            rest.refused = refused.collect();
+            rest.unlisted = desired.unlisted;
+            rest.unreadable.clone_from(&desired.unreadable);
         }
+        NodeStatusView {
+            snapshots: self.snapshots(),
+            rest,
+        }
+    }
+
+    /// Returns the snapshots of all Pods, by namespace and name.
+    pub(super) fn snapshots(&self) -> Vec<Arc<PodSnapshot>> {
+        let context = self.context.borrow();
+        let all = context.iter().flat_map(|c| c.reports.snapshots());
+        all.map(|(_, snapshot)| snapshot).collect()
     }
 
     /// Returns the details of the selected Pods, or of all.
@@ -222,12 +245,14 @@ impl ServerState {
             };
         };
         let reports = context.reports.snapshots();
-        let keys = reports.iter().map(|(key, _)| key.clone());
-        let selected: Vec<PodKey> = match name {
-            Some(name) => name.select(&context.node_name, keys),
-            None => keys.collect(),
-        };
-        let selected = reports.iter().filter(|(key, _)| selected.contains(key));
+        let selected = name.map(|name| {
+            let keys = reports.iter().map(|(key, _)| key.clone());
+            name.select(&context.node_name, keys)
+        });
+        let selected = reports.iter().filter(|(key, _)| {
+            let selected = selected.as_ref();
+            selected.is_none_or(|selected| selected.contains(key))
+        });
         PodDetails {
             pods: selected
                 .map(|(key, report)| detail(&context, key, report))
@@ -254,32 +279,6 @@ impl ServerState {
             });
         }
         events
-    }
-
-    /// Returns all Pods as a v1 `PodList`.
-    pub(super) fn pod_list(&self) -> serde_json::Result<Bytes> {
-        let context = self.context.borrow().clone();
-        let changes = context
-            .as_ref()
-            .map_or(0, |c| *c.reports.changes().borrow());
-        let mut kept = self.pod_list.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, list)) = kept.as_ref().filter(|_| context.is_some())
-            && *of == changes
-        {
-            return Ok(list.clone());
-        }
-        let reports = context.as_ref().map_or(vec![], |c| c.reports.snapshots());
-        let pods = reports.iter().filter_map(|(_, report)| report.pod());
-        let items = pods.map(|pod| Item {
-            metadata: pod.metadata,
-            spec: pod.spec,
-            status: pod.status,
-        });
-        let items: Vec<Item> = items.collect();
-        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
-        let list = Bytes::from(serde_json::to_vec(&list)?);
-        *kept = Some((changes, list.clone()));
-        Ok(list)
     }
 
     /// Returns the `KubeletConfiguration` in force, as the kubelet's `/configz` does.
