@@ -3,6 +3,7 @@
 
 mod backoff;
 mod calls;
+mod changes;
 mod clock;
 mod events;
 mod faults;
