@@ -397,6 +397,16 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
 /// none.
 #[must_use]
 pub fn attach(pod: &Arc<StaticPod>, set: &ObjectSet) -> Arc<StaticPod> {
+    attach_again(pod, set, None)
+}
+
+/// The same; `before` is what it gave for the same Pod before, which is still right if the objects are the same.
+#[must_use]
+pub fn attach_again(
+    pod: &Arc<StaticPod>,
+    set: &ObjectSet,
+    before: Option<&Arc<StaticPod>>,
+) -> Arc<StaticPod> {
     let namespace = &pod.key.namespace;
     let find = |kind, name: &str| {
         let key = ObjectKey {
@@ -414,7 +424,10 @@ pub fn attach(pod: &Arc<StaticPod>, set: &ObjectSet) -> Arc<StaticPod> {
             ObjectKind::Secret => objects.secrets.insert(name, entries),
         };
     }
-    with(pod, objects)
+    match before {
+        Some(before) if *before.objects == objects => Arc::clone(before),
+        _ => with(pod, objects),
+    }
 }
 
 /// The Pod with these objects.

@@ -112,7 +112,7 @@ pub(super) struct StoredContext {
     /// The objects that the Pod refers to.
     pub(super) objects: Vec<ObjectInUse>,
     /// The mount that the manifest lay on.
-    pub(super) place: Option<MountIdentity>,
+    pub(super) place: Option<Arc<MountIdentity>>,
 }
 
 impl fmt::Debug for StoredContext {
@@ -127,7 +127,7 @@ impl fmt::Debug for StoredContext {
 }
 
 /// Stored state of one manifest path, as it should be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum StoreEntry {
     /// The file on disk stays.
     Unchanged,
@@ -188,7 +188,7 @@ impl Store {
         });
         let context = StoredContext {
             objects: objects.collect(),
-            place: stored.place,
+            place: stored.place.map(Arc::new),
         };
         let on_disk = (key.clone(), stored.uid, context.clone());
         self.on_disk.insert(path.clone(), on_disk);
@@ -274,7 +274,7 @@ impl Store {
             accepted: jiff::Timestamp::now().to_string(),
             document: Arc::clone(&pod.document),
             objects: objects.collect(),
-            place: context.place.clone(),
+            place: context.place.as_deref().cloned(),
         };
         let bytes = serde_json::to_vec_pretty(&stored)?;
         atomic_file::write(&self.folder.join(file_name(path)), &bytes)

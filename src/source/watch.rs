@@ -334,6 +334,8 @@ pub(super) struct Watch {
     armed: Option<Armed<AsyncFd<Inotify>>>,
     /// It was logged that inotify cannot be had.
     is_reported: bool,
+    /// The watches are those of the relist before.
+    is_unbroken: bool,
     pub(super) pending: PendingEvents,
 }
 
@@ -344,6 +346,7 @@ impl Watch {
             manifest_path,
             armed: None,
             is_reported: false,
+            is_unbroken: false,
             pending: PendingEvents::default(),
         }
     }
@@ -351,6 +354,11 @@ impl Watch {
     /// True if watches are set up.
     pub(super) fn is_armed(&self) -> bool {
         self.armed.is_some()
+    }
+
+    /// True if no event was missed since the relist before, as far as inotify reports changes at all.
+    pub(super) fn is_unbroken(&self) -> bool {
+        self.is_unbroken
     }
 
     /// A relist begins: takes in what came before it. Gives what brings the watches up to date, and the
@@ -368,6 +376,7 @@ impl Watch {
 
     /// Listens to the new watches from now on. Must run inside the runtime.
     pub(super) fn adopt(&mut self, NewWatches(new): NewWatches) {
+        self.is_unbroken = new.is_none() && self.is_armed();
         let Some(new) = new else { return };
         self.pending = PendingEvents::default();
         self.armed = None;

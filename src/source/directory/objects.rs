@@ -4,16 +4,16 @@
 //! first, then the file that it already comes from, then the order of names. What is in use is never
 //! taken over by a newcomer of equal standing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::known::KnownManifest;
-use crate::manifest::objects::{Entries, Object, ObjectKey, ObjectKind, ObjectSet};
-use crate::manifest::{Problem, StaticPod};
+use crate::manifest::objects::{Entries, Object, ObjectKey, ObjectKind, ObjectSet, attach_again};
+use crate::manifest::{PodKey, Problem, StaticPod};
 use crate::source::candidates::{has_usual_extension, order};
 use crate::source::store::ObjectInUse;
-use crate::source::{Origin, Refused};
+use crate::source::{Desired, Origin, Refused};
 
 /// Which objects count.
 #[derive(Debug)]
@@ -124,6 +124,28 @@ impl Owners {
             })
         });
         kept.collect()
+    }
+}
+
+/// The Pods that refer to objects, as they were at the last relist: without and with these. One stays the same Pod
+/// while neither it nor its objects change, which no relist has to work out.
+#[derive(Debug, Default)]
+pub(super) struct AttachedPods(HashMap<PodKey, (Arc<StaticPod>, Arc<StaticPod>)>);
+
+impl AttachedPods {
+    /// Gives each wanted Pod its objects.
+    pub(super) fn attach(&mut self, desired: &mut Desired, objects: &ObjectSet) {
+        let mut before = std::mem::take(&mut self.0);
+        for (key, wanted) in &mut desired.pods {
+            let known = before.remove(key);
+            let known = known.filter(|(bare, _)| Arc::ptr_eq(bare, &wanted.pod));
+            let known = known.map(|(_, attached)| attached);
+            let attached = attach_again(&wanted.pod, objects, known.as_ref());
+            let bare = std::mem::replace(&mut wanted.pod, Arc::clone(&attached));
+            if !Arc::ptr_eq(&bare, &attached) {
+                self.0.insert(key.clone(), (bare, attached));
+            }
+        }
     }
 }
 

@@ -89,6 +89,9 @@ pub(super) struct FileReader {
     pub(super) wake: Arc<Notify>,
     /// Number of threads that were abandoned.
     left: Arc<AtomicUsize>,
+    /// Number of files that it was last asked to read.
+    #[cfg(test)]
+    pub(super) asked: usize,
 }
 
 /// Result of a read that exceeded its time limit.
@@ -169,6 +172,8 @@ impl FileReader {
             late: channel(),
             wake: Arc::default(),
             left: Arc::default(),
+            #[cfg(test)]
+            asked: 0,
         }
     }
 
@@ -194,6 +199,13 @@ impl FileReader {
         mut take: impl FnMut(OsString, ReadOutcome) -> ControlFlow<()>,
     ) {
         self.collect_late();
+        #[cfg(test)]
+        {
+            self.asked = jobs.len();
+        }
+        if jobs.is_empty() {
+            return;
+        }
         let has_links = jobs.iter().any(|job| job.kind == FileType::Symlink);
         let queue = jobs.into_iter().map(|job| {
             let known = self.hanging.remove(&job.name);

@@ -12,11 +12,11 @@ use rustix::io::Errno;
 use super::crowd::{BUDGET, Rest};
 use super::known::KnownManifest;
 use super::listing::{ListRequest, Listing};
-use super::objects::{AllocatedObjects, Owners};
+use super::objects::{AllocatedObjects, AttachedPods, Owners};
 use super::reader::FileReader;
 use super::usage::DirectoryUsage;
 use super::{DirectorySource, LIST_LIMIT, RELIST_GAP};
-use crate::manifest::objects::{Object, attach};
+use crate::manifest::objects::Object;
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::candidates::{ManifestState, allocate};
 use crate::source::mounts;
@@ -45,10 +45,11 @@ pub(super) struct Directory {
     /// Time when the folder was last found replaced.
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
-    pub(super) mount: Option<mounts::MountIdentity>,
+    pub(super) mount: Option<Arc<mounts::MountIdentity>>,
     /// The numbers of the mounts on the way to the manifests as the last relist began.
     mount_ids: Vec<u64>,
     owners: Owners,
+    attached: AttachedPods,
     pub(super) rest: Rest,
     /// Names with events before this relist.
     pub(super) changed_names: HashSet<OsString>,
@@ -84,6 +85,7 @@ impl Directory {
             mount: None,
             mount_ids: vec![],
             owners: Owners::default(),
+            attached: AttachedPods::default(),
             rest: Rest::default(),
             changed_names: HashSet::new(),
             is_first_pass: true,
@@ -266,9 +268,7 @@ impl Directory {
         } = settled;
         desired.refused.extend(refused);
         desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
-        for wanted in desired.pods.values_mut() {
-            wanted.pod = attach(&wanted.pod, &objects);
-        }
+        self.attached.attach(&mut desired, &objects);
         let owners = self.owners.files();
         for (path, known) in &mut self.known {
             known.in_use = known.candidate.in_force.is_some() || owners.contains(path.as_path());

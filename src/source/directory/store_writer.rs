@@ -13,6 +13,8 @@ use crate::source::store::{Store, StoreEntry};
 /// The store and what it is to hold.
 pub(super) struct StoreWriter {
     wanted: BTreeMap<PathBuf, StoreEntry>,
+    /// The store may not hold that: it has changed since it was last written, or could not be written.
+    is_pending: bool,
     /// The store while nothing is written.
     idle: Option<Store>,
     /// The store while it is being written.
@@ -25,6 +27,7 @@ impl StoreWriter {
     pub(super) fn new(store: Store) -> Self {
         Self {
             wanted: BTreeMap::new(),
+            is_pending: true,
             idle: Some(store),
             busy: None,
             problems: LogOnce::default(),
@@ -32,11 +35,16 @@ impl StoreWriter {
     }
 
     pub(super) fn set_entries(&mut self, wanted: BTreeMap<PathBuf, StoreEntry>) {
+        self.is_pending |= self.wanted != wanted;
         self.wanted = wanted;
     }
 
     /// Starts writing, if nothing is being written and something is to be.
     pub(super) fn start(&mut self) {
+        if !self.is_pending || self.idle.is_none() {
+            return;
+        }
+        self.is_pending = false;
         if let Some(mut store) = self.idle.take_if(|store| store.differs(&self.wanted)) {
             let wanted = self.wanted.clone();
             self.busy = Some(spawn_blocking(move || {
@@ -61,6 +69,8 @@ impl StoreWriter {
         }
         if result.is_ok() {
             self.start();
+        } else {
+            self.is_pending = true;
         }
         Ok(())
     }

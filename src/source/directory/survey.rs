@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FileType;
@@ -71,8 +72,9 @@ impl Directory {
         };
         self.record_absences(inode, &contents.names.ignored, now);
         let good = |known: &KnownManifest| !known.candidate.gone && known.is_good();
-        if self.known.values().any(good) {
-            self.mount = Some(contents.mount.clone());
+        let is_other = self.mount.as_deref() != Some(&contents.mount);
+        if is_other && self.known.values().any(good) {
+            self.mount = Some(Arc::new(contents.mount.clone()));
         }
         let waiting = contents.only.is_some() && contents.names.entries.is_empty();
         waiting.then(|| self.describe_missing())
@@ -138,6 +140,7 @@ impl Directory {
     /// Selects the files to read: those that a Pod runs from, those with pending events, those listed as
     /// refused, those that were never read (usual names first), and some of the rest.
     fn plan(&self, contents: &Contents, now: Instant, cautious: bool) -> ReadPlan {
+        let follows = !cautious && self.watch.is_unbroken();
         let mut classes = [const { vec![] }; 5];
         let mut later = 0;
         for entry in &contents.names.entries {
@@ -147,6 +150,9 @@ impl Directory {
                 continue;
             }
             let known = self.known.get(&self.path_of(contents, &entry.name));
+            if follows && known.is_some_and(|known| self.is_unchanged(entry, known)) {
+                continue;
+            }
             let class = match known {
                 Some(known) if known.is_good() => 0,
                 _ if self.changed_names.contains(&entry.name) => 1,
@@ -187,6 +193,16 @@ impl Directory {
             due,
             later,
         }
+    }
+
+    /// True for a file of which unbroken watches alone say that it is as it was read. So a change of one file does not
+    /// cost a look at all of them; the periodic relist looks.
+    fn is_unchanged(&self, entry: &FileEntry, known: &KnownManifest) -> bool {
+        entry.kind == FileType::RegularFile
+            && entry.inode == known.inode
+            && known.is_good()
+            && known.trusted_stamp().is_some()
+            && !self.changed_names.contains(&entry.name)
     }
 
     /// The manifest path that a name in the folder stands for.
@@ -299,5 +315,87 @@ fn job(entry: &FileEntry, known: Option<&KnownManifest>) -> ReadJob {
         inode: entry.inode,
         kind: entry.kind,
         stamp: known.and_then(KnownManifest::trusted_stamp).copied(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::directory::DirectorySource;
+
+    const FILES: usize = 20;
+
+    fn write(folder: &Path, file: usize, version: &str) {
+        let pod = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p{file}}}, ");
+        let spec = format!("spec: {{containers: [{{name: c, image: {version}}}]}}}}");
+        std::fs::write(folder.join(format!("p{file:02}.yaml")), pod + &spec).unwrap();
+    }
+
+    /// Relists; gives how many Pods have this image, and how many files were asked about.
+    fn relist(
+        directory: &mut Directory,
+        reader: &mut FileReader,
+        image: &str,
+        by_event: bool,
+    ) -> [usize; 2] {
+        let listing = directory.begin_relist().run();
+        let desired = directory
+            .relist(reader, listing, Instant::now(), !by_event)
+            .desired;
+        let images = desired
+            .pods
+            .values()
+            .map(|wanted| &wanted.pod.spec.containers[0].image);
+        let image = images.filter(|found| found.as_deref() == Some(image));
+        [image.count(), reader.asked]
+    }
+
+    #[tokio::test]
+    async fn a_change_of_one_file_costs_a_look_at_that_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in 0..FILES {
+            write(folder.path(), file, "one");
+        }
+        let (mut directory, _) = Directory::open(DirectorySource {
+            path: folder.path().to_owned(),
+            node_name: "n".to_owned(),
+            rescan: Duration::from_secs(20),
+            state: folder.path().join("state"),
+        });
+        let mut reader = FileReader::new();
+        // Until the stamps are old enough to be trusted.
+        loop {
+            let found = relist(&mut directory, &mut reader, "one", false);
+            let mut known = directory.known.values();
+            if found[0] == FILES && known.all(|known| known.trusted_stamp().is_some()) {
+                break;
+            }
+            tokio::time::sleep(SETTLED).await;
+        }
+        write(folder.path(), 7, "two");
+        assert_eq!(relist(&mut directory, &mut reader, "two", true), [1, 1]);
+        std::fs::remove_file(folder.path().join("p08.yaml")).unwrap();
+        // The one that was just written may change again without its stamp.
+        assert_eq!(relist(&mut directory, &mut reader, "two", true), [1, 1]);
+        assert!(directory.known.values().any(|known| known.candidate.gone));
+        // By then the file has been missing for long enough. Without an event, all are looked at.
+        tokio::time::sleep(SETTLED).await;
+        let found = relist(&mut directory, &mut reader, "one", false);
+        assert_eq!(found, [FILES - 2, FILES - 1]);
+    }
+
+    #[tokio::test]
+    async fn where_watches_are_new_all_files_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, "one");
+        let (mut directory, _) = Directory::open(DirectorySource {
+            path: folder.path().to_owned(),
+            node_name: "n".to_owned(),
+            rescan: Duration::from_secs(20),
+            state: folder.path().join("state"),
+        });
+        let mut reader = FileReader::new();
+        assert_eq!(relist(&mut directory, &mut reader, "one", true), [1, 1]);
+        assert!(!directory.watch.is_unbroken());
     }
 }
