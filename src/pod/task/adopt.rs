@@ -96,10 +96,10 @@ impl PodTask {
                 let nanos = i64::try_from(seen.as_nanosecond()).unwrap_or(0);
                 self.seen_at(uid, nanos);
             }
-            let pod = record.version().filter(|v| v.uid == *uid);
             let version = self.state.version_mut(uid);
-            if pod.is_some() {
-                version.pod = pod;
+            // The one that is wanted has the same UID, and is the same.
+            if version.pod.is_none() {
+                version.pod = record.version().filter(|v| v.uid == *uid);
             }
             version.record = Some(Arc::new(record));
         }
