@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::results::{Row, Run, Who};
-use crate::table::present;
+use crate::table::{present, runtime};
 
 /// The rows that are drawn, by a part of their names, and their labels. `#` stands for the number of Pods.
-const ROWS: [(&str, &str); 15] = [
-    ("start: ", "start of a Pod"),
+const ROWS: [(&str, &str); 16] = [
+    ("start: manifest", "start of a Pod"),
     ("restart: ", "restart after a kill"),
     ("restart, 99", "restart, 99th percentile"),
     (
@@ -20,7 +20,8 @@ const ROWS: [(&str, &str); 15] = [
     (" Pods down → nothing", "# Pods down: nothing left"),
     ("resident memory, no Pod", "memory, no Pod"),
     ("resident memory, ", "memory, # Pods"),
-    ("own (anonymous), ", "own memory, # Pods"),
+    ("own (anonymous) memory, no Pod", "own memory, no Pod"),
+    ("own (anonymous) memory, ", "own memory, # Pods"),
     (": CPU of the idle agent", "CPU, # Pods idle"),
     (" exec probe each: CPU of the agent", "CPU, # exec probes"),
     (" HTTP probe each: CPU of the agent", "CPU, # HTTP probes"),
@@ -51,11 +52,14 @@ pub(crate) fn svg(runs: &[Run]) -> String {
         .into_iter()
         .filter(|w| runs.iter().any(|r| present(&r.rows).contains(w)))
         .collect();
-    let row_height = who.len() * STEP + GAP;
-    let (width, height) = (
-        LABELS + runs.len() * COLUMN,
-        HEAD + drawn.len() * row_height,
-    );
+    // As high as its row with the most bars.
+    let height_of = |name: &str| {
+        let rows = runs.iter().flat_map(|r| &r.rows).filter(|r| r.name == name);
+        let bars = rows.map(|r| who.iter().filter(|w| r.value(**w).is_some()).count());
+        bars.max().unwrap_or_default() * STEP
+    };
+    let heights = drawn.iter().map(|(name, _)| height_of(name) + GAP);
+    let (width, height) = (LABELS + runs.len() * COLUMN, HEAD + heights.sum::<usize>());
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"Results of hack/bench\">\n\
@@ -64,22 +68,18 @@ pub(crate) fn svg(runs: &[Run]) -> String {
     legend(&mut out, &who);
     for (column, run) in runs.iter().enumerate() {
         let x = LABELS + column * COLUMN;
-        text(
-            &mut out,
-            x,
-            40,
-            "title",
-            &format!("containerd {}", run.containerd),
-        );
+        text(&mut out, x, 40, "title", &runtime(run));
     }
-    for (index, (name, label)) in drawn.iter().enumerate() {
-        let top = HEAD + index * row_height;
-        text(&mut out, 0, top + who.len() * STEP / 2 + 4, "label", label);
+    let mut top = HEAD;
+    for (name, label) in &drawn {
+        let height = height_of(name);
+        text(&mut out, 0, top + height / 2 + 3, "label", label);
         for (column, run) in runs.iter().enumerate() {
             if let Some(row) = run.rows.iter().find(|r| r.name == *name) {
                 bars(&mut out, row, &who, LABELS + column * COLUMN, top);
             }
         }
+        top += height + GAP;
     }
     out + "</svg>\n"
 }
@@ -119,10 +119,8 @@ fn legend(out: &mut String, who: &[Who]) {
 fn bars(out: &mut String, row: &Row, who: &[Who], x: usize, top: usize) {
     let values = who.iter().filter_map(|w| row.value(*w));
     let greatest = values.fold(0.0, f64::max);
-    for (index, who) in who.iter().enumerate() {
-        let Some(value) = row.value(*who) else {
-            continue;
-        };
+    let figures = who.iter().filter_map(|w| Some((*w, row.value(*w)?)));
+    for (index, (who, value)) in figures.enumerate() {
         let y = top + index * STEP;
         let part = if greatest > 0.0 {
             value / greatest

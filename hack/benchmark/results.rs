@@ -51,7 +51,7 @@ impl Unit {
     pub(crate) fn format(self, value: f64) -> String {
         match self {
             Self::Seconds if value < 0.0995 => format!("{:.1} ms", value * 1000.0),
-            Self::Seconds if value < 1.9995 => format!("{:.0} ms", value * 1000.0),
+            Self::Seconds if value < 0.9995 => format!("{:.0} ms", value * 1000.0),
             Self::Seconds if value < 9.995 => format!("{value:.2} s"),
             Self::Seconds => format!("{value:.1} s"),
             Self::Mebibytes => format!("{value:.1} MiB"),

@@ -8,6 +8,12 @@ pub(crate) fn present(rows: &[Row]) -> Vec<Who> {
     Who::ALL.into_iter().filter(has_figure).collect()
 }
 
+/// Name and version of the runtime, without what packagers add to it.
+pub(crate) fn runtime(run: &Run) -> String {
+    let version = run.containerd.split(['+', '~']).next().unwrap_or_default();
+    format!("containerd {version}")
+}
+
 /// One line about what was measured.
 pub(crate) fn heading(run: &Run) -> String {
     let kubelet = match &run.kubelet {
@@ -15,8 +21,12 @@ pub(crate) fn heading(run: &Run) -> String {
         None => String::new(),
     };
     format!(
-        "podkeeper {}{kubelet} · containerd {} · {} cores · Linux {} · {}",
-        run.podkeeper, run.containerd, run.cores, run.kernel, run.date
+        "podkeeper {}{kubelet} · {} · {} cores · Linux {} · {}",
+        run.podkeeper,
+        runtime(run),
+        run.cores,
+        run.kernel,
+        run.date
     )
 }
 
@@ -38,6 +48,7 @@ fn cells(row: &Row, who: &[Who]) -> Vec<String> {
     }
     for who in who.iter().filter(|w| **w != Who::Podkeeper) {
         let ratio = row.ratio(*who).map(|r| match r {
+            r if r < 0.0005 => "< 0.001".to_owned(),
             r if r < 0.0995 => format!("{r:.3}"),
             r => format!("{r:.2}"),
         });
