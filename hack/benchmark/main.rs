@@ -97,12 +97,7 @@ struct Measure {
 async fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Measure(measure) => {
-            let mut run = measure.run().await?;
-            if measure.keep && measure.out.exists() {
-                let before: Run = serde_json::from_slice(&fs::read(&measure.out)?)?;
-                run.rows = merged(before.rows, run.rows);
-            }
-            fs::write(&measure.out, serde_json::to_vec_pretty(&run)?)?;
+            let run = measure.run().await?;
             println!("{}", table::text(&run));
         }
         Arguments::Report {
@@ -173,10 +168,12 @@ impl Measure {
             .await?
             .runtime_version()
             .await?;
+        let mut run = self.empty_run(containerd)?;
         let mut rows = Rows::default();
         if self.parts.contains(&Part::One) {
-            rows.0
-                .extend(one::rows(&programs, &who, self.repeats).await?);
+            let measured = one::rows(&programs, &who, self.repeats).await?;
+            rows.0.extend(measured);
+            self.save(&mut run, &rows)?;
         }
         for (index, pods) in self.pods.iter().enumerate() {
             let settings = many::Settings {
@@ -187,28 +184,44 @@ impl Measure {
             for _ in 0..self.rounds {
                 if self.parts.contains(&Part::Many) {
                     many::measure(&programs, &who, &settings, &mut rows).await?;
+                    self.save(&mut run, &rows)?;
                 }
             }
         }
+        let pods = *self.pods.first().context("no number of Pods")?;
         if self.parts.contains(&Part::Probes) {
-            let pods = *self.pods.first().context("no number of Pods")?;
             usage::probes(&programs, &who, pods, self.idle, &mut rows).await?;
+            self.save(&mut run, &rows)?;
         }
         if self.parts.contains(&Part::Api) {
-            let pods = *self.pods.first().context("no number of Pods")?;
             usage::api(&programs, &who, pods, self.idle, &mut rows).await?;
+            self.save(&mut run, &rows)?;
         }
+        Ok(run)
+    }
+
+    /// The run with the rows that are kept, of which there are none unless that is wanted.
+    fn empty_run(&self, containerd: String) -> Result<Run> {
+        let mut rows = vec![];
+        if self.keep && self.out.exists() {
+            rows = serde_json::from_slice::<Run>(&fs::read(&self.out)?)?.rows;
+        }
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         Ok(Run {
             containerd,
             podkeeper: last_word(&self.podkeeper)?,
             kubelet: self.kubelet.as_deref().map(last_word).transpose()?,
             date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
             cores: std::thread::available_parallelism()?.get(),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
-                .trim()
-                .to_owned(),
-            rows: rows.0,
+            kernel: kernel.trim().to_owned(),
+            rows,
         })
+    }
+
+    /// Writes what is measured so far, so that a failure later does not lose it.
+    fn save(&self, run: &mut Run, rows: &Rows) -> Result<()> {
+        run.rows = merged(std::mem::take(&mut run.rows), rows.0.clone());
+        Ok(fs::write(&self.out, serde_json::to_vec_pretty(run)?)?)
     }
 }
 
