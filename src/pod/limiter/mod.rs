@@ -39,8 +39,8 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 /// Longest wait of removal for the classes above it.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 
-/// Most stops of sandboxes at a time.
-const STOPS: usize = 64;
+/// Most stops of sandboxes at a time. With 64 the network plugins get in each other's way.
+const STOPS: usize = 16;
 
 /// The classes of calls, in order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
