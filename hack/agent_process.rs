@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
-
-/// Unit in which the kernel gives CPU time: `USER_HZ`.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+use crate::process::{self, status};
 
 /// A running agent; it is killed when this is dropped.
 pub(crate) struct AgentProcess {
@@ -68,11 +65,7 @@ impl AgentProcess {
 
     /// CPU time of all its threads so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<u32> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(TICK * ticks.iter().sum())
+        process::cpu(self.child.id())
     }
 
     /// A field of its status, in bytes: `VmRSS`, `RssAnon`, `VmHWM`.
@@ -111,13 +104,4 @@ fn spawn(program: &Path, folder: &Path, flags: &[String]) -> anyhow::Result<Chil
     let mut command = Command::new(program);
     command.arg("run").args(flags);
     Ok(command.stdin(Stdio::null()).stderr(log).spawn()?)
-}
-
-/// A number of a process's status, in the unit that it has there.
-pub(crate) fn status(process: u32, field: &str) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let mut lines = status.lines();
-    let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let number = value.and_then(|value| value.split_whitespace().next());
-    Ok(number.with_context(|| format!("no {field}"))?.parse()?)
 }

@@ -14,6 +14,8 @@ use podkeeper::source::url::{Request, UrlSource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+mod process;
+
 /// How long anything may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -234,16 +236,10 @@ fn now() -> f64 {
 
 /// This process's CPU time, in seconds.
 fn own_cpu() -> anyhow::Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let rest = stat.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-    Ok(ticks / 100.0)
+    Ok(process::cpu(std::process::id())?.as_secs_f64())
 }
 
 fn resident_kb() -> anyhow::Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let line = line.context("no VmRSS")?.trim();
-    Ok(line.trim_end_matches(" kB").parse()?)
+    let resident = process::status(std::process::id(), "VmRSS")?;
+    Ok(u32::try_from(resident)?.into())
 }

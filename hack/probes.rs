@@ -4,7 +4,6 @@
 //! with `--release`. The server that they probe is a process of its own, so that it is not counted.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+mod process;
 
 /// As many containers as a Pod has here.
 const CONTAINERS: usize = 3;
@@ -163,26 +164,13 @@ async fn serve_until_told() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU time of this process, in seconds (proc(5): fields 14 and 15, in hundredths on Linux).
+/// CPU time of this process, in seconds.
 fn cpu() -> anyhow::Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let fields = stat.rsplit(") ").next().unwrap_or_default();
-    let times = fields.split(' ').skip(11).take(2).map(str::parse::<f64>);
-    let times: Vec<f64> = times.collect::<Result<_, _>>()?;
-    Ok(times.iter().sum::<f64>() / 100.0)
+    Ok(process::cpu(std::process::id())?.as_secs_f64())
 }
 
 /// Resident memory of this process, in kB: all, and its own.
 fn memory() -> anyhow::Result<BTreeMap<&'static str, u64>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let value = |name: &'static str| {
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-        let number = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
-        number
-            .map(|n| (name, n))
-            .with_context(|| format!("no {name} in /proc/self/status"))
-    };
+    let value = |name| Ok((name, process::status(std::process::id(), name)?));
     ["VmRSS", "RssAnon"].into_iter().map(value).collect()
 }

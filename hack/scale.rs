@@ -1,4 +1,4 @@
-//! What the agent costs with many Pods: the agent as a process of its own, on a runtime that this process serves
+//! Costs of the agent with many Pods: the agent as a process of its own, on a runtime that this process serves
 //! and that does nothing but answer. So all that is measured is the agent's.
 //!
 //! Arguments: the podkeeper program, a work folder, how many changes are measured, for how many seconds it
@@ -21,16 +21,18 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 mod agent_process;
+mod process;
 #[path = "../tests/support/runtime/mod.rs"]
 mod runtime;
 
-use agent_process::{AgentProcess, TICK, status};
+use agent_process::AgentProcess;
+use process::{TICK, status};
 use runtime::{Runtime, Settings, State};
 
 const NODE: &str = "scale";
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What was measured with one number of Pods. CPU is the agent's, of all its threads.
+/// Figures of one number of Pods. CPU is the agent's, of all its threads.
 struct Measured {
     pods: usize,
     start: Duration,
@@ -275,7 +277,7 @@ impl Bench {
         self.per_change(before, begun, changes, idle)
     }
 
-    /// What changes took beyond what idling takes in the same time.
+    /// The CPU of one change, beyond what idling takes in the same time.
     fn per_change(
         &self,
         before: Duration,

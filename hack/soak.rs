@@ -25,6 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 mod agent_process;
+mod process;
 
 use agent_process::AgentProcess;
 
@@ -54,7 +55,7 @@ const COLUMNS: [&str; 9] = [
     "containers",
 ];
 
-/// What may be more in the last tenth than in the first settled one: a share of it, and so much beside.
+/// Bounds of what is more in the last tenth than in the first settled one: a share of it, and so much beside.
 const BOUNDS: [(&str, f64, f64); 6] = [
     ("RssAnon", 0.10, 1e6),
     ("threads", 0.0, 4.0),
