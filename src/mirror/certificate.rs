@@ -97,22 +97,16 @@ impl Validity {
 }
 
 /// The validity of the certificate that a kubeconfig shows; `None` where it shows none.
-pub(super) fn shown(kubeconfig: &mut Kubeconfig) -> Option<Validity> {
-    let user = connection::user(kubeconfig)?;
+pub(super) fn shown(found: &mut Kubeconfig) -> Option<Validity> {
+    let user = connection::user(found)?;
     let AuthInfo {
         client_certificate,
         client_certificate_data,
         ..
     } = user;
-    match (client_certificate_data, client_certificate) {
-        (Some(data), _) => {
-            use base64::Engine as _;
-            let data = base64::engine::general_purpose::STANDARD.decode(data.trim());
-            Validity::of_pem(&data.ok()?)
-        }
-        (None, Some(path)) => Validity::of_file(Path::new(path)),
-        (None, None) => None,
-    }
+    let data = client_certificate_data.as_deref().map(str::trim);
+    let found = kubeconfig::pem("client-certificate", data, client_certificate.as_ref());
+    Validity::of_pem(&found.ok()??)
 }
 
 /// True if the kubeconfig exists and its client certificate, if it has one, is valid now.

@@ -158,3 +158,27 @@ fn authorization(user: &AuthInfo) -> Result<Option<SecretString>, ApiError> {
     };
     Ok(Some(format!("Bearer {}", token.trim()).into()))
 }
+
+/// Reads the PEM text that a field has in base64, or else the file that it names; `None` where it has neither.
+///
+/// # Errors
+/// The data is no base64, or the file cannot be read.
+pub(super) fn pem(
+    field: &str,
+    data: Option<&str>,
+    file: Option<&String>,
+) -> Result<Option<Vec<u8>>, String> {
+    match (data, file) {
+        (Some(data), _) => {
+            let pem = STANDARD.decode(data);
+            pem.map(Some)
+                .map_err(|error| format!("{field}-data: {error}"))
+        }
+        (None, Some(path)) => {
+            let pem = fs::read(path);
+            pem.map(Some)
+                .map_err(|error| format!("{field}: cannot read {path}: {error}"))
+        }
+        (None, None) => Ok(None),
+    }
+}

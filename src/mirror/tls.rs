@@ -3,11 +3,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use kube::Config;
@@ -19,6 +16,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::ExposeSecret;
 
 use super::error::ApiError;
+use super::kubeconfig::pem;
 use crate::probe::NoVerification;
 
 /// A client certificate with those that it was issued by, and its key.
@@ -106,21 +104,4 @@ fn identity(user: &AuthInfo) -> Result<Option<ClientIdentity>, String> {
     let key = PrivateKeyDer::from_pem_slice(&key);
     let key = key.map_err(|error| format!("client-key: {error}"))?;
     Ok(Some((chain, key)))
-}
-
-/// What a field holds in base64, or else the file that another one names.
-fn pem(field: &str, data: Option<&str>, file: Option<&String>) -> Result<Option<Vec<u8>>, String> {
-    match (data, file) {
-        (Some(data), _) => {
-            let pem = STANDARD.decode(data);
-            pem.map(Some)
-                .map_err(|error| format!("{field}-data: {error}"))
-        }
-        (None, Some(path)) => {
-            let pem = fs::read(path);
-            pem.map(Some)
-                .map_err(|error| format!("{field}: cannot read {path}: {error}"))
-        }
-        (None, None) => Ok(None),
-    }
 }

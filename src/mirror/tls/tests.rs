@@ -1,5 +1,10 @@
 //! Tests of TLS to an API server.
 
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 
 /// A certificate that signs itself, and its key, both as PEM.
