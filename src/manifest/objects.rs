@@ -426,13 +426,13 @@ pub fn attach_again(
     }
     match before {
         Some(before) if *before.objects == objects => Arc::clone(before),
-        _ => with(pod, objects),
+        _ => with(pod, objects.into()),
     }
 }
 
 /// The Pod with these objects.
 #[must_use]
-pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
+pub fn with(pod: &Arc<StaticPod>, objects: Arc<Objects>) -> Arc<StaticPod> {
     if objects.is_empty() {
         return Arc::clone(pod);
     }
@@ -441,7 +441,7 @@ pub fn with(pod: &Arc<StaticPod>, objects: Objects) -> Arc<StaticPod> {
     let uid = identity::uid_with(&pod.document, node, &digest(&objects));
     identity::set_uid(&mut pod.metadata, &uid);
     pod.uid = uid.into();
-    pod.objects = Arc::new(objects);
+    pod.objects = objects;
     Arc::new(pod)
 }
 

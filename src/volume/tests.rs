@@ -34,7 +34,7 @@ impl TestNode {
         let entries = [("key".to_owned(), b"value".to_vec())];
         let entries = Some(Arc::new(entries.into()));
         objects.config_maps.insert("settings".to_owned(), entries);
-        let pod = objects::with(&accepted.pod, objects);
+        let pod = objects::with(&accepted.pod, objects.into());
         let paths = Paths {
             root: folder.path().join("root"),
             ..Paths::default()

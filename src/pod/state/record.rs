@@ -46,7 +46,7 @@ impl Record {
     pub fn version(&self) -> Option<Arc<StaticPod>> {
         let document = serde_json::to_vec(&self.document).ok()?;
         let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
-        Some(objects::with(&accepted.pod, Objects::clone(&self.objects)))
+        Some(objects::with(&accepted.pod, Arc::clone(&self.objects)))
     }
 }
 
