@@ -36,14 +36,22 @@ pub struct StaticPod {
 
 impl PartialEq for StaticPod {
     fn eq(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            uid,
+            metadata,
+            spec,
+            document,
+            objects,
+        } = self;
         // What is compared is shared mostly: all Pods of the node are with each change of one.
         std::ptr::eq(self, other)
-            || (self.key == other.key
-                && self.uid == other.uid
-                && self.metadata == other.metadata
-                && self.spec == other.spec
-                && self.document == other.document
-                && self.objects == other.objects)
+            || (*key == other.key
+                && *uid == other.uid
+                && *metadata == other.metadata
+                && *spec == other.spec
+                && *document == other.document
+                && *objects == other.objects)
     }
 }
 
