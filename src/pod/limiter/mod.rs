@@ -3,10 +3,9 @@
 //! Calls are served by class: what keeps running Pods running comes before what is new. A class is limited
 //! only by holders of its own class and of those above it, so calls of a lower class, hanging or not, never
 //! block it; each class always has one permit of its own, so none starves. Stops of sandboxes are limited by
-//! themselves alone, and less: what they do first is end processes, and only then comes the network's part,
-//! which takes longer. Removal of what is stopped takes
-//! its own only once the classes above it have nothing to do or do not get on, so that it costs neither stops
-//! nor starts. Within a class what has begun comes before what is new, so that Pods get ready one after the
+//! themselves alone: they end processes first, and the network's part, which takes longer, comes only then.
+//! Removal of what is stopped takes its own permit only once the classes above it have nothing to do or do not
+//! get on, so that it costs neither stops nor starts. Within a class what has begun comes before what is new, so that Pods get ready one after the
 //! other and not all at the end; else the order is first come, first served. A call that takes far longer than
 //! calls of its kind usually do releases its permit while it goes on: permits are for work, not for waiting.
 //! A dropped future releases its permit. The number of permits is given, or follows from what the calls take.
@@ -167,9 +166,8 @@ impl Permit {
         let usual = self.limiter.usual(kind);
         let mut call = pin!(call);
         let done = if let Ok(done) = tokio::time::timeout(usual, &mut call).await {
-            if self.class != Class::Stop {
-                self.limiter.record_slowdown(kind, began.elapsed());
-            }
+            self.limiter
+                .record_slowdown(self.class, kind, began.elapsed());
             done
         } else {
             let limiter = self.limiter.clone();
@@ -230,23 +228,33 @@ impl Limiter {
     /// Waits for a permit.
     pub async fn acquire(&self, class: Class, order: Order) -> Permit {
         loop {
-            let (sender, mut receiver) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             let since = Instant::now();
             let waiting = WaitingCall { since, sender };
             self.lock().waiting[class as usize][order as usize].push_back(waiting);
             self.grant();
-            let granted = loop {
-                match tokio::time::timeout(STANDSTILL, &mut receiver).await {
-                    Ok(granted) => break granted,
-                    // That nothing happens is no event on which it is granted.
-                    Err(_) if class == Class::Cleanup => self.grant(),
-                    Err(_) => {}
-                }
+            let granted = if class == Class::Cleanup {
+                self.granted_in_standstill(receiver).await
+            } else {
+                receiver.await
             };
             // The sender is only dropped unused by a race with the receiver's end.
             if let Ok(permit) = granted {
                 return permit;
             }
+        }
+    }
+
+    /// Waits for a permit that is also given where nothing happens, which is no event on which it would be.
+    async fn granted_in_standstill(
+        &self,
+        mut receiver: oneshot::Receiver<Permit>,
+    ) -> Result<Permit, oneshot::error::RecvError> {
+        loop {
+            if let Ok(granted) = tokio::time::timeout(STANDSTILL, &mut receiver).await {
+                return granted;
+            }
+            self.grant();
         }
     }
 
@@ -280,7 +288,11 @@ impl Limiter {
     }
 
     /// Takes into account how much longer than one alone a call took that ended with its permit.
-    fn record_slowdown(&self, kind: CallKind, took: Duration) {
+    fn record_slowdown(&self, class: Class, kind: CallKind, took: Duration) {
+        // Stops are limited by themselves.
+        if class == Class::Stop {
+            return;
+        }
         let mut state = self.lock();
         let active = state.active_until(Class::Cleanup);
         let is_short = state.is_awaited(Class::Running..=Class::Cleanup);
