@@ -331,6 +331,16 @@ mod tests {
         std::fs::write(folder.join(format!("p{file:02}.yaml")), pod + &spec).unwrap();
     }
 
+    fn open(folder: &Path) -> Directory {
+        let source = DirectorySource {
+            path: folder.to_owned(),
+            node_name: "n".to_owned(),
+            rescan: Duration::from_secs(20),
+            state: folder.join("state"),
+        };
+        Directory::open(source).0
+    }
+
     /// Relists; gives how many Pods have this image, and how many files were asked about.
     fn relist(
         directory: &mut Directory,
@@ -356,12 +366,7 @@ mod tests {
         for file in 0..FILES {
             write(folder.path(), file, "one");
         }
-        let (mut directory, _) = Directory::open(DirectorySource {
-            path: folder.path().to_owned(),
-            node_name: "n".to_owned(),
-            rescan: Duration::from_secs(20),
-            state: folder.path().join("state"),
-        });
+        let mut directory = open(folder.path());
         let mut reader = FileReader::new();
         // Until the stamps are old enough to be trusted.
         loop {
@@ -388,12 +393,7 @@ mod tests {
     async fn where_watches_are_new_all_files_are_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), 1, "one");
-        let (mut directory, _) = Directory::open(DirectorySource {
-            path: folder.path().to_owned(),
-            node_name: "n".to_owned(),
-            rescan: Duration::from_secs(20),
-            state: folder.path().join("state"),
-        });
+        let mut directory = open(folder.path());
         let mut reader = FileReader::new();
         assert_eq!(relist(&mut directory, &mut reader, "one", true), [1, 1]);
         assert!(!directory.watch.is_unbroken());
