@@ -1,4 +1,4 @@
-//! What the pure parts cost: manifests to Pods, Pods to CRI requests, the planner, the status and what the API
+//! Costs of the pure parts: manifests to Pods, Pods to CRI requests, the planner, the status and what the API
 //! server is sent, each for a small and for a large Pod.
 //!
 //! Arguments: `list` names the operations; `time` prints the nanoseconds of each, the median of several batches;

@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// What a flood may take of the agent's memory while its callers are there, in bytes: as many as may wait
+/// The most that a flood may take of the agent's memory while its callers are there, in bytes: as many as may wait
 /// have a task and buffers each.
 const TAKEN: f64 = 32.0 * 1024.0 * 1024.0;
-/// What it may leave there, in bytes.
+/// The most that it may leave there, in bytes.
 const LEFT: f64 = 16.0 * 1024.0 * 1024.0;
 
 /// An agent with folders and ports of its own, and no runtime to talk to.

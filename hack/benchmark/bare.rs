@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::node::{NAME, Node};
 use crate::pods::IMAGE;
 
-/// How long an event is waited for before the runtime is asked.
+/// Longest wait for an event before the runtime is asked.
 const EVENT: Duration = Duration::from_millis(50);
 const POLL: Duration = Duration::from_millis(1);
 

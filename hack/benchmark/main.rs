@@ -22,7 +22,7 @@ use clap::{Parser, ValueEnum};
 use crate::node::{Node, Programs};
 use crate::results::{Row, Rows, Run, Who};
 
-/// What is measured.
+/// Parts of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Start, restart and stop of one Pod.

@@ -17,24 +17,24 @@ use crate::usage;
 /// Seconds after which an agent is at rest.
 const REST: u64 = 5;
 
-/// How the Pods are measured.
+/// Settings of a measurement of many Pods.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) pods: usize,
     /// Concurrencies that the bare calls are tried with.
     pub(crate) concurrencies: Vec<usize>,
-    /// For how many seconds the agents are watched while nothing happens, if at all.
+    /// Seconds for which the agents are watched while nothing happens, if at all.
     pub(crate) idle: Option<u64>,
 }
 
-/// What it took to get many Pods up or down.
+/// Time and CPU that many Pods took to come up or go down.
 #[derive(Debug, Clone)]
 struct Cost {
     /// Seconds until each of the goals was reached.
     seconds: Vec<f64>,
     /// CPU seconds of the agent, of containerd, and of its shims, runc and network plugins.
     cpu: [f64; 3],
-    /// How many bare calls were under way at a time.
+    /// Number of bare calls under way at a time; 0 where there were none.
     at_a_time: usize,
 }
 

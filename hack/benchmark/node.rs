@@ -17,7 +17,7 @@ pub(crate) const NAME: &str = "bench";
 /// Address of each node in its network namespace (`hack/isolate`).
 const ADDRESS: &str = "172.31.255.10";
 
-/// What nodes are made of.
+/// Programs that nodes are made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) podkeeper: PathBuf,

@@ -67,7 +67,7 @@ impl Logs {
         self.found.get(pod).map(PathBuf::as_path)
     }
 
-    /// What a running Pod consists of. Its log directory was found before.
+    /// The footprint of a running Pod, whose log directory was found before.
     pub(crate) fn footprint(&self, node: &Node, pod: &str) -> Result<Footprint> {
         let logs = self.found.get(pod).context("the Pod has no logs")?;
         let name = logs.file_name().unwrap_or_default().to_string_lossy();
@@ -110,7 +110,7 @@ impl Logs {
     }
 }
 
-/// What a running Pod consists of.
+/// Processes and paths that a running Pod consists of.
 #[derive(Debug, Clone)]
 pub(crate) struct Footprint {
     /// First process of the container.

@@ -10,7 +10,7 @@ use crate::node::Programs;
 use crate::pods::{Competitor, Kind};
 use crate::results::{Row, Statistic, Unit, Who};
 
-/// How long a Pod's removal is waited for before it is the next one's turn.
+/// Longest wait for a Pod's removal before it is the next one's turn.
 const TURN: Duration = Duration::from_millis(500);
 
 type Samples = BTreeMap<Who, Vec<f64>>;

@@ -81,7 +81,7 @@ impl Competitor {
         self.logs.line(name, 0).await
     }
 
-    /// What has to listen before a container is killed.
+    /// The ends of containers; they have to be followed before one is killed.
     pub(crate) fn ends(&self) -> Option<Ends> {
         self.bare.as_ref().map(BareCalls::ends)
     }

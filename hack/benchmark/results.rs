@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What is compared, in the order of the table's columns.
+/// Those compared, in the order of the table's columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Who {
@@ -123,7 +123,7 @@ impl Row {
         }
     }
 
-    /// How podkeeper's figure relates to another one's.
+    /// The ratio of podkeeper's figure to another one's.
     pub(crate) fn ratio(&self, to: Who) -> Option<f64> {
         let (ours, other) = (self.value(Who::Podkeeper)?, self.value(to)?);
         (other > 0.0).then(|| ours / other)
@@ -159,7 +159,7 @@ impl Rows {
     }
 }
 
-/// What was measured on one version of containerd.
+/// Results on one version of containerd.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// As the runtime reports it.

@@ -1,4 +1,4 @@
-//! What an agent uses: memory, and CPU, wake-ups and disk writes over a time in which nothing happens.
+//! Resources that an agent uses: memory, and CPU, wake-ups and disk writes over a time in which nothing happens.
 
 use std::time::{Duration, Instant};
 
@@ -39,31 +39,27 @@ pub(crate) async fn idle(node: &Node, with: &str, seconds: u64, rows: &mut Rows)
     });
     let wakeups = wakeups.sum::<f64>() * per_minute(seconds);
     let written = (node.written()? - written) / 1024.0 * per_minute(seconds);
-    let name = |what: &str| format!("{with}: {what}");
-    rows.add(
-        &name("CPU of the idle agent"),
-        Unit::Percent,
-        node.who,
-        busy[0],
-    );
-    rows.add(
-        &name("CPU of the idle containerd and its shims"),
-        Unit::Percent,
-        node.who,
-        busy[1] + busy[2],
-    );
-    rows.add(
-        &name("wake-ups of the idle agent in a minute"),
-        Unit::Count,
-        node.who,
-        wakeups,
-    );
-    rows.add(
-        &name("written to disk by the idle agent in a minute"),
-        Unit::Kibibytes,
-        node.who,
-        written,
-    );
+    let containerd = busy[1] + busy[2];
+    for (what, unit, value) in [
+        ("CPU of the idle agent", Unit::Percent, busy[0]),
+        (
+            "CPU of the idle containerd and its shims",
+            Unit::Percent,
+            containerd,
+        ),
+        (
+            "wake-ups of the idle agent in a minute",
+            Unit::Count,
+            wakeups,
+        ),
+        (
+            "written to disk by the idle agent in a minute",
+            Unit::Kibibytes,
+            written,
+        ),
+    ] {
+        rows.add(&format!("{with}: {what}"), unit, node.who, value);
+    }
     Ok(())
 }
 
@@ -88,21 +84,14 @@ pub(crate) async fn api(
         let busy = busy(node, seconds).await?;
         let requests = u32::try_from(node.requests()? - requests)?;
         let requests = f64::from(requests) * per_minute(seconds);
-        let name = |what: &str| format!("{pods} Pods, with an API server: {what}");
-        rows.add(
-            &name("API requests in a minute"),
-            Unit::Count,
-            who,
-            requests,
-        );
-        rows.add(
-            &name("CPU of the agent at rest"),
-            Unit::Percent,
-            who,
-            busy[0],
-        );
+        let mut add = |what: &str, unit, value| {
+            let name = format!("{pods} Pods, with an API server: {what}");
+            rows.add(&name, unit, who, value);
+        };
+        add("API requests in a minute", Unit::Count, requests);
+        add("CPU of the agent at rest", Unit::Percent, busy[0]);
         for (figure, what) in MEMORY {
-            rows.add(&name(what), Unit::Mebibytes, who, node.memory(figure)?);
+            add(what, Unit::Mebibytes, node.memory(figure)?);
         }
     }
     Ok(())
@@ -136,7 +125,7 @@ pub(crate) async fn probes(
     Ok(())
 }
 
-/// What a count over so many seconds has to be multiplied with.
+/// Factor that makes a count over so many seconds one of a minute.
 fn per_minute(seconds: u64) -> f64 {
     60.0 / Duration::from_secs(seconds).as_secs_f64()
 }

@@ -261,7 +261,7 @@ impl Supervisor {
     }
 
     /// Returns `true` once every Pod that is desired, or was left by an earlier agent, was observed. However many
-    /// there are, each is asked about about once.
+    /// there are, each is looked up about once.
     fn has_observed_all(&mut self) -> bool {
         while let Some(key) = self.unobserved.last() {
             let is_known = self.desired.pods.contains_key(key) || self.pods.contains_key(key);

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::agent::{Agent, SECOND, full, single};
 use crate::runtime::{Settings, State};
 
-/// What is there of the Pod: sandboxes, containers, files of the agent, places taken and reports.
+/// Counts of all that there is of the Pod: sandboxes, containers, files of the agent, places taken and reports.
 fn left(agent: &Agent) -> [usize; 5] {
     let [sandboxes, containers] = agent
         .runtime

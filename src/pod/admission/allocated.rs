@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{HostPort, PodAllocation};
 use crate::manifest::{PodKey, Uid};
 
-/// What every version of every Pod takes.
+/// Allocations of every version of every Pod.
 #[derive(Debug, Default)]
 pub(super) struct AllocatedResources {
     by_pod: BTreeMap<PodKey, BTreeMap<Uid, PodAllocation>>,
