@@ -87,6 +87,24 @@ async fn an_update_has_its_minute_once_though_the_agent_dies_again_and_again() {
     assert!(better(&agent) && !is_taken_back(&agent), "{}", full("p"));
 }
 
+/// Without events, the end of a container is seen some time after it.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_has_ended_unseen_is_taken_back() {
+    let agent = Agent::start(Settings::containerd_1_6());
+    agent.runtime.lives(|_, name, _| match name {
+        "bad" => Life::ends_after(SECOND / 10, 3),
+        _ => Life::LONG,
+    });
+    let short = |container| version(container).replace("60s", "1s");
+    for _ in 0..5 {
+        agent.want(&[&short("good")]);
+        agent.until_ready("p").await;
+        agent.want(&[&short("bad")]);
+        until_taken_back(&agent).await;
+        agent.until_ready("p").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_update_that_was_good_is_not_taken_back_for_what_comes_later() {
     let agent = start();

@@ -120,6 +120,8 @@ pub struct PodTask {
     is_uncertain: bool,
     /// True if something was taken in since the last round of the task began.
     has_pending_events: bool,
+    /// Time at which the newest list of the whole Pod was asked for.
+    listed_at: MonotonicTime,
     /// The supervisor's list of the Pod, for the task's first sync.
     listed: Option<Listed>,
     /// Ids of which only the runtime's list is known.
@@ -140,6 +142,7 @@ impl PodTask {
         let mut task = Box::new(Self {
             given_back: context.allocations.changes(),
             probes: Probes::new(context.client.clone()),
+            listed_at: context.clock.now(),
             key,
             context,
             inbox,

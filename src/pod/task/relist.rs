@@ -71,9 +71,11 @@ impl PodTask {
         let context = Arc::clone(&self.context);
         let wanted = self.wanted.as_ref().map(|w| w.pod.uid.clone());
         let is_other = |task: &Self, _| task.wanted.as_ref().map(|w| &w.pod.uid) != wanted.as_ref();
+        let mut asked_at = self.listed_at;
         let listed = if let Some(listed) = self.listed.take() {
             listed
         } else {
+            asked_at = context.clock.now();
             let key = self.key.clone();
             let fetch = Listed::fetch(&context.client, &context.owner_label, Some(&key));
             match self.beside(fetch, is_other).await {
@@ -100,6 +102,7 @@ impl PodTask {
         };
         let Inspected { observed, assumed } = inspected?;
         (self.observed, self.assumed) = (observed, assumed);
+        self.listed_at = asked_at;
         self.complete_observed(&before).await;
         self.log_ends(&before);
         self.prune();

@@ -61,8 +61,8 @@ impl PodTask {
         }
     }
 
-    /// Judges the version that is on trial, if one is: one that is Ready has passed, one that was not in
-    /// time is rolled back. Returns the time of the next judgement.
+    /// Judges the version that is on trial, if one is: one that is Ready in a list made after its time has
+    /// passed, one that was not in time is rolled back. Returns the time of the next judgement.
     pub(super) async fn judge_trial(&mut self) -> Option<MonotonicTime> {
         let mut trial = self.rollback.clone()?;
         let version = Arc::clone(&self.wanted.as_ref()?.pod);
@@ -96,6 +96,11 @@ impl PodTask {
             return Some(due);
         }
         if good {
+            if self.listed_at < due {
+                // Its end meanwhile may not be known yet.
+                self.stale = true;
+                return Some(clock.now());
+            }
             self.save_rollback(None).await;
             return None;
         }
