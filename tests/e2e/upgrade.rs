@@ -119,6 +119,13 @@ fn on_trial(name: &str, limit: &str, script: &str) -> String {
     pod_with(name, BUSYBOX, script, "").replace("metadata:\n", &annotation)
 }
 
+/// An update of it that fails, and is not Ready for a moment: an agent that is slow to see the end of a container
+/// would take that for success.
+fn failing_on_trial(name: &str, limit: &str) -> String {
+    let never_ready = "    readinessProbe: {exec: {command: ['false']}}\n";
+    on_trial(name, limit, "echo no database; exit 3") + never_ready
+}
+
 fn never(name: &str, script: &str) -> String {
     pod_with(name, BUSYBOX, script, "  restartPolicy: Never\n")
 }
@@ -235,8 +242,7 @@ async fn change_under_the_earlier(node: &Node, web: &Web) {
     let missing = pod_with("waiting", MISSING_IMAGE, FOREVER, "");
     node.put("waiting.yaml", &missing);
     wait_report(node, "waiting", "an update waits", |r| r.update.is_some()).await;
-    let failing = "echo no database; exit 3";
-    node.put("rolled.yaml", &on_trial("rolled", "2s", failing));
+    node.put("rolled.yaml", &failing_on_trial("rolled", "2s"));
     wait_report(node, "rolled", "rolled back and ready", |r| {
         is_rolled_back(r) && r.ready == 1
     })
@@ -252,7 +258,7 @@ async fn change_under_the_earlier(node: &Node, web: &Web) {
         !node.status().await.unreadable.is_empty()
     })
     .await;
-    node.put("trial.yaml", &on_trial("trial", "15s", failing));
+    node.put("trial.yaml", &failing_on_trial("trial", "15s"));
     wait_report(node, "trial", "the update is tried", |r| {
         r.containers.first().and_then(|c| c.last_exit_code) == Some(3)
     })
