@@ -6,11 +6,11 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
@@ -57,6 +57,11 @@ pub(super) fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
+}
+
+/// The path of an open folder with all links resolved, as the kernel knows it.
+pub(super) fn path_of(folder: BorrowedFd) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()
 }
 
 /// The device and inode of an open folder.

@@ -6,10 +6,12 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rustix::fs::fstat;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Timespec, fstat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -40,22 +42,6 @@ struct Mount {
 }
 
 impl MountIdentity {
-    /// The mount of an open folder.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub(super) fn of(folder: BorrowedFd) -> Result<Self, Errno> {
-        let device = fstat(folder)?.st_dev;
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let boot = boot.trim().to_owned();
-        let mount = mount_of(folder);
-        Ok(Self {
-            boot,
-            device,
-            mount,
-        })
-    }
-
     /// True when both are the same mount of the same file system. Devices are compared within one
     /// boot only.
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -81,17 +67,100 @@ impl MountIdentity {
     }
 }
 
-/// The mount of an open folder, by its number.
-fn mount_of(folder: BorrowedFd) -> Option<Mount> {
-    let info = format!("/proc/self/fdinfo/{}", folder.as_raw_fd());
-    let info = fs::read_to_string(info).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
-    let id = id.trim();
-    let mounts = mountinfo();
-    let line = mounts
-        .lines()
-        .find(|line| line.split(' ').next() == Some(id))?;
-    parse(line)
+/// What a path has to do with the mounts of this process. The list of all mounts is read only when it changed: with
+/// hundreds of containers the kernel takes milliseconds for it.
+#[derive(Debug)]
+pub(super) struct MountTable {
+    path: PathBuf,
+    cached: Mutex<Cached>,
+}
+
+/// What was found in the list, until that changes.
+#[derive(Debug, Default)]
+struct Cached {
+    /// The list, opened to be told of changes.
+    list: Option<File>,
+    /// The numbers of the mounts on the way to the path and below it.
+    ids: Option<Vec<u64>>,
+    /// The number of a mount, and the mount.
+    mount: Option<(String, Mount)>,
+}
+
+impl MountTable {
+    /// Builds the table of a path; links in the path are not resolved.
+    pub(super) fn new(path: PathBuf) -> Self {
+        let cached = Mutex::new(Cached {
+            list: File::open(MOUNTINFO).ok(),
+            ..Cached::default()
+        });
+        Self { path, cached }
+    }
+
+    /// The numbers of the mounts on the way to the path and below it: other mounts have other numbers.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        let mut cached = self.current();
+        let path = &self.path;
+        let concerning = |point: &Path| path.starts_with(point) || point.starts_with(path);
+        let ids = cached
+            .ids
+            .get_or_insert_with(|| ids_of(&mountinfo(), concerning));
+        ids.clone()
+    }
+
+    /// The mount of an open folder.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) fn identity(&self, folder: BorrowedFd) -> Result<MountIdentity, Errno> {
+        let device = fstat(folder)?.st_dev;
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let boot = boot.trim().to_owned();
+        let mount = self.mount_of(folder);
+        Ok(MountIdentity {
+            boot,
+            device,
+            mount,
+        })
+    }
+
+    /// What still holds of what was found.
+    fn current(&self) -> MutexGuard<'_, Cached> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.forget_outdated();
+        cached
+    }
+
+    /// The mount of an open folder, by its number, which no other mount has while the folder is open.
+    fn mount_of(&self, folder: BorrowedFd) -> Option<Mount> {
+        let info = format!("/proc/self/fdinfo/{}", folder.as_raw_fd());
+        let info = fs::read_to_string(info).ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+        let id = id.trim();
+        let mut cached = self.current();
+        if let Some((_, mount)) = cached.mount.as_ref().filter(|(known, _)| known == id) {
+            return Some(mount.clone());
+        }
+        let mounts = mountinfo();
+        let line = mounts
+            .lines()
+            .find(|line| line.split(' ').next() == Some(id))?;
+        let mount = parse(line)?;
+        cached.mount = Some((id.to_owned(), mount.clone()));
+        Some(mount)
+    }
+}
+
+impl Cached {
+    /// Forgets everything if the mounts changed since this was last asked, or where that cannot be told.
+    fn forget_outdated(&mut self) {
+        let is_same = self.list.as_ref().is_some_and(|list| {
+            let mut changes = [PollFd::new(list, PollFlags::PRI)];
+            poll(&mut changes, Some(&Timespec::default())) == Ok(0)
+        });
+        if !is_same {
+            (self.ids, self.mount) = (None, None);
+        }
+    }
 }
 
 /// A line: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS FIELDS… - TYPE SOURCE OPTIONS`.
@@ -118,10 +187,15 @@ pub(crate) fn mountinfo() -> String {
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
 pub(crate) fn on_path(mountinfo: &str, path: &Path) -> Vec<u64> {
+    ids_of(mountinfo, |point| path.starts_with(point))
+}
+
+/// The numbers of the mounts of which the mount point is one of these.
+fn ids_of(mountinfo: &str, is_wanted: impl Fn(&Path) -> bool) -> Vec<u64> {
     let lines = mountinfo.lines().filter(|line| {
         let point = line.split(' ').nth(4);
         // Blanks and the like are escaped, and such mounts not found here.
-        point.is_some_and(|point| path.starts_with(point))
+        point.is_some_and(|point| is_wanted(Path::new(point)))
     });
     let ids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
     ids.collect()
@@ -171,6 +245,8 @@ impl MountWatch {
 mod tests {
     use std::os::fd::AsFd;
 
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
     use super::*;
 
     const NFS: &str = "36 35 0:40 / /etc/kubernetes/manifests rw,noatime shared:1 master:2 - nfs4 \
@@ -210,12 +286,47 @@ mod tests {
 
     #[test]
     fn the_place_of_a_folder_is_found() {
+        let table = MountTable::new(PathBuf::from("/proc/self"));
         let proc = File::open("/proc").unwrap();
-        let place = MountIdentity::of(proc.as_fd()).unwrap();
+        let place = table.identity(proc.as_fd()).unwrap();
         assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
-        assert!(place.is_same(&MountIdentity::of(proc.as_fd()).unwrap()));
+        assert!(place.is_same(&table.identity(proc.as_fd()).unwrap()));
+        let root = File::open("/").unwrap();
+        assert_eq!(
+            table.identity(root.as_fd()).unwrap().mount.unwrap().point,
+            "/"
+        );
         let way = on_path(&mountinfo(), Path::new("/proc/self"));
         assert!(!way.is_empty());
         assert_ne!(way, on_path(&mountinfo(), Path::new("/etc")));
+    }
+
+    #[test]
+    fn a_mount_on_the_way_to_a_path_or_below_it_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("manifests");
+        let (inner, beside) = (path.join("inner"), root.path().join("beside"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::create_dir(&beside).unwrap();
+        let table = MountTable::new(path.clone());
+        let mut before = table.ids();
+        assert!(!before.is_empty());
+        for (point, concerns) in [
+            (&inner, true),
+            (&path, true),
+            (&beside, false),
+            (&root.path().to_owned(), true),
+        ] {
+            let empty = c"size=4k";
+            mount("tmpfs", point, "tmpfs", MountFlags::empty(), empty).unwrap();
+            let during = table.ids();
+            let folder = File::open(point).unwrap();
+            let found = table.identity(folder.as_fd()).unwrap();
+            drop(folder);
+            unmount(point, UnmountFlags::NOFOLLOW).unwrap();
+            assert_eq!(found.mount.unwrap().point, point.to_str().unwrap());
+            assert_eq!(during != before, concerns, "{}", point.display());
+            before = table.ids();
+        }
     }
 }

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::source::files::{self, FileEntry, Names};
-use crate::source::mounts;
+use crate::source::mounts::{MountIdentity, MountTable};
 use crate::source::watch::{Arming, NewWatches};
 
 /// Request for a listing.
@@ -25,6 +26,7 @@ pub(super) struct ListRequest {
     /// Names to find even where the folder has more than are listed.
     pub(super) known: Vec<OsString>,
     pub(super) arming: Arming,
+    pub(super) mounts: Arc<MountTable>,
 }
 
 /// Result of a listing.
@@ -42,8 +44,10 @@ pub(super) struct Contents {
     pub(super) only: Option<OsString>,
     /// Device and inode of the folder.
     pub(super) identity: (u64, u64),
+    /// No link leads to it.
+    is_at_its_path: bool,
     /// The mount that it lies on.
-    pub(super) mount: mounts::MountIdentity,
+    pub(super) mount: MountIdentity,
     pub(super) names: Names,
 }
 
@@ -57,10 +61,18 @@ impl ListRequest {
             was_folder,
             known,
             arming,
+            mounts,
         } = self;
         let watches = arming.run();
         let opened = open(&path, is_file, was_folder);
-        let contents = opened.and_then(|(folder, only)| Contents::read(folder, only, &known));
+        let contents = opened.and_then(|(folder, only)| {
+            let place = only.as_ref().and_then(|_| path.parent());
+            let resolved = files::path_of(folder.as_fd());
+            Ok(Contents {
+                is_at_its_path: resolved.as_deref() == Some(place.unwrap_or(&path)),
+                ..Contents::read(folder, only, &known, &mounts)?
+            })
+        });
         Listing { watches, contents }
     }
 }
@@ -87,10 +99,15 @@ fn open(
 }
 
 impl Contents {
-    fn read(folder: OwnedFd, only: Option<OsString>, known: &[OsString]) -> Result<Self, Errno> {
+    fn read(
+        folder: OwnedFd,
+        only: Option<OsString>,
+        known: &[OsString],
+        mounts: &MountTable,
+    ) -> Result<Self, Errno> {
         let fd = folder.as_fd();
         let identity = files::identity(fd)?;
-        let mount = mounts::MountIdentity::of(fd)?;
+        let mount = mounts.identity(fd)?;
         let names = match &only {
             Some(name) => Names {
                 entries: files::find(fd, name)?.into_iter().collect(),
@@ -102,6 +119,7 @@ impl Contents {
             folder: Arc::new(folder),
             only,
             identity,
+            is_at_its_path: false,
             mount,
             names,
         };
@@ -109,6 +127,12 @@ impl Contents {
             contents.add_known(known)?;
         }
         Ok(contents)
+    }
+
+    /// True if no link leads to the folder or out of it.
+    pub(super) fn is_without_links(&self) -> bool {
+        let is_link = |entry: &FileEntry| entry.kind == FileType::Symlink;
+        self.is_at_its_path && !self.names.entries.iter().any(is_link)
     }
 
     /// Finds the names that matter beyond those that were listed.

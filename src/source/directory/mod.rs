@@ -41,11 +41,12 @@ use crate::units::time::Later;
 /// Relists for events are at least this far apart, so that a burst costs few.
 const RELIST_GAP: Duration = Duration::from_millis(5);
 
-/// The least time between a relist and one for a change of mounts. Every container that starts or ends changes
-/// the mounts of the node, and the kernel takes the longer to list them the more containers there are.
-const MOUNTS_GAP: Duration = Duration::from_millis(250);
+/// The least time between a relist, or a look at the mounts, and a look at them for a change. Every container that
+/// starts or ends changes the mounts of the node, and the kernel takes the longer to list them the more containers
+/// there are.
+const MOUNTS_GAP: Duration = Duration::from_millis(500);
 
-/// A relist that takes longer is not repeated at every change of any mount.
+/// A relist that takes longer is not repeated at every change of any mount, wherever links may lead.
 const CHEAP: Duration = Duration::from_millis(50);
 
 /// The longest rest after a relist that took long.
@@ -198,15 +199,19 @@ async fn follow(
         let due = relist
             .again
             .map_or(now.later(period), |again| again.min(now.later(period)));
-        let mounts_due = Instant::now().later(MOUNTS_GAP);
+        let mut mounts_due = Instant::now().later(MOUNTS_GAP);
         loop {
             tokio::select! {
                 () = sender.closed() => return writer.finish().await,
                 done = writer.done() => done?,
                 () = sleep_until(due.max(soonest).into()) => { by_event = false; break }
-                () = mounts.changed_after(mounts_due) => if took <= CHEAP || directory.is_on_other_mounts() {
-                    by_event = false;
-                    break;
+                () = mounts.changed_after(mounts_due) => {
+                    let may_matter = took <= CHEAP && directory.may_be_anywhere();
+                    if may_matter || directory.is_on_other_mounts() {
+                        by_event = false;
+                        break;
+                    }
+                    mounts_due = Instant::now().later(MOUNTS_GAP);
                 },
                 () = reader.wake.notified() => { by_event = false; break }
                 () = directory.watch.listen() => if directory.watch.pending.relist {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::crowd::{BUDGET, Rest};
 use super::known::KnownManifest;
-use super::listing::{ListRequest, Listing};
+use super::listing::{Contents, ListRequest, Listing};
 use super::objects::{AllocatedObjects, AttachedPods, Owners};
 use super::reader::FileReader;
 use super::usage::DirectoryUsage;
@@ -19,7 +19,7 @@ use super::{DirectorySource, LIST_LIMIT, RELIST_GAP};
 use crate::manifest::objects::Object;
 use crate::manifest::{PodKey, StaticPod};
 use crate::source::candidates::{ManifestState, allocate};
-use crate::source::mounts;
+use crate::source::mounts::{MountIdentity, MountTable};
 use crate::source::store::{Store, StoreEntry, StoredContext, StoredManifest};
 use crate::source::watch::Watch;
 use crate::source::{Desired, Unanswered};
@@ -45,9 +45,13 @@ pub(super) struct Directory {
     /// Time when the folder was last found replaced.
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
-    pub(super) mount: Option<Arc<mounts::MountIdentity>>,
-    /// The numbers of the mounts on the way to the manifests as the last relist began.
+    pub(super) mount: Option<Arc<MountIdentity>>,
+    /// The mounts that the manifests may lie on.
+    mounts: Arc<MountTable>,
+    /// The numbers of these mounts as the last relist began.
     mount_ids: Vec<u64>,
+    /// The manifests lie at their paths, and no link in these leads to mounts elsewhere.
+    is_without_links: bool,
     owners: Owners,
     attached: AttachedPods,
     pub(super) rest: Rest,
@@ -77,6 +81,7 @@ impl Directory {
         let (store, stored_manifests) = Store::open(config.state);
         let mut directory = Self {
             watch: Watch::new(config.path.clone()),
+            mounts: Arc::new(MountTable::new(config.path.clone())),
             manifest_path: config.path,
             node_name: config.node_name,
             known: BTreeMap::new(),
@@ -84,6 +89,7 @@ impl Directory {
             replaced: None,
             mount: None,
             mount_ids: vec![],
+            is_without_links: false,
             owners: Owners::default(),
             attached: AttachedPods::default(),
             rest: Rest::default(),
@@ -151,15 +157,20 @@ impl Directory {
         self.mount = context.place.or(self.mount.take());
     }
 
-    /// Notes the mounts on the way to the manifests, and gives their numbers.
+    /// Notes the mounts that the manifests may lie on, and gives their numbers.
     pub(super) fn record_mounts(&mut self) -> Vec<u64> {
-        self.mount_ids = mounts::on_path(&mounts::mountinfo(), &self.manifest_path);
+        self.mount_ids = self.mounts.ids();
         self.mount_ids.clone()
     }
 
-    /// True when other mounts are on the way to the manifests than at the beginning of the relist.
+    /// True when the manifests may lie on other mounts than at the beginning of the relist.
     pub(super) fn is_on_other_mounts(&self) -> bool {
-        mounts::on_path(&mounts::mountinfo(), &self.manifest_path) != self.mount_ids
+        self.mounts.ids() != self.mount_ids
+    }
+
+    /// True when any mount may be one that the manifests lie on.
+    pub(super) fn may_be_anywhere(&self) -> bool {
+        !self.is_without_links
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -178,6 +189,7 @@ impl Directory {
             known: names.map(ToOwned::to_owned).collect(),
             path,
             arming,
+            mounts: Arc::clone(&self.mounts),
         }
     }
 
@@ -213,6 +225,8 @@ impl Directory {
         self.reread = false;
         self.watch.adopt(listing.watches);
         let cautious = without_event || !self.watch.is_armed();
+        let contents = listing.contents.as_ref();
+        self.is_without_links = contents.is_ok_and(Contents::is_without_links);
         let unreadable = match listing.contents {
             Ok(contents) => self.survey(reader, &contents, now, cautious),
             Err(error) => {
@@ -328,7 +342,7 @@ impl Directory {
 
     /// The reason for which a folder without manifests does not count, if there is one: it lies on another mount than those that
     /// were accepted from it.
-    pub(super) fn describe_unmounted(&self, mount: &mounts::MountIdentity) -> Option<String> {
+    pub(super) fn describe_unmounted(&self, mount: &MountIdentity) -> Option<String> {
         let before = self
             .mount
             .as_ref()
