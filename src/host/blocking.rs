@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id, Runtime};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::units::time::{LONGEST, Later};
 
@@ -25,6 +25,14 @@ const MAX_THREADS: usize = 1024;
 
 /// Threads of the runtime's blocking pool: more than can hang.
 const POOL: usize = 1536;
+
+/// Operations on the pool that begin before one of them has ended or is slow. More make nothing faster, and each takes
+/// a thread.
+const PLACES: usize = 8;
+
+/// Time after which an operation is slow, as on a disk that is: it makes place for another, since such disks do
+/// several in the time of one.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// The wait before another try to get a thread.
 const RETRY: Duration = Duration::from_millis(50);
@@ -43,12 +51,27 @@ pub(crate) fn single_threaded_runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Runs file work off the tasks' thread.
+thread_local! {
+    /// The places of the runtime that this thread runs.
+    static FREE: Arc<Semaphore> = Arc::new(Semaphore::new(PLACES));
+}
+
+/// Runs file work off the tasks' thread, as soon as there is a place for it.
+///
+/// # Panics
+/// Panics if the work does.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    // Nobody closes it.
+    let place = FREE.with(Arc::clone).acquire_owned().await.ok();
+    let mut work = tokio::task::spawn_blocking(work);
+    let done = match timeout(SLOW, &mut work).await {
         Ok(done) => done,
-        Err(e) => resume_unwind(e.into_panic()),
-    }
+        Err(_) => {
+            drop(place);
+            work.await
+        }
+    };
+    done.unwrap_or_else(|e| resume_unwind(e.into_panic()))
 }
 
 /// Subject of file work: operations on equal subjects run one after the other.
@@ -317,12 +340,55 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
     use std::sync::mpsc;
 
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(60);
+
+    /// The clock of these stands still while file work is under way.
+    #[tokio::test(start_paused = true)]
+    async fn quick_work_takes_few_threads() {
+        let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let work = |_| {
+            let counts = Arc::clone(&counts);
+            tokio::spawn(blocking(move || {
+                let (now, most) = &*counts;
+                most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+                thread::sleep(Duration::from_millis(1));
+                now.fetch_sub(1, Relaxed);
+            }))
+        };
+        for work in (0..100).map(work).collect::<Vec<_>>() {
+            work.await.unwrap();
+        }
+        assert!(counts.1.load(Relaxed) <= PLACES, "{counts:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_work_makes_place_for_other_work() {
+        let (release, hang) = mpsc::channel::<()>();
+        let hang = Arc::new(Mutex::new(hang));
+        let slow = |_| {
+            let hang = Arc::clone(&hang);
+            tokio::spawn(blocking(move || hang.lock().unwrap().recv().is_ok()))
+        };
+        let slow: Vec<_> = (0..PLACES).map(slow).collect();
+        let other = tokio::spawn(blocking(|| 1));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!other.is_finished());
+        tokio::time::advance(SLOW).await;
+        assert_eq!(other.await.unwrap(), 1);
+        drop(release);
+        for slow in slow {
+            assert!(!slow.await.unwrap());
+        }
+    }
 
     #[tokio::test]
     async fn work_that_hangs_is_started_once_and_named() {
