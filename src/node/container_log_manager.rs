@@ -5,7 +5,7 @@
 //! files only. The runtime is asked when the files show something that may need work, and not again while they
 //! show the same and there was nothing to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::cri::{Error, v1};
 use crate::host::blocking::blocking;
 use crate::host::log_links::LogLink;
 use crate::host::log_once::LogOnce;
-use crate::host::untrusted::Location;
+use crate::host::untrusted::{Folder, Location};
 use crate::manifest::PodKey;
 use crate::pod::folder;
 use crate::pod::observe::owner;
@@ -218,7 +218,7 @@ fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<LogIssue
     let logs = logs_of_pods(paths)?;
     let log_links = paths.log_links();
     let links = log_links.list()?;
-    let linked: BTreeSet<&Path> = links.iter().map(|link| link.target.as_path()).collect();
+    let linked: HashSet<&Path> = links.iter().map(|link| link.target.as_path()).collect();
     let is_there =
         |log: &Path| logs.get(log).is_some_and(Option::is_some) || log_links.has_log(log);
     let dangling = links.iter().filter(|link| !is_there(&link.target));
@@ -245,40 +245,51 @@ fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<LogIssue
 }
 
 /// Containers' logs with their sizes in bytes; `None` for one of which only parts are there.
-type Logs = BTreeMap<PathBuf, Option<u64>>;
+type Logs = HashMap<PathBuf, Option<u64>>;
 
 /// Lists the logs of Pods that have a folder of ours.
 fn logs_of_pods(paths: &Paths) -> io::Result<Logs> {
-    let uids: BTreeSet<String> = folder::list(paths)?.into_iter().collect();
-    let all = Location::new(&paths.logs, "");
+    let uids: HashSet<String> = folder::list(paths)?.into_iter().collect();
     let mut logs = Logs::new();
+    let Some(all) = if_there(Location::new(&paths.logs, "").open())? else {
+        return Ok(logs);
+    };
     let is_ours = |name: &str| {
         name.rsplit('_')
             .next()
             .is_some_and(|uid| uids.contains(uid))
     };
-    for pod in names(&all, is_ours)? {
-        let pod = all.join(pod);
+    for pod in all.names(is_ours)? {
         // A broken folder, which its containers may have written to, does not affect others.
-        for container in names(&pod, |_| true).unwrap_or_default() {
-            let folder = pod.join(container);
-            if let Err(error) = add_logs(&folder, &mut logs) {
-                debug!(%error, "Container log folder cannot be read");
-            }
+        if let Err(error) = add_logs_of_pod(&all, &pod, &mut logs) {
+            debug!(%error, "Pod log folder cannot be read");
         }
     }
     Ok(logs)
 }
 
-/// Adds the logs of one container.
-fn add_logs(location: &Location, logs: &mut Logs) -> io::Result<()> {
-    let Some(folder) = if_there(location.open())? else {
+/// Adds the logs of one Pod, if it is still there.
+fn add_logs_of_pod(all: &Folder, pod: &str, logs: &mut Logs) -> io::Result<()> {
+    let Some(pod) = if_there(all.folder(pod))? else {
+        return Ok(());
+    };
+    for container in pod.names(|_| true)? {
+        if let Err(error) = add_logs(&pod, &container, logs) {
+            debug!(%error, "Container log folder cannot be read");
+        }
+    }
+    Ok(())
+}
+
+/// Adds the logs of one container, if it is still there.
+fn add_logs(pod: &Folder, container: &str, logs: &mut Logs) -> io::Result<()> {
+    let Some(folder) = if_there(pod.folder(container))? else {
         return Ok(());
     };
     let number = |name: &str| Some(name.split_once(".log")?.0.parse::<u32>().ok()?.to_string());
     for name in folder.names(|name| number(name).is_some())? {
         let log = format!("{}.log", number(&name).unwrap_or_default());
-        let path = location.path().join(&log);
+        let path = folder.path().join(&log);
         if name == log {
             let file = folder.find(name)?.filter(|found| found.is_plain);
             logs.insert(path, Some(file.map_or(0, |file| file.size)));
@@ -287,14 +298,6 @@ fn add_logs(location: &Location, logs: &mut Logs) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Lists the wanted names in a folder; none if there is no folder, since Pods come and go.
-fn names(folder: &Location, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
-    match if_there(folder.open())? {
-        Some(folder) => folder.names(wanted),
-        None => Ok(vec![]),
-    }
 }
 
 fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
@@ -315,7 +318,6 @@ fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
     use std::fs;
     use std::os::unix::fs::symlink;
 

@@ -106,12 +106,16 @@ impl Location {
                 return Err(refused(&self.path(), "a path that leads out of its folder"));
             };
             path.push(part);
-            fd = step(&fd, part.as_ref()).map_err(|e| match e {
-                Errno::NOTDIR | Errno::LOOP => expected(&path, "no folder", "a folder"),
-                error => named(error.into(), &path),
-            })?;
+            fd = step(&fd, part.as_ref()).map_err(|e| folder_error(e, &path))?;
         }
         Ok(Folder { fd, path })
+    }
+}
+
+fn folder_error(error: Errno, path: &Path) -> io::Error {
+    match error {
+        Errno::NOTDIR | Errno::LOOP => expected(path, "no folder", "a folder"),
+        error => named(error.into(), path),
     }
 }
 
@@ -151,6 +155,18 @@ impl Folder {
     /// Returns its path when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Opens a folder in this one.
+    ///
+    /// # Errors
+    /// Any I/O error; the name is no folder's.
+    pub(crate) fn folder(&self, name: &str) -> io::Result<Self> {
+        let path = self.path.join(name);
+        match openat(&self.fd, name, FOLDER, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(error) => Err(folder_error(error, &path)),
+        }
     }
 
     /// Lists the wanted names in the folder, in no order, up to a number that only a flooded folder has.
