@@ -9,8 +9,8 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 pub use remove::remove;
@@ -116,10 +116,11 @@ fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::
             create_cpuset(&hierarchy, path)?;
         }
         fs::create_dir_all(&folder)?;
-        set(&folder, "cpu.shares", limits.cpu_shares)?;
-        set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
         let unlimited = |value: i64| if value == 0 { -1 } else { value };
-        set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+        if set(&folder, "cpu.shares", limits.cpu_shares)? {
+            set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
+            set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+        }
         set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
         set_hugepages(&folder, limits)?;
     }
@@ -214,14 +215,17 @@ fn cpu_weight(shares: i64) -> i64 {
         .saturating_add(1)
 }
 
-/// Writes a setting of a cgroup, if its controller is there.
-fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<()> {
+/// Writes a setting of a cgroup, if its controller is there; returns `true` if it is.
+fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<bool> {
     let path = folder.join(file);
-    if !path.exists() {
-        return Ok(());
-    }
+    let mut existing = OpenOptions::new();
+    let written = match existing.write(true).truncate(true).open(&path) {
+        Ok(mut file) => file.write_all(value.to_string().as_bytes()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => Err(error),
+    };
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    fs::write(&path, value.to_string()).map_err(named)
+    written.map(|()| true).map_err(named)
 }
 
 /// Returns the roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.
@@ -230,7 +234,7 @@ fn hierarchies(root: &Path) -> Vec<PathBuf> {
         return vec![root.to_owned()];
     }
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    let folders = entries.map(|e| e.path());
     // Symlinks such as `cpu` beside `cpu,cpuacct` lead to a hierarchy that is listed itself.
-    folders.filter(|p| p.is_dir() && !p.is_symlink()).collect()
+    let folders = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|e| e.path()).collect()
 }
