@@ -64,12 +64,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     // Nobody closes it.
     let place = FREE.with(Arc::clone).acquire_owned().await.ok();
     let mut work = tokio::task::spawn_blocking(work);
-    let done = match timeout(SLOW, &mut work).await {
-        Ok(done) => done,
-        Err(_) => {
-            drop(place);
-            work.await
-        }
+    let done = if let Ok(done) = timeout(SLOW, &mut work).await {
+        done
+    } else {
+        drop(place);
+        work.await
     };
     done.unwrap_or_else(|e| resume_unwind(e.into_panic()))
 }

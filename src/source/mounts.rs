@@ -67,15 +67,15 @@ impl MountIdentity {
     }
 }
 
-/// What a path has to do with the mounts of this process. The list of all mounts is read only when it changed: with
-/// hundreds of containers the kernel takes milliseconds for it.
+/// Mounts of this process that concern a path. The list of all mounts is read only when it changed: with hundreds of
+/// containers the kernel takes milliseconds for it.
 #[derive(Debug)]
 pub(super) struct MountTable {
     path: PathBuf,
     cached: Mutex<Cached>,
 }
 
-/// What was found in the list, until that changes.
+/// Findings in the list, until that changes.
 #[derive(Debug, Default)]
 struct Cached {
     /// The list, opened to be told of changes.
@@ -123,7 +123,7 @@ impl MountTable {
         })
     }
 
-    /// What still holds of what was found.
+    /// Returns the findings that still hold.
     fn current(&self) -> MutexGuard<'_, Cached> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         cached.forget_outdated();

@@ -46,12 +46,7 @@ pub(super) struct Directory {
     pub(super) replaced: Option<Instant>,
     /// The mount that the folder lay on when it last had manifests.
     pub(super) mount: Option<Arc<MountIdentity>>,
-    /// The mounts that the manifests may lie on.
-    mounts: Arc<MountTable>,
-    /// The numbers of these mounts as the last relist began.
-    mount_ids: Vec<u64>,
-    /// The manifests lie at their paths, and no link in these leads to mounts elsewhere.
-    is_without_links: bool,
+    mounts: ManifestMounts,
     owners: Owners,
     attached: AttachedPods,
     pub(super) rest: Rest,
@@ -75,21 +70,38 @@ pub(super) struct Directory {
     unanswered: Option<Instant>,
 }
 
+/// The mounts that the manifests may lie on.
+struct ManifestMounts {
+    table: Arc<MountTable>,
+    /// Their numbers as the last relist began.
+    ids: Vec<u64>,
+    /// A link may lead to any other mount.
+    may_be_anywhere: bool,
+}
+
+impl ManifestMounts {
+    fn new(path: &Path) -> Self {
+        Self {
+            table: Arc::new(MountTable::new(path.to_owned())),
+            ids: vec![],
+            may_be_anywhere: true,
+        }
+    }
+}
+
 impl Directory {
     /// Reads the store. What was accepted under another manifest path is no longer wanted.
     pub(super) fn open(config: DirectorySource) -> (Self, Store) {
         let (store, stored_manifests) = Store::open(config.state);
         let mut directory = Self {
             watch: Watch::new(config.path.clone()),
-            mounts: Arc::new(MountTable::new(config.path.clone())),
+            mounts: ManifestMounts::new(&config.path),
             manifest_path: config.path,
             node_name: config.node_name,
             known: BTreeMap::new(),
             identity: None,
             replaced: None,
             mount: None,
-            mount_ids: vec![],
-            is_without_links: false,
             owners: Owners::default(),
             attached: AttachedPods::default(),
             rest: Rest::default(),
@@ -159,18 +171,18 @@ impl Directory {
 
     /// Notes the mounts that the manifests may lie on, and gives their numbers.
     pub(super) fn record_mounts(&mut self) -> Vec<u64> {
-        self.mount_ids = self.mounts.ids();
-        self.mount_ids.clone()
+        self.mounts.ids = self.mounts.table.ids();
+        self.mounts.ids.clone()
     }
 
     /// True when the manifests may lie on other mounts than at the beginning of the relist.
     pub(super) fn is_on_other_mounts(&self) -> bool {
-        self.mounts.ids() != self.mount_ids
+        self.mounts.table.ids() != self.mounts.ids
     }
 
     /// True when any mount may be one that the manifests lie on.
     pub(super) fn may_be_anywhere(&self) -> bool {
-        !self.is_without_links
+        self.mounts.may_be_anywhere
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -189,7 +201,7 @@ impl Directory {
             known: names.map(ToOwned::to_owned).collect(),
             path,
             arming,
-            mounts: Arc::clone(&self.mounts),
+            mounts: Arc::clone(&self.mounts.table),
         }
     }
 
@@ -226,7 +238,7 @@ impl Directory {
         self.watch.adopt(listing.watches);
         let cautious = without_event || !self.watch.is_armed();
         let contents = listing.contents.as_ref();
-        self.is_without_links = contents.is_ok_and(Contents::is_without_links);
+        self.mounts.may_be_anywhere = !contents.is_ok_and(Contents::is_without_links);
         let unreadable = match listing.contents {
             Ok(contents) => self.survey(reader, &contents, now, cautious),
             Err(error) => {
