@@ -38,8 +38,9 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 /// Longest wait of removal for the classes above it.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 
-/// Most stops of sandboxes at a time. With 64 the network plugins get in each other's way.
-const STOPS: usize = 16;
+/// Most stops of sandboxes at a time: all Pods of most nodes, since a stop ends the processes first and then clears the
+/// network away. With few at a time, the last processes wait for the networks of Pods that have ended.
+const STOPS: usize = 128;
 
 /// The classes of calls, in order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
