@@ -4,8 +4,10 @@
 //! and only the mount distinguishes the two. The stored identity of a mount holds over a boot,
 //! where device numbers may not.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -71,6 +73,7 @@ impl MountIdentity {
 /// containers the kernel takes milliseconds for it.
 #[derive(Debug)]
 pub(super) struct MountTable {
+    /// As the list has it.
     path: PathBuf,
     cached: Mutex<Cached>,
 }
@@ -88,12 +91,15 @@ struct Cached {
 
 impl MountTable {
     /// Builds the table of a path; links in the path are not resolved.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: &Path) -> Self {
         let cached = Mutex::new(Cached {
             list: File::open(MOUNTINFO).ok(),
             ..Cached::default()
         });
-        Self { path, cached }
+        Self {
+            path: as_listed(path),
+            cached,
+        }
     }
 
     /// The numbers of the mounts on the way to the path and below it: other mounts have other numbers.
@@ -187,14 +193,26 @@ pub(crate) fn mountinfo() -> String {
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
 pub(crate) fn on_path(mountinfo: &str, path: &Path) -> Vec<u64> {
+    let path = as_listed(path);
     ids_of(mountinfo, |point| path.starts_with(point))
+}
+
+/// A path as the list of mounts has it: blanks and the like are octal numbers there.
+fn as_listed(path: &Path) -> PathBuf {
+    let mut listed = vec![];
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => listed.extend(format!("\\{byte:03o}").bytes()),
+            plain => listed.push(*plain),
+        }
+    }
+    OsString::from_vec(listed).into()
 }
 
 /// The numbers of the mounts of which the mount point is one of these.
 fn ids_of(mountinfo: &str, is_wanted: impl Fn(&Path) -> bool) -> Vec<u64> {
     let lines = mountinfo.lines().filter(|line| {
         let point = line.split(' ').nth(4);
-        // Blanks and the like are escaped, and such mounts not found here.
         point.is_some_and(|point| is_wanted(Path::new(point)))
     });
     let ids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
@@ -286,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_place_of_a_folder_is_found() {
-        let table = MountTable::new(PathBuf::from("/proc/self"));
+        let table = MountTable::new(Path::new("/proc/self"));
         let proc = File::open("/proc").unwrap();
         let place = table.identity(proc.as_fd()).unwrap();
         assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
@@ -304,11 +322,11 @@ mod tests {
     #[test]
     fn a_mount_on_the_way_to_a_path_or_below_it_is_noticed() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("manifests");
+        let path = root.path().join("my\\ manifests");
         let (inner, beside) = (path.join("inner"), root.path().join("beside"));
         fs::create_dir_all(&inner).unwrap();
         fs::create_dir(&beside).unwrap();
-        let table = MountTable::new(path.clone());
+        let table = MountTable::new(&path);
         let mut before = table.ids();
         assert!(!before.is_empty());
         for (point, concerns) in [
@@ -324,7 +342,8 @@ mod tests {
             let found = table.identity(folder.as_fd()).unwrap();
             drop(folder);
             unmount(point, UnmountFlags::NOFOLLOW).unwrap();
-            assert_eq!(found.mount.unwrap().point, point.to_str().unwrap());
+            let listed = as_listed(point);
+            assert_eq!(found.mount.unwrap().point, listed.to_str().unwrap());
             assert_eq!(during != before, concerns, "{}", point.display());
             before = table.ids();
         }

@@ -82,7 +82,7 @@ struct ManifestMounts {
 impl ManifestMounts {
     fn new(path: &Path) -> Self {
         Self {
-            table: Arc::new(MountTable::new(path.to_owned())),
+            table: Arc::new(MountTable::new(path)),
             ids: vec![],
             may_be_anywhere: true,
         }
