@@ -10,4 +10,5 @@ pub mod cgroup;
 pub mod log_links;
 pub(crate) mod log_once;
 pub mod machine;
+pub(crate) mod mountinfo;
 pub(crate) mod untrusted;

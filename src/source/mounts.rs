@@ -4,10 +4,8 @@
 //! and only the mount distinguishes the two. The stored identity of a mount holds over a boot,
 //! where device numbers may not.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -20,7 +18,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+use crate::host::mountinfo::{MOUNTINFO, mount_point};
+
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The file system that a folder lies on, and where that is mounted.
@@ -73,7 +72,6 @@ impl MountIdentity {
 /// containers the kernel takes milliseconds for it.
 #[derive(Debug)]
 pub(super) struct MountTable {
-    /// As the list has it.
     path: PathBuf,
     cached: Mutex<Cached>,
 }
@@ -91,15 +89,12 @@ struct Cached {
 
 impl MountTable {
     /// Builds the table of a path; links in the path are not resolved.
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: PathBuf) -> Self {
         let cached = Mutex::new(Cached {
             list: File::open(MOUNTINFO).ok(),
             ..Cached::default()
         });
-        Self {
-            path: as_listed(path),
-            cached,
-        }
+        Self { path, cached }
     }
 
     /// The numbers of the mounts on the way to the path and below it: other mounts have other numbers.
@@ -193,28 +188,14 @@ pub(crate) fn mountinfo() -> String {
 /// The numbers of the mounts on the way to a path, links not resolved: another mount there gives
 /// other numbers.
 pub(crate) fn on_path(mountinfo: &str, path: &Path) -> Vec<u64> {
-    let path = as_listed(path);
     ids_of(mountinfo, |point| path.starts_with(point))
-}
-
-/// A path as the list of mounts has it: blanks and the like are octal numbers there.
-fn as_listed(path: &Path) -> PathBuf {
-    let mut listed = vec![];
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => listed.extend(format!("\\{byte:03o}").bytes()),
-            plain => listed.push(*plain),
-        }
-    }
-    OsString::from_vec(listed).into()
 }
 
 /// The numbers of the mounts of which the mount point is one of these.
 fn ids_of(mountinfo: &str, is_wanted: impl Fn(&Path) -> bool) -> Vec<u64> {
-    let lines = mountinfo.lines().filter(|line| {
-        let point = line.split(' ').nth(4);
-        point.is_some_and(|point| is_wanted(Path::new(point)))
-    });
+    let is_wanted =
+        |line: &&str| mount_point(line.as_bytes()).is_some_and(|point| is_wanted(&point));
+    let lines = mountinfo.lines().filter(is_wanted);
     let ids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
     ids.collect()
 }
@@ -304,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_place_of_a_folder_is_found() {
-        let table = MountTable::new(Path::new("/proc/self"));
+        let table = MountTable::new(PathBuf::from("/proc/self"));
         let proc = File::open("/proc").unwrap();
         let place = table.identity(proc.as_fd()).unwrap();
         assert_eq!(place.mount.as_ref().unwrap().point, "/proc");
@@ -326,7 +307,7 @@ mod tests {
         let (inner, beside) = (path.join("inner"), root.path().join("beside"));
         fs::create_dir_all(&inner).unwrap();
         fs::create_dir(&beside).unwrap();
-        let table = MountTable::new(&path);
+        let table = MountTable::new(path.clone());
         let mut before = table.ids();
         assert!(!before.is_empty());
         for (point, concerns) in [
@@ -342,8 +323,8 @@ mod tests {
             let found = table.identity(folder.as_fd()).unwrap();
             drop(folder);
             unmount(point, UnmountFlags::NOFOLLOW).unwrap();
-            let listed = as_listed(point);
-            assert_eq!(found.mount.unwrap().point, listed.to_str().unwrap());
+            let listed = point.to_str().unwrap().replace('\\', "\\134");
+            assert_eq!(found.mount.unwrap().point, listed.replace(' ', "\\040"));
             assert_eq!(during != before, concerns, "{}", point.display());
             before = table.ids();
         }

@@ -1,9 +1,8 @@
 //! Mounts of Pods' volumes.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
@@ -11,8 +10,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tracing::warn;
 
-/// Every mount that the agent sees.
-pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
+use crate::host::mountinfo::{MOUNTINFO, mount_point};
+
 /// Mounts can stand on top of each other.
 const MAX_LAYERS: usize = 64;
 
@@ -24,30 +23,11 @@ pub(super) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(e),
     };
-    let table = fs::read(MOUNTS)?;
+    let table = fs::read(MOUNTINFO)?;
     let points = table.split(|b| *b == b'\n').filter_map(mount_point);
     let mut points: Vec<PathBuf> = points.filter(|p| p.starts_with(&folder)).collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
     Ok(points)
-}
-
-/// The mount point of a line of `/proc/self/mountinfo` (`proc_pid_mountinfo`(5)).
-pub(super) fn mount_point(line: &[u8]) -> Option<PathBuf> {
-    let field = line.split(|b| *b == b' ').nth(4)?;
-    Some(OsString::from_vec(unescaped(field)).into())
-}
-
-/// With `\040` and the like as what they stand for.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|_| first == b'\\');
-        let code = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
-        plain.push(code.unwrap_or(first));
-        rest = if code.is_some() { &tail[3..] } else { tail };
-    }
-    plain
 }
 
 /// True if this very folder is a mount point.
@@ -116,13 +96,6 @@ pub(super) fn mount_huge_pages(folder: &Path, size: i64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blanks_in_mount_points_are_understood() {
-        let line = b"36 35 98:0 / /a\\040b\\134c rw - tmpfs tmpfs rw";
-        assert_eq!(mount_point(line), Some(PathBuf::from("/a b\\c")));
-        assert_eq!(unescaped(b"\\9x"), b"\\9x");
-    }
 
     #[test]
     fn memory_is_mounted_with_its_size_and_taken_away_with_what_is_on_it() {

@@ -14,7 +14,7 @@ use rustix::mount::{
 };
 use tracing::warn;
 
-use super::mounts::{MOUNTS, mount_point};
+use crate::host::mountinfo::{MOUNTINFO, mount_point};
 
 /// Sees to it that a directory is on a shared mount, with all that is mounted in it. Nothing that volumes
 /// have mounted in it is lost by that.
@@ -24,7 +24,7 @@ use super::mounts::{MOUNTS, mount_point};
 pub(super) fn share(directory: &Path) -> io::Result<()> {
     // As the kernel writes it.
     let directory = fs::canonicalize(directory)?;
-    let table = fs::read(MOUNTS)?;
+    let table = fs::read(MOUNTINFO)?;
     if is_shared(&table, &directory) {
         return Ok(());
     }
@@ -109,7 +109,7 @@ mod tests {
         for _ in 0..2 {
             share(&root).unwrap();
             let text = fs::read_to_string(volume.join("file")).unwrap_or_default();
-            let table = fs::read(MOUNTS).unwrap();
+            let table = fs::read(MOUNTINFO).unwrap();
             found.push((text, below(&root).unwrap(), is_shared(&table, &root)));
         }
         let unmounted = unmount_below(&volume);

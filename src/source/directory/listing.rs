@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -65,14 +65,8 @@ impl ListRequest {
         } = self;
         let watches = arming.run();
         let opened = open(&path, is_file, was_folder);
-        let contents = opened.and_then(|(folder, only)| {
-            let place = only.as_ref().and_then(|_| path.parent());
-            let resolved = files::path_of(folder.as_fd());
-            Ok(Contents {
-                is_at_its_path: resolved.as_deref() == Some(place.unwrap_or(&path)),
-                ..Contents::read(folder, only, &known, &mounts)?
-            })
-        });
+        let contents =
+            opened.and_then(|(folder, only)| Contents::read(folder, &path, only, &known, &mounts));
         Listing { watches, contents }
     }
 }
@@ -80,7 +74,7 @@ impl ListRequest {
 /// Opens the folder to list. A path that manifests were read under is a folder; otherwise one that
 /// is no folder is a manifest itself.
 fn open(
-    path: &std::path::Path,
+    path: &Path,
     is_file: bool,
     was_folder: bool,
 ) -> Result<(OwnedFd, Option<OsString>), Errno> {
@@ -101,6 +95,7 @@ fn open(
 impl Contents {
     fn read(
         folder: OwnedFd,
+        path: &Path,
         only: Option<OsString>,
         known: &[OsString],
         mounts: &MountTable,
@@ -108,6 +103,8 @@ impl Contents {
         let fd = folder.as_fd();
         let identity = files::identity(fd)?;
         let mount = mounts.identity(fd)?;
+        let place = only.as_ref().and_then(|_| path.parent()).unwrap_or(path);
+        let is_at_its_path = files::path_of(fd).as_deref() == Some(place);
         let names = match &only {
             Some(name) => Names {
                 entries: files::find(fd, name)?.into_iter().collect(),
@@ -119,7 +116,7 @@ impl Contents {
             folder: Arc::new(folder),
             only,
             identity,
-            is_at_its_path: false,
+            is_at_its_path,
             mount,
             names,
         };

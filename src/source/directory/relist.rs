@@ -82,7 +82,7 @@ struct ManifestMounts {
 impl ManifestMounts {
     fn new(path: &Path) -> Self {
         Self {
-            table: Arc::new(MountTable::new(path)),
+            table: Arc::new(MountTable::new(path.to_owned())),
             ids: vec![],
             may_be_anywhere: true,
         }
