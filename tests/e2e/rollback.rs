@@ -1,28 +1,21 @@
 //! An update that does not become Ready in time is taken back, over restarts of the agent too.
 
-use super::node::{BUSYBOX, FOREVER, Node, pod_with};
+use super::node::{FOREVER, Node, on_trial};
 
 super::on_each_containerd!(
     an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_changes,
 );
 
-/// A Pod of which a version has this long to become Ready.
-fn pod(limit: &str, script: &str) -> String {
-    let annotation =
-        format!("metadata:\n  annotations: {{podkeeper.io/rollback-after: {limit}}}\n");
-    pod_with("web", BUSYBOX, script, "").replace("metadata:\n", &annotation)
-}
-
 async fn an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_changes(
     mut node: Node,
 ) {
-    node.put("web.yaml", &pod("3s", FOREVER));
+    node.put("web.yaml", &on_trial("web", "3s", FOREVER));
     node.start_agent();
     node.wait_running("web").await;
     node.wait_known(1).await;
     let good = node.report("web").await.unwrap().uid;
 
-    let broken = pod("3s", "echo no database; exit 3");
+    let broken = on_trial("web", "3s", "echo no database; exit 3");
     node.put("web.yaml", &broken);
     node.wait_until("the update is tried", async || {
         let report = node.report("web").await.unwrap_or_default();
@@ -53,7 +46,7 @@ async fn an_update_that_is_not_ready_in_time_is_taken_back_until_the_manifest_ch
     assert_eq!(report.update.unwrap().reason, "RolledBack");
     assert_eq!(node.wait_running("web").await.id, running.id);
 
-    node.put("web.yaml", &pod("1m", FOREVER));
+    node.put("web.yaml", &on_trial("web", "1m", FOREVER));
     node.wait_until("another update is tried and is good", async || {
         let report = node.report("web").await.unwrap_or_default();
         report.uid != good && report.ready == 1 && report.update.is_none()

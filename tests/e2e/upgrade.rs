@@ -14,7 +14,7 @@ use podkeeper::pod::report::PodReport;
 use podkeeper::server::fetch;
 use podkeeper::translate::labels;
 
-use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, manifest, pod, pod_with};
+use super::node::{BUSYBOX, FOREVER, Node, PATIENCE, manifest, on_trial, pod, pod_with};
 use super::program::PROGRAM;
 use super::web_server::{Reply, Web};
 
@@ -112,14 +112,7 @@ metadata: {name: keys}
 stringData: {password: pass}
 ";
 
-/// A Pod of which an update has this long to become Ready.
-fn on_trial(name: &str, limit: &str, script: &str) -> String {
-    let annotation =
-        format!("metadata:\n  annotations: {{podkeeper.io/rollback-after: {limit}}}\n");
-    pod_with(name, BUSYBOX, script, "").replace("metadata:\n", &annotation)
-}
-
-/// An update of it that fails, and is not Ready for a moment: an agent that is slow to see the end of a container
+/// An update of such a Pod that fails, and is not Ready for a moment: an agent that is slow to see the end of a container
 /// would take that for success.
 fn failing_on_trial(name: &str, limit: &str) -> String {
     let never_ready = "    readinessProbe: {exec: {command: ['false']}}\n";

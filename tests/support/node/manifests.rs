@@ -80,6 +80,13 @@ pub(crate) fn pod_with(name: &str, image: &str, script: &str, spec: &str) -> Str
     )
 }
 
+/// A Pod of which an update has this long to become Ready.
+pub(crate) fn on_trial(name: &str, limit: &str, script: &str) -> String {
+    let annotation =
+        format!("metadata:\n  annotations: {{podkeeper.io/rollback-after: {limit}}}\n");
+    pod_with(name, BUSYBOX, script, "").replace("metadata:\n", &annotation)
+}
+
 /// A manifest of a Pod with this spec, each line of it indented by two blanks at least. In it `$BUSYBOX`
 /// stands for an image, and `$FOREVER` for a command that ends at once when told to, and runs for ever
 /// else. What does not hear the signal, such as a shell before it has set its trap, has two seconds, where

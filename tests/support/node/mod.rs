@@ -23,7 +23,7 @@ use podkeeper::pod::report::PodReport;
 use podkeeper::server::{NodeStatus, fetch_status};
 use tempfile::TempDir;
 
-pub(crate) use manifests::{FOREVER, manifest, pod, pod_with};
+pub(crate) use manifests::{FOREVER, manifest, on_trial, pod, pod_with};
 use runtime::remove_all;
 pub(crate) use runtime::{cgroups_with, kill};
 
