@@ -5,8 +5,8 @@
 //! block it; each class always has one permit of its own, so none starves. Stops of sandboxes are limited by
 //! themselves alone: they end processes first, and the network's part, which takes longer, comes only then.
 //! Removal of what is stopped takes its own permit only once the classes above it have nothing to do or do not
-//! get on, so that it costs neither stops nor starts. Within a class what has begun comes before what is new, so that Pods get ready one after the
-//! other and not all at the end; else the order is first come, first served. A call that takes far longer than
+//! get on, so that it costs neither stops nor starts. Within a class what has begun comes before what is new, so
+//! that Pods get ready one after the other and not all at the end; else the order is first come, first served. A call that takes far longer than
 //! calls of its kind usually do releases its permit while it goes on: permits are for work, not for waiting.
 //! A dropped future releases its permit. The number of permits is given, or follows from what the calls take.
 
