@@ -1,8 +1,8 @@
 //! The node's own operating system: cgroups, files, links to logs, facts of the machine.
 //!
 //! A leaf: it knows nothing of Pods and uses nothing else of the agent but [`units`](crate::units). Files
-//! that containers can write to are opened by [`untrusted`] alone; files that have to be whole are written
-//! by [`atomic_file`] alone; work that may block runs under [`blocking`].
+//! that containers can write to are opened by [`untrusted`] and [`resolve`] alone; files that have to be
+//! whole are written by [`atomic_file`] alone; work that may block runs under [`blocking`].
 
 pub(crate) mod atomic_file;
 pub(crate) mod blocking;
@@ -11,4 +11,5 @@ pub mod log_links;
 pub(crate) mod log_once;
 pub mod machine;
 pub(crate) mod mountinfo;
+pub(crate) mod resolve;
 pub(crate) mod untrusted;

@@ -8,10 +8,11 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, FileKeySelector};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::error::{EnvFileError, VolumeError, VolumeFailure};
+use crate::host::resolve::{Scope, open_inside};
 use crate::manifest::StaticPod;
 use crate::translate::{EnvFileKey, Paths, volume_source};
 
@@ -77,12 +78,8 @@ fn read(
 
 fn read_inside(root: &Path, path: &str) -> Result<Option<String>, EnvFileError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let (none, inside) = (
-        ResolveFlags::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    );
-    let root = openat2(CWD, root, flags, Mode::empty(), none);
-    let found = root.and_then(|root| openat2(root, path, flags, Mode::empty(), inside));
+    let root = openat(CWD, root, flags, Mode::empty());
+    let found = root.and_then(|root| open_inside(root, Path::new(path), flags, Scope::InRoot));
     let found = match found {
         Err(Errno::NOENT) => return Ok(None),
         found => found.map_err(io::Error::from)?,

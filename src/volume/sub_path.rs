@@ -1,22 +1,20 @@
 //! Parts of volumes that containers mount (`subPath`).
 //!
 //! Containers can write to a volume, so what stands in it is not to be trusted: a symlink may lead out
-//! of it, and may be swapped in meanwhile. The kernel resolves the path, never beyond the volume's
+//! of it, and may be swapped in meanwhile. The path is resolved without ever leaving the volume's
 //! root, and what is mounted is what was found, not its name.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
 
 use super::{make_folder, mounts};
-
-/// Number of attempts to resolve a path while something renames its parts.
-const TRIES: usize = 32;
+use crate::host::resolve::{Scope, open_inside};
 
 /// Mounts the part `path` of the volume at `root` on `target`, which is made. Folders that are not
 /// there are made in the volume with its root's own mode.
@@ -81,24 +79,14 @@ fn named_inside(root: &Path, path: &Path) -> Option<PathBuf> {
 /// The volume's root: a folder, or a single file.
 fn open_root(root: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let none = ResolveFlags::empty();
-    Ok(openat2(CWD, root, flags, Mode::empty(), none)?)
+    Ok(openat(CWD, root, flags, Mode::empty())?)
 }
 
 fn resolve(whole: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let limits = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let flags = flags | OFlags::CLOEXEC;
-    let mut last = Errno::AGAIN;
-    for _ in 0..TRIES {
-        match openat2(whole.as_fd(), path, flags, Mode::empty(), limits) {
-            Err(Errno::AGAIN) => last = Errno::AGAIN,
-            result => return result,
-        }
-    }
-    Err(last)
+    open_inside(whole, path, flags, Scope::Beneath)
 }
 
-/// Makes the folders of a path one by one, each in what the kernel found its parent to be.
+/// Makes the folders of a path one by one, each in what its parent was found to be.
 fn make_folders(whole: &OwnedFd, path: &Path) -> io::Result<()> {
     let mode = Mode::from_raw_mode(fstat(whole)?.st_mode & 0o7777);
     let folder = OFlags::RDONLY | OFlags::DIRECTORY;

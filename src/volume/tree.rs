@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
+
+use crate::host::resolve::open_on_same_mount;
 
 const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -50,8 +51,7 @@ pub(super) fn visit(
     let mut levels = vec![Level::enter(&here, CString::default(), &mut act)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.folders.pop() {
-            let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-            here = openat2(&here, &name, FOLDER, Mode::empty(), inside)?;
+            here = open_on_same_mount(&here, &name, FOLDER)?;
             levels.push(Level::enter(&here, name, &mut act)?);
             continue;
         }
