@@ -499,9 +499,9 @@ proptest! {
         let files = files("manifests");
         let file = &files[index % files.len()];
         if let Ok(accepted) = parse(&std::fs::read(file).unwrap(), NODE, SourceKind::File) {
-            let text = shuffle(&accepted.pod.document, seed.into());
+            let text = shuffle(&accepted.pod.document.to_value(), seed.into());
             prop_assert_eq!(&good(&text).pod.uid, &accepted.pod.uid);
-            let yaml = serde_yaml::to_string(&accepted.pod.document).unwrap();
+            let yaml = serde_yaml::to_string(&accepted.pod.document.to_value()).unwrap();
             prop_assert_eq!(&good(&yaml).pod.uid, &accepted.pod.uid);
         }
     }

@@ -2,26 +2,25 @@
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
 
-use super::{CONFIG_SOURCE, PodKey, SourceKind};
+use super::{CONFIG_SOURCE, PodKey, SourceKind, WrittenDocument};
 
 /// Half of SHA-256 is plenty to distinguish versions of Pods.
 const UID_BYTES: usize = 16;
 
 /// The UID of a document on a node: 32 hex digits. It depends on what the document says, not on how it
-/// is laid out: objects are taken with their fields sorted, which is how [`Value`] keeps them.
-pub(super) fn uid(document: &Value, node_name: &str) -> String {
+/// is laid out.
+pub(super) fn uid(document: &WrittenDocument, node_name: &str) -> String {
     uid_with(document, node_name, &[])
 }
 
 /// The same for a Pod that refers to objects, of which `objects` is a digest.
-pub(super) fn uid_with(document: &Value, node_name: &str, objects: &[u8]) -> String {
+pub(super) fn uid_with(document: &WrittenDocument, node_name: &str, objects: &[u8]) -> String {
     let mut hash = Sha256::new();
-    hash.update(document.to_string());
+    hash.update(document.as_str());
     hash.update([0]);
     hash.update(node_name);
     if !objects.is_empty() {
@@ -68,6 +67,7 @@ fn tolerate_all(tolerations: &mut Vec<Toleration>) {
         found = true;
     }
     if !found {
+        tolerations.reserve_exact(1);
         tolerations.push(own);
     }
 }

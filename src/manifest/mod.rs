@@ -23,6 +23,7 @@ mod spelling;
 mod static_pod;
 mod validate;
 pub(crate) mod volumes;
+mod written;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use document::Document;
 
 pub use requests::{all_containers, is_sidecar};
 pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
+pub use written::WrittenDocument;
 
 pub use list::{Manifest, ObjectEntry, Parsed, PodEntry, parse_all, parse_file};
 pub(crate) use validate::{
@@ -155,14 +157,15 @@ fn parse_document(
         problems.dedup();
         return Err(problems);
     }
-    let uid = identity::uid(&document.value, node_name);
+    let document = WrittenDocument::from(&document.value);
+    let uid = identity::uid(&document, node_name);
     let key = identity::identify(&mut pod, &uid, node_name, source);
     let pod = StaticPod {
         key,
         uid: uid.into(),
         metadata: pod.metadata,
         spec: pod.spec.unwrap_or_default(),
-        document: Arc::new(document.value),
+        document,
         objects: Arc::default(),
     };
     Ok(Accepted {

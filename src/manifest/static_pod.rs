@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::objects::Objects;
 use super::requests::{all_containers, is_sidecar};
-use super::{CONFIG_SOURCE, PodKey, SourceKind};
+use super::{CONFIG_SOURCE, PodKey, SourceKind, WrittenDocument};
 use crate::units::text_id;
 
 text_id! {
@@ -29,7 +29,7 @@ pub struct StaticPod {
     /// Pod.
     pub spec: PodSpec,
     /// The document as it was written, from which the same Pod can be made again.
-    pub document: Arc<serde_json::Value>,
+    pub document: WrittenDocument,
     /// The `ConfigMap`s and `Secret`s that it refers to.
     pub objects: Arc<Objects>,
 }

@@ -24,7 +24,7 @@ use super::mounts::MountIdentity;
 use crate::hex::hex;
 use crate::host::atomic_file;
 use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
-use crate::manifest::{PodKey, StaticPod, Uid};
+use crate::manifest::{PodKey, StaticPod, Uid, WrittenDocument};
 
 /// The form of the files that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -40,7 +40,7 @@ struct Stored {
     uid: Uid,
     /// Time at which this version was accepted, RFC 3339.
     accepted: String,
-    document: Arc<serde_json::Value>,
+    document: WrittenDocument,
     /// Missing in files of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     objects: Vec<StoredObject>,
@@ -93,7 +93,7 @@ pub(super) struct StoredManifest {
     /// The Pod that ran from it.
     pub(super) key: PodKey,
     /// The document as it was written.
-    pub(super) document: Arc<serde_json::Value>,
+    pub(super) document: WrittenDocument,
     /// Data stored with the document.
     pub(super) context: StoredContext,
 }
@@ -272,7 +272,7 @@ impl Store {
             name: pod.key.name.clone(),
             uid: pod.uid.clone(),
             accepted: jiff::Timestamp::now().to_string(),
-            document: Arc::clone(&pod.document),
+            document: pod.document.clone(),
             objects: objects.collect(),
             place: context.place.as_deref().cloned(),
         };

@@ -113,7 +113,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
 
 /// What is kept of a Pod over a restart is its document as JSON.
 fn check_kept(pod: &Arc<StaticPod>, source: SourceKind) {
-    let kept = pod.document.to_string();
+    let kept = pod.document.as_str();
     let again = parse(kept.as_bytes(), NODE, source);
     let again = again.unwrap_or_else(|p| panic!("accepted once only: {kept}: {p:?}"));
     assert_eq!(again.pod, *pod, "{kept}");

@@ -204,7 +204,7 @@ impl Collector {
         }
         let mut names = BTreeSet::new();
         for wanted in desired.pods.values() {
-            named_images(&wanted.pod.document, &mut names);
+            named_images(&wanted.pod.document.to_value(), &mut names);
         }
         let paths = self.context.facts.paths.clone();
         names.append(&mut blocking(move || names_of_records(&paths)).await?);
@@ -266,11 +266,11 @@ fn names_of_records(paths: &Paths) -> std::io::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for uid in folder::list(paths)? {
         if let Some(record) = folder::read_record(paths, &uid) {
-            named_images(&record.document, &mut names);
+            named_images(&record.document.to_value(), &mut names);
         }
     }
     for good in rollback::kept_records(paths)? {
-        named_images(&good.document, &mut names);
+        named_images(&good.document.to_value(), &mut names);
     }
     Ok(names)
 }

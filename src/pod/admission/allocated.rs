@@ -8,7 +8,8 @@ use crate::manifest::{PodKey, Uid};
 /// Allocations of every version of every Pod.
 #[derive(Debug, Default)]
 pub(super) struct AllocatedResources {
-    by_pod: BTreeMap<PodKey, BTreeMap<Uid, PodAllocation>>,
+    /// The versions of each Pod that take something: hardly ever more than one.
+    by_pod: BTreeMap<PodKey, Vec<(Uid, PodAllocation)>>,
     sums: Sums,
     /// Every host port that is taken, by its number.
     ports: BTreeMap<i32, BTreeSet<(PodKey, Uid, HostPort)>>,
@@ -61,7 +62,8 @@ impl AllocatedResources {
             of_number.insert((key.clone(), uid.clone(), port.clone()));
         }
         let versions = self.by_pod.entry(key.clone()).or_default();
-        versions.insert(uid.clone(), allocation);
+        versions.reserve_exact(1);
+        versions.push((uid.clone(), allocation));
     }
 
     /// A version takes nothing any more. False if it took nothing.
@@ -69,9 +71,10 @@ impl AllocatedResources {
         let Some(versions) = self.by_pod.get_mut(key) else {
             return false;
         };
-        let Some(allocation) = versions.remove(uid) else {
+        let Some(at) = versions.iter().position(|(taking, _)| taking == uid) else {
             return false;
         };
+        let (_, allocation) = versions.swap_remove(at);
         if versions.is_empty() {
             self.by_pod.remove(key);
         }
@@ -92,7 +95,7 @@ impl AllocatedResources {
     pub(super) fn of_others(&self, key: &PodKey) -> (Sums, usize) {
         let own = self.by_pod.get(key);
         let mut sums = self.sums.clone();
-        for allocation in own.into_iter().flat_map(BTreeMap::values) {
+        for (_, allocation) in own.into_iter().flatten() {
             sums.subtract(allocation);
         }
         let pods = self.by_pod.len().saturating_sub(own.iter().count());
@@ -110,7 +113,7 @@ impl AllocatedResources {
 
     /// The number of versions that take something.
     pub(super) fn versions(&self) -> usize {
-        self.by_pod.values().map(BTreeMap::len).sum()
+        self.by_pod.values().map(Vec::len).sum()
     }
 
     /// The CPU requests of all burstable Pods, in thousandths.

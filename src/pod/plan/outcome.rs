@@ -3,6 +3,7 @@
 //! The Pod's task applies an outcome once it stands in the runtime or on disk, and the planner's properties
 //! apply the same ones to a runtime that is simulated. As pure as the planner: no I/O, and times are values.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Step;
@@ -111,7 +112,7 @@ impl PodState {
             }
             Step::TakeTurn { uid } => self.version_mut(uid).takeover.has_turn = true,
             Step::RestartAll { uid } => {
-                let history = &mut self.version_mut(uid).history;
+                let history = self.version_mut(uid).history_mut();
                 for container in observed.containers_of(uid) {
                     history.replace(container);
                 }
@@ -122,7 +123,7 @@ impl PodState {
                 self.stopped_sandboxes.insert(id.clone());
             }
             Step::RemoveContainer { id } => {
-                self.update_versions(|_, version| version.history.forget(id));
+                self.update_versions(|_, version| version.history_mut().forget(id));
             }
             Step::CleanUp { uid } => self.forget_version(uid),
             // The rest shows in the runtime alone, or has outcomes of its own.
@@ -137,7 +138,7 @@ impl PodState {
             history.replace(container);
         }
         let version = self.version_mut(uid);
-        version.history = history;
+        version.history = Arc::new(history);
         version.written_history = None;
         version.record = None;
         version.termination = None;
@@ -164,6 +165,10 @@ impl Version {
             (Step::EnsureImage { container, .. }, Outcome::Image(None))
             | (Step::RunContainer { container, .. }, Outcome::Begun) => {
                 self.images.remove(container);
+                if self.images.is_empty() {
+                    // Else it keeps its room.
+                    self.images = BTreeMap::new();
+                }
             }
             (Step::RunSandbox { .. }, Outcome::Begun) => self.on_disk = true,
             (Step::RunSandbox { .. }, Outcome::Recorded(record)) => self.record = Some(record),
@@ -172,18 +177,18 @@ impl Version {
                 self.images.retain(|holder, _| !of_volume(holder));
             }
             (Step::RunContainer { .. } | Step::StartContainer { .. }, Outcome::PostStart(id)) => {
-                self.history.post_starts.insert(id);
+                self.history_mut().post_starts.insert(id);
             }
             (Step::Terminate { .. }, Outcome::Terminating(terminating)) => {
                 self.on_disk = true;
                 self.termination = Some(Termination::Begun(terminating));
             }
             (Step::StopContainers { .. }, Outcome::FailedInstance(id, failed)) => {
-                self.history.post_starts.remove(&id);
-                self.history.failed_instances.insert(id, failed);
+                self.history_mut().post_starts.remove(&id);
+                self.history_mut().failed_instances.insert(id, failed);
             }
             (Step::Fail { .. }, Outcome::Finished(finished, record)) => {
-                self.history.finished = Some(finished);
+                self.history_mut().finished = Some(finished);
                 if record.is_some() {
                     self.on_disk = true;
                     self.record = record;

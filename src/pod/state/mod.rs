@@ -184,7 +184,7 @@ impl PodState {
             }
             (Some(uid), Ok(())) => {
                 self.post_starts.remove(id);
-                self.update_version(uid, |version| version.history.post_starts.remove(id));
+                self.update_version(uid, |version| version.history_mut().post_starts.remove(id));
             }
             (None, _) => {
                 self.post_starts.remove(id);
@@ -322,7 +322,7 @@ impl PodState {
     /// Returns the history of a version.
     #[must_use]
     pub fn history(&self, uid: &Uid) -> Option<&History> {
-        self.version(uid).map(|version| &version.history)
+        self.version(uid).map(|version| &*version.history)
     }
 
     /// Forgets a version of which nothing is left anywhere.

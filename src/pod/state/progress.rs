@@ -90,6 +90,10 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut steps = self.progress.lock();
         steps.under_way.retain(|(number, _)| *number != self.number);
+        if steps.under_way.is_empty() {
+            // Most of the time there is none.
+            steps.under_way = vec![];
+        }
     }
 }
 

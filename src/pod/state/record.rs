@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::objects::{self, Objects};
-use crate::manifest::{self, PodKey, SourceKind, StaticPod};
+use crate::manifest::{self, PodKey, SourceKind, StaticPod, WrittenDocument};
 
 /// The record of a Pod that was started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Record {
     #[serde(default)]
     pub source: SourceKind,
     /// The document as written.
-    pub document: Arc<serde_json::Value>,
+    pub document: WrittenDocument,
     /// The `ConfigMap`s and `Secret`s that it refers to, as they were.
     #[serde(default, skip_serializing_if = "has_none")]
     pub objects: Arc<Objects>,
@@ -44,8 +44,8 @@ impl Record {
     /// The Pod, if this version of the agent still accepts it.
     #[must_use]
     pub fn version(&self) -> Option<Arc<StaticPod>> {
-        let document = serde_json::to_vec(&self.document).ok()?;
-        let accepted = manifest::parse(&document, &self.node, self.source).ok()?;
+        let document = self.document.as_str().as_bytes();
+        let accepted = manifest::parse(document, &self.node, self.source).ok()?;
         Some(objects::with(&accepted.pod, Arc::clone(&self.objects)))
     }
 }

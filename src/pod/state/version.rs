@@ -38,9 +38,9 @@ pub struct Version {
     /// Preparation to take over from another version.
     pub takeover: Takeover,
     /// Its history, as it is now.
-    pub history: History,
-    /// Its history as it was last written (`history.json`); `None` before the first time.
-    pub written_history: Option<History>,
+    pub history: Arc<History>,
+    /// Its history as it was last written (`history.json`), mostly the same; `None` before the first time.
+    pub written_history: Option<Arc<History>>,
     /// Its termination; `None` while it is to run. It ends before anything else comes in its place.
     pub termination: Option<Termination>,
 }
@@ -139,6 +139,11 @@ impl Version {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Returns its history to change it.
+    pub fn history_mut(&mut self) -> &mut History {
+        Arc::make_mut(&mut self.history)
     }
 }
 

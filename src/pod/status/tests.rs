@@ -212,7 +212,7 @@ impl Scene {
     }
 
     fn finished(mut self, reason: &str, message: &str) -> Self {
-        let history = &mut self.state.version_mut(&"u".into()).history;
+        let history = self.state.version_mut(&"u".into()).history_mut();
         history.finished = Some(Finished {
             phase: Phase::Failed,
             reason: reason.into(),
@@ -224,7 +224,7 @@ impl Scene {
 
     /// All its containers are to be replaced.
     fn all_replaced(mut self) -> Self {
-        let history = &mut self.state.version_mut(&"u".into()).history;
+        let history = self.state.version_mut(&"u".into()).history_mut();
         for container in &self.observed.containers {
             history.replace(container);
         }
@@ -232,7 +232,7 @@ impl Scene {
     }
 
     fn was_initialized(mut self) -> Self {
-        let history = &mut self.state.version_mut(&"u".into()).history;
+        let history = self.state.version_mut(&"u".into()).history_mut();
         history.conditions.push(Condition {
             kind: "Initialized".into(),
             status: "True".into(),

@@ -88,8 +88,8 @@ impl PodTask {
             let open = open.map(|id| (id.clone(), PostStart::Interrupted));
             self.state.post_starts.extend(open);
             let version = self.state.version_mut(uid);
-            version.written_history = Some(history.clone());
-            version.history = history;
+            version.history = Arc::new(history);
+            version.written_history = Some(Arc::clone(&version.history));
         }
         if let Some(record) = folder::read_record(paths, uid) {
             if let Ok(seen) = record.seen.parse::<jiff::Timestamp>() {
@@ -116,7 +116,7 @@ impl PodTask {
             path: path.or(known.map(|r| r.path.clone())).unwrap_or_default(),
             seen: known.map_or_else(|| self.seen(&version.uid), |r| r.seen.clone()),
             source: version.source(),
-            document: Arc::clone(&version.document),
+            document: version.document.clone(),
             objects: Arc::clone(&version.objects),
         }
     }

@@ -1,6 +1,8 @@
 //! The history of each version, brought up to date from what is observed and written to the Pod's
 //! folder.
 
+use std::sync::Arc;
+
 use tracing::warn;
 
 use super::PodTask;
@@ -22,16 +24,16 @@ impl PodTask {
             if self.state.is_terminating(&uid) || !self.state.is_on_disk(&uid) {
                 continue;
             }
-            let history = self.history_now(&uid);
+            let history = Arc::new(self.history_now(&uid));
             let version = self.state.version_mut(&uid);
             if version.written_history.as_ref() == Some(&history) {
                 continue;
             }
             let before = version.written_history.clone().unwrap_or_default();
-            version.history = history.clone();
+            version.history = Arc::clone(&history);
             let lasting = history.is_weightier_than(&before);
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
-            let written = history.clone();
+            let written = Arc::clone(&history);
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
             let outcome = self.own_files(blocking(write)).await;
             if let Some(error) = self.complaints.record(HISTORY, &outcome) {

@@ -47,6 +47,7 @@ impl PodTask {
         let sandbox = self.inspect_new_sandbox(uid, id, attempt).await?;
         let ip = sandbox.ips.first().cloned().unwrap_or_default();
         let ready = sandbox.ready;
+        self.observed.sandboxes.reserve_exact(1);
         self.observed.sandboxes.push(sandbox);
         if !ready {
             let message = "the sandbox is not ready after RunPodSandbox succeeded";

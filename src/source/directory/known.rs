@@ -77,7 +77,7 @@ impl KnownManifest {
     /// Returns the state of a path from the store, with the document validated by today's rules.
     pub(super) fn from_store(stored: StoredManifest, node_name: &str) -> Self {
         let mut known = Self::new(stored.path);
-        match parse(stored.document.to_string().as_bytes(), node_name) {
+        match parse(stored.document.as_str().as_bytes(), node_name) {
             Ok(accepted) => {
                 known.candidate.in_force = Some(accepted.pod);
                 known.in_use = true;

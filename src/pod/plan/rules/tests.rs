@@ -410,7 +410,7 @@ fn a_pod_that_was_over_stays_over_even_if_nothing_is_left_of_it() {
         phase: Phase::Succeeded,
         ..Finished::default()
     };
-    let history = &mut world.state.version_mut(&"u".into()).history;
+    let history = world.state.version_mut(&"u".into()).history_mut();
     history.finished = Some(finished);
     world.settle_for_good();
     assert!(world.steps.is_empty(), "{:#?}", world.steps);

@@ -238,7 +238,7 @@ fn leave(world: &mut World, pod: &StaticPod, is_terminating: bool, is_replaced: 
         version.termination = Some(Termination::Adopted);
     } else if is_replaced {
         for container in world.observed.containers_of(&pod.uid) {
-            version.history.replace(container);
+            version.history_mut().replace(container);
         }
     }
 }

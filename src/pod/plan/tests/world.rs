@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::NAMES;
 use super::events::End;
 use crate::manifest::StaticPod;
+use crate::manifest::WrittenDocument;
 use crate::pod::backoff;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::plan::{Outcome, Plan, Step, plan};
@@ -287,7 +288,7 @@ impl World {
             path: String::new(),
             seen: String::new(),
             source: pod.source(),
-            document: Arc::default(),
+            document: WrittenDocument::default(),
             objects: Arc::default(),
         })
     }
@@ -381,7 +382,7 @@ impl World {
             let pod = self.state.pod(&uid).unwrap();
             let is_there = !self.observed.has_none_of(&uid);
             let has_ended = is_there && has_ended(self.view(), pod);
-            let history = &mut self.state.version_mut(&uid).history;
+            let history = self.state.version_mut(&uid).history_mut();
             history.update(&self.observed, &uid);
             if has_ended && history.finished.is_none() {
                 history.finished = Some(Finished::default());
