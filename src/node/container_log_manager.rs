@@ -2,8 +2,8 @@
 //! links without a log.
 //!
 //! Beside a Pod's own task, only the container log manager calls the runtime for the Pod: to reopen a log. A round reads
-//! files only. The runtime is asked when the files show something that may need work, and not again while they
-//! show the same and there was nothing to do.
+//! files only, and looks at no more than the logs' sizes while no Pod changes. The runtime is asked when the files show
+//! something that may need work, and not again while they show the same and there was nothing to do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
+use super::known_logs::KnownLogs;
 use super::log_rotation::{self, Rotation, is_part};
 use crate::cri::{Error, v1};
 use crate::host::blocking::blocking;
@@ -30,6 +31,7 @@ pub async fn run(context: Arc<Context>, rotation: Rotation) {
         context,
         rotation,
         at_rest: BTreeSet::new(),
+        known: None,
         problems: LogOnce::default(),
     };
     loop {
@@ -85,20 +87,28 @@ struct ContainerLogManager {
     rotation: Rotation,
     /// Issues of the round before, if there was nothing to do about any of them.
     at_rest: BTreeSet<LogIssue>,
+    /// The logs of the round before, if there was nothing to do about any of them.
+    known: Option<Arc<KnownLogs>>,
     problems: LogOnce,
 }
 
 impl ContainerLogManager {
     /// Examines all logs once, and resolves their issues.
     async fn round(&mut self) {
+        let revision = *self.context.reports.changes().borrow();
+        if self.is_quiet(revision).await {
+            return;
+        }
         let (paths, max_size) = (self.context.facts.paths.clone(), self.rotation.max_size);
-        let found = match blocking(move || examine(&paths, max_size)).await {
-            Ok(found) => found,
+        let examined = blocking(move || examine(&paths, max_size, revision)).await;
+        let (found, known) = match examined {
+            Ok(examined) => examined,
             Err(error) => return self.report("the folders of logs", &Err(error.into())),
         };
         self.report("the folders of logs", &Ok(()));
         if found.is_subset(&self.at_rest) {
             self.at_rest = found;
+            self.known = Some(Arc::new(known));
             return;
         }
         let containers = match self.containers().await {
@@ -113,6 +123,26 @@ impl ContainerLogManager {
         let is_found = |subject: &str| found.iter().any(|f| f.subject() == subject);
         self.problems.retain(is_found);
         self.at_rest = if tried { BTreeSet::new() } else { found };
+    }
+
+    /// Returns true if no Pod has changed and no known log has grown too large or gone.
+    async fn is_quiet(&mut self, revision: u64) -> bool {
+        let Some(mut known) = self.known.take() else {
+            return false;
+        };
+        // What it was shared with has ended.
+        if !Arc::get_mut(&mut known).is_some_and(|known| known.begin_round(revision)) {
+            return false;
+        }
+        let (folder, max_size) = (
+            self.context.facts.paths.logs.clone(),
+            self.rotation.max_size,
+        );
+        let looked_at = Arc::clone(&known);
+        let in_order = blocking(move || looked_at.are_in_order(&folder, max_size)).await;
+        let is_quiet = in_order.unwrap_or(false);
+        self.known = Some(known).filter(|_| is_quiet);
+        is_quiet
     }
 
     /// Returns the runtime's containers by their log files, as far as their labels say.
@@ -213,8 +243,12 @@ fn container_of(
     Some((log, log_container))
 }
 
-/// Examines the logs of Pods that have a folder of ours, and the links.
-fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<LogIssue>> {
+/// Examines the logs of Pods that have a folder of ours, and the links. Returns the issues, and the logs that are there.
+fn examine(
+    paths: &Paths,
+    max_size: Option<u64>,
+    revision: u64,
+) -> io::Result<(BTreeSet<LogIssue>, KnownLogs)> {
     let logs = logs_of_pods(paths)?;
     let log_links = paths.log_links();
     let links = log_links.list()?;
@@ -241,7 +275,9 @@ fn examine(paths: &Paths, max_size: Option<u64>) -> io::Result<BTreeSet<LogIssue
             }
         }
     }
-    Ok(found)
+    let there = logs.iter().filter(|(_, size)| size.is_some());
+    let known = KnownLogs::new(&paths.logs, there.map(|(log, _)| log), revision);
+    Ok((found, known))
 }
 
 /// Containers' logs with their sizes in bytes; `None` for one of which only parts are there.
@@ -344,7 +380,8 @@ mod tests {
             container_logs: dir.path().join("containers"),
             ..Paths::default()
         };
-        assert_eq!(examine(&paths, Some(10)).unwrap(), BTreeSet::new());
+        let examine = |max_size| examine(&paths, max_size, 0).unwrap().0;
+        assert_eq!(examine(Some(10)), BTreeSet::new());
         for folder in [paths.pod("u1"), paths.container_logs.clone()] {
             fs::create_dir_all(folder).unwrap();
         }
@@ -378,9 +415,9 @@ mod tests {
             LogIssue::DanglingLink(dangling),
             LogIssue::MissingLog(log("u1", 4)),
         ];
-        assert_eq!(examine(&paths, Some(10)).unwrap(), expected.into());
+        assert_eq!(examine(Some(10)), expected.into());
         let large = |issue: &LogIssue| matches!(issue, LogIssue::TooLarge(..));
-        assert!(!examine(&paths, None).unwrap().iter().any(large));
+        assert!(!examine(None).iter().any(large));
     }
 
     #[test]

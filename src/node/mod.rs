@@ -3,6 +3,7 @@
 pub mod container_log_manager;
 pub mod events;
 pub mod image_gc;
+mod known_logs;
 pub mod kubelet;
 pub mod log_rotation;
 pub mod runtime;
