@@ -217,7 +217,7 @@ fn add(operations: &mut Vec<Operation>, size: &str, containers: usize) -> anyhow
     let pod = accepted
         .map_err(|problems| anyhow::anyhow!("{problems:?}"))?
         .pod;
-    let json = pod.document.to_string();
+    let json = pod.document.as_str().to_owned();
     let refused = yaml.replace("    image:", "    imagee:");
     let mut add = |name: &str, execute: Box<dyn Fn()>| {
         let name = format!("{name}\t{size}");

@@ -55,7 +55,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
     let documents = document::read(bytes)?;
     if !documents.iter().any(|d| object_kind(d).is_some()) {
         let only = document::only(documents, "Pod");
-        let pod = only.and_then(|pod| parse_document(pod, node_name, SourceKind::File))?;
+        let pod = only.and_then(|pod| parse_document(&pod, node_name, SourceKind::File))?;
         return Ok(Manifest {
             pod: Some(pod),
             objects: vec![],
@@ -77,7 +77,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
         let place = document
             .spans
             .problem("", "found a second Pod, expected one in a file");
-        match parse_item(document, node_name, SourceKind::File) {
+        match parse_item(&document, node_name, SourceKind::File) {
             Ok(_) if manifest.pod.is_some() => problems.push(place),
             Ok(accepted) => manifest.pod = Some(accepted),
             Err(wrong) => problems.extend(wrong),
@@ -120,7 +120,7 @@ pub fn parse_all(
         } else {
             parsed.pods.push(PodEntry {
                 key: key(&item.value, node_name),
-                result: parse_item(item, node_name, source),
+                result: parse_item(&item, node_name, source),
             });
         }
     }
@@ -128,7 +128,7 @@ pub fn parse_all(
 }
 
 fn parse_item(
-    item: Document,
+    item: &Document,
     node_name: &str,
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {

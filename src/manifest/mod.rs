@@ -118,11 +118,11 @@ pub enum SourceKind {
 /// # Errors
 /// Everything that is wrong with it; what it says then has no effect at all.
 pub fn parse(bytes: &[u8], node_name: &str, source: SourceKind) -> Result<Accepted, Vec<Problem>> {
-    parse_document(document::read_one(bytes, "Pod")?, node_name, source)
+    parse_document(&document::read_one(bytes, "Pod")?, node_name, source)
 }
 
 fn parse_document(
-    document: Document,
+    document: &Document,
     node_name: &str,
     source: SourceKind,
 ) -> Result<Accepted, Vec<Problem>> {
@@ -133,7 +133,7 @@ fn parse_document(
         left_out,
         refused_in,
         suggestions,
-    } = decode::decode(&document)?;
+    } = decode::decode(document)?;
     defaults::set_defaults(&mut pod);
     let found = validate::validate(&pod, node_name, &document.spans);
     // What is missing only because it was of another type, or refused, is not reported again.

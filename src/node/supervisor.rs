@@ -230,7 +230,7 @@ impl Supervisor {
             starts.entry(key).or_default().folders.insert(uid);
         }
         let desired = self.with_restored(desired);
-        for (key, pod) in &desired.pods {
+        for (key, pod) in desired.pods.iter() {
             starts.entry(key.clone()).or_default().wanted = Some(pod.clone());
         }
         info!(
@@ -331,9 +331,12 @@ impl Supervisor {
         if !desired.web_unknown {
             self.restored.clear();
         }
-        for (key, wanted) in &self.restored {
-            let entry = desired.pods.entry(key.clone());
-            entry.or_insert_with(|| wanted.clone());
+        if !self.restored.is_empty() {
+            let pods = Arc::make_mut(&mut desired.pods);
+            for (key, wanted) in &self.restored {
+                let entry = pods.entry(key.clone());
+                entry.or_insert_with(|| wanted.clone());
+            }
         }
         desired
     }

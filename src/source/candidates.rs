@@ -146,23 +146,22 @@ pub(super) fn allocate<'a>(
         unreadable: unreadable.into_iter().collect(),
         ..Desired::default()
     };
-    let by_path: HashMap<&Path, &Allocation> = winners
+    let by_path: HashMap<&OsStr, &Allocation> = winners
         .values()
-        .map(|allocation| (allocation.candidate.path.as_path(), allocation))
+        .map(|allocation| (allocation.candidate.path.as_os_str(), allocation))
         .collect();
     for candidate in &candidates {
-        let won = by_path.get(candidate.path.as_path()).copied();
+        let won = by_path.get(candidate.path.as_os_str()).copied();
         desired.refused.extend(refusal(candidate, won, &winners));
     }
-    for (key, Allocation { candidate, pod, .. }) in winners {
-        let warnings = candidate.warnings_on(pod);
-        let wanted = DesiredPod {
-            pod: Arc::clone(pod),
-            origin: Origin::File(candidate.path.clone()),
-            warnings,
-        };
-        desired.pods.insert(key.clone(), wanted);
-    }
+    let wanted = |allocation: Allocation| DesiredPod {
+        pod: Arc::clone(allocation.pod),
+        origin: Origin::File(allocation.candidate.path.clone()),
+        warnings: allocation.candidate.warnings_on(allocation.pod),
+    };
+    let pods = winners.into_iter();
+    let pods: BTreeMap<_, _> = pods.map(|(key, won)| (key.clone(), wanted(won))).collect();
+    desired.pods = Arc::new(pods);
     desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
     desired
 }

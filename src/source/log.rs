@@ -36,7 +36,7 @@ fn log_changes(old: &Desired, new: &Desired) {
         let files = new.unlisted;
         warn!(files, "Refused more manifests than are logged one by one");
     }
-    for (key, wanted) in &new.pods {
+    for (key, wanted) in new.pods.iter() {
         log_pod(key, old.pods.get(key), wanted);
     }
     for (key, wanted) in old

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -201,14 +202,14 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
     } else {
         BTreeSet::new()
     };
-    for (key, wanted) in &web.pods {
+    for (key, wanted) in web.pods.iter() {
         let Some(file) = files.pods.get(key) else {
-            desired.pods.insert(key.clone(), wanted.clone());
+            Arc::make_mut(&mut desired.pods).insert(key.clone(), wanted.clone());
             owned.insert(key.clone());
             continue;
         };
         let (winner, loser) = if of_web.contains(key) {
-            desired.pods.insert(key.clone(), wanted.clone());
+            Arc::make_mut(&mut desired.pods).insert(key.clone(), wanted.clone());
             owned.insert(key.clone());
             (&wanted.origin, &file.origin)
         } else {

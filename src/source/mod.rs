@@ -28,8 +28,8 @@ use crate::manifest::{PodKey, Problem, StaticPod};
 /// All that is wanted on this node, and what was refused.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
-    /// The Pods to run.
-    pub pods: BTreeMap<PodKey, DesiredPod>,
+    /// The Pods to run. Shared, since many look at them.
+    pub pods: Arc<BTreeMap<PodKey, DesiredPod>>,
     /// Manifests that are refused as they are now, in the order of their origins.
     pub refused: Vec<Refused>,
     /// Reason why a source as a whole cannot be read, for each that cannot; its Pods stay wanted.

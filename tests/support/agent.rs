@@ -157,7 +157,7 @@ impl Agent {
                 origin,
                 warnings,
             };
-            desired.pods.insert(wanted.pod.key.clone(), wanted);
+            Arc::make_mut(&mut desired.pods).insert(wanted.pod.key.clone(), wanted);
         }
         self.desired.send_replace(Some(desired));
     }

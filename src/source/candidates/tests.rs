@@ -270,7 +270,7 @@ proptest! {
         let holders: Vec<(PathBuf, PodKey)> = candidates.iter().filter_map(in_force).collect();
         candidates.push(candidate("copy.bak", says(Arc::clone(&copied)), None));
         let after = allocate(&candidates, None);
-        for (key, wanted) in &before.pods {
+        for (key, wanted) in before.pods.iter() {
             if usual_ending(wanted.origin.file().unwrap())
                 || holders.contains(&(wanted.origin.file().unwrap().to_owned(), key.clone())) {
                 prop_assert_eq!(after.pods.get(key), Some(wanted));

@@ -136,7 +136,7 @@ impl AttachedPods {
     /// Gives each wanted Pod its objects.
     pub(super) fn attach(&mut self, desired: &mut Desired, objects: &ObjectSet) {
         let mut before = std::mem::take(&mut self.0);
-        for (key, wanted) in &mut desired.pods {
+        for (key, wanted) in Arc::make_mut(&mut desired.pods) {
             let known = before.remove(key);
             let known = known.filter(|(bare, _)| Arc::ptr_eq(bare, &wanted.pod));
             let known = known.map(|(_, attached)| attached);

@@ -185,12 +185,10 @@ impl Poller {
             problems: refused_entries.problems.clone(),
             keeps: refused_entries.keeps.clone(),
         };
+        let accepted = self.accepted.iter();
+        let pods: BTreeMap<_, _> = accepted.map(|(key, v)| (key.clone(), wanted(v))).collect();
         Desired {
-            pods: self
-                .accepted
-                .iter()
-                .map(|(key, v)| (key.clone(), wanted(v)))
-                .collect(),
+            pods: Arc::new(pods),
             refused: self.refused_entries.iter().map(refused).collect(),
             unreadable: self.read_error.clone().into_iter().collect(),
             web_unknown: self.unknown,
