@@ -7,6 +7,12 @@ type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=proto");
+    // The static file is linked by these.
+    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
+        for file in ["order.awk", "static-link", "static.ld", "static.order"] {
+            println!("cargo::rerun-if-changed=hack/{file}");
+        }
+    }
     let descriptors = protox::compile(["proto/cri_v1.proto"], ["proto"])?;
 
     // The contract's own descriptor, for the test that holds it against the wire table.
