@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 256;
 /// Number of attempts while something renames parts of the path.
 const TRIES: usize = 32;
 
-/// What becomes of a symlink to an absolute path, and of `..` in the folder itself.
+/// Treatment of a symlink to an absolute path, and of `..` in the folder itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// They lead out: `EXDEV`.
