@@ -19,6 +19,12 @@ const MAX_DEPTH: usize = 256;
 /// Number of attempts while something renames parts of the path.
 const TRIES: usize = 32;
 
+/// Flags to open a folder that is no symlink.
+pub(crate) const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 /// Treatment of a symlink to an absolute path, and of `..` in the folder itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -61,15 +67,10 @@ pub(crate) fn open_inside(
 ///
 /// # Errors
 /// It is a mount point (`EXDEV`); any I/O error.
-pub(crate) fn open_on_same_mount(
-    around: impl AsFd,
-    name: &CStr,
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+pub(crate) fn open_on_same_mount(around: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     let limits = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
-    match openat2(around.as_fd(), name, flags, Mode::empty(), limits) {
-        Err(error) if is_missing(error) => open_and_compare(around.as_fd(), name, flags),
+    match openat2(around.as_fd(), name, FOLDER, Mode::empty(), limits) {
+        Err(error) if is_missing(error) => open_and_compare(around.as_fd(), name),
         result => result,
     }
 }
@@ -79,8 +80,8 @@ fn is_missing(error: Errno) -> bool {
     matches!(error, Errno::NOSYS | Errno::PERM)
 }
 
-fn open_and_compare(around: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let found = openat(around, name, flags, Mode::empty())?;
+fn open_and_compare(around: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    let found = openat(around, name, FOLDER, Mode::empty())?;
     if mount_id(around)? == mount_id(found.as_fd())? {
         Ok(found)
     } else {
@@ -360,9 +361,8 @@ mod tests {
         mount_bind(&plain, &mounted).unwrap();
         let folder = openat(CWD, root.path(), OFlags::PATH, Mode::empty()).unwrap();
         let open = |name: &CStr| {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let by_kernel = open_on_same_mount(&folder, name, OFlags::RDONLY).map(drop);
-            let compared = open_and_compare(folder.as_fd(), name, flags).map(drop);
+            let by_kernel = open_on_same_mount(&folder, name).map(drop);
+            let compared = open_and_compare(folder.as_fd(), name).map(drop);
             assert_eq!(compared, by_kernel, "{name:?}");
             compared
         };

@@ -88,7 +88,7 @@ struct ContainerLogManager {
     /// Issues of the round before, if there was nothing to do about any of them.
     at_rest: BTreeSet<LogIssue>,
     /// The logs of the round before, if there was nothing to do about any of them.
-    known: Option<Arc<KnownLogs>>,
+    known: Option<KnownLogs>,
     problems: LogOnce,
 }
 
@@ -108,7 +108,7 @@ impl ContainerLogManager {
         self.report("the folders of logs", &Ok(()));
         if found.is_subset(&self.at_rest) {
             self.at_rest = found;
-            self.known = Some(Arc::new(known));
+            self.known = Some(known);
             return;
         }
         let containers = match self.containers().await {
@@ -130,19 +130,19 @@ impl ContainerLogManager {
         let Some(mut known) = self.known.take() else {
             return false;
         };
-        // What it was shared with has ended.
-        if !Arc::get_mut(&mut known).is_some_and(|known| known.begin_round(revision)) {
+        if !known.begin_round(revision) {
             return false;
         }
         let (folder, max_size) = (
             self.context.facts.paths.logs.clone(),
             self.rotation.max_size,
         );
-        let looked_at = Arc::clone(&known);
-        let in_order = blocking(move || looked_at.are_in_order(&folder, max_size)).await;
-        let is_quiet = in_order.unwrap_or(false);
-        self.known = Some(known).filter(|_| is_quiet);
-        is_quiet
+        let look = move || {
+            let in_order = known.are_in_order(&folder, max_size).unwrap_or(false);
+            in_order.then_some(known)
+        };
+        self.known = blocking(look).await;
+        self.known.is_some()
     }
 
     /// Returns the runtime's containers by their log files, as far as their labels say.

@@ -4,10 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, fstat, open};
-
-use crate::host::resolve::{Scope, open_inside};
-use crate::host::untrusted::FileInfo;
+use crate::host::untrusted::Location;
 
 /// Rounds in which only known logs are looked at, before all folders are examined again.
 const ROUNDS: u32 = 5;
@@ -52,19 +49,13 @@ impl KnownLogs {
         if self.logs.is_empty() {
             return Ok(true);
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = open(folder, flags, Mode::empty())?;
-        for log in &self.logs {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW;
-            let Ok(found) = open_inside(&folder, log, flags, Scope::Beneath) else {
-                return Ok(false);
-            };
-            let info = FileInfo::from(&fstat(found)?);
-            if !info.is_plain || max_size.is_some_and(|max| info.size >= max) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let folder = Location::new(folder, "").open()?;
+        let is_in_order = |log: &PathBuf| {
+            folder
+                .find_inside(log)
+                .is_ok_and(|found| found.is_plain && max_size.is_none_or(|max| found.size < max))
+        };
+        Ok(self.logs.iter().all(is_in_order))
     }
 }
 

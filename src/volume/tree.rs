@@ -6,17 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::host::resolve::open_on_same_mount;
-
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+use crate::host::resolve::{FOLDER, open_on_same_mount};
 
 /// Opens a folder that is no symlink.
 pub(super) fn open(folder: &Path) -> io::Result<OwnedFd> {
@@ -51,7 +44,7 @@ pub(super) fn visit(
     let mut levels = vec![Level::enter(&here, CString::default(), &mut act)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.folders.pop() {
-            here = open_on_same_mount(&here, &name, FOLDER)?;
+            here = open_on_same_mount(&here, &name)?;
             levels.push(Level::enter(&here, name, &mut act)?);
             continue;
         }
@@ -121,7 +114,7 @@ pub(super) fn is_folder(found: &Stat) -> bool {
 pub(super) mod tests {
     use super::super::mounts;
     use super::*;
-    use rustix::fs::mkdirat;
+    use rustix::fs::{OFlags, mkdirat};
     use rustix::mount::{MountFlags, mount_bind};
     use std::fs;
     use std::os::unix::fs::symlink;

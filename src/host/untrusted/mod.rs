@@ -20,16 +20,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::atomic_file::{self, Durability};
+use super::resolve::{FOLDER, Scope, open_inside};
 
 /// The most names that are read from one folder.
 const MAX_NAMES: usize = 100_000;
 /// Number of names that are tried for a new file.
 const TRIES: usize = 16;
-
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// Folder below one that the agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,6 +193,19 @@ impl Folder {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(named(error.into(), &self.path.join(name))),
         }
+    }
+
+    /// Finds a file by its path below the folder, the symlink itself if it is one. No part of the path leads out of the
+    /// folder.
+    ///
+    /// # Errors
+    /// Any I/O error; nothing has the path.
+    pub(crate) fn find_inside(&self, path: &Path) -> io::Result<FileInfo> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let found = open_inside(&self.fd, path, flags, Scope::Beneath);
+        let stat = found.and_then(|found| fstat(&found));
+        let stat = stat.map_err(|e| named(e.into(), &self.path.join(path)))?;
+        Ok(FileInfo::from(&stat))
     }
 
     /// Opens a regular file that has no other name, for reading. Never blocks, and nothing else is opened:
