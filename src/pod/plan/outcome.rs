@@ -123,7 +123,12 @@ impl PodState {
                 self.stopped_sandboxes.insert(id.clone());
             }
             Step::RemoveContainer { id } => {
-                self.update_versions(|_, version| version.history_mut().forget(id));
+                self.update_versions(|_, version| {
+                    // Else what is shared with the written one would be copied.
+                    if version.history.mentions(id) {
+                        version.history_mut().forget(id);
+                    }
+                });
             }
             Step::CleanUp { uid } => self.forget_version(uid),
             // The rest shows in the runtime alone, or has outcomes of its own.
@@ -184,8 +189,9 @@ impl Version {
                 self.termination = Some(Termination::Begun(terminating));
             }
             (Step::StopContainers { .. }, Outcome::FailedInstance(id, failed)) => {
-                self.history_mut().post_starts.remove(&id);
-                self.history_mut().failed_instances.insert(id, failed);
+                let history = self.history_mut();
+                history.post_starts.remove(&id);
+                history.failed_instances.insert(id, failed);
             }
             (Step::Fail { .. }, Outcome::Finished(finished, record)) => {
                 self.history_mut().finished = Some(finished);

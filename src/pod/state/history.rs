@@ -192,6 +192,14 @@ impl History {
             .collect()
     }
 
+    /// Returns true if it says anything of the container with this id.
+    #[must_use]
+    pub fn mentions(&self, id: &ContainerId) -> bool {
+        self.containers.values().any(|instance| instance.id == *id)
+            || self.failed_instances.contains_key(id)
+            || self.post_starts.contains(id)
+    }
+
     /// The container with this id was removed by us.
     pub fn forget(&mut self, id: &ContainerId) {
         self.containers.retain(|_, instance| instance.id != *id);

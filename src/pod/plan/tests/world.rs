@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::NAMES;
 use super::events::End;
-use crate::manifest::StaticPod;
-use crate::manifest::WrittenDocument;
+use crate::manifest::{StaticPod, WrittenDocument};
 use crate::pod::backoff;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::plan::{Outcome, Plan, Step, plan};
