@@ -58,9 +58,13 @@ end_process() {
     fi
 }
 
-# A zombie is over, even if its parent does not care.
+# not_running PID: nothing of the process is left, but perhaps a zombie that its parent does not care for. The first
+# thread is a zombie as soon as it ends itself; ports and files stay the process's until the others have ended too.
 not_running() {
-    local state
-    state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) || return 0
-    [[ $state == Z ]]
+    local fields
+    # After the name: the state first, the number of threads 17 fields on.
+    fields=$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) || return 0
+    # shellcheck disable=SC2086
+    set -- $fields
+    [[ -z ${1:-} ]] || [[ $1 == Z ]] && ((${18:-0} <= 1))
 }
