@@ -23,6 +23,26 @@ with_lock() {
     ) 9>"$cache/$name.lock"
 }
 
+# fetch_kubelet: makes sure that the kubelet is at hand, built from its Go module, and prints its path.
+fetch_kubelet() {
+    local version kubelet
+    version=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$hack/kubernetes/go.mod")
+    kubelet=$cache/kubelet-$version
+    with_lock kubelet build_kubelet "$version" "$kubelet" >&2
+    echo "$kubelet"
+}
+
+# build_kubelet VERSION FILE
+build_kubelet() {
+    [[ -x $2 ]] && return
+    command -v go >/dev/null || die "the kubelet is built from source and needs Go 1.26 or newer"
+    say "building the kubelet $1"
+    local flags="-s -w -X k8s.io/component-base/version.gitVersion=$1"
+    (cd "$hack/kubernetes" && CGO_ENABLED=0 nice -n 19 go build -p 2 -ldflags "$flags" -o "$2.new" \
+        k8s.io/kubernetes/cmd/kubelet)
+    mv "$2.new" "$2"
+}
+
 # free_port: a TCP port that nobody listens on just now, of those that the machine takes neither for calls
 # to others (32768 and up, unless set otherwise) nor the tests for themselves.
 free_port() {
