@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod agent;
+mod as_kubelet;
 mod check;
 mod completions;
 mod config;
@@ -13,9 +14,9 @@ mod ps;
 mod table;
 mod wait;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use crate::text::printable;
@@ -75,13 +76,15 @@ fn definition() -> clap::Command {
 /// # Errors
 /// The error of the command, for people.
 pub fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        if let Some(advice) = advice(&error) {
-            eprintln!("error: {advice}");
-            std::process::exit(2);
-        }
-        error.exit()
-    });
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = if as_kubelet::is_called_so(&arguments) {
+        as_kubelet::parse(arguments)?
+    } else {
+        Some(Cli::parse_from(with_dashes(arguments)))
+    };
+    let Some(cli) = cli else {
+        return Ok(ExitCode::SUCCESS);
+    };
     match cli.command {
         Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
@@ -98,15 +101,19 @@ pub fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Advice on a flag of the kubelet that podkeeper does not have.
-fn advice(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
-    }
-    match error.get(ContextKind::InvalidArg)? {
-        ContextValue::String(flag) => crate::config::kubelet::advice(flag),
-        _ => None,
-    }
+/// Writes dashes for underscores in the names of `run`'s and `config`'s long flags, as the kubelet takes both.
+fn with_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_for_them = arguments
+        .get(1)
+        .is_some_and(|c| c == "run" || c == "config");
+    let with_dashes = |argument: OsString| match argument.to_str() {
+        Some(text) if is_for_them && text.starts_with("--") => match text.split_once('=') {
+            Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
+            None => text.replace('_', "-").into(),
+        },
+        _ => argument,
+    };
+    arguments.into_iter().map(with_dashes).collect()
 }
 
 /// Writes to standard output. A closed pipe (`podkeeper ps | head`) is no error.
@@ -115,5 +122,41 @@ fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn underscores_in_flags_of_the_agent_are_dashes() {
+        for (line, expected) in [
+            (
+                "podkeeper run --node_labels=a_b=c --root_dir /r_r",
+                "podkeeper run --node-labels=a_b=c --root-dir /r_r",
+            ),
+            ("podkeeper logs --a_b", "podkeeper logs --a_b"),
+        ] {
+            assert_eq!(with_dashes(words(line)), words(expected));
+        }
+    }
+
+    #[test]
+    fn by_the_kubelets_name_the_kubelets_command_line_runs_the_agent() {
+        let runs = |line: &str| {
+            let cli = as_kubelet::parse(words(line)).unwrap().unwrap();
+            matches!(cli.command, Command::Run(_))
+        };
+        assert!(runs("/usr/bin/kubelet --config=/c --node_ip=10.0.0.1"));
+        assert!(runs("kubelet"));
+        assert!(runs("kubelet run --config=/c"));
+        assert!(!runs("kubelet ps"));
+        assert!(as_kubelet::is_called_so(&words("/usr/bin/kubelet")));
+        assert!(!as_kubelet::is_called_so(&words("/usr/bin/podkeeper")));
     }
 }

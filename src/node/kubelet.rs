@@ -26,8 +26,11 @@ fn find_in(proc: &Path, own: &Path) -> Option<u32> {
     found.map(|(id, _)| id)
 }
 
-/// Returns `true` if a process was started as a kubelet, whatever it calls itself.
+/// Returns `true` if a process was started as a kubelet, whatever it calls itself, unless that is podkeeper.
 fn is_kubelet(process: &Path) -> bool {
+    if fs::read(process.join("comm")).is_ok_and(|name| name == b"podkeeper\n") {
+        return false;
+    }
     let named = |path: &Path| path.file_name().is_some_and(|name| name == "kubelet");
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
     let program = line.split(|b| *b == 0).next().unwrap_or_default();
@@ -57,6 +60,9 @@ mod tests {
         process(proc.path(), "11", "/bin/sh", "1");
         process(proc.path(), "12", "/usr/bin/kubelet", "2");
         process(proc.path(), "13", "/usr/bin/kubelet-helper", "1");
+        assert_eq!(find_in(proc.path(), &own), None);
+        let ours = process(proc.path(), "9", "/usr/bin/kubelet", "1");
+        fs::write(ours.join("comm"), "podkeeper\n").unwrap();
         assert_eq!(find_in(proc.path(), &own), None);
         process(proc.path(), "14", "/usr/local/bin/kubelet", "1");
         assert_eq!(find_in(proc.path(), &own), Some(14));
