@@ -19,6 +19,9 @@ pub(super) fn load(
     let certificate_folder = values.get("cert-dir").optional_path()?;
     let taints = taints(values.get("register-with-taints"))?;
     let lease_seconds = values.get("node-lease-duration-seconds").number()?;
+    let provider_id = Some(values.get("provider-id").text()).filter(|id| !id.is_empty());
+    let measure_interval = values.get("node-status-update-frequency").duration()?;
+    let report_interval = values.get("node-status-report-frequency").duration()?;
     let Some(kubeconfig) = kubeconfig else {
         if bootstrap_kubeconfig.is_some() {
             bail!(
@@ -34,6 +37,9 @@ pub(super) fn load(
         rotate_certificates: values.get("rotate-certificates").is_on(),
         register_node: values.get("register-node").is_on(),
         taints,
+        provider_id,
+        measure_interval,
+        report_interval,
         lease_seconds,
         port,
     }))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use super::kubelet;
 use super::setting::Definition;
 use super::table::SETTINGS;
 use super::value_type::ValueType;
@@ -90,7 +91,13 @@ impl ConfigFields {
         }
         for (field, value) in leaves(&document.value) {
             let Some((known, value_type)) = fields().find(|(known, _)| *known == field) else {
-                self.ignored.push(ignored(&field));
+                let option = kubelet::of_field(&field);
+                let reason = option.map(|o| o.reason(&kubelet::value_of_field(value)));
+                match reason {
+                    Some(Err(refused)) => problems.push(document.spans.problem(&field, refused)),
+                    Some(Ok(_)) => self.ignored.push(field),
+                    None => self.ignored.push(ignored(&field)),
+                }
                 continue;
             };
             if value.is_null() {

@@ -1,13 +1,14 @@
-//! The flags of `podkeeper run`, as typed: one for each setting of [`super::table`], and a few that are none.
+//! The flags of `podkeeper run`, as typed: one for each setting of [`super::table`], and those of [`super::kubelet`].
 //! Those that the kubelet has are spelled as there.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 use reqwest::header::{HeaderName, HeaderValue};
 
+use super::kubelet::KubeletFlags;
 use super::setting::Definition;
 use super::table::SETTINGS;
 use super::value_type::{self, ValueType};
@@ -16,21 +17,21 @@ use super::value_type::{self, ValueType};
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
     /// `KubeletConfiguration` file (`kubelet.config.k8s.io/v1beta1`); flags win over it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "config")]
     pub config: Option<PathBuf>,
 
     /// Folder of drop-ins, `*.conf`, each a `KubeletConfiguration` that wins over --config and over
     /// those before it by name
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", overrides_with = "config_dir")]
     pub config_dir: Option<PathBuf>,
 
     /// The flags of the settings.
     #[command(flatten)]
     pub(super) settings: SettingFlags,
 
-    /// The kubelet's flags that are accepted without effect.
+    /// The flags of the kubelet that are no settings.
     #[command(flatten)]
-    pub(super) without_effect: WithoutEffect,
+    pub(super) kubelet: KubeletFlags,
 }
 
 /// The words of each given flag of a setting; clap has checked them.
@@ -82,13 +83,19 @@ fn argument(definition: &Definition) -> Arg {
         .value_name(definition.value_name.unwrap_or(value_type.value_name()))
         .value_parser(value_type.value_parser())
         .help(definition.help());
-    if value_type.is_repeatable() {
-        argument = argument.action(ArgAction::Append);
+    if value_type.is_path() {
+        argument = argument.value_hint(ValueHint::AnyPath);
     }
+    // Of a flag that has one value, the last one wins, as with the kubelet.
+    argument = if value_type.is_repeatable() {
+        argument.action(ArgAction::Append)
+    } else {
+        argument.overrides_with(definition.flag)
+    };
     if value_type.is_list() {
         argument = argument.value_delimiter(',');
     }
-    if value_type == ValueType::Size {
+    if matches!(value_type, ValueType::Size | ValueType::Limit) {
         argument = argument.allow_hyphen_values(true);
     }
     if value_type == ValueType::Bool {
@@ -113,38 +120,8 @@ fn verbosity() -> Arg {
         .short('v')
         .value_name("N")
         .value_parser(value_parser!(u8))
+        .overrides_with(VERBOSITY)
         .help("Verbosity as the kubelet has it, in place of --log-level: 4 and more is debug, 8 and more is trace")
-}
-
-/// Flags of the kubelet that its usual command lines have and that have no effect here.
-/// They are accepted and named in a warning.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub(super) struct WithoutEffect {
-    #[arg(long, hide = true)]
-    pod_infra_container_image: Option<String>,
-    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    fail_swap_on: Option<bool>,
-}
-
-impl WithoutEffect {
-    /// Returns the given flags, each with the reason for which it has no effect.
-    pub(super) fn given(&self) -> Vec<String> {
-        const IMAGE: &str = "the sandbox's image is a setting of the runtime";
-        const SWAP: &str = "swap is no reason not to start";
-        let all = [
-            (
-                self.pod_infra_container_image.is_some(),
-                "pod-infra-container-image",
-                IMAGE,
-            ),
-            (self.fail_swap_on.is_some(), "fail-swap-on", SWAP),
-        ];
-        let given = all.into_iter().filter(|(given, ..)| *given);
-        given
-            .map(|(_, flag, reason)| format!("--{flag} ({reason})"))
-            .collect()
-    }
 }
 
 /// Headers of a request, in order.

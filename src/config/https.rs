@@ -100,6 +100,24 @@ mod tests {
             ("--kubeconfig=/k --port=0", "", None),
             ("--port=1 --address=::1", "", Some("[::1]:1")),
             ("", "port: 2\naddress: 10.0.0.1", Some("10.0.0.1:2")),
+            // As the kubelet alone on its machine is set up: callers can be told apart, or need not be.
+            (
+                "",
+                "authentication: {x509: {clientCAFile: /ca}}",
+                Some("0.0.0.0:10250"),
+            ),
+            (
+                "",
+                "authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}",
+                Some("0.0.0.0:10250"),
+            ),
+            ("--anonymous-auth", "", None),
+            ("", "authorization: {mode: AlwaysAllow}", None),
+            (
+                "--port=0",
+                "authentication: {x509: {clientCAFile: /ca}}",
+                None,
+            ),
         ] {
             let config = with_fields(flags, fields).unwrap();
             let found = config.https.map(|settings| settings.address);

@@ -11,7 +11,7 @@ mod file;
 mod flags;
 mod housekeeping;
 mod https;
-pub(crate) mod kubelet;
+mod kubelet;
 mod life;
 mod node;
 mod ports;
@@ -41,7 +41,7 @@ use crate::manifest::is_dns_subdomain;
 use crate::node::image_gc;
 use crate::node::log_rotation::Rotation;
 use crate::source::Sources;
-use crate::translate::Paths;
+use crate::translate::{CgroupRoot, Paths};
 use file::ConfigFields;
 use values::{Inputs, Values};
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub resolv_conf: Option<PathBuf>,
     /// Manager of cgroups, where the runtime does not report it.
     pub cgroup_driver: CgroupDriver,
+    /// The cgroup that those of Pods are below.
+    pub cgroup_root: CgroupRoot,
     /// Properties of the node, and limits for its Pods.
     pub node: NodeSettings,
     /// HTTP ports besides the agent's own socket.
@@ -127,7 +129,7 @@ impl Config {
         let ports = Ports::load(values)?;
         let https = https::load(values)?;
         let port = https.as_ref().map(|https| https.address.port());
-        let mut warnings = without_effect(flags, &files);
+        let mut warnings = without_effect(flags, &files)?;
         warnings.extend(ports.warning());
         warnings.extend(https.as_ref().and_then(https::warning));
         Ok(Self {
@@ -145,6 +147,7 @@ impl Config {
                 "systemd" => CgroupDriver::Systemd,
                 _ => CgroupDriver::Cgroupfs,
             },
+            cgroup_root: CgroupRoot::parse(&values.get("cgroup-root").text())?,
             node: NodeSettings::load(values)?,
             ports,
             https,
@@ -165,17 +168,20 @@ impl Config {
 }
 
 /// Warnings of the flags and fields that have no effect.
-fn without_effect(flags: &Flags, files: &ConfigFields) -> Vec<String> {
+///
+/// # Errors
+/// A flag of the kubelet has a value that is refused.
+fn without_effect(flags: &Flags, files: &ConfigFields) -> anyhow::Result<Vec<String>> {
     let mut warnings = vec![];
     for (of, names) in [
-        ("flags of the kubelet", &flags.without_effect.given()),
+        ("flags of the kubelet", &flags.kubelet.without_effect()?),
         ("fields of the KubeletConfiguration", &files.ignored),
     ] {
         if !names.is_empty() {
             warnings.push(format!("{of} without effect here: {}", names.join(", ")));
         }
     }
-    warnings
+    Ok(warnings)
 }
 
 /// The machine's host name.

@@ -41,6 +41,10 @@ pub struct NodeSettings {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Maximum number of Pods on the node.
     pub max_pods: u32,
+    /// Maximum number of processes of a Pod.
+    pub max_pids: Option<u64>,
+    /// The kernel kills one process where a container runs out of memory, not all of the container's.
+    pub single_process_oom_kill: bool,
 }
 
 impl NodeSettings {
@@ -54,6 +58,8 @@ impl NodeSettings {
             seccomp_default: values.get("seccomp-default").is_on(),
             allowed_unsafe_sysctls: values.get("allowed-unsafe-sysctls").texts(),
             max_pods: values.get("max-pods").number()?,
+            max_pids: values.get("pod-max-pids").limit()?,
+            single_process_oom_kill: values.get("single-process-oom-kill").is_on(),
         })
     }
 }

@@ -8,9 +8,9 @@
 use super::DEFAULT_RUN_DIR;
 use super::setting::Definition;
 use super::value_type::ValueType::{
-    Address, Addresses, Bool, Count, Duration, Endpoint, Headers, LogLevel, NodeName, OneOf, Pairs,
-    Path, PathOrNone, Paths, Percent, Period, Port, Range, Size, Taints, Text, Texts, TimeLimit,
-    Url,
+    Address, Addresses, Bool, Count, Duration, Endpoint, Headers, Limit, LogLevel, NodeName, OneOf,
+    Pairs, Path, PathOrNone, Paths, Percent, Period, Port, Range, Size, Taints, Text, Texts,
+    TimeLimit, Url,
 };
 use super::values::Inputs;
 
@@ -91,7 +91,8 @@ pub(super) static SETTINGS: &[Definition] = &[
         .field("address")
         .computed("all addresses for --port, 127.0.0.1 for --read-only-port", default_address),
     row("port", Port, "Port of the node's API over HTTPS, for kubectl logs, exec, attach, port-forward and top; 0 disables it")
-        .field("port").computed("10250 with --kubeconfig, else 0", default_port)
+        .field("port")
+        .computed("10250 with --kubeconfig or --client-ca-file, or with --anonymous-auth and `AlwaysAllow`, else 0", default_port)
         .notes("see [the node's API](api-server.md#kubectl-logs-exec-attach-port-forward-top)"),
     row("tls-cert-file", Path, "Serving certificate of --port, PEM")
         .field("tlsCertFile").nothing("self-signed"),
@@ -134,6 +135,12 @@ pub(super) static SETTINGS: &[Definition] = &[
         .field("resolvConf").default("/etc/resolv.conf"),
     row("cgroup-driver", OneOf(CGROUP_DRIVERS), "Manager of cgroups, where the runtime does not report it")
         .value_name("DRIVER").field("cgroupDriver").default("cgroupfs"),
+    row("cgroup-root", Text, "Cgroup that those of Pods are below")
+        .value_name("CGROUP").field("cgroupRoot").nothing("the root"),
+    row("pod-max-pids", Limit, "Maximum number of processes of a Pod; -1 for no limit")
+        .field("podPidsLimit").default("-1"),
+    row("single-process-oom-kill", Bool, "Have the kernel kill one process where a container runs out of memory, with cgroup v2; otherwise all of the container's")
+        .field("singleProcessOOMKill").default("false"),
     row("node-ip", Addresses, "IP addresses of this node; repeatable, or separated by commas")
         .nothing("those from which the machine reaches others")
         .notes("unless given, they are checked again regularly"),
@@ -175,6 +182,13 @@ pub(super) static SETTINGS: &[Definition] = &[
         .field("registerNode").computed("true with --kubeconfig", with_kubeconfig),
     row("register-with-taints", Taints, "Taints of the created Node, KEY=VALUE:EFFECT; repeatable, or separated by commas")
         .field("registerWithTaints").default("podkeeper.io/static-only:NoSchedule"),
+    row("provider-id", Text, "ID of the machine at its cloud provider, which the created Node has")
+        .value_name("ID").field("providerID").nothing("none"),
+    row("node-status-update-frequency", Period, "Interval at which the machine is measured for the Node's status; a change is reported then")
+        .field("nodeStatusUpdateFrequency").default("10s"),
+    row("node-status-report-frequency", Period, "Interval at which an unchanged status is reported")
+        .field("nodeStatusReportFrequency")
+        .computed("that of `--node-status-update-frequency` if it is given, else 5m", report_frequency),
     row("node-lease-duration-seconds", Count(MAX_SECONDS), "Duration of the Node's lease, which is renewed four times as often")
         .value_name("SECONDS").field("nodeLeaseDurationSeconds").default("40"),
 
@@ -197,12 +211,22 @@ fn with_kubeconfig(inputs: &Inputs) -> String {
     inputs.is_given("kubeconfig").to_string()
 }
 
+/// As the kubelet, which reports an unchanged status as often as it looks if that is set.
+fn report_frequency(inputs: &Inputs) -> String {
+    let given = inputs.text("node-status-update-frequency");
+    given.unwrap_or_else(|| "5m".to_owned())
+}
+
+/// Open where callers can be told apart, or need not be.
 fn default_port(inputs: &Inputs) -> String {
-    let port = if inputs.is_given("kubeconfig") {
-        "10250"
-    } else {
-        "0"
-    };
+    let has = |flag, value| inputs.text(flag).as_deref() == Some(value);
+    let is_open_to_all = inputs.is_on("anonymous-auth") && has("authorization-mode", "AlwaysAllow");
+    let port =
+        if inputs.is_given("kubeconfig") || inputs.is_given("client-ca-file") || is_open_to_all {
+            "10250"
+        } else {
+            "0"
+        };
     port.to_owned()
 }
 

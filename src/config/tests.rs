@@ -323,23 +323,103 @@ fn a_kubeadm_node_starts_as_it_is() {
 }
 
 #[test]
-fn a_flag_of_the_kubelet_that_is_not_there_is_known_by_name_and_no_flag_is_listed_twice() {
-    use clap::CommandFactory;
-    for flag in [
-        "--memory-manager-policy=Static",
-        "--rotate-server-certificates=true",
-        "--eviction-hard=memory.available<5%",
+fn the_command_lines_of_kind_and_of_people_are_carried_out() {
+    // As kind writes it, with kubeadm's before and what people add behind: the last one counts.
+    let config = with_files(
+        &[(
+            "config.yaml",
+            &kubelet("cgroupRoot: /other\nproviderID: other\n"),
+        )],
+        "--config=@/config.yaml --kubeconfig=/k --container-runtime-endpoint=unix:///run/containerd/containerd.sock \
+             --node-ip= --node-labels= --pod-infra-container-image=registry.k8s.io/pause:3.10 --fail-swap-on=false \
+             --provider-id=kind://docker/c/c-worker --runtime-cgroups=/system.slice/containerd.service \
+             --cgroup-root=/kubelet --hostname-override=one --hostname-override=two --seccomp-default=T \
+             --node-labels=a=b, --node-labels=c=d --oom-score-adj -999 --pod-manifest-path=/m \
+             --feature-gates=A=true,B=false --cloud-provider= --tls-cert-file=",
+    );
+    let config = config.unwrap();
+    assert_eq!(config.node.addresses, [] as [IpAddr; 0]);
+    let labels = config.node.labels.iter().map(|(k, v)| format!("{k}={v}"));
+    assert_eq!(labels.collect::<Vec<_>>(), ["a=b", "c=d"]);
+    assert_eq!(config.node_name, "two");
+    assert!(config.node.seccomp_default);
+    assert_eq!(config.cgroup_root, CgroupRoot::parse("/kubelet").unwrap());
+    let provider = config.api_server.unwrap().provider_id;
+    assert_eq!(provider.as_deref(), Some("kind://docker/c/c-worker"));
+    let [warning] = &config.warnings[..] else {
+        panic!("{:#?}", config.warnings);
+    };
+    let without = warning.strip_prefix("flags of the kubelet without effect here: ");
+    let named: Vec<_> = without.unwrap().split("), ").collect();
+    let names = named.iter().filter_map(|text| text.split(" (").next());
+    let expected = [
+        "--cloud-provider",
+        "--fail-swap-on",
+        "--feature-gates",
+        "--oom-score-adj",
+        "--pod-infra-container-image",
+        "--runtime-cgroups",
+    ];
+    assert_eq!(names.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn intervals_of_the_nodes_status_are_the_kubelets() {
+    for (flags, fields, expected) in [
+        ("", "", [10, 300]),
+        ("", "nodeStatusUpdateFrequency: 20s", [20, 20]),
+        (
+            "--node-status-update-frequency=1m",
+            "nodeStatusUpdateFrequency: 20s",
+            [60, 60],
+        ),
+        (
+            "",
+            "nodeStatusUpdateFrequency: 20s\nnodeStatusReportFrequency: 1m",
+            [20, 60],
+        ),
     ] {
-        let advice = kubelet::advice(flag).unwrap();
-        assert!(
-            advice.contains("is a flag of the kubelet that podkeeper does not have"),
-            "{advice}"
+        let api = with_fields(&format!("--kubeconfig=/k {flags}"), fields);
+        let api = api.unwrap().api_server.unwrap();
+        let found = [api.measure_interval, api.report_interval];
+        assert_eq!(
+            found.map(|time| time.as_secs()),
+            expected,
+            "{flags} {fields}"
         );
-        assert!(advice.contains("leave it out"), "{advice}");
     }
-    assert_eq!(kubelet::advice("--no-such-flag"), None);
-    for argument in FlagsLine::command().get_arguments() {
-        let flag = format!("--{}", argument.get_long().unwrap_or_default());
-        assert_eq!(kubelet::advice(&flag), None, "{flag} is there");
+}
+
+#[test]
+fn a_field_that_would_change_what_runs_is_refused_at_its_place() {
+    for (field, expected) in [
+        (
+            "cgroupsPerQOS: false",
+            "@/c:3:16: cgroupsPerQOS: found \"false\", expected \"true\": Pods always",
+        ),
+        (
+            "imageServiceEndpoint: unix:///i",
+            "@/c:3:23: imageServiceEndpoint: found \"unix:///i\", expected nothing: images are",
+        ),
+        (
+            "podPidsLimit: some",
+            "@/c:3:15: podPidsLimit: found \"some\", expected a number",
+        ),
+        (
+            "cgroupRoot: /../a",
+            "--cgroup-root: found \"..\" in \"/../a\"",
+        ),
+    ] {
+        let error = with_fields("", field).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
     }
+    let most = with_fields("", "podPidsLimit: 100").unwrap().node.max_pids;
+    assert_eq!(most, Some(100));
+    assert_eq!(
+        with_fields("--pod-max-pids=-1", "podPidsLimit: 100")
+            .unwrap()
+            .node
+            .max_pids,
+        None
+    );
 }

@@ -4,8 +4,7 @@
 //! [`super::values`].
 
 use std::ffi::OsString;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{AddrParseError, IpAddr};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
 use clap::value_parser;
@@ -58,6 +57,8 @@ pub(super) enum ValueType {
     Range(u32, u32),
     /// A number from 0, which means none, to 65535.
     Port,
+    /// A number from 1; 0 or less, as -1, sets no limit.
+    Limit,
     /// A number from 0 to 100.
     Percent,
     /// True or false.
@@ -83,7 +84,7 @@ impl ValueType {
             Self::Taints => "TAINTS",
             Self::Headers => "HEADERS",
             Self::Duration | Self::Period | Self::TimeLimit => "DURATION",
-            Self::Count(_) | Self::Range(..) => "N",
+            Self::Count(_) | Self::Range(..) | Self::Limit => "N",
             Self::Port => "PORT",
             Self::Percent => "PERCENT",
             Self::Bool => "BOOL",
@@ -105,11 +106,16 @@ impl ValueType {
         )
     }
 
-    /// Check of a flag's word, or of the whole value of [`ValueType::Headers`].
+    /// A word is a path of a file or folder.
+    pub(super) fn is_path(self) -> bool {
+        matches!(self, Self::Path | Self::PathOrNone | Self::Paths)
+    }
+
+    /// Check of a flag's word, or of the whole value of [`ValueType::Headers`]. The empty word is none, where there may
+    /// be none.
     pub(super) fn value_parser(self) -> ValueParser {
         match self {
-            Self::Path | Self::Paths => value_parser!(PathBuf),
-            Self::PathOrNone => ValueParser::os_string(),
+            Self::Path | Self::PathOrNone | Self::Paths => ValueParser::os_string(),
             Self::Text
             | Self::NodeName
             | Self::Size
@@ -118,14 +124,16 @@ impl ValueType {
             | Self::Pairs
             | Self::Taints => ValueParser::string(),
             Self::Endpoint => value_parser!(Endpoint).into(),
-            Self::Address | Self::Addresses => value_parser!(IpAddr).into(),
+            Self::Address => value_parser!(IpAddr).into(),
+            Self::Addresses => ValueParser::new(parse_optional_address),
             Self::Headers => ValueParser::new(parse_headers),
             Self::Duration | Self::Period | Self::TimeLimit => ValueParser::new(parse_duration),
             Self::Count(most) => number(1, most),
             Self::Range(least, most) => number(least, most),
             Self::Port => number(0, u16::MAX.into()),
+            Self::Limit => value_parser!(i64).into(),
             Self::Percent => number(0, 100),
-            Self::Bool => ValueParser::bool(),
+            Self::Bool => ValueParser::new(parse_bool),
             Self::OneOf(words) => {
                 let words = words.iter().map(|(word, help)| match *help {
                     "" => PossibleValue::new(*word),
@@ -179,6 +187,8 @@ impl ValueType {
             (Self::Count(_) | Self::LogLevel | Self::Range(..) | Self::Port | Self::Percent, _) => {
                 self.check_number(value)
             }
+            (Self::Limit, value) if value.is_i64() => Ok(true),
+            (Self::Limit, _) => wrong("a number, or -1 for no limit"),
             (Self::Bool, _) => wrong("true or false"),
             (Self::OneOf(words), _) => {
                 let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
@@ -243,6 +253,7 @@ impl ValueType {
             Self::Count(_) | Self::Range(..) | Self::Port | Self::Percent => {
                 json!(shown.parse::<u64>().unwrap_or_default())
             }
+            Self::Limit => json!(shown.parse::<i64>().unwrap_or(-1)),
             Self::LogLevel => json!(verbosity(shown)),
             Self::Bool => json!(shown == "true"),
             Self::Taints => list(shown).into_iter().map(taint_object).collect(),
@@ -254,6 +265,23 @@ impl ValueType {
 fn number(least: u32, most: u32) -> ValueParser {
     let range = i64::from(least)..=i64::from(most);
     value_parser!(i64).range(range).into()
+}
+
+/// Parses an IP address, or the empty text.
+fn parse_optional_address(text: &str) -> Result<Option<IpAddr>, AddrParseError> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
+/// Parses true or false in the words that the kubelet's flags may have (Go, `strconv.ParseBool`).
+pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
 }
 
 fn is_texts(value: &Value) -> bool {

@@ -15,7 +15,7 @@ use super::flags::{Headers, SettingFlags, parse_header, parse_headers};
 use super::node_name;
 use super::setting::{DefaultValue, Definition, Setting};
 use super::table::SETTINGS;
-use super::value_type::ValueType;
+use super::value_type::{ValueType, parse_bool};
 use crate::source::url::shown;
 use crate::units::duration::parse_duration;
 
@@ -30,12 +30,8 @@ impl Inputs<'_> {
     /// The words that a flag or a file gives for a setting, and which of the two.
     fn given(&self, definition: &Definition) -> Option<(Vec<OsString>, ValueOrigin)> {
         if let Some(words) = self.flags.words(definition.flag) {
-            let zero =
-                |word: &OsString| parse_duration(&word.to_string_lossy()) == Ok(Duration::ZERO);
-            if definition.value_type == ValueType::TimeLimit && words.iter().all(zero) {
-                return None;
-            }
-            return Some((words.to_vec(), ValueOrigin::Flag));
+            let words = flag_words(definition, words)?;
+            return Some((words, ValueOrigin::Flag));
         }
         let given = self.files.get(definition.field?)?;
         let origin = ValueOrigin::File {
@@ -47,7 +43,13 @@ impl Inputs<'_> {
 
     /// A flag or a file sets this setting.
     pub(super) fn is_given(&self, flag: &str) -> bool {
-        self.text(flag).is_some()
+        self.text(flag).is_some_and(|text| !text.is_empty())
+    }
+
+    /// A flag or a file sets this setting to true.
+    pub(super) fn is_on(&self, flag: &str) -> bool {
+        self.text(flag)
+            .is_some_and(|text| parse_bool(&text) == Ok(true))
     }
 
     /// The first word that a flag or a file gives for a setting.
@@ -158,7 +160,7 @@ impl Resolved {
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.text() == "true"
+        parse_bool(&self.text()) == Ok(true)
     }
 
     /// The text, parsed.
@@ -241,6 +243,12 @@ impl Resolved {
         self.number().map(Some)
     }
 
+    /// A limit; `None` for none.
+    pub(super) fn limit(&self) -> anyhow::Result<Option<u64>> {
+        let number: i64 = self.parse(str::parse)?;
+        Ok(u64::try_from(number).ok().filter(|limit| *limit > 0))
+    }
+
     pub(super) fn address(&self) -> anyhow::Result<IpAddr> {
         self.parse(parse_address)
     }
@@ -318,13 +326,14 @@ impl Resolved {
                 number.map_or_else(String::new, |number| number.to_string())
             }
             ValueType::LogLevel => self.level()?.to_string().to_lowercase(),
+            ValueType::Bool => self.is_on().to_string(),
             ValueType::Endpoint => self.parse(str::parse::<crate::cri::Endpoint>)?.to_string(),
             ValueType::Text
             | ValueType::Size
             | ValueType::Texts
             | ValueType::Pairs
             | ValueType::Taints
-            | ValueType::Bool
+            | ValueType::Limit
             | ValueType::OneOf(_) => self.texts().join(","),
         })
     }
@@ -332,6 +341,25 @@ impl Resolved {
     pub(super) fn level(&self) -> anyhow::Result<tracing::Level> {
         self.parse(str::parse::<tracing::Level>)
     }
+}
+
+/// The words of a flag; `None` if they leave the default: the empty word does, where there is one.
+fn flag_words(definition: &Definition, words: &[OsString]) -> Option<Vec<OsString>> {
+    let value_type = definition.value_type;
+    let zero = |word: &OsString| parse_duration(&word.to_string_lossy()) == Ok(Duration::ZERO);
+    if value_type == ValueType::TimeLimit && words.iter().all(zero) {
+        return None;
+    }
+    if value_type == ValueType::PathOrNone {
+        return Some(words.to_vec());
+    }
+    let words = words.iter().filter(|word| !word.is_empty());
+    let words: Vec<_> = words.cloned().collect();
+    let has_default = !matches!(definition.default, DefaultValue::Nothing(_));
+    if words.is_empty() && has_default && !value_type.is_list() {
+        return None;
+    }
+    Some(words)
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, String> {

@@ -76,6 +76,12 @@ pub struct ApiServerSettings {
     pub register_node: bool,
     /// The taints that it is made with.
     pub taints: Vec<Taint>,
+    /// ID of the machine at its cloud provider.
+    pub provider_id: Option<String>,
+    /// Interval between measurements of the machine for the Node's status.
+    pub measure_interval: Duration,
+    /// Interval between reports of an unchanged status.
+    pub report_interval: Duration,
     /// For how many seconds its lease holds.
     pub lease_seconds: u32,
     /// The port on which the node serves what kubectl asks it for, if it does.

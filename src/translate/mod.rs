@@ -24,7 +24,9 @@ use k8s_openapi::api::core::v1::PodSpec;
 use crate::cri::{Capabilities, HandlerFeatures};
 use crate::host::cgroup::CgroupDriver;
 
-pub use cgroup::{class_cgroup_path, pod_cgroup_path, pod_cgroup_paths, qos_cpu_shares};
+pub use cgroup::{
+    CgroupRoot, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths, qos_cpu_shares,
+};
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::{ResolvConf, dns_problems};
 pub use downward::{Addresses, ResourceConsumer, field_value, resource_value};
@@ -117,6 +119,12 @@ pub struct NodeFacts {
     pub kernel: KernelFeatures,
     /// Manager of cgroups.
     pub cgroup_driver: CgroupDriver,
+    /// The cgroup that those of Pods are below.
+    pub cgroup_root: CgroupRoot,
+    /// Maximum number of processes of a Pod.
+    pub max_pids: Option<u64>,
+    /// The kernel kills one process where a container runs out of memory, not all of the container's.
+    pub single_process_oom_kill: bool,
     /// The runtime's name for itself: `containerd`.
     pub runtime_name: String,
     /// Capabilities of the runtime and its handlers.

@@ -317,6 +317,7 @@ pub fn pod_cgroup_limits(facts: &NodeFacts, spec: &PodSpec) -> CgroupLimits {
         cpu_shares: cpu_shares(requested(spec).cpu),
         cpu_quota: cpu_quota(limited("cpu").milli_value()),
         memory: limited("memory").value(),
+        pids: facts.max_pids,
         hugepages: facts.kernel.hugepage_sizes.iter().map(pages).collect(),
     }
 }
@@ -336,7 +337,9 @@ fn linux_resources(
     };
     if facts.kernel.cgroup_unified {
         let unified = &mut resources.unified;
-        unified.insert("memory.oom.group".into(), "1".into());
+        if !facts.single_process_oom_kill {
+            unified.insert("memory.oom.group".into(), "1".into());
+        }
     }
     resources
 }

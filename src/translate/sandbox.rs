@@ -66,7 +66,12 @@ pub fn sandbox_config(
         labels: own_labels.into_iter().collect(),
         annotations: annotations.into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &pod.uid),
+            cgroup_parent: pod_cgroup_path(
+                facts.cgroup_driver,
+                &facts.cgroup_root,
+                qos_class(spec),
+                &pod.uid,
+            ),
             security_context: Some(sandbox_security_context(spec, instance.user_namespace)),
             sysctls: sysctls(spec),
             overhead: Some(overhead(facts, spec)),

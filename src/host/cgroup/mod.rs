@@ -38,6 +38,8 @@ pub struct CgroupLimits {
     pub cpu_quota: i64,
     /// Bytes; 0 for no limit.
     pub memory: i64,
+    /// Processes and threads; `None` leaves them as they are.
+    pub pids: Option<u64>,
     /// Bytes of huge pages, by the page size as cgroups write it.
     pub hugepages: Vec<(String, u64)>,
 }
@@ -122,9 +124,18 @@ fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::
             set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
         }
         set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
+        limit_pids(&folder, limits)?;
         set_hugepages(&folder, limits)?;
     }
     Ok(())
+}
+
+/// Limits processes, where their controller is.
+fn limit_pids(folder: &Path, limits: &CgroupLimits) -> io::Result<()> {
+    match limits.pids {
+        None => Ok(()),
+        Some(most) => set(folder, "pids.max", most).map(drop),
+    }
 }
 
 /// Limits huge pages of each size, where their controller is.
@@ -185,6 +196,7 @@ fn create_unified(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<
     let quota = format!("{} {CPU_PERIOD}", or_max(limits.cpu_quota));
     set(&folder, "cpu.max", quota)?;
     set(&folder, "memory.max", or_max(limits.memory))?;
+    limit_pids(&folder, limits)?;
     set_hugepages(&folder, limits)
 }
 

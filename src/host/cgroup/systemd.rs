@@ -19,11 +19,12 @@ pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> 
         0 => String::new(),
         quota => percent(quota),
     };
-    let properties = [
+    let mut properties = vec![
         cpu_property(unified, limits.cpu_shares),
         format!("CPUQuota={quota}"),
         format!("MemoryMax={}", or_infinity(limits.memory)),
     ];
+    properties.extend(limits.pids.map(|most| format!("TasksMax={most}")));
     let mut arguments = vec!["set-property", "--runtime", "--", slice];
     arguments.extend(properties.iter().map(String::as_str));
     systemctl(&arguments)?;
@@ -36,7 +37,7 @@ pub(super) fn stop_slice(path: &str) {
     let slice = slice_name(path);
     // Only slices of Pods are ever stopped.
     let is_slice = Path::new(slice).extension().is_some_and(|e| e == "slice");
-    if !is_slice || !slice.starts_with("kubepods-") {
+    if !is_slice || !slice.split('-').any(|part| part == "kubepods") {
         return;
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {

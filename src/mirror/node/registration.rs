@@ -22,10 +22,8 @@ use crate::mirror::refusal_log::RefusalLog;
 use crate::mirror::watch::{ObjectUpdate, WatchedObject};
 use crate::units::time::Later;
 
-/// Interval between measurements of the machine.
-const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
-/// Interval between reports of an unchanged status, and between retries of labels that were refused.
-const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// Interval between retries of labels that were refused.
+const LABEL_INTERVAL: Duration = Duration::from_secs(300);
 /// API path of Nodes.
 pub(in crate::mirror) const NODES: &str = "/api/v1/nodes";
 
@@ -101,7 +99,7 @@ impl<'a> Registration<'a> {
         mut self,
         mut updates: mpsc::Receiver<ObjectUpdate<SeenNode>>,
     ) -> Result<Infallible, ApiError> {
-        let mut timer = tokio::time::interval(MEASURE_INTERVAL);
+        let mut timer = tokio::time::interval(self.local.settings.measure_interval);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let measure = tokio::select! {
@@ -183,7 +181,7 @@ impl<'a> Registration<'a> {
             settings, context, ..
         } = self.local;
         let status = self.status(&NodeStatus::default());
-        let node = status::node(&context.facts, &settings.taints, status);
+        let node = status::node(&context.facts, settings, status);
         match self.api.create::<SeenNode>(NODES, &node).await {
             Ok(node) => {
                 info!(node = context.node_name, "Registered Node");
@@ -232,7 +230,7 @@ impl<'a> Registration<'a> {
         let status = self.status(&seen.status);
         let is_due = self
             .reported_at
-            .is_none_or(|reported_at| reported_at.elapsed() >= REPORT_INTERVAL);
+            .is_none_or(|reported_at| reported_at.elapsed() >= self.local.settings.report_interval);
         let differs = !status::says_the_same(&status, &seen.status);
         if is_due || differs && !self.no_op.is_known(&status, &seen.status) {
             let path = format!("{NODES}/{}/status", self.local.context.node_name);
@@ -268,7 +266,7 @@ impl<'a> Registration<'a> {
                 Err(error) if error.kind == ErrorKind::Unreachable => return Err(error),
                 Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
                     self.label_updates.refused(&error);
-                    self.label_at = Some(Instant::now().later(REPORT_INTERVAL));
+                    self.label_at = Some(Instant::now().later(LABEL_INTERVAL));
                     return Ok(());
                 }
                 // It may do better at the next try.

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus,
-    NodeSystemInfo, Taint,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::measure::Measured;
+use crate::mirror::ApiServerSettings;
 use crate::translate::NodeFacts;
 
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
@@ -23,7 +24,7 @@ const HUGE_PAGES: &str = "hugepages-";
 const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// The Node as it is made.
-pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> Node {
+pub(super) fn node(facts: &NodeFacts, settings: &ApiServerSettings, status: NodeStatus) -> Node {
     Node {
         metadata: ObjectMeta {
             name: Some(facts.identity.name.clone()),
@@ -31,7 +32,8 @@ pub(super) fn node(facts: &NodeFacts, taints: &[Taint], status: NodeStatus) -> N
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
-            taints: Some(taints.to_vec()).filter(|t| !t.is_empty()),
+            taints: Some(settings.taints.clone()).filter(|t| !t.is_empty()),
+            provider_id: settings.provider_id.clone(),
             ..NodeSpec::default()
         }),
         status: Some(status),

@@ -1,5 +1,7 @@
 //! The Node against what the reference agent says of the same machine, and the rules of its conditions.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{NodeStatus, Taint};
 use serde_json::{Value, json};
 
@@ -7,8 +9,25 @@ use super::lease::lease;
 use super::measure::{Host, Measured, Pressure};
 use super::status::{NoOpStatus, node, says_the_same, status, status_patch};
 use crate::cri::HandlerFeatures;
+use crate::mirror::ApiServerSettings;
 use crate::mirror::object::NodeIdentity;
 use crate::translate::{Identity, NodeCapacity, NodeFacts};
+
+fn settings() -> ApiServerSettings {
+    ApiServerSettings {
+        kubeconfig: "/k".into(),
+        bootstrap_kubeconfig: None,
+        certificate_folder: None,
+        rotate_certificates: false,
+        register_node: true,
+        taints: vec![taint()],
+        provider_id: None,
+        measure_interval: Duration::from_secs(10),
+        report_interval: Duration::from_secs(300),
+        lease_seconds: 40,
+        port: Some(10250),
+    }
+}
 
 fn facts() -> NodeFacts {
     let able = HandlerFeatures {
@@ -143,7 +162,7 @@ fn wanted_differences() -> Vec<(&'static str, Value, &'static str)> {
 fn the_node_says_what_the_reference_agents_says_wanted_differences_apart() {
     let before = NodeStatus::default();
     let status = status(&facts(), &measured(), &before, Some(10250), now());
-    let ours = serde_json::to_string(&node(&facts(), &[taint()], status)).unwrap();
+    let ours = serde_json::to_string(&node(&facts(), &settings(), status)).unwrap();
     let ours = ours.replace("2026-01-02T03:04:05Z", "$TIME");
     let ours: Value = serde_json::from_str(&ours).unwrap();
     let mut expected: Value =

@@ -17,7 +17,7 @@ use crate::pod::folder;
 use crate::pod::identity::ValidUid;
 use crate::pod::limiter::{CallKind, Class};
 use crate::pod::state::observed::{Container, ContainerId, SandboxId};
-use crate::translate::{pod_cgroup_paths, qos_cpu_shares};
+use crate::translate::{CgroupRoot, pod_cgroup_paths, qos_cpu_shares};
 
 /// The same for the removal of what a Pod left, which may be much.
 const REMOVAL: Duration = Duration::from_secs(120);
@@ -111,8 +111,15 @@ pub(super) async fn clean_up(
         let Context {
             facts, allocations, ..
         } = &*context;
-        for path in pod_cgroup_paths(facts.cgroup_driver, valid.as_str()) {
-            cgroup::remove(&facts.paths.cgroups, &path)?;
+        // A Pod of before --cgroup-root was set has its cgroup elsewhere.
+        let earlier_root = CgroupRoot::default();
+        for root in [&facts.cgroup_root, &earlier_root] {
+            for path in pod_cgroup_paths(facts.cgroup_driver, root, valid.as_str()) {
+                cgroup::remove(&facts.paths.cgroups, &path)?;
+            }
+            if *root == earlier_root {
+                break;
+            }
         }
         folder::remove(&facts.paths, &key, &valid)?;
         allocations.release(&key, &uid);
@@ -132,6 +139,10 @@ pub(super) fn update_cpu_shares(context: &Context) -> io::Result<()> {
     let facts = &context.facts;
     let driver = facts.cgroup_driver;
     cgroup::update_shares(&facts.paths.cgroups, driver, || {
-        qos_cpu_shares(driver, context.allocations.burstable_cpu())
+        qos_cpu_shares(
+            driver,
+            &facts.cgroup_root,
+            context.allocations.burstable_cpu(),
+        )
     })
 }

@@ -293,12 +293,21 @@ async fn prepare_node(
 fn create_cgroup(context: &Context, version: &StaticPod) -> std::io::Result<()> {
     let facts = &context.facts;
     let spec = &version.spec;
-    let path = pod_cgroup_path(facts.cgroup_driver, qos_class(spec), &version.uid);
+    let path = pod_cgroup_path(
+        facts.cgroup_driver,
+        &facts.cgroup_root,
+        qos_class(spec),
+        &version.uid,
+    );
     let limits = pod_cgroup_limits(facts, spec);
     let (root, driver) = (&facts.paths.cgroups, facts.cgroup_driver);
     cgroup::create(root, driver, &path, &limits)?;
     cgroup::update_shares(root, driver, || {
-        qos_cpu_shares(driver, context.allocations.burstable_cpu())
+        qos_cpu_shares(
+            driver,
+            &facts.cgroup_root,
+            context.allocations.burstable_cpu(),
+        )
     })
 }
 
