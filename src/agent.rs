@@ -31,6 +31,7 @@ use crate::node::supervisor::Heartbeat;
 use crate::node::{container_log_manager, image_gc, kubelet, runtime, supervisor};
 use crate::pod::admission::Allocations;
 use crate::pod::events::Events;
+use crate::pod::kubelet_pods::KubeletPods;
 use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
 use crate::pod::state::time::Clock;
@@ -194,6 +195,7 @@ async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Resul
         owner_label: facts.paths.owner_label(),
         node_name: config.node_name.clone(),
         resolv_conf: config.resolv_conf.clone(),
+        kubelet_pods: KubeletPods::new(config.node.take_over_kubelet_pods),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
         facts: facts.clone(),
         allocations: Allocations::default(),

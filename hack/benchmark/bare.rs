@@ -103,7 +103,7 @@ impl BareCalls {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id };
         self.client.remove_pod_sandbox(request).await?;
         // Nobody else removes these.
-        for path in pod_cgroup_paths(self.facts.cgroup_driver, &pod.uid) {
+        for path in pod_cgroup_paths(self.facts.cgroup_driver, &self.facts.cgroup_root, &pod.uid) {
             let path = format!("/{}{path}", self.group);
             cgroup::remove(&self.facts.paths.cgroups, &path)?;
         }

@@ -43,6 +43,8 @@ pub struct NodeSettings {
     pub max_pods: u32,
     /// Maximum number of processes of a Pod.
     pub max_pids: Option<u64>,
+    /// A static Pod that a kubelet left is stopped before ours of this name starts.
+    pub take_over_kubelet_pods: bool,
     /// The kernel kills one process where a container runs out of memory, not all of the container's.
     pub single_process_oom_kill: bool,
 }
@@ -58,6 +60,7 @@ impl NodeSettings {
             seccomp_default: values.get("seccomp-default").is_on(),
             allowed_unsafe_sysctls: values.get("allowed-unsafe-sysctls").texts(),
             max_pods: values.get("max-pods").number()?,
+            take_over_kubelet_pods: values.get("take-over-kubelet-pods").is_on(),
             max_pids: values.get("pod-max-pids").limit()?,
             single_process_oom_kill: values.get("single-process-oom-kill").is_on(),
         })

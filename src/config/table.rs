@@ -192,6 +192,8 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("node-lease-duration-seconds", Count(MAX_SECONDS), "Duration of the Node's lease, which is renewed four times as often")
         .value_name("SECONDS").field("nodeLeaseDurationSeconds").default("40"),
 
+    row("take-over-kubelet-pods", Bool, "Stop a static Pod that a kubelet left before the Pod of this name is started; if false, it is left alone, and ours is not started")
+        .default("true"),
     row("runtime-concurrency", Count(65535), "Maximum number of sandboxes and containers that are created, started or stopped at a time")
         .nothing("set from how long the calls take"),
     row("max-container-restart-period", Duration, "Maximum back-off before a crashing container is restarted, 1s to 5m")

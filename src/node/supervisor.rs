@@ -87,14 +87,16 @@ pub async fn supervise(
     source.abort();
 }
 
-/// Lists what the runtime has, however long it takes to answer.
+/// Lists what the runtime has, however long it takes to answer, and records what a kubelet left.
 async fn first_list(context: &Context) -> Listed {
-    warn_of_others(context).await;
     let mut delay = Duration::from_millis(200);
     let mut problems = LogOnce::default();
     loop {
-        match Listed::fetch(&context.client, &context.owner_label, None).await {
-            Ok(listed) => return listed,
+        match first_list_now(context).await {
+            Ok((everything, listed)) => {
+                warn_of_others(context, &everything).await;
+                return listed;
+            }
             Err(error) => {
                 if problems.should_log("list", Some(&error.to_string())) {
                     warn!(%error, "Failed to list sandboxes and containers, trying again");
@@ -106,6 +108,15 @@ async fn first_list(context: &Context) -> Listed {
     }
 }
 
+/// Lists all sandboxes, and the sandboxes and containers that carry our owner label.
+async fn first_list_now(context: &Context) -> Result<(Vec<v1::PodSandbox>, Listed), Error> {
+    let everything = v1::ListPodSandboxRequest::default();
+    let everything = context.client.list_pod_sandbox(everything).await?.items;
+    context.kubelet_pods.record(&everything);
+    let listed = Listed::fetch(&context.client, &context.owner_label, None).await?;
+    Ok((everything, listed))
+}
+
 /// Lists the sandboxes and containers that carry our owner label.
 async fn list(context: Arc<Context>) -> Result<Listed, Error> {
     context.facts.identity.ips.refresh();
@@ -114,13 +125,8 @@ async fn list(context: Arc<Context>) -> Result<Listed, Error> {
 
 /// Warns of Pods of an agent with another root directory that does not run: they are left alone, which surprises
 /// those who changed the root directory of this agent.
-async fn warn_of_others(context: &Context) {
-    let everything = v1::ListPodSandboxRequest::default();
-    let Ok(everything) = context.client.list_pod_sandbox(everything).await else {
-        return;
-    };
+async fn warn_of_others(context: &Context, everything: &[v1::PodSandbox]) {
     let owner_labels = everything
-        .items
         .iter()
         .filter_map(|s| s.labels.get(labels::ROOT_DIR));
     let others: BTreeSet<&String> = owner_labels
@@ -239,6 +245,7 @@ impl Supervisor {
             "Relisted pods"
         );
         self.desired = desired;
+        self.warn_of_kubelet_pods();
         self.unobserved = starts.keys().cloned().collect();
         // Every Pod that runs reserves what it has before a new one is admitted.
         let mut adopted = vec![];
@@ -257,6 +264,19 @@ impl Supervisor {
         }
         for task in adopted {
             self.tasks.spawn(task.run());
+        }
+    }
+
+    /// Warns of static Pods of a kubelet that no manifest names: they run on, and nobody manages them.
+    fn warn_of_kubelet_pods(&self) {
+        let mut left = self.context.kubelet_pods.keys();
+        left.retain(|key| !self.desired.pods.contains_key(key));
+        if !left.is_empty() {
+            let pods: Vec<String> = left.iter().map(ToString::to_string).collect();
+            warn!(
+                pods = pods.join(", "),
+                "Found static Pods of a kubelet that no manifest here names, leaving them alone"
+            );
         }
     }
 

@@ -10,6 +10,7 @@ pub mod events;
 pub mod folder;
 mod go_duration;
 pub mod identity;
+pub mod kubelet_pods;
 pub mod limiter;
 pub mod metrics;
 pub mod observe;

@@ -24,6 +24,7 @@ mod rollback;
 mod security;
 mod service;
 mod source;
+mod takeover;
 mod upgrade;
 mod volumes;
 mod web;

@@ -15,6 +15,7 @@ use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::node::supervisor::supervise;
 use podkeeper::pod::admission::Allocations;
 use podkeeper::pod::events::{Event, Events};
+use podkeeper::pod::kubelet_pods::KubeletPods;
 use podkeeper::pod::limiter::Limiter;
 use podkeeper::pod::metrics::Metrics;
 use podkeeper::pod::report::{PodReport, PodSnapshot};
@@ -296,6 +297,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
         images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
+        kubelet_pods: KubeletPods::new(true),
         metrics: Metrics::default(),
         allocations: Allocations::default(),
         limiter: Limiter::new(Some(4)),

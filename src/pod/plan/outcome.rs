@@ -111,6 +111,7 @@ impl PodState {
                 self.version_mut(uid).takeover.volumes_checked = true;
             }
             Step::TakeTurn { uid } => self.version_mut(uid).takeover.has_turn = true,
+            Step::TakeOverKubeletPod { .. } => self.kubelet_pod = false,
             Step::RestartAll { uid } => {
                 let history = self.version_mut(uid).history_mut();
                 for container in observed.containers_of(uid) {

@@ -96,6 +96,9 @@ impl Planner<'_> {
     }
 
     pub(super) fn run_sandbox(&mut self, uid: &Uid) -> Option<Step> {
+        if self.view.state.kubelet_pod {
+            return self.unless_failing(Step::TakeOverKubeletPod { uid: uid.clone() });
+        }
         let newest = self.view.observed.newest_sandbox(uid);
         let subject = Subject::Sandbox(uid.clone());
         if let Some(dead) = newest.filter(|s| s.attempt > 0) {

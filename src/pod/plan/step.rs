@@ -32,6 +32,11 @@ pub enum Step {
         /// The version.
         uid: Uid,
     },
+    /// Stop the Pod of this name that a kubelet left, before this version starts.
+    TakeOverKubeletPod {
+        /// The version.
+        uid: Uid,
+    },
     /// Make the Pod's folders and a sandbox.
     RunSandbox {
         /// The version.
@@ -125,6 +130,7 @@ impl Step {
             | Self::EnsureImage { uid, .. }
             | Self::CheckVolumes { uid }
             | Self::TakeTurn { uid }
+            | Self::TakeOverKubeletPod { uid }
             | Self::RunSandbox { uid, .. }
             | Self::RunContainer { uid, .. }
             | Self::StartContainer { uid, .. }
@@ -176,6 +182,7 @@ impl Step {
             Self::CheckVolumes { uid } => Subject::Volumes(uid.clone()),
             Self::CleanUp { uid } => Subject::CleanUp(uid.clone()),
             Self::TakeTurn { uid } => Subject::Turn(uid.clone()),
+            Self::TakeOverKubeletPod { uid } => Subject::KubeletPod(uid.clone()),
             Self::Admit { .. }
             | Self::EnsureImage { .. }
             | Self::RestartAll { .. }
@@ -191,9 +198,10 @@ impl Step {
             Self::RunSandbox { .. } | Self::StartAgain { .. } => "FailedCreatePodSandBox",
             Self::RunContainer { .. } => "CreateContainerError",
             Self::StartContainer { .. } => "RunContainerError",
-            Self::Terminate { .. } | Self::StopContainers { .. } | Self::StopSandbox { .. } => {
-                "FailedKillPod"
-            }
+            Self::Terminate { .. }
+            | Self::StopContainers { .. }
+            | Self::StopSandbox { .. }
+            | Self::TakeOverKubeletPod { .. } => "FailedKillPod",
             Self::RemoveSandbox { .. } | Self::RemoveContainer { .. } | Self::CleanUp { .. } => {
                 "FailedRemoval"
             }

@@ -145,7 +145,11 @@ fn start_failure<'a>(state: &'a PodState, uid: &Uid, container: &str) -> Option<
 }
 
 fn pod_failure<'a>(state: &'a PodState, uid: &Uid) -> Option<&'a Failure> {
-    let subjects = [Subject::Sandbox(uid.clone()), Subject::Volumes(uid.clone())];
+    let subjects = [
+        Subject::KubeletPod(uid.clone()),
+        Subject::Sandbox(uid.clone()),
+        Subject::Volumes(uid.clone()),
+    ];
     let mut failures = subjects.iter().filter_map(|s| state.failures.get(s));
     // Objects that are missing are reported by what waits for them.
     failures.find(|failure| failure.reason != MISSING_OBJECT)

@@ -61,6 +61,8 @@ pub struct PodState {
     pub last_starts: BTreeMap<Subject, MonotonicTime>,
     /// Lowest attempt whose name the runtime does not hold for something that it does not have.
     pub free_attempts: BTreeMap<Subject, u32>,
+    /// True if a kubelet left a Pod of this name, which is to end before one of ours starts.
+    pub kubelet_pod: bool,
     /// The machine's time.
     pub wall: Wall,
     /// Health by probes, by container id.
@@ -146,7 +148,9 @@ impl PodState {
         let is_new = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let longest = match subject {
-            Subject::Sandbox(_) | Subject::Volumes(_) => backoff::SANDBOX_MAXIMUM,
+            Subject::KubeletPod(_) | Subject::Sandbox(_) | Subject::Volumes(_) => {
+                backoff::SANDBOX_MAXIMUM
+            }
             _ => backoff::STEP_MAXIMUM,
         };
         let retry = now.after(backoff::step_delay(tries, longest));

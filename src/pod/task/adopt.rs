@@ -18,6 +18,7 @@ use crate::pod::{folder, rollback};
 impl PodTask {
     /// Takes over what an earlier agent left.
     pub(super) fn take_over(&mut self, start: TaskStart) {
+        self.state.kubelet_pod = self.context.kubelet_pods.has(&self.key);
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);

@@ -11,9 +11,11 @@ use super::PodTask;
 use super::clean_up::{clean_up, remove_container, remove_sandbox, stop_sandbox};
 use super::error::StepError;
 use super::prepare::check_volumes;
+use super::take_over::take_over;
 use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::{StaticPod, Uid};
+use crate::pod::events::EventKind;
 use crate::pod::limiter::Permit;
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::SandboxId;
@@ -57,6 +59,13 @@ impl PodTask {
                     Err(failure) => std::future::ready(Err(failure)).boxed(),
                 }
             }
+            Step::TakeOverKubeletPod { uid } => {
+                if self.context.kubelet_pods.take_over {
+                    let message = "Stopping the Pod that a kubelet left, before this one starts";
+                    self.event(uid, None, EventKind::Normal, "TakingOver", message);
+                }
+                take_over(context, self.key.clone()).boxed()
+            }
             Step::StopSandbox { id } => stop_sandbox(context, id.clone()).boxed(),
             Step::RemoveSandbox { id } => remove_sandbox(context, id.clone()).boxed(),
             Step::RemoveContainer { id } => {
@@ -94,6 +103,7 @@ impl PodTask {
                 self.under_way(uid, Some(name), "RemoveContainer")
             }
             Step::CheckVolumes { uid } => self.under_way(uid, None, "CheckVolumes"),
+            Step::TakeOverKubeletPod { uid } => self.under_way(uid, None, "TakeOverKubeletPod"),
             Step::CleanUp { uid } => self.under_way(uid, None, "CleanUp"),
             _ => self.under_way(&none, None, "Step"),
         }

@@ -111,16 +111,7 @@ pub(super) async fn clean_up(
         let Context {
             facts, allocations, ..
         } = &*context;
-        // A Pod of before --cgroup-root was set has its cgroup elsewhere.
-        let earlier_root = CgroupRoot::default();
-        for root in [&facts.cgroup_root, &earlier_root] {
-            for path in pod_cgroup_paths(facts.cgroup_driver, root, valid.as_str()) {
-                cgroup::remove(&facts.paths.cgroups, &path)?;
-            }
-            if *root == earlier_root {
-                break;
-            }
-        }
+        remove_cgroups(&context, &valid)?;
         folder::remove(&facts.paths, &key, &valid)?;
         allocations.release(&key, &uid);
         if let Err(error) = update_cpu_shares(&context) {
@@ -132,6 +123,22 @@ pub(super) async fn clean_up(
     let cleaned_up = pooled(subject, REMOVAL, clear).await;
     let cleaned_up = cleaned_up.map_err(timed_out("FailedRemoval"))?;
     cleaned_up.map_err(node_failure("FailedRemoval"))
+}
+
+/// Removes the cgroups of the Pods of a UID.
+pub(super) fn remove_cgroups(context: &Context, uid: &ValidUid) -> io::Result<()> {
+    let facts = &context.facts;
+    // A Pod of before --cgroup-root was set has its cgroup elsewhere.
+    let earlier_root = CgroupRoot::default();
+    for root in [&facts.cgroup_root, &earlier_root] {
+        for path in pod_cgroup_paths(facts.cgroup_driver, root, uid.as_str()) {
+            cgroup::remove(&facts.paths.cgroups, &path)?;
+        }
+        if *root == earlier_root {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Updates the CPU shares of the QoS classes to what the Pods that are left request.

@@ -7,6 +7,7 @@ use crate::cri::Client;
 use crate::image::Images;
 use crate::pod::admission::Allocations;
 use crate::pod::events::Events;
+use crate::pod::kubelet_pods::KubeletPods;
 use crate::pod::limiter::Limiter;
 use crate::pod::metrics::Metrics;
 use crate::pod::reports::Reports;
@@ -26,6 +27,8 @@ pub struct Context {
     pub node_name: String,
     /// The host's resolv.conf, if it is to have one.
     pub resolv_conf: Option<std::path::PathBuf>,
+    /// Static Pods that a kubelet left.
+    pub kubelet_pods: KubeletPods,
     /// Pulls.
     pub images: Images,
     /// Allocations of the node's resources to Pods.

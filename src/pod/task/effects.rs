@@ -93,6 +93,7 @@ fn method(step: &Step) -> Option<&'static str> {
         | Step::EnsureImage { .. }
         | Step::CheckVolumes { .. }
         | Step::TakeTurn { .. }
+        | Step::TakeOverKubeletPod { .. }
         | Step::RestartAll { .. }
         | Step::Fail { .. }
         | Step::CleanUp { .. }
@@ -111,7 +112,8 @@ pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
             newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
         }
         Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
-        Subject::Volumes(_)
+        Subject::KubeletPod(_)
+        | Subject::Volumes(_)
         | Subject::RemoveContainer(_)
         | Subject::RemoveSandbox(_)
         | Subject::CleanUp(_)

@@ -23,6 +23,7 @@ impl PodTask {
             Step::EnsureImage { uid, container } => return self.ensure_image(uid, container),
             Step::TakeTurn { uid } => return self.take_turn(&step, uid),
             Step::CheckVolumes { .. }
+            | Step::TakeOverKubeletPod { .. }
             | Step::StopSandbox { .. }
             | Step::RemoveSandbox { .. }
             | Step::RemoveContainer { .. }

@@ -33,7 +33,7 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
 /// up the grace period; the kubelet's.
-const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+pub(super) const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
 /// The time that a preStop hook has beyond the grace period: until the kill, and a second for that.
 const HOOK_OVERTIME: Duration = Duration::from_secs(3);

@@ -259,6 +259,7 @@ impl World {
             }
             Step::CheckVolumes { .. }
             | Step::TakeTurn { .. }
+            | Step::TakeOverKubeletPod { .. }
             | Step::RestartAll { .. }
             | Step::StopSandbox { .. }
             | Step::RemoveContainer { .. } => self.done(step),

@@ -1,0 +1,157 @@
+//! Stopping a static Pod that a kubelet left, before the agent starts its own of this name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Lifecycle};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::Context;
+use super::background::FILES;
+use super::clean_up::{remove_cgroups, remove_sandbox, stop_sandbox};
+use super::error::StepError;
+use super::stop::MINIMUM_GRACE;
+use crate::cri::{Client, if_found, v1};
+use crate::host::blocking::{FileSubject, pooled};
+use crate::manifest::PodKey;
+use crate::pod::identity::{ValidUid, check_id};
+use crate::pod::kubelet_pods;
+use crate::pod::observe;
+use crate::probe::hook;
+use crate::translate::labels;
+use crate::units::time::{seconds, whole_seconds};
+
+/// Stops and removes what a kubelet left of a static Pod.
+///
+/// # Errors
+/// A call of the runtime fails, or the Pod is there and is to be left alone.
+pub(super) async fn take_over(context: Arc<Context>, key: PodKey) -> Result<(), StepError> {
+    let sandboxes = kubelet_pods::list(&context.client, &key).await?;
+    if !sandboxes.is_empty() && !context.kubelet_pods.take_over {
+        return Err(StepError::Node {
+            reason: "FailedCreatePodSandBox",
+            message: "a kubelet left a static Pod of this name, which is left alone, as \
+                      --take-over-kubelet-pods=false says: remove it with crictl"
+                .to_owned(),
+        });
+    }
+    for sandbox in sandboxes {
+        if check_id(&sandbox.id).is_err() {
+            continue;
+        }
+        info!(pod = %key, sandbox = sandbox.id, "Stopping Pod that a kubelet left, before podkeeper starts it");
+        stop_containers(&context, &key, &sandbox).await?;
+        stop_sandbox(Arc::clone(&context), sandbox.id.as_str().into()).await?;
+        remove_sandbox(Arc::clone(&context), sandbox.id.as_str().into()).await?;
+        remove_cgroups_of(&context, &key, sandbox).await;
+    }
+    context.kubelet_pods.forget(&key);
+    Ok(())
+}
+
+/// Removes the cgroups of a sandbox that is gone. That they stay is for the kubelet to mend, should it come back.
+async fn remove_cgroups_of(context: &Arc<Context>, key: &PodKey, sandbox: v1::PodSandbox) {
+    let uid = sandbox.metadata.unwrap_or_default().uid;
+    let Ok(valid) = ValidUid::parse(&uid) else {
+        return;
+    };
+    let subject = FileSubject::of(key, &uid, format!("removal of cgroups of {uid}"));
+    let shared = Arc::clone(context);
+    let removed = pooled(subject, FILES, move || remove_cgroups(&shared, &valid)).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        debug!(pod = %key, uid, "Failed to remove cgroups of a kubelet's Pod");
+    }
+}
+
+/// Stops the containers of a sandbox side by side, each with the grace period that its Pod has.
+async fn stop_containers(
+    context: &Arc<Context>,
+    key: &PodKey,
+    sandbox: &v1::PodSandbox,
+) -> Result<(), StepError> {
+    let client = &context.client;
+    let request = v1::ListContainersRequest {
+        filter: Some(v1::ContainerFilter {
+            pod_sandbox_id: sandbox.id.clone(),
+            state: Some(v1::ContainerStateValue {
+                state: v1::ContainerState::ContainerRunning.into(),
+            }),
+            ..v1::ContainerFilter::default()
+        }),
+    };
+    let containers = client.list_containers(request).await?.containers;
+    let id = sandbox.id.as_str().into();
+    let status = observe::inspect_sandbox(client, &context.clock, &id).await?;
+    let ip = status.and_then(|status| status.ips.into_iter().next());
+    let ip = ip.unwrap_or_default();
+    let mine = containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id);
+    let stops = mine.map(|container| stop_container(client, key, container, &ip));
+    for stopped in join_all(stops).await {
+        stopped?;
+    }
+    Ok(())
+}
+
+/// Stops a container by what the kubelet wrote to its annotations: preStop hook and grace period.
+async fn stop_container(
+    client: &Client,
+    key: &PodKey,
+    container: &v1::Container,
+    ip: &str,
+) -> Result<(), StepError> {
+    let grace_period = grace_period(&container.annotations);
+    let began = Instant::now();
+    let spec = spec(container);
+    if spec.lifecycle.is_some() && !grace_period.is_zero() {
+        let hook = hook::pre_stop(client, &spec, &container.id, ip, grace_period);
+        let failure = match timeout(grace_period, hook).await {
+            Ok(result) => result.err(),
+            Err(_) => Some("it was not done within the grace period".to_owned()),
+        };
+        if let Some(error) = failure {
+            warn!(pod = %key, container = spec.name, error, "PreStop hook failed");
+        }
+    }
+    let left = match grace_period {
+        Duration::ZERO => Duration::ZERO,
+        given => given.saturating_sub(began.elapsed()).max(MINIMUM_GRACE),
+    };
+    if_found(
+        client
+            .stop_container(&container.id, whole_seconds(left))
+            .await,
+    )?;
+    Ok(())
+}
+
+/// The grace period of the container's Pod, 30 s if it is not known.
+fn grace_period(annotations: &HashMap<String, String>) -> Duration {
+    let given = annotations.get(labels::TERMINATION_GRACE_PERIOD);
+    let given = given.and_then(|text| text.parse::<i64>().ok());
+    seconds(given.unwrap_or(30))
+}
+
+/// What is known of the container's specification: its name, its ports and its preStop hook.
+fn spec(container: &v1::Container) -> ContainerSpec {
+    fn read<T: DeserializeOwned>(container: &v1::Container, annotation: &str) -> Option<T> {
+        serde_json::from_str(container.annotations.get(annotation)?).ok()
+    }
+    let pre_stop = read(container, labels::PRE_STOP_HANDLER);
+    ContainerSpec {
+        name: container
+            .labels
+            .get(labels::CONTAINER_NAME)
+            .cloned()
+            .unwrap_or_default(),
+        ports: read(container, labels::PORTS),
+        lifecycle: pre_stop.map(|hook| Lifecycle {
+            pre_stop: Some(hook),
+            ..Lifecycle::default()
+        }),
+        ..ContainerSpec::default()
+    }
+}
