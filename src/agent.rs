@@ -171,7 +171,7 @@ fn serve(
     let Some(settings) = config.https.clone() else {
         return;
     };
-    let addresses = host_ips(&config.node.addresses).all();
+    let addresses = host_ips(&config.node).all();
     let names = iter::once(config.node_name.clone())
         .chain(addresses)
         .collect();

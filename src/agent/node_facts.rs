@@ -1,9 +1,8 @@
 //! Facts of the node, from the machine, the runtime and the configuration.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use crate::config::Config;
+use crate::config::{Config, NodeSettings};
 use crate::host::{cgroup, machine};
 use crate::node::runtime::RuntimeInfo;
 use crate::translate::{HostIps, Identity, KernelFeatures, NodeCapacity, NodeFacts};
@@ -39,7 +38,7 @@ pub(super) fn node_facts(config: &Config, runtime: &RuntimeInfo) -> NodeFacts {
             ephemeral_storage: machine::disk_capacity(&config.paths.root),
         },
         identity: Identity {
-            ips: host_ips(&node.addresses),
+            ips: host_ips(node),
             labels: node_labels(&config.node_name, node.labels.clone()),
             name: config.node_name.clone(),
         },
@@ -66,11 +65,18 @@ fn node_labels(name: &str, given: BTreeMap<String, String>) -> BTreeMap<String, 
 }
 
 /// Returns the node's addresses: those given, or those from which it would reach others.
-pub(super) fn host_ips(given: &[IpAddr]) -> HostIps {
-    if given.is_empty() {
-        return HostIps::found_by(machine::addresses);
+pub(super) fn host_ips(node: &NodeSettings) -> HostIps {
+    let NodeSettings {
+        addresses,
+        prefers_ipv6,
+        ..
+    } = node;
+    match (addresses.is_empty(), prefers_ipv6) {
+        (true, false) => return HostIps::found_by(machine::addresses),
+        (true, true) => return HostIps::found_by(machine::addresses_ipv6_first),
+        (false, _) => {}
     }
-    let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+    let given: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     given.into()
 }
 

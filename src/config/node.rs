@@ -27,10 +27,16 @@ const OWN_LABELS: [&str; 11] = [
 const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 /// Settings of the node.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeSettings {
     /// The node's addresses; empty to detect them.
     pub addresses: Vec<IpAddr>,
+    /// Of those that are detected, the IPv6 address is the first one.
+    pub prefers_ipv6: bool,
     /// The node's labels besides those of every node.
     pub labels: BTreeMap<String, String>,
     /// The runtime handler of each runtime class.
@@ -53,8 +59,12 @@ impl NodeSettings {
     pub(super) fn load(values: &Values) -> anyhow::Result<Self> {
         let labels = pairs(values.get("node-labels"))?;
         check_labels(&labels)?;
+        // As the kubelet's: an unspecified address only says which family is the first one.
+        let (unspecified, addresses): (Vec<IpAddr>, Vec<IpAddr>) =
+            (values.get("node-ip").addresses()?.into_iter()).partition(IpAddr::is_unspecified);
         Ok(Self {
-            addresses: values.get("node-ip").addresses()?,
+            addresses,
+            prefers_ipv6: unspecified.first().is_some_and(IpAddr::is_ipv6),
             labels,
             runtime_classes: pairs(values.get("runtime-class"))?,
             seccomp_default: values.get("seccomp-default").is_on(),
@@ -117,6 +127,24 @@ fn is_reserved(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::config::tests::with_fields;
+
+    #[test]
+    fn an_unspecified_address_leaves_the_detection_of_addresses_to_the_machine() {
+        for (flags, addresses, prefers_ipv6) in [
+            ("", "", false),
+            ("--node-ip=", "", false),
+            ("--node-ip=0.0.0.0", "", false),
+            ("--node-ip=::", "", true),
+            ("--node-ip=10.0.0.1,fd00::1", "10.0.0.1 fd00::1", false),
+        ] {
+            let node = with_fields(flags, "").unwrap().node;
+            let found: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                (found.join(" ").as_str(), node.prefers_ipv6),
+                (addresses, prefers_ipv6)
+            );
+        }
+    }
 
     #[test]
     fn a_label_that_an_api_server_would_refuse_is_refused_by_name() {

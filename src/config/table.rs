@@ -143,7 +143,7 @@ pub(super) static SETTINGS: &[Definition] = &[
         .field("singleProcessOOMKill").default("false"),
     row("node-ip", Addresses, "IP addresses of this node; repeatable, or separated by commas")
         .nothing("those from which the machine reaches others")
-        .notes("unless given, they are checked again regularly"),
+        .notes("unless given, they are checked again regularly; `0.0.0.0` and `::` say which family is the first one"),
     row("node-labels", Pairs, "Labels of this node, NAME=VALUE, which a Pod's nodeSelector must match; repeatable, or separated by commas")
         .notes("of `kubernetes.io` and `k8s.io` only those that a kubelet accepts"),
     row("runtime-class", Pairs, "Runtime handler for Pods of a runtime class, CLASS=HANDLER; repeatable, or separated by commas")

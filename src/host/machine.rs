@@ -88,6 +88,12 @@ pub fn addresses() -> Vec<IpAddr> {
     ways.into_iter().filter_map(own).collect()
 }
 
+/// Returns the same addresses, IPv6 first.
+#[must_use]
+pub fn addresses_ipv6_first() -> Vec<IpAddr> {
+    addresses().into_iter().rev().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

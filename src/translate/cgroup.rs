@@ -39,9 +39,9 @@ impl CgroupRoot {
     /// The path of the cgroup of these names below it.
     fn path(&self, driver: CgroupDriver, below: &[&str]) -> String {
         let parts = self.parts.iter().map(String::as_str);
-        let parts = parts.chain(below.iter().copied());
+        let parts: Vec<&str> = parts.chain(below.iter().copied()).collect();
         match driver {
-            CgroupDriver::Cgroupfs => parts.map(|part| format!("/{part}")).collect(),
+            CgroupDriver::Cgroupfs => format!("/{}", parts.join("/")),
             CgroupDriver::Systemd => {
                 let mut path = String::new();
                 let mut name = String::new();
