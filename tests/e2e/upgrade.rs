@@ -269,6 +269,15 @@ async fn upgraded(mut node: Node, end: impl FnOnce(&mut Node)) {
     run_earlier(&mut node, &web).await;
     let good = node.report("trial").await.unwrap().uid;
     change_under_the_earlier(&node, &web).await;
+    // What is left of the update that was rolled back goes when nothing else is to be done.
+    node.wait_until("each steady Pod has one sandbox", async || {
+        let sandboxes = node.sandboxes().await.into_iter();
+        let names = sandboxes.map(|s| s.labels[labels::POD_NAME].clone());
+        let mut names: Vec<_> = names.filter(|name| is_steady(&node, name)).collect();
+        names.sort();
+        names.windows(2).all(|pair| pair[0] != pair[1])
+    })
+    .await;
     let before = state(&node).await;
     assert_eq!(before.pods.len(), STEADY.len());
     end(&mut node);
