@@ -20,6 +20,7 @@ mod rollback;
 mod start;
 mod steps;
 mod stops;
+mod takeover;
 
 #[path = "../support/agent.rs"]
 mod agent;

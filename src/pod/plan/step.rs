@@ -182,7 +182,7 @@ impl Step {
             Self::CheckVolumes { uid } => Subject::Volumes(uid.clone()),
             Self::CleanUp { uid } => Subject::CleanUp(uid.clone()),
             Self::TakeTurn { uid } => Subject::Turn(uid.clone()),
-            Self::TakeOverKubeletPod { uid } => Subject::KubeletPod(uid.clone()),
+            Self::TakeOverKubeletPod { .. } => Subject::KubeletPod,
             Self::Admit { .. }
             | Self::EnsureImage { .. }
             | Self::RestartAll { .. }

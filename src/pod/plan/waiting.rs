@@ -146,7 +146,7 @@ fn start_failure<'a>(state: &'a PodState, uid: &Uid, container: &str) -> Option<
 
 fn pod_failure<'a>(state: &'a PodState, uid: &Uid) -> Option<&'a Failure> {
     let subjects = [
-        Subject::KubeletPod(uid.clone()),
+        Subject::KubeletPod,
         Subject::Sandbox(uid.clone()),
         Subject::Volumes(uid.clone()),
     ];

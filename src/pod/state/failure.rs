@@ -7,8 +7,8 @@ use crate::manifest::Uid;
 /// The subject of a failure. A success in the same matter ends it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// Stopping the Pod of this name that a kubelet left, for this UID.
-    KubeletPod(Uid),
+    /// Stopping the Pod of this name that a kubelet left.
+    KubeletPod,
     /// Making a sandbox for this UID.
     Sandbox(Uid),
     /// The host paths of this UID.
@@ -46,14 +46,13 @@ impl Subject {
     /// The version that it is about, if it is about one as a whole or a container of it.
     pub(in crate::pod) fn uid(&self) -> Option<&Uid> {
         match self {
-            Self::KubeletPod(uid)
-            | Self::Sandbox(uid)
+            Self::Sandbox(uid)
             | Self::Volumes(uid)
             | Self::Container(uid, _)
             | Self::Stop(uid)
             | Self::CleanUp(uid)
             | Self::Turn(uid) => Some(uid),
-            Self::RemoveContainer(_) | Self::RemoveSandbox(_) => None,
+            Self::KubeletPod | Self::RemoveContainer(_) | Self::RemoveSandbox(_) => None,
         }
     }
 }

@@ -148,7 +148,7 @@ impl PodState {
         let is_new = before.is_none_or(|f| f.message != message);
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let longest = match subject {
-            Subject::KubeletPod(_) | Subject::Sandbox(_) | Subject::Volumes(_) => {
+            Subject::KubeletPod | Subject::Sandbox(_) | Subject::Volumes(_) => {
                 backoff::SANDBOX_MAXIMUM
             }
             _ => backoff::STEP_MAXIMUM,

@@ -112,7 +112,7 @@ pub(super) fn outdated(view: View<'_>) -> Vec<Subject> {
             newest.is_some_and(|c| matches!(c.state, State::Running { .. }))
         }
         Subject::Stop(uid) => !observed.containers_of(uid).any(Container::is_live),
-        Subject::KubeletPod(_)
+        Subject::KubeletPod
         | Subject::Volumes(_)
         | Subject::RemoveContainer(_)
         | Subject::RemoveSandbox(_)

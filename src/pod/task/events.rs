@@ -112,6 +112,7 @@ impl PodTask {
         match subject {
             Subject::RemoveSandbox(id) => sandboxes.find(|s| s.id == *id).map(|s| &s.uid),
             Subject::RemoveContainer(id) => containers.find(|c| c.id == *id).map(|c| &c.uid),
+            Subject::KubeletPod => self.wanted.as_ref().map(|wanted| &wanted.pod.uid),
             _ => subject.uid(),
         }
     }
