@@ -95,14 +95,11 @@ impl KubeletOption {
     /// The row of docs/configuration.md.
     #[cfg(test)]
     fn row(&self) -> String {
-        let code = |text: String| match text.is_empty() {
-            true => text,
-            false => format!("`{text}`"),
-        };
-        let flag = match self.flag {
+        let code = |prefix: &str, text: &str| match text {
             "" => String::new(),
-            flag => code(format!("--{flag}")),
+            text => format!("`{prefix}{text}`"),
         };
+        let (flag, field) = (code("--", self.flag), code("", self.field));
         let effect = match self.effect {
             Effect::Nothing(reason) => format!("no effect: {reason}"),
             Effect::Only(only, advice) => {
@@ -110,7 +107,7 @@ impl KubeletOption {
             }
             Effect::Refused(advice) => format!("refused: {advice}"),
         };
-        format!("| {flag} | {} | {effect} |", code(self.field.to_owned()))
+        format!("| {flag} | {field} | {effect} |")
     }
 }
 

@@ -350,8 +350,8 @@ fn the_command_lines_of_kind_and_of_people_are_carried_out() {
         panic!("{:#?}", config.warnings);
     };
     let without = warning.strip_prefix("flags of the kubelet without effect here: ");
-    let named: Vec<_> = without.unwrap().split("), ").collect();
-    let names = named.iter().filter_map(|text| text.split(" (").next());
+    let flags = without.unwrap().split("), ");
+    let flags = flags.filter_map(|text| text.split(" (").next());
     let expected = [
         "--cloud-provider",
         "--fail-swap-on",
@@ -360,7 +360,7 @@ fn the_command_lines_of_kind_and_of_people_are_carried_out() {
         "--pod-infra-container-image",
         "--runtime-cgroups",
     ];
-    assert_eq!(names.collect::<Vec<_>>(), expected);
+    assert_eq!(flags.collect::<Vec<_>>(), expected);
 }
 
 #[test]
