@@ -2,6 +2,7 @@
 
 pub mod container_log_manager;
 pub mod events;
+mod first_list;
 pub mod image_gc;
 mod known_logs;
 pub mod kubelet;

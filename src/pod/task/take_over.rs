@@ -135,7 +135,7 @@ fn grace_period(annotations: &HashMap<String, String>) -> Duration {
     seconds(given.unwrap_or(30))
 }
 
-/// What is known of the container's specification: its name, its ports and its preStop hook.
+/// The known parts of the container's specification: its name, its ports and its preStop hook.
 fn spec(container: &v1::Container) -> ContainerSpec {
     fn read<T: DeserializeOwned>(container: &v1::Container, annotation: &str) -> Option<T> {
         serde_json::from_str(container.annotations.get(annotation)?).ok()
