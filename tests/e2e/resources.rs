@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::node::{Node, cgroups_with, manifest};
+use super::node::{FOREVER, Node, cgroups_with, manifest, pod};
 
 super::on_each_containerd!(
     pods_and_containers_have_the_limits_and_the_class_of_their_requests,
     a_container_that_takes_more_memory_than_it_may_is_killed,
+    below_a_cgroup_root_pods_have_their_limit_of_processes,
 );
 
 /// A Pod's own one of its cgroups, in the hierarchy of a controller.
@@ -209,4 +210,32 @@ async fn a_container_that_takes_more_memory_than_it_may_is_killed(mut node: Node
     assert_eq!(report.containers[0].last_exit_code, Some(137));
     node.remove("greedy.yaml");
     node.wait_gone().await;
+}
+
+async fn below_a_cgroup_root_pods_have_their_limit_of_processes(mut node: Node) {
+    let root = format!("podkeeper-{}", node.name);
+    node.flag("cgroup-root", &format!("/{root}"));
+    node.flag("pod-max-pids", "50");
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let running = node.wait_running("web").await;
+    let uid = running.labels["io.kubernetes.pod.uid"].clone();
+    let groups = cgroups_with(&format!("pod{uid}"));
+    let group = own(&groups, &uid, "pids");
+    let place = format!("{root}/kubepods/besteffort/pod{uid}");
+    assert!(group.ends_with(&place), "{}", group.display());
+    assert_eq!(read(&group.join("pids.max")).unwrap(), "50");
+    let process = node.process(&running.id).await;
+    let its_own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    assert!(its_own.contains(&format!("/{place}/")), "{its_own}");
+
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    node.wait_until("no cgroup is left", async || cgroups_with(&uid).is_empty())
+        .await;
+    assert!(node.end_agent().is_some());
+    for group in cgroups_with(&root).iter().rev() {
+        fs::remove_dir(group).unwrap();
+    }
+    assert_eq!(cgroups_with(&root), Vec::<PathBuf>::new());
 }
