@@ -23,10 +23,13 @@ with_lock() {
     ) 9>"$cache/$name.lock"
 }
 
+# version_of MODULE FOLDER: the version of a Go module that the go.mod of a folder here asks for.
+version_of() { awk -v module="$1" '$1 == module && $2 ~ /^v/ {print $2}' "$hack/$2/go.mod"; }
+
 # fetch_kubelet: makes sure that the kubelet is at hand, built from its Go module, and prints its path.
 fetch_kubelet() {
     local version kubelet
-    version=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$hack/kubernetes/go.mod")
+    version=$(version_of k8s.io/kubernetes kubernetes)
     kubelet=$cache/kubelet-$version
     with_lock kubelet build_kubelet "$version" "$kubelet" >&2
     echo "$kubelet"
@@ -87,4 +90,49 @@ not_running() {
     # shellcheck disable=SC2086
     set -- $fields
     [[ -z ${1:-} ]] || [[ $1 == Z ]] && ((${18:-0} <= 1))
+}
+
+# build_kubernetes FOLDER PROGRAM...: builds programs of the Kubernetes module into a folder.
+build_kubernetes() {
+    local folder=$1 version number package=k8s.io/component-base/version
+    shift
+    [[ ! -d $folder ]] || return 0
+    command -v go >/dev/null || die "Kubernetes is built from source and needs Go 1.26 or newer"
+    version=$(version_of k8s.io/kubernetes kubernetes)
+    number=${version#v}
+    say "building $* $version"
+    local flags="-s -w -X $package.gitVersion=$version -X $package.gitTreeState=clean"
+    flags+=" -X $package.gitMajor=${number%%.*} -X $package.gitMinor=$(cut -d. -f2 <<<"$number")"
+    rm -rf "$folder.new"
+    mkdir -p "$folder.new"
+    (cd "$hack/kubernetes" && CGO_ENABLED=0 nice -n 19 go build -p 2 -ldflags "$flags" -o "$folder.new/" \
+        "${@/#/k8s.io/kubernetes/cmd/}")
+    mv "$folder.new" "$folder"
+}
+
+# debian_source SUITE: the line of a sources.list for a suite of Debian, from the mirror that this machine uses.
+debian_source() {
+    local mirror
+    mirror=$(apt-cache policy | sed -n 's/^ *[0-9]* \(http[^ ]*\/debian\/\{0,1\}\) .*/\1/p' | head -1)
+    [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(SITE)' | head -1)
+    [[ -n $mirror ]] || die "cannot tell which Debian mirror this machine uses"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main"
+}
+
+# unpack_packages SUITE FOLDER PACKAGE...: unpacks packages of a suite, with an apt state of its own.
+unpack_packages() {
+    local suite=$1 folder=$2 apt package
+    shift 2
+    apt=$(mktemp -d "$cache/apt.XXXXXX")
+    mkdir -p "$apt"/{lists/partial,archives/partial,parts}
+    debian_source "$suite" >"$apt/sources.list"
+    local options=(-o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts="$apt/parts"
+        -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt" -o Dir::Cache::Archives="$apt/archives"
+        -o APT::Sandbox::User=root)
+    apt-get -qq "${options[@]}" update
+    (cd "$apt" && apt-get -qq "${options[@]}" download "${@/%//$suite}" >/dev/null)
+    for package in "$apt"/*.deb; do
+        dpkg -x "$package" "$folder"
+    done
+    rm -rf "$apt"
 }
