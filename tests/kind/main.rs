@@ -194,3 +194,20 @@ fn nothing_is_left(kind: &Kind) {
         .collect();
     assert_eq!(left, [""; 0]);
 }
+
+#[test]
+fn the_document_shows_the_files_of_the_cluster() {
+    let document = std::fs::read_to_string(project("docs/kind.md")).unwrap();
+    let files = [
+        "docs/kind/cluster.yaml",
+        "docs/kind/10-podkeeper.conflist",
+        "docs/kind/Dockerfile",
+        "docs/kind/workflow.yaml",
+        "hack/kubelet.service.d/20-podkeeper.conf",
+    ];
+    for file in files {
+        let text = std::fs::read_to_string(project(file)).unwrap();
+        let text = format!("    {}", text.replace('\n', "\n    ")).replace("    \n", "\n");
+        assert!(document.contains(text.trim_end()), "{file}");
+    }
+}
