@@ -19,7 +19,13 @@ pub(crate) struct Kind {
 
 impl Kind {
     /// Brings up the cluster of the document, with more at the end of its configuration.
-    pub(crate) fn up(more: &str) -> Self {
+    pub(crate) fn documented(more: &str) -> Self {
+        let text = std::fs::read_to_string(project("docs/kind/cluster.yaml")).unwrap();
+        Self::up(&(text + more))
+    }
+
+    /// Brings up a cluster with our images on its nodes.
+    pub(crate) fn up(configuration: &str) -> Self {
         let mut builder = tempfile::Builder::new();
         let folder = builder.prefix("podkeeper-kind-").tempdir().unwrap();
         let kind = Self {
@@ -27,12 +33,16 @@ impl Kind {
             folder,
         };
         let config = kind.folder.path().join("cluster.yaml");
-        let text = std::fs::read_to_string(project("docs/kind/cluster.yaml")).unwrap();
-        std::fs::write(&config, text + more).unwrap();
+        std::fs::write(&config, configuration).unwrap();
         let config = config.to_str().unwrap();
         kind.does("up", &["--podkeeper", program::PROGRAM, "--config", config]);
         kind.does("load", &[]);
         kind
+    }
+
+    /// Runs a shell command on a node; gives what it prints.
+    pub(crate) fn on(&self, node: &str, command: &str) -> String {
+        self.run(&on(node, command))
     }
 
     fn script(&self, action: &str, arguments: &[&str]) -> Output {
@@ -114,6 +124,12 @@ impl Drop for Kind {
     fn drop(&mut self) {
         self.script("down", &[]);
     }
+}
+
+/// The command that runs a shell command on a node.
+pub(crate) fn on(node: &str, command: &str) -> String {
+    let command = command.replace('\'', r"'\''");
+    format!("docker exec {node} bash -euc '{command}'")
 }
 
 pub(crate) fn project(path: &str) -> PathBuf {

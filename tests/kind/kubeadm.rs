@@ -11,11 +11,6 @@ const NEXT: &str = "v1.36.4";
 const MISSING: &str = "v1.36.5";
 
 impl Kind {
-    fn on(&self, node: &str, command: &str) -> String {
-        let command = command.replace('\'', r"'\''");
-        self.run(&format!("docker exec {node} bash -euc '{command}'"))
-    }
-
     fn wait_control_plane(&self, node: &str) {
         for pod in CONTROL_PLANE {
             self.wait_running("kube-system", &format!("{pod}-{node}"));
@@ -54,7 +49,7 @@ fn in_kind_kubeadm_joins_upgrades_renews_and_resets() {
     if std::env::var_os("PODKEEPER_TEST_LONG").is_none() {
         return;
     }
-    let kind = Kind::up("- role: worker\n  extraMounts: *podkeeper\n");
+    let kind = Kind::documented("- role: worker\n  extraMounts: *podkeeper\n");
     kind.wait_control_plane(FIRST);
     a_worker_is_reset(&kind);
     it_joins_as_a_control_plane(&kind);

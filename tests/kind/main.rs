@@ -5,6 +5,7 @@ mod cluster;
 mod kubeadm;
 #[path = "../support/program.rs"]
 mod program;
+mod takeover;
 
 use std::path::Path;
 use std::process::Command;
@@ -38,7 +39,7 @@ pub(crate) const CONTROL_PLANE: [&str; 4] = [
 #[ignore = "needs docker and kind: run hack/test"]
 fn in_kind_podkeeper_runs_a_control_plane_and_a_worker() {
     // What the user sets in the cluster's configuration comes as flags.
-    let kind = Kind::up("  labels: {example.com/place: edge}\n");
+    let kind = Kind::documented("  labels: {example.com/place: edge}\n");
     nodes_are_ready_with_what_kind_gives_them(&kind);
     kubectl_reaches_into_pods(&kind);
     a_manifest_is_edited_broken_fixed_and_removed(&kind);
