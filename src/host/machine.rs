@@ -1,4 +1,4 @@
-//! Facts of the machine: memory, CPUs, disk, huge pages, addresses.
+//! Facts of the machine: memory, CPUs, disk, huge pages, process ids, addresses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,45 @@ pub fn memory_capacity() -> u64 {
 }
 
 fn total_memory(meminfo: &str) -> Option<u64> {
+    meminfo_bytes(meminfo, "MemTotal")
+}
+
+/// Returns a value of `/proc/meminfo`, in bytes.
+#[must_use]
+pub fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     let mut lines = meminfo.lines();
-    let rest = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let rest = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
+    kilobytes.checked_mul(1024)
+}
+
+/// Process ids of the machine. Each thread takes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessIds {
+    /// Ids that can be taken at a time: the lower of `kernel.pid_max` and `kernel.threads-max`.
+    pub max: u64,
+    /// Ids that are taken.
+    pub taken: u64,
+}
+
+/// Returns the process ids of the machine, if the kernel reports them.
+#[must_use]
+pub fn process_ids() -> Option<ProcessIds> {
+    let limit = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let limits = [limit("pid_max"), limit("threads-max")];
+    let max = limits.into_iter().flatten().min()?;
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let taken = tasks(&load)?;
+    Some(ProcessIds { max, taken })
+}
+
+/// Returns the number of tasks that `/proc/loadavg` has, as in `0.20 0.18 0.12 1/80 11206` (proc_loadavg(5)).
+fn tasks(loadavg: &str) -> Option<u64> {
+    let (_runnable, all) = loadavg.split_whitespace().nth(3)?.split_once('/')?;
+    all.parse().ok()
 }
 
 /// Returns the number of CPUs that are online, however many of them the agent itself may use.
@@ -103,6 +138,9 @@ mod tests {
         let text = "MemFree: 1 kB\nMemTotal:       24684084 kB\n";
         assert_eq!(total_memory(text), Some(24_684_084 << 10));
         assert_eq!(total_memory("MemTotal: lots\n"), None);
+        assert_eq!(meminfo_bytes(text, "Mem"), None);
+        assert_eq!(tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
+        assert_eq!(tasks("0.20 0.18 0.12"), None);
         assert_eq!(count("0-3,5"), Some(5));
         assert_eq!(count("0"), Some(1));
         assert_eq!(count(""), None);

@@ -8,15 +8,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cri::{Client, v1};
-use crate::host::machine;
+use crate::host::machine::{self, ProcessIds};
 
-/// Memory, and shares of disks, below which the node is under pressure: the kubelet's default limits for
-/// evicting Pods, which has none for process ids (Kubernetes, Node-pressure Eviction, "Hard eviction
-/// thresholds"). This agent evicts none.
+/// Memory, and shares of disks, below which the node is under pressure: the kubelet's default thresholds for
+/// evicting Pods (Kubernetes, Node-pressure Eviction, "Hard eviction thresholds"). This agent evicts none.
 const LEAST_MEMORY: u64 = 100 << 20;
 const LEAST_DISK: f64 = 0.10;
 const LEAST_IMAGE_DISK: f64 = 0.15;
 const LEAST_INODES: f64 = 0.05;
+/// Share of process ids below which the node is under pressure. The kubelet has no default here, so that its
+/// condition holds on no node unless it is configured; this share is a common choice for `pid.available`.
+const LEAST_PROCESS_IDS: f64 = 0.10;
 /// A node that was short of something is under pressure for as long after that
 /// (`evictionPressureTransitionPeriod`).
 const PRESSURE_LASTS: Duration = Duration::from_secs(300);
@@ -26,7 +28,7 @@ const PRESSURE_LASTS: Duration = Duration::from_secs(300);
 pub(in crate::mirror) struct Measured {
     pub(super) host: Host,
     pub(super) pressure: Pressure,
-    /// Last time that the machine was short of memory and disk.
+    /// Last time that the machine was short of each.
     pub(super) short: Short,
     /// `containerd://2.1.9`
     pub(super) runtime_version: String,
@@ -44,6 +46,7 @@ pub(in crate::mirror) struct Measured {
 pub(super) struct Short {
     memory: Option<Instant>,
     disk: Option<Instant>,
+    process_ids: Option<Instant>,
 }
 
 impl Short {
@@ -58,6 +61,7 @@ impl Short {
         Pressure {
             memory: under(&mut self.memory, is_short.memory),
             disk: under(&mut self.disk, is_short.disk),
+            process_ids: under(&mut self.process_ids, is_short.process_ids),
         }
     }
 }
@@ -67,6 +71,7 @@ impl Short {
 pub(super) struct Pressure {
     pub(super) memory: bool,
     pub(super) disk: bool,
+    pub(super) process_ids: bool,
 }
 
 /// Properties of the host that stay the same while it is up.
@@ -192,7 +197,13 @@ fn is_short_of(root: &Path, images: Option<&Path>) -> Pressure {
     Pressure {
         memory: available_memory(&meminfo).is_some_and(|bytes| bytes < LEAST_MEMORY),
         disk: disk(root, LEAST_DISK) || images.is_some_and(|path| disk(path, LEAST_IMAGE_DISK)),
+        process_ids: machine::process_ids().is_some_and(few_process_ids),
     }
+}
+
+fn few_process_ids(ids: ProcessIds) -> bool {
+    let left = ids.max.saturating_sub(ids.taken);
+    is_short(left, ids.max, LEAST_PROCESS_IDS)
 }
 
 /// True if less than a share is left. A total of zero is ignored: some file systems do not count.
@@ -205,18 +216,14 @@ fn is_short(left: u64, all: u64, share: f64) -> bool {
 }
 
 fn swap_capacity(meminfo: &str) -> u64 {
-    bytes(meminfo, "SwapTotal:").unwrap_or_default()
+    machine::meminfo_bytes(meminfo, "SwapTotal").unwrap_or_default()
 }
 
+/// Memory that is not in use: without the file cache that was not read for long, which the kernel drops first
+/// (Kubernetes, Node-pressure Eviction, `memory.available`).
 fn available_memory(meminfo: &str) -> Option<u64> {
-    bytes(meminfo, "MemAvailable:")
-}
-
-fn bytes(meminfo: &str, name: &str) -> Option<u64> {
-    let mut lines = meminfo.lines();
-    let rest = lines.find_map(|line| line.strip_prefix(name))?;
-    let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
+    let of = |name| machine::meminfo_bytes(meminfo, name);
+    Some(of("MemFree")?.saturating_add(of("Inactive(file)")?))
 }
 
 #[cfg(test)]
@@ -228,11 +235,14 @@ mod tests {
         let release = "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
         let name = pretty_name(release);
         assert_eq!(name.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
-        let meminfo = "MemTotal: 9 kB\nMemAvailable:   2048 kB\nSwapTotal: 4 kB\n";
+        let meminfo = "MemFree: 9 kB\nInactive(file):   2039 kB\nSwapTotal: 4 kB\n";
         assert_eq!(swap_capacity(meminfo), 4 << 10);
         assert_eq!(available_memory(meminfo), Some(2 << 20));
         assert!(is_short(9, 100, 0.1) && !is_short(10, 100, 0.1));
         assert!(!is_short(0, 0, 0.1), "a file system that does not count");
+        let ids = |taken| ProcessIds { max: 1000, taken };
+        assert!(!few_process_ids(ids(900)) && few_process_ids(ids(901)));
+        assert!(few_process_ids(ids(2000)), "more than the limit");
     }
 
     #[test]

@@ -185,7 +185,7 @@ fn conditions(
         if good { is_good } else { is_bad }
     };
     let pressure = measured.pressure;
-    let (memory, disk) = (pressure.memory, pressure.disk);
+    let (memory, disk, ids) = (pressure.memory, pressure.disk, pressure.process_ids);
     let all: [ConditionRow; 4] = [
         (
             "MemoryPressure",
@@ -208,9 +208,12 @@ fn conditions(
         ),
         (
             "PIDPressure",
-            false,
-            "KubeletHasSufficientPID",
-            "podkeeper has sufficient PID available".to_owned(),
+            ids,
+            word(!ids, "KubeletHasSufficientPID", "KubeletHasInsufficientPID"),
+            format!(
+                "podkeeper has {} PID available",
+                word(!ids, "sufficient", "insufficient")
+            ),
         ),
         match &measured.not_ready {
             None => (

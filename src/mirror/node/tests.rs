@@ -195,6 +195,7 @@ fn a_condition_keeps_its_time_until_it_changes() {
     changed.not_ready = Some("the container runtime does not answer".into());
     changed.pressure = Pressure {
         disk: true,
+        process_ids: true,
         ..Pressure::default()
     };
     let after = status(&facts(), &changed, &before, Some(10250), later);
@@ -205,10 +206,12 @@ fn a_condition_keeps_its_time_until_it_changes() {
     let expected = [
         ("MemoryPressure", "False", false),
         ("DiskPressure", "True", true),
-        ("PIDPressure", "False", false),
+        ("PIDPressure", "True", true),
         ("Ready", "False", true),
     ];
     assert_eq!(times.collect::<Vec<_>>(), expected);
+    let reason = after.conditions.iter().flatten().nth(2).unwrap();
+    assert_eq!(reason.reason.as_deref(), Some("KubeletHasInsufficientPID"));
     assert!(!says_the_same(&after, &before));
 }
 
