@@ -18,6 +18,7 @@ mod sub_path;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod usage;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
@@ -34,6 +35,7 @@ use crate::units::quantity::{self, Quantity};
 
 pub use env_file::env_files;
 pub use error::{EnvFileError, HostPathError, SetUpError, VolumeError, VolumeFailure};
+pub(crate) use usage::{DiskUsageCounter, FolderUsage};
 
 /// Makes the Pod's volumes: folders of its own, files that the agent writes, and host paths of the
 /// `…OrCreate` types. What is there already stays as it is. Volumes that no container uses are left out.

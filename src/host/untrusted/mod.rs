@@ -153,6 +153,11 @@ impl Folder {
         &self.path
     }
 
+    /// Returns the open folder itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Opens a folder in this one.
     ///
     /// # Errors

@@ -103,7 +103,9 @@ impl Handlers {
     async fn summary(&self) -> Answer<Response<Body>> {
         let context = self.context()?;
         let usage = self.stats.measure(&context).await.map_err(|e| failed(&e))?;
-        let body = serde_json::to_vec(&stats::summary(&context.node_name, &usage));
+        let disks = self.stats.measure_disks(&context).await;
+        let summary = stats::summary(&context.node_name, &usage, &disks);
+        let body = serde_json::to_vec(&summary);
         let body =
             body.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         Ok(respond("application/json", body.into()))

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::disk::{DiskUsage, Disks};
 use super::{ContainerUsage, PodUsage, Usage, node, number};
 use crate::cri::{Error, v1};
 use crate::host::blocking::blocking;
@@ -22,9 +23,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Key of the node among the rates.
 const NODE: &str = "";
 
-/// The last measurement.
+/// Measures usage, and keeps the last measurement.
 #[derive(Debug, Default)]
-pub(in crate::server::https) struct Stats(Mutex<Last>);
+pub(in crate::server::https) struct Stats {
+    last: Mutex<Last>,
+    disks: Disks,
+}
 
 #[derive(Debug, Default)]
 struct Last {
@@ -41,7 +45,7 @@ impl Stats {
         &self,
         context: &Context,
     ) -> Result<Arc<Usage>, Error> {
-        let mut last = self.0.lock().await;
+        let mut last = self.last.lock().await;
         if let Some((at, usage)) = &last.usage
             && at.elapsed() < FRESH
         {
@@ -51,6 +55,14 @@ impl Stats {
         let usage = Arc::new(usage);
         last.usage = Some((Instant::now(), Arc::clone(&usage)));
         Ok(usage)
+    }
+
+    /// Returns the present usage of disks, which takes longer to measure than the rest.
+    pub(in crate::server::https) async fn measure_disks(
+        &self,
+        context: &Arc<Context>,
+    ) -> DiskUsage {
+        self.disks.measure(context).await
     }
 }
 
@@ -141,6 +153,7 @@ impl RuntimeStats {
                 started: running.started_at.clone(),
                 cpu: stats.cpu,
                 memory: stats.memory,
+                io: stats.io,
                 swap: stats.swap,
                 writable_layer: stats.writable_layer,
             });
@@ -155,6 +168,8 @@ impl RuntimeStats {
             started: reported.status.start_time.clone(),
             cpu,
             memory: whole.memory.or_else(|| memory_sum(&containers)),
+            io: whole.io,
+            swap: swap_sum(&containers),
             network: whole.network,
             processes: number(whole.process.and_then(|p| p.process_count).as_ref()),
             containers,
@@ -184,6 +199,17 @@ fn memory_sum(containers: &[ContainerUsage]) -> Option<v1::MemoryUsage> {
         timestamp: all.iter().map(|m| m.timestamp).max().unwrap_or_default(),
         working_set_bytes: Some(usage),
         ..v1::MemoryUsage::default()
+    })
+}
+
+/// Sum of the swap that all containers use. What is available to them, they share.
+fn swap_sum(containers: &[ContainerUsage]) -> Option<v1::SwapUsage> {
+    let all: Vec<&v1::SwapUsage> = containers.iter().filter_map(|c| c.swap.as_ref()).collect();
+    let usage = sum(all.iter().map(|s| s.swap_usage_bytes.as_ref()));
+    usage.map(|usage| v1::SwapUsage {
+        timestamp: all.iter().map(|s| s.timestamp).max().unwrap_or_default(),
+        swap_usage_bytes: Some(usage),
+        ..v1::SwapUsage::default()
     })
 }
 

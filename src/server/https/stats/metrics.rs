@@ -117,7 +117,7 @@ impl MetricsPage {
             "pod_swap_usage_bytes",
             "gauge",
             "Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
-            pods().filter_map(|(labels, pod)| pod_swap(labels, pod)),
+            pods().filter_map(|(labels, pod)| swap(labels, pod.swap.as_ref())),
         );
     }
 
@@ -206,21 +206,6 @@ fn swap_limit(labels: String, swap: Option<&v1::SwapUsage>) -> Option<Sample> {
     })
 }
 
-/// A Pod uses the sum of its containers.
-fn pod_swap(labels: String, pod: &PodUsage) -> Option<Sample> {
-    let all = pod.containers.iter().filter_map(|c| c.swap.as_ref());
-    let known = all.filter_map(|swap| {
-        let used = number(swap.swap_usage_bytes.as_ref())?;
-        Some((used, swap.timestamp))
-    });
-    let (used, time) = known.reduce(|a, b| (a.0.saturating_add(b.0), a.1.max(b.1)))?;
-    Some(Sample {
-        labels,
-        value: used.to_string(),
-        time: Some(milliseconds(time)),
-    })
-}
-
 /// A value that does not change has no time of its own.
 fn start(labels: String, container: &ContainerUsage) -> Option<Sample> {
     let started = container.started.as_ref()?;
@@ -244,6 +229,7 @@ mod tests {
             swap_usage_bytes: some(7),
             swap_available_bytes: some(3),
         });
+        usage.pods[0].swap = usage.pods[0].containers[0].swap;
         let page = metrics(Some(&usage));
         let values: Vec<&str> = page.lines().filter(|l| !l.starts_with('#')).collect();
         let container = "{container=\"c\",namespace=\"ns\",pod=\"web-n1\"}";

@@ -1,8 +1,10 @@
 //! Usage of the node and its Pods: measured by the runtime and the kernel, in the schemas that a metrics
 //! server reads.
 
+mod disk;
 mod measure;
 mod metrics;
+mod network;
 mod node;
 mod summary;
 
@@ -13,7 +15,9 @@ pub(super) use summary::summary;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::cri::v1;
+use crate::host::machine::ProcessIds;
 use crate::manifest::PodKey;
+use network::InterfaceCounters;
 
 /// Usage at one time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,14 +29,21 @@ pub(super) struct Usage {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct NodeUsage {
+    /// Time of the measurement, in nanoseconds since the epoch.
+    time: i64,
     started: Option<Time>,
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,
+    io: Option<v1::IoUsage>,
     swap: Option<v1::SwapUsage>,
-    /// File system of the root directory: size, free and used, of bytes and of inodes.
+    network: Option<v1::NetworkUsage>,
+    interfaces: Vec<InterfaceCounters>,
+    /// File system of the root directory.
     disk: Option<FsStats>,
+    process_ids: Option<ProcessIds>,
 }
 
+/// A file system, or a folder on one with what it uses: bytes and inodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct FsStats {
     /// Time of the measurement, in nanoseconds since the epoch.
@@ -45,7 +56,7 @@ struct FsStats {
 struct FsAmounts {
     all: u64,
     available: u64,
-    used: u64,
+    used: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,6 +66,8 @@ struct PodUsage {
     started: Option<Time>,
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,
+    io: Option<v1::IoUsage>,
+    swap: Option<v1::SwapUsage>,
     network: Option<v1::NetworkUsage>,
     processes: Option<u64>,
     /// The running containers.
@@ -67,6 +80,7 @@ struct ContainerUsage {
     started: Option<Time>,
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,
+    io: Option<v1::IoUsage>,
     swap: Option<v1::SwapUsage>,
     writable_layer: Option<v1::FilesystemUsage>,
 }

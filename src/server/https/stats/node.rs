@@ -5,8 +5,9 @@ use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{FsAmounts, FsStats, NodeUsage};
+use super::{NodeUsage, disk, network};
 use crate::cri::v1;
+use crate::host::machine::{self, meminfo_bytes as bytes};
 
 /// Measures the machine; `time` is the present in nanoseconds since the epoch, `root` the agent's root
 /// directory.
@@ -14,17 +15,68 @@ pub(super) fn measure(time: i64, root: &Path) -> NodeUsage {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let (stat, meminfo) = (read("/proc/stat"), read("/proc/meminfo"));
     let ticks = rustix::param::clock_ticks_per_second();
+    let pressure = |what: &str| pressure(&read(&format!("/proc/pressure/{what}")));
+    let (major, all) = page_faults(&read("/proc/vmstat"));
+    let interfaces = network::interfaces("self");
     NodeUsage {
         started: boot_time(&stat),
         cpu: busy_nanoseconds(&stat, ticks).map(|busy| v1::CpuUsage {
             timestamp: time,
             usage_core_nano_seconds: some(busy),
+            psi: pressure("cpu"),
             ..v1::CpuUsage::default()
         }),
-        memory: memory(&meminfo, time),
+        memory: memory(&meminfo, time).map(|memory| v1::MemoryUsage {
+            page_faults: all,
+            major_page_faults: major,
+            psi: pressure("memory"),
+            ..memory
+        }),
+        io: pressure("io").map(|psi| v1::IoUsage {
+            timestamp: time,
+            psi: Some(psi),
+        }),
         swap: swap(&meminfo, time),
-        disk: disk(root, time),
+        network: network::usage(&interfaces, time),
+        interfaces,
+        disk: disk::at(root),
+        process_ids: machine::process_ids(),
+        time,
     }
+}
+
+/// Returns the major page faults and all, which `/proc/vmstat` has since the machine's start.
+fn page_faults(vmstat: &str) -> (Option<v1::UInt64Value>, Option<v1::UInt64Value>) {
+    let of = |name: &str| {
+        let mut lines = vmstat.lines();
+        let number = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        some(number.trim().parse().ok()?)
+    };
+    (of("pgmajfault"), of("pgfault"))
+}
+
+/// Reads a file of pressure stall information (the kernel's `accounting/psi`): a line for `some` tasks that
+/// wait, and one for `full`. `None` where the kernel has none.
+fn pressure(text: &str) -> Option<v1::PsiStats> {
+    let line = |kind: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        let of = |name: &str| {
+            let mut fields = rest.split_whitespace();
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        let share = |name| of(name)?.parse().ok();
+        Some(v1::PsiData {
+            total: of("total")?.parse().ok()?,
+            avg10: share("avg10")?,
+            avg60: share("avg60")?,
+            avg300: share("avg300")?,
+        })
+    };
+    let some = line("some ")?;
+    Some(v1::PsiStats {
+        full: line("full "),
+        some: Some(some),
+    })
 }
 
 #[allow(
@@ -81,31 +133,6 @@ fn swap(meminfo: &str, time: i64) -> Option<v1::SwapUsage> {
     })
 }
 
-fn bytes(meminfo: &str, name: &str) -> Option<u64> {
-    let mut lines = meminfo.lines();
-    let rest = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
-}
-
-fn disk(root: &Path, time: i64) -> Option<FsStats> {
-    let disk = rustix::fs::statvfs(root).ok()?;
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    Some(FsStats {
-        time,
-        bytes: FsAmounts {
-            all: bytes(disk.f_blocks),
-            available: bytes(disk.f_bavail),
-            used: bytes(disk.f_blocks.saturating_sub(disk.f_bfree)),
-        },
-        inodes: FsAmounts {
-            all: disk.f_files,
-            available: disk.f_favail,
-            used: disk.f_files.saturating_sub(disk.f_ffree),
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +152,19 @@ mod tests {
         assert_eq!(memory.usage_bytes, some(700 << 10));
         assert_eq!(swap(meminfo, 1).unwrap().swap_usage_bytes, some(5 << 10));
         assert_eq!(busy_nanoseconds("", 100), None);
+        let faults = page_faults("pgfree 3\npgfault 20\npgmajfault 4\n");
+        assert_eq!(faults, (some(4), some(20)));
         assert_eq!(super::memory("MemTotal: 1 kB\n", 1), None);
+    }
+
+    #[test]
+    fn pressure_is_read_where_the_kernel_has_it() {
+        let text = "some avg10=1.50 avg60=0.20 avg300=0.03 total=42\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let found = pressure(text).unwrap();
+        let some = found.some.unwrap();
+        assert_eq!((some.total, some.avg10, some.avg300), (42, 1.5, 0.03));
+        assert_eq!(found.full.unwrap().total, 7);
+        assert_eq!(pressure(""), None);
     }
 }
