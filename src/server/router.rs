@@ -53,7 +53,11 @@ pub(super) fn handle<B>(
     state: &Arc<ServerState>,
     audience: Audience,
 ) -> Response<Body> {
-    let path = request.uri().path();
+    // The kubelet's list of Pods is at a path with a slash, which some of its clients ask for.
+    let path = match request.uri().path() {
+        "/pods/" => "/pods",
+        path => path,
+    };
     let mut paths = PATHS.iter().filter(|(_, from)| *from <= audience);
     if !paths.clone().any(|(known, _)| *known == path) {
         let known: Vec<&str> = paths.by_ref().map(|(known, _)| *known).collect();

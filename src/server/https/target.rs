@@ -41,7 +41,7 @@ impl Target {
     pub(super) fn of(path: &str) -> Option<Self> {
         let words: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         match words.as_slice() {
-            ["healthz" | "pods" | "configz" | "metrics"] => Some(Self::Common),
+            ["healthz" | "pods" | "configz" | "metrics"] | ["pods", ""] => Some(Self::Common),
             ["metrics", "resource"] => Some(Self::ResourceMetrics),
             ["stats", "summary"] => Some(Self::Summary),
             ["containerLogs", rest @ ..] => container(rest).map(Self::Logs),
@@ -179,7 +179,7 @@ mod tests {
         ] {
             assert_eq!(Target::of(path), None, "{path}");
         }
-        for path in ["/pods", "/healthz", "/configz", "/metrics"] {
+        for path in ["/pods", "/pods/", "/healthz", "/configz", "/metrics"] {
             assert_eq!(Target::of(path), Some(Target::Common), "{path}");
         }
     }
@@ -192,6 +192,7 @@ mod tests {
         };
         for (path, expected) in [
             ("/pods", "get pods or proxy"),
+            ("/pods/", "get pods or proxy"),
             ("/healthz", "get healthz or proxy"),
             ("/configz", "get configz or proxy"),
             ("/stats/summary", "get stats"),
