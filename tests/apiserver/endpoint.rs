@@ -381,7 +381,13 @@ async fn kubectl_top_shows_what_pods_and_the_node_use(mut node: Node, cluster: C
 
 /// What the node's API answers to a caller with this token, or without: its code and text.
 fn ask(port: u16, path: &str, token: Option<&str>) -> (String, String) {
+    ask_as(port, path, token, &[])
+}
+
+/// The same with further flags of curl.
+fn ask_as(port: u16, path: &str, token: Option<&str>, flags: &[&str]) -> (String, String) {
     let mut curl = Command::new("curl");
+    curl.args(flags);
     curl.args(["--silent", "--insecure", "--write-out", "\n%{http_code}"]);
     if let Some(token) = token {
         curl.args(["--header", &format!("Authorization: Bearer {token}")]);
@@ -427,8 +433,18 @@ async fn who_is_unknown_or_has_no_right_is_refused(mut node: Node, cluster: Clus
         ask(port, "/pods", Some(token)).0 == "200"
     })
     .await;
-    let (_, text) = ask(port, "/pods", Some(token));
-    assert!(text.contains(&node.full_name("web")), "{text}");
+    for path in ["/pods", "/pods/"] {
+        let (_, text) = ask(port, path, Some(token));
+        assert!(text.contains(&node.full_name("web")), "{path}: {text}");
+    }
+    // A certificate of another authority than that of clients is worth nothing, and does no harm.
+    let file = |name: &str| cluster.path(name).display().to_string();
+    let (certificate, key) = (file("front-proxy.crt"), file("front-proxy.key"));
+    let other = ["--cert", &certificate, "--key", &key];
+    for (token, expected) in [(Some(token), "200"), (Some("bad"), "401"), (None, "401")] {
+        let (code, text) = ask_as(port, "/pods", token, &other);
+        assert_eq!(code, expected, "{token:?}: {text}");
+    }
     let log = format!("/containerLogs/default/{}/c", node.full_name("web"));
     for path in [log.as_str(), "/metrics", "/stats/summary", "/run/a/b/c"] {
         let (code, text) = ask(port, path, Some(token));

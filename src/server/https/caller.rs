@@ -21,6 +21,17 @@ pub(super) struct Caller {
     pub(super) extra: BTreeMap<String, Vec<String>>,
 }
 
+/// Client certificate of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ClientCertificate {
+    /// None was shown, or one that names nobody.
+    Absent,
+    /// It is not of the authority of clients, or not valid now.
+    Invalid,
+    /// It is valid and names this user.
+    Of(Caller),
+}
+
 impl Caller {
     /// Returns the user of a client certificate: its common name, the last if there are several, with its
     /// organizations as groups. `None` for a certificate without a common name.

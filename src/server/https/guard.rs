@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 use super::cache::Cache;
-use super::caller::{Caller, token};
+use super::caller::{Caller, ClientCertificate, token};
 use super::refusal::Refusal;
 use super::settings::{Authorization, HttpsSettings};
 use super::target::Right;
@@ -60,7 +60,7 @@ impl Guard {
         }
     }
 
-    /// Authenticates and authorizes a request. `certified` is the user of a verified client certificate.
+    /// Authenticates and authorizes a request on a connection with this client certificate.
     ///
     /// # Errors
     /// The caller is not authenticated (401) or not authorized (403), or the API server cannot be reached
@@ -68,14 +68,14 @@ impl Guard {
     pub(super) async fn admit<B>(
         &self,
         request: &Request<B>,
-        certified: Option<&Caller>,
+        certificate: &ClientCertificate,
     ) -> Result<(), Refusal> {
-        let caller = match (certified, token(request.headers())) {
-            (Some(caller), _) => Some(caller.clone()),
-            // An invalid token is refused, and does not make an anonymous caller.
-            (None, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
-            (None, _) if self.settings.anonymous => Some(Caller::anonymous()),
-            (None, _) => None,
+        let caller = match (certificate, token(request.headers())) {
+            (ClientCertificate::Of(caller), _) => Some(caller.clone()),
+            // An invalid token, or certificate, is refused, and does not make an anonymous caller.
+            (_, Some(token)) if self.settings.token_reviews => self.owner(token).await?,
+            (ClientCertificate::Absent, _) if self.settings.anonymous => Some(Caller::anonymous()),
+            _ => None,
         };
         let Some(caller) = caller else {
             return Err(Refusal {
@@ -311,7 +311,16 @@ mod tests {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        match guard.admit(&request.body(()).unwrap(), None).await {
+        ask_with(guard, request, &ClientCertificate::Absent).await
+    }
+
+    async fn ask_with(
+        guard: &Guard,
+        request: hyper::http::request::Builder,
+        certificate: &ClientCertificate,
+    ) -> (u16, String) {
+        let request = request.body(()).unwrap();
+        match guard.admit(&request, certificate).await {
             Ok(()) => (200, String::new()),
             Err(refusal) => (refusal.status.as_u16(), refusal.reason),
         }
@@ -380,6 +389,36 @@ mod tests {
             Some(api(&asked)),
         );
         assert_eq!(ask(&nobody_asked, "/metrics", Some("bad")).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_authority_leaves_it_to_the_token() {
+        let asked = Asked::default();
+        let guard = guard(
+            HttpsSettings {
+                anonymous: true,
+                ..settings()
+            },
+            Some(api(&asked)),
+        );
+        let request = |token: Option<&str>| {
+            let request = Request::get("/metrics");
+            match token {
+                Some(token) => request.header("authorization", format!("Bearer {token}")),
+                None => request,
+            }
+        };
+        for (certificate, token, expected) in [
+            (ClientCertificate::Invalid, Some("good"), 200),
+            (ClientCertificate::Invalid, Some("bad"), 401),
+            (ClientCertificate::Invalid, None, 401),
+            (ClientCertificate::Absent, None, 200),
+        ] {
+            let (code, reason) = ask_with(&guard, request(token), &certificate).await;
+            assert_eq!(code, expected, "{certificate:?} {token:?}: {reason}");
+        }
+        let user = asked.lock().unwrap()[1]["user"].clone();
+        assert_eq!(user, "bob");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-use super::caller::Caller;
+use super::caller::ClientCertificate;
 use super::guard::Guard;
 use super::logs;
 use super::query::Query;
@@ -49,13 +49,13 @@ impl Handlers {
         }
     }
 
-    /// Returns the response to a request. `certified` is the user of a verified client certificate.
+    /// Returns the response to a request on a connection with this client certificate.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
-        certified: Option<&Caller>,
+        certificate: &ClientCertificate,
     ) -> Response<Body> {
-        if let Err(refusal) = self.guard.admit(&request, certified).await {
+        if let Err(refusal) = self.guard.admit(&request, certificate).await {
             return refusal.response();
         }
         let response = self.serve(request).await;

@@ -33,7 +33,7 @@ use super::port::bind;
 use super::state::ServerState;
 use crate::host::blocking::blocking;
 use crate::translate::Paths;
-use caller::Caller;
+use caller::ClientCertificate;
 use guard::Guard;
 use handlers::Handlers;
 pub use settings::{Authorization, HttpsSettings};
@@ -75,15 +75,15 @@ pub async fn serve_https(
         async move {
             place.set_phase(ConnectionPhase::Handshake);
             let secured = tokio::time::timeout(limits.header_time, secure(&tls, stream)).await;
-            let (stream, caller) = match secured {
+            let (stream, certificate) = match secured {
                 Ok(Ok(secured)) => secured,
                 Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
                 Err(_) => return debug!("TLS handshake timed out"),
             };
             place.set_phase(ConnectionPhase::Talking);
             let handle = move |request| {
-                let (handlers, caller) = (Arc::clone(&handlers), caller.clone());
-                async move { handlers.handle(request, caller.as_ref()).await }
+                let (handlers, certificate) = (Arc::clone(&handlers), certificate.clone());
+                async move { handlers.handle(request, &certificate).await }
             };
             serve_one(stream, limits, handle, place).await;
         }
@@ -92,18 +92,17 @@ pub async fn serve_https(
     Ok(())
 }
 
-/// Performs the TLS handshake; returns the user of the client certificate, if there is one.
+/// Performs the TLS handshake; returns the client's certificate with the connection.
 async fn secure(
     tls: &Arc<Tls>,
     stream: TcpStream,
-) -> anyhow::Result<(TlsStream<TcpStream>, Option<Caller>)> {
+) -> anyhow::Result<(TlsStream<TcpStream>, ClientCertificate)> {
     // Keystrokes must not wait for each other.
     stream.set_nodelay(true)?;
     let tls = Arc::clone(tls);
     let config = blocking(move || tls.config()).await?;
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
-    let shown = stream.get_ref().1.peer_certificates();
-    let caller = shown.and_then(<[_]>::first);
-    let caller = caller.and_then(Caller::of_certificate);
-    Ok((stream, caller))
+    let acceptor = TlsAcceptor::from(Arc::clone(&config.server));
+    let stream = acceptor.accept(stream).await?;
+    let certificate = config.client(stream.get_ref().1);
+    Ok((stream, certificate))
 }

@@ -1,5 +1,8 @@
 //! The serving certificate, and the authority of client certificates. Both are reloaded when their files
 //! change; files that cannot be read leave the ones before in force.
+//!
+//! A client may show a certificate of any authority: one that is not of ours is worth nothing, and the caller has to
+//! be known by a token, as with the kubelet.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -8,14 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
-use tracing::{info, warn};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, SupportedCipherSuite,
+};
+use tracing::{debug, info, warn};
 
+use super::caller::{Caller, ClientCertificate};
 use super::settings::HttpsSettings;
 use crate::host::atomic_file;
 
@@ -39,7 +48,33 @@ pub(super) struct Tls {
 struct Kept {
     /// Stamps of the files when they were last read.
     files: Option<Vec<Option<Stamp>>>,
-    config: Option<Arc<ServerConfig>>,
+    config: Option<Arc<ServingConfig>>,
+}
+
+/// Configuration of connections, and what tells whom a client's certificate names.
+#[derive(Debug)]
+pub(super) struct ServingConfig {
+    pub(super) server: Arc<ServerConfig>,
+    /// Verifier of client certificates; `None` if none is requested.
+    authority: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl ServingConfig {
+    /// Returns whom the client's certificate names, if it is of our authority.
+    pub(super) fn client(&self, connection: &ServerConnection) -> ClientCertificate {
+        let shown = connection.peer_certificates().and_then(<[_]>::split_first);
+        let (Some((first, rest)), Some(authority)) = (shown, &self.authority) else {
+            return ClientCertificate::Absent;
+        };
+        match authority.verify_client_cert(first, rest, UnixTime::now()) {
+            Ok(_) => Caller::of_certificate(first)
+                .map_or(ClientCertificate::Absent, ClientCertificate::Of),
+            Err(error) => {
+                debug!(%error, "Client certificate is not valid here");
+                ClientCertificate::Invalid
+            }
+        }
+    }
 }
 
 /// Stamp of a file's content: device, inode, size, and time of change.
@@ -74,7 +109,7 @@ impl Tls {
     ///
     /// # Errors
     /// The files could not be read yet.
-    pub(super) fn config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+    pub(super) fn config(&self) -> anyhow::Result<Arc<ServingConfig>> {
         let files = [
             Some(&self.certificate),
             Some(&self.key),
@@ -105,7 +140,7 @@ impl Tls {
         config.context("the certificates could not be read yet")
     }
 
-    fn read(&self) -> anyhow::Result<ServerConfig> {
+    fn read(&self) -> anyhow::Result<ServingConfig> {
         let provider = Arc::new(provider(&self.cipher_suites));
         let versions: &[_] = if self.only_tls13 {
             &[&TLS13]
@@ -117,10 +152,12 @@ impl Tls {
         let key = key.with_context(|| format!("no key in {}", self.key.display()))?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)?;
-        let builder = match &self.client_ca_file {
-            Some(file) => builder.with_client_cert_verifier(verifier(file, provider)?),
-            None => builder.with_client_cert_verifier(Arc::new(NoClientAuth)),
-        };
+        let authority = self.client_ca_file.as_ref();
+        let authority = authority.map(|file| verifier(file, provider)).transpose()?;
+        let builder = builder.with_client_cert_verifier(match &authority {
+            Some(authority) => Arc::new(AnyAuthority(Arc::clone(authority))),
+            None => Arc::new(NoClientAuth),
+        });
         let config = builder.with_single_cert(certificates, key);
         let mut config = config.with_context(|| {
             let (certificate, key) = (self.certificate.display(), self.key.display());
@@ -128,7 +165,57 @@ impl Tls {
         })?;
         // Streams are upgraded connections, which only this version has.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(config)
+        Ok(ServingConfig {
+            server: Arc::new(config),
+            authority,
+        })
+    }
+}
+
+/// Requests a certificate of an authority and accepts any other, or none. That the client has its key is verified.
+#[derive(Debug)]
+struct AnyAuthority(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyAuthority {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _first: &CertificateDer<'_>,
+        _rest: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 
@@ -153,19 +240,18 @@ fn provider(names: &[String]) -> CryptoProvider {
     provider
 }
 
-/// Returns a verifier that accepts clients with a certificate of an authority in this file, and those without
-/// any.
+/// Returns a verifier of certificates of an authority in this file.
 fn verifier(
     file: &Path,
     provider: Arc<CryptoProvider>,
-) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         let added = roots.add(certificate);
         added.with_context(|| format!("{} has an invalid certificate", file.display()))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    Ok(verifier.allow_unauthenticated().build()?)
+    Ok(verifier.build()?)
 }
 
 fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -263,12 +349,94 @@ mod tests {
                 .with_root_certificates(roots)
                 .with_no_client_auth();
             let (near, far) = tokio::io::duplex(1 << 16);
-            let server = tokio_rustls::TlsAcceptor::from(tls.config().unwrap()).accept(far);
+            let server = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config().unwrap().server))
+                .accept(far);
             let client = tokio_rustls::TlsConnector::from(Arc::new(client));
             let client = client.connect("n1".try_into().unwrap(), near);
             let (server, client) = tokio::join!(server, client);
             let taken = server.is_ok() && client.is_ok();
             assert_eq!(taken, is_taken, "{only_tls13} {version:?}");
+        }
+    }
+
+    /// A certificate for this name, by its authority or by itself, and its key.
+    fn certificate(
+        name: &str,
+        authority: Option<&rcgen::CertifiedIssuer<'_, KeyPair>>,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let mut parameters = CertificateParams::default();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let made = match authority {
+            Some(authority) => parameters.signed_by(&key, authority),
+            None => parameters.self_signed(&key),
+        };
+        let made = made.unwrap().der().clone();
+        (made, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_a_certificate_of_the_authority_names_a_user_and_none_ends_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authority = rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap();
+        let file = folder.path().join("ca.crt");
+        fs::write(&file, authority.pem()).unwrap();
+        let tls = tls(folder.path(), Some(file));
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(certificates(&tls.certificate).unwrap().remove(0))
+            .unwrap();
+        for (shown, expected) in [
+            (Some(certificate("bob", Some(&authority))), Some("bob")),
+            (Some(certificate("bob", None)), Some("invalid")),
+            (None, None),
+        ] {
+            let client = rustls::ClientConfig::builder_with_provider(Arc::new(provider(&[])))
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .with_root_certificates(roots.clone());
+            let client = match shown {
+                Some((shown, key)) => {
+                    let key = ring::default_provider().key_provider.load_private_key(key);
+                    let key = rustls::sign::CertifiedKey::new(vec![shown], key.unwrap());
+                    client.with_client_cert_resolver(Arc::new(Always(Arc::new(key))))
+                }
+                None => client.with_no_client_auth(),
+            };
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let config = tls.config().unwrap();
+            let server = tokio_rustls::TlsAcceptor::from(Arc::clone(&config.server)).accept(far);
+            let client = tokio_rustls::TlsConnector::from(Arc::new(client));
+            let client = client.connect("n1".try_into().unwrap(), near);
+            let (server, client) = tokio::join!(server, client);
+            client.unwrap();
+            let found = match config.client(server.unwrap().get_ref().1) {
+                ClientCertificate::Of(caller) => Some(caller.name),
+                ClientCertificate::Invalid => Some("invalid".to_owned()),
+                ClientCertificate::Absent => None,
+            };
+            assert_eq!(found.as_deref(), expected);
+        }
+    }
+
+    /// Shows a certificate whatever authorities the server names.
+    #[derive(Debug)]
+    struct Always(Arc<rustls::sign::CertifiedKey>);
+
+    impl rustls::client::ResolvesClientCert for Always {
+        fn resolve(
+            &self,
+            _authorities: &[&[u8]],
+            _schemes: &[SignatureScheme],
+        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        fn has_certs(&self) -> bool {
+            true
         }
     }
 
