@@ -48,7 +48,7 @@ pub fn process_ids() -> Option<ProcessIds> {
     Some(ProcessIds { max, taken })
 }
 
-/// Returns the number of tasks that `/proc/loadavg` has, as in `0.20 0.18 0.12 1/80 11206` (proc_loadavg(5)).
+/// Returns the number of tasks that `/proc/loadavg` has, as in `0.20 0.18 0.12 1/80 11206` (`proc_loadavg(5)`).
 fn tasks(loadavg: &str) -> Option<u64> {
     let (_runnable, all) = loadavg.split_whitespace().nth(3)?.split_once('/')?;
     all.parse().ok()

@@ -241,7 +241,7 @@ fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<b
 }
 
 /// Returns the roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.
-fn hierarchies(root: &Path) -> Vec<PathBuf> {
+pub(crate) fn hierarchies(root: &Path) -> Vec<PathBuf> {
     if root.join("cgroup.procs").exists() {
         return vec![root.to_owned()];
     }

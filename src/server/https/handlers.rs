@@ -85,6 +85,7 @@ impl Handlers {
             Target::Common => Ok(common(&request, &self.state, Audience::Reader)),
             Target::Summary => self.summary().await,
             Target::ResourceMetrics => self.resource_metrics().await,
+            Target::CadvisorMetrics => self.cadvisor_metrics().await,
             Target::Logs(name) => self.logs(name, &query).await,
             Target::Exec(name) => self.exec(request, &name, &query).await,
             Target::Attach(name) => self.attach(request, &name, &query).await,
@@ -112,12 +113,22 @@ impl Handlers {
     }
 
     async fn resource_metrics(&self) -> Answer<Response<Body>> {
-        let context = self.context()?;
-        // The page has a metric for the failure, too.
-        let usage = self.stats.measure(&context).await;
-        let usage = usage.inspect_err(|error| warn!(%error, "Failed to get the Pods' usage"));
-        let usage = usage.ok();
+        let usage = self.usage(&*self.context()?).await;
         Ok(respond(METRICS, stats::metrics(usage.as_deref()).into()))
+    }
+
+    async fn cadvisor_metrics(&self) -> Answer<Response<Body>> {
+        let context = self.context()?;
+        let usage = self.usage(&context).await;
+        let page = stats::cadvisor_metrics(&context, usage).await;
+        Ok(respond(METRICS, page.into()))
+    }
+
+    /// Returns the present usage for a page that has a metric for a failure, too.
+    async fn usage(&self, context: &Context) -> Option<Arc<stats::Usage>> {
+        let usage = self.stats.measure(context).await;
+        let usage = usage.inspect_err(|error| warn!(%error, "Failed to get the Pods' usage"));
+        usage.ok()
     }
 
     async fn logs(&self, name: ContainerName, query: &Query) -> Answer<Response<Body>> {

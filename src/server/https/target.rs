@@ -14,6 +14,8 @@ pub(super) enum Target {
     Summary,
     /// The same, as metrics.
     ResourceMetrics,
+    /// Usage in more detail, as metrics under cAdvisor's names.
+    CadvisorMetrics,
     /// Log of a container.
     Logs(ContainerName),
     /// A command in a container.
@@ -32,8 +34,8 @@ pub(super) struct ContainerName {
 }
 
 /// The paths that exist, for the message about others.
-pub(super) const PATHS: &str = "/healthz, /pods, /configz, /metrics, /metrics/resource, \
-     /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
+pub(super) const PATHS: &str = "/healthz, /pods, /configz, /metrics, /metrics/cadvisor, \
+     /metrics/resource, /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
      /attach/NAMESPACE/POD/CONTAINER and /portForward/NAMESPACE/POD";
 
 impl Target {
@@ -42,6 +44,7 @@ impl Target {
         let words: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         match words.as_slice() {
             ["healthz" | "pods" | "configz" | "metrics"] | ["pods", ""] => Some(Self::Common),
+            ["metrics", "cadvisor"] => Some(Self::CadvisorMetrics),
             ["metrics", "resource"] => Some(Self::ResourceMetrics),
             ["stats", "summary"] => Some(Self::Summary),
             ["containerLogs", rest @ ..] => container(rest).map(Self::Logs),
@@ -198,6 +201,7 @@ mod tests {
             ("/stats/summary", "get stats"),
             ("/metrics", "get metrics"),
             ("/metrics/resource", "get metrics"),
+            ("/metrics/cadvisor", "get metrics"),
             ("/logs/x", "get log"),
             ("/checkpoint/ns/p/c", "get checkpoint"),
             ("/runningpods/", "get pods or proxy"),

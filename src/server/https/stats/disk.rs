@@ -148,7 +148,7 @@ fn volumes(paths: &Paths, pod: &StaticPod, counter: &mut DiskUsageCounter) -> Ve
 fn folder(location: &Location, counter: &mut DiskUsageCounter) -> Option<(FsStats, bool)> {
     let fd: OwnedFd = location.open().ok()?.into_fd();
     let found = fstatvfs(fd.as_fd()).ok()?;
-    let kind = i64::try_from(fstatfs(fd.as_fd()).ok()?.f_type).ok()?;
+    let kind = fstatfs(fd.as_fd()).ok()?.f_type;
     let mut stats = file_system(&found, now());
     if IN_MEMORY.contains(&kind) {
         return Some((stats, true));

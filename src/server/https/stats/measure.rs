@@ -102,7 +102,7 @@ async fn measure(context: &Context, rates: &mut Rates) -> Result<Usage, Error> {
 async fn sandboxes(
     context: &Context,
     ours: HashMap<String, String>,
-) -> HashMap<String, v1::LinuxPodSandboxStats> {
+) -> HashMap<String, SandboxStats> {
     let filter = v1::PodSandboxStatsFilter {
         label_selector: ours,
         ..v1::PodSandboxStatsFilter::default()
@@ -119,17 +119,20 @@ async fn sandboxes(
     };
     let all = stats.into_iter().filter_map(|stats| {
         let attributes = stats.attributes?;
-        Some((attributes.metadata?.uid, stats.linux?))
+        Some((attributes.metadata?.uid, (attributes.id, stats.linux?)))
     });
     all.collect()
 }
+
+/// The runtime's id of a sandbox, and its stats.
+type SandboxStats = (String, v1::LinuxPodSandboxStats);
 
 /// Stats of the runtime.
 struct RuntimeStats {
     /// By container id.
     containers: HashMap<String, v1::ContainerStats>,
     /// By Pod UID.
-    sandboxes: HashMap<String, v1::LinuxPodSandboxStats>,
+    sandboxes: HashMap<String, SandboxStats>,
 }
 
 impl RuntimeStats {
@@ -150,6 +153,8 @@ impl RuntimeStats {
             rates.fill(id, stats.cpu.as_mut());
             containers.push(ContainerUsage {
                 name: status.name.clone(),
+                id: id.to_owned(),
+                image: status.image.clone(),
                 started: running.started_at.clone(),
                 cpu: stats.cpu,
                 memory: stats.memory,
@@ -159,12 +164,13 @@ impl RuntimeStats {
             });
         }
         let uid = reported.report.uid.clone();
-        let whole = self.sandboxes.remove(&uid).unwrap_or_default();
+        let (sandbox, whole) = self.sandboxes.remove(&uid).unwrap_or_default();
         let mut cpu = whole.cpu.or_else(|| cpu_sum(&containers));
         rates.fill(&uid, cpu.as_mut());
         PodUsage {
             key: key.clone(),
             uid,
+            sandbox,
             started: reported.status.start_time.clone(),
             cpu,
             memory: whole.memory.or_else(|| memory_sum(&containers)),
@@ -313,7 +319,7 @@ mod tests {
         reported
     }
 
-    fn found(sandboxes: HashMap<String, v1::LinuxPodSandboxStats>) -> RuntimeStats {
+    fn found(sandboxes: HashMap<String, SandboxStats>) -> RuntimeStats {
         let all = [("a", 10, 100), ("b", 20, 200), ("ended", 40, 400)];
         let containers = all.map(|(name, cpu, memory)| (format!("id-{name}"), stats(cpu, memory)));
         RuntimeStats {
@@ -337,7 +343,7 @@ mod tests {
             memory,
             ..v1::LinuxPodSandboxStats::default()
         };
-        let whole = HashMap::from([("u".to_owned(), whole)]);
+        let whole = HashMap::from([("u".to_owned(), ("s".to_owned(), whole))]);
         let pod = found(whole).pod(&key, &reported(), &mut Rates::default());
         assert_eq!(pod.cpu.unwrap().usage_core_nano_seconds, some(35));
         assert_eq!(pod.memory.unwrap().working_set_bytes, some(350));

@@ -1,17 +1,9 @@
 //! Usage in Prometheus' text format: the metrics of the kubelet's `/metrics/resource`, each with the time of
 //! its measurement.
 
-use std::fmt::Write;
-
+use super::page::{self, MetricsPage, Sample, milliseconds, seconds};
 use super::{ContainerUsage, NodeUsage, PodUsage, Usage, number};
 use crate::cri::v1;
-
-/// A value with its labels, and the time of its measurement in milliseconds since the epoch, if it changes.
-struct Sample {
-    labels: String,
-    value: String,
-    time: Option<i64>,
-}
 
 /// Returns the page; `usage` is `None` if the measurement failed, which the last of its metrics reports.
 pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
@@ -19,19 +11,9 @@ pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {
     if let Some(usage) = usage {
         page.usage(usage);
     }
-    // Without this metric, a reader could not see that nothing failed.
-    let error = u8::from(usage.is_none());
-    let _ = write!(
-        page.0,
-        "# HELP resource_scrape_error 1 if there was an error while getting container metrics, 0 otherwise\n\
-         # TYPE resource_scrape_error gauge\n\
-         resource_scrape_error {error}\n",
-    );
+    page.error("resource_scrape_error", usage.is_none());
     page.0
 }
-
-#[derive(Default)]
-struct MetricsPage(String);
 
 impl MetricsPage {
     /// Adds all families, in the order of the kubelet's page.
@@ -120,58 +102,26 @@ impl MetricsPage {
             pods().filter_map(|(labels, pod)| swap(labels, pod.swap.as_ref())),
         );
     }
-
-    fn family(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        samples: impl Iterator<Item = Sample>,
-    ) {
-        let mut samples = samples.peekable();
-        if samples.peek().is_none() {
-            return;
-        }
-        // Writing to a string does not fail.
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for Sample {
-            labels,
-            value,
-            time,
-        } in samples
-        {
-            let time = time.map(|time| format!(" {time}")).unwrap_or_default();
-            let _ = writeln!(self.0, "{name}{labels} {value}{time}");
-        }
-    }
 }
 
-/// Formats labels. Names of Pods and containers have no characters to escape.
 fn labels(pod: &PodUsage, container: &ContainerUsage) -> String {
-    format!(
-        "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
-        container.name, pod.key.namespace, pod.key.name
-    )
+    page::labels(&[
+        ("container", &container.name),
+        ("namespace", &pod.key.namespace),
+        ("pod", &pod.key.name),
+    ])
 }
 
 fn pod_labels(pod: &PodUsage) -> String {
-    format!(
-        "{{namespace=\"{}\",pod=\"{}\"}}",
-        pod.key.namespace, pod.key.name
-    )
-}
-
-fn milliseconds(nanoseconds: i64) -> i64 {
-    nanoseconds / 1_000_000
+    page::labels(&[("namespace", &pod.key.namespace), ("pod", &pod.key.name)])
 }
 
 fn cpu(labels: String, cpu: Option<&v1::CpuUsage>) -> Option<Sample> {
     let cpu = cpu?;
     let nanoseconds = number(cpu.usage_core_nano_seconds.as_ref())?;
-    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
     Some(Sample {
         labels,
-        value: format!("{seconds}.{rest:09}"),
+        value: seconds(nanoseconds),
         time: Some(milliseconds(cpu.timestamp)),
     })
 }

@@ -1,13 +1,17 @@
 //! Usage of the node and its Pods: measured by the runtime and the kernel, in the schemas that a metrics
 //! server reads.
 
+mod cadvisor;
+mod cgroup;
 mod disk;
 mod measure;
 mod metrics;
 mod network;
 mod node;
+mod page;
 mod summary;
 
+pub(super) use cadvisor::cadvisor_metrics;
 pub(super) use measure::Stats;
 pub(super) use metrics::metrics;
 pub(super) use summary::summary;
@@ -63,6 +67,8 @@ struct FsAmounts {
 struct PodUsage {
     key: PodKey,
     uid: String,
+    /// The runtime's id of its sandbox, if it reports the usage of that.
+    sandbox: String,
     started: Option<Time>,
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,
@@ -77,6 +83,9 @@ struct PodUsage {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct ContainerUsage {
     name: String,
+    /// The runtime's id.
+    id: String,
+    image: String,
     started: Option<Time>,
     cpu: Option<v1::CpuUsage>,
     memory: Option<v1::MemoryUsage>,

@@ -1,4 +1,4 @@
-//! Network interfaces, from the kernel (proc_pid_net(5), `/proc/net/dev`).
+//! Network interfaces, from the kernel (`proc_pid_net(5)`, `/proc/net/dev`).
 
 use std::fs;
 
@@ -68,7 +68,7 @@ pub(super) fn usage(interfaces: &[InterfaceCounters], time: i64) -> Option<v1::N
     let interfaces: Vec<_> = interfaces.iter().map(interface_usage).collect();
     let default_interface = interfaces.iter().find(|i| Some(i.name.as_str()) == main);
     let default_interface = default_interface.cloned();
-    (!interfaces.is_empty()).then(|| v1::NetworkUsage {
+    (!interfaces.is_empty()).then_some(v1::NetworkUsage {
         timestamp: time,
         default_interface,
         interfaces,
@@ -122,10 +122,10 @@ veth12:    1000      10    1    2    0     0          0         0     2000      
         };
         assert_eq!(found[0].received, received);
         assert_eq!(found[0].transmitted.dropped, 4);
-        let many: String = (0..1000)
-            .map(|n| format!("e{n}: {}\n", "1 ".repeat(16)))
+        let many: Vec<String> = (0..1000)
+            .map(|n| format!("e{n}: {}", "1 ".repeat(16)))
             .collect();
-        assert_eq!(parse(&many).len(), MAX_INTERFACES);
+        assert_eq!(parse(&many.join("\n")).len(), MAX_INTERFACES);
         assert_eq!(parse("eth0: 1 2 3\neth1: x\n\n"), []);
     }
 
