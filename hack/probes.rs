@@ -12,7 +12,8 @@ use anyhow::{Context, bail, ensure};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podkeeper::cri::Client;
-use podkeeper::probe::{ProbedContainer, Probes, Which};
+use podkeeper::manifest::PodKey;
+use podkeeper::probe::{ProbeMetrics, ProbedContainer, Probes, Which};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -67,12 +68,13 @@ async fn measure(kind: &str, count: usize, seconds: u64) -> anyhow::Result<()> {
 
 /// One Pod's probes, until one of them is not as it should be.
 async fn keep(client: Client, spec: Container, containers: Vec<usize>) {
-    let mut probes = Probes::new(client);
+    let mut probes = Probes::new(client, PodKey::default(), ProbeMetrics::default());
     let ids: Vec<String> = containers.iter().map(ToString::to_string).collect();
     let wanted = ids
         .iter()
         .zip(&containers)
         .map(|(id, number)| ProbedContainer {
+            uid: "u",
             container_id: id,
             spec: &spec,
             ip: "127.0.0.1",

@@ -10,6 +10,7 @@ use super::state::View;
 use super::state::observed::{Container, ContainerId, State};
 use crate::manifest::StaticPod;
 use crate::measure::{counter, histogram};
+use crate::probe::ProbeMetrics;
 
 const START_LIMITS: [f64; 12] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
@@ -22,6 +23,8 @@ pub struct Metrics {
     starts: Histogram,
     restarts: IntCounter,
     restart_durations: Histogram,
+    /// Probes.
+    pub probes: ProbeMetrics,
 }
 
 impl Default for Metrics {
@@ -41,6 +44,7 @@ impl Default for Metrics {
                 "From a container's end to its next start, without the wait of its back-off.",
                 &RESTART_LIMITS,
             ),
+            probes: ProbeMetrics::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod exec;
 mod grpc;
 pub mod hook;
 mod http;
+mod metrics;
 mod probes;
 mod schedule;
 mod state;
@@ -26,6 +27,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cri::Client;
 
+pub use metrics::ProbeMetrics;
+pub(crate) use metrics::{DURATION_LIMITS, ProbeCounter, RESULTS};
 pub use probes::{Failed, Health, ProbeEvent, ProbeUpdate, ProbedContainer, Probes, Which};
 pub use state::{ProbeKind, ProbeResult, ProbeState};
 pub(crate) use tls::NoVerification;

@@ -5,6 +5,8 @@
 //! comes in through [`Probes::next`], and only then changes what [`Probes::health`] says, so that
 //! the owner never sees a result that was not reported to it.
 
+mod worker;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use super::exec::OpenCall;
 use super::schedule::ProbeSchedule;
 use super::state::{ProbeKind, ProbeResult, ProbeState};
 use super::task::Task;
-use super::{ProbeOutcome, ProbeTarget};
+use super::{ProbeCounter, ProbeMetrics, ProbeOutcome, ProbeTarget};
 use crate::cri::Client;
+use crate::manifest::PodKey;
+use worker::{Worker, event, words};
 
 /// Capacity of the channel of reports; more than a Pod has at a time.
 const WAITING: usize = 32;
@@ -31,6 +35,8 @@ const WAITING: usize = 32;
 pub struct ProbedContainer<'a> {
     /// The runtime's id.
     pub container_id: &'a str,
+    /// The UID of the Pod's version that it is of.
+    pub uid: &'a str,
     /// Spec that the container was created from. Does not change under one ID.
     pub spec: &'a Container,
     /// The Pod's address; the node's on the host's network.
@@ -190,6 +196,7 @@ pub struct Probes {
     run: Run,
     // Boxed here and below, so that the memory kept for more is small.
     containers: BTreeMap<String, Box<Probed>>,
+    counters: ProbeCounters,
     reports: mpsc::Receiver<Box<ProbeReport>>,
     /// For the tasks. Kept, so that `reports` never ends.
     sender: mpsc::Sender<Box<ProbeReport>>,
@@ -204,14 +211,21 @@ impl fmt::Debug for Probes {
 }
 
 impl Probes {
-    /// No probes yet. Commands are run by `client`'s runtime.
+    /// No probes of this Pod yet. Commands are run by `client`'s runtime.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, pod: PodKey, metrics: ProbeMetrics) -> Self {
         let run = |subject: Arc<ProbeSubject>| {
             async move { super::run_round(&subject.probe, &subject.target, &subject.open).await }
                 .boxed()
         };
-        Self::with(client, Arc::new(run))
+        Self {
+            counters: ProbeCounters {
+                metrics,
+                pod,
+                ..ProbeCounters::default()
+            },
+            ..Self::with(client, Arc::new(run))
+        }
     }
 
     /// Probes that are run by `run`.
@@ -221,6 +235,7 @@ impl Probes {
             client,
             run,
             containers: BTreeMap::new(),
+            counters: ProbeCounters::default(),
             reports,
             sender,
         }
@@ -231,6 +246,7 @@ impl Probes {
     pub fn sync(&mut self, wanted: &[ProbedContainer<'_>]) {
         let there = |id: &str| wanted.iter().any(|w| w.container_id == id);
         self.containers.retain(|id, _| there(id));
+        self.counters.keep(wanted);
         for container in wanted {
             let id = container.container_id;
             if let Some(probed) = self.containers.get_mut(id) {
@@ -310,8 +326,10 @@ impl Probes {
                 probed.tasks.remove(&kind);
             } else if !probed.tasks.contains_key(&kind) {
                 let known = probed.health.result(kind);
+                let counter = self.counters.get(&probed.uid, &probed.name, kind);
                 let worker = Worker {
                     kind,
+                    counter,
                     subject: Arc::clone(subject),
                     state: ProbeState::new(kind, &subject.probe, known),
                     schedule: ProbeSchedule::new(kind, &subject.probe),
@@ -325,9 +343,36 @@ impl Probes {
     }
 }
 
+/// Counters of one Pod's probes.
+#[derive(Default)]
+struct ProbeCounters {
+    metrics: ProbeMetrics,
+    pod: PodKey,
+    /// By UID of the version, container and kind.
+    all: BTreeMap<(String, String, ProbeKind), Arc<ProbeCounter>>,
+}
+
+impl ProbeCounters {
+    /// Forgets other versions of the Pod, once containers of a new one run.
+    fn keep(&mut self, wanted: &[ProbedContainer<'_>]) {
+        if !wanted.is_empty() {
+            let there = |uid: &str| wanted.iter().any(|w| w.uid == uid);
+            self.all.retain(|(uid, ..), _| there(uid));
+        }
+    }
+
+    fn get(&mut self, uid: &str, container: &str, kind: ProbeKind) -> Arc<ProbeCounter> {
+        let key = (uid.to_owned(), container.to_owned(), kind);
+        let counter = self.all.entry(key);
+        let counter = counter.or_insert_with(|| self.metrics.add(&self.pod, uid, container, kind));
+        Arc::clone(counter)
+    }
+}
+
 /// One container under probes.
 struct Probed {
     name: String,
+    uid: String,
     age: Age,
     which: Which,
     subjects: BTreeMap<ProbeKind, Arc<ProbeSubject>>,
@@ -354,6 +399,7 @@ impl Probed {
         });
         Self {
             name: spec.name.clone(),
+            uid: wanted.uid.to_owned(),
             age: Age::of(wanted),
             which: wanted.which,
             subjects: subjects.collect(),
@@ -417,82 +463,6 @@ impl Age {
     fn now(self) -> Duration {
         self.then.saturating_add(self.at.elapsed())
     }
-}
-
-/// Context of one probe's task.
-struct Worker {
-    kind: ProbeKind,
-    subject: Arc<ProbeSubject>,
-    state: ProbeState,
-    schedule: ProbeSchedule,
-    age: Age,
-    run: Run,
-    reports: mpsc::Sender<Box<ProbeReport>>,
-}
-
-impl Worker {
-    /// Probes until there is nothing more to find out.
-    async fn work(mut self, came_up: bool) {
-        let mut round = self.schedule.first(self.age.now(), came_up);
-        while !self.state.is_over() {
-            tokio::time::sleep(round.saturating_sub(self.age.now())).await;
-            let outcome = (self.run)(Arc::clone(&self.subject)).await;
-            self.take(round, outcome).await;
-            // A round whose time went by meanwhile is made up for, once.
-            round = self.schedule.after(round).max(self.age.now());
-        }
-    }
-
-    async fn take(&mut self, round: Duration, outcome: ProbeOutcome) {
-        let is_success = matches!(outcome, ProbeOutcome::Success | ProbeOutcome::Warning(_));
-        if !is_success && !self.schedule.counts(round, ProbeResult::Failure) {
-            return;
-        }
-        let result = self.state.take(&outcome);
-        let is_reported = result.is_some();
-        if !is_reported && event(self.kind, &outcome).is_none() {
-            return;
-        }
-        let report = Box::new(ProbeReport {
-            container_id: self.subject.target.container_id.clone(),
-            kind: self.kind,
-            result,
-            outcome,
-        });
-        if is_reported {
-            // The owner is there as long as this task is.
-            let _ = self.reports.send(report).await;
-        } else {
-            // An owner that is behind can do without one more event of the same kind.
-            let _ = self.reports.try_send(report);
-        }
-    }
-}
-
-/// Message of an outcome.
-fn words(outcome: &ProbeOutcome) -> &str {
-    match outcome {
-        ProbeOutcome::Success => "",
-        ProbeOutcome::Warning(text) | ProbeOutcome::Failure(text) | ProbeOutcome::Error(text) => {
-            text
-        }
-    }
-}
-
-/// Event for an outcome, in the reference agent's words.
-fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<ProbeEvent> {
-    let (reason, message) = match outcome {
-        ProbeOutcome::Success => return None,
-        ProbeOutcome::Warning(output) => {
-            ("ProbeWarning", format!("{kind} probe warning: {output}"))
-        }
-        ProbeOutcome::Failure(output) => ("Unhealthy", format!("{kind} probe failed: {output}")),
-        ProbeOutcome::Error(error) => (
-            "Unhealthy",
-            format!("{kind} probe errored and resulted in unknown state: {error}"),
-        ),
-    };
-    Some(ProbeEvent { reason, message })
 }
 
 #[cfg(test)]

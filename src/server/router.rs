@@ -32,11 +32,12 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 pub(super) struct Endless;
 
 /// The paths, and the least audience that may get each.
-const PATHS: [(&str, Audience); 7] = [
+const PATHS: [(&str, Audience); 8] = [
     ("/healthz", Audience::Health),
     ("/pods", Audience::Reader),
     ("/configz", Audience::Reader),
     ("/metrics", Audience::Reader),
+    ("/metrics/probes", Audience::Reader),
     ("/v1/status", Audience::Owner),
     ("/v1/pods", Audience::Owner),
     ("/v1/events", Audience::Owner),
@@ -79,6 +80,10 @@ pub(super) fn handle<B>(
         "/pods" => of_type(JSON, pod_list::body(state.snapshots())),
         "/configz" => whole(JSON, serde_json::to_vec(&state.configz()).map(Bytes::from)),
         "/metrics" => whole(METRICS, state.metrics().map(Bytes::from)),
+        "/metrics/probes" => of_type(
+            METRICS,
+            Full::new(state.probe_metrics().into()).boxed_unsync(),
+        ),
         _ => match LocalQuery::parse(query) {
             Ok(query) => lines(path, query, state),
             Err(why) => plain(StatusCode::BAD_REQUEST, why + "\n"),

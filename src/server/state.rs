@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::metrics::AgentMetrics;
+use super::probe_metrics;
 use super::select::PodName;
 use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
@@ -298,6 +299,11 @@ impl ServerState {
     /// Returns all metrics in Prometheus' text format.
     pub(super) fn metrics(&self) -> prometheus::Result<String> {
         self.metrics.text(self)
+    }
+
+    /// Returns the metrics of the probes in the same format.
+    pub(super) fn probe_metrics(&self) -> String {
+        probe_metrics::page(&self.metrics.pods.probes)
     }
 }
 

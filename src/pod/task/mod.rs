@@ -142,7 +142,11 @@ impl PodTask {
         let is_uncertain = !start.folders.is_empty();
         let mut task = Box::new(Self {
             given_back: context.allocations.changes(),
-            probes: Probes::new(context.client.clone()),
+            probes: Probes::new(
+                context.client.clone(),
+                key.clone(),
+                context.metrics.probes.clone(),
+            ),
             listed_at: context.clock.now(),
             key,
             context,

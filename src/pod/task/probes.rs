@@ -47,6 +47,7 @@ impl PodTask {
             .map(
                 |(container, spec, ip, age, which, before)| ProbedContainer {
                     container_id: &container.id,
+                    uid: &container.uid,
                     spec,
                     ip,
                     age: *age,

@@ -35,7 +35,7 @@ pub(super) struct ContainerName {
 
 /// The paths that exist, for the message about others.
 pub(super) const PATHS: &str = "/healthz, /pods, /configz, /metrics, /metrics/cadvisor, \
-     /metrics/resource, /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
+     /metrics/probes, /metrics/resource, /stats/summary, /containerLogs/NAMESPACE/POD/CONTAINER, /exec/NAMESPACE/POD/CONTAINER, \
      /attach/NAMESPACE/POD/CONTAINER and /portForward/NAMESPACE/POD";
 
 impl Target {
@@ -43,7 +43,9 @@ impl Target {
     pub(super) fn of(path: &str) -> Option<Self> {
         let words: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         match words.as_slice() {
-            ["healthz" | "pods" | "configz" | "metrics"] | ["pods", ""] => Some(Self::Common),
+            ["healthz" | "pods" | "configz" | "metrics"] | ["pods", ""] | ["metrics", "probes"] => {
+                Some(Self::Common)
+            }
             ["metrics", "cadvisor"] => Some(Self::CadvisorMetrics),
             ["metrics", "resource"] => Some(Self::ResourceMetrics),
             ["stats", "summary"] => Some(Self::Summary),
@@ -182,7 +184,14 @@ mod tests {
         ] {
             assert_eq!(Target::of(path), None, "{path}");
         }
-        for path in ["/pods", "/pods/", "/healthz", "/configz", "/metrics"] {
+        for path in [
+            "/pods",
+            "/pods/",
+            "/metrics/probes",
+            "/healthz",
+            "/configz",
+            "/metrics",
+        ] {
             assert_eq!(Target::of(path), Some(Target::Common), "{path}");
         }
     }

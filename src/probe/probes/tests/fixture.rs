@@ -127,6 +127,7 @@ pub(super) fn container(kinds: &[ProbeKind]) -> Container {
 
 pub(super) fn wanted<'a>(container_id: &'a str, spec: &'a Container) -> ProbedContainer<'a> {
     ProbedContainer {
+        uid: "u",
         container_id,
         spec,
         ip: "10.0.0.1",

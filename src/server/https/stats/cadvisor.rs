@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use super::cgroup::{CgroupFigures, CgroupReader, IoFigures, device};
 use super::network::{self, InterfaceCounters};
-use super::page::{self, MetricsPage, Sample, milliseconds, seconds};
 use super::{ContainerUsage, FsStats, NodeUsage, PodUsage, Usage};
 use crate::cri::v1;
 use crate::host::blocking::blocking;
 use crate::host::machine;
 use crate::pod::task::Context;
+use crate::server::page::{self, MetricsPage, Sample, milliseconds, seconds};
 use crate::translate::pod_cgroup_paths;
 use names::{DEVICES, DISKS, FAULTS, INTERFACES, MACHINE, METRICS, Unit};
 
@@ -39,7 +39,7 @@ struct CgroupEntry {
 
 /// An entry of the page.
 #[derive(Default)]
-struct Entry<'a> {
+struct CadvisorEntry<'a> {
     container: &'a str,
     image: &'a str,
     /// The runtime's id.
@@ -180,7 +180,7 @@ fn entries(page: &mut MetricsPage, usage: &Usage, figures: &[PodFigures], root_d
         let of_pod = of_pod(pod, figures).into_iter();
         let containers = pod.containers.iter();
         let containers = containers.map(|container| of_container(pod, container, figures));
-        all.extend(of_pod.chain(containers).map(|entry| Entry {
+        all.extend(of_pod.chain(containers).map(|entry| CadvisorEntry {
             // The runtime may not report one.
             time: if entry.time > 0 {
                 entry.time
@@ -230,7 +230,7 @@ fn entries(page: &mut MetricsPage, usage: &Usage, figures: &[PodFigures], root_d
 }
 
 /// Adds the page faults, of both kinds.
-fn faults(page: &mut MetricsPage, all: &[Entry<'_>]) {
+fn faults(page: &mut MetricsPage, all: &[CadvisorEntry<'_>]) {
     let (name, help) = FAULTS;
     let samples = all.iter().flat_map(|entry| {
         let memory = entry.memory;
@@ -246,8 +246,8 @@ fn faults(page: &mut MetricsPage, all: &[Entry<'_>]) {
     page.family(name, "counter", help, samples);
 }
 
-fn of_node<'a>(node: &'a NodeUsage, root: &'a CgroupEntry, device: &'a str) -> Entry<'a> {
-    Entry {
+fn of_node<'a>(node: &'a NodeUsage, root: &'a CgroupEntry, device: &'a str) -> CadvisorEntry<'a> {
+    CadvisorEntry {
         cgroup: Some(root),
         time: node.time,
         started: node.started.as_ref().map(|time| time.0.as_second()),
@@ -257,14 +257,14 @@ fn of_node<'a>(node: &'a NodeUsage, root: &'a CgroupEntry, device: &'a str) -> E
         swap: node.swap.as_ref(),
         interfaces: &node.interfaces,
         disk: node.disk.map(|disk| (device, disk)),
-        ..Entry::default()
+        ..CadvisorEntry::default()
     }
 }
 
 /// Returns the entries of a Pod and of its sandbox.
-fn of_pod<'a>(pod: &'a PodUsage, figures: &'a PodFigures) -> [Entry<'a>; 2] {
+fn of_pod<'a>(pod: &'a PodUsage, figures: &'a PodFigures) -> [CadvisorEntry<'a>; 2] {
     let time = pod.cpu.as_ref().map(|cpu| cpu.timestamp);
-    let whole = Entry {
+    let whole = CadvisorEntry {
         pod: Some(pod),
         cgroup: figures.whole.as_ref(),
         time: time.unwrap_or_default(),
@@ -273,15 +273,15 @@ fn of_pod<'a>(pod: &'a PodUsage, figures: &'a PodFigures) -> [Entry<'a>; 2] {
         memory: pod.memory.as_ref(),
         io: pod.io.as_ref(),
         swap: pod.swap.as_ref(),
-        ..Entry::default()
+        ..CadvisorEntry::default()
     };
-    let sandbox = Entry {
+    let sandbox = CadvisorEntry {
         name: &pod.sandbox,
         pod: Some(pod),
         cgroup: figures.inner.get(&pod.sandbox),
         time: time.unwrap_or_default(),
         interfaces: &figures.interfaces,
-        ..Entry::default()
+        ..CadvisorEntry::default()
     };
     [whole, sandbox]
 }
@@ -290,9 +290,9 @@ fn of_container<'a>(
     pod: &'a PodUsage,
     container: &'a ContainerUsage,
     figures: &'a PodFigures,
-) -> Entry<'a> {
+) -> CadvisorEntry<'a> {
     let time = container.cpu.as_ref().map(|cpu| cpu.timestamp);
-    Entry {
+    CadvisorEntry {
         container: &container.name,
         image: &container.image,
         name: &container.id,
@@ -304,11 +304,11 @@ fn of_container<'a>(
         memory: container.memory.as_ref(),
         io: container.io.as_ref(),
         swap: container.swap.as_ref(),
-        ..Entry::default()
+        ..CadvisorEntry::default()
     }
 }
 
-impl Entry<'_> {
+impl CadvisorEntry<'_> {
     fn figures(&self) -> Option<&CgroupFigures> {
         Some(&self.cgroup?.figures)
     }

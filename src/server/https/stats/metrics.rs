@@ -1,9 +1,9 @@
 //! Usage in Prometheus' text format: the metrics of the kubelet's `/metrics/resource`, each with the time of
 //! its measurement.
 
-use super::page::{self, MetricsPage, Sample, milliseconds, seconds};
 use super::{ContainerUsage, NodeUsage, PodUsage, Usage, number};
 use crate::cri::v1;
+use crate::server::page::{self, MetricsPage, Sample, milliseconds, seconds};
 
 /// Returns the page; `usage` is `None` if the measurement failed, which the last of its metrics reports.
 pub(in crate::server::https) fn metrics(usage: Option<&Usage>) -> String {

@@ -8,7 +8,6 @@ mod measure;
 mod metrics;
 mod network;
 mod node;
-mod page;
 mod summary;
 
 pub(super) use cadvisor::cadvisor_metrics;

@@ -1,6 +1,6 @@
 //! The metrics under cAdvisor's names, and where each value comes from.
 
-use super::Entry;
+use super::CadvisorEntry;
 use crate::cri::v1;
 use crate::server::https::stats::cgroup::IoFigures;
 use crate::server::https::stats::network::InterfaceCounters;
@@ -24,14 +24,14 @@ pub(super) struct CadvisorMetric {
     pub(super) label: Option<(&'static str, &'static str)>,
     /// The value changes, so that it stands with its time.
     pub(super) has_time: bool,
-    pub(super) value: fn(&Entry<'_>) -> Option<u64>,
+    pub(super) value: fn(&CadvisorEntry<'_>) -> Option<u64>,
 }
 
 const fn counter(
     name: &'static str,
     help: &'static str,
     unit: Unit,
-    value: fn(&Entry<'_>) -> Option<u64>,
+    value: fn(&CadvisorEntry<'_>) -> Option<u64>,
 ) -> CadvisorMetric {
     CadvisorMetric {
         name,
@@ -47,7 +47,7 @@ const fn counter(
 const fn gauge(
     name: &'static str,
     help: &'static str,
-    value: fn(&Entry<'_>) -> Option<u64>,
+    value: fn(&CadvisorEntry<'_>) -> Option<u64>,
 ) -> CadvisorMetric {
     CadvisorMetric {
         kind: "gauge",
@@ -59,7 +59,7 @@ const fn gauge(
 const fn setting(
     name: &'static str,
     help: &'static str,
-    value: fn(&Entry<'_>) -> Option<u64>,
+    value: fn(&CadvisorEntry<'_>) -> Option<u64>,
 ) -> CadvisorMetric {
     CadvisorMetric {
         has_time: false,
@@ -75,7 +75,7 @@ fn stalled(psi: Option<&v1::PsiStats>, is_full: bool) -> Option<u64> {
 }
 
 /// Times of throttling make sense with a limit only.
-fn limited(entry: &Entry<'_>, value: fn(&Entry<'_>) -> Option<u64>) -> Option<u64> {
+fn limited(entry: &CadvisorEntry<'_>, value: fn(&CadvisorEntry<'_>) -> Option<u64>) -> Option<u64> {
     entry.figures()?.cpu.quota?;
     value(entry)
 }
