@@ -175,11 +175,12 @@ fn swap(swap: &v1::SwapUsage) -> Value {
 }
 
 fn network(network: &v1::NetworkUsage) -> Value {
-    let all: Vec<Value> = network.interfaces.iter().map(interface).collect();
-    let mut stats = network
-        .default_interface
-        .as_ref()
-        .map_or(json!({}), interface);
+    let main = network.default_interface.as_ref();
+    // A runtime may report the default interface alone.
+    let alone = main.filter(|_| network.interfaces.is_empty());
+    let all = network.interfaces.iter().chain(alone);
+    let all: Vec<Value> = all.map(interface).collect();
+    let mut stats = main.map_or(json!({}), interface);
     stats["time"] = json!(time(network.timestamp));
     stats["interfaces"] = json!(all);
     stats
@@ -328,15 +329,17 @@ mod tests {
             rx_bytes: Some(v1::UInt64Value { value: 7 }),
             ..v1::NetworkInterfaceUsage::default()
         };
-        let found = without_nulls(network(&v1::NetworkUsage {
-            timestamp: 0,
-            default_interface: Some(eth0.clone()),
-            interfaces: vec![eth0],
-        }));
-        let eth0 = json!({"name": "eth0", "rxBytes": 7});
-        assert_eq!(
-            found,
-            json!({"time": "1970-01-01T00:00:00Z", "name": "eth0", "rxBytes": 7, "interfaces": [eth0]})
-        );
+        for interfaces in [vec![eth0.clone()], vec![]] {
+            let found = without_nulls(network(&v1::NetworkUsage {
+                timestamp: 0,
+                default_interface: Some(eth0.clone()),
+                interfaces,
+            }));
+            let eth0 = json!({"name": "eth0", "rxBytes": 7});
+            assert_eq!(
+                found,
+                json!({"time": "1970-01-01T00:00:00Z", "name": "eth0", "rxBytes": 7, "interfaces": [eth0]})
+            );
+        }
     }
 }
