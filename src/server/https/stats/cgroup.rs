@@ -50,6 +50,7 @@ pub(super) struct MemoryFigures {
     pub(super) active_file: Option<u64>,
     pub(super) inactive_file: Option<u64>,
     pub(super) kernel: Option<u64>,
+    pub(super) swap: Option<u64>,
     pub(super) max_usage: Option<u64>,
     /// Times that the limit was reached.
     pub(super) limit_hits: Option<u64>,
@@ -196,6 +197,7 @@ impl CgroupReader {
             active_file: of("total_active_file"),
             inactive_file: of("total_inactive_file"),
             kernel: number("memory.kmem.usage_in_bytes"),
+            swap: of("total_swap"),
             max_usage: number("memory.max_usage_in_bytes"),
             limit_hits: number("memory.failcnt"),
             oom_kills: oom.get("oom_kill").copied(),
@@ -213,6 +215,7 @@ impl CgroupReader {
             active_file: of("active_file"),
             inactive_file: of("inactive_file"),
             kernel: of("kernel"),
+            swap: self.number("memory", path, "memory.swap.current"),
             max_usage: self.number("memory", path, "memory.peak"),
             limit_hits: events.get("max").copied(),
             oom_kills: events.get("oom_kill").copied(),

@@ -169,7 +169,10 @@ pub(super) const METRICS: [CadvisorMetric; 35] = [
         number(e.memory?.rss_bytes.as_ref())
     }),
     gauge("container_memory_swap", "Swap usage, in bytes.", |e| {
-        number(e.swap?.swap_usage_bytes.as_ref())
+        let reported = e
+            .swap
+            .and_then(|swap| number(swap.swap_usage_bytes.as_ref()));
+        reported.or_else(|| e.figures()?.memory.swap)
     }),
     gauge(
         "container_memory_total_active_file_bytes",
