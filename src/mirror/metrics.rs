@@ -53,6 +53,16 @@ impl MirrorMetrics {
         ]
     }
 
+    /// Returns the number of mirror Pods that the API server has.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count that was set"
+    )]
+    pub(crate) fn mirrors(&self) -> u64 {
+        self.mirrors.get() as u64
+    }
+
     /// Takes over what changes, for as long as the mirrors are kept.
     pub async fn follow(self, mut numbers: watch::Receiver<Numbers>, requests: Arc<AtomicU64>) {
         loop {

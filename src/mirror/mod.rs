@@ -44,6 +44,7 @@ use crate::units::time::scaled;
 use api::Api;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
+pub use node::VERSION;
 pub use object::{NodeIdentity, mirror};
 pub use patch::status_patch;
 use refusal_log::RefusalLog;

@@ -94,6 +94,8 @@ struct Supervisor {
     tasks: JoinSet<PodKey>,
     runtime_unreachable: bool,
     relist_at: Instant,
+    /// Time at which the last relist began.
+    relist_began: Option<Instant>,
     connected: Connected,
     /// Pods that came from the manifest URL before this start, while its document is not read yet.
     restored: BTreeMap<PodKey, DesiredPod>,
@@ -110,6 +112,7 @@ impl Supervisor {
             tasks: JoinSet::new(),
             runtime_unreachable: false,
             relist_at: Instant::now().later(RELIST),
+            relist_began: None,
             connected,
             restored: BTreeMap::new(),
             unobserved: vec![],
@@ -152,6 +155,8 @@ impl Supervisor {
                 Some(ended) = self.tasks.join_next() => self.task_ended(ended),
                 () = tokio::time::sleep_until(self.relist_at), if lists.is_empty() => {
                     self.relist_at = Instant::now().later(NEVER);
+                    let before = self.relist_began.replace(Instant::now());
+                    self.context.metrics.relist_began(before.map(|before| before.elapsed()));
                     lists.push(list(Arc::clone(&self.context)));
                 }
                 Some(listed) = lists.next() => self.relisted(listed),
@@ -367,6 +372,9 @@ impl Supervisor {
 
     /// Compares a relist with the state that each task observed.
     fn relisted(&mut self, listed: Result<Listed, Error>) {
+        if let Some(began) = self.relist_began {
+            self.context.metrics.relisted(began.elapsed());
+        }
         match listed {
             Ok(listed) => {
                 if std::mem::take(&mut self.runtime_unreachable) {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, IntCounter};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use super::plan::rules::restart_backoff;
 use super::state::View;
 use super::state::observed::{Container, ContainerId, State};
-use crate::manifest::StaticPod;
-use crate::measure::{counter, histogram};
+use crate::manifest::{ContainerRole, StaticPod};
+use crate::measure::{counter, counters, histogram};
 use crate::probe::ProbeMetrics;
 
 const START_LIMITS: [f64; 12] = [
@@ -17,12 +17,18 @@ const START_LIMITS: [f64; 12] = [
 ];
 const RESTART_LIMITS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+const RELIST_LIMITS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const INTERVAL_LIMITS: [f64; 6] = [1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+
 /// Measures of all Pods. Cloning it is cheap and shares them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     starts: Histogram,
     restarts: IntCounter,
+    started: IntCounterVec,
     restart_durations: Histogram,
+    relist_durations: Histogram,
+    relist_intervals: Histogram,
     /// Probes.
     pub probes: ProbeMetrics,
 }
@@ -39,10 +45,25 @@ impl Default for Metrics {
                 "podkeeper_container_restarts_total",
                 "Containers that this agent started again.",
             ),
+            started: counters(
+                "kubelet_started_containers_total",
+                "Containers that this agent started, by type: container or init_container.",
+                &["container_type"],
+            ),
             restart_durations: histogram(
                 "podkeeper_container_restart_duration_seconds",
                 "From a container's end to its next start, without the wait of its back-off.",
                 &RESTART_LIMITS,
+            ),
+            relist_durations: histogram(
+                "kubelet_pleg_relist_duration_seconds",
+                "Duration of a list of all Pods of the container runtime, by which missed events are found.",
+                &RELIST_LIMITS,
+            ),
+            relist_intervals: histogram(
+                "kubelet_pleg_relist_interval_seconds",
+                "From the beginning of such a list to that of the next.",
+                &INTERVAL_LIMITS,
             ),
             probes: ProbeMetrics::default(),
         }
@@ -55,6 +76,11 @@ impl Metrics {
         let Some(started) = view.observed.container(id) else {
             return;
         };
+        let kind = match version.role(&started.name) {
+            ContainerRole::Main => "container",
+            ContainerRole::Init | ContainerRole::Sidecar => "init_container",
+        };
+        self.started.with_label_values(&[kind]).inc();
         if started.attempt == 0 {
             if let Some(took) = start_duration(view, version) {
                 self.starts.observe(took.as_secs_f64());
@@ -67,13 +93,33 @@ impl Metrics {
         }
     }
 
+    /// Takes into account that a list of all Pods began, so long after the one before.
+    pub(crate) fn relist_began(&self, after: Option<Duration>) {
+        if let Some(after) = after {
+            self.relist_intervals.observe(after.as_secs_f64());
+        }
+    }
+
+    /// Takes into account that a list of all Pods took so long.
+    pub(crate) fn relisted(&self, took: Duration) {
+        self.relist_durations.observe(took.as_secs_f64());
+    }
+
+    /// Returns the durations of starts.
+    pub(crate) fn starts(&self) -> Histogram {
+        self.starts.clone()
+    }
+
     /// Returns the metrics for a registry.
     #[must_use]
-    pub fn collectors(&self) -> [Box<dyn Collector>; 3] {
+    pub fn collectors(&self) -> [Box<dyn Collector>; 6] {
         [
             Box::new(self.starts.clone()),
             Box::new(self.restarts.clone()),
+            Box::new(self.started.clone()),
             Box::new(self.restart_durations.clone()),
+            Box::new(self.relist_durations.clone()),
+            Box::new(self.relist_intervals.clone()),
         ]
     }
 }

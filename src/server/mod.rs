@@ -8,6 +8,7 @@ mod callers;
 mod client;
 mod follow;
 mod https;
+mod kubelet_metrics;
 mod listen;
 mod metrics;
 mod page;

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::metrics::AgentMetrics;
-use super::probe_metrics;
 use super::select::PodName;
+use super::{kubelet_metrics, probe_metrics};
 use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
 use crate::node::supervisor::is_alive;
@@ -298,7 +298,8 @@ impl ServerState {
 
     /// Returns all metrics in Prometheus' text format.
     pub(super) fn metrics(&self) -> prometheus::Result<String> {
-        self.metrics.text(self)
+        let own = self.metrics.text(self)?;
+        Ok(own + &kubelet_metrics::text(&self.metrics, self))
     }
 
     /// Returns the metrics of the probes in the same format.

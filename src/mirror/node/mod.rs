@@ -11,6 +11,7 @@ pub(super) use measure::Measured;
 #[cfg(test)]
 pub(super) use registration::SeenNode;
 pub(super) use registration::{NODES, Registration};
+pub use status::VERSION;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use crate::translate::NodeFacts;
 
 /// The version of Kubernetes whose rules this agent follows, and its own behind it, as other
 /// distributions of the node agent write theirs.
-const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("v1.36.0+podkeeper.", env!("CARGO_PKG_VERSION"));
 /// Prefix of the resource names of huge pages, followed by the size of a page.
 const HUGE_PAGES: &str = "hugepages-";
 /// Node-declared features that this agent implements.
