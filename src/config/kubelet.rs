@@ -148,7 +148,7 @@ pub(super) static KUBELET_OPTIONS: &[KubeletOption] = &[
     nothing("kube-api-burst", "kubeAPIBurst", FEW_REQUESTS),
     nothing("kube-api-qps", "kubeAPIQPS", FEW_REQUESTS),
     nothing("kube-api-content-type", "contentType", "requests are JSON"),
-    nothing("node-status-max-images", "nodeStatusMaxImages", "no images are in the Node's status"),
+    nothing("node-status-max-images", "nodeStatusMaxImages", "the Node has its 50 largest images"),
     nothing("pod-cidr", "podCIDR", PLUGINS_NETWORK),
     nothing("rotate-server-certificates", "serverTLSBootstrap", "the serving certificate is --tls-cert-file, or self-signed").switch(),
     only("register-schedulable", "", "true", "taint the Node with --register-with-taints"),

@@ -165,6 +165,10 @@ async fn the_node_is_that_of_the_reference_agent(mut node: Node, cluster: Cluste
         );
         put(&mut found, place, value);
     }
+    let images = found["status"]["images"].as_array().unwrap();
+    assert!(images.iter().any(|image| image["names"][0].is_string()));
+    assert!(images.is_sorted_by_key(|image| -image["sizeBytes"].as_i64().unwrap()));
+    put(&mut found, "/status/images", Value::Null);
     put(&mut found, "/metadata/resourceVersion", Value::Null);
     put(&mut found, "/status/nodeInfo/swap", Value::Null);
     put(

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ContainerImage;
 use tokio::time::Instant;
 
 use crate::cri::{Client, v1};
@@ -23,6 +24,13 @@ const LEAST_PROCESS_IDS: f64 = 0.10;
 /// (`evictionPressureTransitionPeriod`).
 const PRESSURE_LASTS: Duration = Duration::from_secs(300);
 
+/// Interval between lists of images, that of reports of an unchanged status.
+const IMAGES_INTERVAL: Duration = Duration::from_secs(300);
+/// Images that a Node has, and names of each, at most (the kubelet's `nodeStatusMaxImages` and
+/// `MaxNamesPerImageInNodeStatus`).
+const MAX_IMAGES: usize = 50;
+const MAX_NAMES: usize = 5;
+
 /// Measurements of the machine and the runtime.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::mirror) struct Measured {
@@ -40,6 +48,10 @@ pub(in crate::mirror) struct Measured {
     pub(super) swap: u64,
     /// Huge pages reserved, by their size in KiB.
     pub(super) huge_pages: BTreeMap<u64, u64>,
+    /// The largest images.
+    pub(super) images: Vec<ContainerImage>,
+    /// Time at which images were listed.
+    pub(super) listed_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,8 +123,32 @@ impl Measured {
                     Some(format!("the container runtime does not answer: {error}"));
             }
         }
+        if measured
+            .listed_at
+            .is_none_or(|at| at.elapsed() >= IMAGES_INTERVAL)
+            && let Ok(list) = client.list_images(v1::ListImagesRequest::default()).await
+        {
+            measured.images = largest(list.images);
+            measured.listed_at = Some(Instant::now());
+        }
         measured
     }
+}
+
+/// Returns the largest images as a Node has them, with some of their names.
+fn largest(mut images: Vec<v1::Image>) -> Vec<ContainerImage> {
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    images.truncate(MAX_IMAGES);
+    let image = |image: v1::Image| {
+        let mut names = image.repo_digests;
+        names.extend(image.repo_tags);
+        names.truncate(MAX_NAMES);
+        ContainerImage {
+            names: Some(names),
+            size_bytes: i64::try_from(image.size).ok(),
+        }
+    };
+    images.into_iter().map(image).collect()
 }
 
 async fn runtime(client: &Client) -> Result<(String, v1::StatusResponse), crate::cri::Error> {
@@ -243,6 +279,22 @@ mod tests {
         let ids = |taken| ProcessIds { max: 1000, taken };
         assert!(!few_process_ids(ids(900)) && few_process_ids(ids(901)));
         assert!(few_process_ids(ids(2000)), "more than the limit");
+    }
+
+    #[test]
+    fn the_largest_images_are_shown_with_some_of_their_names() {
+        let image = |size: u64, tags: usize| v1::Image {
+            id: format!("id-{size}"),
+            repo_tags: (0..tags).map(|tag| format!("i:{tag}")).collect(),
+            repo_digests: vec![format!("i@sha256:{size}")],
+            size,
+            ..v1::Image::default()
+        };
+        let found = largest((1..100).map(|size| image(size, 9)).collect());
+        assert_eq!(found.len(), MAX_IMAGES);
+        assert_eq!(found[0].size_bytes, Some(99));
+        let names = found[0].names.as_deref().unwrap();
+        assert_eq!(names, ["i@sha256:99", "i:0", "i:1", "i:2", "i:3"]);
     }
 
     #[test]

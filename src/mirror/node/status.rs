@@ -67,6 +67,10 @@ pub(super) fn status(
             .map(|known| NodeFeatures {
                 supplemental_groups_policy: Some(known),
             }),
+        images: Some(measured.images.clone()).filter(|images| {
+            let has_images = before.images.as_ref().is_some_and(|i| !i.is_empty());
+            has_images || !images.is_empty()
+        }),
         node_info: Some(info(facts, measured)),
         runtime_handlers: Some(handlers(facts)).filter(|h| !h.is_empty()),
         ..NodeStatus::default()
