@@ -14,6 +14,7 @@ mod kubeconfig;
 pub mod metrics;
 mod node;
 mod object;
+mod others;
 mod patch;
 mod plan;
 mod plugin;

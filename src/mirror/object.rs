@@ -67,6 +67,23 @@ pub(super) struct SeenPod {
     /// Empty where it makes no sense, so that it is written again.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) status: PodStatus,
+    /// Of a Pod that is no mirror Pod.
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) spec: SeenSpec,
+}
+
+/// The part of a Pod's spec that counts.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub(super) struct SeenSpec {
+    #[serde(default)]
+    pub(super) containers: Vec<SeenContainer>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct SeenContainer {
+    pub(super) name: String,
+    pub(super) image: String,
 }
 
 /// The part of [`ObjectMeta`] that counts.
@@ -130,6 +147,14 @@ impl SeenPod {
     /// Somebody deleted it, and it waits for being finished.
     pub(super) fn is_leaving(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Drops what is known of the Pod without need.
+    pub(super) fn shrink(mut self) -> Self {
+        if self.mirrors().is_some() {
+            self.spec = SeenSpec::default();
+        }
+        self
     }
 
     /// True if this is an older state of the same Pod.

@@ -1,7 +1,7 @@
 //! Next requests for the mirror Pods: a pure function of the static Pods' reports and the API server's Pods.
 //!
 //! A mirror Pod is ours if it carries the annotation, is bound to this node and is controlled by this
-//! Node; all others are never touched. There is one for each static Pod, from its start to its real
+//! Node. Of all others only Pods that do not run are answered (`others`). There is one for each static Pod, from its start to its real
 //! end.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::object::{NodeIdentity, SeenPod};
+use super::others;
 use super::patch::status_patch;
 use crate::manifest::PodKey;
 use crate::pod::report::PodSnapshot;
@@ -71,6 +72,8 @@ pub(super) enum MirrorStep {
     Create,
     /// Change the mirror's status.
     Patch(Value),
+    /// Answer a Pod that another bound to this node, by its status.
+    Answer(Value),
     /// Remove the Pod with this UID of the API server's.
     Delete(String),
 }
@@ -110,7 +113,7 @@ fn earliest(state: &RequestState, key: &PodKey, step: &MirrorStep) -> Option<Ins
     let gap = match step {
         MirrorStep::Create => state.created.get(key).map(|at| at.later(CREATE_GAP)),
         MirrorStep::Patch(_) => state.patched.get(key).map(|at| at.later(PATCH_GAP)),
-        MirrorStep::Delete(_) => None,
+        MirrorStep::Answer(_) | MirrorStep::Delete(_) => None,
     };
     state.not_before.get(key).copied().max(gap)
 }
@@ -121,7 +124,7 @@ fn step(view: &MirrorView<'_>, key: &PodKey, current: &mut Vec<PodKey>) -> Optio
     // One that is not ours has the name: making ours is refused until it is gone.
     let owner = seen.and_then(|pod| owner(pod, view.node));
     match (snapshot, seen.zip(owner)) {
-        (None, None) => None,
+        (None, None) => other(seen?, view.node),
         (None, Some((mirror, _))) => {
             let over = view.complete && !view.wanted.contains(key);
             over.then(|| MirrorStep::Delete(mirror.uid().to_owned()))
@@ -144,6 +147,14 @@ fn step(view: &MirrorView<'_>, key: &PodKey, current: &mut Vec<PodKey>) -> Optio
             patch.filter(|_| !is_no_op).map(MirrorStep::Patch)
         }
     }
+}
+
+/// The step for a Pod that is not ours.
+fn other(pod: &SeenPod, node: &NodeIdentity) -> Option<MirrorStep> {
+    if others::is_to_finish(pod) {
+        return Some(MirrorStep::Delete(pod.uid().to_owned()));
+    }
+    others::answer(pod, &node.name).map(MirrorStep::Answer)
 }
 
 /// The UID of the Node that the Pod is ours by, if it is ours.

@@ -20,6 +20,7 @@ use super::api::{Api, PatchType};
 use super::bounded::MAX_ITEMS;
 use super::error::{ApiError, ErrorKind};
 use super::object::{NodeIdentity, SeenPod, mirror};
+use super::others;
 use super::patch::status_patch;
 use super::plan::{MirrorPlan, MirrorStep, MirrorView, RequestState, plan};
 use super::refusals::Refusals;
@@ -221,6 +222,7 @@ impl<'a> Pods<'a> {
                 state.patched.insert(key.clone(), now);
                 self.record_no_op(key, &patch, pod.as_ref());
             }
+            MirrorStep::Answer(_) => self.say_answered(key, pod.as_ref()),
             MirrorStep::Delete(uid) => {
                 let seen = self.seen.as_mut();
                 if let Some(seen) = seen.filter(|s| s.get(key).is_some_and(|p| p.uid() == uid)) {
@@ -280,6 +282,7 @@ impl<'a> Pods<'a> {
         let (what, reason) = match step {
             MirrorStep::Create => ("create mirror Pod", "FailedCreate"),
             MirrorStep::Patch(_) => ("update status of mirror Pod", "FailedUpdate"),
+            MirrorStep::Answer(_) => ("update status of Pod", "FailedUpdate"),
             MirrorStep::Delete(_) => ("delete mirror Pod", "FailedDelete"),
         };
         warn!(pod = %key, %error, "Failed to {what}, the static Pod keeps running");
@@ -296,6 +299,20 @@ impl<'a> Pods<'a> {
         events.record(about, EventKind::Warning, reason, &message);
     }
 
+    /// Says once that a Pod which another bound to this node does not start.
+    fn say_answered(&self, key: &PodKey, pod: Option<&SeenPod>) {
+        let context = &self.local.context;
+        let message = others::message(&context.node_name);
+        info!(pod = %key, "Pod is bound to this node, which runs static Pods only");
+        let about = About {
+            pod: key,
+            uid: pod.map_or("", SeenPod::uid),
+            field: "",
+        };
+        let events = &context.events;
+        events.record(about, EventKind::Warning, others::REASON, &message);
+    }
+
     fn snapshot(&self, key: &PodKey) -> Option<Arc<PodSnapshot>> {
         self.local.context.reports.get(key)
     }
@@ -306,7 +323,8 @@ impl<'a> Pods<'a> {
             ObjectUpdate::All(pods) => {
                 self.deleted.clear();
                 self.retained.state.current.clear();
-                self.seen = Some(pods.into_iter().map(|p| (p.key(), p)).collect());
+                let pods = pods.into_iter().map(SeenPod::shrink);
+                self.seen = Some(pods.map(|p| (p.key(), p)).collect());
             }
             ObjectUpdate::There(pod) => {
                 let Some(all) = &mut self.seen else {
@@ -319,7 +337,7 @@ impl<'a> Pods<'a> {
                 let fits = all.len() < MAX_ITEMS || all.contains_key(&key);
                 if !is_late && fits {
                     self.retained.state.current.remove(&key);
-                    all.insert(key, pod);
+                    all.insert(key, pod.shrink());
                 }
             }
             ObjectUpdate::Gone(pod) => {
@@ -377,7 +395,7 @@ async fn take(
             let pods = format!("/api/v1/namespaces/{}/pods", key.namespace);
             return api.create(&pods, &mirror).await.map(Some);
         }
-        MirrorStep::Patch(change) => {
+        MirrorStep::Patch(change) | MirrorStep::Answer(change) => {
             let status = format!("{path}/status");
             let patched = api.patch(&status, PatchType::Strategic, change).await;
             patched.map(Some)

@@ -80,7 +80,7 @@ impl Running {
         BufReader::new(self.child.lock().unwrap().stdout.take().unwrap())
     }
 
-    fn stderr(&self) -> ChildStderr {
+    pub(crate) fn stderr(&self) -> ChildStderr {
         self.child.lock().unwrap().stderr.take().unwrap()
     }
 

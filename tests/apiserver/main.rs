@@ -9,6 +9,7 @@ mod faults;
 mod golden;
 mod identity;
 mod lifecycle;
+mod others;
 mod proxy;
 mod refusals;
 mod registered;

@@ -78,6 +78,7 @@ fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) 
             phase: Some(phase.to_owned()),
             ..PodStatus::default()
         },
+        ..SeenPod::default()
     }
 }
 
@@ -150,7 +151,14 @@ impl PlannerInput {
                     phase: Some("Pending".to_owned()),
                     ..PodStatus::default()
                 };
-                self.seen.insert(key.clone(), SeenPod { metadata, status });
+                self.seen.insert(
+                    key.clone(),
+                    SeenPod {
+                        metadata,
+                        status,
+                        ..SeenPod::default()
+                    },
+                );
             }
             MirrorStep::Patch(patch) => {
                 let pod = self.seen.get_mut(key).unwrap();
@@ -158,6 +166,7 @@ impl PlannerInput {
                 let phase = patch["status"]["phase"].as_str();
                 pod.status.phase = phase.map(str::to_owned);
             }
+            MirrorStep::Answer(_) => panic!("there is no spec to answer with"),
             MirrorStep::Delete(uid) => {
                 assert_eq!(self.seen.remove(key).unwrap().uid(), uid);
             }
