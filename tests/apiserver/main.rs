@@ -4,6 +4,7 @@
 //! of its own.
 
 mod bootstrap;
+mod compared;
 mod endpoint;
 mod faults;
 mod golden;
