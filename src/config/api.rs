@@ -1,10 +1,10 @@
 //! The API server: its kubeconfig, the client certificate, and the registration of the Node.
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use k8s_openapi::api::core::v1::Taint;
 
 use super::values::{Resolved, Values};
-use crate::mirror::ApiServerSettings;
+use crate::mirror::{ApiServerSettings, DEFAULT_THRESHOLDS, Thresholds};
 
 /// Settings of the API server; `None` if there is none. `port` is that of the node's own API.
 ///
@@ -21,6 +21,7 @@ pub(super) fn load(
     let lease_seconds = values.get("node-lease-duration-seconds").number()?;
     let provider_id = Some(values.get("provider-id").text()).filter(|id| !id.is_empty());
     let measure_interval = values.get("node-status-update-frequency").duration()?;
+    let thresholds = thresholds(values)?;
     let report_interval = values.get("node-status-report-frequency").duration()?;
     let Some(kubeconfig) = kubeconfig else {
         if bootstrap_kubeconfig.is_some() {
@@ -39,10 +40,26 @@ pub(super) fn load(
         taints,
         provider_id,
         measure_interval,
+        thresholds,
         report_interval,
         lease_seconds,
         port,
     }))
+}
+
+/// The thresholds of the node's conditions. As with the kubelet, those that are given stand alone, unless the defaults
+/// are to be merged with them.
+fn thresholds(values: &Values) -> anyhow::Result<Thresholds> {
+    let lasts = values
+        .get("eviction-pressure-transition-period")
+        .duration()?;
+    let setting = values.get("eviction-hard");
+    let given = setting.texts();
+    let merged = values.get("merge-default-eviction-settings").is_on();
+    let defaults = DEFAULT_THRESHOLDS.split(',').filter(|_| merged);
+    // The default is one word.
+    let all = defaults.chain(given.iter().flat_map(|text| text.split(',')));
+    Thresholds::parse(all, lasts).map_err(|why| anyhow!("{}: {why}", setting.place()))
 }
 
 fn taints(setting: &Resolved) -> anyhow::Result<Vec<Taint>> {
@@ -75,7 +92,46 @@ fn taint(text: &str, place: &str) -> anyhow::Result<Taint> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::*;
     use crate::config::tests::{config, setting, with_fields};
+
+    #[test]
+    fn thresholds_of_the_nodes_conditions_are_the_kubelets() {
+        for (flags, fields, expected) in [
+            ("", "", DEFAULT_THRESHOLDS),
+            (
+                "",
+                "evictionHard: {nodefs.available: 0%, memory.available: 1Gi}",
+                "memory.available<1Gi",
+            ),
+            (
+                "--eviction-hard=memory.available<2Gi,pid.available<5%",
+                "evictionHard: {memory.available: 1Gi}",
+                "memory.available<2Gi,pid.available<5%",
+            ),
+            (
+                "",
+                "evictionHard: {pid.available: 5%}\nmergeDefaultEvictionSettings: true",
+                &DEFAULT_THRESHOLDS.replace("pid.available<10%", "pid.available<5%"),
+            ),
+            ("", "evictionHard: {}", DEFAULT_THRESHOLDS),
+        ] {
+            let api = with_fields(&format!("--kubeconfig=/k {flags}"), fields);
+            let found = api.unwrap().api_server.unwrap().thresholds;
+            let lasts = Duration::from_secs(300);
+            let expected = Thresholds::parse(expected.split(','), lasts).unwrap();
+            assert_eq!(found, expected, "{flags} {fields}");
+        }
+        let wrong = with_fields("--kubeconfig=/k", "evictionHard: {disk.free: 1Gi}");
+        let error = wrong.unwrap_err().to_string();
+        let expected = "@/c:3:15: evictionHard: found the signal \"disk.free\"";
+        assert!(error.starts_with(expected), "{error}");
+        let wrong = with_fields("", "evictionHard: {memory.available: 5}");
+        let error = wrong.unwrap_err().to_string();
+        assert!(error.contains("expected thresholds by signal"), "{error}");
+    }
 
     #[test]
     fn an_api_server_is_used_only_with_a_kubeconfig() {

@@ -10,7 +10,7 @@ use super::setting::Definition;
 use super::value_type::ValueType::{
     Address, Addresses, Bool, Count, Duration, Endpoint, Headers, Limit, LogLevel, NodeName, OneOf,
     Pairs, Path, PathOrNone, Paths, Percent, Period, Port, Range, Size, Taints, Text, Texts,
-    TimeLimit, Url,
+    Thresholds, TimeLimit, Url,
 };
 use super::values::Inputs;
 
@@ -189,6 +189,12 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("node-status-report-frequency", Period, "Interval at which an unchanged status is reported")
         .field("nodeStatusReportFrequency")
         .computed("that of `--node-status-update-frequency` if it is given, else 5m", report_frequency),
+    row("eviction-hard", Thresholds, "Thresholds of what is left below which the Node is under pressure, SIGNAL<AMOUNT; no Pod is evicted; repeatable, or separated by commas")
+        .field("evictionHard").default(crate::mirror::DEFAULT_THRESHOLDS),
+    row("merge-default-eviction-settings", Bool, "Keep the defaults of the thresholds that --eviction-hard does not give")
+        .field("mergeDefaultEvictionSettings").default("false"),
+    row("eviction-pressure-transition-period", Duration, "Time for which a Node that was short of something is still under pressure")
+        .field("evictionPressureTransitionPeriod").default("5m"),
     row("node-lease-duration-seconds", Count(MAX_SECONDS), "Duration of the Node's lease, which is renewed four times as often")
         .value_name("SECONDS").field("nodeLeaseDurationSeconds").default("40"),
 

@@ -43,6 +43,8 @@ pub(super) enum ValueType {
     Pairs,
     /// Taints of a Node, `KEY=VALUE:EFFECT`; in a file each is an object.
     Taints,
+    /// Thresholds by signal, `SIGNAL<AMOUNT`; in a file an object.
+    Thresholds,
     /// Header names with values, which may be secrets.
     Headers,
     /// A duration; zero is a value.
@@ -82,6 +84,7 @@ impl ValueType {
             Self::Address | Self::Addresses => "IP",
             Self::Pairs => "LABELS",
             Self::Taints => "TAINTS",
+            Self::Thresholds => "THRESHOLDS",
             Self::Headers => "HEADERS",
             Self::Duration | Self::Period | Self::TimeLimit => "DURATION",
             Self::Count(_) | Self::Range(..) | Self::Limit => "N",
@@ -102,7 +105,7 @@ impl ValueType {
     pub(super) fn is_list(self) -> bool {
         matches!(
             self,
-            Self::Addresses | Self::Texts | Self::Pairs | Self::Taints
+            Self::Addresses | Self::Texts | Self::Pairs | Self::Taints | Self::Thresholds
         )
     }
 
@@ -122,7 +125,8 @@ impl ValueType {
             | Self::Url
             | Self::Texts
             | Self::Pairs
-            | Self::Taints => ValueParser::string(),
+            | Self::Taints
+            | Self::Thresholds => ValueParser::string(),
             Self::Endpoint => value_parser!(Endpoint).into(),
             Self::Address => value_parser!(IpAddr).into(),
             Self::Addresses => ValueParser::new(parse_optional_address),
@@ -178,6 +182,12 @@ impl ValueType {
             }
             (Self::Taints, Value::Array(list)) if list.iter().all(is_taint) => Ok(true),
             (Self::Taints, _) => wrong("a list of taints with key, value and effect"),
+            (Self::Thresholds, Value::Object(map)) if map.values().all(Value::is_string) => {
+                Ok(!map.is_empty())
+            }
+            (Self::Thresholds, _) => {
+                wrong("thresholds by signal, such as {memory.available: 100Mi}")
+            }
             (Self::Duration | Self::Period | Self::TimeLimit, Value::String(text)) => {
                 Ok(!parse_duration(text)?.is_zero())
             }
@@ -223,6 +233,11 @@ impl ValueType {
                 vec![level(value.as_u64().unwrap_or_default()).to_string()]
             }
             (Self::Taints, Value::Array(taints)) => taints.iter().map(taint_text).collect(),
+            (Self::Thresholds, Value::Object(thresholds)) => {
+                let threshold =
+                    |(signal, value): (&String, &Value)| format!("{signal}<{}", text(value));
+                thresholds.iter().map(threshold).collect()
+            }
             (_, Value::Array(texts)) => texts.iter().map(text).collect(),
             (_, Value::Object(headers)) => {
                 let values = |(name, values): (&String, &Value)| {
@@ -257,6 +272,12 @@ impl ValueType {
             Self::LogLevel => json!(verbosity(shown)),
             Self::Bool => json!(shown == "true"),
             Self::Taints => list(shown).into_iter().map(taint_object).collect(),
+            Self::Thresholds => {
+                let thresholds = list(shown).into_iter().filter_map(|t| t.split_once('<'));
+                let thresholds =
+                    thresholds.map(|(signal, value)| (signal.to_owned(), json!(value)));
+                Value::Object(thresholds.collect::<Map<_, _>>())
+            }
             _ => json!(shown),
         }
     }

@@ -333,6 +333,7 @@ impl Resolved {
             | ValueType::Texts
             | ValueType::Pairs
             | ValueType::Taints
+            | ValueType::Thresholds
             | ValueType::Limit
             | ValueType::OneOf(_) => self.texts().join(","),
         })

@@ -45,7 +45,8 @@ use crate::units::time::scaled;
 use api::Api;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
-pub use node::VERSION;
+pub(crate) use node::DEFAULT_THRESHOLDS;
+pub use node::{Thresholds, VERSION};
 pub use object::{NodeIdentity, mirror};
 pub use patch::status_patch;
 use refusal_log::RefusalLog;
@@ -82,6 +83,8 @@ pub struct ApiServerSettings {
     pub provider_id: Option<String>,
     /// Interval between measurements of the machine for the Node's status.
     pub measure_interval: Duration,
+    /// Amounts below which the node is under pressure.
+    pub thresholds: Thresholds,
     /// Interval between reports of an unchanged status.
     pub report_interval: Duration,
     /// For how many seconds its lease holds.

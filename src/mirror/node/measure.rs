@@ -8,21 +8,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ContainerImage;
 use tokio::time::Instant;
 
+use super::pressure::{Pressure, Short, Thresholds};
 use crate::cri::{Client, v1};
-use crate::host::machine::{self, ProcessIds};
-
-/// Memory, and shares of disks, below which the node is under pressure: the kubelet's default thresholds for
-/// evicting Pods (Kubernetes, Node-pressure Eviction, "Hard eviction thresholds"). This agent evicts none.
-const LEAST_MEMORY: u64 = 100 << 20;
-const LEAST_DISK: f64 = 0.10;
-const LEAST_IMAGE_DISK: f64 = 0.15;
-const LEAST_INODES: f64 = 0.05;
-/// Share of process ids below which the node is under pressure. The kubelet has no default here, so that its
-/// condition holds on no node unless it is configured; this share is a common choice for `pid.available`.
-const LEAST_PROCESS_IDS: f64 = 0.10;
-/// A node that was short of something is under pressure for as long after that
-/// (`evictionPressureTransitionPeriod`).
-const PRESSURE_LASTS: Duration = Duration::from_secs(300);
+use crate::host::machine;
 
 /// Interval between lists of images, that of reports of an unchanged status.
 const IMAGES_INTERVAL: Duration = Duration::from_secs(300);
@@ -54,38 +42,6 @@ pub(in crate::mirror) struct Measured {
     pub(super) listed_at: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Short {
-    memory: Option<Instant>,
-    disk: Option<Instant>,
-    process_ids: Option<Instant>,
-}
-
-impl Short {
-    /// Returns the pressures that follow from the current shortage and the one before.
-    fn pressure(&mut self, now: Instant, is_short: Pressure) -> Pressure {
-        let under = |last: &mut Option<Instant>, is_short: bool| {
-            if is_short {
-                *last = Some(now);
-            }
-            last.is_some_and(|last| is_short || now.duration_since(last) < PRESSURE_LASTS)
-        };
-        Pressure {
-            memory: under(&mut self.memory, is_short.memory),
-            disk: under(&mut self.disk, is_short.disk),
-            process_ids: under(&mut self.process_ids, is_short.process_ids),
-        }
-    }
-}
-
-/// Resources that the machine is short of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Pressure {
-    pub(super) memory: bool,
-    pub(super) disk: bool,
-    pub(super) process_ids: bool,
-}
-
 /// Properties of the host that stay the same while it is up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Host {
@@ -99,7 +55,12 @@ pub(super) struct Host {
 impl Measured {
     /// Measures everything; `root` is the agent's root directory. A runtime that does not answer
     /// leaves its report `before`.
-    pub(in crate::mirror) async fn now(client: &Client, root: &Path, before: &Self) -> Self {
+    pub(in crate::mirror) async fn now(
+        client: &Client,
+        root: &Path,
+        thresholds: &Thresholds,
+        before: &Self,
+    ) -> Self {
         let mut measured = Self {
             host: host(),
             huge_pages: machine::huge_pages(),
@@ -108,8 +69,9 @@ impl Measured {
             ..before.clone()
         };
         let images = image_disk(client).await;
-        let is_short = is_short_of(root, images.as_deref());
-        measured.pressure = measured.short.pressure(Instant::now(), is_short);
+        let is_short = thresholds.is_short_of(root, images.as_deref());
+        let now = Instant::now();
+        measured.pressure = measured.short.pressure(now, is_short, thresholds);
         match runtime(client).await {
             Ok((version, status)) => {
                 measured.runtime_version = version;
@@ -221,45 +183,8 @@ async fn image_disk(client: &Client) -> Option<PathBuf> {
     (!mount.is_empty()).then(|| mount.into())
 }
 
-fn is_short_of(root: &Path, images: Option<&Path>) -> Pressure {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let disk = |path: &Path, share: f64| {
-        let disk = rustix::fs::statvfs(path).ok();
-        disk.is_some_and(|disk| {
-            is_short(disk.f_bavail, disk.f_blocks, share)
-                || is_short(disk.f_favail, disk.f_files, LEAST_INODES)
-        })
-    };
-    Pressure {
-        memory: available_memory(&meminfo).is_some_and(|bytes| bytes < LEAST_MEMORY),
-        disk: disk(root, LEAST_DISK) || images.is_some_and(|path| disk(path, LEAST_IMAGE_DISK)),
-        process_ids: machine::process_ids().is_some_and(few_process_ids),
-    }
-}
-
-fn few_process_ids(ids: ProcessIds) -> bool {
-    let left = ids.max.saturating_sub(ids.taken);
-    is_short(left, ids.max, LEAST_PROCESS_IDS)
-}
-
-/// True if less than a share is left. A total of zero is ignored: some file systems do not count.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "a share needs no more precision"
-)]
-fn is_short(left: u64, all: u64, share: f64) -> bool {
-    all > 0 && (left as f64) < share * all as f64
-}
-
 fn swap_capacity(meminfo: &str) -> u64 {
     machine::meminfo_bytes(meminfo, "SwapTotal").unwrap_or_default()
-}
-
-/// Memory that is not in use: without the file cache that was not read for long, which the kernel drops first
-/// (Kubernetes, Node-pressure Eviction, `memory.available`).
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let of = |name| machine::meminfo_bytes(meminfo, name);
-    Some(of("MemFree")?.saturating_add(of("Inactive(file)")?))
 }
 
 #[cfg(test)]
@@ -273,12 +198,6 @@ mod tests {
         assert_eq!(name.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
         let meminfo = "MemFree: 9 kB\nInactive(file):   2039 kB\nSwapTotal: 4 kB\n";
         assert_eq!(swap_capacity(meminfo), 4 << 10);
-        assert_eq!(available_memory(meminfo), Some(2 << 20));
-        assert!(is_short(9, 100, 0.1) && !is_short(10, 100, 0.1));
-        assert!(!is_short(0, 0, 0.1), "a file system that does not count");
-        let ids = |taken| ProcessIds { max: 1000, taken };
-        assert!(!few_process_ids(ids(900)) && few_process_ids(ids(901)));
-        assert!(few_process_ids(ids(2000)), "more than the limit");
     }
 
     #[test]
@@ -295,28 +214,6 @@ mod tests {
         assert_eq!(found[0].size_bytes, Some(99));
         let names = found[0].names.as_deref().unwrap();
         assert_eq!(names, ["i@sha256:99", "i:0", "i:1", "i:2", "i:3"]);
-    }
-
-    #[test]
-    fn pressure_stays_for_five_minutes_after_the_machine_was_short() {
-        let begin = Instant::now();
-        let (mut short, mut seen) = (Short::default(), vec![]);
-        for (seconds, disk) in [
-            (0, false),
-            (10, true),
-            (20, false),
-            (309, false),
-            (310, false),
-        ] {
-            let is_short = Pressure {
-                disk,
-                ..Pressure::default()
-            };
-            let pressure = short.pressure(begin + Duration::from_secs(seconds), is_short);
-            assert!(!pressure.memory);
-            seen.push(pressure.disk);
-        }
-        assert_eq!(seen, [false, true, true, true, false]);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 
 mod lease;
 mod measure;
+mod pressure;
 mod registration;
 mod status;
 
 pub(super) use lease::renew;
 pub(super) use measure::Measured;
+pub(crate) use pressure::DEFAULT_THRESHOLDS;
+pub use pressure::Thresholds;
 #[cfg(test)]
 pub(super) use registration::SeenNode;
 pub(super) use registration::{NODES, Registration};

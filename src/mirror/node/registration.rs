@@ -109,7 +109,9 @@ impl<'a> Registration<'a> {
             if measure {
                 let context = &self.local.context;
                 let root = &context.facts.paths.root;
-                *self.measured = Measured::now(&context.client, root, self.measured).await;
+                let thresholds = &self.local.settings.thresholds;
+                *self.measured =
+                    Measured::now(&context.client, root, thresholds, self.measured).await;
             }
             self.go_on().await?;
         }

@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{NodeStatus, Taint};
 use serde_json::{Value, json};
 
 use super::lease::lease;
-use super::measure::{Host, Measured, Pressure};
+use super::measure::{Host, Measured};
+use super::pressure::{Pressure, Thresholds};
 use super::status::{NoOpStatus, node, says_the_same, status, status_patch};
 use crate::cri::HandlerFeatures;
 use crate::mirror::ApiServerSettings;
@@ -23,6 +24,7 @@ fn settings() -> ApiServerSettings {
         taints: vec![taint()],
         provider_id: None,
         measure_interval: Duration::from_secs(10),
+        thresholds: Thresholds::default(),
         report_interval: Duration::from_secs(300),
         lease_seconds: 40,
         port: Some(10250),
