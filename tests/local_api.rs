@@ -176,9 +176,12 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
         assert_eq!(health.code, 503);
         assert_eq!(health.body, "the container runtime is not connected yet\n");
     }
-    let pods: Value = serde_json::from_str(&get(read_only, "/pods").body).unwrap();
     let none = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []});
-    assert_eq!(pods, none);
+    for path in ["/pods", "/pods/"] {
+        let pods: Value = serde_json::from_str(&get(read_only, path).body).unwrap();
+        assert_eq!(pods, none, "{path}");
+    }
+    assert_eq!(get(read_only, "/metrics/probes").code, 200);
     let configz: Value = serde_json::from_str(&get(read_only, "/configz").body).unwrap();
     let fields = &configz["kubeletconfig"];
     let manifests = agent.path("manifests").display().to_string();
@@ -229,7 +232,7 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
         (
             read_only,
             "/v1/status",
-            "there is only /healthz, /pods, /configz, /metrics\n",
+            "there is only /healthz, /pods, /configz, /metrics, /metrics/probes\n",
         ),
     ] {
         let answer = get(at, path);
