@@ -211,9 +211,9 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
             "podkeeper: there are no manifests to run: give --pod-manifest-path",
         ),
         (
-            &["run", "--pods-per-core=5"],
-            2,
-            "error: --pods-per-core is a flag of the kubelet that podkeeper does not have",
+            &["run", "--runonce", "--pod-manifest-path=/m"],
+            1,
+            "podkeeper: --runonce: found \"true\", expected \"false\": Pods are kept running",
         ),
         (
             &["run", "--pod-manifst-path=/m"],

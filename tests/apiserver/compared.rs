@@ -1,5 +1,5 @@
-//! What the node shows beside what the kubelet shows of the same Pod (`hack/record-kubelet`): the Node, its usage and
-//! metrics, by name and label. Each difference stands in docs/kubelet-differences.md with its reason.
+//! The node beside a kubelet that shows the same Pod (`hack/record-kubelet`): the Node, its usage and metrics, by name and
+//! label. Each difference stands in docs/kubelet-differences.md with its reason.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,7 +16,7 @@ mod shared {
     crate::with_apiserver!(shared: the_node_shows_what_the_kubelet_shows,);
 }
 
-/// What is compared: the name of the recorded file, and the path at the node.
+/// Compared pages: the name of the recorded file, and the path at the node.
 const PAGES: [(&str, &str); 5] = [
     ("metrics", "metrics"),
     ("metrics-cadvisor", "metrics/cadvisor"),

@@ -61,7 +61,7 @@ impl Kind {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// What a shell command prints that has docker and kubectl.
+    /// Runs a shell command that has docker and kubectl; gives what it prints.
     pub(crate) fn run(&self, command: &str) -> String {
         self.does("run", &["bash", "-euc", command])
     }
@@ -84,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// What there is to see where something went wrong.
+    /// Nodes, Pods and logs, to see where something went wrong.
     fn state(&self) -> String {
         let command = "kubectl get nodes,pods -A -o wide 2>&1 || true; for node in $(kind get nodes); do \
              docker exec $node podkeeper ps; docker exec $node journalctl -u kubelet -n 30 --no-pager; done 2>&1 || true";

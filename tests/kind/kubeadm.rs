@@ -1,4 +1,4 @@
-//! What kubeadm does to control planes later: a join, upgrades, new certificates, a reset.
+//! Later commands of kubeadm on control planes: a join, upgrades, new certificates, a reset.
 
 use crate::cluster::Kind;
 use crate::{CONTROL_PLANE, WEB};

@@ -100,7 +100,7 @@ impl Thresholds {
 /// Parses an amount or a share; `None` for a share of nothing or of all, which the kubelet ignores.
 ///
 /// # Errors
-/// What was expected.
+/// It is neither; the error is the expected form.
 fn threshold(value: &str) -> Result<Option<Threshold>, &'static str> {
     let expected = "an amount such as 1Gi or 10%";
     let (number, is_share) = match value.strip_suffix('%') {

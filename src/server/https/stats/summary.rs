@@ -82,7 +82,7 @@ fn container(container: &ContainerUsage, logs: Option<&FsStats>, layers: Option<
     })
 }
 
-/// What a container wrote to its own layer, on the file system of layers.
+/// Usage of a container's own layer, on the file system of layers.
 fn layer_stats(layer: &v1::FilesystemUsage, layers: FsStats) -> FsStats {
     let of = |amounts: FsAmounts, used: Option<&v1::UInt64Value>| FsAmounts {
         used: number(used),
