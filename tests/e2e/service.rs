@@ -95,13 +95,13 @@ async fn a_kubelets_command_line_and_configuration_start_the_agent_as_they_are(m
     node.remove("web.yaml");
     node.wait_gone().await;
 
-    let refused = command(&["run", "--pod-manifest-path=/m", "--pods-per-core=10"])
+    let refused = command(&["run", "--pod-manifest-path=/m", "--cgroups-per-qos=false"])
         .output()
         .unwrap();
-    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        said.starts_with("error: --pods-per-core is a flag of the kubelet"),
+        said.starts_with("podkeeper: --cgroups-per-qos: found \"false\", expected \"true\""),
         "{said}"
     );
 }
