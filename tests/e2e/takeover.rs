@@ -153,11 +153,15 @@ async fn a_kubelets_pod_ends_with_its_hook_and_grace_period_before_ours_starts(m
     );
     // What no manifest names is not taken over, and that is said.
     assert!(is_running(&node, &others_container).await);
-    let left = format!(
-        "Found static Pods of a kubelet that no manifest here names, leaving them alone pods=\"default/{}\"",
-        node.full_name("other")
+    // Other tests have such Pods on this containerd as well.
+    let left = "Found static Pods of a kubelet that no manifest here names, leaving them alone";
+    let log = node.log();
+    let warning = log.lines().find(|line| line.contains(left));
+    let other_name = node.full_name("other");
+    assert!(
+        warning.is_some_and(|line| line.contains(&other_name)),
+        "{log}"
     );
-    assert_eq!(node.log_lines_with(&left), 1, "{}", node.log());
     // A manifest that comes later takes over too.
     put_ours(&node, "other");
     node.wait_until("the second one has started", async || {
