@@ -136,3 +136,6 @@ unpack_packages() {
     done
     rm -rf "$apt"
 }
+
+# remove_cgroup FOLDER: removes a cgroup with those in it, once the last of its processes is over.
+remove_cgroup() { [[ ! -e $1 ]] || find "$1" -depth -type d -exec rmdir {} +; }
