@@ -24,6 +24,7 @@ mod relist;
 mod reserved_names;
 mod sandbox;
 mod stop;
+mod stop_container;
 mod take_over;
 mod termination_message;
 mod trial;

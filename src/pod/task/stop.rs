@@ -9,15 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::error::{StepError, node_failure};
-use super::{Context, PodTask, events};
-use crate::cri::{Client, Error, if_found};
+use super::stop_container::{Stop, Stopped, Stopping, Turns, stop_one};
+use super::{PodTask, events};
 use crate::host::blocking::blocking;
+use crate::manifest::Uid;
 use crate::manifest::is_sidecar;
-use crate::manifest::{PodKey, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::plan::rules::{restarts_on_failure, stop_order};
 use crate::pod::plan::{Outcome, Step, is_urgent};
@@ -26,80 +25,10 @@ use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::pod::state::time::Timestamp;
 use crate::pod::state::{PostStart, Terminating, Termination, View};
 use crate::pod::{folder, observe};
-use crate::probe::hook;
 use crate::probe::hook::PRE_STOP_FAILED;
-use crate::units::time::{seconds, whole_seconds};
-use k8s_openapi::api::core::v1::Container as ContainerSpec;
-
-/// The least time a container gets between its stop signal and the kill, once its preStop hook used
-/// up the grace period; the kubelet's.
-pub(super) const MINIMUM_GRACE: Duration = Duration::from_secs(2);
-
-/// The time that a preStop hook has beyond the grace period: until the kill, and a second for that.
-const HOOK_OVERTIME: Duration = Duration::from_secs(3);
-
-/// A grace period that is shorter than whole seconds by less than this is as good as whole.
-const NEARLY_WHOLE: Duration = Duration::from_millis(100);
 
 /// Time limit for the status of a container that was stopped.
 const INSPECTION: Duration = Duration::from_secs(5);
-
-/// The way in which containers are stopped.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stop {
-    /// Seconds between the hook before the stop signal, or else the signal, and the kill.
-    grace_period: i64,
-    /// Part of that which has passed.
-    spent: Duration,
-    /// True if their hook is run.
-    with_hook: bool,
-    /// Reason, where it is not the end of all of them.
-    reason: Option<StopReason>,
-}
-
-impl Stop {
-    /// Returns the rest of the grace period, this long after the stop began.
-    fn left(&self, elapsed: Duration) -> Duration {
-        let spent = self.spent.saturating_add(elapsed);
-        seconds(self.grace_period).saturating_sub(spent)
-    }
-}
-
-/// Containers that are stopped together, in groups: those of one get their stop signal once all of the
-/// groups before have ended.
-struct Turns {
-    /// Number of containers of each group that have not ended yet.
-    left: Vec<usize>,
-    /// True if one could not be stopped; those after it wait for another try.
-    failed: bool,
-}
-
-impl Turns {
-    /// Returns true if it is this group's turn, or will not be.
-    fn is_decided(&self, group: usize) -> bool {
-        self.failed || self.left[..group].iter().all(|left| *left == 0)
-    }
-}
-
-/// A container that is stopped.
-pub(super) struct Stopping {
-    id: ContainerId,
-    name: String,
-    spec: Option<ContainerSpec>,
-    /// The place of its group among all.
-    group: usize,
-    turns: Arc<watch::Sender<Turns>>,
-}
-
-/// The outcome of stopping a container.
-struct Stopped {
-    id: ContainerId,
-    name: String,
-    /// True if the hook before failed.
-    hook_failed: bool,
-    /// The runtime's answer; nothing where its turn did not come.
-    result: Option<Result<(), Error>>,
-}
 
 impl PodTask {
     /// Ends all containers of a version, which then is on its way out for good.
@@ -397,102 +326,5 @@ impl PodTask {
             }
         }
         self.complete_observed(&before).await;
-    }
-}
-
-/// Stops one container: its preStop hook, its signal when it is its turn, and the kill. Hooks do not wait
-/// for turns, and nobody's turn is waited for once the grace period is over; as with the kubelet.
-async fn stop_one(
-    context: Arc<Context>,
-    pod: PodKey,
-    ip: String,
-    container: Stopping,
-    stop: Stop,
-) -> Stopped {
-    let Stopping {
-        id,
-        name,
-        spec,
-        group,
-        turns,
-    } = container;
-    let began = Instant::now();
-    let left = stop.left(Duration::ZERO);
-    let spec = spec.filter(|_| stop.with_hook && !left.is_zero());
-    // It is waited for during the grace period, and may run on until its container is killed.
-    let hook = async {
-        match &spec {
-            Some(spec) => {
-                let limit = left.saturating_add(HOOK_OVERTIME);
-                hook::pre_stop(&context.client, spec, &id, &ip, limit).await
-            }
-            None => Ok(()),
-        }
-    };
-    tokio::pin!(hook);
-    let done = tokio::time::timeout(left, &mut hook).await;
-    let overtime = done.is_err();
-    let failure = match done {
-        Ok(result) => result.err(),
-        Err(_) => Some(format!("it was not done within {} s", left.as_secs())),
-    };
-    let hook_failed = failure.is_some();
-    if let Some(error) = failure {
-        warn!(%pod, container = name, error, "PreStop hook failed");
-    }
-    let ends = stop_in_turn(&context.client, &id, group, &turns, stop, began);
-    tokio::pin!(ends);
-    let result = tokio::select! {
-        result = &mut ends => result,
-        // What becomes of it now has been reported.
-        _ = &mut hook, if overtime => ends.await,
-    };
-    Stopped {
-        id: id.clone(),
-        name,
-        hook_failed,
-        result,
-    }
-}
-
-/// Sends a container its stop signal when it is its turn; nothing where its turn does not come.
-async fn stop_in_turn(
-    client: &Client,
-    id: &ContainerId,
-    group: usize,
-    turns: &watch::Sender<Turns>,
-    stop: Stop,
-    began: Instant,
-) -> Option<Result<(), Error>> {
-    let mut seen = turns.subscribe();
-    let turn = seen.wait_for(|turns| turns.is_decided(group));
-    // That the time is over is no error, and the sender is here.
-    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
-    if turns.borrow().failed && group > 0 {
-        return None;
-    }
-    let left = match stop.grace_period {
-        0 => Duration::ZERO,
-        _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
-    };
-    let result = if_found(signal_and_kill(client, id, left).await);
-    turns.send_modify(|turns| match result {
-        Ok(_) => turns.left[group] = turns.left[group].saturating_sub(1),
-        Err(_) => turns.failed = true,
-    });
-    Some(result.map(drop))
-}
-
-/// Sends a container its stop signal, and kills it `left` later. The runtime counts in whole seconds only:
-/// where that would be too late, it is asked to kill when the time has come.
-async fn signal_and_kill(client: &Client, id: &ContainerId, left: Duration) -> Result<(), Error> {
-    let whole = whole_seconds(left);
-    let stop = client.stop_container(id, whole);
-    if seconds(whole).saturating_sub(left) < NEARLY_WHOLE {
-        return stop.await;
-    }
-    match tokio::time::timeout(left, stop).await {
-        Ok(stopped) => stopped,
-        Err(_) => client.stop_container(id, 0).await,
     }
 }

@@ -2,28 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Lifecycle};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Context;
 use super::background::FILES;
 use super::clean_up::{remove_cgroups, remove_sandbox, stop_sandbox};
 use super::error::StepError;
-use super::stop::MINIMUM_GRACE;
-use crate::cri::{Client, if_found, v1};
+use super::stop_container::stop_alone;
+use crate::cri::v1;
 use crate::host::blocking::{FileSubject, pooled};
 use crate::manifest::PodKey;
 use crate::pod::identity::{ValidUid, check_id};
 use crate::pod::kubelet_pods;
 use crate::pod::observe;
-use crate::probe::hook;
 use crate::translate::labels;
-use crate::units::time::{seconds, whole_seconds};
 
 /// Stops and removes what a kubelet left of a static Pod.
 ///
@@ -67,7 +63,8 @@ async fn remove_cgroups_of(context: &Arc<Context>, key: &PodKey, sandbox: v1::Po
     }
 }
 
-/// Stops the containers of a sandbox side by side, each with the grace period that its Pod has.
+/// Stops the containers of a sandbox side by side, by what the kubelet wrote to their annotations: preStop hook and
+/// grace period.
 async fn stop_containers(
     context: &Arc<Context>,
     key: &PodKey,
@@ -89,50 +86,23 @@ async fn stop_containers(
     let ip = status.and_then(|status| status.ips.into_iter().next());
     let ip = ip.unwrap_or_default();
     let mine = containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id);
-    let stops = mine.map(|container| stop_container(client, key, container, &ip));
+    let stops = mine.map(|container| {
+        let grace_period = grace_period(&container.annotations);
+        let (context, pod, ip) = (Arc::clone(context), key.clone(), ip.clone());
+        let id = container.id.as_str().into();
+        stop_alone(context, pod, ip, id, spec(container), grace_period)
+    });
     for stopped in join_all(stops).await {
         stopped?;
     }
     Ok(())
 }
 
-/// Stops a container by what the kubelet wrote to its annotations: preStop hook and grace period.
-async fn stop_container(
-    client: &Client,
-    key: &PodKey,
-    container: &v1::Container,
-    ip: &str,
-) -> Result<(), StepError> {
-    let grace_period = grace_period(&container.annotations);
-    let began = Instant::now();
-    let spec = spec(container);
-    if spec.lifecycle.is_some() && !grace_period.is_zero() {
-        let hook = hook::pre_stop(client, &spec, &container.id, ip, grace_period);
-        let failure = match timeout(grace_period, hook).await {
-            Ok(result) => result.err(),
-            Err(_) => Some("it was not done within the grace period".to_owned()),
-        };
-        if let Some(error) = failure {
-            warn!(pod = %key, container = spec.name, error, "PreStop hook failed");
-        }
-    }
-    let left = match grace_period {
-        Duration::ZERO => Duration::ZERO,
-        given => given.saturating_sub(began.elapsed()).max(MINIMUM_GRACE),
-    };
-    if_found(
-        client
-            .stop_container(&container.id, whole_seconds(left))
-            .await,
-    )?;
-    Ok(())
-}
-
-/// The grace period of the container's Pod, 30 s if it is not known.
-fn grace_period(annotations: &HashMap<String, String>) -> Duration {
+/// The grace period of the container's Pod in seconds, 30 if it is not known.
+fn grace_period(annotations: &HashMap<String, String>) -> i64 {
     let given = annotations.get(labels::TERMINATION_GRACE_PERIOD);
     let given = given.and_then(|text| text.parse::<i64>().ok());
-    seconds(given.unwrap_or(30))
+    given.unwrap_or(30).max(0)
 }
 
 /// The known parts of the container's specification: its name, its ports and its preStop hook.
