@@ -1,7 +1,7 @@
 //! Static Pods that a kubelet left on the node: those that a manifest here names are taken over, by stopping them
 //! first, so that no Pod runs twice.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use super::identity::check_key;
@@ -20,7 +20,7 @@ const STATIC_SOURCES: [&str; 2] = ["file", "http"];
 pub struct KubeletPods {
     /// True if they are stopped, false if they are left alone.
     pub take_over: bool,
-    found: Mutex<BTreeMap<PodKey, usize>>,
+    found: Mutex<BTreeSet<PodKey>>,
 }
 
 impl KubeletPods {
@@ -35,11 +35,7 @@ impl KubeletPods {
 
     /// Records those among all sandboxes of the runtime.
     pub fn record(&self, sandboxes: &[v1::PodSandbox]) {
-        let mut found = BTreeMap::new();
-        for key in sandboxes.iter().filter_map(kubelet_pod) {
-            let count: &mut usize = found.entry(key).or_default();
-            *count = count.saturating_add(1);
-        }
+        let found = sandboxes.iter().filter_map(kubelet_pod).collect();
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
@@ -47,14 +43,14 @@ impl KubeletPods {
     #[must_use]
     pub fn keys(&self) -> Vec<PodKey> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.keys().cloned().collect()
+        found.iter().cloned().collect()
     }
 
     /// Returns true if a kubelet left a Pod of this name.
     #[must_use]
     pub fn has(&self, key: &PodKey) -> bool {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.contains_key(key)
+        found.contains(key)
     }
 
     /// Forgets a Pod that is gone.
