@@ -9,7 +9,7 @@ use crate::host::cgroup::CgroupDriver;
 const ALL_PODS: &str = "kubepods";
 
 /// The cgroup that those of Pods are below: `--cgroup-root`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CgroupRoot {
     /// Names of it and of those above it, the highest one first; empty for the root.
     parts: Vec<String>,

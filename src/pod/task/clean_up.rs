@@ -1,6 +1,7 @@
 //! Removing what is no longer needed: sandboxes and containers in the runtime, and the folders, logs and
 //! cgroups of a version on the node.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,13 +130,10 @@ pub(super) async fn clean_up(
 pub(super) fn remove_cgroups(context: &Context, uid: &ValidUid) -> io::Result<()> {
     let facts = &context.facts;
     // A Pod of before --cgroup-root was set has its cgroup elsewhere.
-    let earlier_root = CgroupRoot::default();
-    for root in [&facts.cgroup_root, &earlier_root] {
+    let roots = BTreeSet::from([facts.cgroup_root.clone(), CgroupRoot::default()]);
+    for root in &roots {
         for path in pod_cgroup_paths(facts.cgroup_driver, root, uid.as_str()) {
             cgroup::remove(&facts.paths.cgroups, &path)?;
-        }
-        if *root == earlier_root {
-            break;
         }
     }
     Ok(())
