@@ -7,9 +7,7 @@ use std::path::Path;
 use clap::Parser;
 
 use super::{Cli, print, with_dashes};
-
-/// The version of Kubernetes whose rules the agent follows, in the kubelet's words.
-const VERSION: &str = "Kubernetes v1.36.0\n";
+use crate::mirror::VERSION;
 
 /// Returns `true` if the program was called by the kubelet's name.
 pub(super) fn is_called_so(arguments: &[OsString]) -> bool {
@@ -27,7 +25,9 @@ pub(super) fn parse(arguments: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
     let _ = rustix::thread::set_name(c"podkeeper");
     match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some("--version" | "--version=true" | "--version=raw") => {
-            print(VERSION)?;
+            // The version of Kubernetes whose rules the agent follows, without its own behind it.
+            let version = VERSION.split('+').next().unwrap_or_default();
+            print(&format!("Kubernetes {version}\n"))?;
             Ok(None)
         }
         Some(command) if !command.starts_with('-') => Ok(Some(Cli::parse_from(arguments))),
