@@ -25,6 +25,21 @@ pub(crate) fn check_document(name: &str, [begin, end]: [&str; 2], expected: &str
     );
 }
 
+/// Checks a table of a document likewise; `header` is its first line, such as `| flag | default |`.
+pub(crate) fn check_table(
+    name: &str,
+    marks: [&str; 2],
+    header: &str,
+    rows: impl IntoIterator<Item = String>,
+    test: &str,
+) {
+    let columns = header.matches('|').count().saturating_sub(1);
+    let rule = format!("|{}", "---|".repeat(columns));
+    let lines = [header.to_owned(), rule].into_iter().chain(rows);
+    let lines: Vec<String> = lines.collect();
+    check_document(name, marks, &format!("\n{}\n\n", lines.join("\n")), test);
+}
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

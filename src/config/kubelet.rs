@@ -365,15 +365,12 @@ mod tests {
 
     #[test]
     fn the_document_has_the_table_of_the_kubelets_options() {
-        let rows: Vec<_> = KUBELET_OPTIONS.iter().map(KubeletOption::row).collect();
-        let expected = format!(
-            "\n| flag | field of the file | |\n|---|---|---|\n{}\n\n",
-            rows.join("\n")
-        );
-        crate::tests::check_document(
+        let rows = KUBELET_OPTIONS.iter().map(KubeletOption::row);
+        crate::tests::check_table(
             "docs/configuration.md",
             [BEGIN, END],
-            &expected,
+            "| flag | field of the file | |",
+            rows,
             "the_document_has_the_table_of_the_kubelets_options",
         );
     }

@@ -259,15 +259,12 @@ mod tests {
 
     #[test]
     fn the_document_has_the_table_of_settings() {
-        let rows: Vec<_> = SETTINGS.iter().map(Definition::row).collect();
-        let expected = format!(
-            "\n| flag | field of the file | default | reloadable | |\n|---|---|---|---|---|\n{}\n\n",
-            rows.join("\n")
-        );
-        crate::tests::check_document(
+        let rows = SETTINGS.iter().map(Definition::row);
+        crate::tests::check_table(
             "docs/configuration.md",
             [BEGIN, END],
-            &expected,
+            "| flag | field of the file | default | reloadable | |",
+            rows,
             "the_document_has_the_table_of_settings",
         );
     }

@@ -401,14 +401,11 @@ mod tests {
             };
             format!("| `{name}{labels}` | {kind} | {help} |")
         });
-        let expected = format!(
-            "\n| metric | type | |\n|---|---|---|\n{}\n\n",
-            rows.join("\n")
-        );
-        crate::tests::check_document(
+        crate::tests::check_table(
             "docs/metrics.md",
             [BEGIN, END],
-            &expected,
+            "| metric | type | |",
+            rows,
             "the_document_has_the_table_of_the_kubelets_metrics",
         );
     }

@@ -276,15 +276,12 @@ mod tests {
     #[test]
     fn the_document_has_the_table_of_metrics() {
         let collectors = AgentMetrics::default().collectors();
-        let rows: Vec<_> = collectors.iter().map(|c| row(c.as_ref())).collect();
-        let expected = format!(
-            "\n| metric | type | |\n|---|---|---|\n{}\n\n",
-            rows.join("\n")
-        );
-        crate::tests::check_document(
+        let rows = collectors.iter().map(|c| row(c.as_ref()));
+        crate::tests::check_table(
             "docs/metrics.md",
             [BEGIN, END],
-            &expected,
+            "| metric | type | |",
+            rows,
             "the_document_has_the_table_of_metrics",
         );
     }
