@@ -101,7 +101,8 @@ impl Level {
     }
 }
 
-fn id(found: &Stat) -> (u64, u64) {
+/// Device and inode of a file.
+pub(super) fn id(found: &Stat) -> (u64, u64) {
     (found.st_dev, found.st_ino)
 }
 

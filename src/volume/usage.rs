@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Dir, Mode, Stat, fstat, openat, statat};
 
-use super::tree::is_folder;
+use super::tree::{id, is_folder};
 use crate::host::resolve::{FOLDER, open_on_same_mount};
 
 /// Bytes of a block in [`Stat`], whatever the file system's own are (stat(3type)).
@@ -116,10 +116,6 @@ impl Count {
         self.usage.bytes = self.usage.bytes.saturating_add(bytes);
         self.usage.inodes = self.usage.inodes.saturating_add(1);
     }
-}
-
-fn id(found: &Stat) -> (u64, u64) {
-    (found.st_dev, found.st_ino)
 }
 
 #[cfg(test)]
