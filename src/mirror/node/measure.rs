@@ -71,7 +71,7 @@ impl Measured {
         let images = image_disk(client).await;
         let is_short = thresholds.is_short_of(root, images.as_deref());
         let now = Instant::now();
-        measured.pressure = measured.short.pressure(now, is_short, thresholds);
+        measured.pressure = measured.short.pressure(now, is_short, thresholds.lasts);
         match runtime(client).await {
             Ok((version, status)) => {
                 measured.runtime_version = version;

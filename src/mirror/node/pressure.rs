@@ -30,7 +30,7 @@ pub struct Thresholds {
     image_inodes: Option<Threshold>,
     process_ids: Option<Threshold>,
     /// Time for which a node that was short of something is still under pressure.
-    lasts: Duration,
+    pub(super) lasts: Duration,
 }
 
 /// A threshold.
@@ -172,13 +172,13 @@ impl Short {
         &mut self,
         now: Instant,
         is_short: Pressure,
-        lasts: &Thresholds,
+        lasts: Duration,
     ) -> Pressure {
         let under = |last: &mut Option<Instant>, is_short: bool| {
             if is_short {
                 *last = Some(now);
             }
-            last.is_some_and(|last| is_short || now.duration_since(last) < lasts.lasts)
+            last.is_some_and(|last| is_short || now.duration_since(last) < lasts)
         };
         Pressure {
             memory: under(&mut self.memory, is_short.memory),
@@ -270,7 +270,7 @@ mod tests {
                 ..Pressure::default()
             };
             let at = begin + Duration::from_secs(seconds);
-            let pressure = short.pressure(at, is_short, &thresholds);
+            let pressure = short.pressure(at, is_short, thresholds.lasts);
             assert!(!pressure.memory);
             seen.push(pressure.disk);
         }
