@@ -1,4 +1,4 @@
-//! What the scripts in `hack/` share.
+//! The functions that the scripts in `hack/` share.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
