@@ -147,7 +147,7 @@ impl Config {
                 "systemd" => CgroupDriver::Systemd,
                 _ => CgroupDriver::Cgroupfs,
             },
-            cgroup_root: CgroupRoot::parse(&values.get("cgroup-root").text())?,
+            cgroup_root: values.get("cgroup-root").parse(CgroupRoot::parse)?,
             node: NodeSettings::load(values)?,
             ports,
             https,

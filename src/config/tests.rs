@@ -407,7 +407,7 @@ fn a_field_that_would_change_what_runs_is_refused_at_its_place() {
         ),
         (
             "cgroupRoot: /../a",
-            "--cgroup-root: found \"..\" in \"/../a\"",
+            "@/c:3:13: cgroupRoot: found \"..\" in \"/../a\"",
         ),
     ] {
         let error = with_fields("", field).unwrap_err().to_string();

@@ -29,7 +29,7 @@ impl CgroupRoot {
             .find(|part| part.starts_with('.') || !part.chars().all(is_allowed))
         {
             bail!(
-                "--cgroup-root: found {wrong:?} in {text:?}, expected names of letters, digits, ':', '_', '.', '-' \
+                "found {wrong:?} in {text:?}, expected names of letters, digits, ':', '_', '.', '-' \
                  and '@' between slashes"
             );
         }
@@ -179,7 +179,7 @@ mod tests {
     fn a_root_that_leads_elsewhere_is_refused() {
         for wrong in ["/..", "/a/../b", "/.", "/a b", "/a\n"] {
             let error = CgroupRoot::parse(wrong).unwrap_err().to_string();
-            assert!(error.starts_with("--cgroup-root: found "), "{error}");
+            assert!(error.starts_with("found "), "{error}");
         }
     }
 }
