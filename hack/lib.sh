@@ -110,6 +110,24 @@ build_kubernetes() {
     mv "$folder.new" "$folder"
 }
 
+# install_packages PACKAGE...: installs those that are missing here, from the machine's own apt sources.
+install_packages() {
+    local package state missing=()
+    for package in "$@"; do
+        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [[ $state == installed ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing ${missing[*]}"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300
+        --no-install-recommends install)
+    # A machine that never asked its sources knows no packages.
+    "${install[@]}" "${missing[@]}" >/dev/null 2>&1 || {
+        apt-get -qq update
+        "${install[@]}" "${missing[@]}" >/dev/null
+    }
+}
+
 # debian_source SUITE: the line of a sources.list for a suite of Debian, from the mirror that this machine uses.
 debian_source() {
     local mirror
