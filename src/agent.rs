@@ -25,7 +25,6 @@ use crate::config::{Config, Flags};
 use crate::cri::Client;
 use crate::host::blocking::single_threaded_runtime;
 use crate::image::Images;
-use crate::image::credentials::CredentialFiles;
 use crate::mirror::Mirror;
 use crate::node::supervisor::Heartbeat;
 use crate::node::{container_log_manager, image_gc, kubelet, runtime, supervisor};
@@ -196,7 +195,7 @@ async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Resul
         node_name: config.node_name.clone(),
         resolv_conf: config.resolv_conf.clone(),
         kubelet_pods: KubeletPods::new(config.node.take_over_kubelet_pods),
-        images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
+        images: Images::new(&facts.paths.root),
         facts: facts.clone(),
         allocations: Allocations::default(),
         limiter: Limiter::new(config.runtime_concurrency),

@@ -1,8 +1,11 @@
 //! Images: whether one is there, and pulls, which all who want the same image share.
 
 pub mod credentials;
+mod records;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +13,15 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::credentials::{Credential, CredentialFiles};
-use crate::cri::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
+use self::records::PullRecords;
+use crate::cri::v1::{
+    Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest, RemoveImageRequest,
+};
 use crate::cri::{Client, Error, if_found};
+use crate::host::blocking::pooled;
 use crate::translate::ImageUser;
 
 /// An image that is there.
@@ -39,27 +46,61 @@ pub struct ImageError {
     pub message: String,
 }
 
+/// Longest wait for what a pull wrote to be on disk.
+const SYNC: Duration = Duration::from_secs(30);
+/// Longest wait for a small file.
+const RECORD: Duration = Duration::from_secs(5);
+
+/// What is known of an image before its pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// The runtime does not have it.
+    Missing,
+    /// The runtime may have it.
+    Unknown,
+    /// The runtime has it in part, and nothing can be made of it.
+    Damaged {
+        /// A pull has not mended it.
+        pulled: bool,
+    },
+}
+
 type SharedPull = BoxFuture<'static, Result<LocalImage, ImageError>>;
 
 /// Pulls images for all Pods of the node. A pull that nobody waits for any more is given up.
 #[derive(Debug)]
 pub struct Images {
     credentials: Arc<CredentialFiles>,
+    records: Arc<PullRecords>,
     under_way: Mutex<HashMap<String, WeakShared<SharedPull>>>,
 }
 
 impl Images {
-    /// Pulls with these credentials.
+    /// Pulls with the credentials of a node, whose agent has its files below `root`.
     #[must_use]
-    pub fn new(credentials: CredentialFiles) -> Self {
+    pub fn new(root: &Path) -> Self {
         Self {
-            credentials: Arc::new(credentials),
+            credentials: Arc::new(CredentialFiles::of_node(root)),
+            records: Arc::new(PullRecords::new(root)),
             under_way: Mutex::default(),
         }
     }
 
+    /// The image, if it is there and whole as far as that is known: one whose pull a power cut may have torn is
+    /// removed first.
+    ///
+    /// # Errors
+    /// The runtime does not understand the name, does not remove the image, or did not answer.
+    pub async fn find(
+        &self,
+        client: &Client,
+        image: &str,
+    ) -> Result<Option<LocalImage>, ImageError> {
+        find(client, &self.records, image).await
+    }
+
     /// The pull of this image: the one that is under way, or a new one.
-    pub fn pull(&self, client: &Client, image: &str) -> Shared<SharedPull> {
+    pub fn pull(&self, client: &Client, image: &str, before: Before) -> Shared<SharedPull> {
         // A panic while holding the lock cannot leave the map half changed.
         let mut under_way = self
             .under_way
@@ -69,9 +110,13 @@ impl Images {
         if let Some(pull) = under_way.get(image).and_then(WeakShared::upgrade) {
             return pull;
         }
-        let credentials = Arc::clone(&self.credentials);
-        let pull = pull(client.clone(), image.to_owned(), credentials);
-        let pull = pull.boxed().shared();
+        let pull = ImagePull {
+            client: client.clone(),
+            image: image.to_owned(),
+            files: Arc::clone(&self.credentials),
+            records: Arc::clone(&self.records),
+        };
+        let pull = pull.run(before).boxed().shared();
         if let Some(weak) = pull.downgrade() {
             under_way.insert(image.to_owned(), weak);
         }
@@ -79,30 +124,120 @@ impl Images {
     }
 }
 
-async fn pull(
+/// A pull of an image.
+struct ImagePull {
     client: Client,
     image: String,
     files: Arc<CredentialFiles>,
-) -> Result<LocalImage, ImageError> {
-    info!(image, "Pulling image");
-    let started = Instant::now();
-    let (of, read) = (image.clone(), Arc::clone(&files));
-    let credentials = spawn_blocking(move || read.for_image(&of)).await;
-    // Only the end of the agent can keep the files from being read.
-    let credentials = credentials.unwrap_or_default();
-    fetch(&client, &image, &credentials, &files).await?;
-    let took = started.elapsed();
-    let local = local(&client, &image).await?;
-    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    info!(image, took_ms, "Pulled image");
-    let pulled = |local| LocalImage {
-        pulled: Some(took),
-        ..local
-    };
-    local.map(pulled).ok_or_else(|| ImageError {
-        reason: "ErrImagePull",
-        message: "the runtime pulled the image but does not have it".to_owned(),
-    })
+    records: Arc<PullRecords>,
+}
+
+impl ImagePull {
+    async fn run(self, before: Before) -> Result<LocalImage, ImageError> {
+        let Self { client, image, .. } = &self;
+        info!(image, "Pulling image");
+        let is_new = self.prepare(before).await;
+        let started = Instant::now();
+        let (of, read) = (image.clone(), Arc::clone(&self.files));
+        let credentials = spawn_blocking(move || read.for_image(&of)).await;
+        // Only the end of the agent can keep the files from being read.
+        let credentials = credentials.unwrap_or_default();
+        fetch(client, image, &credentials, &self.files).await?;
+        let took = started.elapsed();
+        let local = local(client, image).await?;
+        if is_new {
+            self.sync().await;
+        }
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        info!(image, took_ms, "Pulled image");
+        let pulled = |local| LocalImage {
+            pulled: Some(took),
+            ..local
+        };
+        local.map(pulled).ok_or_else(|| ImageError {
+            reason: "ErrImagePull",
+            message: "the runtime pulled the image but does not have it".to_owned(),
+        })
+    }
+
+    /// Records the pull of an image that is not there. Returns true if it is not.
+    async fn prepare(&self, before: Before) -> bool {
+        match before {
+            Before::Missing => {}
+            // One that is there is not to be lost with a boot.
+            Before::Unknown => {
+                let found = find(&self.client, &self.records, &self.image).await;
+                if !matches!(found, Ok(None)) {
+                    return false;
+                }
+            }
+            Before::Damaged { pulled } => {
+                if pulled && let Err(error) = remove(&self.client, &self.image).await {
+                    warn!(image = self.image, %error, "Failed to remove a damaged image");
+                }
+            }
+        }
+        let (records, image) = (Arc::clone(&self.records), self.image.clone());
+        let recorded = pooled("records of pulls", RECORD, move || records.begin(&image)).await;
+        if let Ok(Err(error)) = recorded {
+            warn!(image = self.image, %error, "Failed to record a pull");
+        }
+        true
+    }
+
+    /// Has the kernel write to disk what the pull has written, and removes its record then.
+    async fn sync(&self) {
+        let answer = self.client.image_fs_info(ImageFsInfoRequest {}).await;
+        let systems = answer.map(|answer| answer.image_filesystems);
+        let ids = systems
+            .into_iter()
+            .flatten()
+            .filter_map(|system| system.fs_id);
+        let folders: Vec<PathBuf> = ids.map(|id| id.mountpoint.into()).collect();
+        let (records, image) = (Arc::clone(&self.records), self.image.clone());
+        let sync = move || {
+            // A file system that is not seen from here cannot be waited for.
+            for folder in folders.iter().filter_map(|folder| File::open(folder).ok()) {
+                if let Err(error) = rustix::fs::syncfs(&folder) {
+                    warn!(%error, "Failed to sync the file system of images");
+                }
+            }
+            records.end(&image);
+        };
+        // A disk that takes longer keeps no Pod from its start, and the record is removed when it is done.
+        if let Err(error) = pooled("file system of images", SYNC, sync).await {
+            warn!(image = self.image, %error, "Pulled image is not on disk yet");
+        }
+    }
+}
+
+async fn remove(client: &Client, image: &str) -> Result<(), Error> {
+    let image = Some(spec(image));
+    if_found(client.remove_image(RemoveImageRequest { image }).await).map(drop)
+}
+
+/// Returns true if the runtime's error says that it has an image in part only, as after a power cut: its content is
+/// gone, cut off, or another.
+#[must_use]
+pub fn is_damaged(error: &Error) -> bool {
+    let message = error.message();
+    let has = |words: &str| message.contains(words);
+    let of_content = [
+        "content digest",
+        "unpacking image",
+        "extract layer",
+        "content store",
+    ];
+    let of_snapshot = has("snapshot") && has("does not exist");
+    let what = of_content.into_iter().any(has);
+    let how = [
+        "not found",
+        "EOF",
+        "failed size validation",
+        "unexpected",
+        "invalid",
+    ];
+    of_snapshot || what && how.into_iter().any(has)
 }
 
 /// Has the runtime fetch the image, with each of the credentials until one will do, then without.
@@ -161,6 +296,17 @@ fn wants_credentials(message: &str) -> bool {
     let message = message.to_lowercase();
     let words = ["401", "403", "authoriz", "authentic", "denied", "forbidden"];
     words.iter().any(|word| message.contains(word))
+}
+
+async fn find(
+    client: &Client,
+    records: &PullRecords,
+    image: &str,
+) -> Result<Option<LocalImage>, ImageError> {
+    let remove = || remove(client, image);
+    let discarded = records.discard_torn(image, remove).await;
+    discarded.map_err(|error| image_error(&error, "ImageInspectError"))?;
+    local(client, image).await
 }
 
 /// The image, if it is there.

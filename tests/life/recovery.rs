@@ -393,3 +393,85 @@ async fn after_a_restart_of_all_containers_each_shows_how_it_ended_before() {
         "without its crash back-off: {a:?}, {b:?}"
     );
 }
+
+const DAMAGED: &str = "failed to create containerd container: error unpacking image: failed to extract layer \
+                       sha256:541a: failed to get reader from content store: content digest sha256:541a: not found";
+
+/// The calls about images and a container's creation, in order.
+fn image_calls(agent: &Agent) -> Vec<&'static str> {
+    let calls = agent.runtime.calls().into_iter().map(|call| call.method);
+    let about = ["PullImage", "RemoveImage", "CreateContainer"];
+    calls.filter(|method| about.contains(method)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_image_is_pulled_anew_and_removed_first_where_that_does_not_help() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let fails = Fate::Fails(Status::not_found(DAMAGED));
+    agent
+        .runtime
+        .rule(Rule::of("CreateContainer", fails).nth(1, 2));
+    agent.want(&[&single("", GRACE)]);
+    agent.until_ready("p").await;
+    let expected = [
+        "CreateContainer",
+        "PullImage",
+        "CreateContainer",
+        "RemoveImage",
+        "PullImage",
+        "CreateContainer",
+    ];
+    assert_eq!(image_calls(&agent), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_image_that_must_not_be_pulled_says_what_to_do() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    let fails = Fate::Fails(Status::not_found(DAMAGED));
+    agent.runtime.rule(Rule::of("CreateContainer", fails));
+    agent.want(&[&single("imagePullPolicy: Never", GRACE)]);
+    let waits =
+        |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("CreateContainerError");
+    agent.until_told("it fails", waits).await;
+    let waiting = agent.container("p", "c").unwrap().state.unwrap().waiting;
+    let message = waiting.unwrap().message.unwrap();
+    let advice = "the image is damaged: remove it from the runtime and load it again";
+    assert_eq!(message, format!("{DAMAGED}; {advice}"));
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(
+        image_calls(&agent)
+            .iter()
+            .all(|method| *method == "CreateContainer")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_whose_pull_the_end_of_the_machine_cut_off_is_pulled_anew() {
+    let mut agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent.runtime.rule(Rule::of("PullImage", Fate::Hangs));
+    agent.want(&[&single("", GRACE)]);
+    let pulls = agent.facts.paths.root.join("pulls");
+    let records = || std::fs::read_dir(&pulls).map_or(0, Iterator::count);
+    let pulling = |_: &Agent| records() == 1;
+    agent.until_told("the pull is recorded", pulling).await;
+    agent.die().await;
+    // The next agent is another boot's, on which the runtime has the image.
+    let record = std::fs::read_dir(&pulls).unwrap().next().unwrap().unwrap();
+    let mut text: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(record.path()).unwrap()).unwrap();
+    text["boot"] = "another".into();
+    std::fs::write(record.path(), text.to_string()).unwrap();
+    agent.runtime.image("busybox:1.36", Some(0), "");
+    agent.runtime.clear_rules();
+    agent.start_next();
+    agent.until_ready("p").await;
+    let calls = image_calls(&agent);
+    assert_eq!(
+        calls[calls.len() - 3..],
+        ["RemoveImage", "PullImage", "CreateContainer"]
+    );
+    assert_eq!(records(), 0);
+}

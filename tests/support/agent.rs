@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use podkeeper::cri::Client;
 use podkeeper::cri::HandlerFeatures;
 use podkeeper::image::Images;
-use podkeeper::image::credentials::CredentialFiles;
 use podkeeper::manifest::objects::{ObjectSet, attach};
 use podkeeper::manifest::{SourceKind, parse};
 use podkeeper::node::supervisor::supervise;
@@ -56,7 +55,7 @@ pub(crate) struct Agent {
     pub(crate) context: Arc<Context>,
     desired: watch::Sender<Option<Desired>>,
     supervisor: JoinHandle<()>,
-    facts: NodeFacts,
+    pub(crate) facts: NodeFacts,
     longest_backoff: Duration,
 }
 
@@ -296,7 +295,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         facts: facts.clone(),
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
-        images: Images::new(CredentialFiles::of_node(&facts.paths.root)),
+        images: Images::new(&facts.paths.root),
         kubelet_pods: KubeletPods::new(true),
         metrics: Metrics::default(),
         allocations: Allocations::default(),

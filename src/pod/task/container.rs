@@ -12,6 +12,7 @@ use super::sandbox::{has_started, host_resolver, user_namespace};
 use super::{Context, PodTask};
 use crate::cri::{Error, v1};
 use crate::host::blocking::{blocking, pooled};
+use crate::image::{self, Before};
 use crate::manifest::{PodKey, StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
@@ -38,6 +39,8 @@ struct NewContainer<'a> {
     spec: &'a ContainerSpec,
     /// The sandbox it goes into.
     sandbox: &'a SandboxId,
+    /// True if its image was pulled for it.
+    pulled: bool,
     /// Subject of its failures.
     subject: Subject,
 }
@@ -73,6 +76,7 @@ impl PodTask {
             version: &version,
             spec,
             sandbox,
+            pulled,
             subject: Subject::Container(uid.clone(), container.to_owned()),
         };
         let instance = ContainerInstance {
@@ -152,6 +156,16 @@ impl PodTask {
                 self.outcome(new.step, Outcome::NotCreated);
                 self.pass_reserved_name(new.step, &new.subject, &error)
                     .await;
+                if image::is_damaged(&error) {
+                    let before = Before::Damaged { pulled: new.pulled };
+                    let hint = self.repair_image(&new.version.uid, &new.spec.name, before);
+                    let reason = "CreateContainerError";
+                    return Err(StepError::Call {
+                        reason,
+                        error,
+                        hint,
+                    });
+                }
                 return Err(create_failure(new.version, new.spec, error));
             }
         };

@@ -2,6 +2,7 @@
 //! (Kubernetes, Images, "Image pull policy").
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,9 +12,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::background::JobOutcome;
-use super::{PodTask, events};
-use crate::image;
-use crate::image::{ImageError, LocalImage};
+use super::{Context, PodTask, events};
+use crate::image::{Before, ImageError, LocalImage};
 use crate::manifest::{PullPolicy, StaticPod, Uid};
 use crate::pod::backoff;
 use crate::pod::plan::{Outcome, Step, image_volumes, volume_holder, wanted_images};
@@ -53,15 +53,15 @@ impl PodTask {
         };
         let (uid, holder) = (uid.clone(), holder.to_owned());
         if wanted.policy == PullPolicy::Always {
-            return self.begin_pull(uid, holder, wanted.image);
+            return self.begin_pull(uid, holder, wanted.image, Before::Unknown);
         }
         let before = self.state.image(&uid, &holder).cloned().map(Box::new);
         self.set_image(&uid, &holder, Some(Image::Checking(before)));
-        let (client, image) = (self.context.client.clone(), wanted.image.to_owned());
+        let (context, image) = (Arc::clone(&self.context), wanted.image.to_owned());
         let shown = self.under_way(&uid, image_container(&holder), "ImageStatus");
         let job = async move {
             let _shown = shown;
-            let result = image::local(&client, &image).await;
+            let result = context.images.find(&context.client, &image).await;
             JobOutcome::Image {
                 uid,
                 holder,
@@ -96,26 +96,51 @@ impl PodTask {
                 };
                 self.image_arrived(&uid, &holder, Err(error));
             }
-            (Ok(None), Some(wanted)) => self.begin_pull(uid, holder, wanted.image),
+            (Ok(None), Some(wanted)) => {
+                self.begin_pull(uid, holder, wanted.image, Before::Missing);
+            }
             (Ok(None), None) => {}
         }
     }
 
-    fn begin_pull(&mut self, uid: Uid, container: String, image: &str) {
+    /// Has the image of a container pulled anew where the runtime has it in part only. Returns what a person can do
+    /// where it must not be pulled.
+    pub(super) fn repair_image(
+        &mut self,
+        uid: &Uid,
+        holder: &str,
+        before: Before,
+    ) -> Option<String> {
+        let version = self.version(uid)?;
+        let wanted = wanted_images(&version).find(|image| image.holder == holder)?;
+        if wanted.policy == PullPolicy::Never {
+            return Some(
+                "the image is damaged: remove it from the runtime and load it again".to_owned(),
+            );
+        }
+        warn!(pod = %self.key, container = holder, image = wanted.image, "Image is damaged, pulling it anew");
+        self.begin_pull(uid.clone(), holder.to_owned(), wanted.image, before);
+        None
+    }
+
+    fn begin_pull(&mut self, uid: Uid, container: String, image: &str, before: Before) {
         let (after, error) = self.failed_before(&uid, &container);
         self.record_pulling(&uid, &container, image);
         let began = Instant::now();
-        let pull = self.context.images.pull(&self.context.client, image);
+        let images = &self.context.images;
+        let pull = images.pull(&self.context.client, image, before);
         let of_uid = self.observed.containers_of(&uid);
         let ran_before = of_uid.into_iter().any(|c| c.name == container);
-        let (client, image) = (self.context.client.clone(), image.to_owned());
+        // Nothing starts from the local image if that is damaged.
+        let may_fall_back = ran_before && !matches!(before, Before::Damaged { .. });
+        let (context, image) = (Arc::clone(&self.context), image.to_owned());
         let pulling = Image::Pulling { after, error };
         self.set_image(&uid, &container, Some(pulling));
         let shown = self.under_way(&uid, image_container(&container), "PullImage");
         let result = async move {
             let _shown = shown;
-            let result = if ran_before {
-                pull_or_local(pull, &client, &image).await
+            let result = if may_fall_back {
+                pull_or_local(pull, &context, &image).await
             } else {
                 pull.await
             };
@@ -262,7 +287,7 @@ fn image_of<'a>(version: &'a StaticPod, holder: &str) -> Option<&'a str> {
 
 pub(super) async fn pull_or_local(
     pull: impl Future<Output = Result<LocalImage, ImageError>>,
-    client: &crate::cri::Client,
+    context: &Context,
     image: &str,
 ) -> Result<LocalImage, ImageError> {
     let late = || ImageError {
@@ -277,7 +302,7 @@ pub(super) async fn pull_or_local(
         Ok(local) => return Ok(local),
         Err(error) => error,
     };
-    match image::local(client, image).await {
+    match context.images.find(&context.client, image).await {
         Ok(Some(local)) => {
             warn!(
                 image,
