@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint as TransportEndpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use super::calls::Calls;
 use super::containerd_events::events_client::EventsClient;
 use super::containerd_events::{Envelope, SubscribeRequest};
 use super::endpoint::Endpoint;
+use super::entry::{EncodedList, ListEntry, Listable};
 use super::error::Error;
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
@@ -191,6 +195,28 @@ impl Client {
         let mut client = self.runtime();
         let call = Box::pin(client.exec_sync(request(message, deadline)));
         self.finish("ExecSync", deadline, call).await
+    }
+
+    /// Lists the sandboxes or containers that pass the filter, with no more of each decoded than its ID and state.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn entries<T: Listable>(
+        &self,
+        message: T::Request,
+    ) -> Result<Vec<ListEntry<T>>, Error> {
+        let grpc = Grpc::new(self.channel.clone());
+        let mut grpc = grpc.max_decoding_message_size(MAX_MESSAGE);
+        // What a generated stub does, with another message for the answer.
+        let call = Box::pin(async move {
+            let ready = grpc.ready().await;
+            ready.map_err(|e| Status::unknown(format!("Service was not ready: {e}")))?;
+            let (path, codec) = (PathAndQuery::from_static(T::PATH), ProstCodec::default());
+            let list: Response<EncodedList> =
+                grpc.unary(request(message, QUERY), path, codec).await?;
+            Ok(Response::new(list.into_inner().into_entries()?))
+        });
+        self.finish(T::METHOD, QUERY, call).await
     }
 
     /// Waits for a call's answer, and records it.

@@ -5,6 +5,7 @@ mod calls;
 pub(crate) mod capabilities;
 mod client;
 mod endpoint;
+mod entry;
 mod error;
 
 use std::fmt;
@@ -13,6 +14,7 @@ pub use calls::Calls;
 pub use capabilities::{Capabilities, HandlerFeatures, Reported, RuntimeFeatures};
 pub use client::Client;
 pub use endpoint::{Endpoint, WELL_KNOWN};
+pub use entry::{ListEntry, Listable};
 pub(crate) use error::rpc_error;
 pub use error::{Error, if_found};
 

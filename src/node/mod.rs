@@ -7,5 +7,6 @@ pub mod image_gc;
 mod known_logs;
 pub mod kubelet;
 pub mod log_rotation;
+mod relist;
 pub mod runtime;
 pub mod supervisor;

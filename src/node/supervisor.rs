@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::events::{self, Connected, Hint};
 use super::first_list::first_list;
+use super::relist::RuntimeList;
 use crate::cri::Error;
 use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
@@ -81,9 +82,9 @@ pub async fn supervise(
 }
 
 /// Lists the sandboxes and containers that carry our owner label.
-async fn list(context: Arc<Context>) -> Result<Listed, Error> {
+async fn list(context: Arc<Context>) -> Result<RuntimeList, Error> {
     context.facts.identity.ips.refresh();
-    Listed::fetch(&context.client, &context.owner_label, None).await
+    RuntimeList::fetch(&context.client, &context.owner_label).await
 }
 
 /// State of the supervisor's loop.
@@ -371,16 +372,15 @@ impl Supervisor {
     }
 
     /// Compares a relist with the state that each task observed.
-    fn relisted(&mut self, listed: Result<Listed, Error>) {
+    fn relisted(&mut self, listed: Result<RuntimeList, Error>) {
         if let Some(began) = self.relist_began {
             self.context.metrics.relisted(began.elapsed());
         }
-        match listed {
-            Ok(listed) => {
+        match listed.and_then(|listed| self.compare(listed)) {
+            Ok(()) => {
                 if std::mem::take(&mut self.runtime_unreachable) {
                     info!("Container runtime is reachable again");
                 }
-                self.compare(listed);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.runtime_unreachable, true) {
@@ -397,8 +397,9 @@ impl Supervisor {
         self.relist_at = self.relist_at.min(Instant::now().later(pause));
     }
 
-    fn compare(&mut self, listed: Listed) {
-        let mut listed = by_owner(&self.context.owner_label, listed);
+    fn compare(&mut self, listed: RuntimeList) -> Result<(), Error> {
+        let known = self.context.reports.owners();
+        let mut listed = listed.by_owner(&self.context.owner_label, &known)?;
         for key in self.context.reports.keys() {
             listed.entry(key).or_default();
         }
@@ -408,12 +409,13 @@ impl Supervisor {
             }
             if !self.try_notify(&key, Message::Resync) {
                 let start = TaskStart {
-                    listed,
+                    listed: listed.decode()?,
                     ..TaskStart::default()
                 };
                 self.spawn(key, start);
             }
         }
+        Ok(())
     }
 }
 

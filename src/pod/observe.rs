@@ -38,6 +38,32 @@ pub fn owner(owner_label: &str, labels: &HashMap<String, String>) -> Option<PodK
     check_key(&key).ok().map(|()| key)
 }
 
+/// Requests of the lists of everything that carries this owner label, of one Pod or of all.
+#[must_use]
+pub fn list_requests(
+    owner_label: &str,
+    key: Option<&PodKey>,
+) -> (v1::ListPodSandboxRequest, v1::ListContainersRequest) {
+    let mut selector = HashMap::from([(labels::ROOT_DIR.to_owned(), owner_label.to_owned())]);
+    if let Some(key) = key {
+        selector.insert(labels::POD_NAMESPACE.into(), key.namespace.clone());
+        selector.insert(labels::POD_NAME.into(), key.name.clone());
+    }
+    let sandboxes = v1::ListPodSandboxRequest {
+        filter: Some(v1::PodSandboxFilter {
+            label_selector: selector.clone(),
+            ..v1::PodSandboxFilter::default()
+        }),
+    };
+    let containers = v1::ListContainersRequest {
+        filter: Some(v1::ContainerFilter {
+            label_selector: selector,
+            ..v1::ContainerFilter::default()
+        }),
+    };
+    (sandboxes, containers)
+}
+
 /// The states of sandboxes and containers by ID, as numbers that change when anything worth an inspection
 /// does. The supervisor compares what it lists with what each task last observed by it.
 pub type StateDigest = Vec<(String, i32)>;
@@ -75,38 +101,21 @@ impl Listed {
         owner_label: &str,
         key: Option<&PodKey>,
     ) -> Result<Self, Error> {
-        let mut selector = HashMap::from([(labels::ROOT_DIR.to_owned(), owner_label.to_owned())]);
-        if let Some(key) = key {
-            selector.insert(labels::POD_NAMESPACE.into(), key.namespace.clone());
-            selector.insert(labels::POD_NAME.into(), key.name.clone());
-        }
-        let sandboxes = v1::ListPodSandboxRequest {
-            filter: Some(v1::PodSandboxFilter {
-                label_selector: selector.clone(),
-                ..v1::PodSandboxFilter::default()
-            }),
-        };
-        let containers = v1::ListContainersRequest {
-            filter: Some(v1::ContainerFilter {
-                label_selector: selector,
-                ..v1::ContainerFilter::default()
-            }),
-        };
-        let mut listed = Self {
-            sandboxes: client.list_pod_sandbox(sandboxes).await?.items,
-            containers: client.list_containers(containers).await?.containers,
-        };
-        listed.sandboxes.retain(is_valid_sandbox);
-        listed.containers.retain(is_valid_container);
-        Ok(listed)
+        let (sandboxes, containers) = list_requests(owner_label, key);
+        let sandboxes = client.list_pod_sandbox(sandboxes).await?.items;
+        let containers = client.list_containers(containers).await?.containers;
+        Ok(Self::valid(sandboxes, containers))
     }
 
-    /// Returns the digest of the listed state.
+    /// Leaves out what has an invalid identity.
     #[must_use]
-    pub fn digest(&self) -> StateDigest {
-        let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
-        let containers = self.containers.iter().map(|c| (c.id.clone(), c.state));
-        sorted(sandboxes.chain(containers))
+    pub fn valid(mut sandboxes: Vec<v1::PodSandbox>, mut containers: Vec<v1::Container>) -> Self {
+        sandboxes.retain(is_valid_sandbox);
+        containers.retain(is_valid_container);
+        Self {
+            sandboxes,
+            containers,
+        }
     }
 
     /// The Pod's state in full, with details asked for where `before` does not have them already. Where they
@@ -264,10 +273,11 @@ pub fn digest(observed: &Observed) -> StateDigest {
     let container = |c: &Container| (c.id.to_string(), state_number(&c.state));
     let sandboxes = observed.sandboxes.iter().map(sandbox);
     let there = observed.containers.iter().filter(|c| !c.gone);
-    sorted(sandboxes.chain(there.map(container)))
+    digest_of(sandboxes.chain(there.map(container)))
 }
 
-fn sorted(digest: impl Iterator<Item = (String, i32)>) -> StateDigest {
+/// Returns the digest of these states.
+pub fn digest_of(digest: impl Iterator<Item = (String, i32)>) -> StateDigest {
     let mut digest: StateDigest = digest.collect();
     digest.sort_unstable();
     digest

@@ -1,7 +1,7 @@
 //! Last snapshot of every Pod's task: for the people who ask, and for the supervisor, which
 //! compares it with what the runtime says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -11,6 +11,9 @@ use super::report::{PodReport, PodSnapshot};
 use crate::manifest::PodKey;
 
 type All = BTreeMap<PodKey, (Arc<PodSnapshot>, StateDigest)>;
+
+/// The Pods by the runtime's IDs of their sandboxes and containers.
+pub type PodsById = HashMap<String, Arc<PodKey>>;
 
 /// All Pods' reports. Written by the tasks, each its own; read by the supervisor, the local API and
 /// what shows Pods to an API server.
@@ -92,6 +95,17 @@ impl Reports {
             Some((_, current)) => current == digest,
             None => digest.is_empty(),
         }
+    }
+
+    /// Returns the Pods by the IDs of all that their tasks last observed.
+    #[must_use]
+    pub fn owners(&self) -> PodsById {
+        let mut owners = PodsById::new();
+        for (key, (_, digest)) in &*self.lock() {
+            let key = Arc::new(key.clone());
+            owners.extend(digest.iter().map(|(id, _)| (id.clone(), Arc::clone(&key))));
+        }
+        owners
     }
 
     /// Returns true if the Pod has a report.
