@@ -10,6 +10,7 @@ mod logging;
 mod node_facts;
 mod process;
 mod reload;
+mod reset;
 mod root_dir;
 mod systemd;
 
@@ -40,6 +41,7 @@ use crate::source::Sources;
 use crate::source::url::shown;
 use node_facts::{host_ips, node_facts};
 use reload::{LiveSettings, Reloader};
+pub(crate) use reset::reset;
 use systemd::Systemd;
 
 /// Runs the agent until a signal asks it to stop.

@@ -11,6 +11,7 @@ mod events;
 mod logs;
 mod man;
 mod ps;
+mod reset;
 mod table;
 mod wait;
 
@@ -60,6 +61,8 @@ enum Command {
     Exec(crictl::ExecArgs),
     /// Print the crictl command that attaches to a container
     Attach(crictl::AttachArgs),
+    /// Stop and remove all Pods of an agent that no longer runs
+    Reset(Box<reset::ResetArgs>),
     /// Generate a shell's completion script
     Completions(completions::CompletionsArgs),
     /// Generate the manual pages
@@ -96,16 +99,17 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Exec(arguments) => crictl::exec(&arguments),
         Command::Attach(arguments) => crictl::attach(&arguments),
+        Command::Reset(arguments) => reset::reset(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Man(arguments) => man::man(&arguments),
     }
 }
 
-/// Writes dashes for underscores in the names of `run`'s and `config`'s long flags, as the kubelet takes both.
+/// Writes dashes for underscores in the names of the agent's long flags, as the kubelet takes both.
 fn with_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_for_them = arguments
         .get(1)
-        .is_some_and(|c| c == "run" || c == "config");
+        .is_some_and(|c| c == "run" || c == "config" || c == "reset");
     let with_dashes = |argument: OsString| match argument.to_str() {
         Some(text) if is_for_them && text.starts_with("--") => match text.split_once('=') {
             Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),

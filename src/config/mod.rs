@@ -51,7 +51,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/podkeeper";
 /// The agent's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Sources of manifests, at least one.
+    /// Sources of manifests.
     pub sources: Sources,
     /// Socket of the runtime.
     pub endpoint: Endpoint,
@@ -111,8 +111,18 @@ impl Config {
     /// Reads the files that the flags name, checks everything, and adds the defaults.
     ///
     /// # Errors
-    /// A setting is invalid; the message names the flag, or the file, line and field.
+    /// A setting is invalid, or there is no source of manifests; the message names the flag, or the file, line and field.
     pub fn load(flags: &Flags) -> anyhow::Result<Self> {
+        let config = Self::load_without_sources(flags)?;
+        sources::require(&config.sources)?;
+        Ok(config)
+    }
+
+    /// Does the same for what needs no source of manifests.
+    ///
+    /// # Errors
+    /// A setting is invalid.
+    pub fn load_without_sources(flags: &Flags) -> anyhow::Result<Self> {
         let files = ConfigFields::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
         let values = &Values::resolve(&Inputs {
             flags: &flags.settings,

@@ -20,19 +20,24 @@ const OF_URL: [&str; 6] = [
 ];
 
 /// # Errors
-/// A setting is invalid, or there is no source at all.
+/// A setting is invalid.
 pub(super) fn load(values: &Values, node_name: &str, root: &Path) -> anyhow::Result<Sources> {
-    let sources = Sources {
+    Ok(Sources {
         directory: directory(values, node_name, root)?,
         url: url(values, node_name, root)?,
-    };
+    })
+}
+
+/// # Errors
+/// There is no source at all.
+pub(super) fn require(sources: &Sources) -> anyhow::Result<()> {
     if sources.directory.is_none() && sources.url.is_none() {
         bail!(
             "there are no manifests to run: give --pod-manifest-path=DIRECTORY, --manifest-url=URL, or \
              a --config file with staticPodPath or staticPodURL"
         );
     }
-    Ok(sources)
+    Ok(())
 }
 
 fn directory(

@@ -85,6 +85,21 @@ pub fn class_cgroup_path(driver: CgroupDriver, root: &CgroupRoot, class: QosClas
     }
 }
 
+/// The cgroups that hold those of all Pods, each after those below it.
+pub fn all_pods_cgroup_paths(
+    driver: CgroupDriver,
+    root: &CgroupRoot,
+) -> impl Iterator<Item = String> {
+    let inner_first = [
+        QosClass::Burstable,
+        QosClass::BestEffort,
+        QosClass::Guaranteed,
+    ];
+    inner_first
+        .map(|class| class_cgroup_path(driver, root, class))
+        .into_iter()
+}
+
 /// Every cgroup that a Pod of this UID can have, whatever its class.
 pub fn pod_cgroup_paths(
     driver: CgroupDriver,

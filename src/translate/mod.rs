@@ -25,7 +25,8 @@ use crate::cri::{Capabilities, HandlerFeatures};
 use crate::host::cgroup::CgroupDriver;
 
 pub use cgroup::{
-    CgroupRoot, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths, qos_cpu_shares,
+    CgroupRoot, all_pods_cgroup_paths, class_cgroup_path, pod_cgroup_path, pod_cgroup_paths,
+    qos_cpu_shares,
 };
 pub use container::{ContainerInstance, ImageUser, SubPath, container_config, sub_paths};
 pub use dns::{ResolvConf, dns_problems};

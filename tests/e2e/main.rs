@@ -19,6 +19,7 @@ mod order;
 mod probes;
 mod recovery;
 mod removal;
+mod reset;
 mod resources;
 mod rollback;
 mod security;

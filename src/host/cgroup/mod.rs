@@ -13,7 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use remove::remove;
+pub use remove::{remove, remove_unused};
 pub use shares::update_shares;
 
 /// Microseconds in which a quota of CPU counts.

@@ -1,4 +1,4 @@
-//! Removal of cgroups, with the processes that are left in them.
+//! Removal of cgroups: with the processes that are left in them, or those that are not in use.
 
 use std::fs;
 use std::io;
@@ -41,6 +41,45 @@ pub fn remove(root: &Path, path: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes a cgroup that has neither processes nor cgroups below it, in every hierarchy. One that is in use stays.
+///
+/// # Errors
+/// Any I/O error; that it is not there is none.
+pub fn remove_unused(root: &Path, path: &str) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    if !remove_folders(root, path)? {
+        return Ok(());
+    }
+    systemd::stop_slice(path);
+    // systemd may have created them again before it was asked.
+    remove_folders(root, path).map(drop)
+}
+
+/// Removes the folders of a cgroup in every hierarchy. Returns `false` at the first one that is in use: only the kernel
+/// can tell without a race.
+fn remove_folders(root: &Path, path: &str) -> io::Result<bool> {
+    for root in hierarchies(root) {
+        let folder = root.join(path);
+        match fs::remove_dir(&folder) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                return Ok(false);
+            }
+            Err(e) => {
+                let message = format!("{}: {e}", folder.display());
+                return Err(io::Error::new(e.kind(), message));
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Thaws the processes of a cgroup and those below it: a frozen process does not receive its signal.

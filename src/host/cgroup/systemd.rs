@@ -1,7 +1,6 @@
 //! Cgroups that systemd manages: slices, which it creates, limits and removes when asked.
 
 use std::io;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tracing::debug;
@@ -35,14 +34,18 @@ pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> 
 /// again whenever it reads it. Whatever it leaves is for the caller to remove.
 pub(super) fn stop_slice(path: &str) {
     let slice = slice_name(path);
-    // Only slices of Pods are ever stopped.
-    let is_slice = Path::new(slice).extension().is_some_and(|e| e == "slice");
-    if !is_slice || !slice.split('-').any(|part| part == "kubepods") {
+    if !is_of_pods(slice) {
         return;
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {
         debug!(slice, %error, "Failed to stop slice");
     }
+}
+
+/// Returns `true` for the slice of all Pods and those in it: no other is ever stopped.
+pub(super) fn is_of_pods(slice: &str) -> bool {
+    let name = slice.strip_suffix(".slice");
+    name.is_some_and(|name| name.split('-').any(|part| part == "kubepods"))
 }
 
 /// Returns the name by which systemd knows a slice: the last part of its path.

@@ -1,5 +1,5 @@
 use super::remove::{REMOVAL_PAUSE, remove_tree};
-use super::systemd::percent;
+use super::systemd::{is_of_pods, percent};
 use super::*;
 
 #[test]
@@ -18,6 +18,26 @@ fn shares_become_weights_as_the_runtime_has_them() {
 fn a_quota_becomes_percent_as_systemd_takes_it() {
     let found = [15_500, 100_000, 250_000, 1].map(percent);
     assert_eq!(found, ["15.50%", "100%", "250%", "0.01%"]);
+}
+
+#[test]
+fn only_slices_of_pods_are_stopped() {
+    for slice in [
+        "kubepods.slice",
+        "kubepods-burstable.slice",
+        "kubepods-besteffort-pod1_2.slice",
+        "kubelet-kubepods.slice",
+    ] {
+        assert!(is_of_pods(slice), "{slice}");
+    }
+    for other in [
+        "kubepods",
+        "system.slice",
+        "kubepods-pod1.scope",
+        "mykubepods.slice",
+    ] {
+        assert!(!is_of_pods(other), "{other}");
+    }
 }
 
 #[test]
@@ -128,4 +148,22 @@ fn a_cgroup_goes_with_the_empty_ones_below_it_from_every_hierarchy() {
         assert!(hierarchy.join("kubepods/pod2").exists());
     }
     assert_eq!(hierarchies(root.path()).len(), 2);
+}
+
+#[test]
+fn a_cgroup_is_removed_as_unused_only_while_nothing_is_below_it() {
+    let root = tempfile::tempdir().unwrap();
+    let classes = ["cpu", "unified"].map(|hierarchy| root.path().join(hierarchy).join("kubepods"));
+    for class in &classes {
+        fs::create_dir_all(class.join("podother")).unwrap();
+    }
+    remove_unused(root.path(), "/kubepods").unwrap();
+    for class in &classes {
+        assert!(class.join("podother").exists());
+        fs::remove_dir(class.join("podother")).unwrap();
+    }
+    for _ in 0..2 {
+        remove_unused(root.path(), "/kubepods").unwrap();
+        assert!(!classes.iter().any(|class| class.exists()));
+    }
 }
