@@ -79,7 +79,7 @@ impl Machine {
     }
 
     /// Installs podkeeper as docs/operations.md says for those who do it by hand.
-    fn install(&self) {
+    pub(crate) fn install(&self) {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("podkeeper");
         std::fs::copy(program::PROGRAM, &binary).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::machine::{Machine, kubelet};
 
-const MANIFEST: &str = "\
+pub(crate) const MANIFEST: &str = "\
 apiVersion: v1
 kind: Pod
 metadata:
