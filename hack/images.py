@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Builds the images of the tests and the demo: images.py PAUSE BUSYBOX FOLDER.
+"""Builds the images of the tests and the demo: images.py PAUSE BUSYBOX FOLDER, or images.py --own SEED BUSYBOX FILE.
 
 Each is an OCI archive with one layer, made from a static `pause` and a static busybox, so that
-nothing has to be pulled from anywhere.
+nothing has to be pulled from anywhere. With --own it is one with 4 MB that only images of this seed have.
 """
 
 import hashlib
 import io
 import json
+import random
 import sys
 import tarfile
 
@@ -86,7 +87,18 @@ def image(path, name, files, config):
         out.write(layer(files))
 
 
+def own_image(seed, busybox, path):
+    with open(busybox, "rb") as file:
+        busybox = file.read()
+    files = [("bin", 0o755, None), ("bin/busybox", 0o755, busybox)]
+    files += [(f"bin/{tool}", 0o777, "-> busybox") for tool in TOOLS]
+    files += [("own", 0o644, random.Random(seed).randbytes(4_000_000))]
+    image(path, f"{PREFIX}/own:{seed}", files, {"Env": ["PATH=/bin"]})
+
+
 def main():
+    if sys.argv[1] == "--own":
+        return own_image(*sys.argv[2:])
     pause, busybox, folder = sys.argv[1:]
     with open(pause, "rb") as file:
         pause = file.read()

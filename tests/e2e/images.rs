@@ -18,6 +18,7 @@ super::on_each_containerd!(
     an_image_is_pulled_and_one_that_comes_later_too,
     several_pods_that_want_one_image_share_one_pull,
     a_pod_removed_while_its_image_is_pulled_is_gone,
+    an_image_whose_content_is_gone_is_pulled_anew,
     with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry,
     what_cannot_be_pulled_says_why,
     a_private_image_is_pulled_once_its_credentials_are_there,
@@ -178,6 +179,43 @@ async fn a_pod_removed_while_its_image_is_pulled_is_gone(mut node: Node) {
         node.status().await.pods.is_empty()
     })
     .await;
+}
+
+/// Removes the layer of an image from the runtime's store, unpacked and as it was pulled.
+const DAMAGE: &str = r#"
+ctr() { "$(hack/containerd fetch --version $VERSION)/ctr" -a $DIR/run/containerd.sock -n k8s.io "$@"; }
+digests() { ctr content get $1 | grep -o 'sha256:[0-9a-f]*'; }
+manifest=$(ctr images ls | awk -v image=$IMAGE '$1 == image {print $3}')
+config=$(digests $manifest | head -1)
+ctr snapshots rm $(digests $config | head -1)
+ctr content rm $(digests $manifest | tail -1)
+"#;
+
+async fn an_image_whose_content_is_gone_is_pulled_anew(mut node: Node) {
+    let name = image(&node, &registry(), "damaged");
+    let archive = node.path("own.tar");
+    let made = Command::new("python3")
+        .args(["hack/images.py", "--own", &node.name, "/bin/busybox"])
+        .arg(&archive)
+        .status();
+    assert!(made.unwrap().success());
+    push(archive.to_str().unwrap(), &name);
+    node.put("a.yaml", &pod_with("a", &name, FOREVER, ""));
+    node.start_agent();
+    node.wait_running("a").await;
+    node.remove("a.yaml");
+    node.wait_gone().await;
+
+    let damaged = Command::new("bash")
+        .args(["-euc", DAMAGE])
+        .env("VERSION", node.version)
+        .env("DIR", &node.runtime_dir)
+        .env("IMAGE", &name)
+        .status();
+    assert!(damaged.unwrap().success());
+    node.put("b.yaml", &pod_with("b", &name, FOREVER, ""));
+    node.wait_running("b").await;
+    assert_eq!(node.log_lines_with("Image is damaged, pulling it anew"), 1);
 }
 
 async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry(
