@@ -171,3 +171,51 @@ fn check_classes(machine: &Machine, layout: &Layout) {
     machine.wait_gone();
     machine.does("systemctl stop podkeeper");
 }
+
+/// A container whose child takes more memory than there is for it; the container itself lives on, unless it is ended
+/// with its child.
+const GREEDY: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: localhost/podkeeper/busybox:1
+    command: [sh, -c, tail /dev/zero; sleep 1; echo child ended with $?; exec sleep infinity]
+    resources: {limits: {memory: 16Mi}}
+";
+
+#[test]
+#[ignore = "needs a machine: run hack/test"]
+fn on_a_machine_out_of_memory_ends_the_container_or_one_process_of_it() {
+    let machine = Machine::take();
+    let reason = "podkeeper ps | grep -q 'greedy-.* OOMKilled'";
+    let config = kubelet("staticPodPath: /etc/podkeeper/manifests\n");
+    machine.put("/etc/podkeeper/config.yaml", &config);
+    machine.put("/etc/podkeeper/manifests/greedy.yaml", GREEDY);
+    machine.does("systemctl start podkeeper");
+    machine.wait("its end", reason);
+    let described = machine.does("podkeeper describe greedy");
+    assert!(
+        described.contains("OOMKilled, exit code 137"),
+        "{described}"
+    );
+    machine.does("rm /etc/podkeeper/manifests/greedy.yaml");
+    machine.wait_gone();
+
+    let config = config + "singleProcessOOMKill: true\n";
+    machine.put("/etc/podkeeper/config.yaml", &config);
+    machine.does("systemctl restart podkeeper");
+    machine.put("/etc/podkeeper/manifests/greedy.yaml", GREEDY);
+    machine.wait(
+        "the end of one process",
+        "podkeeper logs greedy | grep -q 'child ended'",
+    );
+    machine.wait_running("greedy");
+    machine.does("rm /etc/podkeeper/manifests/greedy.yaml");
+    machine.wait_gone();
+    machine.does("systemctl stop podkeeper");
+}
