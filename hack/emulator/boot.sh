@@ -11,7 +11,8 @@ start() {
     # The name of the file with its id tells the process from others; the system chooses the port. A
     # simple processor is the fastest to emulate.
     (cd "$dir" && exec qemu-system-x86_64 -pidfile "$dir/pid" -daemonize -nodefaults -no-user-config \
-        -accel tcg,thread=multi -machine q35 -cpu qemu64,svm=off,rdrand=on -smp 2 -m "$(cat memory 2>/dev/null || echo 2048)" \
+        -accel tcg,thread=multi -machine q35 -cpu qemu64,svm=off,rdrand=on -smp "$(cat cpus 2>/dev/null || echo 2)" \
+        -m "$(cat memory 2>/dev/null || echo 2048)" \
         -display none -kernel "$(<image)/vmlinuz" -initrd "$(<image)/initrd" \
         -append "console=ttyS0 quiet net.ifnames=0 mitigations=off nowatchdog" \
         "${drives[@]}" -serial file:console.log ${clock:+-rtc "base=$clock"} \

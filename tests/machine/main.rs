@@ -4,6 +4,7 @@
 mod boots;
 mod cgroups;
 mod control_plane;
+mod cuts;
 mod machine;
 mod package;
 #[path = "../support/program.rs"]
