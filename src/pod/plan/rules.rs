@@ -50,8 +50,9 @@ pub fn restart_backoff(
     exit: &Exit,
 ) -> RestartBackoff {
     let (recorded, ran) = (container.backoff, exit.ran());
-    // The kubelet removes the containers of a Pod that restarts as a whole, and finds none to back off for.
-    if view.state.is_replaced(container) {
+    // The kubelet removes the containers of a Pod that restarts as a whole, and finds none to back off for. Neither has
+    // it one after a boot: the machine ended, not the container.
+    if view.state.is_replaced(container) || exit.is_unseen() {
         let wait = Duration::ZERO;
         return RestartBackoff { wait, recorded };
     }

@@ -109,6 +109,13 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Returns true if the runtime did not see the end: the container was gone when the runtime started, mostly since
+    /// the machine had stopped (containerd, `internal/cri/server/restart.go`: `unknownExitCode`, `unknownExitReason`).
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        self.code == 255 && self.reason == "Unknown"
+    }
+
     /// Returns the time that it ran.
     #[must_use]
     pub fn ran(&self) -> Duration {

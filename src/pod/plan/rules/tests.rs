@@ -11,7 +11,7 @@ use crate::pod::plan::rules::{is_finished, stop_order};
 use crate::pod::plan::tests::World;
 use crate::pod::plan::{Step, plan};
 use crate::pod::state::history::{Finished, StopReason};
-use crate::pod::state::observed::{Container, ContainerId, State};
+use crate::pod::state::observed::{Container, ContainerId, Exit, State};
 use crate::pod::state::{FirstSeen, Phase, PostStart};
 use crate::probe::{Failed, Health, ProbeKind};
 
@@ -343,6 +343,36 @@ fn a_rule_may_start_all_containers_anew_in_the_same_sandbox() {
     world.end("b", 1);
     world.settle_for_good();
     assert_eq!(world.attempt("b"), 1, "no rule is about that");
+}
+
+#[test]
+fn what_ended_with_the_machine_waits_for_no_crash_back_off() {
+    let pod = pod(json!({"containers": [{"name": "a", "image": "i"}]}));
+    let mut world = started(&pod);
+    for _ in 0..3 {
+        world.end("a", 1);
+        world.settle_for_good();
+    }
+    let before = world.newest("a").unwrap().backoff;
+    assert_eq!(before, Some(Duration::from_secs(20)));
+    // After several boots in a row.
+    for _ in 0..3 {
+        let ended = world.now;
+        let id = world.newest("a").unwrap().id.clone();
+        let State::Exited(exit) = world.exit(255) else {
+            unreachable!()
+        };
+        let reason = "Unknown".to_owned();
+        world.set_state(&id, State::Exited(Exit { reason, ..exit }));
+        world.settle_for_good();
+        assert_eq!(world.live_names(), ["a"]);
+        assert_eq!(world.now, ended);
+        assert_eq!(world.newest("a").unwrap().backoff, before);
+    }
+    let ended = world.now;
+    world.end("a", 255);
+    world.settle_for_good();
+    assert_eq!(world.now.since(ended), Duration::from_secs(40));
 }
 
 #[test]
