@@ -16,6 +16,7 @@ mod list;
 mod numbers;
 pub mod objects;
 pub(crate) mod path;
+pub mod priority;
 mod requests;
 mod schema;
 mod spans;

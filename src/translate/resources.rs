@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use super::NodeFacts;
 use crate::cri::v1::{HugepageLimit, LinuxContainerResources};
 use crate::host::cgroup::{CPU_PERIOD, CgroupLimits};
+use crate::manifest::priority::NODE_CRITICAL_CLASS;
 use crate::manifest::{all_containers, is_sidecar};
 use crate::units::quantity::{self, Quantity};
 
@@ -20,9 +21,6 @@ const MAX_SHARES: i64 = 262_144;
 /// OOM score adjustment by `QoS` class (Kubernetes, Node-pressure eviction).
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
-/// Whose Pods the kernel spares as it spares guaranteed ones.
-const NODE_CRITICAL: &str = "system-node-critical";
-
 /// Amounts of resources by their names, as they are written.
 pub type Amounts = BTreeMap<String, Written>;
 
@@ -360,7 +358,7 @@ fn cpu_quota(milli: i64) -> i64 {
 
 /// OOM score adjustment of the container, by its share of the node's memory.
 fn oom_score(facts: &NodeFacts, spec: &PodSpec, container: &Container) -> i64 {
-    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
+    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL_CLASS) {
         return GUARANTEED_OOM_SCORE;
     }
     match qos_class(spec) {
