@@ -12,6 +12,7 @@ mod process;
 mod reload;
 mod reset;
 mod root_dir;
+mod stop;
 mod systemd;
 
 use std::iter;
@@ -26,7 +27,7 @@ use crate::config::{Config, Flags};
 use crate::cri::Client;
 use crate::host::blocking::single_threaded_runtime;
 use crate::image::Images;
-use crate::mirror::Mirror;
+use crate::mirror::{self, Mirror};
 use crate::node::supervisor::Heartbeat;
 use crate::node::{container_log_manager, image_gc, kubelet, runtime, supervisor};
 use crate::pod::admission::Allocations;
@@ -34,6 +35,7 @@ use crate::pod::events::Events;
 use crate::pod::kubelet_pods::KubeletPods;
 use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
+use crate::pod::shutdown::NodeShutdown;
 use crate::pod::state::time::Clock;
 use crate::pod::task::Context;
 use crate::server::{AgentMetrics, Audience, Server, ServerState, serve_https, serve_port};
@@ -68,13 +70,11 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         let (heartbeat_sender, heartbeat) = watch::channel(None);
         tokio::spawn(reloader.run()?);
         tokio::spawn(systemd.clone().follow(heartbeat));
+        let shutdown = NodeShutdown::default();
+        let stopped = stop::stopped(systemd, shutdown.clone(), config.shutdown.clone());
         tokio::select! {
-            result = run_parts(config, server, live, heartbeat_sender) => result,
-            name = process::stop_signal() => {
-                systemd.notify_stopping();
-                info!(signal = name?, "Stopping podkeeper, Pods keep running");
-                Ok(ExitCode::SUCCESS)
-            }
+            result = run_parts(config, server, live, heartbeat_sender, shutdown) => result,
+            result = stopped => result.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         }
     });
     // Whatever else is under way may end at any instant, and what hangs, such as an exec plugin or a
@@ -108,12 +108,14 @@ fn log_start(config: &Config) {
 }
 
 /// Builds the agent's parts and runs them: sources, servers, then, once the runtime answers, housekeeping, the
-/// mirror at the API server, and the supervisor of Pods' tasks.
+/// mirror at the API server, and the supervisor of Pods' tasks. They end once all Pods are stopped, where the machine
+/// shuts down.
 async fn run_parts(
     config: Config,
     server: Server,
     live: LiveSettings,
     heartbeat: Heartbeat,
+    shutdown: NodeShutdown,
 ) -> anyhow::Result<ExitCode> {
     let metrics = AgentMetrics::default();
     let freshness = metrics.freshness.clone();
@@ -129,7 +131,13 @@ async fn run_parts(
     let (api_client_sender, api_client) = watch::channel(None);
     serve(&config, server, &state, api_client);
 
-    let context = build_context(&config, &metrics).await?;
+    let context = tokio::select! {
+        context = build_context(&config, &metrics, shutdown.clone()) => context?,
+        _ = shutdown.requested() => {
+            warn!("Container runtime is unreachable, no Pod can be stopped");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     context_sender.send_replace(Some(Arc::clone(&context)));
     tokio::spawn(container_log_manager::run(
         Arc::clone(&context),
@@ -141,16 +149,24 @@ async fn run_parts(
         heartbeat.subscribe(),
         config.image_gc,
     ));
+    let mut numbers = None;
     if let Some(settings) = config.api_server {
         let (context, desired) = (Arc::clone(&context), desired.clone());
         let heartbeat = heartbeat.subscribe();
         let mirror = Mirror::new(settings, context, desired, heartbeat, api_client_sender);
         let follow = metrics.mirror.clone();
+        numbers = Some(mirror.numbers());
         tokio::spawn(follow.follow(mirror.numbers(), mirror.requests()));
         tokio::spawn(mirror.keep());
     }
-    supervisor::supervise(context, desired, heartbeat).await;
-    bail!("the source of manifests ended")
+    if !supervisor::supervise(Arc::clone(&context), desired, heartbeat).await {
+        bail!("the source of manifests ended");
+    }
+    if let Some(numbers) = numbers {
+        mirror::wait_until_reported(numbers, &context.reports).await;
+    }
+    info!("Done stopping Pods, the shutdown of the machine goes on");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Serves the local socket, the local ports and the node's API, as far as they are configured.
@@ -187,7 +203,11 @@ fn serve(
 }
 
 /// Builds what the Pods' tasks share, once the runtime answers.
-async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Result<Arc<Context>> {
+async fn build_context(
+    config: &Config,
+    metrics: &AgentMetrics,
+    shutdown: NodeShutdown,
+) -> anyhow::Result<Arc<Context>> {
     let client = Client::measured(config.endpoint.clone(), metrics.calls.clone());
     let runtime = runtime::wait_for_runtime(&client, config.cgroup_driver).await?;
     let facts = node_facts(config, &runtime);
@@ -202,6 +222,7 @@ async fn build_context(config: &Config, metrics: &AgentMetrics) -> anyhow::Resul
         allocations: Allocations::default(),
         limiter: Limiter::new(config.runtime_concurrency),
         clock: Clock::default(),
+        shutdown,
         reports: Reports::default(),
         events: Events::default(),
         metrics: metrics.pods.clone(),

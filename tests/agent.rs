@@ -11,13 +11,15 @@ mod runtime;
 mod web_server;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mounts::{Mounted, folder};
 use program::PROGRAM;
-use runtime::{Fate, Rule, Runtime, Settings};
+use runtime::{Fate, Life, Rule, Runtime, Settings, State};
 use tempfile::TempDir;
 use web_server::{Reply, Web};
 
@@ -721,4 +723,158 @@ async fn a_runtime_that_says_nothing_of_itself_any_more_is_still_worked_with() {
 #[tokio::test]
 async fn lists_that_hang_hold_up_nothing_that_events_tell() {
     others_do_not_notice_that_these_hang(&[], &["ListContainers", "ListPodSandbox"]).await;
+}
+
+/// An agent with a Pod `web`, over a scripted runtime and a systemd of the test's: what it is notified of comes to a
+/// socket, and `systemctl` prints the jobs that a file has.
+struct UnderSystemd {
+    runtime: Runtime,
+    notified: UnixDatagram,
+    agent: Agent,
+}
+
+impl UnderSystemd {
+    fn start(life: Life) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let runtime = Runtime::start(&at("no.sock"), Settings::containerd_2_1());
+        runtime.lives(move |_, _, _| life);
+        let notified = UnixDatagram::bind(at("notify")).unwrap();
+        notified.set_nonblocking(true).unwrap();
+        for name in ["manifests", "bin"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {terminationGracePeriodSeconds: 600, \
+                        containers: [{name: c, image: 'busybox:1'}]}}";
+        fs::write(at("manifests/web.yaml"), manifest).unwrap();
+        let systemctl = at("bin/systemctl");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = list-jobs ] && . {}\n",
+            at("jobs").display()
+        );
+        fs::write(&systemctl, script).unwrap();
+        fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+        let process = Self::spawn(folder.path());
+        let agent = Agent { process, folder };
+        Self {
+            runtime,
+            notified,
+            agent,
+        }
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        let at = |name: &str| folder.join(name).display().to_string();
+        let arguments = [
+            format!("--pod-manifest-path={}", at("manifests")),
+            format!("--pod-logs-dir={}", at("logs")),
+            format!("--container-logs-dir={}", at("links")),
+            "--hostname-override=n".to_owned(),
+            "--port=0".to_owned(),
+        ];
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let path = format!("{}:{}", at("bin"), std::env::var("PATH").unwrap());
+        let env = [("PATH", path.as_str()), ("NOTIFY_SOCKET", &at("notify"))];
+        Agent::spawn(folder, &arguments, &env)
+    }
+
+    /// systemd has these jobs from now on, as a shell prints them.
+    fn jobs(&self, shell: &str) {
+        fs::write(self.agent.folder.path().join("jobs"), shell).unwrap();
+    }
+
+    fn runs(&self) -> bool {
+        let newest = |state: &State| {
+            let newest = state.newest("web-n", "c");
+            newest.is_some_and(runtime::Container::is_running)
+        };
+        self.runtime.look(newest)
+    }
+
+    async fn until_ready(&self) {
+        let mut ready = false;
+        wait_beside("the agent to be ready", || {
+            ready |= self.notifications().iter().any(|text| text == "READY=1");
+            ready && self.runs()
+        })
+        .await;
+    }
+
+    /// The notifications since the last ones that were asked for.
+    fn notifications(&self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        let mut all = vec![];
+        while let Ok(length) = self.notified.recv(&mut buffer) {
+            all.extend(text(&buffer[..length]).lines().map(str::to_owned));
+        }
+        all
+    }
+
+    fn terminate(&self) {
+        let id = i32::try_from(self.agent.process.id()).unwrap();
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    async fn until_ended(&mut self) {
+        let mut ended = None;
+        wait_beside("the agent to end", || {
+            ended = self.agent.process.try_wait().unwrap();
+            ended.is_some()
+        })
+        .await;
+        assert_eq!(ended.unwrap().code(), Some(0), "{}", self.agent.log());
+    }
+}
+
+#[tokio::test]
+async fn a_stop_of_the_agent_stops_no_pod_unless_the_machine_shuts_down() {
+    let mut systemd = UnderSystemd::start(Life::LONG);
+    systemd.until_ready().await;
+    // Jobs of others, jobs that are not known, and jobs that are not printed in time.
+    for shell in [
+        "echo 12 podkeeper.service stop running",
+        "echo 12 shutdown.target start waiting; exit 1",
+        "exec sleep 60",
+    ] {
+        systemd.jobs(shell);
+        systemd.terminate();
+        systemd.until_ended().await;
+        assert!(systemd.runs(), "{shell}");
+        systemd.notifications();
+        systemd.agent.process = UnderSystemd::spawn(systemd.agent.folder.path());
+        systemd.until_ready().await;
+    }
+    assert!(systemd.agent.log().contains("Pods keep running"));
+    systemd.jobs("echo 12 podkeeper.service stop running; echo 13 shutdown.target start waiting");
+    systemd.terminate();
+    systemd.until_ended().await;
+    assert!(!systemd.runs());
+    let notified = systemd.notifications();
+    for words in ["STOPPING=1", "EXTEND_TIMEOUT_USEC=", "STATUS=Stopping Pods"] {
+        let is_there = notified.iter().any(|text| text.starts_with(words));
+        assert!(is_there, "{words}: {notified:?}");
+    }
+    let log = systemd.agent.log();
+    assert!(log.contains("Done stopping Pods"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_agent_while_pods_are_stopped() {
+    let mut systemd = UnderSystemd::start(Life::DEAF);
+    systemd.until_ready().await;
+    systemd.jobs("echo 13 shutdown.target start waiting");
+    systemd.terminate();
+    let is_asked = || {
+        let calls = systemd.runtime.calls_for("web-n");
+        calls.iter().any(|call| call.method == "StopContainer")
+    };
+    wait_beside("the stop", is_asked).await;
+    systemd.terminate();
+    let began = Instant::now();
+    systemd.until_ended().await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(systemd.runs());
+    let log = systemd.agent.log();
+    assert!(log.contains("Stopping podkeeper at once"), "{log}");
 }

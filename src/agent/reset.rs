@@ -18,10 +18,12 @@ use super::{build_context, logging, root_dir};
 use crate::config::{Config, Flags};
 use crate::host::blocking::single_threaded_runtime;
 use crate::host::cgroup;
+use crate::image;
 use crate::node::supervisor::{self, HeartbeatReceiver};
 use crate::pod::folder;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::report::PodReport;
+use crate::pod::shutdown::NodeShutdown;
 use crate::pod::task::Context;
 use crate::server::AgentMetrics;
 use crate::source::{Desired, Sources};
@@ -71,7 +73,12 @@ async fn remove_pods(config: &Config, limit: Duration) -> anyhow::Result<()> {
         WITHOUT_PODS
     };
     let first = first.min(limit);
-    let Ok(context) = timeout(first, build_context(config, &metrics)).await else {
+    let Ok(context) = timeout(
+        first,
+        build_context(config, &metrics, NodeShutdown::default()),
+    )
+    .await
+    else {
         let endpoint = &config.endpoint;
         if has_pods {
             bail!(
@@ -152,6 +159,7 @@ fn remove_state(paths: &Paths) -> anyhow::Result<()> {
         Sources::directory_state(&paths.root),
         Sources::url_state(&paths.root),
         paths.rollbacks(),
+        image::records(&paths.root),
     ];
     for folder in kept {
         volume::remove_tree(&folder)

@@ -3,6 +3,7 @@
 //! Without systemd nothing is sent. A thread of its own sends, so that nothing waits for a systemd that does
 //! not read.
 
+use std::borrow::Cow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,9 @@ const PENDING: usize = 16;
 /// Longest wait for the notification that the agent stops.
 const STOPPING_LIMIT: Duration = Duration::from_millis(500);
 
+/// Longest time in one request for more, in microseconds.
+const LONGEST_EXTENSION: u32 = 3_600_000_000;
+
 /// Sender of notifications.
 #[derive(Debug, Clone)]
 pub(super) struct Systemd(SyncSender<Notification>);
@@ -25,6 +29,7 @@ pub(super) struct Systemd(SyncSender<Notification>);
 #[derive(Debug)]
 enum Notification {
     Notify(Vec<NotifyState<'static>>),
+    Status(Cow<'static, str>),
     /// Answered once everything before was sent.
     Flush(SyncSender<()>),
 }
@@ -59,8 +64,16 @@ impl Systemd {
     }
 
     /// Sets the text that `systemctl status` shows; empty for none.
-    pub(super) fn notify_status(&self, text: &'static str) {
-        self.notify([NotifyState::Status(text)]);
+    pub(super) fn notify_status(&self, text: impl Into<Cow<'static, str>>) {
+        // As below.
+        let _ = self.0.try_send(Notification::Status(text.into()));
+    }
+
+    /// Has systemd wait this long from now on for the agent to end, at most an hour.
+    pub(super) fn extend_stop(&self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(LONGEST_EXTENSION);
+        let micros = micros.min(LONGEST_EXTENSION);
+        self.notify([NotifyState::ExtendTimeoutUsec(micros)]);
     }
 
     /// Notifies that the configuration is being reloaded.
@@ -91,14 +104,17 @@ impl Systemd {
     }
 }
 
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "Failed to notify systemd");
+    }
+}
+
 fn send_all(messages: &Receiver<Notification>) {
     for message in messages {
         match message {
-            Notification::Notify(states) => {
-                if let Err(error) = sd_notify::notify(&states) {
-                    warn!(%error, "Failed to notify systemd");
-                }
-            }
+            Notification::Notify(states) => send(&states),
+            Notification::Status(text) => send(&[NotifyState::Status(&text)]),
             Notification::Flush(sent) => {
                 // The caller may have waited long enough.
                 let _ = sent.send(());

@@ -46,7 +46,7 @@ impl SettingFlags {
 
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(SETTINGS.iter().map(argument)).arg(verbosity())
+        command.args(with_flags().map(argument)).arg(verbosity())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -57,7 +57,7 @@ impl Args for SettingFlags {
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut all = BTreeMap::new();
-        for Definition { flag, .. } in SETTINGS {
+        for Definition { flag, .. } in with_flags() {
             if let Some(words) = matches.get_raw(flag) {
                 all.insert(*flag, words.map(OsString::from).collect());
             }
@@ -73,6 +73,11 @@ impl FromArgMatches for SettingFlags {
         self.0.extend(Self::from_arg_matches(matches)?.0);
         Ok(())
     }
+}
+
+/// The settings that have a flag.
+fn with_flags() -> impl Iterator<Item = &'static Definition> {
+    SETTINGS.iter().filter(|definition| definition.has_flag)
 }
 
 /// Returns the flag of a setting.

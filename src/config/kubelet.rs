@@ -133,7 +133,6 @@ const UNIT: &str = "the systemd unit of the agent sets it";
 const PLUGINS_NETWORK: &str = "CNI plugins set up the network";
 const LOG_LINES: &str = "log lines go to standard error at once";
 const ONE_DEAD: &str = "one dead container of each name is kept";
-const NO_SHUTDOWN: &str = "the agent stops no Pod before a shutdown";
 const CREDENTIALS: &str = "podkeeper runs no credential provider; write the credentials into a config.json, see docs/registries.md";
 const NO_FLEX: &str = "there are no FlexVolume plugins";
 
@@ -225,9 +224,6 @@ pub(super) static KUBELET_OPTIONS: &[KubeletOption] = &[
     nothing("lock-file", "", "the root directory is locked"),
     only("exit-on-lock-contention", "", "false", "an agent that is to end is stopped"),
     only("runonce", "runOnce", "false", "Pods are kept running until their manifests are removed"),
-    nothing("", "shutdownGracePeriod", NO_SHUTDOWN),
-    nothing("", "shutdownGracePeriodByPodPriority", NO_SHUTDOWN),
-    nothing("", "shutdownGracePeriodCriticalPods", NO_SHUTDOWN),
     nothing("", "userNamespaces", "Pods with user namespaces have 65,536 IDs"),
     nothing("", "tracing", "no traces are exported"),
     nothing("", "tlsCurvePreferences", "all curves that are offered are safe"),

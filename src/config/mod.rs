@@ -16,6 +16,7 @@ mod life;
 mod node;
 mod ports;
 mod setting;
+mod shutdown;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::host::cgroup::CgroupDriver;
 use crate::manifest::is_dns_subdomain;
 use crate::node::image_gc;
 use crate::node::log_rotation::Rotation;
+use crate::pod::shutdown::ShutdownPeriods;
 use crate::source::Sources;
 use crate::translate::{CgroupRoot, Paths};
 use file::ConfigFields;
@@ -79,6 +81,8 @@ pub struct Config {
     pub https: Option<crate::server::HttpsSettings>,
     /// Restart back-off and rollback.
     pub life: LifeSettings,
+    /// Periods in which Pods are stopped before the machine shuts down; `None` if they are not.
+    pub shutdown: Option<ShutdownPeriods>,
     /// Rotation of containers' logs.
     pub log_rotation: Rotation,
     /// Garbage collection of images.
@@ -162,6 +166,7 @@ impl Config {
             ports,
             https,
             life: LifeSettings::load(values)?,
+            shutdown: shutdown::load(values)?,
             log_rotation: housekeeping::log_rotation(values)?,
             image_gc: housekeeping::image_gc(values)?,
             api_server: api::load(values, port)?,

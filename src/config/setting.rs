@@ -12,6 +12,8 @@ use super::values::Inputs;
 pub(super) struct Definition {
     /// The flag, without its dashes; also the setting's name.
     pub(super) flag: &'static str,
+    /// False for a setting of files alone, whose name is that of its field.
+    pub(super) has_flag: bool,
     /// Another spelling of the flag.
     pub(super) alias: Option<&'static str>,
     /// The flag that must be given beside it.
@@ -48,6 +50,7 @@ impl Definition {
     pub(super) const fn new(flag: &'static str, value_type: ValueType, help: &'static str) -> Self {
         Self {
             flag,
+            has_flag: true,
             alias: None,
             requires: None,
             field: None,
@@ -58,6 +61,17 @@ impl Definition {
             help,
             notes: "",
         }
+    }
+
+    /// A setting with a field only.
+    pub(super) const fn of_field(
+        field: &'static str,
+        value_type: ValueType,
+        help: &'static str,
+    ) -> Self {
+        let mut definition = Self::new(field, value_type, help).field(field);
+        definition.has_flag = false;
+        definition
     }
 
     pub(super) const fn alias(mut self, flag: &'static str) -> Self {
@@ -129,9 +143,10 @@ impl Definition {
         };
         let reloadable = if self.reloadable { "yes" } else { "" };
         let gap = if self.notes.is_empty() { "" } else { "; " };
+        let flag = self.has_flag.then(|| format!("`--{}`", self.flag));
         format!(
-            "| `--{}` | {} | {default} | {reloadable} | {}{gap}{} |",
-            self.flag,
+            "| {} | {} | {default} | {reloadable} | {}{gap}{} |",
+            flag.unwrap_or_default(),
             field.unwrap_or_default(),
             self.help,
             self.notes
@@ -142,7 +157,7 @@ impl Definition {
 /// One setting as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// The flag, without its dashes.
+    /// The flag, without its dashes; the field of a setting without a flag.
     pub name: &'static str,
     /// The field of the `KubeletConfiguration`, if it has one.
     pub field: Option<&'static str>,

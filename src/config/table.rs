@@ -8,9 +8,9 @@
 use super::DEFAULT_RUN_DIR;
 use super::setting::Definition;
 use super::value_type::ValueType::{
-    Address, Addresses, Bool, Count, Duration, Endpoint, Headers, Limit, LogLevel, NodeName, OneOf,
-    Pairs, Path, PathOrNone, Paths, Percent, Period, Port, Range, Size, Taints, Text, Texts,
-    Thresholds, TimeLimit, Url,
+    Address, Addresses, Bool, Count, Duration, DurationOrZero, Endpoint, Headers, Limit, LogLevel,
+    NodeName, OneOf, Pairs, Path, PathOrNone, Paths, Percent, Period, Port, PriorityPeriods, Range,
+    Size, Taints, Text, Texts, Thresholds, TimeLimit, Url,
 };
 use super::values::Inputs;
 
@@ -207,6 +207,12 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("rollback-after", TimeLimit, "Time within which an updated Pod must become Ready before the update is rolled back, unless its annotation podkeeper.io/rollback-after is set")
         .nothing("never")
         .notes("see [updates that are taken back](manifests.md#updates-that-are-taken-back)"),
+    Definition::of_field(super::shutdown::TOTAL, DurationOrZero, "Time that all Pods have to stop before the machine shuts down; 0s for none: Pods run until systemd kills them")
+        .default("40s").notes("see [shutdown](operations.md#shutdown)"),
+    Definition::of_field(super::shutdown::CRITICAL, DurationOrZero, "Part of that time for critical Pods, which stop last")
+        .computed("`10s`, or `0s` where `shutdownGracePeriod` is given", default_critical),
+    Definition::of_field(super::shutdown::BY_PRIORITY, PriorityPeriods, "Times to stop by Pods' priority, the lowest first, in place of the other two")
+        .nothing("none"),
     row("log-format", OneOf(LOG_FORMATS), "Format of log lines")
         .value_name("FORMAT").alias("logging-format").field("logging.format").default("text")
         .notes("or `json`"),
@@ -217,6 +223,12 @@ pub(super) static SETTINGS: &[Definition] = &[
 
 fn with_kubeconfig(inputs: &Inputs) -> String {
     inputs.is_given("kubeconfig").to_string()
+}
+
+/// The kubelet's default beside a time that is given.
+fn default_critical(inputs: &Inputs) -> String {
+    let is_given = inputs.is_given(super::shutdown::TOTAL);
+    if is_given { "0s" } else { "10s" }.to_owned()
 }
 
 /// As the kubelet, which reports an unchanged status as often as it looks if that is set.

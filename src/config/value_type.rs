@@ -47,8 +47,12 @@ pub(super) enum ValueType {
     Thresholds,
     /// Header names with values, which may be secrets.
     Headers,
-    /// A duration; zero is a value.
+    /// A duration; zero is a value, but leaves the default in a file.
     Duration,
+    /// A duration; zero is a value in a file too.
+    DurationOrZero,
+    /// Periods by Pods' priority, `PRIORITY:SECONDS`; in a file each is an object.
+    PriorityPeriods,
     /// A duration that must not be zero.
     Period,
     /// A duration of which zero sets no limit.
@@ -86,7 +90,8 @@ impl ValueType {
             Self::Taints => "TAINTS",
             Self::Thresholds => "THRESHOLDS",
             Self::Headers => "HEADERS",
-            Self::Duration | Self::Period | Self::TimeLimit => "DURATION",
+            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => "DURATION",
+            Self::PriorityPeriods => "PERIODS",
             Self::Count(_) | Self::Range(..) | Self::Limit => "N",
             Self::Port => "PORT",
             Self::Percent => "PERCENT",
@@ -125,13 +130,16 @@ impl ValueType {
             | Self::Url
             | Self::Texts
             | Self::Pairs
+            | Self::PriorityPeriods
             | Self::Taints
             | Self::Thresholds => ValueParser::string(),
             Self::Endpoint => value_parser!(Endpoint).into(),
             Self::Address => value_parser!(IpAddr).into(),
             Self::Addresses => ValueParser::new(parse_optional_address),
             Self::Headers => ValueParser::new(parse_headers),
-            Self::Duration | Self::Period | Self::TimeLimit => ValueParser::new(parse_duration),
+            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => {
+                ValueParser::new(parse_duration)
+            }
             Self::Count(most) => number(1, most),
             Self::Range(least, most) => number(least, most),
             Self::Port => number(0, u16::MAX.into()),
@@ -188,12 +196,20 @@ impl ValueType {
             (Self::Thresholds, _) => {
                 wrong("thresholds by signal, such as {memory.available: 100Mi}")
             }
-            (Self::Duration | Self::Period | Self::TimeLimit, Value::String(text)) => {
-                Ok(!parse_duration(text)?.is_zero())
+            (
+                Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit,
+                Value::String(text),
+            ) => {
+                let is_zero = parse_duration(text)?.is_zero();
+                Ok(self == Self::DurationOrZero || !is_zero)
             }
-            (Self::Duration | Self::Period | Self::TimeLimit, _) => {
+            (Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit, _) => {
                 wrong("a duration such as 20s or 1m30s")
             }
+            (Self::PriorityPeriods, Value::Array(list)) if list.iter().all(is_priority_period) => {
+                Ok(!list.is_empty())
+            }
+            (Self::PriorityPeriods, _) => wrong(PRIORITY_PERIODS),
             (Self::Count(_) | Self::LogLevel | Self::Range(..) | Self::Port | Self::Percent, _) => {
                 self.check_number(value)
             }
@@ -233,6 +249,9 @@ impl ValueType {
                 vec![level(value.as_u64().unwrap_or_default()).to_string()]
             }
             (Self::Taints, Value::Array(taints)) => taints.iter().map(taint_text).collect(),
+            (Self::PriorityPeriods, Value::Array(periods)) => {
+                periods.iter().map(priority_period_text).collect()
+            }
             (Self::Thresholds, Value::Object(thresholds)) => {
                 let threshold =
                     |(signal, value): (&String, &Value)| format!("{signal}<{}", text(value));
@@ -261,10 +280,17 @@ impl ValueType {
                 let masked = names.map(|(name, _)| (name.to_owned(), json!(["<masked>"])));
                 Value::Object(masked.collect::<Map<_, _>>())
             }
-            Self::Duration | Self::Period | Self::TimeLimit => match parse_duration(shown) {
-                Ok(duration) => json!(format_duration(duration)),
-                Err(_) => json!(shown),
-            },
+            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => {
+                match parse_duration(shown) {
+                    Ok(duration) => json!(format_duration(duration)),
+                    Err(_) => json!(shown),
+                }
+            }
+            Self::PriorityPeriods => {
+                let periods = list(shown).into_iter().filter_map(parse_priority_period);
+                let object = |(priority, seconds)| json!({"priority": priority, "shutdownGracePeriodSeconds": seconds});
+                periods.map(object).collect()
+            }
             Self::Count(_) | Self::Range(..) | Self::Port | Self::Percent => {
                 json!(shown.parse::<u64>().unwrap_or_default())
             }
@@ -315,6 +341,36 @@ fn is_taint(value: &Value) -> bool {
     value["key"].is_string()
         && value["effect"].is_string()
         && (value["value"].is_null() || value["value"].is_string())
+}
+
+/// What is expected of [`ValueType::PriorityPeriods`].
+const PRIORITY_PERIODS: &str =
+    "a list such as [{priority: 0, shutdownGracePeriodSeconds: 30}], seconds not negative";
+
+/// Has the form of a period of a priority.
+fn is_priority_period(value: &Value) -> bool {
+    let known = |name: &String| ["priority", "shutdownGracePeriodSeconds"].contains(&name.as_str());
+    value
+        .as_object()
+        .is_some_and(|fields| fields.keys().all(known))
+        && parse_priority_period(&priority_period_text(value)).is_some()
+}
+
+/// A period of a file as a word; a field that is left out is 0, as with the kubelet.
+fn priority_period_text(value: &Value) -> String {
+    let number = |name: &str| match &value[name] {
+        Value::Null => "0".to_owned(),
+        number => text(number),
+    };
+    let (priority, seconds) = (number("priority"), number("shutdownGracePeriodSeconds"));
+    format!("{priority}:{seconds}")
+}
+
+/// Parses `PRIORITY:SECONDS`; `None` where they are no numbers or the seconds are negative.
+pub(super) fn parse_priority_period(text: &str) -> Option<(i32, i64)> {
+    let (priority, seconds) = text.split_once(':')?;
+    let seconds = seconds.parse().ok().filter(|seconds: &i64| *seconds >= 0)?;
+    Some((priority.parse().ok()?, seconds))
 }
 
 /// A scalar without quotes.

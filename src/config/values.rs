@@ -142,6 +142,7 @@ impl Resolved {
     pub(super) fn place(&self) -> String {
         match &self.origin {
             ValueOrigin::File { place, .. } => place.clone(),
+            ValueOrigin::Default if !self.definition.has_flag => self.definition.flag.to_owned(),
             ValueOrigin::Flag | ValueOrigin::Default => format!("--{}", self.definition.flag),
         }
     }
@@ -314,13 +315,14 @@ impl Resolved {
             ValueType::Headers => join(&self.headers()?, ", ", |(name, _)| {
                 format!("{name}: <hidden>")
             }),
-            ValueType::Duration | ValueType::Period | ValueType::TimeLimit => {
-                match self.time_limit()? {
-                    None => String::new(),
-                    Some(Duration::ZERO) => "0s".to_owned(),
-                    Some(duration) => format!("{duration:?}"),
-                }
-            }
+            ValueType::Duration
+            | ValueType::DurationOrZero
+            | ValueType::Period
+            | ValueType::TimeLimit => match self.time_limit()? {
+                None => String::new(),
+                Some(Duration::ZERO) => "0s".to_owned(),
+                Some(duration) => format!("{duration:?}"),
+            },
             ValueType::Count(_) | ValueType::Range(..) | ValueType::Port | ValueType::Percent => {
                 let number = self.optional_number::<u64>()?;
                 number.map_or_else(String::new, |number| number.to_string())
@@ -332,6 +334,7 @@ impl Resolved {
             | ValueType::Size
             | ValueType::Texts
             | ValueType::Pairs
+            | ValueType::PriorityPeriods
             | ValueType::Taints
             | ValueType::Thresholds
             | ValueType::Limit

@@ -31,6 +31,12 @@ pub(super) struct PullRecords {
     torn: HashMap<String, Mutex<bool>>,
 }
 
+/// The folder of the records, below the agent's root directory.
+#[must_use]
+pub fn folder(root: &Path) -> PathBuf {
+    root.join("pulls")
+}
+
 #[derive(Serialize, Deserialize)]
 struct PullRecord {
     image: String,
@@ -43,7 +49,7 @@ impl PullRecords {
     }
 
     fn of_boot(root: &Path, boot: String) -> Self {
-        let folder = root.join("pulls");
+        let folder = folder(root);
         let entries = fs::read_dir(&folder).into_iter().flatten();
         let records = entries.filter_map(|entry| read(&entry.ok()?.path()));
         // One of this boot is an agent's that was killed.

@@ -58,11 +58,11 @@ const TABLE: &[Row] = &[
     ]),
     ("PodSpec", Agent, &[
         "activeDeadlineSeconds", "affinity", "containers", "hostAliases", "initContainers",
-        "nodeName", "nodeSelector", "os", "priorityClassName", "readinessGates", "resources",
+        "nodeName", "nodeSelector", "os", "priority", "priorityClassName", "readinessGates", "resources",
         "restartPolicy", "terminationGracePeriodSeconds", "volumes",
     ]),
     ("PodSpec", NoEffect("the Pod is on this node already"), &[
-        "preemptionPolicy", "priority", "schedulerName", "topologySpreadConstraints",
+        "preemptionPolicy", "schedulerName", "topologySpreadConstraints",
     ]),
     ("PodSpec", NoEffect("a static Pod tolerates every taint that would end it"), &["tolerations"]),
     ("PodSpec", NoEffect("there is no service account to mount a token of"), &["automountServiceAccountToken"]),

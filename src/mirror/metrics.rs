@@ -103,6 +103,7 @@ mod tests {
         sender.send_replace(Numbers {
             connected: true,
             mirrors: 2,
+            reported: 0,
             refused: [(pod, "forbidden".to_owned())].into(),
         });
         drop(sender);

@@ -11,6 +11,7 @@ mod connection;
 mod error;
 mod events;
 mod kubeconfig;
+mod last_reports;
 pub mod metrics;
 mod node;
 mod object;
@@ -45,6 +46,7 @@ use crate::units::time::scaled;
 use api::Api;
 use connection::{Connection, WatchedFiles};
 use error::{ApiError, ErrorKind};
+pub use last_reports::{REPORT_LIMIT, wait_until_reported};
 pub(crate) use node::DEFAULT_THRESHOLDS;
 pub use node::{Thresholds, VERSION};
 pub use object::{NodeIdentity, mirror};
@@ -100,6 +102,8 @@ pub struct Numbers {
     pub connected: bool,
     /// Mirror Pods that it has.
     pub mirrors: usize,
+    /// The reports' count of changes up to which the mirror Pods have been updated, or were refused.
+    pub reported: u64,
     /// The Pods for which it does not do something, with what it says.
     pub refused: BTreeMap<PodKey, String>,
 }

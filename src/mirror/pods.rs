@@ -101,7 +101,7 @@ impl<'a> Pods<'a> {
         let mut synced = self.local.synced.clone();
         loop {
             let wake = self.go_on();
-            self.count();
+            self.count(*changes.borrow());
             tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
                 Ok(()) = changes.changed() => {
@@ -354,7 +354,8 @@ impl<'a> Pods<'a> {
         }
     }
 
-    fn count(&self) {
+    /// Counts for metrics; `newest` is the change of reports that the last plan knew.
+    fn count(&self, newest: u64) {
         let name = self.identity.borrow().as_ref().map(|i| i.name.clone());
         let seen = self.seen.iter().flat_map(BTreeMap::values);
         let ours = seen.filter(|pod| {
@@ -362,11 +363,37 @@ impl<'a> Pods<'a> {
             pod.mirrors().is_some() && pod.controlled_by(name).is_some()
         });
         let (mirrors, refused) = (ours.count(), self.retained.refusals.logged());
+        // Only the end of the agent waits for it.
+        let is_reported = self.local.context.shutdown.is_requested() && self.is_reported();
         self.numbers.send_if_modified(|numbers| {
-            let changed = numbers.mirrors != mirrors || numbers.refused != refused;
-            (numbers.mirrors, numbers.refused) = (mirrors, refused);
+            let reported = if is_reported {
+                newest
+            } else {
+                numbers.reported
+            };
+            let changed = numbers.mirrors != mirrors
+                || numbers.reported != reported
+                || numbers.refused != refused;
+            (numbers.mirrors, numbers.reported) = (mirrors, reported);
+            numbers.refused = refused;
             changed
         });
+    }
+
+    /// Returns true if every mirror Pod shows what was last reported, or is not to be had for now.
+    fn is_reported(&self) -> bool {
+        let state = &self.retained.state;
+        let is_told = |(key, snapshot): &(PodKey, Arc<PodSnapshot>)| {
+            snapshot.version.is_none()
+                || state.not_before.contains_key(key)
+                || state.no_op.contains_key(key)
+                || state
+                    .current
+                    .get(key)
+                    .is_some_and(|known| Arc::ptr_eq(known, snapshot))
+        };
+        let is_idle = self.seen.is_some() && self.unsettled.is_none() && self.running.is_empty();
+        is_idle && self.local.context.reports.snapshots().iter().all(is_told)
     }
 }
 

@@ -4,6 +4,8 @@
 //! a relist differs from the state that the task last observed. The first list comes before any task, so that
 //! whatever an earlier agent left is adopted before anything starts.
 
+mod shutdown;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use self::shutdown::NodeStop;
 use super::events::{self, Connected, Hint};
 use super::first_list::first_list;
 use super::relist::RuntimeList;
@@ -24,7 +27,7 @@ use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
 use crate::pod::identity::ValidUid;
 use crate::pod::observe::{Listed, owner};
-use crate::pod::task::{Context, Message, PodTask, TaskStart};
+use crate::pod::task::{Context, Message, PodTask, ShutdownOrder, TaskStart};
 use crate::source::{Desired, DesiredPod, Origin};
 use crate::units::time::Later;
 
@@ -54,12 +57,13 @@ pub fn is_alive(heartbeat: &HeartbeatReceiver) -> bool {
         .is_some_and(|last| last.elapsed() < STUCK)
 }
 
-/// Runs the node until the desired set has no more sender.
+/// Runs the node until the desired set has no more sender, or until all Pods are stopped since the machine shuts
+/// down: then it returns `true`.
 pub async fn supervise(
     context: Arc<Context>,
     mut desired: watch::Receiver<Option<Desired>>,
     heartbeat: Heartbeat,
-) {
+) -> bool {
     let (hint_sender, hints) = mpsc::channel(256);
     let connected = Connected::default();
     let client = context.client.clone();
@@ -70,15 +74,16 @@ pub async fn supervise(
     let addresses = context.facts.identity.ips.changes();
     let listed = first_list(&context).await;
     if desired.wait_for(Option::is_some).await.is_err() {
-        return;
+        return false;
     }
     let mut supervisor = Supervisor::new(context, connected);
     supervisor.adopt(
         listed,
         desired.borrow_and_update().clone().unwrap_or_default(),
     );
-    supervisor.run(desired, hints, addresses, heartbeat).await;
+    let all_stopped = supervisor.run(desired, hints, addresses, heartbeat).await;
     source.abort();
+    all_stopped
 }
 
 /// Lists the sandboxes and containers that carry our owner label.
@@ -102,6 +107,10 @@ struct Supervisor {
     restored: BTreeMap<PodKey, DesiredPod>,
     /// Pods that may not have been observed once.
     unobserved: Vec<PodKey>,
+    /// The stop of all Pods, once the machine shuts down.
+    stop: Option<NodeStop>,
+    /// The last order to stop, which goes to Pods that come after it too.
+    order: Option<ShutdownOrder>,
 }
 
 impl Supervisor {
@@ -117,18 +126,22 @@ impl Supervisor {
             connected,
             restored: BTreeMap::new(),
             unobserved: vec![],
+            stop: None,
+            order: None,
         }
     }
 
-    /// Passes on what changes and relists, until the desired set has no more sender.
+    /// Passes on what changes and relists, until the desired set has no more sender or all Pods are stopped. Returns
+    /// `true` for the latter.
     async fn run(
         &mut self,
         mut desired: watch::Receiver<Option<Desired>>,
         mut hints: mpsc::Receiver<Hint>,
         mut addresses: watch::Receiver<Vec<String>>,
         heartbeat: Heartbeat,
-    ) {
+    ) -> bool {
         let mut observed_all = false;
+        let context = Arc::clone(&self.context);
         // A list that is not answered blocks only the next one.
         let mut lists = FuturesUnordered::new();
         loop {
@@ -140,7 +153,7 @@ impl Supervisor {
                 () = tokio::time::sleep(OBSERVED_CHECK), if !observed_all => {}
                 changed = desired.changed() => {
                     if changed.is_err() {
-                        return;
+                        return false;
                     }
                     let new = desired.borrow_and_update().clone();
                     self.update_desired(new.unwrap_or_default());
@@ -154,6 +167,16 @@ impl Supervisor {
                     self.notify_addresses(&addresses);
                 }
                 Some(ended) = self.tasks.join_next() => self.task_ended(ended),
+                periods = context.shutdown.requested(), if self.stop.is_none() => {
+                    if !self.begin_shutdown(&periods) {
+                        return true;
+                    }
+                }
+                Some(()) = NodeStop::group_over(&mut self.stop, &context) => {
+                    if !self.stop_next_group() {
+                        return true;
+                    }
+                }
                 () = tokio::time::sleep_until(self.relist_at), if lists.is_empty() => {
                     self.relist_at = Instant::now().later(NEVER);
                     let before = self.relist_began.replace(Instant::now());
@@ -301,12 +324,17 @@ impl Supervisor {
         desired
     }
 
-    /// Gives each task its Pod as it is desired now, and starts the tasks of new Pods.
+    /// Gives each task its Pod as it is desired now, and starts the tasks of new Pods. Once the machine shuts down no
+    /// Pod changes any more, and new ones only say that they are not started.
     fn update_desired(&mut self, desired: Desired) {
         let desired = self.with_restored(desired);
         let before = std::mem::replace(&mut self.desired, desired);
         for key in changed_pods(&before, &self.desired) {
             let wanted = self.desired.pods.get(&key).cloned();
+            let has_task = self.pods.get(&key).is_some_and(|task| !task.is_closed());
+            if has_task && self.stop.is_some() {
+                continue;
+            }
             let message = Message::Desired(wanted.clone().map(Box::new));
             if !self.try_notify(&key, message) && wanted.is_some() {
                 let start = TaskStart {
@@ -323,6 +351,10 @@ impl Supervisor {
             self.unobserved.push(key.clone());
         }
         let (sender, inbox) = mpsc::unbounded_channel();
+        if let Some(order) = self.order.clone() {
+            // The inbox is here, so that it does not fail.
+            let _ = sender.send(Message::ShutDown(order));
+        }
         self.pods.insert(key.clone(), sender);
         let context = Arc::clone(&self.context);
         self.tasks

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod report;
 pub mod reports;
 pub mod rollback;
+pub mod shutdown;
 pub mod state;
 pub mod status;
 pub mod task;

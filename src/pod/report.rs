@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::waiting::Waiting;
 use super::plan::{kept_version, waiting};
+use super::shutdown;
 use super::state::View;
 use super::state::observed::Container;
 use super::state::progress::{Progress, StepReport, rfc3339};
@@ -198,6 +199,11 @@ pub fn report(
         let failure = waiting::cleanup_of_others(view, &uid);
         report.cleanup =
             failure.map(|Waiting { reason, message }| CleanupReport { reason, message });
+    }
+    if stays && view.state.is_shut_down(&uid) && status.reason.is_none() {
+        shutdown::TERMINATED.clone_into(&mut report.reason);
+        shutdown::TERMINATED_MESSAGE.clone_into(&mut report.message);
+        report.since.clear();
     }
     let newer = view.wanted.filter(|w| w.uid != uid);
     report.update = newer.map(|version| update_report(view, version));

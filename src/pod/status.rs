@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::admission::Rejection;
 use super::plan::rules::is_finished;
+use super::shutdown;
 use super::state::history::Condition;
-use super::state::observed::ContainerId;
+use super::state::observed::{Container, ContainerId};
 use super::state::{Phase, View};
 use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
@@ -35,13 +36,20 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
         ..PodStatus::default()
     };
     // A Pod that may not run here has neither containers nor conditions nor addresses, as with the kubelet.
+    let rejected = |reason: &str, message: String| PodStatus {
+        phase: Some(Phase::Failed.as_str().to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        ..status.clone()
+    };
     if let Some(Rejection { reason, message }) = view.state.rejection(&version.uid) {
-        return PodStatus {
-            phase: Some(Phase::Failed.as_str().to_owned()),
-            reason: Some(reason.to_string()),
-            message: Some(format!("Pod was rejected: {message}")),
-            ..status
-        };
+        return rejected(reason, format!("Pod was rejected: {message}"));
+    }
+    if view.state.is_shut_down(&version.uid) && view.observed.has_none_of(&version.uid) {
+        return rejected(
+            shutdown::NOT_ADMITTED,
+            shutdown::NOT_ADMITTED_MESSAGE.to_owned(),
+        );
     }
     let (requests, resources) = pod_amounts(spec);
     let inits = of_init_containers(view, facts, version);
@@ -68,6 +76,10 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
         status.reason = Some(finished.reason.clone());
         status.message = Some(finished.message.clone());
     }
+    if is_terminated(view, version) {
+        status.reason = Some(shutdown::TERMINATED.to_owned());
+        status.message = Some(shutdown::TERMINATED_MESSAGE.to_owned());
+    }
     let ips = pod_ips(view, facts, version);
     status.pod_ip = ips.first().cloned();
     let ips: Vec<PodIP> = ips.into_iter().map(|ip| PodIP { ip }).collect();
@@ -75,6 +87,13 @@ pub fn status(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> PodStat
     status.conditions = Some(conditions(view, version, &status));
     cut_messages(version, &mut status);
     status
+}
+
+/// Returns true if a version has been stopped before the machine shuts down. As with the kubelet it is as before
+/// while one of its containers runs.
+fn is_terminated(view: View<'_>, version: &StaticPod) -> bool {
+    let mut containers = view.observed.containers_of(&version.uid);
+    view.state.is_shut_down(&version.uid) && !containers.any(Container::is_live)
 }
 
 /// Cuts what the containers had to say of their ends to what the Pod as a whole may say, each to the same
@@ -124,6 +143,9 @@ fn pod_ips(view: View<'_>, facts: &NodeFacts, version: &StaticPod) -> Vec<String
 /// The Pod's phase (Kubernetes, Pod Lifecycle, "Pod phase"). One that is over still is Running while a
 /// sidecar of it runs, unless it failed before its own containers came or was cut short.
 fn phase(view: View<'_>, version: &StaticPod, status: &PodStatus) -> Phase {
+    if is_terminated(view, version) {
+        return Phase::Failed;
+    }
     let finished = view.state.finished(&version.uid);
     let end = match finished {
         Some(finished) => Some(finished.phase),

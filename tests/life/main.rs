@@ -17,6 +17,7 @@ mod numbers;
 mod probes;
 mod recovery;
 mod rollback;
+mod shutdown;
 mod start;
 mod steps;
 mod stops;

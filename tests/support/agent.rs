@@ -19,6 +19,7 @@ use podkeeper::pod::limiter::Limiter;
 use podkeeper::pod::metrics::Metrics;
 use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::reports::Reports;
+use podkeeper::pod::shutdown::{NodeShutdown, ShutdownPeriods};
 use podkeeper::pod::state::time::Clock;
 use podkeeper::pod::task::Context;
 use podkeeper::source::{Desired, DesiredPod, Origin};
@@ -54,7 +55,7 @@ pub(crate) struct Agent {
     pub(crate) folder: TempDir,
     pub(crate) context: Arc<Context>,
     desired: watch::Sender<Option<Desired>>,
-    supervisor: JoinHandle<()>,
+    supervisor: JoinHandle<bool>,
     pub(crate) facts: NodeFacts,
     longest_backoff: Duration,
 }
@@ -124,6 +125,18 @@ impl Agent {
         self.supervisor.abort();
         // It ends by that alone.
         let _ = (&mut self.supervisor).await;
+    }
+
+    /// The machine shuts down, and all Pods are to stop within these periods.
+    pub(crate) fn shut_down(&self, periods: ShutdownPeriods) {
+        self.context.shutdown.request(periods);
+    }
+
+    /// Waits until the agent is through with the shutdown of the machine.
+    pub(crate) async fn until_shut_down(&mut self) {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.supervisor).await;
+        let all_stopped = ended.expect("the agent is through").unwrap();
+        assert!(all_stopped);
     }
 
     /// Another agent starts after one that died.
@@ -301,6 +314,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         allocations: Allocations::default(),
         limiter: Limiter::new(Some(4)),
         clock: Clock::with_wall(wall),
+        shutdown: NodeShutdown::default(),
         reports: Reports::default(),
         events: Events::default(),
         longest_backoff,
@@ -308,7 +322,10 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
     })
 }
 
-fn supervisor(context: &Arc<Context>, desired: &watch::Sender<Option<Desired>>) -> JoinHandle<()> {
+fn supervisor(
+    context: &Arc<Context>,
+    desired: &watch::Sender<Option<Desired>>,
+) -> JoinHandle<bool> {
     let pulse = watch::channel(None).0;
     tokio::spawn(supervise(Arc::clone(context), desired.subscribe(), pulse))
 }

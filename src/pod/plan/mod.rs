@@ -75,6 +75,9 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn next(&mut self) -> Option<Step> {
+        if self.view.state.shutdown.is_some() {
+            return self.shut_down();
+        }
         if let Some(step) = self.start_again() {
             return Some(step);
         }

@@ -48,6 +48,24 @@ impl Planner<'_> {
         })
     }
 
+    /// Ends all containers before the machine shuts down, and does nothing else. Sandboxes go with the machine:
+    /// no network plugin that hangs delays it, and the next agent stops those that it finds dead.
+    pub(super) fn shut_down(&mut self) -> Option<Step> {
+        let mut uids: Vec<&Uid> = self.view.observed.uids().collect();
+        uids.sort_unstable();
+        uids.dedup();
+        uids.into_iter().find_map(|uid| {
+            if !self.view.state.is_terminating(uid) {
+                return self.stop_live(uid, StopReason::Shutdown);
+            }
+            let mut containers = self.view.observed.containers_of(uid);
+            let uid = uid.clone();
+            let is_live = containers.any(Container::is_live);
+            let step = is_live.then_some(Step::Terminate { uid })?;
+            self.unless_failing(step)
+        })
+    }
+
     /// Ends what is left running of a version that is over.
     pub(super) fn wind_up(&mut self, version: &StaticPod) -> Option<Step> {
         let (uid, observed) = (&version.uid, self.view.observed);

@@ -114,6 +114,8 @@ pub enum StopReason {
     PostStart,
     /// All containers of the Pod restart.
     RestartAll,
+    /// The machine shuts down.
+    Shutdown,
 }
 
 /// The end of an instance.

@@ -10,11 +10,13 @@ pub mod observed;
 mod phase;
 pub mod progress;
 pub mod record;
+mod shutdown_stop;
 pub mod time;
 mod version;
 
 pub use failure::{Failure, Subject};
 pub use phase::Phase;
+pub use shutdown_stop::ShutdownStop;
 pub use version::{Admission, FirstSeen, Image, Takeover, Terminating, Termination, Version};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +73,8 @@ pub struct PodState {
     pub post_starts: BTreeMap<ContainerId, PostStart>,
     /// The steps that are under way, for people.
     pub progress: Progress,
+    /// The Pod's stop, once it is its turn before the machine shuts down. It ends with the agent.
+    pub shutdown: Option<ShutdownStop>,
 }
 
 /// A hook after the start of a container.
@@ -266,6 +270,13 @@ impl PodState {
         let versions = self.versions.iter();
         let versions = versions.filter(move |(_, version)| test(version));
         versions.map(|(uid, _)| uid)
+    }
+
+    /// Returns true if a version is stopped since the machine shuts down. One that was over before is not.
+    #[must_use]
+    pub fn is_shut_down(&self, uid: &Uid) -> bool {
+        let stop = self.shutdown.as_ref();
+        stop.is_some_and(|stop| !stop.finished_before.contains(uid))
     }
 
     /// Returns the record of a version, if it has one.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 use super::time;
 use crate::manifest::{ContainerRole, StaticPod};
 use crate::pod::plan::rules::{can_restart_all, is_restarting_all};
+use crate::pod::shutdown;
 use crate::pod::state::View;
 use crate::pod::state::time::MonotonicTime;
 
@@ -58,6 +59,11 @@ pub(super) fn conditions(
     if can_restart_all(version) {
         let restarting = all_containers_restarting(view, version, status);
         all.push(("AllContainersRestarting", restarting));
+    }
+    if status.reason.as_deref() == Some(shutdown::TERMINATED) {
+        let message = Some(shutdown::TERMINATED_MESSAGE.to_owned());
+        let disrupted = Finding::because(true, shutdown::TERMINATED_BY, message);
+        all.push(("DisruptionTarget", disrupted));
     }
     let condition = |(kind, finding): (&str, Finding)| {
         let word = finding.word();

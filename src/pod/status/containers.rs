@@ -199,7 +199,7 @@ fn pause(
     let Restart::At(due, delay) = restart(view, version, container, exit) else {
         return None;
     };
-    if is_finished(view, version) {
+    if is_finished(view, version) || view.state.is_shut_down(&version.uid) {
         return None;
     }
     let (uid, name) = (&version.uid, &container.name);

@@ -6,6 +6,7 @@ mod containers;
 mod order;
 mod phase;
 mod report;
+mod shutdown;
 mod start;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use crate::pod::kubelet_pods::KubeletPods;
 use crate::pod::limiter::Limiter;
 use crate::pod::metrics::Metrics;
 use crate::pod::reports::Reports;
+use crate::pod::shutdown::NodeShutdown;
 use crate::pod::state::time::Clock;
 use crate::translate::NodeFacts;
 
@@ -37,6 +38,8 @@ pub struct Context {
     pub limiter: Limiter,
     /// The time.
     pub clock: Clock,
+    /// The node's shutdown.
+    pub shutdown: NodeShutdown,
     /// Snapshots of all Pods, written by their tasks.
     pub reports: Reports,
     /// Events of Pods.

@@ -9,9 +9,9 @@ use super::PodTask;
 use crate::host::blocking::blocking;
 use crate::manifest::Uid;
 use crate::pod::plan::rules::has_ended;
-use crate::pod::state::Version;
 use crate::pod::state::history::{Finished, History};
-use crate::pod::{folder, rollback, status};
+use crate::pod::state::{Phase, Version};
+use crate::pod::{folder, rollback, shutdown, status};
 
 /// Subject of complaints about histories.
 const HISTORY: &str = "history";
@@ -58,10 +58,18 @@ impl PodTask {
             && has_ended(self.view(), &version);
         let status = status::status(self.view(), &self.context.facts, &version);
         if ended {
+            // As with the kubelet, it stays so at the next boot, and says why.
+            let shut_down = self.state.is_shut_down(uid);
+            let word = |word: &str| if shut_down { word } else { "" }.to_owned();
             history.finished = Some(Finished {
-                phase: status::end_phase(&version, &status),
+                phase: if shut_down {
+                    Phase::Failed
+                } else {
+                    status::end_phase(&version, &status)
+                },
+                reason: word(shutdown::TERMINATED),
+                message: word(shutdown::TERMINATED_MESSAGE),
                 since: self.context.clock.wall_now(),
-                ..Finished::default()
             });
         }
         let sandbox = self.observed.ready_sandbox(uid);

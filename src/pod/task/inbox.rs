@@ -37,6 +37,7 @@ impl PodTask {
             Message::Changed(id) => {
                 self.changed.insert(id);
             }
+            Message::ShutDown(order) => self.begin_shutdown(order),
         }
     }
 
@@ -218,12 +219,13 @@ impl PodTask {
         subject.uid().is_some_and(|uid| self.is_version_kept(uid))
     }
 
-    /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over.
+    /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over, and the
+    /// machine does not shut down.
     pub(super) fn is_version_kept(&self, uid: &Uid) -> bool {
         let view = self.view();
         let kept = [view.wanted, kept_version(view)];
         let is_named = kept.into_iter().flatten().any(|v| v.uid == *uid);
-        is_named && !self.state.is_terminating(uid)
+        is_named && !self.state.is_terminating(uid) && self.state.shutdown.is_none()
     }
 
     /// The next step if this one had just failed.

@@ -23,6 +23,7 @@ mod probes;
 mod relist;
 mod reserved_names;
 mod sandbox;
+mod shut_down;
 mod stop;
 mod stop_container;
 mod take_over;
@@ -30,6 +31,7 @@ mod termination_message;
 mod trial;
 
 pub use context::Context;
+pub use shut_down::ShutdownOrder;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,6 +70,8 @@ pub enum Message {
     Resync,
     /// This container or sandbox changed.
     Changed(String),
+    /// The machine shuts down, and it is the Pod's turn to stop.
+    ShutDown(ShutdownOrder),
 }
 
 /// The state that a Pod's task starts from.
@@ -130,6 +134,8 @@ pub struct PodTask {
     assumed: BTreeSet<String>,
     /// True if the runtime's state was read; nothing is reported before.
     has_synced: bool,
+    /// Held while a container may run that is to stop before the machine shuts down.
+    shutdown_order: Option<ShutdownOrder>,
 }
 
 impl PodTask {
@@ -170,6 +176,7 @@ impl PodTask {
             listed: None,
             assumed: BTreeSet::new(),
             has_synced: false,
+            shutdown_order: None,
         });
         task.take_over(start);
         task
@@ -199,6 +206,7 @@ impl PodTask {
             let trial_ends = Box::pin(self.update_state()).await;
             let plan = plan(self.view());
             self.publish();
+            self.confirm_shutdown();
             match plan.step {
                 Some(step) if self.is_no_op(&step) => {}
                 Some(step) => Box::pin(self.execute(step)).await,
@@ -234,8 +242,12 @@ impl PodTask {
         self.sync_probes();
         self.forget_outdated_failures();
         self.record_histories().await;
-        self.begin_trials().await;
-        let trial_ends = self.judge_trial().await;
+        let mut trial_ends = None;
+        // No update is to blame for what the shutdown stops.
+        if self.state.shutdown.is_none() {
+            self.begin_trials().await;
+            trial_ends = self.judge_trial().await;
+        }
         self.give_back();
         self.follow_takeover();
         trial_ends

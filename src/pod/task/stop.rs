@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::error::{StepError, node_failure};
@@ -40,6 +41,7 @@ impl PodTask {
         let kind = Stop {
             grace_period: termination.grace_period,
             spent: self.time_since(termination.since),
+            until: self.shutdown_limit(),
             with_hook: true,
             reason: None,
         };
@@ -71,6 +73,12 @@ impl PodTask {
             info!(pod = %self.key, uid = uid.as_str(), grace_period = termination.grace_period, "Stopping Pod");
         }
         Ok(termination)
+    }
+
+    /// Time at which no container is to run any more, once the machine shuts down.
+    fn shutdown_limit(&self) -> Option<Instant> {
+        let stop = self.state.shutdown.as_ref()?;
+        Some(self.context.clock.instant_of(stop.until))
     }
 
     fn time_since(&self, since: Timestamp) -> Duration {
@@ -108,6 +116,7 @@ impl PodTask {
                 _ => self.grace_period(uid),
             },
             spent: since.map_or(Duration::ZERO, |since| self.time_since(since)),
+            until: self.shutdown_limit(),
             with_hook: reason != StopReason::RestartAll,
             reason: Some(reason),
         };
@@ -208,10 +217,20 @@ impl PodTask {
         stop: Stop,
     ) -> Result<(), StepError> {
         let mut stops = self.begin_stops(uid, ids, stop);
+        let ends = self.context.clock.now().after(stop.left(Duration::ZERO));
         let _step = self.under_way(uid, None, "StopContainers");
         // What has ended for good has its grace period already, and it is the Pod's.
-        let patient = matches!(stop.reason, None | Some(StopReason::Over));
-        let urgent = |view: View<'_>| !patient && is_urgent(view, uid);
+        let patient = matches!(
+            stop.reason,
+            None | Some(StopReason::Over | StopReason::Shutdown)
+        );
+        // The shutdown of the machine limits it, and stops the Pod's other containers too.
+        let is_cut_short = |view: View<'_>| {
+            let shutdown = view.state.shutdown.as_ref();
+            let late = shutdown.is_some_and(|shutdown| !patient || ends > shutdown.until);
+            late && stop.until.is_none()
+        };
+        let urgent = |view: View<'_>| !patient && is_urgent(view, uid) || is_cut_short(view);
         let mut failed = vec![];
         while !stops.is_empty() {
             let Some(stopped) = self.meanwhile(stops.next(), urgent).await else {

@@ -14,7 +14,7 @@ use crate::manifest::PodKey;
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
 use crate::probe::hook;
-use crate::units::time::{seconds, whole_seconds};
+use crate::units::time::{LONGEST, half, seconds, whole_seconds};
 
 /// The least time a container gets between its stop signal and the kill, once its preStop hook used
 /// up the grace period; the kubelet's.
@@ -33,6 +33,8 @@ pub(super) struct Stop {
     pub(super) grace_period: i64,
     /// Part of that which has passed.
     pub(super) spent: Duration,
+    /// Time of the kill at the latest, where the machine shuts down.
+    pub(super) until: Option<Instant>,
     /// True if their hook is run.
     pub(super) with_hook: bool,
     /// Reason, where it is not the end of all of them.
@@ -40,10 +42,26 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Returns the rest of the grace period, this long after the stop began.
-    fn left(&self, elapsed: Duration) -> Duration {
+    /// Returns the rest of the grace period, now that this long has passed since the stop began.
+    pub(super) fn left(&self, elapsed: Duration) -> Duration {
         let spent = self.spent.saturating_add(elapsed);
-        seconds(self.grace_period).saturating_sub(spent)
+        let left = seconds(self.grace_period).saturating_sub(spent);
+        left.min(self.before_limit())
+    }
+
+    /// Returns the time until the stop signal is sent at the latest, now that this long has passed since the stop
+    /// began. Of what the shutdown of the machine leaves, the container has a part for its signal.
+    fn before_signal(&self, elapsed: Duration) -> Duration {
+        let left = self.before_limit();
+        let kept = MINIMUM_GRACE.min(half(left));
+        self.left(elapsed).min(left.saturating_sub(kept))
+    }
+
+    fn before_limit(&self) -> Duration {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        left.unwrap_or(LONGEST)
     }
 }
 
@@ -106,6 +124,7 @@ pub(super) async fn stop_alone(
     let stop = Stop {
         grace_period,
         spent: Duration::ZERO,
+        until: None,
         with_hook: true,
         reason: None,
     };
@@ -130,7 +149,7 @@ pub(super) async fn stop_one(
         turns,
     } = container;
     let began = Instant::now();
-    let left = stop.left(Duration::ZERO);
+    let left = stop.before_signal(Duration::ZERO);
     let spec = spec.filter(|_| stop.with_hook && !left.is_zero());
     // It is waited for during the grace period, and may run on until its container is killed.
     let hook = async {
@@ -180,7 +199,7 @@ async fn stop_in_turn(
     let mut seen = turns.subscribe();
     let turn = seen.wait_for(|turns| turns.is_decided(group));
     // That the time is over is no error, and the sender is here.
-    let _ = tokio::time::timeout(stop.left(began.elapsed()), turn).await;
+    let _ = tokio::time::timeout(stop.before_signal(began.elapsed()), turn).await;
     if turns.borrow().failed && group > 0 {
         return None;
     }
@@ -188,6 +207,7 @@ async fn stop_in_turn(
         0 => Duration::ZERO,
         _ => stop.left(began.elapsed()).max(MINIMUM_GRACE),
     };
+    let left = left.min(stop.before_limit());
     let result = if_found(signal_and_kill(client, id, left).await);
     turns.send_modify(|turns| match result {
         Ok(_) => turns.left[group] = turns.left[group].saturating_sub(1),

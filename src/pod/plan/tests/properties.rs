@@ -1,5 +1,6 @@
 //! Properties from any state, under any events.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use super::expected::Broken;
 use super::version;
 use super::world::World;
 use crate::pod::plan::{Step, plan};
+use crate::pod::state::ShutdownStop;
 use crate::pod::state::observed::Observed;
 
 /// Steps and events in which any world comes to rest.
@@ -61,6 +63,20 @@ proptest! {
     #[test]
     fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
         world.run(World::check_stop)?;
+    }
+
+    #[test]
+    fn a_shutdown_of_the_machine_stops_all_containers_and_does_nothing_else(mut world in any_world()) {
+        world.state.shutdown = Some(ShutdownStop {
+            until: world.now,
+            finished_before: BTreeSet::new(),
+        });
+        world.run(|_, step| match step {
+            Step::Terminate { .. } | Step::StopContainers { .. } => Ok(()),
+            _ => Err("nothing but stops".to_owned()),
+        })?;
+        prop_assert!(world.live().is_empty(), "{:#?}", world);
+        prop_assert!(plan(world.view()).step.is_none());
     }
 
     #[test]
