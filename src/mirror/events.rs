@@ -280,6 +280,44 @@ fn api_event(node: &str, name: &str, event: &Event) -> ApiEvent {
     }
 }
 
+/// Creates the kubelet's event about a Node that begins to shut down.
+///
+/// # Errors
+/// The API server is unreachable, or refuses it.
+pub(super) async fn record_node_shutdown(api: &Api, node: &str) -> Result<(), ApiError> {
+    let now = jiff::Timestamp::now();
+    let event = ApiEvent {
+        metadata: ObjectMeta {
+            // Two shutdowns do not begin in the same nanosecond.
+            name: Some(format!("{node}.{:x}", now.as_nanosecond())),
+            namespace: Some("default".to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(node.to_owned()),
+            // So that `kubectl describe node` finds it, as with the kubelet.
+            uid: Some(node.to_owned()),
+            ..ObjectReference::default()
+        },
+        reason: Some("Shutdown".to_owned()),
+        message: Some("Shutdown manager detected shutdown event".to_owned()),
+        type_: Some("Normal".to_owned()),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        source: Some(EventSource {
+            component: Some(COMPONENT.to_owned()),
+            host: Some(node.to_owned()),
+        }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        ..ApiEvent::default()
+    };
+    let created = api.create::<IgnoredAny>("/api/v1/namespaces/default/events", &event);
+    created.await.map(drop)
+}
+
 fn time(nanos: i64) -> Option<Time> {
     jiff::Timestamp::from_nanosecond(nanos.into())
         .ok()

@@ -4,6 +4,8 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
+use crate::pod::shutdown::TERMINATED_BY;
+
 /// The fields that are the node's to write.
 const OWN: [&str; 13] = [
     "phase",
@@ -22,7 +24,8 @@ const OWN: [&str; 13] = [
 ];
 
 /// The conditions that are the node's to write; others belong to whoever writes them, as
-/// `DisruptionTarget` to whoever evicts or preempts the Pod: this agent does neither.
+/// `DisruptionTarget` to whoever evicts or preempts the Pod: this agent does neither, and its own is the one of
+/// a shutdown of the machine, which is over at the next boot.
 const OWN_CONDITIONS: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
@@ -98,7 +101,8 @@ fn conditions_patch(ours: Option<&Value>, theirs: Option<&Value>) -> Vec<Value> 
     for found in &theirs {
         let kind = &found["type"];
         let own = OWN_CONDITIONS.iter().any(|own| kind == own);
-        if own && find(&ours, kind).is_none() {
+        let of_shutdown = kind == "DisruptionTarget" && found["reason"] == TERMINATED_BY;
+        if (own || of_shutdown) && find(&ours, kind).is_none() {
             change.push(json!({"$patch": "delete", "type": kind}));
         }
     }
@@ -191,5 +195,14 @@ mod tests {
             {"type": "Ready", "status": "True", "reason": null, "message": null},
             {"$patch": "delete", "type": "AllContainersRestarting"}]});
         assert_eq!(patch(ours, theirs), expected);
+    }
+    #[test]
+    fn that_the_machine_shut_down_is_over_at_the_next_boot() {
+        let target = |reason| json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]});
+        let expected = json!({"conditions": [{"$patch": "delete", "type": "DisruptionTarget"}]});
+        assert_eq!(patch(json!({}), target("TerminationByKubelet")), expected);
+        for other in ["EvictionByEvictionAPI", "PreemptionByScheduler"] {
+            assert_eq!(patch(json!({}), target(other)), Value::Null);
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const TERMINATED_BY: &str = "TerminationByKubelet";
 /// Reason and message of a Pod that is not started any more.
 pub const NOT_ADMITTED: &str = "NodeShutdown";
 pub(crate) const NOT_ADMITTED_MESSAGE: &str = "Pod was rejected as the node is shutting down.";
+/// Message of the Node that is not Ready.
+pub(crate) const NODE_MESSAGE: &str = "node is shutting down";
 
 /// Periods in which the Pods of a node are stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,9 +17,11 @@ use super::status::{self, NoOpStatus};
 use crate::mirror::Local;
 use crate::mirror::api::{Api, PatchType};
 use crate::mirror::error::{ApiError, ErrorKind};
+use crate::mirror::events::record_node_shutdown;
 use crate::mirror::object::{NodeIdentity, SeenMeta, or_default};
 use crate::mirror::refusal_log::RefusalLog;
 use crate::mirror::watch::{ObjectUpdate, WatchedObject};
+use crate::pod::shutdown::NODE_MESSAGE;
 use crate::units::time::Later;
 
 /// Interval between retries of labels that were refused.
@@ -66,6 +68,10 @@ pub(in crate::mirror) struct Registration<'a> {
     /// Time when the status was reported.
     reported_at: Option<Instant>,
     no_op: NoOpStatus,
+    /// True once it was seen that the machine shuts down.
+    shuts_down: bool,
+    /// True once it has an event for that.
+    has_event: bool,
     creations: RefusalLog,
     label_updates: RefusalLog,
     updates: RefusalLog,
@@ -88,6 +94,8 @@ impl<'a> Registration<'a> {
             label_at: Some(Instant::now()),
             reported_at: None,
             no_op: NoOpStatus::default(),
+            shuts_down: false,
+            has_event: false,
             creations: RefusalLog::new("to create the Node"),
             label_updates: RefusalLog::new("to update the labels of the Node"),
             updates: RefusalLog::new("to update the Node"),
@@ -102,9 +110,15 @@ impl<'a> Registration<'a> {
         let mut timer = tokio::time::interval(self.local.settings.measure_interval);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let context = &self.local.context;
             let measure = tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
                 _ = timer.tick() => true,
+                // Its status says so at once.
+                _ = context.shutdown.requested(), if !self.shuts_down => {
+                    self.shuts_down = true;
+                    false
+                }
             };
             if measure {
                 let context = &self.local.context;
@@ -114,6 +128,22 @@ impl<'a> Registration<'a> {
                     Measured::now(&context.client, root, thresholds, self.measured).await;
             }
             self.go_on().await?;
+            if self.shuts_down && !std::mem::replace(&mut self.has_event, true) {
+                self.record_shutdown().await?;
+            }
+        }
+    }
+
+    /// Records the shutdown as an event of the Node, once it shows in its status.
+    ///
+    /// # Errors
+    /// The API server is unreachable.
+    async fn record_shutdown(&self) -> Result<(), ApiError> {
+        let node = &self.local.context.node_name;
+        match record_node_shutdown(&self.api, node).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => Err(error),
+            // The log has it all the same.
+            _ => Ok(()),
         }
     }
 
@@ -207,7 +237,11 @@ impl<'a> Registration<'a> {
             settings, context, ..
         } = self.local;
         let now = jiff::Timestamp::now();
-        status::status(&context.facts, self.measured, before, settings.port, now)
+        let mut measured = self.measured.clone();
+        if context.shutdown.is_requested() {
+            measured.not_ready = Some(NODE_MESSAGE.to_owned());
+        }
+        status::status(&context.facts, &measured, before, settings.port, now)
     }
 
     async fn bring_up_to_date(&mut self) -> Result<(), ApiError> {
