@@ -229,6 +229,9 @@ async fn build_context(
         longest_backoff: config.life.longest_backoff,
         rollback_after: config.life.rollback_after,
     });
+    if config.shutdown.is_some() {
+        tokio::spawn(node_facts::keep_cgroups_until_shutdown(facts.clone()));
+    }
     let changed = Arc::clone(&context);
     tokio::spawn(runtime::keep_features(
         client,

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use tracing::warn;
+
 use crate::config::{Config, NodeSettings};
+use crate::host::blocking::blocking;
 use crate::host::{cgroup, machine};
 use crate::node::runtime::RuntimeInfo;
-use crate::translate::{HostIps, Identity, KernelFeatures, NodeCapacity, NodeFacts};
+use crate::translate::{
+    HostIps, Identity, KernelFeatures, NodeCapacity, NodeFacts, QosClass, class_cgroup_path,
+};
 
 /// Collects the facts that Pods' requests to the runtime depend on.
 pub(super) fn node_facts(config: &Config, runtime: &RuntimeInfo) -> NodeFacts {
@@ -42,6 +47,16 @@ pub(super) fn node_facts(config: &Config, runtime: &RuntimeInfo) -> NodeFacts {
             labels: node_labels(&config.node_name, node.labels.clone()),
             name: config.node_name.clone(),
         },
+    }
+}
+
+/// Has systemd leave the cgroups of Pods to the agent when the machine shuts down, if they are systemd's.
+pub(super) async fn keep_cgroups_until_shutdown(facts: NodeFacts) {
+    let driver = facts.cgroup_driver;
+    let all_pods = class_cgroup_path(driver, &facts.cgroup_root, QosClass::Guaranteed);
+    let kept = blocking(move || cgroup::keep_until_shutdown(driver, &all_pods)).await;
+    if let Err(error) = kept {
+        warn!(%error, "Failed to keep systemd from stopping containers at the beginning of a shutdown");
     }
 }
 

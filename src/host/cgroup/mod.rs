@@ -110,6 +110,18 @@ pub fn create(
     }
 }
 
+/// Has the manager of a cgroup leave it and all below it alone when the machine shuts down, so that whoever stops the
+/// processes in it can do so in order. Those that nobody stops are killed at the end.
+///
+/// # Errors
+/// Any I/O error, or systemd refuses it.
+pub fn keep_until_shutdown(driver: CgroupDriver, path: &str) -> io::Result<()> {
+    match driver {
+        CgroupDriver::Systemd => systemd::keep_until_shutdown(path),
+        CgroupDriver::Cgroupfs => Ok(()),
+    }
+}
+
 /// Creates a folder in every hierarchy of cgroup v1, and sets the limits where their controller is.
 fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
     for hierarchy in hierarchies(root) {

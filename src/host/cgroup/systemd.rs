@@ -1,11 +1,61 @@
 //! Cgroups that systemd manages: slices, which it creates, limits and removes when asked.
 
+use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
 
 use tracing::debug;
 
 use super::{CPU_PERIOD, CgroupLimits, cpu_weight};
+
+/// Folder of drop-ins until the next boot, there where systemd is the init.
+const DROP_INS: &str = "/run/systemd/system";
+/// Name of ours.
+const DROP_IN: &str = "50-podkeeper.conf";
+/// Its content. systemd stops slices at the beginning of a shutdown (`systemd.slice(5)`, "Default Dependencies"), and
+/// with a slice the scopes in it, that is the containers, whoever is about to stop them in order.
+const NO_STOP: &str = "# Written by podkeeper, which stops the containers in this slice before the machine shuts down.\n\
+                       [Unit]\nDefaultDependencies=no\n";
+
+/// Has systemd leave a slice and all below it alone when the machine shuts down.
+pub(super) fn keep_until_shutdown(path: &str) -> io::Result<()> {
+    let folder = Path::new(DROP_INS);
+    if !folder.is_dir() || !write_drop_ins(folder, path)? {
+        return Ok(());
+    }
+    // Slices that are loaded from now on have it, and those that a kubelet made had it before.
+    let (slice, below) = (slice_name(path), below(path));
+    let property = "--property=DefaultDependencies";
+    let loaded = systemctl(&["show", property, "--", slice, &format!("{below}*.slice")])?;
+    if loaded.lines().any(|line| line.ends_with("=yes")) {
+        systemctl(&["daemon-reload"])?;
+    }
+    Ok(())
+}
+
+/// Writes the drop-ins for a slice, those that it is in, and all below it; returns `true` unless all were there.
+fn write_drop_ins(folder: &Path, path: &str) -> io::Result<bool> {
+    let slices = path.split('/').filter(|slice| !slice.is_empty());
+    let below = format!("{}.slice", below(path));
+    let mut is_new = false;
+    for slice in slices.chain([below.as_str()]) {
+        let folder = folder.join(format!("{slice}.d"));
+        let file = folder.join(DROP_IN);
+        if fs::read_to_string(&file).is_ok_and(|text| text == NO_STOP) {
+            continue;
+        }
+        fs::create_dir_all(&folder)?;
+        fs::write(file, NO_STOP)?;
+        is_new = true;
+    }
+    Ok(is_new)
+}
+
+/// The beginning of the names of the slices below one, which is a name of drop-ins for all of them too.
+fn below(path: &str) -> String {
+    let slice = slice_name(path);
+    format!("{}-", slice.strip_suffix(".slice").unwrap_or(slice))
+}
 
 /// Asks systemd to create a slice with these limits and to hold it.
 pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> io::Result<()> {
@@ -27,7 +77,7 @@ pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> 
     let mut arguments = vec!["set-property", "--runtime", "--", slice];
     arguments.extend(properties.iter().map(String::as_str));
     systemctl(&arguments)?;
-    systemctl(&["start", "--", slice])
+    systemctl(&["start", "--", slice]).map(drop)
 }
 
 /// Asks systemd to let go of a cgroup, if it is a slice: systemd creates the folder of a slice that it holds
@@ -74,14 +124,15 @@ pub(super) fn percent(quota: i64) -> String {
 /// Sets the CPU shares of an existing slice.
 pub(super) fn set_shares(path: &str, unified: bool, shares: i64) -> io::Result<()> {
     let cpu = cpu_property(unified, shares);
-    systemctl(&["set-property", "--runtime", "--", slice_name(path), &cpu])
+    systemctl(&["set-property", "--runtime", "--", slice_name(path), &cpu]).map(drop)
 }
 
-fn systemctl(arguments: &[&str]) -> io::Result<()> {
+/// Returns what systemctl prints.
+fn systemctl(arguments: &[&str]) -> io::Result<String> {
     let mut systemctl = Command::new("systemctl");
     let output = systemctl.args(arguments).stdin(Stdio::null()).output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!(
@@ -89,4 +140,38 @@ fn systemctl(arguments: &[&str]) -> io::Result<()> {
         arguments.join(" "),
         said.trim()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_of_pods_and_those_around_them_are_left_alone_at_a_shutdown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = "/kubelet.slice/kubelet-kubepods.slice";
+        assert!(write_drop_ins(folder.path(), path).unwrap());
+        assert!(!write_drop_ins(folder.path(), path).unwrap(), "once a boot");
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "kubelet-kubepods-.slice.d",
+                "kubelet-kubepods.slice.d",
+                "kubelet.slice.d"
+            ]
+        );
+        let file = folder
+            .path()
+            .join("kubelet-kubepods-.slice.d")
+            .join(DROP_IN);
+        let text = fs::read_to_string(file).unwrap();
+        assert!(
+            text.ends_with("\n[Unit]\nDefaultDependencies=no\n"),
+            "{text}"
+        );
+    }
 }
