@@ -1,5 +1,8 @@
 //! The mirror Pods follow the static Pods, whenever the agent or the API server is not there.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,6 +20,7 @@ mod shared {
         a_mirror_stays_until_its_pod_has_really_ended,
         a_mirror_is_adopted_by_the_next_agent,
         the_mirror_of_a_pod_that_went_without_an_agent_goes_with_the_next,
+        a_shutdown_of_the_machine_shows_until_the_next_boot,
     );
 }
 
@@ -261,4 +265,61 @@ async fn without_an_api_server_pods_start_and_stop(mut node: Node, cluster: Clus
     node.wait_gone().await;
     // Said once for each time that it was away, which a slow answer may make two.
     assert!(node.log_lines_with("API server is unreachable") >= 1);
+}
+
+async fn a_shutdown_of_the_machine_shows_until_the_next_boot(mut node: Node, cluster: Cluster) {
+    cluster.admit(&mut node);
+    // A systemd whose only job is the shutdown.
+    let folder = node.path("bin");
+    fs::create_dir(&folder).unwrap();
+    let systemctl = folder.join("systemctl");
+    fs::write(
+        &systemctl,
+        "#!/bin/sh\necho 13 shutdown.target start waiting\n",
+    )
+    .unwrap();
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let socket = node.path("notify").display().to_string();
+    let _notified = UnixDatagram::bind(&socket).unwrap();
+    node.env.push(("PATH".to_owned(), path));
+    node.env.push(("NOTIFY_SOCKET".to_owned(), socket));
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.start_agent();
+    let before = cluster.wait_running(&node, "web").await;
+    assert_eq!(node.end_agent(), Some(0));
+
+    let mirror = cluster.mirror(&node, "web").unwrap();
+    assert_eq!(uid(&mirror), uid(&before));
+    assert_eq!(mirror["status"]["phase"], "Failed");
+    assert_eq!(mirror["status"]["reason"], "Terminated");
+    let condition = |object: &Value, kind: &str| {
+        let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+        conditions.into_iter().find(|c| c["type"] == kind)
+    };
+    let target = condition(&mirror, "DisruptionTarget").unwrap();
+    assert_eq!(target["reason"], "TerminationByKubelet");
+    let object = cluster.get(&format!("node {}", node.name)).unwrap();
+    let ready = condition(&object, "Ready").unwrap();
+    assert_eq!(ready["status"], "False");
+    assert_eq!(ready["reason"], "KubeletNotReady");
+    assert_eq!(ready["message"], "node is shutting down");
+    let events = cluster.kubectl(&format!(
+        "get events --namespace default --field-selector involvedObject.name={},reason=Shutdown --no-headers",
+        node.name
+    ));
+    assert!(events.contains("detected shutdown event"), "{events}");
+
+    node.start_agent();
+    let is_back = |mirror: &Value| is_running(mirror) && mirror["status"]["reason"].is_null();
+    let after = cluster.wait_mirror(&node, "web", is_back).await;
+    assert_eq!(condition(&after, "DisruptionTarget"), None);
+    let is_ready = async || {
+        let object = cluster.get(&format!("node {}", node.name)).unwrap();
+        condition(&object, "Ready").unwrap()["status"] == "True"
+    };
+    node.wait_until("the Node is Ready", is_ready).await;
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    fs::write(&systemctl, "#!/bin/sh\n").unwrap();
 }
