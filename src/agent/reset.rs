@@ -159,7 +159,7 @@ fn remove_state(paths: &Paths) -> anyhow::Result<()> {
         Sources::directory_state(&paths.root),
         Sources::url_state(&paths.root),
         paths.rollbacks(),
-        image::records(&paths.root),
+        image::pull_records_folder(&paths.root),
     ];
     for folder in kept {
         volume::remove_tree(&folder)

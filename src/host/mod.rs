@@ -7,6 +7,7 @@
 pub(crate) mod atomic_file;
 pub(crate) mod blocking;
 pub mod cgroup;
+pub(crate) mod cni;
 pub mod log_links;
 pub(crate) mod log_once;
 pub mod machine;

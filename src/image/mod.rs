@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use self::credentials::{Credential, CredentialFiles};
 use self::records::PullRecords;
-pub use self::records::folder as records;
+pub use self::records::folder as pull_records_folder;
 use crate::cri::v1::{
     Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest, RemoveImageRequest,
 };

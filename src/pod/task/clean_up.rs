@@ -3,16 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::background::FILES;
 use super::error::{StepError, node_failure, timed_out};
 use super::{Context, PodTask};
 use crate::cri::{if_found, v1};
 use crate::host::blocking::{self, blocking, pooled};
-use crate::host::cgroup;
+use crate::host::{cgroup, cni};
 use crate::manifest::{PodKey, Uid};
 use crate::pod::folder;
 use crate::pod::identity::ValidUid;
@@ -48,14 +50,37 @@ impl PodTask {
 }
 
 pub(super) async fn stop_sandbox(context: Arc<Context>, id: SandboxId) -> Result<(), StepError> {
-    let request = v1::StopPodSandboxRequest {
-        pod_sandbox_id: id.into(),
+    let stop = async || {
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_string(),
+        };
+        let stop = context.client.stop_pod_sandbox(request);
+        let stopped = context
+            .limiter
+            .run(Class::Stop, CallKind::StopSandbox, stop);
+        if_found(stopped.await).map(drop)
     };
-    let stop = context.client.stop_pod_sandbox(request);
-    let limiter = &context.limiter;
-    let stopped = limiter.run(Class::Stop, CallKind::StopSandbox, stop).await;
-    if_found(stopped)?;
-    Ok(())
+    let stopped = stop().await;
+    let is_torn = matches!(&stopped, Err(error) if error.message().contains("cached result"));
+    if is_torn && remove_torn_results(&id).await {
+        return Ok(stop().await?);
+    }
+    Ok(stopped?)
+}
+
+/// Removes the results of network plugins that a power cut has torn. Returns true if there were any.
+async fn remove_torn_results(id: &SandboxId) -> bool {
+    let sandbox = id.clone();
+    let remove = move || cni::remove_torn_results(Path::new(cni::RESULTS), &sandbox);
+    let removed = pooled(cni::RESULTS, FILES, remove).await;
+    let removed = matches!(removed, Ok(Ok(1..)));
+    if removed {
+        warn!(
+            sandbox = id.as_str(),
+            "Removed the CNI result of a sandbox that was not on disk when the machine stopped"
+        );
+    }
+    removed
 }
 
 pub(super) async fn remove_sandbox(context: Arc<Context>, id: SandboxId) -> Result<(), StepError> {
