@@ -343,7 +343,7 @@ fn is_taint(value: &Value) -> bool {
         && (value["value"].is_null() || value["value"].is_string())
 }
 
-/// What is expected of [`ValueType::PriorityPeriods`].
+/// Expected form of [`ValueType::PriorityPeriods`].
 const PRIORITY_PERIODS: &str =
     "a list such as [{priority: 0, shutdownGracePeriodSeconds: 30}], seconds not negative";
 

@@ -1,5 +1,5 @@
-//! What the library of the network plugins keeps on the node from a sandbox's start to its end: the plugins' results,
-//! in files that are named `NETWORK-SANDBOX-INTERFACE` (libcni, `CNIConfig.cacheAdd`).
+//! Results of network plugins, which their library keeps on the node from a sandbox's start to its end, in files that are
+//! named `NETWORK-SANDBOX-INTERFACE` (libcni, `CNIConfig.cacheAdd`).
 
 use std::fs::{self, File};
 use std::io::{self, Read};

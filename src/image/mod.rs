@@ -52,7 +52,7 @@ const SYNC: Duration = Duration::from_secs(30);
 /// Longest wait for a small file.
 const RECORD: Duration = Duration::from_secs(5);
 
-/// What is known of an image before its pull.
+/// State of an image before its pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// The runtime does not have it.

@@ -215,7 +215,10 @@ async fn an_image_whose_content_is_gone_is_pulled_anew(mut node: Node) {
     assert!(damaged.unwrap().success());
     node.put("b.yaml", &pod_with("b", &name, FOREVER, ""));
     node.wait_running("b").await;
-    assert_eq!(node.log_lines_with("Image is damaged, pulling it anew"), 1);
+    assert_eq!(
+        node.log_lines_with("Found a damaged image, pulling it again"),
+        1
+    );
 }
 
 async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry(

@@ -51,7 +51,7 @@ ExecStart=/bin/sh -c 'for i in $(seq 200); do \
 WantedBy=multi-user.target
 "#;
 
-/// What a Pod's column says, of those after the name: readiness, state, restarts.
+/// Returns a column of a Pod's line, of those after the name: readiness, state, restarts.
 fn shown(machine: &Machine, pod: &str, column: usize) -> String {
     let column = column + 2;
     machine.does(&format!(

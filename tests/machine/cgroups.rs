@@ -55,13 +55,13 @@ spec:
     command: [sleep, infinity]
 ";
 
-/// What a setting of a cgroup below `/sys/fs/cgroup` is; of several cgroups, all that differ, in order.
+/// Returns a setting of a cgroup below `/sys/fs/cgroup`; of several cgroups, all that differ, in order.
 fn setting(machine: &Machine, group: &str, file: &str) -> String {
     let read = machine.does(&format!("cat /sys/fs/cgroup/{group}/{file} | sort -u"));
     read.lines().collect::<Vec<_>>().join(", ")
 }
 
-/// Where a cgroup driver puts the classes of service, their Pods and these's containers.
+/// Places where a cgroup driver puts the classes of service, their Pods and these's containers.
 struct Layout {
     burstable: &'static str,
     effort: &'static str,

@@ -102,7 +102,7 @@ impl Machine {
         self.control("put", &[file.to_str().unwrap(), path]);
     }
 
-    /// What a shell command says there, and whether it succeeded.
+    /// Runs a shell command there; gives its output, and true if it succeeded.
     pub(crate) fn runs(&self, command: &str) -> (bool, String) {
         let output = self.script("run", &["sh", "-c", command]);
         let said = [output.stdout, output.stderr].concat();

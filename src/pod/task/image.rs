@@ -118,7 +118,7 @@ impl PodTask {
                 "the image is damaged: remove it from the runtime and load it again".to_owned(),
             );
         }
-        warn!(pod = %self.key, container = holder, image = wanted.image, "Image is damaged, pulling it anew");
+        warn!(pod = %self.key, container = holder, image = wanted.image, "Found a damaged image, pulling it again");
         self.begin_pull(uid.clone(), holder.to_owned(), wanted.image, before);
         None
     }

@@ -1,4 +1,4 @@
-//! What a Pod's status says while the machine shuts down.
+//! A Pod's status while the machine shuts down.
 
 use super::{FAILED, NOW, Scene, compare, single};
 use crate::pod::state::ShutdownStop;
