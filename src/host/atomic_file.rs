@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::file_error::at;
+
 /// Lifetime of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -31,18 +33,21 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Any I/O error; the file is then as it was.
 pub(crate) fn write_with(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let temporary = temporary(path)?;
-    // Left by an agent that was killed while it wrote.
-    remove_if_there(&temporary)?;
-    let mut new = OpenOptions::new();
-    let file = new.write(true).create_new(true).mode(0o600);
-    let file = file.open(&temporary)?;
-    finish(
-        file,
-        content,
-        durability,
-        || fs::rename(&temporary, path),
-        || fs::remove_file(&temporary),
-    )
+    let write = || {
+        // Left by an agent that was killed while it wrote.
+        remove_if_there(&temporary)?;
+        let mut new = OpenOptions::new();
+        let file = new.write(true).create_new(true).mode(0o600);
+        let file = file.open(&temporary)?;
+        finish(
+            file,
+            content,
+            durability,
+            || fs::rename(&temporary, path),
+            || fs::remove_file(&temporary),
+        )
+    };
+    write().map_err(at(path))
 }
 
 /// Replaces a symlink, by way of another one at `temporary` in the same folder.
@@ -50,9 +55,12 @@ pub(crate) fn write_with(path: &Path, content: &[u8], durability: Durability) ->
 /// # Errors
 /// Any I/O error; the symlink is then as it was.
 pub(crate) fn replace_symlink(target: &Path, temporary: &Path, path: &Path) -> io::Result<()> {
-    remove_if_there(temporary)?;
-    symlink(target, temporary)?;
-    fs::rename(temporary, path)
+    let replace = || {
+        remove_if_there(temporary)?;
+        symlink(target, temporary)?;
+        fs::rename(temporary, path)
+    };
+    replace().map_err(at(path))
 }
 
 /// Fills and syncs a new file and gives it its name; on failure removes it.
@@ -81,7 +89,8 @@ pub(super) fn finish(
 /// # Errors
 /// Any I/O error.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(at(folder))
 }
 
 /// Returns the name under which a file is written first: hidden, so that no reader of the folder takes it

@@ -8,6 +8,7 @@ pub(crate) mod atomic_file;
 pub(crate) mod blocking;
 pub mod cgroup;
 pub(crate) mod cni;
+pub(crate) mod file_error;
 pub mod log_links;
 pub(crate) mod log_once;
 pub mod machine;

@@ -20,6 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::atomic_file::{self, Durability};
+use super::file_error::at;
 use super::resolve::{FOLDER, Scope, open_inside};
 
 /// The most names that are read from one folder.
@@ -367,6 +368,8 @@ impl Folder {
     pub(crate) fn remove(&self, name: impl AsRef<Path>) -> io::Result<()> {
         match unlinkat(&self.fd, name.as_ref(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // A read-only file system says so before it looks.
+            Err(Errno::ROFS) if self.find(&name)?.is_none() => Ok(()),
             Err(error) => Err(named(error.into(), &self.path.join(name))),
         }
     }
@@ -432,7 +435,7 @@ fn named(error: io::Error, path: &Path) -> io::Error {
     if error.raw_os_error().is_none() && error.kind() == io::ErrorKind::InvalidData {
         return error;
     }
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    at(path)(error)
 }
 
 #[cfg(test)]

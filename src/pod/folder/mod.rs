@@ -27,6 +27,7 @@ use super::state::record::Record;
 use crate::host::atomic_file::{self, Durability};
 use crate::host::untrusted::{self, Folder};
 use crate::json;
+use crate::host::file_error::at;
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
@@ -182,7 +183,10 @@ pub fn write_hosts_file(facts: &NodeFacts, pod: &StaticPod, ips: &[String]) -> i
     let folder = facts.paths.pod_location(&pod.uid).open()?;
     let hosts = facts.paths.hosts_file(&pod.uid);
     let name = hosts.file_name().and_then(|name| name.to_str());
-    write_shared(&folder, name.unwrap_or_default(), text.as_bytes())
+    write_shared(&folder, name.unwrap_or_default(), text.as_bytes()).map_err(|error| {
+        let is_named = error.raw_os_error().is_none();
+        if is_named { error } else { at(&hosts)(error) }
+    })
 }
 
 /// The host's own `/etc/hosts`, or as much of it as is read.
@@ -325,11 +329,6 @@ fn remove_folder(paths: &Paths, uid: &ValidUid) -> io::Result<()> {
     volume::remove_tree(&folder).map_err(at(&folder))
 }
 
-/// Names the path in an I/O error.
-fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
 /// The Pod's own range of ids on the host: the one that it has, or the first that no other Pod has.
 ///
 /// # Errors
@@ -369,7 +368,8 @@ fn read_own<T: DeserializeOwned>(paths: &Paths, uid: &str, name: &str) -> Option
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o750).create(path)
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
+    made.map_err(at(path))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
