@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::error::{StepError, node_failure};
+use super::error::StepError;
 use super::stop_container::{Stop, Stopped, Stopping, Turns, stop_one};
 use super::{PodTask, events};
 use crate::host::blocking::blocking;
@@ -31,12 +31,15 @@ use crate::probe::hook::PRE_STOP_FAILED;
 /// Time limit for the status of a container that was stopped.
 const INSPECTION: Duration = Duration::from_secs(5);
 
+/// Subject of complaints about the record of a stop.
+const TERMINATION: &str = "termination";
+
 impl PodTask {
     /// Ends all containers of a version, which then is on its way out for good.
     pub(super) async fn terminate(&mut self, step: &Step, uid: &Uid) -> Result<(), StepError> {
         let live = self.observed.containers_of(uid).filter(|c| c.is_live());
         let ids: Vec<ContainerId> = live.map(|c| c.id.clone()).collect();
-        let termination = self.begin_end(step, uid).await?;
+        let termination = self.begin_end(step, uid).await;
         self.publish();
         let kind = Stop {
             grace_period: termination.grace_period,
@@ -48,11 +51,12 @@ impl PodTask {
         self.stop_all(uid, &ids, kind).await
     }
 
-    /// Marks a version as on its way out, on disk too; gives when that began.
-    async fn begin_end(&mut self, step: &Step, uid: &Uid) -> Result<Terminating, StepError> {
+    /// Marks a version as on its way out, on disk too; gives when that began. Where it cannot be written, the stop
+    /// goes on: the version's own files may be what fills the disk. The next agent would begin it again.
+    async fn begin_end(&mut self, step: &Step, uid: &Uid) -> Terminating {
         let known = self.state.version(uid);
         if let Some(Termination::Begun(known)) = known.and_then(|version| version.termination) {
-            return Ok(known);
+            return known;
         }
         let termination = Terminating {
             since: Timestamp::now(&self.context.clock),
@@ -61,7 +65,10 @@ impl PodTask {
         let (paths, owned_uid) = (self.context.facts.paths.clone(), uid.clone());
         let marked = move || folder::mark_terminating(&paths, &owned_uid, termination);
         let marked = self.own_files(blocking(marked)).await;
-        let termination = marked.map_err(node_failure("FailedKillPod"))?;
+        if let Some(error) = self.complaints.record(TERMINATION, &marked) {
+            warn!(pod = %self.key, uid = uid.as_str(), error, "Failed to write that the Pod is being stopped, it is stopped all the same");
+        }
+        let termination = marked.unwrap_or(termination);
         let since = termination.since.fixed(&self.context.clock);
         let termination = Terminating {
             since,
@@ -72,7 +79,7 @@ impl PodTask {
         if is_new {
             info!(pod = %self.key, uid = uid.as_str(), grace_period = termination.grace_period, "Stopping Pod");
         }
-        Ok(termination)
+        termination
     }
 
     /// Time at which no container is to run any more, once the machine shuts down.
