@@ -50,6 +50,8 @@ pub struct ContainerInstance {
     pub env_files: BTreeMap<EnvFileKey, String>,
     /// The Pod's own ids, where it has a user namespace.
     pub user_namespace: Option<UserNamespaceRange>,
+    /// The file for its termination message could not be created.
+    pub without_termination_log: bool,
 }
 
 /// Container config for the runtime: one instance of one container of the Pod.

@@ -70,7 +70,8 @@ pub(super) fn mounts(
         mounts.push(own(HOSTS, facts.paths.hosts_file(&pod.uid)));
     }
     let message_path = container.termination_message_path.as_deref();
-    if let Some(path) = message_path.filter(|path| !path.is_empty()) {
+    let message_path = message_path.filter(|path| !path.is_empty());
+    if let Some(path) = message_path.filter(|_| !instance.without_termination_log) {
         let file = facts
             .paths
             .termination_log(&pod.uid, &container.name, instance.attempt);

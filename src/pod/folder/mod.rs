@@ -27,7 +27,6 @@ use super::state::record::Record;
 use crate::host::atomic_file::{self, Durability};
 use crate::host::untrusted::{self, Folder};
 use crate::json;
-use crate::host::file_error::at;
 use crate::manifest::{PodKey, StaticPod};
 use crate::translate::{NodeFacts, Paths, UserNamespaceRange, hosts_file};
 use crate::volume;
@@ -114,6 +113,15 @@ pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Re
 /// Records that the Pod's termination has begun; returns the time of its first start.
 ///
 /// # Errors
+/// Checks that [`create`] would have room, for a Pod that is to take the place of one that runs. Nothing is left of
+/// the check. Of logs' room nothing is expected: the end of the one that runs makes some.
+///
+/// # Errors
+/// Any I/O error: the disk is full or read-only.
+pub fn check_room(paths: &Paths, record: &Record) -> io::Result<()> {
+    room::check(&paths.root, &serde_json::to_vec(record)?)
+}
+
 /// Any I/O error.
 pub fn mark_terminating(
     paths: &Paths,

@@ -443,6 +443,12 @@ async fn prepare_container(
         let mut instance = instance;
         folder::prepare_container(&facts.paths, &version, &spec, instance.attempt)
             .map_err(node_failure(CONFIG_ERROR))?;
+        let message_file =
+            folder::create_termination_log(&facts.paths, &version, &spec, instance.attempt);
+        if let Err(error) = message_file {
+            instance.without_termination_log = true;
+            warn!(pod = %version.key, container = spec.name, %error, "Container starts without a file for its termination message");
+        }
         folder::write_hosts_file(facts, &version, &instance.addresses.pod)
             .map_err(node_failure(CONFIG_ERROR))?;
         volume::refresh(facts, &version, &instance.addresses)?;
