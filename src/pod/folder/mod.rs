@@ -6,6 +6,8 @@
 //! way out. Both are written to a temporary file, synced and renamed. A removal moves the folder
 //! aside at once and deletes it then; it never follows a symlink and never crosses into a mount.
 
+mod room;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
@@ -25,6 +27,7 @@ use super::state::Terminating;
 use super::state::history::History;
 use super::state::record::Record;
 use crate::host::atomic_file::{self, Durability};
+use crate::host::file_error::at;
 use crate::host::untrusted::{self, Folder};
 use crate::json;
 use crate::manifest::{PodKey, StaticPod};
@@ -110,9 +113,6 @@ pub fn create(paths: &Paths, key: &PodKey, uid: &str, record: &Record) -> io::Re
     paths.log_location(key, uid).create(0o755).map(drop)
 }
 
-/// Records that the Pod's termination has begun; returns the time of its first start.
-///
-/// # Errors
 /// Checks that [`create`] would have room, for a Pod that is to take the place of one that runs. Nothing is left of
 /// the check. Of logs' room nothing is expected: the end of the one that runs makes some.
 ///
@@ -122,6 +122,9 @@ pub fn check_room(paths: &Paths, record: &Record) -> io::Result<()> {
     room::check(&paths.root, &serde_json::to_vec(record)?)
 }
 
+/// Records that the Pod's termination has begun; returns the time of its first start.
+///
+/// # Errors
 /// Any I/O error.
 pub fn mark_terminating(
     paths: &Paths,
@@ -234,7 +237,7 @@ fn write_shared(folder: &Folder, name: &str, text: &[u8]) -> io::Result<()> {
 }
 
 /// Makes what one instance of a container needs: its log folder, in which nothing has the log's name but a
-/// log, and the file for its termination message.
+/// log.
 ///
 /// # Errors
 /// Any I/O error.
@@ -251,6 +254,19 @@ pub fn prepare_container(
         // The runtime would write through a link, or wait for who reads a pipe.
         clear_name(&logs, &log)?;
     }
+    Ok(())
+}
+
+/// Makes the file for the termination message of one instance of a container.
+///
+/// # Errors
+/// Any I/O error.
+pub fn create_termination_log(
+    paths: &Paths,
+    pod: &StaticPod,
+    spec: &Container,
+    attempt: u32,
+) -> io::Result<()> {
     let (folder, file) = paths.termination_location(&pod.uid, &spec.name, attempt);
     let folder = folder.create(0o750)?;
     clear_name(&folder, &file)?;

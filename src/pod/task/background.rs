@@ -55,7 +55,10 @@ impl PodTask {
                 let version = self.known_version(uid);
                 let checked = version.and_then(|v| self.check_objects(&v).map(|()| v));
                 match checked {
-                    Ok(version) => check_volumes(context, version).boxed(),
+                    Ok(version) => {
+                        let record = self.record(&version);
+                        check_volumes(context, version, record).boxed()
+                    }
                     Err(failure) => std::future::ready(Err(failure)).boxed(),
                 }
             }

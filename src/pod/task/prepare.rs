@@ -6,18 +6,20 @@ use futures_util::FutureExt;
 use tracing::warn;
 
 use super::background::{FILES, JobOutcome, file_subject};
-use super::error::{StepError, timed_out};
+use super::error::{StepError, node_failure, timed_out};
 use super::{Context, PodTask, events};
 use crate::host::blocking::pooled;
 use crate::manifest::objects::User;
 use crate::manifest::{StaticPod, Uid, objects};
 use crate::pod::admission::Rejection;
 use crate::pod::events::EventKind;
+use crate::pod::folder;
 use crate::pod::limiter::{Class, Order};
 use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::waiting::MISSING_OBJECT;
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::Container;
+use crate::pod::state::record::Record;
 use crate::volume;
 
 impl PodTask {
@@ -138,12 +140,18 @@ impl PodTask {
     }
 }
 
+/// Checks that a version's volumes, and the room for its record, are there before the old version is stopped.
 pub(super) async fn check_volumes(
     context: Arc<Context>,
     version: Arc<StaticPod>,
+    record: Record,
 ) -> Result<(), StepError> {
     let subject = file_subject("volume check", &version);
-    let check = move || volume::check(&context.facts, &version);
+    let check = move || {
+        volume::check(&context.facts, &version)?;
+        let room = folder::check_room(&context.facts.paths, &record);
+        room.map_err(node_failure("FailedMount"))
+    };
     let checked = pooled(subject, FILES, check).await;
     checked.map_err(timed_out("FailedMount"))??;
     Ok(())
