@@ -4,6 +4,7 @@
 //! answer: the agent then waits, and logs that.
 
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -93,11 +94,18 @@ fn lock_now(root: &Path) -> anyhow::Result<File> {
             root.display()
         );
     }
-    let lock = fs::OpenOptions::new()
+    let mut lock = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path);
+    if let Err(error) = &lock
+        && error.kind() == io::ErrorKind::ReadOnlyFilesystem
+    {
+        // What runs is managed all the same; only NFS cannot lock a file that is open for reading.
+        warn!(root_dir = %root.display(), "Root directory is read-only: Pods keep running, new and changed ones wait");
+        lock = File::open(&path);
+    }
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
