@@ -1,7 +1,7 @@
 //! Events of Pods, in the words of Kubernetes: for
 //! people, and for the API server where there is one.
 //!
-//! The same thing again raises a count; of old events the oldest go, so that no Pod, however restless,
+//! The same thing again raises a count, also where its sandbox is another one; of old events the oldest go, so that no Pod, however restless,
 //! takes more than its share of memory.
 
 use std::collections::VecDeque;
@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::state::same_but_for_ids;
 use super::state::time::wall_now;
 use crate::manifest::PodKey;
 
@@ -97,7 +98,7 @@ impl Events {
             e.uid == about.uid
                 && e.reason == reason
                 && e.field == about.field
-                && e.message == message
+                && same_but_for_ids(&e.message, message)
         };
         let known = kept.iter().position(same).and_then(|at| kept.remove(at));
         let event = match known {

@@ -56,3 +56,29 @@ impl Subject {
         }
     }
 }
+
+/// Returns true if two messages differ at most in IDs of sandboxes and containers, which each try has of its own.
+pub(in crate::pod) fn same_but_for_ids(one: &str, other: &str) -> bool {
+    words(one).eq(words(other))
+}
+
+/// The words of a message, IDs (32 hex digits and more) as empty ones.
+fn words(message: &str) -> impl Iterator<Item = &str> {
+    let is_id = |word: &str| word.len() >= 32 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let words = message.split(|c: char| !c.is_ascii_alphanumeric());
+    words.map(move |word| if is_id(word) { "" } else { word })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_with_another_id_is_the_same() {
+        let of = |id: &str, why: &str| format!("sandbox \"{id}\": {why}");
+        let (one, other) = ("0123456789abcdef".repeat(4), "fedcba9876543210".repeat(4));
+        assert!(same_but_for_ids(&of(&one, "full"), &of(&other, "full")));
+        assert!(!same_but_for_ids(&of(&one, "full"), &of(&one, "gone")));
+        assert!(!same_but_for_ids(&of("web", "full"), &of("db", "full")));
+    }
+}

@@ -14,6 +14,7 @@ mod shutdown_stop;
 pub mod time;
 mod version;
 
+pub(in crate::pod) use failure::same_but_for_ids;
 pub use failure::{Failure, Subject};
 pub use phase::Phase;
 pub use shutdown_stop::ShutdownStop;
@@ -149,7 +150,7 @@ impl PodState {
         // A name is in use because of what failed before: that is the cause to show.
         let cause = before.filter(|_| crate::cri::capabilities::name_holder(&message).is_some());
         let (reason, message) = cause.map_or((reason, message), |f| (f.reason, f.message.clone()));
-        let is_new = before.is_none_or(|f| f.message != message);
+        let is_new = before.is_none_or(|f| !same_but_for_ids(&f.message, &message));
         let tries = before.map_or(0, |f| f.tries).saturating_add(1);
         let longest = match subject {
             Subject::KubeletPod | Subject::Sandbox(_) | Subject::Volumes(_) => {
