@@ -225,9 +225,21 @@ fn run_sandbox_failure(version: &StaticPod, error: Error) -> StepError {
             error,
             hint: Some("the network plugin (CNI) may not answer".to_owned()),
         },
+        Error::Failed { ref message, .. } if message.contains(NO_NETWORK) => StepError::Call {
+            reason: "FailedCreatePodSandBox",
+            error,
+            hint: Some(
+                "the container runtime has no network configuration (CNI) that it can use: see its conf_dir, \
+                 /etc/cni/net.d unless set otherwise"
+                    .to_owned(),
+            ),
+        },
         error => error.into(),
     }
 }
+
+/// Part of containerd's message where it has no network configuration (`go-cni`).
+const NO_NETWORK: &str = "cni plugin not initialized";
 
 /// The runtime handler that the Pod's runtime class names.
 fn runtime_handler(context: &Context, version: &StaticPod) -> Result<String, StepError> {
