@@ -27,6 +27,7 @@ use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
 use crate::pod::identity::ValidUid;
 use crate::pod::observe::{Listed, owner};
+use crate::pod::state::time::Wall;
 use crate::pod::task::{Context, Message, PodTask, ShutdownOrder, TaskStart};
 use crate::source::{Desired, DesiredPod, Origin};
 use crate::units::time::Later;
@@ -103,6 +104,8 @@ struct Supervisor {
     /// Time at which the last relist began.
     relist_began: Option<Instant>,
     connected: Connected,
+    /// The machine's clock as it was at the last relist.
+    wall: Wall,
     /// Pods that came from the manifest URL before this start, while its document is not read yet.
     restored: BTreeMap<PodKey, DesiredPod>,
     /// Pods that may not have been observed once.
@@ -124,6 +127,7 @@ impl Supervisor {
             relist_at: Instant::now().later(RELIST),
             relist_began: None,
             connected,
+            wall: Wall::default(),
             restored: BTreeMap::new(),
             unobserved: vec![],
             stop: None,
@@ -403,11 +407,23 @@ impl Supervisor {
         }
     }
 
+    /// Has every Pod's times follow the machine's clock, where that was set.
+    fn follow_clock(&mut self) {
+        if !self.wall.follow(&self.context.clock) {
+            return;
+        }
+        info!("The machine's clock was set");
+        for key in self.context.reports.keys() {
+            self.notify(&key, Message::Resync);
+        }
+    }
+
     /// Compares a relist with the state that each task observed.
     fn relisted(&mut self, listed: Result<RuntimeList, Error>) {
         if let Some(began) = self.relist_began {
             self.context.metrics.relisted(began.elapsed());
         }
+        self.follow_clock();
         match listed.and_then(|listed| self.compare(listed)) {
             Ok(()) => {
                 if std::mem::take(&mut self.runtime_unreachable) {

@@ -89,6 +89,45 @@ async fn a_deadline_comes_when_it_would_have_come() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_comes_when_it_would_have_come_although_the_agent_was_restarted_too() {
+    for jump in [DAY, -DAY, 56 * 365 * DAY] {
+        let mut agent = Agent::start(Settings::containerd_2_1());
+        let manifest = single("", "activeDeadlineSeconds: 600");
+        let before = tokio::time::Instant::now();
+        agent.want(&[&manifest]);
+        agent.until_ready("p").await;
+        tokio::time::sleep(100 * SECOND).await;
+        agent.set_clock(jump);
+        // Nothing happens to the Pod until then, and its age is shown as it is.
+        tokio::time::sleep(60 * SECOND).await;
+        let seen: jiff::Timestamp = agent.report("p").seen.parse().unwrap();
+        let seen = i64::try_from(seen.as_nanosecond()).unwrap();
+        let age = (agent.context.clock.wall_now() - seen) / 1_000_000_000;
+        assert!((155..165).contains(&age), "{jump}: {age}");
+        agent.die_and_start().await;
+        let failed = |agent: &Agent| agent.report("p").phase == "Failed";
+        agent.until_told("it has failed", failed).await;
+        let took = before.elapsed().as_secs();
+        assert!((595..=605).contains(&took), "{jump}: {took}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_from_before_a_start_with_a_clock_that_stood_counts_once_the_clock_is_right() {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    agent.want(&[&single("", "activeDeadlineSeconds: 600")]);
+    agent.until_ready("p").await;
+    let seen = agent.report("p").seen;
+    tokio::time::sleep(100 * SECOND).await;
+    agent.set_clock(-DAY);
+    agent.die_and_start().await;
+    agent.until_ready("p").await;
+    agent.set_clock(DAY);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(agent.report("p").seen, seen);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grace_period_is_as_long_as_it_is() {
     for jump in JUMPS {
         let agent = Agent::start(Settings::containerd_2_1());

@@ -105,11 +105,20 @@ impl Wall {
     /// Clocks that are compared differ by so many nanoseconds though none was set.
     const TOLERANCE: u64 = 2_000_000_000;
 
-    /// Compares the clocks.
-    pub fn follow(&mut self, clock: &Clock) {
+    /// Compares the clocks. Returns true if the machine's clock was set since they were last compared.
+    pub fn follow(&mut self, clock: &Clock) -> bool {
         let now = clock.wall_of(MonotonicTime(0));
         let same = |origin: i64| origin.abs_diff(now) <= Self::TOLERANCE;
-        self.origin = self.origin.filter(|origin| same(*origin)).or(Some(now));
+        let before = self.origin;
+        self.origin = before.filter(|origin| same(*origin)).or(Some(now));
+        before.is_some() && self.origin != before
+    }
+
+    /// Returns true if this time is the one that the machine's clock gives to the monotonic time.
+    #[must_use]
+    pub fn agrees(self, nanos: i64, monotonic: MonotonicTime) -> bool {
+        let at = self.at(monotonic);
+        at.is_some_and(|at| at.abs_diff(nanos) <= 2 * Self::TOLERANCE)
     }
 
     /// The machine's time of a monotonic one; `None` before the clocks were compared.
@@ -210,8 +219,12 @@ mod tests {
             (YEAR, YEAR),
         ] {
             NOW.store(now, Ordering::Relaxed);
-            wall.follow(&clock);
+            let before = wall.at(later);
+            let is_set = wall.follow(&clock);
             assert_eq!(wall.at(later), Some(origin + 5 * SECOND));
+            assert_eq!(is_set, before.is_some_and(|b| Some(b) != wall.at(later)));
+            assert!(wall.agrees(now + 5 * SECOND, later));
+            assert!(!wall.agrees(now + 10 * SECOND, later));
             assert_eq!(clock.wall_of(later), now + 5 * SECOND);
         }
         let near = YEAR + 5 * SECOND + 1;

@@ -12,8 +12,12 @@ use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
 use crate::pod::state::record::Record;
-use crate::pod::state::{Admission, PostStart, Termination};
+use crate::pod::state::time::Wall;
+use crate::pod::state::{Admission, FirstSeen, PostStart, Termination};
 use crate::pod::{folder, rollback};
+
+/// Subject of complaints about records.
+const RECORD: &str = "record";
 
 impl PodTask {
     /// Takes over what an earlier agent left.
@@ -69,6 +73,37 @@ impl PodTask {
             warn!(pod = %self.key, %error, "Failed to write the record of a Pod whose folder was lost");
         }
         self.state.version_mut(&uid).record = Some(record);
+    }
+
+    /// The machine's clock was set: the time when each version was first seen moves with it, on disk too. The next
+    /// agent, which knows the machine's time alone, then finds the Pod as old as it is. `before` is the clock as it
+    /// was: a time of another clock than that, as before a boot with a clock that stood, is left alone.
+    pub(super) async fn correct_first_seen(&mut self, before: Wall) {
+        let uids: Vec<Uid> = self.state.pods().map(|pod| pod.uid.clone()).collect();
+        for uid in uids {
+            let Some(seen) = self.state.first_seen(&uid) else {
+                continue;
+            };
+            let is_of_before = before.agrees(seen.nanos, seen.monotonic);
+            let Some(nanos) = self.state.wall.at(seen.monotonic).filter(|_| is_of_before) else {
+                continue;
+            };
+            self.state.version_mut(&uid).seen = Some(FirstSeen { nanos, ..seen });
+            let Some(record) = self.state.record(&uid) else {
+                continue;
+            };
+            let record = Arc::new(Record {
+                seen: self.seen(&uid),
+                ..Record::clone(record)
+            });
+            self.state.version_mut(&uid).record = Some(Arc::clone(&record));
+            let (paths, key, owner) = (self.context.facts.paths.clone(), self.key.clone(), uid);
+            let write = move || folder::create(&paths, &key, &owner, &record);
+            let written = self.own_files(blocking(write)).await;
+            if let Some(error) = self.complaints.record(RECORD, &written) {
+                warn!(pod = %self.key, error, "Failed to write the Pod's record after the clock was set");
+            }
+        }
     }
 
     /// Loads the state of a version from its folder.

@@ -236,7 +236,10 @@ impl PodTask {
 
     /// Brings the state up to date with what was observed. Returns the time when a trial ends.
     async fn update_state(&mut self) -> Option<MonotonicTime> {
-        self.state.wall.follow(&self.context.clock);
+        let before = self.state.wall;
+        if self.state.wall.follow(&self.context.clock) {
+            self.correct_first_seen(before).await;
+        }
         self.restore_record().await;
         self.resume_post_starts();
         self.sync_probes();
