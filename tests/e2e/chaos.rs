@@ -142,7 +142,7 @@ async fn ids(node: &Node) -> BTreeSet<String> {
 }
 
 /// Runs `hack/containerd`.
-fn containerd(arguments: &[&str], dir: &std::path::Path) {
+pub(super) fn containerd(arguments: &[&str], dir: &std::path::Path) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/containerd");
     let status = Command::new(script)
         .args(arguments)

@@ -26,6 +26,7 @@ mod security;
 mod service;
 mod source;
 mod takeover;
+mod trouble;
 mod upgrade;
 mod volumes;
 mod web;

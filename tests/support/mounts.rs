@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "no test program uses all of it")]
 
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
 /// A file system mounted on a folder.
 pub(crate) struct Mounted {
@@ -34,7 +35,12 @@ impl Mounted {
 
     /// An empty file system.
     pub(crate) fn empty(path: &Path) -> Self {
-        mount("tests", path, "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
+        Self::small(path, c"size=1m")
+    }
+
+    /// An empty file system in memory with these options, such as its size.
+    pub(crate) fn small(path: &Path, options: &CStr) -> Self {
+        mount("tests", path, "tmpfs", MountFlags::empty(), options).unwrap();
         Self {
             path: path.to_owned(),
             fuse: None,
@@ -48,6 +54,14 @@ impl Mounted {
             path: path.to_owned(),
             fuse: None,
         }
+    }
+
+    /// A folder as a file system that became read-only shows it, until this is dropped. What is open for writing
+    /// already stays so.
+    pub(crate) fn read_only(path: &Path) -> Self {
+        let mounted = Self::bind(path, path);
+        mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+        mounted
     }
 
     /// Ends all calls that wait, with an error, and leaves the mount in place.

@@ -224,7 +224,7 @@ mod tests {
             assert_eq!(wall.at(later), Some(origin + 5 * SECOND));
             assert_eq!(is_set, before.is_some_and(|b| Some(b) != wall.at(later)));
             assert!(wall.agrees(now + 5 * SECOND, later));
-            assert!(!wall.agrees(now + 10 * SECOND, later));
+            assert!(!wall.agrees(now + 20 * SECOND, later));
             assert_eq!(clock.wall_of(later), now + 5 * SECOND);
         }
         let near = YEAR + 5 * SECOND + 1;
