@@ -14,6 +14,8 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 /// A sandbox that died is replaced at once, but if that one dies as well not before it was this old:
 /// making sandboxes is the most expensive thing a runtime does.
 const SANDBOX_INTERVAL: Duration = Duration::from_secs(5);
+/// Dead sandboxes of a version that cannot be stopped, as where the network plugin is gone, before no more are made.
+const MAX_UNSTOPPED: usize = 5;
 
 /// The start of a container that is due.
 pub(super) enum Start {
@@ -98,6 +100,11 @@ impl Planner<'_> {
     pub(super) fn run_sandbox(&mut self, uid: &Uid) -> Option<Step> {
         if self.view.state.kubelet_pod {
             return self.unless_failing(Step::TakeOverKubeletPod { uid: uid.clone() });
+        }
+        let of_version = self.view.observed.sandboxes_of(uid);
+        if of_version.filter(|s| self.needs_stop(s)).count() >= MAX_UNSTOPPED {
+            // Their stops are tried again, and nothing of another try would be stopped either.
+            return None;
         }
         let newest = self.view.observed.newest_sandbox(uid);
         let subject = Subject::Sandbox(uid.clone());

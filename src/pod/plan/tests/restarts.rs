@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::version;
 use super::world::World;
 use crate::pod::plan::rules::{Restart, is_finished, restart};
-use crate::pod::plan::{Step, plan};
+use crate::pod::plan::{Plan, Step, plan};
 use crate::pod::state::observed::State;
 use crate::pod::state::{Image, Subject};
 use crate::translate::ImageUser;
@@ -208,4 +208,41 @@ fn a_failed_step_waits_before_it_is_tried_again() {
         plan(world.view()).step,
         Some(Step::RunSandbox { .. })
     ));
+}
+
+#[test]
+fn sandboxes_that_cannot_be_stopped_do_not_pile_up() {
+    let mut world = World::new(Some(version("u", "Always")));
+    let mut made: u32 = 0;
+    for _ in 0..100 {
+        let step = match plan(world.view()) {
+            Plan {
+                step: Some(step), ..
+            } => step,
+            Plan {
+                wake: Some(wake), ..
+            } => {
+                world.now = wake;
+                continue;
+            }
+            Plan { .. } => break,
+        };
+        match &step {
+            // The runtime keeps what it could not make, and cannot stop it.
+            Step::RunSandbox { attempt, .. } => {
+                world.sandbox("u", *attempt, false);
+                made += 1;
+            }
+            Step::StopSandbox { .. } | Step::RemoveSandbox { .. } => {}
+            _ => {
+                world.apply(step);
+                continue;
+            }
+        }
+        let subject = step.subject().unwrap();
+        let message = "no plugin".to_owned();
+        let now = world.now;
+        world.state.record_failure(subject, "R", message, now);
+    }
+    assert_eq!(made, 5);
 }
