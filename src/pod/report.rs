@@ -14,7 +14,7 @@ use super::state::View;
 use super::state::observed::Container;
 use super::state::progress::{Progress, StepReport, rfc3339};
 use super::state::time::MonotonicTime;
-use super::status::{last_code, status};
+use super::status::{last_code, last_exit, status};
 use crate::manifest::{ContainerRole, PodKey, StaticPod, Uid};
 use crate::source::DesiredPod;
 use crate::translate::{NodeFacts, labels};
@@ -96,6 +96,9 @@ pub struct ContainerReport {
     pub restarts: u32,
     /// The exit code of the last instance that is over.
     pub last_exit_code: Option<i32>,
+    /// The runtime's word for that end, `OOMKilled` and the like; empty where there is none.
+    #[serde(default)]
+    pub last_exit_reason: String,
 }
 
 /// A version of a Pod that waits to take over from the one that runs.
@@ -380,11 +383,13 @@ fn container_report(
     version: &StaticPod,
 ) -> ContainerReport {
     let id = status.container_id.as_deref().unwrap_or_default();
+    let last_exit = last_exit(status);
     let mut report = ContainerReport {
         name: status.name.clone(),
         id: id.split_once("://").map_or(id, |(_, id)| id).to_owned(),
         restarts: restarts(status),
         last_exit_code: last_code(status),
+        last_exit_reason: last_exit.and_then(|t| t.reason.clone()).unwrap_or_default(),
         ..ContainerReport::default()
     };
     if let Some(Waiting { reason, message }) = waiting::blocked_by(view, version, &status.name) {

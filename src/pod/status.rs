@@ -19,8 +19,8 @@ use crate::manifest::StaticPod;
 use crate::translate::{NodeFacts, pod_amounts, qos_class};
 
 use conditions::conditions;
-pub(super) use containers::last_code;
 use containers::{container_status, of_containers, of_init_containers};
+pub(super) use containers::{last_code, last_exit};
 
 /// As much counts of what all containers of a Pod have to say of their ends, in bytes.
 const MESSAGE_BYTES: usize = 12 * 1024;

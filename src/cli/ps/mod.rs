@@ -244,12 +244,16 @@ fn note(text: &mut String, pod: &PodReport, now: Timestamp) -> std::fmt::Result 
             message,
             since,
             last_exit_code,
+            last_exit_reason,
             ..
         } = container;
         if state == "waiting" && !reason.is_empty() {
             let waits = waits(reason, since, now, message);
             let last =
-                last_exit_code.map_or(String::new(), |code| format!("; last exit code {code}"));
+                last_exit_code.map_or(String::new(), |code| match last_exit_reason.as_str() {
+                    "" | "Error" | "Completed" => format!("; last exit code {code}"),
+                    reason => format!("; last exit code {code}, {reason}"),
+                });
             writeln!(text, "{name}: container {container}: {waits}{last}")?;
         } else if !message.is_empty() {
             writeln!(text, "{name}: container {container}: {reason}: {message}")?;

@@ -199,3 +199,26 @@ Refused:
 ";
     assert_eq!(page(&status, now(), false).unwrap(), expected);
 }
+
+#[test]
+fn a_container_that_was_killed_for_memory_says_so() {
+    let waits = |reason: &str| {
+        let container = ContainerReport {
+            name: "c".into(),
+            state: "waiting".into(),
+            reason: "CrashLoopBackOff".into(),
+            last_exit_code: Some(137),
+            last_exit_reason: reason.into(),
+            ..ContainerReport::default()
+        };
+        let pod = PodReport {
+            containers: vec![container],
+            ..running("web-n1")
+        };
+        let mut text = String::new();
+        note(&mut text, &pod, now()).unwrap();
+        text
+    };
+    assert!(waits("OOMKilled").ends_with("; last exit code 137, OOMKilled\n"));
+    assert!(waits("Error").ends_with("; last exit code 137\n"));
+}

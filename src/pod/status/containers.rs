@@ -302,10 +302,14 @@ fn volume_mounts(
 
 /// The exit code of the last instance that is over.
 pub(in crate::pod) fn last_code(status: &ContainerStatus) -> Option<i32> {
+    last_exit(status).map(|terminated| terminated.exit_code)
+}
+
+/// The end of the last instance that is over.
+pub(in crate::pod) fn last_exit(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let now_and_before = [&status.state, &status.last_state];
     let mut ended = now_and_before.into_iter().flatten();
-    let ended = ended.find_map(|state| state.terminated.as_ref());
-    ended.map(|terminated| terminated.exit_code)
+    ended.find_map(|state| state.terminated.as_ref())
 }
 
 /// Returns true if no instance of it ever ran.
