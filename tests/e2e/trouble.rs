@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use podkeeper::cri::v1;
+use podkeeper::server::{fetch, fetch_status};
 use rustix::fs::statvfs;
 
 use super::chaos::{Own, containerd};
@@ -27,7 +28,8 @@ mod on_one {
     super::super::on_containerd!(
         "2.1": a_full_disk_of_the_runtime_stops_nothing,
         the_name_of_the_host_is_that_of_the_agents_start,
-        new_pods_take_the_hosts_resolver_configuration_as_it_is
+        new_pods_take_the_hosts_resolver_configuration_as_it_is,
+        containers_on_the_host_network_take_the_hosts_file_as_it_is
     );
 }
 
@@ -300,7 +302,7 @@ async fn a_network_that_comes_late_is_waited_for(mut node: Node) {
 
 /// How often the sandbox of a Pod failed.
 async fn tries(node: &Node, pod: &str) -> u32 {
-    let events = podkeeper::server::fetch(&node.path("run"), "/v1/events").await;
+    let events = fetch(&node.path("run"), "/v1/events").await;
     let events: Vec<podkeeper::pod::events::Event> = events.unwrap_or_default();
     let name = node.full_name(pod);
     let own = events
@@ -323,6 +325,11 @@ fn with_host_name(node: &mut Node) {
          exec {PROGRAM} \"$@\"\n",
         name = node.name
     );
+    set_program(node, &script);
+}
+
+/// Has this script start the agent.
+fn set_program(node: &mut Node, script: &str) {
     let program = node.path("program");
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -394,4 +401,52 @@ async fn new_pods_take_the_hosts_resolver_configuration_as_it_is(mut node: Node)
     let found = node.sh(&waits.id, "cat /etc/resolv.conf").await;
     assert!(found.contains("192.0.2.3"), "{found}");
     remove_all(&node, &["web", "moved", "garbage", "empty", "waits"]).await;
+}
+
+/// Has the agent see an `/etc` of its own, through which the test replaces files. Its mounts are its own too.
+fn with_own_etc(node: &mut Node) {
+    let upper = folder(node.path("etc"));
+    let script = format!(
+        "#!/bin/sh -e\n\
+         [ \"$IN\" ] || IN=1 exec unshare --mount --propagation slave \"$0\" \"$@\"\n\
+         mount -t tmpfs tests {upper}\n\
+         mkdir {upper}/upper {upper}/work\n\
+         mount -t overlay tests -o lowerdir=/etc,upperdir={upper}/upper,workdir={upper}/work /etc\n\
+         exec {PROGRAM} \"$@\"\n",
+        upper = upper.display()
+    );
+    set_program(node, &script);
+}
+
+async fn containers_on_the_host_network_take_the_hosts_file_as_it_is(mut node: Node) {
+    with_own_etc(&mut node);
+    node.start_agent();
+    node.wait_until("the agent has its own files", async || {
+        fetch_status(&node.path("run")).await.is_ok()
+    })
+    .await;
+    let etc = format!("/proc/{}/root/etc", node.agent_id());
+    let (hosts, new) = (format!("{etc}/hosts"), format!("{etc}/hosts.new"));
+    let cases = [
+        ("moved", Some("192.0.2.7 moved\n"), "192.0.2.7"),
+        ("garbage", Some("\0\u{1}\u{7f} garbage\n"), "garbage"),
+        ("empty", Some(""), ""),
+        ("gone", None, ""),
+    ];
+    for (name, text, found) in cases {
+        match text {
+            Some(text) => {
+                fs::write(&new, text).unwrap();
+                fs::rename(&new, &hosts).unwrap();
+            }
+            None => fs::remove_file(&hosts).unwrap(),
+        }
+        let on_host = pod_with(name, BUSYBOX, FOREVER, "  hostNetwork: true\n");
+        node.put(&format!("{name}.yaml"), &on_host);
+        let id = node.wait_running(name).await.id;
+        let file = node.sh(&id, "cat /etc/hosts").await;
+        assert!(file.contains(found), "{name}: {file}");
+        assert!(name == "moved" || !file.contains("192.0.2.7"), "{file}");
+    }
+    remove_all(&node, &["moved", "garbage", "empty", "gone"]).await;
 }
