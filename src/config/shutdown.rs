@@ -27,6 +27,7 @@ pub(super) fn load(values: &Values) -> anyhow::Result<Option<ShutdownPeriods>> {
     let [total, critical, by_priority] =
         [TOTAL, CRITICAL, BY_PRIORITY].map(|field| values.get(field));
     let (all, of_critical) = (period(total)?, period(critical)?);
+    let is_on = values.get("stop-pods-at-shutdown").is_on();
     let periods = by_priority.texts();
     if periods.is_empty() {
         if of_critical > all {
@@ -39,7 +40,7 @@ pub(super) fn load(values: &Values) -> anyhow::Result<Option<ShutdownPeriods>> {
             ordinary: all.saturating_sub(of_critical),
             critical: of_critical,
         };
-        return Ok((!all.is_zero()).then_some(parts));
+        return Ok(is_on.then_some(parts));
     }
     for other in [total, critical] {
         if other.is_given() && !other.duration()?.is_zero() {
@@ -58,7 +59,7 @@ pub(super) fn load(values: &Values) -> anyhow::Result<Option<ShutdownPeriods>> {
     });
     let mut periods = periods.collect::<anyhow::Result<Vec<_>>>()?;
     periods.sort_by_key(|period| period.priority);
-    Ok(Some(ShutdownPeriods::ByPriority(periods)))
+    Ok(is_on.then_some(ShutdownPeriods::ByPriority(periods)))
 }
 
 fn period(setting: &Resolved) -> anyhow::Result<Duration> {
@@ -95,6 +96,11 @@ mod tests {
                 parts(40, 20),
             ),
             ("shutdownGracePeriodByPodPriority: []", parts(30, 10)),
+            // kubeadm writes what nobody has set.
+            (
+                "shutdownGracePeriod: 0s\nshutdownGracePeriodCriticalPods: 0s",
+                parts(30, 10),
+            ),
         ] {
             let loaded = with_fields("", fields).unwrap().shutdown;
             assert_eq!(loaded, Some(expected), "{fields}");
@@ -102,12 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn no_time_stops_no_pod_as_with_the_kubelet() {
+    fn no_pod_is_stopped_where_that_is_turned_off() {
         for fields in [
-            "shutdownGracePeriod: 0s",
-            "shutdownGracePeriod: 0s\nshutdownGracePeriodCriticalPods: 0s",
+            "",
+            "shutdownGracePeriod: 60s",
+            "shutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: 1}]",
         ] {
-            assert_eq!(with_fields("", fields).unwrap().shutdown, None, "{fields}");
+            let config = with_fields("--stop-pods-at-shutdown=false", fields);
+            assert_eq!(config.unwrap().shutdown, None, "{fields}");
         }
     }
 

@@ -8,9 +8,9 @@
 use super::DEFAULT_RUN_DIR;
 use super::setting::Definition;
 use super::value_type::ValueType::{
-    Address, Addresses, Bool, Count, Duration, DurationOrZero, Endpoint, Headers, Limit, LogLevel,
-    NodeName, OneOf, Pairs, Path, PathOrNone, Paths, Percent, Period, Port, PriorityPeriods, Range,
-    Size, Taints, Text, Texts, Thresholds, TimeLimit, Url,
+    Address, Addresses, Bool, Count, Duration, Endpoint, Headers, Limit, LogLevel, NodeName, OneOf,
+    Pairs, Path, PathOrNone, Paths, Percent, Period, Port, PriorityPeriods, Range, Size, Taints,
+    Text, Texts, Thresholds, TimeLimit, Url,
 };
 use super::values::Inputs;
 
@@ -207,9 +207,11 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("rollback-after", TimeLimit, "Time within which an updated Pod must become Ready before the update is rolled back, unless its annotation podkeeper.io/rollback-after is set")
         .nothing("never")
         .notes("see [updates that are taken back](manifests.md#updates-that-are-taken-back)"),
-    Definition::of_field(super::shutdown::TOTAL, DurationOrZero, "Time that all Pods have to stop before the machine shuts down; 0s for none: Pods run until systemd kills them")
+    row("stop-pods-at-shutdown", Bool, "Stop all Pods in order before the machine shuts down; if false, they run until systemd kills them")
+        .default("true"),
+    Definition::of_field(super::shutdown::TOTAL, Duration, "Time that all Pods have to stop before the machine shuts down")
         .default("40s").notes("see [shutdown](operations.md#shutdown)"),
-    Definition::of_field(super::shutdown::CRITICAL, DurationOrZero, "Part of that time for critical Pods, which stop last")
+    Definition::of_field(super::shutdown::CRITICAL, Duration, "Part of that time for critical Pods, which stop last")
         .computed("`10s`, or `0s` where `shutdownGracePeriod` is given", default_critical),
     Definition::of_field(super::shutdown::BY_PRIORITY, PriorityPeriods, "Times to stop by Pods' priority, the lowest first, in place of the other two")
         .nothing("none"),

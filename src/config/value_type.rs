@@ -49,8 +49,6 @@ pub(super) enum ValueType {
     Headers,
     /// A duration; zero is a value, but leaves the default in a file.
     Duration,
-    /// A duration; zero is a value in a file too.
-    DurationOrZero,
     /// Periods by Pods' priority, `PRIORITY:SECONDS`; in a file each is an object.
     PriorityPeriods,
     /// A duration that must not be zero.
@@ -90,7 +88,7 @@ impl ValueType {
             Self::Taints => "TAINTS",
             Self::Thresholds => "THRESHOLDS",
             Self::Headers => "HEADERS",
-            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => "DURATION",
+            Self::Duration | Self::Period | Self::TimeLimit => "DURATION",
             Self::PriorityPeriods => "PERIODS",
             Self::Count(_) | Self::Range(..) | Self::Limit => "N",
             Self::Port => "PORT",
@@ -137,9 +135,7 @@ impl ValueType {
             Self::Address => value_parser!(IpAddr).into(),
             Self::Addresses => ValueParser::new(parse_optional_address),
             Self::Headers => ValueParser::new(parse_headers),
-            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => {
-                ValueParser::new(parse_duration)
-            }
+            Self::Duration | Self::Period | Self::TimeLimit => ValueParser::new(parse_duration),
             Self::Count(most) => number(1, most),
             Self::Range(least, most) => number(least, most),
             Self::Port => number(0, u16::MAX.into()),
@@ -196,14 +192,11 @@ impl ValueType {
             (Self::Thresholds, _) => {
                 wrong("thresholds by signal, such as {memory.available: 100Mi}")
             }
-            (
-                Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit,
-                Value::String(text),
-            ) => {
+            (Self::Duration | Self::Period | Self::TimeLimit, Value::String(text)) => {
                 let is_zero = parse_duration(text)?.is_zero();
-                Ok(self == Self::DurationOrZero || !is_zero)
+                Ok(!is_zero)
             }
-            (Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit, _) => {
+            (Self::Duration | Self::Period | Self::TimeLimit, _) => {
                 wrong("a duration such as 20s or 1m30s")
             }
             (Self::PriorityPeriods, Value::Array(list)) if list.iter().all(is_priority_period) => {
@@ -280,12 +273,10 @@ impl ValueType {
                 let masked = names.map(|(name, _)| (name.to_owned(), json!(["<masked>"])));
                 Value::Object(masked.collect::<Map<_, _>>())
             }
-            Self::Duration | Self::DurationOrZero | Self::Period | Self::TimeLimit => {
-                match parse_duration(shown) {
-                    Ok(duration) => json!(format_duration(duration)),
-                    Err(_) => json!(shown),
-                }
-            }
+            Self::Duration | Self::Period | Self::TimeLimit => match parse_duration(shown) {
+                Ok(duration) => json!(format_duration(duration)),
+                Err(_) => json!(shown),
+            },
             Self::PriorityPeriods => {
                 let periods = list(shown).into_iter().filter_map(parse_priority_period);
                 let object = |(priority, seconds)| json!({"priority": priority, "shutdownGracePeriodSeconds": seconds});

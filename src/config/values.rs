@@ -315,14 +315,13 @@ impl Resolved {
             ValueType::Headers => join(&self.headers()?, ", ", |(name, _)| {
                 format!("{name}: <hidden>")
             }),
-            ValueType::Duration
-            | ValueType::DurationOrZero
-            | ValueType::Period
-            | ValueType::TimeLimit => match self.time_limit()? {
-                None => String::new(),
-                Some(Duration::ZERO) => "0s".to_owned(),
-                Some(duration) => format!("{duration:?}"),
-            },
+            ValueType::Duration | ValueType::Period | ValueType::TimeLimit => {
+                match self.time_limit()? {
+                    None => String::new(),
+                    Some(Duration::ZERO) => "0s".to_owned(),
+                    Some(duration) => format!("{duration:?}"),
+                }
+            }
             ValueType::Count(_) | ValueType::Range(..) | ValueType::Port | ValueType::Percent => {
                 let number = self.optional_number::<u64>()?;
                 number.map_or_else(String::new, |number| number.to_string())
