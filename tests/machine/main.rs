@@ -10,3 +10,4 @@ mod package;
 #[path = "../support/program.rs"]
 mod program;
 mod service;
+mod shutdowns;
