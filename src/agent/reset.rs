@@ -17,7 +17,7 @@ use super::systemd::Systemd;
 use super::{build_context, logging, root_dir};
 use crate::config::{Config, Flags};
 use crate::host::blocking::single_threaded_runtime;
-use crate::host::cgroup;
+use crate::host::cgroup::{self, CgroupDriver};
 use crate::image;
 use crate::node::supervisor::{self, HeartbeatReceiver};
 use crate::pod::folder;
@@ -147,8 +147,11 @@ fn describe(report: &PodReport) -> String {
 /// Removes the cgroups of all Pods and of the QoS classes, unless somebody else's Pods are in them.
 fn remove_cgroups(context: &Context) -> anyhow::Result<()> {
     let facts = &context.facts;
-    for path in all_pods_cgroup_paths(facts.cgroup_driver, &facts.cgroup_root) {
-        cgroup::remove_unused(&facts.paths.cgroups, &path)?;
+    // The runtime may have had another driver before.
+    for driver in [CgroupDriver::Cgroupfs, CgroupDriver::Systemd] {
+        for path in all_pods_cgroup_paths(driver, &facts.cgroup_root) {
+            cgroup::remove_unused(&facts.paths.cgroups, &path)?;
+        }
     }
     Ok(())
 }
