@@ -11,3 +11,4 @@ mod package;
 mod program;
 mod service;
 mod shutdowns;
+mod trouble;
