@@ -97,7 +97,7 @@ async fn is_the_same(node: &Node, pod: &str, container: &v1::Container) {
     assert_eq!(now.map(|c| c.id).as_ref(), Some(&container.id), "{pod}");
 }
 
-/// What is promised of a root directory without room, whatever the Pod `filler` takes all of.
+/// Promises about a root directory without room, whatever the Pod `filler` takes all of.
 async fn without_room(node: &mut Node, fill: &str, is_full: fn(&Path) -> bool, words: &[&str]) {
     let root = node.path("root");
     put_all(node, &["web", "edit", "dies"]);
@@ -300,7 +300,7 @@ async fn a_network_that_comes_late_is_waited_for(mut node: Node) {
     drop(own);
 }
 
-/// How often the sandbox of a Pod failed.
+/// Returns the number of times that the sandbox of a Pod failed.
 async fn tries(node: &Node, pod: &str) -> u32 {
     let events = fetch(&node.path("run"), "/v1/events").await;
     let events: Vec<podkeeper::pod::events::Event> = events.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What only a whole machine shows: systemd as process 1, cgroup v2, real boots, power cuts and shutdowns.
+//! Tests on whole machines, with what nothing else shows: systemd as process 1, cgroup v2, real boots, power cuts and shutdowns.
 //! `hack/test` boots one in an emulator that tests share, one after the other; some boot their own.
 
 mod boots;
