@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::machine::{Machine, kubelet};
 
-/// Cuts of a machine without a number in `PODKEEPER_TEST_CUTS`; two machines take them at the same time.
-const CUTS: u64 = 10;
+/// Cuts of a machine without a number in `PODKEEPER_TEST_CUTS`, and in the long form; two machines take them at the same
+/// time.
+const CUTS: u64 = 3;
+const CUTS_LONG: u64 = 10;
 /// Longest time from a boot to a cut.
 const LIFE: u64 = 12_000;
 /// Pods of the directory.
@@ -67,7 +69,9 @@ fn changes(random: &mut Random, value: &mut u64) -> String {
 #[ignore = "needs a machine: run hack/test"]
 fn on_a_machine_power_cuts_lose_nothing() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
-    let cuts = number("PODKEEPER_TEST_CUTS").unwrap_or(CUTS);
+    let is_long = std::env::var_os("PODKEEPER_TEST_LONG").is_some();
+    let usual = if is_long { CUTS_LONG } else { CUTS };
+    let cuts = number("PODKEEPER_TEST_CUTS").unwrap_or(usual);
     let seed = number("PODKEEPER_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("PODKEEPER_TEST_SEED={seed} PODKEEPER_TEST_CUTS={cuts}");
     thread::scope(|scope| {
