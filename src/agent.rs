@@ -139,6 +139,10 @@ async fn run_parts(
         }
     };
     context_sender.send_replace(Some(Arc::clone(&context)));
+    if config.shutdown.is_some() {
+        let facts = context.facts.clone();
+        tokio::spawn(node_facts::keep_cgroups_until_shutdown(facts));
+    }
     tokio::spawn(container_log_manager::run(
         Arc::clone(&context),
         config.log_rotation,
@@ -229,9 +233,6 @@ async fn build_context(
         longest_backoff: config.life.longest_backoff,
         rollback_after: config.life.rollback_after,
     });
-    if config.shutdown.is_some() {
-        tokio::spawn(node_facts::keep_cgroups_until_shutdown(facts.clone()));
-    }
     let changed = Arc::clone(&context);
     tokio::spawn(runtime::keep_features(
         client,
