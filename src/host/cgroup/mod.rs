@@ -13,6 +13,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::file_error::at;
+
 pub use remove::{remove, remove_unused};
 pub use shares::update_shares;
 
@@ -248,8 +250,7 @@ fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<b
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => Err(error),
     };
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    written.map(|()| true).map_err(named)
+    written.map(|()| true).map_err(at(&path))
 }
 
 /// Returns the roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.

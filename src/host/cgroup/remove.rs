@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{hierarchies, systemd};
+use crate::host::file_error::at;
 
 /// Tries to remove a cgroup whose processes are just ending, and the pause between them.
 const REMOVAL_TRIES: u32 = 20;
@@ -73,10 +74,7 @@ fn remove_folders(root: &Path, path: &str) -> io::Result<bool> {
             {
                 return Ok(false);
             }
-            Err(e) => {
-                let message = format!("{}: {e}", folder.display());
-                return Err(io::Error::new(e.kind(), message));
-            }
+            Err(e) => return Err(at(&folder)(e)),
         }
     }
     Ok(true)
