@@ -5,6 +5,12 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
+/// Returns the ID of this boot as the kernel prints it, with a newline; empty where it is unknown.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
 /// Returns the machine's memory in bytes; 0 where it is unknown.
 #[must_use]
 pub fn memory_capacity() -> u64 {

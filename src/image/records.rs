@@ -17,8 +17,8 @@ use tracing::warn;
 
 use crate::hex::hex;
 use crate::host::atomic_file::{self, sync_folder};
+use crate::host::machine;
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Longest record that is read, in bytes; names of images have a few hundred.
 const LONGEST: u64 = 64 * 1024;
 
@@ -45,7 +45,7 @@ struct PullRecord {
 
 impl PullRecords {
     pub(super) fn new(root: &Path) -> Self {
-        Self::of_boot(root, fs::read_to_string(BOOT_ID).unwrap_or_default())
+        Self::of_boot(root, machine::boot_id())
     }
 
     fn of_boot(root: &Path, boot: String) -> Self {

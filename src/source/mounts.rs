@@ -18,9 +18,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
+use crate::host::machine;
 use crate::host::mountinfo::{MOUNTINFO, mount_point};
-
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The file system that a folder lies on, and where that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +113,7 @@ impl MountTable {
     /// The folder cannot be read.
     pub(super) fn identity(&self, folder: BorrowedFd) -> Result<MountIdentity, Errno> {
         let device = fstat(folder)?.st_dev;
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let boot = machine::boot_id();
         let boot = boot.trim().to_owned();
         let mount = self.mount_of(folder);
         Ok(MountIdentity {

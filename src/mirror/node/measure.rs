@@ -157,7 +157,7 @@ fn host() -> Host {
     let system_uuid = line("/sys/class/dmi/id/product_uuid").to_lowercase();
     let release = line("/etc/os-release");
     Host {
-        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        boot_id: machine::boot_id().trim().to_owned(),
         // A machine without one of its own is known by its installation.
         system_uuid: Some(system_uuid)
             .filter(|id| !id.is_empty())

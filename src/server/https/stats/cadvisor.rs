@@ -144,7 +144,7 @@ fn machine(page: &mut MetricsPage, context: &Context) {
             .to_owned()
     };
     let labels = page::labels(&[
-        ("boot_id", &read("/proc/sys/kernel/random/boot_id")),
+        ("boot_id", machine::boot_id().trim()),
         ("machine_id", &read("/etc/machine-id")),
         (
             "system_uuid",
