@@ -270,6 +270,13 @@ fn api_event(node: &str, name: &str, event: &Event) -> ApiEvent {
         count: i32::try_from(event.count).ok(),
         first_timestamp: time(event.first),
         last_timestamp: time(event.last),
+        ..reported_by(node)
+    }
+}
+
+/// An event of which nothing is known but that this node's agent reports it.
+fn reported_by(node: &str) -> ApiEvent {
+    ApiEvent {
         source: Some(EventSource {
             component: Some(COMPONENT.to_owned()),
             host: Some(node.to_owned()),
@@ -306,13 +313,7 @@ pub(super) async fn record_node_shutdown(api: &Api, node: &str) -> Result<(), Ap
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
-        source: Some(EventSource {
-            component: Some(COMPONENT.to_owned()),
-            host: Some(node.to_owned()),
-        }),
-        reporting_component: Some(COMPONENT.to_owned()),
-        reporting_instance: Some(node.to_owned()),
-        ..ApiEvent::default()
+        ..reported_by(node)
     };
     let created = api.create::<IgnoredAny>("/api/v1/namespaces/default/events", &event);
     created.await.map(drop)
