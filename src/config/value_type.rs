@@ -193,8 +193,7 @@ impl ValueType {
                 wrong("thresholds by signal, such as {memory.available: 100Mi}")
             }
             (Self::Duration | Self::Period | Self::TimeLimit, Value::String(text)) => {
-                let is_zero = parse_duration(text)?.is_zero();
-                Ok(!is_zero)
+                Ok(!parse_duration(text)?.is_zero())
             }
             (Self::Duration | Self::Period | Self::TimeLimit, _) => {
                 wrong("a duration such as 20s or 1m30s")
