@@ -70,6 +70,12 @@ fn running(agent: &Agent) -> usize {
     agent.runtime.look(running)
 }
 
+/// A container was asked to stop.
+fn has_stop(state: &crate::runtime::State) -> bool {
+    let mut calls = state.calls.iter();
+    calls.any(|call| call.method == "StopContainer")
+}
+
 #[tokio::test(start_paused = true)]
 async fn ordinary_pods_stop_first_and_those_of_the_node_last() {
     let manifests = [
@@ -175,13 +181,7 @@ async fn a_removal_with_a_long_grace_period_is_cut_short() {
     let manifests = [named("web", "", grace)];
     let mut agent = agent_with(&manifests, |_| Life::DEAF).await;
     agent.want(&[]);
-    let stops = |state: &crate::runtime::State| {
-        state
-            .calls
-            .iter()
-            .any(|call| call.method == "StopContainer")
-    };
-    agent.runtime.until("it is being stopped", stops).await;
+    agent.runtime.until("it is being stopped", has_stop).await;
     let began = Instant::now();
     agent.shut_down(PERIODS);
     agent.until_shut_down().await;
@@ -203,13 +203,7 @@ async fn nothing_is_started_meanwhile_and_the_next_boot_starts_all() {
     let mut agent = agent_with(&manifests, life).await;
     let began = Instant::now();
     agent.shut_down(PERIODS);
-    let stops = |state: &crate::runtime::State| {
-        state
-            .calls
-            .iter()
-            .any(|call| call.method == "StopContainer")
-    };
-    agent.runtime.until("it is being stopped", stops).await;
+    agent.runtime.until("it is being stopped", has_stop).await;
     assert_eq!(agent.report("web").reason, "Terminated");
     assert_eq!(agent.status("web").phase.as_deref(), Some("Running"));
     let new = [
