@@ -1,17 +1,9 @@
 //! Boots: what runs then, and what the machine had before.
 
-use crate::machine::{Machine, kubelet};
+use crate::machine::{Machine, RUNS_ON, kubelet};
 
-/// One that runs on, one that has ended for good, one that fails again and again, and one with an init container.
+/// One that has ended for good, one that fails again and again, and one with an init container.
 const PODS: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: c, image: localhost/podkeeper/busybox:1, command: [sleep, infinity]}
----
 apiVersion: v1
 kind: Pod
 metadata: {name: done}
@@ -71,9 +63,7 @@ fn on_a_machine_every_pod_comes_back_with_a_boot() {
         .does("mkfs.ext4 -q /dev/vdb && mkdir -p /srv/manifests && mount /dev/vdb /srv/manifests");
     let config = kubelet("staticPodPath: /srv/manifests\n");
     machine.put("/etc/podkeeper/config.yaml", &config);
-    for (number, manifest) in PODS.split("---\n").enumerate() {
-        machine.put(&format!("/srv/manifests/{number}.yaml"), manifest);
-    }
+    machine.put_manifests("/srv/manifests", &format!("{RUNS_ON}---\n{PODS}"));
     machine.does("systemctl enable --quiet --now podkeeper");
     machine.wait_running("web");
     machine.wait_running("prepared");
@@ -130,10 +120,7 @@ fn a_mount_comes_and_goes(machine: &Machine) {
     };
     let before = [of("web"), of("prepared")];
     machine.does("mount /dev/vdb /srv/manifests");
-    machine.put(
-        "/srv/manifests/new.yaml",
-        &PODS.split("---\n").next().unwrap().replace("web", "new"),
-    );
+    machine.put("/srv/manifests/new.yaml", &RUNS_ON.replace("web", "new"));
     machine.wait_running("new");
     assert_eq!([of("web"), of("prepared")], before, "mounted");
     machine.does("umount /srv/manifests && sleep 15");

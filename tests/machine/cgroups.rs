@@ -110,10 +110,7 @@ fn on_a_machine_pods_and_containers_have_the_cgroups_of_their_requests() {
 }
 
 fn check_classes(machine: &Machine, layout: &Layout) {
-    for (number, manifest) in CLASSES.split("---\n").enumerate() {
-        let path = format!("/etc/podkeeper/manifests/{number}.yaml");
-        machine.put(&path, manifest);
-    }
+    machine.put_manifests("/etc/podkeeper/manifests", CLASSES);
     machine.does("systemctl start podkeeper");
     for pod in ["guaranteed", "burstable", "effort", "whole"] {
         machine.wait_running(pod);

@@ -12,6 +12,17 @@ use crate::program;
 /// The machine is emulated, and may have half a processor.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// A Pod that runs on, as `web`.
+pub(crate) const RUNS_ON: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: localhost/podkeeper/busybox:1, command: [sleep, infinity]}
+";
+
 /// A machine with podkeeper installed, which the shell scripts of tests run on as root.
 pub(crate) struct Machine {
     dir: PathBuf,
@@ -131,6 +142,13 @@ impl Machine {
         self.does(&format!(
             "mkdir -p $(dirname {path}) && printf %s '{quoted}' >{path}"
         ));
+    }
+
+    /// Puts each of these documents into a folder as a manifest of its own: `0.yaml` and on.
+    pub(crate) fn put_manifests(&self, folder: &str, documents: &str) {
+        for (number, manifest) in documents.split("---\n").enumerate() {
+            self.put(&format!("{folder}/{number}.yaml"), manifest);
+        }
     }
 
     pub(crate) fn wait(&self, what: &str, command: &str) -> String {

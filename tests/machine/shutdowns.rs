@@ -49,9 +49,7 @@ fn on_a_machine_pods_stop_in_order_before_it_does() {
          shutdownGracePeriodCriticalPods: 15s\n",
     );
     machine.put("/etc/podkeeper/config.yaml", &config);
-    for (number, manifest) in PODS.split("---\n").enumerate() {
-        machine.put(&format!("/etc/podkeeper/manifests/{number}.yaml"), manifest);
-    }
+    machine.put_manifests("/etc/podkeeper/manifests", PODS);
     machine.does("rm -f /srv/order; systemctl enable --quiet --now podkeeper");
     let pods = ["plain", "hangs", "critical"];
     for pod in pods {

@@ -1,17 +1,9 @@
 //! A node in trouble: its clock, and another containerd under running Pods.
 
-use crate::machine::{Machine, kubelet};
+use crate::machine::{Machine, RUNS_ON, kubelet};
 
-/// One that runs on, and one that fails again and again.
+/// One that fails again and again.
 const PODS: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: c, image: localhost/podkeeper/busybox:1, command: [sleep, infinity]}
----
 apiVersion: v1
 kind: Pod
 metadata: {name: failing}
@@ -26,9 +18,7 @@ fn start(machine: &Machine) {
         "staticPodPath: /etc/podkeeper/manifests\ncrashLoopBackOff: {maxContainerRestartPeriod: 2s}\n",
     );
     machine.put("/etc/podkeeper/config.yaml", &config);
-    for (number, manifest) in PODS.split("---\n").enumerate() {
-        machine.put(&format!("/etc/podkeeper/manifests/{number}.yaml"), manifest);
-    }
+    machine.put_manifests("/etc/podkeeper/manifests", &format!("{RUNS_ON}---\n{PODS}"));
     machine.does("systemctl enable --quiet --now podkeeper");
     machine.wait_running("web");
 }
@@ -48,9 +38,8 @@ fn restarts(machine: &Machine) -> u32 {
 
 /// A new Pod starts, and the one that fails is tried again and again.
 fn goes_on(machine: &Machine, new: &str) {
-    let manifest = PODS.split("---\n").next().unwrap();
     let path = format!("/etc/podkeeper/manifests/{new}.yaml");
-    machine.put(&path, &manifest.replace("web", new));
+    machine.put(&path, &RUNS_ON.replace("web", new));
     machine.wait_running(new);
     let before = restarts(machine);
     machine.wait(
