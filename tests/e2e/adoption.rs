@@ -153,14 +153,7 @@ async fn sandboxes_of_others_are_never_touched(mut node: Node) {
         .status
         .unwrap();
     assert_eq!(status.state(), v1::PodSandboxState::SandboxReady);
-    let stop = v1::StopPodSandboxRequest {
-        pod_sandbox_id: foreign.clone(),
-    };
-    node.client.stop_pod_sandbox(stop).await.unwrap();
-    let remove = v1::RemovePodSandboxRequest {
-        pod_sandbox_id: foreign,
-    };
-    node.client.remove_pod_sandbox(remove).await.unwrap();
+    node.remove_sandbox(&foreign).await;
 }
 
 async fn one_root_directory_serves_one_agent(mut node: Node) {

@@ -379,15 +379,6 @@ async fn container_of_others(node: &Node, image: &str) -> String {
     sandbox.pod_sandbox_id
 }
 
-async fn remove_sandbox(node: &Node, id: String) {
-    let stop = v1::StopPodSandboxRequest {
-        pod_sandbox_id: id.clone(),
-    };
-    node.client.stop_pod_sandbox(stop).await.unwrap();
-    let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id };
-    node.client.remove_pod_sandbox(remove).await.unwrap();
-}
-
 async fn images_that_nothing_uses_or_wants_make_room(mut node: Node) {
     const TOO_FULL: &str = "Image file system is too full";
     let own = Own::start(&mut node);
@@ -420,7 +411,7 @@ async fn images_that_nothing_uses_or_wants_make_room(mut node: Node) {
     assert_eq!(image_tags(&node).await, used);
     let first = node.wait_running("runs").await;
 
-    remove_sandbox(&node, others).await;
+    node.remove_sandbox(&others).await;
     node.kill_agent();
     node.start_agent();
     node.wait_until("it is said again", async || {

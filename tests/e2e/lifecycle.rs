@@ -134,10 +134,7 @@ async fn a_dead_sandbox_is_made_anew(mut node: Node) {
     node.put("web.yaml", &pod("web", FOREVER));
     node.start_agent();
     let first = node.wait_running("web").await;
-    let request = v1::StopPodSandboxRequest {
-        pod_sandbox_id: first.pod_sandbox_id.clone(),
-    };
-    node.client.stop_pod_sandbox(request).await.unwrap();
+    node.stop_sandbox(&first.pod_sandbox_id).await;
     let second = node
         .wait("it runs in a new sandbox", async || {
             let running = node.running_one("web", "c").await;

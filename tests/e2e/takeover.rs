@@ -106,17 +106,6 @@ async fn is_running(node: &Node, container: &str) -> bool {
         .is_some_and(|status| status.state() == v1::ContainerState::ContainerRunning)
 }
 
-async fn remove_sandbox(node: &Node, sandbox: String) {
-    let stop = v1::StopPodSandboxRequest {
-        pod_sandbox_id: sandbox.clone(),
-    };
-    node.client.stop_pod_sandbox(stop).await.unwrap();
-    let remove = v1::RemovePodSandboxRequest {
-        pod_sandbox_id: sandbox,
-    };
-    node.client.remove_pod_sandbox(remove).await.unwrap();
-}
-
 /// A Pod of ours that says when it starts.
 fn put_ours(node: &Node, name: &str) {
     let spec = format!(
@@ -206,7 +195,7 @@ async fn a_kubelets_pod_that_is_to_be_left_alone_keeps_ours_from_starting(mut no
     assert!(is_running(&node, &container).await);
     assert!(node.running_one("web", "c").await.is_none());
     // Once somebody has removed it, ours starts.
-    remove_sandbox(&node, sandbox).await;
+    node.remove_sandbox(&sandbox).await;
     node.wait_running("web").await;
     for name in ["web", "beside"] {
         node.remove(&format!("{name}.yaml"));

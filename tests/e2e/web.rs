@@ -221,12 +221,7 @@ async fn without_the_server_the_pods_of_the_copy_run_after_a_boot(mut node: Node
     node.kill_agent();
     // What a boot does: every process is gone, and the runtime knows that.
     for sandbox in node.sandboxes().await {
-        node.client
-            .stop_pod_sandbox(v1::StopPodSandboxRequest {
-                pod_sandbox_id: sandbox.id,
-            })
-            .await
-            .unwrap();
+        node.stop_sandbox(&sandbox.id).await;
     }
     node.start_agent();
     let after = node.wait_after("one", &before).await;

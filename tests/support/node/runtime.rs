@@ -35,6 +35,25 @@ impl Node {
         self.ask(list).await
     }
 
+    /// Stops a sandbox. The agent may stop it as well meanwhile, and a network plugin that is asked
+    /// twice at once fails one of the two.
+    pub(crate) async fn stop_sandbox(&self, id: &str) {
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        self.ask(async || self.client.stop_pod_sandbox(request.clone()).await)
+            .await;
+    }
+
+    /// Stops a sandbox and removes it.
+    pub(crate) async fn remove_sandbox(&self, id: &str) {
+        self.stop_sandbox(id).await;
+        let request = v1::RemovePodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        self.client.remove_pod_sandbox(request).await.unwrap();
+    }
+
     /// Every container of this node's Pods.
     pub(crate) async fn containers(&self) -> Vec<v1::Container> {
         let request = v1::ListContainersRequest {
