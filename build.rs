@@ -1,4 +1,4 @@
-//! Compiles the contracts in `proto/` (CRI, containerd's events, and the health protocol of gRPC probes) into
+//! Compiles the contracts in `proto/` (CRI, containerd's own services, and the health protocol of gRPC probes) into
 //! client and server stubs, with a protobuf compiler written in Rust so that no `protoc` is needed on the machine.
 
 use std::path::PathBuf;
@@ -26,8 +26,13 @@ fn main() -> Result<(), Error> {
     let services = tonic_prost_build::configure().skip_debug(["runtime.v1.AuthConfig"]);
     services.compile_fds(descriptors)?;
     // They share no messages, and so no descriptors.
-    for contract in ["proto/health.proto", "proto/containerd_events_v1.proto"] {
-        let descriptors = protox::compile([contract], ["proto"])?;
+    for contract in [
+        "health",
+        "containerd_events_v1",
+        "containerd_leases_v1",
+        "containerd_snapshots_v1",
+    ] {
+        let descriptors = protox::compile([format!("proto/{contract}.proto")], ["proto"])?;
         tonic_prost_build::configure().compile_fds(descriptors)?;
     }
     Ok(())

@@ -33,9 +33,9 @@ use super::v1::*;
 use crate::units::time::{bounded, seconds, whole_seconds};
 
 /// Deadline of calls that only read the runtime's memory.
-const QUERY: Duration = Duration::from_secs(30);
+pub(super) const QUERY: Duration = Duration::from_secs(30);
 /// Deadline of calls that start or end processes, mounts and networks.
-const CHANGE: Duration = Duration::from_secs(120);
+pub(super) const CHANGE: Duration = Duration::from_secs(120);
 /// Deadline of creating a sandbox, which may wait for the node's network.
 const SANDBOX: Duration = Duration::from_secs(240);
 /// Deadline of pulling an image.
@@ -46,12 +46,12 @@ const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// Topic of containerd's events about processes that ended.
 const TASK_EXIT: &str = "/tasks/exit";
 /// containerd's namespace of the objects of its CRI plugin.
-const CRI_NAMESPACE: &str = "k8s.io";
+pub(super) const CRI_NAMESPACE: &str = "k8s.io";
 
 /// Client of one runtime. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    pub(super) channel: Channel,
     endpoint: Arc<Endpoint>,
     calls: Calls,
     /// Number of connections so far.
@@ -220,7 +220,7 @@ impl Client {
     }
 
     /// Waits for a call's answer, and records it.
-    async fn finish<T>(
+    pub(super) async fn finish<T>(
         &self,
         method: &'static str,
         deadline: Duration,
@@ -313,7 +313,7 @@ calls! {
 }
 
 /// Builds a request with our deadline, so that the runtime does not work on after it.
-fn request<T>(message: T, deadline: Duration) -> Request<T> {
+pub(super) fn request<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     // A header of eight digits: what is longer panics.
     #[allow(clippy::disallowed_methods, reason = "bounded here")]

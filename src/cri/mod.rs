@@ -1,9 +1,10 @@
-//! The container runtime interface: generated stubs and our client of them, and containerd's own events for
-//! versions without those of CRI.
+//! The container runtime interface: generated stubs and our client of them, and as much of containerd's own
+//! services as CRI has nothing for.
 
 mod calls;
 pub(crate) mod capabilities;
 mod client;
+mod containerd;
 mod endpoint;
 mod entry;
 mod error;
@@ -13,6 +14,7 @@ use std::fmt;
 pub use calls::Calls;
 pub use capabilities::{Capabilities, HandlerFeatures, Reported, RuntimeFeatures};
 pub use client::Client;
+pub use containerd::PullLease;
 pub use endpoint::{Endpoint, WELL_KNOWN};
 pub use entry::{ListEntry, Listable};
 pub(crate) use error::rpc_error;
@@ -45,6 +47,16 @@ generated! {
 generated! {
     /// Messages and stubs generated from `proto/containerd_events_v1.proto`.
     pub mod containerd_events = "containerd.services.events.v1";
+}
+
+generated! {
+    /// Messages and stubs generated from `proto/containerd_leases_v1.proto`.
+    mod containerd_leases = "containerd.services.leases.v1";
+}
+
+generated! {
+    /// Messages and stubs generated from `proto/containerd_snapshots_v1.proto`.
+    mod containerd_snapshots = "containerd.services.snapshots.v1";
 }
 
 impl fmt::Debug for v1::AuthConfig {

@@ -1,11 +1,12 @@
 //! Images: whether one is there, and pulls, which all who want the same image share.
 
 pub mod credentials;
+mod damaged;
 mod records;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +19,10 @@ use tracing::{info, warn};
 use self::credentials::{Credential, CredentialFiles};
 use self::records::PullRecords;
 pub use self::records::folder as pull_records_folder;
-use crate::cri::v1::{
-    Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest, RemoveImageRequest,
-};
+use crate::cri::v1::{Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest};
 use crate::cri::{Client, Error, if_found};
 use crate::host::blocking::pooled;
-use crate::translate::ImageUser;
+use crate::translate::{ImageUser, Paths};
 
 /// An image that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,16 +72,18 @@ type SharedPull = BoxFuture<'static, Result<LocalImage, ImageError>>;
 pub struct Images {
     credentials: Arc<CredentialFiles>,
     records: Arc<PullRecords>,
+    owner_label: Arc<str>,
     under_way: Mutex<HashMap<String, WeakShared<SharedPull>>>,
 }
 
 impl Images {
-    /// Pulls with the credentials of a node, whose agent has its files below `root`.
+    /// Pulls with the credentials of a node, whose agent has these paths.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
+    pub fn new(paths: &Paths) -> Self {
         Self {
-            credentials: Arc::new(CredentialFiles::of_node(root)),
-            records: Arc::new(PullRecords::new(root)),
+            credentials: Arc::new(CredentialFiles::of_node(&paths.root)),
+            records: Arc::new(PullRecords::new(&paths.root)),
+            owner_label: paths.owner_label().into(),
             under_way: Mutex::default(),
         }
     }
@@ -97,7 +98,7 @@ impl Images {
         client: &Client,
         image: &str,
     ) -> Result<Option<LocalImage>, ImageError> {
-        find(client, &self.records, image).await
+        find(client, &self.records, &self.owner_label, image).await
     }
 
     /// The pull of this image: the one that is under way, or a new one.
@@ -116,6 +117,7 @@ impl Images {
             image: image.to_owned(),
             files: Arc::clone(&self.credentials),
             records: Arc::clone(&self.records),
+            owner_label: Arc::clone(&self.owner_label),
         };
         let pull = pull.run(before).boxed().shared();
         if let Some(weak) = pull.downgrade() {
@@ -131,6 +133,7 @@ struct ImagePull {
     image: String,
     files: Arc<CredentialFiles>,
     records: Arc<PullRecords>,
+    owner_label: Arc<str>,
 }
 
 impl ImagePull {
@@ -163,18 +166,22 @@ impl ImagePull {
 
     /// Records the pull of an image that is not there. Returns true if it is not.
     async fn prepare(&self, before: Before) -> bool {
+        let remove = |images| damaged::remove(&self.client, &self.owner_label, images);
+        self.records.discard_all_torn(remove).await;
         match before {
             Before::Missing => {}
             // One that is there is not to be lost with a boot.
             Before::Unknown => {
-                let found = find(&self.client, &self.records, &self.image).await;
+                let found = find(&self.client, &self.records, &self.owner_label, &self.image).await;
                 if !matches!(found, Ok(None)) {
                     return false;
                 }
             }
             Before::Damaged { pulled } => {
-                if pulled && let Err(error) = remove(&self.client, &self.image).await {
-                    warn!(image = self.image, %error, "Failed to remove a damaged image");
+                if pulled {
+                    for (image, error) in remove(vec![self.image.clone()]).await {
+                        warn!(image, %error, "Failed to remove a damaged image");
+                    }
                 }
             }
         }
@@ -210,11 +217,6 @@ impl ImagePull {
             warn!(image = self.image, %error, "Pulled image is not on disk yet");
         }
     }
-}
-
-async fn remove(client: &Client, image: &str) -> Result<(), Error> {
-    let image = Some(spec(image));
-    if_found(client.remove_image(RemoveImageRequest { image }).await).map(drop)
 }
 
 /// Returns true if the runtime's error says that it has an image in part only, as after a power cut: its content is
@@ -302,9 +304,10 @@ fn wants_credentials(message: &str) -> bool {
 async fn find(
     client: &Client,
     records: &PullRecords,
+    owner_label: &str,
     image: &str,
 ) -> Result<Option<LocalImage>, ImageError> {
-    let remove = || remove(client, image);
+    let remove = |images| damaged::remove(client, owner_label, images);
     let discarded = records.discard_torn(image, remove).await;
     discarded.map_err(|error| image_error(&error, "ImageInspectError"))?;
     local(client, image).await

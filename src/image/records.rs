@@ -5,7 +5,7 @@
 //! recorded before it begins, and the record is removed once the file system of the runtime's images is synced. What
 //! an earlier boot left recorded is not to be trusted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,18 @@ const LONGEST: u64 = 64 * 1024;
 pub(super) struct PullRecords {
     folder: PathBuf,
     boot: String,
-    /// The images whose pulls a power cut may have torn, and whether the runtime still has them.
-    torn: HashMap<String, Mutex<bool>>,
+    /// The images whose pulls a power cut may have torn.
+    torn: HashSet<String>,
+    /// Those of them that the runtime may still have.
+    left: Mutex<Left>,
+}
+
+/// The torn images that have not been removed.
+#[derive(Debug)]
+struct Left {
+    images: HashSet<String>,
+    /// Their removal was tried.
+    tried: bool,
 }
 
 /// The folder of the records, below the agent's root directory.
@@ -54,8 +64,14 @@ impl PullRecords {
         let records = entries.filter_map(|entry| read(&entry.ok()?.path()));
         // One of this boot is an agent's that was killed.
         let torn = records.filter(|record| record.boot != boot);
+        let torn: HashSet<String> = torn.map(|record| record.image).collect();
+        let left = Left {
+            images: torn.clone(),
+            tried: false,
+        };
         Self {
-            torn: torn.map(|record| (record.image, true.into())).collect(),
+            torn,
+            left: left.into(),
             folder,
             boot,
         }
@@ -89,29 +105,64 @@ impl PullRecords {
         }
     }
 
-    /// Has an image removed whose pull a power cut may have torn, once.
+    /// Has an image removed whose pull a power cut may have torn, once, and all others with it: what two of them have
+    /// in common stays as long as one does.
     ///
     /// # Errors
     /// It was not removed.
-    pub(super) async fn discard_torn<E>(
+    pub(super) async fn discard_torn<E, F>(
         &self,
         image: &str,
-        remove: impl AsyncFnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(torn) = self.torn.get(image) else {
+        remove: impl FnOnce(Vec<String>) -> F,
+    ) -> Result<(), E>
+    where
+        F: Future<Output = HashMap<String, E>>,
+    {
+        if !self.torn.contains(image) {
             return Ok(());
-        };
-        let mut is_torn = torn.lock().await;
-        if *is_torn {
-            remove().await?;
+        }
+        let mut left = self.left.lock().await;
+        if !left.images.contains(image) {
+            return Ok(());
+        }
+        let mut failed = self.discard(&mut left, remove).await;
+        failed.remove(image).map_or(Ok(()), Err)
+    }
+
+    /// Has all such images removed before the first pull, which would take parts of theirs for its own.
+    pub(super) async fn discard_all_torn<E, F>(&self, remove: impl FnOnce(Vec<String>) -> F)
+    where
+        F: Future<Output = HashMap<String, E>>,
+    {
+        if self.torn.is_empty() {
+            return;
+        }
+        let mut left = self.left.lock().await;
+        if !left.tried {
+            self.discard(&mut left, remove).await;
+        }
+    }
+
+    async fn discard<E, F>(
+        &self,
+        left: &mut Left,
+        remove: impl FnOnce(Vec<String>) -> F,
+    ) -> HashMap<String, E>
+    where
+        F: Future<Output = HashMap<String, E>>,
+    {
+        let images: Vec<String> = left.images.iter().cloned().collect();
+        let failed = remove(images.clone()).await;
+        left.tried = true;
+        for image in images.iter().filter(|image| !failed.contains_key(*image)) {
             warn!(
                 image,
                 "Removed an image that was not on disk yet when the machine stopped"
             );
-            *is_torn = false;
+            left.images.remove(image);
             self.end(image);
         }
-        Ok(())
+        failed
     }
 }
 
@@ -125,39 +176,80 @@ fn read(path: &Path) -> Option<PullRecord> {
 mod tests {
     use super::*;
 
-    /// Asks for each of these images; gives those that are removed.
-    async fn discarded(records: &PullRecords, images: &[&str]) -> Vec<String> {
+    fn none() -> HashMap<String, &'static str> {
+        HashMap::new()
+    }
+
+    /// Asks for each of these images; gives those that are removed for each.
+    async fn discarded(records: &PullRecords, images: &[&str]) -> Vec<Vec<String>> {
         let mut discarded = vec![];
         for image in images {
-            let remove = async || {
-                discarded.push((*image).to_owned());
-                Ok::<(), ()>(())
+            let mut removed = vec![];
+            let remove = async |images: Vec<String>| {
+                removed = images;
+                none()
             };
             records.discard_torn(image, remove).await.unwrap();
+            removed.sort();
+            discarded.push(removed);
         }
         discarded
     }
 
-    #[tokio::test]
-    async fn images_of_pulls_that_an_earlier_boot_did_not_end_are_removed_once() {
+    const IMAGES: [&str; 4] = ["a", "b", "registry.example/c@sha256:0", "d"];
+    const NOTHING: [[&str; 0]; 4] = [[]; 4];
+
+    /// A root directory with the records of pulls of all but the last that an earlier boot began, of which it ended
+    /// the first.
+    fn after_a_boot() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        let images = ["a", "b", "registry.example/c@sha256:0", "d"];
         let before = PullRecords::of_boot(root.path(), "before".to_owned());
-        for image in &images[..3] {
+        for image in &IMAGES[..3] {
             before.begin(image).unwrap();
         }
         before.end("a");
         before.end("never begun");
-        let killed = PullRecords::of_boot(root.path(), "before".to_owned());
-        assert_eq!(discarded(&killed, &images).await, [""; 0]);
+        root
+    }
 
-        fs::write(before.folder.join(".x"), "torn").unwrap();
+    #[tokio::test]
+    async fn images_of_pulls_that_an_earlier_boot_did_not_end_are_removed_once() {
+        let root = after_a_boot();
+        let killed = PullRecords::of_boot(root.path(), "before".to_owned());
+        assert_eq!(discarded(&killed, &IMAGES).await, NOTHING);
+
+        fs::write(folder(root.path()).join(".x"), "torn").unwrap();
         let now = PullRecords::new(root.path());
-        let failed = now.discard_torn("b", async || Err("hangs")).await;
-        assert_eq!(failed, Err("hangs"));
-        assert_eq!(discarded(&now, &images).await, images[1..3]);
-        assert_eq!(discarded(&now, &images).await, [""; 0]);
+        let (one, other) = (IMAGES[1], IMAGES[2]);
+        let fails = async |_| HashMap::from([(one.to_owned(), "hangs")]);
+        assert_eq!(now.discard_torn(one, fails).await, Err("hangs"));
+        // One that cannot be removed keeps no other.
+        assert_eq!(discarded(&now, &[other]).await, [[""; 0]]);
+        let again: [&[&str]; 4] = [&[], &[one], &[], &[]];
+        assert_eq!(discarded(&now, &IMAGES).await, again);
+        assert_eq!(discarded(&now, &IMAGES).await, NOTHING);
         let later = PullRecords::of_boot(root.path(), "later".to_owned());
-        assert_eq!(discarded(&later, &images).await, [""; 0]);
+        assert_eq!(discarded(&later, &IMAGES).await, NOTHING);
+    }
+
+    #[tokio::test]
+    async fn all_of_them_are_removed_before_the_first_pull_and_with_one() {
+        let root = after_a_boot();
+        let now = PullRecords::new(root.path());
+        let all: [&[&str]; 4] = [&[], &IMAGES[1..3], &[], &[]];
+        assert_eq!(discarded(&now, &IMAGES).await, all);
+
+        let root = after_a_boot();
+        let now = PullRecords::new(root.path());
+        let mut counts = vec![];
+        for _ in 0..2 {
+            let remove = async |images: Vec<String>| {
+                counts.push(images.len());
+                none()
+            };
+            now.discard_all_torn(remove).await;
+        }
+        assert_eq!(counts, [2]);
+        assert_eq!(discarded(&now, &IMAGES).await, NOTHING);
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 
 use podkeeper::cri::v1;
@@ -19,6 +21,7 @@ super::on_each_containerd!(
     several_pods_that_want_one_image_share_one_pull,
     a_pod_removed_while_its_image_is_pulled_is_gone,
     an_image_whose_content_is_gone_is_pulled_anew,
+    what_a_power_cut_tore_of_images_is_pulled_anew,
     with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry,
     what_cannot_be_pulled_says_why,
     a_private_image_is_pulled_once_its_credentials_are_there,
@@ -181,44 +184,110 @@ async fn a_pod_removed_while_its_image_is_pulled_is_gone(mut node: Node) {
     .await;
 }
 
-/// Removes the layer of an image from the runtime's store, unpacked and as it was pulled.
-const DAMAGE: &str = r#"
-ctr() { "$(hack/containerd fetch --version $VERSION)/ctr" -a $DIR/run/containerd.sock -n k8s.io "$@"; }
-digests() { ctr content get $1 | grep -o 'sha256:[0-9a-f]*'; }
-manifest=$(ctr images ls | awk -v image=$IMAGE '$1 == image {print $3}')
-config=$(digests $manifest | head -1)
-ctr snapshots rm $(digests $config | head -1)
-ctr content rm $(digests $manifest | tail -1)
-"#;
-
-async fn an_image_whose_content_is_gone_is_pulled_anew(mut node: Node) {
-    let name = image(&node, &registry(), "damaged");
+/// Pushes an image that no other test has any part of.
+fn push_own(node: &Node, tag: &str) -> String {
+    let name = image(node, &registry(), tag);
     let archive = node.path("own.tar");
     let made = Command::new("python3")
-        .args(["hack/images.py", "--own", &node.name, "/bin/busybox"])
+        .args(["hack/images.py", "--own", &name, "/bin/busybox"])
         .arg(&archive)
         .status();
     assert!(made.unwrap().success());
     push(archive.to_str().unwrap(), &name);
+    name
+}
+
+/// Does something to an image in the runtime's store, behind the agent's back.
+fn damage(node: &Node, image: &str, script: &str) {
+    let done = Command::new("bash")
+        .args(["-euc", &[STORE, script].concat()])
+        .env("VERSION", node.version)
+        .env("DIR", &node.runtime_dir)
+        .env("IMAGE", image)
+        .status();
+    assert!(done.unwrap().success());
+}
+
+/// Finds the layer of an image in the runtime's store, unpacked and as it was pulled.
+const STORE: &str = r#"
+ctr() { "$(hack/containerd fetch --version $VERSION)/ctr" -a $DIR/run/containerd.sock -n k8s.io "$@"; }
+digests() { ctr content get $1 | grep -o 'sha256:[0-9a-f]*'; }
+manifest=$(ctr images ls | awk -v image=$IMAGE '$1 == image {print $3}')
+unpacked=$(digests $(digests $manifest | head -1) | head -1)
+pulled=$(digests $manifest | tail -1)
+"#;
+
+const REMOVE: &str = "ctr snapshots rm $unpacked; ctr content rm $pulled";
+
+/// As a power cut leaves what was not on disk yet.
+const EMPTY: &str = r"
+layer=$(ctr snapshots view --target /mnt view-$$ $unpacked | grep -o '/[^ ,=]*snapshots/[0-9]*/fs')
+ctr snapshots rm view-$$ || true
+test -s $layer/bin/busybox
+find $layer -type f -exec truncate -s 0 {} +
+find $DIR -path *blobs/sha256/${pulled#sha256:} -exec truncate -s 0 {} +
+";
+
+async fn an_image_whose_content_is_gone_is_pulled_anew(mut node: Node) {
+    let name = push_own(&node, "damaged");
     node.put("a.yaml", &pod_with("a", &name, FOREVER, ""));
     node.start_agent();
     node.wait_running("a").await;
     node.remove("a.yaml");
     node.wait_gone().await;
-
-    let damaged = Command::new("bash")
-        .args(["-euc", DAMAGE])
-        .env("VERSION", node.version)
-        .env("DIR", &node.runtime_dir)
-        .env("IMAGE", &name)
-        .status();
-    assert!(damaged.unwrap().success());
+    damage(&node, &name, REMOVE);
     node.put("b.yaml", &pod_with("b", &name, FOREVER, ""));
     node.wait_running("b").await;
     assert_eq!(
         node.log_lines_with("Found a damaged image, pulling it again"),
         1
     );
+}
+
+/// Two names of one image: what the runtime has of one is taken for the other.
+async fn what_a_power_cut_tore_of_images_is_pulled_anew(mut node: Node) {
+    let first = push_own(&node, "first");
+    let second = image(&node, &registry(), "second");
+    push(node.path("own.tar").to_str().unwrap(), &second);
+    let names = [("a", &first), ("b", &second)];
+    for (pod, name) in names {
+        node.put(&format!("{pod}.yaml"), &pod_with(pod, name, FOREVER, ""));
+    }
+    node.start_agent();
+    let mut before = vec![];
+    for (pod, _) in names {
+        before.push(node.wait_running(pod).await);
+    }
+    // What a cut does: nothing runs any more, and the pulls were not on disk yet.
+    node.kill_agent();
+    for container in &before {
+        node.kill_container(&container.id).await;
+    }
+    damage(&node, &first, EMPTY);
+    let records = node.path("root/pulls");
+    for name in [&first, &second] {
+        let record = json!({"image": name, "boot": "an earlier one"});
+        fs::write(records.join(hex(name)), record.to_string()).unwrap();
+    }
+    node.start_agent();
+    for ((pod, _), before) in names.iter().zip(&before) {
+        let after = node.wait_after(pod, before).await;
+        let restarts = after.metadata.unwrap().attempt;
+        assert_eq!(restarts, 1, "{}", node.log());
+        let listed = node.exec(&after.id, &["sh", "-c", "test -s /own && echo whole"]);
+        assert_eq!(listed.await, "whole\n");
+    }
+    assert_eq!(fs::read_dir(records).unwrap().count(), 0);
+    for (pod, _) in names {
+        node.remove(&format!("{pod}.yaml"));
+    }
+    node.wait_gone().await;
+}
+
+/// The name of an image's record.
+fn hex(name: &str) -> String {
+    let digest = Sha256::digest(name);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry(
