@@ -16,8 +16,10 @@ mod stop;
 mod systemd;
 
 use std::iter;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use tokio::sync::watch;
@@ -25,7 +27,8 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Flags};
 use crate::cri::Client;
-use crate::host::blocking::single_threaded_runtime;
+use crate::host::blocking::{pooled, single_threaded_runtime};
+use crate::host::cni;
 use crate::image::Images;
 use crate::mirror::{self, Mirror};
 use crate::node::supervisor::Heartbeat;
@@ -45,6 +48,9 @@ use node_facts::{host_ips, node_facts};
 use reload::{LiveSettings, Reloader};
 pub(crate) use reset::reset;
 use systemd::Systemd;
+
+/// Longest wait for the folder of networks' addresses.
+const ADDRESSES_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the agent until a signal asks it to stop.
 ///
@@ -94,6 +100,20 @@ fn refuse_kubelet() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives back the addresses of which a power cut has left no owner.
+async fn remove_empty_addresses() {
+    let remove = || cni::remove_empty_addresses(Path::new(cni::ADDRESSES));
+    match pooled("addresses of networks", ADDRESSES_LIMIT, remove).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => info!(
+            count,
+            "Removed addresses that a power cut left without an owner"
+        ),
+        Ok(Err(error)) => warn!(%error, "Failed to read the addresses of networks"),
+        Err(error) => warn!(%error, "Failed to read the addresses of networks"),
+    }
+}
+
 fn log_start(config: &Config) {
     let Sources { directory, url } = &config.sources;
     info!(
@@ -131,6 +151,7 @@ async fn run_parts(
     let (api_client_sender, api_client) = watch::channel(None);
     serve(&config, server, &state, api_client);
 
+    remove_empty_addresses().await;
     let context = tokio::select! {
         context = build_context(&config, &metrics, shutdown.clone()) => context?,
         _ = shutdown.requested() => {

@@ -5,10 +5,25 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Returns the ID of this boot as the kernel prints it, with a newline; empty where it is unknown.
 #[must_use]
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Returns true if a time, in seconds since 1970, is of an earlier boot. One of the future is too: it was taken from a
+/// clock that was ahead, or before this one was set back.
+#[must_use]
+pub fn is_of_earlier_boot(time: i64) -> bool {
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    let uptime = clock_gettime(ClockId::Boottime).tv_sec;
+    is_earlier(time, uptime, now)
+}
+
+fn is_earlier(time: i64, uptime: i64, now: i64) -> bool {
+    !(now.saturating_sub(uptime)..=now).contains(&time)
 }
 
 /// Returns the machine's memory in bytes; 0 where it is unknown.
@@ -138,6 +153,14 @@ pub fn addresses_ipv6_first() -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_of_this_boot_is_of_an_earlier_one() {
+        for (time, earlier) in [(99, true), (100, false), (200, false), (201, true)] {
+            assert_eq!(is_earlier(time, 100, 200), earlier, "{time}");
+        }
+        assert!(is_of_earlier_boot(0));
+    }
 
     #[test]
     fn what_the_kernel_writes_is_understood() {

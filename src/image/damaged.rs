@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use tracing::{debug, warn};
 
@@ -15,7 +14,8 @@ use crate::cri::v1::{
     Container, ContainerFilter, ContainerState, ContainerStatusRequest, ImageStatusRequest,
     ListContainersRequest, ListImagesRequest, RemoveImageRequest,
 };
-use crate::cri::{Client, Error, PullLease, if_found};
+use crate::cri::{Client, Error, if_found};
+use crate::host::machine;
 use crate::translate::labels;
 
 /// Removes images. Containers with this owner label that do not run any more stay, without what they wrote. Returns the
@@ -119,38 +119,18 @@ async fn remove_snapshot(client: &Client, container_id: &str) -> Result<(), Erro
 
 /// Deletes the leases of pulls that ended with an earlier boot, and what nothing refers to then.
 async fn delete_leases(client: &Client) -> Result<(), Error> {
-    let now = clock_gettime(ClockId::Realtime).tv_sec;
-    let boot = now.saturating_sub(clock_gettime(ClockId::Boottime).tv_sec);
     for lease in client.pull_leases().await? {
-        if is_of_earlier_boot(&lease, boot, now) {
+        if machine::is_of_earlier_boot(lease.created) {
             client.delete_lease(&lease.id).await?;
         }
     }
     client.collect_garbage().await
 }
 
-/// Returns true if a lease was created before this boot, in seconds since 1970. One of the future was created by a clock
-/// that was ahead, or before the clock was set back.
-fn is_of_earlier_boot(lease: &PullLease, boot: i64, now: i64) -> bool {
-    !(boot..=now).contains(&lease.created)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cri::v1::ImageSpec;
-
-    #[test]
-    fn leases_of_this_boot_are_others_pulls() {
-        let of_earlier_boot = |created| {
-            let id = "l".to_owned();
-            is_of_earlier_boot(&PullLease { id, created }, 100, 200)
-        };
-        let expected = [(99, true), (100, false), (200, false), (201, true)];
-        for (created, earlier) in expected {
-            assert_eq!(of_earlier_boot(created), earlier, "{created}");
-        }
-    }
 
     #[test]
     fn a_container_is_of_an_image_by_its_id_wherever_it_stands() {
