@@ -348,6 +348,37 @@ fn each_finding_has_its_own_word() {
 }
 
 #[test]
+fn what_a_kubelet_would_do_differently_is_a_warning_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations: {podkeeper.io/rollback-after: 60s}\n\
+               spec: {containers: [{name: c, image: i:1}]}\n";
+    fs::write(&file, pod).unwrap();
+    let path = file.to_str().unwrap();
+    let usual = ["check", "--hostname-override=n1"];
+    let output = podkeeper(&[&usual[..], &[path]].concat());
+    let good = format!("{path}: good: Pod default/web-n1\n");
+    assert_eq!(text(&output.stdout), good);
+    let summary = |counts: &str| format!("Checked 1 file: {counts}\n");
+    assert_eq!(
+        text(&output.stderr),
+        summary("1 valid, 0 errors, 0 warnings")
+    );
+    let output = podkeeper(&[&usual[..], &["--kubernetes", path]].concat());
+    let field = "metadata.annotations[podkeeper.io/rollback-after]";
+    let warning = format!("{path}:5:46: warning: {field}: has no effect with a kubelet\n");
+    assert_eq!(text(&output.stdout), warning + &good);
+    assert_eq!(output.status.code(), Some(0));
+    let strict = ["--kubernetes", "--strict", "-o", "github", path];
+    let output = podkeeper(&[&usual[..], &strict].concat());
+    let command =
+        format!("::error file={path},line=5,col=46::{field}: has no effect with a kubelet\n");
+    assert_eq!(text(&output.stdout), command);
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn files_that_name_one_pod_are_told_with_both_paths() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();

@@ -141,7 +141,10 @@ fn parse_item(
 }
 
 /// Adds the Pods of a document.
-fn take_apart(mut document: Document, items: &mut Vec<Document>) -> Result<(), Vec<Problem>> {
+pub(super) fn take_apart(
+    mut document: Document,
+    items: &mut Vec<Document>,
+) -> Result<(), Vec<Problem>> {
     if !document.value.is_object() {
         let found = kind_of(&document.value);
         let message = format!("found {found}, expected a Pod or a list of Pods");

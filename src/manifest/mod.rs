@@ -11,6 +11,7 @@ pub(crate) mod expansion;
 mod fields;
 mod hints;
 mod identity;
+mod kubelet_differences;
 mod list;
 #[cfg(test)]
 mod numbers;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use decode::{Decoded, Suggestion};
 use document::Document;
 
+pub use kubelet_differences::kubelet_differences;
 pub use requests::{all_containers, is_sidecar};
 pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
 pub use written::WrittenDocument;

@@ -3,7 +3,7 @@
 //! They serve the Pods of their namespace that come from the same source, and never come from an API
 //! server. What a Pod refers to is part of the Pod: another content makes another UID, so another Pod.
 
-mod references;
+pub(super) mod references;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -22,6 +22,13 @@ pub(super) struct Reference {
     field: String,
 }
 
+/// The fields of a Pod that refer to an object.
+pub(in crate::manifest) fn fields(spec: &PodSpec) -> impl Iterator<Item = String> {
+    references(spec)
+        .into_iter()
+        .map(|reference| reference.field)
+}
+
 /// Every reference of a Pod to an object.
 pub(super) fn references(spec: &PodSpec) -> Vec<Reference> {
     let mut found = vec![];

@@ -1,13 +1,15 @@
-//! `podkeeper check`: problems of manifests, in the format of a compiler.
+//! `podkeeper check`: problems of manifests, for people and for the tools of a CI.
+
+mod report;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 
+use self::report::{CheckEntry, CheckFinding, CheckFormat, CheckReport, CheckRule, CheckedFile};
 use super::{print, printable};
 use crate::config::node_name;
 use crate::manifest::objects::{Object, ObjectKey};
@@ -31,6 +33,14 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     strict: bool,
 
+    /// Warn about what a kubelet would do differently
+    #[arg(long)]
+    kubernetes: bool,
+
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    output: CheckFormat,
+
     /// Name of the node that the manifests are for [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
     hostname_override: Option<String>,
@@ -51,13 +61,15 @@ struct Checked<'a> {
 #[derive(Debug, PartialEq)]
 enum CheckResult {
     Problem(Problem),
+    /// A kubelet would do something else.
+    Difference(Problem),
     /// This is valid, if the file as a whole is not refused.
     Valid(String),
 }
 
 pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let node = node_name(arguments.hostname_override.clone())?;
-    let mut text = String::new();
+    let mut empty = vec![];
     let mut files = vec![];
     let mut seen = BTreeSet::new();
     // The files that one agent would read together: those of a folder, with those given by themselves.
@@ -71,7 +83,7 @@ pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             vec![path.clone()]
         };
         if paths.is_empty() {
-            writeln!(text, "{}: good: no manifests", path.display())?;
+            empty.push(path.clone());
         }
         let first = files.len();
         for path in paths {
@@ -95,12 +107,19 @@ pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             find_duplicates(&mut files, &together);
         }
     }
-    let mut all_good = true;
-    for file in &files {
-        all_good &= file.verdict(&mut text)?;
+    let report = CheckReport {
+        empty,
+        files: files.into_iter().map(Checked::finish).collect(),
+    };
+    let text = report.text(arguments.output)?;
+    print(&match arguments.output {
+        CheckFormat::Text | CheckFormat::Github => printable(&text),
+        CheckFormat::Json | CheckFormat::Sarif => text,
+    })?;
+    if arguments.output == CheckFormat::Text {
+        eprintln!("{}", report.summary());
     }
-    print(&printable(&text))?;
-    Ok(if all_good {
+    Ok(if report.errors() == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -123,10 +142,16 @@ impl<'a> Checked<'a> {
         let bytes = bytes.map_err(|message| vec![Problem::of_file(message)]);
         let read = bytes.and_then(|bytes| {
             if arguments.web {
-                checked.document(&bytes, node)
+                checked.document(&bytes, node)?;
             } else {
-                checked.manifest(&bytes, node)
+                checked.manifest(&bytes, node)?;
             }
+            if arguments.kubernetes {
+                let differences = manifest::kubelet_differences(&bytes).into_iter();
+                let findings = differences.map(CheckResult::Difference);
+                checked.findings.splice(..0, findings);
+            }
+            Ok(())
         });
         if let Err(problems) = read {
             checked.wrong(problems);
@@ -195,43 +220,38 @@ impl<'a> Checked<'a> {
             .extend(findings.into_iter().map(CheckResult::Problem));
     }
 
-    /// Writes the results of the file; returns whether it is valid.
-    fn verdict(&self, text: &mut String) -> anyhow::Result<bool> {
-        let path = self.path.display();
+    /// Gives each finding its severity, and leaves out what is not valid after all.
+    fn finish(self) -> CheckedFile {
         let is_error = |problem: &Problem| self.arguments.strict || !problem.is_warning();
         let is_valid = |finding: &CheckResult| match finding {
-            CheckResult::Problem(problem) => !is_error(problem),
+            CheckResult::Problem(problem) | CheckResult::Difference(problem) => !is_error(problem),
             CheckResult::Valid(_) => true,
         };
-        let all_valid = self.findings.iter().all(is_valid);
-        for finding in &self.findings {
-            let problem = match finding {
-                CheckResult::Problem(problem) => problem,
-                // A manifest is refused as a whole; of a document, each Pod is by itself.
-                CheckResult::Valid(what) if all_valid || self.arguments.web => {
-                    writeln!(text, "{path}: good: {what}")?;
-                    continue;
-                }
-                CheckResult::Valid(_) => continue,
-            };
-            let word = if is_error(problem) {
-                "error"
-            } else {
-                "warning"
-            };
-            match problem.line {
-                0 => write!(text, "{path}: {word}: ")?,
-                line => write!(text, "{path}:{line}:{}: {word}: ", problem.column)?,
+        // A manifest is refused as a whole; of a document, each Pod is by itself.
+        let are_valid = self.arguments.web || self.findings.iter().all(is_valid);
+        let entry = |finding| match finding {
+            CheckResult::Valid(what) => are_valid.then_some(CheckEntry::Valid(what)),
+            CheckResult::Problem(problem) => {
+                let is_error = is_error(&problem);
+                Some(CheckEntry::CheckFinding(CheckFinding::new(
+                    problem,
+                    is_error,
+                    CheckRule::Manifest,
+                )))
             }
-            match problem.field.as_str() {
-                "" => writeln!(text, "{}", problem.message)?,
-                field => writeln!(text, "{field}: {}", problem.message)?,
+            CheckResult::Difference(problem) => {
+                let is_error = is_error(&problem);
+                Some(CheckEntry::CheckFinding(CheckFinding::new(
+                    problem,
+                    is_error,
+                    CheckRule::Kubelet,
+                )))
             }
+        };
+        CheckedFile {
+            path: self.path.display().to_string(),
+            entries: self.findings.into_iter().filter_map(entry).collect(),
         }
-        if self.findings.is_empty() {
-            writeln!(text, "{path}: good: no Pods")?;
-        }
-        Ok(all_valid)
     }
 }
 
