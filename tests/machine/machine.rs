@@ -190,7 +190,8 @@ impl Machine {
         assert_eq!(self.tasks(), "");
         let left = "ls /var/lib/podkeeper/pods /var/log/pods; \
                     ls -d /sys/fs/cgroup/kubepods*/*-pod* /sys/fs/cgroup/kubepods*/*/*-pod* \
-                    /sys/fs/cgroup/kubepods/pod* /sys/fs/cgroup/kubepods/*/pod* 2>/dev/null; true";
+                    /sys/fs/cgroup/kubepods/pod* /sys/fs/cgroup/kubepods/*/pod* \
+                    /run/systemd/system.control/kubepods*pod*.slice.d 2>/dev/null; true";
         let left = self.does(left);
         let left: Vec<_> = left
             .lines()

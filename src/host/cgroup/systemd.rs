@@ -11,6 +11,9 @@ use super::{CPU_PERIOD, CgroupLimits, cpu_weight};
 
 /// Folder of drop-ins until the next boot, there where systemd is the init.
 const DROP_INS: &str = "/run/systemd/system";
+/// Folder of the limits that slices were given (`systemctl set-property --runtime`), which outlive the slice: each version
+/// of each Pod would leave one until the next boot.
+const RUNTIME_PROPERTIES: &str = "/run/systemd/system.control";
 /// Name of ours.
 const DROP_IN: &str = "50-podkeeper.conf";
 /// Its content. systemd stops slices at the beginning of a shutdown (`systemd.slice(5)`, "Default Dependencies"), and
@@ -90,6 +93,14 @@ pub(super) fn stop_slice(path: &str) {
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {
         debug!(slice, %error, "Failed to stop slice");
+    }
+    // A slice that is not loaded any more needs no reload to forget them.
+    let limits = Path::new(RUNTIME_PROPERTIES).join(format!("{slice}.d"));
+    match fs::remove_dir_all(&limits) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            debug!(slice, %error, "Failed to remove the limits of a slice");
+        }
+        _ => {}
     }
 }
 
