@@ -40,7 +40,7 @@ use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
 use crate::pod::shutdown::NodeShutdown;
 use crate::pod::state::time::Clock;
-use crate::pod::task::Context;
+use crate::pod::task::{Context, PodRequests};
 use crate::server::{AgentMetrics, Audience, Server, ServerState, serve_https, serve_port};
 use crate::source::Sources;
 use crate::source::url::shown;
@@ -248,6 +248,7 @@ async fn build_context(
         limiter: Limiter::new(config.runtime_concurrency),
         clock: Clock::default(),
         shutdown,
+        requests: PodRequests::default(),
         reports: Reports::default(),
         events: Events::default(),
         metrics: metrics.pods.clone(),

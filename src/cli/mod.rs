@@ -12,6 +12,7 @@ mod logs;
 mod man;
 mod ps;
 mod reset;
+mod restart;
 mod table;
 mod wait;
 
@@ -57,6 +58,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Wait until a Pod is ready, or deleted
     Wait(wait::WaitArgs),
+    /// Restart the containers of a Pod
+    Restart(restart::RestartArgs),
     /// Print the crictl command that runs a command in a container
     Exec(crictl::ExecArgs),
     /// Print the crictl command that attaches to a container
@@ -97,6 +100,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Logs(arguments) => logs::logs(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
+        Command::Restart(arguments) => restart::restart(&arguments),
         Command::Exec(arguments) => crictl::exec(&arguments),
         Command::Attach(arguments) => crictl::attach(&arguments),
         Command::Reset(arguments) => reset::reset(&arguments),

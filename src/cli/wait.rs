@@ -56,25 +56,48 @@ pub(super) fn wait(arguments: &WaitArgs) -> anyhow::Result<ExitCode> {
         timeout,
     } = arguments;
     single_threaded()?.block_on(async {
-        let mut last = None;
-        if let Some(message) = wait_for(agent, pod, *what, *timeout, &mut last).await? {
-            print(&(printable(&message) + "\n"))?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let no_response = || "the agent does not respond".to_owned();
-        let found = last.as_ref().and_then(|last| the_one(pod, last).ok());
-        bail!(
-            "Timed out after {} waiting for Pod {} {}: {}",
-            format_duration(*timeout),
-            found.map_or_else(|| pod.to_string(), full_name),
-            match what {
-                What::Ready => "to become ready",
-                What::Deleted => "to be deleted",
-            },
-            last.as_ref()
-                .map_or_else(no_response, |last| state(pod, last, Timestamp::now()))
-        )
+        let message = until(agent, pod, *what, *timeout).await?;
+        print(&(printable(&message) + "\n"))?;
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Waits until a Pod is ready; returns the message for it.
+///
+/// # Errors
+/// It is not ready in time.
+pub(super) async fn until_ready(
+    agent: &Agent,
+    pod: &PodName,
+    timeout: Duration,
+) -> anyhow::Result<String> {
+    until(agent, pod, What::Ready, timeout).await
+}
+
+/// Waits for the condition; returns the message for it.
+async fn until(
+    agent: &Agent,
+    pod: &PodName,
+    what: What,
+    timeout: Duration,
+) -> anyhow::Result<String> {
+    let mut last = None;
+    if let Some(message) = wait_for(agent, pod, what, timeout, &mut last).await? {
+        return Ok(message);
+    }
+    let no_response = || "the agent does not respond".to_owned();
+    let found = last.as_ref().and_then(|last| the_one(pod, last).ok());
+    bail!(
+        "Timed out after {} waiting for Pod {} {}: {}",
+        format_duration(timeout),
+        found.map_or_else(|| pod.to_string(), full_name),
+        match what {
+            What::Ready => "to become ready",
+            What::Deleted => "to be deleted",
+        },
+        last.as_ref()
+            .map_or_else(no_response, |last| state(pod, last, Timestamp::now()))
+    )
 }
 
 /// Waits for the condition; returns the message for it, or `None` on timeout. `last` is the last report of
@@ -143,7 +166,7 @@ fn is_ready(pod: &PodDetail) -> bool {
     let conditions = status.and_then(|s| s.conditions.as_deref());
     let mut conditions = conditions.unwrap_or_default().iter();
     let ready = conditions.any(|c| c.type_ == "Ready" && c.status == "True");
-    ready && !pod.terminating && pod.report.update.is_none()
+    ready && !pod.terminating && !pod.report.restarting && pod.report.update.is_none()
 }
 
 /// Describes a Pod that does not meet the condition.
@@ -208,6 +231,9 @@ mod tests {
         let mut leaving = details("True");
         leaving.pods[0].terminating = true;
         assert_eq!(message(What::Ready, &leaving), None);
+        let mut restarting = details("True");
+        restarting.pods[0].report.restarting = true;
+        assert_eq!(message(What::Ready, &restarting), None);
         assert_eq!(message(What::Deleted, &details("True")), None);
     }
 

@@ -146,6 +146,7 @@ impl Supervisor {
     ) -> bool {
         let mut observed_all = false;
         let context = Arc::clone(&self.context);
+        let mut requests = context.requests.receiver();
         // A list that is not answered blocks only the next one.
         let mut lists = FuturesUnordered::new();
         loop {
@@ -170,6 +171,7 @@ impl Supervisor {
                     let addresses = addresses.borrow_and_update().clone();
                     self.notify_addresses(&addresses);
                 }
+                Some(request) = requests.recv() => self.notify(&request.key, request.message),
                 Some(ended) = self.tasks.join_next() => self.task_ended(ended),
                 periods = context.shutdown.requested(), if self.stop.is_none() => {
                     if !self.begin_shutdown(&periods) {

@@ -62,6 +62,9 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
     /// A newer version that waits to take over.
     pub update: Option<UpdateReport>,
+    /// True if a restart was requested and is not done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarting: bool,
     /// Failure that keeps an old version of a running Pod from being cleaned up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupReport>,
@@ -208,6 +211,7 @@ pub fn report(
         shutdown::TERMINATED_MESSAGE.clone_into(&mut report.message);
         report.since.clear();
     }
+    report.restarting = shown.is_some_and(|version| is_restarting(view, version));
     let newer = view.wanted.filter(|w| w.uid != uid);
     report.update = newer.map(|version| update_report(view, version));
     let warnings = wanted.into_iter().flat_map(|w| &w.warnings);
@@ -222,6 +226,15 @@ pub fn report(
         until: until.unwrap_or_default(),
         progress: view.state.progress.clone(),
     }
+}
+
+/// Returns true if the newest instance of a container is one whose restart was requested.
+fn is_restarting(view: View<'_>, version: &StaticPod) -> bool {
+    version.all_containers().any(|spec| {
+        let history = view.observed.history_of(&version.uid, &spec.name);
+        let newest = history.into_iter().next();
+        newest.is_some_and(|c| view.state.is_restart_requested(c))
+    })
 }
 
 /// Returns the reason for which a version does not take over yet.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -45,6 +45,25 @@ pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::R
     let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     let lines = lines.map(json::from_slice);
     Ok(lines.collect::<Result<_, _>>()?)
+}
+
+/// Has the agent carry out a request, and returns its response.
+///
+/// # Errors
+/// No agent runs there, it refuses the request, or its response is invalid or late.
+pub async fn send<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::Result<T> {
+    let body = in_time(run_dir, async {
+        let response = request(run_dir, Method::POST, path).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE);
+        let body = body.collect().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+        let body = body.to_bytes();
+        if status != StatusCode::OK {
+            bail!("{}", String::from_utf8_lossy(&body).trim());
+        }
+        Ok(body)
+    });
+    Ok(json::from_slice(&body.await?)?)
 }
 
 /// Gets all items of a path, and follows it for further ones. The path's query must have `follow=true`.
@@ -111,15 +130,19 @@ async fn in_time<T>(
     response.with_context(|| format!("the agent on {} does not respond", path.display()))?
 }
 
-async fn call(run_dir: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
+async fn request(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
     let stream = connect(&socket(run_dir)).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", "podkeeper");
-    let response = sender
-        .send_request(request.body(Empty::<Bytes>::new())?)
-        .await?;
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("host", "podkeeper");
+    let request = request.body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?)
+}
+
+async fn call(run_dir: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
+    let response = request(run_dir, Method::GET, path).await?;
     let status = response.status();
     if status != StatusCode::OK {
         let body = Limited::new(response.into_body(), MAX_RESPONSE);

@@ -98,15 +98,13 @@ impl Stream for TcpStream {
 }
 
 /// Accepts connections for ever, and responds to each request with `handle`.
-pub(super) async fn serve<L: Listener>(
+pub(super) async fn serve<L: Listener, A: Future<Output = Response<Body>> + Send + 'static>(
     listener: &L,
     limits: Limits,
-    handle: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
+    handle: impl Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
 ) {
     accept_all(listener, limits, move |stream, place| {
-        let handle = handle.clone();
-        let handle = move |request| std::future::ready(handle(&request));
-        serve_one(stream, limits, handle, place)
+        serve_one(stream, limits, handle.clone(), place)
     })
     .await;
 }
@@ -232,7 +230,10 @@ mod tests {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 sender.send(listener.local_addr().unwrap()).unwrap();
                 let body = Bytes::from(vec![b'x'; BODY]);
-                let handle = move |_: &_| Response::new(Full::new(body.clone()).boxed_unsync());
+                let handle = move |_| {
+                    let response = Response::new(Full::new(body.clone()).boxed_unsync());
+                    std::future::ready(response)
+                };
                 serve(&listener, limits, handle).await;
             });
         });

@@ -1,8 +1,9 @@
 //! The agent's HTTP servers: the local API on a Unix socket that only root can reach, for the command line,
 //! and ports for health, metrics, configuration and Pods, where they are configured.
 //!
-//! The `router` maps each request to a response, at once and without changing anything. `listen` limits what
-//! a caller may cost: connections, headers, and time.
+//! The `router` maps each request to a response, at once and without changing anything; what changes a Pod is in
+//! `requests`, and comes over the Unix socket alone. `listen` limits what a caller may cost: connections, headers,
+//! and time.
 
 mod callers;
 mod client;
@@ -15,16 +16,18 @@ mod page;
 mod pod_list;
 mod port;
 mod probe_metrics;
+mod requests;
 mod router;
 mod select;
 mod socket;
 mod state;
 mod wire;
 
-pub use client::{Lines, fetch, fetch_status, follow};
+pub use client::{Lines, fetch, fetch_status, follow, send};
 pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::AgentMetrics;
 pub use port::serve_port;
+pub use requests::RestartResponse;
 pub use router::Audience;
 pub use select::PodName;
 pub use socket::Server;

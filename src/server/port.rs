@@ -27,7 +27,7 @@ pub async fn serve_port(
 ) {
     let listener = bind(flag, address).await;
     listen::serve(&listener, LIMITS, move |request| {
-        handle(request, &state, audience)
+        std::future::ready(handle(&request, &state, audience))
     })
     .await;
 }

@@ -9,6 +9,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::requests::Action;
 use super::state::ServerState;
 use super::{follow, pod_list};
 use crate::pod::events::Event;
@@ -44,7 +45,7 @@ const PATHS: [(&str, Audience); 8] = [
 ];
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 /// Content type of Prometheus' text format.
 pub(super) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -62,7 +63,11 @@ pub(super) fn handle<B>(
     let mut paths = PATHS.iter().filter(|(_, from)| *from <= audience);
     if !paths.clone().any(|(known, _)| *known == path) {
         let known: Vec<&str> = paths.by_ref().map(|(known, _)| *known).collect();
-        let there = format!("there is only {}\n", known.join(", "));
+        let mut there = format!("there is only {}", known.join(", "));
+        if audience == Audience::Owner {
+            there = format!("{there}, and by POST {}", Action::PATHS.join(", "));
+        }
+        there.push('\n');
         return plain(StatusCode::NOT_FOUND, there);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -188,11 +193,11 @@ fn line(what: &impl Serialize) -> Option<Vec<u8>> {
     Some(line)
 }
 
-fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     respond(status, TEXT, Bytes::from(text.into()))
 }
 
-fn whole<E: std::fmt::Display>(
+pub(super) fn whole<E: std::fmt::Display>(
     content_type: &'static str,
     body: Result<Bytes, E>,
 ) -> Response<Body> {

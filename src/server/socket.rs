@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use hyper::Request;
+use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::listen::{self, LIMITS};
+use super::requests::{self, Action};
 use super::router::{Audience, handle};
 use super::state::ServerState;
 
@@ -61,7 +64,15 @@ impl Server {
 
     /// Serves connections for ever.
     pub async fn serve(self, state: Arc<ServerState>) {
-        let handle = move |request: &_| handle(request, &state, Audience::Owner);
+        let handle = move |request: Request<Incoming>| {
+            let state = Arc::clone(&state);
+            async move {
+                match Action::of(request.uri().path()) {
+                    Some(action) => requests::respond(&request, action, &state).await,
+                    None => handle(&request, &state, Audience::Owner),
+                }
+            }
+        };
         listen::serve(&self.listener, LIMITS, handle).await;
     }
 }

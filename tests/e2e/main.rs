@@ -19,6 +19,7 @@ mod order;
 mod probes;
 mod recovery;
 mod removal;
+mod requests;
 mod reset;
 mod resources;
 mod rollback;

@@ -16,6 +16,7 @@ mod node;
 mod numbers;
 mod probes;
 mod recovery;
+mod requests;
 mod rollback;
 mod shutdown;
 mod start;

@@ -21,7 +21,7 @@ use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::reports::Reports;
 use podkeeper::pod::shutdown::{NodeShutdown, ShutdownPeriods};
 use podkeeper::pod::state::time::Clock;
-use podkeeper::pod::task::Context;
+use podkeeper::pod::task::{Context, PodRequests};
 use podkeeper::source::{Desired, DesiredPod, Origin};
 use podkeeper::translate::{Identity, NodeFacts, Paths};
 use tempfile::TempDir;
@@ -315,6 +315,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         limiter: Limiter::new(Some(4)),
         clock: Clock::with_wall(wall),
         shutdown: NodeShutdown::default(),
+        requests: PodRequests::default(),
         reports: Reports::default(),
         events: Events::default(),
         longest_backoff,

@@ -8,6 +8,7 @@
 mod clean_up;
 mod images;
 mod outcome;
+mod restart;
 pub mod rules;
 mod start;
 mod step;
@@ -19,6 +20,7 @@ pub(in crate::pod) mod waiting;
 
 pub use images::{WantedImage, image_volumes, volume_holder, wanted_images};
 pub use outcome::Outcome;
+pub use restart::{RestartChoice, choose_instances};
 pub use step::Step;
 pub use takeover::kept_version;
 
@@ -134,7 +136,7 @@ impl Planner<'_> {
         if step.is_some() || waits_for_strays || self.waits_for_stops(uid, current) {
             return step;
         }
-        if let Some(step) = self.stop_failed(uid) {
+        if let Some(step) = self.stop_requested(uid).or_else(|| self.stop_failed(uid)) {
             return Some(step);
         }
         let wants: Vec<(&ContainerSpec, Start)> = self

@@ -52,7 +52,9 @@ pub fn restart_backoff(
     let (recorded, ran) = (container.backoff, exit.ran());
     // The kubelet removes the containers of a Pod that restarts as a whole, and finds none to back off for. Neither has
     // it one after a boot: the machine ended, not the container.
-    if view.state.is_replaced(container) || exit.is_unseen() {
+    let is_asked_for =
+        view.state.is_replaced(container) || view.state.is_restart_requested(container);
+    if is_asked_for || exit.is_unseen() {
         let wait = Duration::ZERO;
         return RestartBackoff { wait, recorded };
     }
@@ -91,11 +93,12 @@ fn last_end(view: View<'_>, container: &Container) -> Option<i64> {
     })
 }
 
-/// Returns true if an instance is to be replaced, whatever it ended with: because all of the Pod restarts, or
+/// Returns true if an instance is to be replaced, whatever it ended with: because it or all of the Pod restarts, or
 /// because it did not work.
 fn is_replaced(view: View<'_>, version: &StaticPod, container: &Container) -> bool {
     let failed_instance = view.state.failed_instance(container).is_some();
     view.state.is_replaced(container)
+        || view.state.is_restart_requested(container)
         || failed_instance && restarts_on_failure(version, &container.name)
 }
 

@@ -106,6 +106,24 @@ impl Planner<'_> {
         })
     }
 
+    /// Stops the containers whose restart was requested, all at once. One that is being stopped since it failed is
+    /// not stopped once more.
+    pub(super) fn stop_requested(&mut self, uid: &Uid) -> Option<Step> {
+        let state = self.view.state;
+        let reason = StopReason::Requested;
+        let requested = self.view.observed.containers_of(uid).filter(|c| {
+            let other = state.failed_instance(c).is_some_and(|f| f.reason != reason);
+            let runs = matches!(c.state, State::Running { .. });
+            runs && state.is_restart_requested(c) && !other
+        });
+        let ids: Vec<ContainerId> = requested.map(|c| c.id.clone()).collect();
+        if ids.is_empty() {
+            return None;
+        }
+        let uid = uid.clone();
+        self.unless_failing(Step::StopContainers { uid, ids, reason })
+    }
+
     /// Ends every container of a version that still runs.
     fn stop_live(&mut self, uid: &Uid, reason: StopReason) -> Option<Step> {
         let live = self.view.observed.containers_of(uid);

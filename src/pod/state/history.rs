@@ -36,6 +36,9 @@ pub struct History {
     /// The IDs of the containers whose postStart hook is not done.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub post_starts: BTreeSet<ContainerId>,
+    /// The IDs of the instances that were asked to be restarted. Each stays until another takes its place.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub restarts: BTreeSet<ContainerId>,
     /// The end of the Pod for good, if it has ended.
     pub finished: Option<Finished>,
     /// The Pod's conditions.
@@ -114,6 +117,8 @@ pub enum StopReason {
     PostStart,
     /// All containers of the Pod restart.
     RestartAll,
+    /// Somebody asked for their restart.
+    Requested,
     /// The machine shuts down.
     Shutdown,
 }
@@ -175,6 +180,7 @@ impl History {
         let newest: BTreeSet<&ContainerId> = self.containers.values().map(|i| &i.id).collect();
         self.failed_instances.retain(|id, _| newest.contains(id));
         self.post_starts.retain(|id| newest.contains(id));
+        self.restarts.retain(|id| newest.contains(id));
     }
 
     /// The containers of this UID that the runtime had and has not any more, as the history has them. One
@@ -200,6 +206,7 @@ impl History {
         self.containers.values().any(|instance| instance.id == *id)
             || self.failed_instances.contains_key(id)
             || self.post_starts.contains(id)
+            || self.restarts.contains(id)
     }
 
     /// The container with this id was removed by us.
@@ -207,6 +214,7 @@ impl History {
         self.containers.retain(|_, instance| instance.id != *id);
         self.failed_instances.remove(id);
         self.post_starts.remove(id);
+        self.restarts.remove(id);
     }
 
     /// Returns true if an instance is to be replaced, whatever it ended with.
@@ -248,6 +256,7 @@ impl History {
             || self.was_good != before.was_good
             || self.restart_before_attempt != before.restart_before_attempt
             || self.failed_instances != before.failed_instances
+            || self.restarts != before.restarts
             || ends(self) != ends(before)
     }
 }

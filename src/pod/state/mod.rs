@@ -113,6 +113,13 @@ impl PodState {
         history.failed_instances.get(&container.id)
     }
 
+    /// Returns true if the restart of an instance was requested, and is not done.
+    #[must_use]
+    pub fn is_restart_requested(&self, container: &Container) -> bool {
+        let history = self.history(&container.uid);
+        history.is_some_and(|history| history.restarts.contains(&container.id))
+    }
+
     /// Returns true if an instance of a container is to be replaced, whatever it ended with, since all of the Pod
     /// restarts.
     #[must_use]

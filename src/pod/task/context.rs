@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::PodRequests;
 use crate::cri::Client;
 use crate::image::Images;
 use crate::pod::admission::Allocations;
@@ -40,6 +41,8 @@ pub struct Context {
     pub clock: Clock,
     /// The node's shutdown.
     pub shutdown: NodeShutdown,
+    /// Requests of people to Pods' tasks.
+    pub requests: PodRequests,
     /// Snapshots of all Pods, written by their tasks.
     pub reports: Reports,
     /// Events of Pods.

@@ -38,6 +38,7 @@ impl PodTask {
                 self.changed.insert(id);
             }
             Message::ShutDown(order) => self.begin_shutdown(order),
+            Message::Restart(request) => self.restart(request),
         }
     }
 

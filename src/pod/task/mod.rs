@@ -21,7 +21,9 @@ mod post_start;
 mod prepare;
 mod probes;
 mod relist;
+mod requests;
 mod reserved_names;
+mod restart;
 mod sandbox;
 mod shut_down;
 mod stop;
@@ -31,6 +33,7 @@ mod termination_message;
 mod trial;
 
 pub use context::Context;
+pub use requests::{PodRequest, PodRequests, RequestRefused, RestartRequest};
 pub use shut_down::ShutdownOrder;
 
 use std::collections::BTreeSet;
@@ -72,6 +75,8 @@ pub enum Message {
     Changed(String),
     /// The machine shuts down, and it is the Pod's turn to stop.
     ShutDown(ShutdownOrder),
+    /// Containers of the Pod are to be restarted.
+    Restart(RestartRequest),
 }
 
 /// The state that a Pod's task starts from.

@@ -100,15 +100,16 @@ impl PodTask {
         ids: &[ContainerId],
         reason: StopReason,
     ) -> Result<(), StepError> {
-        let failed_instance = match ids {
-            [id] if [
-                StopReason::Liveness,
-                StopReason::Startup,
-                StopReason::PostStart,
-            ]
-            .contains(&reason) =>
-            {
+        let failed_instance = match (reason, ids) {
+            (StopReason::Liveness | StopReason::Startup | StopReason::PostStart, [id]) => {
                 Some(self.begin_failed_stop(step, uid, id, reason).await)
+            }
+            (StopReason::Requested, ids) => {
+                let mut begun = None;
+                for id in ids {
+                    begun = Some(self.begin_failed_stop(step, uid, id, reason).await);
+                }
+                begun
             }
             _ => None,
         };
@@ -179,6 +180,8 @@ impl PodTask {
         };
         let name = &container.name;
         let what = match reason {
+            // The request has been logged.
+            StopReason::Requested => return,
             StopReason::Liveness => "failed its liveness probe",
             StopReason::Startup => "failed its startup probe",
             _ => "failed its postStart hook",

@@ -5,6 +5,7 @@ mod any;
 mod events;
 mod expected;
 mod properties;
+mod requested;
 mod restarts;
 mod updates;
 mod world;

@@ -196,9 +196,13 @@ impl World {
                 self.outcome(step, Outcome::Terminating(terminating));
             }
             Step::StopContainers { ids, reason, .. } => {
-                if let ([id], StopReason::Liveness | StopReason::Startup | StopReason::PostStart) =
-                    (ids.as_slice(), reason)
-                {
+                let is_for_itself = match reason {
+                    StopReason::Liveness | StopReason::Startup | StopReason::PostStart => {
+                        ids.len() == 1
+                    }
+                    reason => *reason == StopReason::Requested,
+                };
+                for id in ids.iter().filter(|_| is_for_itself) {
                     let failed = FailedInstance {
                         reason: *reason,
                         message: String::new(),
