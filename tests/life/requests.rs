@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::agent::{Agent, SECOND, full, pod, single};
 use crate::runtime::{Executed, Fate, Life, Rule, Settings};
 
-fn ask(agent: &Agent, message: Message) {
+pub(crate) fn ask(agent: &Agent, message: Message) {
     let key = PodKey {
         namespace: "default".into(),
         name: full("p"),
@@ -154,6 +154,36 @@ async fn a_restart_is_taken_while_another_or_a_start_is_under_way() {
         "{refused}"
     );
     agent.until_gone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_over_does_not_run_again_in_a_sandbox_that_is_being_stopped() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.lives(|_, _, attempt| match attempt {
+        0 => Life::ends_after(SECOND, 0),
+        _ => Life::LONG,
+    });
+    let late = Fate::Late(5 * SECOND);
+    agent.runtime.rule(Rule::of("StopPodSandbox", late));
+    agent.want(&[&single("", "restartPolicy: Never")]);
+    let is_called = |state: &crate::runtime::State| {
+        state
+            .calls
+            .iter()
+            .any(|call| call.method == "StopPodSandbox")
+    };
+    agent
+        .runtime
+        .until("its sandbox is being stopped", is_called)
+        .await;
+    restart(&agent, None).await.unwrap();
+    until_attempt(&agent, "c", 1).await;
+    let of_new = agent.runtime.look(|state| {
+        let newest = state.newest(&full("p"), "c").unwrap();
+        let ready = state.sandboxes.iter().filter(|s| s.ready);
+        ready.map(|s| s.id == newest.sandbox).collect::<Vec<_>>()
+    });
+    assert_eq!(of_new, [true]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -125,7 +125,9 @@ impl Planner<'_> {
         if observed.has_none_of(uid) && !self.view.state.is_admitted(uid) {
             return self.admit(uid);
         }
+        // Where the version was over until now, its sandbox may be on its way out.
         let current = observed.ready_sandbox(uid);
+        let current = current.filter(|sandbox| !self.is_being_stopped(sandbox));
         if let Some(due) = restart_all_due(self.view, version) {
             let waits = self.must_wait_until(due);
             return (!waits).then(|| Step::RestartAll { uid: uid.clone() });

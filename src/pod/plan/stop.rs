@@ -35,6 +35,12 @@ impl Planner<'_> {
         sandbox.ready || !self.view.state.stopped_sandboxes.contains(&sandbox.id)
     }
 
+    /// Returns true if the stop of a sandbox is under way.
+    pub(super) fn is_being_stopped(&self, sandbox: &Sandbox) -> bool {
+        let subject = Subject::RemoveSandbox(sandbox.id.clone());
+        self.view.state.under_way.contains_key(&subject)
+    }
+
     /// Ends a version's processes: containers with grace, then sandboxes.
     pub(super) fn stop(&mut self, uid: &Uid) -> Option<Step> {
         let observed = self.view.observed;
