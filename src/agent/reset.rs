@@ -162,6 +162,7 @@ fn remove_state(paths: &Paths) -> anyhow::Result<()> {
         Sources::directory_state(&paths.root),
         Sources::url_state(&paths.root),
         paths.rollbacks(),
+        paths.pauses(),
         image::pull_records_folder(&paths.root),
     ];
     for folder in kept {

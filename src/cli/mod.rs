@@ -10,6 +10,7 @@ mod describe;
 mod events;
 mod logs;
 mod man;
+mod pause;
 mod ps;
 mod reset;
 mod restart;
@@ -60,6 +61,10 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Restart the containers of a Pod
     Restart(restart::RestartArgs),
+    /// Stop a Pod, and do not start it again before it is resumed
+    Pause(pause::PauseArgs),
+    /// Start a paused Pod again
+    Resume(pause::PauseArgs),
     /// Print the crictl command that runs a command in a container
     Exec(crictl::ExecArgs),
     /// Print the crictl command that attaches to a container
@@ -101,6 +106,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Events(arguments) => events::events(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Restart(arguments) => restart::restart(&arguments),
+        Command::Pause(arguments) => pause::pause(&arguments),
+        Command::Resume(arguments) => pause::resume(&arguments),
         Command::Exec(arguments) => crictl::exec(&arguments),
         Command::Attach(arguments) => crictl::attach(&arguments),
         Command::Reset(arguments) => reset::reset(&arguments),

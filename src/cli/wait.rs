@@ -46,6 +46,8 @@ enum What {
     /// The Pod is deleted, with its containers
     #[value(alias = "delete")]
     Deleted,
+    /// The Pod is paused, and nothing of it runs
+    Paused,
 }
 
 pub(super) fn wait(arguments: &WaitArgs) -> anyhow::Result<ExitCode> {
@@ -74,6 +76,18 @@ pub(super) async fn until_ready(
     until(agent, pod, What::Ready, timeout).await
 }
 
+/// Waits until nothing of a paused Pod runs; returns the message for it.
+///
+/// # Errors
+/// It is not stopped in time.
+pub(super) async fn until_paused(
+    agent: &Agent,
+    pod: &PodName,
+    timeout: Duration,
+) -> anyhow::Result<String> {
+    until(agent, pod, What::Paused, timeout).await
+}
+
 /// Waits for the condition; returns the message for it.
 async fn until(
     agent: &Agent,
@@ -94,6 +108,7 @@ async fn until(
         match what {
             What::Ready => "to become ready",
             What::Deleted => "to be deleted",
+            What::Paused => "to be paused",
         },
         last.as_ref()
             .map_or_else(no_response, |last| state(pod, last, Timestamp::now()))
@@ -157,8 +172,17 @@ fn reached(pod: &PodName, what: What, details: &PodDetails) -> anyhow::Result<Op
         return Ok((what == What::Deleted).then(|| format!("{pod} is gone")));
     }
     let found = the_one(pod, details)?;
-    let ready = what == What::Ready && is_ready(found);
-    Ok(ready.then(|| format!("{} is ready", full_name(found))))
+    let name = full_name(found);
+    match what {
+        What::Ready if found.report.paused => {
+            bail!("Pod {name} is paused, `podkeeper resume {name}` starts it");
+        }
+        What::Ready if is_ready(found) => Ok(Some(format!("{name} is ready"))),
+        What::Paused if found.report.paused && !found.terminating => {
+            Ok(Some(format!("{name} is stopped")))
+        }
+        What::Ready | What::Paused | What::Deleted => Ok(None),
+    }
 }
 
 fn is_ready(pod: &PodDetail) -> bool {
@@ -235,6 +259,22 @@ mod tests {
         restarting.pods[0].report.restarting = true;
         assert_eq!(message(What::Ready, &restarting), None);
         assert_eq!(message(What::Deleted, &details("True")), None);
+    }
+
+    #[test]
+    fn a_paused_pod_never_becomes_ready() {
+        let mut paused = details("False");
+        paused.pods[0].report.paused = true;
+        let error = reached(&"web".parse().unwrap(), What::Ready, &paused).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Pod default/web-n1 is paused, `podkeeper resume default/web-n1` starts it"
+        );
+        let is_stopped = Some("default/web-n1 is stopped".to_owned());
+        assert_eq!(message(What::Paused, &paused), is_stopped);
+        paused.pods[0].terminating = true;
+        assert_eq!(message(What::Paused, &paused), None);
+        assert_eq!(message(What::Paused, &details("True")), None);
     }
 
     #[test]

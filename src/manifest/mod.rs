@@ -57,7 +57,7 @@ pub const ROLLBACK_AFTER: &str = "podkeeper.io/rollback-after";
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// Which Pod: its namespace and its full name, which ends in the node's name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodKey {
     /// The namespace, `default` unless the manifest says otherwise.
     pub namespace: String,

@@ -4,6 +4,7 @@
 //! a relist differs from the state that the task last observed. The first list comes before any task, so that
 //! whatever an earlier agent left is adopted before anything starts.
 
+mod paused;
 mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,6 +206,7 @@ impl Supervisor {
             starts.entry(key).or_default().folders.insert(uid);
         }
         let desired = self.with_restored(desired);
+        self.add_paused(&mut starts, &desired);
         for (key, pod) in desired.pods.iter() {
             starts.entry(key.clone()).or_default().wanted = Some(pod.clone());
         }

@@ -62,6 +62,9 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
     /// A newer version that waits to take over.
     pub update: Option<UpdateReport>,
+    /// True if the Pod is paused: it is stopped, or being stopped, and not started before it is resumed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// True if a restart was requested and is not done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restarting: bool,

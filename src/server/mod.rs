@@ -27,7 +27,7 @@ pub use client::{Lines, fetch, fetch_status, follow, send};
 pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::AgentMetrics;
 pub use port::serve_port;
-pub use requests::RestartResponse;
+pub use requests::{PauseResponse, RestartResponse};
 pub use router::Audience;
 pub use select::PodName;
 pub use socket::Server;

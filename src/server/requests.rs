@@ -11,7 +11,7 @@ use super::PodName;
 use super::router::{Body, JSON, plain, whole};
 use super::state::ServerState;
 use crate::manifest::PodKey;
-use crate::pod::task::{Message, PodRequest, RequestRefused, RestartRequest};
+use crate::pod::task::{Message, PauseRequest, PodRequest, RequestRefused, RestartRequest};
 
 /// Timeout of a task's response. A task reads its inbox while a call or file work is under way.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,15 +20,19 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Restart,
+    Pause,
+    Resume,
 }
 
 impl Action {
-    pub(super) const PATHS: [&str; 1] = ["/v1/pods/restart"];
+    pub(super) const PATHS: [&str; 3] = ["/v1/pods/restart", "/v1/pods/pause", "/v1/pods/resume"];
 
     /// Returns the action that a path stands for, if it stands for one.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
             "/v1/pods/restart" => Some(Self::Restart),
+            "/v1/pods/pause" => Some(Self::Pause),
+            "/v1/pods/resume" => Some(Self::Resume),
             _ => None,
         }
     }
@@ -41,6 +45,15 @@ pub struct RestartResponse {
     pub pod: String,
     /// The containers that are restarted.
     pub containers: Vec<String>,
+}
+
+/// Response to a pause or its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseResponse {
+    /// The Pod, as `namespace/name`.
+    pub pod: String,
+    /// False if it was so already.
+    pub changed: bool,
 }
 
 /// Query of a request.
@@ -91,6 +104,19 @@ pub(super) async fn respond<B>(
                 let response = RestartResponse {
                     pod: key.to_string(),
                     containers,
+                };
+                serde_json::to_vec(&response)
+            })
+        }
+        Action::Pause | Action::Resume => {
+            let (reply, replied) = oneshot::channel();
+            let pause = action == Action::Pause;
+            let message = Message::Pause(PauseRequest { pause, reply });
+            let changed = ask(state, &key, message, replied).await;
+            changed.map(|changed| {
+                let response = PauseResponse {
+                    pod: key.to_string(),
+                    changed,
                 };
                 serde_json::to_vec(&response)
             })

@@ -53,6 +53,12 @@ impl Paths {
         self.root.join("rollbacks")
     }
 
+    /// The folder of the records of paused Pods.
+    #[must_use]
+    pub fn pauses(&self) -> PathBuf {
+        self.root.join("pauses")
+    }
+
     /// The Pod's own folder.
     #[must_use]
     pub fn pod(&self, uid: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What people ask a running agent to do with a Pod, on the command line: restart it.
+//! What people ask a running agent to do with a Pod, on the command line: restart it, pause it, resume it.
 
 use std::process::{Output, Stdio};
 
@@ -6,7 +6,10 @@ use podkeeper::translate::labels;
 
 use super::node::{BUSYBOX, FOREVER, Node, command, pod, pod_with};
 
-super::on_each_containerd!(a_pod_is_restarted_on_request_with_its_hook);
+super::on_each_containerd!(
+    a_pod_is_restarted_on_request_with_its_hook,
+    a_pod_is_paused_and_resumed,
+);
 
 mod on_one {
     super::super::on_containerd!(
@@ -133,5 +136,65 @@ async fn a_pod_that_is_over_runs_again_on_request(mut node: Node) {
     for file in ["job.yaml", "loop.yaml", "web.yaml"] {
         node.remove(file);
     }
+    node.wait_gone().await;
+}
+
+async fn a_pod_is_paused_and_resumed(mut node: Node) {
+    node.make_out();
+    let hook = "    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo bye >>/out/hooks']}}}\n";
+    let spec = node.with_out(&format!("{hook}    $MOUNT\n  volumes: $OUT\n"));
+    node.put("web.yaml", &pod_with("web", BUSYBOX, FOREVER, &spec));
+    node.start_agent();
+    node.wait_running("web").await;
+    node.wait_known(1).await;
+    let name = node.full_name("web");
+    let paused = said(&node, &["pause", "web", "--wait"]);
+    let expected = format!("default/{name} paused\ndefault/{name} is stopped\n");
+    assert_eq!(paused, expected);
+    assert_eq!(node.lines("hooks"), ["bye"]);
+    assert_eq!(node.leftovers().await, [""; 0]);
+    for _ in 0..2 {
+        let ps = said(&node, &["ps"]);
+        let row = |line: &str| line.contains(&name) && line.contains("   0/1     Paused   0 ");
+        assert!(ps.lines().any(row), "{ps}");
+        assert!(said(&node, &["describe", "web"]).contains("Paused"));
+        let error = refused(&node, &["wait", "web"]);
+        let expected = format!(
+            "podkeeper: Pod default/{name} is paused, `podkeeper resume default/{name}` starts it\n"
+        );
+        assert_eq!(error, expected);
+        let error = refused(&node, &["restart", "web"]);
+        assert!(
+            error.ends_with("cannot be restarted: it is paused\n"),
+            "{error}"
+        );
+        node.kill_agent();
+        node.start_agent();
+        node.wait_until("the next agent knows of it", async || {
+            node.report("web").await.is_some()
+        })
+        .await;
+    }
+    assert_eq!(node.leftovers().await, [""; 0]);
+    // Meanwhile its manifest changes.
+    node.put("web.yaml", &pod("web", &format!("echo new; {FOREVER}")));
+    let resumed = said(&node, &["resume", "web", "--wait"]);
+    let expected = format!("default/{name} resumed\ndefault/{name} is ready\n");
+    assert_eq!(resumed, expected);
+    node.wait_until("it is the new one", async || {
+        said(&node, &["logs", "web"]).starts_with("new\n")
+    })
+    .await;
+    // The pause goes with the manifest.
+    said(&node, &["pause", "web"]);
+    node.remove("web.yaml");
+    node.wait_gone().await;
+    node.wait_until("the agent does not know it any more", async || {
+        node.report("web").await.is_none()
+    })
+    .await;
+    node.put("web.yaml", &pod("web", FOREVER));
+    node.wait_running("web").await;
+    node.remove("web.yaml");
     node.wait_gone().await;
 }

@@ -14,7 +14,7 @@ use crate::pod::state::observed::ContainerId;
 use crate::pod::state::record::Record;
 use crate::pod::state::time::Wall;
 use crate::pod::state::{Admission, FirstSeen, PostStart, Termination};
-use crate::pod::{folder, rollback};
+use crate::pod::{folder, pause, rollback};
 
 /// Subject of complaints about records.
 const RECORD: &str = "record";
@@ -24,6 +24,7 @@ impl PodTask {
     pub(super) fn take_over(&mut self, start: TaskStart) {
         self.state.kubelet_pod = self.context.kubelet_pods.has(&self.key);
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
+        self.pause = pause::read(&self.context.facts.paths, &self.key);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<Uid> = here.map(|m| m.uid.as_str().into()).collect();

@@ -1,6 +1,7 @@
 //! Jobs that go on beside a Pod's steps: what prepares the next version, and what cleans up. Supervision
 //! never waits for them. Their outcome comes to the task, which alone changes its state.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use super::PodTask;
 use super::clean_up::{clean_up, remove_container, remove_sandbox, stop_sandbox};
 use super::error::StepError;
 use super::prepare::check_volumes;
+use super::requests::PauseReply;
 use super::take_over::take_over;
 use crate::host::blocking;
 use crate::image::{ImageError, LocalImage};
 use crate::manifest::{StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::limiter::Permit;
+use crate::pod::pause::Pause;
 use crate::pod::plan::{Outcome, Step};
 use crate::pod::state::observed::SandboxId;
 use crate::pod::state::progress::UnderWay;
@@ -42,6 +45,12 @@ pub(super) enum JobOutcome {
     },
     /// It is this version's turn among the node's updates.
     Turn { uid: Uid, permit: Permit },
+    /// It was written that the Pod is paused, or that it is not any more.
+    Pause {
+        pause: Option<Pause>,
+        written: io::Result<()>,
+        reply: PauseReply,
+    },
 }
 
 type Work = BoxFuture<'static, Result<(), StepError>>;
@@ -129,6 +138,11 @@ impl PodTask {
                 holder,
                 result,
             } => self.image_checked(uid, holder, result),
+            JobOutcome::Pause {
+                pause,
+                written,
+                reply,
+            } => self.pause_written(pause, written, reply),
             JobOutcome::Turn { uid, permit } => {
                 let step = Step::TakeTurn { uid: uid.clone() };
                 self.outcome(&step, Outcome::Ended);

@@ -39,10 +39,11 @@ impl PodTask {
             }
             Message::ShutDown(order) => self.begin_shutdown(order),
             Message::Restart(request) => self.restart(request),
+            Message::Pause(request) => self.begin_pause(request),
         }
     }
 
-    /// Takes over what the manifests want. A version that was taken back stays so.
+    /// Takes over what the manifests want. A version that was taken back stays so, and a paused Pod runs none.
     pub(super) fn set_wanted(&mut self, asked: Option<DesiredPod>) {
         let taken_back = asked.as_ref().zip(self.rollback.as_ref());
         let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
@@ -54,6 +55,7 @@ impl PodTask {
             })
         });
         let wanted = before.or_else(|| asked.clone());
+        let wanted = wanted.filter(|_| self.pause.is_none());
         self.asked = asked;
         self.carry_out(wanted);
     }

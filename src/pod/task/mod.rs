@@ -17,6 +17,7 @@ mod execute;
 mod history;
 mod image;
 mod inbox;
+mod pause;
 mod post_start;
 mod prepare;
 mod probes;
@@ -33,7 +34,7 @@ mod termination_message;
 mod trial;
 
 pub use context::Context;
-pub use requests::{PodRequest, PodRequests, RequestRefused, RestartRequest};
+pub use requests::{PauseRequest, PodRequest, PodRequests, RequestRefused, RestartRequest};
 pub use shut_down::ShutdownOrder;
 
 use std::collections::BTreeSet;
@@ -54,6 +55,7 @@ use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
 use crate::pod::observe;
 use crate::pod::observe::Listed;
+use crate::pod::pause::Pause;
 use crate::pod::plan::{plan, waiting};
 use crate::pod::report::{UpdateReport, report};
 use crate::pod::rollback::Rollback;
@@ -77,6 +79,8 @@ pub enum Message {
     ShutDown(ShutdownOrder),
     /// Containers of the Pod are to be restarted.
     Restart(RestartRequest),
+    /// The Pod is to be paused or resumed.
+    Pause(PauseRequest),
 }
 
 /// The state that a Pod's task starts from.
@@ -104,10 +108,15 @@ pub struct PodTask {
     inbox: mpsc::UnboundedReceiver<Message>,
     /// The Pod that the manifests want.
     asked: Option<DesiredPod>,
-    /// The version to run: the one asked for, or the one before an update that was rolled back.
+    /// The version to run: the one asked for, or the one before an update that was rolled back; none while the Pod is
+    /// paused.
     wanted: Option<DesiredPod>,
     /// The update that is on trial or was taken back.
     rollback: Option<Rollback>,
+    /// The pause of the Pod, during which no version is wanted.
+    pause: Option<Pause>,
+    /// True while it is being written that the Pod is paused, or is not.
+    is_pausing: bool,
     observed: Observed,
     state: PodState,
     effects: Effects,
@@ -166,6 +175,8 @@ impl PodTask {
             asked: None,
             wanted: None,
             rollback: None,
+            pause: None,
+            is_pausing: false,
             observed: Observed::default(),
             state: PodState::default(),
             effects: Effects::default(),
@@ -221,6 +232,7 @@ impl PodTask {
                 }
                 None if self.is_over() => {
                     Box::pin(self.save_rollback(None)).await;
+                    Box::pin(self.end_pause()).await;
                     return;
                 }
                 // It came while files were written, after it would have been handled.
@@ -314,7 +326,7 @@ impl PodTask {
     fn is_over(&self) -> bool {
         let nothing_there = self.observed == Observed::default();
         let nothing_on_disk = self.state.uids_on_disk().next().is_none();
-        self.wanted.is_none() && nothing_there && nothing_on_disk
+        self.asked.is_none() && !self.is_pausing && nothing_there && nothing_on_disk
     }
 
     fn publish(&self) {
@@ -323,7 +335,9 @@ impl PodTask {
         }
         let wanted = self.wanted.as_ref();
         let facts = &self.context.facts;
-        let mut snapshot = report(self.view(), facts, &self.key, wanted);
+        let paused = self.paused_snapshot();
+        let mut snapshot = paused.unwrap_or_else(|| report(self.view(), facts, &self.key, wanted));
+        snapshot.report.paused = self.pause.is_some() && self.asked.is_some();
         let failed = self.rollback.as_ref().zip(self.asked.as_ref());
         if let Some((rollback, asked)) = failed.filter(|(r, a)| r.has_failed(&a.pod.uid)) {
             let message = rollback.failed.clone().unwrap_or_default();

@@ -39,6 +39,18 @@ pub struct RestartRequest {
     pub reply: oneshot::Sender<Result<Vec<String>, RequestRefused>>,
 }
 
+/// Way back of the response to a [`PauseRequest`]: false where the Pod was so already.
+pub(super) type PauseReply = oneshot::Sender<Result<bool, RequestRefused>>;
+
+/// Request to pause or resume the Pod.
+#[derive(Debug)]
+pub struct PauseRequest {
+    /// True to pause it.
+    pub pause: bool,
+    /// Gets false where the Pod was so already.
+    pub reply: PauseReply,
+}
+
 /// Way of requests to the supervisor.
 #[derive(Debug)]
 pub struct PodRequests {

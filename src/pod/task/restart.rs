@@ -27,7 +27,13 @@ impl PodTask {
             return Err(refused("the machine shuts down"));
         }
         let Some(version) = self.version_to_restart() else {
-            return Err(refused("it is being stopped"));
+            let paused = self.pause.is_some() && self.asked.is_some();
+            let why = if paused {
+                "it is paused"
+            } else {
+                "it is being stopped"
+            };
+            return Err(refused(why));
         };
         let choice = choose_instances(self.view(), &version, name);
         let choice = choice.map_err(|why| refused(&why))?;

@@ -1,0 +1,28 @@
+//! Pods that are paused while the agent does not run.
+
+use std::collections::BTreeMap;
+
+use tracing::error;
+
+use super::Supervisor;
+use crate::manifest::PodKey;
+use crate::pod::pause;
+use crate::pod::task::TaskStart;
+use crate::source::Desired;
+
+impl Supervisor {
+    /// Adds paused Pods that no manifest names any more: their tasks forget the pause. While the document of the
+    /// manifest URL is not read yet, they may be from there.
+    pub(super) fn add_paused(&self, starts: &mut BTreeMap<PodKey, TaskStart>, desired: &Desired) {
+        if desired.web_unknown {
+            return;
+        }
+        let paused = pause::list(&self.context.facts.paths).unwrap_or_else(|error| {
+            error!(%error, "Failed to read which Pods are paused");
+            vec![]
+        });
+        for key in paused {
+            starts.entry(key).or_default();
+        }
+    }
+}
