@@ -11,6 +11,7 @@ mod events;
 mod logs;
 mod man;
 mod pause;
+mod plan;
 mod ps;
 mod reset;
 mod restart;
@@ -49,6 +50,8 @@ enum Command {
     Config(Box<config::ConfigArgs>),
     /// Validate manifests
     Check(check::CheckArgs),
+    /// Show what manifests would change if they took the place of those in force
+    Plan(plan::PlanArgs),
     /// Show the Pods of the running agent
     Ps(ps::PsArgs),
     /// Show the details of a Pod
@@ -100,6 +103,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Logs(arguments) => logs::logs(&arguments),

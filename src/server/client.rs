@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -52,8 +52,20 @@ pub async fn fetch<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::R
 /// # Errors
 /// No agent runs there, it refuses the request, or its response is invalid or late.
 pub async fn send<T: DeserializeOwned>(run_dir: &Path, path: &str) -> anyhow::Result<T> {
+    send_with(run_dir, path, Bytes::new()).await
+}
+
+/// The same for a request with a body.
+///
+/// # Errors
+/// The same.
+pub async fn send_with<T: DeserializeOwned>(
+    run_dir: &Path,
+    path: &str,
+    body: Bytes,
+) -> anyhow::Result<T> {
     let body = in_time(run_dir, async {
-        let response = request(run_dir, Method::POST, path).await?;
+        let response = request(run_dir, Method::POST, path, body).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_RESPONSE);
         let body = body.collect().await.map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -130,19 +142,24 @@ async fn in_time<T>(
     response.with_context(|| format!("the agent on {} does not respond", path.display()))?
 }
 
-async fn request(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
+async fn request(
+    run_dir: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> anyhow::Result<Response<Incoming>> {
     let stream = connect(&socket(run_dir)).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path);
     let request = request.header("host", "podkeeper");
-    let request = request.body(Empty::<Bytes>::new())?;
+    let request = request.body(Full::new(body))?;
     Ok(sender.send_request(request).await?)
 }
 
 async fn call(run_dir: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
-    let response = request(run_dir, Method::GET, path).await?;
+    let response = request(run_dir, Method::GET, path, Bytes::new()).await?;
     let status = response.status();
     if status != StatusCode::OK {
         let body = Limited::new(response.into_body(), MAX_RESPONSE);

@@ -13,6 +13,7 @@ mod kubelet_metrics;
 mod listen;
 mod metrics;
 mod page;
+mod plan;
 mod pod_list;
 mod port;
 mod probe_metrics;
@@ -23,9 +24,12 @@ mod socket;
 mod state;
 mod wire;
 
-pub use client::{Lines, fetch, fetch_status, follow, send};
+pub use client::{Lines, fetch, fetch_status, follow, send, send_with};
 pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::AgentMetrics;
+pub use plan::{
+    ManifestPlan, PlanRequest, PlannedChange, PlannedField, PlannedFile, PodPlan, RefusedPlan,
+};
 pub use port::serve_port;
 pub use requests::{PauseResponse, RestartResponse};
 pub use router::Audience;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::PodName;
-use super::router::{Body, JSON, plain, whole};
+use super::router::{Body, JSON, only, plain, whole};
 use super::state::ServerState;
 use crate::manifest::PodKey;
 use crate::pod::task::{Message, PauseRequest, PodRequest, RequestRefused, RestartRequest};
@@ -84,10 +83,7 @@ pub(super) async fn respond<B>(
     state: &ServerState,
 ) -> Response<Body> {
     if *request.method() != Method::POST {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only POST is served here\n");
-        let headers = response.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("POST"));
-        return response;
+        return only("POST");
     }
     let query = RequestQuery::parse(request.uri().query().unwrap_or_default());
     let (key, container) =

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::requests::Action;
 use super::state::ServerState;
-use super::{follow, pod_list};
+use super::{follow, plan, pod_list};
 use crate::pod::events::Event;
 
 /// Audience of a listener; each may get what the ones before may.
@@ -65,16 +65,14 @@ pub(super) fn handle<B>(
         let known: Vec<&str> = paths.by_ref().map(|(known, _)| *known).collect();
         let mut there = format!("there is only {}", known.join(", "));
         if audience == Audience::Owner {
-            there = format!("{there}, and by POST {}", Action::PATHS.join(", "));
+            let posts = [&Action::PATHS[..], &[plan::PATH]].concat();
+            there = format!("{there}, and by POST {}", posts.join(", "));
         }
         there.push('\n');
         return plain(StatusCode::NOT_FOUND, there);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
-        let headers = response.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return only("GET, HEAD");
     }
     let query = request.uri().query().unwrap_or_default();
     match path {
@@ -94,6 +92,16 @@ pub(super) fn handle<B>(
             Err(why) => plain(StatusCode::BAD_REQUEST, why + "\n"),
         },
     }
+}
+
+/// Response to a method that is not one of these.
+pub(super) fn only(methods: &'static str) -> Response<Body> {
+    let first = methods.split(',').next().unwrap_or(methods);
+    let text = format!("only {first} is served here\n");
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, text);
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static(methods));
+    response
 }
 
 /// Query of a path of the local API.

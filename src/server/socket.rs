@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::listen::{self, LIMITS};
+use super::plan;
 use super::requests::{self, Action};
 use super::router::{Audience, handle};
 use super::state::ServerState;
@@ -67,8 +68,10 @@ impl Server {
         let handle = move |request: Request<Incoming>| {
             let state = Arc::clone(&state);
             async move {
-                match Action::of(request.uri().path()) {
+                let path = request.uri().path();
+                match Action::of(path) {
                     Some(action) => requests::respond(&request, action, &state).await,
+                    None if path == plan::PATH => plan::respond(request, &state).await,
                     None => handle(&request, &state, Audience::Owner),
                 }
             }

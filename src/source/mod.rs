@@ -9,6 +9,7 @@ mod limits;
 mod log;
 mod merge;
 pub(crate) mod mounts;
+mod preview;
 mod store;
 pub mod url;
 mod watch;
@@ -22,6 +23,7 @@ use std::time::Instant;
 pub use candidates::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
 pub use merge::Sources;
+pub use preview::{FieldChange, ManifestFile, PlannedPod, PodChange, Preview, preview};
 
 use crate::manifest::{PodKey, Problem, StaticPod};
 

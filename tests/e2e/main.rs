@@ -16,6 +16,7 @@ mod images;
 mod lifecycle;
 mod objects;
 mod order;
+mod plan;
 mod probes;
 mod recovery;
 mod removal;
