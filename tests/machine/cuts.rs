@@ -1,10 +1,11 @@
-//! Power cuts at random instants, while manifests are edited, added and removed, and the document of the manifest URL
-//! changes.
+//! Power cuts at random instants, while manifests are edited, added and removed, the document of the manifest URL
+//! changes, and images are pulled.
 
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::machine::{Machine, kubelet};
+use crate::machine::{Machine, kubelet, project};
 
 /// Cuts of a machine without a number in `PODKEEPER_TEST_CUTS`, and in the long form; two machines take them at the same
 /// time.
@@ -12,8 +13,9 @@ const CUTS: u64 = 3;
 const CUTS_LONG: u64 = 10;
 /// Longest time from a boot to a cut.
 const LIFE: u64 = 12_000;
-/// Pods of the directory.
+/// Pods of the directory, and images that they are given.
 const PODS: u64 = 4;
+const IMAGES: u64 = 6;
 
 /// A generator of numbers (splitmix64).
 struct Random(u64);
@@ -31,29 +33,77 @@ impl Random {
     }
 }
 
+/// Images of a registry here, each with a file of its own, under the name that the machine has for it.
+struct Images {
+    registry: String,
+}
+
+impl Images {
+    fn push() -> Self {
+        let registry =
+            std::env::var("PODKEEPER_TEST_REGISTRY").expect("run this through hack/test");
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..IMAGES {
+            let archive = folder.path().join("image.tar");
+            let made = Command::new("python3")
+                .arg(project("hack/images.py"))
+                .args(["--own", &number.to_string(), "/bin/busybox"])
+                .arg(&archive)
+                .status();
+            assert!(made.unwrap().success());
+            let pushed = Command::new(project("hack/registry"))
+                .arg("push")
+                .arg(&archive)
+                .arg(format!("{registry}/cuts:{number}"))
+                .status();
+            assert!(pushed.unwrap().success());
+        }
+        Self { registry }
+    }
+
+    /// The registry's address from within a machine.
+    fn host(&self) -> String {
+        self.registry.replace("127.0.0.1", "10.0.2.2")
+    }
+
+    fn name(&self, number: u64) -> String {
+        format!("{}/cuts:{number}", self.host())
+    }
+}
+
 /// A manifest that says at its end that it is whole.
-fn manifest(pod: &str, value: u64) -> String {
+fn manifest(pod: &str, value: u64, image: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, labels: {{value: v{value}}}}}\nspec:\n  \
-         terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: localhost/podkeeper/busybox:1\n    \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: {image}\n    \
          command: [sleep, infinity]\n    env: [{{name: VALUE, value: v{value}}}]\n# whole\n"
     )
 }
 
 /// A shell script of some changes, each with a value of its own.
-fn changes(random: &mut Random, value: &mut u64) -> String {
+fn changes(random: &mut Random, value: &mut u64, images: &Images) -> String {
     let mut script = vec!["cd /etc/podkeeper/manifests\n".to_owned()];
     for _ in 0..30 {
         *value += 1;
         let pod = format!("p{}", random.below(PODS));
-        let text = manifest(&pod, *value);
-        let step = match random.below(10) {
+        let local = "localhost/podkeeper/busybox:1".to_owned();
+        let image = match random.below(3) {
+            0 => images.name(random.below(IMAGES)),
+            _ => local,
+        };
+        let text = manifest(&pod, *value, &image);
+        let step = match random.below(11) {
             // As editors and deployment tools do it, and as `cp` does.
             0..4 => format!("cat >.new <<'END'\n{text}END\nmv .new {pod}.yaml\n"),
             4..6 => format!("cat >{pod}.yaml <<'END'\n{text}END\n"),
             6..8 => format!("rm -f {pod}.yaml\n"),
+            // What runs from it runs on, and the next start pulls it again.
+            8 => format!(
+                "ctr -n k8s.io images rm {}\n",
+                images.name(random.below(IMAGES))
+            ),
             _ => {
-                let far = manifest("far", *value);
+                let far = manifest("far", *value, &image);
                 format!(
                     "cat >/var/www/html/.new <<'END'\n{far}END\nmv /var/www/html/.new /var/www/html/pods.yaml\n"
                 )
@@ -74,14 +124,15 @@ fn on_a_machine_power_cuts_lose_nothing() {
     let cuts = number("PODKEEPER_TEST_CUTS").unwrap_or(usual);
     let seed = number("PODKEEPER_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("PODKEEPER_TEST_SEED={seed} PODKEEPER_TEST_CUTS={cuts}");
+    let images = &Images::push();
     thread::scope(|scope| {
         for half in 0..2 {
-            scope.spawn(move || cut(Random(seed.wrapping_add(half)), cuts));
+            scope.spawn(move || cut(Random(seed.wrapping_add(half)), cuts, images));
         }
     });
 }
 
-fn cut(mut random: Random, cuts: u64) {
+fn cut(mut random: Random, cuts: u64, images: &Images) {
     let machine = Machine::own(&["--cpus", "1", "--memory", "1024"]);
     machine.put(
         "/etc/podkeeper/config.yaml",
@@ -90,13 +141,19 @@ fn cut(mut random: Random, cuts: u64) {
              httpCheckFrequency: 1s\n",
         ),
     );
-    machine.put("/var/www/html/pods.yaml", &manifest("far", 0));
+    let host = images.host();
+    machine.put(
+        &format!("/etc/containerd/certs.d/{host}/hosts.toml"),
+        &format!("[host.\"http://{host}\"]\n"),
+    );
+    let far = manifest("far", 0, "localhost/podkeeper/busybox:1");
+    machine.put("/var/www/html/pods.yaml", &far);
     machine.does(
         "mkdir -p /etc/podkeeper/manifests && systemctl enable --quiet --now nginx podkeeper && sync",
     );
     let mut value = 0;
     for round in 0..cuts {
-        let script = changes(&mut random, &mut value);
+        let script = changes(&mut random, &mut value, images);
         let life = Duration::from_millis(random.below(LIFE));
         thread::scope(|scope| {
             // It ends with the machine.
