@@ -273,7 +273,7 @@ async fn images_are_there_or_have_to_be_pulled() {
             image: image(name),
             ..v1::PullImageRequest::default()
         };
-        node.client.pull_image(request).await
+        node.client.pull_image(request, 60 * SECOND).await
     };
     assert!(status(&every, "anything").await.is_some());
     assert_eq!(status(&node, "named").await.unwrap().username, "www");

@@ -1,4 +1,4 @@
-//! Restart back-off of containers, and rollback of updates.
+//! Restart back-off of containers, pulls of images, and rollback of updates.
 
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use super::values::Values;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Settings of restarts and rollbacks.
+/// Settings of restarts, pulls and rollbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LifeSettings {
     /// Maximum back-off before a crashing container is restarted.
     pub longest_backoff: Duration,
+    /// Time within which a pull of an image must end.
+    pub image_pull_timeout: Duration,
     /// Time within which an update must become Ready before it is rolled back; `None` for no limit.
     pub rollback_after: Option<Duration>,
 }
@@ -31,6 +33,7 @@ impl LifeSettings {
         }
         Ok(Self {
             longest_backoff,
+            image_pull_timeout: values.get("image-pull-timeout").duration()?,
             rollback_after: values.get("rollback-after").time_limit()?,
         })
     }

@@ -170,6 +170,9 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("image-maximum-gc-age", Duration, "Time after which an unused image is removed regardless of disk usage; 0s for never")
         .field("imageMaximumGCAge").default("0s"),
 
+    row("image-pull-timeout", Period, "Time within which a pull of an image must end; it is begun again after a back-off")
+        .default("30m"),
+
     row("kubeconfig", Path, "Kubeconfig of an API server at which the node registers and its Pods are mirrored")
         .nothing("none").notes("see [API server](api-server.md)"),
     row("bootstrap-kubeconfig", Path, "Kubeconfig for requesting a client certificate, while --kubeconfig does not exist or its certificate has expired"),

@@ -38,8 +38,6 @@ pub(super) const QUERY: Duration = Duration::from_secs(30);
 pub(super) const CHANGE: Duration = Duration::from_secs(120);
 /// Deadline of creating a sandbox, which may wait for the node's network.
 const SANDBOX: Duration = Duration::from_secs(240);
-/// Deadline of pulling an image.
-const PULL: Duration = Duration::from_secs(30 * 60);
 /// Largest answer in bytes, as the kubelet has it.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
@@ -157,6 +155,20 @@ impl Client {
         let call = Box::pin(client.stop_container(request(message, deadline)));
         let stopped = self.finish("StopContainer", deadline, call).await;
         stopped.map(drop)
+    }
+
+    /// Pulls an image, within a time that depends on the image and its registry.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn pull_image(
+        &self,
+        message: PullImageRequest,
+        deadline: Duration,
+    ) -> Result<PullImageResponse, Error> {
+        let mut client = self.images();
+        let call = Box::pin(client.pull_image(request(message, deadline)));
+        self.finish("PullImage", deadline, call).await
     }
 
     /// Runs a command in a container and waits for its end, at most `timeout`, which the runtime takes up to
@@ -304,8 +316,6 @@ calls! {
     images.list_images(ListImagesRequest) -> ListImagesResponse, "ListImages", QUERY;
     /// Returns one image, or an answer without one.
     images.image_status(ImageStatusRequest) -> ImageStatusResponse, "ImageStatus", QUERY;
-    /// Pulls an image.
-    images.pull_image(PullImageRequest) -> PullImageResponse, "PullImage", PULL;
     /// Removes an image.
     images.remove_image(RemoveImageRequest) -> RemoveImageResponse, "RemoveImage", CHANGE;
     /// Returns the usage of the file systems of images.

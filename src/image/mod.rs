@@ -23,6 +23,8 @@ use crate::cri::v1::{Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, P
 use crate::cri::{Client, Error, if_found};
 use crate::host::blocking::pooled;
 use crate::translate::{ImageUser, Paths};
+use crate::units::duration::format_duration;
+use crate::units::time::Later;
 
 /// An image that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct ImageError {
     pub message: String,
 }
 
+/// Time before the end of a pull's timeout at which the runtime may notice it already.
+const SLACK: Duration = Duration::from_secs(1);
 /// Longest wait for what a pull wrote to be on disk.
 const SYNC: Duration = Duration::from_secs(30);
 /// Longest wait for a small file.
@@ -73,17 +77,19 @@ pub struct Images {
     credentials: Arc<CredentialFiles>,
     records: Arc<PullRecords>,
     owner_label: Arc<str>,
+    timeout: Duration,
     under_way: Mutex<HashMap<String, WeakShared<SharedPull>>>,
 }
 
 impl Images {
-    /// Pulls with the credentials of a node, whose agent has these paths.
+    /// Pulls with the credentials of a node, whose agent has these paths, within `timeout` each.
     #[must_use]
-    pub fn new(paths: &Paths) -> Self {
+    pub fn new(paths: &Paths, timeout: Duration) -> Self {
         Self {
             credentials: Arc::new(CredentialFiles::of_node(&paths.root)),
             records: Arc::new(PullRecords::new(&paths.root)),
             owner_label: paths.owner_label().into(),
+            timeout,
             under_way: Mutex::default(),
         }
     }
@@ -118,6 +124,7 @@ impl Images {
             files: Arc::clone(&self.credentials),
             records: Arc::clone(&self.records),
             owner_label: Arc::clone(&self.owner_label),
+            timeout: self.timeout,
         };
         let pull = pull.run(before).boxed().shared();
         if let Some(weak) = pull.downgrade() {
@@ -134,6 +141,7 @@ struct ImagePull {
     files: Arc<CredentialFiles>,
     records: Arc<PullRecords>,
     owner_label: Arc<str>,
+    timeout: Duration,
 }
 
 impl ImagePull {
@@ -146,7 +154,7 @@ impl ImagePull {
         let credentials = spawn_blocking(move || read.for_image(&of)).await;
         // Only the end of the agent can keep the files from being read.
         let credentials = credentials.unwrap_or_default();
-        fetch(client, image, &credentials, &self.files).await?;
+        self.fetch(&credentials).await?;
         let took = started.elapsed();
         let local = local(client, image).await?;
         if is_new {
@@ -191,6 +199,40 @@ impl ImagePull {
             warn!(image = self.image, %error, "Failed to record a pull");
         }
         true
+    }
+
+    /// Has the runtime fetch the image, with each of the credentials until one will do, then without.
+    async fn fetch(&self, credentials: &[Credential]) -> Result<(), ImageError> {
+        let mut refusals = vec![];
+        let end = Instant::now().later(self.timeout);
+        for credential in credentials.iter().map(Some).chain([None]) {
+            let request = PullImageRequest {
+                image: Some(spec(&self.image)),
+                auth: credential.map(|c| c.auth.clone()),
+                sandbox_config: None,
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            let Err(error) = self.client.pull_image(request, left).await else {
+                return Ok(());
+            };
+            let refusal = image_error(&error, "ErrImagePull");
+            // The runtime has timeouts of its own, which say more.
+            let is_late = Instant::now().later(SLACK) >= end;
+            if is_late && matches!(error, Error::Deadline { .. }) {
+                let within = format_duration(self.timeout);
+                let message =
+                    format!("Timed out after {within} pulling the image (--image-pull-timeout)");
+                return Err(ImageError { message, ..refusal });
+            }
+            if matches!(error, Error::Unavailable { .. }) || refusal.reason == "InvalidImageName" {
+                return Err(refusal);
+            }
+            refusals.push((credential, refusal.message));
+        }
+        Err(ImageError {
+            reason: "ErrImagePull",
+            message: refused(&refusals, &self.files),
+        })
     }
 
     /// Has the kernel write to disk what the pull has written, and removes its record then.
@@ -241,35 +283,6 @@ pub fn is_damaged(error: &Error) -> bool {
         "invalid",
     ];
     of_snapshot || what && how.into_iter().any(has)
-}
-
-/// Has the runtime fetch the image, with each of the credentials until one will do, then without.
-async fn fetch(
-    client: &Client,
-    image: &str,
-    credentials: &[Credential],
-    files: &CredentialFiles,
-) -> Result<(), ImageError> {
-    let mut refusals = vec![];
-    for credential in credentials.iter().map(Some).chain([None]) {
-        let request = PullImageRequest {
-            image: Some(spec(image)),
-            auth: credential.map(|c| c.auth.clone()),
-            sandbox_config: None,
-        };
-        let Err(error) = client.pull_image(request).await else {
-            return Ok(());
-        };
-        let refusal = image_error(&error, "ErrImagePull");
-        if matches!(error, Error::Unavailable { .. }) || refusal.reason == "InvalidImageName" {
-            return Err(refusal);
-        }
-        refusals.push((credential, refusal.message));
-    }
-    Err(ImageError {
-        reason: "ErrImagePull",
-        message: refused(&refusals, files),
-    })
 }
 
 /// Returns the error of an image that could not be pulled with any of these.

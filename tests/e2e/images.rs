@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use podkeeper::cri::v1;
 
-use super::node::{FOREVER, Node, pod_with};
+use super::node::{FOREVER, Node, PATIENCE, pod_with};
 
 super::on_each_containerd!(
     an_image_is_pulled_and_one_that_comes_later_too,
@@ -311,7 +311,7 @@ async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_th
         }),
         ..v1::PullImageRequest::default()
     };
-    node.client.pull_image(request).await.unwrap();
+    node.client.pull_image(request, PATIENCE).await.unwrap();
     node.kill_container(&first.id).await;
     let second = node.wait_after("web", &first).await;
     assert_eq!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::agent::{Agent, HOUR, SECOND, full, single};
+use crate::agent::{Agent, HOUR, IMAGE_PULL_TIMEOUT, SECOND, full, single};
 use crate::runtime::{Executed, Fate, Life, Rule, Settings};
 
 /// The waits between starts of a container that ends at once, in whole seconds.
@@ -205,4 +205,59 @@ async fn an_image_that_must_not_be_pulled_is_looked_for_again_and_again() {
     assert!(before.elapsed() <= 10 * SECOND, "{:?}", before.elapsed());
     let calls = agent.runtime.calls();
     assert!(calls.iter().all(|call| call.method != "PullImage"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_hangs_ends_with_its_timeout_and_is_begun_again() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    let hangs = Rule::of("PullImage", Fate::Hangs).nth(1, 1);
+    agent.runtime.rule(hangs);
+    let began = tokio::time::Instant::now();
+    agent.want(&[&single("", "")]);
+    let failed = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImagePull");
+    agent.until_told("the pull fails", failed).await;
+    let took = began.elapsed();
+    let expected = IMAGE_PULL_TIMEOUT..IMAGE_PULL_TIMEOUT + 60 * SECOND;
+    assert!(expected.contains(&took), "{took:?}");
+    let said = "Timed out after 30m0s pulling the image (--image-pull-timeout)";
+    let events = agent.events("p");
+    assert!(
+        events.iter().any(|e| e.message.contains(said)),
+        "{events:#?}"
+    );
+    agent.until_ready("p").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_and_a_removal_do_not_wait_for_a_pull() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent.runtime.image("other:1", Some(0), "");
+    agent.runtime.rule(Rule::of("PullImage", Fate::Hangs));
+    let pulled = async |count: usize| {
+        let pulls = || {
+            let calls = agent.runtime.calls().into_iter();
+            calls.filter(|call| call.method == "PullImage").count()
+        };
+        while pulls() < count {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    let began = tokio::time::Instant::now();
+    let manifest = single("", "terminationGracePeriodSeconds: 1");
+    agent.want(&[&manifest]);
+    pulled(1).await;
+    agent.want(&[&manifest.replace("busybox:1.36", "other:1")]);
+    agent.until_ready("p").await;
+    // While the version that runs waits for the image of the next one.
+    agent.want(&[&single("tty: true", "terminationGracePeriodSeconds: 1").replace("1.36", "2")]);
+    pulled(2).await;
+    agent.want(&[]);
+    agent.until_gone().await;
+    assert!(began.elapsed() < 60 * SECOND, "{:?}", began.elapsed());
 }

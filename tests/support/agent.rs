@@ -31,6 +31,9 @@ use tokio::time::Instant;
 
 use crate::runtime::{Runtime, Settings, State};
 
+/// Timeout of a pull.
+pub(crate) const IMAGE_PULL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
 pub(crate) const NODE: &str = "my-node1";
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -308,7 +311,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         facts: facts.clone(),
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
-        images: Images::new(&facts.paths),
+        images: Images::new(&facts.paths, IMAGE_PULL_TIMEOUT),
         kubelet_pods: KubeletPods::new(true),
         metrics: Metrics::default(),
         allocations: Allocations::default(),
