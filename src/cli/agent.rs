@@ -8,10 +8,14 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec};
 
 use crate::config::DEFAULT_RUN_DIR;
 use crate::pod::events::Event;
-use crate::server::{Lines, PodDetail, PodDetails, PodName, fetch, follow};
+use crate::server::{
+    LabelSelector, Lines, PodDetail, PodDetails, PodFilter, PodName, fetch, follow,
+};
 
 /// Annotation with the default container of a Pod.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// Parameters of a path that is followed.
+pub(super) const FOLLOW: &[(&str, &str)] = &[("follow", "true")];
 /// Maximum number of names in a message.
 const MAX_NAMES: usize = 20;
 
@@ -23,34 +27,58 @@ pub(super) struct Agent {
     pub(super) run_dir: PathBuf,
 }
 
+/// The Pods that a command is about.
+#[derive(Debug, Default, Args)]
+pub(super) struct Selection {
+    /// Only Pods of this namespace [default: of all]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// Only Pods with matching labels: KEY=VALUE, KEY!=VALUE, KEY, !KEY, 'KEY in (A,B)', 'KEY notin (A,B)'
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<LabelSelector>,
+}
+
+impl Selection {
+    /// Returns the filter for these Pods, of this name if one is given.
+    pub(super) fn filter(&self, name: Option<&PodName>) -> PodFilter {
+        PodFilter {
+            name: name.cloned(),
+            namespace: self.namespace.clone(),
+            selector: self.selector.clone(),
+        }
+    }
+}
+
 impl Agent {
     /// Returns the one Pod of this name, and the whole response.
     pub(super) async fn pod(&self, name: &PodName) -> anyhow::Result<(PodDetail, PodDetails)> {
-        let path = format!("/v1/pods?pod={name}");
-        let mut responses: Vec<PodDetails> = fetch(&self.run_dir, &path).await?;
-        let details = responses.pop().unwrap_or_default();
+        let details = self.pods(&PodFilter::of(name)).await?;
         let pod = the_one(name, &details)?.clone();
         Ok((pod, details))
     }
 
-    /// Returns the Pods of this name, now and after each change.
-    pub(super) async fn follow_pod(&self, name: &PodName) -> anyhow::Result<Lines<PodDetails>> {
-        follow(&self.run_dir, &format!("/v1/pods?follow=true&pod={name}")).await
+    /// Returns the matching Pods.
+    pub(super) async fn pods(&self, filter: &PodFilter) -> anyhow::Result<PodDetails> {
+        let path = filter.path("/v1/pods", &[]);
+        let mut responses: Vec<PodDetails> = fetch(&self.run_dir, &path).await?;
+        Ok(responses.pop().unwrap_or_default())
     }
 
-    /// Returns the agent's recent events, of one Pod or of all.
-    pub(super) async fn events(&self, name: Option<&PodName>) -> anyhow::Result<Vec<Event>> {
-        let path = name.map_or(String::new(), |name| format!("?pod={name}"));
-        fetch(&self.run_dir, &format!("/v1/events{path}")).await
+    /// Returns the Pods of this name, now and after each change.
+    pub(super) async fn follow_pod(&self, name: &PodName) -> anyhow::Result<Lines<PodDetails>> {
+        let path = PodFilter::of(name).path("/v1/pods", FOLLOW);
+        follow(&self.run_dir, &path).await
+    }
+
+    /// Returns the agent's recent events of the matching Pods.
+    pub(super) async fn events(&self, filter: &PodFilter) -> anyhow::Result<Vec<Event>> {
+        fetch(&self.run_dir, &filter.path("/v1/events", &[])).await
     }
 
     /// Returns the recent events, and further ones as they come.
-    pub(super) async fn follow_events(
-        &self,
-        name: Option<&PodName>,
-    ) -> anyhow::Result<Lines<Event>> {
-        let path = name.map_or(String::new(), |name| format!("&pod={name}"));
-        follow(&self.run_dir, &format!("/v1/events?follow=true{path}")).await
+    pub(super) async fn follow_events(&self, filter: &PodFilter) -> anyhow::Result<Lines<Event>> {
+        follow(&self.run_dir, &filter.path("/v1/events", FOLLOW)).await
     }
 }
 

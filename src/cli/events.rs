@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::table::{BAD, Cell, Table, in_colour, time};
-use super::{print, single_threaded};
+use super::{print, single_threaded, yaml};
 use crate::pod::events::{Event, EventKind};
-use crate::server::PodName;
+use crate::server::{PodFilter, PodName};
+use crate::text::printable_json;
 
 /// Width of the column of Pods, while later names are unknown.
 const POD_WIDTH: usize = 30;
@@ -22,23 +24,117 @@ pub(super) struct EventsArgs {
     #[arg(value_name = "POD")]
     pod: Option<PodName>,
 
+    /// Only events of this namespace [default: of all]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+
     /// Follow new events
-    #[arg(long, short)]
+    #[arg(long, short, visible_alias = "watch")]
     follow: bool,
+
+    /// Output format: the events as the API has them
+    #[arg(long, short, value_enum)]
+    output: Option<EventsFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EventsFormat {
+    Json,
+    Yaml,
+}
+
+impl EventsFormat {
+    fn text(self, document: &Value) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Json => printable_json(&serde_json::to_string_pretty(document)?) + "\n",
+            Self::Yaml => yaml(document)?,
+        })
+    }
+}
+
+/// Prints the events as a list of the API; those that are followed one by one.
+async fn documents(
+    arguments: &EventsArgs,
+    filter: &PodFilter,
+    output: EventsFormat,
+) -> anyhow::Result<ExitCode> {
+    if !arguments.follow {
+        let events = arguments.agent.events(filter).await?;
+        let items: Vec<Value> = events.iter().map(document).collect();
+        let list = json!({
+            "apiVersion": "v1",
+            "kind": "List",
+            "metadata": {"resourceVersion": ""},
+            "items": items,
+        });
+        print(&output.text(&list)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut events = arguments.agent.follow_events(filter).await?;
+    while let Some(event) = events.next().await? {
+        let separator = match output {
+            EventsFormat::Json => "",
+            EventsFormat::Yaml => "---\n",
+        };
+        print(&format!("{separator}{}", output.text(&document(&event))?))?;
+    }
+    anyhow::bail!("the agent has ended")
+}
+
+/// Returns an event as the API has it.
+fn document(event: &Event) -> Value {
+    let kind = match event.kind {
+        EventKind::Normal => "Normal",
+        EventKind::Warning => "Warning",
+    };
+    let mut about = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": event.namespace,
+        "name": event.name,
+        "uid": event.uid,
+    });
+    if !event.field.is_empty() {
+        about["fieldPath"] = json!(event.field);
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "namespace": event.namespace,
+            "name": format!("{}.{:016x}", event.name, event.first),
+            "creationTimestamp": time(event.first),
+        },
+        "involvedObject": about,
+        "type": kind,
+        "reason": event.reason,
+        "message": event.message,
+        "count": event.count,
+        "firstTimestamp": time(event.first),
+        "lastTimestamp": time(event.last),
+        "source": {"component": "podkeeper"},
+    })
 }
 
 pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
-        let pod = arguments.pod.as_ref();
+        let filter = PodFilter {
+            name: arguments.pod.clone(),
+            namespace: arguments.namespace.clone(),
+            selector: None,
+        };
+        if let Some(output) = arguments.output {
+            return documents(arguments, &filter, output).await;
+        }
         let mut table = Table::new(in_colour());
         if !arguments.follow {
-            let events = arguments.agent.events(pod).await?;
+            let events = arguments.agent.events(&filter).await?;
             let rows = events.iter().map(row);
             let rows: Vec<_> = std::iter::once(header(0)).chain(rows).collect();
             print(&table.lines("", &rows))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut events = arguments.agent.follow_events(pod).await?;
+        let mut events = arguments.agent.follow_events(&filter).await?;
         print(&table.lines("", &[header(POD_WIDTH)]))?;
         while let Some(event) = events.next().await? {
             print(&table.lines("", &[row(&event)]))?;
@@ -113,6 +209,16 @@ mod tests {
             last: 1_767_225_665_999_999_999,
             ..started.clone()
         };
+        let found = document(&failed);
+        assert_eq!(found["involvedObject"]["name"], "web-n1");
+        assert_eq!(found["involvedObject"].get("fieldPath"), None);
+        assert_eq!(
+            (&found["type"], &found["count"]),
+            (&json!("Warning"), &json!(3))
+        );
+        assert_eq!(found["lastTimestamp"], "2026-01-01T00:01:05Z");
+        let found = document(&started);
+        assert_eq!(found["involvedObject"]["fieldPath"], "spec.containers{c}");
         let mut table = Table::new(false);
         let text = table.lines("", &[header(0), row(&started), row(&failed)]);
         let expected = "\

@@ -8,6 +8,7 @@ mod config;
 mod crictl;
 mod describe;
 mod events;
+mod get;
 mod logs;
 mod man;
 mod pause;
@@ -16,16 +17,19 @@ mod ps;
 mod reset;
 mod restart;
 mod table;
+mod version;
 mod wait;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 pub use crate::text::printable;
 
 use crate::host::blocking::single_threaded_runtime as single_threaded;
+use crate::pod::report::PodReport;
 
 /// Keeps static Pods running on containerd, with no Docker and no kubelet.
 #[derive(Debug, Parser)]
@@ -54,9 +58,11 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Show the Pods of the running agent
     Ps(ps::PsArgs),
+    /// Print Pods with their status, as the API has them
+    Get(get::GetArgs),
     /// Show the details of a Pod
     Describe(describe::DescribeArgs),
-    /// Print the logs of a container
+    /// Print the logs of containers
     Logs(logs::LogsArgs),
     /// Show the events of Pods
     Events(events::EventsArgs),
@@ -74,6 +80,8 @@ enum Command {
     Attach(crictl::AttachArgs),
     /// Stop and remove all Pods of an agent that no longer runs
     Reset(Box<reset::ResetArgs>),
+    /// Show the versions of podkeeper, the running agent and the container runtime
+    Version(version::VersionArgs),
     /// Generate a shell's completion script
     Completions(completions::CompletionsArgs),
     /// Generate the manual pages
@@ -105,6 +113,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
+        Command::Get(arguments) => get::get(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Logs(arguments) => logs::logs(&arguments),
         Command::Events(arguments) => events::events(&arguments),
@@ -115,6 +124,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Exec(arguments) => crictl::exec(&arguments),
         Command::Attach(arguments) => crictl::attach(&arguments),
         Command::Reset(arguments) => reset::reset(&arguments),
+        Command::Version(arguments) => version::version(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Man(arguments) => man::man(&arguments),
     }
@@ -142,6 +152,18 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
     }
+}
+
+/// Formats the names of Pods, each on a line, as kubectl does.
+fn names_of<'a>(pods: impl Iterator<Item = &'a PodReport>) -> String {
+    let lines = pods.map(|pod| ["pod/", &pod.name, "\n"].concat());
+    lines.collect()
+}
+
+/// Formats a value as YAML.
+fn yaml(value: &impl Serialize) -> anyhow::Result<String> {
+    // One type for all, so that the code for it is there once.
+    Ok(serde_yaml::to_string(&serde_json::to_value(value)?)?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::requests::Action;
+use super::select::{PodFilter, query_pairs};
 use super::state::ServerState;
 use super::{follow, plan, pod_list};
 use crate::pod::events::Event;
@@ -33,7 +34,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 pub(super) struct Endless;
 
 /// The paths, and the least audience that may get each.
-const PATHS: [(&str, Audience); 8] = [
+const PATHS: [(&str, Audience); 9] = [
     ("/healthz", Audience::Health),
     ("/pods", Audience::Reader),
     ("/configz", Audience::Reader),
@@ -42,6 +43,8 @@ const PATHS: [(&str, Audience); 8] = [
     ("/v1/status", Audience::Owner),
     ("/v1/pods", Audience::Owner),
     ("/v1/events", Audience::Owner),
+    // These are responded to by `runtime`.
+    ("/v1/version", Audience::Owner),
 ];
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -107,7 +110,7 @@ pub(super) fn only(methods: &'static str) -> Response<Body> {
 /// Query of a path of the local API.
 #[derive(Debug, Default)]
 struct LocalQuery {
-    pod: Option<super::PodName>,
+    filter: PodFilter,
     since: u64,
     follow: bool,
 }
@@ -115,16 +118,20 @@ struct LocalQuery {
 impl LocalQuery {
     fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match key {
-                "pod" => parsed.pod = Some(value.parse()?),
+        for (key, value) in query_pairs(query) {
+            match key.as_str() {
+                "pod" => parsed.filter.name = Some(value.parse()?),
+                "namespace" => parsed.filter.namespace = Some(value),
+                "selector" => parsed.filter.selector = Some(value.parse()?),
                 "since" => {
                     let wrong = |_| format!("since: found {value:?}, expected a number");
                     parsed.since = value.parse().map_err(wrong)?;
                 }
                 "follow" => parsed.follow = value == "true",
-                _ => return Err(format!("found {key:?}, expected pod, since or follow")),
+                _ => {
+                    let known = "pod, namespace, selector, since or follow";
+                    return Err(format!("found {key:?}, expected {known}"));
+                }
             }
         }
         Ok(parsed)
@@ -134,22 +141,26 @@ impl LocalQuery {
 /// Responses of the local API: a line of JSON for each item, and further ones on changes if the query has
 /// `follow`.
 fn lines(path: &str, query: LocalQuery, state: &Arc<ServerState>) -> Response<Body> {
-    let LocalQuery { pod, since, follow } = query;
+    let LocalQuery {
+        filter,
+        since,
+        follow,
+    } = query;
     match path {
         "/v1/status" => {
             let mut changed = Changed::default();
-            let next = move |state: &ServerState| changed.line(&state.node_status());
+            let next = move |state: &ServerState| changed.line(&state.node_status(&filter));
             of_lines(state, follow, next)
         }
         "/v1/pods" => {
             let mut changed = Changed::default();
-            let next = move |state: &ServerState| changed.line(&state.details(pod.as_ref()));
+            let next = move |state: &ServerState| changed.line(&state.details(&filter));
             of_lines(state, follow, next)
         }
         _ => {
             let mut since = since;
             let next = move |state: &ServerState| {
-                let events = state.events(since, pod.as_ref());
+                let events = state.events(since, &filter);
                 since = events.last().map_or(since, |event: &Event| event.number);
                 let lines = events.iter().filter_map(line);
                 Some(lines.collect::<Vec<_>>().concat()).filter(|lines| !lines.is_empty())
@@ -195,7 +206,7 @@ impl Changed {
 }
 
 /// A line of JSON. All items have text keys, so it never fails.
-fn line(what: &impl Serialize) -> Option<Vec<u8>> {
+pub(super) fn line(what: &impl Serialize) -> Option<Vec<u8>> {
     let mut line = serde_json::to_vec(what).ok()?;
     line.push(b'\n');
     Some(line)

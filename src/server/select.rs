@@ -2,8 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use reqwest::Url;
+
+use super::LabelSelector;
 use crate::manifest::PodKey;
+use crate::pod::report::PodSnapshot;
+
+/// Only a URL's query matters here; it has to have the rest.
+const BASE: &str = "http://agent/";
 
 /// Prefix of a Pod's name in kubectl.
 const KINDS: [&str; 2] = ["pod", "pods"];
@@ -47,6 +55,88 @@ impl PodName {
         namespace.is_none_or(|namespace| *namespace == key.namespace)
             && (key.name == self.name || without_node == Some(&self.name))
     }
+}
+
+/// Filter of Pods: all that is given has to match.
+#[derive(Debug, Clone, Default)]
+pub struct PodFilter {
+    /// Their name.
+    pub name: Option<PodName>,
+    /// Their namespace.
+    pub namespace: Option<String>,
+    /// Their labels.
+    pub selector: Option<LabelSelector>,
+}
+
+impl PodFilter {
+    /// The Pods of this name.
+    #[must_use]
+    pub fn of(name: &PodName) -> Self {
+        Self {
+            name: Some(name.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// Returns true if every Pod matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none() && self.namespace.is_none() && self.selector.is_none()
+    }
+
+    /// Returns the matching Pods on the node of this name.
+    pub(super) fn select(
+        &self,
+        node: &str,
+        mut pods: Vec<(PodKey, Arc<PodSnapshot>)>,
+    ) -> Vec<(PodKey, Arc<PodSnapshot>)> {
+        if let Some(name) = &self.name {
+            let selected = name.select(node, pods.iter().map(|(key, _)| key.clone()));
+            pods.retain(|(key, _)| selected.contains(key));
+        }
+        pods.retain(|(key, snapshot)| {
+            let namespace = self.namespace.as_ref();
+            let selector = self.selector.as_ref();
+            let version = snapshot.version.as_ref();
+            let labels = version.and_then(|version| version.metadata.labels.as_ref());
+            namespace.is_none_or(|namespace| *namespace == key.namespace)
+                && selector.is_none_or(|selector| selector.matches(labels))
+        });
+        pods
+    }
+
+    /// Returns a path of the local API with this filter, and these other parameters, as its query.
+    #[must_use]
+    pub fn path(&self, path: &str, others: &[(&str, &str)]) -> String {
+        let name = self.name.as_ref().map(ToString::to_string);
+        let selector = self.selector.as_ref().map(ToString::to_string);
+        let own = [
+            ("pod", name),
+            ("namespace", self.namespace.clone()),
+            ("selector", selector),
+        ];
+        let own = own
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        let others = others
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()));
+        let Ok(mut url) = Url::parse(BASE) else {
+            return path.to_owned();
+        };
+        url.query_pairs_mut().extend_pairs(own.chain(others));
+        match url.query() {
+            None | Some("") => path.to_owned(),
+            Some(query) => format!("{path}?{query}"),
+        }
+    }
+}
+
+/// Returns the decoded parameters of a query.
+pub(super) fn query_pairs(query: &str) -> Vec<(String, String)> {
+    let url = Url::parse(&format!("{BASE}?{query}"));
+    let pairs = url.map(|url| url.query_pairs().into_owned().collect());
+    pairs.unwrap_or_default()
 }
 
 impl fmt::Display for PodName {
@@ -129,6 +219,27 @@ mod tests {
             let name = PodName::of(&key);
             assert_eq!(name.to_string().parse(), Ok(name));
         }
+    }
+
+    #[test]
+    fn a_filter_goes_over_in_the_query_of_a_path() {
+        assert_eq!(PodFilter::default().path("/p", &[]), "/p");
+        let filter = PodFilter {
+            name: Some("a/db".parse().unwrap()),
+            namespace: Some("a".into()),
+            selector: Some("app in (x, y),b!=c".parse().unwrap()),
+        };
+        let path = filter.path("/p", &[("follow", "true")]);
+        let pairs = query_pairs(path.strip_prefix("/p?").unwrap());
+        let expected = [
+            ("pod", "a/db"),
+            ("namespace", "a"),
+            ("selector", "app in (x, y),b!=c"),
+            ("follow", "true"),
+        ];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(pairs, expected);
+        assert!(!path.contains([' ', '(', '!']), "{path}");
     }
 
     #[test]

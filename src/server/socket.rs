@@ -15,6 +15,7 @@ use super::listen::{self, LIMITS};
 use super::plan;
 use super::requests::{self, Action};
 use super::router::{Audience, handle};
+use super::runtime::{self, RuntimePath};
 use super::state::ServerState;
 
 /// Name of the socket in the run directory.
@@ -69,9 +70,12 @@ impl Server {
             let state = Arc::clone(&state);
             async move {
                 let path = request.uri().path();
-                match Action::of(path) {
-                    Some(action) => requests::respond(&request, action, &state).await,
+                if let Some(action) = Action::of(path) {
+                    return requests::respond(&request, action, &state).await;
+                }
+                match RuntimePath::of(path) {
                     None if path == plan::PATH => plan::respond(request, &state).await,
+                    Some(path) => runtime::respond(&request, path, &state).await,
                     None => handle(&request, &state, Audience::Owner),
                 }
             }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::metrics::AgentMetrics;
-use super::select::PodName;
+use super::select::PodFilter;
 use super::{kubelet_metrics, probe_metrics};
 use crate::host::cgroup::CgroupDriver;
 use crate::manifest::{PodKey, Problem};
@@ -205,12 +205,15 @@ impl ServerState {
         (!long.is_empty()).then(|| format!("{what}; its accepted Pods keep running"))
     }
 
-    pub(super) fn node_status(&self) -> NodeStatusView {
+    /// Returns the status of the node with the matching Pods. What was refused belongs to no Pod, and is there where
+    /// none is filtered out.
+    pub(super) fn node_status(&self, filter: &PodFilter) -> NodeStatusView {
         let mut rest = NodeStatus {
             waiting_for: self.waiting_for().map(str::to_owned),
             ..NodeStatus::default()
         };
-        if let Some(desired) = &*self.desired.borrow() {
+        let desired = self.desired.borrow();
+        if let Some(desired) = desired.as_ref().filter(|_| filter.is_empty()) {
             let refused = desired.refused.iter().map(|refused| RefusedReport {
                 path: refused.origin.to_string(),
                 problems: refused.problems.iter().map(message).collect(),
@@ -221,9 +224,19 @@ impl ServerState {
             rest.unreadable.clone_from(&desired.unreadable);
         }
         NodeStatusView {
-            snapshots: self.snapshots(),
+            snapshots: self.selected(filter),
             rest,
         }
+    }
+
+    /// Returns the snapshots of the matching Pods, by namespace and name.
+    fn selected(&self, filter: &PodFilter) -> Vec<Arc<PodSnapshot>> {
+        let Some(context) = self.context.borrow().clone() else {
+            return vec![];
+        };
+        let all = context.reports.snapshots();
+        let selected = filter.select(&context.node_name, all).into_iter();
+        selected.map(|(_, snapshot)| snapshot).collect()
     }
 
     /// Returns the snapshots of all Pods, by namespace and name.
@@ -233,8 +246,8 @@ impl ServerState {
         all.map(|(_, snapshot)| snapshot).collect()
     }
 
-    /// Returns the details of the selected Pods, or of all.
-    pub(super) fn details(&self, name: Option<&PodName>) -> PodDetails {
+    /// Returns the details of the matching Pods.
+    pub(super) fn details(&self, filter: &PodFilter) -> PodDetails {
         let not_synced = self.heartbeat.borrow().is_none();
         let waiting_for = self.waiting_for();
         let waiting_for = waiting_for.or(not_synced.then_some(NOT_SYNCED));
@@ -246,31 +259,30 @@ impl ServerState {
             };
         };
         let reports = context.reports.snapshots();
-        let selected = name.map(|name| {
-            let keys = reports.iter().map(|(key, _)| key.clone());
-            name.select(&context.node_name, keys)
-        });
-        let selected = reports.iter().filter(|(key, _)| {
-            let selected = selected.as_ref();
-            selected.is_none_or(|selected| selected.contains(key))
-        });
+        let names = reports.iter().map(|(key, _)| key.to_string()).collect();
+        let selected = filter.select(&context.node_name, reports);
         PodDetails {
             pods: selected
+                .iter()
                 .map(|(key, report)| detail(&context, key, report))
                 .collect(),
-            names: reports.iter().map(|(key, _)| key.to_string()).collect(),
+            names,
             endpoint: context.client.endpoint().to_string(),
             waiting_for,
         }
     }
 
-    /// Returns the events after this number, of the selected Pods or of all, oldest first.
-    pub(super) fn events(&self, since: u64, name: Option<&PodName>) -> Vec<Event> {
+    /// Returns the events after this number, oldest first, of Pods with the filter's name and namespace: those of a Pod
+    /// that is gone have no labels.
+    pub(super) fn events(&self, since: u64, filter: &PodFilter) -> Vec<Event> {
         let Some(context) = self.context.borrow().clone() else {
             return vec![];
         };
         let mut events = context.events.since(since);
-        if let Some(name) = name {
+        if let Some(namespace) = &filter.namespace {
+            events.retain(|event| event.namespace == *namespace);
+        }
+        if let Some(name) = &filter.name {
             events.retain(|event| {
                 let key = PodKey {
                     namespace: event.namespace.clone(),

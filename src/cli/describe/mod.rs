@@ -18,7 +18,7 @@ use crate::manifest::PodKey;
 use crate::pod::events::Event;
 use crate::pod::report::PodReport;
 use crate::pod::state::progress::StepReport;
-use crate::server::{PodDetail, PodName};
+use crate::server::{PodDetail, PodFilter, PodName};
 use crate::text::explained;
 use page::{Page, pairs, since};
 
@@ -40,7 +40,7 @@ pub(super) fn describe(arguments: &DescribeArgs) -> anyhow::Result<ExitCode> {
             namespace: pod.report.namespace.clone(),
             name: pod.report.name.clone(),
         };
-        let events = agent.events(Some(&PodName::of(&key))).await?;
+        let events = agent.events(&PodFilter::of(&PodName::of(&key))).await?;
         anyhow::Ok((pod, events))
     })?;
     print(&describe_pod(&pod, &events, Timestamp::now()))?;

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::cli::agent::Agent;
+use crate::cli::agent::{Agent, FOLLOW, Selection};
 use crate::cli::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use crate::cli::{OutputFormat, print, printable, single_threaded};
+use crate::cli::{names_of, print, printable, single_threaded, yaml};
 use crate::pod::report::{ContainerReport, PodReport};
-use crate::server::{Lines, NodeStatus, fetch_status, follow};
+use crate::server::{Lines, NodeStatus, fetch, follow};
 use crate::text::explained;
 use crate::text::printable_json;
 
@@ -27,26 +27,48 @@ pub(super) struct PsArgs {
     #[command(flatten)]
     agent: Agent,
 
+    #[command(flatten)]
+    selection: Selection,
+
     /// Output format
-    #[arg(long, short, value_enum, default_value_t = OutputFormat::Table)]
-    output: OutputFormat,
+    #[arg(long, short, value_enum, default_value_t = PsFormat::Table)]
+    output: PsFormat,
 
     /// Follow changes: on a terminal in place, else with a line for each changed Pod
     #[arg(long, short)]
     watch: bool,
 }
 
+/// Form in which Pods are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PsFormat {
+    Table,
+    /// With the Pods' addresses
+    Wide,
+    Json,
+    Yaml,
+    /// The names alone, as pod/NAME
+    Name,
+}
+
 pub(super) fn ps(arguments: &PsArgs) -> anyhow::Result<ExitCode> {
     single_threaded()?.block_on(async {
         let run_dir = &arguments.agent.run_dir;
+        let filter = arguments.selection.filter(None);
         if arguments.watch {
-            let changes = follow(run_dir, "/v1/status?follow=true").await?;
+            let changes = follow(run_dir, &filter.path("/v1/status", FOLLOW)).await?;
             return watch(changes, arguments.output).await;
         }
-        let status = fetch_status(run_dir).await?;
+        let mut fetched = fetch::<NodeStatus>(run_dir, &filter.path("/v1/status", &[])).await?;
+        let status = fetched.pop().context("the agent's response is empty")?;
+        let is_wide = arguments.output == PsFormat::Wide;
         let text = match arguments.output {
-            OutputFormat::Json => printable_json(&serde_json::to_string_pretty(&status)?) + "\n",
-            OutputFormat::Table => page(&status, Timestamp::now(), in_colour())?,
+            PsFormat::Json => printable_json(&serde_json::to_string_pretty(&status)?) + "\n",
+            PsFormat::Yaml => yaml(&status)?,
+            PsFormat::Name => names_of(status.pods.iter()),
+            PsFormat::Table | PsFormat::Wide => {
+                page(&status, Timestamp::now(), in_colour(), is_wide)?
+            }
         };
         print(&text)?;
         Ok(ExitCode::SUCCESS)
@@ -54,9 +76,10 @@ pub(super) fn ps(arguments: &PsArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows each change until the agent ends.
-async fn watch(mut changes: Lines<NodeStatus>, output: OutputFormat) -> anyhow::Result<ExitCode> {
-    let redraws = output == OutputFormat::Table && on_terminal();
-    let mut rows = ChangedRows::new();
+async fn watch(mut changes: Lines<NodeStatus>, output: PsFormat) -> anyhow::Result<ExitCode> {
+    let is_wide = output == PsFormat::Wide;
+    let redraws = (output == PsFormat::Table || is_wide) && on_terminal();
+    let mut rows = ChangedRows::new(is_wide);
     let mut status = NodeStatus::default();
     loop {
         let next = tokio::select! {
@@ -66,11 +89,14 @@ async fn watch(mut changes: Lines<NodeStatus>, output: OutputFormat) -> anyhow::
         status = next.context("the agent has ended")?;
         let now = Timestamp::now();
         let text = match output {
-            OutputFormat::Json => printable_json(&serde_json::to_string(&status)?) + "\n",
-            OutputFormat::Table if redraws => {
-                CLEAR.to_owned() + &cut(&page(&status, now, in_colour())?, terminal_size())
+            PsFormat::Json => printable_json(&serde_json::to_string(&status)?) + "\n",
+            PsFormat::Yaml => format!("---\n{}", yaml(&status)?),
+            PsFormat::Name => names_of(status.pods.iter()),
+            PsFormat::Table | PsFormat::Wide if redraws => {
+                let page = page(&status, now, in_colour(), is_wide)?;
+                CLEAR.to_owned() + &cut(&page, terminal_size())
             }
-            OutputFormat::Table => rows.lines(&status, now),
+            PsFormat::Table | PsFormat::Wide => rows.lines(&status, now),
         };
         print(&text)?;
     }
@@ -108,22 +134,22 @@ fn cut_line(line: &str, columns: usize) -> String {
 
 /// Rows of the changed Pods, for readers of a stream of lines.
 struct ChangedRows {
-    table: Table<7>,
+    table: PodTable,
     /// The Pods as last shown.
     shown: Option<BTreeMap<String, PodReport>>,
 }
 
 impl ChangedRows {
-    fn new() -> Self {
+    fn new(is_wide: bool) -> Self {
         Self {
-            table: Table::new(false),
+            table: PodTable::new(false, is_wide),
             shown: None,
         }
     }
 
     fn lines(&mut self, status: &NodeStatus, now: Timestamp) -> String {
         let name = |pod: &PodReport| format!("{}/{}", pod.namespace, pod.name);
-        let mut rows: Vec<[Cell; 7]> = vec![];
+        let mut rows: Vec<[Cell; 8]> = vec![];
         if self.shown.is_none() {
             rows.push(HEADER.map(Cell::from));
         }
@@ -143,19 +169,50 @@ impl ChangedRows {
             (pod.ready, pod.total) = (0, 0);
             rows.push(row(&pod, now));
         }
-        self.table.lines("", &rows)
+        self.table.lines(rows)
+    }
+}
+
+/// The table of Pods; only a wide one has their addresses.
+struct PodTable {
+    narrow: Table<7>,
+    wide: Option<Table<8>>,
+}
+
+impl PodTable {
+    fn new(colour: bool, is_wide: bool) -> Self {
+        Self {
+            narrow: Table::new(colour),
+            wide: is_wide.then(|| Table::new(colour)),
+        }
+    }
+
+    fn lines(&mut self, rows: Vec<[Cell; 8]>) -> String {
+        if let Some(wide) = &mut self.wide {
+            return wide.lines("", &rows);
+        }
+        let rows: Vec<[Cell; 7]> = rows
+            .into_iter()
+            .map(|[a, b, c, d, e, f, _, last]| [a, b, c, d, e, f, last])
+            .collect();
+        self.narrow.lines("", &rows)
     }
 }
 
 /// Returns the whole page.
-fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std::fmt::Error> {
+fn page(
+    status: &NodeStatus,
+    now: Timestamp,
+    colour: bool,
+    is_wide: bool,
+) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     if let Some(what) = &status.waiting_for {
         writeln!(text, "{}", printable(what))?;
     }
     let mut rows = vec![HEADER.map(Cell::from)];
     rows.extend(status.pods.iter().map(|pod| row(pod, now)));
-    text += &Table::new(colour).lines("", &rows);
+    text += &PodTable::new(colour, is_wide).lines(rows);
     let mut notes = String::new();
     for pod in &status.pods {
         note(&mut notes, pod, now)?;
@@ -168,23 +225,24 @@ fn page(status: &NodeStatus, now: Timestamp, colour: bool) -> Result<String, std
     Ok(text + &printable(&why))
 }
 
-const HEADER: [&str; 7] = [
+const HEADER: [&str; 8] = [
     "NAMESPACE",
     "POD",
     "READY",
     "STATUS",
     "RESTARTS",
     "AGE",
+    "IP",
     "SOURCE",
 ];
 
-fn row(pod: &PodReport, now: Timestamp) -> [Cell; 7] {
+fn row(pod: &PodReport, now: Timestamp) -> [Cell; 8] {
     let mut cells = texts(pod, now).map(Cell::from);
     cells[3] = Cell::styled(word(pod), style(pod));
     cells
 }
 
-fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
+fn texts(pod: &PodReport, now: Timestamp) -> [String; 8] {
     [
         pod.namespace.clone(),
         pod.name.clone(),
@@ -200,6 +258,7 @@ fn texts(pod: &PodReport, now: Timestamp) -> [String; 7] {
             },
             now,
         ),
+        pod.ips.first().map_or("<none>", String::as_str).to_owned(),
         pod.path.clone(),
     ]
 }

@@ -21,7 +21,7 @@ fn running(name: &str) -> PodReport {
 
 #[test]
 fn a_stream_has_a_line_for_each_changed_pod() {
-    let mut rows = ChangedRows::new();
+    let mut rows = ChangedRows::new(false);
     let status = |pods| NodeStatus {
         pods,
         ..NodeStatus::default()
@@ -52,7 +52,7 @@ default     b-n1   0/0     Gone      0          2m5s   /m/web.yaml
 
 #[test]
 fn a_pod_that_was_terminating_is_gone_in_the_end() {
-    let mut rows = ChangedRows::new();
+    let mut rows = ChangedRows::new(false);
     let ending = PodReport {
         phase: "Terminating".into(),
         ..running("a-n1")
@@ -138,7 +138,7 @@ fn a_waiting_pod_is_shown_with_its_reason_time_and_steps() {
         pods: vec![creating, init, unready],
         ..NodeStatus::default()
     };
-    let page = page(&status, now(), false).unwrap();
+    let page = page(&status, now(), false, false).unwrap();
     let notes = page.split_once("\n\n").unwrap().1;
     let expected = "\
 default/web-n1: container a: ContainerCreating for 2m
@@ -197,7 +197,7 @@ Refused:
 /m/web.bak:3:5: spec: \\u{9b}wrong
   default/x-n1 keeps running as last accepted from there
 ";
-    assert_eq!(page(&status, now(), false).unwrap(), expected);
+    assert_eq!(page(&status, now(), false, false).unwrap(), expected);
 }
 
 #[test]
