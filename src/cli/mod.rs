@@ -17,6 +17,7 @@ mod ps;
 mod reset;
 mod restart;
 mod table;
+mod top;
 mod version;
 mod wait;
 
@@ -66,6 +67,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Show the events of Pods
     Events(events::EventsArgs),
+    /// Show the CPU and memory that the node, Pods and containers use
+    Top(top::TopArgs),
     /// Wait until a Pod is ready, or deleted
     Wait(wait::WaitArgs),
     /// Restart the containers of a Pod
@@ -117,6 +120,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Logs(arguments) => logs::logs(&arguments),
         Command::Events(arguments) => events::events(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Wait(arguments) => wait::wait(&arguments),
         Command::Restart(arguments) => restart::restart(&arguments),
         Command::Pause(arguments) => pause::pause(&arguments),

@@ -27,6 +27,7 @@ mod state;
 mod wire;
 
 pub use client::{Lines, fetch, fetch_status, follow, send, send_with};
+pub use https::stats::{AmountsInUse, ContainerInUse, PodInUse, TopReport};
 pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::AgentMetrics;
 pub use plan::{

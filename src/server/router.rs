@@ -34,7 +34,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 pub(super) struct Endless;
 
 /// The paths, and the least audience that may get each.
-const PATHS: [(&str, Audience); 9] = [
+const PATHS: [(&str, Audience); 10] = [
     ("/healthz", Audience::Health),
     ("/pods", Audience::Reader),
     ("/configz", Audience::Reader),
@@ -45,6 +45,7 @@ const PATHS: [(&str, Audience); 9] = [
     ("/v1/events", Audience::Owner),
     // These are responded to by `runtime`.
     ("/v1/version", Audience::Owner),
+    ("/v1/stats", Audience::Owner),
 ];
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -109,14 +110,14 @@ pub(super) fn only(methods: &'static str) -> Response<Body> {
 
 /// Query of a path of the local API.
 #[derive(Debug, Default)]
-struct LocalQuery {
-    filter: PodFilter,
+pub(super) struct LocalQuery {
+    pub(super) filter: PodFilter,
     since: u64,
     follow: bool,
 }
 
 impl LocalQuery {
-    fn parse(query: &str) -> Result<Self, String> {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for (key, value) in query_pairs(query) {
             match key.as_str() {

@@ -1,15 +1,19 @@
 //! Responses of the local API for which the runtime or the kernel is asked first, within a limit.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::router::{Body, JSON, line, only, whole};
+use super::https::stats::{TopReport, top};
+use super::router::{Body, JSON, LocalQuery, line, only, plain, whole};
+use super::select::PodFilter;
 use super::state::ServerState;
 use crate::cri::v1;
+use crate::manifest::PodKey;
 use crate::mirror::VERSION;
 use crate::pod::task::Context;
 
@@ -20,6 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RuntimePath {
     Version,
+    Stats,
 }
 
 impl RuntimePath {
@@ -27,6 +32,7 @@ impl RuntimePath {
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
             "/v1/version" => Some(Self::Version),
+            "/v1/stats" => Some(Self::Stats),
             _ => None,
         }
     }
@@ -68,12 +74,46 @@ pub(super) async fn respond<B>(
     }
     let context = state.context.borrow().clone();
     match path {
-        RuntimePath::Version => {
-            let version = version(context).await;
-            let body = line(&version).unwrap_or_default();
-            whole(JSON, Ok::<_, std::convert::Infallible>(Bytes::from(body)))
+        RuntimePath::Version => of_line(&version(context).await),
+        RuntimePath::Stats => {
+            let query = request.uri().query().unwrap_or_default();
+            let filter = match LocalQuery::parse(query) {
+                Ok(query) => query.filter,
+                Err(why) => return plain(StatusCode::BAD_REQUEST, why + "\n"),
+            };
+            match top_report(state, context, &filter).await {
+                Ok(report) => of_line(&report),
+                Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+            }
         }
     }
+}
+
+fn of_line(item: &impl Serialize) -> Response<Body> {
+    let body = line(item).unwrap_or_default();
+    whole(JSON, Ok::<_, std::convert::Infallible>(Bytes::from(body)))
+}
+
+async fn top_report(
+    state: &ServerState,
+    context: Option<Arc<Context>>,
+    filter: &PodFilter,
+) -> Result<TopReport, String> {
+    let context = context.ok_or("the container runtime is not connected yet")?;
+    let measured = tokio::time::timeout(TIMEOUT, state.stats.measure(&context));
+    let Ok(usage) = measured.await else {
+        let seconds = TIMEOUT.as_secs();
+        return Err(format!(
+            "the runtime did not report usage within {seconds}s"
+        ));
+    };
+    let usage = usage.map_err(|error| error.to_string())?;
+    let pods = filter.select(&context.node_name, context.reports.snapshots());
+    let selected: BTreeSet<PodKey> = pods.into_iter().map(|(key, _)| key).collect();
+    let capacity = &context.facts.capacity;
+    Ok(top(&context.node_name, capacity, &usage, |key| {
+        selected.contains(key)
+    }))
 }
 
 async fn version(context: Option<Arc<Context>>) -> AgentVersion {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use super::https::stats::Stats;
 use super::metrics::AgentMetrics;
 use super::select::PodFilter;
 use super::{kubelet_metrics, probe_metrics};
@@ -130,6 +131,8 @@ pub struct ServerState {
     configz: watch::Receiver<Value>,
     metrics: AgentMetrics,
     pub(super) followers: Arc<Semaphore>,
+    /// Usage for the local API, whose rates no scraper of another port cuts short.
+    pub(super) stats: Stats,
 }
 
 impl ServerState {
@@ -149,6 +152,7 @@ impl ServerState {
             configz,
             metrics,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stats: Stats::default(),
         }
     }
 

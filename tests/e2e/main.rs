@@ -14,6 +14,7 @@ mod housekeeping;
 mod identity;
 mod images;
 mod lifecycle;
+mod listing;
 mod objects;
 mod order;
 mod plan;

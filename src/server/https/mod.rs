@@ -13,7 +13,7 @@ mod logs;
 mod query;
 mod refusal;
 mod settings;
-mod stats;
+pub(super) mod stats;
 mod streams;
 mod target;
 mod tls;

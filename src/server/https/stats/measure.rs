@@ -25,7 +25,7 @@ const NODE: &str = "";
 
 /// Measures usage, and keeps the last measurement.
 #[derive(Debug, Default)]
-pub(in crate::server::https) struct Stats {
+pub(in crate::server) struct Stats {
     last: Mutex<Last>,
     disks: Disks,
 }
@@ -41,10 +41,7 @@ impl Stats {
     ///
     /// # Errors
     /// The runtime does not report it.
-    pub(in crate::server::https) async fn measure(
-        &self,
-        context: &Context,
-    ) -> Result<Arc<Usage>, Error> {
+    pub(in crate::server) async fn measure(&self, context: &Context) -> Result<Arc<Usage>, Error> {
         let mut last = self.last.lock().await;
         if let Some((at, usage)) = &last.usage
             && at.elapsed() < FRESH

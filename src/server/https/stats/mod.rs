@@ -9,11 +9,14 @@ mod metrics;
 mod network;
 mod node;
 mod summary;
+mod top;
 
 pub(super) use cadvisor::cadvisor_metrics;
-pub(super) use measure::Stats;
+pub(in crate::server) use measure::Stats;
 pub(super) use metrics::metrics;
 pub(super) use summary::summary;
+pub(in crate::server) use top::top;
+pub use top::{AmountsInUse, ContainerInUse, PodInUse, TopReport};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -24,7 +27,7 @@ use network::InterfaceCounters;
 
 /// Usage at one time.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Usage {
+pub(in crate::server) struct Usage {
     node: NodeUsage,
     /// The Pods, by namespace and name.
     pods: Vec<PodUsage>,
