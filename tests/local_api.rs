@@ -247,6 +247,61 @@ fn each_port_serves_what_it_is_for_and_says_what_that_is() {
     assert_eq!((head.code, head.body.as_str()), (503, ""));
 }
 
+/// What the socket answers to a request line.
+fn asked(agent: &Agent, line: &str) -> (u16, String) {
+    let mut stream = agent.socket();
+    write!(
+        stream,
+        "{line} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap();
+    (code.parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn pods_are_changed_over_the_socket_alone_and_by_post() {
+    let agent = Agent::start();
+    let not_connected = "the container runtime is not connected yet\n";
+    for action in ["restart", "pause", "resume"] {
+        let path = format!("/v1/pods/{action}?pod=web");
+        for (line, code, body) in [
+            (format!("GET {path}"), 405, "only POST is served here\n"),
+            (format!("POST {path}"), 503, not_connected),
+            (
+                format!("POST /v1/pods/{action}"),
+                400,
+                "the query needs pod=NAME\n",
+            ),
+            (
+                format!("POST {path}&x=y"),
+                400,
+                "found \"x\", expected pod or container\n",
+            ),
+        ] {
+            assert_eq!(asked(&agent, &line), (code, body.to_owned()), "{line}");
+        }
+        let post = format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(request(agent.read_only, post.as_bytes()).code, 404);
+    }
+    let (code, body) = asked(&agent, "POST /v1/no");
+    assert_eq!(code, 404);
+    assert!(body.ends_with(", and by POST /v1/pods/restart, /v1/pods/pause, /v1/pods/resume\n"));
+    let (code, version) = asked(&agent, "GET /v1/version");
+    let version: Value = serde_json::from_str(&version).unwrap();
+    assert_eq!((code, &version["runtime"]), (200, &Value::Null));
+    assert_eq!(version["runtime_error"], not_connected.trim());
+    assert_eq!(asked(&agent, "POST /v1/version").0, 405);
+    assert_eq!(
+        asked(&agent, "GET /v1/stats"),
+        (503, not_connected.to_owned())
+    );
+    assert_eq!(asked(&agent, "GET /v1/stats?selector=%21%21").0, 400);
+}
+
 #[test]
 fn a_port_that_is_taken_is_named_once_and_tried_again() {
     let taken = TcpListener::bind(free()).unwrap();

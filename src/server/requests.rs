@@ -85,12 +85,15 @@ pub(super) async fn respond<B>(
     if *request.method() != Method::POST {
         return only("POST");
     }
-    let query = RequestQuery::parse(request.uri().query().unwrap_or_default());
-    let (key, container) =
-        match query.and_then(|query| Ok((the_key(state, query.pod)?, query.container))) {
-            Ok(found) => found,
-            Err(why) => return plain(StatusCode::BAD_REQUEST, why + "\n"),
-        };
+    let query = match RequestQuery::parse(request.uri().query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(why) => return plain(StatusCode::BAD_REQUEST, why + "\n"),
+    };
+    let container = query.container;
+    let key = match the_key(state, query.pod) {
+        Ok(key) => key,
+        Err((status, why)) => return plain(status, why + "\n"),
+    };
     let responded = match action {
         Action::Restart => {
             let (reply, replied) = oneshot::channel();
@@ -124,17 +127,30 @@ pub(super) async fn respond<B>(
     }
 }
 
+/// Reason for which a request fails.
+type RequestFailure = (StatusCode, String);
+
+const NOT_CONNECTED: &str = "the container runtime is not connected yet";
+
 /// Returns the one Pod of this name.
-fn the_key(state: &ServerState, name: Option<PodName>) -> Result<PodKey, String> {
-    let name = name.ok_or("the query needs pod=NAME")?;
+fn the_key(state: &ServerState, name: Option<PodName>) -> Result<PodKey, RequestFailure> {
+    let Some(name) = name else {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "the query needs pod=NAME".to_owned(),
+        ));
+    };
     let Some(context) = state.context.borrow().clone() else {
-        return Err("the container runtime is not connected yet".to_owned());
+        return Err((StatusCode::SERVICE_UNAVAILABLE, NOT_CONNECTED.to_owned()));
     };
     let mut keys = name.select(&context.node_name, context.reports.keys().into_iter());
     match (keys.pop(), keys.is_empty()) {
         (Some(key), true) => Ok(key),
-        (Some(_), false) => Err(format!("several Pods are called {name}")),
-        (None, _) => Err(format!("there is no Pod {name}")),
+        (Some(_), false) => {
+            let why = format!("several Pods are called {name}");
+            Err((StatusCode::CONFLICT, why))
+        }
+        (None, _) => Err((StatusCode::NOT_FOUND, format!("there is no Pod {name}"))),
     }
 }
 
@@ -144,12 +160,10 @@ async fn ask<T>(
     key: &PodKey,
     message: Message,
     replied: oneshot::Receiver<Result<T, RequestRefused>>,
-) -> Result<T, (StatusCode, String)> {
+) -> Result<T, RequestFailure> {
     let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
     let Some(context) = state.context.borrow().clone() else {
-        return Err(unavailable(
-            "the container runtime is not connected yet".to_owned(),
-        ));
+        return Err(unavailable(NOT_CONNECTED.to_owned()));
     };
     let request = PodRequest {
         key: key.clone(),

@@ -9,7 +9,7 @@ use super::any::any_world;
 use super::expected::Broken;
 use super::version;
 use super::world::World;
-use crate::pod::plan::{Step, plan};
+use crate::pod::plan::{Step, choose_instances, plan};
 use crate::pod::state::ShutdownStop;
 use crate::pod::state::observed::Observed;
 
@@ -63,6 +63,26 @@ proptest! {
     #[test]
     fn a_healthy_container_of_an_unchanged_pod_is_never_stopped(mut world in any_world()) {
         world.run(World::check_stop)?;
+    }
+
+    #[test]
+    fn a_requested_restart_has_every_chosen_instance_replaced(mut world in any_world()) {
+        world.run(|_, _| Ok(()))?;
+        let Some(wanted) = world.wanted.clone() else {
+            return Ok(());
+        };
+        let Ok(choice) = choose_instances(world.view(), &wanted, None) else {
+            return Ok(());
+        };
+        world.state.request_restart(&wanted.uid, &choice);
+        world.run(|_, _| Ok(()))?;
+        let left = world.state.history(&wanted.uid).map(|history| &history.restarts);
+        prop_assert!(left.is_none_or(BTreeSet::is_empty), "{:#?}", world);
+        for id in &choice.instances {
+            let newest = |name: &str| world.observed.history_of(&wanted.uid, name)[0].id.clone();
+            let old = world.observed.container(id);
+            prop_assert!(old.is_none_or(|old| newest(&old.name) != *id), "{:#?}", world);
+        }
     }
 
     #[test]
