@@ -195,7 +195,7 @@ impl Version {
                 history.failed_instances.insert(id, failed);
             }
             (Step::Fail { .. }, Outcome::Finished(finished, record)) => {
-                self.history_mut().finished = Some(finished);
+                self.history_mut().end(finished);
                 if record.is_some() {
                     self.on_disk = true;
                     self.record = record;

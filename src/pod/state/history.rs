@@ -200,6 +200,12 @@ impl History {
             .collect()
     }
 
+    /// The version has ended for good, and no restart that was requested before comes any more.
+    pub fn end(&mut self, finished: Finished) {
+        self.finished = Some(finished);
+        self.restarts.clear();
+    }
+
     /// Returns true if it says anything of the container with this id.
     #[must_use]
     pub fn mentions(&self, id: &ContainerId) -> bool {

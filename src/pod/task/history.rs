@@ -61,7 +61,7 @@ impl PodTask {
             // As with the kubelet, it stays so at the next boot, and says why.
             let shut_down = self.state.is_shut_down(uid);
             let word = |word: &str| if shut_down { word } else { "" }.to_owned();
-            history.finished = Some(Finished {
+            history.end(Finished {
                 phase: if shut_down {
                     Phase::Failed
                 } else {

@@ -389,7 +389,7 @@ impl World {
             let history = self.state.version_mut(&uid).history_mut();
             history.update(&self.observed, &uid);
             if has_ended && history.finished.is_none() {
-                history.finished = Some(Finished::default());
+                history.end(Finished::default());
             }
         }
     }
