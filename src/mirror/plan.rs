@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::object::{NodeIdentity, SeenPod};
 use super::others;
 use super::patch::status_patch;
-use crate::manifest::PodKey;
+use crate::manifest::{PodKey, RestartPolicy, StaticPod};
 use crate::pod::report::PodSnapshot;
 use crate::units::time::Later;
 
@@ -173,7 +174,40 @@ fn is_other(
 ) -> Option<bool> {
     let version = snapshot.version.as_ref()?;
     let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
-    Some(mirror.is_leaving() || is_other)
+    let revives = revives(version, &mirror.status, &snapshot.status);
+    Some(mirror.is_leaving() || is_other || revives)
+}
+
+/// True if a container has come back that was over for good by its restart policy, as where its restart was requested
+/// or its Pod was paused: the API server takes no such status (`ValidateContainerStateTransition`), but it does of a new
+/// mirror Pod. It has rules of its own for containers with restart rules.
+fn revives(version: &StaticPod, before: &PodStatus, now: &PodStatus) -> bool {
+    let end = |status: &ContainerStatus| {
+        status
+            .state
+            .as_ref()?
+            .terminated
+            .as_ref()
+            .map(|t| t.exit_code)
+    };
+    let was_over =
+        |status: &ContainerStatus| match (end(status), version.restart_policy(&status.name)) {
+            (None, _) | (_, RestartPolicy::Always) => false,
+            (Some(_), RestartPolicy::Never) => true,
+            (Some(code), RestartPolicy::OnFailure) => code == 0,
+        };
+    let mut specs = version.containers().iter();
+    if specs.any(|spec| spec.restart_policy.is_some() || spec.restart_policy_rules.is_some()) {
+        return false;
+    }
+    let over = before
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter(|s| was_over(s));
+    let over: Vec<&str> = over.map(|status| status.name.as_str()).collect();
+    let mut statuses = now.container_statuses.iter().flatten();
+    statuses.any(|status| end(status).is_none() && over.contains(&status.name.as_str()))
 }
 
 #[cfg(test)]

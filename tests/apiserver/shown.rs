@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, is_running, uid};
-use crate::node::{FOREVER, Node, pod};
+use crate::node::{BUSYBOX, FOREVER, Node, command, pod, pod_with};
 
 mod shared {
     crate::with_apiserver!(
@@ -14,6 +14,7 @@ mod shared {
         kubectl_shows_a_static_pod_and_selectors_find_it,
         a_deleted_mirror_comes_back_50_times_and_nothing_restarts,
         a_pod_that_restarts_is_seen_to,
+        a_pod_that_was_over_and_one_that_is_paused_are_seen_to_come_back,
         what_happens_to_a_pod_stands_in_its_events,
         pods_of_others_are_left_alone,
     );
@@ -185,4 +186,43 @@ async fn pods_of_others_are_left_alone(mut node: Node, cluster: Cluster) {
     cluster.kubectl(&format!(
         "delete pod {other} --force --grace-period=0 --wait=false"
     ));
+}
+
+async fn a_pod_that_was_over_and_one_that_is_paused_are_seen_to_come_back(
+    mut node: Node,
+    cluster: Cluster,
+) {
+    cluster.admit(&mut node);
+    let never = "  restartPolicy: Never\n";
+    let script = format!("trap 'exit 0' TERM; [ -e /out/second ] || exit 0; {FOREVER}");
+    node.make_out();
+    let spec = node.with_out(&format!("    $MOUNT\n  volumes: $OUT\n{never}"));
+    node.put("web.yaml", &pod_with("web", BUSYBOX, &script, &spec));
+    node.start_agent();
+    let run_dir = format!("--run-dir={}", node.path("run").display());
+    let ask = |action: &str| {
+        let status = command(&[action, &run_dir, "web"]).status();
+        assert!(status.unwrap().success(), "{action}");
+    };
+    let is_over = |mirror: &Value| mirror["status"]["phase"] == "Succeeded";
+    cluster.wait_mirror(&node, "web", is_over).await;
+    std::fs::write(node.path("out/second"), "").unwrap();
+    ask("restart");
+    cluster.wait_running(&node, "web").await;
+    ask("pause");
+    let is_paused = |mirror: &Value| {
+        let status = &mirror["status"];
+        let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+        status["reason"] == "Paused" && waiting["reason"] == "Paused"
+    };
+    cluster.wait_mirror(&node, "web", is_paused).await;
+    let shown = cluster.kubectl("get pods");
+    assert!(shown.contains("   Paused   "), "{shown}");
+    ask("resume");
+    cluster.wait_running(&node, "web").await;
+    node.remove("web.yaml");
+    cluster.wait_no_mirror(&node, "web").await;
+    node.wait_gone().await;
+    let refused = node.log_lines_with("may not be transitioned");
+    assert_eq!(refused, 0, "{}", node.log());
 }

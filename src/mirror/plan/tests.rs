@@ -463,3 +463,36 @@ proptest! {
         prop_assert_eq!(orphans.count(), 0);
     }
 }
+
+#[test]
+fn a_mirror_whose_container_comes_back_after_its_end_for_good_is_made_anew() {
+    let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+    let (runs, waits) = (
+        json!({"running": {}}),
+        json!({"waiting": {"reason": "Paused"}}),
+    );
+    for (policy, before, now, step) in [
+        ("Never", ended(0), runs.clone(), "delete"),
+        ("Never", ended(1), waits.clone(), "delete"),
+        ("OnFailure", ended(0), waits.clone(), "delete"),
+        ("OnFailure", ended(1), runs.clone(), "patch"),
+        ("Always", ended(0), runs.clone(), "patch"),
+        ("Never", runs, waits, "patch"),
+        ("Never", ended(0), ended(1), "patch"),
+    ] {
+        let status = |state: &serde_json::Value| -> PodStatus {
+            let status = json!({"name": "c", "image": "", "imageID": "", "ready": false,
+                "restartCount": 0, "state": state});
+            serde_json::from_value(json!({"containerStatuses": [status]})).unwrap()
+        };
+        let mut snapshot = snapshot("web-n1", "v1", "Running");
+        let mut version = StaticPod::clone(snapshot.version.as_ref().unwrap());
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]});
+        version.spec = serde_json::from_value(spec).unwrap();
+        (snapshot.version, snapshot.status) = (Some(Arc::new(version)), status(&now));
+        let mut seen = seen("web-n1", "m1", Some("v1"), "node-uid", "Running");
+        seen.status = status(&before);
+        let found = PlannerInput::new(Some(snapshot), Some(seen)).step();
+        assert_eq!(found, step, "{policy}: {before} {now}");
+    }
+}
