@@ -1,5 +1,6 @@
 //! The command line of podkeeper: read it, do what it says, and turn the outcome into an exit code.
-//! 0 is success, 1 a failure with its reason on standard error, 2 a command line that makes no sense.
+//! 0 is success, 1 a failure with its reason on standard error, 2 a command line that makes no sense;
+//! `exec` has the exit code of its command.
 
 use std::process::ExitCode;
 

@@ -5,9 +5,11 @@ mod as_kubelet;
 mod check;
 mod completions;
 mod config;
-mod crictl;
+mod console;
+mod container;
 mod describe;
 mod events;
+mod exec;
 mod get;
 mod logs;
 mod man;
@@ -77,10 +79,10 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Start a paused Pod again
     Resume(pause::PauseArgs),
-    /// Print the crictl command that runs a command in a container
-    Exec(crictl::ExecArgs),
-    /// Print the crictl command that attaches to a container
-    Attach(crictl::AttachArgs),
+    /// Run a command in a container
+    Exec(exec::ExecArgs),
+    /// Attach to the streams of a container
+    Attach(exec::AttachArgs),
     /// Stop and remove all Pods of an agent that no longer runs
     Reset(Box<reset::ResetArgs>),
     /// Show the versions of podkeeper, the running agent and the container runtime
@@ -125,8 +127,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Restart(arguments) => restart::restart(&arguments),
         Command::Pause(arguments) => pause::pause(&arguments),
         Command::Resume(arguments) => pause::resume(&arguments),
-        Command::Exec(arguments) => crictl::exec(&arguments),
-        Command::Attach(arguments) => crictl::attach(&arguments),
+        Command::Exec(arguments) => exec::exec(&arguments),
+        Command::Attach(arguments) => exec::attach(&arguments),
         Command::Reset(arguments) => reset::reset(&arguments),
         Command::Version(arguments) => version::version(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),

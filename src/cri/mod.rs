@@ -8,6 +8,7 @@ mod containerd;
 mod endpoint;
 mod entry;
 mod error;
+pub(crate) mod streaming;
 
 use std::fmt;
 

@@ -71,7 +71,7 @@ const TABLE: &[Row] = &[
     ("PodSpec", Refused("a static Pod starts at once: take the manifest away until it may"), &["schedulingGates"]),
     ("PodSpec", Refused(NO_OBJECTS), &["resourceClaims", "serviceAccount", "serviceAccountName"]),
     ("PodSpec", Refused("a static Pod cannot use objects of an API server: registries' credentials are read from the node's docker config files"), &["imagePullSecrets"]),
-    ("PodSpec", Refused("they are added to running Pods through an API server: use crictl exec, or a sidecar"), &["ephemeralContainers"]),
+    ("PodSpec", Refused("they are added to running Pods through an API server: use podkeeper exec, or a sidecar"), &["ephemeralContainers"]),
 
     ("Container", Runtime, &[
         "args", "command", "image", "ports", "securityContext", "stdin", "stdinOnce", "tty",

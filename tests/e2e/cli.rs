@@ -23,24 +23,23 @@ mod on_one {
         what_is_under_way_is_shown_with_its_time_and_warnings_beside_it,
         waiting_ends_when_the_pod_is_ready_or_gone,
         events_and_changes_are_told_as_they_come,
-        programs_read_pods_health_and_metrics,
-        crictl_is_told_what_to_run
+        programs_read_pods_health_and_metrics
     );
 }
 
 /// A command that asks this node's agent.
-fn ask(node: &Node, words: &[&str]) -> std::process::Command {
+pub(super) fn ask(node: &Node, words: &[&str]) -> std::process::Command {
     let run_dir = format!("--run-dir={}", node.path("run").display());
     let mut command = command(&[words[0], &run_dir]);
     command.args(&words[1..]).stdin(Stdio::null());
     command
 }
 
-fn output(node: &Node, words: &[&str]) -> Output {
+pub(super) fn output(node: &Node, words: &[&str]) -> Output {
     ask(node, words).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -430,33 +429,6 @@ async fn programs_read_pods_health_and_metrics(mut node: Node) {
     node.wait_gone().await;
     node.wait_until("the list is empty", async || {
         get(read_only, "/pods").unwrap().1.contains("\"items\":[]")
-    })
-    .await;
-}
-
-async fn crictl_is_told_what_to_run(mut node: Node) {
-    node.put("web.yaml", &pod("web", FOREVER));
-    node.start_agent();
-    let web = node.wait_running("web").await;
-    node.wait_known(1).await;
-    let exec = output(&node, &["exec", "web", "-c", "c", "sh", "-c", "echo $HOME"]);
-    let endpoint = node.client.endpoint();
-    let crictl = format!("crictl --runtime-endpoint {endpoint}");
-    assert_eq!(
-        text(&exec.stdout),
-        format!("{crictl} exec -it {} sh -c 'echo $HOME'\n", web.id)
-    );
-    let attach = output(&node, &["attach", "web"]);
-    assert_eq!(
-        text(&attach.stdout),
-        format!("{crictl} attach {}\n", web.id)
-    );
-    node.remove("web.yaml");
-    node.wait_gone().await;
-    node.wait_until("the agent does not know it any more", async || {
-        let gone = output(&node, &["exec", "web"]);
-        let said = text(&gone.stderr);
-        gone.status.code() == Some(1) && said.starts_with("podkeeper: there is no Pod web")
     })
     .await;
 }

@@ -28,6 +28,7 @@ mod rollback;
 mod security;
 mod service;
 mod source;
+mod streams;
 mod takeover;
 mod trouble;
 mod upgrade;
@@ -46,6 +47,8 @@ mod node;
 mod ports;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/terminal.rs"]
+mod terminal;
 #[path = "../support/web_server.rs"]
 mod web_server;
 

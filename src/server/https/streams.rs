@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, UPGRADE};
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use super::refusal::{Refusal, respond};
+use crate::cri::streaming;
 use crate::server::router::Body;
 use crate::server::wire::END_PAUSE;
 
@@ -78,7 +78,9 @@ impl Streams {
         permit: OwnedSemaphorePermit,
     ) -> Result<Response<Body>, Refusal> {
         let caller = hyper::upgrade::on(&mut request);
-        let upstream = tokio::time::timeout(DEADLINE, call(&request, url)).await;
+        let headers = stream_headers(request.headers());
+        let upstream = streaming::request(url, request.method().clone(), headers);
+        let upstream = tokio::time::timeout(DEADLINE, upstream).await;
         let upstream = upstream.unwrap_or_else(|_| Err(format!("no response within {DEADLINE:?}")));
         let mut upstream = match upstream {
             Ok(upstream) => upstream,
@@ -110,35 +112,6 @@ fn stream_headers(headers: &HeaderMap) -> HeaderMap {
         kept.append(name.clone(), value.clone());
     }
     kept
-}
-
-/// Requests the stream from the runtime's streaming server.
-async fn call(request: &Request<Incoming>, url: &str) -> Result<Response<Incoming>, String> {
-    let url: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
-    let place = url.authority().filter(|_| url.scheme_str() == Some("http"));
-    let place = place.ok_or_else(|| {
-        format!(
-            "found {url}, expected a URL with http: turn TLS off for the runtime's streaming server"
-        )
-    })?;
-    let port = place.port_u16().unwrap_or(80);
-    let host = place.host().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, port)).await;
-    let stream = stream.map_err(|e| format!("{place}: {e}"))?;
-    // Keystrokes must not wait for each other. A failure of this does not end the stream.
-    let _ = stream.set_nodelay(true);
-    let wrong = |e: hyper::Error| format!("{place}: {e}");
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(wrong)?;
-    tokio::spawn(connection.with_upgrades());
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
-    let mut passed = Request::new(Empty::<Bytes>::new());
-    *passed.method_mut() = request.method().clone();
-    *passed.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
-    *passed.headers_mut() = stream_headers(request.headers());
-    let host = HeaderValue::from_str(place.as_str()).map_err(|e| e.to_string())?;
-    passed.headers_mut().insert(HOST, host);
-    sender.send_request(passed).await.map_err(wrong)
 }
 
 /// Response of the runtime without a stream: the reason.

@@ -1,0 +1,248 @@
+//! The terminal or the pipes of whoever runs a command in a container.
+//!
+//! With a terminal it is raw while the command runs, so that its keys go to the command, and as it was after that,
+//! whichever way the command ends. Reading and writing have threads of their own: neither may keep the connection or a
+//! signal waiting.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Args;
+use hyper::body::Bytes;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::cri::streaming::{self, CHUNK, LocalStreams, StreamingError, TerminalSize};
+
+/// Number of pieces of a stream that wait for the other side.
+pub(super) const PIECES: usize = 8;
+
+/// Signals that end the command line while the terminal is raw.
+const ENDS: [SignalKind; 4] = [
+    SignalKind::hangup(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::terminate(),
+];
+/// What is added to a signal's number in the exit code of a process that it ended.
+const SIGNALLED: u8 = 128;
+const SIGPIPE: u8 = 13;
+
+/// Streams that a command wants, with kubectl's flags.
+#[derive(Debug, Args, Clone, Copy)]
+pub(super) struct StdioArgs {
+    /// Pass standard input to the container
+    #[arg(long, short = 'i')]
+    pub(super) stdin: bool,
+
+    /// Standard input is a terminal, to be used as one
+    #[arg(long, short = 't')]
+    pub(super) tty: bool,
+}
+
+/// Standard input and output of this process, and its terminal.
+#[derive(Debug)]
+pub(super) struct Console {
+    pub(super) has_stdin: bool,
+    /// The command has a terminal.
+    pub(super) has_tty: bool,
+    terminal: Option<RawTerminal>,
+}
+
+impl Console {
+    /// Returns the console for these flags, by kubectl's rules: without standard input there is no terminal, and where
+    /// standard input is none a warning says so.
+    pub(super) fn of(stdio: StdioArgs) -> Self {
+        let wants_tty = stdio.stdin && stdio.tty;
+        let terminal = RawTerminal::new().filter(|_| wants_tty);
+        if wants_tty && terminal.is_none() {
+            eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+        }
+        Self {
+            has_stdin: stdio.stdin,
+            has_tty: terminal.is_some(),
+            terminal,
+        }
+    }
+
+    /// Returns whether keys go to the command as they are.
+    pub(super) fn is_raw(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Carries the streams at this URL until they end, and returns the exit code.
+    ///
+    /// # Errors
+    /// The streams fail; a command that does is not an error.
+    pub(super) async fn run(self, url: &str) -> anyhow::Result<ExitCode> {
+        let Some(terminal) = &self.terminal else {
+            // Signals end this process, as they do without a handler.
+            return finish(self.carry(url, None).await);
+        };
+        let (mut resized, mut ends) = (signal(SignalKind::window_change())?, vec![]);
+        for kind in ENDS {
+            ends.push((kind, signal(kind)?));
+        }
+        let (sizes, mut size) = watch::channel(terminal_size());
+        size.mark_changed();
+        terminal.begin()?;
+        let follow = async {
+            while resized.recv().await.is_some() {
+                sizes.send_replace(terminal_size());
+            }
+            std::future::pending().await
+        };
+        let ended = tokio::select! {
+            ended = self.carry(url, Some(size)) => Ok(ended),
+            kind = first(&mut ends) => Err(kind),
+            never = follow => never,
+        };
+        // What is printed from here on needs the terminal as it was.
+        terminal.end();
+        ended.map_or_else(|kind| Ok(signalled(kind)), finish)
+    }
+
+    async fn carry(
+        &self,
+        url: &str,
+        size: Option<watch::Receiver<Option<TerminalSize>>>,
+    ) -> Result<i32, StreamingError> {
+        // Without a terminal of ours nobody sends a size.
+        let size = self.has_tty.then(|| {
+            let none = || watch::channel(None).1;
+            size.unwrap_or_else(none)
+        });
+        let (stdout, written) = writer(io::stdout());
+        let (stderr, errors_written) = if self.has_tty {
+            (None, None)
+        } else {
+            let (stderr, written) = writer(io::stderr());
+            (Some(stderr), Some(written))
+        };
+        let stdin = self.has_stdin.then(|| reader(io::stdin()));
+        let streams = LocalStreams {
+            stdin,
+            stdout,
+            stderr,
+            size,
+        };
+        let ended = streaming::run(url, streams).await;
+        // All that came is written, also before an error. A writer that failed is gone already.
+        let _ = written.await;
+        if let Some(written) = errors_written {
+            let _ = written.await;
+        }
+        ended
+    }
+}
+
+/// Returns the exit code of this process for that of a command.
+fn finish(ended: Result<i32, StreamingError>) -> anyhow::Result<ExitCode> {
+    match ended {
+        Ok(0) => Ok(ExitCode::SUCCESS),
+        Ok(code) => {
+            eprintln!("command terminated with exit code {code}");
+            let code = u8::try_from(code).unwrap_or(u8::MAX);
+            Ok(ExitCode::from(code))
+        }
+        Err(StreamingError::OutputClosed) => Ok(ExitCode::from(SIGNALLED | SIGPIPE)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn signalled(kind: SignalKind) -> ExitCode {
+    let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
+    ExitCode::from(SIGNALLED | number)
+}
+
+/// Waits for the first of several signals.
+async fn first(signals: &mut [(SignalKind, Signal)]) -> SignalKind {
+    let waits = signals.iter_mut().map(|(kind, signal)| {
+        Box::pin(async move {
+            signal.recv().await;
+            *kind
+        })
+    });
+    futures_util::future::select_all(waits).await.0
+}
+
+/// Reads on a thread of its own, which ends with the process.
+fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Bytes> {
+    let (to, pieces) = mpsc::channel(PIECES);
+    thread::spawn(move || {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match from.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(length @ 1..) => {
+                    let piece = Bytes::copy_from_slice(&buffer[..length]);
+                    if to.blocking_send(piece).is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
+    });
+    pieces
+}
+
+/// Writes on a thread of its own; the receiver knows when all is written.
+fn writer(mut to: impl Write + Send + 'static) -> (mpsc::Sender<Bytes>, oneshot::Receiver<()>) {
+    let (pieces, mut from) = mpsc::channel::<Bytes>(PIECES);
+    let (written, done) = oneshot::channel();
+    thread::spawn(move || {
+        while let Some(piece) = from.blocking_recv() {
+            if to.write_all(&piece).and_then(|()| to.flush()).is_err() {
+                break;
+            }
+        }
+        drop(from);
+        // Nobody may wait for it any more.
+        let _ = written.send(());
+    });
+    (pieces, done)
+}
+
+/// The terminal that is standard input.
+#[derive(Debug)]
+struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    fn new() -> Option<Self> {
+        let stdin = io::stdin();
+        let before = tcgetattr(&stdin).ok().filter(|_| stdin.is_terminal())?;
+        Some(Self { before })
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        let mut raw = self.before.clone();
+        raw.make_raw();
+        Ok(tcsetattr(io::stdin(), OptionalActions::Now, &raw)?)
+    }
+
+    fn end(&self) {
+        // The terminal may be gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Returns the size of the terminal, by its input or output.
+fn terminal_size() -> Option<TerminalSize> {
+    let size = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout()));
+    let size = size.ok()?;
+    Some(TerminalSize {
+        columns: size.ws_col,
+        rows: size.ws_row,
+    })
+}
