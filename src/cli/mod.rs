@@ -15,6 +15,7 @@ mod logs;
 mod man;
 mod pause;
 mod plan;
+mod port_forward;
 mod ps;
 mod reset;
 mod restart;
@@ -83,6 +84,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Attach to the streams of a container
     Attach(exec::AttachArgs),
+    /// Forward local ports to a Pod
+    PortForward(port_forward::PortForwardArgs),
     /// Stop and remove all Pods of an agent that no longer runs
     Reset(Box<reset::ResetArgs>),
     /// Show the versions of podkeeper, the running agent and the container runtime
@@ -129,6 +132,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Resume(arguments) => pause::resume(&arguments),
         Command::Exec(arguments) => exec::exec(&arguments),
         Command::Attach(arguments) => exec::attach(&arguments),
+        Command::PortForward(arguments) => port_forward::port_forward(arguments),
         Command::Reset(arguments) => reset::reset(&arguments),
         Command::Version(arguments) => version::version(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),

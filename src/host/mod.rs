@@ -13,5 +13,6 @@ pub mod log_links;
 pub(crate) mod log_once;
 pub mod machine;
 pub(crate) mod mountinfo;
+pub(crate) mod netns;
 pub(crate) mod resolve;
 pub(crate) mod untrusted;

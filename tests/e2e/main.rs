@@ -18,6 +18,7 @@ mod listing;
 mod objects;
 mod order;
 mod plan;
+mod port_forwards;
 mod probes;
 mod recovery;
 mod removal;

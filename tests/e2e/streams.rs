@@ -1,6 +1,7 @@
 //! Commands in containers and containers' own streams, as whoever sits at the node uses them.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use super::chaos::{Own, containerd};
 use super::cli::{ask, output, text};
 use super::node::{FOREVER, Node, manifest, pod};
+use super::port_forwards::forward;
 use super::terminal::Terminal;
 
 super::on_each_containerd!(
@@ -43,7 +45,7 @@ fn fed(mut command: Command, input: Vec<u8>) -> Output {
 }
 
 /// Bytes that are nowhere alike.
-fn noise(length: usize) -> Vec<u8> {
+pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -55,7 +57,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 /// Waits for the end of a command; returns its exit code.
-async fn ended(node: &Node, process: &mut Child) -> Option<i32> {
+pub(super) async fn ended(node: &Node, process: &mut Child) -> Option<i32> {
     let wait = async || process.try_wait().unwrap();
     let status = node.wait("the command ends", wait).await;
     status.code()
@@ -228,10 +230,14 @@ async fn a_container_is_attached_to(mut node: Node) {
 
 async fn a_runtime_killed_meanwhile_is_reported(mut node: Node) {
     let own = Own::start(&mut node);
-    node.put("web.yaml", &pod("web", FOREVER));
+    let nc = "while :; do /bin/busybox nc -lp 8080 -e cat; done";
+    node.put("web.yaml", &pod("web", nc));
     node.start_agent();
     node.wait_running("web").await;
     node.wait_known(1).await;
+    let (forward, port) = forward(&node, "nc", &["web", ":8080"]).await;
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    echoes(&mut connection, b"before");
     let shell = ask(&node, &["exec", "-it", "web", "--", "sh"]);
     let mut terminal = Terminal::start(&shell, 24, 80);
     wait_said(&node, &terminal, "# ").await;
@@ -241,9 +247,21 @@ async fn a_runtime_killed_meanwhile_is_reported(mut node: Node) {
                  the command may still be running\r\n";
     wait_said(&node, &terminal, error).await;
     assert!(terminal.is_restored());
+    // Ports need no runtime.
+    echoes(&mut connection, b"after");
+    drop((connection, forward));
     containerd(&["start"], &node.runtime_dir);
     node.remove("web.yaml");
     node.wait_gone().await;
     node.kill_agent();
     drop(own);
+}
+
+fn echoes(connection: &mut TcpStream, bytes: &[u8]) {
+    let limit = Some(Duration::from_secs(10));
+    connection.set_read_timeout(limit).unwrap();
+    connection.write_all(bytes).unwrap();
+    let mut echo = vec![0; bytes.len()];
+    connection.read_exact(&mut echo).unwrap();
+    assert_eq!(echo, bytes);
 }
