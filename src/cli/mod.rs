@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod console;
 mod container;
+mod cp;
 mod describe;
 mod events;
 mod exec;
@@ -84,6 +85,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Attach to the streams of a container
     Attach(exec::AttachArgs),
+    /// Copy files from and to a container
+    Cp(cp::CpArgs),
     /// Forward local ports to a Pod
     PortForward(port_forward::PortForwardArgs),
     /// Stop and remove all Pods of an agent that no longer runs
@@ -132,6 +135,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Resume(arguments) => pause::resume(&arguments),
         Command::Exec(arguments) => exec::exec(&arguments),
         Command::Attach(arguments) => exec::attach(&arguments),
+        Command::Cp(arguments) => cp::cp(&arguments),
         Command::PortForward(arguments) => port_forward::port_forward(arguments),
         Command::Reset(arguments) => reset::reset(&arguments),
         Command::Version(arguments) => version::version(&arguments),

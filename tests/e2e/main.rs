@@ -5,6 +5,7 @@ mod admission;
 mod adoption;
 mod chaos;
 mod cli;
+mod copies;
 mod edits;
 mod ends;
 mod env;
