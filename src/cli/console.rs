@@ -114,11 +114,11 @@ impl Console {
             let none = || watch::channel(None).1;
             size.unwrap_or_else(none)
         });
-        let (stdout, written) = writer(io::stdout());
+        let (stdout, written) = writer(Box::new(io::stdout()));
         let (stderr, errors_written) = if self.has_tty {
             (None, None)
         } else {
-            let (stderr, written) = writer(io::stderr());
+            let (stderr, written) = writer(Box::new(io::stderr()));
             (Some(stderr), Some(written))
         };
         let stdin = self.has_stdin.then(|| reader(io::stdin()));
@@ -190,7 +190,7 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Bytes> {
 }
 
 /// Writes on a thread of its own; the receiver knows when all is written.
-fn writer(mut to: impl Write + Send + 'static) -> (mpsc::Sender<Bytes>, oneshot::Receiver<()>) {
+fn writer(mut to: Box<dyn Write + Send>) -> (mpsc::Sender<Bytes>, oneshot::Receiver<()>) {
     let (pieces, mut from) = mpsc::channel::<Bytes>(PIECES);
     let (written, done) = oneshot::channel();
     thread::spawn(move || {

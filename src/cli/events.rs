@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::agent::Agent;
 use super::table::{BAD, Cell, Table, in_colour, time};
 use super::{print, single_threaded, yaml};
+use super::{block_on, print};
 use crate::pod::events::{Event, EventKind};
 use crate::server::{PodFilter, PodName};
 use crate::text::printable_json;
@@ -126,6 +127,8 @@ pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
         if let Some(output) = arguments.output {
             return documents(arguments, &filter, output).await;
         }
+    block_on(Box::pin(async {
+        let pod = arguments.pod.as_ref();
         let mut table = Table::new(in_colour());
         if !arguments.follow {
             let events = arguments.agent.events(&filter).await?;
@@ -140,7 +143,7 @@ pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
             print(&table.lines("", &[row(&event)]))?;
         }
         anyhow::bail!("the agent has ended")
-    })
+    }))
 }
 
 /// Returns the header, with a column for the Pod of this width at least.

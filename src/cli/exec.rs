@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::block_on;
 use super::console::{Console, StdioArgs};
 use super::container::ContainerArgs;
-use super::single_threaded;
 use crate::cri::v1;
 
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(super) struct AttachArgs {
 }
 
 pub(super) fn exec(arguments: &ExecArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let container = arguments.target.find().await?;
         let console = Console::of(arguments.stdio);
         let message = v1::ExecRequest {
@@ -46,11 +46,11 @@ pub(super) fn exec(arguments: &ExecArgs) -> anyhow::Result<ExitCode> {
         };
         let served = container.client.exec(message).await?;
         console.run(&served.url).await
-    })
+    }))
 }
 
 pub(super) fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let container = arguments.target.find().await?;
         let (name, has_stdin, has_tty) = container.spec.map_or_else(Default::default, |spec| {
             let on = |setting: Option<bool>| setting.unwrap_or_default();
@@ -81,5 +81,5 @@ pub(super) fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
         };
         let served = container.client.attach(message).await?;
         console.run(&served.url).await
-    })
+    }))
 }

@@ -26,6 +26,7 @@ mod version;
 mod wait;
 
 use std::ffi::OsString;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -157,6 +158,13 @@ fn with_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
         _ => argument,
     };
     arguments.into_iter().map(with_dashes).collect()
+}
+
+/// Runs a command that waits for others. All of them have one type, so that the program has one loop for them.
+fn block_on(
+    command: Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + '_>>,
+) -> anyhow::Result<ExitCode> {
+    single_threaded()?.block_on(command)
 }
 
 /// Writes to standard output. A closed pipe (`podkeeper ps | head`) is no error.

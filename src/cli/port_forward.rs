@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::agent::{Agent, containers, full_name};
 use super::container::connect;
-use super::{print, single_threaded};
+use super::{block_on, print};
 use crate::cri::{Client, v1};
 use crate::host::netns;
 use crate::server::{PodDetail, PodName};
@@ -123,7 +123,7 @@ struct ForwardTarget {
 }
 
 pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let (pod, details) = arguments.agent.pod(&arguments.pod).await?;
         let target = Arc::new(ForwardTarget {
@@ -146,7 +146,7 @@ pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCod
         }
         interrupted.recv().await;
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 /// Returns the number of a port of the Pod.

@@ -23,9 +23,9 @@ use self::pack::pack;
 use self::pieces::{PieceReader, PieceWriter};
 use self::unpack::Destination;
 use super::agent::Agent;
+use super::block_on;
 use super::console::PIECES;
 use super::container::{RunningContainer, find};
-use super::single_threaded;
 use crate::cri::streaming::{self, CHUNK, LocalStreams, StreamingError};
 use crate::cri::v1;
 use crate::server::PodName;
@@ -91,7 +91,7 @@ pub(super) fn cp(arguments: &CpArgs) -> anyhow::Result<ExitCode> {
         }
         _ => bail!("one of source and destination must be a local path"),
     };
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let container = find(&arguments.agent, pod, arguments.container.as_deref()).await?;
         match (&arguments.source, &arguments.destination) {
             (CpPath::Remote(_, from), CpPath::Local(to)) => download(&container, from, to).await,
@@ -100,7 +100,7 @@ pub(super) fn cp(arguments: &CpArgs) -> anyhow::Result<ExitCode> {
             }
             _ => Ok(ExitCode::FAILURE),
         }
-    })
+    }))
 }
 
 /// Splits a path in a container into a folder and a name in it, which is `.` for a folder without a name of its own.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::cli::agent::{Agent, FOLLOW, Selection};
 use crate::cli::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
 use crate::cli::{names_of, print, printable, single_threaded, yaml};
+use crate::cli::{OutputFormat, block_on, print, printable};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch, follow};
 use crate::text::explained;
@@ -52,7 +53,7 @@ enum PsFormat {
 }
 
 pub(super) fn ps(arguments: &PsArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let run_dir = &arguments.agent.run_dir;
         let filter = arguments.selection.filter(None);
         if arguments.watch {
@@ -72,7 +73,7 @@ pub(super) fn ps(arguments: &PsArgs) -> anyhow::Result<ExitCode> {
         };
         print(&text)?;
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 /// Shows each change until the agent ends.
