@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::table::{BAD, Cell, Table, in_colour, time};
-use super::{print, single_threaded, yaml};
-use super::{block_on, print};
+use super::{block_on, print, yaml};
 use crate::pod::events::{Event, EventKind};
 use crate::server::{PodFilter, PodName};
 use crate::text::printable_json;
@@ -118,7 +117,7 @@ fn document(event: &Event) -> Value {
 }
 
 pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let filter = PodFilter {
             name: arguments.pod.clone(),
             namespace: arguments.namespace.clone(),
@@ -127,8 +126,6 @@ pub(super) fn events(arguments: &EventsArgs) -> anyhow::Result<ExitCode> {
         if let Some(output) = arguments.output {
             return documents(arguments, &filter, output).await;
         }
-    block_on(Box::pin(async {
-        let pod = arguments.pod.as_ref();
         let mut table = Table::new(in_colour());
         if !arguments.follow {
             let events = arguments.agent.events(&filter).await?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::agent::{Agent, full_name};
 use super::wait::{until_paused, until_ready};
-use super::{print, printable, single_threaded};
+use super::{block_on, print, printable};
 use crate::server::{PauseResponse, PodName, send};
 use crate::units::duration::parse_duration;
 
@@ -30,25 +30,25 @@ pub(super) struct PauseArgs {
 }
 
 pub(super) fn pause(arguments: &PauseArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let pod = request(arguments, "pause", ["paused", "is paused already"]).await?;
         if arguments.wait {
             let message = until_paused(&arguments.agent, &pod, arguments.timeout).await?;
             print(&(printable(&message) + "\n"))?;
         }
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 pub(super) fn resume(arguments: &PauseArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let pod = request(arguments, "resume", ["resumed", "is not paused"]).await?;
         if arguments.wait {
             let message = until_ready(&arguments.agent, &pod, arguments.timeout).await?;
             print(&(printable(&message) + "\n"))?;
         }
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 /// Sends the request, and says what came of it, in one of two ways; returns the Pod's full name.

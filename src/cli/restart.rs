@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::agent::{Agent, choose, full_name};
 use super::wait::until_ready;
-use super::{print, printable, single_threaded};
+use super::{block_on, print, printable};
 use crate::server::{PodName, RestartResponse, send};
 use crate::units::duration::parse_duration;
 
@@ -34,7 +34,7 @@ pub(super) struct RestartArgs {
 }
 
 pub(super) fn restart(arguments: &RestartArgs) -> anyhow::Result<ExitCode> {
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let RestartArgs { agent, .. } = arguments;
         let (pod, _) = agent.pod(&arguments.pod).await?;
         let name = full_name(&pod);
@@ -53,5 +53,5 @@ pub(super) fn restart(arguments: &RestartArgs) -> anyhow::Result<ExitCode> {
             print(&(printable(&message) + "\n"))?;
         }
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::agent::{Agent, full_name, none, the_one};
 use super::table::age;
-use super::{print, printable, single_threaded};
+use super::{block_on, print, printable};
 use crate::server::{Lines, PodDetail, PodDetails, PodName};
 use crate::text::explained;
 use crate::units::duration::{format_duration, parse_duration};
@@ -57,11 +57,11 @@ pub(super) fn wait(arguments: &WaitArgs) -> anyhow::Result<ExitCode> {
         what,
         timeout,
     } = arguments;
-    single_threaded()?.block_on(async {
+    block_on(Box::pin(async {
         let message = until(agent, pod, *what, *timeout).await?;
         print(&(printable(&message) + "\n"))?;
         Ok(ExitCode::SUCCESS)
-    })
+    }))
 }
 
 /// Waits until a Pod is ready; returns the message for it.

@@ -1,5 +1,6 @@
 //! Images are pulled by policy, once for all who want them, and what cannot be had backs off.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -286,8 +287,11 @@ async fn what_a_power_cut_tore_of_images_is_pulled_anew(mut node: Node) {
 
 /// The name of an image's record.
 fn hex(name: &str) -> String {
-    let digest = Sha256::digest(name);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut name_of_file = String::new();
+    for byte in Sha256::digest(name) {
+        write!(name_of_file, "{byte:02x}").unwrap();
+    }
+    name_of_file
 }
 
 async fn with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry(

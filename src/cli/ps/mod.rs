@@ -11,8 +11,7 @@ use jiff::Timestamp;
 
 use crate::cli::agent::{Agent, FOLLOW, Selection};
 use crate::cli::table::{BAD, Cell, GOOD, Table, UNDERWAY, age, in_colour, on_terminal};
-use crate::cli::{names_of, print, printable, single_threaded, yaml};
-use crate::cli::{OutputFormat, block_on, print, printable};
+use crate::cli::{block_on, names_of, print, printable, yaml};
 use crate::pod::report::{ContainerReport, PodReport};
 use crate::server::{Lines, NodeStatus, fetch, follow};
 use crate::text::explained;
