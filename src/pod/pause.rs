@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
 
 use super::report::{PodReport, PodSnapshot};
 use super::state::Phase;
@@ -37,12 +38,26 @@ pub struct Pause {
     pub since: i64,
 }
 
-/// Reads the pause of this Pod, if there is a readable one.
+/// Reads the pause of this Pod, if there is one. A Pod whose file is there is paused, whatever can be read of it: nobody
+/// else writes one.
 #[must_use]
 pub fn read(paths: &Paths, key: &PodKey) -> Option<Pause> {
-    let text = fs::read(file(paths, key)).ok()?;
-    let pause: Pause = json::from_slice(&text).ok()?;
-    (pause.pod == *key).then_some(pause)
+    let text = match fs::read(file(paths, key)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        text => text,
+    };
+    let pause = text.and_then(|text| Ok(json::from_slice::<Pause>(&text)?));
+    match pause {
+        Ok(pause) if pause.pod == *key => Some(pause),
+        pause => {
+            let error = pause.err().map(|error| error.to_string());
+            error!(pod = %key, error, "Failed to read the record of the Pod's pause, it stays paused");
+            Some(Pause {
+                pod: key.clone(),
+                since: 0,
+            })
+        }
+    }
 }
 
 /// The Pods that are paused.
@@ -57,10 +72,15 @@ pub fn list(paths: &Paths) -> io::Result<Vec<PodKey>> {
     };
     let mut paused = vec![];
     for entry in entries {
-        let text = fs::read(entry?.path())?;
-        // One that is not whole pauses nothing.
-        let pause = json::from_slice::<Pause>(&text).ok();
-        paused.extend(pause.map(|pause| pause.pod));
+        let name = entry?.file_name();
+        let key = name.to_str().and_then(|name| {
+            let (namespace, name) = name.strip_suffix(".json")?.split_once('_')?;
+            Some(PodKey {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        });
+        paused.extend(key);
     }
     Ok(paused)
 }
@@ -75,7 +95,13 @@ pub fn write(paths: &Paths, key: &PodKey, pause: Option<&Pause>) -> io::Result<(
         return match fs::remove_file(file) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
-            Ok(()) => atomic_file::sync_folder(&folder),
+            // A power cut may bring it back, which is no reason to keep the Pod stopped.
+            Ok(()) => {
+                if let Err(error) = atomic_file::sync_folder(&folder) {
+                    warn!(pod = %key, %error, "Failed to sync the end of the Pod's pause");
+                }
+                Ok(())
+            }
         };
     };
     DirBuilder::new()
@@ -83,7 +109,10 @@ pub fn write(paths: &Paths, key: &PodKey, pause: Option<&Pause>) -> io::Result<(
         .mode(0o700)
         .create(&folder)?;
     atomic_file::write(&file, &serde_json::to_vec(pause)?)?;
-    atomic_file::sync_folder(&folder)
+    atomic_file::sync_folder(&folder).inspect_err(|_| {
+        // What is not certain to last is not to stop the Pod at the next start.
+        let _ = fs::remove_file(&file);
+    })
 }
 
 fn file(paths: &Paths, key: &PodKey) -> PathBuf {
@@ -200,8 +229,14 @@ mod tests {
             assert_eq!(read(&paths, &key("db-n1")), None);
             assert_eq!(list(&paths).unwrap(), std::slice::from_ref(&pause.pod));
         }
-        fs::write(file(&paths, &key("bad-n1")), "{").unwrap();
-        assert_eq!(list(&paths).unwrap().len(), 1);
+        // What cannot be read is a pause all the same, and other files are none.
+        let bad = key("bad-n1");
+        fs::write(file(&paths, &bad), "{").unwrap();
+        fs::write(paths.pauses().join("stray"), "").unwrap();
+        let mut paused = list(&paths).unwrap();
+        paused.sort();
+        assert_eq!(paused, [bad.clone(), pause.pod.clone()]);
+        assert_eq!(read(&paths, &bad), Some(Pause { pod: bad, since: 0 }));
         for _ in 0..2 {
             write(&paths, &pause.pod, None).unwrap();
             assert_eq!(read(&paths, &pause.pod), None);

@@ -1,6 +1,7 @@
 //! Pods that are paused: stopped with all that is theirs, kept so, and started again as their manifests say then.
 
 use podkeeper::pod::task::{Message, PauseRequest, RequestRefused};
+use podkeeper::source::Desired;
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -136,6 +137,42 @@ async fn a_pause_ends_with_the_manifest_whether_or_not_an_agent_runs_then() {
         agent.until_ready("p").await;
         agent.want(&[]);
         agent.until_gone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_outlives_an_agent_that_does_not_know_all_manifests() {
+    for why in ["the document of the URL", "the directory"] {
+        let mut agent = Agent::start(Settings::containerd_2_1());
+        let manifest = single("", "terminationGracePeriodSeconds: 60");
+        agent.runtime.lives(|_, _, _| Life::DEAF);
+        agent.want(&[&manifest]);
+        agent.until_ready("p").await;
+        pause(&agent, true).await.unwrap();
+        let stops = |agent: &Agent| agent.report("p").phase == "Terminating";
+        agent.until_told("it is being stopped", stops).await;
+        agent.die().await;
+        let mut unknown = Desired::default();
+        if why == "the directory" {
+            unknown.unreadable.push("does not answer".to_owned());
+        } else {
+            unknown.web_unknown = true;
+        }
+        agent.desired.send_replace(Some(unknown));
+        agent.start_next();
+        agent.until_gone().await;
+        tokio::time::sleep(100 * SECOND).await;
+        assert_eq!(kept(&agent), 1, "{why}");
+        let before = sandboxes(&agent);
+        agent.want(&[&manifest]);
+        until_paused(&agent).await;
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(sandboxes(&agent), before, "{why}");
+        agent.want(&[]);
+        agent.until_gone().await;
+        while kept(&agent) > 0 {
+            tokio::time::sleep(SECOND).await;
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Agent {
     pub(crate) runtime: Runtime,
     pub(crate) folder: TempDir,
     pub(crate) context: Arc<Context>,
-    desired: watch::Sender<Option<Desired>>,
+    pub(crate) desired: watch::Sender<Option<Desired>>,
     supervisor: JoinHandle<bool>,
     pub(crate) facts: NodeFacts,
     longest_backoff: Duration,

@@ -11,10 +11,10 @@ use crate::pod::task::TaskStart;
 use crate::source::Desired;
 
 impl Supervisor {
-    /// Adds paused Pods that no manifest names any more: their tasks forget the pause. While the document of the
-    /// manifest URL is not read yet, they may be from there.
+    /// Adds paused Pods that no manifest names any more: their tasks forget the pause. While not all manifests are
+    /// known, they may be named by one of those.
     pub(super) fn add_paused(&self, starts: &mut BTreeMap<PodKey, TaskStart>, desired: &Desired) {
-        if desired.web_unknown {
+        if desired.web_unknown || !desired.unreadable.is_empty() || !desired.unanswered.is_empty() {
             return;
         }
         let paused = pause::list(&self.context.facts.paths).unwrap_or_else(|error| {
@@ -22,7 +22,7 @@ impl Supervisor {
             vec![]
         });
         for key in paused {
-            starts.entry(key).or_default();
+            starts.entry(key).or_default().forgets_pause = true;
         }
     }
 }

@@ -25,6 +25,7 @@ impl PodTask {
         self.state.kubelet_pod = self.context.kubelet_pods.has(&self.key);
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.pause = pause::read(&self.context.facts.paths, &self.key);
+        self.forgets_pause = start.forgets_pause;
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<Uid> = here.map(|m| m.uid.as_str().into()).collect();

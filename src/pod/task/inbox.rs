@@ -56,6 +56,7 @@ impl PodTask {
         });
         let wanted = before.or_else(|| asked.clone());
         let wanted = wanted.filter(|_| self.pause.is_none());
+        self.forgets_pause |= asked.is_some();
         self.asked = asked;
         self.carry_out(wanted);
     }

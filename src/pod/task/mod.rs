@@ -92,6 +92,8 @@ pub struct TaskStart {
     pub listed: Listed,
     /// UIDs that have a folder on the node.
     pub folders: BTreeSet<Uid>,
+    /// All manifests are known: unless one wants the Pod, its pause is over.
+    pub forgets_pause: bool,
 }
 
 /// Wait before what only the runtime's list shows is inspected again.
@@ -115,6 +117,8 @@ pub struct PodTask {
     rollback: Option<Rollback>,
     /// The pause of the Pod, during which no version is wanted.
     pause: Option<Pause>,
+    /// The pause ends with the Pod: a manifest named it, or all manifests are known.
+    forgets_pause: bool,
     /// True while it is being written that the Pod is paused, or is not.
     is_pausing: bool,
     observed: Observed,
@@ -176,6 +180,7 @@ impl PodTask {
             wanted: None,
             rollback: None,
             pause: None,
+            forgets_pause: false,
             is_pausing: false,
             observed: Observed::default(),
             state: PodState::default(),

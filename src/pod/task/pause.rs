@@ -48,7 +48,7 @@ impl PodTask {
         let why = match &self.asked {
             None => "it is being stopped",
             Some(_) if self.state.shutdown.is_some() => "the machine shuts down",
-            Some(_) if self.is_pausing => "another such request is under way",
+            Some(_) if self.is_pausing => "another pause or resume is in progress",
             Some(_) => return Ok(()),
         };
         let what = if pause { "paused" } else { "resumed" };
@@ -66,7 +66,10 @@ impl PodTask {
         self.is_pausing = false;
         if let Err(error) = written {
             warn!(pod = %self.key, %error, "Failed to write that the Pod is paused or resumed");
-            let message = format!("Pod {} stays as it is: {error}", self.key);
+            let message = format!(
+                "Failed to write the record of the pause of Pod {}: {error}",
+                self.key
+            );
             let _ = reply.send(Err(RequestRefused(message)));
             return;
         }
@@ -82,13 +85,17 @@ impl PodTask {
         if let Some(asked) = &self.asked {
             self.event(&asked.pod.uid, None, EventKind::Normal, reason, message);
         }
-        // The time of the pause is none in which an update can prove itself.
-        if let Some(trial) = self.rollback.as_mut().filter(|r| r.failed.is_none()) {
-            (trial.since, trial.ready_since) = (None, None);
-        }
+        self.begin_trial_again();
         self.set_wanted(self.asked.clone());
         self.publish();
         let _ = reply.send(Ok(true));
+    }
+
+    /// Has an update's trial begin again: while a Pod is stopped on request it cannot become ready.
+    pub(super) fn begin_trial_again(&mut self) {
+        if let Some(trial) = self.rollback.as_mut().filter(|r| r.failed.is_none()) {
+            (trial.since, trial.ready_since) = (None, None);
+        }
     }
 
     /// Returns the snapshot of a paused Pod once nothing is left of it.
@@ -101,7 +108,7 @@ impl PodTask {
 
     /// Forgets the pause of a Pod that is over.
     pub(super) async fn end_pause(&mut self) {
-        if self.pause.take().is_none() {
+        if self.pause.take().is_none() || !self.forgets_pause {
             return;
         }
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
