@@ -233,7 +233,10 @@ pub fn report(
 
 /// Returns true if the newest instance of a container is one whose restart was requested.
 fn is_restarting(view: View<'_>, version: &StaticPod) -> bool {
-    version.all_containers().any(|spec| {
+    // An init container that is over is not started again where its sandbox stayed.
+    let is_init = |name: &str| version.role(name) == ContainerRole::Init;
+    let mut specs = version.all_containers().filter(|spec| !is_init(&spec.name));
+    specs.any(|spec| {
         let history = view.observed.history_of(&version.uid, &spec.name);
         let newest = history.into_iter().next();
         newest.is_some_and(|c| view.state.is_restart_requested(c))

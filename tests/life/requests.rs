@@ -208,3 +208,32 @@ async fn a_pod_that_is_over_runs_again_on_request() {
         agent.until_gone().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_over_takes_nothing_back_from_others_on_request() {
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.runtime.lives(|pod, _, _| match pod == full("p") {
+        true => Life::ends_after(SECOND, 0),
+        false => Life::LONG,
+    });
+    let port = "ports: [{containerPort: 80, hostPort: 80}]";
+    let over = single(port, "restartPolicy: Never");
+    let other = single(port, "").replace("name: p}", "name: q}");
+    agent.want(&[&over]);
+    let is_over = |agent: &Agent| agent.report("p").phase == "Succeeded";
+    agent.until_told("it is over", is_over).await;
+    agent.want(&[&over, &other]);
+    agent.until_ready("q").await;
+    let RequestRefused(why) = restart(&agent, None).await.unwrap_err();
+    assert!(why.contains("NodePorts"), "{why}");
+    assert_eq!(agent.report("p").phase, "Succeeded");
+    // One that was never admitted has nothing to restart.
+    let agent = Agent::start(Settings::containerd_2_1());
+    agent.want(&[&other]);
+    agent.until_ready("q").await;
+    agent.want(&[&other, &single(port, "")]);
+    let is_rejected = |agent: &Agent| agent.report("p").reason == "NodePorts";
+    agent.until_told("it is rejected", is_rejected).await;
+    let RequestRefused(why) = restart(&agent, None).await.unwrap_err();
+    assert!(why.contains("the node rejects it"), "{why}");
+}

@@ -29,6 +29,9 @@ pub fn choose_instances(
     if deadline(view, version).is_some_and(|due| due <= view.now) {
         return Err("it has been active on the node longer than the specified deadline".to_owned());
     }
+    if let Some(rejection) = view.state.rejection(&version.uid) {
+        return Err(format!("the node rejects it: {}", rejection.message));
+    }
     let mut containers: Vec<String> = version
         .all_containers()
         .filter(|spec| version.role(&spec.name) != ContainerRole::Init)

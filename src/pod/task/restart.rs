@@ -38,11 +38,16 @@ impl PodTask {
         let choice = choose_instances(self.view(), &version, name);
         let choice = choice.map_err(|why| refused(&why))?;
         let uid = &version.uid;
-        self.state.request_restart(uid, &choice);
         if choice.was_finished {
-            // It gave back what it took when it was over.
-            self.context.allocations.reserve(&version);
+            // It gave back what it took when it was over, and another Pod may have it now.
+            let admitted = self
+                .context
+                .allocations
+                .admit(&self.context.facts, &version);
+            admitted.map_err(|r| refused(&format!("{}: {}", r.reason, r.message)))?;
         }
+        self.state.request_restart(uid, &choice);
+        self.begin_trial_again();
         let names = choice.containers.join(", ");
         info!(pod = %self.key, containers = names, "Restarting containers on request");
         for container in &choice.containers {

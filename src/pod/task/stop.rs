@@ -105,11 +105,18 @@ impl PodTask {
                 Some(self.begin_failed_stop(step, uid, id, reason).await)
             }
             (StopReason::Requested, ids) => {
-                let mut begun = None;
+                // They end together, and none is to have less time than it was promised.
+                let mut latest: Option<FailedInstance> = None;
                 for id in ids {
-                    begun = Some(self.begin_failed_stop(step, uid, id, reason).await);
+                    let begun = self.begin_failed_stop(step, uid, id, reason).await;
+                    let is_later = latest.as_ref().is_none_or(|latest| {
+                        self.time_since(begun.since) < self.time_since(latest.since)
+                    });
+                    if is_later {
+                        latest = Some(begun);
+                    }
                 }
-                begun
+                latest
             }
             _ => None,
         };
