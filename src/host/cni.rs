@@ -61,7 +61,8 @@ pub(crate) fn remove_empty_addresses(folder: &Path) -> io::Result<usize> {
         if !network.file_type()?.is_dir() {
             continue;
         }
-        for entry in fs::read_dir(network.path())? {
+        // Nothing of one network keeps another's from being given back.
+        for entry in fs::read_dir(network.path()).into_iter().flatten() {
             let entry = entry?;
             let is_address = entry.file_name().to_str().is_some_and(is_address);
             // A plugin may give it back meanwhile.

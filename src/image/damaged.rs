@@ -52,6 +52,15 @@ async fn remove_snapshots(
     owner_label: &str,
     images: &[String],
 ) -> Result<(), Error> {
+    let label = (labels::ROOT_DIR.to_owned(), owner_label.to_owned());
+    let request = ListContainersRequest {
+        filter: Some(ContainerFilter {
+            label_selector: HashMap::from([label]),
+            ..ContainerFilter::default()
+        }),
+    };
+    // Before the images: a container that comes meanwhile is of one that is there.
+    let containers = client.list_containers(request).await?.containers;
     let mut whole: HashSet<String> = client
         .list_images(ListImagesRequest::default())
         .await?
@@ -69,15 +78,12 @@ async fn remove_snapshots(
             whole.remove(&image.id);
         }
     }
-    let label = (labels::ROOT_DIR.to_owned(), owner_label.to_owned());
-    let request = ListContainersRequest {
-        filter: Some(ContainerFilter {
-            label_selector: HashMap::from([label]),
-            ..ContainerFilter::default()
-        }),
-    };
-    for container in client.list_containers(request).await?.containers {
-        if container.state() == ContainerState::ContainerRunning || is_of(&container, &whole) {
+    for container in containers {
+        let may_run = !matches!(
+            container.state(),
+            ContainerState::ContainerExited | ContainerState::ContainerCreated
+        );
+        if may_run || is_of(&container, &whole) {
             continue;
         }
         if let Err(error) = remove_snapshot(client, &container.id).await {

@@ -9,16 +9,20 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::hex::hex;
 use crate::host::atomic_file::{self, sync_folder};
 use crate::host::machine;
 
+/// Longest wait of the pulls of a node for the removal of torn images.
+const DISCARD: Duration = Duration::from_secs(60);
 /// Longest record that is read, in bytes; names of images have a few hundred.
 const LONGEST: u64 = 64 * 1024;
 
@@ -139,7 +143,16 @@ impl PullRecords {
         }
         let mut left = self.left.lock().await;
         if !left.tried {
-            self.discard(&mut left, remove).await;
+            left.tried = true;
+            // The others wait for it.
+            if timeout(DISCARD, self.discard(&mut left, remove))
+                .await
+                .is_err()
+            {
+                warn!(
+                    "Timed out removing images that were not on disk yet when the machine stopped"
+                );
+            }
         }
     }
 
