@@ -80,7 +80,11 @@ async fn select(arguments: &GetArgs, names: &[PodName]) -> anyhow::Result<Vec<Po
             bail!("{}", none(name, &details));
         }
         for pod in details.pods {
-            if !pods.contains(&pod) {
+            let name = (&pod.report.namespace, &pod.report.name);
+            let mut known = pods
+                .iter()
+                .map(|pod| (&pod.report.namespace, &pod.report.name));
+            if !known.any(|known| known == name) {
                 pods.push(pod);
             }
         }

@@ -14,6 +14,7 @@ use crate::server::{
     ManifestPlan, PlanRequest, PlannedChange, PlannedFile, PodPlan, fetch, send_with,
 };
 use crate::source::directory::{manifests_in, read_manifest, read_standard_input};
+use crate::text::printable_json;
 
 /// Maximum number of a Pod's fields that are shown.
 const MAX_FIELDS: usize = 20;
@@ -49,7 +50,9 @@ pub(super) fn plan(arguments: &PlanArgs) -> anyhow::Result<ExitCode> {
     })?;
     match arguments.output {
         OutputFormat::Table => print(&printable(&text(&plan)?))?,
-        OutputFormat::Json => print(&(serde_json::to_string_pretty(&plan)? + "\n"))?,
+        OutputFormat::Json => {
+            print(&(printable_json(&serde_json::to_string_pretty(&plan)?) + "\n"))?;
+        }
     }
     Ok(exit_code(&plan))
 }
@@ -164,7 +167,7 @@ fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
     let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
     for field in pod.fields.iter().take(MAX_FIELDS) {
         match (&field.old, &field.new) {
-            (None, None) => writeln!(text, "    {}: its content", field.field)?,
+            (None, None) => writeln!(text, "    {}: content differs", field.field)?,
             (old, new) => {
                 writeln!(
                     text,
@@ -181,7 +184,7 @@ fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
         more => writeln!(text, "    and {more} more")?,
     }
     if pod.change == PlannedChange::Replaced && pod.fields.is_empty() {
-        writeln!(text, "    fields without an effect")?;
+        writeln!(text, "    no field with an effect; the Pod's UID changes")?;
     }
     for image in &pod.pulls {
         writeln!(text, "    pulls {image}")?;
@@ -257,7 +260,7 @@ e.yaml: refused, Pod default/e runs on as it is
 ~ Pod default/b: replaced (b.yaml)
     spec.x: 1 -> 2
     spec.y: none -> true
-    Secret s: its content
+    Secret s: content differs
     error: image m:1 is not there, and its policy is Never
 - Pod default/c: gone
 The container runtime did not say which images it has

@@ -52,7 +52,7 @@ impl Differences<'_> {
 
     fn of_pod(&mut self, pod: &Pod) {
         if pod.metadata.uid.is_some() {
-            let message = "a kubelet takes it for the Pod's UID, and no change of the manifest for another Pod";
+            let message = "a kubelet uses this as the Pod's UID, and does not restart the Pod when the manifest changes";
             self.add("metadata.uid", message);
         }
         for name in pod.metadata.annotations.iter().flat_map(|all| all.keys()) {

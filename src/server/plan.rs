@@ -18,6 +18,7 @@ use crate::image::local;
 use crate::json;
 use crate::manifest::{Problem, PullPolicy, StaticPod};
 use crate::pod::admission::Allocations;
+use crate::pod::pause::PAUSED;
 use crate::pod::task::Context;
 use crate::source::{Desired, FieldChange, ManifestFile, PlannedPod, PodChange, Preview, preview};
 
@@ -125,7 +126,7 @@ pub(super) async fn respond(request: Request<Incoming>, state: &ServerState) -> 
         return only("POST");
     }
     let unavailable = |why: &str| plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-    let Ok(Ok(_permit)) = timeout(LIMIT, ONE.acquire()).await else {
+    let Ok(Ok(permit)) = timeout(LIMIT, ONE.acquire()).await else {
         return unavailable("another plan is being worked out");
     };
     let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
@@ -146,7 +147,10 @@ pub(super) async fn respond(request: Request<Incoming>, state: &ServerState) -> 
     let work = blocking(move || {
         let request: PlanRequest = json::from_slice(&body)?;
         let files: Vec<ManifestFile> = request.files.into_iter().map(manifest_file).collect();
-        Ok::<_, serde_json::Error>((preview(&files, &desired, &node_name), desired))
+        let preview = preview(&files, &desired, &node_name);
+        // Also where nobody waits for it any more.
+        drop(permit);
+        Ok::<_, serde_json::Error>((preview, desired))
     });
     match work.await {
         Ok((preview, desired)) => {
@@ -210,15 +214,23 @@ fn reject(context: &Context, preview: &Preview, desired: &Desired, plans: &mut [
         .iter()
         .map(|planned| &planned.pod.key)
         .collect();
+    let reports = context.reports.all().into_iter();
+    let hold_nothing: BTreeSet<String> = reports
+        .filter(|report| {
+            let is_over = matches!(report.phase.as_str(), "Succeeded" | "Failed");
+            is_over || report.paused && report.reason == PAUSED
+        })
+        .map(|report| format!("{}/{}", report.namespace, report.name))
+        .collect();
     for (key, other) in desired.pods.iter() {
-        if !of_directory.contains(key) {
+        if !of_directory.contains(key) && !hold_nothing.contains(&key.to_string()) {
             allocations.reserve(&other.pod);
         }
     }
     let runs_on =
         |change: PlannedChange| matches!(change, PlannedChange::Unchanged | PlannedChange::Kept);
     for (planned, plan) in preview.pods.iter().zip(plans.iter()) {
-        if runs_on(plan.change) {
+        if runs_on(plan.change) && !hold_nothing.contains(&plan.pod) {
             allocations.reserve(&planned.pod);
         }
     }

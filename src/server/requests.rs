@@ -180,8 +180,9 @@ async fn ask<T>(
         Ok(Err(_)) => Err((StatusCode::NOT_FOUND, format!("Pod {key} is gone"))),
         Err(_) => {
             let seconds = TIMEOUT.as_secs();
-            let why =
-                format!("Pod {key} has not taken the request within {seconds}s, it comes later");
+            let why = format!(
+                "Pod {key} did not accept the request within {seconds}s, it may still be carried out"
+            );
             Err((StatusCode::GATEWAY_TIMEOUT, why))
         }
     }

@@ -56,8 +56,11 @@ impl FromStr for LabelSelector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = parts(text).into_iter().filter(|part| !part.is_empty());
-        let requirements = parts.map(requirement).collect::<Result<_, _>>();
+        let parts = match text.trim() {
+            "" => vec![],
+            text => parts(text),
+        };
+        let requirements = parts.into_iter().map(requirement).collect::<Result<_, _>>();
         Ok(Self {
             text: text.to_owned(),
             requirements: requirements.map_err(|why| format!("label selector {text:?}: {why}"))?,
@@ -94,16 +97,16 @@ fn requirement(part: &str) -> Result<Requirement, String> {
         let Some(list) = list.strip_suffix(')') else {
             return Err(format!("found {part:?}, expected a ')' at its end"));
         };
-        let operator = match head.split_whitespace().nth(1) {
-            Some("in") => Operator::In,
-            Some("notin") => Operator::NotIn,
+        let mut words = head.split_whitespace();
+        let (key, operator) = match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => (key, Operator::In),
+            (Some(key), Some("notin"), None) => (key, Operator::NotIn),
             _ => {
                 return Err(format!(
                     "found {part:?}, expected KEY in (A,B) or KEY notin (A,B)"
                 ));
             }
         };
-        let key = head.split_whitespace().next().unwrap_or_default();
         (key, operator, list.split(',').collect())
     } else if let Some(key) = part.strip_prefix('!') {
         (key, Operator::DoesNotExist, vec![])

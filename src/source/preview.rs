@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::directory::duplicate_objects;
-use super::{Desired, Origin, Refused, duplicate_pods};
+use super::{Desired, DesiredPod, Origin, Refused, duplicate_pods};
 use crate::manifest::objects::{ObjectSet, Objects, attach};
 use crate::manifest::{self, Manifest, PodKey, Problem, StaticPod, path};
 
@@ -80,7 +80,17 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
     let (wanted, mut refused) = wanted(files, node_name);
     let mut pods = vec![];
     for (file, pod) in wanted.values() {
-        let change = match desired.pods.get(&pod.key) {
+        let current = desired.pods.get(&pod.key);
+        if let Some(DesiredPod { origin, .. }) = current.filter(|pod| pod.origin.file().is_none()) {
+            let message = format!("Pod {} is defined by {origin} already", pod.key);
+            refused.push(Refused {
+                origin: Origin::File(file.clone()),
+                problems: vec![Problem::of_file(message)],
+                keeps: None,
+            });
+            continue;
+        }
+        let change = match current {
             None => PodChange::New,
             Some(current) if current.pod.uid == pod.uid => PodChange::Unchanged,
             Some(current) => PodChange::Replaced(differences(&current.pod, pod)),
@@ -261,7 +271,6 @@ fn objects_that_differ(old: &Objects, new: &Objects, found: &mut Vec<FieldChange
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::DesiredPod;
 
     fn pod(name: &str, container: &str) -> String {
         format!(
@@ -389,12 +398,14 @@ mod tests {
         let now = files(&[
             ("a.yaml", pod("a", "image: i")),
             ("b.yaml", pod("a", "image: j")),
+            ("far.yaml", pod("far", "image: j")),
         ]);
         let preview = preview(&now, &before, "n1");
         assert_eq!(changes(&preview), [("a-n1", &PodChange::New)]);
         assert_eq!(preview.pods[0].file, Some("a.yaml".into()));
         let refused: Vec<_> = preview.refused.iter().map(|r| &r.origin).collect();
-        assert_eq!(refused, [&Origin::File("b.yaml".into())]);
+        let file = |path: &str| Origin::File(path.into());
+        assert_eq!(refused, [&file("b.yaml"), &file("far.yaml")]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::manifest::Problem;
+use crate::text::printable_json;
 
 /// Format of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,8 +155,12 @@ impl CheckReport {
     pub(super) fn text(&self, format: CheckFormat) -> anyhow::Result<String> {
         Ok(match format {
             CheckFormat::Text => self.lines()?,
-            CheckFormat::Json => serde_json::to_string_pretty(&self.json())? + "\n",
-            CheckFormat::Sarif => serde_json::to_string_pretty(&self.sarif())? + "\n",
+            CheckFormat::Json => {
+                printable_json(&serde_json::to_string_pretty(&self.json())?) + "\n"
+            }
+            CheckFormat::Sarif => {
+                printable_json(&serde_json::to_string_pretty(&self.sarif())?) + "\n"
+            }
             CheckFormat::Github => self.github(),
         })
     }

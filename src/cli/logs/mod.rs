@@ -135,7 +135,7 @@ fn tail(text: &str) -> Result<Tail, String> {
 pub(super) fn logs(arguments: &LogsArgs) -> anyhow::Result<ExitCode> {
     match single_threaded()?.block_on(show(arguments)) {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-        result => result.map(|()| ExitCode::SUCCESS),
+        result => result,
     }
 }
 
@@ -145,10 +145,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-async fn show(arguments: &LogsArgs) -> anyhow::Result<()> {
+/// Prints the logs. Those that there are not of several are a failure, and keep none of the others.
+async fn show(arguments: &LogsArgs) -> anyhow::Result<ExitCode> {
     let sources = sources(arguments).await?;
     let output = Rc::new(RefCell::new(LogOutput::new(io::stdout().lock())));
     let many = sources.len() > 1;
+    let mut outcome = ExitCode::SUCCESS;
     let mut followers = vec![];
     for LogSource { pod, container } in sources {
         let attempt = attempt(&pod, &container, arguments.previous);
@@ -160,6 +162,7 @@ async fn show(arguments: &LogsArgs) -> anyhow::Result<()> {
             Ok(attempt) => attempt.unwrap_or_default(),
             Err(error) if many => {
                 eprintln!("podkeeper: {}", printable(&error.to_string()));
+                outcome = ExitCode::FAILURE;
                 continue;
             }
             Err(error) => return Err(error),
@@ -178,7 +181,8 @@ async fn show(arguments: &LogsArgs) -> anyhow::Result<()> {
     }
     let followed = followers.iter_mut().map(LogFollower::run);
     try_join_all(followed).await?;
-    Ok(output.borrow_mut().flush()?)
+    output.borrow_mut().flush()?;
+    Ok(outcome)
 }
 
 /// A container whose log is printed.
