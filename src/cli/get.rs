@@ -12,7 +12,7 @@ use super::{names_of, print, single_threaded, yaml};
 use crate::server::{PodDetail, PodName};
 use crate::text::printable_json;
 
-/// What kubectl calls Pods: the word may stand before their names.
+/// Kubectl's words for Pods, one of which may stand before their names.
 const KINDS: [&str; 3] = ["pod", "pods", "po"];
 
 #[derive(Debug, Args)]

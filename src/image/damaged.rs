@@ -99,7 +99,7 @@ fn is_of(container: &Container, images: &HashSet<String>) -> bool {
     images.contains(&container.image_ref) || named.is_some_and(|image| images.contains(image))
 }
 
-/// Where containerd has a container's file system, in its verbose status.
+/// Snapshot of a container, in containerd's verbose status.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SnapshotInfo {

@@ -47,7 +47,7 @@ pub struct PlannedFile {
     pub text: String,
 }
 
-/// What would happen.
+/// Changes that manifests would make.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestPlan {
     /// The Pods of the directory, by namespace and name.
@@ -58,14 +58,14 @@ pub struct ManifestPlan {
     pub images_unknown: bool,
 }
 
-/// What would happen to a Pod.
+/// Change of a Pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodPlan {
     /// Its name, as `namespace/name`.
     pub pod: String,
     /// Its manifest; none if there would be none.
     pub file: Option<PathBuf>,
-    /// What would happen to it.
+    /// Its change.
     pub change: PlannedChange,
     /// The fields that differ from those in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -15,7 +15,7 @@ use crate::pod::task::{Message, PauseRequest, PodRequest, RequestRefused, Restar
 /// Timeout of a task's response. A task reads its inbox while a call or file work is under way.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is to be done with a Pod.
+/// Request for a Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Restart,

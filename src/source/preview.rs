@@ -39,7 +39,7 @@ pub struct FieldChange {
     pub new: Option<String>,
 }
 
-/// What would happen to a Pod.
+/// Change of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodChange {
     /// It would be started.
@@ -54,18 +54,18 @@ pub enum PodChange {
     Gone,
 }
 
-/// A Pod, and what would happen to it.
+/// A Pod and its change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedPod {
     /// The version that would run, or that would be stopped.
     pub pod: Arc<StaticPod>,
     /// Its manifest.
     pub file: Option<PathBuf>,
-    /// What would happen to it.
+    /// Its change.
     pub change: PodChange,
 }
 
-/// What manifests would change.
+/// Changes that manifests would make.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Preview {
     /// The Pods of the directory, by namespace and name.

@@ -25,9 +25,9 @@ pub(super) enum CheckFormat {
 /// The rule that a finding breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckRule {
-    /// What podkeeper makes of a manifest.
+    /// Meaning of a manifest to podkeeper.
     Manifest,
-    /// What a kubelet would make of it.
+    /// Meaning of a manifest to a kubelet.
     Kubelet,
 }
 

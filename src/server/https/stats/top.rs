@@ -12,7 +12,7 @@ use crate::translate::NodeCapacity;
 pub struct TopReport {
     /// The node's name.
     pub node: String,
-    /// What all of the node uses.
+    /// Usage of the whole node.
     pub in_use: AmountsInUse,
     /// CPUs of the node, in thousandths.
     pub milli_cpus: u64,
@@ -31,25 +31,25 @@ pub struct AmountsInUse {
     pub memory: Option<u64>,
 }
 
-/// What a Pod uses.
+/// Usage of a Pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodInUse {
     /// Namespace.
     pub namespace: String,
     /// Full name.
     pub name: String,
-    /// What all of it uses.
+    /// Usage of all of it.
     pub in_use: AmountsInUse,
     /// Its running containers.
     pub containers: Vec<ContainerInUse>,
 }
 
-/// What a container uses.
+/// Usage of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerInUse {
     /// Its name.
     pub name: String,
-    /// What it uses.
+    /// Its usage.
     pub in_use: AmountsInUse,
 }
 
