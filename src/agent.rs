@@ -8,6 +8,7 @@
 mod log_limit;
 mod logging;
 mod node_facts;
+pub(crate) mod preflight;
 mod process;
 mod reload;
 mod reset;

@@ -9,6 +9,7 @@ mod console;
 mod container;
 mod cp;
 mod describe;
+mod doctor;
 mod events;
 mod exec;
 mod get;
@@ -58,6 +59,8 @@ enum Command {
     Run(Box<crate::config::Flags>),
     /// Show the configuration of `run` with the same flags, and the origin of each value
     Config(Box<config::ConfigArgs>),
+    /// Check whether this node has what the agent with the same flags needs
+    Doctor(Box<doctor::DoctorArgs>),
     /// Validate manifests
     Check(check::CheckArgs),
     /// Show what manifests would change if they took the place of those in force
@@ -122,6 +125,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Ps(arguments) => ps::ps(&arguments),
@@ -149,7 +153,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
 fn with_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_for_them = arguments
         .get(1)
-        .is_some_and(|c| c == "run" || c == "config" || c == "reset");
+        .is_some_and(|c| c == "run" || c == "config" || c == "doctor" || c == "reset");
     let with_dashes = |argument: OsString| match argument.to_str() {
         Some(text) if is_for_them && text.starts_with("--") => match text.split_once('=') {
             Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),

@@ -177,7 +177,7 @@ async fn answered<T, F: Future<Output = Result<T, Error>>>(
 
 /// Returns the cgroup driver that the runtime expects, by CRI or, where the runtime does not have that call, by its
 /// verbose status.
-async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
+pub(crate) async fn cgroup_driver(client: &Client, otherwise: CgroupDriver) -> CgroupDriver {
     let config = answered(client, || {
         client.runtime_config(v1::RuntimeConfigRequest {})
     })

@@ -6,6 +6,7 @@ mod adoption;
 mod chaos;
 mod cli;
 mod copies;
+mod doctor;
 mod edits;
 mod ends;
 mod env;
