@@ -385,11 +385,13 @@ fn check_refuses_the_same_in_both_forms() {
                 hostile.name,
                 shown(&said)
             );
+            let summary = String::from_utf8(output.stderr).unwrap();
             assert!(
-                !said.is_empty() && output.stderr.is_empty(),
-                "{}",
+                !said.is_empty() && summary.starts_with("Checked 1 file: 0 valid, "),
+                "{}: {summary}",
                 hostile.name
             );
+            assert_eq!(summary.lines().count(), 1, "{}: {summary}", hostile.name);
         }
     }
 }
