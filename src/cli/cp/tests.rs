@@ -229,3 +229,49 @@ fn what_is_packed_can_be_unpacked() {
     let missing = pack(&from.join("link"), name, &mut vec![]).unwrap();
     assert!(!missing);
 }
+
+/// An archive during whose writing a container swaps a folder of the source for a symlink, before the member of a name is
+/// written.
+struct Swapped<'a> {
+    archive: Vec<u8>,
+    before: &'a str,
+    folder: PathBuf,
+}
+
+impl io::Write for Swapped<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if data.starts_with(self.before.as_bytes()) && !self.folder.is_symlink() {
+            fs::rename(&self.folder, self.folder.with_extension("old")).unwrap();
+            symlink("../outside", &self.folder).unwrap();
+        }
+        self.archive.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_a_symlink_meanwhile_is_not_followed() {
+    for before in ["x\0", "x/a\0", "x/folder\0", "x/folder/a\0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, outside) = (dir.path().join("from"), dir.path().join("outside"));
+        fs::create_dir_all(from.join("folder")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        for name in ["a", "b"] {
+            fs::write(from.join(name), "own").unwrap();
+            fs::write(from.join("folder").join(name), "own").unwrap();
+            fs::write(outside.join(name), "secret").unwrap();
+        }
+        let mut to = Swapped {
+            archive: vec![],
+            before,
+            folder: from.join("folder"),
+        };
+        pack(&from, OsStr::new("x"), &mut to).unwrap();
+        assert!(to.folder.is_symlink(), "{before:?} was written");
+        let archive = String::from_utf8_lossy(&to.archive);
+        assert!(archive.contains("own") && !archive.contains("secret"));
+    }
+}
