@@ -108,7 +108,7 @@ impl Console {
         &self,
         url: &str,
         size: Option<watch::Receiver<Option<TerminalSize>>>,
-    ) -> Result<i32, StreamingError> {
+    ) -> Result<i32, ConsoleError> {
         // Without a terminal of ours nobody sends a size.
         let size = self.has_tty.then(|| {
             let none = || watch::channel(None).1;
@@ -129,17 +129,41 @@ impl Console {
             size,
         };
         let ended = streaming::run(url, streams).await;
-        // All that came is written, also before an error. A writer that failed is gone already.
-        let _ = written.await;
+        // All that came is written, also before an error.
+        let mut all_written = written.await.unwrap_or(Ok(()));
         if let Some(written) = errors_written {
-            let _ = written.await;
+            all_written = all_written.and(written.await.unwrap_or(Ok(())));
         }
-        ended
+        checked(ended, all_written)
+    }
+}
+
+/// Failure of the streams, on either side.
+#[derive(Debug, thiserror::Error)]
+enum ConsoleError {
+    #[error("failed to write the output: {0}")]
+    Write(io::Error),
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
+}
+
+/// Returns the exit code of a command, unless its output could not be written: then that is the reason of whatever
+/// else failed.
+fn checked(
+    ended: Result<i32, StreamingError>,
+    written: io::Result<()>,
+) -> Result<i32, ConsoleError> {
+    match written {
+        Ok(()) => Ok(ended?),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(StreamingError::OutputClosed.into())
+        }
+        Err(error) => Err(ConsoleError::Write(error)),
     }
 }
 
 /// Returns the exit code of this process for that of a command.
-fn finish(ended: Result<i32, StreamingError>) -> anyhow::Result<ExitCode> {
+fn finish(ended: Result<i32, ConsoleError>) -> anyhow::Result<ExitCode> {
     match ended {
         Ok(0) => Ok(ExitCode::SUCCESS),
         Ok(code) => {
@@ -147,7 +171,9 @@ fn finish(ended: Result<i32, StreamingError>) -> anyhow::Result<ExitCode> {
             let code = u8::try_from(code).unwrap_or(u8::MAX);
             Ok(ExitCode::from(code))
         }
-        Err(StreamingError::OutputClosed) => Ok(ExitCode::from(SIGNALLED | SIGPIPE)),
+        Err(ConsoleError::Streaming(StreamingError::OutputClosed)) => {
+            Ok(ExitCode::from(SIGNALLED | SIGPIPE))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -189,19 +215,22 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Bytes> {
     pieces
 }
 
-/// Writes on a thread of its own; the receiver knows when all is written.
-fn writer(mut to: Box<dyn Write + Send>) -> (mpsc::Sender<Bytes>, oneshot::Receiver<()>) {
+/// Writes on a thread of its own; the receiver knows when all is written, or the first failure.
+fn writer(
+    mut to: Box<dyn Write + Send>,
+) -> (mpsc::Sender<Bytes>, oneshot::Receiver<io::Result<()>>) {
     let (pieces, mut from) = mpsc::channel::<Bytes>(PIECES);
     let (written, done) = oneshot::channel();
     thread::spawn(move || {
-        while let Some(piece) = from.blocking_recv() {
-            if to.write_all(&piece).and_then(|()| to.flush()).is_err() {
-                break;
-            }
+        let mut result = Ok(());
+        while result.is_ok()
+            && let Some(piece) = from.blocking_recv()
+        {
+            result = to.write_all(&piece).and_then(|()| to.flush());
         }
         drop(from);
         // Nobody may wait for it any more.
-        let _ = written.send(());
+        let _ = written.send(result);
     });
     (pieces, done)
 }
@@ -245,4 +274,36 @@ fn terminal_size() -> Option<TerminalSize> {
         columns: size.ws_col,
         rows: size.ws_row,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    async fn written(to: &str) -> io::Result<()> {
+        let to = File::options().write(true).open(to).unwrap();
+        let (pieces, written) = writer(Box::new(to));
+        let _ = pieces.send(Bytes::from_static(b"text")).await;
+        drop(pieces);
+        written.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn output_that_cannot_be_written_counts_before_the_exit_code() {
+        assert_eq!(checked(Ok(7), written("/dev/null").await).unwrap(), 7);
+        for ended in [Ok(0), Ok(7), Err(StreamingError::OutputClosed)] {
+            let error = checked(ended, written("/dev/full").await).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.starts_with("failed to write the output: No space"),
+                "{error}"
+            );
+        }
+        let closed = checked(Ok(0), Err(io::ErrorKind::BrokenPipe.into()));
+        assert!(matches!(
+            closed,
+            Err(ConsoleError::Streaming(StreamingError::OutputClosed))
+        ));
+    }
 }
