@@ -56,7 +56,7 @@ impl Console {
     /// standard input is none a warning says so.
     pub(super) fn of(stdio: StdioArgs) -> Self {
         let wants_tty = stdio.stdin && stdio.tty;
-        let terminal = RawTerminal::new().filter(|_| wants_tty);
+        let terminal = wants_tty.then(RawTerminal::new).flatten();
         if wants_tty && terminal.is_none() {
             eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
         }
