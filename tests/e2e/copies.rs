@@ -26,7 +26,7 @@ const ADD_TAR: &str =
 fn cp(node: &Node, words: &[&str]) -> Output {
     let words = [&["cp"], words].concat();
     let cp = ask(node, &words);
-    let script = "ulimit -d 50000; exec \"$@\"";
+    let script = "ulimit -d 50000; exec timeout 300 \"$@\"";
     let mut limited = Command::new("sh");
     limited.args(["-c", script, "sh"]).arg(cp.get_program());
     limited.args(cp.get_args()).output().unwrap()
@@ -126,6 +126,17 @@ async fn a_hostile_archive_writes_nowhere_else(mut node: Node) {
     let web = node.wait_running("web").await;
     node.wait_known(1).await;
     let tar = "printf '#!/bin/sh\\ncat /out/evil.tar\\n' >/bin/tar; chmod 755 /bin/tar";
+    node.sh(&web.id, tar).await;
+    // What a container's tools write where nothing is expected keeps no copy waiting.
+    let loud = r"rm -f /bin/test /bin/tar
+        printf '#!/bin/sh\n/bin/busybox yes | /bin/busybox head -c 1000000\nexit 1\n' >/bin/test
+        /bin/busybox cp /bin/test /bin/tar; chmod 755 /bin/test /bin/tar";
+    node.sh(&web.id, loud).await;
+    fs::write(node.path("small"), "text").unwrap();
+    let small = node.path("small").display().to_string();
+    let done = cp(&node, &[&small, "web:/small"]);
+    let said = text(&done.stderr);
+    assert!(said.contains("ended with exit code 1"), "{said}");
     node.sh(&web.id, tar).await;
     let place = node.path("place");
     fs::create_dir(&place).unwrap();

@@ -136,7 +136,7 @@ async fn download(container: &RunningContainer, from: &str, to: &Path) -> anyhow
     });
     let name = format!("./{name}");
     let tar = ["tar", "-C", &folder, "-cf", "-", &name];
-    let (ended, messages) = execute(container, &tar, None, stdout).await?;
+    let (ended, messages) = execute(container, &tar, None, Some(stdout)).await?;
     let unpacked = unpacked.await?;
     if let (Err(StreamingError::OutputClosed), Err(error)) = (&ended, &unpacked) {
         bail!("{error}");
@@ -158,7 +158,7 @@ async fn upload(
     let (mut folder, name) = split(to);
     let mut name = OsString::from(name);
     let is_folder = ["test", "-d", &format!("{folder}/{}", name.display())];
-    let (ended, _) = execute(container, &is_folder, None, mpsc::channel(1).0).await?;
+    let (ended, _) = execute(container, &is_folder, None, None).await?;
     if ended == Ok(0) {
         // Its last part may be a symlink, which tar would replace.
         folder = format!("{folder}/{}", name.display());
@@ -173,7 +173,7 @@ async fn upload(
         tar.extend(["--no-same-permissions", "--no-same-owner"]);
     }
     tar.extend(["-xmf", "-", "-C", &folder]);
-    let (ended, messages) = execute(container, &tar, Some(stdin), mpsc::channel(1).0).await?;
+    let (ended, messages) = execute(container, &tar, Some(stdin), None).await?;
     check(ended, &messages)?;
     if packed.await?? {
         Ok(ExitCode::SUCCESS)
@@ -182,12 +182,13 @@ async fn upload(
     }
 }
 
-/// Runs a command in the container; returns its exit code and what it wrote to standard error.
+/// Runs a command in the container; returns its exit code and what it wrote to standard error. Without a receiver its
+/// output is discarded.
 async fn execute(
     container: &RunningContainer,
     command: &[&str],
     stdin: Option<Receiver<Bytes>>,
-    stdout: Sender<Bytes>,
+    stdout: Option<Sender<Bytes>>,
 ) -> anyhow::Result<(Result<i32, StreamingError>, String)> {
     let message = v1::ExecRequest {
         container_id: container.id.clone(),
@@ -199,9 +200,10 @@ async fn execute(
     };
     let served = container.client.exec(message).await?;
     let (stderr, mut written) = mpsc::channel::<Bytes>(PIECES);
+    let (unread, mut discarded) = mpsc::channel::<Bytes>(PIECES);
     let streams = LocalStreams {
         stdin,
-        stdout,
+        stdout: stdout.unwrap_or(unread),
         stderr: Some(stderr),
         size: None,
     };
@@ -213,7 +215,10 @@ async fn execute(
         }
         String::from_utf8_lossy(&messages).into_owned()
     };
-    Ok(tokio::join!(streaming::run(&served.url, streams), messages))
+    let discard = async { while discarded.recv().await.is_some() {} };
+    let run = streaming::run(&served.url, streams);
+    let (ended, messages, ()) = tokio::join!(run, messages, discard);
+    Ok((ended, messages))
 }
 
 /// Checks that tar did what it was told.
