@@ -242,7 +242,11 @@ impl<R: AsyncRead + Unpin> Session<R> {
         progress: &StreamProgress,
     ) -> Result<i32, StreamingError> {
         while !self.outputs.is_empty() {
-            let Ok(Some(frame)) = self.frames.next().await else {
+            let frame = tokio::select! {
+                frame = self.frames.next() => frame,
+                () = stdout.closed() => return Err(StreamingError::OutputClosed),
+            };
+            let Ok(Some(frame)) = frame else {
                 break;
             };
             match frame {
@@ -424,6 +428,19 @@ mod tests {
         let (_, unfinished) = frames.split_at(8 + success.len() + 8);
         let broken = (Err(StreamingError::Broken), b"late".to_vec());
         assert_eq!(received(unfinished).await, broken);
+    }
+
+    #[tokio::test]
+    async fn an_output_that_is_closed_ends_a_command_that_is_silent() {
+        let (streams, read) = streams();
+        let (_server, from) = tokio::io::duplex(64);
+        let mut session = Session::new(from, &streams);
+        let (pings, _received) = mpsc::channel(4);
+        let progress = StreamProgress::default();
+        let receive = session.receive(&streams.stdout, None, pings, &progress);
+        drop(read);
+        let ended = timeout(Duration::from_secs(60), receive).await;
+        assert_eq!(ended, Ok(Err(StreamingError::OutputClosed)));
     }
 
     #[tokio::test]
