@@ -157,9 +157,9 @@ async fn upload(
     let whole = fs::canonicalize(from).with_context(|| from.display().to_string())?;
     let (mut folder, name) = split(to);
     let mut name = OsString::from(name);
-    let is_folder = ["test", "-d", &format!("{folder}/{}", name.display())];
-    let (ended, _) = execute(container, &is_folder, None, None).await?;
-    if ended == Ok(0) {
+    let test = ["test", "-d", &format!("{folder}/{}", name.display())];
+    let (ended, _) = execute(container, &test, None, None).await?;
+    if is_folder(ended)? {
         // Its last part may be a symlink, which tar would replace.
         folder = format!("{folder}/{}", name.display());
         let own = from.file_name().or_else(|| whole.file_name());
@@ -221,6 +221,20 @@ async fn execute(
     Ok((ended, messages))
 }
 
+/// Returns the result of `test -d`. Where there is no `test`, nothing is taken for a folder.
+fn is_folder(ended: Result<i32, StreamingError>) -> Result<bool, StreamingError> {
+    match ended {
+        Ok(code) => Ok(code == 0),
+        Err(StreamingError::Failed(reason)) if is_missing(&reason) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns whether the runtime's message says that there is no such program in the container.
+fn is_missing(reason: &str) -> bool {
+    reason.contains("executable file not found")
+}
+
 /// Checks that tar did what it was told.
 fn check(ended: Result<i32, StreamingError>, messages: &str) -> anyhow::Result<()> {
     let messages = messages.trim();
@@ -232,7 +246,7 @@ fn check(ended: Result<i32, StreamingError>, messages: &str) -> anyhow::Result<(
             Ok(())
         }
         Ok(code) => bail!("tar in the container ended with exit code {code}: {messages}"),
-        Err(StreamingError::Failed(reason)) if reason.contains("executable file not found") => {
+        Err(StreamingError::Failed(reason)) if is_missing(&reason) => {
             bail!("there is no tar in the container, which cp needs")
         }
         Err(error) if messages.is_empty() => Err(error.into()),

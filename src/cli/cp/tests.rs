@@ -39,6 +39,24 @@ fn a_path_in_a_container_is_a_name_in_a_folder() {
     }
 }
 
+#[test]
+fn only_an_exit_code_or_a_missing_tool_says_that_something_is_no_folder() {
+    let failed = |reason: &str| Err(StreamingError::Failed(reason.to_owned()));
+    let missing = "exec: \"test\": executable file not found in $PATH: unknown";
+    for (ended, expected) in [
+        (Ok(0), Ok(true)),
+        (Ok(1), Ok(false)),
+        (failed(missing), Ok(false)),
+        (
+            failed("no such task"),
+            Err(StreamingError::Failed("no such task".to_owned())),
+        ),
+        (Err(StreamingError::Broken), Err(StreamingError::Broken)),
+    ] {
+        assert_eq!(is_folder(ended), expected);
+    }
+}
+
 fn member(kind: MemberKind, path: &str, link: &str, size: usize) -> Member {
     Member {
         kind,
