@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cri::streaming::{self, CHUNK, LocalStreams, StreamingError, TerminalSize};
+use crate::text::printable;
 
 /// Number of pieces of a stream that wait for the other side.
 pub(super) const PIECES: usize = 8;
@@ -58,7 +59,7 @@ impl Console {
         let wants_tty = stdio.stdin && stdio.tty;
         let terminal = wants_tty.then(RawTerminal::new).flatten();
         if wants_tty && terminal.is_none() {
-            eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+            complain("Unable to use a TTY - input is not a terminal or the right kind of file");
         }
         Self {
             has_stdin: stdio.stdin,
@@ -75,11 +76,11 @@ impl Console {
     /// Carries the streams at this URL until they end, and returns the exit code.
     ///
     /// # Errors
-    /// The streams fail; a command that does is not an error.
+    /// Signals cannot be handled, or the terminal cannot be set. Other failures are reported, and are in the exit code.
     pub(super) async fn run(self, url: &str) -> anyhow::Result<ExitCode> {
         let Some(terminal) = &self.terminal else {
             // Signals end this process, as they do without a handler.
-            return finish(self.carry(url, None).await);
+            return Ok(finish(self.carry(url, None).await));
         };
         let (mut resized, mut ends) = (signal(SignalKind::window_change())?, vec![]);
         for kind in ENDS {
@@ -101,7 +102,7 @@ impl Console {
         };
         // What is printed from here on needs the terminal as it was.
         terminal.end();
-        ended.map_or_else(|kind| Ok(signalled(kind)), finish)
+        Ok(ended.map_or_else(signalled, finish))
     }
 
     async fn carry(
@@ -162,19 +163,27 @@ fn checked(
     }
 }
 
-/// Returns the exit code of this process for that of a command.
-fn finish(ended: Result<i32, ConsoleError>) -> anyhow::Result<ExitCode> {
+/// Writes a line to standard error. One that cannot be written, as to a pipe that is closed, ends nothing.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable(text));
+}
+
+/// Reports a failure; returns the exit code of this process.
+fn finish(ended: Result<i32, ConsoleError>) -> ExitCode {
     match ended {
-        Ok(0) => Ok(ExitCode::SUCCESS),
+        Ok(0) => ExitCode::SUCCESS,
         Ok(code) => {
-            eprintln!("command terminated with exit code {code}");
+            complain(&format!("command terminated with exit code {code}"));
             let code = u8::try_from(code).unwrap_or(u8::MAX);
-            Ok(ExitCode::from(code))
+            ExitCode::from(code)
         }
         Err(ConsoleError::Streaming(StreamingError::OutputClosed)) => {
-            Ok(ExitCode::from(SIGNALLED | SIGPIPE))
+            ExitCode::from(SIGNALLED | SIGPIPE)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            complain(&format!("podkeeper: {error}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::block_on;
-use super::console::{Console, StdioArgs};
+use super::console::{Console, StdioArgs, complain};
 use super::container::ContainerArgs;
 use crate::cri::v1;
 
@@ -62,13 +62,15 @@ pub(super) fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
             );
         }
         if arguments.stdio.tty && !has_tty {
-            eprintln!("error: Unable to use a TTY - container {name} did not allocate one");
+            complain(&format!(
+                "error: Unable to use a TTY - container {name} did not allocate one"
+            ));
         }
         let mut stdio = arguments.stdio;
         stdio.tty &= has_tty;
         let mut console = Console::of(stdio);
         if console.is_raw() {
-            eprintln!("If you don't see a command prompt, try pressing enter.");
+            complain("If you don't see a command prompt, try pressing enter.");
         }
         // A terminal has one stream for both, whatever ours is.
         console.has_tty = has_tty;

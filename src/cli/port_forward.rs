@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::agent::{Agent, containers, full_name};
+use super::console::complain;
 use super::container::connect;
 use super::{block_on, print};
 use crate::cri::{Client, v1};
@@ -205,7 +206,9 @@ async fn serve(
         let mut connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
-                eprintln!("Failed to accept a connection on port {local}: {error}");
+                complain(&format!(
+                    "Failed to accept a connection on port {local}: {error}"
+                ));
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -215,7 +218,9 @@ async fn serve(
             // Output that nobody reads ends no connection.
             let _ = print(&format!("Handling connection for {local}\n"));
             if let Err(error) = forward(&mut connection, remote, &target).await {
-                eprintln!("An error occurred forwarding {local} -> {remote}: {error:#}");
+                complain(&format!(
+                    "An error occurred forwarding {local} -> {remote}: {error:#}"
+                ));
             }
             drop(permit);
         });

@@ -44,6 +44,14 @@ fn fed(mut command: Command, input: Vec<u8>) -> Output {
     output
 }
 
+/// Output of a command whose streams a shell redirects.
+fn redirected(command: &Command, how: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec \"$@\" {how}"), "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.stdin(Stdio::null()).output().unwrap()
+}
+
 /// Bytes that are nowhere alike.
 pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -108,6 +116,21 @@ async fn a_commands_streams_and_exit_code_are_passed_on(mut node: Node) {
     let done = fed(head, bytes);
     assert_eq!(done.stdout.len(), 1);
     assert!(done.status.success() || text(&done.stderr).contains("no longer reads its input"));
+
+    // Output that cannot be written is a failure, also where that cannot be said.
+    let script = "echo out; echo err >&2; exit 7";
+    let both = ask(&node, &["exec", "web", "--", "sh", "-c", script]);
+    for to in [">/dev/full", ">/dev/full 2>/dev/full", "2>/dev/full"] {
+        let full = redirected(&both, to);
+        assert_eq!(full.status.code(), Some(1), "{to}");
+        if to == ">/dev/full" {
+            let said = text(&full.stderr);
+            assert!(
+                said.contains("podkeeper: failed to write the output: No space left"),
+                "{said}"
+            );
+        }
+    }
 
     let sleep = ask(
         &node,

@@ -24,12 +24,11 @@ use self::pieces::{PieceReader, PieceWriter};
 use self::unpack::Destination;
 use super::agent::Agent;
 use super::block_on;
-use super::console::PIECES;
+use super::console::{PIECES, complain};
 use super::container::{RunningContainer, find};
 use crate::cri::streaming::{self, CHUNK, LocalStreams, StreamingError};
 use crate::cri::v1;
 use crate::server::PodName;
-use crate::text::printable;
 
 /// Maximum size of what is kept of a command's messages, in bytes.
 const MAX_MESSAGES: usize = 8 * 1024;
@@ -241,7 +240,7 @@ fn check(ended: Result<i32, StreamingError>, messages: &str) -> anyhow::Result<(
     match ended {
         Ok(0) => {
             if !messages.is_empty() {
-                eprintln!("{}", printable(messages));
+                complain(messages);
             }
             Ok(())
         }

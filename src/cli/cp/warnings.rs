@@ -1,6 +1,6 @@
 //! Warnings about members of an archive, of which there may be any number.
 
-use crate::text::printable;
+use crate::cli::console::complain;
 
 /// Maximum number of warnings that are printed.
 const MAX: u64 = 20;
@@ -16,7 +16,7 @@ impl Warnings {
     pub(super) fn add(&mut self, text: &str) {
         self.count = self.count.saturating_add(1);
         if self.count <= MAX {
-            eprintln!("warning: {}", printable(text));
+            complain(&format!("warning: {text}"));
         }
     }
 
@@ -24,7 +24,7 @@ impl Warnings {
     pub(super) fn finish(&self) {
         let more = self.count.saturating_sub(MAX);
         if more > 0 {
-            eprintln!("warning: skipping {more} more");
+            complain(&format!("warning: skipping {more} more"));
         }
     }
 
