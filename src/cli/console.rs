@@ -122,14 +122,17 @@ impl Console {
             let (stderr, written) = writer(Box::new(io::stderr()));
             (Some(stderr), Some(written))
         };
-        let stdin = self.has_stdin.then(|| reader(io::stdin()));
+        let (stdin, failed) = self.has_stdin.then(|| reader(io::stdin())).unzip();
         let streams = LocalStreams {
             stdin,
             stdout,
             stderr,
             size,
         };
-        let ended = streaming::run(url, streams).await;
+        let ended = tokio::select! {
+            ended = streaming::run(url, streams) => ended.map_err(ConsoleError::Streaming),
+            broken = failure(failed) => Err(ConsoleError::Read(broken.error)),
+        };
         // All that came is written, also before an error.
         let mut all_written = written.await.unwrap_or(Ok(()));
         if let Some(written) = errors_written {
@@ -142,6 +145,8 @@ impl Console {
 /// Failure of the streams, on either side.
 #[derive(Debug, thiserror::Error)]
 enum ConsoleError {
+    #[error("failed to read standard input: {0}")]
+    Read(io::Error),
     #[error("failed to write the output: {0}")]
     Write(io::Error),
     #[error(transparent)]
@@ -150,12 +155,9 @@ enum ConsoleError {
 
 /// Returns the exit code of a command, unless its output could not be written: then that is the reason of whatever
 /// else failed.
-fn checked(
-    ended: Result<i32, StreamingError>,
-    written: io::Result<()>,
-) -> Result<i32, ConsoleError> {
+fn checked(ended: Result<i32, ConsoleError>, written: io::Result<()>) -> Result<i32, ConsoleError> {
     match written {
-        Ok(()) => Ok(ended?),
+        Ok(()) => ended,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             Err(StreamingError::OutputClosed.into())
         }
@@ -203,9 +205,21 @@ async fn first(signals: &mut [(SignalKind, Signal)]) -> SignalKind {
     futures_util::future::select_all(waits).await.0
 }
 
-/// Reads on a thread of its own, which ends with the process.
-fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Bytes> {
+/// Failure to read the input, which must not look as if it were complete.
+#[derive(Debug)]
+struct BrokenInput {
+    error: io::Error,
+    /// Keeps the input from ending.
+    #[expect(dead_code, reason = "it is only held")]
+    open: mpsc::Sender<Bytes>,
+}
+
+/// Reads on a thread of its own, which ends with the process; the second receiver gets the failure, if there is one.
+fn reader(
+    mut from: impl Read + Send + 'static,
+) -> (mpsc::Receiver<Bytes>, oneshot::Receiver<BrokenInput>) {
     let (to, pieces) = mpsc::channel(PIECES);
+    let (failed, failure) = oneshot::channel();
     thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -217,11 +231,26 @@ fn reader(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Bytes> {
                         return;
                     }
                 }
-                _ => return,
+                Ok(_) => return,
+                Err(error) => {
+                    let open = to;
+                    let _ = failed.send(BrokenInput { error, open });
+                    return;
+                }
             }
         }
     });
-    pieces
+    (pieces, failure)
+}
+
+/// Waits for the failure of the input; for ever if there is none.
+async fn failure(failed: Option<oneshot::Receiver<BrokenInput>>) -> BrokenInput {
+    if let Some(failed) = failed
+        && let Ok(broken) = failed.await
+    {
+        return broken;
+    }
+    std::future::pending().await
 }
 
 /// Writes on a thread of its own; the receiver knows when all is written, or the first failure.
@@ -301,7 +330,8 @@ mod tests {
     #[tokio::test]
     async fn output_that_cannot_be_written_counts_before_the_exit_code() {
         assert_eq!(checked(Ok(7), written("/dev/null").await).unwrap(), 7);
-        for ended in [Ok(0), Ok(7), Err(StreamingError::OutputClosed)] {
+        let closed = || ConsoleError::Streaming(StreamingError::OutputClosed);
+        for ended in [Ok(0), Ok(7), Err(closed())] {
             let error = checked(ended, written("/dev/full").await).unwrap_err();
             let error = error.to_string();
             assert!(
@@ -314,5 +344,17 @@ mod tests {
             closed,
             Err(ConsoleError::Streaming(StreamingError::OutputClosed))
         ));
+    }
+
+    #[tokio::test]
+    async fn an_input_that_cannot_be_read_does_not_end_as_if_it_were_complete() {
+        let (mut pieces, failed) = reader(File::open("/").unwrap());
+        let broken = failure(Some(failed)).await;
+        assert_eq!(broken.error.kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(pieces.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+        let (mut pieces, failed) = reader(&b"text"[..]);
+        assert_eq!(pieces.recv().await, Some(Bytes::from_static(b"text")));
+        assert_eq!(pieces.recv().await, None);
+        failed.await.unwrap_err();
     }
 }
