@@ -199,10 +199,6 @@ async fn serve(
 ) {
     let local = listener.local_addr().map_or(0, |place| place.port());
     loop {
-        // Nobody closes it.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let mut connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
@@ -212,6 +208,10 @@ async fn serve(
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+        };
+        // A port that nobody uses needs none. Nobody closes it.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
         };
         let target = Arc::clone(&target);
         tokio::spawn(async move {
