@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -32,6 +33,8 @@ use crate::translate::labels;
 
 /// Maximum number of connections at a time; others wait.
 const MAX_CONNECTIONS: usize = 256;
+/// Maximum number of lines about connections that wait to be written.
+const MAX_LINES: usize = 256;
 /// Pause after a failed accept, as when there are too many open files.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -115,12 +118,46 @@ struct SandboxNetwork {
     namespace: Option<PathBuf>,
 }
 
+/// Lines about connections, written on a thread of its own: a terminal that is stopped, or a pipe that nobody reads,
+/// keeps no connection waiting. While too many lines wait, more are lost.
+#[derive(Debug, Clone)]
+struct ConnectionLines(mpsc::SyncSender<ConnectionLine>);
+
+#[derive(Debug)]
+enum ConnectionLine {
+    Handled(String),
+    Failed(String),
+}
+
+impl ConnectionLines {
+    fn new(write: impl Fn(ConnectionLine) + Send + 'static) -> Self {
+        let (to, lines) = mpsc::sync_channel(MAX_LINES);
+        thread::spawn(move || lines.into_iter().for_each(write));
+        Self(to)
+    }
+
+    fn add(&self, line: ConnectionLine) {
+        let _ = self.0.try_send(line);
+    }
+}
+
+impl ConnectionLine {
+    fn write(self) {
+        match self {
+            // Output that nobody reads ends no connection.
+            Self::Handled(line) => drop(print(&line)),
+            Self::Failed(line) => complain(&line),
+        }
+    }
+}
+
 /// The Pod, and its network as it was last found.
 #[derive(Debug)]
 struct ForwardTarget {
     agent: Agent,
     pod: PodName,
     network: Mutex<Option<SandboxNetwork>>,
+    lines: ConnectionLines,
 }
 
 pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCode> {
@@ -131,6 +168,7 @@ pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCod
             network: Mutex::new(Some(network(&connect(&details.endpoint)?, &pod).await?)),
             agent: arguments.agent,
             pod: arguments.pod,
+            lines: ConnectionLines::new(ConnectionLine::write),
         });
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         for port in &arguments.ports {
@@ -202,9 +240,8 @@ async fn serve(
         let mut connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
-                complain(&format!(
-                    "Failed to accept a connection on port {local}: {error}"
-                ));
+                let line = format!("Failed to accept a connection on port {local}: {error}");
+                target.lines.add(ConnectionLine::Failed(line));
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -215,12 +252,11 @@ async fn serve(
         };
         let target = Arc::clone(&target);
         tokio::spawn(async move {
-            // Output that nobody reads ends no connection.
-            let _ = print(&format!("Handling connection for {local}\n"));
+            let line = format!("Handling connection for {local}\n");
+            target.lines.add(ConnectionLine::Handled(line));
             if let Err(error) = forward(&mut connection, remote, &target).await {
-                complain(&format!(
-                    "An error occurred forwarding {local} -> {remote}: {error:#}"
-                ));
+                let line = format!("An error occurred forwarding {local} -> {remote}: {error:#}");
+                target.lines.add(ConnectionLine::Failed(line));
             }
             drop(permit);
         });
@@ -354,6 +390,22 @@ mod tests {
         for port in ["dns", "0", "65536", "web"] {
             remote(&pod, port).unwrap_err();
         }
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_keep_nothing_waiting() {
+        let (go_on, wait) = mpsc::channel::<()>();
+        let (written, lines) = mpsc::channel();
+        let stuck = ConnectionLines::new(move |line| {
+            let _ = wait.recv();
+            let _ = written.send(line);
+        });
+        for _ in 0..2 * MAX_LINES {
+            stuck.add(ConnectionLine::Handled(String::new()));
+        }
+        drop((go_on, stuck));
+        let count = lines.into_iter().count();
+        assert!((MAX_LINES..=MAX_LINES + 1).contains(&count), "{count}");
     }
 
     #[test]
