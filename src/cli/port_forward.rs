@@ -162,7 +162,6 @@ struct ForwardTarget {
 
 pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCode> {
     block_on(Box::pin(async {
-        let mut interrupted = signal(SignalKind::interrupt())?;
         let (pod, details) = arguments.agent.pod(&arguments.pod).await?;
         let target = Arc::new(ForwardTarget {
             network: Mutex::new(Some(network(&connect(&details.endpoint)?, &pod).await?)),
@@ -183,7 +182,8 @@ pub(super) fn port_forward(arguments: PortForwardArgs) -> anyhow::Result<ExitCod
                 }
             }
         }
-        interrupted.recv().await;
+        // Before, Ctrl-C ends the process by itself.
+        signal(SignalKind::interrupt())?.recv().await;
         Ok(ExitCode::SUCCESS)
     }))
 }
