@@ -279,9 +279,11 @@ async fn forward(
 }
 
 impl ForwardTarget {
-    /// Connects to a port in the sandbox that was last found or, where that fails, in the present one.
+    /// Connects to a port in the sandbox that was last found or, where that fails, in the present one. The host's network
+    /// does not go away with a sandbox: there the present one is looked up first.
     async fn connect(&self, port: u16) -> anyhow::Result<TcpStream> {
         let known = self.network.lock().await.clone();
+        let known = known.filter(|network| network.namespace.is_some());
         let failed = match known.clone() {
             Some(network) => match netns::connect(network.namespace, port).await {
                 Ok(connection) => return Ok(connection),

@@ -171,6 +171,15 @@ async fn a_pod_on_the_hosts_network_has_the_hosts_ports(mut node: Node) {
     let mut said = String::new();
     client.read_to_string(&mut said).unwrap();
     assert_eq!(said, "host");
+    // Without the Pod they are no longer forwarded.
     node.remove("web.yaml");
     node.wait_gone().await;
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    listener.set_nonblocking(true).unwrap();
+    let error = listener.accept().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
