@@ -5,6 +5,7 @@
 //! signal waiting.
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::panic;
 use std::process::ExitCode;
 use std::thread;
 
@@ -287,15 +288,25 @@ impl RawTerminal {
     }
 
     fn begin(&self) -> io::Result<()> {
+        // A panic ends the process without dropping anything.
+        let (before, report) = (self.before.clone(), panic::take_hook());
+        panic::set_hook(Box::new(move |info| {
+            restore(&before);
+            report(info);
+        }));
         let mut raw = self.before.clone();
         raw.make_raw();
         Ok(tcsetattr(io::stdin(), OptionalActions::Now, &raw)?)
     }
 
     fn end(&self) {
-        // The terminal may be gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        restore(&self.before);
     }
+}
+
+fn restore(before: &Termios) {
+    // The terminal may be gone.
+    let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
 }
 
 impl Drop for RawTerminal {
