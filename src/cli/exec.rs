@@ -1,5 +1,6 @@
 //! `podkeeper exec` and `podkeeper attach`: a command in a container, and a container's own streams.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -67,7 +68,8 @@ pub(super) fn attach(arguments: &AttachArgs) -> anyhow::Result<ExitCode> {
             ));
         }
         let mut stdio = arguments.stdio;
-        stdio.tty &= has_tty;
+        // A container's terminal is used as one also without -t, as with kubectl.
+        stdio.tty = has_tty && (stdio.tty || io::stdin().is_terminal());
         let mut console = Console::of(stdio);
         if console.is_raw() {
             complain("If you don't see a command prompt, try pressing enter.");

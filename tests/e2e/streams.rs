@@ -219,16 +219,19 @@ async fn a_container_is_attached_to(mut node: Node) {
         node.report("web").await.is_some_and(|r| r.ready == 2)
     })
     .await;
-    let attach = ask(&node, &["attach", "-it", "web", "-c", "c"]);
-    let mut terminal = Terminal::start(&attach, 24, 80);
-    wait_said(&node, &terminal, "try pressing enter").await;
-    node.wait_until("the container answers", async || {
-        terminal.write("keys\r");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        terminal.said().contains("got keys")
-    })
-    .await;
-    drop(terminal);
+    // A container's terminal is one without -t, too.
+    for flags in ["-it", "-i"] {
+        let attach = ask(&node, &["attach", flags, "web", "-c", "c"]);
+        let mut terminal = Terminal::start(&attach, 24, 80);
+        wait_said(&node, &terminal, "try pressing enter").await;
+        node.wait_until("the container answers", async || {
+            terminal.write("keys\r");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            terminal.said().contains("got keys")
+        })
+        .await;
+        assert!(!terminal.is_restored(), "it is raw");
+    }
     let several = output(&node, &["attach", "web"]);
     assert!(text(&several.stderr).contains("choose one with -c: c, d"));
     let no_input = output(&node, &["attach", "-i", "web", "-c", "d"]);
