@@ -4,6 +4,7 @@
 //! whichever way the command ends. Reading and writing have threads of their own: neither may keep the connection or a
 //! signal waiting.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Read, Write};
 use std::panic;
 use std::process::ExitCode;
@@ -278,13 +279,17 @@ fn writer(
 #[derive(Debug)]
 struct RawTerminal {
     before: Termios,
+    is_raw: Cell<bool>,
 }
 
 impl RawTerminal {
     fn new() -> Option<Self> {
         let stdin = io::stdin();
         let before = tcgetattr(&stdin).ok().filter(|_| stdin.is_terminal())?;
-        Some(Self { before })
+        Some(Self {
+            before,
+            is_raw: Cell::new(false),
+        })
     }
 
     fn begin(&self) -> io::Result<()> {
@@ -296,17 +301,22 @@ impl RawTerminal {
         }));
         let mut raw = self.before.clone();
         raw.make_raw();
+        self.is_raw.set(true);
         Ok(tcsetattr(io::stdin(), OptionalActions::Now, &raw)?)
     }
 
+    /// Restores the terminal, if that was not done yet.
     fn end(&self) {
-        restore(&self.before);
+        if self.is_raw.take() {
+            restore(&self.before);
+        }
     }
 }
 
 fn restore(before: &Termios) {
-    // The terminal may be gone.
-    let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+    // What the command left unread, such as answers of the terminal to its output, is not for the shell. The terminal may be
+    // gone.
+    let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
 }
 
 impl Drop for RawTerminal {
