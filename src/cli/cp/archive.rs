@@ -67,7 +67,8 @@ pub(super) struct ArchiveReader<R> {
     padding: u64,
 }
 
-fn invalid(reason: &str) -> io::Error {
+/// Returns an error that says that the archive is invalid.
+pub(super) fn invalid(reason: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!("the container's archive is invalid: {reason}"),

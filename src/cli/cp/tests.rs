@@ -156,6 +156,27 @@ fn no_member_leads_out_of_the_destination() {
 }
 
 #[test]
+fn errors_have_one_line_and_paths_have_a_limit() {
+    let (_dir, to) = place();
+    for path in ["x/../a\nfake: line", "x/file/a\nfake: line"] {
+        let members = [(D, "x", ""), (F, "x/file", ""), (F, path, "bad")];
+        let error = unpack(&to, &members).unwrap_err().to_string();
+        assert!(error.contains("a fake: line: "), "{error}");
+    }
+    let long = |length: usize| "x/".repeat(length / 2);
+    for (kind, link) in [(D, String::new()), (S, long(4098)), (H, long(4098))] {
+        let path = if kind == D {
+            long(4098)
+        } else {
+            "x/l".to_owned()
+        };
+        let error = unpack(&to, &[(D, "x", ""), (kind, &path, &link)]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.ends_with("invalid: a path is too long"), "{error}");
+    }
+}
+
+#[test]
 fn symlinks_and_devices_are_not_created() {
     let (dir, to) = place();
     let other = MemberKind::Other;

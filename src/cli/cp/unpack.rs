@@ -16,10 +16,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::archive::{ArchiveReader, Member, MemberKind};
+use super::archive::{ArchiveReader, Member, MemberKind, invalid};
 use super::warnings::Warnings;
 use crate::host::resolve::FOLDER;
+use crate::text::in_a_line;
 
+/// Maximum length of a member's path and of a link's target, in bytes, as with Linux (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
 const PERMISSIONS: u32 = 0o777;
 /// What the owner needs to go on in a folder.
 const OWNER: u32 = 0o700;
@@ -39,15 +42,13 @@ pub(super) struct Destination {
 }
 
 fn refused(path: &Path, reason: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("{}: {reason}", path.display()),
-    )
+    at(path, &io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-fn at(path: &Path, error: impl Into<io::Error>) -> io::Error {
-    let error = error.into();
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+/// Returns an error with its path, on one line.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    let path = in_a_line(&path.to_string_lossy());
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 impl Destination {
@@ -71,6 +72,15 @@ impl Destination {
     pub(super) fn unpack(mut self, from: impl Read) -> io::Result<u64> {
         let mut archive = ArchiveReader::new(from);
         while let Some(member) = archive.next()? {
+            if member
+                .path
+                .as_os_str()
+                .len()
+                .max(member.link.as_os_str().len())
+                > MAX_PATH
+            {
+                return Err(invalid("a path is too long"));
+            }
             let inside = self.inside(&member.path)?;
             let path = self.path.join(&inside);
             match member.kind {
@@ -93,7 +103,7 @@ impl Destination {
                     continue;
                 }
             }
-            .map_err(|e| at(&path, e))?;
+            .map_err(|e| at(&path, &e))?;
             self.count = self.count.saturating_add(1);
         }
         self.warnings.finish();

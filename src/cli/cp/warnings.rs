@@ -1,6 +1,7 @@
 //! Warnings about members of an archive, of which there may be any number.
 
 use crate::cli::console::complain;
+use crate::text::in_a_line;
 
 /// Maximum number of warnings that are printed.
 const MAX: u64 = 20;
@@ -12,11 +13,11 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    /// Prints a warning, unless there were too many.
+    /// Prints a warning on one line, unless there were too many.
     pub(super) fn add(&mut self, text: &str) {
         self.count = self.count.saturating_add(1);
         if self.count <= MAX {
-            complain(&format!("warning: {text}"));
+            complain(&format!("warning: {}", in_a_line(text)));
         }
     }
 
