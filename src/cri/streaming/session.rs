@@ -26,7 +26,7 @@ const MAX_RESULT: usize = 64 * 1024;
 /// Size of a pipe, in bytes: as much input is taken without a reader.
 const PIPE_SIZE: usize = 64 * 1024;
 /// Time after which input that is not taken never will be, once the outputs have ended.
-const STALLED: Duration = Duration::from_secs(5);
+const STALLED: Duration = Duration::from_secs(60);
 const STALL_CHECK: Duration = Duration::from_millis(500);
 
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -67,7 +67,8 @@ pub(crate) enum StreamingError {
     Broken,
     /// The command's outputs have ended, and what is to be its input is not taken. containerd reports no exit code until it is.
     #[error(
-        "the command no longer reads its input, and the container runtime does not report how it ended"
+        "the command has closed its outputs and no longer reads its input, it may still be running; \
+         the container runtime does not report how it ended"
     )]
     Stalled,
     /// The receiver of the output is gone.
