@@ -53,7 +53,10 @@ fn dial(port: u16) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::net::TcpListener;
+    use std::process::Command;
+    use std::time::Instant;
 
     #[tokio::test]
     async fn either_loopback_address_will_do() {
@@ -69,9 +72,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_port_outside_of_the_namespace_is_not_reached() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut inside = Command::new("unshare")
+            .args(["--net", "sleep", "600"])
+            .spawn()
+            .unwrap();
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        let id = inside.id().to_string();
+        let until = Instant::now() + Duration::from_secs(60);
+        while of(&id).unwrap() == of("self").unwrap() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let namespace = format!("/proc/{id}/ns/net");
+        let connected = connect(Some(namespace.into()), port).await;
+        inside.kill().unwrap();
+        inside.wait().unwrap();
+        connected.unwrap_err();
+        connect(None, port).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_is_no_network_namespace_is_an_error() {
+        // Outside, there is something to connect to.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         for path in ["/no/such/namespace", "/proc/self/ns/mnt", "/dev/null"] {
-            connect(Some(path.into()), 1).await.unwrap_err();
+            connect(Some(path.into()), port).await.unwrap_err();
         }
     }
 }
