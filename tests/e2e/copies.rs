@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use super::cli::{ask, text};
 use super::node::{BUSYBOX, FOREVER, Node, pod, pod_with};
@@ -80,8 +79,7 @@ async fn files_are_copied_both_ways(mut node: Node) {
     assert!(to.join("a/empty").is_dir() && !to.join("link").exists());
     assert!(text(&done.stderr).contains("warning: skipping symlink ./new/link -> nowhere"));
 
-    // What fails says why, and waits for nothing.
-    let began = Instant::now();
+    // What fails says why.
     for (words, expected) in [
         ([big_path, "web:/no/such/place"], "/no/such"),
         (["web:/nothing", back_path], "./nothing: No such file"),
@@ -94,7 +92,6 @@ async fn files_are_copied_both_ways(mut node: Node) {
         assert_eq!(failed.status.code(), Some(1), "{said}");
         assert!(said.contains(expected), "no {expected:?} in {said}");
     }
-    assert!(began.elapsed() < Duration::from_secs(30));
     node.remove("web.yaml");
     node.wait_gone().await;
 }
@@ -152,7 +149,10 @@ async fn a_hostile_archive_writes_nowhere_else(mut node: Node) {
         let done = cp(&node, &["web:/x", to.to_str().unwrap()]);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{path}: {said}");
-        assert!(said.contains("the archive has a name"), "{path}: {said}");
+        assert!(
+            said.contains("the archive has a name"),
+            "{path}: {said}"
+        );
         assert_eq!(fs::read(place.join("outside")).unwrap(), b"untouched");
         assert_eq!(fs::read(to.join("link/inside")).unwrap(), b"evil");
         assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "{path}");

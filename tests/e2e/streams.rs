@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::chaos::{Own, containerd};
@@ -29,6 +30,9 @@ mod on_latest {
     );
 }
 
+/// Time within which a process has to end.
+const LIMIT: Duration = Duration::from_secs(180);
+
 /// Output of a command that is given this input.
 fn fed(mut command: Command, input: Vec<u8>) -> Output {
     command.stdin(Stdio::piped());
@@ -39,9 +43,42 @@ fn fed(mut command: Command, input: Vec<u8>) -> Output {
         // It may end before it has read everything.
         let _ = stdin.write_all(&input);
     });
-    let output = process.wait_with_output().unwrap();
+    let output = finished(process);
     writer.join().unwrap();
     output
+}
+
+/// Output of a process, which is killed if it does not end.
+fn finished(process: Child) -> Output {
+    let id = process.id().to_string();
+    let (ended, waits) = mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if waits.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-s", "KILL", &id]).status();
+        }
+    });
+    let output = process.wait_with_output().unwrap();
+    drop(ended);
+    guard.join().unwrap();
+    assert_ne!(output.status.signal(), Some(9), "it did not end");
+    output
+}
+
+/// Reads as many bytes as a process has to write, which is killed if it does not.
+fn first(process: &mut Child, length: usize) -> Vec<u8> {
+    let mut stdout = process.stdout.take().unwrap();
+    let (read, bytes) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; length];
+        let whole = stdout.read_exact(&mut bytes);
+        let _ = read.send((whole.map(|()| bytes), stdout));
+    });
+    let Ok((bytes, stdout)) = bytes.recv_timeout(LIMIT) else {
+        process.kill().unwrap();
+        panic!("it does not write");
+    };
+    process.stdout = Some(stdout);
+    bytes.unwrap()
 }
 
 /// Output of a command whose streams a shell redirects.
@@ -49,7 +86,9 @@ fn redirected(command: &Command, how: &str) -> Output {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("exec \"$@\" {how}"), "sh"]);
     shell.arg(command.get_program()).args(command.get_args());
-    shell.stdin(Stdio::null()).output().unwrap()
+    shell.stdin(Stdio::null());
+    shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+    finished(shell.spawn().unwrap())
 }
 
 /// Bytes that are nowhere alike.
@@ -137,12 +176,11 @@ async fn a_commands_streams_and_exit_code_are_passed_on(mut node: Node) {
         &["exec", "web", "--", "sh", "-c", "echo up; sleep 1000"],
     );
     let mut sleep = { sleep }.stdout(Stdio::piped()).spawn().unwrap();
-    let mut up = [0; 3];
-    sleep.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    assert_eq!(first(&mut sleep, 3), b"up\n");
     let id = sleep.id().to_string();
     let sent = Command::new("kill").args(["-s", "INT", &id]).status();
     assert!(sent.unwrap().success());
-    assert_eq!(sleep.wait().unwrap().signal(), Some(2));
+    assert_eq!(finished(sleep).status.signal(), Some(2));
 
     node.remove("web.yaml");
     node.wait_gone().await;
@@ -190,6 +228,15 @@ async fn a_terminal_is_the_commands_and_restored_after_it(mut node: Node) {
     assert_eq!(ended(&node, &mut terminal.process).await, Some(7));
     wait_said(&node, &terminal, "command terminated with exit code 7\r\n").await;
     assert!(terminal.is_restored());
+    // In the background it neither needs the terminal nor is stopped.
+    let quiet = ask(&node, &["exec", "web", "--", "true"]);
+    let script = "set -m; \"$@\" & wait $!; echo \"it ended: $?\"";
+    let mut job = Command::new("sh");
+    job.args(["-c", script, "sh"]);
+    job.arg(quiet.get_program()).args(quiet.get_args());
+    let mut terminal = Terminal::start(&job, 24, 80);
+    wait_said(&node, &terminal, "it ended: 0").await;
+    assert_eq!(ended(&node, &mut terminal.process).await, Some(0));
     // From outside it is ended by signals, and leaves the terminal as it was.
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let mut terminal = Terminal::start(&shell, 24, 80);
@@ -239,17 +286,10 @@ async fn a_container_is_attached_to(mut node: Node) {
     // Without a terminal, until the container ends.
     let ticks = ask(&node, &["attach", "web", "-c", "d"]);
     let mut ticks = { ticks }.stdout(Stdio::piped()).spawn().unwrap();
-    let mut first = [0; 5];
-    ticks
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut first)
-        .unwrap();
-    assert_eq!(&first, b"tick\n");
+    assert_eq!(first(&mut ticks, 5), b"tick\n");
     node.remove("web.yaml");
     node.wait_gone().await;
-    let rest = ticks.wait_with_output().unwrap();
+    let rest = finished(ticks);
     assert!(text(&rest.stdout).lines().all(|line| line == "tick"));
     assert!(rest.status.success());
 }
