@@ -75,6 +75,10 @@ pub(super) fn invalid(reason: &str) -> io::Error {
     )
 }
 
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends too early")
+}
+
 impl<R: Read> ArchiveReader<R> {
     pub(super) fn new(from: R) -> Self {
         Self {
@@ -93,10 +97,14 @@ impl<R: Read> ArchiveReader<R> {
         loop {
             let left = self.rest.saturating_add(self.padding);
             if io::copy(&mut (&mut self.from).take(left), &mut io::sink())? < left {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(cut_off());
             }
             let mut head = [0; BLOCK];
-            self.from.read_exact(&mut head)?;
+            let read = self.from.read_exact(&mut head);
+            read.map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => cut_off(),
+                _ => error,
+            })?;
             if head.iter().all(|byte| *byte == 0) {
                 self.rest = 0;
                 self.padding = 0;
@@ -149,7 +157,7 @@ impl<R: Read> Read for ArchiveReader<R> {
         }
         let read = (&mut self.from).take(self.rest).read(buffer)?;
         if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(cut_off());
         }
         let length = u64::try_from(read).unwrap_or(u64::MAX);
         self.rest = self.rest.saturating_sub(length);
@@ -457,7 +465,8 @@ mod tests {
     fn an_archive_that_is_cut_off_or_damaged_is_an_error() {
         let archive = written(&[(member("a", 600), &[1; 600])]);
         for length in [0, 100, 512, 1000, 1024, 1112, 1500, 1536] {
-            read(&archive[..length]).unwrap_err();
+            let error = read(&archive[..length]).unwrap_err();
+            assert_eq!(error.to_string(), "the archive ends too early", "{length}");
         }
         let mut damaged = archive.clone();
         damaged[0] = b'b';

@@ -68,7 +68,7 @@ impl Destination {
     /// Unpacks the archive; returns the number of files and folders.
     ///
     /// # Errors
-    /// The archive is invalid, or has a name that leads out of the destination; any I/O error.
+    /// The archive is invalid, or has a path that leads out of the destination; any I/O error.
     pub(super) fn unpack(mut self, from: impl Read) -> io::Result<u64> {
         let mut archive = ArchiveReader::new(from);
         while let Some(member) = archive.next()? {
@@ -117,10 +117,7 @@ impl Destination {
             parts.next();
         }
         if self.name != "." && parts.next() != Some(Component::Normal(&self.name)) {
-            return Err(refused(
-                path,
-                "the archive has a name that was not asked for",
-            ));
+            return Err(refused(path, "the archive contains an unexpected path"));
         }
         let mut inside = PathBuf::new();
         if self.keeps_name {
@@ -129,7 +126,12 @@ impl Destination {
         for part in parts {
             match part {
                 Component::Normal(part) => inside.push(part),
-                _ => return Err(refused(path, "the archive has a name that leads out of it")),
+                _ => {
+                    return Err(refused(
+                        path,
+                        "the archive contains a path that leads out of it",
+                    ));
+                }
             }
         }
         Ok(inside)
