@@ -27,11 +27,9 @@ pub(crate) async fn request(
 ) -> Result<Response<Incoming>, String> {
     let url: Uri = url.parse().map_err(|_| "its URL is invalid".to_owned())?;
     let place = url.authority().filter(|_| url.scheme_str() == Some("http"));
-    let place = place.ok_or_else(|| {
-        let scheme = url.scheme_str().unwrap_or_default();
-        format!(
-            "found a URL with {scheme}, expected http: turn TLS off for the runtime's streaming server"
-        )
+    let place = place.ok_or_else(|| match url.scheme_str() {
+        Some("https") => "turn TLS off for the runtime's streaming server".to_owned(),
+        _ => "its URL is invalid".to_owned(),
     })?;
     let port = place.port_u16().unwrap_or(80);
     let host = place.host().trim_matches(['[', ']']);
@@ -67,6 +65,8 @@ mod tests {
         ] {
             let error = request(url, Method::POST, HeaderMap::new()).await;
             let error = error.unwrap_err();
+            let has_tls = url.starts_with("https:");
+            assert_eq!(error.contains("TLS"), has_tls, "{error}");
             assert!(
                 !error.contains("secret") && !error.contains("127"),
                 "{error}"
