@@ -4,13 +4,13 @@
 
 use std::process::ExitCode;
 
-use podkeeper::cli::printable;
+use podkeeper::cli::complain;
 
 fn main() -> ExitCode {
     match podkeeper::cli::main() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("podkeeper: {}", printable(&format!("{error:#}")));
+            complain(&format!("podkeeper: {error:#}"));
             ExitCode::FAILURE
         }
     }

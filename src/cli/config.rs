@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{OutputFormat, print, printable};
+use super::{OutputFormat, complain, print};
 use crate::config::{Config, Flags};
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub(super) struct ConfigArgs {
 pub(super) fn config(arguments: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.flags)?;
     for warning in &config.warnings {
-        eprintln!("warning: {}", printable(warning));
+        complain(&format!("warning: {warning}"));
     }
     let text = match arguments.output {
         OutputFormat::Json => serde_json::to_string_pretty(&config.settings)? + "\n",

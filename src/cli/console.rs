@@ -16,8 +16,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::complain;
 use crate::cri::streaming::{self, CHUNK, LocalStreams, StreamingError, TerminalSize};
-use crate::text::printable;
 
 /// Number of pieces of a stream that wait for the other side.
 pub(super) const PIECES: usize = 8;
@@ -165,11 +165,6 @@ fn checked(ended: Result<i32, ConsoleError>, written: io::Result<()>) -> Result<
         }
         Err(error) => Err(ConsoleError::Write(error)),
     }
-}
-
-/// Writes a line to standard error. One that cannot be written, as to a pipe that is closed, ends nothing.
-pub(super) fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 /// Reports a failure; returns the exit code of this process.

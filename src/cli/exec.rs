@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use super::block_on;
-use super::console::{Console, StdioArgs, complain};
+use super::console::{Console, StdioArgs};
 use super::container::ContainerArgs;
+use super::{block_on, complain};
 use crate::cri::v1;
 
 #[derive(Debug, Args)]

@@ -171,6 +171,12 @@ fn block_on(
     single_threaded()?.block_on(command)
 }
 
+/// Writes a line to standard error. One that cannot be written, as to a pipe that is closed, ends nothing.
+pub fn complain(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
+}
+
 /// Writes to standard output. A closed pipe (`podkeeper ps | head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write;

@@ -23,9 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::agent::{Agent, containers, full_name};
-use super::console::complain;
 use super::container::connect;
-use super::{block_on, print};
+use super::{block_on, complain, print};
 use crate::cri::{Client, v1};
 use crate::host::netns;
 use crate::server::{PodDetail, PodName};

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use self::report::{CheckEntry, CheckFinding, CheckFormat, CheckReport, CheckRule, CheckedFile};
-use super::{print, printable};
+use super::{complain, print, printable};
 use crate::config::node_name;
 use crate::manifest::objects::{Object, ObjectKey};
 use crate::manifest::{self, Accepted, Problem, SourceKind};
@@ -117,7 +117,7 @@ pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
         CheckFormat::Json | CheckFormat::Sarif => text,
     })?;
     if arguments.output == CheckFormat::Text {
-        eprintln!("{}", report.summary());
+        complain(&report.summary());
     }
     Ok(if report.errors() == 0 {
         ExitCode::SUCCESS

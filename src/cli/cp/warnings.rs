@@ -1,6 +1,6 @@
 //! Warnings about members of an archive, of which there may be any number.
 
-use crate::cli::console::complain;
+use crate::cli::complain;
 use crate::text::in_a_line;
 
 /// Maximum number of warnings that are printed.

@@ -16,7 +16,7 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
 use super::agent::{Agent, choose, containers, full_name, status, the_one};
-use super::{printable, single_threaded};
+use super::{complain, printable, single_threaded};
 use crate::host::untrusted::Location;
 use crate::logs::{Cursor, LogOptions, instance};
 use crate::server::{LabelSelector, PodDetail, PodFilter, PodName};
@@ -161,7 +161,7 @@ async fn show(arguments: &LogsArgs) -> anyhow::Result<ExitCode> {
         let attempt = match attempt {
             Ok(attempt) => attempt.unwrap_or_default(),
             Err(error) if many => {
-                eprintln!("podkeeper: {}", printable(&error.to_string()));
+                complain(&format!("podkeeper: {error}"));
                 outcome = ExitCode::FAILURE;
                 continue;
             }
