@@ -289,7 +289,15 @@ fn pods_are_changed_over_the_socket_alone_and_by_post() {
     }
     let (code, body) = asked(&agent, "POST /v1/no");
     assert_eq!(code, 404);
-    assert!(body.ends_with(", and by POST /v1/pods/restart, /v1/pods/pause, /v1/pods/resume\n"));
+    let posts = "/v1/pods/restart, /v1/pods/pause, /v1/pods/resume, /v1/plan";
+    assert!(
+        body.ends_with(&format!(", and by POST {posts}\n")),
+        "{body}"
+    );
+    assert_eq!(asked(&agent, "GET /v1/plan").0, 405);
+    assert_eq!(asked(&agent, "POST /v1/plan").0, 503);
+    let post = "POST /v1/plan HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(request(agent.read_only, post.as_bytes()).code, 404);
     let (code, version) = asked(&agent, "GET /v1/version");
     let version: Value = serde_json::from_str(&version).unwrap();
     assert_eq!((code, &version["runtime"]), (200, &Value::Null));

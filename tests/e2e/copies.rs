@@ -149,10 +149,7 @@ async fn a_hostile_archive_writes_nowhere_else(mut node: Node) {
         let done = cp(&node, &["web:/x", to.to_str().unwrap()]);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{path}: {said}");
-        assert!(
-            said.contains("the archive contains "),
-            "{path}: {said}"
-        );
+        assert!(said.contains("the archive contains "), "{path}: {said}");
         assert_eq!(fs::read(place.join("outside")).unwrap(), b"untouched");
         assert_eq!(fs::read(to.join("link/inside")).unwrap(), b"evil");
         assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "{path}");

@@ -212,9 +212,12 @@ async fn a_pod_that_is_over_runs_again_on_request() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_is_over_takes_nothing_back_from_others_on_request() {
     let agent = Agent::start(Settings::containerd_2_1());
-    agent.runtime.lives(|pod, _, _| match pod == full("p") {
-        true => Life::ends_after(SECOND, 0),
-        false => Life::LONG,
+    agent.runtime.lives(|pod, _, _| {
+        if pod == full("p") {
+            Life::ends_after(SECOND, 0)
+        } else {
+            Life::LONG
+        }
     });
     let port = "ports: [{containerPort: 80, hostPort: 80}]";
     let over = single(port, "restartPolicy: Never");
