@@ -29,7 +29,7 @@ const ENDS: [SignalKind; 4] = [
     SignalKind::quit(),
     SignalKind::terminate(),
 ];
-/// What is added to a signal's number in the exit code of a process that it ended.
+/// Added to a signal's number in the exit code of a process that it ended.
 const SIGNALLED: u8 = 128;
 const SIGPIPE: u8 = 13;
 

@@ -32,9 +32,9 @@ pub(crate) struct Preflight {
     pub(crate) name: &'static str,
     /// Its outcome.
     pub(crate) state: CheckState,
-    /// What was found.
+    /// The finding.
     pub(crate) message: String,
-    /// What to do about it; empty where there is nothing to do.
+    /// Advice; empty where there is nothing to do.
     pub(crate) advice: String,
 }
 

@@ -24,13 +24,13 @@ use crate::text::in_a_line;
 /// Maximum length of a member's path and of a link's target, in bytes, as with Linux (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
 const PERMISSIONS: u32 = 0o777;
-/// What the owner needs to go on in a folder.
+/// Permissions that the owner needs to go on in a folder.
 const OWNER: u32 = 0o700;
 
 /// Destination of an archive whose members all lie below one name.
 #[derive(Debug)]
 pub(super) struct Destination {
-    /// That name, or `.` for a whole folder.
+    /// The name, or `.` for a whole folder.
     name: OsString,
     path: PathBuf,
     /// The destination is a folder, in which the archive's name counts too.
