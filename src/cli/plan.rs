@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use super::agent::Agent;
 use super::{OutputFormat, print, printable, single_threaded};
-use crate::server::{
-    ManifestPlan, PlanRequest, PlannedChange, PlannedFile, PodPlan, fetch, send_with,
-};
+use crate::server::{ManifestPlan, PlanRequest, PlannedFile, PodPlan, fetch, send_with};
+use crate::source::PodChange;
 use crate::source::directory::{manifests_in, read_manifest, read_standard_input};
 use crate::text::printable_json;
 
@@ -99,8 +98,7 @@ fn read(given: &[PathBuf]) -> anyhow::Result<Vec<PlannedFile>> {
 /// Returns 1 if something is refused or would not run, 2 if something would change, or 0.
 fn exit_code(plan: &ManifestPlan) -> ExitCode {
     let fails = |pod: &PodPlan| pod.rejected.is_some() || !pod.missing_images.is_empty();
-    let stays =
-        |pod: &PodPlan| matches!(pod.change, PlannedChange::Unchanged | PlannedChange::Kept);
+    let stays = |pod: &PodPlan| matches!(pod.change, PodChange::Unchanged | PodChange::Kept);
     if !plan.refused.is_empty() || plan.pods.iter().any(fails) {
         ExitCode::FAILURE
     } else if plan.pods.iter().all(stays) {
@@ -142,10 +140,10 @@ fn text(plan: &ManifestPlan) -> Result<String, std::fmt::Error> {
     writeln!(
         text,
         "Plan: {} new, {} replaced, {} gone, {} unchanged, {} refused",
-        count(PlannedChange::New),
-        count(PlannedChange::Replaced),
-        count(PlannedChange::Gone),
-        count(PlannedChange::Unchanged),
+        count(PodChange::New),
+        count(PodChange::Replaced),
+        count(PodChange::Gone),
+        count(PodChange::Unchanged),
         plan.refused.len()
     )?;
     Ok(text)
@@ -153,11 +151,11 @@ fn text(plan: &ManifestPlan) -> Result<String, std::fmt::Error> {
 
 fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
     let (sign, change) = match pod.change {
-        PlannedChange::New => ('+', "new"),
-        PlannedChange::Replaced => ('~', "replaced"),
-        PlannedChange::Gone => ('-', "gone"),
+        PodChange::New => ('+', "new"),
+        PodChange::Replaced => ('~', "replaced"),
+        PodChange::Gone => ('-', "gone"),
         // Nothing is to be said of them.
-        PlannedChange::Unchanged | PlannedChange::Kept => return Ok(()),
+        PodChange::Unchanged | PodChange::Kept => return Ok(()),
     };
     write!(text, "{sign} Pod {}: {change}", pod.pod)?;
     match &pod.file {
@@ -183,7 +181,7 @@ fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
         0 => {}
         more => writeln!(text, "    and {more} more")?,
     }
-    if pod.change == PlannedChange::Replaced && pod.fields.is_empty() {
+    if pod.change == PodChange::Replaced && pod.fields.is_empty() {
         writeln!(text, "    no field with an effect; the Pod's UID changes")?;
     }
     for image in &pod.pulls {
@@ -204,9 +202,10 @@ fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::{PlannedField, RefusedPlan};
+    use crate::server::RefusedPlan;
+    use crate::source::FieldChange;
 
-    fn pod(name: &str, change: PlannedChange) -> PodPlan {
+    fn pod(name: &str, change: PodChange) -> PodPlan {
         PodPlan {
             pod: format!("default/{name}"),
             change,
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_text_says_what_changes_and_how_much_of_each() {
-        let field = |field: &str, old: Option<&str>, new: Option<&str>| PlannedField {
+        let field = |field: &str, old: Option<&str>, new: Option<&str>| FieldChange {
             field: field.to_owned(),
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
@@ -227,7 +226,7 @@ mod tests {
                     file: Some("a.yaml".into()),
                     pulls: vec!["r/i:1".to_owned()],
                     rejected: Some(("NodePorts".to_owned(), "no free ports".to_owned())),
-                    ..pod("a", PlannedChange::New)
+                    ..pod("a", PodChange::New)
                 },
                 PodPlan {
                     fields: vec![
@@ -237,11 +236,11 @@ mod tests {
                     ],
                     file: Some("b.yaml".into()),
                     missing_images: vec!["m:1".to_owned()],
-                    ..pod("b", PlannedChange::Replaced)
+                    ..pod("b", PodChange::Replaced)
                 },
-                pod("c", PlannedChange::Gone),
-                pod("d", PlannedChange::Unchanged),
-                pod("e", PlannedChange::Kept),
+                pod("c", PodChange::Gone),
+                pod("d", PodChange::Unchanged),
+                pod("e", PodChange::Kept),
             ],
             refused: vec![RefusedPlan {
                 path: "e.yaml".to_owned(),
@@ -279,11 +278,11 @@ Plan: 1 new, 1 replaced, 1 gone, 1 unchanged, 1 refused
             format!("{:?}", exit_code(&plan))
         };
         let expected = |code: u8| format!("{:?}", ExitCode::from(code));
-        assert_eq!(code(vec![pod("a", PlannedChange::Unchanged)]), expected(0));
-        assert_eq!(code(vec![pod("a", PlannedChange::Gone)]), expected(2));
+        assert_eq!(code(vec![pod("a", PodChange::Unchanged)]), expected(0));
+        assert_eq!(code(vec![pod("a", PodChange::Gone)]), expected(2));
         let fails = PodPlan {
             missing_images: vec!["i".to_owned()],
-            ..pod("a", PlannedChange::New)
+            ..pod("a", PodChange::New)
         };
         assert_eq!(code(vec![fails]), expected(1));
     }

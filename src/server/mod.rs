@@ -30,9 +30,7 @@ pub use client::{Lines, fetch, fetch_status, follow, send, send_with};
 pub use https::stats::{AmountsInUse, ContainerInUse, PodInUse, TopReport};
 pub use https::{Authorization, HttpsSettings, known_cipher_suites, serve_https};
 pub use metrics::AgentMetrics;
-pub use plan::{
-    ManifestPlan, PlanRequest, PlannedChange, PlannedField, PlannedFile, PodPlan, RefusedPlan,
-};
+pub use plan::{ManifestPlan, PlanRequest, PlannedFile, PodPlan, RefusedPlan};
 pub use port::serve_port;
 pub use requests::{PauseResponse, RestartResponse};
 pub use router::Audience;

@@ -1,4 +1,4 @@
-//! What manifests would change if they took the place of those in force. Nothing is touched.
+//! The plan of manifests: changes that they would make in the place of those in force. Nothing is touched.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,9 +16,10 @@ use super::state::ServerState;
 use crate::host::blocking::blocking;
 use crate::image::local;
 use crate::json;
-use crate::manifest::{Problem, PullPolicy, StaticPod};
+use crate::manifest::{PodKey, Problem, PullPolicy, StaticPod};
 use crate::pod::admission::Allocations;
 use crate::pod::pause::PAUSED;
+use crate::pod::plan::{WantedImage, wanted_images};
 use crate::pod::task::Context;
 use crate::source::{Desired, FieldChange, ManifestFile, PlannedPod, PodChange, Preview, preview};
 
@@ -66,10 +67,10 @@ pub struct PodPlan {
     /// Its manifest; none if there would be none.
     pub file: Option<PathBuf>,
     /// Its change.
-    pub change: PlannedChange,
+    pub change: PodChange,
     /// The fields that differ from those in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fields: Vec<PlannedField>,
+    pub fields: Vec<FieldChange>,
     /// Images that would be pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pulls: Vec<String>,
@@ -79,34 +80,6 @@ pub struct PodPlan {
     /// Reason for which the node would reject it, with its message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<(String, String)>,
-}
-
-/// Kind of a change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PlannedChange {
-    /// It would be started.
-    #[default]
-    New,
-    /// Another version would take its place.
-    Replaced,
-    /// It would run on.
-    Unchanged,
-    /// It would run on, since its manifest would be refused.
-    Kept,
-    /// It would be stopped.
-    Gone,
-}
-
-/// A field that differs. A value that is not there is `None`, and so are both of what is not shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedField {
-    /// Its path as Kubernetes writes it.
-    pub field: String,
-    /// The value in force, as JSON.
-    pub old: Option<String>,
-    /// The value that would take its place, as JSON.
-    pub new: Option<String>,
 }
 
 /// A manifest that would be refused.
@@ -185,25 +158,13 @@ async fn plan(context: &Context, preview: &Preview, desired: &Desired) -> Manife
 }
 
 fn pod_plan(planned: &PlannedPod) -> PodPlan {
-    let (change, fields) = match &planned.change {
-        PodChange::New => (PlannedChange::New, &[][..]),
-        PodChange::Replaced(fields) => (PlannedChange::Replaced, fields.as_slice()),
-        PodChange::Unchanged => (PlannedChange::Unchanged, &[][..]),
-        PodChange::Kept => (PlannedChange::Kept, &[][..]),
-        PodChange::Gone => (PlannedChange::Gone, &[][..]),
-    };
     PodPlan {
         pod: planned.pod.key.to_string(),
         file: planned.file.clone(),
-        change,
-        fields: fields.iter().map(planned_field).collect(),
+        change: planned.change,
+        fields: planned.fields.clone(),
         ..PodPlan::default()
     }
-}
-
-fn planned_field(change: &FieldChange) -> PlannedField {
-    let FieldChange { field, old, new } = change.clone();
-    PlannedField { field, old, new }
 }
 
 /// Has the node admit all Pods that there would be, those that run already first.
@@ -214,27 +175,27 @@ fn reject(context: &Context, preview: &Preview, desired: &Desired, plans: &mut [
         .iter()
         .map(|planned| &planned.pod.key)
         .collect();
-    let reports = context.reports.all().into_iter();
-    let hold_nothing: BTreeSet<String> = reports
-        .filter(|report| {
+    let snapshots = context.reports.snapshots().into_iter();
+    let hold_nothing: BTreeSet<PodKey> = snapshots
+        .filter(|(_, snapshot)| {
+            let report = &snapshot.report;
             let is_over = matches!(report.phase.as_str(), "Succeeded" | "Failed");
             is_over || report.paused && report.reason == PAUSED
         })
-        .map(|report| format!("{}/{}", report.namespace, report.name))
+        .map(|(key, _)| key)
         .collect();
     for (key, other) in desired.pods.iter() {
-        if !of_directory.contains(key) && !hold_nothing.contains(&key.to_string()) {
+        if !of_directory.contains(key) && !hold_nothing.contains(key) {
             allocations.reserve(&other.pod);
         }
     }
-    let runs_on =
-        |change: PlannedChange| matches!(change, PlannedChange::Unchanged | PlannedChange::Kept);
+    let runs_on = |change: PodChange| matches!(change, PodChange::Unchanged | PodChange::Kept);
     for (planned, plan) in preview.pods.iter().zip(plans.iter()) {
-        if runs_on(plan.change) && !hold_nothing.contains(&plan.pod) {
+        if runs_on(plan.change) && !hold_nothing.contains(&planned.pod.key) {
             allocations.reserve(&planned.pod);
         }
     }
-    for first in [PlannedChange::Replaced, PlannedChange::New] {
+    for first in [PodChange::Replaced, PodChange::New] {
         for (planned, plan) in preview.pods.iter().zip(plans.iter_mut()) {
             if plan.change == first
                 && let Err(rejection) = allocations.admit(&context.facts, &planned.pod)
@@ -248,10 +209,10 @@ fn reject(context: &Context, preview: &Preview, desired: &Desired, plans: &mut [
 /// Finds the images that would be pulled, and those that cannot be. Returns false if the runtime does not say.
 async fn look_for_images(context: &Context, preview: &Preview, plans: &mut [PodPlan]) -> bool {
     for (planned, plan) in preview.pods.iter().zip(plans) {
-        if !matches!(plan.change, PlannedChange::New | PlannedChange::Replaced) {
+        if !matches!(plan.change, PodChange::New | PodChange::Replaced) {
             continue;
         }
-        for (image, policy) in images(&planned.pod) {
+        for WantedImage { image, policy, .. } in images(&planned.pod) {
             let is_there = match local(&context.client, image).await {
                 Ok(found) => found.is_some(),
                 Err(error) if error.reason == "InvalidImageName" => continue,
@@ -269,14 +230,12 @@ async fn look_for_images(context: &Context, preview: &Preview, plans: &mut [PodP
     true
 }
 
-/// Returns the images of a Pod's containers, each once.
-fn images(pod: &StaticPod) -> Vec<(&str, PullPolicy)> {
-    let mut images: Vec<(&str, PullPolicy)> = vec![];
-    for container in pod.all_containers() {
-        let image = container.image.as_deref().unwrap_or_default();
-        if !images.iter().any(|(known, _)| *known == image) {
-            let policy = PullPolicy::of(container.image_pull_policy.as_deref());
-            images.push((image, policy));
+/// Returns the images that a Pod needs, each once.
+fn images(pod: &StaticPod) -> Vec<WantedImage<'_>> {
+    let mut images: Vec<WantedImage<'_>> = vec![];
+    for wanted in wanted_images(pod) {
+        if !images.iter().any(|known| known.image == wanted.image) {
+            images.push(wanted);
         }
     }
     images

@@ -1,4 +1,4 @@
-//! What manifests would change if they took the place of those of the directory.
+//! Changes that manifests would make in the place of those of the directory.
 //!
 //! Pure: files and the desired set in, changes out. It decides as the directory source does; what runs, and what the
 //! runtime has, is for the caller to look at.
@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::directory::duplicate_objects;
@@ -29,7 +30,7 @@ pub struct ManifestFile {
 }
 
 /// A field whose values differ. A value that is not there is `None`, and so are both of what is not shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldChange {
     /// Path of the field as Kubernetes writes it.
     pub field: String,
@@ -40,12 +41,14 @@ pub struct FieldChange {
 }
 
 /// Change of a Pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PodChange {
     /// It would be started.
+    #[default]
     New,
     /// Another version would take its place.
-    Replaced(Vec<FieldChange>),
+    Replaced,
     /// It would run on.
     Unchanged,
     /// It would run on, since its manifest would be refused.
@@ -63,6 +66,8 @@ pub struct PlannedPod {
     pub file: Option<PathBuf>,
     /// Its change.
     pub change: PodChange,
+    /// The fields that differ from those in force.
+    pub fields: Vec<FieldChange>,
 }
 
 /// Changes that manifests would make.
@@ -83,22 +88,19 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
         let current = desired.pods.get(&pod.key);
         if let Some(DesiredPod { origin, .. }) = current.filter(|pod| pod.origin.file().is_none()) {
             let message = format!("Pod {} is defined by {origin} already", pod.key);
-            refused.push(Refused {
-                origin: Origin::File(file.clone()),
-                problems: vec![Problem::of_file(message)],
-                keeps: None,
-            });
+            refused.push(refusal(file, vec![Problem::of_file(message)]));
             continue;
         }
-        let change = match current {
-            None => PodChange::New,
-            Some(current) if current.pod.uid == pod.uid => PodChange::Unchanged,
-            Some(current) => PodChange::Replaced(differences(&current.pod, pod)),
+        let (change, fields) = match current {
+            None => (PodChange::New, vec![]),
+            Some(current) if current.pod.uid == pod.uid => (PodChange::Unchanged, vec![]),
+            Some(current) => (PodChange::Replaced, differences(&current.pod, pod)),
         };
         pods.push(PlannedPod {
             pod: Arc::clone(pod),
             file: Some(file.clone()),
             change,
+            fields,
         });
     }
     for (key, current) in desired.pods.iter() {
@@ -123,10 +125,19 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
             pod: Arc::clone(&current.pod),
             file: None,
             change,
+            fields: vec![],
         });
     }
     pods.sort_by(|one, other| one.pod.key.cmp(&other.pod.key));
     Preview { pods, refused }
+}
+
+fn refusal(file: &Path, problems: Vec<Problem>) -> Refused {
+    Refused {
+        origin: Origin::File(file.to_owned()),
+        problems,
+        keeps: None,
+    }
 }
 
 type Wanted = BTreeMap<PodKey, (PathBuf, Arc<StaticPod>)>;
@@ -134,18 +145,11 @@ type Wanted = BTreeMap<PodKey, (PathBuf, Arc<StaticPod>)>;
 /// Returns the Pods of the files, each with the objects that it refers to, and the files that are refused.
 fn wanted(files: &[ManifestFile], node_name: &str) -> (Wanted, Vec<Refused>) {
     let mut refused = vec![];
-    let mut refuse = |path: &Path, problems: Vec<Problem>| {
-        refused.push(Refused {
-            origin: Origin::File(path.to_owned()),
-            problems,
-            keeps: None,
-        });
-    };
     let mut manifests: Vec<(&Path, Manifest)> = vec![];
     for ManifestFile { path, content } in files {
         match manifest::parse_file(content, node_name) {
             Ok(manifest) => manifests.push((path, manifest)),
-            Err(problems) => refuse(path, problems),
+            Err(problems) => refused.push(refusal(path, problems)),
         }
     }
     let pods = manifests.iter();
@@ -159,7 +163,7 @@ fn wanted(files: &[ManifestFile], node_name: &str) -> (Wanted, Vec<Refused>) {
     };
     let (without_pod, without_objects) = (of(&again), of(&objects_again));
     for (path, problem) in again.into_iter().chain(objects_again) {
-        refuse(&path, vec![problem]);
+        refused.push(refusal(&path, vec![problem]));
     }
     let mut objects = ObjectSet::new();
     for (path, manifest) in &manifests {
@@ -310,10 +314,14 @@ mod tests {
         }
     }
 
-    fn changes(preview: &Preview) -> Vec<(&str, &PodChange)> {
+    /// The changes of a preview, each with the fields that differ.
+    fn changes(preview: &Preview) -> Vec<(&str, PodChange, &[FieldChange])> {
         let pods = preview.pods.iter();
-        pods.map(|planned| (planned.pod.key.name.as_str(), &planned.change))
-            .collect()
+        pods.map(|planned| {
+            let name = planned.pod.key.name.as_str();
+            (name, planned.change, planned.fields.as_slice())
+        })
+        .collect()
     }
 
     #[test]
@@ -348,17 +356,17 @@ mod tests {
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
         };
-        let replaced = PodChange::Replaced(vec![
+        let fields = [
             change("spec.containers[0].args[1]", Some("\"b\""), None),
             change("spec.containers[0].image", Some("\"i\""), Some("\"j\"")),
             change("spec.containers[0].tty", None, Some("true")),
-        ]);
+        ];
         let expected = [
-            ("bad-n1", &PodChange::Kept),
-            ("edited-n1", &replaced),
-            ("gone-n1", &PodChange::Gone),
-            ("new-n1", &PodChange::New),
-            ("same-n1", &PodChange::Unchanged),
+            ("bad-n1", PodChange::Kept, &[][..]),
+            ("edited-n1", PodChange::Replaced, &fields),
+            ("gone-n1", PodChange::Gone, &[]),
+            ("new-n1", PodChange::New, &[]),
+            ("same-n1", PodChange::Unchanged, &[]),
         ];
         assert_eq!(changes(&preview), expected);
         let [refused] = preview.refused.as_slice() else {
@@ -374,18 +382,21 @@ mod tests {
         let uses = "image: i, envFrom: [{configMapRef: {name: m}}]";
         let before = desired(&[("a.yaml", pod("a", uses) + &map("hush"))]);
         let now = files(&[("a.yaml", pod("a", uses)), ("m.yaml", map("other"))]);
-        let replaced = PodChange::Replaced(vec![FieldChange {
+        let fields = [FieldChange {
             field: "ConfigMap m".to_owned(),
             old: None,
             new: None,
-        }]);
+        }];
         assert_eq!(
             changes(&preview(&now, &before, "n1")),
-            [("a-n1", &replaced)]
+            [("a-n1", PodChange::Replaced, &fields[..])]
         );
         let same = files(&[("b.yaml", pod("a", uses) + &map("hush"))]);
         let unchanged = preview(&same, &before, "n1");
-        assert_eq!(changes(&unchanged), [("a-n1", &PodChange::Unchanged)]);
+        assert_eq!(
+            changes(&unchanged),
+            [("a-n1", PodChange::Unchanged, &[][..])]
+        );
     }
 
     #[test]
@@ -401,7 +412,7 @@ mod tests {
             ("far.yaml", pod("far", "image: j")),
         ]);
         let preview = preview(&now, &before, "n1");
-        assert_eq!(changes(&preview), [("a-n1", &PodChange::New)]);
+        assert_eq!(changes(&preview), [("a-n1", PodChange::New, &[][..])]);
         assert_eq!(preview.pods[0].file, Some("a.yaml".into()));
         let refused: Vec<_> = preview.refused.iter().map(|r| &r.origin).collect();
         let file = |path: &str| Origin::File(path.into());
