@@ -12,7 +12,7 @@ use super::agent::Agent;
 use super::{OutputFormat, print, printable, single_threaded};
 use crate::server::{ManifestPlan, PlanRequest, PlannedFile, PodPlan, fetch, send_with};
 use crate::source::PodChange;
-use crate::source::directory::{manifests_in, read_manifest, read_standard_input};
+use crate::source::directory::{manifests_in, read_given};
 use crate::text::printable_json;
 
 /// Maximum number of a Pod's fields that are shown.
@@ -79,18 +79,12 @@ fn read(given: &[PathBuf]) -> anyhow::Result<Vec<PlannedFile>> {
             paths.push(path.clone());
         }
     }
-    let file = |path: PathBuf| {
-        let bytes = match path.to_str() {
-            Some("-") => read_standard_input(),
-            _ => read_manifest(&path),
-        };
-        match bytes {
-            Ok(bytes) => Ok(PlannedFile {
-                path,
-                text: String::from_utf8_lossy(&bytes).into_owned(),
-            }),
-            Err(error) => bail!("{}: {error}", path.display()),
-        }
+    let file = |path: PathBuf| match read_given(&path) {
+        Ok(bytes) => Ok(PlannedFile {
+            path,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }),
+        Err(error) => bail!("{}: {error}", path.display()),
     };
     paths.into_iter().map(file).collect()
 }

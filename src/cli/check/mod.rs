@@ -14,9 +14,7 @@ use super::{complain, print, printable};
 use crate::config::node_name;
 use crate::manifest::objects::{Object, ObjectKey};
 use crate::manifest::{self, Accepted, Problem, SourceKind};
-use crate::source::directory::{
-    duplicate_objects, manifests_in, read_manifest, read_standard_input,
-};
+use crate::source::directory::{duplicate_objects, manifests_in, read_given};
 use crate::source::{duplicate_pods, url};
 
 #[derive(Debug, Args)]
@@ -128,10 +126,7 @@ pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 impl<'a> Checked<'a> {
     fn read(path: PathBuf, node: &str, arguments: &'a CheckArgs) -> Self {
-        let bytes = match path.to_str() {
-            Some("-") => read_standard_input(),
-            _ => read_manifest(&path),
-        };
+        let bytes = read_given(&path);
         let mut checked = Self {
             path,
             findings: vec![],

@@ -126,11 +126,19 @@ pub fn read_manifest(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Reads one manifest from standard input, of at most 10 MiB too.
+/// Reads a manifest that is named on a command line, where `-` is standard input.
 ///
 /// # Errors
 /// Returns the reason why it cannot be read.
-pub fn read_standard_input() -> Result<Vec<u8>, String> {
+pub fn read_given(path: &Path) -> Result<Vec<u8>, String> {
+    match path.to_str() {
+        Some("-") => read_standard_input(),
+        _ => read_manifest(path),
+    }
+}
+
+/// Reads one manifest from standard input, of at most 10 MiB too.
+fn read_standard_input() -> Result<Vec<u8>, String> {
     let mut bytes = vec![];
     let read = io::stdin().take(MAX_BYTES + 1).read_to_end(&mut bytes);
     match read {
