@@ -152,9 +152,13 @@ async fn run_parts(
     let (api_client_sender, api_client) = watch::channel(None);
     serve(&config, server, &state, api_client);
 
-    remove_empty_addresses().await;
+    // No sandbox is made before, and the runtime does not wait for it.
+    let context = async {
+        let context = build_context(&config, &metrics, shutdown.clone());
+        tokio::join!(context, remove_empty_addresses()).0
+    };
     let context = tokio::select! {
-        context = build_context(&config, &metrics, shutdown.clone()) => context?,
+        context = context => context?,
         _ = shutdown.requested() => {
             warn!("Container runtime is unreachable, no Pod can be stopped");
             return Ok(ExitCode::SUCCESS);
