@@ -1,4 +1,4 @@
-//! `podkeeper plan`: what manifests would change if they took the place of those in force.
+//! `podkeeper plan`: changes that manifests would make in the place of those in force.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What network plugins keep on the node from a sandbox's start to its end: their results, in files that are named
+//! Files that network plugins keep on the node from a sandbox's start to its end: their results, in files that are named
 //! `NETWORK-SANDBOX-INTERFACE` (libcni, `CNIConfig.cacheAdd`), and the addresses that the plugin `host-local` has
 //! assigned, in a folder for each network with a file for each address.
 

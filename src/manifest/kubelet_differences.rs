@@ -1,4 +1,4 @@
-//! What a kubelet would make of a manifest that podkeeper carries out in another way, or not at all.
+//! Differences of a kubelet: manifests that podkeeper carries out in another way, or that a kubelet does not carry out at all.
 //!
 //! Pure: a document in, warnings out. They are the rows of "Differences from the kubelet" in `docs/manifests.md` that a
 //! manifest can show, and what only podkeeper has.

@@ -111,7 +111,7 @@ pub(crate) async fn run(url: &str, streams: LocalStreams) -> Result<i32, Streami
     }
 }
 
-/// What the two halves know of each other.
+/// State that the two halves share.
 #[derive(Debug, Default)]
 struct StreamProgress {
     /// Standard output and standard error have ended.
