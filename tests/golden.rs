@@ -180,6 +180,10 @@ fn make_node(folder: &Path, cgroups: &[&str]) {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "").unwrap();
     }
+    let controllers = at("node/cgroup/cgroup.controllers");
+    if controllers.exists() {
+        fs::write(controllers, "cpu memory hugetlb\n").unwrap();
+    }
     let memory = format!("MemTotal: {MEMORY} kB\n");
     fs::write(at("node/meminfo"), memory).unwrap();
     fs::write(at("node/online"), "0-1\n").unwrap();

@@ -3,6 +3,7 @@
 //! Paths of cgroups are taken from the roots of the hierarchies. With cgroup v1 there is one hierarchy for
 //! each controller, with cgroup v2 one for all. Nothing here knows of Pods: callers give paths and limits.
 
+mod hierarchy;
 mod remove;
 mod shares;
 mod systemd;
@@ -13,8 +14,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use self::hierarchy::{Controller, known};
 use super::file_error::at;
 
+pub(crate) use hierarchy::hierarchies;
 pub use remove::{remove, remove_unused};
 pub use shares::update_shares;
 
@@ -126,20 +129,26 @@ pub fn keep_until_shutdown(driver: CgroupDriver, path: &str) -> io::Result<()> {
 
 /// Creates a folder in every hierarchy of cgroup v1, and sets the limits where their controller is.
 fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
-    for hierarchy in hierarchies(root) {
-        let folder = hierarchy.join(path);
-        if hierarchy.join("cpuset.cpus").exists() {
-            create_cpuset(&hierarchy, path)?;
+    for hierarchy in known(root).iter() {
+        let folder = hierarchy.root.join(path);
+        let has = |controller| hierarchy.has(controller);
+        if has(Controller::Cpuset) {
+            create_cpuset(&hierarchy.root, &folder)?;
         }
         fs::create_dir_all(&folder)?;
         let unlimited = |value: i64| if value == 0 { -1 } else { value };
-        if set(&folder, "cpu.shares", limits.cpu_shares)? {
+        if has(Controller::Cpu) && set(&folder, "cpu.shares", limits.cpu_shares)? {
             set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
             set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
         }
-        set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
+        if has(Controller::Memory) {
+            set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
+        }
+        // The root has no file that tells of this controller.
         limit_pids(&folder, limits)?;
-        set_hugepages(&folder, limits)?;
+        if has(Controller::HugePages) {
+            set_hugepages(&folder, limits)?;
+        }
     }
     Ok(())
 }
@@ -167,15 +176,9 @@ fn limit_hugepages(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result
     if is_unified(root) {
         return set_hugepages(&hand_down(root, path)?, limits);
     }
-    let has_controller = |hierarchy: &PathBuf| {
-        let mut sizes = limits.hugepages.iter();
-        sizes.any(|(size, _)| {
-            let file = format!("hugetlb.{size}.limit_in_bytes");
-            hierarchy.join(file).exists()
-        })
-    };
-    for hierarchy in hierarchies(root).into_iter().filter(has_controller) {
-        let folder = hierarchy.join(path);
+    let all = known(root);
+    for hierarchy in all.iter().filter(|h| h.has(Controller::HugePages)) {
+        let folder = hierarchy.root.join(path);
         fs::create_dir_all(&folder)?;
         set_hugepages(&folder, limits)?;
     }
@@ -183,17 +186,21 @@ fn limit_hugepages(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result
 }
 
 /// Creates a folder of the cpuset controller, which is of no use before it has the CPUs and memory nodes of
-/// the one above it.
-fn create_cpuset(hierarchy: &Path, path: &str) -> io::Result<()> {
-    let mut folder = hierarchy.to_owned();
-    for part in Path::new(path) {
-        let around = folder.clone();
-        folder.push(part);
-        fs::create_dir_all(&folder)?;
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            if fs::read_to_string(folder.join(file))?.trim().is_empty() {
-                fs::write(folder.join(file), fs::read_to_string(around.join(file))?)?;
+/// the one above it. Those above it are looked at where they have none either.
+fn create_cpuset(hierarchy: &Path, folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let Some(around) = folder.parent().filter(|_| folder != hierarchy) else {
+        return Ok(());
+    };
+    let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(file));
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if read(folder, file)?.trim().is_empty() {
+            let mut above = read(around, file)?;
+            if above.trim().is_empty() {
+                create_cpuset(hierarchy, around)?;
+                above = read(around, file)?;
             }
+            fs::write(folder.join(file), above)?;
         }
     }
     Ok(())
@@ -251,15 +258,4 @@ fn set(folder: &Path, file: &str, value: impl std::fmt::Display) -> io::Result<b
         Err(error) => Err(error),
     };
     written.map(|()| true).map_err(at(&path))
-}
-
-/// Returns the roots of all hierarchies: the one, or on a node with cgroup v1 each of the mounted ones.
-pub(crate) fn hierarchies(root: &Path) -> Vec<PathBuf> {
-    if root.join("cgroup.procs").exists() {
-        return vec![root.to_owned()];
-    }
-    let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    // Symlinks such as `cpu` beside `cpu,cpuacct` lead to a hierarchy that is listed itself.
-    let folders = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.map(|e| e.path()).collect()
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{CgroupDriver, cpu_weight, hierarchies, is_unified, set, systemd};
+use super::hierarchy::{Controller, known};
+use super::{CgroupDriver, cpu_weight, is_unified, set, systemd};
 
 /// Locked during an update: of two callers at once, the one that read its shares last writes last.
 static UPDATE: Mutex<()> = Mutex::new(());
@@ -22,9 +23,11 @@ pub fn update_shares<I: IntoIterator<Item = (String, i64)>>(
     shares: impl FnOnce() -> I,
 ) -> io::Result<()> {
     let _sole = UPDATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let hierarchies = known(root);
+    let with_shares = || hierarchies.iter().filter(|h| h.has(Controller::Cpu));
     for (path, shares) in shares() {
         let path = path.trim_start_matches('/');
-        let folders = hierarchies(root).into_iter().map(|h| h.join(path));
+        let folders = with_shares().map(|h| h.root.join(path));
         let existing: Vec<PathBuf> = folders.filter(|folder| folder.is_dir()).collect();
         let is_current = existing.iter().any(|folder| {
             reads(folder, "cpu.shares", shares) || reads(folder, "cpu.weight", cpu_weight(shares))

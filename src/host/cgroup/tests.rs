@@ -55,6 +55,8 @@ fn existing_cgroups_get_their_shares_in_every_hierarchy() {
             fs::write(class.join(file), "").unwrap();
         }
     }
+    fs::write(root.path().join("cpu/cpu.shares"), "1024").unwrap();
+    fs::write(root.path().join("unified/cgroup.controllers"), "cpu").unwrap();
     let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
     let path = |class: &str| format!("/kubepods/{class}");
     for (burstable, shares, weight) in [(2, "2", "1"), (1536, "1536", "59")] {
@@ -73,6 +75,7 @@ fn of_two_updates_at_once_the_one_that_read_last_writes_last() {
     let class = root.path().join("cpu/kubepods/burstable");
     fs::create_dir_all(&class).unwrap();
     fs::write(class.join("cpu.shares"), "").unwrap();
+    fs::write(root.path().join("cpu/cpu.shares"), "1024").unwrap();
     let burstable = |shares| [("/kubepods/burstable".to_owned(), shares)];
     let (asked, begin) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
@@ -166,4 +169,77 @@ fn a_cgroup_is_removed_as_unused_only_while_nothing_is_below_it() {
         remove_unused(root.path(), "/kubepods").unwrap();
         assert!(!classes.iter().any(|class| class.exists()));
     }
+}
+
+#[test]
+fn limits_are_set_where_their_controller_is() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |file: &str| root.path().join(file);
+    let roots = [
+        ("cpu,cpuacct", "cpu.shares", "1024"),
+        ("memory", "memory.limit_in_bytes", "9223372036854771712"),
+        (
+            "hugetlb",
+            "hugetlb.2MB.limit_in_bytes",
+            "9223372036854771712",
+        ),
+        ("freezer", "tasks", ""),
+    ];
+    let path = "kubepods/burstable/pod1";
+    // The kernel makes the files with the folder.
+    for (hierarchy, file, value) in roots {
+        fs::create_dir_all(at(hierarchy).join(path)).unwrap();
+        fs::write(at(hierarchy).join(file), value).unwrap();
+        for of_any in ["cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"] {
+            fs::write(at(hierarchy).join(path).join(of_any), "").unwrap();
+        }
+        for of_any in ["memory.limit_in_bytes", "hugetlb.2MB.limit_in_bytes"] {
+            fs::write(at(hierarchy).join(path).join(of_any), "").unwrap();
+        }
+    }
+    let limits = CgroupLimits {
+        cpu_shares: 512,
+        cpu_quota: 50_000,
+        memory: 4096,
+        hugepages: vec![("2MB".to_owned(), 2 << 20)],
+        ..CgroupLimits::default()
+    };
+    create(root.path(), CgroupDriver::Cgroupfs, path, &limits).unwrap();
+    let set = |hierarchy: &str, file: &str| {
+        let file = at(hierarchy).join(path).join(file);
+        fs::read_to_string(file).unwrap()
+    };
+    for (hierarchy, file, expected) in [
+        ("cpu,cpuacct", "cpu.shares", "512"),
+        ("cpu,cpuacct", "cpu.cfs_quota_us", "50000"),
+        ("memory", "memory.limit_in_bytes", "4096"),
+        ("hugetlb", "hugetlb.2MB.limit_in_bytes", "2097152"),
+        ("freezer", "cpu.shares", ""),
+        ("freezer", "memory.limit_in_bytes", ""),
+        ("memory", "hugetlb.2MB.limit_in_bytes", ""),
+    ] {
+        assert_eq!(set(hierarchy, file), expected, "{hierarchy}/{file}");
+    }
+}
+
+#[test]
+fn a_cpuset_gets_what_those_around_it_have() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("kubepods/burstable/pod1");
+    fs::create_dir_all(&folder).unwrap();
+    for (file, value) in [("cpuset.cpus", "0-3\n"), ("cpuset.mems", "0\n")] {
+        for around in folder.ancestors().take(3) {
+            fs::write(around.join(file), "\n").unwrap();
+        }
+        fs::write(root.path().join(file), value).unwrap();
+    }
+    create_cpuset(root.path(), &folder).unwrap();
+    let cpus = |folder: &Path| fs::read_to_string(folder.join("cpuset.cpus")).unwrap();
+    assert_eq!(cpus(&folder), "0-3\n");
+    assert_eq!(cpus(&root.path().join("kubepods")), "0-3\n");
+
+    // What is there is left alone.
+    fs::write(folder.join("cpuset.cpus"), "2\n").unwrap();
+    create_cpuset(root.path(), &folder).unwrap();
+    assert_eq!(cpus(&folder), "2\n");
 }
