@@ -126,7 +126,7 @@ pub fn remove(paths: &Paths, uid: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes a folder in which nothing is mounted. Symlinks are deleted, not followed.
+/// Deletes a folder in which nothing is mounted. Symlinks are deleted, not followed, and no mount is entered.
 ///
 /// # Errors
 /// Any I/O error, or something is mounted there; that it is not there is none.
@@ -137,12 +137,16 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
         Ok(found) if !found.is_dir() => return fs::remove_file(folder),
         Ok(_) => {}
     }
-    if let Some(mounted) = mounts::below(folder)?.first() {
-        let message = format!("{} is still mounted", mounted.display());
-        return Err(io::Error::other(message));
-    }
-    tree::empty(tree::open(folder)?)?;
-    fs::remove_dir(folder)
+    let removed = tree::open_unmounted(folder).and_then(tree::empty);
+    let removed = removed.and_then(|()| fs::remove_dir(folder));
+    // The list of all mounts is long, and is read where it has to say something only.
+    removed.map_err(|error| match mounts::below(folder) {
+        Ok(mounts) if !mounts.is_empty() => {
+            let message = format!("{} is still mounted", mounts[0].display());
+            io::Error::other(message)
+        }
+        _ => error,
+    })
 }
 
 /// Makes the folder of the Pod's own volumes a shared mount, if a container asks for the propagation of mounts

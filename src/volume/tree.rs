@@ -4,9 +4,12 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::host::resolve::{FOLDER, open_on_same_mount};
@@ -14,6 +17,22 @@ use crate::host::resolve::{FOLDER, open_on_same_mount};
 /// Opens a folder that is no symlink.
 pub(super) fn open(folder: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, folder, FOLDER, Mode::empty())?)
+}
+
+/// Opens a folder that is no symlink, and on which nothing is mounted.
+///
+/// # Errors
+/// Any I/O error; something is mounted on it (`EXDEV`).
+pub(super) fn open_unmounted(folder: &Path) -> io::Result<OwnedFd> {
+    let (Some(around), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err(Errno::INVAL.into());
+    };
+    let flags = FOLDER.difference(OFlags::NOFOLLOW);
+    let around = openat(CWD, around, flags, Mode::empty())?;
+    Ok(open_on_same_mount(
+        &around,
+        &CString::new(name.as_bytes())?,
+    )?)
 }
 
 /// Deletes all in a folder.
@@ -113,9 +132,9 @@ pub(super) fn is_folder(found: &Stat) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::mounts;
+    use super::super::{mounts, remove_tree};
     use super::*;
-    use rustix::fs::{OFlags, mkdirat};
+    use rustix::fs::mkdirat;
     use rustix::mount::{MountFlags, mount_bind};
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -185,5 +204,25 @@ pub(super) mod tests {
         mounts::unmount_below(&folder).unwrap();
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::CrossesDevices);
         assert!(outside.join("file").exists());
+    }
+
+    #[test]
+    fn what_is_mounted_stays_and_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, outside) = (root.path().join("folder"), root.path().join("outside"));
+        fs::create_dir_all(folder.join("inner")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "").unwrap();
+        for mounted in [folder.clone(), folder.join("inner")] {
+            mount_bind(&outside, &mounted).unwrap();
+            let error = remove_tree(&folder).map_err(|e| e.to_string());
+            mounts::unmount_below(&folder).unwrap();
+            let named = format!("{} is still mounted", mounted.display());
+            assert_eq!(error, Err(named));
+            assert!(outside.join("file").exists());
+        }
+        remove_tree(&folder).unwrap();
+        assert!(!folder.exists());
+        remove_tree(&folder).unwrap();
     }
 }
