@@ -32,6 +32,10 @@ impl PodTask {
             let before = version.written_history.clone().unwrap_or_default();
             version.history = Arc::clone(&history);
             let lasting = history.is_weightier_than(&before);
+            // The runtime tells it again, and of each Pod that starts it would be written twice within a moment.
+            if history.containers.is_empty() && !lasting && version.written_history.is_none() {
+                continue;
+            }
             let (paths, owner) = (self.context.facts.paths.clone(), uid.clone());
             let written = Arc::clone(&history);
             let write = move || folder::write_history(&paths, &owner, &written, lasting);
