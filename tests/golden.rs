@@ -7,6 +7,8 @@
 mod program;
 #[path = "support/records.rs"]
 mod records;
+#[path = "support/requests.rs"]
+mod requests;
 #[path = "support/runtime/mod.rs"]
 mod runtime;
 
@@ -20,8 +22,9 @@ use std::time::Duration;
 use podkeeper::cri::v1;
 use podkeeper::server::{fetch, fetch_status};
 use podkeeper::translate::{QosClass, cpu_shares, qos_class, requested};
-use records::{HOST_IP, Kind, MEMORY, NODE, Places, Recorded, in_their_terms, masked, recorded};
-use runtime::{Call, Life, Runtime, Settings, handler};
+use records::{HOST_IP, MEMORY, NODE, Places, Recorded, masked, recorded};
+use requests::sandbox_request;
+use runtime::{Life, Runtime, Settings, handler};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -263,52 +266,6 @@ const UNIFIED: [&str; 4] = [
     "system.slice/memory.swap.max",
 ];
 
-/// What the records tell of: what was made, in order.
-fn made(calls: &[Call]) -> Vec<String> {
-    let mut made: Vec<String> = vec![];
-    for call in calls {
-        let name = call.subject.container.as_deref().unwrap_or_default();
-        let told = match call.method {
-            "RunPodSandbox" => "RunPodSandbox".to_owned(),
-            "CreateContainer" => format!("CreateContainer {name}"),
-            _ => continue,
-        };
-        made.push(told);
-    }
-    made
-}
-
-fn sandbox_request(calls: &[Call]) -> &v1::RunPodSandboxRequest {
-    calls.iter().find_map(Call::request).unwrap()
-}
-
-/// Our requests for one Pod are those of the record.
-fn compare(node: &Node, recorded: &Recorded) {
-    let file = recorded.manifest.display();
-    let places = node.places(recorded);
-    let uid = &recorded.pod.uid;
-    let calls = node.runtime.calls_for(&recorded.pod.key.name);
-    assert_eq!(made(&calls), recorded.calls(), "{file}");
-
-    let run = sandbox_request(&calls);
-    let config = run.config.as_ref().unwrap();
-    let sandbox = in_their_terms(Kind::Sandbox, config, uid, &places);
-    assert_eq!(sandbox, recorded.sandbox(), "{file}");
-    assert_eq!(run.runtime_handler, recorded.handler(), "{file}");
-
-    let mut containers = vec![];
-    for request in calls
-        .iter()
-        .filter_map(Call::request::<v1::CreateContainerRequest>)
-    {
-        assert_eq!(request.sandbox_config.as_ref(), Some(config), "{file}");
-        let config = request.config.as_ref().unwrap();
-        containers.push(in_their_terms(Kind::Container, config, uid, &places));
-    }
-    containers.sort_by_key(|c| c["metadata"]["name"].as_str().unwrap().to_owned());
-    assert_eq!(json!(containers), json!(recorded.containers()), "{file}");
-}
-
 /// What is made is started before the next is made, and nothing of a new Pod is stopped or removed.
 fn check_the_rest(node: &Node, recorded: &Recorded) {
     let file = recorded.manifest.display();
@@ -337,7 +294,8 @@ fn check_the_rest(node: &Node, recorded: &Recorded) {
 async fn compare_all(node: &Node, pods: &[Recorded]) {
     node.settled(pods).await;
     for pod in pods {
-        compare(node, pod);
+        let calls = node.runtime.calls_for(&pod.pod.key.name);
+        requests::compare(&calls, pod, &node.places(pod));
         check_the_rest(node, pod);
     }
 }

@@ -5,10 +5,17 @@ mod boots;
 mod cgroups;
 mod control_plane;
 mod cuts;
+mod golden;
 mod machine;
 mod package;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/records.rs"]
+mod records;
+#[path = "../support/requests.rs"]
+mod requests;
+#[path = "../support/runtime/mod.rs"]
+mod runtime;
 mod service;
 mod shutdowns;
 mod trouble;
