@@ -45,6 +45,10 @@ const RELIST_GAP: Duration = Duration::from_millis(5);
 /// starts or ends changes the mounts of the node, and the kernel takes the longer to list them the more containers
 /// there are.
 const MOUNTS_GAP: Duration = Duration::from_millis(500);
+/// A look at the mounts is followed by at least this many times as long as it took without one, up to
+/// [`MAX_MOUNTS_GAP`].
+const MOUNTS_REST: u32 = 1000;
+const MAX_MOUNTS_GAP: Duration = Duration::from_secs(3);
 
 /// A relist that takes longer is not repeated at every change of any mount, wherever links may lead.
 const CHEAP: Duration = Duration::from_millis(50);
@@ -215,11 +219,13 @@ async fn follow(
                 () = sleep_until(due.max(soonest).into()) => { by_event = false; break }
                 () = mounts.changed_after(mounts_due) => {
                     let may_matter = took <= CHEAP && directory.may_be_anywhere();
+                    let looked = Instant::now();
                     if may_matter || directory.is_on_other_mounts() {
                         by_event = false;
                         break;
                     }
-                    mounts_due = Instant::now().later(MOUNTS_GAP);
+                    let rest = looked.elapsed().saturating_mul(MOUNTS_REST);
+                    mounts_due = Instant::now().later(rest.clamp(MOUNTS_GAP, MAX_MOUNTS_GAP));
                 },
                 () = reader.wake.notified() => { by_event = false; break }
                 () = directory.watch.listen() => if directory.watch.pending.relist {
