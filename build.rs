@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 type Error = Box<dyn std::error::Error>;
 
+/// The codec that the stubs use.
+const CODEC: &str = "crate::cri::Codec";
+
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=proto");
     // The static file is linked by these.
@@ -24,7 +27,7 @@ fn main() -> Result<(), Error> {
 
     // It holds what must not get into a log.
     let services = tonic_prost_build::configure().skip_debug(["runtime.v1.AuthConfig"]);
-    services.compile_fds(descriptors)?;
+    services.codec_path(CODEC).compile_fds(descriptors)?;
     // They share no messages, and so no descriptors.
     for contract in [
         "health",
@@ -33,7 +36,8 @@ fn main() -> Result<(), Error> {
         "containerd_snapshots_v1",
     ] {
         let descriptors = protox::compile([format!("proto/{contract}.proto")], ["proto"])?;
-        tonic_prost_build::configure().compile_fds(descriptors)?;
+        let services = tonic_prost_build::configure().codec_path(CODEC);
+        services.compile_fds(descriptors)?;
     }
     Ok(())
 }

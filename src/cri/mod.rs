@@ -4,6 +4,7 @@
 mod calls;
 pub(crate) mod capabilities;
 mod client;
+mod codec;
 mod containerd;
 mod endpoint;
 mod entry;
@@ -15,6 +16,7 @@ use std::fmt;
 pub use calls::Calls;
 pub use capabilities::{Capabilities, HandlerFeatures, Reported, RuntimeFeatures};
 pub use client::Client;
+pub use codec::Codec;
 pub use containerd::PullLease;
 pub use endpoint::{Endpoint, WELL_KNOWN};
 pub use entry::{ListEntry, Listable};
