@@ -50,7 +50,8 @@ exec ./podkeeper run "$@"
 "#;
 
 /// What stands in for systemd: it notes what it is asked for, makes the cgroup of a slice that it is to
-/// start, with the controller that systemd leaves alone, and removes that of one that it is to stop.
+/// start, with the controller that systemd leaves alone, and removes that of one that it is to stop. While there
+/// is a file `busy`, it holds the slice all the same.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 echo "$*" >>"$WORK/systemctl.log"
 [ -e /sys/fs/cgroup/cgroup.controllers ] || exit 0
@@ -63,9 +64,19 @@ while [ -n "$rest" ]; do
     [ "$1" != start ] || mkdir -p "$folder"
     [ "$1" != start ] || echo hugetlb >"$folder/cgroup.controllers"
 done
+held=$WORK/held/$slice
 case $1 in
-start) echo 4096 >"$folder/hugetlb.2MB.max" ;;
-stop) rm -rf "$folder" ;;
+start)
+    echo 4096 >"$folder/hugetlb.2MB.max"
+    mkdir -p "$held"
+    ;;
+stop)
+    # The kernel's files go with their folder, and are none of the agent's.
+    rm -rf "$folder"
+    [ ! -e "$WORK/busy" ] || exit 1
+    rm -rf "$held"
+    ;;
+show) if [ -e "$held" ]; then echo active; else echo inactive; fi ;;
 esac
 "#;
 
@@ -446,16 +457,33 @@ async fn on_a_unified_hierarchy_under_systemd_it_does_so_too() {
     assert!(weight > 1, "the records have burstable Pods");
     assert_eq!(last("burstable"), format!("CPUWeight={weight}"));
 
-    // When Pods go, the others have what they ask for.
+    // When Pods go, the others have what they ask for, and systemd holds nothing of those that went.
+    let busy = node.folder.path().join("busy");
+    fs::write(&busy, "").unwrap();
     let manifests = node.folder.path().join("manifests");
     for entry in fs::read_dir(manifests).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
     let end = std::time::Instant::now() + PATIENCE;
-    while last("burstable") != "CPUWeight=1" {
-        assert!(std::time::Instant::now() < end, "{:?}", node.systemctl());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let wait = async |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(std::time::Instant::now() < end, "{:?}", node.systemctl());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let is_asked = |pod: &Recorded| {
+        let cgroup = cgroup_of(&node, pod);
+        let stop = format!("stop --quiet -- {}", cgroup.rsplit('/').next().unwrap());
+        node.systemctl().contains(&stop)
+    };
+    wait(&|| pods.iter().all(is_asked)).await;
+    fs::remove_file(busy).unwrap();
+    let held = node.folder.path().join("held");
+    let is_held = |pod: &Recorded| {
+        let cgroup = cgroup_of(&node, pod);
+        held.join(cgroup.rsplit('/').next().unwrap()).exists()
+    };
+    wait(&|| last("burstable") == "CPUWeight=1" && !pods.iter().any(is_held)).await;
 }
 
 #[tokio::test]

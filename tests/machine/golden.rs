@@ -150,7 +150,7 @@ fn compare_on_machine(runtime: &Runtime, socket: &Path) {
     machine.does(&format!("rm -rf {FOLDER}/manifests/*"));
     machine.wait(
         "no slice of a Pod to be left",
-        "! ls -d /sys/fs/cgroup/kubepods.slice/*pod*.slice /sys/fs/cgroup/kubepods.slice/*/*pod*.slice 2>/dev/null",
+        "test -z \"$(find /sys/fs/cgroup/kubepods.slice -name '*-pod*')\"",
     );
     machine.does(&format!("systemctl stop golden; rm -rf {FOLDER}"));
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tracing::debug;
 
 use super::{hierarchies, systemd};
 use crate::host::file_error::at;
@@ -20,10 +21,10 @@ pub(super) const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// sandbox does not know of them any more.
 ///
 /// # Errors
-/// Any I/O error; that it is not there is none.
+/// Any I/O error, or systemd holds it still; that it is not there is none.
 pub fn remove(root: &Path, path: &str) -> io::Result<()> {
     let path = path.trim_start_matches('/');
-    systemd::stop_slice(path);
+    systemd::stop_slice(path)?;
     let roots = hierarchies(root);
     for root in &roots {
         let folder = root.join(path);
@@ -53,7 +54,9 @@ pub fn remove_unused(root: &Path, path: &str) -> io::Result<()> {
     if !remove_folders(root, path)? {
         return Ok(());
     }
-    systemd::stop_slice(path);
+    if let Err(error) = systemd::stop_slice(path) {
+        debug!(path, %error, "Failed to stop slice");
+    }
     // systemd may have created them again before it was asked.
     remove_folders(root, path).map(drop)
 }

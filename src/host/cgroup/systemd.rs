@@ -86,13 +86,20 @@ pub(super) fn create_slice(path: &str, unified: bool, limits: &CgroupLimits) -> 
 
 /// Asks systemd to let go of a cgroup, if it is a slice: systemd creates the folder of a slice that it holds
 /// again whenever it reads it. Whatever it leaves is for the caller to remove.
-pub(super) fn stop_slice(path: &str) {
+///
+/// # Errors
+/// systemd holds it still, or does not answer.
+pub(super) fn stop_slice(path: &str) -> io::Result<()> {
     let slice = slice_name(path);
     if !is_of_pods(slice) {
-        return;
+        return Ok(());
     }
     if let Err(error) = systemctl(&["stop", "--quiet", "--", slice]) {
-        debug!(slice, %error, "Failed to stop slice");
+        // It fails for one that is not loaded, too.
+        let state = systemctl(&["show", "--property=ActiveState", "--value", "--", slice]);
+        if !state.is_ok_and(|state| ["inactive", "failed"].contains(&state.trim())) {
+            return Err(error);
+        }
     }
     // A slice that is not loaded any more needs no reload to forget them.
     let limits = Path::new(RUNTIME_PROPERTIES).join(format!("{slice}.d"));
@@ -102,6 +109,7 @@ pub(super) fn stop_slice(path: &str) {
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// Returns `true` for the slice of all Pods and those in it: no other is ever stopped.
