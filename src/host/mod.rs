@@ -14,5 +14,6 @@ pub(crate) mod log_once;
 pub mod machine;
 pub(crate) mod mountinfo;
 pub(crate) mod netns;
+pub(crate) mod program;
 pub(crate) mod resolve;
 pub(crate) mod untrusted;

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,24 +15,17 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use kube::config::{ExecConfig, ExecInteractiveMode};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
 
+use crate::host::program::{self, MAX_OUTPUT, ProgramError};
 use crate::manifest::document;
 
 /// Time that a plugin may take.
 pub(super) const PLUGIN_TIME: Duration = Duration::from_secs(60);
-/// Time after its end in which what it left running may still print.
-const LEFT_TIME: Duration = Duration::from_secs(1);
-/// Bytes that it may print.
-const MAX_OUTPUT: usize = 1 << 20;
-/// Bytes that are shown of its standard error.
-const MAX_STDERR: usize = 1024;
 
 /// Plugins that run or were killed and have not ended yet: the kernel may keep a process that waits for a
 /// file system, whatever it is sent.
@@ -163,26 +156,27 @@ fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
 /// # Errors
 /// It cannot be started, takes too long, prints too much, fails, or prints something else.
 pub(super) async fn run(exec: &ExecConfig) -> Result<PluginCredential, PluginError> {
-    let mut command = command(exec)?;
+    let command = command(exec)?;
     let place = permits()
         .try_acquire_owned()
         .map_err(|_| PluginError::Unkillable)?;
-    let child = command.spawn().map_err(|error| PluginError::Start {
-        command: exec.command.clone().unwrap_or_default(),
-        error,
-        hint: exec.install_hint.clone(),
+    let ended = program::run(command, vec![], PLUGIN_TIME, place).await;
+    let ended = ended.map_err(|error| match error {
+        ProgramError::Start(error) => PluginError::Start {
+            command: exec.command.clone().unwrap_or_default(),
+            error,
+            hint: exec.install_hint.clone(),
+        },
+        ProgramError::TimedOut(_) => PluginError::TimedOut,
+        ProgramError::TooLong => PluginError::TooLong,
+        ProgramError::Read(error) => PluginError::Read(error),
     })?;
-    let mut running = RunningPlugin {
-        child: Some(child),
-        place: Some(place),
-    };
-    let ended = tokio::time::timeout(PLUGIN_TIME, running.end()).await;
-    let (status, printed, stderr) = ended.map_err(|_| PluginError::TimedOut)??;
-    if !status.success() {
-        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+    if !ended.status.success() {
+        let stderr = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+        let status = ended.status;
         return Err(PluginError::Failed { status, stderr });
     }
-    PluginCredential::parse(&printed)
+    PluginCredential::parse(&ended.stdout)
 }
 
 fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
@@ -207,117 +201,8 @@ fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
             command.env(name, value);
         }
     }
-    command
-        .env("KUBERNETES_EXEC_INFO", info.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // So that what it starts can be killed with it.
-        .process_group(0);
+    command.env("KUBERNETES_EXEC_INFO", info.to_string());
     Ok(command)
-}
-
-/// A plugin that runs. It is killed where this is dropped before its end.
-struct RunningPlugin {
-    child: Option<Child>,
-    /// Its permit among all that run.
-    place: Option<OwnedSemaphorePermit>,
-}
-
-impl RunningPlugin {
-    /// Waits for its end; gives how it ended, and what it printed to its standard output and error.
-    async fn end(&mut self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), PluginError> {
-        let (mut printed, mut errors) = (vec![], vec![]);
-        let Some(child) = &mut self.child else {
-            return Err(PluginError::NoCommand);
-        };
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let status = {
-            let reading = async {
-                tokio::try_join!(
-                    read_output(stdout, |piece| add_all(&mut printed, piece)),
-                    read_output(stderr, |piece| {
-                        add_begin(&mut errors, piece);
-                        Ok(())
-                    })
-                )
-            };
-            let mut reading = std::pin::pin!(reading);
-            let mut is_read = false;
-            let status = loop {
-                tokio::select! {
-                    status = child.wait() => break status?,
-                    read = &mut reading, if !is_read => {
-                        read?;
-                        is_read = true;
-                    }
-                }
-            };
-            if !is_read {
-                // What it left running may hold its output for ever.
-                if let Ok(read) = tokio::time::timeout(LEFT_TIME, reading).await {
-                    read?;
-                }
-            }
-            status
-        };
-        self.child = None;
-        Ok((status, printed, errors))
-    }
-}
-
-impl Drop for RunningPlugin {
-    fn drop(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        // Its number is its own until its end has been seen.
-        let number = child.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(group) = number.and_then(Pid::from_raw) {
-            // It may have ended just now.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let place = self.place.take();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = child.wait().await;
-                drop(place);
-            });
-        }
-    }
-}
-
-/// Reads an output of the plugin to its end, piece by piece.
-async fn read_output(
-    from: Option<impl AsyncRead + Unpin>,
-    mut add: impl FnMut(&[u8]) -> Result<(), PluginError>,
-) -> Result<(), PluginError> {
-    let Some(mut from) = from else {
-        return Ok(());
-    };
-    let mut chunk = [0; 4096];
-    loop {
-        let length = from.read(&mut chunk).await?;
-        if length == 0 {
-            return Ok(());
-        }
-        add(&chunk[..length])?;
-    }
-}
-
-/// Adds a piece, but no more than may be.
-fn add_all(output: &mut Vec<u8>, piece: &[u8]) -> Result<(), PluginError> {
-    if output.len().saturating_add(piece.len()) > MAX_OUTPUT {
-        return Err(PluginError::TooLong);
-    }
-    output.extend_from_slice(piece);
-    Ok(())
-}
-
-/// Adds what still belongs to the beginning.
-fn add_begin(output: &mut Vec<u8>, piece: &[u8]) {
-    let left = MAX_STDERR.saturating_sub(output.len());
-    output.extend_from_slice(&piece[..piece.len().min(left)]);
 }
 
 fn shortened(text: &str) -> String {

@@ -174,5 +174,9 @@ async fn a_plugin_whose_child_holds_its_output_is_over_when_it_is() {
     let script = "sleep 1000 & echo $! >&2; echo \"status: {token: '$!'}\"";
     let found = run(&exec(script)).await.unwrap();
     let pid: i32 = found.token.unwrap().parse().unwrap();
-    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
 }
