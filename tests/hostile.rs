@@ -317,7 +317,7 @@ fn long_texts_are_no_harm() {
     ] {
         let manifest = parse_file(object(&text).as_bytes(), NODE);
         let manifest = manifest.unwrap_or_else(|p| panic!("{}: {p:?}", shown(&text)));
-        let found = String::from_utf8(manifest.objects[0].entries["text"].clone()).unwrap();
+        let found = String::from_utf8(manifest.objects[0].content.entries["text"].clone()).unwrap();
         assert_eq!(found.trim_end(), json.trim_end(), "{}", shown(&text));
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podkeeper::manifest::objects::{ObjectSet, Objects, attach, start_errors};
+use podkeeper::manifest::objects::{ObjectSet, Objects, PullSecret, attach, start_errors};
 use podkeeper::manifest::{Problem, SourceKind, StaticPod, parse_all, parse_file};
 use podkeeper::source::Desired;
 use podkeeper::source::directory::DirectorySource;
@@ -45,7 +45,7 @@ fn stream(documents: &[&str]) -> String {
 fn objects(text: &str) -> ObjectSet {
     let manifest = parse_file(text.as_bytes(), NODE).unwrap();
     let objects = manifest.objects.into_iter();
-    objects.map(|o| (o.key, o.entries)).collect()
+    objects.map(|o| (o.key, o.content)).collect()
 }
 
 fn refused(text: &str) -> Vec<Problem> {
@@ -200,7 +200,7 @@ fn data_is_read_as_the_api_has_it() {
     ]));
     let found: Vec<_> = set
         .values()
-        .flat_map(|entries| entries.iter())
+        .flat_map(|content| content.entries.iter())
         .map(|(k, v)| (k.as_str(), v.as_slice()))
         .collect();
     let expected = [
@@ -366,6 +366,156 @@ fn objects_come_back_from_disk_as_they_were() {
     assert_eq!(back, *pod.objects);
 }
 
+const PULLS: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  containers: [{name: c, image: reg.example/a}]
+  imagePullSecrets: [{name: login}, {name: old}]
+";
+
+/// A Secret with a login for a registry, as text.
+fn pull_secret(name: &str, kind: &str, key: &str, text: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: {kind}\nstringData:\n  {key}: '{text}'\n"
+    )
+}
+
+fn login_of(password: &str) -> String {
+    let config =
+        format!(r#"{{"auths": {{"reg.example": {{"username": "u", "password": "{password}"}}}}}}"#);
+    pull_secret(
+        "login",
+        "kubernetes.io/dockerconfigjson",
+        ".dockerconfigjson",
+        &config,
+    )
+}
+
+fn old_login() -> String {
+    let config = r#"{"reg.example": {"auth": "dTpodXNo"}}"#;
+    pull_secret("old", "kubernetes.io/dockercfg", ".dockercfg", config)
+}
+
+#[test]
+fn secrets_for_pulls_are_no_part_of_a_version() {
+    let bare = pod(PULLS);
+    assert_eq!(
+        start_errors(&bare),
+        [
+            "spec.imagePullSecrets[0]: no manifest has the Secret \"login\"",
+            "spec.imagePullSecrets[1]: no manifest has the Secret \"old\"",
+        ]
+    );
+    let one = pod(&stream(&[PULLS, &login_of("hush-1"), &old_login()]));
+    let two = pod(&stream(&[PULLS, &login_of("hush-2"), &old_login()]));
+    assert_eq!(start_errors(&one), [""; 0]);
+    assert_eq!((&bare.uid, &one.uid), (&one.uid, &two.uid));
+    assert_ne!(one.objects, two.objects);
+    let names = |pod: &StaticPod| format!("{:?}", PullSecret::of_pod(pod, None));
+    assert_eq!(names(&one), "[Secret default/login, Secret default/old]");
+    assert_eq!(names(&bare), "[]");
+    // The newest content counts, also for a version that another one follows.
+    assert_eq!(
+        PullSecret::of_pod(&one, Some(&two)),
+        PullSecret::of_pod(&two, None)
+    );
+    assert_eq!(PullSecret::of_pod(&one, Some(&bare)), []);
+    let text = serde_json::to_string(&*one.objects).unwrap();
+    assert!(!text.contains("hush"), "not in plain text");
+    assert_eq!(
+        serde_json::from_str::<Objects>(&text).unwrap(),
+        *one.objects
+    );
+    assert!(!format!("{one:?}").contains("hush"));
+}
+
+#[test]
+fn a_secret_of_another_type_is_no_secret_for_pulls() {
+    let other = login_of("hush").replace("type: kubernetes.io/dockerconfigjson\n", "");
+    let problems = refused(&stream(&[PULLS, &other, &old_login()]));
+    let [problem] = problems.as_slice() else {
+        panic!("{problems:#?}");
+    };
+    let expected = "6:22: spec.imagePullSecrets[0]: the Secret \"login\" has the type \"Opaque\", expected \
+                    kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg";
+    assert_eq!(problem.to_string(), expected);
+    // Where it stands in a file of its own, the Pod waits.
+    let set = objects(&stream(&[&other, &old_login()]));
+    let pod = attach(&pod(PULLS), &set);
+    assert!(start_errors(&pod)[0].ends_with("has the type \"Opaque\", expected kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"));
+    let manifest = parse_file(other.as_bytes(), NODE).unwrap();
+    let warning = manifest.objects[0].warnings[0].to_string();
+    assert_eq!(
+        warning,
+        "5:22: stringData[.dockerconfigjson]: for imagePullSecrets the Secret needs the type \"kubernetes.io/dockerconfigjson\""
+    );
+}
+
+#[test]
+fn broken_credentials_of_a_secret_are_refused_with_their_place() {
+    let json = |text: &str| {
+        pull_secret(
+            "s",
+            "kubernetes.io/dockerconfigjson",
+            ".dockerconfigjson",
+            text,
+        )
+    };
+    for (text, expected) in [
+        (
+            json("{\"auths\": hush}"),
+            "6:22: stringData[.dockerconfigjson]: is not JSON: expected value at line 1 column 11",
+        ),
+        (
+            json("[\"hush\"]"),
+            "6:22: stringData[.dockerconfigjson]: is no JSON object",
+        ),
+        (
+            json("{\"auths\": [\"hush\"]}"),
+            "6:22: stringData[.dockerconfigjson]: auths: expected an object",
+        ),
+        (
+            json("{\"auths\": {\"r\": {\"auth\": \"aHVzaA==\"}}}"),
+            "6:22: stringData[.dockerconfigjson]: the entry \"r\": auth: expected USER:PASSWORD in base64",
+        ),
+        (
+            pull_secret(
+                "s",
+                "kubernetes.io/dockercfg",
+                ".dockercfg",
+                "{\"r\": \"hush\"}",
+            ),
+            "6:15: stringData[.dockercfg]: the entry \"r\": expected an object",
+        ),
+        (
+            pull_secret("s", "kubernetes.io/dockercfg", ".dockerconfigjson", "{}"),
+            "data[.dockercfg]: missing, expected the credentials of a Secret of type kubernetes.io/dockercfg",
+        ),
+        (
+            json("x")
+                .replace("stringData", "data")
+                .replace("'x'", "aHVzaA=="),
+            "6:22: data[.dockerconfigjson]: is not JSON",
+        ),
+    ] {
+        let problems = refused(&text);
+        let shown = problems[0].to_string();
+        assert!(shown.contains(expected), "{text}: {shown}");
+        assert!(
+            !shown.contains("hush") && !shown.contains("aHVzaA"),
+            "{shown}"
+        );
+    }
+    let helpers = json("{\"credsStore\": \"x\"}");
+    let manifest = parse_file(helpers.as_bytes(), NODE).unwrap();
+    let warning = manifest.objects[0].warnings[0].to_string();
+    assert!(
+        warning.contains("credsStore has no effect in a Secret"),
+        "{warning}"
+    );
+}
+
 struct Folder {
     root: tempfile::TempDir,
     desired: watch::Receiver<Option<Desired>>,
@@ -489,6 +639,28 @@ async fn of_two_objects_of_one_name_the_first_file_counts() {
     let passed =
         |desired: &Desired, pod: &StaticPod| desired.refused.is_empty() && has(pod, "copy");
     folder.sees("the copy counts now", passed).await;
+}
+
+#[tokio::test]
+async fn a_secret_for_pulls_that_becomes_broken_stays_as_it_was() {
+    let (login, old) = (login_of("hush"), old_login());
+    let files = [
+        ("pod.yaml", PULLS),
+        ("login.yaml", &*login),
+        ("old.yaml", &*old),
+    ];
+    let mut folder = Folder::new(&files);
+    let complete = |_: &Desired, pod: &StaticPod| start_errors(pod).is_empty();
+    folder.sees("complete", complete).await;
+    let broken = login.replace("auths", "auths\"");
+    let mut folder = folder.restart(|f| f.write("login.yaml", &broken)).await;
+    let kept = |desired: &Desired, pod: &StaticPod| {
+        let secrets = format!("{:?}", PullSecret::of_pod(pod, None));
+        desired.refused.len() == 1 && secrets == "[Secret default/login, Secret default/old]"
+    };
+    folder
+        .sees("the Secrets are kept over a restart", kept)
+        .await;
 }
 
 /// A file is refused, and both paths stand in the message.

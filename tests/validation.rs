@@ -436,10 +436,6 @@ fn the_pod_as_a_whole() {
 fn what_is_not_carried_out_is_refused_by_name() {
     for (change, field) in [
         ("{spec.serviceAccount: sa}", "spec.serviceAccount"),
-        (
-            "{spec.imagePullSecrets: [{name: a}]}",
-            "spec.imagePullSecrets",
-        ),
         ("{spec.resourceClaims: [{name: a}]}", "spec.resourceClaims"),
         (
             "{spec.schedulingGates: [{name: a}]}",
@@ -560,8 +556,8 @@ fn what_is_refused_on_purpose_although_the_api_takes_it() {
         ),
         (
             changed("{spec.imagePullSecrets: [{}]}"),
-            "spec.imagePullSecrets",
-            "credentials come from the node's files, not from Secrets",
+            "spec.imagePullSecrets[0].name",
+            "an entry that names nothing has no effect, and somebody meant a Secret",
         ),
         (
             changed("{metadata.annotations: {podkeeper.io/rollback-after: soon}}"),

@@ -2,9 +2,10 @@
 
 pub mod credentials;
 mod damaged;
+mod fetch;
 mod records;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,19 +13,17 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::credentials::{Credential, CredentialFiles};
+use self::credentials::Credentials;
 use self::records::PullRecords;
 pub use self::records::folder as pull_records_folder;
-use crate::cri::v1::{Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest};
+use crate::cri::v1::{Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest};
 use crate::cri::{Client, Error, if_found};
 use crate::host::blocking::pooled;
+use crate::manifest::objects::PullSecrets;
 use crate::translate::{ImageUser, Paths};
-use crate::units::duration::format_duration;
-use crate::units::time::Later;
 
 /// An image that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +47,6 @@ pub struct ImageError {
     pub message: String,
 }
 
-/// Time before the end of a pull's timeout at which the runtime may notice it already.
-const SLACK: Duration = Duration::from_secs(1);
 /// Longest wait for what a pull wrote to be on disk.
 const SYNC: Duration = Duration::from_secs(30);
 /// Longest wait for a small file.
@@ -71,14 +68,17 @@ pub enum Before {
 
 type SharedPull = BoxFuture<'static, Result<LocalImage, ImageError>>;
 
+/// An image and the Secrets that its pull is made with. Pods with other Secrets may be given other images.
+type PullKey = (String, PullSecrets);
+
 /// Pulls images for all Pods of the node. A pull that nobody waits for any more is given up.
 #[derive(Debug)]
 pub struct Images {
-    credentials: Arc<CredentialFiles>,
+    credentials: Arc<Credentials>,
     records: Arc<PullRecords>,
     owner_label: Arc<str>,
     timeout: Duration,
-    under_way: Mutex<HashMap<String, WeakShared<SharedPull>>>,
+    under_way: Mutex<BTreeMap<PullKey, WeakShared<SharedPull>>>,
 }
 
 impl Images {
@@ -86,7 +86,7 @@ impl Images {
     #[must_use]
     pub fn new(paths: &Paths, timeout: Duration) -> Self {
         Self {
-            credentials: Arc::new(CredentialFiles::of_node(&paths.root)),
+            credentials: Arc::new(Credentials::of_node(&paths.root)),
             records: Arc::new(PullRecords::new(&paths.root)),
             owner_label: paths.owner_label().into(),
             timeout,
@@ -107,28 +107,36 @@ impl Images {
         find(client, &self.records, &self.owner_label, image).await
     }
 
-    /// The pull of this image: the one that is under way, or a new one.
-    pub fn pull(&self, client: &Client, image: &str, before: Before) -> Shared<SharedPull> {
+    /// The pull of this image with these Secrets: the one that is under way, or a new one.
+    pub fn pull(
+        &self,
+        client: &Client,
+        image: &str,
+        secrets: PullSecrets,
+        before: Before,
+    ) -> Shared<SharedPull> {
         // A panic while holding the lock cannot leave the map half changed.
         let mut under_way = self
             .under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         under_way.retain(|_, pull| pull.upgrade().is_some_and(|p| p.peek().is_none()));
-        if let Some(pull) = under_way.get(image).and_then(WeakShared::upgrade) {
+        let key = (image.to_owned(), secrets.clone());
+        if let Some(pull) = under_way.get(&key).and_then(WeakShared::upgrade) {
             return pull;
         }
         let pull = ImagePull {
             client: client.clone(),
             image: image.to_owned(),
-            files: Arc::clone(&self.credentials),
+            secrets,
+            credentials: Arc::clone(&self.credentials),
             records: Arc::clone(&self.records),
             owner_label: Arc::clone(&self.owner_label),
             timeout: self.timeout,
         };
         let pull = pull.run(before).boxed().shared();
         if let Some(weak) = pull.downgrade() {
-            under_way.insert(image.to_owned(), weak);
+            under_way.insert(key, weak);
         }
         pull
     }
@@ -138,7 +146,8 @@ impl Images {
 struct ImagePull {
     client: Client,
     image: String,
-    files: Arc<CredentialFiles>,
+    secrets: PullSecrets,
+    credentials: Arc<Credentials>,
     records: Arc<PullRecords>,
     owner_label: Arc<str>,
     timeout: Duration,
@@ -150,11 +159,7 @@ impl ImagePull {
         info!(image, "Pulling image");
         let is_new = self.prepare(before).await;
         let started = Instant::now();
-        let (of, read) = (image.clone(), Arc::clone(&self.files));
-        let credentials = spawn_blocking(move || read.for_image(&of)).await;
-        // Only the end of the agent can keep the files from being read.
-        let credentials = credentials.unwrap_or_default();
-        self.fetch(&credentials).await?;
+        self.fetch().await?;
         let took = started.elapsed();
         let local = local(client, image).await?;
         if is_new {
@@ -199,40 +204,6 @@ impl ImagePull {
             warn!(image = self.image, %error, "Failed to record a pull");
         }
         true
-    }
-
-    /// Has the runtime fetch the image, with each of the credentials until one will do, then without.
-    async fn fetch(&self, credentials: &[Credential]) -> Result<(), ImageError> {
-        let mut refusals = vec![];
-        let end = Instant::now().later(self.timeout);
-        for credential in credentials.iter().map(Some).chain([None]) {
-            let request = PullImageRequest {
-                image: Some(spec(&self.image)),
-                auth: credential.map(|c| c.auth.clone()),
-                sandbox_config: None,
-            };
-            let left = end.saturating_duration_since(Instant::now());
-            let Err(error) = self.client.pull_image(request, left).await else {
-                return Ok(());
-            };
-            let refusal = image_error(&error, "ErrImagePull");
-            // The runtime has timeouts of its own, which say more.
-            let is_late = Instant::now().later(SLACK) >= end;
-            if is_late && matches!(error, Error::Deadline { .. }) {
-                let within = format_duration(self.timeout);
-                let message =
-                    format!("Timed out after {within} pulling the image (--image-pull-timeout)");
-                return Err(ImageError { message, ..refusal });
-            }
-            if matches!(error, Error::Unavailable { .. }) || refusal.reason == "InvalidImageName" {
-                return Err(refusal);
-            }
-            refusals.push((credential, refusal.message));
-        }
-        Err(ImageError {
-            reason: "ErrImagePull",
-            message: refused(&refusals, &self.files),
-        })
     }
 
     /// Has the kernel write to disk what the pull has written, and removes its record then.
@@ -283,35 +254,6 @@ pub fn is_damaged(error: &Error) -> bool {
         "invalid",
     ];
     of_snapshot || what && how.into_iter().any(has)
-}
-
-/// Returns the error of an image that could not be pulled with any of these.
-fn refused(refusals: &[(Option<&Credential>, String)], files: &CredentialFiles) -> String {
-    if let [(None, message)] = refusals {
-        if !wants_credentials(message) {
-            return message.clone();
-        }
-        let paths: Vec<_> = files
-            .paths()
-            .map(|path| path.display().to_string())
-            .collect();
-        let paths = paths.join(", ");
-        return format!("{message}; there are no credentials for it, looked for in {paths}");
-    }
-    let tries = refusals
-        .iter()
-        .map(|(credential, message)| match credential {
-            Some(credential) => format!("with the credentials of {credential}: {message}"),
-            None => format!("without credentials: {message}"),
-        });
-    tries.collect::<Vec<_>>().join("; ")
-}
-
-/// Returns true if the registry seems to want to know who asks.
-fn wants_credentials(message: &str) -> bool {
-    let message = message.to_lowercase();
-    let words = ["401", "403", "authoriz", "authentic", "denied", "forbidden"];
-    words.iter().any(|word| message.contains(word))
 }
 
 async fn find(

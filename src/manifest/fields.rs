@@ -57,7 +57,7 @@ const TABLE: &[Row] = &[
         "shareProcessNamespace", "subdomain",
     ]),
     ("PodSpec", Agent, &[
-        "activeDeadlineSeconds", "affinity", "containers", "hostAliases", "initContainers",
+        "activeDeadlineSeconds", "affinity", "containers", "hostAliases", "imagePullSecrets", "initContainers",
         "nodeName", "nodeSelector", "os", "priority", "priorityClassName", "readinessGates", "resources",
         "restartPolicy", "terminationGracePeriodSeconds", "volumes",
     ]),
@@ -70,8 +70,9 @@ const TABLE: &[Row] = &[
     ("PodSpec", Warned("it is for schedulers, it has no effect here"), &["schedulingGroup"]),
     ("PodSpec", Refused("a static Pod starts at once: take the manifest away until it may"), &["schedulingGates"]),
     ("PodSpec", Refused(NO_OBJECTS), &["resourceClaims", "serviceAccount", "serviceAccountName"]),
-    ("PodSpec", Refused("a static Pod cannot use objects of an API server: registries' credentials are read from the node's docker config files"), &["imagePullSecrets"]),
     ("PodSpec", Refused("they are added to running Pods through an API server: use podkeeper exec, or a sidecar"), &["ephemeralContainers"]),
+
+    ("LocalObjectReference", Agent, &["name"]),
 
     ("Container", Runtime, &[
         "args", "command", "image", "ports", "securityContext", "stdin", "stdinOnce", "tty",

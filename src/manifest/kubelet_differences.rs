@@ -137,6 +137,7 @@ spec:
     image: i:1
     startupProbe: {tcpSocket: {port: 80}}
     livenessProbe: {tcpSocket: {port: 80}}
+  imagePullSecrets: [{name: s}]
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -151,7 +152,8 @@ data: {k: x}
             "14:spec.volumes[0].secret",
             "18:spec.containers[0].livenessProbe",
             "21:spec.containers[0].env[0].valueFrom.configMapKeyRef",
-            "31:kind",
+            "29:spec.imagePullSecrets[0]",
+            "32:kind",
         ];
         assert_eq!(lines(text), expected);
     }

@@ -5,7 +5,9 @@ use serde_json::Value;
 
 use super::decode::kind_of;
 use super::document::{self, Document};
-use super::objects::{Object, ObjectKey, object_key, object_kind, read_object};
+use super::objects::{
+    Missing, Object, ObjectKey, attach, missing, object_key, object_kind, read_object,
+};
 use super::{Accepted, PodKey, Problem, SourceKind, identity, parse_document, path};
 
 /// The fields of a list.
@@ -66,6 +68,7 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
         objects: vec![],
     };
     let mut problems = vec![];
+    let mut spans = None;
     for document in documents {
         if let Some(kind) = object_kind(&document) {
             match read_object(&document, kind) {
@@ -79,9 +82,19 @@ pub fn parse_file(bytes: &[u8], node_name: &str) -> Result<Manifest, Vec<Problem
             .problem("", "found a second Pod, expected one in a file");
         match parse_item(&document, node_name, SourceKind::File) {
             Ok(_) if manifest.pod.is_some() => problems.push(place),
-            Ok(accepted) => manifest.pod = Some(accepted),
+            Ok(accepted) => {
+                manifest.pod = Some(accepted);
+                spans = Some(document.spans);
+            }
             Err(wrong) => problems.extend(wrong),
         }
+    }
+    if let (Some(accepted), Some(spans)) = (&manifest.pod, spans) {
+        let own = manifest.objects.iter();
+        let own = own.map(|object| (object.key.clone(), object.content.clone()));
+        let pod = attach(&accepted.pod, &own.collect());
+        let wrong = missing(&pod).into_iter().filter(Missing::is_of_other_type);
+        problems.extend(wrong.map(|missing| missing.problem(&spans)));
     }
     if problems.is_empty() {
         Ok(manifest)

@@ -6,6 +6,7 @@
 
 mod decode;
 mod defaults;
+pub(crate) mod docker_config;
 pub(crate) mod document;
 pub(crate) mod expansion;
 mod fields;

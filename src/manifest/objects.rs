@@ -3,7 +3,9 @@
 //! They serve the Pods of their namespace that come from the same source, and never come from an API
 //! server. What a Pod refers to is part of the Pod: another content makes another UID, so another Pod.
 
+mod pull_secrets;
 pub(super) mod references;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +13,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -21,10 +22,12 @@ use super::document::Document;
 use super::validate::is_dns_subdomain;
 use super::{Problem, StaticPod, add, identity, path};
 
+pub use pull_secrets::{PullSecret, PullSecrets};
 pub use references::{
     Missing, User, container_start_errors, missing, start_errors, volume_start_errors,
 };
-use references::{Reference, references};
+use references::{Reference, ReferenceUse, references};
+pub(crate) use stored::StoredEntries;
 
 /// As much as the API lets an object hold.
 const MAX_SIZE: usize = 1 << 20;
@@ -74,13 +77,30 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// Content of a `ConfigMap` or `Secret`. Its `Debug` form does not show it.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectContent {
+    /// The type of a `Secret`; empty where it has none.
+    pub secret_type: Arc<str>,
+    /// Data of the object.
+    pub entries: Arc<Entries>,
+}
+
+impl fmt::Debug for ObjectContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectContent")
+            .field("secret_type", &self.secret_type)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A `ConfigMap` or `Secret` as a manifest has it. Its `Debug` form does not show what it holds.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Object {
     /// Which it is.
     pub key: ObjectKey,
-    /// Data of the object.
-    pub entries: Arc<Entries>,
+    /// Content of the object.
+    pub content: ObjectContent,
     /// Warnings about the object.
     pub warnings: Vec<Problem>,
 }
@@ -92,7 +112,7 @@ impl fmt::Debug for Object {
 }
 
 /// The objects of one source.
-pub type ObjectSet = BTreeMap<ObjectKey, Arc<Entries>>;
+pub type ObjectSet = BTreeMap<ObjectKey, ObjectContent>;
 
 /// The objects that one Pod refers to, by name: each either there, or missing.
 ///
@@ -103,6 +123,9 @@ pub struct Objects {
     pub config_maps: BTreeMap<String, Option<Arc<Entries>>>,
     /// `Secret`s; `None` where no manifest has one of this name.
     pub secrets: BTreeMap<String, Option<Arc<Entries>>>,
+    /// `Secret`s of `imagePullSecrets`; `None` where no manifest has one of this name. They are no part of a version:
+    /// another content counts at the next pull.
+    pub pull_secrets: BTreeMap<String, Option<ObjectContent>>,
 }
 
 impl Objects {
@@ -128,6 +151,11 @@ impl Objects {
     /// True if the Pod refers to no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        self.has_no_data() && self.pull_secrets.is_empty()
+    }
+
+    /// True if the Pod refers to no objects for its variables and volumes.
+    fn has_no_data(&self) -> bool {
         self.config_maps.is_empty() && self.secrets.is_empty()
     }
 }
@@ -137,68 +165,8 @@ impl fmt::Debug for Objects {
         f.debug_struct("Objects")
             .field("config_maps", &self.config_maps.keys())
             .field("secrets", &self.secrets.keys())
+            .field("pull_secrets", &self.pull_secrets.keys())
             .finish()
-    }
-}
-
-/// The content of one object on disk: in base64.
-pub(crate) struct StoredEntries(pub(crate) Entries);
-
-impl Serialize for StoredEntries {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(
-            self.0
-                .iter()
-                .map(|(key, value)| (key, STANDARD.encode(value))),
-        )
-    }
-}
-
-impl<'de> Deserialize<'de> for StoredEntries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
-        let bytes = |(key, text): (String, String)| Ok((key, STANDARD.decode(text)?));
-        let entries: Result<_, base64::DecodeError> = texts.into_iter().map(bytes).collect();
-        entries.map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// On disk.
-#[derive(Serialize, Deserialize)]
-struct SerializedObject {
-    config_maps: BTreeMap<String, Option<StoredEntries>>,
-    secrets: BTreeMap<String, Option<StoredEntries>>,
-}
-
-impl Serialize for Objects {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let all = |objects: &BTreeMap<String, Option<Arc<Entries>>>| {
-            let objects = objects.iter().map(|(name, entries)| {
-                let entries = entries.as_deref().cloned();
-                (name.clone(), entries.map(StoredEntries))
-            });
-            objects.collect()
-        };
-        let stored = SerializedObject {
-            config_maps: all(&self.config_maps),
-            secrets: all(&self.secrets),
-        };
-        stored.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Objects {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let stored = SerializedObject::deserialize(deserializer)?;
-        let all = |objects: BTreeMap<String, Option<StoredEntries>>| {
-            let objects = objects.into_iter();
-            let objects = objects.map(|(name, entries)| (name, entries.map(|e| Arc::new(e.0))));
-            objects.collect()
-        };
-        Ok(Self {
-            config_maps: all(stored.config_maps),
-            secrets: all(stored.secrets),
-        })
     }
 }
 
@@ -247,10 +215,16 @@ pub(super) fn read_object(document: &Document, kind: ObjectKind) -> Result<Objec
         let message = format!("holds {size} bytes, expected at most {MAX_SIZE}");
         reader.refuse("", message);
     }
+    if kind == ObjectKind::Secret {
+        reader.pull_secret();
+    }
     match object_key(document).filter(|_| reader.problems.is_empty()) {
         Some(key) => Ok(Object {
             key,
-            entries: Arc::new(reader.entries),
+            content: ObjectContent {
+                secret_type: reader.secret_type().into(),
+                entries: Arc::new(reader.entries),
+            },
             warnings: reader.warnings,
         }),
         None => Err(reader.problems),
@@ -268,6 +242,28 @@ impl ObjectReader<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>) {
         let problem = self.document.spans.problem(field, message);
         add(&mut self.problems, problem);
+    }
+
+    /// The type of a `Secret`; empty where it has none.
+    fn secret_type(&self) -> &str {
+        self.document.value["type"].as_str().unwrap_or_default()
+    }
+
+    /// Checks the credentials for registries that a `Secret` of their types has.
+    fn pull_secret(&mut self) {
+        let checked = pull_secrets::check(self.secret_type(), &self.entries);
+        let data = self.document.value["stringData"].as_object();
+        for (key, finding) in checked {
+            let is_text = data.is_some_and(|data| data.contains_key(key));
+            let field = path::key(if is_text { "stringData" } else { "data" }, key);
+            match finding {
+                Ok(warning) => {
+                    let problem = self.document.spans.problem(&field, warning);
+                    add(&mut self.warnings, problem.warning());
+                }
+                Err(message) => self.refuse(&field, message),
+            }
+        }
     }
 
     fn head(&mut self) {
@@ -417,8 +413,14 @@ pub fn attach_again(
         set.get(&key).cloned()
     };
     let mut objects = Objects::default();
-    for Reference { kind, name, .. } in references(&pod.spec) {
-        let entries = find(kind, &name);
+    for reference in references(&pod.spec) {
+        let Reference { kind, name, .. } = reference;
+        let content = find(kind, &name);
+        if reference.used_for == ReferenceUse::Pulls {
+            objects.pull_secrets.insert(name, content);
+            continue;
+        }
+        let entries = content.map(|content| content.entries);
         match kind {
             ObjectKind::ConfigMap => objects.config_maps.insert(name, entries),
             ObjectKind::Secret => objects.secrets.insert(name, entries),
@@ -437,16 +439,18 @@ pub fn with(pod: &Arc<StaticPod>, objects: Arc<Objects>) -> Arc<StaticPod> {
         return Arc::clone(pod);
     }
     let mut pod = StaticPod::clone(pod);
-    let node = pod.spec.node_name.as_deref().unwrap_or_default();
-    let uid = identity::uid_with(&pod.document, node, &digest(&objects));
-    identity::set_uid(&mut pod.metadata, &uid);
-    pod.uid = uid.into();
+    if !objects.has_no_data() {
+        let node = pod.spec.node_name.as_deref().unwrap_or_default();
+        let uid = identity::uid_with(&pod.document, node, &digest(&objects));
+        identity::set_uid(&mut pod.metadata, &uid);
+        pod.uid = uid.into();
+    }
     pod.objects = objects;
     Arc::new(pod)
 }
 
 /// Digest that the UID of a Pod includes besides its document: each object's name and content, or its
-/// absence.
+/// absence. Credentials for registries change while a Pod runs, and are left out.
 fn digest(objects: &Objects) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {

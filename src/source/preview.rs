@@ -168,8 +168,8 @@ fn wanted(files: &[ManifestFile], node_name: &str) -> (Wanted, Vec<Refused>) {
     let mut objects = ObjectSet::new();
     for (path, manifest) in &manifests {
         if !without_objects.contains(*path) {
-            let entries = manifest.objects.iter();
-            objects.extend(entries.map(|object| (object.key.clone(), Arc::clone(&object.entries))));
+            let these = manifest.objects.iter();
+            objects.extend(these.map(|object| (object.key.clone(), object.content.clone())));
         }
     }
     let mut wanted = Wanted::new();

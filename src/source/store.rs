@@ -23,7 +23,7 @@ use tracing::warn;
 use super::mounts::MountIdentity;
 use crate::hex::hex;
 use crate::host::atomic_file;
-use crate::manifest::objects::{Entries, ObjectKey, StoredEntries};
+use crate::manifest::objects::{Entries, ObjectContent, ObjectKey, StoredEntries};
 use crate::manifest::{PodKey, StaticPod, Uid, WrittenDocument};
 
 /// The form of the files that this version writes, and the only one that it reads.
@@ -56,6 +56,9 @@ struct StoredObject {
     path: StoredPath,
     #[serde(flatten)]
     key: ObjectKey,
+    /// The type of a Secret; missing in files of earlier versions.
+    #[serde(default, rename = "type", skip_serializing_if = "str::is_empty")]
+    secret_type: Arc<str>,
     entries: StoredEntries,
 }
 
@@ -103,7 +106,7 @@ pub(super) struct StoredManifest {
 pub(super) struct ObjectInUse {
     pub(super) path: PathBuf,
     pub(super) key: ObjectKey,
-    pub(super) entries: Arc<Entries>,
+    pub(super) content: ObjectContent,
 }
 
 /// Data stored with a Pod's document.
@@ -184,7 +187,10 @@ impl Store {
         let objects = stored.objects.into_iter().map(|object| ObjectInUse {
             path: object.path.into(),
             key: object.key,
-            entries: Arc::new(object.entries.0),
+            content: ObjectContent {
+                secret_type: object.secret_type,
+                entries: Arc::new(object.entries.0),
+            },
         });
         let context = StoredContext {
             objects: objects.collect(),
@@ -263,7 +269,8 @@ impl Store {
         let objects = context.objects.iter().map(|object| StoredObject {
             path: object.path.as_path().into(),
             key: object.key.clone(),
-            entries: StoredEntries(Entries::clone(&object.entries)),
+            secret_type: Arc::clone(&object.content.secret_type),
+            entries: StoredEntries(Entries::clone(&object.content.entries)),
         });
         let stored = Stored {
             version: VERSION,

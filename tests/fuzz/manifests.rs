@@ -96,7 +96,7 @@ fn run(pods: Vec<Accepted>, objects: Vec<Object>, source: SourceKind) {
     let mut set = ObjectSet::new();
     for object in objects {
         show(&object.warnings);
-        set.insert(object.key, object.entries);
+        set.insert(object.key, object.content);
     }
     for accepted in pods {
         show(&accepted.warnings);

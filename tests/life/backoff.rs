@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use podkeeper::cri::v1;
+use podkeeper::manifest::objects::ObjectSet;
+use podkeeper::manifest::parse_file;
 use tonic::Status;
 
-use crate::agent::{Agent, HOUR, IMAGE_PULL_TIMEOUT, SECOND, full, single};
-use crate::runtime::{Executed, Fate, Life, Rule, Settings};
+use crate::agent::{Agent, HOUR, IMAGE_PULL_TIMEOUT, NODE, SECOND, full, single};
+use crate::runtime::{Call, Executed, Fate, Life, Rule, Settings};
 
 /// The waits between starts of a container that ends at once, in whole seconds.
 fn waits(starts: &[f64]) -> Vec<u64> {
@@ -260,4 +263,63 @@ async fn an_edit_and_a_removal_do_not_wait_for_a_pull() {
     agent.want(&[]);
     agent.until_gone().await;
     assert!(began.elapsed() < 60 * SECOND, "{:?}", began.elapsed());
+}
+
+/// The Secret of the Pod with a login for Docker Hub, by its password.
+fn login(password: &str) -> ObjectSet {
+    let config =
+        format!(r#"{{"auths": {{"docker.io": {{"username": "u", "password": "{password}"}}}}}}"#);
+    let secret = format!(
+        "{{apiVersion: v1, kind: Secret, metadata: {{name: login}}, type: kubernetes.io/dockerconfigjson, \
+         stringData: {{.dockerconfigjson: '{config}'}}}}"
+    );
+    let manifest = parse_file(secret.as_bytes(), NODE).unwrap();
+    let objects = manifest.objects.into_iter();
+    objects.map(|object| (object.key, object.content)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_secret_has_a_pull_tried_again_at_once() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    let failure = Fate::Fails(Status::unknown("401 Unauthorized"));
+    agent.runtime.rule(Rule::of("PullImage", failure).nth(1, 4));
+    let late = Rule::of("PullImage", Fate::Late(5 * SECOND));
+    agent.runtime.rule(late.nth(3, 1));
+    let pulls = || {
+        let calls = agent.runtime.calls().into_iter();
+        let calls = calls.filter(|call| call.method == "PullImage");
+        let pull = |call: Call| {
+            let request = call.request::<v1::PullImageRequest>().unwrap();
+            (
+                request.auth.as_ref().map(|auth| auth.password.clone()),
+                call.at,
+            )
+        };
+        calls.map(pull).collect::<Vec<_>>()
+    };
+    let manifest = single("", "imagePullSecrets: [{name: login}]");
+    agent.want_with(&[&manifest], &login("first"));
+    let failed = |agent: &Agent| agent.waits_for("p", "c").as_deref() == Some("ErrImagePull");
+    agent.until_told("the pull has failed", failed).await;
+    agent.want_with(&[&manifest], &login("second"));
+    while pulls().len() < 3 {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    // While the pull with the second is under way.
+    agent.want_with(&[&manifest], &login("third"));
+    agent.until_ready("p").await;
+    let pulls = pulls();
+    let passwords: Vec<_> = pulls
+        .iter()
+        .map(|(password, _)| password.as_deref())
+        .collect();
+    assert_eq!(
+        passwords,
+        [Some("first"), None, Some("second"), None, Some("third")]
+    );
+    let took = pulls[4].1 - pulls[1].1;
+    assert!(took < 7 * SECOND, "{took:?}");
 }

@@ -161,11 +161,16 @@ impl Agent {
 
     /// These manifests are there from now on, and no others.
     pub(crate) fn want(&self, manifests: &[&str]) {
+        self.want_with(manifests, &ObjectSet::default());
+    }
+
+    /// The same with these objects.
+    pub(crate) fn want_with(&self, manifests: &[&str], objects: &ObjectSet) {
         let mut desired = Desired::default();
         for manifest in manifests {
             let pod = parse(manifest.as_bytes(), NODE, SourceKind::File);
             let pod = pod.unwrap_or_else(|e| panic!("{manifest}: {e:?}")).pod;
-            let pod = attach(&pod, &ObjectSet::default());
+            let pod = attach(&pod, objects);
             let origin = Origin::File(PathBuf::from("/manifests/pod.yaml"));
             let warnings = vec![];
             let wanted = DesiredPod {

@@ -1,55 +1,35 @@
-//! Credentials that the node shows to registries: the files that `docker login` writes,
-//! in the places of the kubelet, and which of their entries are for an image (Kubernetes,
-//! Images, "Configuring nodes to authenticate to a private registry").
+//! Credentials for registries: those of a Pod's `imagePullSecrets` and of the node's docker config files, in this
+//! order, as in the kubelet's keyring.
 //!
-//! Files are read at each pull, so that changes need no restart. Nothing of what is secret in them gets
-//! into a message, a log line or a `Debug` form.
+//! They are read again at each pull, so that changes need no restart. Nothing of what is secret in them gets into a
+//! message, a log line or a `Debug` form.
 
+mod files;
 mod hosts;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
+use self::files::CredentialFiles;
 use self::hosts::Repository;
 use crate::cri::v1::AuthConfig;
 use crate::host::log_once::LogOnce;
+use crate::manifest::docker_config::{Login, read_login, read_object, take_entries};
+use crate::manifest::objects::PullSecret;
 
-/// The largest file that is read.
-const MAX_BYTES: u64 = 1 << 20;
-
-/// The layout of a credential file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    /// `config.json`: the entries stand in `auths`.
-    Config,
-    /// `.dockercfg`: the entries stand at the top.
-    Cfg,
-}
-
-/// The files in which a node's credentials for registries may stand.
-#[derive(Debug)]
-pub struct CredentialFiles {
-    files: Vec<(PathBuf, Layout)>,
-    /// Problems of the files, each a subject of its own.
-    problems: Mutex<LogOnce>,
-}
-
-/// An entry of a file that is for an image. Its `Debug` form does not show what is secret.
+/// Credentials that are for an image. Its `Debug` form does not show what is secret.
 #[derive(Clone, PartialEq)]
 pub struct Credential {
-    /// The entry's name, as the file has it.
+    /// The name of their entry, as it is written.
     pub entry: String,
-    /// The file.
-    pub file: PathBuf,
+    /// The place of the entry, for people.
+    pub place: String,
     /// Credentials that the runtime shows to the registry.
     pub auth: AuthConfig,
 }
@@ -62,66 +42,141 @@ impl fmt::Debug for Credential {
 
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} in {}", self.entry, self.file.display())
+        write!(f, "{:?} in {}", self.entry, self.place)
     }
 }
 
-impl CredentialFiles {
-    /// The kubelet's places for them: `config.json` in the root directory, the working directory,
-    /// `$HOME/.docker` and `/.docker`, then `.dockercfg` in the same directories or `$HOME` and `/`.
+/// A source of credentials, in the order in which they are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// The Pod's Secrets.
+    PullSecrets,
+    /// The node's docker config files.
+    Files,
+}
+
+impl CredentialSource {
+    /// All of them in order.
+    pub const ALL: [Self; 2] = [Self::PullSecrets, Self::Files];
+}
+
+/// The credentials that a source has for an image.
+#[derive(Debug, Default)]
+pub struct FoundCredentials {
+    /// The most specific ones first.
+    pub credentials: Vec<Credential>,
+    /// Reasons for which there may be more.
+    pub failures: Vec<String>,
+}
+
+/// Entries that are for an image.
+#[derive(Debug, Default)]
+struct Candidates(Vec<(Repository, Credential)>);
+
+impl Candidates {
+    /// Adds those of these entries that are for an image. Returns what is wrong with entries.
+    fn add(&mut self, place: &str, entries: &Map<String, Value>, image: &str) -> Vec<String> {
+        let mut problems = vec![];
+        let image = Repository::of_image(image);
+        for (name, entry) in entries {
+            match read_login(entry) {
+                Ok(login) if login != Login::default() => {
+                    self.add_login(place, name, login, &image);
+                }
+                Ok(_) => {}
+                Err(message) => problems.push(format!("the entry {name:?}: {message}")),
+            }
+        }
+        problems
+    }
+
+    fn add_login(&mut self, place: &str, name: &str, login: Login, image: &Repository) {
+        let pattern = Repository::of_entry(name);
+        if pattern.covers(image) {
+            let (entry, place) = (name.to_owned(), place.to_owned());
+            let auth = auth_of(login);
+            self.0.push((pattern, Credential { entry, place, auth }));
+        }
+    }
+
+    /// The most specific ones first: a longer path comes before a shorter one, and a name before a pattern.
+    fn sorted(mut self) -> Vec<Credential> {
+        self.0.sort_by(|(a, _), (b, _)| b.cmp(a));
+        self.0.into_iter().map(|(_, found)| found).collect()
+    }
+}
+
+fn auth_of(login: Login) -> AuthConfig {
+    AuthConfig {
+        username: login.username,
+        password: login.password,
+        identity_token: login.identity_token,
+        registry_token: login.registry_token,
+        ..AuthConfig::default()
+    }
+}
+
+/// The credentials of a node.
+#[derive(Debug)]
+pub struct Credentials {
+    files: Arc<CredentialFiles>,
+    /// Problems of the files, each a subject of its own.
+    problems: Mutex<LogOnce>,
+}
+
+impl Credentials {
+    /// The credentials of a node whose agent has this root directory.
     #[must_use]
     pub fn of_node(root_dir: &Path) -> Self {
-        let own = [Some(root_dir.to_owned()), std::env::current_dir().ok()];
-        let home = std::env::home_dir().filter(|home| home.is_absolute());
-        let homes = |below: &str| {
-            let own = home.iter().map(|home| home.join(below));
-            own.chain([Path::new("/").join(below)]).collect::<Vec<_>>()
-        };
-        let own = || own.iter().flatten().cloned();
-        let configs = own().chain(homes(".docker"));
-        let configs = configs.map(|folder| (folder.join("config.json"), Layout::Config));
-        let cfgs = own().chain(homes(""));
-        let cfgs = cfgs.map(|folder| (folder.join(".dockercfg"), Layout::Cfg));
         Self {
-            files: configs.chain(cfgs).collect(),
+            files: Arc::new(CredentialFiles::of_node(root_dir)),
             problems: Mutex::default(),
         }
     }
 
-    /// Returns the paths of the files.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
-    }
-
-    /// The credentials for an image, the most specific ones first. As with the kubelet, the first file
-    /// that has entries is the one that counts. Reads files.
+    /// Returns the places in which credentials are looked for, with these Secrets.
     #[must_use]
-    pub fn for_image(&self, image: &str) -> Vec<Credential> {
-        let mut problems = BTreeSet::new();
-        let mut found = vec![];
-        for (path, layout) in &self.files {
-            let mut report = |what: String| {
-                problems.insert(format!("{}: {what}", path.display()));
-            };
-            match read(path, *layout, &mut report) {
-                Ok(Some(entries)) => {
-                    found = for_image(path, &entries, image, &mut report);
-                    break;
-                }
-                Ok(None) => {}
-                Err(message) => report(message),
-            }
-        }
-        self.log(&problems);
-        found
+    pub fn places(&self, secrets: &[PullSecret]) -> Vec<String> {
+        let secrets = secrets.iter().map(PullSecret::to_string);
+        let files = self.files.paths().map(|path| path.display().to_string());
+        secrets.chain(files).collect()
     }
 
-    /// Logs the problems of one reading, each once while it lasts.
-    fn log(&self, problems: &BTreeSet<String>) {
+    /// Finds the credentials that a source has for an image.
+    pub async fn find(
+        &self,
+        source: CredentialSource,
+        image: &str,
+        secrets: &[PullSecret],
+    ) -> FoundCredentials {
+        match source {
+            CredentialSource::PullSecrets => FoundCredentials {
+                credentials: of_secrets(secrets, image),
+                failures: vec![],
+            },
+            CredentialSource::Files => self.of_files(image).await,
+        }
+    }
+
+    async fn of_files(&self, image: &str) -> FoundCredentials {
+        let (files, of) = (Arc::clone(&self.files), image.to_owned());
+        let found = spawn_blocking(move || files.for_image(&of)).await;
+        // Only the end of the agent can keep the files from being read.
+        let found = found.unwrap_or_default();
+        self.log_files(found.problems);
+        FoundCredentials {
+            credentials: found.candidates.sorted(),
+            failures: vec![],
+        }
+    }
+
+    /// Logs the problems of one reading of the files, each once while it lasts.
+    fn log_files(&self, problems: Vec<String>) {
+        let problems: BTreeSet<String> = problems.into_iter().collect();
         // A panic while holding the lock leaves out a problem at most.
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|problem| problems.contains(problem));
-        for problem in problems {
+        for problem in &problems {
             if known.should_log(problem, Some(problem)) {
                 warn!("credentials for registries: {problem}");
             }
@@ -129,121 +184,19 @@ impl CredentialFiles {
     }
 }
 
-/// The entries of a file; nothing where there is no such file, or it is another program's.
-fn read(
-    path: &Path,
-    layout: Layout,
-    report: &mut impl FnMut(String),
-) -> Result<Option<Map<String, Value>>, String> {
-    let Some(text) = read_text(path).map_err(|e| format!("cannot be read: {e}"))? else {
-        return Ok(None);
-    };
-    // What the parser says of a text that is no JSON names its place, and none of its words.
-    let value = serde_json::from_str(&text).map_err(|e| format!("is not JSON: {e}"))?;
-    let Value::Object(mut fields) = value else {
-        return Err("is no JSON object".to_owned());
-    };
-    if layout == Layout::Cfg {
-        return Ok(Some(fields));
-    }
-    for field in ["credsStore", "credHelpers"] {
-        if fields.contains_key(field) {
-            report(format!(
-                "{field}: programs that keep credentials are not asked"
-            ));
+/// The credentials that Secrets have for an image. They were checked when their manifests were read.
+fn of_secrets(secrets: &[PullSecret], image: &str) -> Vec<Credential> {
+    let mut candidates = Candidates::default();
+    for secret in secrets {
+        let entries = secret.text().and_then(|(text, layout)| {
+            let entries = take_entries(read_object(text)?, layout)?;
+            Ok(entries.unwrap_or_default())
+        });
+        if let Ok(entries) = entries {
+            candidates.add(&secret.to_string(), &entries, image);
         }
     }
-    match fields.remove("auths") {
-        Some(Value::Object(entries)) => Ok(Some(entries)),
-        None | Some(Value::Null) => Ok(None),
-        Some(_) => Err("auths: expected an object with an entry for each registry".to_owned()),
-    }
-}
-
-/// The text of a file, if there is one.
-fn read_text(path: &Path) -> io::Result<Option<String>> {
-    let known = match path.metadata() {
-        Ok(known) => known,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if !known.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = String::new();
-    let mut file = File::open(path)?.take(MAX_BYTES + 1);
-    file.read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        let message = format!("it is larger than {MAX_BYTES} bytes, the most that is read");
-        return Err(io::Error::other(message));
-    }
-    Ok(Some(text))
-}
-
-/// The entries that are for an image, the most specific ones first.
-fn for_image(
-    path: &Path,
-    entries: &Map<String, Value>,
-    image: &str,
-    report: &mut impl FnMut(String),
-) -> Vec<Credential> {
-    let image = Repository::of_image(image);
-    let mut found = vec![];
-    for (name, entry) in entries {
-        match auth(entry) {
-            Ok(auth) => {
-                let pattern = Repository::of_entry(name);
-                if auth != AuthConfig::default() && pattern.covers(&image) {
-                    let (entry, file) = (name.clone(), path.to_owned());
-                    found.push((pattern, Credential { entry, file, auth }));
-                }
-            }
-            Err(message) => report(format!("the entry {name:?}: {message}")),
-        }
-    }
-    // A longer path comes before a shorter one, and a name before a pattern.
-    found.sort_by(|(a, _), (b, _)| b.cmp(a));
-    found.into_iter().map(|(_, found)| found).collect()
-}
-
-/// Reads an entry; nothing where its credentials are kept elsewhere. No message shows any of it.
-fn auth(entry: &Value) -> Result<AuthConfig, String> {
-    let Value::Object(fields) = entry else {
-        return Err("expected an object".to_owned());
-    };
-    let text = |field: &str| match fields.get(field) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(_) => Err(format!("{field}: expected a text")),
-    };
-    // A token stands for a user, whose name and password beside it are placeholders.
-    let tokens = AuthConfig {
-        identity_token: text("identitytoken")?,
-        registry_token: text("registrytoken")?,
-        ..AuthConfig::default()
-    };
-    if tokens != AuthConfig::default() {
-        return Ok(tokens);
-    }
-    let (username, password) = match text("auth")?.as_str() {
-        "" => (text("username")?, text("password")?),
-        auth => user_and_password(auth).ok_or("auth: expected USER:PASSWORD in base64")?,
-    };
-    Ok(AuthConfig {
-        username,
-        password,
-        ..AuthConfig::default()
-    })
-}
-
-fn user_and_password(auth: &str) -> Option<(String, String)> {
-    // The padding at the end may be left out.
-    let padding = "=".repeat(auth.len().wrapping_neg() % 4);
-    let bytes = STANDARD.decode(auth.to_owned() + &padding).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))
+    candidates.sorted()
 }
 
 #[cfg(test)]

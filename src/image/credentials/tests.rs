@@ -1,7 +1,9 @@
 //! Tests of the credentials for registries.
 
 use super::*;
+use crate::manifest::docker_config::Layout;
 use serde_json::json;
+use std::path::PathBuf;
 
 #[test]
 fn an_entry_covers_the_images_below_it() {
@@ -75,6 +77,13 @@ fn a_pattern_of_many_stars_takes_no_longer_than_another() {
     assert!(!long.covers(&Repository::of_image("busybox")));
 }
 
+/// The credentials that entries have for an image, the most specific ones first.
+fn for_image(place: &str, entries: &Map<String, Value>, image: &str) -> Vec<Credential> {
+    let mut candidates = Candidates::default();
+    assert_eq!(candidates.add(place, entries, image), [""; 0]);
+    candidates.sorted()
+}
+
 fn auths(file: &str) -> Map<String, Value> {
     let value: Value = serde_json::from_str(file).unwrap();
     value.as_object().unwrap().clone()
@@ -92,31 +101,25 @@ fn the_most_specific_entry_comes_first_and_all_are_given() {
                 "reg.example/a/c": {}
             }"#,
     );
-    let mut nothing = |what: String| panic!("{what}");
-    let found = for_image(
-        Path::new("f"),
-        &entries,
-        "reg.example/a/b/c:1",
-        &mut nothing,
-    );
+    let found = for_image("f", &entries, "reg.example/a/b/c:1");
     let users: Vec<_> = found.iter().map(|c| c.auth.username.as_str()).collect();
     assert_eq!(users, ["deep", "path", "host", "any"]);
 }
 
 #[test]
 fn every_way_to_write_credentials_is_read() {
-    let user = |username: &str, password: &str| AuthConfig {
+    let user = |username: &str, password: &str| Login {
         username: username.to_owned(),
         password: password.to_owned(),
-        ..AuthConfig::default()
+        ..Login::default()
     };
-    let identity = AuthConfig {
+    let identity = Login {
         identity_token: "t".to_owned(),
-        ..AuthConfig::default()
+        ..Login::default()
     };
-    let registry = AuthConfig {
+    let registry = Login {
         registry_token: "t".to_owned(),
-        ..AuthConfig::default()
+        ..Login::default()
     };
     for (entry, expected) in [
         (json!({"username": "u", "password": "p"}), user("u", "p")),
@@ -132,10 +135,24 @@ fn every_way_to_write_credentials_is_read() {
             identity,
         ),
         (json!({"registrytoken": "t"}), registry),
-        (json!({}), AuthConfig::default()),
-        (json!({"auth": null}), AuthConfig::default()),
+        (json!({}), Login::default()),
+        (json!({"auth": null}), Login::default()),
     ] {
-        assert_eq!(auth(&entry), Ok(expected), "{entry}");
+        assert_eq!(read_login(&entry), Ok(expected.clone()), "{entry}");
+        let auth = auth_of(expected.clone());
+        let found = (
+            auth.username,
+            auth.password,
+            auth.identity_token,
+            auth.registry_token,
+        );
+        let Login {
+            username,
+            password,
+            identity_token,
+            registry_token,
+        } = expected;
+        assert_eq!(found, (username, password, identity_token, registry_token));
     }
 }
 
@@ -170,18 +187,14 @@ fn what_is_wrong_is_told_without_what_is_secret() {
             "{\"auths\": {\"r\": {\"password\": secret}}}",
             "is not JSON: expected value at line 1",
         ),
-        ("{\"credsStore\": \"secret\"}", "credsStore: programs"),
     ] {
         std::fs::write(&path, text).unwrap();
-        let mut told = vec![];
-        match read(&path, Layout::Config, &mut |what| told.push(what)) {
-            Ok(Some(entries)) => {
-                let found = for_image(&path, &entries, "r/a", &mut |what| told.push(what));
-                assert_eq!(found, []);
-            }
-            Ok(None) => {}
-            Err(message) => told.push(message),
-        }
+        let file = CredentialFiles {
+            files: vec![(path.clone(), Layout::Config)],
+        };
+        let found = file.for_image("r/a");
+        assert_eq!(found.candidates.sorted(), []);
+        let told = found.problems;
         let told = told.join("\n");
         assert!(told.contains(expected), "{text}: {told}");
         assert!(
@@ -194,7 +207,7 @@ fn what_is_wrong_is_told_without_what_is_secret() {
 #[test]
 fn nothing_secret_is_in_a_debug_form() {
     let entries = auths(r#"{"reg.example": {"username": "u", "password": "hush"}}"#);
-    let found = for_image(Path::new("/f"), &entries, "reg.example/a", &mut |_| {});
+    let found = for_image("/f", &entries, "reg.example/a");
     assert_eq!(found[0].auth.password, "hush");
     let shown = format!("{found:?} {:?}", found[0].auth);
     assert!(
@@ -208,7 +221,6 @@ fn files(folder: &Path, files: &[(&str, Layout)]) -> CredentialFiles {
     let place = |(name, layout): &(&str, Layout)| (folder.join(name), *layout);
     CredentialFiles {
         files: files.iter().map(place).collect(),
-        problems: Mutex::default(),
     }
 }
 
@@ -222,7 +234,7 @@ fn the_first_file_with_entries_counts_and_changes_are_seen() {
     ];
     let all = files(folder.path(), &all);
     let user = || {
-        let mut found = all.for_image("reg.example/a");
+        let mut found = all.for_image("reg.example/a").candidates.sorted();
         found.pop().map(|found| found.auth.username)
     };
     let entry = |user: &str| format!(r#""reg.example": {{"username": "{user}", "password": "p"}}"#);
@@ -266,4 +278,72 @@ fn files_are_looked_for_where_the_kubelet_looks() {
         PathBuf::from("/.dockercfg"),
     ];
     assert_eq!(paths, expected);
+}
+
+/// A Pod of a manifest, with the objects beside it.
+fn pod(manifest: &str) -> Arc<crate::manifest::StaticPod> {
+    let parsed = crate::manifest::parse_file(manifest.as_bytes(), "node1").unwrap();
+    let objects = parsed.objects.into_iter();
+    let objects = objects.map(|object| (object.key, object.content)).collect();
+    crate::manifest::objects::attach(&parsed.pod.unwrap().pod, &objects)
+}
+
+#[tokio::test]
+async fn credentials_of_the_pod_come_before_those_of_the_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |user: &str| json!({"reg.example": {"username": user, "password": "hush"}});
+    let config = json!({"auths": entry("node")}).to_string();
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let deep = json!({"reg.example/a": {"username": "deep", "password": "hush"}});
+    let secret = |name: &str, kind: &str, key: &str, text: String| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "type": kind, "stringData": {key: text},
+        })
+    };
+    let documents = [
+        secret(
+            "old",
+            "kubernetes.io/dockercfg",
+            ".dockercfg",
+            entry("old").to_string(),
+        ),
+        secret(
+            "new",
+            "kubernetes.io/dockerconfigjson",
+            ".dockerconfigjson",
+            json!({"auths": deep}).to_string(),
+        ),
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+            "spec": {
+                "containers": [{"name": "c", "image": "reg.example/a/b"}],
+                "imagePullSecrets": [{"name": "old"}, {"name": "new"}, {"name": "none"}],
+            },
+        }),
+    ];
+    let pod = pod(&documents
+        .map(|document| document.to_string())
+        .join("\n---\n"));
+    let secrets = PullSecret::of_pod(&pod, None);
+    let credentials = Credentials::of_node(folder.path());
+    let mut found = vec![];
+    for source in CredentialSource::ALL {
+        let of_source = credentials.find(source, "reg.example/a/b", &secrets).await;
+        assert_eq!(of_source.failures, [""; 0]);
+        found.extend(of_source.credentials);
+    }
+    let shown = format!("{found:?}");
+    let node = folder.path().join("config.json");
+    let expected = format!(
+        "[\"reg.example/a\" in Secret default/new, \"reg.example\" in Secret default/old, \
+         \"reg.example\" in {}]",
+        node.display()
+    );
+    assert_eq!(shown, expected);
+    let users: Vec<_> = found.iter().map(|c| c.auth.username.as_str()).collect();
+    assert_eq!(users, ["deep", "old", "node"]);
+    assert!(!format!("{secrets:?} {credentials:?} {pod:?}").contains("hush"));
+    let places = credentials.places(&secrets);
+    assert_eq!(places[..2], ["Secret default/old", "Secret default/new"]);
 }

@@ -4,12 +4,17 @@
 //! volume that no container mounts, never keeps a Pod from starting.
 
 use std::fmt;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, KeyToPath, PodSpec, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVarSource, KeyToPath, LocalObjectReference, PodSpec, VolumeProjection,
+};
 
-use super::ObjectKind;
+use super::pull_secrets::TYPES;
+use super::{ObjectContent, ObjectKind};
+use crate::manifest::document::Spans;
 use crate::manifest::expansion::too_large;
-use crate::manifest::{StaticPod, path, volumes};
+use crate::manifest::{Problem, StaticPod, path, volumes};
 
 /// A field of a Pod that refers to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,17 @@ pub(super) struct Reference {
     key: Option<String>,
     optional: bool,
     field: String,
+    /// Use of the object.
+    pub(super) used_for: ReferenceUse,
+}
+
+/// Use of an object that a Pod refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReferenceUse {
+    /// Variables and volumes.
+    Data,
+    /// Credentials for pulls of images.
+    Pulls,
 }
 
 /// The fields of a Pod that refer to an object.
@@ -31,7 +47,7 @@ pub(in crate::manifest) fn fields(spec: &PodSpec) -> impl Iterator<Item = String
 
 /// Every reference of a Pod to an object.
 pub(super) fn references(spec: &PodSpec) -> Vec<Reference> {
-    let mut found = vec![];
+    let mut found = pull_secrets(spec);
     let inits = spec.init_containers.iter().flatten().enumerate();
     let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));
     let mains = spec.containers.iter().enumerate();
@@ -66,6 +82,21 @@ pub(super) fn references(spec: &PodSpec) -> Vec<Reference> {
     found
 }
 
+/// The references to Secrets with credentials for registries.
+fn pull_secrets(spec: &PodSpec) -> Vec<Reference> {
+    let secrets = spec.image_pull_secrets.iter().flatten().enumerate();
+    let secrets = secrets.filter(|(_, secret)| !secret.name.is_empty());
+    let reference = |(i, secret): (usize, &LocalObjectReference)| Reference {
+        kind: ObjectKind::Secret,
+        name: secret.name.clone(),
+        key: None,
+        optional: false,
+        field: path::index("spec.imagePullSecrets", i),
+        used_for: ReferenceUse::Pulls,
+    };
+    secrets.map(reference).collect()
+}
+
 fn of_container(field: &str, container: &Container, found: &mut Vec<Reference>) {
     for (i, source) in container.env_from.iter().flatten().enumerate() {
         let at = path::index(&path::key(field, "envFrom"), i);
@@ -84,6 +115,7 @@ fn of_container(field: &str, container: &Container, found: &mut Vec<Reference>) 
                 key: None,
                 optional: optional == Some(true),
                 field: path::key(&at, inner),
+                used_for: ReferenceUse::Data,
             });
         }
     }
@@ -103,6 +135,7 @@ fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
             key: Some(r.key.clone()),
             optional: r.optional == Some(true),
             field: path::key(field, "configMapKeyRef"),
+            used_for: ReferenceUse::Data,
         });
     }
     if let Some(r) = &source.secret_key_ref {
@@ -112,6 +145,7 @@ fn of_variable(field: &str, source: &EnvVarSource, found: &mut Vec<Reference>) {
             key: Some(r.key.clone()),
             optional: r.optional == Some(true),
             field: path::key(field, "secretKeyRef"),
+            used_for: ReferenceUse::Data,
         });
     }
 }
@@ -158,6 +192,7 @@ fn of_items(
         key,
         optional: optional == Some(true),
         field: field.to_owned(),
+        used_for: ReferenceUse::Data,
     };
     match items.filter(|items| !items.is_empty()) {
         None => found.push(reference(None)),
@@ -172,6 +207,8 @@ pub struct Missing {
     name: String,
     /// The key that the object lacks; nothing where there is no such object.
     key: Option<String>,
+    /// The type of the object, where it is none with credentials for registries.
+    other_type: Option<Arc<str>>,
     field: String,
     /// The part of the Pod that refers to it.
     pub user: User,
@@ -184,21 +221,39 @@ pub enum User {
     Volume(String),
     /// The variables of the container of this name.
     Container(String),
+    /// The pulls of its images.
+    Pulls,
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind, name, field, ..
-        } = self;
-        match &self.key {
-            None => write!(f, "{field}: no manifest has the {kind} {name:?}"),
-            Some(key) => write!(f, "{field}: the {kind} {name:?} has no key {key:?}"),
-        }
+        write!(f, "{}: {}", self.field, self.message())
     }
 }
 
 impl Missing {
+    fn message(&self) -> String {
+        let Self { kind, name, .. } = self;
+        if let Some(found) = &self.other_type {
+            let expected = TYPES.map(|(name, _)| name).join(" or ");
+            return format!("the {kind} {name:?} has the type {found:?}, expected {expected}");
+        }
+        match &self.key {
+            None => format!("no manifest has the {kind} {name:?}"),
+            Some(key) => format!("the {kind} {name:?} has no key {key:?}"),
+        }
+    }
+
+    /// Returns true if the object is there, but none with credentials for registries.
+    pub(in crate::manifest) fn is_of_other_type(&self) -> bool {
+        self.other_type.is_some()
+    }
+
+    /// The same as a problem of the Pod's manifest.
+    pub(in crate::manifest) fn problem(&self, spans: &Spans) -> Problem {
+        spans.problem(&self.field, self.message())
+    }
+
     /// The same in the kubelet's words (`pkg/kubelet/kubelet_pods.go`, `pkg/volume/configmap`).
     #[must_use]
     pub fn event_message(&self, namespace: &str) -> String {
@@ -207,6 +262,9 @@ impl Missing {
         } = self;
         let lower = kind.to_string().to_lowercase();
         match (&self.key, user) {
+            (_, User::Pulls) => format!(
+                "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
+            ),
             (None, _) => format!("{lower} {name:?} not found"),
             (Some(key), User::Container(_)) => {
                 format!("couldn't find key {key} in {kind} {namespace}/{name}")
@@ -227,6 +285,7 @@ fn user_of(field: &str, spec: &PodSpec) -> Option<User> {
     let index: usize = rest.split_once(']')?.0.parse().ok()?;
     let container = |list: &[Container]| Some(User::Container(list.get(index)?.name.clone()));
     match list {
+        "imagePullSecrets" => Some(User::Pulls),
         "volumes" => {
             let volumes = spec.volumes.as_deref().unwrap_or_default();
             Some(User::Volume(volumes.get(index)?.name.clone()))
@@ -243,6 +302,10 @@ pub fn missing(pod: &StaticPod) -> Vec<Missing> {
         return vec![];
     }
     let is_missing = |r: &Reference| {
+        if r.used_for == ReferenceUse::Pulls {
+            let secret = pod.objects.pull_secret(&r.name);
+            return secret.is_none_or(|secret| secret.layout().is_none());
+        }
         let entries = pod.objects.get(r.kind, &r.name);
         let has_it = match (entries, &r.key) {
             (None, _) => false,
@@ -254,7 +317,10 @@ pub fn missing(pod: &StaticPod) -> Vec<Missing> {
     let references = references(&pod.spec).into_iter().filter(is_missing);
     let missing = references.filter_map(|r| {
         let is_there = pod.objects.get(r.kind, &r.name).is_some();
+        let secret = pod.objects.pull_secret(&r.name);
+        let secret = secret.filter(|_| r.used_for == ReferenceUse::Pulls);
         Some(Missing {
+            other_type: secret.map(ObjectContent::type_or_default),
             user: user_of(&r.field, &pod.spec)?,
             kind: r.kind,
             name: r.name,

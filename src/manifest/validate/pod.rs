@@ -25,6 +25,9 @@ impl Validator<'_> {
         self.dns(&field, spec);
         self.host_aliases(&field, spec);
         self.others(&field, spec, node_name);
+        for (field, secret) in field.items("imagePullSecrets", &spec.image_pull_secrets) {
+            self.object_name(&field.key("name"), &secret.name);
+        }
         self.scheduling(&field, spec);
         self.volumes(&field, spec);
         self.containers(&field, spec);

@@ -51,6 +51,31 @@ impl PodTask {
         }
     }
 
+    /// Writes the record of the wanted version again where its Secrets for pulls have changed.
+    pub(super) async fn update_record(&mut self) {
+        let Some(version) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+            return;
+        };
+        let uid = version.uid.clone();
+        let secrets = &version.objects.pull_secrets;
+        let is_outdated = |record: &Arc<Record>| record.objects.pull_secrets != *secrets;
+        let known = self.state.record(&uid).filter(|record| is_outdated(record));
+        let Some(known) = known.filter(|_| self.state.is_on_disk(&uid)) else {
+            return;
+        };
+        let record = Arc::new(Record {
+            objects: Arc::clone(&version.objects),
+            ..Record::clone(known)
+        });
+        self.state.version_mut(&uid).record = Some(Arc::clone(&record));
+        let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
+        let write = move || folder::create(&paths, &key, &uid, &record);
+        let written = self.own_files(blocking(write)).await;
+        if let Some(error) = self.complaints.record(RECORD, &written) {
+            warn!(pod = %self.key, error, "Failed to write the Pod's record after its Secrets changed");
+        }
+    }
+
     /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
     /// of it from here on.
     pub(super) async fn restore_record(&mut self) {

@@ -14,10 +14,12 @@ use tracing::warn;
 use super::background::JobOutcome;
 use super::{Context, PodTask, events};
 use crate::image::{Before, ImageError, LocalImage};
+use crate::manifest::objects::{PullSecret, PullSecrets};
 use crate::manifest::{PullPolicy, StaticPod, Uid};
 use crate::pod::backoff;
+use crate::pod::plan::waiting::MISSING_OBJECT;
 use crate::pod::plan::{Outcome, Step, image_volumes, volume_holder, wanted_images};
-use crate::pod::state::Image;
+use crate::pod::state::{Image, Subject};
 use k8s_openapi::api::core::v1::Container as ContainerSpec;
 
 /// Time that a container that ran before waits for a pull before it starts from the local image: a
@@ -37,6 +39,8 @@ pub(super) struct Pulled {
     pub(super) result: Result<LocalImage, ImageError>,
     /// Duration of the pull.
     pub(super) took: Duration,
+    /// The Secrets that it was made with.
+    secrets: PullSecrets,
 }
 
 pub(super) type Pull = BoxFuture<'static, Pulled>;
@@ -128,7 +132,8 @@ impl PodTask {
         self.record_pulling(&uid, &container, image);
         let began = Instant::now();
         let images = &self.context.images;
-        let pull = images.pull(&self.context.client, image, before);
+        let secrets = self.pull_secrets(&uid);
+        let pull = images.pull(&self.context.client, image, secrets.clone(), before);
         let of_uid = self.observed.containers_of(&uid);
         let ran_before = of_uid.into_iter().any(|c| c.name == container);
         // Nothing starts from the local image if that is damaged.
@@ -149,6 +154,7 @@ impl PodTask {
                 holder: container,
                 result,
                 took: began.elapsed(),
+                secrets,
             }
         };
         self.pulls.push(result.boxed());
@@ -170,6 +176,7 @@ impl PodTask {
             holder,
             result,
             took,
+            secrets,
         } = pulled;
         let image = self.version(&uid).and_then(|version| {
             let image = wanted_images(&version).find(|image| image.holder == holder);
@@ -178,7 +185,39 @@ impl PodTask {
         if let (Some(image), Ok(local)) = (image, &result) {
             self.record_pulled(&uid, &holder, &image, local, took);
         }
+        let is_outdated = result.is_err() && secrets != self.pull_secrets(&uid);
         self.image_arrived(&uid, &holder, result);
+        if is_outdated {
+            self.retry_image(&uid, &holder);
+        }
+    }
+
+    /// The Secrets for pulls of a version, as manifests have them now.
+    fn pull_secrets(&self, uid: &Uid) -> PullSecrets {
+        let newest = self.asked.as_ref().map(|asked| &*asked.pod);
+        let secrets = self.version(uid).map(|v| PullSecret::of_pod(&v, newest));
+        secrets.unwrap_or_default()
+    }
+
+    /// Has images that could not be pulled tried again at once with other Secrets, and looks for these Secrets again.
+    pub(super) fn pull_secrets_changed(&mut self, version: &StaticPod) {
+        let uid = &version.uid;
+        for image in wanted_images(version) {
+            self.retry_image(uid, &image.holder);
+        }
+        let volumes = Subject::Volumes(uid.clone());
+        let failure = self.state.failures.get(&volumes);
+        if failure.is_some_and(|failure| failure.reason == MISSING_OBJECT) {
+            self.state.failures.remove(&volumes);
+        }
+    }
+
+    fn retry_image(&mut self, uid: &Uid, holder: &str) {
+        let mut image = self.state.image(uid, holder).cloned();
+        if let Some(Image::Failed { retry, .. }) = &mut image {
+            *retry = self.context.clock.now();
+            self.set_image(uid, holder, image);
+        }
     }
 
     /// Records the result of getting an image.

@@ -57,8 +57,17 @@ impl PodTask {
         let wanted = before.or_else(|| asked.clone());
         let wanted = wanted.filter(|_| self.pause.is_none());
         self.forgets_pause |= asked.is_some();
-        self.asked = asked;
+        let before = std::mem::replace(&mut self.asked, asked);
+        let changed = before.zip(self.asked.clone());
+        let changed = changed
+            .filter(|(old, new)| old.pod.objects.pull_secrets != new.pod.objects.pull_secrets);
         self.carry_out(wanted);
+        if changed.is_some() {
+            let versions: Vec<_> = self.state.pods().map(Arc::clone).collect();
+            for version in versions {
+                self.pull_secrets_changed(&version);
+            }
+        }
     }
 
     fn carry_out(&mut self, wanted: Option<DesiredPod>) {

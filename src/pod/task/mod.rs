@@ -263,6 +263,7 @@ impl PodTask {
             self.correct_first_seen(before).await;
         }
         self.restore_record().await;
+        self.update_record().await;
         self.resume_post_starts();
         self.sync_probes();
         self.forget_outdated_failures();

@@ -62,6 +62,7 @@ impl PodTask {
                     let message = format!("Error: {message}");
                     (Some(name.as_str()), "Failed", message)
                 }
+                User::Pulls => (None, "FailedToRetrieveImagePullSecret", message),
             };
             self.event(
                 &version.uid,

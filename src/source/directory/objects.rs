@@ -4,12 +4,14 @@
 //! first, then the file that it already comes from, then the order of names. What is in use is never
 //! taken over by a newcomer of equal standing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::known::KnownManifest;
-use crate::manifest::objects::{Entries, Object, ObjectKey, ObjectKind, ObjectSet, attach_again};
+use crate::manifest::objects::{
+    Object, ObjectContent, ObjectKey, ObjectKind, ObjectSet, attach_again,
+};
 use crate::manifest::{PodKey, Problem, StaticPod};
 use crate::source::candidates::{has_usual_extension, order};
 use crate::source::store::ObjectInUse;
@@ -28,12 +30,12 @@ pub(super) struct AllocatedObjects {
 
 /// The file that each object comes from, and its content.
 #[derive(Debug, Default)]
-pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, Arc<Entries>)>);
+pub(super) struct Owners(BTreeMap<ObjectKey, (PathBuf, ObjectContent)>);
 
 impl Owners {
     /// Restores an object that was in use before the agent's start.
     pub(super) fn restore(&mut self, kept: &ObjectInUse) {
-        let owner = (kept.path.clone(), Arc::clone(&kept.entries));
+        let owner = (kept.path.clone(), kept.content.clone());
         self.0.insert(kept.key.clone(), owner);
     }
 
@@ -59,8 +61,8 @@ impl Owners {
                 continue;
             };
             let path = &winner.candidate.path;
-            set.insert(key.clone(), Arc::clone(&object.entries));
-            owners.insert(key.clone(), (path.clone(), Arc::clone(&object.entries)));
+            set.insert(key.clone(), object.content.clone());
+            owners.insert(key.clone(), (path.clone(), object.content.clone()));
             // While the winner may be gone, the others wait.
             for (loser, _) in
                 candidates.filter(|(loser, _)| !winner.candidate.gone && !loser.candidate.gone)
@@ -92,7 +94,7 @@ impl Owners {
         let KnownManifest { candidate, .. } = known;
         let owner = self.0.get(&object.key);
         let owns = owner.is_some_and(|(path, _)| *path == candidate.path);
-        let same = owner.is_some_and(|(_, entries)| *entries == object.entries);
+        let same = owner.is_some_and(|(_, content)| *content == object.content);
         (
             candidate.gone && !owns,
             !has_usual_extension(&candidate.path),
@@ -113,14 +115,15 @@ impl Owners {
         };
         let config_maps = pod.objects.config_maps.keys();
         let secrets = pod.objects.secrets.keys();
+        let secrets: BTreeSet<_> = secrets.chain(pod.objects.pull_secrets.keys()).collect();
         let config_maps = config_maps.map(of_kind(ObjectKind::ConfigMap));
-        let keys = config_maps.chain(secrets.map(of_kind(ObjectKind::Secret)));
+        let keys = config_maps.chain(secrets.into_iter().map(of_kind(ObjectKind::Secret)));
         let kept = keys.filter_map(|key| {
-            let (path, entries) = self.0.get(&key)?;
+            let (path, content) = self.0.get(&key)?;
             Some(ObjectInUse {
                 path: path.clone(),
                 key,
-                entries: Arc::clone(entries),
+                content: content.clone(),
             })
         });
         kept.collect()

@@ -161,7 +161,7 @@ impl Directory {
             if known.objects.iter().all(|known| known.key != object.key) {
                 known.objects.push(Object {
                     key: object.key.clone(),
-                    entries: Arc::clone(&object.entries),
+                    content: object.content.clone(),
                     warnings: vec![],
                 });
             }

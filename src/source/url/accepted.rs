@@ -87,13 +87,13 @@ pub(super) fn take_objects(
     for ObjectEntry { key, result } in entries {
         match (result, key) {
             (Ok(object), _) => {
-                let Object { key, entries, .. } = object;
+                let Object { key, content, .. } = object;
                 match next.get(&key) {
                     None => {
-                        next.insert(key, entries);
+                        next.insert(key, content);
                         continue;
                     }
-                    Some(first) if *first == entries => continue,
+                    Some(first) if *first == content => continue,
                     Some(_) => {}
                 }
                 let message = format!(
@@ -104,15 +104,15 @@ pub(super) fn take_objects(
                     field: "metadata.name".to_owned(),
                     ..Problem::of_file(message)
                 }]);
-                if before.get(&key) == Some(&entries) {
-                    next.insert(key, entries);
+                if before.get(&key) == Some(&content) {
+                    next.insert(key, content);
                 }
             }
             (Err(problems), key) => {
                 refuse(problems);
                 match key.and_then(|key| Some((before.get(&key)?.clone(), key))) {
-                    Some((entries, key)) => {
-                        next.entry(key).or_insert(entries);
+                    Some((content, key)) => {
+                        next.entry(key).or_insert(content);
                     }
                     None => unidentified = true,
                 }
@@ -121,8 +121,8 @@ pub(super) fn take_objects(
     }
     if unidentified {
         // Any object that this document does not seem to have may be the one that cannot be identified.
-        for (key, entries) in before {
-            next.entry(key.clone()).or_insert_with(|| entries.clone());
+        for (key, content) in before {
+            next.entry(key.clone()).or_insert_with(|| content.clone());
         }
     }
     (next, bad)
