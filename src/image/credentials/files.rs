@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::Candidates;
+use super::helper::{HelperCall, HelperNames};
 use crate::manifest::docker_config::{Layout, read_object, take_entries};
 
 /// The largest file that is read.
@@ -25,8 +26,16 @@ pub(super) struct CredentialFiles {
 #[derive(Debug, Default)]
 pub(super) struct OfFiles {
     pub(super) candidates: Candidates,
+    /// The program that keeps credentials of the image's registry.
+    pub(super) helper: Option<HelperCall>,
     /// Problems of the files.
     pub(super) problems: Vec<String>,
+}
+
+/// What one file has.
+struct FileConfig {
+    entries: Map<String, Value>,
+    helpers: HelperNames,
 }
 
 impl CredentialFiles {
@@ -61,9 +70,10 @@ impl CredentialFiles {
         for (path, layout) in &self.files {
             let place = path.display().to_string();
             let mut report = |what: String| found.problems.push(format!("{place}: {what}"));
-            match read(path, *layout) {
-                Ok(Some(entries)) => {
-                    let problems = found.candidates.add(&place, &entries, image);
+            match read(path, *layout, &mut report) {
+                Ok(Some(config)) => {
+                    let problems = found.candidates.add(&place, &config.entries, image);
+                    found.helper = config.helpers.for_image(image, path);
                     problems.into_iter().for_each(report);
                     break;
                 }
@@ -75,12 +85,28 @@ impl CredentialFiles {
     }
 }
 
-/// The entries of a file; nothing where there is no such file, or it is another program's.
-fn read(path: &Path, layout: Layout) -> Result<Option<Map<String, Value>>, String> {
+/// The content of a file; nothing where there is no such file, or it is another program's.
+fn read(
+    path: &Path,
+    layout: Layout,
+    report: &mut impl FnMut(String),
+) -> Result<Option<FileConfig>, String> {
     let Some(text) = read_text(path).map_err(|e| format!("cannot be read: {e}"))? else {
         return Ok(None);
     };
-    take_entries(read_object(&text)?, layout)
+    let fields = read_object(&text)?;
+    let helpers = match layout {
+        Layout::Config => HelperNames::read(&fields, report),
+        Layout::Cfg => HelperNames::default(),
+    };
+    let entries = take_entries(fields, layout)?;
+    if entries.is_none() && helpers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(FileConfig {
+        entries: entries.unwrap_or_default(),
+        helpers,
+    }))
 }
 
 /// The text of a file, if there is one.

@@ -58,6 +58,11 @@ impl Repository {
         }
     }
 
+    /// The registry: host and port.
+    pub(super) fn registry(&self) -> String {
+        format!("{}{}", self.host, self.port)
+    }
+
     /// Of an entry's name: a host, with `*`, `?` and `[…]` in its parts, maybe a port and a path, maybe
     /// written as a URL. The paths `/v1/` and `/v2/` are those of the registry's API.
     pub(super) fn of_entry(name: &str) -> Self {

@@ -2,9 +2,11 @@
 //! order, as in the kubelet's keyring.
 //!
 //! They are read again at each pull, so that changes need no restart. Nothing of what is secret in them gets into a
-//! message, a log line or a `Debug` form.
+//! message, a log line or a `Debug` form, and neither does anything that a program prints.
 
+mod calls;
 mod files;
+mod helper;
 mod hosts;
 
 use std::collections::BTreeSet;
@@ -17,6 +19,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use self::files::CredentialFiles;
+use self::helper::CredentialHelpers;
 use self::hosts::Repository;
 use crate::cri::v1::AuthConfig;
 use crate::host::log_once::LogOnce;
@@ -51,7 +54,7 @@ impl fmt::Display for Credential {
 pub enum CredentialSource {
     /// The Pod's Secrets.
     PullSecrets,
-    /// The node's docker config files.
+    /// The node's docker config files, and the programs that they name.
     Files,
 }
 
@@ -120,8 +123,11 @@ fn auth_of(login: Login) -> AuthConfig {
 #[derive(Debug)]
 pub struct Credentials {
     files: Arc<CredentialFiles>,
+    helpers: CredentialHelpers,
     /// Problems of the files, each a subject of its own.
     problems: Mutex<LogOnce>,
+    /// Failures of programs, each a subject of its own.
+    failures: Mutex<LogOnce>,
 }
 
 impl Credentials {
@@ -130,7 +136,9 @@ impl Credentials {
     pub fn of_node(root_dir: &Path) -> Self {
         Self {
             files: Arc::new(CredentialFiles::of_node(root_dir)),
+            helpers: CredentialHelpers::default(),
             problems: Mutex::default(),
+            failures: Mutex::default(),
         }
     }
 
@@ -164,10 +172,21 @@ impl Credentials {
         // Only the end of the agent can keep the files from being read.
         let found = found.unwrap_or_default();
         self.log_files(found.problems);
-        FoundCredentials {
-            credentials: found.candidates.sorted(),
-            failures: vec![],
+        let mut all = FoundCredentials::default();
+        if let Some(call) = found.helper {
+            match self.helpers.get(call.clone()).await {
+                Ok(login) => all.credentials.extend(login.map(|login| Credential {
+                    entry: call.server.clone(),
+                    place: call.to_string(),
+                    auth: auth_of(login),
+                })),
+                Err(error) => all
+                    .failures
+                    .push(self.log_failure(format!("{call}: {error}"))),
+            }
         }
+        all.credentials.extend(found.candidates.sorted());
+        all
     }
 
     /// Logs the problems of one reading of the files, each once while it lasts.
@@ -181,6 +200,15 @@ impl Credentials {
                 warn!("credentials for registries: {problem}");
             }
         }
+    }
+
+    /// Logs a failure of a program, each kind once while it lasts, and gives it back.
+    fn log_failure(&self, failure: String) -> String {
+        let mut known = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.should_log(&failure, Some(&failure)) {
+            warn!("credentials for registries: {failure}");
+        }
+        failure
     }
 }
 

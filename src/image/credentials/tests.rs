@@ -187,13 +187,29 @@ fn what_is_wrong_is_told_without_what_is_secret() {
             "{\"auths\": {\"r\": {\"password\": secret}}}",
             "is not JSON: expected value at line 1",
         ),
+        (
+            "{\"credsStore\": [\"secret\"]}",
+            "credsStore: expected the name of a credential helper",
+        ),
+        (
+            "{\"credsStore\": \"../secret\"}",
+            "credsStore: expected the name of a credential helper",
+        ),
+        (
+            "{\"credHelpers\": {\"r\": \"/secret\"}}",
+            "credHelpers[\"r\"]: expected the name of a credential helper",
+        ),
+        (
+            "{\"credHelpers\": \"secret\"}",
+            "credHelpers: expected an object",
+        ),
     ] {
         std::fs::write(&path, text).unwrap();
         let file = CredentialFiles {
             files: vec![(path.clone(), Layout::Config)],
         };
         let found = file.for_image("r/a");
-        assert_eq!(found.candidates.sorted(), []);
+        assert_eq!((found.candidates.sorted(), found.helper), (vec![], None));
         let told = found.problems;
         let told = told.join("\n");
         assert!(told.contains(expected), "{text}: {told}");
