@@ -247,7 +247,11 @@ async fn build_context(
         node_name: config.node_name.clone(),
         resolv_conf: config.resolv_conf.clone(),
         kubelet_pods: KubeletPods::new(config.node.take_over_kubelet_pods),
-        images: Images::new(&facts.paths, config.life.image_pull_timeout),
+        images: Images::new(
+            &facts.paths,
+            config.life.image_pull_timeout,
+            config.credential_providers.clone(),
+        ),
         facts: facts.clone(),
         allocations: Allocations::default(),
         limiter: Limiter::new(config.runtime_concurrency),

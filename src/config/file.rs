@@ -151,7 +151,7 @@ fn drop_ins(folder: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Formats a problem as a compiler does.
-fn place(file: &Path, problem: &Problem) -> String {
+pub(super) fn place(file: &Path, problem: &Problem) -> String {
     let gap = if problem.line == 0 { ": " } else { ":" };
     format!("{}{gap}{problem}", file.display())
 }

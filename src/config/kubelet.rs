@@ -133,7 +133,7 @@ const UNIT: &str = "the systemd unit of the agent sets it";
 const PLUGINS_NETWORK: &str = "CNI plugins set up the network";
 const LOG_LINES: &str = "log lines go to standard error at once";
 const ONE_DEAD: &str = "one dead container of each name is kept";
-const CREDENTIALS: &str = "podkeeper runs no credential provider; write the credentials into a config.json, see docs/registries.md";
+const CREDENTIALS: &str = "name the provider acr-credential-provider in --image-credential-provider-config, see docs/registries.md";
 const NO_FLEX: &str = "there are no FlexVolume plugins";
 
 /// The kubelet's options that are no settings. Of flags, those that Kubernetes 1.29 to 1.36 have.
@@ -200,8 +200,6 @@ pub(super) static KUBELET_OPTIONS: &[KubeletOption] = &[
     nothing("", "imagePullCredentialsVerificationPolicy", "manifests may name every image of the node"),
     nothing("", "preloadedImagesVerificationAllowlist", "manifests may name every image of the node"),
     refused("azure-container-registry-config", "", CREDENTIALS),
-    refused("image-credential-provider-bin-dir", "", CREDENTIALS),
-    refused("image-credential-provider-config", "", CREDENTIALS),
     refused("image-service-endpoint", "imageServiceEndpoint", "images are those of --container-runtime-endpoint"),
     only("container-runtime", "", "remote", "set --container-runtime-endpoint"),
     nothing("runtime-request-timeout", "runtimeRequestTimeout", "each call of the runtime has a limit of its own"),
@@ -423,9 +421,9 @@ mod tests {
                 "--runonce: found \"true\", expected \"false\": Pods are kept running",
             ),
             (
-                "image-credential-provider-config",
+                "azure-container-registry-config",
                 "/c",
-                "--image-credential-provider-config: found \"/c\", expected nothing: podkeeper runs",
+                "--azure-container-registry-config: found \"/c\", expected nothing: name the provider",
             ),
         ] {
             let error = flags(&[(flag, value)]).unwrap_err().to_string();

@@ -7,6 +7,7 @@
 
 mod api;
 mod configz;
+mod credential_providers;
 mod file;
 mod flags;
 mod housekeeping;
@@ -38,6 +39,7 @@ pub use setting::Setting;
 
 use crate::cri::Endpoint;
 use crate::host::cgroup::CgroupDriver;
+use crate::image::credentials::CredentialProvider;
 use crate::manifest::is_dns_subdomain;
 use crate::node::image_gc;
 use crate::node::log_rotation::Rotation;
@@ -81,6 +83,8 @@ pub struct Config {
     pub https: Option<crate::server::HttpsSettings>,
     /// Restart back-off and rollback.
     pub life: LifeSettings,
+    /// Programs that give credentials for registries.
+    pub credential_providers: Vec<CredentialProvider>,
     /// Periods in which Pods are stopped before the machine shuts down; `None` if they are not.
     pub shutdown: Option<ShutdownPeriods>,
     /// Rotation of containers' logs.
@@ -144,6 +148,8 @@ impl Config {
         let https = https::load(values)?;
         let port = https.as_ref().map(|https| https.address.port());
         let mut warnings = without_effect(flags, &files)?;
+        let credential_providers = credential_providers::load(values)?;
+        warnings.extend(credential_providers::warnings(&credential_providers));
         warnings.extend(ports.warning());
         warnings.extend(https.as_ref().and_then(https::warning));
         Ok(Self {
@@ -166,6 +172,7 @@ impl Config {
             ports,
             https,
             life: LifeSettings::load(values)?,
+            credential_providers,
             shutdown: shutdown::load(values)?,
             log_rotation: housekeeping::log_rotation(values)?,
             image_gc: housekeeping::image_gc(values)?,

@@ -170,6 +170,11 @@ pub(super) static SETTINGS: &[Definition] = &[
     row("image-maximum-gc-age", Duration, "Time after which an unused image is removed regardless of disk usage; 0s for never")
         .field("imageMaximumGCAge").default("0s"),
 
+    row("image-credential-provider-config", Path, "Configuration of programs that give credentials for registries, or a directory with such files")
+        .value_name("PATH").requires("image-credential-provider-bin-dir")
+        .notes("a `CredentialProviderConfig`; see [private registries](registries.md#credential-providers)"),
+    row("image-credential-provider-bin-dir", Path, "Directory with these programs")
+        .value_name("DIR").requires("image-credential-provider-config"),
     row("image-pull-timeout", Period, "Time within which a pull of an image must end; it is begun again after a back-off")
         .default("30m"),
 

@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::credentials::Credentials;
+use self::credentials::{CredentialProvider, Credentials};
 use self::records::PullRecords;
 pub use self::records::folder as pull_records_folder;
 use crate::cri::v1::{Image, ImageFsInfoRequest, ImageSpec, ImageStatusRequest};
@@ -82,11 +82,12 @@ pub struct Images {
 }
 
 impl Images {
-    /// Pulls with the credentials of a node, whose agent has these paths, within `timeout` each.
+    /// Pulls with the credentials of a node, whose agent has these paths and credential providers, within `timeout`
+    /// each.
     #[must_use]
-    pub fn new(paths: &Paths, timeout: Duration) -> Self {
+    pub fn new(paths: &Paths, timeout: Duration, providers: Vec<CredentialProvider>) -> Self {
         Self {
-            credentials: Arc::new(Credentials::of_node(&paths.root)),
+            credentials: Arc::new(Credentials::of_node(&paths.root, providers)),
             records: Arc::new(PullRecords::new(&paths.root)),
             owner_label: paths.owner_label().into(),
             timeout,

@@ -316,7 +316,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         facts: facts.clone(),
         node_name: NODE.into(),
         resolv_conf: Some(facts.paths.root.with_file_name("resolv.conf")),
-        images: Images::new(&facts.paths, IMAGE_PULL_TIMEOUT),
+        images: Images::new(&facts.paths, IMAGE_PULL_TIMEOUT, vec![]),
         kubelet_pods: KubeletPods::new(true),
         metrics: Metrics::default(),
         allocations: Allocations::default(),

@@ -1,6 +1,8 @@
 //! Matching an image with the entries of a credential file: by registry host, its wildcards and port,
 //! and the path.
 
+use std::fmt;
+
 /// As long as a host's name may be, in bytes, and as long as a pattern of them that is matched.
 const MAX_HOST: usize = 253;
 
@@ -58,6 +60,12 @@ impl Repository {
         }
     }
 
+    /// Of a pattern of the kubelet's credential providers: an entry's name without a scheme or the path of an API.
+    pub(super) fn of_pattern(pattern: &str) -> Self {
+        let (host, path) = pattern.split_at(pattern.find('/').unwrap_or(pattern.len()));
+        Self::new(host, path)
+    }
+
     /// The registry: host and port.
     pub(super) fn registry(&self) -> String {
         format!("{}{}", self.host, self.port)
@@ -91,6 +99,13 @@ impl Repository {
             && image.path.starts_with(&self.path)
             && patterns.len() == names.len()
             && patterns.iter().zip(&names).all(|(p, n)| matches(p, n))
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, path } = self;
+        write!(f, "{host}{port}{path}")
     }
 }
 

@@ -1,5 +1,5 @@
-//! Credentials for registries: those of a Pod's `imagePullSecrets` and of the node's docker config files, in this
-//! order, as in the kubelet's keyring.
+//! Credentials for registries: those of a Pod's `imagePullSecrets`, of the node's docker config files, and of the
+//! kubelet's credential providers, in this order, as in the kubelet's keyring.
 //!
 //! They are read again at each pull, so that changes need no restart. Nothing of what is secret in them gets into a
 //! message, a log line or a `Debug` form, and neither does anything that a program prints.
@@ -8,12 +8,14 @@ mod calls;
 mod files;
 mod helper;
 mod hosts;
+mod provider;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::join_all;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -21,6 +23,8 @@ use tracing::warn;
 use self::files::CredentialFiles;
 use self::helper::CredentialHelpers;
 use self::hosts::Repository;
+use self::provider::Provider;
+pub use self::provider::{CacheKeyType, CredentialProvider};
 use crate::cri::v1::AuthConfig;
 use crate::host::log_once::LogOnce;
 use crate::manifest::docker_config::{Login, read_login, read_object, take_entries};
@@ -56,11 +60,13 @@ pub enum CredentialSource {
     PullSecrets,
     /// The node's docker config files, and the programs that they name.
     Files,
+    /// The kubelet's credential providers.
+    Providers,
 }
 
 impl CredentialSource {
     /// All of them in order.
-    pub const ALL: [Self; 2] = [Self::PullSecrets, Self::Files];
+    pub const ALL: [Self; 3] = [Self::PullSecrets, Self::Files, Self::Providers];
 }
 
 /// The credentials that a source has for an image.
@@ -124,6 +130,7 @@ fn auth_of(login: Login) -> AuthConfig {
 pub struct Credentials {
     files: Arc<CredentialFiles>,
     helpers: CredentialHelpers,
+    providers: Vec<Provider>,
     /// Problems of the files, each a subject of its own.
     problems: Mutex<LogOnce>,
     /// Failures of programs, each a subject of its own.
@@ -131,12 +138,13 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The credentials of a node whose agent has this root directory.
+    /// The credentials of a node whose agent has this root directory and these credential providers.
     #[must_use]
-    pub fn of_node(root_dir: &Path) -> Self {
+    pub fn of_node(root_dir: &Path, providers: Vec<CredentialProvider>) -> Self {
         Self {
             files: Arc::new(CredentialFiles::of_node(root_dir)),
             helpers: CredentialHelpers::default(),
+            providers: providers.into_iter().map(Provider::new).collect(),
             problems: Mutex::default(),
             failures: Mutex::default(),
         }
@@ -163,6 +171,7 @@ impl Credentials {
                 failures: vec![],
             },
             CredentialSource::Files => self.of_files(image).await,
+            CredentialSource::Providers => self.of_providers(image).await,
         }
     }
 
@@ -187,6 +196,29 @@ impl Credentials {
         }
         all.credentials.extend(found.candidates.sorted());
         all
+    }
+
+    async fn of_providers(&self, image: &str) -> FoundCredentials {
+        let repository = Repository::of_image(image);
+        let asked = self.providers.iter().filter(|p| p.is_for(&repository));
+        let asked: Vec<&Provider> = asked.collect();
+        let answers = join_all(asked.iter().map(|p| p.provide(&repository))).await;
+        let (mut candidates, mut failures) = (Candidates::default(), vec![]);
+        for (provider, answer) in asked.into_iter().zip(answers) {
+            let place = provider.to_string();
+            match answer {
+                Ok(entries) => {
+                    for (name, login) in entries.iter() {
+                        candidates.add_login(&place, name, login.clone(), &repository);
+                    }
+                }
+                Err(error) => failures.push(self.log_failure(format!("{place}: {error}"))),
+            }
+        }
+        FoundCredentials {
+            credentials: candidates.sorted(),
+            failures,
+        }
     }
 
     /// Logs the problems of one reading of the files, each once while it lasts.

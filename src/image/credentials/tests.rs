@@ -342,7 +342,15 @@ async fn credentials_of_the_pod_come_before_those_of_the_node() {
         .map(|document| document.to_string())
         .join("\n---\n"));
     let secrets = PullSecret::of_pod(&pod, None);
-    let credentials = Credentials::of_node(folder.path());
+    let provider = CredentialProvider {
+        name: "one".to_owned(),
+        program: "sh".into(),
+        match_images: vec!["*.example".to_owned()],
+        api_version: "v".to_owned(),
+        args: vec!["-c".to_owned(), "echo '{\"apiVersion\": \"v\", \"kind\": \"CredentialProviderResponse\", \"cacheKeyType\": \"Image\", \"auth\": {\"reg.example\": {\"username\": \"provider\", \"password\": \"hush\"}}}'".to_owned()],
+        ..CredentialProvider::default()
+    };
+    let credentials = Credentials::of_node(folder.path(), vec![provider]);
     let mut found = vec![];
     for source in CredentialSource::ALL {
         let of_source = credentials.find(source, "reg.example/a/b", &secrets).await;
@@ -353,12 +361,12 @@ async fn credentials_of_the_pod_come_before_those_of_the_node() {
     let node = folder.path().join("config.json");
     let expected = format!(
         "[\"reg.example/a\" in Secret default/new, \"reg.example\" in Secret default/old, \
-         \"reg.example\" in {}]",
+         \"reg.example\" in {}, \"reg.example\" in credential provider one]",
         node.display()
     );
     assert_eq!(shown, expected);
     let users: Vec<_> = found.iter().map(|c| c.auth.username.as_str()).collect();
-    assert_eq!(users, ["deep", "old", "node"]);
+    assert_eq!(users, ["deep", "old", "node", "provider"]);
     assert!(!format!("{secrets:?} {credentials:?} {pod:?}").contains("hush"));
     let places = credentials.places(&secrets);
     assert_eq!(places[..2], ["Secret default/old", "Secret default/new"]);
