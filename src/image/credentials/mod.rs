@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use self::files::CredentialFiles;
@@ -26,9 +26,14 @@ use self::hosts::Repository;
 use self::provider::Provider;
 pub use self::provider::{CacheKeyType, CredentialProvider};
 use crate::cri::v1::AuthConfig;
+use crate::host::blocking::pooled;
 use crate::host::log_once::LogOnce;
 use crate::manifest::docker_config::{Login, read_login, read_object, take_entries};
 use crate::manifest::objects::PullSecret;
+use crate::units::duration::format_duration;
+
+/// Longest wait for the node's docker config files.
+const FILES: Duration = Duration::from_secs(5);
 
 /// Credentials that are for an image. Its `Debug` form does not show what is secret.
 #[derive(Clone, PartialEq)]
@@ -177,11 +182,15 @@ impl Credentials {
 
     async fn of_files(&self, image: &str) -> FoundCredentials {
         let (files, of) = (Arc::clone(&self.files), image.to_owned());
-        let found = spawn_blocking(move || files.for_image(&of)).await;
-        // Only the end of the agent can keep the files from being read.
-        let found = found.unwrap_or_default();
-        self.log_files(found.problems);
+        let found = pooled("docker config files", FILES, move || files.for_image(&of)).await;
         let mut all = FoundCredentials::default();
+        let Ok(found) = found else {
+            let within = format_duration(FILES);
+            let failure = format!("the node's docker config files were not read within {within}");
+            all.failures.push(self.log_failure(failure));
+            return all;
+        };
+        self.log_files(found.problems);
         if let Some(call) = found.helper {
             match self.helpers.get(call.clone()).await {
                 Ok(login) => all.credentials.extend(login.map(|login| Credential {
