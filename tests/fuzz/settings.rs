@@ -1,4 +1,4 @@
-//! Any bytes, taken for the agent's configuration file: loaded, or refused by name.
+//! Any bytes, taken for the agent's configuration file and for that of credential providers: loaded, or refused by name.
 
 #![no_main]
 
@@ -34,5 +34,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(now.later(config.log_rotation.interval) >= now);
         }
         Err(error) => assert!(!format!("{error:#}").is_empty()),
+    }
+    let providers = format!("--image-credential-provider-config={}", FILE.display());
+    let bin_dir = "--image-credential-provider-bin-dir=/bin";
+    let line = Line::parse_from(["run", &providers, bin_dir, "--hostname-override=n"]);
+    if let Err(error) = Config::load_without_sources(&line.flags) {
+        assert!(!format!("{error:#}").is_empty());
     }
 });
