@@ -29,19 +29,19 @@ super::on_each_containerd!(
     credentials_that_the_registry_refuses_give_way_to_the_next,
 );
 
-fn registry() -> String {
+pub(super) fn registry() -> String {
     std::env::var("PODKEEPER_TEST_REGISTRY").expect("run this through hack/test")
 }
 
 /// A registry that serves only those who log in.
-struct PrivateRegistry {
-    address: String,
+pub(super) struct PrivateRegistry {
+    pub(super) address: String,
     /// `USER:PASSWORD`
-    login: String,
+    pub(super) login: String,
 }
 
 impl PrivateRegistry {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let both = std::env::var("PODKEEPER_TEST_PRIVATE_REGISTRY");
         let both = both.expect("run this through hack/test");
         let (login, address) = both.rsplit_once('@').unwrap();
@@ -51,7 +51,7 @@ impl PrivateRegistry {
         }
     }
 
-    fn password(&self) -> &str {
+    pub(super) fn password(&self) -> &str {
         self.login.split_once(':').unwrap().1
     }
 
@@ -62,11 +62,11 @@ impl PrivateRegistry {
 }
 
 /// Puts one of the test images into the registry.
-fn push(archive: &str, reference: &str) {
+pub(super) fn push(archive: &str, reference: &str) {
     push_with(archive, reference, &[]);
 }
 
-fn push_with(archive: &str, reference: &str, flags: &[&str]) {
+pub(super) fn push_with(archive: &str, reference: &str, flags: &[&str]) {
     let images = std::env::var("PODKEEPER_TEST_IMAGES").expect("run this through hack/test");
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/registry");
     let pushed = Command::new(script)
@@ -79,7 +79,7 @@ fn push_with(archive: &str, reference: &str, flags: &[&str]) {
 }
 
 /// A name that no other test and no earlier run uses.
-fn image(node: &Node, registry: &str, tag: &str) -> String {
+pub(super) fn image(node: &Node, registry: &str, tag: &str) -> String {
     format!("{registry}/{}:{tag}", node.name)
 }
 

@@ -23,6 +23,7 @@ mod plan;
 mod port_forwards;
 mod probes;
 mod recovery;
+mod registries;
 mod removal;
 mod requests;
 mod reset;
