@@ -125,7 +125,7 @@ fn read_file(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(fs::read(file)?)
 }
 
-/// What is read of one file.
+/// Reader of one file.
 #[derive(Default)]
 struct ConfigReader {
     providers: Vec<CredentialProvider>,

@@ -32,7 +32,7 @@ pub(super) struct OfFiles {
     pub(super) problems: Vec<String>,
 }
 
-/// What one file has.
+/// Content of one file.
 struct FileConfig {
     entries: Map<String, Value>,
     helpers: HelperNames,
