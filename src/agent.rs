@@ -36,6 +36,7 @@ use crate::node::supervisor::Heartbeat;
 use crate::node::{container_log_manager, image_gc, kubelet, runtime, supervisor};
 use crate::pod::admission::Allocations;
 use crate::pod::events::Events;
+use crate::pod::folder;
 use crate::pod::kubelet_pods::KubeletPods;
 use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
@@ -43,8 +44,8 @@ use crate::pod::shutdown::NodeShutdown;
 use crate::pod::state::time::Clock;
 use crate::pod::task::{Context, PodRequests};
 use crate::server::{AgentMetrics, Audience, Server, ServerState, serve_https, serve_port};
-use crate::source::Sources;
 use crate::source::url::shown;
+use crate::source::{LastRun, Sources};
 use node_facts::{host_ips, node_facts};
 use reload::{LiveSettings, Reloader};
 pub(crate) use reset::reset;
@@ -140,7 +141,9 @@ async fn run_parts(
 ) -> anyhow::Result<ExitCode> {
     let metrics = AgentMetrics::default();
     let freshness = metrics.freshness.clone();
-    let desired = Sources::follow(live.sources, &config.paths.root, freshness);
+    let paths = config.paths.clone();
+    let last_run: LastRun = Arc::new(move |key| folder::last_run(&paths, key));
+    let desired = Sources::follow(live.sources, &config.paths.root, freshness, last_run);
     let (context_sender, context) = watch::channel(None);
     let state = Arc::new(ServerState::new(
         desired.clone(),

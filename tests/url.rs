@@ -316,7 +316,8 @@ fn follow(poller: &Poller, freshness: &Freshness) -> watch::Receiver<Option<Desi
         url: Some(poller.source.clone()),
     };
     let (_, sources) = watch::channel(sources);
-    Sources::follow(sources, poller.state.path(), freshness.clone())
+    let none = std::sync::Arc::new(|_: &_| None);
+    Sources::follow(sources, poller.state.path(), freshness.clone(), none)
 }
 
 #[tokio::test]

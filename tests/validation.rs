@@ -181,6 +181,32 @@ fn metadata() {
 }
 
 #[test]
+fn the_order_of_first_starts() {
+    assert_accepted(&[
+        "{metadata.annotations: {podkeeper.io/start-after: 'db, kube-system/etcd'}}",
+        "{metadata.annotations: {podkeeper.io/start-after: db, podkeeper.io/start-after-timeout: 5m}}",
+    ]);
+    assert_refused(&[
+        (
+            "{metadata.annotations: {podkeeper.io/start-after: Db}}",
+            "metadata.annotations[podkeeper.io/start-after]",
+        ),
+        (
+            "{metadata.annotations: {podkeeper.io/start-after: web}}",
+            "metadata.annotations[podkeeper.io/start-after]",
+        ),
+        (
+            "{metadata.annotations: {podkeeper.io/start-after: db, podkeeper.io/start-after-timeout: 5}}",
+            "metadata.annotations[podkeeper.io/start-after-timeout]",
+        ),
+    ]);
+    assert_warned(&[(
+        "{metadata.annotations: {podkeeper.io/start-after-timeout: 5m}}",
+        "metadata.annotations[podkeeper.io/start-after-timeout]",
+    )]);
+}
+
+#[test]
 fn a_name_that_is_too_long_is_refused_with_the_length_that_fits() {
     let name = "a".repeat(240);
     let problems = read(&format!("{{metadata.name: {name}}}")).unwrap_err();

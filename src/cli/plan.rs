@@ -178,6 +178,14 @@ fn pod_text(text: &mut String, pod: &PodPlan) -> std::fmt::Result {
     if pod.change == PodChange::Replaced && pod.fields.is_empty() {
         writeln!(text, "    no field with an effect; the Pod's UID changes")?;
     }
+    for other in &pod.starts_after {
+        let missing = if pod.missing_pods.contains(other) {
+            ", which no manifest has"
+        } else {
+            ""
+        };
+        writeln!(text, "    starts after Pod {other}{missing}")?;
+    }
     for image in &pod.pulls {
         writeln!(text, "    pulls {image}")?;
     }
@@ -218,6 +226,8 @@ mod tests {
             pods: vec![
                 PodPlan {
                     file: Some("a.yaml".into()),
+                    starts_after: vec!["default/d".to_owned(), "default/x".to_owned()],
+                    missing_pods: vec!["default/x".to_owned()],
                     pulls: vec!["r/i:1".to_owned()],
                     rejected: Some(("NodePorts".to_owned(), "no free ports".to_owned())),
                     ..pod("a", PodChange::New)
@@ -248,6 +258,8 @@ e.yaml:3:1: spec: missing
 e.yaml: is a folder
 e.yaml: refused, Pod default/e runs on as it is
 + Pod default/a: new (a.yaml)
+    starts after Pod default/d
+    starts after Pod default/x, which no manifest has
     pulls r/i:1
     error: NodePorts: no free ports
 ~ Pod default/b: replaced (b.yaml)

@@ -23,6 +23,7 @@ mod requests;
 mod schema;
 mod spans;
 mod spelling;
+mod start_after;
 mod static_pod;
 mod validate;
 pub(crate) mod volumes;
@@ -38,6 +39,7 @@ use document::Document;
 
 pub use kubelet_differences::kubelet_differences;
 pub use requests::{all_containers, is_sidecar};
+pub use start_after::{START_AFTER, START_AFTER_TIMEOUT, StartAfter};
 pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
 pub use written::WrittenDocument;
 
@@ -161,16 +163,22 @@ fn parse_document(
         problems.dedup();
         return Err(problems);
     }
-    let document = WrittenDocument::from(&document.value);
-    let uid = identity::uid(&document, node_name);
+    let written = WrittenDocument::from(&document.value);
+    let uid = identity::uid(&written, node_name);
     let key = identity::identify(&mut pod, &uid, node_name, source);
     let pod = StaticPod {
         key,
         uid: uid.into(),
         metadata: pod.metadata,
         spec: pod.spec.unwrap_or_default(),
-        document,
+        document: written,
         objects: Arc::default(),
+        start_after: None,
+    };
+    let start_after = StartAfter::of(&pod, node_name, &document.spans);
+    let pod = StaticPod {
+        start_after: start_after.map(Arc::new),
+        ..pod
     };
     Ok(Accepted {
         pod: Arc::new(pod),

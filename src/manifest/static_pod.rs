@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::objects::Objects;
 use super::requests::{all_containers, is_sidecar};
-use super::{CONFIG_SOURCE, PodKey, SourceKind, WrittenDocument};
+use super::{CONFIG_SOURCE, PodKey, SourceKind, StartAfter, WrittenDocument};
 use crate::units::text_id;
 
 text_id! {
@@ -32,6 +32,8 @@ pub struct StaticPod {
     pub document: WrittenDocument,
     /// The `ConfigMap`s and `Secret`s that it refers to.
     pub objects: Arc<Objects>,
+    /// The Pods that are to be Ready before it starts for the first time.
+    pub start_after: Option<Arc<StartAfter>>,
 }
 
 impl PartialEq for StaticPod {
@@ -43,6 +45,7 @@ impl PartialEq for StaticPod {
             spec,
             document,
             objects,
+            start_after,
         } = self;
         // What is compared is shared mostly: all Pods of the node are with each change of one.
         std::ptr::eq(self, other)
@@ -51,7 +54,8 @@ impl PartialEq for StaticPod {
                 && *metadata == other.metadata
                 && *spec == other.spec
                 && *document == other.document
-                && *objects == other.objects)
+                && *objects == other.objects
+                && *start_after == other.start_after)
     }
 }
 

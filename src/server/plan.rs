@@ -71,6 +71,12 @@ pub struct PodPlan {
     /// The fields that differ from those in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<FieldChange>,
+    /// Pods that it would wait for, as `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub starts_after: Vec<String>,
+    /// Those of them that there would not be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_pods: Vec<String>,
     /// Images that would be pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pulls: Vec<String>,
@@ -142,7 +148,8 @@ fn manifest_file(file: PlannedFile) -> ManifestFile {
 }
 
 async fn plan(context: &Context, preview: &Preview, desired: &Desired) -> ManifestPlan {
-    let mut pods: Vec<PodPlan> = preview.pods.iter().map(pod_plan).collect();
+    let pods = preview.pods.iter();
+    let mut pods: Vec<PodPlan> = pods.map(|p| pod_plan(p, preview, desired)).collect();
     reject(context, preview, desired, &mut pods);
     let images = timeout(LIMIT, look_for_images(context, preview, &mut pods)).await;
     let refused = preview.refused.iter().map(|refused| RefusedPlan {
@@ -157,8 +164,21 @@ async fn plan(context: &Context, preview: &Preview, desired: &Desired) -> Manife
     }
 }
 
-fn pod_plan(planned: &PlannedPod) -> PodPlan {
+fn pod_plan(planned: &PlannedPod, preview: &Preview, desired: &Desired) -> PodPlan {
+    // It holds the first start alone.
+    let order = planned.pod.start_after.as_ref();
+    let order = order.filter(|_| planned.change == PodChange::New);
+    let after = order.into_iter().flat_map(|order| &order.pods);
+    let is_there = |key: &PodKey| {
+        let mut planned = preview.pods.iter().filter(|p| p.pod.key == *key);
+        let other = desired.pods.get(key);
+        planned.any(|p| p.change != PodChange::Gone)
+            || other.is_some_and(|other| other.origin.file().is_none())
+    };
+    let missing = after.clone().filter(|key| !is_there(key));
     PodPlan {
+        starts_after: after.clone().map(ToString::to_string).collect(),
+        missing_pods: missing.map(ToString::to_string).collect(),
         pod: planned.pod.key.to_string(),
         file: planned.file.clone(),
         change: planned.change,

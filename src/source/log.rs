@@ -90,7 +90,7 @@ fn log_pod(key: &PodKey, old: Option<&DesiredPod>, new: &DesiredPod) {
     }
 }
 
-fn log_refused(refused: &Refused) {
+pub(super) fn log_refused(refused: &Refused) {
     let source = &refused.origin;
     let keeps = refused.keeps.as_ref().map(ToString::to_string);
     for problem in &refused.problems {

@@ -12,18 +12,23 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
 use super::directory::DirectorySource;
+use super::log::log_refused;
+use super::order::{self, OrderedPods};
 use super::url::{self, UrlSource};
-use super::{Desired, Freshness, LastRead, Refused};
+use super::{Desired, DesiredPod, Freshness, LastRead, Refused};
 use crate::host::atomic_file;
 use crate::host::blocking::blocking;
 use crate::host::log_once::LogOnce;
 use crate::json;
-use crate::manifest::{PodKey, Problem};
+use crate::manifest::{PodKey, Problem, StaticPod};
 
 /// The names of the folders and files below the root directory.
 const MANIFESTS: &str = "manifests";
 const URL: &str = "url";
 const OWNED: &str = "owned.json";
+
+/// Looks up the version of a Pod that an agent last ran, in what is on disk.
+pub type LastRun = Arc<dyn Fn(&PodKey) -> Option<Arc<StaticPod>> + Send + Sync>;
 
 /// Sources of manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,16 +56,17 @@ impl Sources {
     ///
     /// The channel gets its first value when every source has one. While a source is exchanged for
     /// another, what it wanted stays wanted. `root` is the agent's root directory; `freshness` is kept
-    /// up to date.
+    /// up to date; `last_run` is asked once the agent runs, for Pods that are refused from its start on.
     #[must_use]
     pub fn follow(
         sources: watch::Receiver<Self>,
         root: &Path,
         freshness: Freshness,
+        last_run: LastRun,
     ) -> watch::Receiver<Option<Desired>> {
         let (sender, receiver) = watch::channel(None);
         let state = Self::url_state(root);
-        tokio::spawn(follow(sources, state, freshness, sender));
+        tokio::spawn(follow(sources, state, freshness, last_run, sender));
         receiver
     }
 }
@@ -136,8 +142,10 @@ async fn follow(
     mut sources: watch::Receiver<Sources>,
     url_state: PathBuf,
     freshness: Freshness,
+    last_run: LastRun,
     sender: watch::Sender<Option<Desired>>,
 ) {
+    let mut ordered = Ordered::new(last_run);
     let state = url_state.clone();
     let mut owned = blocking(move || Owned::read(&state)).await;
     let mut files = RunningSource::new(freshness.directory);
@@ -165,7 +173,7 @@ async fn follow(
                 if wanted.url.is_some() {
                     owned.keep(of_web).await;
                 }
-                publish(&sender, desired);
+                publish(&sender, ordered.refuse_cycles(desired).await);
             }
             tokio::select! {
                 () = sender.closed() => return,
@@ -233,6 +241,59 @@ fn merge(files: &Desired, web: &Desired, of_web: &BTreeSet<PodKey>) -> (Desired,
     (desired, owned)
 }
 
+/// The Pods without those that would wait for each other.
+struct Ordered {
+    /// The Pods that were published last.
+    in_force: Arc<OrderedPods>,
+    /// Manifests that were refused last for their order.
+    refused: Vec<Refused>,
+    last_run: LastRun,
+}
+
+impl Ordered {
+    fn new(last_run: LastRun) -> Self {
+        Self {
+            in_force: Arc::default(),
+            refused: vec![],
+            last_run,
+        }
+    }
+
+    /// Refuses Pods that would wait for each other. Their versions that were accepted before run on.
+    async fn refuse_cycles(&mut self, mut desired: Desired) -> Desired {
+        let mut refused = vec![];
+        if order::has_cycle(&desired.pods) {
+            let (before, last_run) = (Arc::clone(&self.in_force), Arc::clone(&self.last_run));
+            let mut pods = Arc::clone(&desired.pods);
+            (pods, refused) = blocking(move || {
+                let current = Arc::clone(&pods);
+                let in_force = |key: &PodKey| {
+                    let of_disk = || {
+                        Some(DesiredPod {
+                            pod: last_run(key)?,
+                            origin: current.get(key)?.origin.clone(),
+                            warnings: vec![],
+                        })
+                    };
+                    before.get(key).cloned().or_else(of_disk)
+                };
+                let refused = order::refuse_cycles(Arc::make_mut(&mut pods), in_force);
+                (pods, refused)
+            })
+            .await;
+            desired.pods = pods;
+        }
+        for new in refused.iter().filter(|new| !self.refused.contains(new)) {
+            log_refused(new);
+        }
+        self.in_force = Arc::clone(&desired.pods);
+        self.refused.clone_from(&refused);
+        desired.refused.extend(refused);
+        desired.refused.sort_by(|a, b| a.origin.cmp(&b.origin));
+        desired
+    }
+}
+
 /// The Pods that are the web's, on disk, so that a file that comes while the agent is down does not
 /// take one over.
 struct Owned {
@@ -296,4 +357,67 @@ fn write(folder: &Path, keys: &BTreeSet<PodKey>) -> io::Result<()> {
     let pods: Vec<_> = keys.iter().map(pod).collect();
     atomic_file::write(&folder.join(OWNED), &serde_json::to_vec_pretty(&pods)?)?;
     atomic_file::sync_folder(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{SourceKind, parse};
+    use crate::source::Origin;
+
+    fn pod(name: &str, after: &str) -> Arc<StaticPod> {
+        let order = format!("annotations: {{podkeeper.io/start-after: {after}}}");
+        let order = Some(order)
+            .filter(|_| !after.is_empty())
+            .unwrap_or_default();
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, {order}}}, spec: {{containers: [{{name: c, image: i}}]}}}}"
+        );
+        parse(text.as_bytes(), "n", SourceKind::File).unwrap().pod
+    }
+
+    fn desired(pods: &[(&Arc<StaticPod>, Origin)]) -> Desired {
+        let wanted = |(pod, origin): &(&Arc<StaticPod>, Origin)| {
+            let wanted = DesiredPod {
+                pod: Arc::clone(pod),
+                origin: origin.clone(),
+                warnings: vec![],
+            };
+            (pod.key.clone(), wanted)
+        };
+        Desired {
+            pods: Arc::new(pods.iter().map(wanted).collect()),
+            ..Desired::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_circle_of_a_file_and_the_url_leaves_what_runs_over_restarts_of_the_agent() {
+        let file = || Origin::File("/m/a.yaml".into());
+        let url = || Origin::Url("http://x".to_owned());
+        let (before, edited, other) = (pod("a", ""), pod("a", "b"), pod("b", "a"));
+        let runs = Arc::clone(&before);
+        let last_run = move |key: &PodKey| (*key == runs.key).then(|| Arc::clone(&runs));
+        let circle = || desired(&[(&edited, file()), (&other, url())]);
+        for has_run in [true, false] {
+            let mut ordered = Ordered::new(if has_run {
+                Arc::new(last_run.clone())
+            } else {
+                Arc::new(|_: &_| None)
+            });
+            if !has_run {
+                let first = desired(&[(&before, file()), (&other, url())]);
+                assert_eq!(ordered.refuse_cycles(first.clone()).await, first);
+            }
+            for _ in 0..2 {
+                let found = ordered.refuse_cycles(circle()).await;
+                assert_eq!(found.pods[&before.key].pod, before);
+                // The one of the URL has not run either, where the agent has just started.
+                let count = if has_run { 2 } else { 1 };
+                let refused: Vec<_> = found.refused.iter().map(|r| &r.origin).collect();
+                assert_eq!((refused[0], refused.len()), (&file(), count));
+                assert_eq!(found.refused[0].keeps, Some(before.key.clone()));
+            }
+        }
+    }
 }

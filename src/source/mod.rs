@@ -9,6 +9,7 @@ mod limits;
 mod log;
 mod merge;
 pub(crate) mod mounts;
+mod order;
 mod preview;
 mod store;
 pub mod url;
@@ -22,7 +23,8 @@ use std::time::Instant;
 
 pub use candidates::duplicate_pods;
 pub use freshness::{Freshness, LastRead};
-pub use merge::Sources;
+pub use merge::{LastRun, Sources};
+pub use order::circular_pods;
 pub use preview::{FieldChange, ManifestFile, PlannedPod, PodChange, Preview, preview};
 
 use crate::manifest::{PodKey, Problem, StaticPod};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::directory::duplicate_objects;
+use super::order::{OrderedPods, refuse_cycles};
 use super::{Desired, DesiredPod, Origin, Refused, duplicate_pods};
 use crate::manifest::objects::{ObjectSet, Objects, attach};
 use crate::manifest::{self, Manifest, PodKey, Problem, StaticPod, path};
@@ -82,7 +83,8 @@ pub struct Preview {
 /// Returns what these manifests would change if they took the place of those of the directory, on the node of this name.
 #[must_use]
 pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Preview {
-    let (wanted, mut refused) = wanted(files, node_name);
+    let (mut wanted, mut refused) = wanted(files, node_name);
+    refused.extend(refuse_circles(&mut wanted, desired));
     let mut pods = vec![];
     for (file, pod) in wanted.values() {
         let current = desired.pods.get(&pod.key);
@@ -114,12 +116,14 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
             let of = refused.origin.file().and_then(Path::file_name);
             of.is_some() && of == file.file_name()
         };
-        let change = match refused.iter_mut().find(same_name) {
-            Some(refused) => {
-                refused.keeps = Some(key.clone());
-                PodChange::Kept
-            }
-            None => PodChange::Gone,
+        let is_kept = |refused: &Refused| refused.keeps.as_ref() == Some(key);
+        let change = if refused.iter().any(is_kept) {
+            PodChange::Kept
+        } else if let Some(refused) = refused.iter_mut().find(same_name) {
+            refused.keeps = Some(key.clone());
+            PodChange::Kept
+        } else {
+            PodChange::Gone
         };
         pods.push(PlannedPod {
             pod: Arc::clone(&current.pod),
@@ -182,6 +186,27 @@ fn wanted(files: &[ManifestFile], node_name: &str) -> (Wanted, Vec<Refused>) {
         }
     }
     (wanted, refused)
+}
+
+/// Takes out Pods of files that would wait for each other, or for Pods of the URL that wait for them.
+fn refuse_circles(wanted: &mut Wanted, desired: &Desired) -> Vec<Refused> {
+    let of_file = |(key, (file, pod)): (&PodKey, &(PathBuf, Arc<StaticPod>))| {
+        let pod = DesiredPod {
+            pod: Arc::clone(pod),
+            origin: Origin::File(file.clone()),
+            warnings: vec![],
+        };
+        (key.clone(), pod)
+    };
+    let mut pods: OrderedPods = wanted.iter().map(of_file).collect();
+    let of_url = desired.pods.iter();
+    let of_url = of_url.filter(|(_, pod)| pod.origin.file().is_none());
+    pods.extend(of_url.map(|(key, pod)| (key.clone(), pod.clone())));
+    let mut refused = refuse_cycles(&mut pods, |key| desired.pods.get(key).cloned());
+    refused.retain(|refused| refused.origin.file().is_some());
+    let is_refused = |file: &Path| refused.iter().any(|r| r.origin.file() == Some(file));
+    wanted.retain(|_, (file, _)| !is_refused(file));
+    refused
 }
 
 /// Returns the fields of two versions of a Pod that differ, and the objects that do.
@@ -417,6 +442,32 @@ mod tests {
         let refused: Vec<_> = preview.refused.iter().map(|r| &r.origin).collect();
         let file = |path: &str| Origin::File(path.into());
         assert_eq!(refused, [&file("b.yaml"), &file("far.yaml")]);
+    }
+
+    #[test]
+    fn pods_that_would_wait_for_each_other_are_refused_and_run_on() {
+        let after = |name: &str, after: &str| {
+            let order = format!("{name}, annotations: {{podkeeper.io/start-after: {after}}}");
+            pod(&order, "image: i")
+        };
+        let before = desired(&[
+            ("a.yaml", pod("a", "image: i")),
+            ("b.yaml", after("b", "a")),
+        ]);
+        let now = files(&[
+            ("other.yaml", after("a", "b")),
+            ("b.yaml", after("b", "a")),
+            ("c.yaml", after("c", "nobody")),
+        ]);
+        let preview = preview(&now, &before, "n1");
+        let expected = [
+            ("a-n1", PodChange::Kept, &[][..]),
+            ("b-n1", PodChange::Unchanged, &[]),
+            ("c-n1", PodChange::New, &[]),
+        ];
+        assert_eq!(changes(&preview), expected);
+        assert_eq!(preview.refused.len(), 1, "{:?}", preview.refused);
+        assert_eq!(preview.refused[0].origin, Origin::File("other.yaml".into()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::config::node_name;
 use crate::manifest::objects::{Object, ObjectKey};
 use crate::manifest::{self, Accepted, Problem, SourceKind};
 use crate::source::directory::{duplicate_objects, manifests_in, read_given};
-use crate::source::{duplicate_pods, url};
+use crate::source::{circular_pods, duplicate_pods, url};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -96,13 +96,19 @@ pub(super) fn check(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             single.extend(these);
         }
     }
-    if !arguments.web {
+    if arguments.web {
+        // Each is all that a node has.
+        for document in 0..files.len() {
+            find_circles(&mut files, &[document]);
+        }
+    } else {
         for files in &mut folders {
             files.extend(&single);
         }
         folders.push(single);
         for together in folders {
             find_duplicates(&mut files, &together);
+            find_circles(&mut files, &together);
         }
     }
     let report = CheckReport {
@@ -269,6 +275,18 @@ fn find_duplicates(files: &mut [Checked<'_>], together: &[usize]) {
     let mut found = duplicate_pods(pods);
     let objects = these().flat_map(|f| f.objects.iter().map(|key| (f.path.as_path(), key)));
     found.extend(duplicate_objects(objects));
+    add_problems(files, found);
+}
+
+/// Adds a problem to each file among these whose Pod would wait for itself in the end.
+fn find_circles(files: &mut [Checked<'_>], together: &[usize]) {
+    let these = together.iter().map(|index| &files[*index]);
+    let pods = these.flat_map(|f| f.pods.iter().map(|pod| (f.path.as_path(), pod)));
+    let found = circular_pods(pods);
+    add_problems(files, found);
+}
+
+fn add_problems(files: &mut [Checked<'_>], found: Vec<(PathBuf, Problem)>) {
     for (path, problem) in found {
         let mut files = files.iter_mut();
         let finding = CheckResult::Problem(problem);

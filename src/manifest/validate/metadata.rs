@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::super::ROLLBACK_AFTER;
+use super::super::start_after::{self, START_AFTER, START_AFTER_TIMEOUT};
+use super::super::{ROLLBACK_AFTER, identity};
 use super::names::{is_dns_subdomain, is_qualified_name};
 use super::{FieldPath, Validator, names, unexpected};
 use crate::units::duration::parse_duration;
@@ -35,7 +36,7 @@ impl Validator<'_> {
             self.qualified_name(&field, key);
             self.label_value(&field, value);
         }
-        self.annotations(&field.key("annotations"), metadata);
+        self.annotations(&field.key("annotations"), metadata, node_name);
         self.known_annotations(&field.key("annotations"), pod);
         self.added_by_server(&field, metadata);
     }
@@ -70,7 +71,7 @@ impl Validator<'_> {
         }
     }
 
-    fn annotations(&mut self, field: &FieldPath, metadata: &ObjectMeta) {
+    fn annotations(&mut self, field: &FieldPath, metadata: &ObjectMeta, node_name: &str) {
         let mut size = 0_usize;
         for (key, value) in metadata.annotations.iter().flatten() {
             size = size.saturating_add(key.len()).saturating_add(value.len());
@@ -81,11 +82,28 @@ impl Validator<'_> {
                 let message = "has no effect any more, use securityContext.seccompProfile";
                 self.warn(&field.key(key), message);
             }
-            if key == ROLLBACK_AFTER
-                && let Err(message) = parse_duration(value)
-            {
+            let found = match key.as_str() {
+                ROLLBACK_AFTER | START_AFTER_TIMEOUT => parse_duration(value).map(|_| ()),
+                START_AFTER => {
+                    let name = metadata.name.as_deref().unwrap_or_default();
+                    let own = identity::key(name, metadata.namespace.as_deref(), node_name);
+                    start_after::read_names(value, &own, node_name).map(|_| ())
+                }
+                _ => Ok(()),
+            };
+            if let Err(message) = found {
                 self.refuse(&field.key(key), message);
             }
+        }
+        let has = |name| {
+            metadata
+                .annotations
+                .as_ref()
+                .is_some_and(|all| all.contains_key(name))
+        };
+        if has(START_AFTER_TIMEOUT) && !has(START_AFTER) {
+            let message = format!("has no effect without {START_AFTER}");
+            self.warn(&field.key(START_AFTER_TIMEOUT), message);
         }
         if size > MAX_ANNOTATIONS {
             let message = format!("hold {size} bytes, expected at most {MAX_ANNOTATIONS}");

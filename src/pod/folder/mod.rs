@@ -13,7 +13,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Container;
 use rustix::fs::FallocateFlags;
@@ -61,6 +61,16 @@ pub fn list(paths: &Paths) -> io::Result<Vec<String>> {
         uids.extend(entry?.file_name().into_string());
     }
     Ok(uids)
+}
+
+/// Returns the version of a Pod that was started last and is not on its way out, as its record has it.
+#[must_use]
+pub fn last_run(paths: &Paths, key: &PodKey) -> Option<Arc<StaticPod>> {
+    let uids = list(paths).unwrap_or_default().into_iter();
+    let runs = uids.filter(|uid| read_terminating(paths, uid).is_none());
+    let records = runs.filter_map(|uid| read_record(paths, &uid));
+    let own = records.filter(|record| record.key() == *key);
+    own.max_by(|a, b| a.seen.cmp(&b.seen))?.version()
 }
 
 /// Returns true if a root directory has folders of Pods, and none that this agent wrote.
