@@ -163,6 +163,7 @@ fn remove_state(paths: &Paths) -> anyhow::Result<()> {
         Sources::url_state(&paths.root),
         paths.rollbacks(),
         paths.pauses(),
+        paths.holds(),
         image::pull_records_folder(&paths.root),
     ];
     for folder in kept {

@@ -14,6 +14,7 @@ pub mod kubelet_pods;
 pub mod limiter;
 pub mod metrics;
 pub mod observe;
+pub mod order;
 pub mod pause;
 pub mod plan;
 pub mod report;

@@ -12,6 +12,7 @@ use super::plan::{kept_version, waiting};
 use super::shutdown;
 use super::state::View;
 use super::state::observed::Container;
+use super::state::order::Readiness;
 use super::state::progress::{Progress, StepReport, rfc3339};
 use super::state::time::MonotonicTime;
 use super::status::{last_code, last_exit, status};
@@ -157,6 +158,21 @@ impl PodSnapshot {
         PodReport {
             steps: self.progress.steps(),
             ..self.report.clone()
+        }
+    }
+
+    /// Returns the state of the Pod for those that are started after it.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let report = &self.report;
+        // One that the node rejects has none, and may run once there is room.
+        let has_run = !report.containers.is_empty();
+        match report.phase.as_str() {
+            _ if report.paused => Readiness::Paused,
+            _ if self.terminating => Readiness::Terminating,
+            _ if self.is_ready() => Readiness::Ready,
+            "Succeeded" | "Failed" if has_run => Readiness::Over,
+            _ => Readiness::NotReady,
         }
     }
 

@@ -1,14 +1,18 @@
 //! Last snapshot of every Pod's task: for the people who ask, and for the supervisor, which
 //! compares it with what the runtime says.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::observe::StateDigest;
 use super::report::{PodReport, PodSnapshot};
+use super::state::order::Readiness;
 use crate::manifest::PodKey;
+
+/// Followers of Pods, notified when one becomes Ready, or is so no longer.
+type Followers = HashMap<PodKey, Vec<Weak<Notify>>>;
 
 type All = BTreeMap<PodKey, (Arc<PodSnapshot>, StateDigest)>;
 
@@ -21,6 +25,7 @@ pub type PodsById = HashMap<String, Arc<PodKey>>;
 pub struct Reports {
     all: Mutex<All>,
     changes: watch::Sender<u64>,
+    followers: Mutex<Followers>,
 }
 
 impl Default for Reports {
@@ -28,6 +33,7 @@ impl Default for Reports {
         Self {
             all: Mutex::default(),
             changes: watch::channel(0).0,
+            followers: Mutex::default(),
         }
     }
 }
@@ -36,13 +42,20 @@ impl Reports {
     /// The Pod's new report.
     pub fn set(&self, key: &PodKey, snapshot: PodSnapshot, digest: StateDigest) {
         let mut all = self.lock();
-        let before = all.get(key).filter(|(before, _)| **before == snapshot);
+        let known = all.get(key);
+        let before = known.filter(|(before, _)| **before == snapshot);
         let (snapshot, changed) = match before {
             Some((before, _)) => (Arc::clone(before), false),
             None => (Arc::new(snapshot), true),
         };
+        let readiness = |snapshot: &PodSnapshot| snapshot.readiness();
+        let was_ready = known.map(|(before, _)| readiness(before));
+        let is_other = changed && was_ready != Some(readiness(&snapshot));
         all.insert(key.clone(), (snapshot, digest));
         drop(all);
+        if is_other {
+            self.notify_followers(key);
+        }
         if changed {
             self.changes
                 .send_modify(|count| *count = count.wrapping_add(1));
@@ -52,8 +65,48 @@ impl Reports {
     /// The Pod is gone.
     pub fn remove(&self, key: &PodKey) {
         self.lock().remove(key);
+        self.notify_followers(key);
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Has `follower` notified when one of these Pods becomes Ready, or is so no longer, for as long as it is held.
+    pub fn notify(&self, keys: &BTreeSet<PodKey>, follower: &Arc<Notify>) {
+        let mut followers = self.followers();
+        for key in keys {
+            let of = followers.entry(key.clone()).or_default();
+            of.retain(|known| known.strong_count() > 0);
+            of.push(Arc::downgrade(follower));
+        }
+    }
+
+    /// Returns the state of a Pod for those that are started after it.
+    #[must_use]
+    pub fn readiness(&self, key: &PodKey) -> Readiness {
+        let all = self.lock();
+        all.get(key)
+            .map_or(Readiness::Missing, |(snapshot, _)| snapshot.readiness())
+    }
+
+    fn notify_followers(&self, key: &PodKey) {
+        let mut followers = self.followers();
+        let Some(of) = followers.get_mut(key) else {
+            return;
+        };
+        of.retain(|follower| {
+            let follower = follower.upgrade();
+            follower.inspect(|follower| follower.notify_one()).is_some()
+        });
+        if of.is_empty() {
+            followers.remove(key);
+        }
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Followers> {
+        // Each change leaves the map whole.
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All reports, by namespace and name.

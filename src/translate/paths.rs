@@ -59,6 +59,12 @@ impl Paths {
         self.root.join("pauses")
     }
 
+    /// The folder of the records of Pods whose first start is held.
+    #[must_use]
+    pub fn holds(&self) -> PathBuf {
+        self.root.join("holds")
+    }
+
     /// The Pod's own folder.
     #[must_use]
     pub fn pod(&self, uid: &str) -> PathBuf {

@@ -32,6 +32,7 @@ mod rollback;
 mod security;
 mod service;
 mod source;
+mod start_after;
 mod streams;
 mod takeover;
 mod trouble;

@@ -14,6 +14,7 @@ mod identity;
 mod lies;
 mod node;
 mod numbers;
+mod order;
 mod pauses;
 mod probes;
 mod recovery;

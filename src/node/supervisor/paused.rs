@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Supervisor;
 use crate::manifest::PodKey;
-use crate::pod::pause;
 use crate::pod::task::TaskStart;
+use crate::pod::{order, pause};
 use crate::source::Desired;
 
 impl Supervisor {
-    /// Adds paused Pods that no manifest names any more: their tasks forget the pause. While not all manifests are
-    /// known, they may be named by one of those.
+    /// Adds paused Pods that no manifest names any more: their tasks forget the pause. What is kept of held ones is
+    /// removed. While not all manifests are known, they may be named by one of those.
     pub(super) fn add_paused(&self, starts: &mut BTreeMap<PodKey, TaskStart>, desired: &Desired) {
         if desired.web_unknown || !desired.unreadable.is_empty() || !desired.unanswered.is_empty() {
             return;
@@ -23,6 +23,10 @@ impl Supervisor {
         });
         for key in paused {
             starts.entry(key).or_default().forgets_pause = true;
+        }
+        let is_known = |key: &PodKey| starts.contains_key(key) || desired.pods.contains_key(key);
+        if let Err(error) = order::retain(&self.context.facts.paths, is_known) {
+            warn!(%error, "Failed to remove what is kept of held Pods that are gone");
         }
     }
 }

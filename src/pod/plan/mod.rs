@@ -7,6 +7,7 @@
 
 mod clean_up;
 mod images;
+mod order;
 mod outcome;
 mod restart;
 pub mod rules;
@@ -19,6 +20,7 @@ pub(in crate::pod) mod tests;
 pub(in crate::pod) mod waiting;
 
 pub use images::{WantedImage, image_volumes, volume_holder, wanted_images};
+pub use order::{HeldBy, held_by};
 pub use outcome::Outcome;
 pub use restart::{RestartChoice, choose_instances};
 pub use step::Step;
@@ -160,6 +162,7 @@ impl Planner<'_> {
             {
                 None
             }
+            None if self.is_held(version) => None,
             None => self.run_sandbox(uid),
         };
         step.or_else(|| self.report_missing(version))

@@ -5,13 +5,20 @@ use crate::manifest::{StaticPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::pod::plan::rules::{Restart, is_finished, restart};
-use crate::pod::plan::{WantedImage, image_volumes, wanted_images};
+use crate::pod::plan::{WantedImage, held_by, image_volumes, wanted_images};
 use crate::pod::state::observed::{Container, ContainerId};
+use crate::pod::state::order::Readiness;
+use crate::pod::state::progress::rfc3339;
 use crate::pod::state::time::MonotonicTime;
 use crate::pod::state::{Failure, Image, PodState, PostStart, Subject, View};
 
 /// Kubernetes' word for what waits for a `ConfigMap` or `Secret`.
 pub(in crate::pod) const MISSING_OBJECT: &str = "CreateContainerConfigError";
+
+/// The word for a Pod that is started after others.
+pub(in crate::pod) const FOR_PODS: &str = "WaitingForPods";
+/// Most Pods that a message names.
+const NAMED: usize = 5;
 
 /// The reason for which something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,12 +52,50 @@ pub(in crate::pod) fn first_start(view: View<'_>, version: &StaticPod, name: &st
     if let Some(missing) = missing(&start_errors) {
         return missing;
     }
+    if let Some(held) = held(view, version) {
+        return held;
+    }
     let reason = if version.init_containers().is_empty() {
         "ContainerCreating"
     } else {
         "PodInitializing"
     };
     Waiting::new(reason, "")
+}
+
+/// Returns the Pods that hold the first start of a version, if any do.
+pub(in crate::pod) fn held(view: View<'_>, version: &StaticPod) -> Option<Waiting> {
+    let held = held_by(view, version)?;
+    let pods = not_ready(view, version);
+    let until = held
+        .until
+        .and_then(|until| wall_at(view, &version.uid, until));
+    let until = until.map_or_else(String::new, |until| {
+        format!("; starts without them at {}", rfc3339(until))
+    });
+    let message = format!("the first start waits for Pods to be Ready: {pods}{until}");
+    Some(Waiting::new(FOR_PODS, message))
+}
+
+/// Names the Pods that a version is started after and that are not Ready.
+pub(in crate::pod) fn not_ready(view: View<'_>, version: &StaticPod) -> String {
+    let pods = version.start_after.iter().flat_map(|order| &order.pods);
+    let found = pods.map(|key| (key, view.state.order.readiness.get(key)));
+    let found = found.map(|(key, found)| (key, found.copied().unwrap_or_default()));
+    let late = found.filter(|(_, found)| *found != Readiness::Ready);
+    named(late.map(|(key, found)| format!("{key} ({found})")))
+}
+
+/// Names some of many Pods.
+pub(in crate::pod) fn named(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let mut text = names.join(", ");
+    if more > 0 {
+        text = format!("{text} and {more} more");
+    }
+    text
 }
 
 /// The `ConfigMap`s and `Secret`s that the version waits for.
@@ -124,7 +169,8 @@ pub(in crate::pod) fn blocked_by(
         return Some(Waiting::new(failure.reason, failure.message.clone()));
     }
     let mut images = images_of(version, name).into_iter();
-    images.find_map(|image| pulling(state, version, &image))
+    let held = held(view, version);
+    held.or_else(|| images.find_map(|image| pulling(state, version, &image)))
 }
 
 /// Returns what blocks the containers of a version that are to run, for people.
@@ -217,6 +263,9 @@ pub(in crate::pod) fn until(
     name: &str,
 ) -> Option<MonotonicTime> {
     let (state, uid) = (view.state, &version.uid);
+    if let Some(held) = held_by(view, version) {
+        return held.until;
+    }
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     let failure = failure.map(|f| f.retry);
     let mut images = vec![];
@@ -244,6 +293,11 @@ pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> 
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
     if let Some(failure) = failure {
         return wall_at(view, uid, failure.since);
+    }
+    if held_by(view, version).is_some()
+        && let Some(since) = state.order.hold.since
+    {
+        return Some(since.nanos());
     }
     let history = view.observed.history_of(uid, name);
     let ended = history.first().and_then(|c| c.exit());

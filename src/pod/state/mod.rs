@@ -7,6 +7,7 @@
 mod failure;
 pub mod history;
 pub mod observed;
+pub mod order;
 mod phase;
 pub mod progress;
 pub mod record;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use self::history::{FailedInstance, Finished, History};
 use self::observed::{Container, ContainerId, Observed, SandboxId};
+use self::order::StartOrder;
 use self::progress::Progress;
 use self::record::Record;
 use self::time::{MonotonicTime, Wall};
@@ -74,6 +76,8 @@ pub struct PodState {
     pub post_starts: BTreeMap<ContainerId, PostStart>,
     /// The steps that are under way, for people.
     pub progress: Progress,
+    /// The order of the Pod's first start.
+    pub order: StartOrder,
     /// The Pod's stop, once it is its turn before the machine shuts down. It ends with the agent.
     pub shutdown: Option<ShutdownStop>,
 }

@@ -167,6 +167,18 @@ impl Timestamp {
         }
     }
 
+    /// Its monotonic time, if that was worked out.
+    #[must_use]
+    pub fn known(&self) -> Option<MonotonicTime> {
+        self.monotonic
+    }
+
+    /// The machine's time, in nanoseconds since the epoch.
+    #[must_use]
+    pub fn nanos(&self) -> i64 {
+        self.nanos
+    }
+
     /// Its monotonic time.
     #[must_use]
     pub fn monotonic(&self, clock: &Clock) -> MonotonicTime {

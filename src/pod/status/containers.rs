@@ -210,7 +210,9 @@ fn pause(
     let retry = waiting::retry(view, version, name);
     if due <= view.now || retry.is_some() {
         let start_error = waiting::start_error(view, version, name);
-        return start_error.or_else(|| restarting_all(view, version, container));
+        let restarting = || restarting_all(view, version, container);
+        let held = || waiting::held(view, version);
+        return start_error.or_else(restarting).or_else(held);
     }
     let key = &version.key;
     let message = format!(

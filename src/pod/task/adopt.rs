@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::order::FollowedPods;
 use super::{PodTask, TaskStart};
 use crate::host::blocking::blocking;
 use crate::manifest::{StaticPod, Uid};
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
+use crate::pod::state::order::Hold;
 use crate::pod::state::record::Record;
 use crate::pod::state::time::Wall;
 use crate::pod::state::{Admission, FirstSeen, PostStart, Termination};
-use crate::pod::{folder, pause, rollback};
+use crate::pod::{folder, order, pause, rollback};
 
 /// Subject of complaints about records.
 const RECORD: &str = "record";
@@ -26,6 +28,10 @@ impl PodTask {
         self.rollback = rollback::read(&self.context.facts.paths, &self.key);
         self.pause = pause::read(&self.context.facts.paths, &self.key);
         self.forgets_pause = start.forgets_pause;
+        let hold = order::read(&self.context.facts.paths, &self.key).unwrap_or_default();
+        let since = hold.since.map(|since| since.fixed(&self.context.clock));
+        self.state.order.hold = Hold { since, ..hold };
+        self.followed = FollowedPods::new(self.state.order.hold);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);
         let here_too: BTreeSet<Uid> = here.map(|m| m.uid.as_str().into()).collect();

@@ -132,7 +132,7 @@ impl PodTask {
     /// Waits until something happens, and takes it in. Nothing is lost where the wait is dropped. Returns
     /// true if the task goes on.
     pub(super) async fn next(&mut self) -> bool {
-        let given_back = &mut self.given_back;
+        let (given_back, followed) = (&mut self.given_back, &self.followed);
         tokio::select! {
             message = self.inbox.recv() => match message {
                 Some(message) => self.take(message),
@@ -142,6 +142,7 @@ impl PodTask {
             Some((id, result)) = self.post_starts.next() => self.post_started(&id, result),
             Some(done) = self.jobs.next() => self.job_done(done),
             update = self.probes.next() => self.record_probe_change(&update),
+            () = followed.changed() => {}
             Ok(()) = given_back.changed(), if self.state.has_rejected() => {
                 self.state.update_versions(|_, version| version.admission.reopen());
             }

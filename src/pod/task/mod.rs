@@ -17,6 +17,7 @@ mod execute;
 mod history;
 mod image;
 mod inbox;
+mod order;
 mod pause;
 mod post_start;
 mod prepare;
@@ -48,6 +49,7 @@ use self::background::Job;
 use self::effects::Effects;
 use self::error::StepError;
 use self::image::Pull;
+use self::order::FollowedPods;
 use self::post_start::PostStartHook;
 use crate::host::log_once::LogOnce;
 use crate::manifest::{PodKey, StaticPod, Uid};
@@ -128,6 +130,8 @@ pub struct PodTask {
     post_starts: FuturesUnordered<PostStartHook>,
     /// Jobs that run beside the steps.
     jobs: FuturesUnordered<Job>,
+    /// The Pods that this one is started after.
+    followed: FollowedPods,
     /// The turn among the node's updates that a version has.
     turn: Option<(Uid, Lease)>,
     probes: Probes,
@@ -189,6 +193,7 @@ impl PodTask {
             post_starts: FuturesUnordered::new(),
             jobs: FuturesUnordered::new(),
             turn: None,
+            followed: FollowedPods::default(),
             complaints: LogOnce::default(),
             changed: BTreeSet::new(),
             stale: true,
@@ -276,6 +281,7 @@ impl PodTask {
         }
         self.give_back();
         self.follow_takeover();
+        self.follow_order().await;
         trial_ends
     }
 

@@ -4,6 +4,7 @@
 mod any;
 mod events;
 mod expected;
+mod order;
 mod properties;
 mod requested;
 mod restarts;

@@ -1,0 +1,102 @@
+//! First starts that are held for other Pods.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::World;
+use crate::manifest::{PodKey, SourceKind, StaticPod, parse};
+use crate::pod::plan::{Step, held_by, waiting};
+use crate::pod::state::order::{Hold, Readiness};
+use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
+
+/// A Pod that is started after `db`, and within a minute where it has a limit.
+fn ordered(image: &str, limit: bool) -> Arc<StaticPod> {
+    let limit = if limit {
+        ", podkeeper.io/start-after-timeout: 60s"
+    } else {
+        ""
+    };
+    let text = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: web, annotations: {{podkeeper.io/start-after: db{limit}}}}},\
+         spec: {{containers: [{{name: a, image: {image}}}, {{name: b, image: i}}]}}}}"
+    );
+    let pod = parse(text.as_bytes(), "n1", SourceKind::File).unwrap();
+    pod.pod
+}
+
+fn look(world: &mut World, readiness: Readiness) {
+    let db = PodKey {
+        namespace: "default".into(),
+        name: "db-n1".into(),
+    };
+    world.state.order.readiness.insert(db, readiness);
+}
+
+fn sandboxes(world: &World) -> usize {
+    let steps = world.steps.iter();
+    steps
+        .filter(|step| matches!(step, Step::RunSandbox { .. }))
+        .count()
+}
+
+#[test]
+fn no_sandbox_is_made_before_the_others_are_ready_and_images_are_had() {
+    for readiness in [
+        Readiness::Missing,
+        Readiness::Paused,
+        Readiness::Over,
+        Readiness::Terminating,
+        Readiness::NotReady,
+    ] {
+        let pod = ordered("i", false);
+        let mut world = World::new(Some(Arc::clone(&pod)));
+        look(&mut world, readiness);
+        let plan = world.settle();
+        assert_eq!((plan.step, plan.wake, sandboxes(&world)), (None, None, 0));
+        let images = world.steps.iter();
+        let images = images.filter(|step| matches!(step, Step::EnsureImage { .. }));
+        assert_eq!(images.count(), 2);
+        let message = waiting::not_ready(world.view(), &pod);
+        assert_eq!(message, format!("default/db-n1 ({readiness})"));
+        look(&mut world, Readiness::Ready);
+        world.settle_for_good();
+        assert_eq!(sandboxes(&world), 1);
+        // It runs, whatever becomes of the other.
+        look(&mut world, readiness);
+        assert_eq!(held_by(world.view(), &pod), None);
+    }
+}
+
+#[test]
+fn a_hold_that_is_over_holds_nothing_again() {
+    let mut world = World::new(Some(ordered("i", false)));
+    world.state.order.hold.is_over = true;
+    world.settle_for_good();
+    assert_eq!(sandboxes(&world), 1);
+}
+
+#[test]
+fn a_limit_is_the_time_of_the_next_plan() {
+    let pod = ordered("i", true);
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    let since = Timestamp::from(0).fixed(&Clock::with_wall(|| 0));
+    world.state.order.hold = Hold {
+        since: Some(since),
+        is_over: false,
+    };
+    world.now = since.known().unwrap();
+    let due = world.now.after(Duration::from_secs(60));
+    assert_eq!(world.settle().wake, Some(due));
+    assert_eq!(waiting::until(world.view(), &pod, "a"), Some(due));
+    world.now = MonotonicTime(due.0 - 1);
+    assert!(held_by(world.view(), &pod).is_some());
+    world.now = due;
+    world.settle_for_good();
+    assert_eq!(sandboxes(&world), 1);
+}
+
+#[test]
+fn many_pods_are_named_in_part() {
+    let names = (0..9).map(|i| format!("p{i}"));
+    assert_eq!(waiting::named(names), "p0, p1, p2, p3, p4 and 4 more");
+}
