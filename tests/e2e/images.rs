@@ -25,6 +25,7 @@ super::on_each_containerd!(
     what_a_power_cut_tore_of_images_is_pulled_anew,
     with_the_policy_always_a_restart_takes_the_newest_image_and_survives_the_registry,
     what_cannot_be_pulled_says_why,
+    the_error_of_a_pull_is_shown_while_the_next_one_hangs,
     a_private_image_is_pulled_once_its_credentials_are_there,
     credentials_that_the_registry_refuses_give_way_to_the_next,
 );
@@ -411,5 +412,46 @@ async fn credentials_that_the_registry_refuses_give_way_to_the_next(mut node: No
         node.log()
     );
     node.remove("several.yaml");
+    node.wait_gone().await;
+}
+
+/// A registry that closes its connections at first, and does not answer once it is to hang.
+async fn broken_registry() -> (String, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let is_to_hang = Arc::clone(&hangs);
+    tokio::spawn(async move {
+        let mut kept = vec![];
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            if is_to_hang.load(Ordering::Relaxed) {
+                kept.push(connection);
+            }
+        }
+    });
+    (address, hangs)
+}
+
+async fn the_error_of_a_pull_is_shown_while_the_next_one_hangs(mut node: Node) {
+    let (address, hangs) = broken_registry().await;
+    let name = image(&node, &address, "broken");
+    node.put("broken.yaml", &pod_with("broken", &name, FOREVER, ""));
+    node.start_agent();
+    node.wait_until("the pull fails", async || {
+        let report = node.report("broken").await.unwrap_or_default();
+        report.reason == "ErrImagePull" && report.steps.is_empty()
+    })
+    .await;
+    hangs.store(true, Ordering::Relaxed);
+    let again = format!("; the image \"{name}\" is being pulled again since 20");
+    node.wait_until("the next pull hangs", async || {
+        let ps = node.ps();
+        ps.contains("ErrImagePull for ")
+            && ps.contains("failed to do request")
+            && ps.contains(&again)
+    })
+    .await;
+    node.remove("broken.yaml");
     node.wait_gone().await;
 }

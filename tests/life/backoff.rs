@@ -235,6 +235,47 @@ async fn a_pull_that_hangs_ends_with_its_timeout_and_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_error_of_a_pull_is_shown_while_the_next_one_hangs() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    agent
+        .runtime
+        .rule(Rule::of("PullImage", Fate::Hangs).nth(2, 1));
+    let failure = Fate::Fails(Status::unknown("no such host"));
+    agent.runtime.rule(Rule::of("PullImage", failure).nth(1, 1));
+    agent.want(&[&single("", "")]);
+    let hangs = |agent: &Agent| {
+        let report = agent.report("p");
+        let again = "no such host; the image \"busybox:1.36\" is being pulled again since 20";
+        report.reason == "ErrImagePull" && report.message.starts_with(again)
+    };
+    agent.until_told("the next pull hangs", hangs).await;
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(hangs(&agent), "{:?}", agent.report("p"));
+    // An update shows it, too.
+    agent.runtime.clear_rules();
+    agent.until_ready("p").await;
+    agent
+        .runtime
+        .rule(Rule::of("PullImage", Fate::Hangs).nth(2, 1));
+    let failure = Fate::Fails(Status::unknown("no such host"));
+    agent.runtime.rule(Rule::of("PullImage", failure).nth(1, 1));
+    agent.want(&[&single("", "").replace("1.36", "2")]);
+    let hangs = |agent: &Agent| {
+        let update = agent.report("p").update.unwrap_or_default();
+        let again = "no such host; the image \"busybox:2\" is being pulled again since 20";
+        update.reason == "ErrImagePull" && update.message.starts_with(again)
+    };
+    agent
+        .until_told("the pull of the update hangs", hangs)
+        .await;
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(hangs(&agent), "{:?}", agent.report("p"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edit_and_a_removal_do_not_wait_for_a_pull() {
     let agent = Agent::start(Settings {
         every_image: false,

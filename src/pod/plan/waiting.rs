@@ -170,7 +170,7 @@ pub(in crate::pod) fn blocked_by(
     }
     let mut images = images_of(version, name).into_iter();
     let held = held(view, version);
-    held.or_else(|| images.find_map(|image| pulling(state, version, &image)))
+    held.or_else(|| images.find_map(|image| pulling(view, version, &image)))
 }
 
 /// Returns what blocks the containers of a version that are to run, for people.
@@ -244,15 +244,34 @@ fn image_error(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -
     }
 }
 
-fn pulling(state: &PodState, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
-    let Some(Image::Pulling { error, .. }) = image_state(state, version, &image.holder) else {
+/// Returns the pull that is under way for an image. Once one has failed, its error is the reason until another succeeds.
+fn pulling(view: View<'_>, version: &StaticPod, image: &WantedImage<'_>) -> Option<Waiting> {
+    let pull = image_state(view.state, version, &image.holder);
+    let Some(Image::Pulling { error, since, .. }) = pull else {
         return None;
     };
-    let mut message = "the image is being pulled".to_owned();
-    if !error.is_empty() {
-        message = format!("{message}; the last pull failed: {error}");
+    let name = image.image;
+    if error.is_empty() {
+        let message = format!("the image \"{name}\" is being pulled");
+        return Some(Waiting::new("Pulling", message));
     }
-    Some(Waiting::new("Pulling", message))
+    let since = wall_at(view, &version.uid, *since).map(rfc3339);
+    let since = since.map_or_else(String::new, |since| format!(" since {since}"));
+    let message = format!("{error}; the image \"{name}\" is being pulled again{since}");
+    Some(Waiting::new("ErrImagePull", message))
+}
+
+/// Returns the beginning of the first pull of an image that a container waits for.
+fn first_pull(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
+    let images = images_of(version, name).into_iter();
+    let mut pulls =
+        images.filter_map(
+            |image| match image_state(view.state, version, &image.holder)? {
+                Image::Pulling { error, since, .. } if error.is_empty() => Some(*since),
+                _ => None,
+            },
+        );
+    wall_at(view, &version.uid, pulls.next()?)
 }
 
 /// Returns the next try of a container that waits, where that is a matter of time: once all that it waits for
@@ -287,7 +306,7 @@ pub(in crate::pod) fn until(
 }
 
 /// Start of a container's wait, in nanoseconds since the epoch: the first of the failures that it waits for
-/// the end of, else its last end, else the time when its version was first seen.
+/// the end of, else the pull of its image, else its last end, else the time when its version was first seen.
 pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> Option<i64> {
     let (state, uid) = (view.state, &version.uid);
     let failure = start_failure(state, uid, name).or_else(|| pod_failure(state, uid));
@@ -298,6 +317,9 @@ pub(in crate::pod) fn since(view: View<'_>, version: &StaticPod, name: &str) -> 
         && let Some(since) = state.order.hold.since
     {
         return Some(since.nanos());
+    }
+    if let Some(pull) = first_pull(view, version, name) {
+        return Some(pull);
     }
     let history = view.observed.history_of(uid, name);
     let ended = history.first().and_then(|c| c.exit());
@@ -352,7 +374,7 @@ pub(in crate::pod) fn update(view: View<'_>, version: &StaticPod) -> Waiting {
         return Waiting::new(failure.reason, failure.message.clone());
     }
     let mut errors = wanted_images(version).filter_map(|image| {
-        pulling(view.state, version, &image).or_else(|| image_error(view.state, version, &image))
+        pulling(view, version, &image).or_else(|| image_error(view.state, version, &image))
     });
     errors.next().unwrap_or_else(|| takeover(view, version))
 }

@@ -111,6 +111,8 @@ pub enum Image {
         after: Duration,
         /// Error of the last pull; empty the first time.
         error: String,
+        /// Its beginning.
+        since: MonotonicTime,
     },
     /// Ready for the next start.
     Ready {

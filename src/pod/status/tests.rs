@@ -191,6 +191,7 @@ impl Scene {
         let image = Image::Pulling {
             after: Duration::ZERO,
             error: error.into(),
+            since: NOW,
         };
         self.image(holder, image)
     }

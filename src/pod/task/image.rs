@@ -139,7 +139,11 @@ impl PodTask {
         // Nothing starts from the local image if that is damaged.
         let may_fall_back = ran_before && !matches!(before, Before::Damaged { .. });
         let (context, image) = (Arc::clone(&self.context), image.to_owned());
-        let pulling = Image::Pulling { after, error };
+        let pulling = Image::Pulling {
+            after,
+            error,
+            since: context.clock.now(),
+        };
         self.set_image(&uid, &container, Some(pulling));
         let shown = self.under_way(&uid, image_container(&container), "PullImage");
         let result = async move {
@@ -163,7 +167,7 @@ impl PodTask {
     /// The wait that the last failure to get an image brought about, and why that failed.
     pub(super) fn failed_before(&self, uid: &Uid, container: &str) -> (Duration, String) {
         match self.state.image(uid, container) {
-            Some(Image::Pulling { after, error }) => (*after, error.clone()),
+            Some(Image::Pulling { after, error, .. }) => (*after, error.clone()),
             Some(Image::Failed { delay, message, .. }) => (*delay, message.clone()),
             _ => (Duration::ZERO, String::new()),
         }

@@ -22,6 +22,7 @@ fn new_containers_start_in_order_and_a_pull_holds_up_those_after_it() {
     let pulling = Image::Pulling {
         error: String::new(),
         after: Duration::ZERO,
+        since: world.now,
     };
     let ready = Image::Ready {
         reference: "sha256:1".into(),

@@ -16,7 +16,12 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
         (
             single("Always").pulls("a", ""),
             "Pulling",
-            "the image is being pulled",
+            "the image \"i\" is being pulled",
+        ),
+        (
+            single("Always").pulls("a", "no such host"),
+            "ErrImagePull",
+            "no such host; the image \"i\" is being pulled again since 2023-11-14T22:13:20Z",
         ),
         (
             single("Always").failed(sandbox, "FailedCreatePodSandBox", second),
