@@ -35,7 +35,8 @@ pub(super) fn doctor(arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn text(checks: &[Preflight]) -> Result<String, std::fmt::Error> {
+/// Returns a line for each check, with what to do below it.
+pub(super) fn text(checks: &[Preflight]) -> Result<String, std::fmt::Error> {
     let row = |check: &Preflight| {
         let state = match check.state {
             CheckState::Ok => Cell::styled("ok", GOOD),

@@ -13,6 +13,7 @@ mod doctor;
 mod events;
 mod exec;
 mod get;
+mod init;
 mod logs;
 mod man;
 mod pause;
@@ -59,6 +60,8 @@ enum Command {
     Run(Box<crate::config::Flags>),
     /// Show the configuration of `run` with the same flags, and the origin of each value
     Config(Box<config::ConfigArgs>),
+    /// Write a configuration, a systemd unit and a sample manifest for this node
+    Init(init::InitArgs),
     /// Check whether this node has what the agent with the same flags needs
     Doctor(Box<doctor::DoctorArgs>),
     /// Validate manifests
@@ -125,6 +128,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(flags) => crate::agent::run(&flags),
         Command::Config(arguments) => config::config(&arguments),
+        Command::Init(arguments) => init::init(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),

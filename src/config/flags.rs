@@ -38,6 +38,13 @@ pub struct Flags {
 #[derive(Debug, Clone, Default)]
 pub(super) struct SettingFlags(BTreeMap<&'static str, Vec<OsString>>);
 
+impl Flags {
+    /// Sets the flag of a setting, as if it were typed.
+    pub(crate) fn set(&mut self, flag: &'static str, word: &str) {
+        self.settings.0.insert(flag, vec![word.into()]);
+    }
+}
+
 impl SettingFlags {
     pub(super) fn words(&self, flag: &str) -> Option<&[OsString]> {
         self.0.get(flag).map(Vec::as_slice)

@@ -53,7 +53,7 @@ impl StartAfter {
 /// that ends in the node's name is a full name.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The problem with them.
 pub(super) fn read_names(text: &str, own: &PodKey, node_name: &str) -> Result<Vec<PodKey>, String> {
     let expected = "names of Pods separated by commas, such as db or kube-system/etcd";
     let suffix = format!("-{}", node_name.to_lowercase());

@@ -15,6 +15,7 @@ mod hostile;
 mod housekeeping;
 mod identity;
 mod images;
+mod init;
 mod lifecycle;
 mod listing;
 mod objects;
