@@ -10,6 +10,7 @@ mod doctor;
 mod edits;
 mod ends;
 mod env;
+mod first_minutes;
 mod hangs;
 mod hostile;
 mod housekeeping;
