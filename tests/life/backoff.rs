@@ -235,6 +235,23 @@ async fn a_pull_that_hangs_ends_with_its_timeout_and_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pull_that_the_runtime_gave_up_says_why() {
+    let agent = Agent::start(Settings {
+        every_image: false,
+        ..Settings::containerd_2_1()
+    });
+    let failure = Fate::Fails(Status::cancelled("failed to pull: context canceled"));
+    agent.runtime.rule(Rule::of("PullImage", failure));
+    agent.want(&[&single("", "")]);
+    let said = |agent: &Agent| {
+        let message = agent.report("p").message;
+        message
+            .contains("context canceled: the container runtime gave the pull up, as it does when")
+    };
+    agent.until_told("it says why", said).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_error_of_a_pull_is_shown_while_the_next_one_hangs() {
     let agent = Agent::start(Settings {
         every_image: false,

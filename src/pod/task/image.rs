@@ -29,6 +29,9 @@ const RESTART_PULL: Duration = Duration::from_secs(3);
 /// Kubernetes' word for an image that is not there and must not be pulled.
 pub(super) const NEVER_PULL: &str = "ErrImageNeverPull";
 
+/// End of the error of a pull that was cancelled.
+const CANCELED: &str = "context canceled";
+
 /// The outcome of a pull.
 pub(super) struct Pulled {
     /// The version.
@@ -250,6 +253,7 @@ impl PodTask {
                 pulled: pulled.is_some(),
             },
             Err(error) => {
+                let error = explained(error);
                 let ImageError { reason, message } = match image_of(&version, container) {
                     Some(image) => self.record_image_failure(&version, container, image, error),
                     None => error,
@@ -326,6 +330,20 @@ pub(super) fn image_container(holder: &str) -> Option<&str> {
 fn image_of<'a>(version: &'a StaticPod, holder: &str) -> Option<&'a str> {
     let mut wanted = wanted_images(version);
     wanted.find_map(|image| (image.holder == holder).then_some(image.image))
+}
+
+/// Says why the runtime gave a pull up, which containerd does not: nothing of the agent's cancels a pull that is waited
+/// for (containerd, `internal/cri/server/images/image_pull.go`: `pullProgressReporter`).
+fn explained(error: ImageError) -> ImageError {
+    if error.reason != "ErrImagePull" || !error.message.ends_with(CANCELED) {
+        return error;
+    }
+    let message = format!(
+        "{}: the container runtime gave the pull up, as it does when no data arrives for its \
+         image_pull_progress_timeout",
+        error.message
+    );
+    ImageError { message, ..error }
 }
 
 pub(super) async fn pull_or_local(
