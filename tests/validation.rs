@@ -200,10 +200,16 @@ fn the_order_of_first_starts() {
             "metadata.annotations[podkeeper.io/start-after-timeout]",
         ),
     ]);
-    assert_warned(&[(
-        "{metadata.annotations: {podkeeper.io/start-after-timeout: 5m}}",
-        "metadata.annotations[podkeeper.io/start-after-timeout]",
-    )]);
+    assert_warned(&[
+        (
+            "{metadata.annotations: {podkeeper.io/start-after-timeout: 5m}}",
+            "metadata.annotations[podkeeper.io/start-after-timeout]",
+        ),
+        (
+            "{metadata.annotations: {podkeeper.io/start-afer: db}}",
+            "metadata.annotations[podkeeper.io/start-afer]",
+        ),
+    ]);
 }
 
 #[test]

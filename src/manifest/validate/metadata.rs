@@ -20,6 +20,10 @@ const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 /// Seccomp profiles were once named by annotations.
 const OLD_SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/";
 
+/// Prefix of podkeeper's own annotations, and all of them.
+const OWN_PREFIX: &str = "podkeeper.io/";
+const OWN: [&str; 3] = [ROLLBACK_AFTER, START_AFTER, START_AFTER_TIMEOUT];
+
 impl Validator<'_> {
     pub(super) fn metadata(&mut self, pod: &Pod, node_name: &str) {
         let field = FieldPath::new("metadata");
@@ -88,6 +92,13 @@ impl Validator<'_> {
                     let name = metadata.name.as_deref().unwrap_or_default();
                     let own = identity::key(name, metadata.namespace.as_deref(), node_name);
                     start_after::read_names(value, &own, node_name).map(|_| ())
+                }
+                other if other.starts_with(OWN_PREFIX) => {
+                    let known = OWN.join(", ");
+                    let message =
+                        format!("unknown annotation, expected one of {known}. It has no effect");
+                    self.warn(&field.key(key), message);
+                    Ok(())
                 }
                 _ => Ok(()),
             };
