@@ -13,7 +13,7 @@ use crate::pod::events::EventKind;
 use crate::pod::order;
 use crate::pod::plan::rules::is_finished;
 use crate::pod::plan::{held_by, kept_version, waiting};
-use crate::pod::state::observed::Container;
+use crate::pod::state::observed::{Container, State};
 use crate::pod::state::order::Hold;
 use crate::pod::state::time::Timestamp;
 
@@ -21,8 +21,8 @@ use crate::pod::state::time::Timestamp;
 #[derive(Debug, Default)]
 pub(super) struct FollowedPods {
     keys: BTreeSet<PodKey>,
-    /// Notified when one of them becomes Ready, or is so no longer.
-    changes: Arc<Notify>,
+    /// Notified when one of them becomes Ready, or is so no longer; `None` where there are none.
+    changes: Option<Arc<Notify>>,
     /// The hold as it was last written.
     written: Hold,
 }
@@ -38,7 +38,10 @@ impl FollowedPods {
 
     /// Waits until one of the Pods has changed.
     pub(super) async fn changed(&self) {
-        self.changes.notified().await;
+        match &self.changes {
+            Some(changes) => changes.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -53,8 +56,9 @@ impl PodTask {
             .iter()
             .filter_map(|version| version.start_after.as_ref());
         let named: BTreeSet<PodKey> = named.flat_map(|order| order.pods.clone()).collect();
+        let is_running = |c: &Container| matches!(c.state, State::Running { .. });
         let runs = self.observed.sandboxes.iter().any(|s| s.ready)
-            || self.observed.containers.iter().any(Container::is_live);
+            || self.observed.containers.iter().any(is_running);
         let hold = &mut self.state.order.hold;
         if self.asked.is_none() {
             *hold = Hold::default();
@@ -79,8 +83,11 @@ impl PodTask {
     fn look_at(&mut self, keys: BTreeSet<PodKey>) {
         let reports = &self.context.reports;
         if self.followed.keys != keys {
-            self.followed.changes = Arc::default();
-            reports.notify(&keys, &self.followed.changes);
+            let changes = (!keys.is_empty()).then(Arc::default);
+            if let Some(changes) = &changes {
+                reports.notify(&keys, changes);
+            }
+            self.followed.changes = changes;
             self.followed.keys = keys;
         }
         let keys = self.followed.keys.iter();
