@@ -37,6 +37,18 @@ async fn until_held(agent: &Agent, pod: &str, state: &str) {
         .await;
 }
 
+/// Pauses or resumes a Pod.
+async fn pause(agent: &Agent, pod: &str, pause: bool) {
+    let key = PodKey {
+        namespace: "default".into(),
+        name: full(pod),
+    };
+    let (reply, replied) = oneshot::channel();
+    let message = Message::Pause(PauseRequest { pause, reply });
+    assert!(agent.context.requests.send(PodRequest { key, message }));
+    assert_eq!(replied.await.unwrap(), Ok(true));
+}
+
 fn sandboxes(agent: &Agent, pod: &str) -> usize {
     let calls = agent.runtime.calls_for(&full(pod)).into_iter();
     calls.filter(|call| call.method == "RunPodSandbox").count()
@@ -219,33 +231,50 @@ async fn what_a_pod_waits_for_says_why_it_is_not_ready() {
         &job,
         &named("db"),
     ];
-    let (reply, replied) = oneshot::channel();
     agent.want(&[&named("db")]);
     agent.until_ready("db").await;
-    let key = PodKey {
-        namespace: "default".into(),
-        name: full("db"),
-    };
-    let message = Message::Pause(PauseRequest { pause: true, reply });
-    assert!(agent.context.requests.send(PodRequest {
-        key: key.clone(),
-        message
-    }));
-    assert_eq!(replied.await.unwrap(), Ok(true));
+    pause(&agent, "db", true).await;
     agent.want(&all);
     until_held(&agent, "p", "default/job-my-node1 (over, so never Ready)").await;
     until_held(&agent, "q", "default/db-my-node1 (paused)").await;
-    let (reply, replied) = oneshot::channel();
-    let message = Message::Pause(PauseRequest {
-        pause: false,
-        reply,
-    });
-    assert!(agent.context.requests.send(PodRequest { key, message }));
-    assert_eq!(replied.await.unwrap(), Ok(true));
+    pause(&agent, "db", false).await;
     agent.until_ready("q").await;
     assert_eq!(sandboxes(&agent, "p"), 0);
     agent.want(&[&named("p")]);
     agent.until_ready("p").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_neither_ends_a_hold_nor_begins_one() {
+    let mut agent = Agent::start(Settings::containerd_2_1());
+    let (web, db) = (
+        after("p", "db", ", podkeeper.io/start-after-timeout: 60s"),
+        named("db"),
+    );
+    let is_paused = |agent: &Agent| {
+        let report = agent.report("p");
+        report.paused && report.phase == "Pending"
+    };
+    agent.want(&[&web]);
+    until_held(&agent, "p", "not found").await;
+    pause(&agent, "p", true).await;
+    agent.until_told("it is paused", is_paused).await;
+    tokio::time::sleep(HOUR).await;
+    pause(&agent, "p", false).await;
+    // It has all of its time once more.
+    until_held(&agent, "p", "not found").await;
+    tokio::time::sleep(50 * SECOND).await;
+    assert!(held(&agent, "p").is_some());
+    agent.want(&[&web, &db]);
+    agent.until_ready("p").await;
+    pause(&agent, "p", true).await;
+    agent.until_told("it is paused", is_paused).await;
+    agent.want(&[&web]);
+    agent.die_and_start().await;
+    agent.until_told("it is paused", is_paused).await;
+    pause(&agent, "p", false).await;
+    agent.until_ready("p").await;
+    assert_eq!(sandboxes(&agent, "p"), 2);
 }
 
 #[tokio::test(start_paused = true)]
