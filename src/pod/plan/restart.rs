@@ -1,6 +1,7 @@
 //! Restarts on request: which instances of a Pod's containers are replaced, and what no longer counts then.
 
 use super::rules::{deadline, is_finished};
+use super::waiting;
 use crate::manifest::{ContainerRole, StaticPod, Uid};
 use crate::pod::state::observed::{Container, ContainerId, State};
 use crate::pod::state::{Image, PodState, Subject, View};
@@ -31,6 +32,9 @@ pub fn choose_instances(
     }
     if let Some(rejection) = view.state.rejection(&version.uid) {
         return Err(format!("the node rejects it: {}", rejection.message));
+    }
+    if let Some(held) = waiting::held(view, version) {
+        return Err(held.message);
     }
     let mut containers: Vec<String> = version
         .all_containers()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::manifest::{PodKey, SourceKind, StaticPod, parse};
-use crate::pod::plan::{Step, held_by, waiting};
+use crate::pod::plan::{Step, choose_instances, held_by, waiting};
 use crate::pod::state::order::{Hold, Readiness};
 use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 
@@ -65,6 +65,15 @@ fn no_sandbox_is_made_before_the_others_are_ready_and_images_are_had() {
         look(&mut world, readiness);
         assert_eq!(held_by(world.view(), &pod), None);
     }
+}
+
+#[test]
+fn a_restart_does_not_end_a_hold() {
+    let pod = ordered("i", false);
+    let world = World::new(Some(Arc::clone(&pod)));
+    let error = choose_instances(world.view(), &pod, None).unwrap_err();
+    let expected = "the first start waits for Pods to be Ready: default/db-n1 (not found)";
+    assert_eq!(error, expected);
 }
 
 #[test]
