@@ -1,4 +1,4 @@
-//! What the agent asks a runtime for on a real systemd and cgroup v2: that is what the reference agent asked for.
+//! Requests to a runtime on a real systemd and cgroup v2: those of the reference agent.
 //!
 //! The runtime is the scripted one, here; the agent on the machine reaches it over a forwarded socket.
 
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Folder of the agent on the machine.
 const FOLDER: &str = "/var/lib/golden";
 
-/// What the machine has otherwise than the records' node: memory, processors, page sizes.
+/// Start of the agent, with the memory, the processors and the page sizes of the records' node.
 const ENTER: &str = "\
 mount --bind meminfo /proc/meminfo
 mount --bind online /sys/devices/system/cpu/online

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::records::{Kind, Places, Recorded, in_their_terms};
 use crate::runtime::Call;
 
-/// What the records tell of: what was made, in order.
+/// The sandboxes and containers that were made, in order, as the records name them.
 fn made(calls: &[Call]) -> Vec<String> {
     let mut made: Vec<String> = vec![];
     for call in calls {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long hierarchies count as they were found: they are mounted when a machine boots, and of many Pods that start at
-/// once each would look at a dozen folders for the few files that concern it.
+/// Time for which hierarchies count as they were found: they are mounted when a machine boots, and of many Pods that
+/// start at once each would look at a dozen folders for the few files that concern it.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What was found last.
+/// Hierarchies that were found last.
 static LAST: Mutex<Option<Found>> = Mutex::new(None);
 
 struct Found {
