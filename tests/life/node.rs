@@ -171,6 +171,8 @@ async fn burstable_pods_have_the_shares_that_they_ask_for_together() {
     let mut agent = Agent::start(Settings::containerd_2_1());
     let class = agent.folder.path().join("cgroups/cpu/kubepods/burstable");
     std::fs::create_dir_all(&class).unwrap();
+    // The root of the hierarchy has the file too.
+    std::fs::write(agent.folder.path().join("cgroups/cpu/cpu.shares"), "1024").unwrap();
     let file = class.join("cpu.shares");
     std::fs::write(&file, "1024").unwrap();
     let shares = || std::fs::read_to_string(&file).unwrap();
