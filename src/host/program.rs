@@ -3,6 +3,7 @@
 //! A program has a limited time and may print a limited amount. One that exceeds either is killed with all that it
 //! started, and nobody waits for it any more. Nothing that it prints gets into an error.
 
+use std::fs;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -65,13 +66,26 @@ pub(crate) async fn run(
         .stderr(Stdio::piped())
         // So that what it starts can be killed with it.
         .process_group(0);
-    let child = command.spawn().map_err(ProgramError::Start)?;
-    let mut running = RunningProgram {
-        child: Some(child),
-        input,
-        place: Some(permit),
+    // The kernel looks the program up meanwhile, which may lie on a mount that does not answer.
+    let start = move || -> Result<RunningProgram, ProgramError> {
+        let child = command.spawn().map_err(ProgramError::Start)?;
+        if let Some(id) = child.id() {
+            // The agent's own protection is not for what it runs. It may have ended.
+            let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "0");
+        }
+        Ok(RunningProgram {
+            child: Some(child),
+            input,
+            place: Some(permit),
+        })
     };
-    let ended = tokio::time::timeout(time, running.end()).await;
+    let ended = async {
+        let started = tokio::task::spawn_blocking(start).await;
+        let mut running =
+            started.map_err(|error| ProgramError::Start(io::Error::other(error)))??;
+        running.end().await
+    };
+    let ended = tokio::time::timeout(time, ended).await;
     ended.map_err(|_| ProgramError::TimedOut(time))?
 }
 

@@ -1,16 +1,16 @@
 //! Runs of programs that all who want the same result share, a limited number at a time.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
-use crate::host::program::{self, ProgramError, ProgramOutput};
+use crate::host::program::{self, ProgramOutput};
 
 /// Variables of systemd that are for the agent alone.
 const NOT_PASSED_ON: [&str; 7] = [
@@ -23,11 +23,18 @@ const NOT_PASSED_ON: [&str; 7] = [
     "WATCHDOG_USEC",
 ];
 
-/// Programs that run at a time, or were killed and have not ended yet.
-fn permits() -> Arc<Semaphore> {
-    const MOST: usize = 16;
-    static PLACES: OnceLock<Arc<Semaphore>> = OnceLock::new();
-    Arc::clone(PLACES.get_or_init(|| Arc::new(Semaphore::new(MOST))))
+/// Runs of one program that go on at a time, or were killed and have not ended yet.
+const MOST: usize = 4;
+
+/// The permits of a program, which has its own: none waits for others.
+fn permits(program: &OsStr) -> Arc<Semaphore> {
+    static PLACES: Mutex<BTreeMap<OsString, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+    // A panic while holding the lock cannot leave the map half changed.
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    // Each run holds its own.
+    places.retain(|_, permits| Arc::strong_count(permits) > 1);
+    let permits = places.entry(program.to_owned());
+    Arc::clone(permits.or_insert_with(|| Arc::new(Semaphore::new(MOST))))
 }
 
 /// The outcome of a call: its result, or an error message.
@@ -74,7 +81,7 @@ impl<T: Clone + Send + Sync + 'static> SharedCalls<T> {
 /// Runs a program, with the agent's environment but for what systemd gives it, and a home.
 ///
 /// # Errors
-/// It did not come to its end in time, or did not begin since others have not ended.
+/// It did not come to its end in time, or did not begin in this time since earlier runs of it have not ended.
 pub(super) async fn run(
     mut command: Command,
     input: Vec<u8>,
@@ -88,18 +95,13 @@ pub(super) async fn run(
     {
         command.env("HOME", home);
     }
-    let began = Instant::now();
-    let permit = tokio::time::timeout(time, permits().acquire_owned()).await;
+    let permits = permits(command.as_std().get_program());
+    let permit = tokio::time::timeout(time, permits.acquire_owned()).await;
     let Ok(Ok(permit)) = permit else {
-        return Err(
-            "programs that were killed have not ended yet, so that no other one is started"
-                .to_owned(),
-        );
+        return Err(format!(
+            "was not started, since {MOST} earlier runs of it have not ended"
+        ));
     };
-    let left = time.saturating_sub(began.elapsed());
-    let ended = program::run(command, input, left, permit).await;
-    ended.map_err(|error| match error {
-        ProgramError::TimedOut(_) => ProgramError::TimedOut(time).to_string(),
-        other => other.to_string(),
-    })
+    let ended = program::run(command, input, time, permit).await;
+    ended.map_err(|error| error.to_string())
 }

@@ -188,6 +188,12 @@ impl Provider {
             name.clone(),
             image.registry(),
         );
+        // It goes on where nobody waits any more, so that the next one has its answer.
+        let call = async {
+            tokio::spawn(call)
+                .await
+                .map_err(|error| error.to_string())?
+        };
         self.calls.join(&name, call).await
     }
 }
