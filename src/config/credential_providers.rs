@@ -4,23 +4,28 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
 use super::file::place;
 use super::values::Values;
-use crate::image::credentials::CredentialProvider;
+use crate::image::credentials::{CredentialProvider, split_port};
 use crate::manifest::document::{self, Document};
 use crate::manifest::{Problem, path};
-use crate::units::duration::parse_duration;
+use crate::units::duration::{format_duration, parse_duration};
+use crate::units::time::Later;
 
 /// The setting with the path of the configuration.
 const CONFIG: &str = "image-credential-provider-config";
 /// The setting with the directory of the programs.
 const BIN_DIR: &str = "image-credential-provider-bin-dir";
 const KIND: &str = "CredentialProviderConfig";
+/// Longest wait for a look at the programs.
+const LOOK: Duration = Duration::from_secs(2);
 /// Versions of the configuration.
 const VERSIONS: [&str; 3] = [
     "kubelet.config.k8s.io/v1",
@@ -78,20 +83,41 @@ pub(super) fn load(values: &Values) -> anyhow::Result<Vec<CredentialProvider>> {
 
 /// Returns warnings of programs that are not there.
 pub(super) fn warnings(providers: &[CredentialProvider]) -> Vec<String> {
+    let programs: Vec<PathBuf> = providers.iter().map(|p| p.program.clone()).collect();
+    let (sender, receiver) = mpsc::channel();
+    // They may lie on a mount that does not answer, which keeps no agent from starting either.
+    thread::spawn(move || {
+        for program in programs {
+            let _ = sender.send(problem_of(&program));
+        }
+    });
+    let end = Instant::now().later(LOOK);
+    let hangs = || {
+        let within = format_duration(LOOK);
+        Some(format!("does not answer within {within}"))
+    };
     let missing = providers.iter().filter_map(|provider| {
-        let program = provider.program.display();
-        let what = match fs::metadata(&provider.program) {
-            Ok(known) if !known.is_file() => "is no file".to_owned(),
-            Ok(known) if known.permissions().mode() & 0o111 == 0 => "is not executable".to_owned(),
-            Ok(_) => return None,
-            Err(error) => format!("cannot be found: {error}"),
-        };
-        let name = &provider.name;
+        let left = end.saturating_duration_since(Instant::now());
+        let what = receiver.recv_timeout(left).unwrap_or_else(|_| hangs())?;
+        let CredentialProvider { name, program, .. } = provider;
         Some(format!(
-            "--{BIN_DIR}: {program} {what}; the credential provider {name} gives no credentials"
+            "--{BIN_DIR}: {} {what}; the credential provider {name} gives no credentials",
+            program.display()
         ))
     });
     missing.collect()
+}
+
+/// Returns what is wrong with a program, if anything is.
+fn problem_of(program: &Path) -> Option<String> {
+    match fs::metadata(program) {
+        Ok(known) if !known.is_file() => Some("is no file".to_owned()),
+        Ok(known) if known.permissions().mode() & 0o111 == 0 => {
+            Some("is not executable".to_owned())
+        }
+        Ok(_) => None,
+        Err(error) => Some(format!("cannot be found: {error}")),
+    }
 }
 
 /// Returns the files of the configuration: itself, or those of the directory, by name.
@@ -249,7 +275,8 @@ impl ConfigReader {
         }
         for (i, pattern) in patterns.iter().enumerate() {
             let host = pattern.split('/').next().unwrap_or_default();
-            let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+            let (_, port) = split_port(host);
+            let port = port.strip_prefix(':').unwrap_or(port);
             let has_blank = |c: char| c.is_whitespace() || c.is_control();
             if pattern.contains(has_blank) || !port.chars().all(|c| c.is_ascii_digit()) {
                 let message =

@@ -56,7 +56,9 @@ pub(crate) fn take_entries(
     if layout == Layout::Cfg {
         return Ok(Some(fields));
     }
-    match fields.remove("auths") {
+    let list = fields.keys().find(|key| key.eq_ignore_ascii_case("auths"));
+    let list = list.cloned().and_then(|key| fields.remove(&key));
+    match list {
         Some(Value::Object(entries)) => Ok(Some(entries)),
         None | Some(Value::Null) => Ok(None),
         Some(_) => Err("auths: expected an object with an entry for each registry".to_owned()),
@@ -71,18 +73,19 @@ pub(crate) fn read_login(entry: &Value) -> Result<Login, String> {
     let Value::Object(fields) = entry else {
         return Err("expected an object".to_owned());
     };
-    let text = |field: &str| match fields.get(field) {
+    let text = |field: &str| match field_of(fields, field) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(_) => Err(format!("{field}: expected a text")),
     };
-    // A token stands for a user, whose name and password beside it are placeholders.
+    // This token stands for a user, whose name and password beside it are placeholders. The other one does not:
+    // containerd does not use it.
     let tokens = Login {
         identity_token: text("identitytoken")?,
         registry_token: text("registrytoken")?,
         ..Login::default()
     };
-    if tokens != Login::default() {
+    if !tokens.identity_token.is_empty() {
         return Ok(tokens);
     }
     let (username, password) = match text("auth")?.as_str() {
@@ -92,14 +95,26 @@ pub(crate) fn read_login(entry: &Value) -> Result<Login, String> {
     Ok(Login {
         username,
         password,
-        ..Login::default()
+        ..tokens
     })
 }
 
+/// A field by its name, in whatever case, as Go reads JSON.
+fn field_of<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let in_other_case = || {
+        fields
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+    };
+    let exact = fields.get(name);
+    exact.or_else(|| in_other_case().map(|(_, value)| value))
+}
+
 fn user_and_password(auth: &str) -> Option<(String, String)> {
-    // The padding at the end may be left out.
+    // Programs that write base64 break its lines, and the padding at the end may be left out.
+    let auth = auth.replace(['\r', '\n'], "");
     let padding = "=".repeat(auth.len().wrapping_neg() % 4);
-    let bytes = STANDARD.decode(auth.to_owned() + &padding).ok()?;
+    let bytes = STANDARD.decode(auth + &padding).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, password) = text.split_once(':')?;
     Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))

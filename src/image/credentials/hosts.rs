@@ -2,6 +2,7 @@
 //! and the path.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// As long as a host's name may be, in bytes, and as long as a pattern of them that is matched.
 const MAX_HOST: usize = 253;
@@ -25,10 +26,7 @@ pub(super) struct Repository {
 
 impl Repository {
     fn new(host_and_port: &str, path: &str) -> Self {
-        let (host, port) = match host_and_port.rfind(':') {
-            Some(at) => host_and_port.split_at(at),
-            None => (host_and_port, ""),
-        };
+        let (host, port) = split_port(host_and_port);
         let host = if DOCKER_HUB_TOO.contains(&host) {
             DOCKER_HUB
         } else {
@@ -47,7 +45,10 @@ impl Repository {
         let name = image.split('@').next().unwrap_or(image);
         let tag = name.rfind(':').filter(|at| !name[*at..].contains('/'));
         let name = &name[..tag.unwrap_or(name.len())];
-        let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+        // As Docker and containerd tell a registry from the first part of a path.
+        let is_registry = |first: &str| {
+            first.contains(['.', ':']) || first == "localhost" || first.contains(char::is_uppercase)
+        };
         match name.split_once('/').filter(|(first, _)| is_registry(first)) {
             Some((registry, rest)) => {
                 let repository = Self::new(registry, &format!("/{rest}"));
@@ -68,7 +69,12 @@ impl Repository {
 
     /// The registry: host and port.
     pub(super) fn registry(&self) -> String {
-        format!("{}{}", self.host, self.port)
+        let Self { host, port, .. } = self;
+        if host.contains(':') {
+            format!("[{host}]{port}")
+        } else {
+            format!("{host}{port}")
+        }
     }
 
     /// Of an entry's name: a host, with `*`, `?` and `[…]` in its parts, maybe a port and a path, maybe
@@ -104,8 +110,20 @@ impl Repository {
 
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, path } = self;
-        write!(f, "{host}{port}{path}")
+        write!(f, "{}{}", self.registry(), self.path)
+    }
+}
+
+/// Splits a host and `:` with a port, where there is one. An IPv6 address loses its brackets.
+pub(crate) fn split_port(host_and_port: &str) -> (&str, &str) {
+    let bracketed = host_and_port.strip_prefix('[');
+    let bracketed = bracketed.and_then(|rest| rest.split_once(']'));
+    if let Some((address, port)) = bracketed.filter(|(a, _)| a.parse::<Ipv6Addr>().is_ok()) {
+        return (address, port);
+    }
+    match host_and_port.rfind(':') {
+        Some(at) => host_and_port.split_at(at),
+        None => (host_and_port, ""),
     }
 }
 

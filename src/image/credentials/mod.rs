@@ -23,6 +23,7 @@ use tracing::warn;
 use self::files::CredentialFiles;
 use self::helper::CredentialHelpers;
 use self::hosts::Repository;
+pub(crate) use self::hosts::split_port;
 use self::provider::Provider;
 pub use self::provider::{CacheKeyType, CredentialProvider};
 use crate::cri::v1::AuthConfig;
@@ -67,6 +68,16 @@ pub enum CredentialSource {
     Files,
     /// The kubelet's credential providers.
     Providers,
+}
+
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PullSecrets => "the Pod's imagePullSecrets",
+            Self::Files => "the node's docker config files and credential helpers",
+            Self::Providers => "the credential providers",
+        })
+    }
 }
 
 impl CredentialSource {

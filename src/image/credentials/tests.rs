@@ -42,6 +42,11 @@ fn an_entry_covers_the_images_below_it() {
             "docker.io/library/busybox",
             true,
         ),
+        ("[fd00::1]:5000", "[fd00::1]:5000/a:1", true),
+        ("[fd00::1]", "[fd00::1]/a", true),
+        ("[fd00::1]", "[fd00::1]:5000/a", false),
+        ("MYREG", "MYREG/team/app:1", true),
+        ("https://index.docker.io/v1/", "MYREG/team/app:1", false),
         ("docker.io", "busybox:1", true),
         ("docker.io/team", "team/app", true),
         ("docker.io/team", "busybox", false),
@@ -125,6 +130,15 @@ fn every_way_to_write_credentials_is_read() {
         (json!({"username": "u", "password": "p"}), user("u", "p")),
         (json!({"auth": "dTpw", "email": "x"}), user("u", "p")),
         (json!({"auth": "dTpwOnA="}), user("u", "p:p")),
+        (json!({"auth": "dTpw\nOnA=\r\n"}), user("u", "p:p")),
+        (json!({"Username": "u", "Password": "p"}), user("u", "p")),
+        (
+            json!({"auth": "dTpw", "registrytoken": "t"}),
+            Login {
+                registry_token: "t".to_owned(),
+                ..user("u", "p")
+            },
+        ),
         (json!({"auth": "dTpwOnA"}), user("u", "p:p")),
         (
             json!({"auth": "dTpw", "username": "x", "password": "y"}),
