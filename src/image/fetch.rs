@@ -31,7 +31,9 @@ impl ImagePull {
         let mut tries = FailedTries::default();
         for source in CredentialSource::ALL {
             let find = self.credentials.find(source, &self.image, &self.secrets);
-            let found = tokio::time::timeout_at(end, find).await.unwrap_or_default();
+            let Ok(found) = tokio::time::timeout_at(end, find).await else {
+                return Err(self.timed_out(&format!("asking {source}"), &tries));
+            };
             tries.failures.extend(found.failures);
             for credential in found.credentials {
                 if !tries.has(&credential)
@@ -70,16 +72,27 @@ impl ImagePull {
         // The runtime has timeouts of its own, which say more.
         let is_late = Instant::now().later(SLACK) >= end;
         if is_late && matches!(error, Error::Deadline { .. }) {
-            let within = format_duration(self.timeout);
-            let message =
-                format!("Timed out after {within} pulling the image (--image-pull-timeout)");
-            return Err(ImageError { message, ..refusal });
+            return Err(self.timed_out("pulling the image", tries));
         }
         if matches!(error, Error::Unavailable { .. }) || refusal.reason == "InvalidImageName" {
             return Err(refusal);
         }
         tries.refusals.push((credential, refusal.message));
         Ok(false)
+    }
+
+    /// Returns the error of a pull whose time is over, with what was going on then.
+    fn timed_out(&self, doing: &str, tries: &FailedTries) -> ImageError {
+        let within = format_duration(self.timeout);
+        let late = format!("Timed out after {within} {doing} (--image-pull-timeout)");
+        let before = tries.parts();
+        ImageError {
+            reason: "ErrImagePull",
+            message: std::iter::once(late)
+                .chain(before)
+                .collect::<Vec<_>>()
+                .join("; "),
+        }
     }
 }
 
@@ -98,21 +111,23 @@ impl FailedTries {
                 let places = places.join(", ");
                 format!("{message}; there are no credentials for it, looked for in {places}")
             }
-            refusals => {
-                let tries = refusals
-                    .iter()
-                    .map(|(credential, message)| match credential {
-                        Some(credential) => {
-                            format!("with the credentials of {credential}: {message}")
-                        }
-                        None => format!("without credentials: {message}"),
-                    });
-                tries.collect::<Vec<_>>().join("; ")
-            }
+            _ => return self.parts().join("; "),
         };
         let failures = self.failures.iter().map(String::as_str);
         let parts = std::iter::once(message.as_str()).chain(failures);
         parts.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Returns what each try and each failure say.
+    fn parts(&self) -> Vec<String> {
+        let tries = self
+            .refusals
+            .iter()
+            .map(|(credential, message)| match credential {
+                Some(credential) => format!("with the credentials of {credential}: {message}"),
+                None => format!("without credentials: {message}"),
+            });
+        tries.chain(self.failures.iter().cloned()).collect()
     }
 }
 

@@ -353,10 +353,7 @@ pub(super) async fn pull_or_local(
 ) -> Result<LocalImage, ImageError> {
     let late = || ImageError {
         reason: "ErrImagePull",
-        message: format!(
-            "the registry did not answer within {} s",
-            RESTART_PULL.as_secs()
-        ),
+        message: format!("the pull did not end within {} s", RESTART_PULL.as_secs()),
     };
     let pulled = tokio::time::timeout(RESTART_PULL, pull).await;
     let error = match pulled.unwrap_or_else(|_| Err(late())) {
