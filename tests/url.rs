@@ -316,7 +316,7 @@ fn follow(poller: &Poller, freshness: &Freshness) -> watch::Receiver<Option<Desi
         url: Some(poller.source.clone()),
     };
     let (_, sources) = watch::channel(sources);
-    let none = std::sync::Arc::new(|_: &_| None);
+    let none = std::sync::Arc::new(|_: &_| Ok(None));
     Sources::follow(sources, poller.state.path(), freshness.clone(), none)
 }
 

@@ -28,7 +28,7 @@ const URL: &str = "url";
 const OWNED: &str = "owned.json";
 
 /// Looks up the version of a Pod that an agent last ran, in what is on disk.
-pub type LastRun = Arc<dyn Fn(&PodKey) -> Option<Arc<StaticPod>> + Send + Sync>;
+pub type LastRun = Arc<dyn Fn(&PodKey) -> io::Result<Option<Arc<StaticPod>>> + Send + Sync>;
 
 /// Sources of manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -269,9 +269,18 @@ impl Ordered {
                 let current = Arc::clone(&pods);
                 let in_force = |key: &PodKey| {
                     let of_disk = || {
+                        let wanted = current.get(key)?;
+                        let pod = match last_run(key) {
+                            Ok(pod) => pod?,
+                            // What runs is not to be stopped for that.
+                            Err(error) => {
+                                warn!(pod = %key, %error, "Failed to read which version of the Pod ran last");
+                                Arc::clone(&wanted.pod)
+                            }
+                        };
                         Some(DesiredPod {
-                            pod: last_run(key)?,
-                            origin: current.get(key)?.origin.clone(),
+                            pod,
+                            origin: wanted.origin.clone(),
                             warnings: vec![],
                         })
                     };
@@ -281,6 +290,8 @@ impl Ordered {
                 (pods, refused)
             })
             .await;
+            let is_out = |key: &&PodKey| !pods.contains_key(*key);
+            desired.circular = desired.pods.keys().filter(is_out).cloned().collect();
             desired.pods = pods;
         }
         for new in refused.iter().filter(|new| !self.refused.contains(new)) {
@@ -392,18 +403,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pod_of_a_circle_is_stopped_only_if_it_is_known_that_it_never_ran() {
+        let (one, other) = (pod("a", "b"), pod("b", "a"));
+        let file = |name: &str| Origin::File(format!("/m/{name}.yaml").into());
+        let circle = || desired(&[(&one, file("a")), (&other, file("b"))]);
+        let mut ordered = Ordered::new(Arc::new(|_: &_| Err(io::Error::other("no answer"))));
+        let found = ordered.refuse_cycles(circle()).await;
+        assert_eq!((found.pods.len(), found.refused.len()), (2, 2));
+        assert!(found.pods.values().all(|p| p.pod.start_after.is_none()));
+        assert!(found.circular.is_empty());
+
+        // A manifest names it all the same.
+        let mut ordered = Ordered::new(Arc::new(|_: &_| Ok(None)));
+        let found = ordered.refuse_cycles(circle()).await;
+        let keys = BTreeSet::from([one.key.clone(), other.key.clone()]);
+        assert_eq!((found.pods.len(), found.circular), (0, keys));
+    }
+
+    #[tokio::test]
     async fn a_circle_of_a_file_and_the_url_leaves_what_runs_over_restarts_of_the_agent() {
         let file = || Origin::File("/m/a.yaml".into());
         let url = || Origin::Url("http://x".to_owned());
         let (before, edited, other) = (pod("a", ""), pod("a", "b"), pod("b", "a"));
         let runs = Arc::clone(&before);
-        let last_run = move |key: &PodKey| (*key == runs.key).then(|| Arc::clone(&runs));
+        let last_run = move |key: &PodKey| Ok((*key == runs.key).then(|| Arc::clone(&runs)));
         let circle = || desired(&[(&edited, file()), (&other, url())]);
         for has_run in [true, false] {
             let mut ordered = Ordered::new(if has_run {
                 Arc::new(last_run.clone())
             } else {
-                Arc::new(|_: &_| None)
+                Arc::new(|_: &_| Ok(None))
             });
             if !has_run {
                 let first = desired(&[(&before, file()), (&other, url())]);

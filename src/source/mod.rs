@@ -15,7 +15,7 @@ mod store;
 pub mod url;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub struct Desired {
     pub refused: Vec<Refused>,
     /// Reason why a source as a whole cannot be read, for each that cannot; its Pods stay wanted.
     pub unreadable: Vec<String>,
+    /// Pods that manifests name and that are not wanted, since they would wait for each other.
+    pub circular: BTreeSet<PodKey>,
     /// Number of refused manifests that are not listed.
     pub unlisted: usize,
     /// Paths that are not responding; manifests accepted from there stay wanted.

@@ -64,13 +64,16 @@ pub fn list(paths: &Paths) -> io::Result<Vec<String>> {
 }
 
 /// Returns the version of a Pod that was started last and is not on its way out, as its record has it.
-#[must_use]
-pub fn last_run(paths: &Paths, key: &PodKey) -> Option<Arc<StaticPod>> {
-    let uids = list(paths).unwrap_or_default().into_iter();
+///
+/// # Errors
+/// The folders of Pods cannot be listed.
+pub fn last_run(paths: &Paths, key: &PodKey) -> io::Result<Option<Arc<StaticPod>>> {
+    let uids = list(paths)?.into_iter();
     let runs = uids.filter(|uid| read_terminating(paths, uid).is_none());
     let records = runs.filter_map(|uid| read_record(paths, &uid));
     let own = records.filter(|record| record.key() == *key);
-    own.max_by(|a, b| a.seen.cmp(&b.seen))?.version()
+    let last = own.max_by(|a, b| a.seen.cmp(&b.seen));
+    Ok(last.and_then(|record| record.version()))
 }
 
 /// Returns true if a root directory has folders of Pods, and none that this agent wrote.
