@@ -102,6 +102,7 @@ mod tests {
         let hold = Hold {
             since: Some(1_767_225_600_000_000_000.into()),
             is_over: false,
+            ended: None,
         };
         assert_eq!(read(&paths, &web), None);
         for key in [&web, &db] {

@@ -11,6 +11,9 @@ use super::report::{PodReport, PodSnapshot};
 use super::state::order::Readiness;
 use crate::manifest::PodKey;
 
+/// Followed Pods, beyond twice as many as there are, before those that nobody follows any more are left out.
+const SPARE: usize = 100;
+
 /// Followers of Pods, notified when one becomes Ready, or is so no longer.
 type Followers = HashMap<PodKey, Vec<Weak<Notify>>>;
 
@@ -72,7 +75,15 @@ impl Reports {
 
     /// Has `follower` notified when one of these Pods becomes Ready, or is so no longer, for as long as it is held.
     pub fn notify(&self, keys: &BTreeSet<PodKey>, follower: &Arc<Notify>) {
+        let pods = self.lock().len();
         let mut followers = self.followers();
+        // Those that followed Pods that never were are not told that they are gone.
+        if followers.len() > pods.saturating_mul(2).saturating_add(SPARE) {
+            followers.retain(|_, of| {
+                of.retain(|known| known.strong_count() > 0);
+                !of.is_empty()
+            });
+        }
         for key in keys {
             let of = followers.entry(key.clone()).or_default();
             of.retain(|known| known.strong_count() > 0);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::manifest::{ContainerRole, RestartPolicy, StaticPod, is_sidecar};
 use crate::pod::backoff;
 use crate::pod::backoff::RestartBackoff;
+use crate::pod::plan::held_by;
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::{Container, ContainerId, Exit, Observed};
 use crate::pod::state::time::MonotonicTime;
@@ -210,13 +211,20 @@ pub fn has_ended(view: View<'_>, version: &StaticPod) -> bool {
         || version.containers().iter().all(|spec| last(spec).is_some())
 }
 
-/// Returns the time at which a version has run for as long as it may, if that is limited.
+/// Returns the time at which a version has run for as long as it may, if that is limited. The hold of its first start
+/// does not count.
 #[must_use]
 pub fn deadline(view: View<'_>, version: &StaticPod) -> Option<MonotonicTime> {
     let seconds = version.spec.active_deadline_seconds?;
     let seen = view.state.first_seen(&version.uid)?;
     let limit = (seconds >= 0).then(|| units::time::seconds(seconds))?;
-    Some(seen.monotonic.after(limit))
+    if held_by(view, version).is_some() {
+        return None;
+    }
+    let ended = view.state.order.hold.ended;
+    let held_until = ended.and_then(|ended| ended.known());
+    let since = held_until.map_or(seen.monotonic, |until| until.max(seen.monotonic));
+    Some(since.after(limit))
 }
 
 /// The containers with these ids in the groups in which they are stopped, one group after the other:

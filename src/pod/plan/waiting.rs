@@ -168,9 +168,17 @@ pub(in crate::pod) fn blocked_by(
     if let Some(failure) = pod_failure(state, uid) {
         return Some(Waiting::new(failure.reason, failure.message.clone()));
     }
-    let mut images = images_of(version, name).into_iter();
-    let held = held(view, version);
-    held.or_else(|| images.find_map(|image| pulling(view, version, &image)))
+    let images = images_of(version, name);
+    // An image that cannot be had is to be mended meanwhile.
+    let has_image_error = images
+        .iter()
+        .any(|image| image_error(state, version, image).is_some());
+    let held = held(view, version).filter(|_| !has_image_error);
+    held.or_else(|| {
+        images
+            .iter()
+            .find_map(|image| pulling(view, version, image))
+    })
 }
 
 /// Returns what blocks the containers of a version that are to run, for people.

@@ -46,6 +46,9 @@ pub struct Hold {
     pub since: Option<Timestamp>,
     /// True once it is over for this boot of the machine: the Pod was started, or is to be.
     pub is_over: bool,
+    /// Its end, if the Pod was held.
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
 }
 
 /// The order of a Pod's first start.

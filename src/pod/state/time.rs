@@ -167,6 +167,16 @@ impl Timestamp {
         }
     }
 
+    /// The same by the machine's clock as it was set since, if its monotonic time was worked out.
+    #[must_use]
+    pub fn corrected(self, wall: Wall) -> Self {
+        let nanos = self.monotonic.map(|at| wall.corrected(self.nanos, at));
+        Self {
+            nanos: nanos.unwrap_or(self.nanos),
+            ..self
+        }
+    }
+
     /// Its monotonic time, if that was worked out.
     #[must_use]
     pub fn known(&self) -> Option<MonotonicTime> {

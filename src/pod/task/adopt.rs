@@ -14,7 +14,7 @@ use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
 use crate::pod::state::order::Hold;
 use crate::pod::state::record::Record;
-use crate::pod::state::time::Wall;
+use crate::pod::state::time::{Timestamp, Wall};
 use crate::pod::state::{Admission, FirstSeen, PostStart, Termination};
 use crate::pod::{folder, order, pause, rollback};
 
@@ -29,8 +29,12 @@ impl PodTask {
         self.pause = pause::read(&self.context.facts.paths, &self.key);
         self.forgets_pause = start.forgets_pause;
         let hold = order::read(&self.context.facts.paths, &self.key).unwrap_or_default();
-        let since = hold.since.map(|since| since.fixed(&self.context.clock));
-        self.state.order.hold = Hold { since, ..hold };
+        let fixed = |time: Timestamp| time.fixed(&self.context.clock);
+        self.state.order.hold = Hold {
+            since: hold.since.map(fixed),
+            ended: hold.ended.map(fixed),
+            ..hold
+        };
         self.followed = FollowedPods::new(self.state.order.hold);
         self.set_wanted(start.wanted);
         let here = start.listed.sandboxes.iter().flat_map(|s| &s.metadata);

@@ -266,6 +266,7 @@ impl PodTask {
         let before = self.state.wall;
         if self.state.wall.follow(&self.context.clock) {
             self.correct_first_seen(before).await;
+            self.correct_hold();
         }
         self.restore_record().await;
         self.update_record().await;

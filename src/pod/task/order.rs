@@ -68,6 +68,7 @@ impl PodTask {
             *hold = Hold {
                 since: None,
                 is_over: true,
+                ended: None,
             };
         }
         let is_over = hold.is_over;
@@ -77,6 +78,15 @@ impl PodTask {
             self.update_hold(version);
         }
         self.write_hold().await;
+    }
+
+    /// The machine's clock was set: the times of the hold move with it.
+    pub(super) fn correct_hold(&mut self) {
+        let wall = self.state.wall;
+        let hold = &mut self.state.order.hold;
+        for time in [&mut hold.since, &mut hold.ended].into_iter().flatten() {
+            *time = time.corrected(wall);
+        }
     }
 
     /// Takes over which of these Pods are Ready, and follows them.
@@ -122,6 +132,7 @@ impl PodTask {
         self.state.order.hold = Hold {
             since: None,
             is_over: true,
+            ended: since.map(|_| Timestamp::now(&self.context.clock)),
         };
         if since.is_none() {
             return;
@@ -144,13 +155,15 @@ impl PodTask {
         if self.followed.written == hold {
             return;
         }
-        self.followed.written = hold;
         let (paths, key) = (self.context.facts.paths.clone(), self.key.clone());
         let kept = Some(hold).filter(|hold| *hold != Hold::default());
         let write = move || order::write(&paths, &key, kept);
         let written = self.own_files(blocking(write)).await;
         if let Some(error) = self.complaints.record("hold", &written) {
             warn!(pod = %self.key, error, "Failed to write how long the Pod's first start is held");
+        }
+        if written.is_ok() {
+            self.followed.written = hold;
         }
     }
 }

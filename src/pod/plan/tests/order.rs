@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::manifest::{PodKey, SourceKind, StaticPod, parse};
+use crate::pod::plan::rules::deadline;
 use crate::pod::plan::{Step, choose_instances, held_by, waiting};
+use crate::pod::state::Image;
 use crate::pod::state::order::{Hold, Readiness};
 use crate::pod::state::time::{Clock, MonotonicTime, Timestamp};
 
@@ -91,7 +93,7 @@ fn a_limit_is_the_time_of_the_next_plan() {
     let since = Timestamp::from(0).fixed(&Clock::with_wall(|| 0));
     world.state.order.hold = Hold {
         since: Some(since),
-        is_over: false,
+        ..Hold::default()
     };
     world.now = since.known().unwrap();
     let due = world.now.after(Duration::from_secs(60));
@@ -102,6 +104,53 @@ fn a_limit_is_the_time_of_the_next_plan() {
     world.now = due;
     world.settle_for_good();
     assert_eq!(sandboxes(&world), 1);
+}
+
+#[test]
+fn the_time_that_a_pod_may_run_counts_from_the_end_of_its_hold() {
+    let mut pod = StaticPod::clone(&ordered("i", false));
+    pod.spec.active_deadline_seconds = Some(300);
+    let pod = Arc::new(pod);
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle();
+    world.now = world.now.after(Duration::from_secs(3600));
+    assert_eq!(deadline(world.view(), &pod), None);
+    world.settle();
+    assert_eq!(sandboxes(&world), 0);
+    look(&mut world, Readiness::Ready);
+    let ended = world.now.0 * 1_000_000;
+    let ended = Timestamp::from(ended).fixed(&Clock::with_wall(|| 0));
+    let after = ended.known().unwrap();
+    world.state.order.hold = Hold {
+        is_over: true,
+        ended: Some(ended),
+        ..Hold::default()
+    };
+    world.now = world.now.max(after);
+    let due = deadline(world.view(), &pod);
+    let seen = world.state.first_seen(&pod.uid).unwrap().monotonic;
+    assert_eq!(due, Some(after.max(seen).after(Duration::from_secs(300))));
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_reported_during_the_hold() {
+    let pod = ordered("i", false);
+    let mut world = World::new(Some(Arc::clone(&pod)));
+    world.settle();
+    let blocked_by = |world: &World| {
+        let blocked = waiting::blocked_by(world.view(), &pod, "a");
+        blocked.map(|waiting| waiting.reason)
+    };
+    assert_eq!(blocked_by(&world).as_deref(), Some("WaitingForPods"));
+    let failed = Image::Failed {
+        reason: "ErrImagePull",
+        message: "no such image".to_owned(),
+        delay: Duration::from_secs(10),
+        retry: world.now.after(Duration::from_secs(10)),
+    };
+    let version = world.state.version_mut(&pod.uid);
+    version.images.insert("a".to_owned(), failed);
+    assert_eq!(blocked_by(&world), None);
 }
 
 #[test]
