@@ -280,9 +280,12 @@ fn find_duplicates(files: &mut [Checked<'_>], together: &[usize]) {
 
 /// Adds a problem to each file among these whose Pod would wait for itself in the end.
 fn find_circles(files: &mut [Checked<'_>], together: &[usize]) {
-    let these = together.iter().map(|index| &files[*index]);
-    let pods = these.flat_map(|f| f.pods.iter().map(|pod| (f.path.as_path(), pod)));
-    let found = circular_pods(pods);
+    let these = || together.iter().map(|index| &files[*index]);
+    let pods = || these().flat_map(|f| f.pods.iter().map(|pod| (f.path.as_path(), pod)));
+    // Of files that name one Pod, the agent takes one.
+    let duplicates = duplicate_pods(pods());
+    let is_taken = |path: &Path| duplicates.iter().all(|(duplicate, _)| duplicate != path);
+    let found = circular_pods(pods().filter(|(path, _)| is_taken(path)));
     add_problems(files, found);
 }
 
