@@ -37,6 +37,7 @@ spec:
   containers:
   - name: web
     image: {image:?}
+    imagePullPolicy: IfNotPresent
     command:
     - sh
     - -c
