@@ -83,7 +83,7 @@ fn goes_on(machine: &Machine, new: &str) {
 fn on_a_machine_the_clock_is_years_off_and_set_right() {
     let machine = Machine::own(&["--memory", "1024"]);
     start(&machine);
-    machine.put("/etc/podkeeper/manifests/limited.yaml", LIMITED);
+    let limited = "/etc/podkeeper/manifests/limited.yaml";
     for (boot, right) in [
         ("2036-05-01T00:00:00", "2026-11-29 12:00:00"),
         ("2001-01-01T00:00:00", "2026-11-29 13:00:00"),
@@ -92,6 +92,7 @@ fn on_a_machine_the_clock_is_years_off_and_set_right() {
         machine.control("cut", &[]);
         machine.control("start", &["--clock", boot]);
         machine.wait_running("web");
+        machine.put(limited, LIMITED);
         machine.wait_running("limited");
         let processes = || [web(&machine), process(&machine, "limited")];
         let before = processes();
@@ -103,6 +104,7 @@ fn on_a_machine_the_clock_is_years_off_and_set_right() {
         machine.wait_running("web");
         machine.wait_running("limited");
         assert_eq!(processes(), before, "{boot}\n{}", machine.journal());
+        machine.does(&format!("rm {limited}"));
     }
 }
 
