@@ -175,7 +175,11 @@ async fn a_commands_streams_and_exit_code_are_passed_on(mut node: Node) {
         &node,
         &["exec", "web", "--", "sh", "-c", "echo up; sleep 1000"],
     );
-    let mut sleep = { sleep }.stdout(Stdio::piped()).spawn().unwrap();
+    // Where the tests run in the background of a script, interrupts are ignored.
+    let mut heeding = Command::new("env");
+    heeding.args(["--default-signal=INT", "--"]);
+    heeding.arg(sleep.get_program()).args(sleep.get_args());
+    let mut sleep = heeding.stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(first(&mut sleep, 3), b"up\n");
     let id = sleep.id().to_string();
     let sent = Command::new("kill").args(["-s", "INT", &id]).status();
