@@ -57,11 +57,16 @@ impl RuntimeList {
         Ok(owners)
     }
 
+    /// The listed states by ID, in no particular order.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, i32)> {
+        let sandboxes = self.sandboxes.iter().map(|s| (s.id.as_str(), s.state));
+        let containers = self.containers.iter().map(|c| (c.id.as_str(), c.state));
+        sandboxes.chain(containers)
+    }
+
     /// Returns the digest of the listed state.
     pub(super) fn digest(&self) -> StateDigest {
-        let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
-        let containers = self.containers.iter().map(|c| (c.id.clone(), c.state));
-        digest_of(sandboxes.chain(containers))
+        digest_of(self.states().map(|(id, state)| (id.into(), state)))
     }
 
     /// Decodes everything.
@@ -83,7 +88,7 @@ fn find_owner<T: Listable>(
     known: &PodsById,
     owner_of: impl Fn(T) -> Option<PodKey>,
 ) -> Result<Option<PodKey>, Error> {
-    match known.get(&entry.id) {
+    match known.get(entry.id.as_str()) {
         Some(key) => Ok(Some(PodKey::clone(key))),
         None => Ok(owner_of(entry.decode()?)),
     }
@@ -162,8 +167,8 @@ mod tests {
         owners.map(|(key, its)| (key, its.digest())).collect()
     }
 
-    fn state(id: &str, state: i32) -> (String, i32) {
-        (id.to_owned(), state)
+    fn state(id: &str, state: i32) -> (Arc<str>, i32) {
+        (id.into(), state)
     }
 
     #[test]
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn of_what_is_known_only_the_state_is_read() {
         let a = Arc::new(key("a-n"));
-        let ids = ["c1", "s1"].map(|id| (id.to_owned(), Arc::clone(&a)));
+        let ids = ["c1", "s1"].map(|id| (Arc::from(id), Arc::clone(&a)));
         // Its labels say something else, and are not looked at.
         let containers = [container("c1", "b-n", "/elsewhere", 2)];
         let sandboxes = [sandbox("s1", "b-n", 1)];

@@ -1,6 +1,7 @@
 //! Asking the runtime what it has of one Pod.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LinuxContainerUser;
@@ -66,7 +67,7 @@ pub fn list_requests(
 
 /// The states of sandboxes and containers by ID, as numbers that change when anything worth an inspection
 /// does. The supervisor compares what it lists with what each task last observed by it.
-pub type StateDigest = Vec<(String, i32)>;
+pub type StateDigest = Vec<(Arc<str>, i32)>;
 
 /// Time limit for the status of what the list shows well enough.
 const INSPECTION: Duration = Duration::from_secs(5);
@@ -268,16 +269,16 @@ pub fn digest(observed: &Observed) -> StateDigest {
         } else {
             v1::PodSandboxState::SandboxNotready
         };
-        (s.id.to_string(), state as i32)
+        (s.id.shared(), state as i32)
     };
-    let container = |c: &Container| (c.id.to_string(), state_number(&c.state));
+    let container = |c: &Container| (c.id.shared(), state_number(&c.state));
     let sandboxes = observed.sandboxes.iter().map(sandbox);
     let there = observed.containers.iter().filter(|c| !c.gone);
     digest_of(sandboxes.chain(there.map(container)))
 }
 
 /// Returns the digest of these states.
-pub fn digest_of(digest: impl Iterator<Item = (String, i32)>) -> StateDigest {
+pub fn digest_of(digest: impl Iterator<Item = (Arc<str>, i32)>) -> StateDigest {
     let mut digest: StateDigest = digest.collect();
     digest.sort_unstable();
     digest

@@ -20,7 +20,7 @@ type Followers = HashMap<PodKey, Vec<Weak<Notify>>>;
 type All = BTreeMap<PodKey, (Arc<PodSnapshot>, StateDigest)>;
 
 /// The Pods by the runtime's IDs of their sandboxes and containers.
-pub type PodsById = HashMap<String, Arc<PodKey>>;
+pub type PodsById = HashMap<Arc<str>, Arc<PodKey>>;
 
 /// All Pods' reports. Written by the tasks, each its own; read by the supervisor, the local API and
 /// what shows Pods to an API server.
@@ -167,7 +167,11 @@ impl Reports {
         let mut owners = PodsById::new();
         for (key, (_, digest)) in &*self.lock() {
             let key = Arc::new(key.clone());
-            owners.extend(digest.iter().map(|(id, _)| (id.clone(), Arc::clone(&key))));
+            owners.extend(
+                digest
+                    .iter()
+                    .map(|(id, _)| (Arc::clone(id), Arc::clone(&key))),
+            );
         }
         owners
     }

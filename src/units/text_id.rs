@@ -1,7 +1,7 @@
 //! Identifiers that are texts, each with a type of its own so that none is taken for another.
 
 /// Defines the type of an identifier that is a text. It reads like a `&str`, stands in JSON as the bare text,
-/// and is found in maps by one.
+/// and is found in maps by one. Copies share the text.
 macro_rules! text_id {
     ($(#[$doc:meta])* pub struct $name:ident) => {
         $(#[$doc])*
@@ -9,13 +9,19 @@ macro_rules! text_id {
             Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
         )]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             /// Returns the text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// Returns the text, shared.
+            #[must_use]
+            pub fn shared(&self) -> std::sync::Arc<str> {
+                std::sync::Arc::clone(&self.0)
             }
         }
 
@@ -41,37 +47,37 @@ macro_rules! text_id {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
             }
         }
 
         impl PartialEq<str> for $name {
             fn eq(&self, text: &str) -> bool {
-                self.0 == text
+                self.as_str() == text
             }
         }
 
         impl PartialEq<&str> for $name {
             fn eq(&self, text: &&str) -> bool {
-                self.0 == *text
+                self.as_str() == *text
             }
         }
 
         impl PartialEq<String> for $name {
             fn eq(&self, text: &String) -> bool {
-                self.0 == *text
+                self.as_str() == *text
             }
         }
     };
