@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodStatus;
 use podkeeper::cri::HandlerFeatures;
 use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::pod::encoded_status::EncodedStatus;
 use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::state::observed::{Container, Exit, Observed, Sandbox, State};
 use podkeeper::pod::state::{FirstSeen, PodState, View};
@@ -90,10 +91,10 @@ fn observed(pod: &StaticPod, reference: &Value) -> Observed {
 }
 
 /// The Pod as it is shown, with the record's placeholders.
-fn shown(pod: &Arc<StaticPod>, status: PodStatus) -> Value {
+fn shown(pod: &Arc<StaticPod>, status: &PodStatus) -> Value {
     let told = PodSnapshot {
         version: Some(Arc::clone(pod)),
-        status,
+        status: EncodedStatus::from(status),
         report: PodReport {
             seen: "2026-01-01T00:00:00Z".into(),
             ..PodReport::default()
@@ -134,7 +135,7 @@ fn pods_are_shown_as_the_reference_agent_shows_them() {
             now: MonotonicTime(5000),
             longest_backoff: Duration::from_secs(300),
         };
-        let ours = shown(&pod, status(view, &facts(), &pod));
+        let ours = shown(&pod, &status(view, &facts(), &pod));
         compared += 1;
         if ours != record {
             wrong.push(format!("{}:\n{ours}\nreference:\n{record}", file.display()));

@@ -16,6 +16,7 @@ use super::object::{NodeIdentity, SeenPod};
 use super::others;
 use super::patch::status_patch;
 use crate::manifest::{PodKey, RestartPolicy, StaticPod};
+use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
 use crate::units::time::Later;
 
@@ -140,7 +141,7 @@ fn step(view: &MirrorView<'_>, key: &PodKey, current: &mut Vec<PodKey>) -> Optio
             if !view.settled || view.state.is_current(key, snapshot) {
                 return None;
             }
-            let patch = status_patch(mirror.uid(), &snapshot.status, &mirror.status);
+            let patch = status_patch(mirror.uid(), &snapshot.status.decode(), &mirror.status);
             if patch.is_none() {
                 current.push(key.clone());
             }
@@ -181,7 +182,7 @@ fn is_other(
 /// True if a container has come back that was over for good by its restart policy, as where its restart was requested
 /// or its Pod was paused: the API server takes no such status (`ValidateContainerStateTransition`), but it does of a new
 /// mirror Pod. It has rules of its own for containers with restart rules.
-fn revives(version: &StaticPod, before: &PodStatus, now: &PodStatus) -> bool {
+fn revives(version: &StaticPod, before: &PodStatus, now: &EncodedStatus) -> bool {
     let end = |status: &ContainerStatus| {
         status
             .state
@@ -206,6 +207,10 @@ fn revives(version: &StaticPod, before: &PodStatus, now: &PodStatus) -> bool {
         .flatten()
         .filter(|s| was_over(s));
     let over: Vec<&str> = over.map(|status| status.name.as_str()).collect();
+    if over.is_empty() {
+        return false;
+    }
+    let now = now.decode();
     let mut statuses = now.container_statuses.iter().flatten();
     statuses.any(|status| end(status).is_none() && over.contains(&status.name.as_str()))
 }

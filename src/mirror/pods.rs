@@ -245,9 +245,9 @@ impl<'a> Pods<'a> {
     /// Notes a patch that left the status as it was, so that it is not sent for ever.
     fn record_no_op(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
         let snapshot = self.snapshot(key);
-        let again = snapshot
-            .zip(pod)
-            .and_then(|(snapshot, pod)| status_patch(pod.uid(), &snapshot.status, &pod.status));
+        let again = snapshot.zip(pod).and_then(|(snapshot, pod)| {
+            status_patch(pod.uid(), &snapshot.status.decode(), &pod.status)
+        });
         let no_op = &mut self.retained.state.no_op;
         if again.as_ref() == Some(patch) {
             no_op.insert(key.clone(), patch.clone());

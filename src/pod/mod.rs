@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod backoff;
+pub mod encoded_status;
 pub mod events;
 pub mod folder;
 mod go_duration;

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use super::encoded_status::EncodedStatus;
 use super::report::{PodReport, PodSnapshot};
 use super::state::Phase;
 use super::state::progress::rfc3339;
@@ -160,7 +161,7 @@ pub fn snapshot(facts: &NodeFacts, pause: &Pause, desired: &DesiredPod) -> PodSn
     PodSnapshot {
         report,
         version: Some(version.clone()),
-        status,
+        status: EncodedStatus::from(&status),
         ..PodSnapshot::default()
     }
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
+use super::encoded_status::EncodedStatus;
 use super::plan::waiting::Waiting;
 use super::plan::{kept_version, waiting};
 use super::shutdown;
@@ -130,7 +131,9 @@ pub struct PodSnapshot {
     /// The version that this is about: the one that runs, or comes to run.
     pub version: Option<Arc<StaticPod>>,
     /// The Pod's status as the API has it.
-    pub status: PodStatus,
+    pub status: EncodedStatus,
+    /// True if the Pod's condition Ready holds.
+    pub is_ready: bool,
     /// True if it is on its way out.
     pub terminating: bool,
     /// Next try of each container that waits, by its name.
@@ -148,7 +151,7 @@ impl PodSnapshot {
             let annotations = pod.metadata.annotations.get_or_insert_default();
             annotations.insert(labels::CONFIG_SEEN.to_owned(), self.report.seen.clone());
         }
-        pod.status = Some(self.status.clone());
+        pod.status = Some(self.status.decode());
         Some(pod)
     }
 
@@ -170,17 +173,10 @@ impl PodSnapshot {
         match report.phase.as_str() {
             _ if report.paused => Readiness::Paused,
             _ if self.terminating => Readiness::Terminating,
-            _ if self.is_ready() => Readiness::Ready,
+            _ if self.is_ready => Readiness::Ready,
             "Succeeded" | "Failed" if has_run => Readiness::Over,
             _ => Readiness::NotReady,
         }
-    }
-
-    /// Returns true if the Pod's condition Ready holds.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        let mut conditions = self.status.conditions.iter().flatten();
-        conditions.any(|c| c.type_ == "Ready" && c.status == "True")
     }
 }
 
@@ -240,11 +236,17 @@ pub fn report(
     PodSnapshot {
         report,
         version: shown.cloned(),
-        status,
+        is_ready: is_ready(&status),
+        status: EncodedStatus::from(&status),
         terminating: !stays,
         until: until.unwrap_or_default(),
         progress: view.state.progress.clone(),
     }
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Returns true if the newest instance of a container is one whose restart was requested.

@@ -2,6 +2,7 @@
 //! this agent. They are made at each scrape.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use prometheus::core::Collector;
@@ -152,42 +153,35 @@ impl KubeletPage {
 
     fn pods(&mut self, metrics: &AgentMetrics, state: &ServerState) {
         let pods = state.snapshots();
-        let running = pods.iter().filter(|pod| containers(pod).any(is_running));
-        self.add(RUNNING_PODS, [value(&[], size(running.count()))]);
-        let running = pods.iter().flat_map(|pod| containers(pod));
-        let running = size(running.filter(|status| is_running(status)).count());
-        let exited = pods.iter().flat_map(|pod| containers(pod));
-        let exited = size(exited.filter(|status| has_exited(status)).count());
+        let counts = PodCounts::of(&pods);
+        self.add(RUNNING_PODS, [value(&[], size(counts.running))]);
         self.add(
             RUNNING_CONTAINERS,
             [
-                value(&[("container_state", "exited")], exited),
-                value(&[("container_state", "running")], running),
+                value(
+                    &[("container_state", "exited")],
+                    size(counts.exited_containers),
+                ),
+                value(
+                    &[("container_state", "running")],
+                    size(counts.running_containers),
+                ),
             ],
         );
-        let is_over = |pod: &PodSnapshot| {
-            let phase = pod.status.phase.as_deref().unwrap_or_default();
-            matches!(phase, "Succeeded" | "Failed")
-        };
-        let active = pods.iter().filter(|pod| !is_over(pod)).count();
         let by_kind = |count: usize| {
             [
                 value(&[("static", "")], 0),
                 value(&[("static", "true")], size(count)),
             ]
         };
-        self.add(ACTIVE_PODS, by_kind(active));
+        self.add(ACTIVE_PODS, by_kind(counts.active));
         let mut desired = BTreeMap::new();
         if let Some(wanted) = &*state.desired.borrow() {
             self.add(DESIRED_PODS, by_kind(wanted.pods.len()));
             count_volumes(wanted.pods.values().map(|pod| &*pod.pod), &mut desired);
         }
         let mut actual = BTreeMap::new();
-        let started = pods.iter().filter(|pod| pod.status.start_time.is_some());
-        count_volumes(
-            started.filter_map(|pod| pod.version.as_deref()),
-            &mut actual,
-        );
+        count_volumes(counts.started.into_iter(), &mut actual);
         self.add(VOLUMES, volumes(&actual, &desired));
         self.add(MIRROR_PODS, [value(&[], metrics.mirror.mirrors())]);
     }
@@ -247,9 +241,40 @@ fn size(count: usize) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
 }
 
-fn containers(pod: &PodSnapshot) -> impl Iterator<Item = &ContainerStatus> {
-    let inits = pod.status.init_container_statuses.iter().flatten();
-    inits.chain(pod.status.container_statuses.iter().flatten())
+/// What is counted of Pods by their statuses.
+#[derive(Default)]
+struct PodCounts<'a> {
+    running: usize,
+    active: usize,
+    running_containers: usize,
+    exited_containers: usize,
+    /// The versions that have started.
+    started: Vec<&'a StaticPod>,
+}
+
+impl<'a> PodCounts<'a> {
+    /// Reads one status after the other, so that no more than one is in memory.
+    fn of(pods: &'a [Arc<PodSnapshot>]) -> Self {
+        let mut counts = Self::default();
+        let add = |count: &mut usize, more: usize| *count = count.saturating_add(more);
+        for pod in pods {
+            let status = pod.status.decode();
+            let inits = status.init_container_statuses.iter().flatten();
+            let all = inits.chain(status.container_statuses.iter().flatten());
+            let running = all.clone().filter(|status| is_running(status)).count();
+            add(&mut counts.running, usize::from(running > 0));
+            add(&mut counts.running_containers, running);
+            let exited = all.filter(|status| has_exited(status)).count();
+            add(&mut counts.exited_containers, exited);
+            let phase = status.phase.as_deref().unwrap_or_default();
+            let is_over = matches!(phase, "Succeeded" | "Failed");
+            add(&mut counts.active, usize::from(!is_over));
+            let version = pod.version.as_deref();
+            let started = version.filter(|_| status.start_time.is_some());
+            counts.started.extend(started);
+        }
+        counts
+    }
 }
 
 fn is_running(status: &ContainerStatus) -> bool {

@@ -195,7 +195,9 @@ impl Agent {
     }
 
     pub(crate) fn status(&self, pod: &str) -> PodStatus {
-        self.told(pod).map(|t| t.status.clone()).unwrap_or_default()
+        self.told(pod)
+            .map(|t| t.status.decode())
+            .unwrap_or_default()
     }
 
     /// A container's status, init containers included.

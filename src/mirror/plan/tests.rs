@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
 use crate::manifest::{PodKey, StaticPod};
 use crate::mirror::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
+use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
 
 fn key(name: &str) -> PodKey {
@@ -48,10 +49,10 @@ fn snapshot(name: &str, version: &str, phase: &str) -> PodSnapshot {
     };
     PodSnapshot {
         version: Some(Arc::new(version)),
-        status: PodStatus {
+        status: EncodedStatus::from(&PodStatus {
             phase: Some(phase.to_owned()),
             ..PodStatus::default()
-        },
+        }),
         ..PodSnapshot::default()
     }
 }
@@ -452,7 +453,7 @@ proptest! {
                     let uid = snapshot.version.as_ref().map(|v| v.uid.as_str());
                     prop_assert_eq!(mirror.mirrors(), uid);
                     prop_assert_eq!(mirror.controlled_by("n1"), Some("node-uid"));
-                    prop_assert_eq!(&mirror.status.phase, &snapshot.status.phase);
+                    prop_assert_eq!(&mirror.status.phase, &snapshot.status.decode().phase);
                     prop_assert!(!mirror.is_leaving());
                 }
             }
@@ -489,7 +490,8 @@ fn a_mirror_whose_container_comes_back_after_its_end_for_good_is_made_anew() {
         let mut version = StaticPod::clone(snapshot.version.as_ref().unwrap());
         let spec = json!({"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]});
         version.spec = serde_json::from_value(spec).unwrap();
-        (snapshot.version, snapshot.status) = (Some(Arc::new(version)), status(&now));
+        (snapshot.version, snapshot.status) =
+            (Some(Arc::new(version)), EncodedStatus::from(&status(&now)));
         let mut seen = seen("web-n1", "m1", Some("v1"), "node-uid", "Running");
         seen.status = status(&before);
         let found = PlannerInput::new(Some(snapshot), Some(seen)).step();

@@ -152,9 +152,10 @@ impl NodeStop {
 }
 
 /// The statuses of all containers of a Pod.
-fn container_statuses(snapshot: &PodSnapshot) -> impl Iterator<Item = &ContainerStatus> {
-    let inits = snapshot.status.init_container_statuses.iter().flatten();
-    inits.chain(snapshot.status.container_statuses.iter().flatten())
+fn container_statuses(snapshot: &PodSnapshot) -> impl Iterator<Item = ContainerStatus> {
+    let status = snapshot.status.decode();
+    let inits = status.init_container_statuses.into_iter().flatten();
+    inits.chain(status.container_statuses.into_iter().flatten())
 }
 
 /// Returns true if a container of the Pod runs, as far as it is reported.

@@ -289,8 +289,8 @@ fn running(context: &Context, name: &ContainerName) -> Answer<String> {
     }
     let status = logs::status(&reported, &name.container);
     let status = status.filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
-    let id = status.and_then(|s| s.container_id.as_deref());
-    let id = id.and_then(|id| id.split_once("://"));
+    let id = status.and_then(|s| s.container_id);
+    let id = id.as_deref().and_then(|id| id.split_once("://"));
     let (_, id) = id.ok_or_else(|| {
         let ContainerName { pod, container } = name;
         let reason = format!("container {container:?} of pod {:?} does not run", pod.name);

@@ -87,7 +87,7 @@ pub(super) async fn handle(
         .paths
         .log_location(&name.pod, &reported.report.uid);
     let folder = logs.join(&name.container);
-    let status = status(reported, &name.container).cloned();
+    let status = status(reported, &name.container);
     let (previous, at) = (options.previous, folder.clone());
     let found = blocking({
         let status = status.clone();
@@ -147,12 +147,10 @@ fn no_log_reason(name: &ContainerName, status: Option<&ContainerStatus>, previou
 }
 
 /// Returns the status of one of the Pod's containers.
-pub(super) fn status<'a>(
-    reported: &'a PodSnapshot,
-    container: &str,
-) -> Option<&'a ContainerStatus> {
-    let inits = reported.status.init_container_statuses.iter().flatten();
-    let mut all = inits.chain(reported.status.container_statuses.iter().flatten());
+pub(super) fn status(reported: &PodSnapshot, container: &str) -> Option<ContainerStatus> {
+    let status = reported.status.decode();
+    let inits = status.init_container_statuses.into_iter().flatten();
+    let mut all = inits.chain(status.container_statuses.into_iter().flatten());
     all.find(|status| status.name == container)
 }
 

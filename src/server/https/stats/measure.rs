@@ -134,8 +134,9 @@ struct RuntimeStats {
 
 impl RuntimeStats {
     fn pod(&mut self, key: &PodKey, reported: &PodSnapshot, rates: &mut Rates) -> PodUsage {
-        let inits = reported.status.init_container_statuses.iter().flatten();
-        let all = inits.chain(reported.status.container_statuses.iter().flatten());
+        let shown = reported.status.decode();
+        let inits = shown.init_container_statuses.iter().flatten();
+        let all = inits.chain(shown.container_statuses.iter().flatten());
         let mut containers = vec![];
         for status in all {
             let running = status.state.as_ref().and_then(|s| s.running.as_ref());
@@ -168,7 +169,7 @@ impl RuntimeStats {
             key: key.clone(),
             uid,
             sandbox,
-            started: reported.status.start_time.clone(),
+            started: shown.start_time,
             cpu,
             memory: whole.memory.or_else(|| memory_sum(&containers)),
             io: whole.io,
@@ -263,6 +264,7 @@ fn rate(before: (i64, u64), now: (i64, u64)) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::encoded_status::EncodedStatus;
     use k8s_openapi::api::core::v1::{
         ContainerState, ContainerStateRunning, ContainerStatus, PodStatus,
     };
@@ -302,14 +304,14 @@ mod tests {
             ..ContainerStatus::default()
         };
         let mut reported = PodSnapshot {
-            status: PodStatus {
+            status: EncodedStatus::from(&PodStatus {
                 container_statuses: Some(vec![
                     status("a", true),
                     status("b", true),
                     status("ended", false),
                 ]),
                 ..PodStatus::default()
-            },
+            }),
             ..PodSnapshot::default()
         };
         reported.report.uid = "u".into();
