@@ -450,6 +450,10 @@ impl Supervisor {
     }
 
     fn compare(&mut self, listed: RuntimeList) -> Result<(), Error> {
+        // As mostly: then nothing of it has to be sorted by Pods.
+        if self.context.reports.are_current(listed.states()) {
+            return Ok(());
+        }
         let known = self.context.reports.owners();
         let mut listed = listed.by_owner(&self.context.owner_label, &known)?;
         for key in self.context.reports.keys() {

@@ -1,7 +1,7 @@
 //! Last snapshot of every Pod's task: for the people who ask, and for the supervisor, which
 //! compares it with what the runtime says.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
@@ -161,6 +161,21 @@ impl Reports {
         }
     }
 
+    /// Returns true if the tasks of all Pods together last observed just these states.
+    #[must_use]
+    pub fn are_current<'a>(&self, states: impl Iterator<Item = (&'a str, i32)>) -> bool {
+        let all = self.lock();
+        let observed = all.values().flat_map(|(_, digest)| digest);
+        let mut observed: HashSet<(&str, i32)> =
+            observed.map(|(id, state)| (&**id, *state)).collect();
+        for state in states {
+            if !observed.remove(&state) {
+                return false;
+            }
+        }
+        observed.is_empty()
+    }
+
     /// Returns the Pods by the IDs of all that their tasks last observed.
     #[must_use]
     pub fn owners(&self) -> PodsById {
@@ -191,5 +206,43 @@ impl Reports {
     fn lock(&self) -> MutexGuard<'_, All> {
         // Each change is one insert or removal, so a panic elsewhere leaves the map whole.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_current_if_they_are_all_that_was_observed_and_no_more() {
+        let reports = Reports::default();
+        assert!(reports.are_current([].into_iter()));
+        for (name, digest) in [
+            ("a", vec![("c1", 1), ("s1", 0)]),
+            ("b", vec![("s2", 0)]),
+            ("c", vec![]),
+        ] {
+            let key = PodKey {
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+            };
+            let digest = digest.into_iter().map(|(id, state)| (id.into(), state));
+            reports.set(&key, PodSnapshot::default(), digest.collect());
+        }
+        let is_current = |states: &[(&str, i32)]| reports.are_current(states.iter().copied());
+        assert!(is_current(&[("s2", 0), ("c1", 1), ("s1", 0)]));
+        assert!(
+            !is_current(&[("s2", 0), ("c1", 2), ("s1", 0)]),
+            "a state changed"
+        );
+        assert!(!is_current(&[("s2", 0), ("s1", 0)]), "one is gone");
+        assert!(
+            !is_current(&[("s2", 0), ("c1", 1), ("s1", 0), ("c2", 0)]),
+            "one is new"
+        );
+        assert!(
+            !is_current(&[("s2", 0), ("s2", 0), ("c1", 1), ("s1", 0)]),
+            "one is there twice"
+        );
     }
 }
