@@ -318,9 +318,10 @@ fn describe(report: &mut PodReport, status: &PodStatus, view: View<'_>, version:
     let ips = status.pod_ips.iter().flatten();
     report.ips = ips.map(|ip| ip.ip.clone()).collect();
     let statuses = status.container_statuses.iter().flatten();
-    report.containers = statuses
-        .map(|s| container_report(s, view, version))
-        .collect();
+    // No more room than needed is kept for as long as the Pod is there.
+    report.containers = Vec::with_capacity(statuses.clone().count());
+    let statuses = statuses.map(|s| container_report(s, view, version));
+    report.containers.extend(statuses);
     let sidecars = status.init_container_statuses.iter().flatten();
     let sidecars = sidecars.filter(|s| version.role(&s.name) == ContainerRole::Sidecar);
     let counted = sidecars.chain(status.container_statuses.iter().flatten());

@@ -4,8 +4,6 @@
 mod conditions;
 mod containers;
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -194,18 +192,18 @@ pub fn kept_conditions(status: &PodStatus) -> Vec<Condition> {
 
 /// The ids of the containers that a status calls ready, and of those it calls started.
 #[must_use]
-pub fn ready_and_started(status: &PodStatus) -> (BTreeSet<ContainerId>, BTreeSet<ContainerId>) {
+pub fn ready_and_started(status: &PodStatus) -> (Vec<ContainerId>, Vec<ContainerId>) {
     let inits = status.init_container_statuses.iter().flatten();
     let all = inits.chain(status.container_statuses.iter().flatten());
-    let (mut ready, mut started) = (BTreeSet::new(), BTreeSet::new());
+    let (mut ready, mut started) = (vec![], vec![]);
     for status in all {
         let id = status.container_id.as_deref().unwrap_or_default();
         let id = id.split_once("://").map_or(id, |(_, id)| id);
         if status.ready {
-            ready.insert(id.into());
+            ready.push(id.into());
         }
         if status.started == Some(true) {
-            started.insert(id.into());
+            started.push(id.into());
         }
     }
     (ready, started)

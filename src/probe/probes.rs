@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, Probe};
+use litemap::LiteMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -195,7 +196,7 @@ pub struct Probes {
     client: Client,
     run: Run,
     // Boxed here and below, so that the memory kept for more is small.
-    containers: BTreeMap<String, Box<Probed>>,
+    containers: LiteMap<String, Box<Probed>>,
     counters: ProbeCounters,
     reports: mpsc::Receiver<Box<ProbeReport>>,
     /// For the tasks. Kept, so that `reports` never ends.
@@ -234,7 +235,7 @@ impl Probes {
         Self {
             client,
             run,
-            containers: BTreeMap::new(),
+            containers: LiteMap::new(),
             counters: ProbeCounters::default(),
             reports,
             sender,

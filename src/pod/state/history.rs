@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Uid;
@@ -23,8 +24,8 @@ const UNSEEN_EXIT: i32 = 137;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// The newest instance of each container, by name. Boxed, for a map has room for eleven.
-    pub containers: BTreeMap<String, Box<Instance>>,
+    /// The newest instance of each container, by name. Boxed, for a map has room for four.
+    pub containers: LiteMap<String, Box<Instance>>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
     /// since all of the Pod restarts.
     #[serde(rename = "restart_before_attempt")]
@@ -48,9 +49,9 @@ pub struct History {
     /// The Pod's addresses, the first one first.
     pub ips: Vec<String>,
     /// The ids of the containers that were ready.
-    pub ready: BTreeSet<ContainerId>,
+    pub ready: Vec<ContainerId>,
     /// The ids of the containers whose startup probe had passed.
-    pub started: BTreeSet<ContainerId>,
+    pub started: Vec<ContainerId>,
 }
 
 /// The newest instance of a container.

@@ -25,6 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
+
 use self::history::{FailedInstance, Finished, History};
 use self::observed::{Container, ContainerId, Observed, SandboxId};
 use self::order::StartOrder;
@@ -54,8 +56,8 @@ pub struct View<'a> {
 /// The state of a Pod's task beyond what the runtime has.
 #[derive(Debug, Clone, Default)]
 pub struct PodState {
-    /// Versions of this Pod, by UID; each has a part that is not empty. Boxed, for a map has room for eleven.
-    versions: BTreeMap<Uid, Box<Version>>,
+    /// Versions of this Pod, by UID; each has a part that is not empty. Boxed, for a map has room for four.
+    versions: LiteMap<Uid, Box<Version>>,
     /// Jobs under way beside the task's steps, and since when.
     pub under_way: BTreeMap<Subject, MonotonicTime>,
     /// Sandboxes whose network and processes the runtime was asked to give back.
@@ -71,7 +73,7 @@ pub struct PodState {
     /// The machine's time.
     pub wall: Wall,
     /// Health by probes, by container id.
-    pub probes: BTreeMap<ContainerId, Health>,
+    pub probes: LiteMap<ContainerId, Health>,
     /// Hooks after the start of containers that are not done or failed, by container id.
     pub post_starts: BTreeMap<ContainerId, PostStart>,
     /// The steps that are under way, for people.

@@ -57,10 +57,14 @@ impl PodTask {
             )
             .collect();
         self.probes.sync(&wanted);
-        let results = self.probes.results();
-        self.state.probes = results
-            .map(|(id, health)| (id.into(), health.clone()))
-            .collect();
+        let known = self.state.probes.iter();
+        let known = known.map(|(id, health)| (id.as_str(), health));
+        if !known.eq(self.probes.results()) {
+            let results = self.probes.results();
+            self.state.probes = results
+                .map(|(id, health)| (id.into(), health.clone()))
+                .collect();
+        }
     }
 
     /// Logs a change of what a probe finds, and records its event.
