@@ -191,6 +191,9 @@ struct ProbeReport {
     outcome: ProbeOutcome,
 }
 
+/// The way of what a probe finds.
+type Reporter = mpsc::Sender<Box<ProbeReport>>;
+
 /// All probes of one Pod.
 pub struct Probes {
     client: Client,
@@ -198,9 +201,9 @@ pub struct Probes {
     // Boxed here and below, so that the memory kept for more is small.
     containers: LiteMap<String, Box<Probed>>,
     counters: ProbeCounters,
-    reports: mpsc::Receiver<Box<ProbeReport>>,
-    /// For the tasks. Kept, so that `reports` never ends.
-    sender: mpsc::Sender<Box<ProbeReport>>,
+    /// The way of reports, once there is a probe. Its first end is for the tasks, and kept, so that the second never
+    /// ends.
+    reports: Option<(Reporter, mpsc::Receiver<Box<ProbeReport>>)>,
 }
 
 impl fmt::Debug for Probes {
@@ -231,14 +234,12 @@ impl Probes {
 
     /// Probes that are run by `run`.
     pub(super) fn with(client: Client, run: Run) -> Self {
-        let (sender, reports) = mpsc::channel(WAITING);
         Self {
             client,
             run,
             containers: LiteMap::new(),
             counters: ProbeCounters::default(),
-            reports,
-            sender,
+            reports: None,
         }
     }
 
@@ -264,8 +265,12 @@ impl Probes {
     /// wait is abandoned.
     pub async fn next(&mut self) -> ProbeUpdate {
         loop {
-            let Some(report) = self.reports.recv().await else {
-                // Never so: we hold a sender ourselves.
+            let report = match &mut self.reports {
+                Some((_, reports)) => reports.recv().await,
+                None => None,
+            };
+            let Some(report) = report else {
+                // There is no probe: the channel has a sender here, and does not end.
                 std::future::pending::<()>().await;
                 continue;
             };
@@ -328,6 +333,7 @@ impl Probes {
             } else if !probed.tasks.contains_key(&kind) {
                 let known = probed.health.result(kind);
                 let counter = self.counters.get(&probed.uid, &probed.name, kind);
+                let (reporter, _) = self.reports.get_or_insert_with(|| mpsc::channel(WAITING));
                 let worker = Worker {
                     kind,
                     counter,
@@ -336,7 +342,7 @@ impl Probes {
                     schedule: ProbeSchedule::new(kind, &subject.probe),
                     age: probed.age,
                     run: Arc::clone(&self.run),
-                    reports: self.sender.clone(),
+                    reports: reporter.clone(),
                 };
                 probed.tasks.insert(kind, Task::spawn(worker.work(came_up)));
             }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Age, ProbeEvent, ProbeReport, ProbeSubject, Run};
+use super::{Age, ProbeEvent, ProbeReport, ProbeSubject, Reporter, Run};
 use crate::probe::schedule::ProbeSchedule;
 use crate::probe::state::{ProbeKind, ProbeResult, ProbeState};
 use crate::probe::{ProbeCounter, ProbeOutcome};
@@ -20,7 +19,7 @@ pub(super) struct Worker {
     pub(super) schedule: ProbeSchedule,
     pub(super) age: Age,
     pub(super) run: Run,
-    pub(super) reports: mpsc::Sender<Box<ProbeReport>>,
+    pub(super) reports: Reporter,
 }
 
 impl Worker {
