@@ -45,13 +45,13 @@ impl RuntimeList {
         let sandbox = |new: v1::PodSandbox| owner_of_sandbox(owner_label, &new);
         for entry in self.sandboxes {
             if let Some(key) = find_owner(&entry, known, sandbox)? {
-                owners.entry(key).or_default().sandboxes.push(entry);
+                push_compact(&mut owners.entry(key).or_default().sandboxes, entry);
             }
         }
         let container = |new: v1::Container| owner_of_container(owner_label, &new);
         for entry in self.containers {
             if let Some(key) = find_owner(&entry, known, container)? {
-                owners.entry(key).or_default().containers.push(entry);
+                push_compact(&mut owners.entry(key).or_default().containers, entry);
             }
         }
         Ok(owners)
@@ -81,6 +81,14 @@ impl RuntimeList {
             containers.collect::<Result<_, _>>()?,
         ))
     }
+}
+
+/// Adds to a list that mostly stays at one item, and has room for no more then.
+pub(super) fn push_compact<T>(list: &mut Vec<T>, item: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(item);
 }
 
 fn find_owner<T: Listable>(

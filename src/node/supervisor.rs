@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use self::shutdown::NodeStop;
 use super::events::{self, Connected, Hint};
 use super::first_list::first_list;
-use super::relist::RuntimeList;
+use super::relist::{RuntimeList, push_compact};
 use crate::cri::Error;
 use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
@@ -489,12 +489,12 @@ fn by_owner(owner_label: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
     let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
     for sandbox in listed.sandboxes {
         if let Some(key) = owner(owner_label, &sandbox.labels) {
-            owners.entry(key).or_default().sandboxes.push(sandbox);
+            push_compact(&mut owners.entry(key).or_default().sandboxes, sandbox);
         }
     }
     for container in listed.containers {
         if let Some(key) = owner(owner_label, &container.labels) {
-            owners.entry(key).or_default().containers.push(container);
+            push_compact(&mut owners.entry(key).or_default().containers, container);
         }
     }
     owners

@@ -108,6 +108,12 @@ impl Listed {
         Ok(Self::valid(sandboxes, containers))
     }
 
+    /// Returns true if there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sandboxes.is_empty() && self.containers.is_empty()
+    }
+
     /// Leaves out what has an invalid identity.
     #[must_use]
     pub fn valid(mut sandboxes: Vec<v1::PodSandbox>, mut containers: Vec<v1::Container>) -> Self {
@@ -125,21 +131,28 @@ impl Listed {
     /// # Errors
     /// Any failure of a call; what vanishes meanwhile is none.
     pub async fn inspect(
-        self,
+        &self,
         client: &Client,
         clock: &Clock,
         before: &Observed,
         role: impl Fn(&Uid) -> Role,
     ) -> Result<Inspected, Error> {
-        let mut inspected = Inspected::default();
-        for item in self.sandboxes {
+        let mut inspected = Inspected {
+            observed: Observed {
+                // No more than needed is kept for as long as the Pod is there.
+                sandboxes: Vec::with_capacity(self.sandboxes.len()),
+                containers: Vec::with_capacity(self.containers.len()),
+            },
+            ..Inspected::default()
+        };
+        for item in &self.sandboxes {
             let ready = item.state == v1::PodSandboxState::SandboxReady as i32;
             let known = before.sandbox(&item.id.as_str().into());
             if let Some(known) = known.filter(|s| s.ready == ready) {
                 inspected.observed.sandboxes.push(known.clone());
                 continue;
             }
-            let listed = listed_sandbox(clock, &item);
+            let listed = listed_sandbox(clock, item);
             // The identity is the one that was checked.
             let (id, uid, attempt) = (listed.id.clone(), listed.uid.clone(), listed.attempt);
             let assumed = || (!ready || role(&uid) != Role::Wanted).then_some(listed);
@@ -153,7 +166,7 @@ impl Listed {
             });
             inspected.observed.sandboxes.extend(sandbox);
         }
-        for item in self.containers {
+        for item in &self.containers {
             let id = ContainerId::from(item.id.as_str());
             let known = before.container(&id);
             if let Some(known) = known.filter(|c| state_number(&c.state) == item.state) {
@@ -161,13 +174,13 @@ impl Listed {
                 continue;
             }
             let uid = uid_label(&item.labels);
-            let assumed = || listed_container(clock, &item, role(&uid));
+            let assumed = || listed_container(clock, item, role(&uid));
             let call = inspect_container(client, clock, &id);
             let container = inspected.within(&id, call, assumed).await?;
-            let metadata = item.metadata.unwrap_or_default();
+            let metadata = item.metadata.clone().unwrap_or_default();
             let container = container.map(|c| Container {
                 id,
-                sandbox: item.pod_sandbox_id.into(),
+                sandbox: item.pod_sandbox_id.as_str().into(),
                 uid,
                 name: metadata.name,
                 attempt: metadata.attempt,

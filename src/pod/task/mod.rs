@@ -14,6 +14,7 @@ mod effects;
 mod error;
 mod events;
 mod execute;
+mod first_look;
 mod history;
 mod image;
 mod inbox;
@@ -35,6 +36,7 @@ mod termination_message;
 mod trial;
 
 pub use context::Context;
+pub use first_look::FirstLooks;
 pub use requests::{PauseRequest, PodRequest, PodRequests, RequestRefused, RestartRequest};
 pub use shut_down::ShutdownOrder;
 
@@ -213,9 +215,20 @@ impl PodTask {
         if self.state.has_admitted() {
             Box::pin(self.update_cpu_shares()).await;
         }
-        self.reconcile().await;
+        if self.look().await {
+            self.reconcile().await;
+        }
         self.context.reports.remove(&self.key);
         self.key
+    }
+
+    /// Reads the Pod for the first time, where the runtime has something of it. Returns true if the task goes on.
+    async fn look(&mut self) -> bool {
+        if self.listed.as_ref().is_some_and(Listed::is_empty) {
+            return true;
+        }
+        let _turn = Box::pin(self.context.first_looks.turn()).await;
+        self.sync().await
     }
 
     /// Carries out the plan until the Pod is over. What is awaited for a short while only is boxed: a task that

@@ -93,9 +93,7 @@ impl PodTask {
             Some(wanted) if wanted == uid => Role::Wanted,
             Some(_) => Role::Replaced,
         };
-        let inspect = listed
-            .clone()
-            .inspect(&context.client, &context.clock, &known, role);
+        let inspect = listed.inspect(&context.client, &context.clock, &known, role);
         let Some(inspected) = self.beside(inspect, is_other).await else {
             self.listed = (!self.has_synced).then_some(listed);
             return Ok(false);
