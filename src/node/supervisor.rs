@@ -29,7 +29,9 @@ use crate::pod::folder;
 use crate::pod::identity::ValidUid;
 use crate::pod::observe::{Listed, owner};
 use crate::pod::state::time::Wall;
-use crate::pod::task::{Context, Message, PodTask, ShutdownOrder, TaskStart};
+use crate::pod::task::{
+    Context, Message, MessageSender, PodTask, ShutdownOrder, TaskStart, mailbox,
+};
 use crate::source::{Desired, DesiredPod, Origin};
 use crate::units::time::Later;
 
@@ -98,7 +100,7 @@ async fn list(context: Arc<Context>) -> Result<RuntimeList, Error> {
 struct Supervisor {
     context: Arc<Context>,
     desired: Desired,
-    pods: BTreeMap<PodKey, mpsc::UnboundedSender<Message>>,
+    pods: BTreeMap<PodKey, MessageSender>,
     tasks: JoinSet<PodKey>,
     runtime_unreachable: bool,
     relist_at: Instant,
@@ -221,7 +223,7 @@ impl Supervisor {
         // Every Pod that runs reserves what it has before a new one is admitted.
         let mut adopted = vec![];
         for (key, start) in starts {
-            let (sender, inbox) = mpsc::unbounded_channel();
+            let (sender, inbox) = mailbox();
             self.pods.insert(key.clone(), sender);
             let context = Arc::clone(&self.context);
             let pod = key.clone();
@@ -358,7 +360,7 @@ impl Supervisor {
         if !self.unobserved.is_empty() {
             self.unobserved.push(key.clone());
         }
-        let (sender, inbox) = mpsc::unbounded_channel();
+        let (sender, inbox) = mailbox();
         if let Some(order) = self.order.clone() {
             // The inbox is here, so that it does not fail.
             let _ = sender.send(Message::ShutDown(order));
@@ -371,7 +373,7 @@ impl Supervisor {
 
     fn try_notify(&self, key: &PodKey, message: Message) -> bool {
         let task = self.pods.get(key);
-        task.is_some_and(|task| task.send(message).is_ok())
+        task.is_some_and(|task| task.send(message))
     }
 
     fn notify(&self, key: &PodKey, message: Message) {

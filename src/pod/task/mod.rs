@@ -18,6 +18,7 @@ mod first_look;
 mod history;
 mod image;
 mod inbox;
+mod mailbox;
 mod order;
 mod pause;
 mod post_start;
@@ -37,6 +38,7 @@ mod trial;
 
 pub use context::Context;
 pub use first_look::FirstLooks;
+pub use mailbox::{Inbox, MessageSender, mailbox};
 pub use requests::{PauseRequest, PodRequest, PodRequests, RequestRefused, RestartRequest};
 pub use shut_down::ShutdownOrder;
 
@@ -45,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use self::background::Job;
 use self::effects::Effects;
@@ -111,7 +113,7 @@ const ASSUMED: Duration = Duration::from_secs(10);
 pub struct PodTask {
     key: PodKey,
     context: Arc<Context>,
-    inbox: mpsc::UnboundedReceiver<Message>,
+    inbox: Inbox,
     /// The Pod that the manifests want.
     asked: Option<DesiredPod>,
     /// The version to run: the one asked for, or the one before an update that was rolled back; none while the Pod is
@@ -164,12 +166,7 @@ pub struct PodTask {
 
 impl PodTask {
     /// Builds the task of a Pod from what an earlier agent left, and reserves what the Pod has if it runs.
-    pub fn adopt(
-        key: PodKey,
-        context: Arc<Context>,
-        inbox: mpsc::UnboundedReceiver<Message>,
-        start: TaskStart,
-    ) -> Box<Self> {
+    pub fn adopt(key: PodKey, context: Arc<Context>, inbox: Inbox, start: TaskStart) -> Box<Self> {
         let is_uncertain = !start.folders.is_empty();
         let mut task = Box::new(Self {
             given_back: context.allocations.changes(),
@@ -236,7 +233,7 @@ impl PodTask {
     async fn reconcile(&mut self) {
         loop {
             self.has_pending_events = false;
-            while let Ok(message) = self.inbox.try_recv() {
+            while let Some(message) = self.inbox.try_recv() {
                 self.take(message);
             }
             if !self.sync().await {
