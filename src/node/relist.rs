@@ -83,8 +83,24 @@ impl RuntimeList {
     }
 }
 
+/// Sorts sandboxes and containers by the Pods that own them.
+pub(super) fn by_owner(owner_label: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
+    let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
+    for sandbox in listed.sandboxes {
+        if let Some(key) = owner(owner_label, &sandbox.labels) {
+            push_compact(&mut owners.entry(key).or_default().sandboxes, sandbox);
+        }
+    }
+    for container in listed.containers {
+        if let Some(key) = owner(owner_label, &container.labels) {
+            push_compact(&mut owners.entry(key).or_default().containers, container);
+        }
+    }
+    owners
+}
+
 /// Adds to a list that mostly stays at one item, and has room for no more then.
-pub(super) fn push_compact<T>(list: &mut Vec<T>, item: T) {
+fn push_compact<T>(list: &mut Vec<T>, item: T) {
     if list.is_empty() {
         list.reserve_exact(1);
     }

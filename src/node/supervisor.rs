@@ -22,12 +22,12 @@ use tracing::{error, info, warn};
 use self::shutdown::NodeStop;
 use super::events::{self, Connected, Hint};
 use super::first_list::first_list;
-use super::relist::{RuntimeList, push_compact};
+use super::relist::{RuntimeList, by_owner};
 use crate::cri::Error;
 use crate::manifest::{PodKey, SourceKind, Uid};
 use crate::pod::folder;
 use crate::pod::identity::ValidUid;
-use crate::pod::observe::{Listed, owner};
+use crate::pod::observe::Listed;
 use crate::pod::state::time::Wall;
 use crate::pod::task::{
     Context, Message, MessageSender, PodTask, ShutdownOrder, TaskStart, mailbox,
@@ -484,20 +484,4 @@ fn changed_pods(before: &Desired, now: &Desired) -> BTreeSet<PodKey> {
     let old = before.pods.iter();
     let old = old.filter(|(key, _)| !now.pods.contains_key(key));
     new.chain(old).map(|(key, _)| key.clone()).collect()
-}
-
-/// Sorts sandboxes and containers by the Pods that own them.
-fn by_owner(owner_label: &str, listed: Listed) -> BTreeMap<PodKey, Listed> {
-    let mut owners: BTreeMap<PodKey, Listed> = BTreeMap::new();
-    for sandbox in listed.sandboxes {
-        if let Some(key) = owner(owner_label, &sandbox.labels) {
-            push_compact(&mut owners.entry(key).or_default().sandboxes, sandbox);
-        }
-    }
-    for container in listed.containers {
-        if let Some(key) = owner(owner_label, &container.labels) {
-            push_compact(&mut owners.entry(key).or_default().containers, container);
-        }
-    }
-    owners
 }

@@ -241,7 +241,7 @@ fn size(count: usize) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
 }
 
-/// What is counted of Pods by their statuses.
+/// Counts of Pods by their statuses.
 #[derive(Default)]
 struct PodCounts<'a> {
     running: usize,

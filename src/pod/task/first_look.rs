@@ -1,6 +1,6 @@
 //! Turns of the tasks to read their Pods for the first time.
 //!
-//! When the agent starts, all tasks would ask the runtime at once, and the memory of all these calls would stay with
+//! Without them, all tasks ask the runtime at once when the agent starts, and the memory of all these calls stays with
 //! the process.
 
 use std::sync::Arc;
