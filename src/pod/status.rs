@@ -199,6 +199,9 @@ pub fn ready_and_started(status: &PodStatus) -> (Vec<ContainerId>, Vec<Container
     for status in all {
         let id = status.container_id.as_deref().unwrap_or_default();
         let id = id.split_once("://").map_or(id, |(_, id)| id);
+        if id.is_empty() {
+            continue;
+        }
         if status.ready {
             ready.push(id.into());
         }

@@ -25,6 +25,8 @@ const UNSEEN_EXIT: i32 = 137;
 #[serde(default)]
 pub struct History {
     /// The newest instance of each container, by name. Boxed, for a map has room for four.
+    // An empty one would be written as a list, which earlier versions do not read.
+    #[serde(skip_serializing_if = "LiteMap::is_empty")]
     pub containers: LiteMap<String, Box<Instance>>,
     /// By container name: instances with a lower attempt are to be replaced, whatever they ended with,
     /// since all of the Pod restarts.
@@ -352,5 +354,31 @@ impl Ended {
             message: exit.message.clone(),
             finished_at: exit.finished_at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_of_no_containers_is_one_that_earlier_versions_read() {
+        let mut history = History::default();
+        history.end(Finished {
+            reason: "DeadlineExceeded".to_owned(),
+            ..Finished::default()
+        });
+        let written = serde_json::to_value(&history).unwrap();
+        // They had a map, whose keys are those of an object.
+        let containers = written.get("containers");
+        assert!(
+            containers.is_none_or(serde_json::Value::is_object),
+            "{written}"
+        );
+        assert_eq!(serde_json::from_value::<History>(written).unwrap(), history);
+        // And what they wrote is read.
+        let theirs = r#"{"containers": {}, "ready": ["b", "a"], "finished": null}"#;
+        let theirs: History = serde_json::from_str(theirs).unwrap();
+        assert!(theirs.containers.is_empty() && theirs.ready == ["b", "a"].map(ContainerId::from));
     }
 }
