@@ -193,9 +193,10 @@ impl Reader {
             })
             .await;
         }
+        let mut seen = None;
         loop {
             // Checked before the read, so that nothing written before the end is missed.
-            let over = self.is_over();
+            let over = self.is_over(&mut seen);
             let more;
             (cursor, out, more) = blocking(move || {
                 let more = cursor.read_on(&mut out)?;
@@ -217,12 +218,24 @@ impl Reader {
         }
     }
 
-    /// Returns whether this instance of the container has ended for good.
-    fn is_over(&self) -> bool {
+    /// Returns whether this instance of the container has ended for good. `seen` is what was found last, which counts
+    /// for as long as the same is reported.
+    fn is_over(&self, seen: &mut Option<(Arc<PodSnapshot>, bool)>) -> bool {
         let Some(reported) = self.context.reports.get(&self.name.pod) else {
             return true;
         };
-        let Some(status) = status(&reported, &self.name.container) else {
+        if let Some((before, is_over)) = seen
+            && Arc::ptr_eq(before, &reported)
+        {
+            return *is_over;
+        }
+        let is_over = self.is_over_by(&reported);
+        *seen = Some((reported, is_over));
+        is_over
+    }
+
+    fn is_over_by(&self, reported: &PodSnapshot) -> bool {
+        let Some(status) = status(reported, &self.name.container) else {
             return true;
         };
         let newer = u32::try_from(status.restart_count).is_ok_and(|n| n > self.attempt);
