@@ -39,6 +39,17 @@ struct MessageQueue {
     is_closed: bool,
 }
 
+impl MessageQueue {
+    /// Takes the oldest message. An empty queue has no room for any.
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front();
+        if self.messages.is_empty() {
+            self.messages.shrink_to_fit();
+        }
+        message
+    }
+}
+
 impl Mailbox {
     fn lock(&self) -> MutexGuard<'_, MessageQueue> {
         // Each change leaves the queue whole.
@@ -77,23 +88,19 @@ impl Drop for MessageSender {
 impl Inbox {
     /// Returns the oldest message, if there is one.
     pub fn try_recv(&mut self) -> Option<Message> {
-        let mut queue = self.0.lock();
-        let message = queue.messages.pop_front();
-        if queue.messages.is_empty() {
-            queue.messages.shrink_to_fit();
-        }
-        message
+        self.0.lock().pop()
     }
 
     /// Waits for a message. Returns `None` if there is none and no more can come. Nothing is lost where the wait is
     /// dropped.
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
-            if let Some(message) = self.try_recv() {
-                return Some(message);
-            }
-            if self.0.lock().is_closed {
-                return None;
+            {
+                let mut queue = self.0.lock();
+                let message = queue.pop();
+                if message.is_some() || queue.is_closed {
+                    return message;
+                }
             }
             self.0.arrived.notified().await;
         }
@@ -132,10 +139,14 @@ mod tests {
         assert!(inbox.recv().now_or_never().is_none());
         assert!(sender.send(changed("a")) && sender.send(changed("b")));
         assert_eq!(id(inbox.recv().await), "a");
-        // A wait that is dropped takes nothing with it.
-        drop(inbox.recv());
         assert_eq!(id(inbox.try_recv()), "b");
         assert!(inbox.try_recv().is_none());
+        // A wait that has been woken and is dropped takes nothing with it.
+        let mut waits = Box::pin(inbox.recv());
+        assert!(waits.as_mut().now_or_never().is_none());
+        assert!(sender.send(changed("d")));
+        drop(waits);
+        assert_eq!(id(inbox.recv().now_or_never().flatten()), "d");
         let waits = tokio::spawn(async move { inbox.recv().await });
         tokio::task::yield_now().await;
         assert!(sender.send(changed("c")));
