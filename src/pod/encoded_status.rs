@@ -1,17 +1,36 @@
 //! A Pod's status as it is kept.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::PodStatus;
 
+use crate::json;
+
 /// A Pod's status, kept as JSON. As it is in [`PodStatus`] it takes five kilobytes even of a small Pod, and every Pod of
-/// the node has one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EncodedStatus(Box<[u8]>);
+/// the node has one. Times have whole seconds, as everywhere in the API.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct EncodedStatus {
+    json: Box<[u8]>,
+    is_ready: bool,
+}
+
+impl fmt::Debug for EncodedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.json))
+    }
+}
 
 impl From<&PodStatus> for EncodedStatus {
     fn from(status: &PodStatus) -> Self {
         // Maps of texts and numbers can always be written.
-        let text = serde_json::to_vec(status).unwrap_or_default();
-        Self(text.into_boxed_slice())
+        let json = serde_json::to_vec(status).unwrap_or_default();
+        let mut conditions = status.conditions.iter().flatten();
+        let encoded = Self {
+            json: json.into_boxed_slice(),
+            is_ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
+        };
+        debug_assert_eq!(&encoded.decode(), status);
+        encoded
     }
 }
 
@@ -20,7 +39,13 @@ impl EncodedStatus {
     #[must_use]
     pub fn decode(&self) -> PodStatus {
         // Nothing else was ever written; where nothing was, there is no status yet.
-        serde_json::from_slice(&self.0).unwrap_or_default()
+        json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// Returns true if the Pod's condition Ready holds.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
     }
 }
 
@@ -75,6 +100,7 @@ mod tests {
     fn what_is_kept_is_the_whole_status() {
         let ready = EncodedStatus::from(&status(true));
         assert_eq!(ready.decode(), status(true));
+        assert!(ready.is_ready() && !EncodedStatus::from(&status(false)).is_ready());
         assert_eq!(ready, EncodedStatus::from(&status(true)));
         assert_ne!(ready, EncodedStatus::from(&status(false)));
         let empty = PodStatus::default();

@@ -132,8 +132,6 @@ pub struct PodSnapshot {
     pub version: Option<Arc<StaticPod>>,
     /// The Pod's status as the API has it.
     pub status: EncodedStatus,
-    /// True if the Pod's condition Ready holds.
-    pub is_ready: bool,
     /// True if it is on its way out.
     pub terminating: bool,
     /// Next try of each container that waits, by its name.
@@ -173,7 +171,7 @@ impl PodSnapshot {
         match report.phase.as_str() {
             _ if report.paused => Readiness::Paused,
             _ if self.terminating => Readiness::Terminating,
-            _ if self.is_ready => Readiness::Ready,
+            _ if self.status.is_ready() => Readiness::Ready,
             "Succeeded" | "Failed" if has_run => Readiness::Over,
             _ => Readiness::NotReady,
         }
@@ -236,17 +234,11 @@ pub fn report(
     PodSnapshot {
         report,
         version: shown.cloned(),
-        is_ready: is_ready(&status),
         status: EncodedStatus::from(&status),
         terminating: !stays,
         until: until.unwrap_or_default(),
         progress: view.state.progress.clone(),
     }
-}
-
-fn is_ready(status: &PodStatus) -> bool {
-    let mut conditions = status.conditions.iter().flatten();
-    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Returns true if the newest instance of a container is one whose restart was requested.

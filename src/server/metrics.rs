@@ -192,7 +192,7 @@ impl Gauges {
             let gauge = self.pods.with_label_values(&[phase]);
             gauge.set(count(of_phase.count()));
         }
-        let ready = pods.iter().filter(|(_, pod)| pod.is_ready);
+        let ready = pods.iter().filter(|(_, pod)| pod.status.is_ready());
         self.pods_ready.set(count(ready.count()));
         if let Some(desired) = &*state.desired.borrow() {
             self.refused.set(count(

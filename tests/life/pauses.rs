@@ -63,7 +63,7 @@ async fn a_pod_is_paused_with_its_grace_period_and_stays_so_until_it_is_resumed(
         assert_eq!(status.reason.as_deref(), Some("Paused"));
         assert_eq!(agent.waits_for("p", "c").as_deref(), Some("Paused"));
         let told = agent.told("p").unwrap();
-        assert!(!told.is_ready && !told.terminating && told.version.is_some());
+        assert!(!told.status.is_ready() && !told.terminating && told.version.is_some());
         for _ in 0..2 {
             tokio::time::sleep(HOUR).await;
             agent.die_and_start().await;
