@@ -42,7 +42,7 @@ use crate::pod::limiter::Limiter;
 use crate::pod::reports::Reports;
 use crate::pod::shutdown::NodeShutdown;
 use crate::pod::state::time::Clock;
-use crate::pod::task::{Context, FirstLooks, PodRequests};
+use crate::pod::task::{Context, FirstSyncs, PodRequests};
 use crate::server::{AgentMetrics, Audience, Server, ServerState, serve_https, serve_port};
 use crate::source::url::shown;
 use crate::source::{LastRun, Sources};
@@ -258,7 +258,7 @@ async fn build_context(
         facts: facts.clone(),
         allocations: Allocations::default(),
         limiter: Limiter::new(config.runtime_concurrency),
-        first_looks: FirstLooks::default(),
+        first_syncs: FirstSyncs::default(),
         clock: Clock::default(),
         shutdown,
         requests: PodRequests::default(),

@@ -452,7 +452,7 @@ impl Supervisor {
     }
 
     fn compare(&mut self, listed: RuntimeList) -> Result<(), Error> {
-        // As mostly: then nothing of it has to be sorted by Pods.
+        // Usually nothing has changed, and then the list need not be sorted by Pods.
         if self.context.reports.are_current(listed.states()) {
             return Ok(());
         }

@@ -191,7 +191,7 @@ struct ProbeReport {
     outcome: ProbeOutcome,
 }
 
-/// The way of what a probe finds.
+/// Sender of probe results.
 type Reporter = mpsc::Sender<Box<ProbeReport>>;
 
 /// All probes of one Pod.
@@ -201,8 +201,8 @@ pub struct Probes {
     // Boxed here and below, so that the memory kept for more is small.
     containers: LiteMap<String, Box<Probed>>,
     counters: ProbeCounters,
-    /// The way of reports, once there is a probe. Its first end is for the tasks, and kept, so that the second never
-    /// ends.
+    /// Channel of probe results, made with the first probe. The sender is cloned for the tasks and kept here, so that
+    /// the receiver never ends.
     reports: Option<(Reporter, mpsc::Receiver<Box<ProbeReport>>)>,
 }
 

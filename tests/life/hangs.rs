@@ -308,3 +308,42 @@ async fn the_old_version_is_shown_until_it_has_ended() {
     assert_eq!(shown.len(), 2, "{shown:#?}");
     assert_eq!(shown[0], (old, "Running".to_owned()));
 }
+
+/// Calls for the status of a sandbox so far.
+fn sandbox_statuses(agent: &Agent) -> usize {
+    let calls = agent.runtime.calls();
+    let statuses = calls.iter().filter(|c| c.method == "PodSandboxStatus");
+    statuses.count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_asks_about_some_pods_at_a_time_and_about_all_where_these_hang() {
+    const PODS: usize = 40;
+    const AT_A_TIME: usize = 16;
+    let mut agent = start("");
+    let names: Vec<String> = (0..PODS).map(|pod| format!("p{pod}")).collect();
+    let manifests: Vec<String> = names.iter().map(|name| plain(name, "1")).collect();
+    want(&agent, &manifests);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    up(&agent, &names).await;
+    agent.die().await;
+    for pod in &names {
+        let hangs = Rule::of("PodSandboxStatus", Fate::Hangs);
+        agent.runtime.rule(hangs.pod(&full(pod)));
+    }
+    let before = sandbox_statuses(&agent);
+    let asked = |agent: &Agent| sandbox_statuses(agent) - before;
+    agent.start_next();
+    within(SOON, "some are asked about", &agent, |agent| {
+        asked(agent) == AT_A_TIME
+    })
+    .await;
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(asked(&agent), AT_A_TIME);
+    within(SOON, "all are asked about", &agent, |agent| {
+        asked(agent) >= PODS
+    })
+    .await;
+    agent.runtime.clear_rules();
+    up(&agent, &names).await;
+}

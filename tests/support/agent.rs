@@ -21,7 +21,7 @@ use podkeeper::pod::report::{PodReport, PodSnapshot};
 use podkeeper::pod::reports::Reports;
 use podkeeper::pod::shutdown::{NodeShutdown, ShutdownPeriods};
 use podkeeper::pod::state::time::Clock;
-use podkeeper::pod::task::{Context, FirstLooks, PodRequests};
+use podkeeper::pod::task::{Context, FirstSyncs, PodRequests};
 use podkeeper::source::{Desired, DesiredPod, Origin};
 use podkeeper::translate::{Identity, NodeFacts, Paths};
 use tempfile::TempDir;
@@ -323,7 +323,7 @@ fn context(runtime: &Runtime, facts: &NodeFacts, longest_backoff: Duration) -> A
         metrics: Metrics::default(),
         allocations: Allocations::default(),
         limiter: Limiter::new(Some(4)),
-        first_looks: FirstLooks::default(),
+        first_syncs: FirstSyncs::default(),
         clock: Clock::with_wall(wall),
         shutdown: NodeShutdown::default(),
         requests: PodRequests::default(),

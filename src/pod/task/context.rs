@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{FirstLooks, PodRequests};
+use super::{FirstSyncs, PodRequests};
 use crate::cri::Client;
 use crate::image::Images;
 use crate::pod::admission::Allocations;
@@ -37,8 +37,8 @@ pub struct Context {
     pub allocations: Allocations,
     /// Expensive calls at a time.
     pub limiter: Limiter,
-    /// First looks of tasks at their Pods at a time.
-    pub first_looks: FirstLooks,
+    /// First syncs of tasks at a time.
+    pub first_syncs: FirstSyncs,
     /// The time.
     pub clock: Clock,
     /// The node's shutdown.

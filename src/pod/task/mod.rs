@@ -14,7 +14,7 @@ mod effects;
 mod error;
 mod events;
 mod execute;
-mod first_look;
+mod first_sync;
 mod history;
 mod image;
 mod inbox;
@@ -37,7 +37,7 @@ mod termination_message;
 mod trial;
 
 pub use context::Context;
-pub use first_look::FirstLooks;
+pub use first_sync::FirstSyncs;
 pub use mailbox::{Inbox, MessageSender, mailbox};
 pub use requests::{PauseRequest, PodRequest, PodRequests, RequestRefused, RestartRequest};
 pub use shut_down::ShutdownOrder;
@@ -48,6 +48,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tracing::debug;
 
 use self::background::Job;
 use self::effects::Effects;
@@ -212,20 +213,24 @@ impl PodTask {
         if self.state.has_admitted() {
             Box::pin(self.update_cpu_shares()).await;
         }
-        if self.look().await {
-            self.reconcile().await;
-        }
+        Box::pin(self.first_sync()).await;
+        self.reconcile().await;
         self.context.reports.remove(&self.key);
         self.key
     }
 
-    /// Reads the Pod for the first time, where the runtime has something of it. Returns true if the task goes on.
-    async fn look(&mut self) -> bool {
+    /// Reads the Pod for the first time, where the runtime has something of it, with a permit. A failure is mended by
+    /// the next sync, which needs none.
+    async fn first_sync(&mut self) {
         if self.listed.as_ref().is_some_and(Listed::is_empty) {
-            return true;
+            return;
         }
-        let _turn = Box::pin(self.context.first_looks.turn()).await;
-        self.sync().await
+        let context = Arc::clone(&self.context);
+        let permit = async { context.first_syncs.permit().await };
+        let _permit = self.beside(permit, |_, _| false).await;
+        if let Err(error) = Box::pin(self.try_sync()).await {
+            debug!(pod = %self.key, %error, "Failed to relist the Pod");
+        }
     }
 
     /// Carries out the plan until the Pod is over. What is awaited for a short while only is boxed: a task that

@@ -46,7 +46,7 @@ impl PodTask {
     }
 
     /// Returns true if all that was to be read was read.
-    async fn try_sync(&mut self) -> Result<bool, Error> {
+    pub(super) async fn try_sync(&mut self) -> Result<bool, Error> {
         if self.stale {
             // What changes from now on is read again.
             self.stale = false;
