@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use crate::json;
 
@@ -42,6 +42,13 @@ impl EncodedStatus {
         json::from_slice(&self.json).unwrap_or_default()
     }
 
+    /// Returns the statuses of all containers, those of init containers first.
+    pub fn container_statuses(&self) -> impl Iterator<Item = ContainerStatus> {
+        let status = self.decode();
+        let inits = status.init_container_statuses.into_iter().flatten();
+        inits.chain(status.container_statuses.into_iter().flatten())
+    }
+
     /// Returns true if the Pod's condition Ready holds.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -54,8 +61,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use k8s_openapi::api::core::v1::{
-        ContainerState, ContainerStateRunning, ContainerStatus, PodCondition, PodIP,
-        ResourceRequirements,
+        ContainerState, ContainerStateRunning, PodCondition, PodIP, ResourceRequirements,
     };
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ContainerStatus;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -151,17 +150,10 @@ impl NodeStop {
     }
 }
 
-/// The statuses of all containers of a Pod.
-fn container_statuses(snapshot: &PodSnapshot) -> impl Iterator<Item = ContainerStatus> {
-    let status = snapshot.status.decode();
-    let inits = status.init_container_statuses.into_iter().flatten();
-    inits.chain(status.container_statuses.into_iter().flatten())
-}
-
 /// Returns true if a container of the Pod runs, as far as it is reported.
 fn runs(snapshot: &PodSnapshot) -> bool {
-    container_statuses(snapshot)
-        .any(|status| status.state.as_ref().is_some_and(|s| s.running.is_some()))
+    let mut all = snapshot.status.container_statuses();
+    all.any(|status| status.state.as_ref().is_some_and(|s| s.running.is_some()))
 }
 
 /// Returns true if no container of the Pod was ever created, so that it has nothing to stop. A Pod without a report
@@ -169,7 +161,7 @@ fn runs(snapshot: &PodSnapshot) -> bool {
 fn has_nothing_to_stop(context: &Context, key: &PodKey) -> bool {
     let snapshot = context.reports.get(key);
     snapshot.is_some_and(|snapshot| {
-        let mut all = container_statuses(&snapshot);
+        let mut all = snapshot.status.container_statuses();
         let has_none = all.all(|status| status.container_id.is_none());
         has_none && !snapshot.terminating
     })

@@ -148,9 +148,7 @@ fn no_log_reason(name: &ContainerName, status: Option<&ContainerStatus>, previou
 
 /// Returns the status of one of the Pod's containers.
 pub(super) fn status(reported: &PodSnapshot, container: &str) -> Option<ContainerStatus> {
-    let status = reported.status.decode();
-    let inits = status.init_container_statuses.into_iter().flatten();
-    let mut all = inits.chain(status.container_statuses.into_iter().flatten());
+    let mut all = reported.status.container_statuses();
     all.find(|status| status.name == container)
 }
 
