@@ -4,11 +4,10 @@
 //! the process.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 /// Tasks that read their Pods at a time.
@@ -20,19 +19,19 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The permits.
 #[derive(Debug)]
 pub struct FirstSyncs {
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
     /// Counts the permits that were given back.
-    done: Arc<AtomicU64>,
+    done: AtomicU64,
 }
 
 /// A permit, given back when it is dropped.
 #[derive(Debug)]
-pub struct FirstSyncPermit {
-    _permit: OwnedSemaphorePermit,
-    done: Arc<AtomicU64>,
+pub struct FirstSyncPermit<'a> {
+    _permit: SemaphorePermit<'a>,
+    done: &'a AtomicU64,
 }
 
-impl Drop for FirstSyncPermit {
+impl Drop for FirstSyncPermit<'_> {
     fn drop(&mut self) {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
@@ -41,22 +40,22 @@ impl Drop for FirstSyncPermit {
 impl Default for FirstSyncs {
     fn default() -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
-            done: Arc::default(),
+            permits: Semaphore::new(MAX_CONCURRENT),
+            done: AtomicU64::default(),
         }
     }
 }
 
 impl FirstSyncs {
     /// Waits for a permit. Returns `None` if none is given back within a second; the caller goes on without one.
-    pub async fn permit(&self) -> Option<FirstSyncPermit> {
-        let mut permit = pin!(Arc::clone(&self.permits).acquire_owned());
+    pub async fn permit(&self) -> Option<FirstSyncPermit<'_>> {
+        let mut permit = pin!(self.permits.acquire());
         loop {
             let before = self.done.load(Ordering::Relaxed);
             if let Ok(permit) = timeout(MAX_WAIT, &mut permit).await {
                 return permit.ok().map(|permit| FirstSyncPermit {
                     _permit: permit,
-                    done: Arc::clone(&self.done),
+                    done: &self.done,
                 });
             }
             if self.done.load(Ordering::Relaxed) == before {

@@ -48,7 +48,6 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tracing::debug;
 
 use self::background::Job;
 use self::effects::Effects;
@@ -217,20 +216,6 @@ impl PodTask {
         self.reconcile().await;
         self.context.reports.remove(&self.key);
         self.key
-    }
-
-    /// Reads the Pod for the first time, where the runtime has something of it, with a permit. A failure is mended by
-    /// the next sync, which needs none.
-    async fn first_sync(&mut self) {
-        if self.listed.as_ref().is_some_and(Listed::is_empty) {
-            return;
-        }
-        let context = Arc::clone(&self.context);
-        let permit = async { context.first_syncs.permit().await };
-        let _permit = self.beside(permit, |_, _| false).await;
-        if let Err(error) = Box::pin(self.try_sync()).await {
-            debug!(pod = %self.key, %error, "Failed to relist the Pod");
-        }
     }
 
     /// Carries out the plan until the Pod is over. What is awaited for a short while only is boxed: a task that

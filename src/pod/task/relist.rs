@@ -27,6 +27,20 @@ const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
 
 impl PodTask {
+    /// Reads the Pod for the first time, where the runtime has something of it, with a permit. A failure is mended by
+    /// the next sync, which needs none.
+    pub(super) async fn first_sync(&mut self) {
+        if self.listed.as_ref().is_some_and(Listed::is_empty) {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        let permit = context.first_syncs.permit();
+        let _permit = self.beside(permit, |_, _| false).await;
+        if let Err(e) = Box::pin(self.try_sync()).await {
+            self.log_failed_sync(&e);
+        }
+    }
+
     /// Reads what may have changed from the runtime, and waits for the runtime if it is unreachable. Returns
     /// true if the task goes on.
     pub(super) async fn sync(&mut self) -> bool {
@@ -36,7 +50,7 @@ impl PodTask {
                 Ok(true) => return true,
                 // Something else matters now.
                 Ok(false) => continue,
-                Err(e) => debug!(pod = %self.key, error = %e, "Failed to relist the Pod"),
+                Err(e) => self.log_failed_sync(&e),
             }
             if !self.wait(Some(Instant::now().later(delay))).await {
                 return false;
@@ -45,8 +59,12 @@ impl PodTask {
         }
     }
 
+    fn log_failed_sync(&self, error: &Error) {
+        debug!(pod = %self.key, %error, "Failed to relist the Pod");
+    }
+
     /// Returns true if all that was to be read was read.
-    pub(super) async fn try_sync(&mut self) -> Result<bool, Error> {
+    async fn try_sync(&mut self) -> Result<bool, Error> {
         if self.stale {
             // What changes from now on is read again.
             self.stale = false;
