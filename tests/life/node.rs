@@ -93,6 +93,8 @@ async fn a_variable_has_the_address_of_the_moment_when_its_container_starts() {
     let agent = Agent::start_on(Settings::containerd_2_1(), facts);
     let env = "env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}]";
     set_addresses(&["192.0.2.9"]);
+    // Addresses count for a second.
+    tokio::time::sleep(SECOND).await;
     agent.want(&[&single(env, "")]);
     agent.until_ready("p").await;
     assert_eq!(variable(&agent), "192.0.2.9");
