@@ -1,13 +1,30 @@
 //! Hierarchies of cgroups: one for each controller with cgroup v1, one for all with cgroup v2.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::CgroupLimits;
+
 /// Time for which hierarchies count as they were found: they are mounted when a machine boots, and of many Pods that
 /// start at once each would look at a dozen folders for the few files that concern it.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// Controllers by which no Pod is limited as a whole.
+const WITHOUT_LIMITS: [&str; 10] = [
+    "blkio",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+];
 
 /// Hierarchies that were found last.
 static LAST: Mutex<Option<Found>> = Mutex::new(None);
@@ -46,6 +63,17 @@ impl Hierarchy {
 
     pub(super) fn has(&self, controller: Controller) -> bool {
         self.controllers.0.contains(&controller)
+    }
+
+    /// Returns `true` unless each of its controllers, of which cgroup v1 gives the names to its root, is one by which these
+    /// limits limit nothing.
+    pub(super) fn may_limit(&self, limits: &CgroupLimits) -> bool {
+        let name = self.root.file_name().and_then(OsStr::to_str);
+        let limits = |controller| match controller {
+            "pids" => limits.pids.is_some(),
+            other => !WITHOUT_LIMITS.contains(&other),
+        };
+        name.unwrap_or_default().split(',').any(limits)
     }
 }
 

@@ -127,21 +127,30 @@ pub fn keep_until_shutdown(driver: CgroupDriver, path: &str) -> io::Result<()> {
     }
 }
 
-/// Creates a folder in every hierarchy of cgroup v1, and sets the limits where their controller is.
+/// Creates a folder with its limits in the hierarchies of cgroup v1, but for those in which there is nothing to limit:
+/// runtimes create it there, with that of the first container below it, since they need every one of them.
 fn create_in_hierarchies(root: &Path, path: &str, limits: &CgroupLimits) -> io::Result<()> {
     for hierarchy in known(root).iter() {
         let folder = hierarchy.root.join(path);
+        let is_new = !folder.is_dir();
+        if is_new && !hierarchy.may_limit(limits) {
+            continue;
+        }
         let has = |controller| hierarchy.has(controller);
         if has(Controller::Cpuset) {
             create_cpuset(&hierarchy.root, &folder)?;
         }
         fs::create_dir_all(&folder)?;
         let unlimited = |value: i64| if value == 0 { -1 } else { value };
-        if has(Controller::Cpu) && set(&folder, "cpu.shares", limits.cpu_shares)? {
-            set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
-            set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+        if has(Controller::Cpu) {
+            set(&folder, "cpu.shares", limits.cpu_shares)?;
+            // A new one is unlimited.
+            if !is_new || limits.cpu_quota != 0 {
+                set(&folder, "cpu.cfs_period_us", CPU_PERIOD)?;
+                set(&folder, "cpu.cfs_quota_us", unlimited(limits.cpu_quota))?;
+            }
         }
-        if has(Controller::Memory) {
+        if has(Controller::Memory) && (!is_new || limits.memory != 0) {
             set(&folder, "memory.limit_in_bytes", unlimited(limits.memory))?;
         }
         // The root has no file that tells of this controller.

@@ -223,6 +223,46 @@ fn limits_are_set_where_their_controller_is() {
 }
 
 #[test]
+fn a_new_cgroup_is_created_where_there_may_be_something_to_limit() {
+    let root = tempfile::tempdir().unwrap();
+    for (hierarchy, file) in [
+        ("cpu,cpuacct", "cpu.shares"),
+        ("cpuset", "cpuset.cpus"),
+        ("devices", "devices.allow"),
+        ("memory", "memory.limit_in_bytes"),
+        ("net_cls,net_prio", "tasks"),
+        ("pids", "tasks"),
+        ("unknown", "tasks"),
+    ] {
+        fs::create_dir(root.path().join(hierarchy)).unwrap();
+        fs::write(root.path().join(hierarchy).join(file), "1\n").unwrap();
+    }
+    let created = |pod: &str, limits: CgroupLimits| {
+        create(root.path(), CgroupDriver::Cgroupfs, pod, &limits).unwrap();
+        let mut found: Vec<String> = hierarchies(root.path())
+            .into_iter()
+            .filter(|hierarchy| hierarchy.join(pod).is_dir())
+            .map(|hierarchy| hierarchy.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        found.join(" ")
+    };
+    let limits = CgroupLimits::default;
+    assert_eq!(created("pod1", limits()), "cpu,cpuacct memory unknown");
+    let pids = CgroupLimits {
+        pids: Some(9),
+        ..limits()
+    };
+    assert_eq!(created("pod2", pids), "cpu,cpuacct memory pids unknown");
+
+    // A limit that is gone is taken back where the cgroup exists.
+    let file = root.path().join("memory/pod2/memory.limit_in_bytes");
+    fs::write(&file, "4096").unwrap();
+    create(root.path(), CgroupDriver::Cgroupfs, "pod2", &limits()).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "-1");
+}
+
+#[test]
 fn a_cpuset_gets_what_those_around_it_have() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("kubepods/burstable/pod1");
