@@ -5,7 +5,8 @@
 //! where device numbers may not.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -153,11 +154,8 @@ impl MountTable {
 impl Cached {
     /// Forgets everything if the mounts changed since this was last asked, or where that cannot be told.
     fn forget_outdated(&mut self) {
-        let is_same = self.list.as_ref().is_some_and(|list| {
-            let mut changes = [PollFd::new(list, PollFlags::PRI)];
-            poll(&mut changes, Some(&Timespec::default())) == Ok(0)
-        });
-        if !is_same {
+        let is_same = |list| has_changed(list) == Ok(false);
+        if !self.list.as_ref().is_some_and(is_same) {
             (self.ids, self.mount) = (None, None);
         }
     }
@@ -199,26 +197,29 @@ fn ids_of(mountinfo: &str, is_wanted: impl Fn(&Path) -> bool) -> Vec<u64> {
     ids.collect()
 }
 
-/// Notice of changes of the mounts.
+/// Notice of changes of the mounts, of which a node with containers has many: only while somebody waits for one does a
+/// change wake this process.
 #[derive(Debug)]
-pub(super) struct MountWatch(Option<AsyncFd<File>>);
+pub(super) struct MountWatch(Option<Lists>);
+
+/// The list of all mounts, opened twice: the kernel says once of each open list that it has changed.
+#[derive(Debug)]
+struct Lists {
+    /// Asked whether the mounts have changed since that was last asked.
+    asked: File,
+    /// Watched while somebody waits.
+    watched: File,
+}
 
 impl MountWatch {
-    /// Must run inside the runtime. Where changes cannot be noticed, none is.
+    /// Opens the list. Where changes cannot be noticed, none is.
     pub(super) fn new() -> Self {
-        let watch = File::open(MOUNTINFO).and_then(|file| {
-            #[expect(
-                deprecated,
-                reason = "its successor is unsafe for the sake of types that change their descriptor; \
-                          File owns one and keeps it"
-            )]
-            AsyncFd::with_interest(file, Interest::PRIORITY)
+        let open = || File::open(MOUNTINFO);
+        let lists = open().and_then(|asked| {
+            let watched = open()?;
+            Ok(Lists { asked, watched })
         });
-        Self(
-            watch
-                .inspect_err(|error| debug!(%error, "Failed to watch mounts"))
-                .ok(),
-        )
+        Self(lists.inspect_err(not_watched).ok())
     }
 
     /// Waits until this time, and then for a change unless there was one by then. May be cancelled.
@@ -227,16 +228,39 @@ impl MountWatch {
         self.changed().await;
     }
 
-    /// Waits for the next change. May be cancelled.
+    /// Waits for the next change, or for none if there was one since the last. May be cancelled. Must run inside the
+    /// runtime.
     pub(super) async fn changed(&self) {
-        let Some(watch) = &self.0 else {
+        let watched = self.0.as_ref().and_then(|lists| {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for the sake of types that change their descriptor; \
+                          a borrowed one keeps its"
+            )]
+            let watch = AsyncFd::with_interest(lists.watched.as_fd(), Interest::PRIORITY);
+            Some((watch.inspect_err(not_watched).ok()?, &lists.asked))
+        });
+        let Some((watch, asked)) = watched else {
             return std::future::pending().await;
         };
-        match watch.ready(Interest::PRIORITY).await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
+        // It is asked after the watch has begun, so that none is missed between the two.
+        while has_changed(asked) != Ok(true) {
+            match watch.ready(Interest::PRIORITY).await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => std::future::pending().await,
+            }
         }
     }
+}
+
+fn not_watched(error: &io::Error) {
+    debug!(%error, "Failed to watch mounts");
+}
+
+/// Returns `true` if the mounts have changed since this was last asked of the open list.
+fn has_changed(list: &File) -> rustix::io::Result<bool> {
+    let mut changes = [PollFd::new(list, PollFlags::PRI)];
+    Ok(poll(&mut changes, Some(&Timespec::default()))? > 0)
 }
 
 #[cfg(test)]
@@ -327,5 +351,26 @@ mod tests {
             assert_eq!(during != before, concerns, "{}", point.display());
             before = table.ids();
         }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_noticed_while_somebody_waits_and_before() {
+        let root = tempfile::tempdir().unwrap();
+        let change = || {
+            let empty = c"size=4k";
+            mount("tmpfs", root.path(), "tmpfs", MountFlags::empty(), empty).unwrap();
+            unmount(root.path(), UnmountFlags::NOFOLLOW).unwrap();
+        };
+        let watch = MountWatch::new();
+        change();
+        watch.changed().await;
+        let ((), ()) = tokio::join!(watch.changed(), async { change() });
+        // One who gives up takes no change along.
+        tokio::select! {
+            biased;
+            () = watch.changed() => {}
+            () = async { change() } => {}
+        }
+        watch.changed().await;
     }
 }
