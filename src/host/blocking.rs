@@ -26,6 +26,9 @@ const MAX_THREADS: usize = 1024;
 /// Threads of the runtime's blocking pool: more than can hang.
 const POOL: usize = 1536;
 
+/// Time for which a thread of the pool waits for more work: each has some 80 KiB of stack in memory.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
 /// Operations on the pool that begin before one of them has ended or is slow. More make nothing faster, and each takes
 /// a thread.
 const PLACES: usize = 8;
@@ -48,6 +51,7 @@ pub(crate) fn single_threaded_runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(POOL)
+        .thread_keep_alive(KEEP_ALIVE)
         .build()
 }
 
