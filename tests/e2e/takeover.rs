@@ -119,6 +119,10 @@ async fn a_kubelets_pod_ends_with_its_hook_and_grace_period_before_ours_starts(m
     node.make_out();
     let (sandbox, container) = run_as_kubelet(&node, "web").await;
     let (other, others_container) = run_as_kubelet(&node, "other").await;
+    node.wait_until("both have said that they are up", async || {
+        node.lines("log") == ["up", "up"]
+    })
+    .await;
     std::fs::write(node.path("out/log"), "").unwrap();
     put_ours(&node, "web");
     node.put("beside.yaml", &pod("beside", FOREVER));
