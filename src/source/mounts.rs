@@ -231,25 +231,29 @@ impl MountWatch {
     /// Waits for the next change, or for none if there was one since the last. May be cancelled. Must run inside the
     /// runtime.
     pub(super) async fn changed(&self) {
-        let watched = self.0.as_ref().and_then(|lists| {
-            #[expect(
-                deprecated,
-                reason = "its successor is unsafe for the sake of types that change their descriptor; \
-                          a borrowed one keeps its"
-            )]
-            let watch = AsyncFd::with_interest(lists.watched.as_fd(), Interest::PRIORITY);
-            Some((watch.inspect_err(not_watched).ok()?, &lists.asked))
-        });
-        let Some((watch, asked)) = watched else {
-            return std::future::pending().await;
-        };
-        // It is asked after the watch has begun, so that none is missed between the two.
-        while has_changed(asked) != Ok(true) {
-            match watch.ready(Interest::PRIORITY).await {
-                Ok(mut ready) => ready.clear_ready(),
-                Err(_) => std::future::pending().await,
+        if let Some(lists) = &self.0 {
+            match lists.changed().await {
+                Ok(()) => return,
+                Err(error) => not_watched(&error),
             }
         }
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Lists {
+    async fn changed(&self) -> io::Result<()> {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that change their descriptor; \
+                      a borrowed one keeps its"
+        )]
+        let watch = AsyncFd::with_interest(self.watched.as_fd(), Interest::PRIORITY)?;
+        // It is asked after the watch has begun, so that none is missed between the two.
+        while has_changed(&self.asked) != Ok(true) {
+            watch.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+        Ok(())
     }
 }
 
