@@ -65,16 +65,19 @@ impl Hierarchy {
         self.controllers.0.contains(&controller)
     }
 
-    /// Returns `true` unless each of its controllers, of which cgroup v1 gives the names to its root, is one by which these
-    /// limits limit nothing.
+    /// Returns `true` unless each of its controllers is one by which these limits limit nothing.
     pub(super) fn may_limit(&self, limits: &CgroupLimits) -> bool {
-        let name = self.root.file_name().and_then(OsStr::to_str);
-        let limits = |controller| match controller {
+        controller_names(&self.root).any(|name| match name {
             "pids" => limits.pids.is_some(),
             other => !WITHOUT_LIMITS.contains(&other),
-        };
-        name.unwrap_or_default().split(',').any(limits)
+        })
     }
+}
+
+/// Returns the names of the controllers that a hierarchy of cgroup v1 has, by which it is mounted.
+pub(crate) fn controller_names(root: &Path) -> impl Iterator<Item = &str> {
+    let name = root.file_name().and_then(OsStr::to_str);
+    name.unwrap_or_default().split(',')
 }
 
 impl Controllers {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use self::hierarchy::{Controller, known};
 use super::file_error::at;
 
-pub(crate) use hierarchy::hierarchies;
+pub(crate) use hierarchy::{controller_names, hierarchies};
 pub use remove::{remove, remove_unused};
 pub use shares::update_shares;
 

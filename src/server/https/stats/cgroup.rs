@@ -86,10 +86,8 @@ impl CgroupReader {
         let is_unified = cgroup::is_unified(root);
         let hierarchies = cgroup::hierarchies(root);
         let controllers = CONTROLLERS.iter().filter_map(|controller| {
-            // A hierarchy of cgroup v1 is mounted by the names of its controllers.
             let has_controller = |folder: &&PathBuf| {
-                let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                is_unified || name.split(',').any(|name| name == *controller)
+                is_unified || cgroup::controller_names(folder).any(|name| name == *controller)
             };
             let found = hierarchies.iter().find(has_controller)?;
             Some((*controller, found.clone()))
