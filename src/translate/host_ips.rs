@@ -19,7 +19,7 @@ pub struct HostIps {
     /// Function that finds the addresses; `None` if they are configured.
     find: Option<fn() -> Vec<IpAddr>>,
     /// Time of the last look for them.
-    found: Arc<Mutex<Option<Instant>>>,
+    looked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl HostIps {
@@ -41,7 +41,7 @@ impl HostIps {
             return;
         };
         {
-            let mut last = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
             if last.is_some_and(|at| at.elapsed() < FRESH) {
                 return;
             }
