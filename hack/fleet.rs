@@ -127,7 +127,8 @@ fn has(desired: Option<&Desired>, version: u32) -> bool {
     desired
         .and_then(|desired| desired.pods.values().next())
         .is_some_and(|wanted| {
-            let labels = wanted.pod.metadata.labels.as_ref();
+            let pod = wanted.pod.unpack();
+            let labels = pod.metadata.labels.as_ref();
             labels.and_then(|labels| labels.get("version")) == Some(&label)
         })
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::PodStatus;
-use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::manifest::{PackedPod, SourceKind, StaticPod, parse};
 use podkeeper::mirror::{NodeIdentity, mirror, status_patch};
 use podkeeper::pod::backoff::MAXIMUM;
 use podkeeper::pod::observe::digest;
@@ -164,7 +164,7 @@ impl Running {
         let containers = containers.map(|c| container(&c.name)).collect();
         let mut state = PodState::default();
         let version = state.version_mut(&pod.uid);
-        version.pod = Some(Arc::clone(pod));
+        version.pod = Some(PackedPod::from(pod));
         version.on_disk = true;
         version.admission = Admission::Admitted;
         version.seen = Some(FirstSeen {
@@ -182,7 +182,7 @@ impl Running {
         Self {
             pod: Arc::clone(pod),
             desired: DesiredPod {
-                pod: Arc::clone(pod),
+                pod: PackedPod::from(pod),
                 origin: Origin::File("/etc/podkeeper/manifests/web.yaml".into()),
                 warnings: vec![],
             },
@@ -229,6 +229,14 @@ fn add(operations: &mut Vec<Operation>, size: &str, containers: usize) -> anyhow
             Box::new(move || drop(parse(black_box(text.as_bytes()), NODE, SourceKind::File))),
         );
     }
+    let typed = Arc::clone(&pod);
+    let pack = move || drop(black_box(PackedPod::from(&*typed)));
+    add("Pod: pack", Box::new(pack));
+    let packed = PackedPod::from(&*pod);
+    add(
+        "Pod: unpack",
+        Box::new(move || drop(black_box(packed.unpack()))),
+    );
     let running = Arc::new(Running::new(&pod));
     add_of_requests(&mut add, &running);
     add_of_state(&mut add, &running);

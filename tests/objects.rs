@@ -417,10 +417,10 @@ fn secrets_for_pulls_are_no_part_of_a_version() {
     assert_eq!(names(&bare), "[]");
     // The newest content counts, also for a version that another one follows.
     assert_eq!(
-        PullSecret::of_pod(&one, Some(&two)),
+        PullSecret::of_pod(&one, Some(&two.objects)),
         PullSecret::of_pod(&two, None)
     );
-    assert_eq!(PullSecret::of_pod(&one, Some(&bare)), []);
+    assert_eq!(PullSecret::of_pod(&one, Some(&bare.objects)), []);
     let text = serde_json::to_string(&*one.objects).unwrap();
     assert!(!text.contains("hush"), "not in plain text");
     assert_eq!(
@@ -566,7 +566,7 @@ impl Folder {
             let pod = desired
                 .as_ref()
                 .and_then(|d| Some((d, d.pods.values().next()?)));
-            pod.is_some_and(|(desired, wanted)| expected(desired, &wanted.pod))
+            pod.is_some_and(|(desired, wanted)| expected(desired, &wanted.pod.unpack()))
         });
         let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
         assert!(seen.is_ok(), "{what}");

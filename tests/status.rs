@@ -93,7 +93,7 @@ fn observed(pod: &StaticPod, reference: &Value) -> Observed {
 /// The Pod as it is shown, with the record's placeholders.
 fn shown(pod: &Arc<StaticPod>, status: &PodStatus) -> Value {
     let told = PodSnapshot {
-        version: Some(Arc::clone(pod)),
+        version: Some(pod.into()),
         status: EncodedStatus::from(status),
         report: PodReport {
             seen: "2026-01-01T00:00:00Z".into(),

@@ -43,7 +43,7 @@ fn pods(words: &str) -> String {
 /// What is wanted, in the same words.
 fn words(desired: &Desired) -> String {
     let word = |(key, wanted): (&PodKey, &podkeeper::source::DesiredPod)| {
-        let spec = &wanted.pod.spec;
+        let spec = &wanted.pod.get().spec;
         let image = spec.containers[0].image.as_deref().unwrap();
         let version = image.rsplit(':').next().unwrap();
         format!("{}{version}", key.name.trim_end_matches("-node1"))
@@ -147,7 +147,7 @@ async fn pods_are_followed_as_the_document_changes() {
     let mut poller = Poller::start(&web.url("/pods.yaml"));
     let desired = poller.wants("a1 b1").await;
     for wanted in desired.pods.values() {
-        assert_eq!(wanted.pod.source(), SourceKind::Http);
+        assert_eq!(wanted.pod.get().source(), SourceKind::Http);
         assert_eq!(wanted.origin.to_string(), web.url("/pods.yaml"));
     }
     web.say(Reply::ok(pods("a2 c1")));

@@ -17,6 +17,7 @@ mod list;
 #[cfg(test)]
 mod numbers;
 pub mod objects;
+mod packed_pod;
 pub(crate) mod path;
 pub mod priority;
 mod requests;
@@ -38,6 +39,7 @@ use decode::{Decoded, Suggestion};
 use document::Document;
 
 pub use kubelet_differences::kubelet_differences;
+pub use packed_pod::PackedPod;
 pub use requests::{all_containers, is_sidecar};
 pub use start_after::{START_AFTER, START_AFTER_TIMEOUT, StartAfter};
 pub use static_pod::{ContainerRole, PullPolicy, RestartPolicy, StaticPod, Uid};
@@ -169,8 +171,8 @@ fn parse_document(
     let pod = StaticPod {
         key,
         uid: uid.into(),
-        metadata: pod.metadata,
-        spec: pod.spec.unwrap_or_default(),
+        metadata: Box::new(pod.metadata),
+        spec: Box::new(pod.spec.unwrap_or_default()),
         document: written,
         objects: Arc::default(),
         start_after: None,

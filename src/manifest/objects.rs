@@ -3,6 +3,7 @@
 //! They serve the Pods of their namespace that come from the same source, and never come from an API
 //! server. What a Pod refers to is part of the Pod: another content makes another UID, so another Pod.
 
+mod attach;
 mod pull_secrets;
 pub(super) mod references;
 mod stored;
@@ -15,18 +16,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::decode::{check_metadata, kind_of};
 use super::document::Document;
 use super::validate::is_dns_subdomain;
-use super::{Problem, StaticPod, add, identity, path};
+use super::{Problem, add, path};
 
+pub use attach::{attach, attach_packed, with};
 pub use pull_secrets::{PullSecret, PullSecrets};
 pub use references::{
     Missing, User, container_start_errors, missing, start_errors, volume_start_errors,
 };
-use references::{Reference, ReferenceUse, references};
+pub(super) use references::{UsedObject, used};
 pub(crate) use stored::StoredEntries;
 
 /// As much as the API lets an object hold.
@@ -387,87 +388,4 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
     let joined: String = text.split_ascii_whitespace().collect();
     let wrong = |_| "found no base64, expected base64; plain texts stand in stringData".to_owned();
     STANDARD.decode(joined).map_err(wrong)
-}
-
-/// The Pod with the objects that it refers to, and the UID that comes of them; as it is if it refers to
-/// none.
-#[must_use]
-pub fn attach(pod: &Arc<StaticPod>, set: &ObjectSet) -> Arc<StaticPod> {
-    attach_again(pod, set, None)
-}
-
-/// The same; `before` is what it gave for the same Pod before, which is still right if the objects are the same.
-#[must_use]
-pub fn attach_again(
-    pod: &Arc<StaticPod>,
-    set: &ObjectSet,
-    before: Option<&Arc<StaticPod>>,
-) -> Arc<StaticPod> {
-    let namespace = &pod.key.namespace;
-    let find = |kind, name: &str| {
-        let key = ObjectKey {
-            kind,
-            namespace: namespace.clone(),
-            name: name.to_owned(),
-        };
-        set.get(&key).cloned()
-    };
-    let mut objects = Objects::default();
-    for reference in references(&pod.spec) {
-        let Reference { kind, name, .. } = reference;
-        let content = find(kind, &name);
-        if reference.used_for == ReferenceUse::Pulls {
-            objects.pull_secrets.insert(name, content);
-            continue;
-        }
-        let entries = content.map(|content| content.entries);
-        match kind {
-            ObjectKind::ConfigMap => objects.config_maps.insert(name, entries),
-            ObjectKind::Secret => objects.secrets.insert(name, entries),
-        };
-    }
-    match before {
-        Some(before) if *before.objects == objects => Arc::clone(before),
-        _ => with(pod, objects.into()),
-    }
-}
-
-/// The Pod with these objects.
-#[must_use]
-pub fn with(pod: &Arc<StaticPod>, objects: Arc<Objects>) -> Arc<StaticPod> {
-    if objects.is_empty() {
-        return Arc::clone(pod);
-    }
-    let mut pod = StaticPod::clone(pod);
-    if !objects.has_no_data() {
-        let node = pod.spec.node_name.as_deref().unwrap_or_default();
-        let uid = identity::uid_with(&pod.document, node, &digest(&objects));
-        identity::set_uid(&mut pod.metadata, &uid);
-        pod.uid = uid.into();
-    }
-    pod.objects = objects;
-    Arc::new(pod)
-}
-
-/// Digest that the UID of a Pod includes besides its document: each object's name and content, or its
-/// absence. Credentials for registries change while a Pod runs, and are left out.
-fn digest(objects: &Objects) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let mut add = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    for (kind, all) in [("c", &objects.config_maps), ("s", &objects.secrets)] {
-        for (name, entries) in all {
-            add(kind.as_bytes());
-            add(name.as_bytes());
-            let count = entries.as_ref().map_or(u64::MAX, |e| e.len() as u64);
-            add(&count.to_be_bytes());
-            for (key, value) in entries.iter().flat_map(|e| e.iter()) {
-                add(key.as_bytes());
-                add(value);
-            }
-        }
-    }
-    hash.finalize().into()
 }

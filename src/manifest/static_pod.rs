@@ -24,10 +24,10 @@ pub struct StaticPod {
     pub uid: Uid,
     /// The metadata with the name, namespace, UID and `kubernetes.io/config.*` annotations (all but
     /// `config.seen`) of a static Pod.
-    pub metadata: ObjectMeta,
+    pub metadata: Box<ObjectMeta>,
     /// The spec with the API's defaults filled in, and with the node's name and the toleration of a static
     /// Pod.
-    pub spec: PodSpec,
+    pub spec: Box<PodSpec>,
     /// The document as it was written, from which the same Pod can be made again.
     pub document: WrittenDocument,
     /// The `ConfigMap`s and `Secret`s that it refers to.
@@ -64,8 +64,8 @@ impl StaticPod {
     #[must_use]
     pub fn to_pod(&self) -> Pod {
         Pod {
-            metadata: self.metadata.clone(),
-            spec: Some(self.spec.clone()),
+            metadata: ObjectMeta::clone(&self.metadata),
+            spec: Some(PodSpec::clone(&self.spec)),
             status: None,
         }
     }

@@ -175,7 +175,7 @@ mod tests {
                         preemptionPolicy: Never, priorityClassName: high, containers: [{name: c, image: i}]}}";
         let accepted = parse(manifest.as_bytes(), "n1", SourceKind::File).unwrap();
         let snapshot = PodSnapshot {
-            version: Some(accepted.pod),
+            version: Some(accepted.pod.into()),
             ..PodSnapshot::default()
         };
         let node = NodeIdentity {

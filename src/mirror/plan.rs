@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::object::{NodeIdentity, SeenPod};
 use super::others;
 use super::patch::status_patch;
-use crate::manifest::{PodKey, RestartPolicy, StaticPod};
+use crate::manifest::{PackedPod, PodKey, RestartPolicy};
 use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
 use crate::units::time::Later;
@@ -182,7 +182,7 @@ fn is_other(
 /// True if a container has come back that was over for good by its restart policy, as where its restart was requested
 /// or its Pod was paused: the API server takes no such status (`ValidateContainerStateTransition`), but it does of a new
 /// mirror Pod. It has rules of its own for containers with restart rules.
-fn revives(version: &StaticPod, before: &PodStatus, now: &EncodedStatus) -> bool {
+fn revives(version: &PackedPod, before: &PodStatus, now: &EncodedStatus) -> bool {
     let end = |status: &ContainerStatus| {
         status
             .state
@@ -191,16 +191,21 @@ fn revives(version: &StaticPod, before: &PodStatus, now: &EncodedStatus) -> bool
             .as_ref()
             .map(|t| t.exit_code)
     };
+    let mut all = before.container_statuses.iter().flatten();
+    if all.all(|status| end(status).is_none()) {
+        return false;
+    }
+    let version = version.unpack();
+    let mut specs = version.containers().iter();
+    if specs.any(|spec| spec.restart_policy.is_some() || spec.restart_policy_rules.is_some()) {
+        return false;
+    }
     let was_over =
         |status: &ContainerStatus| match (end(status), version.restart_policy(&status.name)) {
             (None, _) | (_, RestartPolicy::Always) => false,
             (Some(_), RestartPolicy::Never) => true,
             (Some(code), RestartPolicy::OnFailure) => code == 0,
         };
-    let mut specs = version.containers().iter();
-    if specs.any(|spec| spec.restart_policy.is_some() || spec.restart_policy_rules.is_some()) {
-        return false;
-    }
     let over = before
         .container_statuses
         .iter()

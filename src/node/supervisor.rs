@@ -311,7 +311,7 @@ impl Supervisor {
             let origin = Origin::Url(record.path);
             let warnings = vec![];
             let wanted = DesiredPod {
-                pod,
+                pod: pod.into(),
                 origin,
                 warnings,
             };

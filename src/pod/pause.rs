@@ -125,7 +125,7 @@ fn file(paths: &Paths, key: &PodKey) -> PathBuf {
 /// Returns the snapshot of a paused Pod of which nothing is left on the node.
 #[must_use]
 pub fn snapshot(facts: &NodeFacts, pause: &Pause, desired: &DesiredPod) -> PodSnapshot {
-    let version = &desired.pod;
+    let version = desired.pod.unpack();
     let warnings = desired.warnings.iter().map(ToString::to_string);
     let report = PodReport {
         namespace: pause.pod.namespace.clone(),
@@ -160,7 +160,7 @@ pub fn snapshot(facts: &NodeFacts, pause: &Pause, desired: &DesiredPod) -> PodSn
     };
     PodSnapshot {
         report,
-        version: Some(version.clone()),
+        version: Some(desired.pod.clone()),
         status: EncodedStatus::from(&status),
         ..PodSnapshot::default()
     }

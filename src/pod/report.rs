@@ -17,7 +17,7 @@ use super::state::order::Readiness;
 use super::state::progress::{Progress, StepReport, rfc3339};
 use super::state::time::MonotonicTime;
 use super::status::{last_code, last_exit, status};
-use crate::manifest::{ContainerRole, PodKey, StaticPod, Uid};
+use crate::manifest::{ContainerRole, PackedPod, PodKey, StaticPod, Uid};
 use crate::source::DesiredPod;
 use crate::translate::{NodeFacts, labels};
 
@@ -129,7 +129,7 @@ pub struct PodSnapshot {
     /// In short.
     pub report: PodReport,
     /// The version that this is about: the one that runs, or comes to run.
-    pub version: Option<Arc<StaticPod>>,
+    pub version: Option<PackedPod>,
     /// The Pod's status as the API has it.
     pub status: EncodedStatus,
     /// True if it is on its way out.
@@ -144,7 +144,7 @@ impl PodSnapshot {
     /// The Pod as the API has it, with its status.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {
-        let mut pod = self.version.as_ref()?.to_pod();
+        let mut pod = self.version.as_ref()?.unpack().to_pod();
         if !self.report.seen.is_empty() {
             let annotations = pod.metadata.annotations.get_or_insert_default();
             annotations.insert(labels::CONFIG_SEEN.to_owned(), self.report.seen.clone());
@@ -233,12 +233,17 @@ pub fn report(
     let until = until.map(|version| until_when(view, version, &status));
     PodSnapshot {
         report,
-        version: shown.cloned(),
+        version: shown.map(|version| packed(view, version)),
         status: EncodedStatus::from(&status),
         terminating: !stays,
         until: until.unwrap_or_default(),
         progress: view.state.progress.clone(),
     }
+}
+
+fn packed(view: View<'_>, version: &StaticPod) -> PackedPod {
+    let known = view.state.packed(&version.uid).cloned();
+    known.unwrap_or_else(|| PackedPod::from(version))
 }
 
 /// Returns true if the newest instance of a container is one whose restart was requested.

@@ -12,7 +12,7 @@ use super::metrics::AgentMetrics;
 use super::page::{MetricsPage, Sample, labels};
 use super::state::ServerState;
 use crate::host::cgroup;
-use crate::manifest::StaticPod;
+use crate::manifest::PackedPod;
 use crate::mirror::VERSION;
 use crate::pod::report::PodSnapshot;
 use k8s_openapi::api::core::v1::{ContainerStatus, Volume};
@@ -178,7 +178,7 @@ impl KubeletPage {
         let mut desired = BTreeMap::new();
         if let Some(wanted) = &*state.desired.borrow() {
             self.add(DESIRED_PODS, by_kind(wanted.pods.len()));
-            count_volumes(wanted.pods.values().map(|pod| &*pod.pod), &mut desired);
+            count_volumes(wanted.pods.values().map(|pod| &pod.pod), &mut desired);
         }
         let mut actual = BTreeMap::new();
         count_volumes(counts.started.into_iter(), &mut actual);
@@ -249,7 +249,7 @@ struct PodCounts<'a> {
     running_containers: usize,
     exited_containers: usize,
     /// The versions that have started.
-    started: Vec<&'a StaticPod>,
+    started: Vec<&'a PackedPod>,
 }
 
 impl<'a> PodCounts<'a> {
@@ -269,7 +269,7 @@ impl<'a> PodCounts<'a> {
             let phase = status.phase.as_deref().unwrap_or_default();
             let is_over = matches!(phase, "Succeeded" | "Failed");
             add(&mut counts.active, usize::from(!is_over));
-            let version = pod.version.as_deref();
+            let version = pod.version.as_ref();
             let started = version.filter(|_| status.start_time.is_some());
             counts.started.extend(started);
         }
@@ -289,13 +289,14 @@ fn has_exited(status: &ContainerStatus) -> bool {
 
 /// Counts volumes by the names of the plugins that the kubelet has for them.
 fn count_volumes<'a>(
-    pods: impl Iterator<Item = &'a StaticPod>,
+    pods: impl Iterator<Item = &'a PackedPod>,
     counts: &mut BTreeMap<&'static str, u64>,
 ) {
-    let volumes = pods.flat_map(|pod| pod.spec.volumes.iter().flatten());
-    for plugin in volumes.filter_map(plugin) {
-        let count = counts.entry(plugin).or_default();
-        *count = count.saturating_add(1);
+    for pod in pods {
+        for plugin in pod.unpack().volumes().iter().filter_map(plugin) {
+            let count = counts.entry(plugin).or_default();
+            *count = count.saturating_add(1);
+        }
     }
 }
 

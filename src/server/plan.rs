@@ -206,7 +206,7 @@ fn reject(context: &Context, preview: &Preview, desired: &Desired, plans: &mut [
         .collect();
     for (key, other) in desired.pods.iter() {
         if !of_directory.contains(key) && !hold_nothing.contains(key) {
-            allocations.reserve(&other.pod);
+            allocations.reserve(&other.pod.unpack());
         }
     }
     let runs_on = |change: PodChange| matches!(change, PodChange::Unchanged | PodChange::Kept);

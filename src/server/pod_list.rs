@@ -112,7 +112,7 @@ mod tests {
                 format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p{index}}}, {spec}}}");
             let accepted = parse(pod.as_bytes(), "n", SourceKind::File).unwrap();
             Arc::new(PodSnapshot {
-                version: Some(accepted.pod),
+                version: Some(accepted.pod.into()),
                 ..PodSnapshot::default()
             })
         };

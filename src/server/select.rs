@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::LabelSelector;
-use crate::manifest::PodKey;
+use crate::manifest::{PackedPod, PodKey};
 use crate::pod::report::PodSnapshot;
 
 /// Only a URL's query matters here; it has to have the rest.
@@ -97,10 +97,13 @@ impl PodFilter {
         pods.retain(|(key, snapshot)| {
             let namespace = self.namespace.as_ref();
             let selector = self.selector.as_ref();
-            let version = snapshot.version.as_ref();
-            let labels = version.and_then(|version| version.metadata.labels.as_ref());
+            let matches = |selector: &LabelSelector| {
+                let version = snapshot.version.as_ref().map(PackedPod::unpack);
+                let version = version.as_ref();
+                selector.matches(version.and_then(|v| v.metadata.labels.as_ref()))
+            };
             namespace.is_none_or(|namespace| *namespace == key.namespace)
-                && selector.is_none_or(|selector| selector.matches(labels))
+                && selector.is_none_or(matches)
         });
         pods
     }

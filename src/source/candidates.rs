@@ -15,19 +15,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Desired, DesiredPod, Origin, Refused};
-use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
+use crate::manifest::{Accepted, PackedPod, PodKey, Problem};
 
 /// State of a file as it is now.
 #[derive(Debug, Clone)]
 pub(super) enum ManifestState {
     /// Not read since the agent's start.
     Unread,
-    /// A Pod.
-    Accepted(Accepted),
+    /// A Pod, and warnings about it.
+    Accepted(PackedPod, Vec<Problem>),
     /// Good, and no Pod in it.
     NoPod,
     /// Nothing that is accepted.
     Refused(Vec<Problem>),
+}
+
+impl From<&Accepted> for ManifestState {
+    fn from(accepted: &Accepted) -> Self {
+        Self::Accepted(PackedPod::from(&accepted.pod), accepted.warnings.clone())
+    }
 }
 
 /// A manifest path as a candidate for a Pod.
@@ -38,7 +44,7 @@ pub(super) struct Candidate {
     /// State of the file as it is now.
     pub(super) state: ManifestState,
     /// The version in force: the one that last ran from it.
-    pub(super) in_force: Option<Arc<StaticPod>>,
+    pub(super) in_force: Option<PackedPod>,
     /// The file was there, and was not at the last relist; whether it is gone is not sure yet.
     pub(super) gone: bool,
 }
@@ -46,9 +52,9 @@ pub(super) struct Candidate {
 impl Candidate {
     /// Returns the Pod that the file asks for: a file that may be gone asks for nothing new, and a broken
     /// one for what it had.
-    fn first_choice(&self) -> Option<&Arc<StaticPod>> {
+    fn first_choice(&self) -> Option<&PackedPod> {
         match &self.state {
-            ManifestState::Accepted(accepted) if !self.gone => Some(&accepted.pod),
+            ManifestState::Accepted(pod, _) if !self.gone => Some(pod),
             ManifestState::NoPod => None,
             _ => self.in_force.as_ref(),
         }
@@ -68,10 +74,10 @@ impl Candidate {
     }
 
     /// Returns the warnings that go with `pod`, when it is what the file says as it stands.
-    fn warnings_on(&self, pod: &Arc<StaticPod>) -> Vec<Problem> {
+    fn warnings_on(&self, pod: &PackedPod) -> Vec<Problem> {
         match &self.state {
-            ManifestState::Accepted(accepted) if Arc::ptr_eq(&accepted.pod, pod) => {
-                accepted.warnings.clone()
+            ManifestState::Accepted(accepted, warnings) if accepted.is_same(pod) => {
+                warnings.clone()
             }
             _ => Vec::new(),
         }
@@ -85,7 +91,7 @@ pub fn duplicate_pods<'a>(
 ) -> Vec<(PathBuf, Problem)> {
     let candidate = |(path, accepted): (&Path, &Accepted)| Candidate {
         path: path.to_owned(),
-        state: ManifestState::Accepted(accepted.clone()),
+        state: ManifestState::from(accepted),
         in_force: None,
         gone: false,
     };
@@ -124,7 +130,7 @@ fn manifest_stem(name: &OsStr) -> Option<&OsStr> {
 /// The Pod that one candidate is allocated, or competes for.
 struct Allocation<'a> {
     candidate: &'a Candidate,
-    pod: &'a Arc<StaticPod>,
+    pod: &'a PackedPod,
     /// The file's own Pod went to another file, so that it keeps the one in force.
     fell_back: bool,
 }
@@ -155,7 +161,7 @@ pub(super) fn allocate<'a>(
         desired.refused.extend(refusal(candidate, won, &winners));
     }
     let wanted = |allocation: Allocation| DesiredPod {
-        pod: Arc::clone(allocation.pod),
+        pod: allocation.pod.clone(),
         origin: Origin::File(allocation.candidate.path.clone()),
         warnings: allocation.candidate.warnings_on(allocation.pod),
     };
@@ -224,14 +230,14 @@ fn refusal(
     let problems = match &candidate.state {
         ManifestState::Unread | ManifestState::NoPod => return None,
         ManifestState::Refused(problems) => problems.clone(),
-        ManifestState::Accepted(accepted) => {
-            let winner = winners.get(&accepted.pod.key)?.candidate;
+        ManifestState::Accepted(accepted, _) => {
+            let winner = winners.get(&accepted.key)?.candidate;
             let fell_back = won.is_some_and(|allocation| allocation.fell_back);
             let lost = won.is_none() || fell_back;
             if !lost || candidate.gone || winner.gone {
                 return None;
             }
-            vec![duplicate(&accepted.pod.key, &candidate.path, &winner.path)]
+            vec![duplicate(&accepted.key, &candidate.path, &winner.path)]
         }
     };
     let keeps = won.map(|allocation| allocation.pod.key.clone());

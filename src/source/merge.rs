@@ -20,7 +20,7 @@ use crate::host::atomic_file;
 use crate::host::blocking::blocking;
 use crate::host::log_once::LogOnce;
 use crate::json;
-use crate::manifest::{PodKey, Problem, StaticPod};
+use crate::manifest::{PackedPod, PodKey, Problem, StaticPod};
 
 /// The names of the folders and files below the root directory.
 const MANIFESTS: &str = "manifests";
@@ -271,11 +271,11 @@ impl Ordered {
                     let of_disk = || {
                         let wanted = current.get(key)?;
                         let pod = match last_run(key) {
-                            Ok(pod) => pod?,
+                            Ok(pod) => PackedPod::from(pod?),
                             // What runs is not to be stopped for that.
                             Err(error) => {
                                 warn!(pod = %key, %error, "Failed to read which version of the Pod ran last");
-                                Arc::clone(&wanted.pod)
+                                wanted.pod.clone()
                             }
                         };
                         Some(DesiredPod {
@@ -390,7 +390,7 @@ mod tests {
     fn desired(pods: &[(&Arc<StaticPod>, Origin)]) -> Desired {
         let wanted = |(pod, origin): &(&Arc<StaticPod>, Origin)| {
             let wanted = DesiredPod {
-                pod: Arc::clone(pod),
+                pod: PackedPod::from(*pod),
                 origin: origin.clone(),
                 warnings: vec![],
             };
@@ -440,7 +440,7 @@ mod tests {
             }
             for _ in 0..2 {
                 let found = ordered.refuse_cycles(circle()).await;
-                assert_eq!(found.pods[&before.key].pod, before);
+                assert_eq!(found.pods[&before.key].pod.unpack(), before);
                 // The one of the URL has not run either, where the agent has just started.
                 let count = if has_run { 2 } else { 1 };
                 let refused: Vec<_> = found.refused.iter().map(|r| &r.origin).collect();

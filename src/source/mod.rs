@@ -27,7 +27,7 @@ pub use merge::{LastRun, Sources};
 pub use order::circular_pods;
 pub use preview::{FieldChange, ManifestFile, PlannedPod, PodChange, Preview, preview};
 
-use crate::manifest::{PodKey, Problem, StaticPod};
+use crate::manifest::{PackedPod, PodKey, Problem};
 
 /// All that is wanted on this node, and what was refused.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -91,7 +91,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredPod {
     /// The Pod.
-    pub pod: Arc<StaticPod>,
+    pub pod: PackedPod,
     /// The manifest it was read from.
     pub origin: Origin,
     /// Warnings about the manifest, which do not keep the Pod from running.

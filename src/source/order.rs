@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DesiredPod, Origin, Refused};
-use crate::manifest::{Accepted, PodKey, Problem, StaticPod};
+use crate::manifest::{Accepted, PackedPod, PodKey, Problem, StaticPod};
 
 /// Pods that are wanted, by their keys.
 pub(super) type OrderedPods = BTreeMap<PodKey, DesiredPod>;
@@ -60,7 +60,7 @@ pub fn circular_pods<'a>(
 ) -> Vec<(PathBuf, Problem)> {
     let wanted = |(path, accepted): (&Path, &Accepted)| {
         let wanted = DesiredPod {
-            pod: Arc::clone(&accepted.pod),
+            pod: PackedPod::from(&accepted.pod),
             origin: Origin::File(path.to_owned()),
             warnings: vec![],
         };
@@ -111,10 +111,10 @@ fn refuse(
     Some(refused)
 }
 
-fn without_order(pod: &Arc<StaticPod>) -> Arc<StaticPod> {
-    let mut pod = StaticPod::clone(pod);
+fn without_order(pod: &PackedPod) -> PackedPod {
+    let mut pod = StaticPod::clone(&pod.unpack());
     pod.start_after = None;
-    Arc::new(pod)
+    PackedPod::from(&pod)
 }
 
 fn message(cycle: &Circle) -> String {
@@ -311,7 +311,7 @@ mod tests {
             let origin = Origin::File(format!("/m/{name}.yaml").into());
             let warnings = vec![];
             let wanted = DesiredPod {
-                pod,
+                pod: PackedPod::from(pod),
                 origin,
                 warnings,
             };
@@ -322,7 +322,7 @@ mod tests {
 
     fn words(pods: &OrderedPods) -> String {
         let word = |wanted: &DesiredPod| {
-            let version = &wanted.pod.metadata.labels.as_ref().unwrap()["v"];
+            let version = &wanted.pod.get().metadata.labels.as_ref().unwrap()["v"];
             let name = wanted.pod.key.name.trim_end_matches("-n");
             format!("{name}{version}")
         };
@@ -403,7 +403,7 @@ mod tests {
             all.insert(
                 pod.key.clone(),
                 DesiredPod {
-                    pod,
+                    pod: PackedPod::from(pod),
                     origin,
                     warnings,
                 },

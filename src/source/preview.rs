@@ -14,7 +14,7 @@ use super::directory::duplicate_objects;
 use super::order::{OrderedPods, refuse_cycles};
 use super::{Desired, DesiredPod, Origin, Refused, duplicate_pods};
 use crate::manifest::objects::{ObjectSet, Objects, attach};
-use crate::manifest::{self, Manifest, PodKey, Problem, StaticPod, path};
+use crate::manifest::{self, Manifest, PackedPod, PodKey, Problem, StaticPod, path};
 
 /// Longest value that is shown, in characters.
 const SHOWN: usize = 80;
@@ -96,7 +96,7 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
         let (change, fields) = match current {
             None => (PodChange::New, vec![]),
             Some(current) if current.pod.uid == pod.uid => (PodChange::Unchanged, vec![]),
-            Some(current) => (PodChange::Replaced, differences(&current.pod, pod)),
+            Some(current) => (PodChange::Replaced, differences(&current.pod.unpack(), pod)),
         };
         pods.push(PlannedPod {
             pod: Arc::clone(pod),
@@ -126,7 +126,7 @@ pub fn preview(files: &[ManifestFile], desired: &Desired, node_name: &str) -> Pr
             PodChange::Gone
         };
         pods.push(PlannedPod {
-            pod: Arc::clone(&current.pod),
+            pod: current.pod.unpack(),
             file: None,
             change,
             fields: vec![],
@@ -192,7 +192,7 @@ fn wanted(files: &[ManifestFile], node_name: &str) -> (Wanted, Vec<Refused>) {
 fn refuse_circles(wanted: &mut Wanted, desired: &Desired) -> Vec<Refused> {
     let of_file = |(key, (file, pod)): (&PodKey, &(PathBuf, Arc<StaticPod>))| {
         let pod = DesiredPod {
-            pod: Arc::clone(pod),
+            pod: PackedPod::from(pod),
             origin: Origin::File(file.clone()),
             warnings: vec![],
         };
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(refused, []);
         let pods = wanted.into_iter().map(|(key, (path, pod))| {
             let pod = DesiredPod {
-                pod,
+                pod: PackedPod::from(pod),
                 origin: Origin::File(Path::new("/m").join(path)),
                 warnings: vec![],
             };

@@ -24,7 +24,7 @@ use super::mounts::MountIdentity;
 use crate::hex::hex;
 use crate::host::atomic_file;
 use crate::manifest::objects::{Entries, ObjectContent, ObjectKey, StoredEntries};
-use crate::manifest::{PodKey, StaticPod, Uid, WrittenDocument};
+use crate::manifest::{PackedPod, PodKey, Uid, WrittenDocument};
 
 /// The form of the files that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -135,7 +135,7 @@ pub(super) enum StoreEntry {
     /// The file on disk stays.
     Unchanged,
     /// This version.
-    Version(Arc<StaticPod>, StoredContext),
+    Version(PackedPod, StoredContext),
 }
 
 /// The store's folder and what is known to be in it.
@@ -219,7 +219,7 @@ impl Store {
         &self,
         path: &Path,
         entry: &'a StoreEntry,
-    ) -> Option<(&'a Arc<StaticPod>, &'a StoredContext)> {
+    ) -> Option<(&'a PackedPod, &'a StoredContext)> {
         let StoreEntry::Version(pod, context) = entry else {
             return None;
         };
@@ -265,7 +265,7 @@ impl Store {
         atomic_file::sync_folder(&self.folder)
     }
 
-    fn write(&self, path: &Path, pod: &StaticPod, context: &StoredContext) -> io::Result<()> {
+    fn write(&self, path: &Path, pod: &PackedPod, context: &StoredContext) -> io::Result<()> {
         let objects = context.objects.iter().map(|object| StoredObject {
             path: object.path.as_path().into(),
             key: object.key.clone(),

@@ -355,12 +355,12 @@ mod tests {
                     namespace: "ns".into(),
                     name: "web".into(),
                 },
-                spec: PodSpec {
+                spec: Box::new(PodSpec {
                     dns_policy: Some(policy.into()),
                     host_network: Some(host_network),
                     dns_config,
                     ..PodSpec::default()
-                },
+                }),
                 ..StaticPod::default()
             };
             let problems = dns_problems(&facts(), &host, &pod);

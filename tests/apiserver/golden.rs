@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use podkeeper::manifest::{SourceKind, parse};
+use podkeeper::manifest::{PackedPod, SourceKind, parse};
 use podkeeper::mirror::{NodeIdentity, mirror};
 use podkeeper::pod::report::{PodReport, PodSnapshot};
 use serde_json::Value;
@@ -24,7 +23,7 @@ fn ours(manifest: &Path, node: &NodeIdentity) -> Value {
     let accepted = parse(&bytes, &node.name, SourceKind::File);
     let accepted = accepted.unwrap_or_else(|found| panic!("{}: {found:#?}", manifest.display()));
     let told = PodSnapshot {
-        version: Some(Arc::clone(&accepted.pod)),
+        version: Some(PackedPod::from(&accepted.pod)),
         report: PodReport {
             seen: "$TIME".to_owned(),
             ..PodReport::default()

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use podkeeper::cri::v1;
-use podkeeper::manifest::{SourceKind, StaticPod, parse};
+use podkeeper::manifest::{PackedPod, SourceKind, StaticPod, parse};
 use podkeeper::pod::backoff::MAXIMUM;
 use podkeeper::pod::encoded_status::EncodedStatus;
 use podkeeper::pod::identity::{is_valid_container, is_valid_sandbox};
@@ -114,7 +114,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
     state.wall.follow(clock);
     for version in &*VERSIONS {
         let known = state.version_mut(&version.uid);
-        known.pod = Some(Arc::clone(version));
+        known.pod = Some(PackedPod::from(version));
         known.on_disk = true;
         known.takeover.volumes_checked = true;
         known.admission = Admission::Admitted;
@@ -129,7 +129,7 @@ fn live(clock: &Clock, observed: &Observed, wanted: Option<&Arc<StaticPod>>) {
     }
     let facts = NodeFacts::default();
     let desired = wanted.map(|pod| DesiredPod {
-        pod: Arc::clone(pod),
+        pod: PackedPod::from(pod),
         origin: Origin::File("/m/p.yaml".into()),
         warnings: vec![],
     });

@@ -19,6 +19,7 @@ mod pauses;
 mod probes;
 mod recovery;
 mod requests;
+mod rest;
 mod rollback;
 mod shutdown;
 mod start;

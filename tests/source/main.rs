@@ -60,7 +60,8 @@ trait Look {
 
 impl Look for Desired {
     fn version(&self, name: &str) -> Option<&str> {
-        let labels = self.pods.get(&key(name))?.pod.metadata.labels.as_ref()?;
+        let pod = self.pods.get(&key(name))?.pod.get();
+        let labels = pod.metadata.labels.as_ref()?;
         labels.get("version").map(String::as_str)
     }
 

@@ -174,7 +174,7 @@ impl Agent {
             let origin = Origin::File(PathBuf::from("/manifests/pod.yaml"));
             let warnings = vec![];
             let wanted = DesiredPod {
-                pod,
+                pod: pod.into(),
                 origin,
                 warnings,
             };

@@ -60,10 +60,10 @@ impl PullSecret {
     /// Returns those of a Pod that are there. `newest` is the Pod as manifests have it now, whose content counts where
     /// it has a Secret too.
     #[must_use]
-    pub fn of_pod(pod: &StaticPod, newest: Option<&StaticPod>) -> PullSecrets {
+    pub fn of_pod(pod: &StaticPod, newest: Option<&Objects>) -> PullSecrets {
         let names = pod.spec.image_pull_secrets.iter().flatten();
         let secret = |name: &String| {
-            let known = newest.and_then(|newest| newest.objects.pull_secrets.get(name));
+            let known = newest.and_then(|newest| newest.pull_secrets.get(name));
             let content = match known {
                 Some(newest) => newest.as_ref(),
                 None => pod.objects.pull_secret(name),

@@ -3,6 +3,7 @@
 //! Pure: a Pod with its objects in, references and messages out. An optional reference, and one of a
 //! volume that no container mounts, never keeps a Pod from starting.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,20 +19,29 @@ use crate::manifest::{Problem, StaticPod, path, volumes};
 
 /// A field of a Pod that refers to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reference {
-    pub(super) kind: ObjectKind,
-    pub(super) name: String,
+struct Reference {
+    kind: ObjectKind,
+    name: String,
     /// The key that it needs; the whole object otherwise.
     key: Option<String>,
     optional: bool,
     field: String,
     /// Use of the object.
+    used_for: ReferenceUse,
+}
+
+/// An object that a Pod refers to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::manifest) struct UsedObject {
+    pub(super) kind: ObjectKind,
+    pub(super) name: String,
+    /// Use of the object.
     pub(super) used_for: ReferenceUse,
 }
 
 /// Use of an object that a Pod refers to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReferenceUse {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::manifest) enum ReferenceUse {
     /// Variables and volumes.
     Data,
     /// Credentials for pulls of images.
@@ -45,8 +55,21 @@ pub(in crate::manifest) fn fields(spec: &PodSpec) -> impl Iterator<Item = String
         .map(|reference| reference.field)
 }
 
+/// The objects that a Pod refers to, each use of each once.
+pub(in crate::manifest) fn used(spec: &PodSpec) -> Box<[UsedObject]> {
+    let used = references(spec).into_iter();
+    let used: BTreeSet<UsedObject> = used
+        .map(|reference| UsedObject {
+            kind: reference.kind,
+            name: reference.name,
+            used_for: reference.used_for,
+        })
+        .collect();
+    used.into_iter().collect()
+}
+
 /// Every reference of a Pod to an object.
-pub(super) fn references(spec: &PodSpec) -> Vec<Reference> {
+fn references(spec: &PodSpec) -> Vec<Reference> {
     let mut found = pull_secrets(spec);
     let inits = spec.init_containers.iter().flatten().enumerate();
     let inits = inits.map(|(i, c)| (path::index("spec.initContainers", i), c));

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PackedPod, PodKey, StaticPod};
 use crate::mirror::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
 use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
@@ -44,11 +44,11 @@ fn snapshot(name: &str, version: &str, phase: &str) -> PodSnapshot {
     let version = StaticPod {
         key: key(name),
         uid: version.into(),
-        metadata,
+        metadata: Box::new(metadata),
         ..StaticPod::default()
     };
     PodSnapshot {
-        version: Some(Arc::new(version)),
+        version: Some(PackedPod::from(&version)),
         status: EncodedStatus::from(&PodStatus {
             phase: Some(phase.to_owned()),
             ..PodStatus::default()
@@ -487,11 +487,13 @@ fn a_mirror_whose_container_comes_back_after_its_end_for_good_is_made_anew() {
             serde_json::from_value(json!({"containerStatuses": [status]})).unwrap()
         };
         let mut snapshot = snapshot("web-n1", "v1", "Running");
-        let mut version = StaticPod::clone(snapshot.version.as_ref().unwrap());
+        let mut version = StaticPod::clone(snapshot.version.as_ref().unwrap().get());
         let spec = json!({"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]});
         version.spec = serde_json::from_value(spec).unwrap();
-        (snapshot.version, snapshot.status) =
-            (Some(Arc::new(version)), EncodedStatus::from(&status(&now)));
+        (snapshot.version, snapshot.status) = (
+            Some(PackedPod::from(&version)),
+            EncodedStatus::from(&status(&now)),
+        );
         let mut seen = seen("web-n1", "m1", Some("v1"), "node-uid", "Running");
         seen.status = status(&before);
         let found = PlannerInput::new(Some(snapshot), Some(seen)).step();

@@ -80,7 +80,7 @@ impl NodeStop {
             let shown = snapshot.and_then(|snapshot| snapshot.version.clone());
             let wanted = || desired.pods.get(&key).map(|wanted| wanted.pod.clone());
             let version = shown.or_else(wanted);
-            let priority = version.map_or(0, |version| priority(&version));
+            let priority = version.map_or(0, |version| priority(&version.unpack()));
             (key, priority)
         });
         let mut groups = periods.groups(others);

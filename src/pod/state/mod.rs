@@ -33,7 +33,7 @@ use self::order::StartOrder;
 use self::progress::Progress;
 use self::record::Record;
 use self::time::{MonotonicTime, Wall};
-use crate::manifest::{StaticPod, Uid};
+use crate::manifest::{PackedPod, StaticPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::backoff;
 use crate::probe::Health;
@@ -249,12 +249,26 @@ impl PodState {
         self.versions
             .values()
             .filter_map(|version| version.pod.as_ref())
+            .map(PackedPod::get)
     }
 
     /// Returns the Pod of a version, if that can be carried on.
     #[must_use]
     pub fn pod(&self, uid: &Uid) -> Option<&Arc<StaticPod>> {
+        self.packed(uid).map(PackedPod::get)
+    }
+
+    /// Returns the same in little memory.
+    #[must_use]
+    pub fn packed(&self, uid: &Uid) -> Option<&PackedPod> {
         self.version(uid)?.pod.as_ref()
+    }
+
+    /// Keeps the versions in little memory until they are used again.
+    pub fn rest(&mut self) {
+        for (_, version) in &mut self.versions {
+            version.pod.iter_mut().for_each(PackedPod::rest);
+        }
     }
 
     /// The UIDs that have something on this node outside the runtime.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::history::History;
 use super::record::Record;
 use super::time::{Clock, MonotonicTime, Timestamp};
-use crate::manifest::StaticPod;
+use crate::manifest::PackedPod;
 use crate::pod::admission::Rejection;
 use crate::translate::ImageUser;
 
@@ -22,7 +22,7 @@ use crate::translate::ImageUser;
 pub struct Version {
     /// The Pod as its manifest describes it, set once it is wanted or its record is read. A version
     /// without one cannot be carried on, only stopped and cleaned up.
-    pub pod: Option<Arc<StaticPod>>,
+    pub pod: Option<PackedPod>,
     /// True if it has something on this node outside the runtime: a folder, logs, cgroups. Set before the
     /// first of these is made.
     pub on_disk: bool,

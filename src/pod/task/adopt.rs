@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::order::FollowedPods;
 use super::{PodTask, TaskStart};
 use crate::host::blocking::blocking;
-use crate::manifest::{StaticPod, Uid};
+use crate::manifest::{PackedPod, StaticPod, Uid};
 use crate::pod::state::history::StopReason;
 use crate::pod::state::observed::ContainerId;
 use crate::pod::state::order::Hold;
@@ -63,7 +63,7 @@ impl PodTask {
 
     /// Writes the record of the wanted version again where its Secrets for pulls have changed.
     pub(super) async fn update_record(&mut self) {
-        let Some(version) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+        let Some(version) = self.wanted.as_ref().map(|w| w.pod.unpack()) else {
             return;
         };
         let uid = version.uid.clone();
@@ -89,7 +89,7 @@ impl PodTask {
     /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
     /// of it from here on.
     pub(super) async fn restore_record(&mut self) {
-        let Some(version) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+        let Some(version) = self.wanted.as_ref().map(|w| w.pod.unpack()) else {
             return;
         };
         let uid = version.uid.clone();
@@ -172,7 +172,8 @@ impl PodTask {
             let version = self.state.version_mut(uid);
             // The one that is wanted has the same UID, and is the same.
             if version.pod.is_none() {
-                version.pod = record.version().filter(|v| v.uid == *uid);
+                let pod = record.version().filter(|v| v.uid == *uid);
+                version.pod = pod.map(PackedPod::from);
             }
             version.record = Some(Arc::new(record));
         }

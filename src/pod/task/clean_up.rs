@@ -31,7 +31,7 @@ impl PodTask {
         info!(pod = %self.key, uid = uid.as_str(), "Removed Pod");
         self.effects.forget(uid);
         if let Some(wanted) = self.wanted.as_ref().filter(|w| w.pod.uid == *uid) {
-            let version = Arc::clone(&wanted.pod);
+            let version = wanted.pod.clone();
             self.state.version_mut(uid).pod = Some(version);
             self.seen_at(uid, self.context.clock.wall_now());
         }

@@ -201,7 +201,7 @@ impl PodTask {
 
     /// The Secrets for pulls of a version, as manifests have them now.
     fn pull_secrets(&self, uid: &Uid) -> PullSecrets {
-        let newest = self.asked.as_ref().map(|asked| &*asked.pod);
+        let newest = self.asked.as_ref().map(|asked| &*asked.pod.objects);
         let secrets = self.version(uid).map(|v| PullSecret::of_pod(&v, newest));
         secrets.unwrap_or_default()
     }

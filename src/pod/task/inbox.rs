@@ -26,6 +26,10 @@ const UNWANTED: Duration = Duration::from_secs(2);
 /// Time limit of a call while something else of the Pod has to be done.
 const HANGS: Duration = Duration::from_secs(10);
 
+/// Time without anything to do after which a task keeps its Pod in little memory. To read it again takes a tenth of a
+/// millisecond.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// Interval of these checks.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -49,7 +53,7 @@ impl PodTask {
         let taken_back = taken_back.filter(|(asked, rollback)| rollback.has_failed(&asked.pod.uid));
         let before = taken_back.and_then(|(asked, rollback)| {
             Some(DesiredPod {
-                pod: rollback.good.version()?,
+                pod: rollback.good.version()?.into(),
                 origin: asked.origin.clone(),
                 warnings: vec![],
             })
@@ -73,8 +77,7 @@ impl PodTask {
     fn carry_out(&mut self, wanted: Option<DesiredPod>) {
         let uid = |w: &Option<DesiredPod>| w.as_ref().map(|w| w.pod.uid.clone());
         if let Some(new) = &wanted {
-            let version = Arc::clone(&new.pod);
-            self.state.version_mut(&new.pod.uid).pod = Some(version);
+            self.state.version_mut(&new.pod.uid).pod = Some(new.pod.clone());
             if self.state.first_seen(&new.pod.uid).is_none() {
                 self.seen_at(&new.pod.uid, self.context.clock.wall_now());
             }
@@ -89,8 +92,17 @@ impl PodTask {
         self.wanted = wanted;
     }
 
-    /// Waits until something happens, or for an alarm. Returns true if the task goes on.
+    /// Waits until something happens, or for an alarm. Returns true if the task goes on. Where that takes longer, the
+    /// Pod takes little memory meanwhile.
     pub(super) async fn wait(&mut self, alarm: Option<Instant>) -> bool {
+        let rests = Instant::now().checked_add(REST_AFTER);
+        if let Some(rests) = rests.filter(|rests| alarm.is_none_or(|alarm| alarm > *rests)) {
+            tokio::select! {
+                goes_on = self.next() => return goes_on,
+                () = tokio::time::sleep_until(rests) => {}
+            }
+            self.rest();
+        }
         let sleep = async {
             match alarm {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -101,6 +113,16 @@ impl PodTask {
             goes_on = self.next() => goes_on,
             () = sleep => true,
         }
+    }
+
+    /// Keeps the Pod's versions in little memory until they are used again.
+    fn rest(&mut self) {
+        let known = [&mut self.asked, &mut self.wanted];
+        known
+            .into_iter()
+            .flatten()
+            .for_each(|known| known.pod.rest());
+        self.state.rest();
     }
 
     /// Waits for work that takes its time, such as a container's end within its grace period. What happens

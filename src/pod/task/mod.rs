@@ -289,7 +289,7 @@ impl PodTask {
     /// Returns the planner's view of the Pod.
     fn view(&self) -> View<'_> {
         View {
-            wanted: self.wanted.as_ref().map(|w| &w.pod),
+            wanted: self.wanted.as_ref().map(|w| w.pod.get()),
             observed: &self.observed,
             state: &self.state,
             now: self.context.clock.now(),

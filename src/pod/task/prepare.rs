@@ -101,7 +101,7 @@ impl PodTask {
     /// Records which version follows one that is being stopped, and gives the turn among the node's updates back
     /// once that version is up or not wanted any more.
     pub(super) fn follow_takeover(&mut self) {
-        let wanted = self.wanted.as_ref().map(|w| Arc::clone(&w.pod));
+        let wanted = self.wanted.as_ref().map(|w| w.pod.unpack());
         let uid = wanted.as_ref().map(|w| &w.uid);
         let is_other = |other: &Uid| uid.is_some_and(|uid| other != uid);
         let follows = self.state.uids_terminating().any(is_other);
@@ -135,7 +135,7 @@ impl PodTask {
         let uid = &wanted.pod.uid;
         let runs = self.observed.containers_of(uid).any(Container::is_live)
             || self.observed.ready_sandbox(uid).is_some();
-        if is_finished(self.view(), &wanted.pod) && !runs {
+        if is_finished(self.view(), wanted.pod.get()) && !runs {
             self.context.allocations.release(&self.key, uid);
         }
     }

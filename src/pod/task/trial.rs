@@ -1,7 +1,5 @@
 //! The trial of an update: it has to become Ready in time, or the version before it runs again.
 
-use std::sync::Arc;
-
 use tracing::warn;
 
 use super::PodTask;
@@ -19,7 +17,7 @@ impl PodTask {
     /// Begins the trial of a version that is about to take over, whether or not anything of the old one
     /// still runs.
     pub(super) async fn begin_trials(&mut self) {
-        let Some(new) = self.wanted.as_ref().map(|w| Arc::clone(&w.pod)) else {
+        let Some(new) = self.wanted.as_ref().map(|w| w.pod.unpack()) else {
             return;
         };
         if !self.observed.has_none_of(&new.uid) || kept_version(self.view()).is_some() {
@@ -65,7 +63,7 @@ impl PodTask {
     /// passed, one that was not in time is rolled back. Returns the time of the next judgement.
     pub(super) async fn judge_trial(&mut self) -> Option<MonotonicTime> {
         let mut trial = self.rollback.clone()?;
-        let version = Arc::clone(&self.wanted.as_ref()?.pod);
+        let version = self.wanted.as_ref()?.pod.unpack();
         let status = status(self.view(), &self.context.facts, &version);
         if !trial.is_trial(&version.uid) {
             // Neither the update nor what stands in for it: the manifest changed once more.

@@ -271,7 +271,7 @@ fn find(context: &Context, pod: &PodKey) -> Answer<Arc<PodSnapshot>> {
 fn has_container(reported: &PodSnapshot, container: &str) -> bool {
     let version = reported.version.as_ref();
     // A Pod of an earlier agent may run without a known manifest.
-    version.is_some_and(|v| v.container(container).is_some())
+    version.is_some_and(|v| v.unpack().container(container).is_some())
         || logs::status(reported, container).is_some()
 }
 

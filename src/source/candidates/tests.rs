@@ -3,21 +3,22 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::StaticPod;
 
-fn pod(name: &str, version: u32) -> Arc<StaticPod> {
+fn pod(name: &str, version: u32) -> PackedPod {
     let key = PodKey {
         namespace: "default".to_owned(),
         name: name.to_owned(),
     };
     let uid = format!("{name}{version}").into();
-    Arc::new(StaticPod {
+    PackedPod::from(&StaticPod {
         key,
         uid,
         ..StaticPod::default()
     })
 }
 
-fn candidate(file: &str, state: ManifestState, in_force: Option<Arc<StaticPod>>) -> Candidate {
+fn candidate(file: &str, state: ManifestState, in_force: Option<PackedPod>) -> Candidate {
     Candidate {
         path: Path::new("/m").join(file),
         state,
@@ -26,11 +27,8 @@ fn candidate(file: &str, state: ManifestState, in_force: Option<Arc<StaticPod>>)
     }
 }
 
-fn says(pod: Arc<StaticPod>) -> ManifestState {
-    ManifestState::Accepted(Accepted {
-        pod,
-        warnings: Vec::new(),
-    })
+fn says(pod: PackedPod) -> ManifestState {
+    ManifestState::Accepted(pod, Vec::new())
 }
 
 fn broken() -> ManifestState {
@@ -218,7 +216,7 @@ fn a_refused_duplicate_names_both_files() {
     );
 }
 
-fn any_pod() -> impl Strategy<Value = Arc<StaticPod>> {
+fn any_pod() -> impl Strategy<Value = PackedPod> {
     (prop::sample::select(vec!["a", "b", "c"]), 0..3u32).prop_map(|(name, v)| pod(name, v))
 }
 
@@ -245,7 +243,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
         // A Pod runs from one file, so no two files hold it.
         let mut keys = std::collections::BTreeSet::new();
         for candidate in &mut candidates {
-            let repeated = |pod: &mut Arc<StaticPod>| !keys.insert(pod.key.clone());
+            let repeated = |pod: &mut PackedPod| !keys.insert(pod.key.clone());
             candidate.in_force.take_if(repeated);
         }
         candidates
@@ -268,7 +266,7 @@ proptest! {
         let usual_ending = |file: &Path| manifest_stem(file.file_name().unwrap()).is_some();
         let in_force = |candidate: &Candidate| Some((candidate.path.clone(), candidate.in_force.clone()?.key.clone()));
         let holders: Vec<(PathBuf, PodKey)> = candidates.iter().filter_map(in_force).collect();
-        candidates.push(candidate("copy.bak", says(Arc::clone(&copied)), None));
+        candidates.push(candidate("copy.bak", says(copied), None));
         let after = allocate(&candidates, None);
         for (key, wanted) in before.pods.iter() {
             if usual_ending(wanted.origin.file().unwrap())
@@ -281,7 +279,7 @@ proptest! {
     #[test]
     fn what_a_file_that_is_there_held_runs_unless_another_file_runs_it(candidates in any_candidates()) {
         let desired = allocate(&candidates, None);
-        for candidate in candidates.iter().filter(|candidate| !matches!(candidate.state, ManifestState::Accepted(_))) {
+        for candidate in candidates.iter().filter(|candidate| !matches!(candidate.state, ManifestState::Accepted(..))) {
             if let Some(in_force) = &candidate.in_force {
                 prop_assert!(desired.pods.contains_key(&in_force.key));
             }

@@ -79,7 +79,7 @@ impl KnownManifest {
         let mut known = Self::new(stored.path);
         match parse(stored.document.as_str().as_bytes(), node_name) {
             Ok(accepted) => {
-                known.candidate.in_force = Some(accepted.pod);
+                known.candidate.in_force = Some(accepted.pod.into());
                 known.in_use = true;
             }
             Err(problems) => {
@@ -116,10 +116,8 @@ impl KnownManifest {
             }
         }
         self.objects = manifest.objects;
-        self.candidate.state = match manifest.pod {
-            Some(accepted) => ManifestState::Accepted(accepted),
-            None => ManifestState::NoPod,
-        };
+        let state = manifest.pod.as_ref().map(ManifestState::from);
+        self.candidate.state = state.unwrap_or(ManifestState::NoPod);
     }
 
     /// Returns `true` if something of it runs or may run.

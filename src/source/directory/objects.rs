@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::known::KnownManifest;
 use crate::manifest::objects::{
-    Object, ObjectContent, ObjectKey, ObjectKind, ObjectSet, attach_again,
+    Object, ObjectContent, ObjectKey, ObjectKind, ObjectSet, attach_packed,
 };
-use crate::manifest::{PodKey, Problem, StaticPod};
+use crate::manifest::{PackedPod, PodKey, Problem};
 use crate::source::candidates::{has_usual_extension, order};
 use crate::source::store::ObjectInUse;
 use crate::source::{Desired, Origin, Refused};
@@ -105,7 +105,7 @@ impl Owners {
     }
 
     /// The objects that a Pod refers to, to be kept over a restart.
-    pub(super) fn used_by(&self, pod: &StaticPod) -> Vec<ObjectInUse> {
+    pub(super) fn used_by(&self, pod: &PackedPod) -> Vec<ObjectInUse> {
         let of_kind = |kind| {
             move |name: &String| ObjectKey {
                 kind,
@@ -133,7 +133,7 @@ impl Owners {
 /// The Pods that refer to objects, as they were at the last relist: without and with these. One stays the same Pod
 /// while neither it nor its objects change, which no relist has to work out.
 #[derive(Debug, Default)]
-pub(super) struct AttachedPods(HashMap<PodKey, (Arc<StaticPod>, Arc<StaticPod>)>);
+pub(super) struct AttachedPods(HashMap<PodKey, (PackedPod, PackedPod)>);
 
 impl AttachedPods {
     /// Gives each wanted Pod its objects.
@@ -141,11 +141,11 @@ impl AttachedPods {
         let mut before = std::mem::take(&mut self.0);
         for (key, wanted) in Arc::make_mut(&mut desired.pods) {
             let known = before.remove(key);
-            let known = known.filter(|(bare, _)| Arc::ptr_eq(bare, &wanted.pod));
+            let known = known.filter(|(bare, _)| bare.is_same(&wanted.pod));
             let known = known.map(|(_, attached)| attached);
-            let attached = attach_again(&wanted.pod, objects, known.as_ref());
-            let bare = std::mem::replace(&mut wanted.pod, Arc::clone(&attached));
-            if !Arc::ptr_eq(&bare, &attached) {
+            let attached = attach_packed(&wanted.pod, objects, known.as_ref());
+            let bare = std::mem::replace(&mut wanted.pod, attached.clone());
+            if !bare.is_same(&attached) {
                 self.0.insert(key.clone(), (bare, attached));
             }
         }

@@ -17,7 +17,7 @@ use super::reader::FileReader;
 use super::usage::DirectoryUsage;
 use super::{DirectorySource, LIST_LIMIT, RELIST_GAP};
 use crate::manifest::objects::Object;
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PackedPod, PodKey};
 use crate::source::candidates::{ManifestState, allocate};
 use crate::source::mounts::{MountIdentity, MountTable};
 use crate::source::store::{Store, StoreEntry, StoredContext, StoredManifest};
@@ -375,7 +375,7 @@ impl Directory {
 
     /// Records which version runs from which file.
     fn set_in_force(&mut self, desired: &Desired) {
-        let mut in_force: HashMap<&Path, &Arc<StaticPod>> = desired
+        let mut in_force: HashMap<&Path, &PackedPod> = desired
             .pods
             .values()
             .filter_map(|wanted| Some((wanted.origin.file()?, &wanted.pod)))
@@ -400,7 +400,7 @@ impl Directory {
                 objects: self.owners.used_by(&w.pod),
                 place: self.mount.clone(),
             };
-            Some((path, StoreEntry::Version(Arc::clone(&w.pod), context)))
+            Some((path, StoreEntry::Version(w.pod.clone(), context)))
         });
         lapsed.chain(runs).collect()
     }

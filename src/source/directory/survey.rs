@@ -355,7 +355,7 @@ mod tests {
         let images = desired
             .pods
             .values()
-            .map(|wanted| &wanted.pod.spec.containers[0].image);
+            .map(|wanted| wanted.pod.unpack().containers()[0].image.clone());
         let image = images.filter(|found| found.as_deref() == Some(image));
         [image.count(), reader.asked]
     }

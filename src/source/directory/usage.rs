@@ -115,7 +115,7 @@ fn too_large(size: u64) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::parse_file;
+    use crate::manifest::{PackedPod, parse_file};
 
     const MIB: u64 = 1 << 20;
 
@@ -138,7 +138,7 @@ mod tests {
 
     fn in_use(manifest: &Manifest, size: u64) -> KnownManifest {
         let mut known = new();
-        known.candidate.in_force = manifest.pod.as_ref().map(|pod| pod.pod.clone());
+        known.candidate.in_force = manifest.pod.as_ref().map(|pod| PackedPod::from(&pod.pod));
         known.objects.clone_from(&manifest.objects);
         known.size = size;
         known.in_use = true;

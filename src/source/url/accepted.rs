@@ -4,15 +4,14 @@
 //! document names, but that is refused, keeps the version that it last had.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::manifest::objects::{Object, ObjectSet};
-use crate::manifest::{Accepted, ObjectEntry, PodEntry, PodKey, Problem, StaticPod};
+use crate::manifest::{Accepted, ObjectEntry, PackedPod, PodEntry, PodKey, Problem};
 
 /// A Pod as it was last accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AcceptedVersion {
-    pub(super) pod: Arc<StaticPod>,
+    pub(super) pod: PackedPod,
     pub(super) warnings: Vec<Problem>,
     /// The digest of the document that it stands in.
     pub(super) document: String,
@@ -139,7 +138,7 @@ fn add(
     let Accepted { pod, warnings } = accepted;
     let key = pod.key.clone();
     let version = AcceptedVersion {
-        pod,
+        pod: pod.into(),
         warnings,
         document: document.to_owned(),
     };
@@ -204,8 +203,8 @@ mod tests {
 
     fn words(accepted: &AcceptedPods) -> String {
         let word = |version: &AcceptedVersion| {
-            let spec = &version.pod.spec;
-            let image = spec.containers[0].image.as_deref().unwrap();
+            let pod = version.pod.unpack();
+            let image = pod.containers()[0].image.as_deref().unwrap();
             let name = version.pod.key.name.trim_end_matches("-n");
             format!("{name}{}", image.trim_start_matches("i:"))
         };

@@ -21,8 +21,8 @@ use super::signature::Keys;
 use super::{UrlSource, shown};
 use crate::host::blocking::{blocking, limited};
 use crate::host::log_once::LogOnce;
-use crate::manifest::objects::{ObjectSet, attach};
-use crate::manifest::{self, Parsed, SourceKind};
+use crate::manifest::objects::{ObjectSet, attach_packed};
+use crate::manifest::{self, PackedPod, Parsed, SourceKind};
 use crate::source::log::publish;
 use crate::source::{Desired, DesiredPod, LastRead, Origin, Refused};
 
@@ -126,7 +126,7 @@ impl Poller {
             let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
             if let Some(accepted) = accepted.find(|accepted| accepted.pod.uid == pod.uid) {
                 let version = AcceptedVersion {
-                    pod: Arc::clone(&accepted.pod),
+                    pod: PackedPod::from(&accepted.pod),
                     warnings: accepted.warnings.clone(),
                     document: pod.document.clone(),
                 };
@@ -176,7 +176,7 @@ impl Poller {
 
     pub(super) fn desired(&self) -> Desired {
         let wanted = |version: &AcceptedVersion| DesiredPod {
-            pod: attach(&version.pod, &self.objects),
+            pod: attach_packed(&version.pod, &self.objects, None),
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
         };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::events::End;
 use super::static_pod;
 use super::world::World;
-use crate::manifest::{ContainerRole, StaticPod};
+use crate::manifest::{ContainerRole, PackedPod, StaticPod};
 use crate::pod::state::observed::State;
 use crate::pod::state::{PostStart, Termination};
 use crate::probe::{Failed, Health, ProbeKind};
@@ -65,7 +65,7 @@ pub(super) fn any_world() -> impl Strategy<Value = World> {
         }
         for (pod, (is_known, _, _)) in pods.iter().zip(&known) {
             if *is_known {
-                world.state.version_mut(&pod.uid).pod = Some(Arc::clone(pod));
+                world.state.version_mut(&pod.uid).pod = Some(PackedPod::from(pod));
             }
         }
         for instance in instances {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::world::World;
 use super::{NAMES, version};
-use crate::manifest::Uid;
+use crate::manifest::{PackedPod, Uid};
 use crate::pod::admission::Rejection;
 use crate::pod::plan::{Step, kept_version, plan};
 use crate::pod::state::{Admission, Version};
@@ -101,7 +101,7 @@ fn a_version_that_cannot_run_here_keeps_no_running_one_down() {
 fn after_a_reboot_the_old_version_runs_until_the_new_ones_image_is_there() {
     let (old, new) = (version("old", "Always"), version("new", "Always"));
     let mut world = World::new(Some(new));
-    world.state.version_mut(&"old".into()).pod = Some(Arc::clone(&old));
+    world.state.version_mut(&"old".into()).pod = Some(PackedPod::from(&old));
     world.no_image.insert("new".into());
     let sandbox = world.sandbox("old", 0, false);
     let exit = world.exit(137);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::NAMES;
 use super::events::End;
-use crate::manifest::{StaticPod, WrittenDocument};
+use crate::manifest::{PackedPod, StaticPod, WrittenDocument};
 use crate::pod::backoff;
 use crate::pod::plan::rules::has_ended;
 use crate::pod::plan::{Outcome, Plan, Step, plan};
@@ -64,7 +64,7 @@ impl World {
         if let Some(pod) = &wanted {
             let seen = self.first_seen();
             let version = self.state.version_mut(&pod.uid);
-            version.pod = Some(Arc::clone(pod));
+            version.pod = Some(PackedPod::from(pod));
             version.seen.get_or_insert(seen);
         }
         self.wanted = wanted;

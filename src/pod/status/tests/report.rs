@@ -1,9 +1,9 @@
 //! The agent's own report, which says more than a status has room for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{NOW, Scene, facts, pod, single};
+use crate::manifest::PackedPod;
 use crate::pod::report::report;
 use crate::pod::state::Subject;
 use crate::source::{DesiredPod, Origin};
@@ -52,7 +52,7 @@ fn the_agents_own_report_tells_what_a_status_has_no_room_for() {
 fn the_agents_own_report_tells_what_a_running_pod_waits_for() {
     let snapshot = |scene: &Scene| {
         let wanted = DesiredPod {
-            pod: Arc::clone(&scene.version),
+            pod: PackedPod::from(&scene.version),
             origin: Origin::File("/m/p.yaml".into()),
             warnings: vec![],
         };

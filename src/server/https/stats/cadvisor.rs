@@ -104,7 +104,7 @@ fn figures(reader: &CgroupReader, context: &Context, pod: &PodUsage) -> PodFigur
     let inner: HashMap<String, CgroupEntry> = inner.collect();
     let is_on_host = context.reports.get(&pod.key).is_none_or(|reported| {
         let version = reported.version.as_ref();
-        version.is_none_or(|version| version.spec.host_network == Some(true))
+        version.is_none_or(|version| version.unpack().is_on_host_network())
     });
     let mut members = inner.iter().filter(|_| !is_on_host);
     let interfaces = members.find_map(|(id, entry)| network_of(reader, &entry.path, id));

@@ -16,7 +16,7 @@ use super::{FsAmounts, FsStats, number};
 use crate::cri::v1;
 use crate::host::blocking::blocking;
 use crate::host::untrusted::Location;
-use crate::manifest::{PodKey, StaticPod};
+use crate::manifest::{PackedPod, PodKey, StaticPod};
 use crate::pod::report::PodSnapshot;
 use crate::pod::task::Context;
 use crate::translate::{Paths, VolumeSource, volume_source};
@@ -117,8 +117,8 @@ fn measure_pod(
     let known = before.get(uid);
     let known = known.filter(|(at, _)| at.elapsed() < VOLUMES_FRESH);
     let (at, volumes) = known.cloned().unwrap_or_else(|| {
-        let version = pod.version.as_deref();
-        let all = version.map(|pod| volumes(paths, pod, &mut counter));
+        let version = pod.version.as_ref().map(PackedPod::unpack);
+        let all = version.map(|pod| volumes(paths, &pod, &mut counter));
         (Instant::now(), Arc::new(all.unwrap_or_default()))
     });
     (uid.clone(), (at, PodDiskUsage { volumes, logs }))
@@ -220,7 +220,7 @@ mod tests {
             .pod;
         let mut pod = PodSnapshot::default();
         pod.report.uid = version.uid.to_string();
-        pod.version = Some(version);
+        pod.version = Some(version.into());
         pod.report.containers.push(ContainerReport {
             name: "c".into(),
             ..ContainerReport::default()
