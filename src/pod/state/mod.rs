@@ -65,9 +65,9 @@ pub struct PodState {
     /// Failures since the last success in the same matter.
     pub failures: BTreeMap<Subject, Failure>,
     /// Last time that a sandbox or a container was started for each of these, by the agent's own clock.
-    pub last_starts: BTreeMap<Subject, MonotonicTime>,
+    pub last_starts: LiteMap<Subject, MonotonicTime>,
     /// Lowest attempt whose name the runtime does not hold for something that it does not have.
-    pub free_attempts: BTreeMap<Subject, u32>,
+    pub free_attempts: LiteMap<Subject, u32>,
     /// True if a kubelet left a Pod of this name, which is to end before one of ours starts.
     pub kubelet_pod: bool,
     /// The machine's time.
