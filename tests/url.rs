@@ -272,6 +272,45 @@ async fn a_bad_pod_keeps_its_own_last_version_and_no_other_waits_for_it() {
     poller.wants("b3").await;
 }
 
+#[tokio::test]
+async fn a_bad_object_keeps_its_last_content_over_a_restart() {
+    let user = pod("a", 1) + "    envFrom: [{configMapRef: {name: s}}]\n---\n";
+    let object = |data: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\n{data}\n---\n")
+    };
+    let good = object("data: {k: one}");
+    let web = Web::start(Reply::ok(user.clone() + &good));
+    let mut poller = Poller::start(&web.url("/pods.yaml"));
+    let first = poller.wants("a1").await;
+    let is_same = |desired: &Desired| {
+        let pods = |desired: &Desired| desired.pods.values().map(|w| w.pod.clone()).collect();
+        let (one, other): (Vec<_>, Vec<_>) = (pods(&first), pods(desired));
+        one == other
+    };
+    // The document changes once more after that, and the object is broken still.
+    for broken in ["data: 7", "data: [k]"] {
+        web.say(Reply::ok(user.clone() + &object(broken)));
+        let refused = |desired: &Desired| desired.refused.len() == 1;
+        let desired = poller.sees("the broken object", refused).await;
+        assert!(is_same(&desired), "{desired:#?}");
+        web.hang_up(true);
+        poller = poller.restart(|_| {}).await;
+        let desired = poller.complains("").await;
+        assert!(is_same(&desired), "{desired:#?}");
+        web.hang_up(false);
+    }
+    let kept = fs::read_dir(&poller.source.state).unwrap().count();
+    assert_eq!(
+        kept, 3,
+        "the index, the document in force, and the one that s stands in"
+    );
+    web.say(Reply::ok(user.clone() + &object("data: {k: two}")));
+    poller.sees("the mended object", |d| !is_same(d)).await;
+    web.say(Reply::ok(user.clone() + &good));
+    let desired = poller.sees("what it was before", is_same).await;
+    assert_eq!(desired.refused, []);
+}
+
 fn gzip(text: &str) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::manifest::objects::{Object, ObjectSet};
+use crate::manifest::objects::{Object, ObjectContent, ObjectKey};
 use crate::manifest::{Accepted, ObjectEntry, PackedPod, PodEntry, PodKey, Problem};
 
 /// A Pod as it was last accepted.
@@ -19,6 +19,17 @@ pub(super) struct AcceptedVersion {
 
 /// The Pods in force.
 pub(super) type AcceptedPods = BTreeMap<PodKey, AcceptedVersion>;
+
+/// An object as it was last accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AcceptedObject {
+    pub(super) content: ObjectContent,
+    /// The digest of the document that it stands in.
+    pub(super) document: String,
+}
+
+/// The objects in force.
+pub(super) type AcceptedObjects = BTreeMap<ObjectKey, AcceptedObject>;
 
 /// An entry that is refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,10 +82,11 @@ pub(super) fn take(
 /// Returns the objects in force after a document with these, and what of it is not carried out. One that is
 /// named but broken stays as it was.
 pub(super) fn take_objects(
-    before: &ObjectSet,
+    before: &AcceptedObjects,
     entries: Vec<ObjectEntry>,
-) -> (ObjectSet, Vec<RefusedEntry>) {
-    let mut next = ObjectSet::new();
+    document: &str,
+) -> (AcceptedObjects, Vec<RefusedEntry>) {
+    let mut next = AcceptedObjects::new();
     let mut bad = vec![];
     let mut refuse = |problems| {
         bad.push(RefusedEntry {
@@ -87,12 +99,14 @@ pub(super) fn take_objects(
         match (result, key) {
             (Ok(object), _) => {
                 let Object { key, content, .. } = object;
+                let document = document.to_owned();
+                let object = AcceptedObject { content, document };
                 match next.get(&key) {
                     None => {
-                        next.insert(key, content);
+                        next.insert(key, object);
                         continue;
                     }
-                    Some(first) if *first == content => continue,
+                    Some(first) if *first == object => continue,
                     Some(_) => {}
                 }
                 let message = format!(
@@ -103,15 +117,17 @@ pub(super) fn take_objects(
                     field: "metadata.name".to_owned(),
                     ..Problem::of_file(message)
                 }]);
-                if before.get(&key) == Some(&content) {
-                    next.insert(key, content);
+                // It is found again in the document where it is the first.
+                let known = before.get(&key);
+                if let Some(known) = known.filter(|known| known.content == object.content) {
+                    next.insert(key, known.clone());
                 }
             }
             (Err(problems), key) => {
                 refuse(problems);
                 match key.and_then(|key| Some((before.get(&key)?.clone(), key))) {
-                    Some((content, key)) => {
-                        next.entry(key).or_insert(content);
+                    Some((object, key)) => {
+                        next.entry(key).or_insert(object);
                     }
                     None => unidentified = true,
                 }
@@ -120,8 +136,8 @@ pub(super) fn take_objects(
     }
     if unidentified {
         // Any object that this document does not seem to have may be the one that cannot be identified.
-        for (key, content) in before {
-            next.entry(key.clone()).or_insert_with(|| content.clone());
+        for (key, object) in before {
+            next.entry(key.clone()).or_insert_with(|| object.clone());
         }
     }
     (next, bad)
@@ -218,13 +234,13 @@ mod tests {
                 "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\ndata: {{k: {text}}}\n---\n"
             )
         };
-        let take = |before: &ObjectSet, text: String| {
+        let take = |before: &AcceptedObjects, text: String| {
             let objects = parse_all(text.as_bytes(), "n", SourceKind::Http)
                 .unwrap()
                 .objects;
-            take_objects(before, objects)
+            take_objects(before, objects, "1")
         };
-        let (used, bad) = take(&ObjectSet::new(), settings("one"));
+        let (used, bad) = take(&AcceptedObjects::new(), settings("one"));
         assert!(bad.is_empty());
         for text in [
             settings("two") + &settings("one"),
@@ -234,7 +250,7 @@ mod tests {
             let (next, bad) = take(&used, text);
             assert_eq!((next, bad.len()), (used.clone(), 1));
         }
-        let (next, _) = take(&ObjectSet::new(), settings("two") + &settings("one"));
+        let (next, _) = take(&AcceptedObjects::new(), settings("two") + &settings("one"));
         assert_ne!(next, used, "the first of two that are new");
     }
 

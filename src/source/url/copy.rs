@@ -1,5 +1,5 @@
-//! The kept copy: the documents that Pods in force stand in, each as it came, with its signature, and
-//! an index of which Pod stands in which.
+//! The kept copy: the documents that Pods and objects in force stand in, each as it came, with its signature,
+//! and an index of which stands in which.
 //!
 //! Everything that a start needs is read from the documents themselves, so that a signature covers what
 //! is started.
@@ -19,6 +19,7 @@ use super::fetch::Validators;
 use crate::hex::hex;
 use crate::host::atomic_file;
 use crate::manifest::Uid;
+use crate::manifest::objects::ObjectKey;
 
 /// The form of the index that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -52,12 +53,23 @@ pub(super) struct Index {
     #[serde(default)]
     pub(super) changed: Option<i64>,
     pub(super) pods: Vec<IndexEntry>,
+    #[serde(default)]
+    pub(super) objects: Vec<ObjectIndexEntry>,
 }
 
 /// A Pod in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IndexEntry {
     pub(super) uid: Uid,
+    /// The digest of the document that it stands in.
+    pub(super) document: String,
+}
+
+/// An object in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ObjectIndexEntry {
+    #[serde(flatten)]
+    pub(super) key: ObjectKey,
     /// The digest of the document that it stands in.
     pub(super) document: String,
 }
@@ -74,7 +86,8 @@ impl Index {
     /// The documents that are needed.
     pub(super) fn documents(&self) -> BTreeSet<&String> {
         let of_pods = self.pods.iter().map(|pod| &pod.document);
-        of_pods.chain(&self.current).collect()
+        let of_objects = self.objects.iter().map(|object| &object.document);
+        of_pods.chain(of_objects).chain(&self.current).collect()
     }
 }
 

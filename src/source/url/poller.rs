@@ -13,8 +13,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::accepted::{AcceptedPods, AcceptedVersion, RefusedEntry, take, take_objects};
-use super::copy::{self, Copy, Index, StoredDocument, StoredDocuments, digest};
+use super::accepted::{
+    AcceptedObject, AcceptedObjects, AcceptedPods, AcceptedVersion, RefusedEntry, take,
+    take_objects,
+};
+use super::copy::{self, Copy, Index, ObjectIndexEntry, StoredDocument, StoredDocuments, digest};
 use super::fetch::{FetchError, FetchOutcome, Fetcher, Validators};
 use super::schedule::Schedule;
 use super::signature::Keys;
@@ -45,7 +48,7 @@ pub(super) struct Poller {
     index: Index,
     documents: StoredDocuments,
     accepted: AcceptedPods,
-    objects: ObjectSet,
+    objects: AcceptedObjects,
     refused_entries: Vec<RefusedEntry>,
     rejected: Option<Rejected>,
     /// No good document was ever there.
@@ -66,7 +69,7 @@ impl Poller {
             index: Index::new(digest(source.url.as_str().as_bytes())),
             documents: StoredDocuments::new(),
             accepted: AcceptedPods::new(),
-            objects: ObjectSet::new(),
+            objects: AcceptedObjects::new(),
             refused_entries: vec![],
             rejected: None,
             unknown: true,
@@ -120,6 +123,7 @@ impl Poller {
                 }
             }
         }
+        self.restore_objects(kept.objects, &entries);
         for pod in &kept.pods {
             let of_document = entries.get(&pod.document).into_iter();
             let of_document = of_document.flat_map(|parsed| &parsed.pods);
@@ -153,10 +157,26 @@ impl Poller {
         }
     }
 
+    /// Takes over the objects that were in force.
+    fn restore_objects(&mut self, kept: Vec<ObjectIndexEntry>, entries: &BTreeMap<String, Parsed>) {
+        for ObjectIndexEntry { key, document } in kept {
+            let of_document = entries.get(&document).into_iter();
+            let of_document = of_document.flat_map(|parsed| &parsed.objects);
+            let mut accepted = of_document.filter_map(|entry| entry.result.as_ref().ok());
+            if let Some(accepted) = accepted.find(|accepted| accepted.key == key) {
+                let content = accepted.content.clone();
+                let object = AcceptedObject { content, document };
+                self.objects.insert(key, object);
+            } else {
+                warn!(%key, "Stored object of the manifest URL is no longer accepted");
+            }
+        }
+    }
+
     /// Takes over what a good document says.
     fn take(&mut self, parsed: Parsed, digest: &str) {
         (self.accepted, self.refused_entries) = take(&self.accepted, parsed.pods, digest);
-        let (objects, refused_entries) = take_objects(&self.objects, parsed.objects);
+        let (objects, refused_entries) = take_objects(&self.objects, parsed.objects, digest);
         self.objects = objects;
         self.refused_entries.extend(refused_entries);
     }
@@ -175,8 +195,12 @@ impl Poller {
     }
 
     pub(super) fn desired(&self) -> Desired {
+        let objects = self.objects.iter();
+        let objects: ObjectSet = objects
+            .map(|(key, object)| (key.clone(), object.content.clone()))
+            .collect();
         let wanted = |version: &AcceptedVersion| DesiredPod {
-            pod: attach_packed(&version.pod, &self.objects, None),
+            pod: attach_packed(&version.pod, &objects, None),
             origin: self.origin.clone(),
             warnings: version.warnings.clone(),
         };
@@ -349,6 +373,12 @@ impl Poller {
             document: version.document.clone(),
         });
         self.index.pods = pods.collect();
+        let objects = self.objects.iter();
+        let objects = objects.map(|(key, object)| ObjectIndexEntry {
+            key: key.clone(),
+            document: object.document.clone(),
+        });
+        self.index.objects = objects.collect();
         let differs = self
             .copy
             .as_ref()
