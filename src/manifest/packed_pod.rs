@@ -48,7 +48,7 @@ struct Parts<M = Box<ObjectMeta>, S = Box<PodSpec>> {
 }
 
 impl PackedPod {
-    /// Returns the Pod. It takes a tenth of a millisecond where nobody has it.
+    /// Returns the Pod. It takes some microseconds where nobody has it.
     #[must_use]
     pub fn unpack(&self) -> Arc<StaticPod> {
         if let Some(pod) = self.in_use.get() {

@@ -26,10 +26,6 @@ const UNWANTED: Duration = Duration::from_secs(2);
 /// Time limit of a call while something else of the Pod has to be done.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// Time without anything to do after which a task keeps its Pod in little memory. To read it again takes a tenth of a
-/// millisecond.
-const REST_AFTER: Duration = Duration::from_secs(5);
-
 /// Interval of these checks.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -92,17 +88,9 @@ impl PodTask {
         self.wanted = wanted;
     }
 
-    /// Waits until something happens, or for an alarm. Returns true if the task goes on. Where that takes longer, the
-    /// Pod takes little memory meanwhile.
+    /// Waits until something happens, or for an alarm. Returns true if the task goes on. The Pod is packed meanwhile.
     pub(super) async fn wait(&mut self, alarm: Option<Instant>) -> bool {
-        let rests = Instant::now().checked_add(REST_AFTER);
-        if let Some(rests) = rests.filter(|rests| alarm.is_none_or(|alarm| alarm > *rests)) {
-            tokio::select! {
-                goes_on = self.next() => return goes_on,
-                () = tokio::time::sleep_until(rests) => {}
-            }
-            self.rest();
-        }
+        self.rest();
         let sleep = async {
             match alarm {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -115,7 +103,7 @@ impl PodTask {
         }
     }
 
-    /// Keeps the Pod's versions in little memory until they are used again.
+    /// Keeps the Pod's versions packed until they are used again.
     fn rest(&mut self) {
         let known = [&mut self.asked, &mut self.wanted];
         known
@@ -183,6 +171,7 @@ impl PodTask {
         // Boxed here and not inside, for every Pod's task would hold room for the largest otherwise.
         let mut work = Box::pin(work);
         let began = Instant::now();
+        self.rest();
         async move {
             loop {
                 let tick = tokio::time::sleep(TICK);
@@ -204,6 +193,7 @@ impl PodTask {
                 if gives_way(self, began.elapsed()) {
                     return None;
                 }
+                self.rest();
             }
         }
     }

@@ -56,7 +56,7 @@ use self::image::Pull;
 use self::order::FollowedPods;
 use self::post_start::PostStartHook;
 use crate::host::log_once::LogOnce;
-use crate::manifest::{PodKey, StaticPod, Uid};
+use crate::manifest::{PackedPod, PodKey, StaticPod, Uid};
 use crate::pod::events::{About, EventKind};
 use crate::pod::limiter::Lease;
 use crate::pod::observe;
@@ -373,7 +373,13 @@ impl PodTask {
 
     /// The version; the planner only names versions that are known.
     fn known_version(&self, uid: &Uid) -> Result<Arc<StaticPod>, StepError> {
-        self.version(uid).ok_or_else(|| StepError::Node {
+        self.packed_version(uid).map(|version| version.unpack())
+    }
+
+    /// The same, packed.
+    fn packed_version(&self, uid: &Uid) -> Result<PackedPod, StepError> {
+        let known = self.state.packed(uid).cloned();
+        known.ok_or_else(|| StepError::Node {
             reason: "Unknown",
             message: format!("there is no manifest of {uid}"),
         })

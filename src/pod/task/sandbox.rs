@@ -12,7 +12,7 @@ use crate::cri::{Error, v1};
 use crate::host::blocking::{blocking, pooled};
 use crate::host::cgroup;
 use crate::host::untrusted::read_path;
-use crate::manifest::{StaticPod, Uid};
+use crate::manifest::{PackedPod, StaticPod, Uid};
 use crate::pod::events::EventKind;
 use crate::pod::identity::check_id;
 use crate::pod::limiter::{CallKind, Class};
@@ -34,16 +34,18 @@ impl PodTask {
         uid: &Uid,
         attempt: u32,
     ) -> Result<(), StepError> {
-        let version = self.known_version(uid)?;
+        let version = self.packed_version(uid)?;
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.event(uid, None, EventKind::Normal, "SandboxChanged", message);
         }
-        let request = self.prepare_sandbox(step, &version, attempt).await?;
+        let (host, instance) = self.prepare_sandbox(step, &version, attempt).await?;
         if attempt == u32::MAX {
             self.free_last_sandbox(uid).await?;
         }
-        let id = self.call_run_sandbox(step, &version, request).await?;
+        let id = self
+            .call_run_sandbox(step, &version, &host, &instance)
+            .await?;
         let sandbox = self.inspect_new_sandbox(uid, id, attempt).await?;
         let ip = sandbox.ips.first().cloned().unwrap_or_default();
         let ready = sandbox.ready;
@@ -57,53 +59,60 @@ impl PodTask {
         Ok(())
     }
 
-    /// Makes what a version needs on the node. Returns the request that runs its sandbox.
+    /// Makes what a version needs on the node, and returns what its sandbox is made from. Many Pods may wait here and
+    /// for their turn, so that each is packed meanwhile.
     async fn prepare_sandbox(
         &mut self,
         step: &Step,
-        version: &Arc<StaticPod>,
+        version: &PackedPod,
         attempt: u32,
-    ) -> Result<v1::RunPodSandboxRequest, StepError> {
+    ) -> Result<(ResolvConf, SandboxInstance), StepError> {
         let uid = &version.uid;
-        let record = Arc::new(self.record(version));
+        let record = Arc::new(self.record(&version.unpack()));
         self.outcome(step, Outcome::Begun);
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
         let shown = self.under_way(uid, None, "PrepareVolumes");
-        let prepared = prepare_node(&context, version, Arc::clone(&record));
+        let prepared = prepare_node(&context, version.clone(), Arc::clone(&record));
         let host = self.part(&subject, prepared).await??;
         drop(shown);
-        let user_namespace = user_namespace(&context, version);
+        let version = version.unpack();
+        let user_namespace = user_namespace(&context, &version);
         let instance = SandboxInstance {
             attempt,
             seen: record.seen.clone(),
             user_namespace: self.part(&subject, user_namespace).await??,
         };
         self.outcome(step, Outcome::Recorded(record));
-        if let Some(problem) = hostname_problem(&context.facts, version) {
+        if let Some(problem) = hostname_problem(&context.facts, &version) {
             return Err(sandbox_failure(problem));
         }
-        for problem in dns_problems(&context.facts, &host, version) {
+        for problem in dns_problems(&context.facts, &host, &version) {
             let warning = EventKind::Warning;
             self.event(uid, None, warning, "DNSConfigForming", &problem);
         }
-        let config = sandbox_config(&context.facts, &host, version, &instance);
-        Ok(v1::RunPodSandboxRequest {
-            config: Some(config),
-            runtime_handler: runtime_handler(&context, version)?,
-        })
+        Ok((host, instance))
     }
 
     /// Calls `RunPodSandbox`. Returns the sandbox's ID.
     async fn call_run_sandbox(
         &mut self,
         step: &Step,
-        version: &StaticPod,
-        request: v1::RunPodSandboxRequest,
+        version: &PackedPod,
+        host: &ResolvConf,
+        instance: &SandboxInstance,
     ) -> Result<SandboxId, StepError> {
         let uid = &version.uid;
         let (context, subject) = (Arc::clone(&self.context), Subject::Sandbox(uid.clone()));
-        let class = self.sandbox_class(version);
+        let unpacked = version.unpack();
+        let class = self.sandbox_class(&unpacked);
+        let runtime_handler = runtime_handler(&context, &unpacked)?;
+        drop(unpacked);
         let mut permit = self.acquire_permit(&subject, class).await?;
+        let version = version.unpack();
+        let request = v1::RunPodSandboxRequest {
+            config: Some(sandbox_config(&context.facts, host, &version, instance)),
+            runtime_handler,
+        };
         let shown = self.under_way(uid, None, "RunPodSandbox");
         let call = context.client.run_pod_sandbox(request);
         let call = permit.run(CallKind::RunSandbox, call);
@@ -113,7 +122,7 @@ impl PodTask {
             Ok(answer) => SandboxId::from(answer.pod_sandbox_id),
             Err(error) => {
                 self.pass_reserved_name(step, &subject, &error).await;
-                return Err(run_sandbox_failure(version, error));
+                return Err(run_sandbox_failure(&version, error));
             }
         };
         self.outcome(step, Outcome::Started(context.clock.now()));
@@ -280,13 +289,13 @@ pub(super) async fn user_namespace(
 /// Makes the Pod's folders and volumes; gives the host's resolver configuration.
 async fn prepare_node(
     context: &Arc<Context>,
-    version: &Arc<StaticPod>,
+    version: PackedPod,
     record: Arc<Record>,
 ) -> Result<ResolvConf, StepError> {
     let context = Arc::clone(context);
-    let version = Arc::clone(version);
-    let subject = file_subject("volume set-up", &version);
+    let subject = file_subject("volume set-up", &version.unpack());
     let prepare = move || {
+        let version = version.unpack();
         let paths = &context.facts.paths;
         folder::create(paths, &version.key, &version.uid, &record)
             .map_err(node_failure("FailedMount"))?;
