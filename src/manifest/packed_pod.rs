@@ -36,6 +36,8 @@ pub struct Packed {
     pub(super) uses: Box<[UsedObject]>,
     /// Metadata and spec.
     json: Box<[u8]>,
+    /// The Pod itself, where that JSON says something else.
+    kept: Option<Arc<StaticPod>>,
     /// The Pod while anybody has it.
     unpacked: Mutex<Weak<StaticPod>>,
 }
@@ -51,14 +53,15 @@ impl PackedPod {
     /// Returns the Pod. It takes some microseconds where nobody has it.
     #[must_use]
     pub fn unpack(&self) -> Arc<StaticPod> {
-        if let Some(pod) = self.in_use.get() {
+        if let Some(pod) = self.in_use.get().or(self.kept.as_ref()) {
             return Arc::clone(pod);
         }
         let mut unpacked = self.unpacked();
         if let Some(pod) = unpacked.upgrade() {
             return pod;
         }
-        let pod = Arc::new(self.packed.decode());
+        // It was tried when it was written.
+        let pod = Arc::new(self.decode().unwrap_or_default());
         *unpacked = Arc::downgrade(&pod);
         pod
     }
@@ -77,7 +80,7 @@ impl PackedPod {
     /// Returns true while anybody has the Pod unpacked.
     #[must_use]
     pub fn is_unpacked(&self) -> bool {
-        self.packed.unpacked().strong_count() > 0
+        self.kept.is_some() || self.packed.unpacked().strong_count() > 0
     }
 
     /// Returns true if both are copies of one.
@@ -92,10 +95,9 @@ impl Packed {
         self.unpacked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn decode(&self) -> StaticPod {
-        // Nothing else was ever written.
-        let Parts { metadata, spec } = json::from_slice(&self.json).unwrap_or_default();
-        StaticPod {
+    fn decode(&self) -> Option<StaticPod> {
+        let Parts { metadata, spec } = json::from_slice(&self.json).ok()?;
+        Some(StaticPod {
             key: self.key.clone(),
             uid: self.uid.clone(),
             metadata,
@@ -103,16 +105,15 @@ impl Packed {
             document: self.document.clone(),
             objects: Arc::clone(&self.objects),
             start_after: self.start_after.clone(),
-        }
+        })
     }
 }
 
 impl From<&StaticPod> for PackedPod {
     fn from(pod: &StaticPod) -> Self {
-        // Maps of texts and numbers can always be written.
         let (metadata, spec) = (&*pod.metadata, &*pod.spec);
         let json = serde_json::to_vec(&Parts { metadata, spec }).unwrap_or_default();
-        let packed = Packed {
+        let mut packed = Packed {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
             document: pod.document.clone(),
@@ -120,9 +121,13 @@ impl From<&StaticPod> for PackedPod {
             start_after: pod.start_after.clone(),
             uses: objects::used(&pod.spec),
             json: json.into_boxed_slice(),
+            kept: None,
             unpacked: Mutex::default(),
         };
-        debug_assert_eq!(&packed.decode(), pod);
+        // What runs is never to depend on this.
+        if packed.decode().as_ref() != Some(pod) {
+            packed.kept = Some(Arc::new(pod.clone()));
+        }
         Self {
             packed: Arc::new(packed),
             in_use: OnceLock::new(),
@@ -171,6 +176,7 @@ impl PartialEq for PackedPod {
             start_after,
             uses: _,
             json,
+            kept,
             unpacked: _,
         } = &**self;
         // What is compared is shared mostly: all Pods of the node are with each change of one.
@@ -178,6 +184,7 @@ impl PartialEq for PackedPod {
             || (*key == other.key
                 && *uid == other.uid
                 && *json == other.json
+                && *kept == other.kept
                 && *document == other.document
                 && *objects == other.objects
                 && *start_after == other.start_after)
@@ -192,6 +199,9 @@ impl fmt::Debug for PackedPod {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
     use crate::manifest::{SourceKind, parse};
 
@@ -207,7 +217,7 @@ mod tests {
     fn a_pod_is_the_same_once_it_was_packed() {
         let pod = pod();
         let packed = PackedPod::from(&*pod);
-        assert!(!packed.is_unpacked());
+        assert!(!packed.is_unpacked(), "JSON says the same");
         assert_eq!(packed.unpack(), pod);
         assert_eq!((&packed.key, &packed.uid), (&pod.key, &pod.uid));
         assert_eq!(format!("{packed:?}"), format!("{pod:?}"));
@@ -215,6 +225,17 @@ mod tests {
         other.spec.hostname = Some("h".to_owned());
         assert_ne!(PackedPod::from(&other), packed);
         assert_eq!(PackedPod::from(&pod), packed);
+    }
+
+    #[test]
+    fn a_pod_that_json_changes_is_kept_as_it_is() {
+        let mut pod = StaticPod::clone(&pod());
+        // Times have whole seconds in JSON.
+        pod.metadata.creation_timestamp = Some(Time(Timestamp::from_nanosecond(1).unwrap()));
+        let packed = PackedPod::from(&pod);
+        assert_eq!(*packed.unpack(), pod);
+        assert!(packed.is_unpacked());
+        assert_ne!(packed, PackedPod::from(&*self::pod()));
     }
 
     #[test]
