@@ -124,6 +124,11 @@ async fn each_kind_of_probe_makes_a_pod_unready_and_ready_again_and_restarts_it(
         assert_eq!(report.containers[0].last_exit_code, Some(137), "{kind}");
         node.remove(&format!("{kind}.yaml"));
     }
+    // One whose removal is not seen yet is started again.
+    node.wait_until("all are on their way out", async || {
+        node.log_lines_with("Stopping Pod") == KINDS.len()
+    })
+    .await;
     for kind in KINDS {
         node.kill_container(&node.wait_running(kind).await.id).await;
     }
