@@ -20,7 +20,7 @@ pub struct PackedPod {
     in_use: OnceLock<Arc<StaticPod>>,
 }
 
-/// What is asked of a packed Pod at any time.
+/// The parts of a packed Pod that are at hand at any time.
 pub struct Packed {
     /// Namespace and full name.
     pub key: PodKey,
@@ -42,7 +42,7 @@ pub struct Packed {
     unpacked: Mutex<Weak<StaticPod>>,
 }
 
-/// What is written of a Pod as JSON.
+/// The parts of a Pod that are written as JSON.
 #[derive(Default, Serialize, Deserialize)]
 struct Parts<M = Box<ObjectMeta>, S = Box<PodSpec>> {
     metadata: M,
