@@ -106,7 +106,7 @@ pub(super) fn take_objects(
                         next.insert(key, object);
                         continue;
                     }
-                    Some(first) if *first == object => continue,
+                    Some(first) if first.content == object.content => continue,
                     Some(_) => {}
                 }
                 let message = format!(
@@ -234,14 +234,22 @@ mod tests {
                 "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\ndata: {{k: {text}}}\n---\n"
             )
         };
-        let take = |before: &AcceptedObjects, text: String| {
+        let take_from = |document: &str, before: &AcceptedObjects, text: String| {
             let objects = parse_all(text.as_bytes(), "n", SourceKind::Http)
                 .unwrap()
                 .objects;
-            take_objects(before, objects, "1")
+            take_objects(before, objects, document)
         };
+        let take = |before: &AcceptedObjects, text| take_from("1", before, text);
         let (used, bad) = take(&AcceptedObjects::new(), settings("one"));
         assert!(bad.is_empty());
+        // In another document, the one in use is no other for that, however often it stands there.
+        let often = settings("two") + &settings("one") + &settings("one");
+        let (next, bad) = take_from("2", &used, often);
+        assert_eq!((next, bad.len()), (used.clone(), 1));
+        let broken = settings("one").replace("data: {k: one}", "data: 7");
+        let (next, bad) = take_from("2", &used, broken + &settings("one"));
+        assert_eq!((next, bad.len()), (used.clone(), 1));
         for text in [
             settings("two") + &settings("one"),
             settings("one") + &settings("two"),
