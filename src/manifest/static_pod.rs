@@ -16,7 +16,7 @@ text_id! {
 }
 
 /// A Pod that was accepted: named, defaulted and identified.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StaticPod {
     /// Namespace and full name, as in the metadata.
     pub key: PodKey,
@@ -34,29 +34,6 @@ pub struct StaticPod {
     pub objects: Arc<Objects>,
     /// The Pods that are to be Ready before it starts for the first time.
     pub start_after: Option<Arc<StartAfter>>,
-}
-
-impl PartialEq for StaticPod {
-    fn eq(&self, other: &Self) -> bool {
-        let Self {
-            key,
-            uid,
-            metadata,
-            spec,
-            document,
-            objects,
-            start_after,
-        } = self;
-        // What is compared is shared mostly: all Pods of the node are with each change of one.
-        std::ptr::eq(self, other)
-            || (*key == other.key
-                && *uid == other.uid
-                && *metadata == other.metadata
-                && *spec == other.spec
-                && *document == other.document
-                && *objects == other.objects
-                && *start_after == other.start_after)
-    }
 }
 
 impl StaticPod {
