@@ -145,7 +145,7 @@ impl From<&Arc<StaticPod>> for PackedPod {
 
 impl From<Arc<StaticPod>> for PackedPod {
     fn from(pod: Arc<StaticPod>) -> Self {
-        Self::from(&*pod)
+        Self::from(&pod)
     }
 }
 

@@ -41,7 +41,8 @@ fn found(used: &[UsedObject], namespace: &str, set: &ObjectSet) -> Objects {
             namespace: namespace.to_owned(),
             name: name.clone(),
         };
-        let (name, content) = (key.name.clone(), set.get(&key).cloned());
+        let content = set.get(&key).cloned();
+        let name = key.name;
         if *used_for == ReferenceUse::Pulls {
             objects.pull_secrets.insert(name, content);
             continue;

@@ -63,7 +63,7 @@ impl PodTask {
 
     /// Writes the record of the wanted version again where its Secrets for pulls have changed.
     pub(super) async fn update_record(&mut self) {
-        let Some(version) = self.wanted.as_ref().map(|w| w.pod.unpack()) else {
+        let Some(version) = self.wanted.as_ref().map(|w| w.pod.clone()) else {
             return;
         };
         let uid = version.uid.clone();
@@ -89,7 +89,7 @@ impl PodTask {
     /// Writes the record of a Pod that runs and whose folder was lost: with it go its age, and what is kept
     /// of it from here on.
     pub(super) async fn restore_record(&mut self) {
-        let Some(version) = self.wanted.as_ref().map(|w| w.pod.unpack()) else {
+        let Some(version) = self.wanted.as_ref().map(|w| w.pod.clone()) else {
             return;
         };
         let uid = version.uid.clone();
@@ -102,7 +102,7 @@ impl PodTask {
         let clock = &self.context.clock;
         let age = i64::try_from(clock.now().since(oldest).as_nanos()).unwrap_or(i64::MAX);
         self.seen_at(&uid, clock.wall_now().saturating_sub(age));
-        let record = Arc::new(self.record(&version));
+        let record = Arc::new(self.record(&version.unpack()));
         self.state.version_mut(&uid).on_disk = true;
         let (paths, written) = (self.context.facts.paths.clone(), Arc::clone(&record));
         let write = move || folder::create(&paths, &version.key, &version.uid, &written);
