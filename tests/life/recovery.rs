@@ -475,3 +475,28 @@ async fn an_image_whose_pull_the_end_of_the_machine_cut_off_is_pulled_anew() {
     );
     assert_eq!(records(), 0);
 }
+
+/// The reason of the last end of the Pod's container.
+fn reason(agent: &Agent) -> Option<String> {
+    let status = agent.container("p", "c")?;
+    let ended = [status.state?.terminated, status.last_state?.terminated];
+    ended.into_iter().flatten().next()?.reason
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_ran_out_is_told_where_the_runtime_hears_of_it_after_the_end() {
+    for policy in ["Never", "Always"] {
+        let agent = Agent::start(Settings::containerd_2_1());
+        agent.want(&[&single("", &format!("restartPolicy: {policy}"))]);
+        agent.until_ready("p").await;
+        agent.runtime.exit(&full("p"), "c", 137);
+        let ended = |agent: &Agent| reason(agent).as_deref() == Some("Error");
+        agent.until_told("it has ended", ended).await;
+        agent.runtime.change(|state| {
+            let ended = state.containers.iter_mut().find(|c| c.exit_code == 137);
+            ended.unwrap().reason = "OOMKilled".to_owned();
+        });
+        let told = |agent: &Agent| reason(agent).as_deref() == Some("OOMKilled");
+        agent.until_told("its memory ran out", told).await;
+    }
+}

@@ -189,17 +189,13 @@ spec:
 #[ignore = "needs a machine: run hack/test"]
 fn on_a_machine_out_of_memory_ends_the_container_or_one_process_of_it() {
     let machine = Machine::take();
-    let reason = "podkeeper ps | grep -q 'greedy-.* OOMKilled'";
+    // containerd may miss why: it stops looking at a container's memory once that has ended.
+    let ended = "podkeeper describe greedy | grep -qE '(OOMKilled|Error), exit code 137'";
     let config = kubelet("staticPodPath: /etc/podkeeper/manifests\n");
     machine.put("/etc/podkeeper/config.yaml", &config);
     machine.put("/etc/podkeeper/manifests/greedy.yaml", GREEDY);
     machine.does("systemctl start podkeeper");
-    machine.wait("its end", reason);
-    let described = machine.does("podkeeper describe greedy");
-    assert!(
-        described.contains("OOMKilled, exit code 137"),
-        "{described}"
-    );
+    machine.wait("its end", ended);
     machine.does("rm /etc/podkeeper/manifests/greedy.yaml");
     machine.wait_gone();
 

@@ -21,7 +21,7 @@ use crate::pod::events::EventKind;
 use crate::pod::limiter::Permit;
 use crate::pod::pause::Pause;
 use crate::pod::plan::{Outcome, Step};
-use crate::pod::state::observed::SandboxId;
+use crate::pod::state::observed::{ContainerId, SandboxId};
 use crate::pod::state::progress::UnderWay;
 
 /// Time limit of file work on the paths that a manifest names.
@@ -50,6 +50,11 @@ pub(super) enum JobOutcome {
         pause: Option<Pause>,
         written: io::Result<()>,
         reply: PauseReply,
+    },
+    /// The runtime's word for the end of a container, a moment after it.
+    Reason {
+        id: ContainerId,
+        reason: Option<String>,
     },
 }
 
@@ -143,6 +148,7 @@ impl PodTask {
                 written,
                 reply,
             } => self.pause_written(pause, written, reply),
+            JobOutcome::Reason { id, reason } => self.reason_read(&id, reason),
             JobOutcome::Turn { uid, permit } => {
                 let step = Step::TakeTurn { uid: uid.clone() };
                 self.outcome(&step, Outcome::Ended);

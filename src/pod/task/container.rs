@@ -95,10 +95,7 @@ impl PodTask {
         let id = self.create_container(&new, request, &mut permit).await?;
         self.record_created(&new, id.clone(), instance);
         self.start_created(step, &version, spec, &id, &mut permit)
-            .await?;
-        drop(permit);
-        self.refresh_previous_exit(uid, container, attempt).await;
-        Ok(())
+            .await
     }
 
     /// Makes what an instance needs on the node. Returns the instance in full, and the request that creates it.
@@ -236,27 +233,6 @@ impl PodTask {
         let _step = self.under_way(&uid, container, "WaitForTurn");
         let limiter = self.context.limiter.clone();
         self.part(subject, limiter.acquire(class, order)).await
-    }
-
-    /// Inspects the instance before once more: the runtime may learn only after a container's end that it was
-    /// killed for want of memory.
-    async fn refresh_previous_exit(&mut self, uid: &Uid, container: &str, attempt: u32) {
-        let before = self.observed.history_of(uid, container);
-        let before = before.into_iter().find(|c| c.attempt < attempt && !c.gone);
-        let Some(before) = before.filter(|c| c.exit().is_some_and(|e| e.reason == "Error")) else {
-            return;
-        };
-        let (id, context) = (before.id.clone(), Arc::clone(&self.context));
-        let subject = Subject::Container(uid.clone(), container.to_owned());
-        let now = observe::inspect_container(&context.client, &context.clock, &id);
-        if let Ok(Ok(Some(now))) = self.part(&subject, now).await
-            && let Some(now) = now.exit()
-        {
-            let known = self.observed.container_mut(&id);
-            if let Some(State::Exited(exit)) = known.map(|c| &mut c.state) {
-                exit.reason.clone_from(&now.reason);
-            }
-        }
     }
 
     pub(super) async fn start_container(

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::background::FILES;
+use super::background::{FILES, JobOutcome};
 use super::termination_message::termination_message;
 use super::{PodTask, effects};
 use crate::cri::Error;
@@ -25,6 +26,9 @@ use crate::units::time::Later;
 const RUNTIME_RETRY: Duration = Duration::from_millis(100);
 
 const RUNTIME_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Time after the end of a container when its reason is read once more. The kubelet looks once a second.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 impl PodTask {
     /// Reads the Pod for the first time, where the runtime has something of it, with a permit. A failure is mended by
@@ -208,6 +212,7 @@ impl PodTask {
             known.is_none_or(|known| known.exit().is_none())
         });
         for container in ended.cloned().collect::<Vec<_>>() {
+            self.read_reason_again(&container);
             self.read_termination_message(container).await;
         }
         for StaticPod { uid, .. } in self.state.pods().map(AsRef::as_ref) {
@@ -216,6 +221,40 @@ impl PodTask {
                 let gone = history.gone(&self.observed, uid, &self.context.clock);
                 self.observed.containers.extend(gone);
             }
+        }
+    }
+
+    /// Reads the reason of an end once more, a moment after it: the runtime hears of ends and of memory that ran out
+    /// on two ways, and says `Error` until it has heard of the latter.
+    fn read_reason_again(&self, container: &Container) {
+        let context = Arc::clone(&self.context);
+        let ended = container.exit().filter(|exit| exit.reason == "Error");
+        let is_new = ended.is_some_and(|exit| context.clock.now().since(exit.ended) < SECOND_LOOK);
+        let wanted = self.wanted.as_ref().map(|wanted| &wanted.pod.uid);
+        if !is_new || wanted != Some(&container.uid) {
+            return;
+        }
+        let id = container.id.clone();
+        let look = async move {
+            tokio::time::sleep(SECOND_LOOK).await;
+            let now = observe::inspect_container(&context.client, &context.clock, &id).await;
+            let now = now.ok().flatten();
+            let reason = now.and_then(|now| Some(now.exit()?.reason.clone()));
+            JobOutcome::Reason { id, reason }
+        };
+        self.jobs.push(look.boxed());
+    }
+
+    /// Takes over the reason of an end that was read once more.
+    pub(super) fn reason_read(&mut self, id: &ContainerId, reason: Option<String>) {
+        let Some(known) = self.observed.container_mut(id) else {
+            return;
+        };
+        if let (State::Exited(exit), Some(reason)) = (&mut known.state, reason)
+            && exit.reason != reason
+        {
+            info!(pod = %self.key, container = known.name, reason, "Container exited for another reason");
+            exit.reason = reason;
         }
     }
 
