@@ -22,6 +22,7 @@ mod plugin;
 mod pods;
 mod refusal_log;
 mod refusals;
+mod seen_pods;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::watch::WatchedObject;
 use crate::manifest::PodKey;
+use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
 
 /// The annotation that makes a Pod a mirror Pod; its value is the static Pod's UID.
@@ -62,21 +63,39 @@ pub fn mirror(snapshot: &PodSnapshot, node: &NodeIdentity) -> Option<Pod> {
 
 /// Fields kept of a Pod of this node that the API server has; the rest is dropped to save memory.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(from = "ReceivedPod")]
 pub(super) struct SeenPod {
-    pub(super) metadata: SeenMeta,
+    pub(super) key: PodKey,
+    /// The API server's UID, which is another one than the static Pod's.
+    pub(super) uid: String,
+    pub(super) resource_version: Option<String>,
+    /// The UID of the static Pod that it mirrors, if it is a mirror Pod.
+    pub(super) mirrors: Option<String>,
+    /// The Node that controls it.
+    pub(super) owner: Option<Box<NodeIdentity>>,
+    /// Somebody deleted it, and it waits for being finished.
+    pub(super) is_leaving: bool,
+    pub(super) status: EncodedStatus,
+    /// Of a Pod that is no mirror Pod.
+    pub(super) containers: Vec<SeenContainer>,
+}
+
+/// A Pod as the API server sends it.
+#[derive(Deserialize)]
+struct ReceivedPod {
+    metadata: SeenMeta,
     /// Empty where it makes no sense, so that it is written again.
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) status: PodStatus,
-    /// Of a Pod that is no mirror Pod.
+    status: PodStatus,
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) spec: SeenSpec,
+    spec: ReceivedSpec,
 }
 
 /// The part of a Pod's spec that counts.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub(super) struct SeenSpec {
+#[derive(Default, Deserialize)]
+struct ReceivedSpec {
     #[serde(default)]
-    pub(super) containers: Vec<SeenContainer>,
+    containers: Vec<SeenContainer>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -111,56 +130,57 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
+impl From<ReceivedPod> for SeenPod {
+    fn from(received: ReceivedPod) -> Self {
+        let ReceivedPod {
+            metadata,
+            status,
+            spec,
+        } = received;
+        let mirrors = metadata.annotations.and_then(|mut all| all.remove(MIRROR));
+        let owners = metadata.owner_references.into_iter().flatten();
+        let mut owners = owners.filter(|o| o.controller == Some(true) && o.kind == "Node");
+        Self {
+            key: PodKey {
+                namespace: metadata.namespace.unwrap_or_default(),
+                name: metadata.name.unwrap_or_default(),
+            },
+            uid: metadata.uid.unwrap_or_default(),
+            resource_version: metadata.resource_version,
+            owner: owners.next().map(|owner| {
+                Box::new(NodeIdentity {
+                    name: owner.name,
+                    uid: owner.uid,
+                })
+            }),
+            is_leaving: metadata.deletion_timestamp.is_some(),
+            status: EncodedStatus::encode(&status),
+            containers: match &mirrors {
+                Some(_) => vec![],
+                None => spec.containers,
+            },
+            mirrors,
+        }
+    }
+}
+
 impl WatchedObject for SeenPod {
     fn resource_version(&self) -> Option<&str> {
-        self.metadata.resource_version.as_deref()
+        self.resource_version.as_deref()
     }
 }
 
 impl SeenPod {
-    pub(super) fn key(&self) -> PodKey {
-        PodKey {
-            namespace: self.metadata.namespace.clone().unwrap_or_default(),
-            name: self.metadata.name.clone().unwrap_or_default(),
-        }
-    }
-
-    /// The API server's UID, which is another one than the static Pod's.
-    pub(super) fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// The UID of the static Pod that it mirrors, if it is a mirror Pod.
-    pub(super) fn mirrors(&self) -> Option<&str> {
-        let annotations = self.metadata.annotations.as_ref()?;
-        annotations.get(MIRROR).map(String::as_str)
-    }
-
     /// The UID of the Node with this name, if that controls the Pod.
     pub(super) fn controlled_by(&self, node: &str) -> Option<&str> {
-        let owners = self.metadata.owner_references.iter().flatten();
-        let mut owners = owners.filter(|o| o.controller == Some(true));
-        let owner = owners.find(|o| o.kind == "Node" && o.name == node)?;
+        let owner = self.owner.as_ref().filter(|owner| owner.name == node)?;
         Some(&owner.uid)
-    }
-
-    /// Somebody deleted it, and it waits for being finished.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
-    }
-
-    /// Drops what is known of the Pod without need.
-    pub(super) fn shrink(mut self) -> Self {
-        if self.mirrors().is_some() {
-            self.spec = SeenSpec::default();
-        }
-        self
     }
 
     /// True if this is an older state of the same Pod.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());
-        self.uid() == other.uid() && version(self) < version(other)
+        self.uid == other.uid && version(self) < version(other)
     }
 }
 

@@ -22,15 +22,17 @@ pub(super) fn message(node: &str) -> String {
 
 /// Returns the patch of the status that answers a Pod, if it has to be answered.
 pub(super) fn answer(pod: &SeenPod, node: &str) -> Option<Value> {
-    let phase = pod.status.phase.as_deref().unwrap_or("Pending");
-    let containers = &pod.spec.containers;
-    let has_status = pod.status.container_statuses.iter().flatten().next();
-    let is_new = phase == "Pending" && pod.status.start_time.is_none() && has_status.is_none();
-    if pod.mirrors().is_some() || !is_new || containers.is_empty() {
+    if pod.mirrors.is_some() || pod.containers.is_empty() {
+        return None;
+    }
+    let status = pod.status.decode();
+    let phase = status.phase.as_deref().unwrap_or("Pending");
+    let has_status = status.container_statuses.iter().flatten().next();
+    if phase != "Pending" || status.start_time.is_some() || has_status.is_some() {
         return None;
     }
     let message = message(node);
-    let statuses = containers.iter().map(|container| {
+    let statuses = pod.containers.iter().map(|container| {
         json!({
             "name": container.name,
             "image": container.image,
@@ -53,7 +55,7 @@ pub(super) fn answer(pod: &SeenPod, node: &str) -> Option<Value> {
         "conditions": [condition("Ready"), condition("ContainersReady")],
         "containerStatuses": statuses.collect::<Vec<_>>(),
     });
-    Some(json!({"metadata": {"uid": pod.uid()}, "status": status}))
+    Some(json!({"metadata": {"uid": pod.uid}, "status": status}))
 }
 
 /// True if the Pod was answered and is being deleted: nothing of it is on the node.
@@ -62,12 +64,12 @@ pub(super) fn is_to_finish(pod: &SeenPod) -> bool {
         let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
         waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some(REASON))
     };
-    let mut statuses = pod.status.container_statuses.iter().flatten().peekable();
-    pod.mirrors().is_none()
-        && pod.is_leaving()
-        && pod.status.start_time.is_none()
-        && statuses.peek().is_some()
-        && statuses.all(is_answered)
+    if pod.mirrors.is_some() || !pod.is_leaving {
+        return false;
+    }
+    let status = pod.status.decode();
+    let mut statuses = status.container_statuses.iter().flatten().peekable();
+    status.start_time.is_none() && statuses.peek().is_some() && statuses.all(is_answered)
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
-//! Next requests for the mirror Pods: a pure function of the static Pods' reports and the API server's Pods.
+//! The next request for a mirror Pod: a pure function of the static Pod's report and the API server's Pod.
 //!
 //! A mirror Pod is ours if it carries the annotation, is bound to this node and is controlled by this
 //! Node. Of all others only Pods that do not run are answered (`others`). There is one for each static Pod, from its start to its real
 //! end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
@@ -25,23 +24,21 @@ pub(super) const PATCH_GAP: Duration = Duration::from_secs(1);
 /// Minimum interval between creations of a mirror Pod that somebody keeps deleting.
 pub(super) const CREATE_GAP: Duration = Duration::from_millis(500);
 
-/// The planner's input.
-pub(super) struct MirrorView<'a> {
-    /// Reports of the static Pods that are wanted or not yet terminated.
-    pub(super) snapshots: &'a BTreeMap<PodKey, Arc<PodSnapshot>>,
-    /// The Pods that the manifests want, whether reported or not.
-    pub(super) wanted: &'a BTreeSet<PodKey>,
-    /// Every Pod that an earlier agent left has been observed: one without a report is gone.
-    pub(super) complete: bool,
-    /// All Pods of this node that the API server has.
-    pub(super) seen: &'a BTreeMap<PodKey, SeenPod>,
+/// The planner's input: one Pod.
+pub(super) struct PodView<'a> {
+    /// Report of the static Pod, if it is wanted or not yet terminated.
+    pub(super) snapshot: Option<&'a PodSnapshot>,
+    /// The Pod that the API server has.
+    pub(super) seen: Option<&'a SeenPod>,
+    /// The manifests may want it, whether reported or not, or not every Pod that an earlier agent left has been
+    /// observed: without a report it is not gone.
+    pub(super) may_start: bool,
     /// This node.
     pub(super) node: &'a NodeIdentity,
-    /// Requests that were made or are in flight.
-    pub(super) state: &'a RequestState,
+    /// The patch that the API server took without changing anything.
+    pub(super) no_op: Option<&'a Value>,
     /// No status is changing right now: changes may be sent.
     pub(super) settled: bool,
-    pub(super) now: Instant,
 }
 
 /// Request state of each Pod.
@@ -55,16 +52,6 @@ pub(super) struct RequestState {
     pub(super) patched: BTreeMap<PodKey, Instant>,
     /// Patches that the API server took without changing anything.
     pub(super) no_op: BTreeMap<PodKey, Value>,
-    /// Snapshots whose status the mirror Pod has. Comparing the two is most of what a plan costs, so that it is not
-    /// done for all Pods at each change of one. Forgotten when the mirror Pod changes.
-    pub(super) current: BTreeMap<PodKey, Arc<PodSnapshot>>,
-}
-
-impl RequestState {
-    fn is_current(&self, key: &PodKey, snapshot: &Arc<PodSnapshot>) -> bool {
-        let known = self.current.get(key);
-        known.is_some_and(|known| Arc::ptr_eq(known, snapshot))
-    }
 }
 
 /// One thing to do about a Pod.
@@ -80,103 +67,92 @@ pub(super) enum MirrorStep {
     Delete(String),
 }
 
-/// Requests to make now, and the time of the next plan if nothing happens before.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct MirrorPlan {
-    pub(super) steps: Vec<(PodKey, MirrorStep)>,
-    pub(super) wake: Option<Instant>,
-    /// Pods whose status was found to be what the mirror Pod has.
-    pub(super) current: Vec<PodKey>,
+/// What comes next for a Pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Next {
+    /// Nothing until its report or the API server's Pod changes.
+    Nothing,
+    /// To be seen once its status has settled.
+    Settle,
+    /// To be seen when the manifests change: its mirror Pod stays until it is known that the Pod is gone.
+    Stay,
+    Step(MirrorStep),
 }
 
-/// Plans the next requests. Each Pod gets at most one, and none while one is in flight.
-pub(super) fn plan(view: &MirrorView<'_>) -> MirrorPlan {
-    let mut plan = MirrorPlan::default();
-    let keys: BTreeSet<&PodKey> = view.snapshots.keys().chain(view.seen.keys()).collect();
-    for key in keys {
-        if view.state.busy.contains(key) {
-            continue;
-        }
-        let Some(step) = step(view, key, &mut plan.current) else {
-            continue;
+impl RequestState {
+    /// Before when a step is not to be taken.
+    pub(super) fn earliest(&self, key: &PodKey, step: &MirrorStep) -> Option<Instant> {
+        let gap = match step {
+            MirrorStep::Create => self.created.get(key).map(|at| at.later(CREATE_GAP)),
+            MirrorStep::Patch(_) => self.patched.get(key).map(|at| at.later(PATCH_GAP)),
+            MirrorStep::Answer(_) | MirrorStep::Delete(_) => None,
         };
-        let at = earliest(view.state, key, &step);
-        if at.is_some_and(|at| at > view.now) {
-            plan.wake = plan.wake.into_iter().chain(at).min();
-        } else {
-            plan.steps.push((key.clone(), step));
-        }
+        self.not_before.get(key).copied().max(gap)
     }
-    plan
+
+    pub(super) fn forget(&mut self, key: &PodKey) {
+        self.not_before.remove(key);
+        self.created.remove(key);
+        self.patched.remove(key);
+        self.no_op.remove(key);
+    }
 }
 
-/// Before when a step is not to be taken.
-fn earliest(state: &RequestState, key: &PodKey, step: &MirrorStep) -> Option<Instant> {
-    let gap = match step {
-        MirrorStep::Create => state.created.get(key).map(|at| at.later(CREATE_GAP)),
-        MirrorStep::Patch(_) => state.patched.get(key).map(|at| at.later(PATCH_GAP)),
-        MirrorStep::Answer(_) | MirrorStep::Delete(_) => None,
-    };
-    state.not_before.get(key).copied().max(gap)
-}
-
-fn step(view: &MirrorView<'_>, key: &PodKey, current: &mut Vec<PodKey>) -> Option<MirrorStep> {
-    let snapshot = view.snapshots.get(key);
-    let seen = view.seen.get(key);
+/// Plans the next request for a Pod.
+pub(super) fn plan(view: &PodView<'_>) -> Next {
     // One that is not ours has the name: making ours is refused until it is gone.
-    let owner = seen.and_then(|pod| owner(pod, view.node));
-    match (snapshot, seen.zip(owner)) {
-        (None, None) => other(seen?, view.node),
-        (None, Some((mirror, _))) => {
-            let over = view.complete && !view.wanted.contains(key);
-            over.then(|| MirrorStep::Delete(mirror.uid().to_owned()))
+    let owner = view.seen.and_then(|pod| owner(pod, view.node));
+    match (view.snapshot, view.seen.zip(owner)) {
+        (None, None) => {
+            let step = view.seen.and_then(|pod| other(pod, view.node));
+            step.map_or(Next::Nothing, Next::Step)
         }
-        (Some(snapshot), None) => {
-            (snapshot.version.is_some() && !snapshot.terminating).then_some(MirrorStep::Create)
+        (None, Some(_)) if view.may_start => Next::Stay,
+        (None, Some((mirror, _))) => delete(mirror),
+        (Some(snapshot), None) if snapshot.version.is_some() && !snapshot.terminating => {
+            Next::Step(MirrorStep::Create)
         }
+        (Some(_), None) => Next::Nothing,
         (Some(snapshot), Some((mirror, owner))) => {
-            if is_other(view, snapshot, mirror, owner)? {
-                return Some(MirrorStep::Delete(mirror.uid().to_owned()));
+            let Some(version) = &snapshot.version else {
+                return Next::Nothing;
+            };
+            let is_other =
+                mirror.mirrors.as_deref() != Some(&version.uid) || owner != view.node.uid;
+            if mirror.is_leaving || is_other {
+                return delete(mirror);
             }
-            if !view.settled || view.state.is_current(key, snapshot) {
-                return None;
+            let theirs = mirror.status.decode();
+            if revives(version, &theirs, &snapshot.status) {
+                return delete(mirror);
             }
-            let patch = status_patch(mirror.uid(), &snapshot.status.decode(), &mirror.status);
-            if patch.is_none() {
-                current.push(key.clone());
+            if !view.settled {
+                return Next::Settle;
             }
-            let is_no_op = view.state.no_op.get(key) == patch.as_ref();
-            patch.filter(|_| !is_no_op).map(MirrorStep::Patch)
+            let patch = status_patch(&mirror.uid, &snapshot.status.decode(), &theirs);
+            let is_no_op = view.no_op == patch.as_ref();
+            let patch = patch.filter(|_| !is_no_op).map(MirrorStep::Patch);
+            patch.map_or(Next::Nothing, Next::Step)
         }
     }
+}
+
+fn delete(pod: &SeenPod) -> Next {
+    Next::Step(MirrorStep::Delete(pod.uid.clone()))
 }
 
 /// The step for a Pod that is not ours.
 fn other(pod: &SeenPod, node: &NodeIdentity) -> Option<MirrorStep> {
     if others::is_to_finish(pod) {
-        return Some(MirrorStep::Delete(pod.uid().to_owned()));
+        return Some(MirrorStep::Delete(pod.uid.clone()));
     }
     others::answer(pod, &node.name).map(MirrorStep::Answer)
 }
 
 /// The UID of the Node that the Pod is ours by, if it is ours.
 fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
-    pod.mirrors()?;
+    pod.mirrors.as_ref()?;
     pod.controlled_by(&node.name)
-}
-
-/// True if a mirror Pod is not the one that the snapshot wants, or not for long: it has to go. Nothing while no
-/// version of the Pod is known.
-fn is_other(
-    view: &MirrorView<'_>,
-    snapshot: &PodSnapshot,
-    mirror: &SeenPod,
-    owner: &str,
-) -> Option<bool> {
-    let version = snapshot.version.as_ref()?;
-    let is_other = mirror.mirrors() != Some(version.uid.as_str()) || owner != view.node.uid;
-    let revives = revives(version, &mirror.status, &snapshot.status);
-    Some(mirror.is_leaving() || is_other || revives)
 }
 
 /// True if a container has come back that was over for good by its restart policy, as where its restart was requested

@@ -1,6 +1,5 @@
 //! Keeps the mirror Pods: compares reports with what the API server has, plans, and executes the steps, one
-//! at a
-//! time for each Pod.
+//! at a time for each Pod. A change costs a look at the Pod that it is about, however many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -17,24 +16,27 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::api::{Api, PatchType};
-use super::bounded::MAX_ITEMS;
 use super::error::{ApiError, ErrorKind};
 use super::object::{NodeIdentity, SeenPod, mirror};
 use super::others;
 use super::patch::status_patch;
-use super::plan::{MirrorPlan, MirrorStep, MirrorView, RequestState, plan};
+use super::plan::{MirrorStep, Next, PodView, RequestState, plan};
 use super::refusals::Refusals;
+use super::seen_pods::SeenPods;
 use super::watch::ObjectUpdate;
 use super::{Local, Numbers};
 use crate::manifest::PodKey;
 use crate::pod::events::{About, EventKind};
 use crate::pod::report::PodSnapshot;
+use crate::pod::reports::ChangedPods;
 use crate::units::time::{Later, scaled};
 
 /// Time that a status rests before it is sent, so that changes in quick succession are sent together.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Steps under way at a time.
 const STEPS: usize = 8;
+/// Pods looked at before what else happens is taken in.
+const LOOKS: usize = 64;
 /// API path of Pods.
 pub(super) const PODS: &str = "/api/v1/pods";
 type PendingRequest = BoxFuture<'static, (PodKey, MirrorStep, Result<Option<SeenPod>, ApiError>)>;
@@ -53,10 +55,16 @@ pub(super) struct Pods<'a> {
     identity: watch::Receiver<Option<NodeIdentity>>,
     retained: &'a mut RetainedPods,
     numbers: &'a watch::Sender<Numbers>,
-    /// All Pods of this node that the API server has; `None` until they were listed.
-    seen: Option<BTreeMap<PodKey, SeenPod>>,
-    /// The API server's UIDs of Pods that were deleted and that late changes may still be about.
-    deleted: BTreeSet<String>,
+    changed: Arc<ChangedPods>,
+    seen: SeenPods,
+    /// Pods to look at.
+    due: BTreeSet<PodKey>,
+    /// Pods to look at once statuses have settled.
+    settling: BTreeSet<PodKey>,
+    /// Pods to look at when the manifests change.
+    staying: BTreeSet<PodKey>,
+    /// Pods to look at later.
+    later: BTreeSet<(Instant, PodKey)>,
     /// Time when a change of a status began to rest before it is sent.
     unsettled: Option<Instant>,
     /// The server wants to be left alone until then.
@@ -75,7 +83,6 @@ impl<'a> Pods<'a> {
         // What was under way ended with the connection before.
         retained.state.busy.clear();
         retained.state.not_before.clear();
-        retained.state.current.clear();
         retained.refusals.reset();
         Self {
             local,
@@ -83,8 +90,12 @@ impl<'a> Pods<'a> {
             identity,
             retained,
             numbers,
-            seen: None,
-            deleted: BTreeSet::new(),
+            changed: local.context.reports.changed_pods(),
+            seen: SeenPods::new(&local.context.node_name),
+            due: BTreeSet::new(),
+            settling: BTreeSet::new(),
+            staying: BTreeSet::new(),
+            later: BTreeSet::new(),
             unsettled: None,
             busy_until: None,
             running: FuturesUnordered::new(),
@@ -96,76 +107,118 @@ impl<'a> Pods<'a> {
         mut self,
         mut updates: mpsc::Receiver<ObjectUpdate<SeenPod>>,
     ) -> Result<Infallible, ApiError> {
-        let mut changes = self.local.context.reports.changes();
+        let count = self.local.context.reports.changes();
+        let changed = Arc::clone(&self.changed);
         let mut desired = self.local.desired.clone();
         let mut synced = self.local.synced.clone();
         loop {
+            let newest = *count.borrow();
+            self.take_changes();
             let wake = self.go_on();
-            self.count(*changes.borrow());
+            self.count(newest);
             tokio::select! {
                 Some(seen) = updates.recv() => self.see(seen),
-                Ok(()) = changes.changed() => {
-                    self.unsettled.get_or_insert_with(Instant::now);
-                }
-                Ok(()) = desired.changed() => {}
-                Ok(()) = synced.changed() => {}
-                Ok(()) = self.identity.changed() => {}
+                () = changed.changed() => {}
+                Ok(()) = desired.changed() => self.due.append(&mut self.staying),
+                Ok(()) = synced.changed() => self.due.append(&mut self.staying),
+                Ok(()) = self.identity.changed() => self.look_at_all(),
                 Some(done) = self.running.next() => self.finish(done)?,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
 
-    /// Starts the steps that are due, and returns the time of the next plan.
+    /// Takes in which reports changed.
+    fn take_changes(&mut self) {
+        let mut changed = self.changed.take();
+        if !changed.is_empty() {
+            self.unsettled.get_or_insert_with(Instant::now);
+            self.due.append(&mut changed);
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        self.due.extend(self.local.context.reports.keys());
+        self.due.extend(self.seen.keys().cloned());
+    }
+
+    /// Starts the steps that are due, and returns the time of the next look.
     fn go_on(&mut self) -> Instant {
         let now = Instant::now();
         let later = now.later(Duration::from_secs(60));
         if let Some(until) = self.busy_until.filter(|until| *until > now) {
             return until;
         }
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((_, key)) = self.later.pop_first()
+        {
+            self.due.insert(key);
+        }
         let settles = self.unsettled.map(|since| since.later(SETTLE));
         let settled = settles.is_none_or(|at| at <= now);
-        let MirrorPlan { steps, wake, .. } = self.plan(settled, now);
         if settled {
             self.unsettled = None;
+            self.due.append(&mut self.settling);
         }
-        for (key, step) in steps {
+        let Some(identity) = self
+            .identity
+            .borrow()
+            .clone()
+            .filter(|_| self.seen.is_listed())
+        else {
+            return later;
+        };
+        for _ in 0..LOOKS {
             if self.running.len() >= STEPS {
                 break;
             }
-            self.start(key, step);
+            let Some(key) = self.due.pop_first() else {
+                break;
+            };
+            self.look(key, &identity, settled, now);
+        }
+        if !self.due.is_empty() && self.running.len() < STEPS {
+            return now;
         }
         let settles = settles.filter(|_| !settled);
+        let wake = self.later.first().map(|(at, _)| *at);
         wake.into_iter().chain(settles).min().unwrap_or(later)
     }
 
-    fn plan(&mut self, settled: bool, now: Instant) -> MirrorPlan {
-        let snapshots: BTreeMap<PodKey, Arc<PodSnapshot>> =
-            self.local.context.reports.snapshots().into_iter().collect();
-        let Some(seen) = &self.seen else {
-            return MirrorPlan::default();
-        };
-        let known = |key: &PodKey| snapshots.contains_key(key) || seen.contains_key(key);
-        self.retained.forget_all_but(known);
-        let Some(identity) = self.identity.borrow_and_update().clone() else {
-            return MirrorPlan::default();
-        };
+    /// Looks at a Pod, and starts the step that is due.
+    fn look(&mut self, key: PodKey, node: &NodeIdentity, settled: bool, now: Instant) {
+        let snapshot = self.snapshot(&key);
+        let seen = self.seen.get(&key);
+        if snapshot.is_none() && seen.is_none() {
+            self.retained.forget(&key);
+            return;
+        }
+        // It is looked at again when its step is over.
+        if self.retained.state.busy.contains(&key) {
+            return;
+        }
         let desired = self.local.desired.borrow();
-        let wanted = desired.iter().flat_map(|d| d.pods.keys().cloned());
-        let plan = plan(&MirrorView {
-            snapshots: &snapshots,
-            wanted: &wanted.collect(),
-            complete: desired.is_some() && self.local.synced.borrow().is_some(),
+        let is_complete = desired.is_some() && self.local.synced.borrow().is_some();
+        let is_wanted = desired.as_ref().is_some_and(|d| d.pods.contains_key(&key));
+        drop(desired);
+        let next = plan(&PodView {
+            snapshot: snapshot.as_deref(),
             seen,
-            node: &identity,
-            state: &self.retained.state,
+            may_start: is_wanted || !is_complete,
+            node,
+            no_op: self.retained.state.no_op.get(&key),
             settled,
-            now,
         });
-        let current = plan.current.iter();
-        let current = current.filter_map(|key| Some((key.clone(), snapshots.get(key)?.clone())));
-        self.retained.state.current.extend(current);
-        plan
+        match next {
+            Next::Nothing => {}
+            Next::Settle => drop(self.settling.insert(key)),
+            Next::Stay => drop(self.staying.insert(key)),
+            Next::Step(step) => match self.retained.state.earliest(&key, &step) {
+                Some(at) if at > now => drop(self.later.insert((at, key))),
+                _ => self.start(key, step),
+            },
+        }
     }
 
     fn start(&mut self, key: PodKey, step: MirrorStep) {
@@ -191,6 +244,7 @@ impl<'a> Pods<'a> {
         (key, step, result): (PodKey, MirrorStep, Result<Option<SeenPod>, ApiError>),
     ) -> Result<(), ApiError> {
         self.retained.state.busy.remove(&key);
+        self.due.insert(key.clone());
         let now = Instant::now();
         match result {
             Ok(pod) => self.succeeded(&key, step, pod, now),
@@ -215,7 +269,7 @@ impl<'a> Pods<'a> {
                 state.no_op.remove(key);
                 // It has no status yet, and every one is a change.
                 state.patched.remove(key);
-                let uid = pod.as_ref().map(SeenPod::uid).unwrap_or_default();
+                let uid = pod.as_ref().map(|pod| pod.uid.as_str()).unwrap_or_default();
                 info!(pod = %key, uid, "Created mirror Pod");
             }
             MirrorStep::Patch(patch) => {
@@ -224,15 +278,12 @@ impl<'a> Pods<'a> {
             }
             MirrorStep::Answer(_) => self.say_answered(key, pod.as_ref()),
             MirrorStep::Delete(uid) => {
-                let seen = self.seen.as_mut();
-                if let Some(seen) = seen.filter(|s| s.get(key).is_some_and(|p| p.uid() == uid)) {
-                    seen.remove(key);
-                }
-                self.deleted.insert(uid);
+                self.seen.deleted(key, uid);
             }
         }
         for other in self.retained.refusals.like(key) {
             self.retained.state.not_before.remove(&other);
+            self.due.insert(other);
         }
         if self.retained.refusals.succeeded(key) {
             info!(pod = %key, "API server accepts the mirror Pod again");
@@ -246,7 +297,8 @@ impl<'a> Pods<'a> {
     fn record_no_op(&mut self, key: &PodKey, patch: &Value, pod: Option<&SeenPod>) {
         let snapshot = self.snapshot(key);
         let again = snapshot.zip(pod).and_then(|(snapshot, pod)| {
-            status_patch(pod.uid(), &snapshot.status.decode(), &pod.status)
+            let theirs = pod.status.decode();
+            status_patch(&pod.uid, &snapshot.status.decode(), &theirs)
         });
         let no_op = &mut self.retained.state.no_op;
         if again.as_ref() == Some(patch) {
@@ -306,7 +358,7 @@ impl<'a> Pods<'a> {
         info!(pod = %key, "Pod is bound to this node, which runs static Pods only");
         let about = About {
             pod: key,
-            uid: pod.map_or("", SeenPod::uid),
+            uid: pod.map_or("", |pod| &pod.uid),
             field: "",
         };
         let events = &context.events;
@@ -321,48 +373,30 @@ impl<'a> Pods<'a> {
     fn see(&mut self, seen: ObjectUpdate<SeenPod>) {
         match seen {
             ObjectUpdate::All(pods) => {
-                self.deleted.clear();
-                self.retained.state.current.clear();
-                let pods = pods.into_iter().map(SeenPod::shrink);
-                self.seen = Some(pods.map(|p| (p.key(), p)).collect());
+                self.due.extend(self.seen.listed(pods));
+                self.due.extend(self.retained.keys());
+                self.look_at_all();
             }
             ObjectUpdate::There(pod) => {
-                let Some(all) = &mut self.seen else {
-                    return;
-                };
-                let key = pod.key();
-                let is_late = self.deleted.contains(pod.uid())
-                    || all.get(&key).is_some_and(|known| pod.is_older_than(known));
-                // A server that lists ever more Pods is not believed for ever.
-                let fits = all.len() < MAX_ITEMS || all.contains_key(&key);
-                if !is_late && fits {
-                    self.retained.state.current.remove(&key);
-                    all.insert(key, pod.shrink());
+                let key = pod.key.clone();
+                if self.seen.changed(pod) {
+                    self.due.insert(key);
                 }
             }
             ObjectUpdate::Gone(pod) => {
-                self.deleted.remove(pod.uid());
-                let key = pod.key();
-                let all = self.seen.as_mut();
-                if let Some(all) = all.filter(|a| a.get(&key).is_some_and(|p| p.uid() == pod.uid()))
-                {
-                    all.remove(&key);
+                if self.seen.gone(&pod.key, &pod.uid) {
                     // Whatever kept ours from being made may have gone with it.
-                    self.retained.state.not_before.remove(&key);
+                    self.retained.state.not_before.remove(&pod.key);
+                    self.due.insert(pod.key);
                 }
             }
         }
     }
 
-    /// Counts for metrics; `newest` is the change of reports that the last plan knew.
-    fn count(&self, newest: u64) {
-        let name = self.identity.borrow().as_ref().map(|i| i.name.clone());
-        let seen = self.seen.iter().flat_map(BTreeMap::values);
-        let ours = seen.filter(|pod| {
-            let name = name.as_deref().unwrap_or_default();
-            pod.mirrors().is_some() && pod.controlled_by(name).is_some()
-        });
-        let (mirrors, refused) = (ours.count(), self.retained.refusals.logged());
+    /// Counts for metrics; `newest` is the change of reports that the last looks knew.
+    fn count(&mut self, newest: u64) {
+        let mirrors = self.seen.mirrors();
+        let refused = self.retained.refusals.changed();
         // Only the end of the agent waits for it.
         let is_reported = self.local.context.shutdown.is_requested() && self.is_reported();
         self.numbers.send_if_modified(|numbers| {
@@ -373,39 +407,43 @@ impl<'a> Pods<'a> {
             };
             let changed = numbers.mirrors != mirrors
                 || numbers.reported != reported
-                || numbers.refused != refused;
+                || refused
+                    .as_ref()
+                    .is_some_and(|refused| numbers.refused != *refused);
             (numbers.mirrors, numbers.reported) = (mirrors, reported);
-            numbers.refused = refused;
+            if let Some(refused) = refused {
+                numbers.refused = refused;
+            }
             changed
         });
     }
 
     /// Returns true if every mirror Pod shows what was last reported, or is not to be had for now.
     fn is_reported(&self) -> bool {
-        let state = &self.retained.state;
-        let is_told = |(key, snapshot): &(PodKey, Arc<PodSnapshot>)| {
-            snapshot.version.is_none()
-                || state.not_before.contains_key(key)
-                || state.no_op.contains_key(key)
-                || state
-                    .current
-                    .get(key)
-                    .is_some_and(|known| Arc::ptr_eq(known, snapshot))
-        };
-        let is_idle = self.seen.is_some() && self.unsettled.is_none() && self.running.is_empty();
-        is_idle && self.local.context.reports.snapshots().iter().all(is_told)
+        let is_refused = |key| self.retained.state.not_before.contains_key(key);
+        self.seen.is_listed()
+            && self.identity.borrow().is_some()
+            && self.running.is_empty()
+            && [&self.due, &self.settling]
+                .into_iter()
+                .all(BTreeSet::is_empty)
+            && self.later.iter().all(|(_, key)| is_refused(key))
     }
 }
 
 impl RetainedPods {
-    fn forget_all_but(&mut self, known: impl Fn(&PodKey) -> bool) {
-        self.refusals.keep(&known);
-        let state = &mut self.state;
-        state.not_before.retain(|key, _| known(key));
-        state.created.retain(|key, _| known(key));
-        state.patched.retain(|key, _| known(key));
-        state.no_op.retain(|key, _| known(key));
-        state.current.retain(|key, _| known(key));
+    fn forget(&mut self, key: &PodKey) {
+        self.refusals.forget(key);
+        self.state.forget(key);
+    }
+
+    /// The Pods of which anything is known.
+    fn keys(&self) -> BTreeSet<PodKey> {
+        let state = &self.state;
+        let times = [&state.not_before, &state.created, &state.patched];
+        let times = times.into_iter().flat_map(BTreeMap::keys);
+        let keys = times.chain(state.no_op.keys()).chain(self.refusals.keys());
+        keys.cloned().collect()
     }
 }
 

@@ -17,7 +17,11 @@ const PATIENCE: u32 = 5;
 
 /// Failures by Pod.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(BTreeMap<PodKey, FailedRequest>);
+pub(super) struct Refusals {
+    failed: BTreeMap<PodKey, FailedRequest>,
+    /// What is logged is as it was when it was last asked for.
+    is_unchanged: bool,
+}
 
 #[derive(Debug)]
 struct FailedRequest {
@@ -47,7 +51,8 @@ impl Refusals {
         now: Instant,
         chance: f64,
     ) -> Verdict {
-        let refusal = self.0.entry(key.clone()).or_insert(FailedRequest {
+        self.is_unchanged = false;
+        let refusal = self.failed.entry(key.clone()).or_insert(FailedRequest {
             kind: error.kind,
             message: String::new(),
             tries: 0,
@@ -81,13 +86,13 @@ impl Refusals {
 
     /// Records that a step for the Pod succeeded; returns `true` if a failure of it was logged before.
     pub(super) fn succeeded(&mut self, key: &PodKey) -> bool {
-        self.0.remove(key).is_some_and(|r| r.logged.is_some())
+        self.remove(key).is_some_and(|r| r.logged.is_some())
     }
 
     /// Returns the other Pods that are refused what may now be granted, since this Pod no longer is: all that
     /// met the same refusal, for what nobody may; those of its namespace, for what only concerns that.
     pub(super) fn like(&self, key: &PodKey) -> Vec<PodKey> {
-        let Some(granted) = self.0.get(key) else {
+        let Some(granted) = self.failed.get(key) else {
             return vec![];
         };
         let alike = |(other, refusal): &(&PodKey, &FailedRequest)| {
@@ -95,26 +100,40 @@ impl Refusals {
                 && refusal.kind == granted.kind
                 && (refusal.kind != ErrorKind::NotFound || other.namespace == key.namespace)
         };
-        let alike = self.0.iter().filter(alike);
+        let alike = self.failed.iter().filter(alike);
         alike.map(|(other, _)| other.clone()).collect()
     }
 
-    /// Returns the Pods for which a failure was logged, with the server's message.
-    pub(super) fn logged(&self) -> BTreeMap<PodKey, String> {
-        let logged = self.0.iter().filter(|(_, r)| r.logged.is_some());
-        logged
-            .map(|(key, r)| (key.clone(), r.message.clone()))
-            .collect()
+    /// Returns the Pods for which a failure was logged, with the server's message, where that may have changed since
+    /// this was last asked.
+    pub(super) fn changed(&mut self) -> Option<BTreeMap<PodKey, String>> {
+        if std::mem::replace(&mut self.is_unchanged, true) {
+            return None;
+        }
+        let logged = self.failed.iter().filter(|(_, r)| r.logged.is_some());
+        let logged = logged.map(|(key, r)| (key.clone(), r.message.clone()));
+        Some(logged.collect())
     }
 
-    /// Drops all Pods but these.
-    pub(super) fn keep(&mut self, keep: impl Fn(&PodKey) -> bool) {
-        self.0.retain(|key, _| keep(key));
+    /// The Pods for which something failed.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &PodKey> {
+        self.failed.keys()
+    }
+
+    /// Drops a Pod.
+    pub(super) fn forget(&mut self, key: &PodKey) {
+        self.remove(key);
+    }
+
+    fn remove(&mut self, key: &PodKey) -> Option<FailedRequest> {
+        let removed = self.failed.remove(key);
+        self.is_unchanged &= removed.is_none();
+        removed
     }
 
     /// Resets the back-off of all Pods: the server was unreachable meanwhile.
     pub(super) fn reset(&mut self) {
-        for refusal in self.0.values_mut() {
+        for refusal in self.failed.values_mut() {
             refusal.tries = 0;
         }
     }

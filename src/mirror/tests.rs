@@ -163,7 +163,7 @@ async fn lists<T: WatchedObject>(strange: &Value, good: &Value, is_good: impl Fn
 #[tokio::test(start_paused = true)]
 async fn one_strange_pod_keeps_no_other_from_being_seen() {
     lists(&pod("strange"), &pod("good"), |pod: &SeenPod| {
-        pod.key().name == "good"
+        pod.key.name == "good"
     })
     .await;
 }

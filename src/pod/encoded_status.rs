@@ -22,19 +22,24 @@ impl fmt::Debug for EncodedStatus {
 
 impl From<&PodStatus> for EncodedStatus {
     fn from(status: &PodStatus) -> Self {
-        // Maps of texts and numbers can always be written.
-        let json = serde_json::to_vec(status).unwrap_or_default();
-        let mut conditions = status.conditions.iter().flatten();
-        let encoded = Self {
-            json: json.into_boxed_slice(),
-            is_ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
-        };
+        let encoded = Self::encode(status);
         debug_assert_eq!(&encoded.decode(), status);
         encoded
     }
 }
 
 impl EncodedStatus {
+    /// Encodes a status of somebody else's, whose times may be finer.
+    pub(crate) fn encode(status: &PodStatus) -> Self {
+        // Maps of texts and numbers can always be written.
+        let json = serde_json::to_vec(status).unwrap_or_default();
+        let mut conditions = status.conditions.iter().flatten();
+        Self {
+            json: json.into_boxed_slice(),
+            is_ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
+        }
+    }
+
     /// Returns the status.
     #[must_use]
     pub fn decode(&self) -> PodStatus {

@@ -22,6 +22,37 @@ type All = BTreeMap<PodKey, (Arc<PodSnapshot>, StateDigest)>;
 /// The Pods by the runtime's IDs of their sandboxes and containers.
 pub type PodsById = HashMap<Arc<str>, Arc<PodKey>>;
 
+/// The Pods whose reports changed since they were taken.
+#[derive(Debug, Default)]
+pub struct ChangedPods {
+    keys: Mutex<BTreeSet<PodKey>>,
+    notify: Notify,
+}
+
+impl ChangedPods {
+    /// Takes the Pods whose reports changed.
+    pub fn take(&self) -> BTreeSet<PodKey> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Waits until there are some. Nothing is lost where the wait is dropped.
+    pub async fn changed(&self) {
+        while self.lock().is_empty() {
+            self.notify.notified().await;
+        }
+    }
+
+    fn add(&self, key: &PodKey) {
+        self.lock().insert(key.clone());
+        self.notify.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<PodKey>> {
+        // Each change leaves the set whole.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All Pods' reports. Written by the tasks, each its own; read by the supervisor, the local API and
 /// what shows Pods to an API server.
 #[derive(Debug)]
@@ -29,6 +60,7 @@ pub struct Reports {
     all: Mutex<All>,
     changes: watch::Sender<u64>,
     followers: Mutex<Followers>,
+    changed: Mutex<Vec<Weak<ChangedPods>>>,
 }
 
 impl Default for Reports {
@@ -37,6 +69,7 @@ impl Default for Reports {
             all: Mutex::default(),
             changes: watch::channel(0).0,
             followers: Mutex::default(),
+            changed: Mutex::default(),
         }
     }
 }
@@ -60,8 +93,7 @@ impl Reports {
             self.notify_followers(key);
         }
         if changed {
-            self.changes
-                .send_modify(|count| *count = count.wrapping_add(1));
+            self.count_change(key);
         }
     }
 
@@ -69,8 +101,30 @@ impl Reports {
     pub fn remove(&self, key: &PodKey) {
         self.lock().remove(key);
         self.notify_followers(key);
+        self.count_change(key);
+    }
+
+    /// Names the Pod to those who follow all, and counts the change after that.
+    fn count_change(&self, key: &PodKey) {
+        self.changed().retain(|changed| {
+            let changed = changed.upgrade();
+            changed.inspect(|changed| changed.add(key)).is_some()
+        });
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Returns the Pods whose reports change from now on, each once until it is taken.
+    #[must_use]
+    pub fn changed_pods(&self) -> Arc<ChangedPods> {
+        let changed = Arc::default();
+        self.changed().push(Arc::downgrade(&changed));
+        changed
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Vec<Weak<ChangedPods>>> {
+        // Each change leaves the list whole.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has `follower` notified when one of these Pods becomes Ready, or is so no longer, for as long as it is held.
@@ -222,12 +276,8 @@ mod tests {
             ("b", vec![("s2", 0)]),
             ("c", vec![]),
         ] {
-            let key = PodKey {
-                namespace: "default".to_owned(),
-                name: name.to_owned(),
-            };
             let digest = digest.into_iter().map(|(id, state)| (id.into(), state));
-            reports.set(&key, PodSnapshot::default(), digest.collect());
+            reports.set(&key(name), PodSnapshot::default(), digest.collect());
         }
         let is_current = |states: &[(&str, i32)]| reports.are_current(states.iter().copied());
         assert!(is_current(&[("s2", 0), ("c1", 1), ("s1", 0)]));
@@ -244,5 +294,41 @@ mod tests {
             !is_current(&[("s2", 0), ("s2", 0), ("c1", 1), ("s1", 0)]),
             "one is there twice"
         );
+    }
+
+    fn key(name: &str) -> PodKey {
+        PodKey {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// A report with this message.
+    fn snapshot(message: &str) -> PodSnapshot {
+        let mut snapshot = PodSnapshot::default();
+        snapshot.report.message = message.to_owned();
+        snapshot
+    }
+
+    #[tokio::test]
+    async fn each_pod_whose_report_changed_is_named_once() {
+        let reports = Reports::default();
+        let set = |name: &str, message: &str| {
+            reports.set(&key(name), snapshot(message), StateDigest::default());
+        };
+        set("before", "");
+        let (changed, dropped) = (reports.changed_pods(), reports.changed_pods());
+        drop(dropped);
+        for (name, message) in [("b", "1"), ("b", "2"), ("a", "1")] {
+            set(name, message);
+        }
+        changed.changed().await;
+        assert_eq!(changed.take(), [key("a"), key("b")].into());
+        assert_eq!(changed.take(), BTreeSet::new());
+        set("b", "2");
+        assert_eq!(changed.take(), BTreeSet::new(), "it says the same");
+        reports.remove(&key("b"));
+        changed.changed().await;
+        assert_eq!(changed.take(), [key("b")].into());
     }
 }

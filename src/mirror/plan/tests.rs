@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;
-use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{CREATE_GAP, MirrorPlan, MirrorStep, MirrorView, PATCH_GAP, RequestState, plan};
+use super::{CREATE_GAP, MirrorStep, Next, PATCH_GAP, PodView, RequestState, plan};
 use crate::manifest::{PackedPod, PodKey, StaticPod};
-use crate::mirror::object::{MIRROR, NodeIdentity, SeenMeta, SeenPod, mirror};
+use crate::mirror::object::{MIRROR, NodeIdentity, SeenPod, mirror};
 use crate::pod::encoded_status::EncodedStatus;
 use crate::pod::report::PodSnapshot;
 
@@ -59,28 +58,31 @@ fn snapshot(name: &str, version: &str, phase: &str) -> PodSnapshot {
 
 /// A Pod at the API server: a mirror of a version, by a Node with this UID, in a phase.
 fn seen(name: &str, uid: &str, version: Option<&str>, owner: &str, phase: &str) -> SeenPod {
-    let annotation = |version: &str| (MIRROR.to_owned(), version.to_owned());
     SeenPod {
-        metadata: SeenMeta {
-            name: Some(name.to_owned()),
-            namespace: Some("default".to_owned()),
-            uid: Some(uid.to_owned()),
-            annotations: version.map(|version| [annotation(version)].into()),
-            owner_references: Some(vec![OwnerReference {
-                kind: "Node".to_owned(),
-                name: "n1".to_owned(),
-                uid: owner.to_owned(),
-                controller: Some(true),
-                ..OwnerReference::default()
-            }]),
-            ..SeenMeta::default()
-        },
-        status: PodStatus {
-            phase: Some(phase.to_owned()),
-            ..PodStatus::default()
-        },
+        key: key(name),
+        uid: uid.to_owned(),
+        mirrors: version.map(str::to_owned),
+        owner: Some(Box::new(NodeIdentity {
+            name: "n1".to_owned(),
+            uid: owner.to_owned(),
+        })),
+        status: in_phase(phase),
         ..SeenPod::default()
     }
+}
+
+fn in_phase(phase: &str) -> EncodedStatus {
+    EncodedStatus::from(&PodStatus {
+        phase: Some(phase.to_owned()),
+        ..PodStatus::default()
+    })
+}
+
+/// The requests that are due, and the time when the first of the others is.
+#[derive(Debug, Default, PartialEq)]
+struct Plans {
+    steps: Vec<(PodKey, MirrorStep)>,
+    wake: Option<Instant>,
 }
 
 /// All that the planner looks at, owned.
@@ -103,24 +105,39 @@ impl PlannerInput {
                 .collect(),
             wanted: BTreeSet::new(),
             complete: true,
-            seen: seen.into_iter().map(|s| (s.key(), s)).collect(),
+            seen: seen.into_iter().map(|s| (s.key.clone(), s)).collect(),
             state: RequestState::default(),
             settled: true,
             now: Instant::now(),
         }
     }
 
-    fn plan(&self) -> MirrorPlan {
-        plan(&MirrorView {
-            snapshots: &self.snapshots,
-            wanted: &self.wanted,
-            complete: self.complete,
-            seen: &self.seen,
+    fn next(&self, key: &PodKey) -> Next {
+        plan(&PodView {
+            snapshot: self.snapshots.get(key).map(AsRef::as_ref),
+            seen: self.seen.get(key),
+            may_start: self.wanted.contains(key) || !self.complete,
             node: &node(),
-            state: &self.state,
+            no_op: self.state.no_op.get(key),
             settled: self.settled,
-            now: self.now,
         })
+    }
+
+    fn plan(&self) -> Plans {
+        let mut plans = Plans::default();
+        let keys: BTreeSet<&PodKey> = self.snapshots.keys().chain(self.seen.keys()).collect();
+        for key in keys {
+            let Next::Step(step) = self.next(key) else {
+                continue;
+            };
+            match self.state.earliest(key, &step) {
+                Some(at) if at > self.now => {
+                    plans.wake = plans.wake.into_iter().chain([at]).min();
+                }
+                _ => plans.steps.push((key.clone(), step)),
+            }
+        }
+        plans
     }
 
     /// The one step that is to be taken, in a word.
@@ -140,43 +157,36 @@ impl PlannerInput {
             MirrorStep::Create => {
                 assert!(!self.seen.contains_key(key), "there is one already");
                 let Pod { metadata, .. } = mirror(&self.snapshots[key], &node()).unwrap();
-                let metadata = SeenMeta {
-                    name: metadata.name,
-                    namespace: metadata.namespace,
-                    uid: Some(new_uid.to_owned()),
-                    annotations: metadata.annotations,
-                    owner_references: metadata.owner_references,
-                    ..SeenMeta::default()
+                let annotations = metadata.annotations.unwrap();
+                let owner = &metadata.owner_references.unwrap()[0];
+                let pod = SeenPod {
+                    key: key.clone(),
+                    uid: new_uid.to_owned(),
+                    mirrors: annotations.get(MIRROR).cloned(),
+                    owner: Some(Box::new(NodeIdentity {
+                        name: owner.name.clone(),
+                        uid: owner.uid.clone(),
+                    })),
+                    status: in_phase("Pending"),
+                    ..SeenPod::default()
                 };
-                let status = PodStatus {
-                    phase: Some("Pending".to_owned()),
-                    ..PodStatus::default()
-                };
-                self.seen.insert(
-                    key.clone(),
-                    SeenPod {
-                        metadata,
-                        status,
-                        ..SeenPod::default()
-                    },
-                );
+                self.seen.insert(key.clone(), pod);
             }
             MirrorStep::Patch(patch) => {
                 let pod = self.seen.get_mut(key).unwrap();
-                assert_eq!(patch["metadata"]["uid"], pod.uid());
-                let phase = patch["status"]["phase"].as_str();
-                pod.status.phase = phase.map(str::to_owned);
+                assert_eq!(patch["metadata"]["uid"], pod.uid);
+                pod.status = in_phase(patch["status"]["phase"].as_str().unwrap());
             }
             MirrorStep::Answer(_) => panic!("there is no spec to answer with"),
             MirrorStep::Delete(uid) => {
-                assert_eq!(self.seen.remove(key).unwrap().uid(), uid);
+                assert_eq!(self.seen.remove(key).unwrap().uid, uid);
             }
         }
     }
 }
 
 fn leaving(mut pod: SeenPod) -> SeenPod {
-    pod.metadata.deletion_timestamp = Some(IgnoredAny);
+    pod.is_leaving = true;
     pod
 }
 
@@ -270,11 +280,12 @@ fn each_state_has_its_step() {
 fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
     let mut world = PlannerInput::new(None, Some(mirror));
+    let next = |world: &PlannerInput| world.next(&key("web-n1"));
     world.complete = false;
-    assert_eq!(world.step(), "nothing", "not every Pod was looked at");
+    assert_eq!(next(&world), Next::Stay, "not every Pod was looked at");
     world.complete = true;
     world.wanted.insert(key("web-n1"));
-    assert_eq!(world.step(), "nothing", "its Pod is about to start");
+    assert_eq!(next(&world), Next::Stay, "its Pod is about to start");
     world.wanted.clear();
     assert_eq!(world.step(), "delete");
 }
@@ -282,17 +293,40 @@ fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
 #[test]
 fn pods_that_others_control_are_never_touched() {
     let mirror = || seen("web-n1", "u", Some("v1"), "node-uid", "Running");
-    let change = |change: fn(&mut OwnerReference)| {
-        let mut pod = mirror();
-        change(&mut pod.metadata.owner_references.as_mut().unwrap()[0]);
-        pod
+    let of_other_node = SeenPod {
+        owner: Some(Box::new(NodeIdentity {
+            name: "n2".into(),
+            ..node()
+        })),
+        ..mirror()
     };
-    for pod in [
-        change(|owner| owner.name = "n2".into()),
-        change(|owner| owner.kind = "ReplicaSet".into()),
-        change(|owner| owner.controller = None),
-    ] {
+    let of_none = SeenPod {
+        owner: None,
+        ..mirror()
+    };
+    for pod in [of_other_node, of_none] {
         assert_eq!(PlannerInput::new(None, Some(pod)).step(), "nothing");
+    }
+}
+
+#[test]
+fn the_node_that_controls_a_pod_is_its_only_owner_that_counts() {
+    let pod_of = |owner: serde_json::Value| -> SeenPod {
+        let metadata = json!({"name": "web-n1", "ownerReferences": [owner]});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    };
+    let node =
+        json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u", "controller": true});
+    assert_eq!(pod_of(node.clone()).controlled_by("n1"), Some("u"));
+    for (field, value) in [
+        ("name", json!("n2")),
+        ("kind", json!("ReplicaSet")),
+        ("controller", json!(false)),
+        ("controller", json!(null)),
+    ] {
+        let mut owner = node.clone();
+        owner[field] = value;
+        assert_eq!(pod_of(owner.clone()).controlled_by("n1"), None, "{owner}");
     }
 }
 
@@ -301,52 +335,31 @@ fn statuses_are_told_when_they_rest_and_at_most_once_a_second() {
     let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Pending");
     let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), Some(mirror));
     world.settled = false;
-    assert_eq!(world.step(), "nothing");
+    assert_eq!(world.next(&key("web-n1")), Next::Settle);
     world.settled = true;
     let earlier = world.now.checked_sub(Duration::from_millis(300)).unwrap();
     world.state.patched.insert(key("web-n1"), earlier);
-    let MirrorPlan { steps, wake, .. } = world.plan();
+    let Plans { steps, wake } = world.plan();
     assert_eq!((steps.len(), wake), (0, Some(earlier + PATCH_GAP)));
     world.now = earlier + PATCH_GAP;
     assert_eq!(world.step(), "patch");
 }
 
 #[test]
-fn a_step_waits_for_the_one_before_and_after_a_failure() {
+fn a_step_waits_after_a_failure() {
     let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), None);
-    world.state.busy.insert(key("web-n1"));
-    assert_eq!(world.step(), "nothing");
-    world.state.busy.clear();
     let later = world.now + Duration::from_secs(5);
     world.state.not_before.insert(key("web-n1"), later);
     assert_eq!(
         world.plan(),
-        MirrorPlan {
+        Plans {
             steps: vec![],
             wake: Some(later),
-            current: vec![],
         }
     );
     world.state.not_before.clear();
     world.state.created.insert(key("web-n1"), world.now);
     assert_eq!(world.plan().wake, Some(world.now + CREATE_GAP));
-}
-
-#[test]
-fn a_status_that_the_mirror_has_is_compared_once() {
-    let mirror = seen("web-n1", "u", Some("v1"), "node-uid", "Running");
-    let mut world = PlannerInput::new(Some(snapshot("web-n1", "v1", "Running")), Some(mirror));
-    assert_eq!(world.plan().current, [key("web-n1")]);
-    let compared = Arc::clone(&world.snapshots[&key("web-n1")]);
-    world.state.current.insert(key("web-n1"), compared);
-    assert_eq!(world.plan(), MirrorPlan::default());
-    // Another snapshot is compared, and a mirror Pod of another version has to go all the same.
-    let ended = Arc::new(snapshot("web-n1", "v1", "Failed"));
-    world.snapshots.insert(key("web-n1"), ended);
-    assert_eq!(world.step(), "patch");
-    let other = seen("web-n1", "u", Some("v0"), "node-uid", "Running");
-    world.seen.insert(key("web-n1"), other);
-    assert_eq!(world.step(), "delete");
 }
 
 #[test]
@@ -425,7 +438,7 @@ proptest! {
             }
         }
         let foreign = |seen: &BTreeMap<PodKey, SeenPod>| -> Vec<SeenPod> {
-            seen.values().filter(|p| p.mirrors().is_none()).cloned().collect()
+            seen.values().filter(|p| p.mirrors.is_none()).cloned().collect()
         };
         let before = foreign(&world.seen);
         for round in 0..4 {
@@ -445,21 +458,21 @@ proptest! {
         }
         prop_assert_eq!(foreign(&world.seen), before);
         for (key, snapshot) in &world.snapshots {
-            let mirror = world.seen.get(key).filter(|p| p.mirrors().is_some());
-            let taken = world.seen.get(key).is_some_and(|p| p.mirrors().is_none());
+            let mirror = world.seen.get(key).filter(|p| p.mirrors.is_some());
+            let taken = world.seen.get(key).is_some_and(|p| p.mirrors.is_none());
             match mirror {
                 None => prop_assert!(snapshot.terminating || taken, "{key} has no mirror"),
                 Some(mirror) => {
                     let uid = snapshot.version.as_ref().map(|v| v.uid.as_str());
-                    prop_assert_eq!(mirror.mirrors(), uid);
+                    prop_assert_eq!(mirror.mirrors.as_deref(), uid);
                     prop_assert_eq!(mirror.controlled_by("n1"), Some("node-uid"));
-                    prop_assert_eq!(&mirror.status.phase, &snapshot.status.decode().phase);
-                    prop_assert!(!mirror.is_leaving());
+                    prop_assert_eq!(mirror.status.decode().phase, snapshot.status.decode().phase);
+                    prop_assert!(!mirror.is_leaving);
                 }
             }
         }
         let orphans = world.seen.iter().filter(|(key, pod)| {
-            pod.mirrors().is_some() && !world.snapshots.contains_key(*key)
+            pod.mirrors.is_some() && !world.snapshots.contains_key(*key)
         });
         prop_assert_eq!(orphans.count(), 0);
     }
@@ -495,7 +508,7 @@ fn a_mirror_whose_container_comes_back_after_its_end_for_good_is_made_anew() {
             EncodedStatus::from(&status(&now)),
         );
         let mut seen = seen("web-n1", "m1", Some("v1"), "node-uid", "Running");
-        seen.status = status(&before);
+        seen.status = EncodedStatus::from(&status(&before));
         let found = PlannerInput::new(Some(snapshot), Some(seen)).step();
         assert_eq!(found, step, "{policy}: {before} {now}");
     }
