@@ -150,3 +150,24 @@ async fn an_upgrade_of_the_runtime_is_noticed() {
     tokio::time::sleep(600 * SECOND).await;
     assert_eq!(asked("Status"), before);
 }
+
+/// Pods that wait to start: for an image, and for the runtime.
+#[tokio::test(start_paused = true)]
+async fn while_a_pod_waits_to_start_nothing_is_told_anew() {
+    for method in ["PullImage", "RunPodSandbox"] {
+        let agent = Agent::start(Settings::containerd_2_1());
+        agent.runtime.rule(Rule::of(method, Fate::Hangs));
+        let pull = "imagePullPolicy: Always";
+        agent.want(&[&single(pull, "")]);
+        let waits = |agent: &Agent| agent.runtime.calls().iter().any(|c| c.method == method);
+        agent.until_told("it waits", waits).await;
+        tokio::time::sleep(2 * SECOND).await;
+        let before = agent.status("p");
+        let changes = agent.context.reports.changes();
+        let count = *changes.borrow();
+        // A call of the runtime has a limit of minutes.
+        tokio::time::sleep(50 * SECOND).await;
+        assert_eq!(agent.status("p"), before, "{method}");
+        assert_eq!(*changes.borrow(), count, "{method}");
+    }
+}

@@ -21,7 +21,12 @@ impl PodTask {
     pub(super) async fn record_histories(&mut self) {
         let uids: Vec<Uid> = self.state.pods().map(|pod| pod.uid.clone()).collect();
         for uid in uids {
-            if self.state.is_terminating(&uid) || !self.state.is_on_disk(&uid) {
+            if self.state.is_terminating(&uid) {
+                continue;
+            }
+            // One that was not begun has nothing to be kept for another agent.
+            if !self.state.is_on_disk(&uid) {
+                self.keep_conditions(&uid);
                 continue;
             }
             let history = Arc::new(self.history_now(&uid));
@@ -47,6 +52,28 @@ impl PodTask {
                 let written = |version: &mut Version| version.written_history = Some(history);
                 self.state.update_version(&uid, written);
             }
+        }
+    }
+
+    /// Keeps since when the conditions of all versions hold, before they are told of while a step is under way.
+    pub(super) fn keep_all_conditions(&mut self) {
+        let uids: Vec<Uid> = self.state.pods().map(|pod| pod.uid.clone()).collect();
+        for uid in uids {
+            if !self.state.is_terminating(&uid) {
+                self.keep_conditions(&uid);
+            }
+        }
+    }
+
+    fn keep_conditions(&mut self, uid: &Uid) {
+        let Some(version) = self.version(uid) else {
+            return;
+        };
+        let status = status::status(self.view(), &self.context.facts, &version);
+        let conditions = status::kept_conditions(&status);
+        let known = self.state.history(uid);
+        if known.is_none_or(|known| known.conditions != conditions) {
+            self.state.version_mut(uid).history_mut().conditions = conditions;
         }
     }
 

@@ -132,6 +132,7 @@ impl PodTask {
                 }
             }
             self.sync_probes();
+            self.keep_all_conditions();
             self.publish();
             if is_abandoned(self.view()) {
                 return None;
@@ -189,6 +190,7 @@ impl PodTask {
                     () = tick => {}
                 }
                 self.sync_probes();
+                self.keep_all_conditions();
                 self.publish();
                 if gives_way(self, began.elapsed()) {
                     return None;
