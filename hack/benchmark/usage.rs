@@ -77,9 +77,12 @@ pub(crate) async fn api(
     };
     for who in who.iter().copied().filter(|w| *w != Who::Bare) {
         let mut competitor = Competitor::start(&programs, who).await?;
+        let before = competitor.node.cpu()?;
         up_with_agent(&mut competitor, pods, Kind::Plain).await?;
-        rest(MIRRORED).await;
         let node = &competitor.node;
+        let name = format!("{pods} Pods up, with an API server: CPU time of the agent");
+        rows.add(&name, Unit::Seconds, who, node.cpu()?[0] - before[0]);
+        rest(MIRRORED).await;
         let requests = node.requests()?;
         let busy = busy(node, seconds).await?;
         let requests = u32::try_from(node.requests()? - requests)?;

@@ -41,8 +41,10 @@ const NAME_PART: usize = 230;
 pub(super) struct Outbox {
     /// The newest happening that was taken in.
     taken: u64,
-    /// Events to send, by the event's name.
-    waiting: BTreeMap<String, Event>,
+    /// Events to send, with their names, by the number of their last happening.
+    waiting: BTreeMap<u64, (String, Event)>,
+    /// The numbers of the events to send, by name.
+    numbers: BTreeMap<String, u64>,
     /// The names of events that the API server has, with the number of their last happening.
     known: BTreeMap<String, u64>,
     budgets: BTreeMap<PodKey, EventBudget>,
@@ -90,21 +92,24 @@ impl EventBudget {
 
 impl Outbox {
     /// Takes in what happened.
-    fn take(&mut self, events: Vec<Event>) {
+    fn take(&mut self, events: Vec<Event>, now: Instant) {
+        self.budgets.retain(|_, budget| !budget.is_full(now));
         for event in events {
-            self.taken = self.taken.max(event.number);
-            self.waiting.insert(name(&event), event);
+            let number = event.number;
+            self.taken = self.taken.max(number);
+            let name = name(&event);
+            if let Some(before) = self.numbers.insert(name.clone(), number) {
+                self.waiting.remove(&before);
+            }
+            self.waiting.insert(number, (name, event));
         }
     }
 
     /// Returns the next event to send, the oldest first, with its request already counted; or the time when
     /// there may be one.
     fn next(&mut self, now: Instant) -> Result<(String, Event), Option<Instant>> {
-        self.budgets.retain(|_, budget| !budget.is_full(now));
-        let mut waiting: Vec<(&String, &Event)> = self.waiting.iter().collect();
-        waiting.sort_by_key(|(_, event)| event.number);
         let mut wake: Option<Instant> = None;
-        for (name, event) in waiting {
+        for (name, event) in self.waiting.values() {
             let key = PodKey {
                 namespace: event.namespace.clone(),
                 name: event.name.clone(),
@@ -123,8 +128,9 @@ impl Outbox {
 
     /// Removes an event that was sent, or will not be.
     fn done(&mut self, name: &str, number: u64, is_known: bool) {
-        if self.waiting.get(name).is_some_and(|e| e.number == number) {
-            self.waiting.remove(name);
+        if self.numbers.get(name) == Some(&number) {
+            self.numbers.remove(name);
+            self.waiting.remove(&number);
         }
         if !is_known {
             self.known.remove(name);
@@ -155,7 +161,7 @@ pub(super) async fn send_all(
             () = tokio::time::sleep_until(until) => {}
         }
         newest.mark_unchanged();
-        outbox.take(local.context.events.since(outbox.taken));
+        outbox.take(local.context.events.since(outbox.taken), Instant::now());
         wake = loop {
             let (name, event) = match outbox.next(Instant::now()) {
                 Ok(next) => next,
@@ -351,7 +357,7 @@ mod tests {
         let (start, mut sent) = (Instant::now(), vec![]);
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
-            outbox.take(vec![event("p", "again", second + 1)]);
+            outbox.take(vec![event("p", "again", second + 1)], now);
             while let Ok((name, event)) = outbox.next(now) {
                 outbox.done(&name, event.number, true);
                 sent.push(event.count);
@@ -363,7 +369,7 @@ mod tests {
             [25, 301, 601],
             "the count is what it is by then"
         );
-        outbox.take(vec![event("other", "first", 9999)]);
+        outbox.take(vec![event("other", "first", 9999)], start);
         assert!(outbox.next(start + Duration::from_secs(3600)).is_ok());
     }
 
@@ -371,11 +377,9 @@ mod tests {
     fn what_waits_is_told_in_order_and_only_as_it_is_last() {
         let mut outbox = Outbox::default();
         let now = Instant::now();
-        outbox.take(vec![
-            event("p", "b", 2),
-            event("p", "a", 3),
-            event("p", "b", 4),
-        ]);
+        let happened = [("b", 2), ("a", 3), ("b", 4)];
+        let events = happened.map(|(message, number)| event("p", message, number));
+        outbox.take(events.into(), now);
         let mut sent = vec![];
         while let Ok((name, event)) = outbox.next(now) {
             outbox.done(&name, event.number, true);
@@ -388,9 +392,9 @@ mod tests {
     fn a_happening_during_a_request_is_not_lost() {
         let mut outbox = Outbox::default();
         let now = Instant::now();
-        outbox.take(vec![event("p", "a", 1)]);
+        outbox.take(vec![event("p", "a", 1)], now);
         let (name, first) = outbox.next(now).unwrap();
-        outbox.take(vec![event("p", "a", 2)]);
+        outbox.take(vec![event("p", "a", 2)], now);
         outbox.done(&name, first.number, true);
         assert_eq!(outbox.next(now).unwrap().1.number, 2);
     }
