@@ -9,7 +9,7 @@ use super::PodTask;
 use crate::host::blocking::blocking;
 use crate::manifest::Uid;
 use crate::pod::plan::rules::has_ended;
-use crate::pod::state::history::{Finished, History};
+use crate::pod::state::history::{Condition, Finished, History};
 use crate::pod::state::{Phase, Version};
 use crate::pod::{folder, rollback, shutdown, status};
 
@@ -73,7 +73,9 @@ impl PodTask {
         let conditions = status::kept_conditions(&status);
         let known = self.state.history(uid);
         if known.is_none_or(|known| known.conditions != conditions) {
-            self.state.version_mut(uid).history_mut().conditions = conditions;
+            let now = self.context.clock.wall_now();
+            let history = self.state.version_mut(uid).history_mut();
+            set_conditions(history, conditions, now);
         }
     }
 
@@ -108,9 +110,15 @@ impl PodTask {
             history.ips.clone_from(&sandbox.ips);
         }
         let now = self.context.clock.wall_now();
-        history.was_good |= history.was_ready_for(rollback::SETTLED, now);
-        history.conditions = status::kept_conditions(&status);
+        set_conditions(&mut history, status::kept_conditions(&status), now);
         (history.ready, history.started) = status::ready_and_started(&status);
         history
     }
+}
+
+/// Takes over the conditions as they are now (nanoseconds since the epoch). That the Pod was Ready for long enough, by
+/// those until now, is kept.
+fn set_conditions(history: &mut History, conditions: Vec<Condition>, now: i64) {
+    history.was_good |= history.was_ready_for(rollback::SETTLED, now);
+    history.conditions = conditions;
 }
