@@ -67,7 +67,7 @@ pub(super) enum MirrorStep {
     Delete(String),
 }
 
-/// What comes next for a Pod.
+/// The next thing to do for a Pod.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Next {
     /// Nothing until its report or the API server's Pod changes.

@@ -19,7 +19,7 @@ const PATIENCE: u32 = 5;
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     failed: BTreeMap<PodKey, FailedRequest>,
-    /// What is logged is as it was when it was last asked for.
+    /// True if the logged failures are those that were last asked for.
     is_unchanged: bool,
 }
 

@@ -282,7 +282,7 @@ fn a_mirror_stays_until_it_is_known_that_its_pod_is_gone() {
     let mut world = PlannerInput::new(None, Some(mirror));
     let next = |world: &PlannerInput| world.next(&key("web-n1"));
     world.complete = false;
-    assert_eq!(next(&world), Next::Stay, "not every Pod was looked at");
+    assert_eq!(next(&world), Next::Stay, "not every Pod has been observed");
     world.complete = true;
     world.wanted.insert(key("web-n1"));
     assert_eq!(next(&world), Next::Stay, "its Pod is about to start");

@@ -174,6 +174,7 @@ impl PodTask {
         let began = Instant::now();
         self.rest();
         async move {
+            let mut may_differ = true;
             loop {
                 let tick = tokio::time::sleep(TICK);
                 tokio::select! {
@@ -183,6 +184,7 @@ impl PodTask {
                         if !goes_on {
                             return Some(work.await);
                         }
+                        may_differ = true;
                         if began.elapsed() < TICK {
                             continue;
                         }
@@ -190,7 +192,9 @@ impl PodTask {
                     () = tick => {}
                 }
                 self.sync_probes();
-                self.keep_all_conditions();
+                if std::mem::take(&mut may_differ) {
+                    self.keep_all_conditions();
+                }
                 self.publish();
                 if gives_way(self, began.elapsed()) {
                     return None;
