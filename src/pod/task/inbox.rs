@@ -15,7 +15,7 @@ use super::error::StepError;
 use super::{Message, PodTask};
 use crate::manifest::Uid;
 use crate::pod::plan::{Step, kept_version, plan};
-use crate::pod::state::observed::Container;
+use crate::pod::state::observed::{Container, Observed};
 use crate::pod::state::{Subject, View};
 use crate::source::DesiredPod;
 
@@ -191,11 +191,15 @@ impl PodTask {
                     }
                     () = tick => {}
                 }
-                self.sync_probes();
-                if std::mem::take(&mut may_differ) {
+                let has_changed = std::mem::take(&mut may_differ);
+                if has_changed {
                     self.keep_all_conditions();
                 }
-                self.publish();
+                // Time alone changes nothing that is told of a Pod of which nothing is there yet, and thousands may wait.
+                if has_changed || self.observed != Observed::default() {
+                    self.sync_probes();
+                    self.publish();
+                }
                 if gives_way(self, began.elapsed()) {
                     return None;
                 }
@@ -254,10 +258,9 @@ impl PodTask {
     /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over, and the
     /// machine does not shut down.
     pub(super) fn is_version_kept(&self, uid: &Uid) -> bool {
-        let view = self.view();
-        let kept = [view.wanted, kept_version(view)];
-        let is_named = kept.into_iter().flatten().any(|v| v.uid == *uid);
-        is_named && !self.state.is_terminating(uid) && self.state.shutdown.is_none()
+        let is_wanted = self.wanted.as_ref().is_some_and(|w| w.pod.uid == *uid);
+        let is_kept = || kept_version(self.view()).is_some_and(|v| v.uid == *uid);
+        (is_wanted || is_kept()) && !self.state.is_terminating(uid) && self.state.shutdown.is_none()
     }
 
     /// The next step if this one had just failed.
