@@ -177,6 +177,12 @@ impl SeenPod {
         Some(&owner.uid)
     }
 
+    /// The UID of the Node with this name, if it is a mirror Pod that the Node controls.
+    pub(super) fn mirror_owner(&self, node: &str) -> Option<&str> {
+        self.mirrors.as_ref()?;
+        self.controlled_by(node)
+    }
+
     /// True if this is an older state of the same Pod.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         let version = |pod: &Self| pod.resource_version().and_then(|v| v.parse::<u64>().ok());

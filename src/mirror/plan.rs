@@ -101,7 +101,7 @@ impl RequestState {
 /// Plans the next request for a Pod.
 pub(super) fn plan(view: &PodView<'_>) -> Next {
     // One that is not ours has the name: making ours is refused until it is gone.
-    let owner = view.seen.and_then(|pod| owner(pod, view.node));
+    let owner = view.seen.and_then(|pod| pod.mirror_owner(&view.node.name));
     match (view.snapshot, view.seen.zip(owner)) {
         (None, None) => {
             let step = view.seen.and_then(|pod| other(pod, view.node));
@@ -147,12 +147,6 @@ fn other(pod: &SeenPod, node: &NodeIdentity) -> Option<MirrorStep> {
         return Some(MirrorStep::Delete(pod.uid.clone()));
     }
     others::answer(pod, &node.name).map(MirrorStep::Answer)
-}
-
-/// The UID of the Node that the Pod is ours by, if it is ours.
-fn owner<'a>(pod: &'a SeenPod, node: &NodeIdentity) -> Option<&'a str> {
-    pod.mirrors.as_ref()?;
-    pod.controlled_by(&node.name)
 }
 
 /// True if a container has come back that was over for good by its restart policy, as where its restart was requested

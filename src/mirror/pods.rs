@@ -216,17 +216,20 @@ impl<'a> Pods<'a> {
             Next::Stay => drop(self.staying.insert(key)),
             Next::Step(step) => match self.retained.state.earliest(&key, &step) {
                 Some(at) if at > now => drop(self.later.insert((at, key))),
-                _ => self.start(key, step),
+                _ => self.start(key, step, snapshot.as_deref(), node),
             },
         }
     }
 
-    fn start(&mut self, key: PodKey, step: MirrorStep) {
-        let Some(identity) = self.identity.borrow().clone() else {
-            return;
-        };
-        let snapshot = self.snapshot(&key);
-        let mirror = snapshot.and_then(|snapshot| mirror(&snapshot, &identity));
+    fn start(
+        &mut self,
+        key: PodKey,
+        step: MirrorStep,
+        snapshot: Option<&PodSnapshot>,
+        node: &NodeIdentity,
+    ) {
+        let snapshot = snapshot.filter(|_| step == MirrorStep::Create);
+        let mirror = snapshot.and_then(|snapshot| mirror(snapshot, node));
         self.retained.state.busy.insert(key.clone());
         let api = self.api.clone();
         self.running.push(Box::pin(async move {

@@ -99,7 +99,7 @@ impl SeenPods {
     }
 
     fn is_mirror(&self, pod: &SeenPod) -> bool {
-        pod.mirrors.is_some() && pod.controlled_by(&self.node).is_some()
+        pod.mirror_owner(&self.node).is_some()
     }
 
     fn count(&mut self, before: bool, now: bool) {
