@@ -152,7 +152,7 @@ impl PodTask {
             JobOutcome::Turn { uid, permit } => {
                 let step = Step::TakeTurn { uid: uid.clone() };
                 self.outcome(&step, Outcome::Ended);
-                if self.wanted.as_ref().is_some_and(|w| w.pod.uid == uid) {
+                if self.is_wanted(&uid) {
                     self.outcome(&step, Outcome::Done);
                     self.turn = Some((uid, permit.lease()));
                 }

@@ -131,13 +131,18 @@ impl PodTask {
                     }
                 }
             }
-            self.sync_probes();
-            self.keep_all_conditions();
-            self.publish();
+            self.publish_meanwhile();
             if is_abandoned(self.view()) {
                 return None;
             }
         }
+    }
+
+    /// Reports the Pod while a step is under way.
+    fn publish_meanwhile(&mut self) {
+        self.sync_probes();
+        self.keep_all_conditions();
+        self.publish();
     }
 
     /// Waits until something happens, and takes it in. Nothing is lost where the wait is dropped. Returns
@@ -191,14 +196,9 @@ impl PodTask {
                     }
                     () = tick => {}
                 }
-                let has_changed = std::mem::take(&mut may_differ);
-                if has_changed {
-                    self.keep_all_conditions();
-                }
                 // Time alone changes nothing that is told of a Pod of which nothing is there yet, and thousands may wait.
-                if has_changed || self.observed != Observed::default() {
-                    self.sync_probes();
-                    self.publish();
+                if std::mem::take(&mut may_differ) || self.observed != Observed::default() {
+                    self.publish_meanwhile();
                 }
                 if gives_way(self, began.elapsed()) {
                     return None;
@@ -255,12 +255,18 @@ impl PodTask {
         subject.uid().is_some_and(|uid| self.is_version_kept(uid))
     }
 
+    /// Returns true if this is the version that is wanted.
+    pub(super) fn is_wanted(&self, uid: &Uid) -> bool {
+        self.wanted.as_ref().is_some_and(|w| w.pod.uid == *uid)
+    }
+
     /// Returns true if a version is to run: it is wanted, or runs on until the wanted one can take over, and the
     /// machine does not shut down.
     pub(super) fn is_version_kept(&self, uid: &Uid) -> bool {
-        let is_wanted = self.wanted.as_ref().is_some_and(|w| w.pod.uid == *uid);
         let is_kept = || kept_version(self.view()).is_some_and(|v| v.uid == *uid);
-        (is_wanted || is_kept()) && !self.state.is_terminating(uid) && self.state.shutdown.is_none()
+        (self.is_wanted(uid) || is_kept())
+            && !self.state.is_terminating(uid)
+            && self.state.shutdown.is_none()
     }
 
     /// The next step if this one had just failed.

@@ -194,8 +194,7 @@ impl PodTask {
         uid: &Uid,
         inspect: impl Future<Output = Result<T, Error>>,
     ) -> Result<Option<T>, Error> {
-        let is_wanted = |task: &Self| task.wanted.as_ref().is_some_and(|w| w.pod.uid == *uid);
-        let done = self.beside(inspect, |task, _| !is_wanted(task)).await;
+        let done = self.beside(inspect, |task, _| !task.is_wanted(uid)).await;
         done.transpose()
     }
 
@@ -230,8 +229,7 @@ impl PodTask {
         let context = Arc::clone(&self.context);
         let ended = container.exit().filter(|exit| exit.reason == "Error");
         let is_new = ended.is_some_and(|exit| context.clock.now().since(exit.ended) < SECOND_LOOK);
-        let wanted = self.wanted.as_ref().map(|wanted| &wanted.pod.uid);
-        if !is_new || wanted != Some(&container.uid) {
+        if !is_new || !self.is_wanted(&container.uid) {
             return;
         }
         let id = container.id.clone();
